@@ -174,8 +174,9 @@ def targets_of(stored: StoredAdapter) -> tuple[str, ...]:
 
 def num_bytes_of(layers: Mapping[str, LayerAdapter]) -> int:
     """Return the bytes of an adapter's tensors in memory."""
-    tensors = {tensor.data_ptr(): tensor.nbytes for layer in layers.values() for tensor in layer.tensors()}
-    return sum(tensors.values())
+    tensors = [tensor for layer in layers.values() for tensor in layer.tensors()]
+    tensors += [pair.gain for layer in layers.values() for pair in layer.pairs if pair.gain is not None]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 def _adapted_lengths(layer: Linear, pair: LowRankPair) -> torch.Tensor:

@@ -62,7 +62,7 @@ def _digest(layers: Mapping[str, LayerAdapter]) -> bytes:
         for pair in layer.pairs:
             has = (pair.bias is not None, pair.magnitude is not None)
             digest.update(f"{pair.first} {pair.scale!r} {has}\n".encode())
-        for tensor in layer.given():
+        for tensor in layer.tensors():
             digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.digest()

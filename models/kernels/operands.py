@@ -36,21 +36,14 @@ class RouterWeights(NamedTuple):
     shared_gate: torch.Tensor | None = None  # [1, K], of the shared expert
 
 
-class ExpertLinear(Protocol):
-    """A linear layer of an expert."""
-
-    @property
-    def packed(self) -> object | None:
-        """The layer's packed weights, of the column that packed them; None if torch multiplies."""
-
-
 class Expert(Protocol):
     """An MLP that a router sends rows to."""
 
     activation: Prologue
 
     @property
-    def linears(self) -> tuple[ExpertLinear, ExpertLinear]: ...
+    def packed(self) -> tuple[object | None, object | None]:
+        """The packed weights before and after the activation, of the column that made them; None for torch."""
 
     def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor: ...
 
@@ -80,3 +73,14 @@ class Draw(NamedTuple):
     top_p: float
     min_p: float
     uniform: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRankChange:
+    """A change of some outputs of a linear layer: first .. first + len(b) - 1 become gain * y + b (a x) + shift."""
+
+    first: int
+    a: torch.Tensor  # [r, in], of any float type; the changes of a layer may share one
+    b: torch.Tensor  # [rows, r]
+    gain: torch.Tensor | None = None  # [rows]
+    shift: torch.Tensor | None = None  # [rows]

@@ -29,6 +29,11 @@ class MLP(nn.Module):
         self.add_module("gate_up" if spec.is_gated else "up", first)
         self.linears = first, self.down  # before and after the activation
 
+    @property
+    def packed(self) -> tuple[object | None, object | None]:
+        first, second = self.linears
+        return first.method.packed, second.method.packed
+
     def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply x [T, hidden] by the first matrix. Returns the intermediate rows that `contract` takes, [T, n].
 

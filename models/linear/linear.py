@@ -56,11 +56,6 @@ class Linear(nn.Module):
         """Return (first, count) of a shard's output rows; None is the whole layer."""
         return (0, self.out_features) if shard is None else self.shards[shard]
 
-    @property
-    def packed(self) -> object | None:
-        """The loaded weights in a layout of kernels; None if the method packs none."""
-        return self.method.packed
-
     def enable_adapters(self, max_slots: int) -> None:
         """Make ready for adapters in slots 0 .. max_slots - 1; once, after the weights are loaded."""
         self.adapters = make_bank(self, max_slots)

@@ -56,7 +56,7 @@ class LinearMethod(Protocol):
 
     @property
     def packed(self) -> object | None:
-        """See Linear.packed."""
+        """The loaded weights in a layout of kernels; None if the method packs none."""
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
         """Return the tensors to allocate for a layer before its weights are loaded, without the bias."""

@@ -34,11 +34,7 @@ class NativeLinearMethod:
         self._arena = arena
         self._storages = dict(storages)
         self._weights: dict[str | None, NativeWeight] = {}
-        self.multiply: PackedLinear | None = None  # after `process_after_loading`
-
-    @property
-    def packed(self) -> PackedLinear | None:
-        return self.multiply
+        self.packed: PackedLinear | None = None  # after `process_after_loading`
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()
@@ -88,7 +84,7 @@ class NativeLinearMethod:
         biases = None
         if layer.bias is not None:
             biases = [layer.bias.narrow(0, *layer.rows(shard)) for shard in self._storages]
-        self.multiply = PackedLinear([self._weights[shard] for shard in self._storages], biases)
+        self.packed = PackedLinear([self._weights[shard] for shard in self._storages], biases)
 
     def apply(
         self,
@@ -98,8 +94,8 @@ class NativeLinearMethod:
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        assert self.multiply is not None, "process_after_loading() comes first"
-        return self.multiply(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
+        assert self.packed is not None, "process_after_loading() comes first"
+        return self.packed(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
         return self._weights[None].look_up(ids, torch.float32)

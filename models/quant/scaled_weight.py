@@ -51,24 +51,19 @@ def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScaledWeight:
-    """A packed QuantTensor. permutation: [columns] int32, the input column of each code column, or None."""
+class ScaledWeight(NativeWeight):
+    """A packed QuantTensor. format: the word of a ScaledFormat.
+
+    permutation: [columns] int32, the input column of each code column, or None.
+    """
 
     encoding: Encoding
-    format: int  # the word of a ScaledFormat
-    rows: int
-    columns: int
-    group_size: int
-    data: torch.Tensor
     permutation: torch.Tensor | None
     activation: ActivationQuantization
     input_scale: float
 
     def kernel(self, library: KernelLibrary) -> Kernel:
         return library.scaled_linear
-
-    def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:  # noqa: ARG002
-        return None
 
     def extra_arguments(self) -> tuple[int | float | None, ...]:
         permutation = None if self.permutation is None else self.permutation.data_ptr()
@@ -124,7 +119,9 @@ def pack_quantized(
     library.scaled_pack(word, codes.data_ptr(), scales.data_ptr(), zeros_address, *geometry, data.data_ptr())
     permutation = None if quantized.permutation is None else quantized.permutation.to(torch.int32).contiguous()
     input_scale = 1.0 if quantized.input_scale is None else quantized.input_scale
-    return ScaledWeight(encoding, word, *geometry, data, permutation, quantized.activation, input_scale)
+    return ScaledWeight(
+        word, rows, columns, data, quantized.group_size, encoding, permutation, quantized.activation, input_scale
+    )
 
 
 def quantize_natively(

@@ -124,12 +124,12 @@ def _weight(tensors: Mapping[str, torch.Tensor], name: str, shard: str | None, r
     if "gguf" in record:
         return PackedWeight(WeightFormat[record["gguf"]], record["rows"], record["columns"], data)
     return ScaledWeight(
-        Encoding[record["encoding"]],
         record["format"],
         record["rows"],
         record["columns"],
-        record["group_size"],
         data,
+        record["group_size"],
+        Encoding[record["encoding"]],
         tensors[f"{name}.{_permutation_name(shard)}"] if record["is_permuted"] else None,
         ActivationQuantization[record["activation"]],
         record["input_scale"],

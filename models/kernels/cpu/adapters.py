@@ -10,6 +10,7 @@ from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.cpu.packed_weight import pack_weight
 from models.kernels.formats import WeightFormat
+from models.kernels.operands import LowRankChange
 from models.kernels.row_input import PLAIN, RowInput
 
 _LANES = 16  # outputs of a block; columns must be a multiple
@@ -33,20 +34,6 @@ class _LayerAdapter(ctypes.Structure):
         ("num_pairs", ctypes.c_int32),
         ("num_blocks", ctypes.c_int32),
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KernelPair:
-    """A low-rank change: outputs first .. first + len(b) - 1 of a row become gain * out + b (a x) + shift.
-
-    a: [r, in], of any float type. b: [rows, r]. gain, shift: [rows], or None. On the CPU. Pairs may share one `a`.
-    """
-
-    first: int
-    a: torch.Tensor
-    b: torch.Tensor
-    gain: torch.Tensor | None = None
-    shift: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,10 +69,10 @@ class AdapterTable:
         self._entries = (_LayerAdapter * num_slots)()
         self._kept: list[PackedPairs | None] = [None] * num_slots  # alive: what the entries point to
 
-    def pack(self, pairs: Sequence[KernelPair], *, arena: HugePageArena | None = None) -> PackedPairs | None:
+    def pack(self, pairs: Sequence[LowRankChange], *, arena: HugePageArena | None = None) -> PackedPairs | None:
         """Return the pairs as `set` takes them, or None without pairs. May run on any thread, also during a step.
 
-        arena: memory for the packed pairs; without one, they have their own.
+        pairs: on the CPU. arena: memory for the packed pairs; without one, they have their own.
         """
         if not pairs:
             return None
@@ -110,7 +97,7 @@ class AdapterTable:
         self._entries[slot] = _LayerAdapter() if packed is None else packed.entry
         self._kept[slot] = packed
 
-    def _stacked(self, pairs: Sequence[KernelPair]) -> tuple[list[int], torch.Tensor]:
+    def _stacked(self, pairs: Sequence[LowRankChange]) -> tuple[list[int], torch.Tensor]:
         """Return the index of each pair's first rank in the layer, and all of `a` below each other: [ranks, in]."""
         begins: dict[int, int] = {}  # by the address of `a`
         parts: list[torch.Tensor] = []

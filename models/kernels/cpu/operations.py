@@ -2,8 +2,9 @@
 
 import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import TypeVar
 
 import torch
 
@@ -29,6 +30,8 @@ _MISSING = "the native kernels are not available (the reason is in the log)"
 _DTYPES = (torch.bfloat16, torch.float32)
 _LANES = 16  # rows, heads and channels must be multiples of this
 
+T = TypeVar("T")
+
 
 def cpu_operations(dtype: torch.dtype, device: torch.device, on_compiled: OnCompiled) -> Operations:  # noqa: ARG001
     """Load or compile the kernel library, and return the column of the CPU, or the torch column without a library."""
@@ -53,31 +56,22 @@ class CpuOperations(Operations):
         self._dtype = dtype
 
     def join_rows(self, columns: int) -> JoinRows:
-        if not self._supports(columns):
-            return super().join_rows(columns)
-        return functools.partial(rows.join_rows, library=self._library)
+        return self._kernel(rows.join_rows, columns) or super().join_rows(columns)
 
     def gate_rows(self, columns: int) -> GateRows:
-        if not self._supports(columns):
-            return super().gate_rows(columns)
-        return functools.partial(rows.gate_rows, library=self._library)
+        return self._kernel(rows.gate_rows, columns) or super().gate_rows(columns)
 
     def copy_heads(self, columns: int) -> CopyHeads:
-        if not self._supports(columns):
-            return super().copy_heads(columns)
-        return functools.partial(rows.copy_heads, library=self._library)
+        return self._kernel(rows.copy_heads, columns) or super().copy_heads(columns)
 
     def head_product(self, in_features: int, out_features: int) -> HeadProduct:
         if self._dtype != torch.bfloat16 or not self._supports(in_features, out_features):
             return super().head_product(in_features, out_features)
-        return HeadProduct(
-            functools.partial(pack_heads, library=self._library),
-            functools.partial(multiply_heads, library=self._library),
-            functools.partial(unpack_heads, library=self._library),
-        )
+        functions = (pack_heads, multiply_heads, unpack_heads)
+        return HeadProduct(*(functools.partial(function, library=self._library) for function in functions))
 
     def experts(self, layer: ExpertLayer) -> Experts:
-        pairs = [tuple(linear.packed for linear in expert.linears) for expert in layer.experts]
+        pairs = [expert.packed for expert in layer.experts]
         packed = [(up, down) for up, down in pairs if isinstance(up, PackedLinear) and isinstance(down, PackedLinear)]
         columns = layer.router.weight.shape[1]
         if len(packed) < len(pairs) or not supports_experts(packed) or not self._supports(columns):
@@ -85,17 +79,18 @@ class CpuOperations(Operations):
         return NativeExperts(layer, packed, library=self._library)
 
     def convolve(self, kernel_size: int, channels: int) -> Convolve:
-        if kernel_size > recurrence.MAX_KERNEL_SIZE or not self._supports(channels):
-            return super().convolve(kernel_size, channels)
-        return functools.partial(recurrence.convolve, library=self._library)
+        kernel = self._kernel(recurrence.convolve, channels) if kernel_size <= recurrence.MAX_KERNEL_SIZE else None
+        return kernel or super().convolve(kernel_size, channels)
 
     def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:
-        if not self._supports(key_dim, value_dim):
-            return super().gated_delta(key_dim, value_dim)
-        return functools.partial(recurrence.run_gated_delta, library=self._library)
+        return self._kernel(recurrence.run_gated_delta, key_dim, value_dim) or super().gated_delta(key_dim, value_dim)
 
     def logits(self) -> LogitOperations:
         return CpuLogitOperations(self._library)
+
+    def _kernel(self, function: Callable[..., T], *sizes: int) -> Callable[..., T] | None:
+        """Bind a kernel's wrapper to the library; None if the kernels do not support the sizes."""
+        return functools.partial(function, library=self._library) if self._supports(*sizes) else None
 
     def _supports(self, *sizes: int) -> bool:
         return self._dtype in _DTYPES and all(size % _LANES == 0 for size in sizes)

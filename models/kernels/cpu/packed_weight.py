@@ -6,8 +6,8 @@ and fp32 weights are multiplied in their own type with fp32 sums (src/dense). We
 quant/scaled_weight.py.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -17,46 +17,41 @@ from models.kernels.cpu.tape import Kernel
 from models.kernels.formats import DENSE_DTYPES, NotFiniteError, WeightFormat
 
 
-class NativeWeight(Protocol):
-    """A packed matrix [rows (outputs), columns (inputs)] of any kind, and the kernel that multiplies by it.
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeWeight(ABC):
+    """A packed matrix of any kind, and the kernel that multiplies by it."""
 
-    data: uint8, owned. format, group_size: as the kernel's segments state them.
-    """
+    format: int  # as the kernel's segments state it, like group_size
+    rows: int  # outputs
+    columns: int  # inputs
+    data: torch.Tensor  # uint8, owned
+    group_size: int
 
-    @property
-    def rows(self) -> int: ...
-    @property
-    def columns(self) -> int: ...
-    @property
-    def data(self) -> torch.Tensor: ...
-    @property
-    def format(self) -> int: ...
-    @property
-    def group_size(self) -> int: ...
-
+    @abstractmethod
     def kernel(self, library: KernelLibrary) -> Kernel:
         """Return the multiplication. All kernels take the same arguments, followed by `extra_arguments`."""
 
-    def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:
+    def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:  # noqa: ARG002
         """Return the multiplication that computes adapters too, or None. It also takes AdaptedRows.arguments()."""
+        return None
 
-    def extra_arguments(self) -> tuple[int | float | None, ...]: ...
+    def extra_arguments(self) -> tuple[int | float | None, ...]:
+        return ()
 
+    @abstractmethod
     def can_fuse_with(self, other: "NativeWeight") -> bool:
         """Whether one call may multiply an input by both."""
 
+    @abstractmethod
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return dequantized rows; see `gather_rows`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedWeight:
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedWeight(NativeWeight):
     """A packed matrix of a GGUF format, of bf16 or of fp32."""
 
     format: WeightFormat
-    rows: int
-    columns: int
-    data: torch.Tensor
     group_size: int = 0  # the format's own
 
     def kernel(self, library: KernelLibrary) -> Kernel:
@@ -66,9 +61,6 @@ class PackedWeight:
 
     def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:
         return None if self.format in DENSE_DTYPES else library.quantized_linear_adapted
-
-    def extra_arguments(self) -> tuple[int | float | None, ...]:
-        return ()
 
     def can_fuse_with(self, other: NativeWeight) -> bool:
         if not isinstance(other, PackedWeight):

@@ -28,12 +28,7 @@ class LowRankPair:
         return len(self.a)
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        yield from self.given()
-        if self.gain is not None:
-            yield self.gain
-
-    def given(self) -> Iterator[torch.Tensor]:
-        """Yield the tensors of the file, without the ones that are computed with the model's weights."""
+        """Yield the tensors of the file; `gain` is computed with the model's weights."""
         yield from (tensor for tensor in (self.a, self.b, self.bias, self.magnitude) if tensor is not None)
 
 
@@ -49,15 +44,9 @@ class LayerAdapter:
         return max((pair.rank for pair in self.pairs), default=0)
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        for pair in self.pairs:
-            yield from pair.tensors()
-        if self.weight is not None:
-            yield self.weight
-
-    def given(self) -> Iterator[torch.Tensor]:
         """Yield the tensors of the file."""
         for pair in self.pairs:
-            yield from pair.given()
+            yield from pair.tensors()
         if self.weight is not None:
             yield self.weight
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.kernels.cpu.adapters import AdapterTable, KernelPair, PackedPairs
+from models.kernels.cpu.adapters import AdapterTable, PackedPairs
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import required_library
 from models.kernels.cpu.linear import PackedLinear
@@ -43,24 +43,19 @@ class NativeBank:
 
     @property
     def residual_last_slots(self) -> tuple[int, ...]:
-        packed = self._method.multiply
+        packed = self._method.packed
         assert packed is not None, "process_after_loading() comes first"
         # A fused call adds residuals last, except for many rows on AMX.
         is_added_last = packed.takes_adapters and required_library().level != "amx"
         return () if is_added_last else tuple(self._gain_slots)
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> NativeAdapter:
-        computed = [computed_pair(self._layer, pair, torch.float32) for pair in adapter.pairs]
-        # `a` as it was read: pairs that share one are recognized by it
-        pairs = [
-            KernelPair(pair.first, pair.a, each.b, each.gain, each.shift)
-            for pair, each in zip(adapter.pairs, computed, strict=True)
-        ]
+        pairs = [computed_pair(self._layer, pair) for pair in adapter.pairs]
         weight = None
         if adapter.weight is not None:
             rounded = adapter.weight.to(torch.bfloat16).contiguous()
             weight = PackedLinear([pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena)])
-        has_gain = any(pair.gain is not None for pair in computed)
+        has_gain = any(pair.gain is not None for pair in pairs)
         return NativeAdapter(self._table.pack(pairs, arena=arena), has_gain, weight)
 
     def set(self, slot: int, prepared: NativeAdapter | None) -> None:
@@ -82,7 +77,7 @@ class NativeBank:
         out_dtype: torch.dtype | None,
         slots: torch.Tensor,
     ) -> torch.Tensor:
-        packed = self._method.multiply
+        packed = self._method.packed
         assert packed is not None, "process_after_loading() comes first"
         prepare = prologue.row_input
         # The choice never depends on the other slots, since the two ways round differently.

@@ -7,16 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.arena import HugePageArena
+from models.kernels.operands import LowRankChange
 from models.kernels.row_input import Prologue
 from models.linear.adapters.adapter import LayerAdapter
-from models.linear.adapters.computed_pair import AdaptedLayer, ComputedPair, computed_pair
+from models.linear.adapters.computed_pair import AdaptedLayer, computed_pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchAdapter:
     """An adapter in a slot: pairs, and a weight that replaces the layer's own."""
 
-    pairs: tuple[ComputedPair, ...]
+    pairs: tuple[LowRankChange, ...]
     weight: torch.Tensor | None
 
 
@@ -31,9 +32,14 @@ class TorchBank:
         self.residual_last_slots: tuple[int, ...] = ()
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> TorchAdapter:  # noqa: ARG002
-        pairs = tuple(computed_pair(self._layer, pair, self._dtype) for pair in adapter.pairs)
         device = self._layer.read_rows(0, 1).device
-        return TorchAdapter(pairs, None if adapter.weight is None else adapter.weight.to(device, self._dtype))
+        pairs = []
+        for pair in adapter.pairs:
+            change = computed_pair(self._layer, pair)
+            a, b = (matrix.to(device, self._dtype) for matrix in (change.a, change.b))
+            vectors = (None if vector is None else vector.to(device) for vector in (change.gain, change.shift))
+            pairs.append(LowRankChange(change.first, a, b, *vectors))
+        return TorchAdapter(tuple(pairs), None if adapter.weight is None else adapter.weight.to(device, self._dtype))
 
     def set(self, slot: int, prepared: TorchAdapter | None) -> None:
         self._adapters.pop(slot, None)
@@ -62,8 +68,19 @@ class TorchBank:
             for pair in adapter.pairs:
                 columns = slice(pair.first, pair.first + len(pair.b))
                 product = F.linear(F.linear(prepared[rows], pair.a), pair.b)
-                y[rows, columns] = pair.added_to(y[rows, columns], product)
+                y[rows, columns] = _changed(y[rows, columns], pair, product)
         return y
+
+
+def _changed(y: torch.Tensor, change: LowRankChange, product: torch.Tensor) -> torch.Tensor:
+    """Return gain * y + product + shift in y's dtype, computed in fp32."""
+    total = y.to(torch.float32)
+    if change.gain is not None:
+        total = total * change.gain
+    total = total + product
+    if change.shift is not None:
+        total = total + change.shift
+    return total.to(y.dtype)
 
 
 def rows_by_slot(slots: torch.Tensor, loaded: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.kernels.cpu.adapters import AdapterTable, KernelPair
+from models.kernels.cpu.adapters import AdapterTable
 from models.kernels.cpu.library import KernelLibrary
+from models.kernels.operands import LowRankChange
 from models.kernels.row_input import PLAIN, InputKind, RowInput
 
 OUTPUTS, COLUMNS = 150, 96
@@ -22,23 +23,23 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
 
 
-def _adapter(places: tuple[tuple[int, int, int], ...], *, columns: int = COLUMNS, seed: int = 0) -> list[KernelPair]:
+def _adapter(places: tuple[tuple[int, int, int], ...], *, columns: int = COLUMNS, seed: int = 0) -> list[LowRankChange]:
     return [
-        KernelPair(
+        LowRankChange(
             first, _random(rank, columns, seed=seed + rank) / columns**0.5, _random(rows, rank, seed=seed + rows)
         )
         for first, rows, rank in places
     ]
 
 
-def _table(kernels: KernelLibrary, *adapters: list[KernelPair], columns: int = COLUMNS) -> AdapterTable:
+def _table(kernels: KernelLibrary, *adapters: list[LowRankChange], columns: int = COLUMNS) -> AdapterTable:
     table = AdapterTable(len(adapters), columns, library=kernels)
     for slot, pairs in enumerate(adapters):
         table.set(slot, table.pack([replace(pair, a=pair.a.bfloat16()) for pair in pairs]))
     return table
 
 
-def _adapted(x: torch.Tensor, slots: list[int], out: torch.Tensor, adapters: list[list[KernelPair]]) -> torch.Tensor:
+def _adapted(x: torch.Tensor, slots: list[int], out: torch.Tensor, adapters: list[list[LowRankChange]]) -> torch.Tensor:
     """x: the prepared rows."""
     want = out.double().clone()
     for row, slot in enumerate(slots):

@@ -4,11 +4,12 @@ whatever others there are."""
 import pytest
 import torch
 
-from models.kernels.cpu.adapters import AdapterTable, KernelPair
+from models.kernels.cpu.adapters import AdapterTable
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.packed_weight import pack_weight
 from models.kernels.formats import WeightFormat
+from models.kernels.operands import LowRankChange
 from models.kernels.row_input import PLAIN, InputKind, RowInput
 from tests.models.kernels.test_quantized_linear import AMX_ROWS, random_blocks
 
@@ -36,10 +37,10 @@ def _linear(kernels: KernelLibrary) -> PackedLinear:
     return linear
 
 
-def _pairs(places: tuple[tuple[int, int], ...], rank: int, seed: int, *, has_gain: bool = False) -> list[KernelPair]:
+def _pairs(places: tuple[tuple[int, int], ...], rank: int, seed: int, *, has_gain: bool = False) -> list[LowRankChange]:
     gain = _random(OUTPUTS, seed=seed).abs() if has_gain else None
     return [
-        KernelPair(
+        LowRankChange(
             first,
             _random(rank + index, COLUMNS, seed=seed + index) / COLUMNS**0.5,
             _random(rows, rank + index, seed=seed + 10 + index),

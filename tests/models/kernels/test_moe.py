@@ -1,7 +1,6 @@
 """The C++ mixture of experts against the torch one, over weights that are the same in both."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -89,10 +88,9 @@ class PackedExpert:
         self._expert = expert
         self.activation = expert.activation
         up, down = expert.linears
-        sizes = [INNER] * (up.out_features // INNER), [HIDDEN]
-        self.linears = tuple(
-            SimpleNamespace(packed=self._packed(layer, each, held, library))
-            for layer, each in zip((up, down), sizes, strict=True)
+        self.packed = (
+            self._packed(up, [INNER] * (up.out_features // INNER), held, library),
+            self._packed(down, [HIDDEN], held, library),
         )
 
     def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:

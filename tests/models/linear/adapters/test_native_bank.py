@@ -28,7 +28,7 @@ def _bank() -> NativeBank:
     raw = random_blocks(WeightFormat.Q8_0, OUTPUTS, COLUMNS, 0)[0]
     linear = PackedLinear([pack_weight(WeightFormat.Q8_0, raw, OUTPUTS, COLUMNS)])
     layer = SimpleNamespace(in_features=COLUMNS, bias=None, read_rows=lambda *_: torch.zeros(1, COLUMNS))
-    return NativeBank(layer, SimpleNamespace(multiply=linear), max_slots=2)  # type: ignore[arg-type]
+    return NativeBank(layer, SimpleNamespace(packed=linear), max_slots=2)  # type: ignore[arg-type]
 
 
 def test_a_weight_in_another_slot_changes_no_bit() -> None:
