@@ -63,7 +63,7 @@ class ReferenceAttention(AttentionBackend):
             rows = torch.tensor(part.rows, device=q.device)  # [N, R]
             tables = group.block_tables[sequences]
             lengths = batch.seq_lens[sequences]
-            softmax = _OnlineSoftmax(
+            softmax = OnlineSoftmax(
                 q[rows], batch.positions[rows], lengths, spec, alibi_slopes, sinks, batch.distance_bias
             )
             for first, last in _tiles(part, spec, batch.block_size):
@@ -137,7 +137,7 @@ def _gather(
     return k, v[0] if values_from is None else k[..., values_from:]
 
 
-class _OnlineSoftmax:
+class OnlineSoftmax:
     """Attention over a context that is added tile by tile: sums relative to the largest score so far."""
 
     def __init__(
@@ -165,9 +165,10 @@ class _OnlineSoftmax:
         self._sum = self._queries.new_zeros((*shape[:-1], spec.value_dim))  # [N, K, H/K, R, value_dim]
 
     def add(self, first: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        """k: [N, C, K, D], v: [N, C, K, value_dim], at positions first .. first + C - 1."""
+        """Add keys and values at positions first .. first + C - 1. k: [N, C, K, D], v: [N, C, K, value_dim], fp32."""
         scores, hidden = self._scores(first, k)
-        largest = torch.maximum(self._largest, scores.amax(dim=-1, keepdim=True))
+        # Only rounding depends on the largest score, so that gradients need not flow through it.
+        largest = torch.maximum(self._largest, scores.detach().amax(dim=-1, keepdim=True))
         base = largest.masked_fill(largest == float("-inf"), 0.0)  # for rows that have seen no key yet
         weights, rescale = torch.exp(scores - base), torch.exp(self._largest - base)
         # Slots beyond a sequence's end hold anything, NaN too, and 0 * NaN would spread: only finite values may enter.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import KVLayout
 from models.attention.base import AttentionBackend
+from models.attention.reference import OnlineSoftmax
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kv.layer import LayerKV
 
@@ -101,20 +102,24 @@ def _attend(
     """
     length, context = len(q), len(k)
     sees_all = all(size is None or context <= size for size in (spec.sliding_window, spec.chunk))
+    if not sees_all or spec.logit_softcap is not None or alibi_slopes is not None or sinks is not None:
+        positions = torch.arange(context - length, context, device=q.device)  # of the queries
+        lengths = torch.tensor([context], device=q.device)
+        softmax = OnlineSoftmax(q[None], positions[None], lengths, spec, alibi_slopes, sinks, None)
+        softmax.add(0, k[None].to(torch.float32), v[None].to(torch.float32))
+        return softmax.result()[0].to(q.dtype)
     q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # [heads, T or C, D]
-    if sees_all and spec.logit_softcap is None and alibi_slopes is None and sinks is None:
-        if context <= _MAX_SHORT:
-            return _attend_shortly(q, k, v, spec)
-        shared = spec.num_heads // spec.num_kv_heads
-        if shared > 1:
-            k, v = k.repeat_interleave(shared, dim=0), v.repeat_interleave(shared, dim=0)
-        if length == context:
-            attended = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=spec.scale)
-        else:
-            seen = ~_later(length, context, q.device)
-            attended = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=seen, scale=spec.scale)
-        return attended[0].transpose(0, 1)
-    return _attend_by_definition(q, k, v, spec, alibi_slopes, sinks).to(q.dtype)
+    if context <= _MAX_SHORT:
+        return _attend_shortly(q, k, v, spec)
+    shared = spec.num_heads // spec.num_kv_heads
+    if shared > 1:
+        k, v = k.repeat_interleave(shared, dim=0), v.repeat_interleave(shared, dim=0)
+    if length == context:
+        attended = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=spec.scale)
+    else:
+        seen = ~_later(length, context, q.device)
+        attended = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=seen, scale=spec.scale)
+    return attended[0].transpose(0, 1)
 
 
 def _attend_shortly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
@@ -131,36 +136,3 @@ def _attend_shortly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: Att
 def _later(length: int, context: int, device: torch.device) -> torch.Tensor:
     """Return a mask [T, C], bool, of the tokens after each of the last T of C."""
     return torch.ones(length, context, dtype=torch.bool, device=device).triu(1 + context - length)
-
-
-def _attend_by_definition(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    spec: AttentionSpec,
-    alibi_slopes: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """Attend like `_attend`, for [heads, T or C, D], in fp32."""
-    queries, keys, values = (rows.to(torch.float32) for rows in (q, k, v))
-    queries = queries.unflatten(0, (spec.num_kv_heads, -1))  # [K, H / K, T, D]
-    scores = torch.einsum("kgtd,kcd->kgtc", queries, keys) * spec.scale
-    if spec.logit_softcap is not None:
-        scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
-    length, context = q.shape[1], k.shape[1]
-    positions = torch.arange(context - length, context, device=scores.device)  # of the queries
-    distance = positions[:, None] - torch.arange(context, device=scores.device)  # [T, C], query minus key
-    if alibi_slopes is not None:
-        scores = scores - alibi_slopes.view(spec.num_kv_heads, -1, 1, 1) * distance
-    hidden = distance < 0
-    if spec.sliding_window is not None:
-        hidden = hidden | (distance >= spec.sliding_window)
-    if spec.chunk is not None:
-        hidden = hidden | (distance > positions[:, None] % spec.chunk)
-    scores = scores.masked_fill(hidden, float("-inf"))
-    if sinks is not None:
-        sink = sinks.to(torch.float32).view(spec.num_kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
-        scores = torch.cat((scores, sink), dim=-1)
-    weights = scores.softmax(dim=-1)[..., :context]
-    attended = torch.einsum("kgtc,kcd->tkgd", weights, values)
-    return attended.flatten(1, 2)
