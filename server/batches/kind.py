@@ -53,7 +53,7 @@ class BatchJobs(JobKind[BatchRecord]):
         for name, slots in self._slots.items():
             slots.change_limit(self._limit(name))
         files, metrics = self.env.files, self.env.metrics
-        metrics.set_batches(await files.database.run(BATCHES.by_status))
+        metrics.set_each("batches", await files.database.run(BATCHES.by_status))
         num_running = sum(work.num_running for work in works if isinstance(work, BatchWork))
         num_left = sum(each.total - each.completed - each.failed for each in active)
         metrics.set("batch_lines_running", num_running)

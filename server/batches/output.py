@@ -237,8 +237,8 @@ class Storing:
         del self._unstored[: len(results)]
         self._on_room()
         num_completed = sum(each.is_completed for each in results)
-        self._env.metrics.count_batch_lines("completed", num_completed)
-        self._env.metrics.count_batch_lines("failed", len(results) - num_completed)
+        self._env.metrics.add("batch_lines_total", num_completed, "completed")
+        self._env.metrics.add("batch_lines_total", len(results) - num_completed, "failed")
 
     async def persist(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what the work returns, which is repeated while the disk fails."""

@@ -227,7 +227,7 @@ class BatchWork(JobWork[BatchRecord]):
 
         async def store() -> None:
             await self._output.add(closed)
-            self._env.metrics.count_batch_lines(status.value, len(closed))
+            self._env.metrics.add("batch_lines_total", len(closed), status.value)
             closed.clear()
 
         async for window in self._source().windows(done):

@@ -112,7 +112,8 @@ class ChoiceReader:
                 return [CallPiece(self._num_calls - 1, text)] if text else []
             case CallEnd():
                 self.is_within_call = json_of("".join(self._arguments)) is None
-                self._metrics.count_tool_call(self._format_name, is_complete=not self.is_within_call)
+                outcome = "incomplete" if self.is_within_call else "complete"
+                self._metrics.add("tool_calls_total", 1, self._format_name, outcome)
         return []
 
     def _content(self, text: str) -> list[ChoicePiece]:

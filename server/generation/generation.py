@@ -151,7 +151,7 @@ class Generation:
             self._reservation.settle(())
             raise
         for _ in self._choices:
-            self._model.metrics.count_tier(self._params.terms.service_tier)
+            self._model.metrics.add("service_tier_requests_total", 1, self._params.terms.service_tier)
         if self._record is not None:
             self._record.hold()
             self._record.has_started = True

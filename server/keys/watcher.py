@@ -54,11 +54,11 @@ class KeysWatcher:
             keys = await asyncio.to_thread(_read_file, self._path)
         except OptionError as error:
             logger.error("--api-keys-file: %s; the previous keys stay valid", error)
-            self._metrics.count_keys_reload("failed")
+            self._metrics.add("api_keys_reloads_total", 1, "failed")
             self._metrics.set("api_keys_file_broken", 1)
             return
         self._ring.replace(keys)
-        self._metrics.count_keys_reload("loaded")
+        self._metrics.add("api_keys_reloads_total", 1, "loaded")
         self._metrics.set("api_keys_file_broken", 0)
         logger.info("%s from %s", counted(len(keys), "key"), self._path)
         self._warn_if_open()

@@ -2,7 +2,7 @@
 
 from server.metrics import buckets
 from server.metrics.scheduler_rows import SCHEDULER_ROWS
-from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, gauge, histogram
+from server.metrics.spec import MODEL, MetricSpec, counter, gauge, histogram
 
 _KV_CACHE: tuple[MetricSpec, ...] = (
     gauge(
@@ -15,7 +15,7 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
         "kv_cache_blocks",
         "KV cache blocks by state: used (by one live request), shared (by several), cached (free, with a reusable "
         "prefix), blank.",
-        by="state",
+        labels=(MODEL, "state"),
         step_by={
             "used": lambda s: s.blocks_used - s.blocks_shared,
             "shared": lambda s: s.blocks_shared,
@@ -26,10 +26,7 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
     gauge("kv_cache_cached_blocks", "Free blocks that still contain a reusable prefix.", lambda s: s.blocks_cached),
     counter("kv_cache_evictions_total", "Cached blocks that were reused for new tokens, so their prefix is gone."),
     histogram(
-        "kv_block_idle_before_evict_seconds",
-        "How long an evicted block had been free.",
-        buckets.IDLE_S,
-        is_vllm=True,
+        "kv_block_idle_before_evict_seconds", "How long an evicted block had been free.", buckets.IDLE_S, is_vllm=True
     ),
     gauge(
         "recurrent_states_usage_perc",
@@ -65,7 +62,7 @@ _SPECULATION: tuple[MetricSpec, ...] = (
     counter(
         "spec_decode_num_accepted_tokens_per_pos_total",
         "The same by position in the draft, from 0.",
-        by="position",
+        labels=(MODEL, "position"),
         is_vllm=True,
     ),
     gauge(
@@ -86,7 +83,7 @@ _SPECULATION: tuple[MetricSpec, ...] = (
     counter(
         "spec_decode_audits_total",
         "Replays without drafts (--spec-audit-rate) by result: equal, near_tie, disagreement.",
-        by="verdict",
+        labels=(MODEL, "verdict"),
     ),
     gauge(
         "spec_decode_disabled",
@@ -100,7 +97,7 @@ _GRAMMARS: tuple[MetricSpec, ...] = (
         "grammar_compilations_total",
         "Grammars and JSON schemas by outcome of their compilation: compiled, invalid, timeout, cancelled (no request "
         "needs them anymore).",
-        by="outcome",
+        labels=(MODEL, "outcome"),
     ),
     histogram("grammar_compile_time_seconds", "Duration of one compilation, whatever its outcome.", buckets.STEP_S),
     counter(
@@ -132,7 +129,7 @@ _EXPERTS: tuple[MetricSpec, ...] = (
         "expert_rows_total",
         "Rows that each expert computed, over all layers with experts; with more than 256 experts, neighbors are "
         "counted together.",
-        by="expert",
+        labels=(MODEL, "expert"),
     ),
     gauge(
         "expert_imbalance",
@@ -143,9 +140,8 @@ _EXPERTS: tuple[MetricSpec, ...] = (
 )
 
 _ADAPTERS: tuple[MetricSpec, ...] = (
-    MetricSpec(
+    gauge(
         "lora_requests_info",
-        MetricType.GAUGE,
         "Unix time of the last change. The labels name the adapters of running and of waiting requests, and how many "
         "can run at once (max_lora).",
         labels=(MODEL, "running_lora_adapters", "waiting_lora_adapters", "max_lora"),
@@ -155,7 +151,7 @@ _ADAPTERS: tuple[MetricSpec, ...] = (
         "lora_slots",
         "Adapter slots by state: used (by running requests, or by the next ones), cached (filled, but available for "
         "others), empty.",
-        by="state",
+        labels=(MODEL, "state"),
     ),
     gauge("lora_adapters_in_memory", "Adapters in memory, in addition to those in slots (--max-cpu-loras)."),
     counter("lora_loads_total", "Adapters that were loaded into a slot."),

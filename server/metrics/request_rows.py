@@ -1,7 +1,7 @@
 """Rows of the table about requests, as the API process counts and times them."""
 
 from server.metrics import buckets
-from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, histogram
+from server.metrics.spec import MODEL, MetricSpec, counter, histogram
 
 _TOKENS: tuple[MetricSpec, ...] = (
     counter(
@@ -17,7 +17,7 @@ _TOKENS: tuple[MetricSpec, ...] = (
     counter(
         "prompt_tokens_by_source_total",
         "Prompt tokens of requests that ran, by where their keys and values came from: local_compute, local_cache_hit.",
-        by="source",
+        labels=(MODEL, "source"),
         is_vllm=True,
     ),
     counter("generation_tokens_total", "Generated tokens, as in the responses' usage.", is_vllm=True),
@@ -26,7 +26,7 @@ _TOKENS: tuple[MetricSpec, ...] = (
         "wasted_tokens_total",
         "Tokens computed in vain: generated for choices that ended in abort or error, or computed again after a "
         "preemption.",
-        by="cause",
+        labels=(MODEL, "cause"),
         step_by={"preemption": lambda s: s.recomputed_tokens},
     ),
 )
@@ -35,7 +35,7 @@ _CHOICES: tuple[MetricSpec, ...] = (
     counter(
         "request_success_total",
         "Finished requests by reason (stop, length, timeout, queue_timeout, abort, error); each choice counts once.",
-        by="finished_reason",
+        labels=(MODEL, "finished_reason"),
         is_vllm=True,
     ),
     counter(
@@ -43,12 +43,12 @@ _CHOICES: tuple[MetricSpec, ...] = (
         "Requests that were shed before anything was computed for them, by reason: waiting_requests "
         "(--max-num-waiting), waiting_tokens (--max-num-waiting-tokens), queue_timeout (--queue-timeout), ttft_slo "
         "(--ttft-slo).",
-        by="reason",
+        labels=(MODEL, "reason"),
     ),
     counter(
         "service_tier_requests_total",
         "Accepted requests by service_tier (default, flex, priority); each choice counts once.",
-        by="service_tier",
+        labels=(MODEL, "service_tier"),
     ),
     histogram(
         "time_to_first_token_seconds", "From a request's arrival to its first token.", buckets.TTFT_S, is_vllm=True
@@ -66,10 +66,7 @@ _CHOICES: tuple[MetricSpec, ...] = (
         buckets.RATIO,
     ),
     histogram(
-        "inter_token_latency_seconds",
-        "From one token of a request to the next.",
-        buckets.TOKEN_LATENCY_S,
-        is_vllm=True,
+        "inter_token_latency_seconds", "From one token of a request to the next.", buckets.TOKEN_LATENCY_S, is_vllm=True
     ),
     histogram(
         "request_time_per_output_token_seconds",
@@ -94,7 +91,7 @@ _CHOICES: tuple[MetricSpec, ...] = (
         "The same by how the wait ended: scheduled, or the reason why the request ended before any output (abort, "
         "error, ...).",
         buckets.LATENCY_S,
-        by="outcome",
+        labels=(MODEL, "outcome"),
     ),
     histogram(
         "request_prefill_time_seconds",
@@ -143,9 +140,8 @@ _PROMPTS: tuple[MetricSpec, ...] = (
 )
 
 _POOLING: tuple[MetricSpec, ...] = (
-    MetricSpec(
+    counter(
         "pooling_inputs_total",
-        MetricType.COUNTER,
         "Texts of finished requests for embeddings and scores, by task (embed, token_embed, classify, score) and "
         "outcome: stop (computed), timeout, queue_timeout, abort, error.",
         labels=(MODEL, "task", "outcome"),

@@ -1,7 +1,7 @@
 """Rows of the table about the scheduler and the engine's steps: how each is read from StepStats."""
 
 from server.metrics import buckets
-from server.metrics.spec import MetricSpec, counter, gauge, histogram
+from server.metrics.spec import MODEL, MetricSpec, counter, gauge, histogram
 
 SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     gauge("num_requests_running", "Requests in the running batch.", lambda s: s.running, is_vllm=True),
@@ -9,7 +9,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     gauge(
         "num_requests_waiting_by_reason",
         "The same by what they wait for: capacity (a slot and blocks), deferred (their grammar is being compiled).",
-        by="reason",
+        labels=(MODEL, "reason"),
         step_by={
             "capacity": lambda s: max(0, s.waiting - s.waiting_for_grammar),
             "deferred": lambda s: s.waiting_for_grammar,
@@ -19,7 +19,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     gauge(
         "num_requests_waiting_by_class",
         "The same by service class: urgent, interactive, background (service_tier priority, default, flex).",
-        by="service_class",
+        labels=(MODEL, "service_class"),
         step_by={
             "urgent": lambda s: s.waiting_urgent,
             "interactive": lambda s: s.waiting - s.waiting_urgent - s.waiting_background,
@@ -30,7 +30,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
         "num_batch_requests",
         "Requests of batches in the engine, by state: running, paused (with their blocks in the KV cache, while "
         "clients' requests run), waiting. The rows above do not count them.",
-        by="state",
+        labels=(MODEL, "state"),
         step_by={
             "running": lambda s: s.running_batch,
             "paused": lambda s: s.paused_batch,
@@ -41,7 +41,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
         "batch_computed_tokens_total",
         "Tokens that the engine computed for batches, by kind: prefill, decode, recomputed (lost by preemption for "
         "clients' requests). The rows of iterations do not count them.",
-        by="kind",
+        labels=(MODEL, "kind"),
         step_by={
             "prefill": lambda s: s.batch_prefill_tokens - s.batch_recomputed_tokens,
             "decode": lambda s: s.batch_decode_tokens,
@@ -64,7 +64,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
         "num_preemptions_by_reason_total",
         "The same by reason: memory (too few blocks or recurrent states), service_class, priority, fairness (room for "
         "a tenant with less than its share).",
-        by="reason",
+        labels=(MODEL, "reason"),
         step_by={
             "memory": lambda s: s.preemptions_by_reason.get("memory", 0),
             "service_class": lambda s: s.preemptions_by_reason.get("service_class", 0),
@@ -75,7 +75,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     gauge(
         "num_tenants",
         "Tenants with running requests, and with waiting ones. Requests without a tenant name count as one tenant.",
-        by="state",
+        labels=(MODEL, "state"),
         step_by={"running": lambda s: s.tenants_running, "waiting": lambda s: s.tenants_waiting},
     ),
     counter(
@@ -113,7 +113,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
         "step_phase_seconds_total",
         "Time of all steps by phase: draft, schedule, forward, sample (on a GPU including the wait for the forward "
         "pass), update, and send (after the step).",
-        by="phase",
+        labels=(MODEL, "phase"),
         step_by={
             "draft": lambda s: s.draft_s,
             "schedule": lambda s: s.schedule_s,
@@ -134,9 +134,5 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
         "Estimated bytes that forward passes had to write to memory: keys, values and states.",
         lambda s: s.write_bytes,
     ),
-    counter(
-        "model_flops_total",
-        "Estimated multiplications and additions of forward passes.",
-        lambda s: s.flops,
-    ),
+    counter("model_flops_total", "Estimated multiplications and additions of forward passes.", lambda s: s.flops),
 )

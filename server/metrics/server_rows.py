@@ -1,35 +1,29 @@
 """Rows of the table about the API process: keys, files and jobs, connections, and the engine process."""
 
 from server.metrics import buckets
-from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, gauge
+from server.metrics.spec import MODEL, MetricSpec, counter, gauge, histogram
 
 _KEYS: tuple[MetricSpec, ...] = (
     gauge("api_keys", "Accepted keys of the keys file."),
     gauge("api_keys_file_broken", "1 while the keys file cannot be used; the previous keys are still accepted."),
-    MetricSpec(
+    counter(
         "api_keys_reloads_total",
-        MetricType.COUNTER,
         "Times that a changed keys file was read, by outcome: loaded, failed (the previous keys are still accepted).",
         labels=("outcome",),
     ),
-    MetricSpec(
+    counter(
         "key_requests_total",
-        MetricType.COUNTER,
         "POST requests with keys of the keys file, by outcome as in requests_total; beyond 100 names, keys are "
         "counted as 'other'.",
         labels=("key", "outcome"),
     ),
-    MetricSpec("key_prompt_tokens_total", MetricType.COUNTER, "Prompt tokens of these requests.", labels=("key",)),
-    MetricSpec(
-        "key_cached_tokens_total",
-        MetricType.COUNTER,
-        "Prompt tokens of these requests that were in the prefix cache.",
-        labels=("key",),
+    counter("key_prompt_tokens_total", "Prompt tokens of these requests.", labels=("key",)),
+    counter(
+        "key_cached_tokens_total", "Prompt tokens of these requests that were in the prefix cache.", labels=("key",)
     ),
-    MetricSpec("key_output_tokens_total", MetricType.COUNTER, "Generated tokens of these requests.", labels=("key",)),
-    MetricSpec(
+    counter("key_output_tokens_total", "Generated tokens of these requests.", labels=("key",)),
+    counter(
         "key_refusals_total",
-        MetricType.COUNTER,
         "Requests refused because of a key's limit: requests, tokens, concurrency, budget, expired.",
         labels=("key", "limit"),
     ),
@@ -38,45 +32,34 @@ _KEYS: tuple[MetricSpec, ...] = (
 )
 
 _BATCHES: tuple[MetricSpec, ...] = (
-    MetricSpec(
+    gauge(
         "batches",
-        MetricType.GAUGE,
         "Batches by OpenAI's status; finished ones until they are deleted (--batch-max-age).",
         labels=("status",),
     ),
-    MetricSpec(
+    counter(
         "batch_lines_total",
-        MetricType.COUNTER,
         "Lines of batches by outcome, once that is stored: completed, failed (answered with an error), expired, "
         "cancelled.",
         labels=("outcome",),
     ),
-    MetricSpec("batch_lines_running", MetricType.GAUGE, "Lines that have started and are not answered yet.", labels=()),
-    MetricSpec(
-        "batch_lines_waiting", MetricType.GAUGE, "Lines of batches in progress that have not started.", labels=()
-    ),
-    MetricSpec("files", MetricType.GAUGE, "Files that clients uploaded and batches wrote.", labels=()),
-    MetricSpec("files_bytes", MetricType.GAUGE, "Bytes of these files.", labels=()),
+    gauge("batch_lines_running", "Lines that have started and are not answered yet.", labels=()),
+    gauge("batch_lines_waiting", "Lines of batches in progress that have not started.", labels=()),
+    gauge("files", "Files that clients uploaded and batches wrote.", labels=()),
+    gauge("files_bytes", "Bytes of these files.", labels=()),
 )
 
 _FINETUNING: tuple[MetricSpec, ...] = (
-    MetricSpec("finetune_jobs", MetricType.GAUGE, "Fine-tuning jobs by OpenAI's status.", labels=("status",)),
-    MetricSpec("finetune_steps_total", MetricType.COUNTER, "Completed training steps.", labels=()),
-    MetricSpec(
-        "finetune_tokens_total",
-        MetricType.COUNTER,
-        "Tokens of examples and replayed answers in these steps.",
-        labels=(),
-    ),
-    MetricSpec(
+    gauge("finetune_jobs", "Fine-tuning jobs by OpenAI's status.", labels=("status",)),
+    counter("finetune_steps_total", "Completed training steps.", labels=()),
+    counter("finetune_tokens_total", "Tokens of examples and replayed answers in these steps.", labels=()),
+    counter(
         "finetune_stopped_seconds_total",
-        MetricType.COUNTER,
         "Time for which a job's process was stopped because requests ran or waited (--finetune-yield always).",
         labels=(),
     ),
-    MetricSpec(
+    counter(
         "finetune_restarts_total",
-        MetricType.COUNTER,
         "Times that a job's process ended unexpectedly and was restarted from its saved state.",
         labels=(),
     ),
@@ -85,9 +68,8 @@ _FINETUNING: tuple[MetricSpec, ...] = (
 _HTTP_LABELS = ("method", "route", "status")
 
 _SERVER: tuple[MetricSpec, ...] = (
-    MetricSpec(
+    counter(
         "tool_calls_total",
-        MetricType.COUNTER,
         "Tool calls in answers, by their format and outcome: complete, incomplete (the answer ended within the call).",
         labels=(MODEL, "parser", "outcome"),
     ),
@@ -100,74 +82,64 @@ _SERVER: tuple[MetricSpec, ...] = (
     counter(
         "engine_restarts_total",
         "Times that the engine process was restarted, by reason: crash, hang (--engine-hang-timeout).",
-        by="reason",
+        labels=(MODEL, "reason"),
     ),
     gauge(
-        "startup_seconds", "Duration of each phase of the server's start; the phases follow one another.", by="phase"
+        "startup_seconds",
+        "Duration of each phase of the server's start; the phases follow one another.",
+        labels=(MODEL, "phase"),
     ),
-    MetricSpec(
+    gauge(
         "cache_config_info",
-        MetricType.GAUGE,
         "Always 1 once the engine is ready; the KV cache's shape is in the labels.",
         labels=(MODEL, "block_size", "num_blocks", "kv_bytes", "cache_dtype", "enable_prefix_caching"),
     ),
-    MetricSpec(
+    counter(
         "http_connections_closed_total",
-        MetricType.COUNTER,
         "Connections that the server closed by itself, by reason: limit (--max-connections), header_timeout, "
         "header_size, invalid (not HTTP/1.1), body_timeout, write_timeout (also clients that are gone), tls_handshake "
         "(failed).",
         labels=("reason",),
     ),
-    MetricSpec(
+    counter(
         "http_requests_total",
-        MetricType.COUNTER,
         "Answered HTTP requests; 499 means that the client disconnected; an unknown path is 'unmatched'.",
         labels=_HTTP_LABELS,
     ),
-    MetricSpec(
+    histogram(
         "http_request_duration_seconds",
-        MetricType.HISTOGRAM,
         "From a request's head to the end of its answer, including streams.",
+        buckets.HTTP_S,
         labels=_HTTP_LABELS,
-        buckets=buckets.HTTP_S,
     ),
-    MetricSpec(
+    histogram(
         "http_request_size_bytes",
-        MetricType.HISTOGRAM,
         "Bytes of request bodies that were received.",
+        buckets.HTTP_BYTES,
         labels=_HTTP_LABELS,
-        buckets=buckets.HTTP_BYTES,
     ),
-    MetricSpec(
-        "http_response_size_bytes",
-        MetricType.HISTOGRAM,
-        "Bytes of response bodies that were sent.",
-        labels=_HTTP_LABELS,
-        buckets=buckets.HTTP_BYTES,
+    histogram(
+        "http_response_size_bytes", "Bytes of response bodies that were sent.", buckets.HTTP_BYTES, labels=_HTTP_LABELS
     ),
-    MetricSpec(
+    counter(
         "requests_total",
-        MetricType.COUNTER,
         "Requests by outcome (completed, timeout, refused, failed, aborted: the client disconnected) and error code "
         "('none' without an error). A stream that breaks off after its status counts as failed.",
         labels=("route", "outcome", "code"),
     ),
-    MetricSpec(
+    counter(
         "trace_spans_total",
-        MetricType.COUNTER,
         "Spans of traces by outcome: exported, failed (the collector did not accept them), dropped (too many were "
         "waiting to be sent).",
         labels=("outcome",),
     ),
-    MetricSpec(
+    histogram(
         "event_loop_lag_seconds",
-        MetricType.HISTOGRAM,
         "Delay of the API process's event loop, measured by a timer twice a second: all streams wait that long.",
+        buckets.LAG_S,
         labels=(),
-        buckets=buckets.LAG_S,
     ),
-    MetricSpec("build_info", MetricType.GAUGE, "Always 1; the version is in the label.", labels=("version",)),
+    gauge("build_info", "Always 1; the version is in the label.", labels=("version",)),
 )
 
 SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {

@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from engine.protocol import StepStats
 
@@ -27,8 +28,8 @@ class MetricSpec:
     observation. `step_by` reads one for each value of the last label. Rows with neither are set by the API process.
     `is_vllm`: vLLM has the metric under the same name, with these labels and `engine`."""
 
-    name: str
     type: MetricType
+    name: str
     help: str
     step: Read | None = None
     labels: tuple[str, ...] = (MODEL,)
@@ -48,38 +49,17 @@ class MetricSpec:
         return PREFIX + self.name
 
 
-def counter(
-    name: str,
-    help: str,
-    step: Read | None = None,
-    *,
-    is_vllm: bool = False,
-    by: str = "",
-    step_by: Mapping[str, Read] = {},
-) -> MetricSpec:
-    """Return the row of a counter. by: a second label, after the model's name."""
-    return MetricSpec(name, MetricType.COUNTER, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
-
-
-def gauge(
-    name: str,
-    help: str,
-    step: Read | None = None,
-    *,
-    is_vllm: bool = False,
-    by: str = "",
-    step_by: Mapping[str, Read] = {},
-) -> MetricSpec:
-    """Return the row of a gauge. by: a second label, after the model's name."""
-    return MetricSpec(name, MetricType.GAUGE, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
+counter = partial(MetricSpec, MetricType.COUNTER)
+gauge = partial(MetricSpec, MetricType.GAUGE)
 
 
 def histogram(
-    name: str, help: str, buckets: tuple[float, ...], step: Read | None = None, *, is_vllm: bool = False, by: str = ""
+    name: str,
+    help: str,
+    buckets: tuple[float, ...],
+    step: Read | None = None,
+    *,
+    labels: tuple[str, ...] = (MODEL,),
+    is_vllm: bool = False,
 ) -> MetricSpec:
-    """Return the row of a histogram. by: a second label, after the model's name."""
-    return MetricSpec(name, MetricType.HISTOGRAM, help, step, _labels(by), buckets, is_vllm)
-
-
-def _labels(by: str) -> tuple[str, ...]:
-    return (MODEL, by) if by else (MODEL,)
+    return MetricSpec(MetricType.HISTOGRAM, name, help, step, labels, buckets, is_vllm)

@@ -1,14 +1,14 @@
 """Metrics: the values of the metrics in the table, for one model."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from engine.client.interface import RestartReason
 from engine.client.queue.first_token import FirstToken
 from engine.errors import ShedReason
-from engine.protocol import EngineInfo, FinishReason, StepStats
-from server.metrics.adapter_values import AdapterValues
+from engine.protocol import AdapterStats, EngineInfo, FinishReason, StepStats
 from server.metrics.families import Families
 from server.metrics.request_record import RequestRecord
 from server.metrics.spec import MODEL, MetricSpec, MetricType, Read
@@ -16,6 +16,16 @@ from server.metrics.table import METRICS
 
 _MAX_EXPERT_LABELS = 256
 _MIN_EXPECTED_S = 0.1  # of a first token; a shorter time is that of a step, not of a wait
+
+_WASTING = (FinishReason.ABORT, FinishReason.ERROR)  # ends of choices whose tokens were computed in vain
+# Counter -> values of its label whose series exist from the start.
+_AT_ZERO: dict[str, Iterable[str]] = {
+    "request_success_total": FinishReason,
+    "wasted_tokens_total": _WASTING,
+    "requests_shed_total": ShedReason,
+    "engine_restarts_total": RestartReason,
+    "api_keys_reloads_total": ("loaded", "failed"),
+}
 
 Metric = Counter | Gauge | Histogram
 
@@ -30,27 +40,19 @@ class Metrics:
         self._families = families or Families(has_vllm_names=has_vllm_names)
         self._families.processes.pids[model_name] = None
         self._key_labels = self._families.key_labels
-        self._cache_labels: tuple[str, ...] | None = None
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._own_labels: dict[str, tuple[str, ...]] = {}  # the model's name for metrics that have it as a label
         self._step_increments: list[tuple[Read, Callable[[float], None]]] = []
         self._step_values: list[tuple[Read, Callable[[float], None]]] = []  # of gauges and histograms
         for spec in METRICS:
             self._bind(spec)
-        self._adapters = AdapterValues(model_name, self._counters, self._gauges, self._histograms)
-        ended = self._counters["request_success_total"]
-        self._ended = {reason: ended.labels(model_name, reason.value) for reason in FinishReason}
-        wasted = self._counters["wasted_tokens_total"]
-        self._wasted = {
-            each: wasted.labels(model_name, each.value) for each in (FinishReason.ABORT, FinishReason.ERROR)
-        }
-        shed = self._counters["requests_shed_total"]
-        self._shed = {reason: shed.labels(model_name, reason.value) for reason in ShedReason}
-        restarts = self._counters["engine_restarts_total"]
-        self._restarts = {reason: restarts.labels(model_name, reason.value) for reason in RestartReason}
-        reloads = self._counters["api_keys_reloads_total"]
-        self._reloads = {outcome: reloads.labels(outcome) for outcome in ("loaded", "failed")}
+        self._adapters: AdapterStats | None = None  # of the last step that changed something
+        self._info_labels: dict[str, tuple[str, ...]] = {}
+        for name, values in _AT_ZERO.items():
+            for value in values:
+                self.add(name, 0, value)
 
     def for_model(self, model_name: str) -> "Metrics":
         """Return the values of another model of the same server."""
@@ -58,7 +60,8 @@ class Metrics:
 
     def _bind(self, spec: MetricSpec) -> None:
         """Add the metric of a row, bound to the model's name where that is its only label."""
-        bound = (self.model_name,) if spec.labels == (MODEL,) else ()
+        self._own_labels[spec.name] = own = (self.model_name,) if MODEL in spec.labels else ()
+        bound = own if len(spec.labels) == 1 else ()
         match spec.type:
             case MetricType.COUNTER:
                 counter = self._families.counters[spec.name]
@@ -77,10 +80,6 @@ class Metrics:
 
     def _metric(self, name: str) -> Metric:
         return self._counters.get(name) or self._gauges.get(name) or self._histograms[name]
-
-    def render(self) -> bytes:
-        """Return all values in Prometheus's text format."""
-        return self.scrape("")[0]
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all values in the format that the header `accept` asks for, and its content type."""
@@ -101,29 +100,52 @@ class Metrics:
             for _ in range(count):
                 self.observe("kv_block_idle_before_evict_seconds", idle_s)
         if stats.audit is not None:
-            self._counters["spec_decode_audits_total"].labels(self.model_name, stats.audit.value).inc()
+            self.add("spec_decode_audits_total", 1, stats.audit.value)
         for position, count in enumerate(stats.accepted_by_position):
-            self._accepted_at(position).inc(count)
+            self.add("spec_decode_num_accepted_tokens_per_pos_total", count, str(position))
         self._count_experts(stats.expert_rows)
-        self._adapters.on_step(stats.adapters)
+        if stats.adapters is not None or self._adapters is not None:
+            self._set_adapters(stats.adapters or AdapterStats())  # without statistics, the engine has ended
         for outcome, seconds in stats.grammar_compile_s.items():
-            self._counters["grammar_compilations_total"].labels(self.model_name, outcome).inc(len(seconds))
+            self.add("grammar_compilations_total", len(seconds), outcome)
             for compile_s in seconds:
                 self.observe("grammar_compile_time_seconds", compile_s)
-
-    def _accepted_at(self, position: int) -> Counter:
-        return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self.model_name, str(position))
 
     def _count_experts(self, rows: list[int]) -> None:
         """Count the rows of each expert. A series is created when its count is first above 0. With very many experts, a
         label is a range."""
         width = max(1, -(-len(rows) // _MAX_EXPERT_LABELS))
-        counter = self._counters["expert_rows_total"]
         for first in range(0, len(rows), width):
             if count := sum(rows[first : first + width]):
                 last = min(first + width, len(rows)) - 1
                 label = str(first) if width == 1 else f"{first}-{last}"
-                counter.labels(self.model_name, label).inc(count)
+                self.add("expert_rows_total", count, label)
+
+    def _set_adapters(self, stats: AdapterStats) -> None:
+        if stats == self._adapters and not stats.fill_s and not stats.evictions:
+            return
+        self._adapters = stats
+        names = (",".join(stats.running), ",".join(stats.waiting), str(stats.slots_total))
+        self._set_info("lora_requests_info", time.time(), *names)
+        num_empty = stats.slots_total - stats.slots_used - stats.slots_cached
+        for state, number in (("used", stats.slots_used), ("cached", stats.slots_cached), ("empty", num_empty)):
+            self.set("lora_slots", number, state)
+        self.set("lora_adapters_in_memory", stats.on_host)
+        self.add("lora_loads_total", len(stats.fill_s))
+        self.add("lora_evictions_total", stats.evictions)
+        for seconds in stats.fill_s:
+            self.observe("lora_load_time_seconds", seconds)
+
+    def _set_info(self, name: str, value: float, *labels: str) -> None:
+        """Set a gauge whose labels carry the information. Its series with other labels is removed, or they would pile
+        up."""
+        former = self._info_labels.get(name)
+        if former == labels:
+            return
+        if former is not None:
+            self._gauges[name].remove(self.model_name, *former)
+        self._info_labels[name] = labels
+        self.set(name, value, *labels)
 
     def on_discarded(self, num_tokens: int) -> None:
         self.add("discarded_tokens_total", num_tokens)
@@ -134,45 +156,45 @@ class Metrics:
         if prediction.expected_s >= _MIN_EXPECTED_S:
             self.observe("time_to_first_token_prediction_ratio", real_s / prediction.expected_s)
 
-    def on_restart(self, reason: RestartReason) -> None:
-        self._restarts[reason].inc()
-
     def on_process(self, pid: int | None) -> None:
         """Note the pid of the engine process that runs from now on; None if it has ended."""
         self._families.processes.pids[self.model_name] = pid
 
     def on_ready(self, info: EngineInfo, *, has_prefix_cache: bool) -> None:
         """Set the labels for the KV cache's shape, which may differ after a restart."""
-        gauge = self._gauges["cache_config_info"]
-        if self._cache_labels is not None:
-            gauge.remove(*self._cache_labels)
         shape = (info.block_size, info.num_blocks, info.kv_bytes, info.dtype, has_prefix_cache)
-        self._cache_labels = (self.model_name, *map(str, shape))
-        gauge.labels(*self._cache_labels).set(1)
-
-    def count_closed_connection(self, reason: str) -> None:
-        self._counters["http_connections_closed_total"].labels(reason).inc()
+        self._set_info("cache_config_info", 1, *map(str, shape))
 
     def count_spans(self, outcome: str, num_spans: int) -> None:
         """Count spans. May be called from any thread."""
-        self._counters["trace_spans_total"].labels(outcome).inc(num_spans)
+        self.add("trace_spans_total", num_spans, outcome)
 
     def on_startup_phase(self, phase: str, seconds: float) -> None:
-        self._gauges["startup_seconds"].labels(self.model_name, phase).set(seconds)
+        self.set("startup_seconds", seconds, phase)
 
     # --- from the API process -----------------------------------------------------------------------------------------
 
-    def add(self, name: str, amount: float) -> None:
-        """Add to the counter `name` of the table."""
-        self._counters[name].inc(amount)
+    def add(self, name: str, amount: float, *labels: str) -> None:
+        """Add to the counter `name` of the table. labels: values of its labels, without the model's name."""
+        counter = self._counters[name]
+        (counter.labels(*self._own_labels[name], *labels) if labels else counter).inc(amount)
 
-    def set(self, name: str, value: float) -> None:
-        """Set the gauge `name` of the table."""
-        self._gauges[name].set(value)
+    def set(self, name: str, value: float, *labels: str) -> None:
+        """Set the gauge `name` of the table. labels: as in `add`."""
+        gauge = self._gauges[name]
+        (gauge.labels(*self._own_labels[name], *labels) if labels else gauge).set(value)
 
-    def observe(self, name: str, value: float, trace_id: str | None = None) -> None:
-        """Record one observation in the histogram `name` of the table. trace_id: an exemplar for its bucket."""
-        self._histograms[name].observe(value, _exemplar(trace_id))
+    def set_each(self, name: str, by_label: Mapping[str, float]) -> None:
+        """Set the gauge `name` for each value of its label."""
+        for label, value in by_label.items():
+            self.set(name, value, label)
+
+    def observe(self, name: str, value: float, *labels: str, trace_id: str | None = None) -> None:
+        """Record one observation in the histogram `name` of the table. labels: as in `add`. trace_id: an exemplar for
+        its bucket."""
+        histogram = self._histograms[name]
+        exemplar = None if trace_id is None else {"trace_id": trace_id}
+        (histogram.labels(*self._own_labels[name], *labels) if labels else histogram).observe(value, exemplar)
 
     def value(self, name: str) -> float:
         """Return the value of the counter or gauge `name`, which must have no label but the model's name."""
@@ -183,80 +205,48 @@ class Metrics:
     def count_prompt_sources(self, num_tokens: int, num_cached: int) -> None:
         """Count where the keys and values of a prompt came from, once it has started to run."""
         self.add("prompt_tokens_cached_total", num_cached)
-        by_source = self._counters["prompt_tokens_by_source_total"]
-        by_source.labels(self.model_name, "local_compute").inc(num_tokens - num_cached)
-        by_source.labels(self.model_name, "local_cache_hit").inc(num_cached)
+        self.add("prompt_tokens_by_source_total", num_tokens - num_cached, "local_compute")
+        self.add("prompt_tokens_by_source_total", num_cached, "local_cache_hit")
         self.observe("request_prefill_kv_computed_tokens", num_tokens - num_cached)
 
     def count_queue_time(self, outcome: str, queue_s: float, trace_id: str | None = None) -> None:
         """outcome: "scheduled", or the reason why the request ended before it ran. trace_id: as in `observe`."""
-        self.observe("request_queue_time_seconds", queue_s, trace_id)
-        by_outcome = self._histograms["queue_time_seconds"].labels(self.model_name, outcome)
-        by_outcome.observe(queue_s, _exemplar(trace_id))
+        self.observe("request_queue_time_seconds", queue_s, trace_id=trace_id)
+        self.observe("queue_time_seconds", queue_s, outcome, trace_id=trace_id)
 
     def count_ended(self, reason: FinishReason, num_tokens: int) -> None:
         """Count a choice that ended with `num_tokens`."""
-        self._ended[reason].inc()
+        self.add("request_success_total", 1, reason.value)
         self.observe("request_generation_tokens", num_tokens)
-        if reason in self._wasted:
-            self._wasted[reason].inc(num_tokens)
-
-    def count_tier(self, tier: str) -> None:
-        self._counters["service_tier_requests_total"].labels(self.model_name, tier).inc()
-
-    def count_pooled(self, task: str, outcome: str, num_inputs: int) -> None:
-        self._counters["pooling_inputs_total"].labels(self.model_name, task, outcome).inc(num_inputs)
-
-    def count_tool_call(self, parser: str, *, is_complete: bool) -> None:
-        outcome = "complete" if is_complete else "incomplete"
-        self._counters["tool_calls_total"].labels(self.model_name, parser, outcome).inc()
+        if reason in _WASTING:
+            self.add("wasted_tokens_total", num_tokens, reason.value)
 
     def count_http(self, record: RequestRecord) -> None:
         """Count an answered request; its labels have a bounded number of values."""
         labels = (record.method, record.route, str(record.status))
-        self._counters["http_requests_total"].labels(*labels).inc()
-        durations = self._histograms["http_request_duration_seconds"].labels(*labels)
-        durations.observe(record.http_s, _exemplar(record.trace_id))
-        self._histograms["http_request_size_bytes"].labels(*labels).observe(record.request_bytes)
-        self._histograms["http_response_size_bytes"].labels(*labels).observe(record.response_bytes)
+        self.add("http_requests_total", 1, *labels)
+        self.observe("http_request_duration_seconds", record.http_s, *labels, trace_id=record.trace_id)
+        self.observe("http_request_size_bytes", record.request_bytes, *labels)
+        self.observe("http_response_size_bytes", record.response_bytes, *labels)
 
     def count_request(self, record: RequestRecord) -> None:
         """Count a request that is over, with its generation."""
-        labels = (record.route, record.outcome.value, record.error_code or "none")
-        self._counters["requests_total"].labels(*labels).inc()
+        self.add("requests_total", 1, record.route, record.outcome.value, record.error_code or "none")
         if record.shed_reason is not None:
-            self._shed[record.shed_reason].inc()
+            self.add("requests_shed_total", 1, record.shed_reason.value)
 
     def count_key_usage(self, record: RequestRecord) -> None:
         """Count the request if its key has a name."""
         if record.key_name is None:
             return
         key = self._key_labels.of(record.key_name)
-        self._counters["key_requests_total"].labels(key, record.outcome.value).inc()
-        self._counters["key_prompt_tokens_total"].labels(key).inc(record.counted_prompt_tokens)
-        self._counters["key_cached_tokens_total"].labels(key).inc(record.cached_tokens)
-        self._counters["key_output_tokens_total"].labels(key).inc(record.output_tokens)
+        self.add("key_requests_total", 1, key, record.outcome.value)
+        self.add("key_prompt_tokens_total", record.counted_prompt_tokens, key)
+        self.add("key_cached_tokens_total", record.cached_tokens, key)
+        self.add("key_output_tokens_total", record.output_tokens, key)
 
     def count_key_refusal(self, name: str, limit: str) -> None:
-        self._counters["key_refusals_total"].labels(self._key_labels.of(name), limit).inc()
-
-    def count_batch_lines(self, outcome: str, num_lines: int) -> None:
-        self._counters["batch_lines_total"].labels(outcome).inc(num_lines)
-
-    def set_batches(self, by_status: Mapping[str, int]) -> None:
-        for status, count in by_status.items():
-            self._gauges["batches"].labels(status).set(count)
-
-    def set_finetuning_jobs(self, by_status: Mapping[str, int]) -> None:
-        for status, count in by_status.items():
-            self._gauges["finetune_jobs"].labels(status).set(count)
-
-    def count_keys_reload(self, outcome: str) -> None:
-        self._reloads[outcome].inc()
-
-
-def _exemplar(trace_id: str | None) -> dict[str, str] | None:
-    return None if trace_id is None else {"trace_id": trace_id}
+        self.add("key_refusals_total", 1, self._key_labels.of(name), limit)
 
 
 def _writer(metric: Metric) -> Callable[[float], None]:

@@ -42,7 +42,7 @@ class PoolingMeter:
 
     def begin(self) -> None:
         """Record that the request is submitted to the engine."""
-        self._metrics.count_tier(self._tier)
+        self._metrics.add("service_tier_requests_total", 1, self._tier)
         if self.record is not None:
             self.record.has_started = True
 
@@ -80,7 +80,7 @@ class PoolingMeter:
 
     def _count_ends(self, ends: Counter[FinishReason] | dict[FinishReason, int]) -> None:
         for reason, count in ends.items():
-            self._metrics.count_pooled(self._task, reason, count)
+            self._metrics.add("pooling_inputs_total", count, self._task, reason)
         self._metrics.observe("e2e_request_latency_seconds", time.monotonic() - self._arrival_s)
         if self.record is not None:
             self.record.note_ends(list(ends))

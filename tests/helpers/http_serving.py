@@ -67,7 +67,7 @@ class Served:
     def closed(self, reason: str) -> float:
         """Connections that were ended for the reason."""
         prefix = f'headrace_http_connections_closed_total{{reason="{reason}"}} '
-        lines = [line for line in self.metrics.render().decode().splitlines() if line.startswith(prefix)]
+        lines = [line for line in self.metrics.scrape("")[0].decode().splitlines() if line.startswith(prefix)]
         return float(lines[0].removeprefix(prefix)) if lines else 0.0
 
     async def connect(self, tls: ssl.SSLContext | None = None) -> Peer:

@@ -168,7 +168,7 @@ class OneEngine:
 
 
 def note_restart(context: "ServerContext", model: "ServedModel", reason: RestartReason) -> None:
-    model.metrics.on_restart(reason)
+    model.metrics.add("engine_restarts_total", 1, reason.value)
     model.live.requests.engine_ended(reason)
     if context.tracing is not None:
         context.tracing.note_restart(reason)

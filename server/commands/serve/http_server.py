@@ -87,7 +87,7 @@ def _protocol(
     """Return the factory of a protocol for each connection."""
 
     def count_closed(reason: CloseReason) -> None:
-        metrics.count_closed_connection(reason.value)
+        metrics.add("http_connections_closed_total", 1, reason.value)
 
     plain = partial(
         Connection,

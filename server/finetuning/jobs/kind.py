@@ -65,7 +65,8 @@ class FinetuningJobs(JobKind[FinetuningRecord]):
         return await asyncio.to_thread(job_ids, self.env.data_dir)
 
     async def update(self, active: Sequence[FinetuningRecord], works: Collection[JobWork[FinetuningRecord]]) -> None:  # noqa: ARG002
-        self.env.metrics.set_finetuning_jobs(await self.env.files.database.run(FINETUNING_JOBS.by_status))
+        by_status = await self.env.files.database.run(FINETUNING_JOBS.by_status)
+        self.env.metrics.set_each("finetune_jobs", by_status)
         if self._reading is not None and self._reading.done():
             reading, self._reading = self._reading, None
             reading.result()

@@ -144,4 +144,4 @@ class ChoiceMeter:
 
     def _observe(self, name: str, value_s: float) -> None:
         if self._is_timed:
-            self._metrics.observe(name, value_s, self._trace_id)
+            self._metrics.observe(name, value_s, trace_id=self._trace_id)

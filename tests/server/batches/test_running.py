@@ -154,7 +154,7 @@ async def test_clients_that_fill_their_queue_are_none_of_a_lines_business() -> N
 async def test_the_times_of_lines_hide_none_of_clients() -> None:
     context = _context(FakeClient(says("Because.")))
     assert (await _run(context, CHAT, BODIES[CHAT])).status_code == 200
-    text = context.metrics.render().decode()
+    text = context.metrics.scrape("")[0].decode()
     for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "request_queue_time"):
         assert f'headrace_{name}_seconds_count{{model_name="{MODEL}"}} 0.0' in text, name
     assert f'headrace_generation_tokens_total{{model_name="{MODEL}"}} {len("Because.")}.0' in text

@@ -28,7 +28,7 @@ def _read(text: str, *, size: int, has_tools: bool = True, is_open: bool = False
     ids = [piece.id for piece in pieces if isinstance(piece, CallPiece) and piece.id is not None]
     assert len(set(ids)) == len(ids)
     plain = [CallPiece(p.index, p.arguments, p.name) if isinstance(p, CallPiece) else p for p in pieces]
-    return join_pieces(plain), metrics.render().decode()
+    return join_pieces(plain), metrics.scrape("")[0].decode()
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])

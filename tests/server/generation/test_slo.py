@@ -114,7 +114,7 @@ async def test_metrics_compare_predictions_with_what_came_of_them() -> None:
     metrics = app.state.context.metrics
     metrics.on_first_token(FirstToken(2.0, 3.0, 1.0), 3.0)
     metrics.on_first_token(FirstToken(0.01, 0.02, 0.01), 5.0)  # a single step, and no wait
-    text = metrics.render().decode()
+    text = metrics.scrape("")[0].decode()
     label = 'model_name="org/tiny"'
     assert f"headrace_predicted_time_to_first_token_seconds_count{{{label}}} 2.0" in text
     assert f"headrace_time_to_first_token_prediction_ratio_sum{{{label}}} 1.5" in text

@@ -50,7 +50,7 @@ class _Odd:
 
 
 def _num_series(app: Any) -> int:
-    text = app.state.context.metrics.render().decode()
+    text = app.state.context.metrics.scrape("")[0].decode()
     return sum(len(family.samples) for family in text_string_to_metric_families(text))
 
 

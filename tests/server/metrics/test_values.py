@@ -32,7 +32,7 @@ def _samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 def _value(metrics: Metrics, name: str, **labels: str) -> float:
     if name not in ("headrace_http_requests_total", "headrace_build_info"):
         labels["model_name"] = MODEL
-    return _samples(metrics.render().decode())[name, tuple(sorted(labels.items()))]
+    return _samples(metrics.scrape("")[0].decode())[name, tuple(sorted(labels.items()))]
 
 
 def _ended(metrics: Metrics) -> list[float]:
@@ -243,7 +243,7 @@ def test_an_engine_that_is_gone_leaves_gauges_at_0_and_counters_alone() -> None:
     metrics = Metrics(MODEL)
     metrics.on_step(StepStats(running=3, blocks_total=8, blocks_used=8, preemptions=4, step_s=0.1, decode_tokens=3))
     metrics.on_step(StepStats())
-    metrics.on_restart(RestartReason.CRASH)
+    metrics.add("engine_restarts_total", 1, RestartReason.CRASH.value)
     assert _value(metrics, "headrace_num_requests_running") == 0
     assert _value(metrics, "headrace_kv_cache_usage_perc") == 0
     assert _value(metrics, "headrace_num_preemptions_total") == 4
@@ -266,7 +266,9 @@ def test_rows_of_experts_are_counted_by_expert() -> None:
 def test_very_many_experts_share_series() -> None:
     metrics = Metrics(MODEL)
     metrics.on_step(StepStats(expert_rows=[1] * 600))
-    series = [labels for name, labels in _samples(metrics.render().decode()) if name == "headrace_expert_rows_total"]
+    series = [
+        labels for name, labels in _samples(metrics.scrape("")[0].decode()) if name == "headrace_expert_rows_total"
+    ]
     assert len(series) == 200
     assert _value(metrics, "headrace_expert_rows_total", expert="597-599") == 3
 
@@ -274,7 +276,7 @@ def test_very_many_experts_share_series() -> None:
 def test_the_table_is_what_is_exported() -> None:
     metrics = Metrics(MODEL)
     metrics.count_http(RequestRecord("id", "GET", metrics.count_request))
-    families = list(text_string_to_metric_families(metrics.render().decode()))
+    families = list(text_string_to_metric_families(metrics.scrape("")[0].decode()))
     exported = {family.name: family.type for family in families if family.name.startswith(PREFIX)}
     assert exported == {_family_name(spec): spec.type.value for spec in METRICS}
     assert {"process_resident_memory_bytes", "python_gc_collections"} <= {family.name for family in families}
@@ -291,7 +293,7 @@ def test_a_gauge_that_comes_back_to_a_value_is_written_again() -> None:
 
 def test_two_servers_in_one_process_have_metrics_of_their_own() -> None:
     one, two = Metrics(MODEL), Metrics(MODEL)
-    one.on_restart(RestartReason.HANG)
+    one.add("engine_restarts_total", 1, RestartReason.HANG.value)
     assert _value(two, "headrace_engine_restarts_total", reason="hang") == 0
 
 

@@ -156,7 +156,7 @@ async def test_an_engine_that_is_not_ready_is_not_awake() -> None:
     app, metrics = _app()
     assert any(sample.name == "vllm:engine_sleep_state" for sample in await _samples(app))
     metrics.set("engine_ready", 0)
-    assert b"engine_sleep_state" not in metrics.render()
+    assert b"engine_sleep_state" not in metrics.scrape("")[0]
 
 
 def test_without_the_option_there_are_our_names_only() -> None:

@@ -32,7 +32,7 @@ def _sums(metrics: Metrics) -> dict[str, float]:
     """Seconds and observations of the histograms of a choice's stretches; those without any left out."""
     samples = {
         sample.name.removeprefix("headrace_") + sample.labels.get("outcome", ""): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(metrics.scrape("")[0].decode())
         for sample in family.samples
         if sample.name.endswith(("_time_seconds_sum", "output_token_seconds_sum"))
     }

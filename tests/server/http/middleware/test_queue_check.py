@@ -44,7 +44,7 @@ async def test_an_early_refusal_is_counted_for_its_route(root_path: str) -> None
     async with RawRequest(app, root_path + CHAT_URL, CHAT, root_path=root_path) as request:
         await request.ended()
     assert request.status == 429
-    metrics = app.state.context.metrics.render().decode()
+    metrics = app.state.context.metrics.scrape("")[0].decode()
     assert 'headrace_http_requests_total{method="POST",route="/v1/chat/completions",status="429"} 1.0' in metrics
 
 
