@@ -3,9 +3,12 @@
 import enum
 import os
 from dataclasses import dataclass
+from functools import partial
 
 from engine.config import option
 from engine.errors import OptionError
+
+_adapters = partial(option, group="Adapters")
 
 
 class FinetuningYield(enum.StrEnum):
@@ -20,13 +23,12 @@ class FinetuningYield(enum.StrEnum):
 class FinetuningJobsConfig:
     """Options of fine-tuning jobs on the server. Raises OptionError if there are more threads than CPUs."""
 
-    finetune_yield: FinetuningYield = option(
+    finetune_yield: FinetuningYield = _adapters(
         FinetuningYield.ALWAYS,
         "How fine-tuning gives way to requests: always (it stops while a request runs or waits), share (it runs at the "
         "system's idle priority) or never.",
-        group="Adapters",
     )
-    finetune_threads: int = option(1, "Threads that a fine-tuning job computes on.", group="Adapters", minimum=1)
+    finetune_threads: int = _adapters(1, "Threads that a fine-tuning job computes on.", minimum=1)
 
     def __post_init__(self) -> None:
         refuse_more_than_cpus("--finetune-threads", self.finetune_threads)

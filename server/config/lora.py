@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 from engine.config import option
 from engine.errors import OptionError
 
 _KEYS = frozenset({"name", "path", "base_model_name"})
+
+_adapters = partial(option, group="Adapters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +25,15 @@ class LoraModule:
 class LoraConfig:
     """Options of LoRA adapters. Raises OptionError for a malformed --lora-modules."""
 
-    lora_modules: tuple[str, ...] = option(
+    lora_modules: tuple[str, ...] = _adapters(
         (),
         "LoRA adapter to serve, as NAME=PATH or as a JSON object with name, path and base_model_name; repeatable, with "
         "--enable-lora.",
-        group="Adapters",
         metavar="NAME=PATH",
     )
-    adapter_dir: str | None = option(
+    adapter_dir: str | None = _adapters(
         None,
         "Folder below which POST /v1/load_lora_adapter may load adapters while the server runs (default: none).",
-        group="Adapters",
         metavar="DIR",
     )
 

@@ -3,9 +3,12 @@ ServerConfig."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from engine.config import EngineConfig, option
+
+_models = partial(option, group="Models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,36 +31,29 @@ class ModelEntry:
 @dataclass(frozen=True, slots=True)
 class ModelsConfig:
     entries: tuple[ModelEntry, ...] = ()  # empty: only the model of EngineConfig
-    load_on_demand: bool = option(
+    load_on_demand: bool = _models(
         False,
         "Load a model when a request asks for it, and unload the least recently used one when memory is short; the "
         "first and pinned ones are loaded at startup.",
-        group="Models",
     )
-    idle_unload: float | None = option(
+    idle_unload: float | None = _models(
         None,
         "Time without a request, such as 90s, 10m or 2h, after which a model is unloaded until its next request "
         "(default: never).",
-        group="Models",
         type="duration",
-        metavar="TIME",
         minimum=1,
     )
-    load_timeout: float = option(
+    load_timeout: float = _models(
         300.0,
         "Time that a request may wait for its model to load, including for its turn; then it gets 503.",
-        group="Models",
         type="duration",
-        metavar="TIME",
         minimum=1,
     )
-    models_memory: int | None = option(
+    models_memory: int | None = _models(
         None,
         "Memory for the weights, KV caches and processes of several models together (default: 80 % of what is free at "
         "startup).",
-        group="Models",
         type="bytes",
-        metavar="SIZE",
         minimum=1,
     )
 

@@ -4,6 +4,7 @@ import enum
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from engine.config import option
 from engine.errors import OptionError
@@ -12,6 +13,8 @@ ANY_PROXY = "*"
 UNIX_PROXY = "unix"  # all processes that connect to the Unix socket
 
 _MODE = re.compile(r"0?[0-7]{3}")
+
+_network = partial(option, group="Network")
 
 
 class CertReqs(enum.StrEnum):
@@ -30,47 +33,37 @@ class CertReqs(enum.StrEnum):
 class NetworkConfig:
     """Options of the network. Raises OptionError for options that contradict each other."""
 
-    uds: str | None = option(
-        None, "Unix socket to listen on, in place of --host and --port.", group="Network", metavar="PATH"
+    uds: str | None = _network(None, "Unix socket to listen on, in place of --host and --port.", metavar="PATH")
+    uds_mode: str = _network("600", "Permissions of the socket, in octal.", metavar="MODE")
+    ssl_certfile: str | None = _network(
+        None, "PEM file with the certificate and its intermediates; the server then speaks HTTPS only.", metavar="FILE"
     )
-    uds_mode: str = option("600", "Permissions of the socket, in octal.", group="Network", metavar="MODE")
-    ssl_certfile: str | None = option(
-        None,
-        "PEM file with the certificate and its intermediates; the server then speaks HTTPS only.",
-        group="Network",
-        metavar="FILE",
+    ssl_keyfile: str | None = _network(
+        None, "PEM file with the private key (default: in --ssl-certfile).", metavar="FILE"
     )
-    ssl_keyfile: str | None = option(
-        None, "PEM file with the private key (default: in --ssl-certfile).", group="Network", metavar="FILE"
+    ssl_keyfile_password: str | None = _network(
+        None, "Password of the private key; better in HEADRACE_SSL_KEYFILE_PASSWORD."
     )
-    ssl_keyfile_password: str | None = option(
-        None, "Password of the private key; better in HEADRACE_SSL_KEYFILE_PASSWORD.", group="Network"
+    ssl_ca_certs: str | None = _network(
+        None, "PEM file with the authorities that sign clients' certificates.", metavar="FILE"
     )
-    ssl_ca_certs: str | None = option(
-        None, "PEM file with the authorities that sign clients' certificates.", group="Network", metavar="FILE"
-    )
-    ssl_cert_reqs: CertReqs | None = option(
+    ssl_cert_reqs: CertReqs | None = _network(
         None,
         "Whether clients need a certificate signed by --ssl-ca-certs; also 0, 1 or 2 (default: required with "
         "--ssl-ca-certs).",
-        group="Network",
     )
-    enable_ssl_refresh: bool = option(
-        True, "Reload these files when they change; SIGHUP reloads them too.", group="Network"
-    )
-    forwarded_allow_ips: tuple[str, ...] = option(
+    enable_ssl_refresh: bool = _network(True, "Reload these files when they change; SIGHUP reloads them too.")
+    forwarded_allow_ips: tuple[str, ...] = _network(
         (),
         "Proxy whose X-Forwarded-For and X-Forwarded-Proto are trusted: an address, a network, 'unix' for --uds, or "
         "*; repeatable (default: none).",
-        group="Network",
         metavar="IP",
     )
 
-    allowed_hosts: tuple[str, ...] = option(
+    allowed_hosts: tuple[str, ...] = _network(
         (),
         "Host name that requests from this machine may use for a server without keys, besides localhost and the "
         "machine's own; others are refused, against DNS rebinding; repeatable (default: none).",
-        group="Network",
         metavar="NAME",
     )
 

@@ -172,16 +172,17 @@ def _option_of(field: "dataclasses.Field[Any]", hint: Any) -> Option:
         is_size=field.metadata.get("type") == "bytes",
         is_duration=field.metadata.get("type") == "duration",
         default=field.default,
-        metavar=field.metadata.get("metavar") or _metavar_of(field.name, kind),
+        metavar=field.metadata.get("metavar") or _metavar_of(field, kind),
         minimum=field.metadata.get("minimum"),
         maximum=field.metadata.get("maximum"),
     )
 
 
-def _metavar_of(name: str, kind: type) -> str:
+def _metavar_of(field: "dataclasses.Field[Any]", kind: type) -> str:
     if issubclass(kind, enum.Enum):
         return "{" + ",".join(str(member.value) for member in kind) + "}"
-    return "N" if kind in (int, float) else name.rpartition("_")[2].upper()
+    of_number = {"bytes": "SIZE", "duration": "TIME"}.get(field.metadata.get("type"), "N")
+    return of_number if kind in (int, float) else field.name.rpartition("_")[2].upper()
 
 
 OPTIONS: Mapping[str, Option] = {
