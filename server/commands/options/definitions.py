@@ -181,7 +181,7 @@ def _option_of(field: "dataclasses.Field[Any]", hint: Any) -> Option:
 def _metavar_of(field: "dataclasses.Field[Any]", kind: type) -> str:
     if issubclass(kind, enum.Enum):
         return "{" + ",".join(str(member.value) for member in kind) + "}"
-    of_number = {"bytes": "SIZE", "duration": "TIME"}.get(field.metadata.get("type"), "N")
+    of_number = {"bytes": "SIZE", "duration": "TIME"}.get(str(field.metadata.get("type")), "N")
     return of_number if kind in (int, float) else field.name.rpartition("_")[2].upper()
 
 
