@@ -7,6 +7,7 @@ import contextlib
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -119,12 +120,10 @@ def disk_of(data_dir: str | None) -> Disk:
     return TemporaryDisk() if data_dir is None else FolderDisk(Path(data_dir) / "files")
 
 
-class _opened(contextlib.AbstractContextManager[int]):  # lower case, as contextlib's own
-    def __init__(self, path: Path, flags: int) -> None:
-        self._file = os.open(path, flags | os.O_CLOEXEC)
-
-    def __enter__(self) -> int:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    file = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from sqlite3 import Connection
 from typing import Any
 
@@ -31,7 +31,7 @@ class FilePage:
 def insert(connection: Connection, file: File) -> None:
     connection.execute(
         f"INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (file.id, file.owner, file.purpose, file.filename, file.bytes, file.created_s, file.expires_s),
+        astuple(file),
     )
 
 
@@ -55,8 +55,8 @@ def files_page(
     is_ascending: bool,
 ) -> FilePage | None:
     """Return up to `limit` of the owner's files behind the one with the id `after`; None if there is no such file."""
-    where, given = "owner = ? AND (expires_s IS NULL OR expires_s > ?)", [owner, now_s]
-    values: list[Any] = [*given]
+    where = "owner = ? AND (expires_s IS NULL OR expires_s > ?)"
+    values: list[Any] = [owner, now_s]
     if purpose is not None:
         where, values = f"{where} AND purpose = ?", [*values, purpose]
     if after is not None:
@@ -138,10 +138,7 @@ class UploadPart:
 def insert_upload(connection: Connection, upload: PartedUpload) -> None:
     connection.execute(
         f"INSERT INTO uploads ({_UPLOAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(upload.id, upload.owner, upload.purpose, upload.filename, upload.bytes, upload.created_s),
-            *(upload.expires_s, upload.file_expires_after_s, upload.status.value),
-        ),
+        astuple(upload),
     )
 
 

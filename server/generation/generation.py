@@ -53,7 +53,7 @@ class Generation:
         self._predicted: FirstToken | None = None
         self._beams: BeamRequests | None = None
         if params.beams is not None:
-            self._beams = BeamRequests(model.client, model.metrics, params, params.beams)
+            self._beams = BeamRequests(model, params, params.beams)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -159,14 +159,13 @@ class Generation:
         return self
 
     def _submit_choices(self) -> None:
-        client = self._model.client
         num_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
-        client.check_capacity(len(self._choices), num_tokens, self._params.terms.service_class)
+        self._model.client.check_capacity(len(self._choices), num_tokens, self._params.terms.service_class)
         group = uuid.uuid4().hex
         for choice in self._choices:  # no await in this loop, so the capacity just checked is still free
             request = engine_request(self._params, choice.index, f"{group}-{choice.index}")
             shared = 0 if choice.index % self._params.n else None  # the first choice computes the prompt for all
-            self._streams.append(client.submit(request, num_new_tokens=shared))
+            self._streams.append(self._model.submit(request, num_new_tokens=shared))
             if self._record is not None:
                 self._record.sequence_ids.append(request.id)
 

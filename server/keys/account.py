@@ -27,15 +27,13 @@ class Limit(enum.StrEnum):
     BUDGET = "budget"
 
 
+@dataclass(eq=False, slots=True)
 class TokenReservation:
     """Tokens that one request reserves from its start to its end."""
 
-    __slots__ = ("hold", "is_open", "num_tokens")
-
-    def __init__(self, num_tokens: int, hold: Hold | None) -> None:
-        self.num_tokens = num_tokens
-        self.hold = hold
-        self.is_open = True
+    num_tokens: int
+    hold: Hold | None
+    is_open: bool = True
 
 
 @dataclass(slots=True)
@@ -128,10 +126,8 @@ class Account:
             wanted = max(least, min(wanted, self._max_reservation()))
         self._check_budget(wanted)
         hold = None
-        if self.tokens is not None:
-            hold = self.tokens.hold(wanted)
-            if hold is None:
-                raise self._tokens_refused(self.tokens, wanted)
+        if self.tokens is not None and (hold := self.tokens.hold(wanted)) is None:
+            raise self._tokens_refused(self.tokens, wanted)
         self.num_open += 1
         self._own_reserved += wanted
         self.reserved.num_tokens += wanted

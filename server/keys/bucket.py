@@ -6,18 +6,17 @@ capacity and the minute's own amount is used, however long amounts were held.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 _MINUTE_S = 60.0
 
 
+@dataclass(eq=False, slots=True)
 class Hold:
     """An amount that was taken before it is known how much of it is used."""
 
-    __slots__ = ("amount", "peak")
-
-    def __init__(self, amount: float, peak: float) -> None:
-        self.amount = amount
-        self.peak = peak  # the highest level since it was taken
+    amount: float
+    peak: float  # the highest level since it was taken
 
 
 class TokenBucket:

@@ -28,13 +28,6 @@ class _FinishedRequest(NamedTuple):
     facts: RequestFacts
 
 
-class FoundStory(NamedTuple):
-    """The story of a request, with the time by which the newest is chosen."""
-
-    arrival_s: float  # time.monotonic()
-    story: RequestStory
-
-
 class RequestTable:
     """The open generations, and the last requests that are over. Refused requests, which cost a client nothing, are
     kept apart, so that they displace no others."""
@@ -81,10 +74,10 @@ class RequestTable:
         records = [record for live in self._open.values() if (record := live.record) is not None]
         self._stories.engine_ended(time.monotonic(), reason, chain.from_iterable(each.sequence_ids for each in records))
 
-    def find(self, name: str) -> FoundStory | None:
+    def find(self, name: str) -> RequestStory | None:
         """Return the story of the newest request with this id, which may be the request's or its answer's."""
         newest = max(self._with_id(name), key=lambda each: each[1].arrival_s, default=None)
-        return None if newest is None else FoundStory(newest[1].arrival_s, self._stories.story_of(*newest))
+        return None if newest is None else self._stories.story_of(*newest)
 
     def _with_id(self, name: str) -> Iterator[tuple[LiveRequest, RequestFacts]]:
         for live in self._open.values():
@@ -111,10 +104,8 @@ class RequestTable:
 
     def recent(self) -> list[LiveRequest]:
         """Return the requests that are over, newest first."""
-        return [kept.request for kept in self._newest_first()]
-
-    def _newest_first(self) -> list[_FinishedRequest]:
-        return list(heapq.merge(self._ended, self._refused, key=lambda kept: kept.ended_s, reverse=True))
+        merged = heapq.merge(self._ended, self._refused, key=lambda kept: kept.ended_s, reverse=True)
+        return [kept.request for kept in merged]
 
     def latencies(self, now_ms: float, window_s: float = 300.0) -> "Latencies":
         """Return the latencies of the requests that ended within the window."""

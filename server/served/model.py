@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from engine.client.interface import EngineClient, EngineState
+import msgspec
+
+from engine.client.interface import EngineClient, EngineState, RequestStream
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable
-from engine.protocol import EngineInfo, TokenizerInfo
+from engine.protocol import AdapterRef, EngineInfo, EngineRequest, TokenizerInfo
 from server.config.server import ServerConfig
 from server.drain import Drain
 from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.served.adapter import AdapterClient, ServedAdapter
+from server.served.adapter import ServedAdapter
 from server.served.arrivals import Arrivals
 from server.served.loadable_model import LoadableModel, ModelState
 from server.served.model_loader import ModelLoader
@@ -46,7 +48,7 @@ class _Shared:
 @dataclass(slots=True)
 class ServedModel:
     """A served model. A request gets one when its `model` is read, and uses no other. With `adapter` it is a view of
-    the adapter's base model: it has the adapter's name, and its client submits requests with that adapter."""
+    the adapter's base model: it has the adapter's name, and submits requests with that adapter."""
 
     names: tuple[str, ...]  # in requests; the first is canonical
     root: str  # MODEL as typed
@@ -64,6 +66,8 @@ class ServedModel:
     loader: ModelLoader | None = None  # None: the model is loaded at the start, and stays loaded
     has_adapters: bool = False  # whether adapters can be served (--enable-lora)
     adapter: ServedAdapter | None = None
+    _adapter_version: Callable[[], ServedAdapter] | None = None  # returns the current one
+    _adapter_ref: AdapterRef | None = None  # of the version in the view's first request to the engine
     _shared: _Shared = field(default_factory=_Shared)
 
     @property
@@ -76,23 +80,28 @@ class ServedModel:
         return self.name if self.adapter is None else self.adapter.base_name
 
     def with_adapter(self, adapter: ServedAdapter, current: Callable[[], ServedAdapter]) -> "ServedModel":
-        """Return the view of this model that requests for the adapter use. current: as in AdapterClient."""
+        """Return the view of this model for one request with the adapter. current: returns the adapter's current
+        version; raises ModelNotFound if the adapter is no longer served."""
         return replace(
             self,
             names=(adapter.name,),
             root=adapter.path,
-            client=AdapterClient(self.client, current),
             adapter=adapter,
+            _adapter_version=current,
         )
+
+    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
+        """Submit a request to the engine, as EngineClient.submit does. All that a view submits uses the version of its
+        adapter that was current at the first submission; if there is none, this raises ModelNotFound."""
+        if self._adapter_version is not None:
+            self._adapter_ref = self._adapter_ref or self._adapter_version().ref
+            request = msgspec.structs.replace(request, adapter=self._adapter_ref)
+        return self.client.submit(request, num_new_tokens=num_new_tokens)
 
     @property
     def num_preparing(self) -> int:
         """Number of requests that are being rendered and tokenized, before the engine has them."""
         return self._shared.num_preparing
-
-    @num_preparing.setter
-    def num_preparing(self, number: int) -> None:
-        self._shared.num_preparing = number
 
     @property
     def visible_names(self) -> tuple[str, ...]:
@@ -190,11 +199,11 @@ class ServedModel:
     def preparing(self) -> Iterator[None]:
         """Count a request in `num_preparing` within the context."""
         self.arrivals.notify()
-        self.num_preparing += 1
+        self._shared.num_preparing += 1
         try:
             yield
         finally:
-            self.num_preparing -= 1
+            self._shared.num_preparing -= 1
 
     @contextlib.asynccontextmanager
     async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:

@@ -170,7 +170,7 @@ class ServedModels:
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
             raise request_not_known(request_id)
-        return max(found, key=lambda each: each.arrival_s).story
+        return max(found, key=lambda story: story.request.began_ms)
 
     def get_or_default(self, name: str | None) -> ServedModel:
         """Return the model, or the base model of the adapter, with this name, and the first model if there is none."""

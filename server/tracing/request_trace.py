@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
@@ -34,10 +33,6 @@ class Restart:
 
     at_s: float  # time.monotonic()
     reason: RestartReason
-
-    @classmethod
-    def now(cls, reason: RestartReason) -> Self:
-        return cls(time.monotonic(), reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -68,7 +69,7 @@ class Tracing:
 
     def note_restart(self, reason: RestartReason) -> None:
         """Note that the engine process is being restarted, which affects every request that has not ended."""
-        self._restarts.append(Restart.now(reason))
+        self._restarts.append(Restart(time.monotonic(), reason))
 
     def close(self, timeout_s: float) -> None:
         """Send waiting spans, for at most `timeout_s`; spans that the collector has not accepted by then are lost."""

@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from engine.client.interface import EngineClient, RequestStream
+from engine.client.interface import RequestStream
 from engine.errors import QueueFull
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from server.generation.beams.search import Beam, BeamOptions, BeamSearch, FinishedBeam
 from server.generation.params.generation_params import GenerationParams
-from server.metrics.values import Metrics
+from server.served.model import ServedModel
 
 _RETRY_S = 0.02  # between two attempts while the queue is full
 
@@ -32,9 +32,8 @@ class _Ended(Exception):
 class BeamRequests:
     """The searches of one request, one for each prompt."""
 
-    def __init__(self, client: EngineClient, metrics: Metrics, params: GenerationParams, options: BeamOptions) -> None:
-        self._client = client
-        self._metrics = metrics
+    def __init__(self, model: ServedModel, params: GenerationParams, options: BeamOptions) -> None:
+        self._model = model
         self._params = params
         self._options = options
         self._group = uuid.uuid4().hex
@@ -46,7 +45,9 @@ class BeamRequests:
         """Raise QueueFull or EngineUnavailable unless the engine could take a step of all searches now."""
         prompts = self._params.prompts
         num_tokens = sum(len(prompt.ids) for prompt in prompts)
-        self._client.check_capacity(self._options.width * len(prompts), num_tokens, self._params.terms.service_class)
+        self._model.client.check_capacity(
+            self._options.width * len(prompts), num_tokens, self._params.terms.service_class
+        )
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         """Yield one terminal output for each choice: the best beams of each prompt, best first. Raises as the streams
@@ -88,7 +89,7 @@ class BeamRequests:
             search.advance([_continuations(output) for output in outputs])
         assert first is not None
         chosen = search.finished[: self._params.n]
-        self._metrics.on_discarded(max(0, num_sampled - sum(each.beam.length for each in chosen)))
+        self._model.metrics.on_discarded(max(0, num_sampled - sum(each.beam.length for each in chosen)))
         return [self._output(each, first, is_timeout=timeout is not None) for each in chosen]
 
     async def _step(self, requests: list[EngineRequest], *, is_first: bool) -> list[RequestOutput]:
@@ -105,7 +106,7 @@ class BeamRequests:
         """Submit a request. While the queue is full, a search that has started waits, as a running sequence does."""
         while True:
             try:
-                return self._client.submit(request, num_new_tokens=num_new_tokens)
+                return self._model.submit(request, num_new_tokens=num_new_tokens)
             except QueueFull:
                 await asyncio.sleep(_RETRY_S)
 

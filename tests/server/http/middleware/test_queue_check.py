@@ -73,7 +73,7 @@ async def test_a_queue_that_is_full_by_now_refuses_before_the_prompt_is_made(
     request.truncate_body()
     async with request:
         await asyncio.sleep(0)
-        context.models.default.num_preparing = client.capacity  # after the first look, before the body has come
+        context.models.default._shared.num_preparing = client.capacity  # after the first look, before the body has come
         request.complete_body()
         await request.ended()
     assert request.status == 429
