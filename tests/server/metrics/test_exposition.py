@@ -80,7 +80,7 @@ async def test_openmetrics_is_valid_and_has_the_same_samples() -> None:
 
 async def test_histograms_have_the_traces_that_were_seen_as_exemplars() -> None:
     app, metrics = await _used()
-    metrics.observe("time_to_first_token_seconds", 0.03, TRACE_ID)
+    metrics.observe("time_to_first_token_seconds", 0.03, trace_id=TRACE_ID)
     async with http(app) as api:
         text = (await api.get("/metrics")).text
         openmetrics = (await api.get("/metrics", headers={"accept": OPENMETRICS})).text

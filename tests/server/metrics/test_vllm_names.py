@@ -160,4 +160,4 @@ async def test_an_engine_that_is_not_ready_is_not_awake() -> None:
 
 
 def test_without_the_option_there_are_our_names_only() -> None:
-    assert b"vllm:" not in Metrics(MODEL).render()
+    assert b"vllm:" not in Metrics(MODEL).scrape("")[0]

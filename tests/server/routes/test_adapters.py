@@ -299,7 +299,7 @@ def test_metrics_tell_which_adapters_run_and_wait_in_one_series() -> None:
     running = AdapterStats(running=["x", "y"], waiting=["z"], slots_total=4, slots_used=2, slots_cached=1, fill_s=[0.1])
     metrics.on_step(StepStats(adapters=running))
     metrics.on_step(StepStats(adapters=AdapterStats(running=["z"], slots_total=4, slots_used=1, evictions=1)))
-    text = metrics.scrape("")[0].decode() + metrics.scrape("")[0].decode()
+    text = metrics.scrape("")[0].decode()
     info = [line for line in text.splitlines() if line.startswith("headrace_lora_requests_info{")]
     assert len(set(info)) == 1
     assert 'running_lora_adapters="z",waiting_lora_adapters=""' in info[0]
