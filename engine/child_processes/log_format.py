@@ -28,7 +28,11 @@ class LogFormat(enum.StrEnum):
 
 
 def configure_logging(level: str, form: LogFormat) -> None:
-    """Write the root logger's lines to stderr. level: as in the option --log-level, such as "info"."""
+    """Write the root logger's lines to stderr, also in processes that this one starts from now on.
+
+    level: as in the option --log-level, such as "info".
+    """
+    os.environ[FORM_VARIABLE] = form
     handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter(_TEXT))
     logging.basicConfig(handlers=[handler], force=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
+from engine.child_processes.log_format import configure_logging
 from engine.command_io.stage_bars import StageBars
 from engine.command_io.stage_lines import StageLines
 from engine.config import EngineConfig
@@ -71,7 +71,6 @@ def run(argv: Sequence[str]) -> int:
     namespace = _parsed(argv)
     server, engine = _configs(namespace)
     configure_logging(server.log_level, server.log_format)
-    os.environ[FORM_VARIABLE] = server.log_format  # the engine process inherits it
     with contextlib.ExitStack() as stack:
         templates = stack.enter_context(contextlib.closing(TemplateProcesses()))
         load_chat_template(server.chat_template, None, {}, frozenset(), templates)  # to report an error now

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from engine.child_processes.allocator import return_large_buffers
 from engine.child_processes.fault_plan import VARIABLE, FaultPlan
-from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
+from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.commands.serve.activity_log import ActivityLog
@@ -57,7 +57,7 @@ def serve(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     began_s = time.monotonic()
     check_paths(server_config, engine_config)
     return_large_buffers()
-    _configure_logging(server_config)
+    configure_logging(server_config.log_level, server_config.log_format)
     if server_config.api_keys_file is not None:
         read_keys(Path(server_config.api_keys_file))  # to report an error now, not after loading
     server_config = replace(server_config, max_connections=allow_open_files(server_config.max_connections))
@@ -67,11 +67,6 @@ def serve(server_config: ServerConfig, engine_config: EngineConfig) -> int:
         load_chat_template(server_config.chat_template, None, {}, frozenset(), templates)  # likewise
         with listening(server_config) as sock, open_store(server_config, faults) as store:
             return asyncio.run(_serve(sock, store, templates, server_config, engine_config, certificates, began_s))
-
-
-def _configure_logging(config: ServerConfig) -> None:
-    configure_logging(config.log_level, config.log_format)
-    os.environ[FORM_VARIABLE] = config.log_format  # the engine process inherits it
 
 
 async def _serve(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.child_processes.log_format import LogFormat, configure_logging, with_fields
+from engine.child_processes.log_format import FORM_VARIABLE, LogFormat, configure_logging, with_fields
 
 pytestmark = pytest.mark.fast
 
@@ -16,7 +16,8 @@ logger = logging.getLogger("test.log")
 
 
 @pytest.fixture(autouse=True)
-def _root_as_before() -> Iterator[None]:
+def _root_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(FORM_VARIABLE, "text")
     root = logging.getLogger()
     handlers = root.handlers[:]
     levels = {logging.getLogger(name): logging.getLogger(name).level for name in (None, "uvicorn", "httpx")}
