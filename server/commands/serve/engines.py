@@ -1,6 +1,5 @@
 """OneEngine: the engine of a server with one model; Engines: the engines of a server, during its life."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -54,18 +53,34 @@ class Engines(Protocol):
 
 
 def engine_client(
-    server: ServerConfig, config: EngineConfig, metrics: Metrics, callbacks: EngineCallbacks
+    server: ServerConfig,
+    config: EngineConfig,
+    metrics: Metrics,
+    model: "Callable[[], ServedModel]",
+    on_loading: Callable[[Loading], None],
+    on_restart: Callable[[RestartReason], None],
 ) -> ProcessClient:
-    """Return a client, not yet started, that reports to `metrics`. callbacks: called in addition to those that
-    count."""
+    """Return a client, not yet started, that reports to `metrics` and to the served model. model: not called before the
+    engine process has sent its tokenizer."""
+
+    def on_step(stats: StepStats) -> None:
+        metrics.on_step(stats)
+        model().live.on_step(stats)
+
+    def on_tokenizer(info: TokenizerInfo) -> None:
+        model().start_text_model(info)
+
     return ProcessClient(
         config,
         max_num_waiting=server.max_num_waiting,
         max_num_waiting_tokens=server.max_num_waiting_tokens,
         max_num_batch_requests=server.max_num_batch_requests,
         hang_timeout_s=server.engine_hang_timeout,
-        callbacks=dataclasses.replace(
-            callbacks,
+        callbacks=EngineCallbacks(
+            on_step=on_step,
+            on_loading=on_loading,
+            on_tokenizer=on_tokenizer,
+            on_restart=on_restart,
             on_discarded=metrics.on_discarded,
             on_first_token=metrics.on_first_token,
             on_process=metrics.on_process,
@@ -107,17 +122,10 @@ class OneEngine:
     def __init__(self, name: str, server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> None:
         self.context: ServerContext | None = None
         self.label = engine.model
-        self._metrics = metrics
         self._display = loading_display(server.log_format)
         self._times = StartupTimes(began_s, metrics.on_startup_phase)
         self._is_first = True  # until the engine is restarted
-        callbacks = EngineCallbacks(
-            on_step=self._on_step,
-            on_loading=self._on_loading,
-            on_tokenizer=self._on_tokenizer,
-            on_restart=self._on_restart,
-        )
-        self._client = engine_client(server, engine, metrics, callbacks)
+        self._client = engine_client(server, engine, metrics, lambda: self._model, self._on_loading, self._on_restart)
         self.clients: Mapping[str, EngineClient] = {name: self._client}
 
     async def start(self) -> None:
@@ -153,13 +161,6 @@ class OneEngine:
         self._display.show(loading)
         if self._is_first:
             self._times.show(loading)
-
-    def _on_step(self, stats: StepStats) -> None:
-        self._metrics.on_step(stats)
-        self._model.live.on_step(stats)
-
-    def _on_tokenizer(self, info: TokenizerInfo) -> None:
-        self._model.start_text_model(info)
 
     def _on_restart(self, reason: RestartReason) -> None:
         self._is_first = False

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.child_processes.environment import compute_environment
-from engine.client.interface import EngineCallbacks, EngineClient, RestartReason
+from engine.client.interface import EngineClient, RestartReason
 from engine.client.process_client import ProcessClient
 from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.config import EngineConfig
 from engine.errors import HeadraceError, OptionError, StartupError
-from engine.protocol import Loading, StepStats, TokenizerInfo
+from engine.protocol import Loading
 from server.commands.options.definitions import OPTIONS
 from server.commands.serve.engines import Engines, OneEngine, engine_client, note_restart
 from server.commands.serve.loading_display import loading_display
@@ -152,24 +152,14 @@ class SeveralEngines:
     def _make_engine(self, entry: ModelEntry, model: "ServedModel", kv_bytes: int | None) -> ProcessClient:
         config = dataclasses.replace(entry.engine, kv_cache_memory_bytes=kv_bytes) if kv_bytes else entry.engine
 
-        def on_step(stats: StepStats) -> None:
-            model.metrics.on_step(stats)
-            model.live.on_step(stats)
-
         def on_loading(loading: Loading) -> None:
             self._display.show(Loading(f"{entry.name}: {loading.stage}", loading.done, loading.total, loading.unit))
-
-        def on_tokenizer(info: TokenizerInfo) -> None:
-            model.start_text_model(info)
 
         def on_restart(reason: RestartReason) -> None:
             assert self.context is not None
             note_restart(self.context, model, reason)
 
-        callbacks = EngineCallbacks(
-            on_step=on_step, on_loading=on_loading, on_tokenizer=on_tokenizer, on_restart=on_restart
-        )
-        return engine_client(model.config, config, model.metrics, callbacks)
+        return engine_client(model.config, config, model.metrics, lambda: model, on_loading, on_restart)
 
     async def _load_first(self, loader: ModelLoader) -> None:
         """Load the models that are loaded at the start, one after the other. Raises StartupError if none can be
