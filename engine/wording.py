@@ -10,6 +10,11 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def gib(num_bytes: float) -> str:
+    """Return a number of bytes as '1.25 GiB'."""
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
 def quote(value: object) -> str:
     """Return a value as JSON spells it, shortened."""
     match value:

@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.commands.child_process import run_module
 from server.commands.options.arguments import Parser, action_examples, add_options, build_config
-from server.commands.options.definitions import OPTIONS, Option, options_of
+from server.commands.options.definitions import OPTIONS, options_of
 from server.commands.options.sources import options_file, resolve_options
 from server.loadtest.config import LoadConfig, StartupConfig
 
@@ -53,7 +53,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
     """Run a benchmark of the engine, in a process of its own (startup: in many)."""
-    flags = {option.name: getattr(namespace, option.name) for option in _engine_options() if option.name in namespace}
+    given = vars(namespace)
+    flags = {option.name: given[option.name] for option in options_of(EngineConfig) if option.name in given}
     if namespace.positional_model is not None:
         if "model" in flags:
             raise OptionError(f"the model is given twice: {namespace.positional_model} and --model {flags['model']}")
@@ -68,10 +69,6 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
 def _config_class(benchmark: str) -> type[Any]:
     own = {"serve": LoadConfig, "startup": StartupConfig}
     return own[benchmark] if benchmark in own else BENCH_CONFIGS[benchmark]
-
-
-def _engine_options() -> list[Option]:
-    return [OPTIONS[option.name] for option in options_of(EngineConfig)]
 
 
 def bench_parser() -> argparse.ArgumentParser:
@@ -95,5 +92,5 @@ def bench_parser() -> argparse.ArgumentParser:
             benchmark.add_argument("--config", metavar="FILE", help="YAML file of options, as for headrace serve.")
         add_options(benchmark, options_of(_config_class(name)), many="extend")
         if takes_model:
-            add_options(benchmark, _engine_options(), many="append")
+            add_options(benchmark, options_of(EngineConfig), many="append")
     return parser

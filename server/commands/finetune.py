@@ -16,7 +16,7 @@ from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import run_module
 from server.commands.options.arguments import Parser, add_options, build_config
-from server.commands.options.definitions import OPTIONS, Option, options_of
+from server.commands.options.definitions import OPTIONS, options_of
 from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
 from server.finetuning.jobs.requested_grader import check_samples
@@ -116,10 +116,6 @@ def _write(
         raise StartupError(f"the file cannot be trained on:{shown}{more}") from None
 
 
-def _model_options() -> list[Option]:
-    return [OPTIONS[name] for name in MODEL_OPTIONS]
-
-
 def finetune_parser() -> Parser:
     parser = Parser(
         prog="headrace finetune",
@@ -132,5 +128,5 @@ def finetune_parser() -> Parser:
         "train", nargs="?", metavar="TRAIN.jsonl", help="Examples, one per line; see docs/fine-tuning.md."
     )
     add_options(parser, options_of(TrainingConfig), many="extend")
-    add_options(parser, _model_options(), many="append")
+    add_options(parser, [OPTIONS[name] for name in MODEL_OPTIONS], many="append")
     return parser

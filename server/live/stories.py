@@ -118,11 +118,9 @@ def _merged(moments: list[Moment]) -> list[Moment]:
 
 
 def _joined(first: Moment, second: Moment) -> Moment:
-    return Moment(
-        what=MomentKind.COMPUTED,
-        at_s=second.at_s,
+    return msgspec.structs.replace(
+        second,
         num_tokens=first.num_tokens + second.num_tokens,
-        num_left=second.num_left,
         num_steps=first.num_steps + second.num_steps,
         step_s=first.step_s + second.step_s,
     )

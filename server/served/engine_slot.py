@@ -32,9 +32,6 @@ class EngineSlot:
         self._was_emptied = False  # before that, the slot counts as loading
         self._log_level: str | None = None  # set by an operator
 
-    def fill(self, engine: EngineClient) -> None:
-        self.engine = engine
-
     def engine_is_ready(self) -> None:
         """Pass on the log level that was set before the engine was ready."""
         if self.engine is not None and self._log_level is not None:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from engine.command_io.weighing import Weighed
 from engine.errors import StartupError
+from engine.wording import gib
 from server.config.models import ModelEntry
 
 PROCESS_BYTES = 512 << 20  # of an engine process without weights and KV cache: libraries, buffers of a step
 _FREE_SHARE = 0.8  # of the free memory at the start; the rest is for this process, the system and its cache
 _KV_SHARE = 0.4  # of what the weights leave, for KV caches; as an engine chooses that is alone
 _CPU_KV_LIMIT_BYTES = 4 << 30
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ def _check(
     if needed <= limit:
         return
     parts = "; ".join(
-        f"{need.name}: {_gib(need.weighed.weight_bytes)} of weights + {_gib(need.least_kv_bytes)} of KV cache + "
-        f"{_adapters(need)}{_gib(PROCESS_BYTES)} for its process"
+        f"{need.name}: {gib(need.weighed.weight_bytes)} of weights + {gib(need.least_kv_bytes)} of KV cache + "
+        f"{_adapters(need)}{gib(PROCESS_BYTES)} for its process"
         for need in counted
     )
     limited = "--models-memory" if is_given else f"{_FREE_SHARE:.0%} of what is free"
@@ -134,14 +134,10 @@ def _check(
     if any(need.weighed.adapter_bytes for need in counted):
         remedy += ", or fewer or smaller adapters (max-lora-rank, max-loras, max-cpu-loras)"
     raise StartupError(
-        f"the models need {_gib(needed)} together and may have {_gib(limit)} ({limited}): {parts}; {remedy}"
+        f"the models need {gib(needed)} together and may have {gib(limit)} ({limited}): {parts}; {remedy}"
     )
 
 
 def _adapters(need: MemoryNeed) -> str:
     num_bytes = need.weighed.adapter_bytes
-    return f"{_gib(num_bytes)} for adapters + " if num_bytes else ""
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / _GIB:.2f} GiB"
+    return f"{gib(num_bytes)} for adapters + " if num_bytes else ""

@@ -77,12 +77,7 @@ class ModelLoader:
         Raises QueueFull, ModelNotLoaded if the load takes longer than --load-timeout, EngineUnavailable, and
         EngineStopped.
         """
-        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def notify() -> None:
-            if not admitted.done():  # it is if the request was canceled
-                admitted.set_result(None)
-
+        admitted, notify = _notice()
         waiter = self._policy.acquire(name, notify, is_batch=is_batch)
         self._set_timer()
         try:
@@ -130,12 +125,7 @@ class ModelLoader:
         await self._wait_for(partial(self._policy.request_unload, name))
 
     async def _wait_for(self, start: Callable[[Callable[[], None]], OperatorRequest]) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def notify() -> None:
-            if not done.done():  # it is if the operator's request was canceled
-                done.set_result(None)
-
+        done, notify = _notice()
         request = start(notify)
         self._set_timer()
         await done
@@ -147,7 +137,7 @@ class ModelLoader:
     def start_load(self, name: str) -> None:
         managed = self._engines[name]
         managed.engine = engine = managed.make_engine()
-        managed.slot.fill(engine)
+        managed.slot.engine = engine
         logger.info("loading the model %s", name)
         managed.task = asyncio.create_task(self._run(name, managed, engine), name=f"model {name}")
 
@@ -230,6 +220,17 @@ class ModelLoader:
             if managed.task is not None:
                 managed.task.cancel()
                 await asyncio.gather(managed.task, return_exceptions=True)
+
+
+def _notice() -> tuple[asyncio.Future[None], Callable[[], None]]:
+    """Return a future for a request, and the function that completes it."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def notify() -> None:
+        if not future.done():  # it is if the request was canceled
+            future.set_result(None)
+
+    return future, notify
 
 
 async def _stop(name: str, engine: StartableEngine) -> None:

@@ -32,7 +32,8 @@ class SpanGate(SpanExporter):
         self._has_failed = False
         self._logged_s = -_LOG_INTERVAL_S
         self._reasons = _FirstMessage()
-        _redirect(logging.getLogger("opentelemetry.exporter"), self._reasons)
+        library = logging.getLogger("opentelemetry.exporter")  # it would log every try
+        library.handlers[:], library.propagate = [self._reasons], False
 
     def admit(self, num_spans: int) -> bool:
         """Reserve room for a trace's spans, which are then handed to the exporter; return False if there is not
@@ -85,9 +86,3 @@ class _FirstMessage(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.message = self.message or record.getMessage()
-
-
-def _redirect(loggers: logging.Logger, handler: logging.Handler) -> None:
-    """Send the messages of a library's loggers to the handler only, since it would log every try."""
-    loggers.handlers[:] = [handler]
-    loggers.propagate = False

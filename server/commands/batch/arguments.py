@@ -5,7 +5,7 @@ import textwrap
 
 from engine.config import EngineConfig
 from server.commands.options.arguments import Parser, add_options
-from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, Option, options_of
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, options_of
 
 # Options of the server about requests and the log; the others are about HTTP, keys and queues.
 _OF_SERVER = (
@@ -36,11 +36,6 @@ examples:
 """
 
 
-def batch_options() -> list[Option]:
-    """Return the options of `headrace serve` that apply without a server."""
-    return [*(OPTIONS[option.name] for option in options_of(EngineConfig)), *(OPTIONS[name] for name in _OF_SERVER)]
-
-
 def batch_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="headrace batch",
@@ -56,5 +51,6 @@ def batch_parser() -> argparse.ArgumentParser:
         "--errors", metavar="FILE", help="File for the lines of requests that failed (default: OUTPUT)."
     )
     parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
-    add_options(parser, batch_options(), many="append")
+    add_options(parser, options_of(EngineConfig), many="append")
+    add_options(parser, [OPTIONS[name] for name in _OF_SERVER], many="append")
     return parser

@@ -11,7 +11,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def without_control(text: str) -> str:
-    """Return the text without control characters."""
     return _CONTROL.sub("", text)
 
 

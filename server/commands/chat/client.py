@@ -60,8 +60,6 @@ class ChatClient:
         request = {**body, "stream": True, "stream_options": {"include_usage": True}}
         try:
             with self._http.stream("POST", path, json=request) as response:
-                if response.is_error:
-                    response.read()
                 self._check(response)
                 yield from _events(response)
         except httpx.TransportError as error:
@@ -73,8 +71,6 @@ class ChatClient:
         params = {name: str(value) for name, value in (("frames", num_frames), ("model", model)) if value is not None}
         try:
             with self._http.stream("GET", "/dashboard/events", params=params) as response:
-                if response.is_error:
-                    response.read()
                 self._check(response)
                 yield from itertools.islice(_events(response), num_frames)
         except httpx.TransportError as error:
@@ -88,6 +84,7 @@ class ChatClient:
         """Raise ServerProblem for an error status."""
         if not response.is_error:
             return
+        response.read()
         try:
             message = response.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):

@@ -6,11 +6,10 @@ from engine.command_io.findings import Finding, ok, problem
 from engine.command_io.weighing import Weighed
 from engine.config import EngineConfig
 from engine.errors import StartupError
+from engine.wording import gib
 from server.commands.options.definitions import OPTIONS
 from server.config.models import ModelEntry, ModelsConfig
 from server.served.memory_plan import MemoryPlan, memory_need, plan_memory
-
-_GIB = 1 << 30
 
 
 def models_findings(config: ModelsConfig, alone: EngineConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
@@ -54,15 +53,9 @@ def _together(config: ModelsConfig, weighed: Sequence[Weighed | None]) -> Iterat
 
 
 def _description(config: ModelsConfig, plan: MemoryPlan, entries: Sequence[ModelEntry]) -> str:
-    each = ", ".join(
-        f"{entry.name} {_gib(grant.need_bytes)}" for entry, grant in zip(entries, plan.grants, strict=True)
-    )
-    limit = _gib(plan.limit_bytes)
+    each = ", ".join(f"{entry.name} {gib(grant.need_bytes)}" for entry, grant in zip(entries, plan.grants, strict=True))
+    limit = gib(plan.limit_bytes)
     if config.loads_on_demand:
         return f"loaded on demand within {limit}: {each}"
     total = sum(grant.need_bytes for grant in plan.grants)
-    return f"{_gib(total)} together, of {limit} that they may use: {each}"
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / _GIB:.2f} GiB"
+    return f"{gib(total)} together, of {limit} that they may use: {each}"
