@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from models.config.hf_config import HFConfig, quote_value, read_json_config
+from models.config.patterns import module_pattern
 from models.errors import AdapterError, CheckpointError
 
 Value = TypeVar("Value")
 
 CONFIG_NAME = "adapter_config.json"
 _MAX_RANK = 1 << 16
-_MAX_PATTERN = 200  # characters
-_MAX_REPEATS = 3  # in a pattern, since each multiplies the time of a match
 # Fields about training, which do not change how the trained tensors are used.
 _TRAINING_FIELDS = frozenset(
     (
@@ -103,24 +102,10 @@ def _checked(config: HFConfig) -> PeftConfig:
 def _patterns(config: HFConfig, name: str, minimum: int) -> dict[str, float]:
     section = config.section(name)
     for pattern in section.fields:
-        _check_pattern(pattern, f"{config.source}: {name}")
+        module_pattern(pattern, section.source)
     if name == "rank_pattern":
         return {pattern: section.integer(pattern, maximum=_MAX_RANK) for pattern in section.fields}
     return {pattern: section.number(pattern, minimum=minimum) for pattern in section.fields}
-
-
-def _check_pattern(pattern: str, where: str) -> None:
-    """Raise AdapterError for text that is not a regular expression, or that could take forever to match."""
-    repeats = len(re.findall(r"[*+{]", pattern))
-    if len(pattern) > _MAX_PATTERN or repeats > _MAX_REPEATS or re.search(r"\)[*+{?]", pattern):
-        raise AdapterError(
-            f"{where} has {quote_value(pattern)}, which is too complex; name modules with up to {_MAX_REPEATS} "
-            "wildcards"
-        )
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise AdapterError(f"{where} has {quote_value(pattern)}, which is not a regular expression ({error})") from None
 
 
 def _first_match(patterns: Mapping[str, Value], module: str, default: Value) -> Value:

@@ -1,13 +1,14 @@
 """The quantization_config of compressed-tensors: settings of each module, checked against what headrace supports."""
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from models.checkpoints.quantized.fp8 import block_of
-from models.checkpoints.quantized.module_patterns import ModulePattern
 from models.checkpoints.quantized.parts import Parts
 from models.config.hf_config import HFConfig
+from models.config.patterns import module_pattern
 from models.errors import CheckpointError, UnsupportedModelError
 from models.quant.tensor import ActivationQuantization, Encoding
 
@@ -72,29 +73,22 @@ class CompressedTensorsConfig:
     """Groups of modules with their settings, in the file's order."""
 
     groups: Sequence[tuple[Sequence[str], ModuleFormat]]  # targets: "Linear", a module's name, "re:" and a pattern
-    patterns: Mapping[str, ModulePattern]  # of the targets that are patterns
+    patterns: Mapping[str, re.Pattern[str]]  # of the targets that are patterns
 
     def format_of(self, parts: Parts) -> ModuleFormat:
         """Return the settings of the group that names a module, else whose pattern matches, else for Linear.
 
         Raises CheckpointError if there is no such group.
         """
-        for is_match in (_is_name, self._is_matched, _is_class):
+        for is_match in (
+            lambda target: target == parts.module,
+            lambda target: target in self.patterns and self.patterns[target].match(parts.module),
+            lambda target: target == "Linear",  # only linear layers have codes
+        ):
             for targets, settings in self.groups:
-                if any(is_match(target, parts.module) for target in targets):
+                if any(map(is_match, targets)):
                     return settings
         raise parts.broken(f"{parts.module!r} is stored quantized, and no group of quantization_config names it")
-
-    def _is_matched(self, target: str, module: str) -> bool:
-        return target in self.patterns and self.patterns[target].is_match(module)
-
-
-def _is_name(target: str, module: str) -> bool:
-    return target == module
-
-
-def _is_class(target: str, module: str) -> bool:  # noqa: ARG001 (only linear layers have codes)
-    return target == "Linear"
 
 
 def read_config(config: HFConfig) -> CompressedTensorsConfig:
@@ -109,7 +103,7 @@ def read_config(config: HFConfig) -> CompressedTensorsConfig:
         raise CheckpointError(f"{config.source} has no config_groups; fetch the checkpoint's own configuration again")
     read = [_group(groups.section(name), overall) for name in groups.fields]
     patterns = {
-        target: ModulePattern(target.removeprefix(_PATTERN), groups.source)
+        target: module_pattern(target.removeprefix(_PATTERN), groups.source)
         for targets, _ in read
         for target in targets
         if target.startswith(_PATTERN)

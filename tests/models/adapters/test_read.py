@@ -208,8 +208,8 @@ def test_a_copy_of_the_base_models_table_is_compared_in_parts(
         ({"r": 4}, "states rank 4; save the adapter again"),
         ({"r": 0}, "r is 0; it must be an integer from 1"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
-        ({"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern has '(a+)+', which is too complex"),
-        ({"rank_pattern": {"[": 3}}, "rank_pattern has '[', which is not a regular expression"),
+        ({"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern has the pattern '(a+)+', which is too complex"),
+        ({"rank_pattern": {"[": 3}}, "rank_pattern has the pattern '[', which is not a regular expression"),
     ],
 )
 def test_configurations_that_are_refused_by_the_fields_name(
