@@ -30,9 +30,13 @@ def round_by_token(x: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     return _rounded(x, _scale(x, encoding), encoding)
 
 
+def largest_code(encoding: Encoding) -> float:
+    """Return the largest number that a code of INT8 or FP8_E4M3 represents."""
+    return FP8_MAX if encoding is Encoding.FP8_E4M3 else INT8_MAX
+
+
 def _scale(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    largest = FP8_MAX if encoding is Encoding.FP8_E4M3 else INT8_MAX
-    return values.abs().amax(-1, keepdim=True) / largest
+    return values.abs().amax(-1, keepdim=True) / largest_code(encoding)
 
 
 def _rounded(values: torch.Tensor, scale: torch.Tensor, encoding: Encoding) -> torch.Tensor:

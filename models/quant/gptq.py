@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from models.errors import CheckpointError
-from models.quant.activations import FP8_MAX, INT8_MAX
-from models.quant.nibbles import pack_nibbles
-from models.quant.round_to_nearest import divisor, fitted_scales
+from models.quant.activations import FP8_MAX, largest_code
+from models.quant.round_to_nearest import codes_of, divisor, fitted_scales, nearest_codes, nearest_levels
 from models.quant.tensor import Encoding, QuantTensor
 
 _BLOCK = 128  # columns whose errors are applied to the others in one product
@@ -26,7 +25,6 @@ _CHUNK_ELEMENTS = 1 << 17  # elements whose scales are fitted together, so that 
 _MIN_IMPORTANCE = 1e-4  # of the mean
 _MORE_DAMPING = (1.0, 10.0, 100.0)
 _FP8_CANDIDATES = 8  # scales within an octave, after which codes repeat with other exponents
-_LEVELS = {Encoding.INT4: (-8.0, 7.0), Encoding.INT8: (-INT8_MAX, INT8_MAX)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +78,7 @@ def quantize_for_inputs(
     scales = _scales(weight, encoding, group_size, inputs.sizes).to(scale_dtype)
     divisors = divisor(scales).repeat_interleave(group_size, 1)
     levels = _levels_for_inputs(weight, inputs, divisors, encoding)
-    return _with_codes(levels, scales, encoding, group_size)
+    return QuantTensor(encoding, codes_of(levels, encoding), scales, None, group_size)
 
 
 def quantize_to_nearest(
@@ -97,22 +95,7 @@ def quantize_to_nearest(
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, importance).to(scale_dtype)
     values = weight / divisor(scales).repeat_interleave(group_size, 1)
-    return _with_codes(_nearest_levels(values, encoding), scales, encoding, group_size)
-
-
-def _nearest_levels(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """Round values to the numbers that codes represent, integers or E4M3's; fp32."""
-    if encoding is Encoding.FP8_E4M3:
-        return values.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(torch.float32)
-    return values.round().clamp_(*_LEVELS[encoding])
-
-
-def _with_codes(levels: torch.Tensor, scales: torch.Tensor, encoding: Encoding, group_size: int) -> QuantTensor:
-    if encoding is Encoding.INT4:
-        codes = pack_nibbles((levels + 8).to(torch.uint8))
-    else:
-        codes = levels.to(torch.float8_e4m3fn if encoding is Encoding.FP8_E4M3 else torch.int8)
-    return QuantTensor(encoding, codes, scales, None, group_size)
+    return QuantTensor(encoding, nearest_codes(values, encoding), scales, None, group_size)
 
 
 def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importance: torch.Tensor | None) -> torch.Tensor:
@@ -124,8 +107,7 @@ def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importanc
         return torch.cat([fitted_scales(part, by_group).squeeze(-1) for part in groups.split(step)])
     if encoding is Encoding.FP8_E4M3 and by_group is not None:
         return _fitted_fp8_scales(groups, by_group)
-    largest = FP8_MAX if encoding is Encoding.FP8_E4M3 else INT8_MAX
-    return groups.abs().amax(-1) / largest
+    return groups.abs().amax(-1) / largest_code(encoding)
 
 
 def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
@@ -139,7 +121,7 @@ def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.
     for step in range(_FP8_CANDIDATES):
         candidate = smallest * 2 ** (step / _FP8_CANDIDATES)
         wide = divisor(candidate)[..., None]
-        misses = _nearest_levels(groups / wide, Encoding.FP8_E4M3) * wide - groups
+        misses = nearest_levels(groups / wide, Encoding.FP8_E4M3) * wide - groups
         error = (misses.square() * importance).sum(-1)
         scales = torch.where(error < least_error, candidate, scales)
         least_error = torch.minimum(error, least_error)
@@ -167,7 +149,7 @@ def _levels_for_inputs(
         for column in reversed(range(start, end)):
             here = column - start
             value = corrected[here].addmv(errors[column + 1 : end].t(), shares[here + 1 : end - start, here])
-            levels[column] = _nearest_levels(value / divisors[column], encoding)
+            levels[column] = nearest_levels(value / divisors[column], encoding)
             torch.addcmul(weight[column], levels[column], divisors[column], value=-1.0, out=errors[column])
     out = torch.empty_like(levels)
     out[order] = levels
