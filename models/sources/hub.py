@@ -2,7 +2,6 @@
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from models.errors import SourceError
 from models.progress import ProgressReport
@@ -69,20 +68,14 @@ def _download(
     repo: str, revision: str | None, patterns: list[str], ignored: list[str], progress: ProgressReport
 ) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()  # `progress` reports instead
     where = f"hub repository {repo!r}" + (f" at revision {revision!r}" if revision else "")
     progress(f"look up {repo}", 0, 0, "B")
     try:
         hub_files.fetch_large_files(repo, revision, patterns, ignored, progress)
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=ignored,
-                tqdm_class=_silent_bars(),
-            )
-        )
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except errors.GatedRepoError as error:
         raise SourceError(f"{where} is gated: accept its terms on its page and set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:
@@ -110,14 +103,3 @@ def _unreachable(error: Exception) -> str:
     if response is None:
         return "the hub cannot be reached"
     return f"the hub answers {response.status_code} {getattr(response, 'reason_phrase', '')}".rstrip()
-
-
-def _silent_bars() -> type[Any]:
-    """Return a progress-bar class that draws nothing."""
-    from huggingface_hub.utils import tqdm
-
-    class SilentBar(tqdm):
-        def display(self, *_args: Any, **_kwargs: Any) -> None:
-            pass
-
-    return SilentBar

@@ -6,20 +6,21 @@ SHA256.incomplete until the file is complete and its hash is right; the next try
 then finds these blobs and makes the snapshot.
 """
 
+import contextlib
 import errno
 import logging
 import queue
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.errors import SourceError
 from models.progress import ByteCounter, ProgressReport
-from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
+from models.sources.ranged_download import DownloadError, DownloadRefused, download_verified, make_client
 from models.system.file_lock import exclusive_lock
 
 logger = logging.getLogger(__name__)
@@ -39,10 +40,6 @@ class _LargeFile:
     size: int
     sha256: str
     url: str
-
-
-class _WrongHash(Exception):
-    """The downloaded bytes are not the file that the hub lists."""
 
 
 def http_errors() -> tuple[type[Exception], ...]:
@@ -180,8 +177,10 @@ def _checked_hash(entry: Any, repo: str) -> str:
 
 
 def _check_free_space(repo: str, blobs: Path, files: Sequence[_LargeFile]) -> None:
-    arrived = sum(min(file.size, size) for file in files for size in _sizes(blobs / f"{file.sha256}{INCOMPLETE}"))
-    needed = sum(file.size for file in files) - arrived + _SPARE_BYTES
+    needed = sum(file.size for file in files) + _SPARE_BYTES
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            needed -= min(file.size, (blobs / f"{file.sha256}{INCOMPLETE}").stat().st_size)
     free = shutil.disk_usage(blobs).free
     if needed > free:
         raise SourceError(
@@ -189,11 +188,6 @@ def _check_free_space(repo: str, blobs: Path, files: Sequence[_LargeFile]) -> No
             f"has {free / 1e9:.1f} GB free; free some space (headrace models lists what is cached), or set HF_HOME to "
             "a folder on another disk"
         )
-
-
-def _sizes(path: Path) -> Iterator[int]:
-    if path.exists():
-        yield path.stat().st_size
 
 
 def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total) -> None:
@@ -204,10 +198,13 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
             if blob.exists():  # the last holder of the lock has fetched it
                 total.add(file.size)
                 return
-            try:
-                _fetch_checked(client, file, blob, total)
-            except _WrongHash:  # a disk or a connection may have failed once
-                _fetch_checked(client, file, blob, total)
+            incomplete = blob.with_name(f"{file.sha256}{INCOMPLETE}")
+            if not download_verified(client, file.url, incomplete, file.size, file.sha256, total.add, total.warn):
+                raise SourceError(
+                    f"{file.path} of hub repository {repo!r} is not the file that the hub lists (its SHA-256 is wrong, "
+                    "twice); a proxy or mirror may alter it: try another network, or another HF_ENDPOINT"
+                )
+            incomplete.replace(blob)
     except DownloadRefused as error:
         remedy = "check the name and --revision"
         if error.status in (401, 403):
@@ -217,11 +214,6 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
         raise SourceError(
             f"cannot download {file.path} of hub repository {repo!r}: {error}; try again: the download resumes there"
         ) from error
-    except _WrongHash as error:
-        raise SourceError(
-            f"{file.path} of hub repository {repo!r} is not the file that the hub lists (its SHA-256 is wrong, twice); "
-            "a proxy or mirror may alter it: try another network, or another HF_ENDPOINT"
-        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SourceError(
@@ -229,13 +221,3 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
                 "HF_HOME to a folder on another disk; the download then resumes"
             ) from error
         raise
-
-
-def _fetch_checked(client: Any, file: _LargeFile, blob: Path, total: _Total) -> None:
-    """Download a file and check its hash. If it differs, delete the file and raise _WrongHash."""
-    incomplete = blob.with_name(f"{blob.name}{INCOMPLETE}")
-    if download(client, file.url, incomplete, file.size, total.add, total.warn) != file.sha256:
-        incomplete.unlink()
-        total.add(-file.size)
-        raise _WrongHash
-    incomplete.replace(blob)

