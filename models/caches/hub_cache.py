@@ -35,26 +35,11 @@ def _entries(folder: Path, repo: str) -> Iterator[CacheEntry]:
         yield _whole(folder, repo if has_safetensors else f"{repo}:{_name(folder, *ggufs.values())}")
     elif ggufs:
         for _, paths in sorted(ggufs.items()):
-            yield _part(
-                folder,
-                f"{repo}:{_name(folder, paths)}",
-                paths,
-                others=[path for path in snapshots if path not in paths],
-            )
+            others = [path for path in snapshots if path not in paths]
+            yield _part(folder, f"{repo}:{_name(folder, paths)}", paths, others)
     if incomplete:
-        num_bytes, used_s = measure_files(incomplete)
         name = repo if not has_safetensors else f"{repo} (incomplete)"
-        yield CacheEntry(
-            name,
-            EntryKind.HUB,
-            folder,
-            tuple(incomplete),
-            tuple(incomplete),
-            num_bytes,
-            used_s,
-            is_complete=False,
-            locks=_locks(folder),
-        )
+        yield _entry(folder, name, folder, incomplete, incomplete, is_complete=False)
 
 
 def _within(folder: Path, path: Path) -> str:
@@ -69,28 +54,28 @@ def _name(folder: Path, paths: list[Path]) -> str:
 
 def _whole(folder: Path, name: str) -> CacheEntry:
     """Return an entry for the repository's whole folder."""
-    contents = tuple(path for path in files_below(folder) if not path.is_symlink() and INCOMPLETE not in path.name)
-    num_bytes, used_s = measure_files(contents)
-    return CacheEntry(name, EntryKind.HUB, folder.parent, (folder,), contents, num_bytes, used_s, locks=_locks(folder))
+    contents = [path for path in files_below(folder) if not path.is_symlink() and INCOMPLETE not in path.name]
+    return _entry(folder, name, folder.parent, [folder], contents)
 
 
 def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> CacheEntry:
     """Return an entry for some of a repository's files, and their blobs unless other files share them."""
     blobs = {path.resolve() for path in paths} - {path.resolve() for path in others}
-    own = {blob for blob in blobs if blob.is_relative_to(folder.resolve())}
-    num_bytes, used_s = measure_files(own)
+    own = sorted(blob for blob in blobs if blob.is_relative_to(folder.resolve()))
+    return _entry(folder, name, folder, [*paths, *(blob for blob in own if blob not in paths)], own)
+
+
+def _entry(
+    folder: Path, name: str, root: Path, paths: list[Path], contents: list[Path], *, is_complete: bool = True
+) -> CacheEntry:
+    """Return an entry of a repository. Its locks are all the repository's: an incomplete file's model is not known."""
     return CacheEntry(
         name,
         EntryKind.HUB,
-        folder,
-        (*paths, *sorted(own - set(paths))),
-        tuple(sorted(own)),
-        num_bytes,
-        used_s,
-        locks=_locks(folder),
+        root,
+        tuple(paths),
+        tuple(contents),
+        *measure_files(contents),
+        is_complete=is_complete,
+        locks=(folder / "blobs" / f"*{FETCHING}",),
     )
-
-
-def _locks(folder: Path) -> tuple[Path, ...]:
-    """Return the locks of all of the repository's files, since a file's model is known only once it is complete."""
-    return (folder / "blobs" / f"*{FETCHING}",)

@@ -24,9 +24,8 @@ def wheel_entries(cache: Path) -> Iterator[CacheEntry]:
         _, read_s = measure_files(file for file in contents if file.suffix in _WEIGHTS)
         is_complete = not path.name.endswith(_PARTIAL)
         model = wheels.model_name(path.with_name(path.name.removesuffix(_PARTIAL)), DEMOS)
-        name = model if is_complete else f"{model} (incomplete)"
         yield CacheEntry(
-            name,
+            model if is_complete else f"{model} (incomplete)",
             EntryKind.WHEELS,
             folder,
             (path,),
