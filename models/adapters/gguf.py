@@ -1,7 +1,6 @@
 """Adapters in GGUF files, in the format of llama.cpp's converter."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -41,8 +40,7 @@ def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
 
 def _check_metadata(file: GGUFCheckpoint, architecture: str | None) -> None:
     metadata = file.metadata
-    expected: dict[str, Any] = {"general.type": "adapter", "adapter.type": "lora"}
-    for key, value in expected.items():
+    for key, value in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (given := metadata.get(key)) != value:
             raise AdapterError(f"{file.path}: {key} is {quote_value(given)}; it must be {value!r} for an adapter")
     if (given := metadata.get("general.architecture")) != architecture:

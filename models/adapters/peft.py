@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,47 +30,38 @@ _PARTS = {
 _PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, sorted(_PARTS, key=len, reverse=True)))})")
 
 
-@dataclass(slots=True)
-class _Module:
-    """The tensors for one module of the base model, by part."""
-
-    parts: dict[str, StoredTensor] = field(default_factory=dict)
-
-
 def read_peft(folder: Path) -> StoredAdapter:
     """Read an adapter. Raises AdapterError, which names the file and the field or tensor, also for pickles."""
     config = read_peft_config(folder)
     path = folder / WEIGHTS_NAME
     if not path.is_file():
-        pickle = find_pickle(folder)
         reason = f"it has no {WEIGHTS_NAME}; save the adapter again"
-        if pickle is not None:
+        if (pickle := find_pickle(folder)) is not None:
             reason = (
                 f"its weights are in {pickle.name}, a pickle, which can run code when it is opened; save the adapter "
                 f"again with PEFT's save_pretrained, which writes {WEIGHTS_NAME}"
             )
         raise AdapterError(f"{folder} is not a readable adapter: {reason}")
     try:
-        tensors = {tensor.name: tensor for tensor in tensors_of_file(path)}
+        tensors = list(tensors_of_file(path))
     except CheckpointError as error:
         raise AdapterError(str(error)) from None
-    modules: dict[str, _Module] = defaultdict(_Module)
+    modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)  # each module's tensors by part
     weights = []
-    for name, tensor in tensors.items():
-        inner = name.removeprefix(_PREFIX)
-        match = _PART.fullmatch(inner)
-        if match is not None:
-            modules[match["module"]].parts[_PARTS[match["part"]]] = tensor
+    for tensor in tensors:
+        inner = tensor.name.removeprefix(_PREFIX)
+        if (match := _PART.fullmatch(inner)) is not None:
+            modules[match["module"]][_PARTS[match["part"]]] = tensor
         elif inner.endswith(".weight"):  # a whole tensor; `place_adapter` decides whether it is supported
-            weights.append(StoredWeight(name, inner, _read(tensor)))
+            weights.append(StoredWeight(tensor.name, inner, _read(tensor)))
         else:
-            raise AdapterError(f"{path}: tensor {name!r} is not supported, and no tensor may be left out")
+            raise AdapterError(f"{path}: tensor {tensor.name!r} is not supported, and no tensor may be left out")
     pairs, copies = [], []
-    for module, found in modules.items():
-        if (copy := found.parts.pop("copy", None)) is not None:
+    for module, parts in modules.items():
+        if (copy := parts.pop("copy", None)) is not None:
             copies.append(StoredWeight(copy.name, f"{module}.weight", _read(copy), is_copy=True))
-        if found.parts:
-            pairs.append(_pair(module, found.parts, config))
+        if parts:
+            pairs.append(_pair(module, parts, config))
     return StoredAdapter(
         source=str(path),
         alpha=config.alpha,

@@ -49,12 +49,12 @@ class _Placer:
         self._weights: dict[str, torch.Tensor] = {}
 
     def layers(self) -> dict[str, LayerAdapter]:
-        modules = sorted({*self._pairs, *self._weights})
-        layers = {}
-        for module in modules:
-            pairs = sorted(self._pairs.get(module, ()), key=lambda pair: pair.first)
-            layers[module] = LayerAdapter(tuple(pairs), self._weights.get(module))
-        return layers
+        return {
+            module: LayerAdapter(
+                tuple(sorted(self._pairs.get(module, ()), key=lambda pair: pair.first)), self._weights.get(module)
+            )
+            for module in sorted({*self._pairs, *self._weights})
+        }
 
     def add_pair(self, pair: StoredPair) -> None:
         for destination in self._destinations(pair.name, pair.target):
@@ -62,10 +62,9 @@ class _Placer:
             if pair.is_look_up != (destination.module == "embed"):
                 raise self._refusal(pair.name, "belongs to another kind of layer in this model")
             first, count = module.rows(destination.shard)
+            columns = module.in_features
             if pair.is_look_up:
-                count, columns = module.in_features, module.out_features
-            else:
-                columns = module.in_features
+                count, columns = columns, module.out_features
             b = self._rows(pair.b, destination)
             if pair.a.shape[1] != columns or len(b) != count:
                 raise self._refusal(
@@ -128,8 +127,6 @@ class _Placer:
         module = destination.module
         if ".experts." in module:
             raise self._refusal(name, f"belongs to an expert, which is not supported; {_MERGE}")
-        layers = self._decoder.spec.layers
-        index = destination.layer
         try:
             layer = self._decoder.get_submodule(module)
         except AttributeError:
@@ -137,7 +134,8 @@ class _Placer:
         is_table = isinstance(layer, Embedding) and module not in _WHOLE
         if not isinstance(layer, Linear) or destination.parameter != "weight" or is_table:
             raise self._refusal(name, f"belongs to a part of the model for which adapters are not supported; {_MERGE}")
-        recurrence = None if index is None else layers[index].recurrence
+        spec = destination.layer_of(self._decoder.spec)
+        recurrence = None if spec is None else spec.recurrence
         if isinstance(recurrence, GatedDeltaSpec) and ".attn." in module:
             # GGUF files of Qwen3.5 order value heads differently.
             if recurrence.tiles_key_heads and not self._stored.is_gguf:
@@ -154,11 +152,10 @@ class _Placer:
 
     def _rows(self, tensor: torch.Tensor, destination: Destination) -> torch.Tensor:
         """Return rows [out, n] in the decoder's order."""
-        if destination.transform is None or destination.transform is transpose:  # pairs are never transposed
+        if destination.transform is transpose:  # pairs are never transposed
             return tensor
-        layer = None if destination.layer is None else self._decoder.spec.layers[destination.layer]
         try:
-            return destination.transform(tensor, layer)
+            return destination.transformed(tensor, self._decoder.spec)
         except RuntimeError:  # rows that cannot be divided into heads; the caller compares shapes
             return tensor
 
@@ -168,8 +165,8 @@ class _Placer:
 
 def targets_of(stored: StoredAdapter) -> tuple[str, ...]:
     """Return the names of the base model's tensors that the adapter changes."""
-    changed = [pair.target for pair in stored.pairs]
-    return tuple(sorted({*changed, *(weight.target for weight in stored.weights if not weight.is_copy)}))
+    changed = [*stored.pairs, *(weight for weight in stored.weights if not weight.is_copy)]
+    return tuple(sorted({tensor.target for tensor in changed}))
 
 
 def num_bytes_of(layers: Mapping[str, LayerAdapter]) -> int:

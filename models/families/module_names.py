@@ -25,8 +25,8 @@ class NamedLinear:
 
     def row_orders(self, spec: DecoderSpec, num_rows: int) -> list[torch.Tensor]:
         """Return, for each destination, the indices of its rows among the layer's `num_rows` outputs; int64."""
-        rows = torch.arange(num_rows)
-        return [_moved(rows, destination, spec) for destination in self.destinations]
+        rows = torch.arange(num_rows)  # transforms move them like a bias
+        return [destination.transformed(rows, spec) for destination in self.destinations]
 
 
 def named_linears(rules: Rules, spec: DecoderSpec, shards: Mapping[str, Sequence[str]]) -> Iterator[NamedLinear]:
@@ -67,11 +67,3 @@ def _exists(destination: Destination, shards: Mapping[str, Sequence[str]]) -> bo
     if destination.when_present is not None and destination.when_present not in shards:
         return False
     return module in shards and (shard is None or shard in shards[module])
-
-
-def _moved(rows: torch.Tensor, destination: Destination, spec: DecoderSpec) -> torch.Tensor:
-    """Move row numbers like a bias [rows], which transforms move as they move the rows of a matrix."""
-    if destination.transform is None:
-        return rows
-    layer = None if destination.layer is None else spec.layers[destination.layer]
-    return destination.transform(rows, layer)

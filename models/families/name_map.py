@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec
 
 # Converts a tensor from the checkpoint's layout to the decoder's. The layer is None for tensors outside layers.
@@ -48,6 +49,14 @@ class Destination:
     layer: int | None
     transform: Transform | None
     when_present: str | None = None
+
+    def layer_of(self, spec: DecoderSpec) -> LayerSpec | None:
+        """Return the layer that the parameter is in; None for parameters outside layers."""
+        return None if self.layer is None else spec.layers[self.layer]
+
+    def transformed(self, tensor: torch.Tensor, spec: DecoderSpec) -> torch.Tensor:
+        """Return a tensor of the checkpoint in the decoder's layout."""
+        return tensor if self.transform is None else self.transform(tensor, self.layer_of(spec))
 
 
 class NameMap:

@@ -218,11 +218,7 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
 
 def transform_tensor(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
     """Return a tensor of the file in the decoder's layout."""
-    destination = assignment.destination
-    if destination.transform is None:
-        return value
-    layer = None if destination.layer is None else decoder.spec.layers[destination.layer]
-    return destination.transform(value, layer)
+    return assignment.destination.transformed(value, decoder.spec)
 
 
 def _narrow(tensor: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
