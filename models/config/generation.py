@@ -9,9 +9,7 @@ from models.config.hf_config import read_json_config
 from models.errors import CheckpointError, SourceError
 
 _FILE = "generation_config.json"
-_NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-
-# llama.cpp's keys for these numbers.
+# The numbers, with llama.cpp's keys for them.
 _GGUF_KEYS = {
     "temperature": "general.sampling.temp",
     "top_p": "general.sampling.top_p",
@@ -62,7 +60,7 @@ def generation_defaults(
             raise SourceError(f"--generation-config {choice}: there is no {path}; give a folder with one, auto or vllm")
     config = read_json_config(path)
     # 0 is a value here too: temperature 0 is greedy, top_k 0 and min_p 0 are off.
-    return {name: config.number(name, minimum=0.0) for name in _NUMBERS if config.has(name)}
+    return {name: config.number(name, minimum=0.0) for name in _GGUF_KEYS if config.has(name)}
 
 
 def _gguf_defaults(metadata: Mapping[str, Any]) -> dict[str, float]:

@@ -5,6 +5,7 @@ sources, and the line has a hash of the rest, so that a truncated or changed fil
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -44,25 +45,19 @@ def read_assets(key: str) -> TokenizerAssets | None:
         fields = json.loads(line)
         if fields.pop("digest") != _digest(tokenizer_json):
             return None
-        return TokenizerAssets(tokenizer_json=tokenizer_json, fim_ids=fields.pop("fim_ids"), **fields)
+        return TokenizerAssets(tokenizer_json=tokenizer_json, **fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def save_assets(key: str, assets: TokenizerAssets) -> None:
     """Save assets under `key`. Ignores failures: the next start converts the vocabulary again."""
-    fields = {
-        "chat_template": assets.chat_template,
-        "special_tokens": assets.special_tokens,
-        "bos_token_id": assets.bos_token_id,
-        "eos_token_ids": assets.eos_token_ids,
-        "add_bos_token": assets.add_bos_token,
-        "fim_ids": assets.fim_ids,
-        "digest": _digest(assets.tokenizer_json),
-    }
+    fields = dataclasses.asdict(assets)
+    tokenizer_json = fields.pop("tokenizer_json")
+    fields["digest"] = _digest(tokenizer_json)
     path = _path(key)
     with contextlib.suppress(OSError):
-        write_cached(path, json.dumps(fields).encode() + b"\n" + assets.tokenizer_json)
+        write_cached(path, json.dumps(fields).encode() + b"\n" + tokenizer_json)
         for old in sorted(path.parent.glob("gguf-*"), key=lambda file: -file.stat().st_mtime)[_MAX_FILES:]:
             old.unlink(missing_ok=True)
 

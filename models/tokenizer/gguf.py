@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
 from models.tokenizer.gguf_pretokenizers import WORD_SPLITS
-from models.tokenizer.gguf_templates import add_encoder_template, add_roberta_template
+from models.tokenizer.gguf_templates import add_encoder_template
 from models.tokenizer.gguf_unigram import token_scores, unigram
 from models.tokenizer.gguf_wordpiece import original_tokens, wordpiece
 
@@ -69,11 +69,9 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
     control_ids = [i for i, kind in enumerate(types) if kind == _CONTROL]
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos))
     pre = metadata.get("tokenizer.ggml.pre")
-    if kind == "t5" or pre == _ROBERTA:
-        add_roberta_template(tokenizer, metadata, vocabulary, path)
-        add_bos = False
-    elif kind == "bert" or metadata.get("tokenizer.ggml.add_sep_token", pre == _MODERNBERT):
-        add_encoder_template(tokenizer, metadata, vocabulary, path)
+    is_roberta = kind == "t5" or pre == _ROBERTA
+    if is_roberta or kind == "bert" or metadata.get("tokenizer.ggml.add_sep_token", pre == _MODERNBERT):
+        add_encoder_template(tokenizer, metadata, vocabulary, path, is_roberta=is_roberta)
         add_bos = False
     return GGUFTokenizer(tokenizer, tokens, control_ids, add_bos)
 

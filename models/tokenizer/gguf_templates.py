@@ -8,33 +8,25 @@ from tokenizers import Tokenizer, processors
 
 from models.errors import CheckpointError
 
-_FIRST, _LAST = ("cls", "bos"), ("seperator", "separator", "eos")  # sic
-
 
 def add_encoder_template(
-    tokenizer: Tokenizer, metadata: Mapping[str, Any], vocabulary: Mapping[str, int], path: Path
+    tokenizer: Tokenizer, metadata: Mapping[str, Any], vocabulary: Mapping[str, int], path: Path, *, is_roberta: bool
 ) -> None:
-    """Make texts [CLS] text [SEP], and pairs [CLS] text [SEP] other [SEP] with token types 0 and 1."""
-    first = special_token(metadata, _FIRST, "[CLS]", vocabulary, path)
-    last = special_token(metadata, _LAST, "[SEP]", vocabulary, path)
-    _surround(tokenizer, f"{first}:0 $A:0 {last}:0", f"$B:1 {last}:1", vocabulary, first, last)
+    """Make texts [CLS] text [SEP], and pairs [CLS] text [SEP] other [SEP] with token types 0 and 1.
 
-
-def add_roberta_template(
-    tokenizer: Tokenizer, metadata: Mapping[str, Any], vocabulary: Mapping[str, int], path: Path
-) -> None:
-    """Make texts <s> text </s>, and pairs <s> text </s></s> other </s>; RoBERTa has no token types."""
-    first = special_token(metadata, _FIRST, "<s>", vocabulary, path)
-    last = special_token(metadata, _LAST, "</s>", vocabulary, path)
-    _surround(tokenizer, f"{first} $A {last}", f"{last} $B {last}", vocabulary, first, last)
-
-
-def _surround(tokenizer: Tokenizer, single: str, other: str, vocabulary: Mapping[str, int], *special: str) -> None:
-    """Set the template `single` for a text, followed by `other` for a pair."""
+    is_roberta: texts <s> text </s>, and pairs <s> text </s></s> other </s> without token types.
+    """
+    names = ("<s>", "</s>") if is_roberta else ("[CLS]", "[SEP]")
+    first = special_token(metadata, ("cls", "bos"), names[0], vocabulary, path)
+    last = special_token(metadata, ("seperator", "separator", "eos"), names[1], vocabulary, path)  # sic
+    if is_roberta:
+        single, other = f"{first} $A {last}", f"{last} $B {last}"
+    else:
+        single, other = f"{first}:0 $A:0 {last}:0", f"$B:1 {last}:1"
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single,
         pair=f"{single} {other}",
-        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys(special)],
+        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys((first, last))],
     )
 
 

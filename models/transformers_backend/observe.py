@@ -4,8 +4,8 @@ Configurations call heads, windows, caps and scales by many names, and the model
 torch's meta device, which computes only shapes, shows how the code calls attention.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,11 +32,6 @@ class Observed:
     num_parameters: int
 
 
-@dataclass(slots=True)
-class _Recorder:
-    calls: list[tuple[nn.Module, AttentionSpec]] = field(default_factory=list)
-
-
 class _UnsupportedAttentionError(Exception):
     """The model calls attention in a way that is not supported; the text says why."""
 
@@ -49,11 +44,11 @@ def observe(foreign: ForeignModel) -> Observed:
             model = foreign.model_class._from_config(
                 foreign.config, attn_implementation=_OBSERVED, dtype=torch.bfloat16
             ).eval()
-            recorder = _Recorder()
+            calls: list[tuple[nn.Module, AttentionSpec]] = []
             for module in model.modules():
-                module.recorder = recorder
+                module.recorded_calls = calls
             logits = model(**_inputs(), use_cache=False).logits
-        layers = _layers(model, recorder, foreign.config.num_hidden_layers)
+        layers = _layers(model, calls, foreign.config.num_hidden_layers)
     except _UnsupportedAttentionError as reason:
         raise UnsupportedModelError(f"transformers' {name} {reason}") from None
     except FOREIGN_ERRORS as error:
@@ -68,9 +63,11 @@ def _inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": rows, "position_ids": rows, "attention_mask": torch.ones_like(rows)}
 
 
-def _layers(model: nn.Module, recorder: _Recorder, num_layers: int) -> tuple[tuple[str, AttentionSpec], ...]:
+def _layers(
+    model: nn.Module, calls: Sequence[tuple[nn.Module, AttentionSpec]], num_layers: int
+) -> tuple[tuple[str, AttentionSpec], ...]:
     names = {module: name for name, module in model.named_modules()}
-    layers = tuple((names[module], spec) for module, spec in recorder.calls)
+    layers = tuple((names[module], spec) for module, spec in calls)
     if len({name for name, _ in layers}) < len(layers):
         raise _UnsupportedAttentionError("attends several times in a layer")
     if len(layers) != num_layers:
@@ -92,7 +89,7 @@ def _record(
     s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Record a call of attention with the module's recorder."""
+    """Record a call of attention in the module's list."""
     is_causal = others.pop("is_causal", None)
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise _UnsupportedAttentionError("looks ahead: it is not a causal model")
@@ -113,8 +110,7 @@ def _record(
         logit_softcap=softcap,
         has_sinks=s_aux is not None,
     )
-    recorder: _Recorder = module.recorder
-    recorder.calls.append((module, spec))
+    module.recorded_calls.append((module, spec))
     return query.new_empty((1, query.shape[2], query.shape[1], value.shape[-1])), None
 
 

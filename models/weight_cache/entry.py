@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -81,8 +81,11 @@ def files_state(files: ModelFiles) -> str | None:
     longer than loading it.
     """
     described = []
+    paths = sorted(files.weight_files)
+    if (root := files.root) is not None:
+        paths += [root / name for name in (*LEGACY_CONFIG_FILES, INDEX_NAME) if (root / name).exists()]
     try:
-        for path in (*sorted(files.weight_files), *_existing_files(files.root, (*LEGACY_CONFIG_FILES, INDEX_NAME))):
+        for path in paths:
             status = path.stat()
             described.append(
                 (str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
@@ -90,10 +93,6 @@ def files_state(files: ModelFiles) -> str | None:
     except OSError:
         return None
     return repr(described)
-
-
-def _existing_files(root: Path | None, names: Iterable[str]) -> list[Path]:
-    return [] if root is None else [root / name for name in names if (root / name).exists()]
 
 
 @functools.cache

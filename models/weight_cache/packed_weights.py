@@ -1,6 +1,6 @@
 """Conversion of a decoder's loaded weights to tensors with records of the packed ones, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -80,23 +80,16 @@ def _native_weights(
     """Return the packed weights of each layer, by shard. Raises WeightFileError if they do not fit the layers."""
     records: Records = file.extra["records"]
     try:
-        if any(_shapes(layer, method) != _recorded_shapes(records[name]) for name, (layer, method) in layers.items()):
-            raise WeightFileError("it is of another model (its linear layers differ)")
+        for name, (layer, method) in layers.items():
+            needed = [(shard, layer.rows(shard)[1], layer.in_features) for shard in method.shards]
+            if needed != [(shard, record["rows"], record["columns"]) for shard, record in records[name]]:
+                raise WeightFileError("it is of another model (its linear layers differ)")
         return {
             name: {shard: _weight(file.tensors, name, shard, record) for shard, record in records[name]}
             for name in layers
         }
     except (KeyError, ValueError, TypeError):
         raise WeightFileError("it is of another model (its packed weights differ)") from None
-
-
-def _shapes(layer: Linear, method: NativeLinearMethod) -> list[tuple[str | None, int, int]]:
-    """Return (shard, rows, columns) of each packed weight that the layer needs."""
-    return [(shard, layer.rows(shard)[1], layer.in_features) for shard in method.shards]
-
-
-def _recorded_shapes(records: Sequence[tuple[str | None, Record]]) -> list[tuple[str | None, int, int]]:
-    return [(shard, record["rows"], record["columns"]) for shard, record in records]
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

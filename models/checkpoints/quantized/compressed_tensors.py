@@ -51,7 +51,7 @@ def _gather_codes(parts: Parts, settings: ModuleFormat) -> StoredTensor:
     codes = parts.take_matrix(_CODES, ("I8" if settings.encoding is Encoding.INT8 else "F8_E4M3",))
     rows, columns = codes.shape
     kind = _kind(parts, settings, rows, columns)
-    scales = _take_scales(parts, kind, rows, columns)
+    scales = parts.take(".weight_scale", FLOATS, *_shapes(kind, rows, columns))
     zeros = parts.take(".weight_zero_point", ("I8",), *_shapes(kind, rows, columns)) if kind.has_zeros else None
     input_scale = _take_input_scale(parts, settings)
 
@@ -74,7 +74,7 @@ def _gather_packed(parts: Parts, settings: ModuleFormat) -> StoredTensor:
         )
     kind = _kind(parts, settings, rows, columns)
     grid = _grid(kind, rows, columns)
-    scales = _take_scales(parts, kind, rows, columns)
+    scales = parts.take(".weight_scale", FLOATS, *_shapes(kind, rows, columns))
     zeros = None
     if kind.has_zeros:
         zeros = parts.take(".weight_zero_point", ("I32",), (-(-rows * bits // 32), grid[1]))
@@ -147,10 +147,6 @@ def _grid(kind: QuantKind, rows: int, columns: int) -> tuple[int, int]:
 def _shapes(kind: QuantKind, rows: int, columns: int) -> tuple[tuple[int, ...], ...]:
     grid = _grid(kind, rows, columns)
     return SINGLE_SCALE if grid == (1, 1) else (grid, (rows,)) if grid == (rows, 1) else (grid,)
-
-
-def _take_scales(parts: Parts, kind: QuantKind, rows: int, columns: int) -> ModulePart:
-    return parts.take(".weight_scale", FLOATS, *_shapes(kind, rows, columns))
 
 
 def _take_input_scale(parts: Parts, settings: ModuleFormat) -> ModulePart | None:

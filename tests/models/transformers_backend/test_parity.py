@@ -208,8 +208,10 @@ def test_what_a_call_says_of_causality_goes_before_its_module(
     module = torch.nn.Module()
     module.is_causal = of_module  # type: ignore[assignment]
     q = torch.zeros(1, 2, 3, 16)
-    # A call that is taken is noted at the module's recorder, which there is not.
-    raised, message = (AttributeError, "recorder") if is_taken else (observe._UnsupportedAttentionError, "looks ahead")
+    # A call that is taken is added to the module's list, which there is not.
+    raised, message = (
+        (AttributeError, "recorded_calls") if is_taken else (observe._UnsupportedAttentionError, "looks ahead")
+    )
     with pytest.raises(raised, match=message):
         observe._record(module, q, q, q, None, is_causal=of_call)
 
