@@ -8,6 +8,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.pooling import ScoreHeadSpec, TokenPooling
+from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
@@ -124,15 +125,7 @@ GGUF_NAMES: Rules = {
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     refuse_causal(file)
-    return {
-        "hidden_size": file.integer("embedding_length"),
-        "num_attention_heads": file.integer("attention.head_count"),
-        "num_hidden_layers": file.num_layers("block_count"),
-        "intermediate_size": file.integer("feed_forward_length"),
-        "max_position_embeddings": file.integer("context_length"),
-        "layer_norm_eps": file.number("attention.layer_norm_epsilon"),
-        "type_vocab_size": gguf_num_token_types(file),
-    }
+    return {**common_fields(file), "hidden_act": "gelu", "type_vocab_size": gguf_num_token_types(file)}
 
 
 def refuse_causal(file: GGUFMetadata) -> None:

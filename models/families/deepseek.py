@@ -4,6 +4,7 @@ Longer than a page because of two sets of defaults, and of matrices that are spl
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,14 +57,6 @@ _V3 = {
     "n_shared_experts": 1,
 }
 _SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
-
-
-def describe_v2(config: HFConfig) -> DecoderSpec:
-    return _describe(config, _V2)
-
-
-def describe_v3(config: HFConfig) -> DecoderSpec:
-    return _describe(config, _V3)
 
 
 def _describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
@@ -255,5 +248,5 @@ def _gguf_router_fields(file: GGUFMetadata) -> dict[str, Any]:
     }
 
 
-V2 = Family(describe_v2, NAMES, GGUF_NAMES, gguf_fields)
-V3 = Family(describe_v3, NAMES, GGUF_NAMES, gguf_fields)
+V2 = Family(functools.partial(_describe, defaults=_V2), NAMES, GGUF_NAMES, gguf_fields)
+V3 = Family(functools.partial(_describe, defaults=_V3), NAMES, GGUF_NAMES, gguf_fields)

@@ -36,18 +36,7 @@ def describe_gemma(config: HFConfig) -> DecoderSpec:
 def describe_gemma2(config: HFConfig) -> DecoderSpec:
     spec = describe_gemma(config)
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 2 == 0, default=4096)
-
-    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        attention = dataclasses.replace(
-            layer.attention,
-            scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-            logit_softcap=_cap(config, "attn_logit_softcapping", 50.0),
-            sliding_window=windows[index],
-        )
-        return dataclasses.replace(layer, mixer=attention, placement=NormPlacement.SANDWICH)
-
-    cap = _cap(config, "final_logit_softcapping", 30.0)
-    return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
+    return _sandwiched(config, spec, windows, default_attention_cap=50.0, default_final_cap=30.0)
 
 
 def describe_gemma3(config: HFConfig) -> DecoderSpec:
@@ -60,21 +49,32 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
     windowed_rope, full_rope = _ropes(config, spec.layers[0].attention.head_dim)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        rope = full_rope if windows[index] is None else windowed_rope
+        return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), rope=rope)
+
+    return _sandwiched(config, spec, windows).map_layers(adapt)
+
+
+def _sandwiched(
+    config: HFConfig,
+    spec: DecoderSpec,
+    windows: list[int | None],
+    *,
+    default_attention_cap: float | None = None,
+    default_final_cap: float | None = None,
+) -> DecoderSpec:
+    """Return `spec` with sandwich norms, a window in each layer, and the configuration's scale and caps of scores."""
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(
             layer.attention,
             scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-            logit_softcap=_cap(config, "attn_logit_softcapping", None),
+            logit_softcap=_cap(config, "attn_logit_softcapping", default_attention_cap),
             sliding_window=windows[index],
         )
-        return dataclasses.replace(
-            layer,
-            mixer=attention,
-            placement=NormPlacement.SANDWICH,
-            qk_norm=QKNormSpec(layer.norm),
-            rope=full_rope if windows[index] is None else windowed_rope,
-        )
+        return dataclasses.replace(layer, mixer=attention, placement=NormPlacement.SANDWICH)
 
-    cap = _cap(config, "final_logit_softcapping", None)
+    cap = _cap(config, "final_logit_softcapping", default_final_cap)
     return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.layer import NormPlacement
 from models.config.hf_config import HFConfig
 from models.families import llama, phi3
 from models.families.name_map import To
@@ -20,10 +20,8 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def describe_sandwich(config: HFConfig) -> DecoderSpec:
-    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        return dataclasses.replace(layer, placement=NormPlacement.SANDWICH)
-
-    return describe(config).map_layers(adapt)
+    spec = describe(config)
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.SANDWICH))
 
 
 NAMES = {

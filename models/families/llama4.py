@@ -8,7 +8,7 @@ from typing import Any
 
 from models.architecture.attention import QKNormSpec, QueryTemperature
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
@@ -34,7 +34,9 @@ def describe(config: HFConfig) -> DecoderSpec:
     temperature = _temperature(config)
     norm = NormSpec(NormKind.RMS, spec.layers[0].norm.eps, has_weight=False)
     qk_norm = QKNormSpec(norm, is_after_rope=True) if config.boolean("use_qk_norm", True) else None
-    dense = MLPSpec(config.integer("intermediate_size_mlp", 16384), _activation(config), is_gated=True)
+    dense = MLPSpec(
+        config.integer("intermediate_size_mlp", 16384), config.activation("hidden_act", "silu"), is_gated=True
+    )
     moe = _experts(config) if moe_layers else None
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
@@ -70,12 +72,8 @@ def _temperature(config: HFConfig) -> QueryTemperature | None:
     return QueryTemperature(config.number("attn_scale", 0.1), config.number("floor_scale", 8192), offset=1)
 
 
-def _activation(config: HFConfig) -> Activation:
-    return config.activation("hidden_act", "silu")
-
-
 def _experts(config: HFConfig) -> MoESpec:
-    expert = MLPSpec(config.integer("intermediate_size"), _activation(config), is_gated=True)
+    expert = MLPSpec(config.integer("intermediate_size"), config.activation("hidden_act", "silu"), is_gated=True)
     router = RouterSpec(
         score=RouterScore.SIGMOID,
         experts_per_token=config.integer("num_experts_per_tok", 1),

@@ -13,21 +13,15 @@ from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
+from models.config.layers import layer_types
 from models.config.rope import context_length, rope_spec
-from models.errors import CheckpointError
-from models.families import bert
+from models.errors import CheckpointError, UnsupportedModelError
+from models.families import bert, phi3
 from models.families.encoders import attention_both_ways, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
-_GGUF_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-)
 _POOLINGS = {"cls": TokenPooling.CLS, "mean": TokenPooling.MEAN}
 
 
@@ -77,15 +71,10 @@ def _norm(config: HFConfig) -> NormSpec:
 
 
 def _kinds(config: HFConfig, num_layers: int) -> list[str]:
-    kinds = config.raw("layer_types")
-    if kinds is None:
-        period = config.integer("global_attn_every_n_layers", 3)
-        return [_SLIDING if index % period else _FULL for index in range(num_layers)]
-    if not isinstance(kinds, list) or len(kinds) != num_layers or not set(kinds) <= {_SLIDING, _FULL}:
-        raise CheckpointError(
-            f"{config.source}: layer_types must have {_SLIDING} or {_FULL} for each of {num_layers} layers; "
-            "fetch the checkpoint's own configuration again"
-        )
+    period = config.integer("global_attn_every_n_layers", 3)
+    kinds = layer_types(config, num_layers) or [_SLIDING if index % period else _FULL for index in range(num_layers)]
+    if unknown := set(kinds) - {_SLIDING, _FULL}:
+        raise UnsupportedModelError(f"{config.source}: layers of the type {min(unknown)!r} are not supported")
     return kinds
 
 
@@ -136,24 +125,15 @@ SCORE_NAMES: Rules = {
     "classifier.*": To("score_head.out"),
 }
 
-_GGUF_NAMES: Rules = {
-    "token_embd.*": To("embed"),
-    "token_embd_norm.*": To("embed_norm"),
-    "blk.{i}.attn_norm.*": To("layers.{i}.attn_norm"),
-    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
-    "blk.{i}.attn_output.*": To("layers.{i}.attn.out"),
-    "blk.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
-    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),
-    "blk.{i}.ffn_down.*": To("layers.{i}.mlp.down"),
-    "output_norm.*": To("norm"),
-}
+_GGUF_NAMES: Rules = {**phi3.GGUF_NAMES, "token_embd_norm.*": To("embed_norm")}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     bert.refuse_causal(file)
     fields = common_fields(file)
     return {
-        **{name: fields[name] for name in _GGUF_SIZES},
+        **fields,
+        "rope_parameters": None,
         "norm_eps": fields["layer_norm_eps"],
         "hidden_activation": file.text("hidden_activation", "gelu"),
         "local_attention": file.integer("attention.sliding_window", 128),

@@ -9,7 +9,6 @@ from models.errors import UnsupportedModelError
 from models.families import bert, roberta
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.families.transforms import without_first_two_rows
 
 _BIAS = RelativeBiasSpec(num_buckets=32, max_distance=128)  # transformers computes no others
 
@@ -24,23 +23,13 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 _ENCODER_NAMES: Rules = {
-    "embeddings.word_embeddings.*": To("embed"),
-    "embeddings.position_embeddings.*": To("position_embedding", transform=without_first_two_rows),
-    "embeddings.position_ids": IGNORE,
+    **roberta.ROBERTA_ENCODER_NAMES,
     "encoder.relative_attention_bias.*": To("relative_bias"),
     "encoder.layer.{i}.attention.attn.q.*": To("layers.{i}.attn.qkv", "q"),
     "encoder.layer.{i}.attention.attn.k.*": To("layers.{i}.attn.qkv", "k"),
     "encoder.layer.{i}.attention.attn.v.*": To("layers.{i}.attn.qkv", "v"),
     "encoder.layer.{i}.attention.attn.o.*": To("layers.{i}.attn.out"),
-    "encoder.layer.{i}.intermediate.dense.*": To("layers.{i}.mlp.up"),
-    "encoder.layer.{i}.output.dense.*": To("layers.{i}.mlp.down"),
-    **bert.norm_names(
-        {
-            "embeddings.LayerNorm": "embed_norm",
-            "encoder.layer.{i}.attention.LayerNorm": "layers.{i}.attn_norm",
-            "encoder.layer.{i}.output.LayerNorm": "layers.{i}.mlp_norm",
-        }
-    ),
+    **bert.norm_names({"encoder.layer.{i}.attention.LayerNorm": "layers.{i}.attn_norm"}),
     "pooler.**": IGNORE,
 }
 

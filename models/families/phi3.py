@@ -1,10 +1,6 @@
 """Phi-3, Phi-3.5 mini and Phi-4: Llama with q, k, v in one matrix, gate and up in another, and longrope."""
 
-from typing import Any
-
 from models.architecture.decoder import DecoderSpec
-from models.checkpoints.gguf.fields import common_fields, window_fields
-from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import llama, mistral, qwen2
 from models.families.name_map import To
@@ -33,8 +29,4 @@ GGUF_NAMES = {
 }
 
 
-def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    return {**common_fields(file), **window_fields(file)}
-
-
-FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
+FAMILY = Family(describe, NAMES, GGUF_NAMES, mistral.gguf_fields)

@@ -18,7 +18,7 @@ from models.families.name_map import Rules
 class Architecture:
     """A supported architecture: the location of its family, and its GGUF files."""
 
-    family: str  # "module:NAME" of a Family
+    family: str  # "module:NAME" of a Family in models/families
     gguf: str | None = None  # general.architecture of its GGUF files; None if there is no such name
     gguf_as: str | None = None  # the architecture as which its GGUF files are read, if it is another
     gguf_key: str | None = None  # metadata that only its files have, if several architectures share `gguf`
@@ -41,106 +41,96 @@ class Family:
 
 
 FAMILIES: dict[str, Architecture] = {
-    "BloomForCausalLM": Architecture("models.families.bloom:FAMILY", gguf="bloom"),
-    "Cohere2ForCausalLM": Architecture("models.families.cohere:COHERE2", gguf="cohere2"),
-    "CohereForCausalLM": Architecture("models.families.cohere:COHERE", gguf="command-r"),
-    "DeepseekV2ForCausalLM": Architecture("models.families.deepseek:V2", gguf="deepseek2"),
-    "DeepseekV3ForCausalLM": Architecture(
-        "models.families.deepseek:V3", gguf="deepseek2", gguf_key="expert_weights_norm"
-    ),
-    "Exaone4ForCausalLM": Architecture("models.families.exaone4:FAMILY", gguf="exaone4"),
-    "FalconForCausalLM": Architecture("models.families.falcon:FAMILY", gguf="falcon"),
-    "GPT2LMHeadModel": Architecture("models.families.gpt2:FAMILY", gguf="gpt2"),
-    "GPTBigCodeForCausalLM": Architecture("models.families.starcoder:FAMILY", gguf="starcoder"),
-    "GPTJForCausalLM": Architecture("models.families.gptj:FAMILY", gguf="gptj"),
-    "GPTNeoXForCausalLM": Architecture("models.families.gpt_neox:FAMILY", gguf="gptneox"),
-    "Gemma2ForCausalLM": Architecture("models.families.gemma:GEMMA2", gguf="gemma2"),
-    "Gemma3ForConditionalGeneration": Architecture(
-        "models.families.gemma:GEMMA3_MULTIMODAL", gguf_as="Gemma3ForCausalLM"
-    ),
-    "Gemma3ForCausalLM": Architecture("models.families.gemma:GEMMA3", gguf="gemma3"),
-    "GemmaForCausalLM": Architecture("models.families.gemma:GEMMA", gguf="gemma"),
-    "Glm4ForCausalLM": Architecture("models.families.glm4:GLM4", gguf="glm4"),
-    "GlmForCausalLM": Architecture("models.families.glm4:GLM", gguf="chatglm"),
-    "GptOssForCausalLM": Architecture("models.families.gpt_oss:FAMILY", gguf="gpt-oss"),
-    "GraniteForCausalLM": Architecture("models.families.granite:FAMILY", gguf="granite"),
-    "GraniteMoeForCausalLM": Architecture("models.families.granite:MOE", gguf="granitemoe"),
+    "BloomForCausalLM": Architecture("bloom:FAMILY", gguf="bloom"),
+    "Cohere2ForCausalLM": Architecture("cohere:COHERE2", gguf="cohere2"),
+    "CohereForCausalLM": Architecture("cohere:COHERE", gguf="command-r"),
+    "DeepseekV2ForCausalLM": Architecture("deepseek:V2", gguf="deepseek2"),
+    "DeepseekV3ForCausalLM": Architecture("deepseek:V3", gguf="deepseek2", gguf_key="expert_weights_norm"),
+    "Exaone4ForCausalLM": Architecture("exaone4:FAMILY", gguf="exaone4"),
+    "FalconForCausalLM": Architecture("falcon:FAMILY", gguf="falcon"),
+    "GPT2LMHeadModel": Architecture("gpt2:FAMILY", gguf="gpt2"),
+    "GPTBigCodeForCausalLM": Architecture("starcoder:FAMILY", gguf="starcoder"),
+    "GPTJForCausalLM": Architecture("gptj:FAMILY", gguf="gptj"),
+    "GPTNeoXForCausalLM": Architecture("gpt_neox:FAMILY", gguf="gptneox"),
+    "Gemma2ForCausalLM": Architecture("gemma:GEMMA2", gguf="gemma2"),
+    "Gemma3ForConditionalGeneration": Architecture("gemma:GEMMA3_MULTIMODAL", gguf_as="Gemma3ForCausalLM"),
+    "Gemma3ForCausalLM": Architecture("gemma:GEMMA3", gguf="gemma3"),
+    "GemmaForCausalLM": Architecture("gemma:GEMMA", gguf="gemma"),
+    "Glm4ForCausalLM": Architecture("glm4:GLM4", gguf="glm4"),
+    "GlmForCausalLM": Architecture("glm4:GLM", gguf="chatglm"),
+    "GptOssForCausalLM": Architecture("gpt_oss:FAMILY", gguf="gpt-oss"),
+    "GraniteForCausalLM": Architecture("granite:FAMILY", gguf="granite"),
+    "GraniteMoeForCausalLM": Architecture("granite:MOE", gguf="granitemoe"),
     "GraniteMoeSharedForCausalLM": Architecture(
-        "models.families.granite:MOE", gguf="granitemoe", gguf_key="expert_shared_feed_forward_length"
+        "granite:MOE", gguf="granitemoe", gguf_key="expert_shared_feed_forward_length"
     ),
-    "Lfm2ForCausalLM": Architecture("models.families.lfm2:FAMILY", gguf="lfm2"),
-    "Lfm2MoeForCausalLM": Architecture("models.families.lfm2:MOE", gguf="lfm2moe"),
-    "Llama4ForCausalLM": Architecture("models.families.llama4:FAMILY", gguf="llama4"),
-    "Llama4ForConditionalGeneration": Architecture("models.families.llama4:MULTIMODAL", gguf_as="Llama4ForCausalLM"),
-    "LlamaForCausalLM": Architecture("models.families.llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
-    "Ministral3ForCausalLM": Architecture("models.families.mistral:MINISTRAL3", gguf="mistral3"),
-    "MinistralForCausalLM": Architecture("models.families.mistral:FAMILY", gguf_as="MistralForCausalLM"),
+    "Lfm2ForCausalLM": Architecture("lfm2:FAMILY", gguf="lfm2"),
+    "Lfm2MoeForCausalLM": Architecture("lfm2:MOE", gguf="lfm2moe"),
+    "Llama4ForCausalLM": Architecture("llama4:FAMILY", gguf="llama4"),
+    "Llama4ForConditionalGeneration": Architecture("llama4:MULTIMODAL", gguf_as="Llama4ForCausalLM"),
+    "LlamaForCausalLM": Architecture("llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
+    "Ministral3ForCausalLM": Architecture("mistral:MINISTRAL3", gguf="mistral3"),
+    "MinistralForCausalLM": Architecture("mistral:FAMILY", gguf_as="MistralForCausalLM"),
     # before Mistral: files with experts may have a window, too
-    "MixtralForCausalLM": Architecture("models.families.mixtral:FAMILY", gguf="llama", gguf_key="expert_count"),
-    "MistralForCausalLM": Architecture(
-        "models.families.mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"
-    ),
-    "Mistral3ForConditionalGeneration": Architecture(
-        "models.families.mistral:MULTIMODAL", gguf_as="Ministral3ForCausalLM"
-    ),
-    "MptForCausalLM": Architecture("models.families.mpt:FAMILY", gguf="mpt"),
-    "NemotronForCausalLM": Architecture("models.families.nemotron:FAMILY", gguf="nemotron"),
-    "OPTForCausalLM": Architecture("models.families.opt:FAMILY"),
-    "Olmo2ForCausalLM": Architecture("models.families.olmo:OLMO2", gguf="olmo2"),
-    "Olmo3ForCausalLM": Architecture("models.families.olmo:OLMO3", gguf="olmo2", gguf_key="attention.sliding_window"),
-    "OlmoeForCausalLM": Architecture("models.families.olmo:OLMOE", gguf="olmoe"),
-    "Phi3ForCausalLM": Architecture("models.families.phi3:FAMILY", gguf="phi3"),
-    "Qwen2ForCausalLM": Architecture(
-        "models.families.qwen2:FAMILY", gguf="qwen2", seen="Qwen2.5-Coder 0.5B and 1.5B Instruct (GGUF)"
-    ),
-    "Qwen2MoeForCausalLM": Architecture("models.families.qwen_moe:QWEN2", gguf="qwen2moe"),
-    "Qwen3ForCausalLM": Architecture("models.families.qwen3:FAMILY", gguf="qwen3"),
-    "Qwen3MoeForCausalLM": Architecture("models.families.qwen_moe:QWEN3", gguf="qwen3moe"),
-    "Qwen3NextForCausalLM": Architecture("models.families.qwen3_next:NEXT", gguf="qwen3next"),
-    "Qwen3_5ForCausalLM": Architecture("models.families.qwen3_next:QWEN35", gguf="qwen35"),
-    "Qwen3_5MoeForCausalLM": Architecture("models.families.qwen3_next:QWEN35_MOE", gguf="qwen35moe"),
-    "SmolLM3ForCausalLM": Architecture("models.families.smollm3:FAMILY", gguf="smollm3"),
-    "StableLmForCausalLM": Architecture("models.families.stablelm:FAMILY", gguf="stablelm"),
-    "Starcoder2ForCausalLM": Architecture("models.families.starcoder2:FAMILY", gguf="starcoder2"),
+    "MixtralForCausalLM": Architecture("mixtral:FAMILY", gguf="llama", gguf_key="expert_count"),
+    "MistralForCausalLM": Architecture("mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"),
+    "Mistral3ForConditionalGeneration": Architecture("mistral:MULTIMODAL", gguf_as="Ministral3ForCausalLM"),
+    "MptForCausalLM": Architecture("mpt:FAMILY", gguf="mpt"),
+    "NemotronForCausalLM": Architecture("nemotron:FAMILY", gguf="nemotron"),
+    "OPTForCausalLM": Architecture("opt:FAMILY"),
+    "Olmo2ForCausalLM": Architecture("olmo:OLMO2", gguf="olmo2"),
+    "Olmo3ForCausalLM": Architecture("olmo:OLMO3", gguf="olmo2", gguf_key="attention.sliding_window"),
+    "OlmoeForCausalLM": Architecture("olmo:OLMOE", gguf="olmoe"),
+    "Phi3ForCausalLM": Architecture("phi3:FAMILY", gguf="phi3"),
+    "Qwen2ForCausalLM": Architecture("qwen2:FAMILY", gguf="qwen2", seen="Qwen2.5-Coder 0.5B and 1.5B Instruct (GGUF)"),
+    "Qwen2MoeForCausalLM": Architecture("qwen_moe:QWEN2", gguf="qwen2moe"),
+    "Qwen3ForCausalLM": Architecture("qwen3:FAMILY", gguf="qwen3"),
+    "Qwen3MoeForCausalLM": Architecture("qwen_moe:QWEN3", gguf="qwen3moe"),
+    "Qwen3NextForCausalLM": Architecture("qwen3_next:NEXT", gguf="qwen3next"),
+    "Qwen3_5ForCausalLM": Architecture("qwen3_next:QWEN35", gguf="qwen35"),
+    "Qwen3_5MoeForCausalLM": Architecture("qwen3_next:QWEN35_MOE", gguf="qwen35moe"),
+    "SmolLM3ForCausalLM": Architecture("smollm3:FAMILY", gguf="smollm3"),
+    "StableLmForCausalLM": Architecture("stablelm:FAMILY", gguf="stablelm"),
+    "Starcoder2ForCausalLM": Architecture("starcoder2:FAMILY", gguf="starcoder2"),
 }
 
 
 # Models that do not generate text: encoders, and decoders without an output layer or with a score head.
 POOLING_FAMILIES: dict[str, Architecture] = {
-    "BertForMaskedLM": Architecture("models.families.bert:BERT"),
-    "BertForSequenceClassification": Architecture("models.families.bert:BERT_SCORES"),
-    "BertModel": Architecture("models.families.bert:BERT", gguf="bert", seen="all-MiniLM-L6-v2 (folder and GGUF)"),
-    "CamembertForMaskedLM": Architecture("models.families.roberta:ROBERTA"),
-    "CamembertForSequenceClassification": Architecture("models.families.roberta:ROBERTA_SCORES"),
-    "CamembertModel": Architecture("models.families.roberta:ROBERTA"),
-    "DistilBertForMaskedLM": Architecture("models.families.distilbert:FAMILY"),
-    "DistilBertForSequenceClassification": Architecture("models.families.distilbert:SCORES"),
-    "DistilBertModel": Architecture("models.families.distilbert:FAMILY"),
-    "LlamaForSequenceClassification": Architecture("models.families.pooling_decoders:LLAMA_SCORES"),
-    "LlamaModel": Architecture("models.families.pooling_decoders:LLAMA"),
-    "MPNetForMaskedLM": Architecture("models.families.mpnet:FAMILY"),
-    "MPNetForSequenceClassification": Architecture("models.families.mpnet:SCORES"),
-    "MPNetModel": Architecture("models.families.mpnet:FAMILY"),
-    "MistralForSequenceClassification": Architecture("models.families.pooling_decoders:MISTRAL_SCORES"),
-    "MistralModel": Architecture("models.families.pooling_decoders:MISTRAL"),
-    "ModernBertForMaskedLM": Architecture("models.families.modernbert:FAMILY"),
-    "ModernBertForSequenceClassification": Architecture("models.families.modernbert:SCORES"),
-    "ModernBertModel": Architecture("models.families.modernbert:FAMILY", gguf="modern-bert"),
-    "NomicBertModel": Architecture("models.families.nomic_bert:FAMILY", gguf="nomic-bert"),
-    "Qwen2ForSequenceClassification": Architecture("models.families.pooling_decoders:QWEN2_SCORES"),
-    "Qwen2Model": Architecture("models.families.pooling_decoders:QWEN2"),
-    "Qwen3ForSequenceClassification": Architecture("models.families.pooling_decoders:QWEN3_SCORES"),
-    "Qwen3Model": Architecture("models.families.pooling_decoders:QWEN3"),
-    "RobertaForMaskedLM": Architecture("models.families.roberta:ROBERTA"),
+    "BertForMaskedLM": Architecture("bert:BERT"),
+    "BertForSequenceClassification": Architecture("bert:BERT_SCORES"),
+    "BertModel": Architecture("bert:BERT", gguf="bert", seen="all-MiniLM-L6-v2 (folder and GGUF)"),
+    "CamembertForMaskedLM": Architecture("roberta:ROBERTA"),
+    "CamembertForSequenceClassification": Architecture("roberta:ROBERTA_SCORES"),
+    "CamembertModel": Architecture("roberta:ROBERTA"),
+    "DistilBertForMaskedLM": Architecture("distilbert:FAMILY"),
+    "DistilBertForSequenceClassification": Architecture("distilbert:SCORES"),
+    "DistilBertModel": Architecture("distilbert:FAMILY"),
+    "LlamaForSequenceClassification": Architecture("pooling_decoders:LLAMA_SCORES"),
+    "LlamaModel": Architecture("pooling_decoders:LLAMA"),
+    "MPNetForMaskedLM": Architecture("mpnet:FAMILY"),
+    "MPNetForSequenceClassification": Architecture("mpnet:SCORES"),
+    "MPNetModel": Architecture("mpnet:FAMILY"),
+    "MistralForSequenceClassification": Architecture("pooling_decoders:MISTRAL_SCORES"),
+    "MistralModel": Architecture("pooling_decoders:MISTRAL"),
+    "ModernBertForMaskedLM": Architecture("modernbert:FAMILY"),
+    "ModernBertForSequenceClassification": Architecture("modernbert:SCORES"),
+    "ModernBertModel": Architecture("modernbert:FAMILY", gguf="modern-bert"),
+    "NomicBertModel": Architecture("nomic_bert:FAMILY", gguf="nomic-bert"),
+    "Qwen2ForSequenceClassification": Architecture("pooling_decoders:QWEN2_SCORES"),
+    "Qwen2Model": Architecture("pooling_decoders:QWEN2"),
+    "Qwen3ForSequenceClassification": Architecture("pooling_decoders:QWEN3_SCORES"),
+    "Qwen3Model": Architecture("pooling_decoders:QWEN3"),
+    "RobertaForMaskedLM": Architecture("roberta:ROBERTA"),
     "RobertaForSequenceClassification": Architecture(
-        "models.families.roberta:ROBERTA_SCORES", gguf_as="XLMRobertaForSequenceClassification"
+        "roberta:ROBERTA_SCORES", gguf_as="XLMRobertaForSequenceClassification"
     ),
-    "RobertaModel": Architecture("models.families.roberta:ROBERTA", gguf_as="BertModel"),
-    "XLMRobertaForMaskedLM": Architecture("models.families.roberta:ROBERTA"),
+    "RobertaModel": Architecture("roberta:ROBERTA", gguf_as="BertModel"),
+    "XLMRobertaForMaskedLM": Architecture("roberta:ROBERTA"),
     "XLMRobertaForSequenceClassification": Architecture(
-        "models.families.roberta:ROBERTA_SCORES", gguf="bert", gguf_tensor="cls.output.weight"
+        "roberta:ROBERTA_SCORES", gguf="bert", gguf_tensor="cls.output.weight"
     ),
-    "XLMRobertaModel": Architecture("models.families.roberta:ROBERTA", gguf_as="BertModel"),
+    "XLMRobertaModel": Architecture("roberta:ROBERTA", gguf_as="BertModel"),
 }
 ARCHITECTURES: Mapping[str, Architecture] = {**FAMILIES, **POOLING_FAMILIES}
 
@@ -150,7 +140,7 @@ def family_of(architecture: str) -> Family:
     if architecture not in ARCHITECTURES:
         raise unsupported(architecture)
     module, _, name = ARCHITECTURES[architecture].family.partition(":")
-    family: Family = getattr(importlib.import_module(module), name)
+    family: Family = getattr(importlib.import_module(f"models.families.{module}"), name)
     return family
 
 

@@ -22,18 +22,18 @@ def describe(config: HFConfig) -> DecoderSpec:
     return dataclasses.replace(spec, max_position=spec.max_position - 2)
 
 
-_ENCODER_NAMES: Rules = {
+ROBERTA_ENCODER_NAMES: Rules = {
     **bert.ENCODER_NAMES,
     "embeddings.position_embeddings.*": To("position_embedding", transform=without_first_two_rows),
 }
 
 NAMES: Rules = {
-    **with_prefixes(("", "roberta."), {**_ENCODER_NAMES, "pooler.**": IGNORE}),
+    **with_prefixes(("", "roberta."), {**ROBERTA_ENCODER_NAMES, "pooler.**": IGNORE}),
     "lm_head.**": IGNORE,
 }
 
 SCORE_NAMES: Rules = {
-    **with_prefixes(("roberta.",), {**_ENCODER_NAMES, "pooler.**": IGNORE}),
+    **with_prefixes(("roberta.",), {**ROBERTA_ENCODER_NAMES, "pooler.**": IGNORE}),
     "classifier.dense.*": To("score_head.dense"),
     "classifier.out_proj.*": To("score_head.out"),
 }

@@ -66,7 +66,7 @@ def model_table() -> Table:
     tested = _tested_techniques()
     for architecture, entry in sorted(FAMILIES.items(), key=lambda item: item[0].lower()):
         module = entry.family.partition(":")[0]
-        file = f"[{module.rpartition('.')[2]}](../{module.replace('.', '/')}.py)"
+        file = f"[{module}](../models/families/{module}.py)"
         techniques = ", ".join(tested[architecture]) or "-"
         rows.append((f"`{architecture}`", file, _gguf_files(entry), techniques, entry.seen or "-"))
     return rows
@@ -80,7 +80,7 @@ def pooling_model_table() -> Table:
         known += [name for name in techniques_of(described_as(architecture, make())) if name not in known]
     for architecture, entry in POOLING_FAMILIES.items():
         module = entry.family.partition(":")[0]
-        file = f"[{module.rpartition('.')[2]}](../{module.replace('.', '/')}.py)"
+        file = f"[{module}](../models/families/{module}.py)"
         techniques = ", ".join(tested[architecture]) or "-"
         rows.append((f"`{architecture}`", file, _gguf_files(entry), techniques, entry.seen or "-"))
     return rows
