@@ -58,7 +58,7 @@ class PeftConfig:
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Read the settings. Raises AdapterError, which names the file and the field."""
+    """Read the settings of a PEFT adapter. Raises AdapterError, which names the file and the field."""
     path = folder / CONFIG_NAME
     if not path.exists():
         raise AdapterError(f"{path} does not exist; an adapter's folder needs it; save the adapter again")

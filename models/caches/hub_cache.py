@@ -53,7 +53,6 @@ def _name(folder: Path, paths: list[Path]) -> str:
 
 
 def _whole(folder: Path, name: str) -> CacheEntry:
-    """Return an entry for the repository's whole folder."""
     contents = [path for path in files_below(folder) if not path.is_symlink() and INCOMPLETE not in path.name]
     return _entry(folder, name, folder.parent, [folder], contents)
 

@@ -34,9 +34,7 @@ class MappedPages:
 
 
 def _mapped_ranges(files: set[str]) -> list[tuple[int, int]]:
-    """Return (start, bytes) of each mapping of the files, from lines like "7f00-7f80 rw-p 00000000 fe:00 1329
-    /path".
-    """
+    """Return (start, bytes) of the files' mappings, from lines like "7f00-7f80 rw-p 00000000 fe:00 1329 /path"."""
     ranges = []
     for line in _MAPS.read_text(errors="surrogateescape").splitlines():
         fields = line.split(maxsplit=5)

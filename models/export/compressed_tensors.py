@@ -60,6 +60,7 @@ def compressed_tensors_config(
     group_sizes: of each quantized module; None: one scale per row. ignored: linear modules that are not quantized.
     """
     sizes = sorted(set(group_sizes.values()), key=lambda size: size or 0, reverse=True)
+    activations = {**_numbers(output_format.encoding), "strategy": "token", "dynamic": True}
     groups = {}
     for number, size in enumerate(sizes):
         modules = [module for module, own in group_sizes.items() if own == size]
@@ -67,7 +68,7 @@ def compressed_tensors_config(
         groups[f"group_{number}"] = {
             "targets": targets,
             "weights": _weights(output_format.encoding, size),
-            "input_activations": _activations(output_format.encoding) if output_format.rounds_inputs else None,
+            "input_activations": activations if output_format.rounds_inputs else None,
             "output_activations": None,
         }
     return {
@@ -86,10 +87,6 @@ def _weights(encoding: Encoding, group_size: int | None) -> dict[str, Any]:
     return {**_numbers(encoding), "group_size": group_size, **by, "dynamic": False, "observer": "minmax"}
 
 
-def _activations(encoding: Encoding) -> dict[str, Any]:
-    return {**_numbers(encoding), "strategy": "token", "dynamic": True}
-
-
 def _numbers(encoding: Encoding) -> dict[str, Any]:
     kind = "float" if encoding is Encoding.FP8_E4M3 else "int"
     return {"num_bits": 4 if encoding is Encoding.INT4 else 8, "type": kind, "symmetric": True}
@@ -97,8 +94,6 @@ def _numbers(encoding: Encoding) -> dict[str, Any]:
 
 def _patterns(modules: Sequence[str]) -> list[str]:
     """Return regular expressions that match these modules, one for all layers; "w1" and "w2" are different modules."""
-    return sorted({"re:" + r"\.".join(map(_name_pattern, module.split("."))) + "$" for module in modules})
-
-
-def _name_pattern(name: str) -> str:
-    return r"\d+" if name.isdigit() else re.escape(name)
+    names = (module.split(".") for module in modules)
+    patterns = (r"\.".join(r"\d+" if name.isdigit() else re.escape(name) for name in parts) for parts in names)
+    return sorted({f"re:{pattern}$" for pattern in patterns})

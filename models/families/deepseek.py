@@ -146,7 +146,7 @@ def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
 
 
 def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Reorder like `rotary_first_q` the rows for the cache, which a checkpoint stores as [latent | rotary part]."""
+    """Move the rotary part of the cached vector to the front, like `rotary_first_q`. Stored: [latent | rotary part]."""
     assert layer is not None
     assert layer.latent is not None
     rank = layer.latent.kv_rank

@@ -1,9 +1,8 @@
-"""Mixtures of experts: rules for the names of their tensors, their GGUF fields, and the layers that have them."""
+"""Mixtures of experts: rules for the names of their tensors, and their GGUF fields."""
 
 from typing import Any
 
 from models.checkpoints.gguf.metadata import GGUFMetadata
-from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families.name_map import To
 from models.families.transforms import as_row
@@ -71,10 +70,3 @@ def gguf_scoring(file: GGUFMetadata, *, default: str) -> str:
             f"{file.source}: expert_gating_func {number} is not supported; supported are 1 (softmax) and 2 (sigmoid)"
         )
     return default if number is None else names[number]
-
-
-def sparse_layers(config: HFConfig, num_layers: int) -> list[bool]:
-    """Return whether each layer has experts, by Qwen's `decoder_sparse_step` and `mlp_only_layers`."""
-    step = config.integer("decoder_sparse_step", 1)
-    dense = config.token_ids("mlp_only_layers")
-    return [index not in dense and (index + 1) % step == 0 for index in range(num_layers)]

@@ -36,7 +36,7 @@ def describe_gemma(config: HFConfig) -> DecoderSpec:
 def describe_gemma2(config: HFConfig) -> DecoderSpec:
     spec = describe_gemma(config)
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 2 == 0, default=4096)
-    return _sandwiched(config, spec, windows, default_attention_cap=50.0, default_final_cap=30.0)
+    return _sandwiched(config, spec, windows, (50.0, 30.0))
 
 
 def describe_gemma3(config: HFConfig) -> DecoderSpec:
@@ -52,29 +52,24 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
         rope = full_rope if windows[index] is None else windowed_rope
         return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), rope=rope)
 
-    return _sandwiched(config, spec, windows).map_layers(adapt)
+    return _sandwiched(config, spec, windows, (None, None)).map_layers(adapt)
 
 
 def _sandwiched(
-    config: HFConfig,
-    spec: DecoderSpec,
-    windows: list[int | None],
-    *,
-    default_attention_cap: float | None = None,
-    default_final_cap: float | None = None,
+    config: HFConfig, spec: DecoderSpec, windows: list[int | None], caps: tuple[float | None, float | None]
 ) -> DecoderSpec:
-    """Return `spec` with sandwich norms, a window in each layer, and the configuration's scale and caps of scores."""
+    """Return `spec` with sandwich norms and windows. caps: default caps of attention scores and of logits."""
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(
             layer.attention,
             scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-            logit_softcap=_cap(config, "attn_logit_softcapping", default_attention_cap),
+            logit_softcap=_cap(config, "attn_logit_softcapping", caps[0]),
             sliding_window=windows[index],
         )
         return dataclasses.replace(layer, mixer=attention, placement=NormPlacement.SANDWICH)
 
-    cap = _cap(config, "final_logit_softcapping", default_final_cap)
+    cap = _cap(config, "final_logit_softcapping", caps[1])
     return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
 
 

@@ -8,7 +8,7 @@ from models.families.registry import architecture_of_gguf, family_of
 
 
 def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
-    """Return the configuration; the family's `gguf_fields` gives the fields that depend on it.
+    """Return a GGUF file's metadata as a config.json, with the fields of its family's `gguf_fields`.
 
     Raises UnsupportedModelError for unknown architectures and for metadata that change results but were not read,
     CheckpointError for missing metadata.

@@ -131,7 +131,7 @@ _GGUF_MOE_NAMES = {
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Return the fields; layers without key heads have a convolution."""
+    """Return the fields of config.json. Layers without key heads have a convolution."""
     counts = file.token_ids("attention.head_count_kv")
     fields = {**file.fields, "attention.head_count_kv": max(counts, default=None)}
     return {

@@ -50,7 +50,6 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _chunks(config: HFConfig, has_rope: list[bool]) -> list[int | None]:
-    """Return the chunk size of each layer, or None for full attention."""
     if config.is_null("attention_chunk_size"):
         return [None] * len(has_rope)
     size = config.integer("attention_chunk_size", 8192)
@@ -104,7 +103,7 @@ _EXPERTS_WITHOUT_QK_NORM = 128
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Return the fields, with llama.cpp's assumptions: chunks, layers without positions, norms of q and k.
+    """Return fields of config.json with llama.cpp's assumptions: chunks, layers without positions, norms of q and k.
 
     An `attention.sliding_window` of 0 means that there are no chunks, and that every layer has a rotary embedding.
     """

@@ -5,11 +5,12 @@ from typing import Any
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import qwen2, qwen3
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names, sparse_layers
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
 from models.families.name_map import To
 from models.families.registry import Family
 
@@ -36,8 +37,12 @@ def with_experts(
         shared=_mlp(config, "shared_expert_intermediate_size") if has_shared else None,
         has_shared_gate=has_shared,
     )
-    is_sparse = sparse_layers(config, len(spec.layers))
-    return spec.map_layers(lambda index, layer: dataclasses.replace(layer, mlp=moe) if is_sparse[index] else layer)
+    step, dense = config.integer("decoder_sparse_step", 1), config.token_ids("mlp_only_layers")
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        return layer if index in dense or (index + 1) % step else dataclasses.replace(layer, mlp=moe)
+
+    return spec.map_layers(adapt)
 
 
 def _mlp(config: HFConfig, size: str) -> MLPSpec:

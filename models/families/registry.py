@@ -166,6 +166,5 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Contai
 
 
 def _nearest(name: str, supported: Iterable[str]) -> str:
-    """Return "nearest by name are Qwen2ForCausalLM, ...; docs/models.md lists all that are"."""
     near = difflib.get_close_matches(name, supported, n=3, cutoff=0.0)
     return f"nearest by name are {', '.join(near)}; docs/models.md lists all that are"

@@ -40,7 +40,6 @@ def quantize_matrix(weight: torch.Tensor, encoding: Encoding, group_size: int | 
 
 
 def _quantized_rows(weight: torch.Tensor, encoding: Encoding, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return codes and scales of some rows."""
     rows, columns = weight.shape
     groups = torch.nn.functional.pad(weight.to(torch.float32), (0, -columns % size)).view(rows, -1, size)
     if encoding in WIDE_ENCODINGS:

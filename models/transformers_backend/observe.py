@@ -89,7 +89,6 @@ def _record(
     s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Record a call of attention in the module's list."""
     is_causal = others.pop("is_causal", None)
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise _UnsupportedAttentionError("looks ahead: it is not a causal model")

@@ -29,7 +29,7 @@ _CODE = Path(__file__).parents[1]  # all of models
 
 @dataclass(frozen=True, slots=True)
 class CachedWeights:
-    """A model's entry. state: of `files` before they were opened; the key includes it."""
+    """A model's entry in the weight cache. state: `files_state` before the files were opened; the key includes it."""
 
     cache: WeightCache
     key: str

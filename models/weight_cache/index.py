@@ -16,13 +16,13 @@ class WeightFileError(Exception):
 
 
 def packed_index(fields: Mapping[str, Any]) -> bytes:
-    """Return the index, followed by the tail. fields: JSON."""
+    """Return the bytes of a weight file's index and tail. fields: the contents of the index, JSON."""
     index = json.dumps(fields).encode()
     return index + _TAIL.pack(len(index), _digest(index), _MAGIC)
 
 
 def read_index(file: BinaryIO) -> Any:
-    """Read the index. Its hash proves that this version wrote it, so its fields need no further check."""
+    """Read a weight file's index. Its hash proves that this version wrote it, so its fields need no further check."""
     size = os.fstat(file.fileno()).st_size
     if size < _TAIL.size:
         raise WeightFileError("it is too short")

@@ -162,9 +162,7 @@ def _verify(mapped: torch.Tensor, checksums: list[int], on_bytes: OnBytes) -> No
 
 
 def _checksum(piece: torch.Tensor) -> int:
-    """Return the sum of the 64-bit words modulo 2^64, computed on all threads, since every start sums the whole
-    model.
-    """
+    """Return the sum of the 64-bit words modulo 2^64, on all threads, since every start sums the whole model."""
     return sum_words(piece.view(torch.int64))
 
 
@@ -175,9 +173,7 @@ def _view(mapped: torch.Tensor, dtype_name: str, shape: list[int], offset: int) 
 
 
 def _huge_page_share(mapped: torch.Tensor) -> float:
-    """Return the share of a mapping that is in huge pages, once it has been read; 0 if the system does not report
-    it.
-    """
+    """Return the share of a mapping, once read, that is in huge pages; 0 if the system does not report it."""
     if not len(mapped) or not _SMAPS.exists():
         return 0.0
     prefix, in_huge_pages = f"{mapped.data_ptr():x}-", 0

@@ -88,11 +88,7 @@ def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Integers:
-    """A format that is read as integers times scales.
-
-    encoding, group_size: of the integers. scales: maps blocks [rows, blocks, bytes] to [rows, blocks, scales per
-    block].
-    """
+    """A format that is read as integers times scales. scales: [rows, blocks, bytes] -> [rows, blocks, scales]."""
 
     encoding: Encoding
     group_size: int

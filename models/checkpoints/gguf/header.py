@@ -5,6 +5,7 @@ and takes seconds for a large vocabulary. So this file reads the header, and `gg
 """
 
 import errno
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ class _HeaderReader:
         self._check_count(num_entries, _MIN_ENTRY_BYTES, "metadata entries")
         metadata: dict[str, Any] = {}
         for _ in range(num_entries):
-            key = self._name("a metadata key", _MAX_KEY_BYTES)
+            key = self._string("a metadata key", _MAX_KEY_BYTES, "strict")
             if key in metadata:
                 raise self._broken(f"repeats the metadata key {key!r}")
             metadata[key] = self._value(key)
@@ -127,7 +128,7 @@ class _HeaderReader:
         return GGUFArray(self._take(count * number.itemsize, what), count, number)
 
     def _table_entry(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
-        name = self._name("a tensor name", _MAX_NAME_BYTES)
+        name = self._string("a tensor name", _MAX_NAME_BYTES, "strict")
         (num_dims,) = self._unpack("I")
         if not 1 <= num_dims <= _MAX_DIMENSIONS:
             raise self._broken(f"has tensor {name!r} with {num_dims} dimensions; 1 to {_MAX_DIMENSIONS} are possible")
@@ -152,9 +153,7 @@ class _HeaderReader:
             if name in tensors:
                 raise self._broken(f"repeats tensor {name!r}")
             block_size, block_bytes = GGML_QUANT_SIZES[tensor_type]
-            num_elements = 1
-            for size in shape:
-                num_elements *= size
+            num_elements = math.prod(shape)
             if shape[-1] % block_size:
                 raise self._broken(f"has tensor {name!r} with rows of {shape[-1]}, not a multiple of {block_size}")
             num_bytes = num_elements // block_size * block_bytes
@@ -172,9 +171,6 @@ class _HeaderReader:
             expected = -(-(start + num_bytes) // alignment) * alignment
             tensors[name] = GGUFTensor(name, shape, tensor_type, start, num_bytes)
         return tuple(tensors.values())
-
-    def _name(self, what: str, max_bytes: int) -> str:
-        return self._string(what, max_bytes, "strict")
 
     def _string(self, what: str, max_bytes: int = _MAX_STRING_BYTES, errors: str = "replace") -> str:
         (length,) = self._unpack("Q")

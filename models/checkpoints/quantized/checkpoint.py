@@ -11,8 +11,7 @@ _KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
 
 
 class QuantizedCheckpoint:
-    """A checkpoint with plain tensors unchanged, and `<module>.weight` in place of each module's codes, scales and
-    zeros.
+    """A checkpoint with `<module>.weight` in place of each quantized module's codes, scales and zeros.
 
     Modules that the quantizer left out are plain. Tensors that no module claims stay, and the loader names them.
     """
