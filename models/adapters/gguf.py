@@ -16,7 +16,7 @@ _KNOWN_KEYS = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "
 
 
 def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
-    """Read an adapter. architecture: GGUF's name for the base model's.
+    """Read an adapter in a GGUF file. architecture: GGUF's name for the base model's.
 
     Raises AdapterError, which names the file and the key or tensor.
     """

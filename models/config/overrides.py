@@ -59,7 +59,7 @@ class OverriddenConfig:
         self.config.reads.update(name for name in self.names if name.partition(".")[0] in names)
 
     def refuse_unread(self, architecture: str) -> None:
-        """Raise UnsupportedModelError for a field that was not read."""
+        """Raise UnsupportedModelError for an overridden field that was not read."""
         for name in self.names:
             if name not in self.config.reads:
                 raise UnsupportedModelError(

@@ -12,7 +12,7 @@ _WILDCARD = re.compile(r"(?<!\()[*+?}]\??")
 
 
 def module_pattern(pattern: str, source: str) -> re.Pattern[str]:
-    """Compile a pattern.
+    """Compile a regular expression over module names.
 
     Raises CheckpointError, which names `source`, for text that is not a regular expression, and for patterns that could
     take hours to match, since configurations come from strangers.

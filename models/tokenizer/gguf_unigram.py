@@ -21,7 +21,7 @@ _NEVER_IN_A_WORD = " "  # whitespace separates words
 
 
 def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], path: Path) -> Tokenizer:
-    """Build the tokenizer. Raises CheckpointError without scores or an unknown token, and for a damaged table."""
+    """Build a Unigram tokenizer. Raises CheckpointError without scores or an unknown token, and for a damaged table."""
     scores = token_scores(metadata, len(tokens), path)
     unknown = next((i for i, kind in enumerate(types) if kind == _UNKNOWN), None)
     if unknown is None:

@@ -10,7 +10,7 @@ from models.errors import CheckpointError, UnsupportedModelError
 def common_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return sizes, norms, biases and rotary positions under the names of Llama's config.json.
 
-    Families whose configuration has other fields add them to this.
+    Families add the other fields of their configuration.
     """
     hidden_size, num_heads = file.integer("embedding_length"), file.integer("attention.head_count")
     head_dim = file.integer("attention.key_length", hidden_size // num_heads)

@@ -38,7 +38,7 @@ _MAX_KEY_BYTES = 1023
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """An entry of the tensor table; its bytes lie within the file."""
+    """An entry of a GGUF file's tensor table; its bytes lie within the file."""
 
     name: str
     shape: tuple[int, ...]  # outermost first, unlike in the file
@@ -49,7 +49,7 @@ class GGUFTensor:
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """Metadata and tensor table of one file."""
+    """Metadata and tensor table of one GGUF file."""
 
     path: Path
     metadata: Mapping[str, Any]  # numbers, bools, strings, and GGUFArrays of numbers or strings
@@ -57,7 +57,7 @@ class GGUFHeader:
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
-    """Read a file's header. Raises CheckpointError, or UnsupportedModelError for a sound file of another kind."""
+    """Read a GGUF file's header. Raises CheckpointError, or UnsupportedModelError for a sound file of another kind."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

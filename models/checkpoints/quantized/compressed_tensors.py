@@ -25,7 +25,7 @@ _PACKED, _CODES = ".weight_packed", ".weight"
 
 
 class CompressedTensors:
-    """Reader of the modules of one checkpoint; a module has the settings of the group whose targets name it."""
+    """Reader of a compressed-tensors checkpoint; a module has the settings of the group whose targets name it."""
 
     def __init__(self, config: HFConfig) -> None:
         self._config = read_config(config)

@@ -55,7 +55,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class ModuleFormat:
-    """Storage of the modules of one group."""
+    """The form in which the modules of one group are stored."""
 
     format: Format
     encoding: Encoding
@@ -70,7 +70,7 @@ class ModuleFormat:
 
 @dataclass(frozen=True, slots=True)
 class CompressedTensorsConfig:
-    """Groups of modules with their settings, in the file's order."""
+    """Groups of modules in a compressed-tensors configuration, with their settings, in the file's order."""
 
     groups: Sequence[tuple[Sequence[str], ModuleFormat]]  # targets: "Linear", a module's name, "re:" and a pattern
     patterns: Mapping[str, re.Pattern[str]]  # of the targets that are patterns
@@ -92,7 +92,7 @@ class CompressedTensorsConfig:
 
 
 def read_config(config: HFConfig) -> CompressedTensorsConfig:
-    """Check and read a quantization_config. Raises UnsupportedModelError, which names what is supported."""
+    """Read the quantization_config of compressed-tensors. Raises UnsupportedModelError, which names what is supported."""
     for field, supported in (("sparsity_config", "dense"), ("transform_config", None)):
         section = config.section(field)
         if section.fields and not (supported and section.text("format", supported) == supported):

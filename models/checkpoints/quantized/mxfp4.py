@@ -15,7 +15,7 @@ _GROUP = 32
 
 
 class MXFP4:
-    """Reader of the experts of one checkpoint, with all experts of a projection as one tensor."""
+    """Reader of the experts of one MXFP4 checkpoint, with all experts of a projection as one tensor."""
 
     def __init__(self, config: HFConfig) -> None:
         """Take the configuration that every reader gets; the layout does not depend on it."""
