@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from models.caches.entry import CacheEntry
+from models.caches.entry import CacheEntry, measure_files
 from models.system.file_lock import is_locked
 
 _PROC = Path("/proc")
@@ -52,13 +52,13 @@ def remove(entry: CacheEntry) -> int:
             _check_inside(path, each.root)
     freed = 0
     for each in entries:
-        before = sum(_size(path) for path in each.contents)
+        before, _ = measure_files(each.contents)
         for path in each.paths:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        freed += before - sum(_size(path) for path in each.contents)
+        freed += before - measure_files(each.contents)[0]
     return freed
 
 
@@ -67,10 +67,3 @@ def _check_inside(path: Path, root: Path) -> None:
     parent = path.parent.resolve()
     if path.name in ("", "..") or not parent.is_relative_to(root.resolve()):
         raise OutsideCache(f"{path} lies outside of the cache {root}")
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -1,7 +1,6 @@
 """Default sampling values: a checkpoint's recommendations, or known values for models whose GGUF files lack them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,14 @@ _GGUF_KEYS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _KnownDefaults:
-    """Values for a family's instruct models, or one size of them, identified by general.basename and size_label."""
-
-    basename: str  # a prefix of general.basename
-    values: Mapping[str, float]
-    size: str | None = None
-
-
 # Most GGUF files lack the keys, and at temperature 1 small models write nonsense. These values are the recommendations
 # of the authors' model cards and generation_config.json, except for the smallest SmolLM2: with the recommended 0.2 and
 # 0.9 and no penalty, nine of 24 answers of a 4-bit file repeated themselves up to the token limit. With these, none
-# did.
-_KNOWN = (
-    _KnownDefaults("smollm2", {"temperature": 0.2, "top_p": 0.5, "repetition_penalty": 1.1}, size="135M"),
-    _KnownDefaults("smollm2", {"temperature": 0.2, "top_p": 0.9}),
-    _KnownDefaults("qwen2.5", {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
+# did. Each has a prefix of general.basename, and general.size_label or None for all sizes.
+_KNOWN: tuple[tuple[str, str | None, Mapping[str, float]], ...] = (
+    ("smollm2", "135M", {"temperature": 0.2, "top_p": 0.5, "repetition_penalty": 1.1}),
+    ("smollm2", None, {"temperature": 0.2, "top_p": 0.9}),
+    ("qwen2.5", None, {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
 )
 
 
@@ -73,8 +63,10 @@ def _gguf_defaults(metadata: Mapping[str, Any]) -> dict[str, float]:
     if "chat_template" not in " ".join(metadata):  # a base model
         return {}
     basename, size = str(metadata.get("general.basename", "")).lower(), metadata.get("general.size_label")
-    known = (each for each in _KNOWN if basename.startswith(each.basename) and each.size in (None, size))
-    return next((dict(each.values) for each in known), {})
+    known = (
+        dict(values) for prefix, of_size, values in _KNOWN if basename.startswith(prefix) and of_size in (None, size)
+    )
+    return next(known, {})
 
 
 def sampling_note(defaults: Mapping[str, float]) -> str | None:

@@ -56,9 +56,9 @@ def _refuse_decoders(config: HFConfig) -> None:
         raise UnsupportedModelError(f"{config.source}: position_embedding_type is {kind!r}; supported is 'absolute'")
 
 
-def with_scores(config: HFConfig, spec: DecoderSpec) -> DecoderSpec:
-    """Return `spec` with the usual score head: the first token's state, a dense layer with tanh, the output layer."""
-    head = ScoreHeadSpec(num_labels(config), TokenPooling.CLS, dense_activation=Activation.TANH)
+def with_scores(config: HFConfig, spec: DecoderSpec, activation: Activation = Activation.TANH) -> DecoderSpec:
+    """Return `spec` with the usual score head: the first token's state, a dense layer, the output layer."""
+    head = ScoreHeadSpec(num_labels(config), TokenPooling.CLS, dense_activation=activation)
     return dataclasses.replace(spec, score_head=head)
 
 

@@ -4,9 +4,7 @@ import dataclasses
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation
-from models.architecture.pooling import ScoreHeadSpec, TokenPooling
 from models.config.hf_config import HFConfig
-from models.config.labels import num_labels
 from models.errors import UnsupportedModelError
 from models.families import bert
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
@@ -27,11 +25,6 @@ def describe(config: HFConfig) -> DecoderSpec:
     fields = {name: config.raw(own) for name, own in _FIELDS.items()}
     spec = bert.describe(dataclasses.replace(config, fields={**config.fields, **fields}))
     return dataclasses.replace(spec, num_token_types=0)
-
-
-def describe_scores(config: HFConfig) -> DecoderSpec:
-    head = ScoreHeadSpec(num_labels(config), TokenPooling.CLS, dense_activation=Activation.RELU)
-    return dataclasses.replace(describe(config), score_head=head)
 
 
 _ENCODER_NAMES: Rules = {
@@ -63,4 +56,4 @@ SCORE_NAMES: Rules = {
 }
 
 FAMILY = Family(describe, NAMES)
-SCORES = Family(describe_scores, SCORE_NAMES)
+SCORES = Family(lambda config: bert.with_scores(config, describe(config), Activation.RELU), SCORE_NAMES)

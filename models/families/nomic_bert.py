@@ -11,7 +11,7 @@ from models.architecture.feed_forward import Activation, MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
-from models.config.hf_config import HFConfig
+from models.config.hf_config import HFConfig, quote_value
 from models.config.rope import rope_spec
 from models.errors import UnsupportedModelError
 from models.families import bert
@@ -19,27 +19,18 @@ from models.families.encoders import attention_both_ways, encoder, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
 
-# Fields that other models of the same code set otherwise, and the value that this family implements.
-_FIXED = {
-    "prenorm": False,
-    "parallel_block": False,
-    "rotary_emb_interleaved": False,
-    "use_rms_norm": False,
-    "causal": False,
-    "qkv_proj_bias": False,
-    "mlp_fc1_bias": False,
-    "mlp_fc2_bias": False,
-}
+# Fields that other models of the same code set.
+_UNSUPPORTED = (
+    *("prenorm", "parallel_block", "rotary_emb_interleaved", "use_rms_norm", "causal", "qkv_proj_bias"),
+    *("mlp_fc1_bias", "mlp_fc2_bias", "rotary_scaling_factor", "moe_every_n_layers", "num_experts"),
+)
 _GATED = {"swiglu": Activation.SILU, "silu": Activation.SILU, "geglu": Activation.GELU, "gelu": Activation.GELU}
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    for name, value in _FIXED.items():
-        if config.boolean(name, value) is not value:
-            raise UnsupportedModelError(f"{config.source}: {name} is {not value}; supported is {value}")
-    for name in ("rotary_scaling_factor", "moe_every_n_layers", "num_experts"):
-        if config.raw(name):
-            raise UnsupportedModelError(f"{config.source}: {name} is not supported")
+    for name in _UNSUPPORTED:
+        if value := config.raw(name):
+            raise UnsupportedModelError(f"{config.source}: {name} is {quote_value(value)}, which is not supported")
     hidden_size = config.integer(config.first("hidden_size", "n_embd"))
     num_heads = config.integer(config.first("num_attention_heads", "n_head"))
     attention = attention_both_ways(hidden_size, num_heads)

@@ -8,7 +8,6 @@ have scales for 16 columns and are not read as codes.)
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,9 +36,9 @@ def stored_codes(
     """
     if len(shape) != 2:
         return None
-    if (integers := _INTEGERS.get(tensor_type)) is not None:
-        read_rows = functools.partial(_read_integers, tensor_type, integers, rows, not_finite)
-        return StoredQuant(QuantKind(integers.encoding, integers.group_size), read_rows)
+    if tensor_type in _INTEGERS:
+        kind, _ = _INTEGERS[tensor_type]
+        return StoredQuant(kind, functools.partial(_read_integers, tensor_type, rows, not_finite))
     if tensor_type not in _READERS:
         return None
     encoding, split = _READERS[tensor_type]
@@ -61,8 +60,10 @@ def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
     """Return the format in which a matrix is read, if it has more bits than the file's format."""
     if tensor_type is GGMLQuantizationType.IQ4_XS:
         return "IQ4_NL"
-    integers = _INTEGERS.get(tensor_type)
-    return None if integers is None else f"{integers.encoding.name} g{integers.group_size}"
+    if tensor_type not in _INTEGERS:
+        return None
+    kind, _ = _INTEGERS[tensor_type]
+    return f"{kind.encoding.name} g{kind.group_size}"
 
 
 # Each function takes blocks [rows, blocks, bytes] and returns scales [rows, .., 1] and codes [rows, .., 16 bytes] for
@@ -86,34 +87,21 @@ def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return scales, pairs.unflatten(-1, (8, 16))
 
 
-@dataclass(frozen=True, slots=True)
-class _Integers:
-    """A format that is read as integers times scales. scales: [rows, blocks, bytes] -> [rows, blocks, scales]."""
-
-    encoding: Encoding
-    group_size: int
-    scales: Callable[[torch.Tensor], torch.Tensor]
-
-
-def _read_integers(
-    tensor_type: GGMLQuantizationType,
-    integers: _Integers,
-    rows: torch.Tensor,
-    not_finite: _MakeError,
-) -> QuantTensor:
+def _read_integers(tensor_type: GGMLQuantizationType, rows: torch.Tensor, not_finite: _MakeError) -> QuantTensor:
     """Divide the gguf package's numbers by their scales, part of the matrix by part."""
+    kind, read_scales = _INTEGERS[tensor_type]
     block_columns, block_bytes = GGML_QUANT_SIZES[tensor_type]
     columns = rows.shape[1] // block_bytes * block_columns
     codes, scales = [], []
     for part in rows.split(max(1, _CHUNK_ELEMENTS // columns)):
-        scale = integers.scales(part.unflatten(1, (-1, block_bytes))).flatten(1)
+        scale = read_scales(part.unflatten(1, (-1, block_bytes))).flatten(1)
         if not bool(scale.isfinite().all()):
             raise not_finite()
-        numbers = torch.from_numpy(dequantize(part.numpy(), tensor_type)).unflatten(1, (-1, integers.group_size))
+        numbers = torch.from_numpy(dequantize(part.numpy(), tensor_type)).unflatten(1, (-1, kind.group_size))
         code = (numbers / torch.where(scale == 0, 1.0, scale.to(torch.float32))[..., None]).round().flatten(1)
-        codes.append(pack_nibbles((code + 8).to(torch.uint8)) if integers.encoding is Encoding.INT4 else code.char())
+        codes.append(pack_nibbles((code + 8).to(torch.uint8)) if kind.encoding is Encoding.INT4 else code.char())
         scales.append(scale)
-    return QuantTensor(integers.encoding, torch.cat(codes), torch.cat(scales), None, integers.group_size)
+    return QuantTensor(kind.encoding, torch.cat(codes), torch.cat(scales), None, kind.group_size)
 
 
 def _words(data: torch.Tensor, dtype: type[np.unsignedinteger]) -> torch.Tensor:
@@ -147,13 +135,14 @@ def _scales_iq3_s(blocks: torch.Tensor) -> torch.Tensor:
     return _block_scale(blocks).to(torch.float32) * (2 * nibbles.to(torch.float32) + 1)
 
 
+# Formats that are read as integers times scales: [rows, blocks, bytes] -> [rows, blocks, scales].
 _INTEGERS = {
-    GGMLQuantizationType.IQ1_S: _Integers(Encoding.INT8, _GROUP, _scales_iq1_s),
-    GGMLQuantizationType.IQ2_XXS: _Integers(Encoding.INT8, _GROUP, _scales_iq2_xxs),
-    GGMLQuantizationType.IQ3_XXS: _Integers(Encoding.INT8, _GROUP, _scales_iq3_xxs),
-    GGMLQuantizationType.IQ3_S: _Integers(Encoding.INT8, _GROUP, _scales_iq3_s),
-    GGMLQuantizationType.TQ1_0: _Integers(Encoding.INT4, 256, functools.partial(_block_scale, first=52)),
-    GGMLQuantizationType.TQ2_0: _Integers(Encoding.INT4, 256, functools.partial(_block_scale, first=64)),
+    GGMLQuantizationType.IQ1_S: (QuantKind(Encoding.INT8, _GROUP), _scales_iq1_s),
+    GGMLQuantizationType.IQ2_XXS: (QuantKind(Encoding.INT8, _GROUP), _scales_iq2_xxs),
+    GGMLQuantizationType.IQ3_XXS: (QuantKind(Encoding.INT8, _GROUP), _scales_iq3_xxs),
+    GGMLQuantizationType.IQ3_S: (QuantKind(Encoding.INT8, _GROUP), _scales_iq3_s),
+    GGMLQuantizationType.TQ1_0: (QuantKind(Encoding.INT4, 256), functools.partial(_block_scale, first=52)),
+    GGMLQuantizationType.TQ2_0: (QuantKind(Encoding.INT4, 256), functools.partial(_block_scale, first=64)),
 }
 
 _READERS = {

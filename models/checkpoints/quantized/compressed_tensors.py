@@ -14,9 +14,8 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.quantized.compressed_tensors_config import Format, ModuleFormat, Strategy, read_config
-from models.checkpoints.quantized.fp8 import read_input_scale
 from models.checkpoints.quantized.packed_codes import permute_codes, signed_codes, sorting_permutation
-from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, ModulePart, Parts, check_divides
+from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, ModulePart, Parts, check_divides, read_matrix
 from models.config.hf_config import HFConfig
 from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
@@ -57,7 +56,7 @@ def _gather_codes(parts: Parts, settings: ModuleFormat) -> StoredTensor:
 
     def read() -> QuantTensor:
         zero_points = None if zeros is None else zeros.read().view(_grid(kind, rows, columns))
-        return _quant(kind, codes.read(), scales, _grid(kind, rows, columns), zero_points, input_scale)
+        return read_matrix(kind, codes.read(), scales, _grid(kind, rows, columns), zero_points, input_scale)
 
     return parts.stored((rows, columns), kind, read)
 
@@ -88,7 +87,7 @@ def _gather_packed(parts: Parts, settings: ModuleFormat) -> StoredTensor:
         packed = codes.read().view(torch.uint8)[:, : columns * bits // 8]
         permuted = permute_codes(signed_codes(packed, bits), permutation, bits)
         zero_points = None if zeros is None else _unpack_zeros(zeros, bits, rows)
-        return _quant(kind, permuted, scales, grid, zero_points, input_scale, permutation)
+        return read_matrix(kind, permuted, scales, grid, zero_points, input_scale, permutation)
 
     return parts.stored((rows, columns), kind, read)
 
@@ -99,29 +98,7 @@ def _gather_mxfp4(parts: Parts, settings: ModuleFormat) -> StoredTensor:
     kind = _kind(parts, settings, rows, columns)
     grid = _grid(kind, rows, columns)
     scales = parts.take(".weight_scale", ("U8", "F8_E8M0"), grid)
-    return parts.stored((rows, columns), kind, lambda: _quant(kind, codes.read(), scales, grid, None, None))
-
-
-def _quant(
-    kind: QuantKind,
-    codes: torch.Tensor,
-    scales: ModulePart,
-    grid: tuple[int, int],
-    zeros: torch.Tensor | None,
-    input_scale: ModulePart | None,
-    permutation: torch.Tensor | None = None,
-) -> QuantTensor:
-    return QuantTensor(
-        kind.encoding,
-        codes.contiguous(),
-        scales.read_scales().view(grid),
-        zeros,
-        kind.group_size,
-        kind.row_group,
-        permutation,
-        kind.activation,
-        None if input_scale is None else read_input_scale(input_scale),
-    )
+    return parts.stored((rows, columns), kind, lambda: read_matrix(kind, codes.read(), scales, grid))
 
 
 def _kind(parts: Parts, settings: ModuleFormat, rows: int, columns: int) -> QuantKind:

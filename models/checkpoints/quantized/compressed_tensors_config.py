@@ -92,7 +92,7 @@ class CompressedTensorsConfig:
 
 
 def read_config(config: HFConfig) -> CompressedTensorsConfig:
-    """Read the quantization_config of compressed-tensors. Raises UnsupportedModelError, which names what is supported."""
+    """Read a quantization_config of compressed-tensors. Raises UnsupportedModelError, which says what is supported."""
     for field, supported in (("sparsity_config", "dense"), ("transform_config", None)):
         section = config.section(field)
         if section.fields and not (supported and section.text("format", supported) == supported):

@@ -7,10 +7,10 @@ activation_scale  fp32, one number, with activation_scheme "static"; AutoFP8: in
 """
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, ModulePart, Parts
+from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, Parts, read_matrix
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
-from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
+from models.quant.tensor import ActivationQuantization, Encoding, QuantKind
 
 _MAX_BLOCK = 2**20
 
@@ -52,19 +52,9 @@ class FP8:
             input_scale = parts.take(suffix, FLOATS, *SINGLE_SCALE)
         kind = QuantKind(Encoding.FP8_E4M3, min(group_size, columns), min(row_group, rows), activation=self._activation)
 
-        def read() -> QuantTensor:
-            return QuantTensor(
-                kind.encoding,
-                codes.read(),
-                scales.read_scales().view(grid),
-                None,
-                kind.group_size,
-                kind.row_group,
-                activation=kind.activation,
-                input_scale=None if input_scale is None else read_input_scale(input_scale),
-            )
-
-        return parts.stored((rows, columns), kind, read)
+        return parts.stored(
+            (rows, columns), kind, lambda: read_matrix(kind, codes.read(), scales, grid, input_scale=input_scale)
+        )
 
 
 def block_of(config: HFConfig, name: str) -> tuple[int, int] | None:
@@ -79,10 +69,3 @@ def block_of(config: HFConfig, name: str) -> tuple[int, int] | None:
             "fetch the checkpoint's own configuration again"
         )
     return value[0], value[1]
-
-
-def read_input_scale(part: ModulePart) -> float:
-    scale = float(part.read_scales().float().item())
-    if scale <= 0:
-        raise CheckpointError(f"{part.name!r} is {scale}; it must be above 0; fetch the checkpoint again")
-    return scale

@@ -41,6 +41,13 @@ class ModulePart:
             )
         return values
 
+    def read_input_scale(self) -> float:
+        """Return the scale of a layer's inputs. Raises CheckpointError unless it is above 0."""
+        scale = float(self.read_scales().float().item())
+        if scale <= 0:
+            raise CheckpointError(f"{self.name!r} is {scale}; it must be above 0; fetch the checkpoint again")
+        return scale
+
 
 class Parts:
     """One module's view of the tensors that no module has taken yet. Taking a part removes it from them."""
@@ -117,6 +124,29 @@ class Parts:
             read_dense,
             quantized=StoredQuant(kind, read_checked),
         )
+
+
+def read_matrix(
+    kind: QuantKind,
+    codes: torch.Tensor,
+    scales: ModulePart,
+    grid: tuple[int, int],
+    zeros: torch.Tensor | None = None,
+    input_scale: ModulePart | None = None,
+    permutation: torch.Tensor | None = None,
+) -> QuantTensor:
+    """Return a matrix of this kind. grid: the shape of the scales, [over rows, over columns]."""
+    return QuantTensor(
+        kind.encoding,
+        codes.contiguous(),
+        scales.read_scales().view(grid),
+        zeros,
+        kind.group_size,
+        kind.row_group,
+        permutation,
+        kind.activation,
+        None if input_scale is None else input_scale.read_input_scale(),
+    )
 
 
 def check_divides(parts: Parts, size: int, columns: int, what: str) -> None:
