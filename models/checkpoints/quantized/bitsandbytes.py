@@ -7,14 +7,13 @@
 """
 
 import json
-import math
 from typing import Any
 
 import torch
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.parts import ModulePart, Parts, check_divides
-from models.config.hf_config import HFConfig
+from models.checkpoints.quantized.parts import Parts, check_divides
+from models.config.hf_config import MAX_NUMBER, HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
 from models.quant.dequantize import TABLES
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
@@ -22,7 +21,6 @@ from models.quant.tensor import Encoding, QuantKind, QuantTensor
 _TYPES = {"nf4": Encoding.NF4, "fp4": Encoding.FP4}
 _STATE = ".weight.quant_state.bitsandbytes__"
 _MAX_STATE_BYTES = 4096
-_MAX_SIZE = 2**28
 
 
 class BitsAndBytes:
@@ -66,71 +64,52 @@ def _gather_int8(parts: Parts) -> StoredTensor:
 
 
 def _gather_4bit(parts: Parts, type_name: str, encoding: Encoding) -> StoredTensor:
-    state = _QuantState(parts, parts.take(_STATE + type_name, ("U8",)), type_name)
-    rows, columns = state.shape
-    check_divides(parts, state.block, columns, "blocksize")
-    groups = columns // state.block
+    state = _read_state(parts, type_name)
+    rows, columns, block = (state.integer(name) for name in ("rows", "columns", "blocksize"))
+    check_divides(parts, block, columns, "blocksize")
+    if block % 2:
+        raise parts.broken(f"{parts.module!r} has a blocksize of {block}; it must be even")
+    groups = columns // block
     num_blocks = rows * groups
     num_bytes = rows * columns // 2
     codes = parts.take(".weight", ("U8",), (num_bytes, 1), (1, num_bytes))
     table = parts.take(".weight.quant_map", ("F32",), (16,))
     is_nested = parts.has(".weight.nested_absmax")
     absmax = parts.take(".weight.absmax", ("U8" if is_nested else "F32",), (num_blocks,))
-    nested = None
-    if is_nested:
-        num_nested = -(-num_blocks // state.nested_block)
-        nested = (
-            parts.take(".weight.nested_absmax", ("F32",), (num_nested,)),
-            parts.take(".weight.nested_quant_map", ("F32",), (256,)),
-        )
-    kind = QuantKind(encoding, state.block)
+    if is_nested:  # double quantization; kept in 8 bits, scales would save 0.4 bits per weight
+        nested_block = state.integer("nested_blocksize", 256)
+        nested_absmax = parts.take(".weight.nested_absmax", ("F32",), (-(-num_blocks // nested_block),))
+        nested_table = parts.take(".weight.nested_quant_map", ("F32",), (256,))
+        nested_offset = state.number("nested_offset", 0.0, minimum=-MAX_NUMBER)
+    kind = QuantKind(encoding, block)
 
     def read() -> QuantTensor:
         if not torch.allclose(table.read(), torch.tensor(TABLES[encoding]), rtol=0, atol=1e-6):
             raise CheckpointError(f"{table.name!r} is not the table of {type_name}; fetch the checkpoint again")
         packed = codes.read().view(rows, columns // 2)
-        if nested is None:
-            scales = absmax.read_scales()
+        if is_nested:
+            maxima = nested_absmax.read_scales().repeat_interleave(nested_block)[:num_blocks]
+            scales = nested_table.read_scales()[absmax.read().int()] * maxima + nested_offset
         else:
-            scales = _unnest(absmax.read(), nested[0].read_scales(), nested[1].read_scales(), state)
+            scales = absmax.read_scales()
         swapped = (packed << 4) | (packed >> 4)
-        return QuantTensor(encoding, swapped, scales.view(rows, groups), None, state.block)
+        return QuantTensor(encoding, swapped, scales.view(rows, groups), None, block)
 
     return parts.stored((rows, columns), kind, read)
 
 
-def _unnest(codes: torch.Tensor, maxima: torch.Tensor, table: torch.Tensor, state: "_QuantState") -> torch.Tensor:
-    """Return the scales of double quantization, fp32 [blocks]. In 8 bits they would save 0.4 bits per weight."""
-    scales = table[codes.int()] * maxima.repeat_interleave(state.nested_block)[: len(codes)]
-    return scales + state.nested_offset
-
-
-class _QuantState:
-    """The checked quant_state of a matrix, JSON that bitsandbytes stores with it."""
-
-    def __init__(self, parts: Parts, part: ModulePart, type_name: str) -> None:
-        self._parts, self._name = parts, part.name
-        if len(part.shape) != 1 or part.num_bytes > _MAX_STATE_BYTES:
-            raise parts.broken(f"{part.name!r} has shape {list(part.shape)}; it must be a JSON text of a few bytes")
-        try:
-            fields: Any = json.loads(bytes(part.read().tolist()))
-        except (ValueError, RecursionError):
-            raise parts.broken(f"{part.name!r} holds no JSON") from None
-        if not isinstance(fields, dict) or fields.get("quant_type") != type_name:
-            raise parts.broken(f"{part.name!r} does not describe a matrix in {type_name}")
-        shape = fields.get("shape")
-        if not isinstance(shape, list) or len(shape) != 2:
-            raise parts.broken(f"{part.name!r}: shape is {shape!r}; it must be [rows, columns]")
-        self.shape = self._size("shape", shape[0]), self._size("shape", shape[1])
-        self.block = self._size("blocksize", fields.get("blocksize"))
-        self.nested_block = self._size("nested_blocksize", fields.get("nested_blocksize", 256))
-        self.nested_offset = fields.get("nested_offset", 0.0)
-        if type(self.nested_offset) not in (int, float) or not math.isfinite(self.nested_offset):
-            raise parts.broken(f"{part.name!r}: nested_offset is {self.nested_offset!r}; it must be a number")
-        if self.block % 2:
-            raise parts.broken(f"{part.name!r}: blocksize is {self.block}; it must be even")
-
-    def _size(self, field: str, value: object) -> int:
-        if type(value) is not int or not 1 <= value <= _MAX_SIZE:
-            raise self._parts.broken(f"{self._name!r}: {field} holds {value!r}; it must be 1 to {_MAX_SIZE}")
-        return value
+def _read_state(parts: Parts, type_name: str) -> HFConfig:
+    """Return the JSON that bitsandbytes stores with a matrix, with `rows` and `columns` from its `shape`."""
+    part = parts.take(_STATE + type_name, ("U8",))
+    if len(part.shape) != 1 or part.num_bytes > _MAX_STATE_BYTES:
+        raise parts.broken(f"{part.name!r} has shape {list(part.shape)}; it must be a JSON text of a few bytes")
+    try:
+        fields: Any = json.loads(bytes(part.read().tolist()))
+    except (ValueError, RecursionError):
+        raise parts.broken(f"{part.name!r} holds no JSON") from None
+    if not isinstance(fields, dict) or fields.get("quant_type") != type_name:
+        raise parts.broken(f"{part.name!r} does not describe a matrix in {type_name}")
+    shape = fields.get("shape")
+    if not isinstance(shape, list) or len(shape) != 2:
+        raise parts.broken(f"{part.name!r}: shape is {shape!r}; it must be [rows, columns]")
+    return HFConfig({**fields, "rows": shape[0], "columns": shape[1]}, f"{part.file}, {part.name!r}")

@@ -114,13 +114,13 @@ MISSHAPEN: dict[str, tuple[str, Changes, str]] = {
         "holds no JSON",
     ),
     "nf4 state that is long": ("bnb-nf4", {NF4_STATE: u8(5000)}, "JSON text of a few bytes"),
-    "nf4 state of a huge shape": ("bnb-nf4", {NF4_STATE: state(shape=[2**60, 64])}, "shape holds"),
+    "nf4 state of a huge shape": ("bnb-nf4", {NF4_STATE: state(shape=[2**60, 64])}, "rows is"),
     "nf4 state of another shape": (
         "bnb-nf4",
         {NF4_STATE: state(shape=[2**20, 2**10])},
         r"weight' has shape \[2048, 1\]",
     ),
-    "nf4 state of a bool": ("bnb-nf4", {NF4_STATE: state(blocksize=True)}, "blocksize holds True"),
+    "nf4 state of a bool": ("bnb-nf4", {NF4_STATE: state(blocksize=True)}, "blocksize is True"),
     "nf4 blocks that straddle rows": (
         "bnb-nf4",
         {NF4_STATE: state(blocksize=128)},
