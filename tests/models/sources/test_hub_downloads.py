@@ -141,7 +141,7 @@ def test_an_error_of_any_kind_ends_the_download(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> str:
         raise RuntimeError("not foreseen")
 
-    monkeypatch.setattr(hub_files, "download", fail)
+    monkeypatch.setattr(hub_files, "download_verified", fail)
     with pytest.raises(RuntimeError, match="not foreseen"):  # it waited for ever
         fetch()
 
@@ -225,6 +225,6 @@ def test_a_disk_that_becomes_full(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub_files, "download", full)
+    monkeypatch.setattr(hub_files, "download_verified", full)
     with pytest.raises(SourceError, match=r"the disk of .* is full; .*the download then resumes"):
         fetch()
