@@ -165,8 +165,8 @@ class _Placer:
 
 def targets_of(stored: StoredAdapter) -> tuple[str, ...]:
     """Return the names of the base model's tensors that the adapter changes."""
-    changed = [*stored.pairs, *(weight for weight in stored.weights if not weight.is_copy)]
-    return tuple(sorted({tensor.target for tensor in changed}))
+    changed = [pair.target for pair in stored.pairs]
+    return tuple(sorted({*changed, *(weight.target for weight in stored.weights if not weight.is_copy)}))
 
 
 def num_bytes_of(layers: Mapping[str, LayerAdapter]) -> int:

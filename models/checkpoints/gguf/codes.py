@@ -136,7 +136,7 @@ def _scales_iq3_s(blocks: torch.Tensor) -> torch.Tensor:
 
 
 # Formats that are read as integers times scales: [rows, blocks, bytes] -> [rows, blocks, scales].
-_INTEGERS = {
+_INTEGERS: dict[GGMLQuantizationType, tuple[QuantKind, Callable[[torch.Tensor], torch.Tensor]]] = {
     GGMLQuantizationType.IQ1_S: (QuantKind(Encoding.INT8, _GROUP), _scales_iq1_s),
     GGMLQuantizationType.IQ2_XXS: (QuantKind(Encoding.INT8, _GROUP), _scales_iq2_xxs),
     GGMLQuantizationType.IQ3_XXS: (QuantKind(Encoding.INT8, _GROUP), _scales_iq3_xxs),
