@@ -19,7 +19,7 @@ from engine.protocol import Quality
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
-from models.system.file_modes import set_default_modes
+from models.system.files import set_default_modes
 
 logger = logging.getLogger(__name__)
 

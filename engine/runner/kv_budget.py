@@ -8,7 +8,7 @@ import torch
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
-from models.system.devices import is_host
+from models.system.memory import is_host
 
 # On a CPU other programs use the same memory, and few can use a larger pool than this.
 _CPU_SHARE = 0.4

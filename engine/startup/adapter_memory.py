@@ -9,7 +9,7 @@ from engine.runner.kv_budget import format_bytes
 from engine.wording import counted
 from models.decoder import Decoder
 from models.linear.adapters.memory import packed_numbers, pair_numbers
-from models.system.devices import is_host
+from models.system.memory import is_host
 
 _COPY_ELEMENT_BYTES = 4  # PEFT often saves fp32
 _NUM_IN_FLIGHT = 2  # adapters that are being read: one for an operator, and one for a slot

@@ -43,8 +43,7 @@ from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
-from models.system.devices import is_host
-from models.system.memory import free_memory_bytes
+from models.system.memory import free_memory_bytes, is_host
 
 
 def _ignore(*_: object) -> None:

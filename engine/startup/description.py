@@ -16,7 +16,7 @@ from engine.wording import counted
 from models.decoder import Decoder
 from models.families.registry import family_of
 from models.loaded_model import LoadedModel
-from models.system.devices import is_host
+from models.system.memory import is_host
 from models.tokenizer.assets import TokenizerAssets
 from models.training.trainable_layers import layer_kinds, trainable_layers
 

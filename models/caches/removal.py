@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from models.caches.entry import CacheEntry, measure_files
-from models.system.file_lock import is_locked
+from models.system.files import is_locked
 
 _PROC = Path("/proc")
 

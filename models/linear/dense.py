@@ -5,16 +5,15 @@ import torch.nn.functional as F
 
 from models.checkpoints.base import StoredTensor
 from models.kernels.row_input import Prologue
-from models.linear.method import LinearLayer, ParameterSpec, Rearrange
+from models.linear.method import LinearLayer, LinearMethod, ParameterSpec, Rearrange
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
-class DenseLinearMethod:
+class DenseLinearMethod(LinearMethod):
     """Stateless; shared by all layers that use it."""
 
     name = "dense"
-    packed = None
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = self.bias_dtype = dtype
@@ -25,9 +24,6 @@ class DenseLinearMethod:
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         assert tensor.read is not None
         layer.weight.narrow(0, *layer.rows(shard)).copy_(rearrange(tensor.read(self.dtype)))
-
-    def process_after_loading(self, layer: LinearLayer) -> None:
-        """Nothing to do."""
 
     def apply(
         self,

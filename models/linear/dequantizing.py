@@ -12,7 +12,7 @@ from models.errors import CheckpointError
 from models.kernels.formats import WeightFormat
 from models.kernels.row_input import Prologue
 from models.linear.dense import DTYPE_NAMES
-from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
+from models.linear.method import LinearLayer, LinearMethod, Rearrange, rows_of_shards
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
@@ -21,14 +21,13 @@ from models.quant.tensor import QuantTensor
 _TENSORS = ("codes", "scales", "zeros", "permutation")
 
 
-class DequantizingLinearMethod:
+class DequantizingLinearMethod(LinearMethod):
     """Stores the weights of one layer; not shared. Runs on every device: slow, but in no more memory than the codes.
 
     The tensors are buffers of the layer, so that torch moves and counts them.
     """
 
     name = "dequantizing"
-    packed = None
 
     def __init__(
         self, storages: Mapping[str | None, WeightStorage | None], dtype: torch.dtype, device: torch.device
@@ -38,9 +37,6 @@ class DequantizingLinearMethod:
         self._device = device
         self._storages = dict(storages)
         self._weights: dict[str | None, QuantTensor | GGUFRows | torch.Tensor] = {}
-
-    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
-        return ()
 
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         storage = self._storages[shard]
@@ -69,9 +65,6 @@ class DequantizingLinearMethod:
                 f"{tensor.file}: {tensor.name!r} has scales that are not finite; fetch the file again"
             )
         return blocks
-
-    def process_after_loading(self, layer: LinearLayer) -> None:
-        """Nothing to do."""
 
     def apply(
         self,

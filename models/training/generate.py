@@ -32,33 +32,20 @@ def generate(
     pairs by the kernels that serve adapters, which is faster and rounds differently.
     """
     with contextlib.nullcontext() if lora is None else serving_kernels(lora):
-        return _generate(decoder, prompts, end_ids, max_tokens, temperature, seed, num_samples, lora)
-
-
-def _generate(
-    decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
-    end_ids: Sequence[int],
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-    num_samples: int,
-    lora: Lora | None,
-) -> list[list[int]]:
-    run = PagedRun(decoder, prompts, num_samples, max_tokens, has_adapter=lora is not None and lora.is_adapted)
-    generator = torch.Generator().manual_seed(seed)
-    answers: list[list[int]] = [[] for _ in range(len(prompts) * num_samples)]
-    unfinished = list(range(len(answers)))
-    logits = run.begin()
-    for _ in range(max_tokens):
-        chosen = _choose(logits, temperature, generator)
-        for index, token_id in zip(unfinished, chosen, strict=True):
-            answers[index].append(token_id)
-        unfinished = [index for index in unfinished if answers[index][-1] not in end_ids]
-        if not unfinished or len(answers[unfinished[0]]) == max_tokens:
-            break
-        logits = run.step(unfinished, [[answers[index][-1]] for index in unfinished])
-    return answers
+        run = PagedRun(decoder, prompts, num_samples, max_tokens, has_adapter=lora is not None and lora.is_adapted)
+        generator = torch.Generator().manual_seed(seed)
+        answers: list[list[int]] = [[] for _ in range(len(prompts) * num_samples)]
+        unfinished = list(range(len(answers)))
+        logits = run.begin()
+        for _ in range(max_tokens):
+            chosen = _choose(logits, temperature, generator)
+            for index, token_id in zip(unfinished, chosen, strict=True):
+                answers[index].append(token_id)
+            unfinished = [index for index in unfinished if answers[index][-1] not in end_ids]
+            if not unfinished or len(answers[unfinished[0]]) == max_tokens:
+                break
+            logits = run.step(unfinished, [[answers[index][-1]] for index in unfinished])
+        return answers
 
 
 def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> list[int]:
@@ -79,9 +66,8 @@ def serving_kernels(lora: Lora) -> Iterator[None]:
     If `lora` is adapted, rows with adapter slot 0 use the current pairs. There are no gradients.
     """
     arena = HugePageArena()
-    layers = list(lora.layers())
     try:
-        for layer, method in layers:
+        for layer, method in lora.methods:
             layer.method = method.frozen
             if method.adapter is not None and lora.is_adapted:
                 bank: AdapterBank[Any] = make_bank(layer, 1)
@@ -89,5 +75,5 @@ def serving_kernels(lora: Lora) -> Iterator[None]:
                 layer.adapters = bank
         yield
     finally:
-        for layer, method in layers:
+        for layer, method in lora.methods:
             layer.method, layer.adapters = method, None

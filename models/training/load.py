@@ -14,7 +14,7 @@ from models.loading.load import LoadOptions, build_decoder, cache_entry, compute
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
-from models.system.devices import is_host
+from models.system.memory import is_host
 from models.training.attention import TrainAttention
 from models.training.operations import TrainOperations
 from models.weight_cache.entry import files_state

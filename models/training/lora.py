@@ -13,7 +13,7 @@ from models.families.name_map import Rules
 from models.families.transforms import transpose
 from models.kernels.row_input import Prologue
 from models.linear.linear import Linear
-from models.linear.method import LinearLayer, ParameterSpec
+from models.linear.method import LinearLayer, LinearMethod, ParameterSpec
 from models.training.frozen_weight import FrozenWeight, multiply_frozen
 from models.training.trainable_adapter import Pair, Piece, TrainableAdapter
 from models.training.trainable_layers import layer_kinds, trainable_layers
@@ -35,14 +35,13 @@ class LoraShape:
         return self.alpha / self.rank
 
 
-class TrainableMethod:
+class TrainableMethod(LinearMethod):
     """A layer's serving method, through which gradients flow, with the layer's pairs.
 
     No result overwrites values that a gradient needs: a residual is added in new memory.
     """
 
     name = "trainable"
-    packed = None
 
     def __init__(self, layer: Linear, adapter: TrainableAdapter | None, dtype: torch.dtype) -> None:
         """layer: still with its serving method. dtype: the decoder's."""
@@ -57,9 +56,6 @@ class TrainableMethod:
 
     def load(self, *_: object) -> None:
         raise AssertionError("a layer is trained after it is loaded")
-
-    def process_after_loading(self, layer: LinearLayer) -> None:
-        """Do nothing: frozen weights are already processed."""
 
     def apply(
         self,
@@ -113,42 +109,32 @@ class Lora:
         sizes = {name: _num_values(layers[name], each, shape.rank) for name, each in named.items()}
         self.values = torch.zeros(sum(sizes.values()))
         self.gradients = torch.zeros_like(self.values)
-        self._parameters: list[torch.Tensor] = []
         self._end = 0
         generator = torch.Generator().manual_seed(seed)
         self._adapters: dict[str, TrainableAdapter] = {}
         for name, linears in named.items():
             self.is_transposed |= any(each.transform is transpose for linear in linears for each in linear.destinations)
             self._adapters[name] = self._make(layers[name], linears, decoder, generator)
-        self._methods: list[tuple[Linear, TrainableMethod]] = []
+        self.methods: list[tuple[Linear, TrainableMethod]] = []  # of all linear layers of the decoder, in training
         for name, layer in layers.items():
             method = TrainableMethod(layer, self._adapters.get(name), decoder.compute_dtype)
             layer.method = method
-            self._methods.append((layer, method))
+            self.methods.append((layer, method))
 
     @property
     def is_adapted(self) -> bool:
         """Whether the decoder computes with the pairs."""
-        return self._methods[0][1].is_adapted
+        return self.methods[0][1].is_adapted
 
     @is_adapted.setter
     def is_adapted(self, value: bool) -> None:
-        for _, method in self._methods:
+        for _, method in self.methods:
             method.is_adapted = value
-
-    def layers(self) -> Iterator[tuple[Linear, TrainableMethod]]:
-        """Yield all linear layers of the decoder, with their methods in training."""
-        yield from self._methods
 
     def matrices(self) -> Iterator[Pair]:
         """Yield copies of every pair's matrices."""
         for adapter in self._adapters.values():
-            yield from adapter.matrices(torch.Tensor.detach)
-
-    def gradient_matrices(self) -> Iterator[Pair]:
-        """Yield copies of every pair's gradients."""
-        for adapter in self._adapters.values():
-            yield from adapter.matrices(_gradient)
+            yield from adapter.matrices()
 
     def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
         """Initialize a pair with trained matrices. Raises ModelError if they do not fit."""
@@ -179,7 +165,6 @@ class Lora:
         start, self._end = self._end, self._end + shape[0] * shape[1]
         parameter = torch.nn.Parameter(self.values[start : self._end].view(shape))
         parameter.grad = self.gradients[start : self._end].view(shape)  # gradients are added to it in place
-        self._parameters.append(parameter)
         return parameter
 
 
@@ -187,11 +172,6 @@ def frozen_weight(layer: Linear) -> FrozenWeight:
     """Return the frozen weight of a layer of a decoder with a Lora."""
     assert isinstance(layer.method, TrainableMethod)
     return layer.method.weight
-
-
-def _gradient(parameter: torch.Tensor) -> torch.Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
 
 
 def _select(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict[str, list[NamedLinear]]:

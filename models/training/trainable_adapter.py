@@ -1,6 +1,6 @@
 """TrainableAdapter: the LoRA pairs of one linear layer, and its product with them, y = W x + scale * B A x."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,14 +48,14 @@ class TrainableAdapter:
         )
         return result
 
-    def matrices(self, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Pair]:
-        """Yield copies of each pair's matrices. select: returns a parameter's values or gradient."""
+    def matrices(self) -> Iterator[Pair]:
+        """Yield copies of each pair's matrices."""
         for index, name in enumerate(self.names):
             pieces = [piece for piece in self._pieces if piece.pair == index]
             b = torch.empty(sum(piece.count for piece in pieces), self._rank)
             for piece in pieces:
-                b[piece.order] = select(piece.b)
-            yield Pair(name, select(self._a).split(self._rank)[index].clone(), b)
+                b[piece.order] = piece.b.detach()
+            yield Pair(name, self._a.detach().split(self._rank)[index].clone(), b)
 
     def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
         """Initialize a pair with trained matrices. Raises ModelError if their shapes differ."""

@@ -27,7 +27,7 @@ from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles, resolve_model
 from models.system.cores import usable_cores
-from models.system.file_modes import set_default_modes
+from models.system.files import set_default_modes
 
 _REMEDY = "choose a --scheme with more bits, --method gptq, or more --calibration-tokens, or allow more"
 _CPU = torch.device("cpu")

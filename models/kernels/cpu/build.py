@@ -25,7 +25,7 @@ from pathlib import Path
 
 from models.system.cache_folder import cache_folder
 from models.system.cores import usable_cores
-from models.system.file_lock import exclusive_lock
+from models.system.files import exclusive_lock
 
 logger = logging.getLogger(__name__)
 

@@ -19,29 +19,21 @@ def convolve(
 ) -> torch.Tensor:
     """Run a causal convolution with optional gates; see Convolve."""
     before, after = gates or (None, None)
-    y = causal_conv(rows if before is None else before * rows, weight, bias, state, group)
-    y = (F.silu(y) if has_silu else y).to(out_dtype)
-    return y if after is None else y * after
-
-
-def causal_conv(
-    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, group: StateGroupBatch
-) -> torch.Tensor:
-    """Return y[t] = sum over j of weight[j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
-
-    rows: [T, C]. weight: [K, C] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
-    written at its targets.
-    """
+    if before is not None:
+        rows = before * rows
     size = len(weight)
     extended, ends = _prepend_states(rows, state, group)
     products = [extended[ends - (size - 1) + j].to(torch.float32) * weight[j] for j in range(size)]
-    out = torch.stack(products).sum(dim=0)
+    y = torch.stack(products).sum(dim=0)
+    if bias is not None:
+        y = y + bias
     written = [(row, block) for row, block in enumerate(group.target_blocks) if block >= 0]
     if written:
         stored_rows, blocks = torch.tensor(written, device=rows.device).unbind(1)
         window = torch.arange(2 - size, 1, device=rows.device)
         state[blocks] = extended[ends[stored_rows].unsqueeze(1) + window]
-    return out if bias is None else out + bias
+    y = (F.silu(y) if has_silu else y).to(out_dtype)
+    return y if after is None else y * after
 
 
 def _prepend_states(

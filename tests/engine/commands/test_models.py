@@ -19,7 +19,7 @@ from engine.commands.models import listing
 from engine.commands.models.removal import remove_named
 from engine.errors import StartupError
 from models.caches.entry import CacheEntry, EntryKind
-from models.system.file_lock import exclusive_lock
+from models.system.files import exclusive_lock
 
 NAME = "owner/repo-with-a-long-name-Instruct-GGUF:repo-with-a-long-name-Instruct-Q4_K_M.gguf"
 

@@ -12,7 +12,7 @@ from models.caches.entry import CacheEntry, EntryKind
 from models.caches.inventory import inventory
 from models.caches.removal import OutsideCache, is_being_fetched, remove
 from models.caches.uses import record_use, recorded_uses
-from models.system.file_lock import exclusive_lock
+from models.system.files import exclusive_lock
 from models.weight_cache.index import packed_index
 
 pytestmark = pytest.mark.fast

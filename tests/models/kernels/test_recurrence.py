@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.operands import DeltaGates, DeltaWeights
-from models.kernels.torch.causal_conv import causal_conv
+from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
 from tests.helpers.states import BLOCKS, STEPS, group_of
 from tests.models.kernels.conftest import Column
@@ -24,7 +24,8 @@ def test_conv_between_gates_equals_torch(column: Column, step: Step, kernel_size
     weight, bias = torch.randn(kernel_size, 80, generator=generator), torch.randn(80, generator=generator)
     state = torch.randn(BLOCKS, kernel_size - 1, 80, generator=generator).to(dtype)
     expected_state = state.clone()
-    expected = causal_conv(b * v, weight, bias, expected_state, group).to(dtype) * c
+    convolved = convolve(b * v, weight, expected_state, group, bias=bias, out_dtype=torch.float32)
+    expected = convolved.to(dtype) * c
 
     out = column(dtype).convolve(kernel_size, 80)(v, weight, state, group, bias=bias, gates=(b, c), out_dtype=dtype)
 
@@ -39,7 +40,7 @@ def test_conv_before_silu_equals_torch(column: Column, step: Step, dtype: torch.
     rows = torch.randn(sum(step[0]), 112, generator=generator).to(dtype)[:, 16:96]
     weight = torch.randn(3, 80, generator=generator)
     state = torch.randn(BLOCKS, 2, 80, generator=generator).to(dtype)
-    expected = F.silu(causal_conv(rows, weight, None, state.clone(), group))
+    expected = F.silu(convolve(rows, weight, state.clone(), group, out_dtype=torch.float32))
 
     out = column(dtype).convolve(3, 80)(rows, weight, state, group, has_silu=True, out_dtype=torch.float32)
 

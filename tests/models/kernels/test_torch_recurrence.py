@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.kernels.torch.causal_conv import causal_conv
+from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
 from tests.helpers.states import BLOCKS, STEPS, group_of
 
@@ -32,7 +32,8 @@ def test_conv_sees_the_rows_before_and_those_in_the_state(
                 expected_state[targets[row]] = torch.stack(window[1:])
             row += 1
 
-    out = causal_conv(rows, weight, bias, state, group_of(query_lens, sources, targets))
+    group = group_of(query_lens, sources, targets)
+    out = convolve(rows, weight, state, group, bias=bias, out_dtype=torch.float32)
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=0.0, atol=1e-5)
     assert torch.equal(state, expected_state)

@@ -16,6 +16,7 @@ from models.training.batch import pack, training_caches
 from models.training.log_probs import token_log_probs
 from models.training.lora import Lora, LoraShape
 from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, model_class, random_model
+from tests.helpers.lora import gradient_pairs
 from tests.models.families.all_variants import ALL_VARIANTS
 
 peft = pytest.importorskip("peft")
@@ -61,7 +62,7 @@ def test_gradients_of_every_pair_are_those_of_peft_which_loads_the_adapter(varia
     torch.testing.assert_close(loss.detach(), expected_loss.detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
     parameters = {name: each for name, each in adapted.named_parameters() if ".lora_" in name}
-    found = list(lora.gradient_matrices())
+    found = gradient_pairs(lora)
     assert len(parameters) == 2 * len(found) > 0
     for name, *pair in found:
         for side, gradient in zip("AB", pair, strict=True):
@@ -85,7 +86,7 @@ def test_gradients_of_every_pair_are_those_of_the_sum_of_weight_and_pair(variant
 
     torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(loss.detach(), expected_loss.detach(), rtol=1e-4, atol=1e-4)
-    for name, of_a, of_b in lora.gradient_matrices():
+    for name, of_a, of_b in gradient_pairs(lora):
         a, b = pairs.pop(name)
         of_sum = model.get_submodule(name).weight.grad
         _check(of_a, SHAPE.scale * b.t() @ of_sum)

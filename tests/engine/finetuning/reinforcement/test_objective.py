@@ -15,6 +15,7 @@ from models.training.adapter_file import save_adapter
 from models.training.attention import TrainAttention
 from models.training.lora import Lora, LoraShape
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.lora import gradient_pairs
 
 peft = pytest.importorskip("peft")
 
@@ -59,7 +60,7 @@ def _gradients(decoder: Decoder, lora: Lora, kl_weight: float) -> tuple[dict[str
     objective = PolicyObjective(decoder, lora, factors, NUM_TOKENS, kl_weight)
     score = add_gradients(objective, items, decoder, lora)
     gradients = {}
-    for name, of_a, of_b in lora.gradient_matrices():
+    for name, of_a, of_b in gradient_pairs(lora):
         gradients[f"base_model.model.{name}.lora_A.default.weight"] = of_a
         gradients[f"base_model.model.{name}.lora_B.default.weight"] = of_b
     return gradients, score.loss, objective.kl

@@ -1,4 +1,4 @@
-"""Locks between processes, by a file that exists only while its lock is held."""
+"""Files that several processes use: locks between them, and modes of files made as temporary files."""
 
 import contextlib
 import fcntl
@@ -53,3 +53,11 @@ def _is_at(path: Path, file: IO[str]) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+def set_default_modes(*paths: Path) -> None:
+    """Give files and folders the modes of new ones: only the owner can read temporary files. Raises OSError."""
+    mask = os.umask(0)  # reading the mask requires setting it
+    os.umask(mask)
+    for path in paths:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.system.file_lock import exclusive_lock, is_locked
+from models.system.files import exclusive_lock, is_locked
 from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast
