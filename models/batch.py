@@ -75,7 +75,6 @@ class DistanceBias:
 
     @property
     def zero_column(self) -> int:
-        """The column of distance 0."""
         return self.MARGIN + self.reach
 
 

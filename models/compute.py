@@ -16,7 +16,7 @@ from models.kv.groups import group_layers
 
 @dataclass(frozen=True, slots=True)
 class ComputeConfig:
-    """Chosen once for a model, before its decoder is built.
+    """The arithmetic of one model, chosen once before its decoder is built.
 
     dtype: of activations and dense weights. kv_dtype: in which keys and values are stored.
     """

@@ -36,7 +36,6 @@ class KVLayout:
 
     @property
     def position_bytes(self) -> int:
-        """Bytes that one position takes."""
         return sum(part.num_bytes for part in self.parts) // self.tile
 
     def num_tiles(self, num_blocks: int, block_size: int) -> int:
@@ -52,7 +51,6 @@ class StateLayout:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of one state."""
         return sum(part.num_bytes for part in self.parts)
 
 

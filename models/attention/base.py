@@ -13,7 +13,7 @@ from models.kv.layer import LayerKV
 
 
 class AttentionBackend(ABC):
-    """Stateless, and shared by all layers: each call gets the cache of its layer."""
+    """A way to compute attention. Stateless, and shared by all layers: each call gets the cache of its layer."""
 
     name: str
 

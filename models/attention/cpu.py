@@ -7,7 +7,7 @@ from models.architecture.kv_layout import CachePart, KVLayout
 from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.cpu.library import KernelLibrary, kernel_library
+from models.kernels.cpu.library import KernelLibrary, address, kernel_library
 from models.kernels.row_input import Prologue
 from models.kv.layer import LayerKV
 
@@ -17,9 +17,10 @@ _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
 
 
 class CpuAttention(AttentionBackend):
-    """KV layout: one part, [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says.
+    """Attention by the C++ kernels.
 
-    Where values are part of the keys the third dimension is 1.
+    KV layout: one part, [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says. Where
+    values are part of the keys the third dimension is 1.
     """
 
     name = "cpu"
@@ -57,7 +58,7 @@ class CpuAttention(AttentionBackend):
         self._library.norm_heads(
             *(x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0), x.stride(1), num_rows, num_heads, columns),
             *(spec.kind, spec.weight.data_ptr(), columns if spec.weight.dim() == 2 else 0),
-            *(_address(spec.bias), spec.eps),
+            *(address(spec.bias), spec.eps),
         )
         return x
 
@@ -100,10 +101,10 @@ class CpuAttention(AttentionBackend):
         for tensor in (q, k, v):
             assert tensor is None or tensor.stride(1) == head_dim
         self._library.rope_kv_write(
-            *(k.dtype == torch.bfloat16, _address(q), 0 if q is None else q.stride(0)),
-            *(k.data_ptr(), k.stride(0), _address(v), 0 if v is None else v.stride(0)),
+            *(k.dtype == torch.bfloat16, address(q), 0 if q is None else q.stride(0)),
+            *(k.data_ptr(), k.stride(0), address(v), 0 if v is None else v.stride(0)),
             *_rotary_arguments(rotary),
-            *(None if group is None else group.slot_mapping.data_ptr(), _address(kv)),
+            *(None if group is None else group.slot_mapping.data_ptr(), address(kv)),
             *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
         )
 
@@ -133,7 +134,7 @@ class CpuAttention(AttentionBackend):
             *(spec.num_heads, spec.num_kv_heads, spec.head_dim, -1 if spec.values_from is None else spec.values_from),
             *(batch.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.is_causal),
             spec.logit_softcap or 0.0,
-            *(_address(slopes), _address(sink_logits)),
+            *(address(slopes), address(sink_logits)),
             *((None, 0, 0) if bias is None else (bias.table.data_ptr(), bias.table.stride(0), bias.zero_column)),
         )
         return out
@@ -143,8 +144,4 @@ def _rotary_arguments(rotary: RotaryEmbedding | None) -> tuple[int | None, int |
     """Return cos, sin, rotary_dim and q_scale as the kernel takes them."""
     if rotary is None:
         return None, None, 0, None
-    return rotary.cos.data_ptr(), rotary.sin.data_ptr(), 2 * rotary.cos.shape[1], _address(rotary.q_scale)
-
-
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    return rotary.cos.data_ptr(), rotary.sin.data_ptr(), 2 * rotary.cos.shape[1], address(rotary.q_scale)

@@ -21,7 +21,7 @@ _TILE = 1024  # positions in a tile of the context of many rows
 
 
 class ReferenceAttention(AttentionBackend):
-    """KV layout: keys and values apart, [slots, num_kv_heads, head_dim] each, in any floating dtypes.
+    """Attention in torch. KV layout: keys and values apart, [slots, num_kv_heads, head_dim] each, in a floating dtype.
 
     There are no values where they are part of the keys.
     """

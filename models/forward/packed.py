@@ -14,7 +14,7 @@ _GROWTH_BLOCKS = 64
 
 
 class PackedForward:
-    """Keys and values of a layer are used by that layer alone, so that layers of one layout share memory.
+    """A forward pass over whole texts. No layer reads another's keys and values, so layers of one layout share memory.
 
     The memory grows to what the largest batch needs.
     """

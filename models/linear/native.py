@@ -17,7 +17,7 @@ from models.quant.scaled_weight import pack_quantized
 
 
 class NativeLinearMethod(LinearMethod):
-    """Stores the weights of one layer; not shared.
+    """Packed weights of one layer; not shared.
 
     A weight is packed as it is loaded; neither the checkpoint's form nor a dequantized one stays in memory. The packed
     bytes are buffers of the layer, so that torch counts them.

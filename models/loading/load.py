@@ -83,7 +83,11 @@ def load_model(
     on_tokenizer(tokenizer)
     defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)
     cached = cache_entry(files, state, compute, options)
-    decoder, weights = _build(opened, compute, options.weights, cached, progress)
+    decoder: Decoder | TransformersDecoder
+    if isinstance(opened, OpenedModel):
+        decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
+    else:  # not cached: its weights are torch's, and not packed
+        decoder, weights = opened.build(compute, options.weights, progress)
     own = [_attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
     notes = [opened.note, weights.note, *own]
     return LoadedModel(
@@ -140,18 +144,6 @@ def cache_entry(
     if options.weight_cache is None or state is None or compute.ops.packing_refusal is not None:
         return None
     return cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
-
-
-def _build(
-    opened: "OpenedModel | OpenedTransformersModel",
-    compute: ComputeConfig,
-    weights: WeightOptions,
-    cached: CachedWeights | None,
-    progress: ProgressReport,
-) -> "tuple[Decoder | TransformersDecoder, LoadedWeights]":
-    if isinstance(opened, OpenedModel):
-        return build_decoder(opened, compute, weights, progress, cached)
-    return opened.build(compute, weights, progress)  # not cached: its weights are torch's, and not packed
 
 
 def build_decoder(

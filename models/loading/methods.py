@@ -65,7 +65,7 @@ def choose_methods(
     tensors = _weights_by_module(assignments)
     for name, layer in decoder.named_modules():  # each module once, so that a tied head counts as the embedding
         if isinstance(layer, PerHeadLinear):
-            chooser.choose_per_head(layer)
+            layer.pack_into(chooser.arena)
         elif isinstance(layer, Linear):
             chooser.choose(layer, tensors[name])
     return chooser.plan
@@ -88,15 +88,12 @@ class _MethodChooser:
         self._outer = {decoder.head, *(() if decoder.score_head is None else decoder.score_head.modules())}
         self._dtype, self._device = compute.dtype, compute.device
         self._options = options
-        self._arena = HugePageArena()
+        self.arena = HugePageArena()
         # Whole texts gain by this, since they have many rows; memory limits generation.
         self._packs_fp32 = not decoder.spec.has_head and compute.ops.packs_fp32
         refusal = compute.ops.packing_refusal
         default_reason = "there is no kernel for them" if options.keeps_quantized else "as requested"
         self.plan = StoragePlan(refusal, refusal or default_reason)
-
-    def choose_per_head(self, layer: PerHeadLinear) -> None:
-        layer.pack_into(self._arena)
 
     def choose(self, layer: Linear, tensors: _Tensors) -> None:
         shards: Iterable[str | None] = [None] if None in tensors else layer.shards
@@ -104,15 +101,18 @@ class _MethodChooser:
         refusal = self.plan.refusal or self._native_refusal(layer, list(storages.values()))
         if refusal is None:
             formats = {shard: WeightFormat.BF16 if storage is None else storage for shard, storage in storages.items()}
-            layer.set_method(NativeLinearMethod(formats, self._arena))
+            layer.set_method(NativeLinearMethod(formats, self.arena))
         else:
-            storages = {shard: self._storage_in_torch(storage) for shard, storage in storages.items()}
+            storages = {
+                shard: storage if stays_quantized_in_torch(storage, self._device) else None
+                for shard, storage in storages.items()
+            }
             if any(storage is not None for storage in storages.values()):
                 layer.set_method(DequantizingLinearMethod(storages, self._dtype, self._device))
                 self.plan.in_torch[refusal] += sum(storage is not None for storage in storages.values())
             elif self._packs_fp32 and self._dense_refusal(layer) is None:
                 packed = dict.fromkeys(storages, WeightFormat.F32)
-                layer.set_method(NativeLinearMethod(packed, self._arena))
+                layer.set_method(NativeLinearMethod(packed, self.arena))
                 storages = {**packed}
         if not isinstance(layer.method, DenseLinearMethod):
             self.plan.min_bytes += sum(_min_bytes(layer, shard, storage) for shard, storage in storages.items())
@@ -148,9 +148,6 @@ class _MethodChooser:
         if layer.in_features % _DENSE_COLUMNS:
             return f"{layer.in_features} columns are not a multiple of {_DENSE_COLUMNS}"
         return None
-
-    def _storage_in_torch(self, storage: WeightStorage | None) -> WeightStorage | None:
-        return storage if stays_quantized_in_torch(storage, self._device) else None
 
 
 def stays_quantized_in_torch(storage: WeightStorage | None, device: torch.device) -> bool:

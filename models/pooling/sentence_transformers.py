@@ -15,22 +15,16 @@ from models.pooling.scheme import DenseProjection, PoolingScheme
 MODULES = "modules.json"
 _MAX_PROMPTS = 1000
 _MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
-_MODES = {
-    "pooling_mode_cls_token": TokenPooling.CLS,
-    "pooling_mode_max_tokens": TokenPooling.MAX,
-    "pooling_mode_mean_tokens": TokenPooling.MEAN,
-    "pooling_mode_mean_sqrt_len_tokens": TokenPooling.MEAN_SQRT_LENGTH,
-    "pooling_mode_weightedmean_tokens": TokenPooling.WEIGHTED_MEAN,
-    "pooling_mode_lasttoken": TokenPooling.LAST,
-}
-_NAMES = {  # values of `pooling_mode`, since sentence-transformers 5.4
-    "cls": TokenPooling.CLS,
-    "max": TokenPooling.MAX,
-    "mean": TokenPooling.MEAN,
-    "mean_sqrt_len_tokens": TokenPooling.MEAN_SQRT_LENGTH,
-    "weightedmean": TokenPooling.WEIGHTED_MEAN,
-    "lasttoken": TokenPooling.LAST,
-}
+# Names of poolings: after "pooling_mode_" a flag, and since sentence-transformers 5.4 a value of `pooling_mode`.
+_POOLINGS = (
+    ("cls_token", "cls", TokenPooling.CLS),
+    ("max_tokens", "max", TokenPooling.MAX),
+    ("mean_tokens", "mean", TokenPooling.MEAN),
+    ("mean_sqrt_len_tokens", "mean_sqrt_len_tokens", TokenPooling.MEAN_SQRT_LENGTH),
+    ("weightedmean_tokens", "weightedmean", TokenPooling.WEIGHTED_MEAN),
+    ("lasttoken", "lasttoken", TokenPooling.LAST),
+)
+_NAMES = {name: pooling for _, name, pooling in _POOLINGS}
 
 
 def read_scheme(root: Path) -> PoolingScheme:
@@ -42,13 +36,16 @@ def read_scheme(root: Path) -> PoolingScheme:
     pooling = next(module for module in modules if module.kind == "Pooling")
     transformer = next(module for module in modules if module.kind == "Transformer")
     prompts, default_prompt = _prompts(root)
+    settings = _settings(root / transformer.path)
     return PoolingScheme(
-        _poolings(_config_of(root, pooling)),
+        _poolings(read_json_config(root / pooling.path / "config.json")),
         tuple(_projection(root / module.path) for module in modules if module.kind == "Dense"),
         normalizes=any(module.kind == "Normalize" for module in modules),
         prompts=prompts,
         default_prompt=default_prompt,
-        max_tokens=_max_tokens(root / transformer.path),
+        max_tokens=None
+        if settings is None or not settings.has("max_seq_length")
+        else settings.integer("max_seq_length"),
     )
 
 
@@ -87,10 +84,6 @@ def _read_modules(path: Path) -> list[_Module]:
     return modules
 
 
-def _config_of(root: Path, module: _Module) -> HFConfig:
-    return read_json_config(root / module.path / "config.json")
-
-
 def _poolings(config: HFConfig) -> tuple[TokenPooling, ...]:
     if not config.boolean("include_prompt", True):
         raise UnsupportedModelError(f"{config.source}: include_prompt is false, which is not supported")
@@ -102,7 +95,7 @@ def _poolings(config: HFConfig) -> tuple[TokenPooling, ...]:
                 f"{config.source}: pooling_mode is {quote_value(named)}; supported are {', '.join(_NAMES)}"
             )
         return tuple(_NAMES[name] for name in names)
-    poolings = tuple(pooling for name, pooling in _MODES.items() if config.boolean(name, False))
+    poolings = tuple(pooling for flag, _, pooling in _POOLINGS if config.boolean(f"pooling_mode_{flag}", False))
     if not poolings:
         raise CheckpointError(f"{config.source} chooses no pooling; fetch the checkpoint again")
     return poolings
@@ -146,16 +139,12 @@ def _prompts(root: Path) -> tuple[dict[str, str], str | None]:
     return dict(prompts), default
 
 
-def _max_tokens(folder: Path) -> int | None:
-    """Return `max_seq_length` of the transformer's settings, or None."""
-    path = folder / "sentence_bert_config.json"
-    if not path.is_file():
-        return None
-    config = read_json_config(path)
-    return config.integer("max_seq_length") if config.has("max_seq_length") else None
-
-
 def lowercases_texts(root: Path) -> bool:
     """Whether texts must be converted to lower case before they are tokenized."""
-    path = root / "sentence_bert_config.json"
-    return path.is_file() and read_json_config(path).boolean("do_lower_case", False)
+    settings = _settings(root)
+    return settings is not None and settings.boolean("do_lower_case", False)
+
+
+def _settings(folder: Path) -> HFConfig | None:
+    path = folder / "sentence_bert_config.json"
+    return read_json_config(path) if path.is_file() else None

@@ -70,17 +70,19 @@ def pooling_traits(
 
     Raises a ModelError for unsupported modules, and for unsupported poolings unless the model generates by default.
     """
-    has_modules = root is not None and (root / MODULES).is_file()
-    if has_modules and root is not None and lowercases_texts(root):
+    folder = root if root is not None and (root / MODULES).is_file() else None
+    if folder is not None and lowercases_texts(folder):
         raise UnsupportedModelError(
-            f"{root}: do_lower_case in sentence_bert_config.json is true, which is not supported; make the tokenizer's "
-            "normalizer do it"
+            f"{folder}: do_lower_case in sentence_bert_config.json is true, which is not supported; make the "
+            "tokenizer's normalizer do it"
         )
     head = spec.score_head
     scheme = refusal = None
     try:
-        if head is None:
-            scheme = _stated_scheme(config, root if has_modules else None, gguf_metadata)
+        if head is None and gguf_metadata is not None:
+            scheme = gguf_scheme(gguf_metadata, config.source)
+        elif head is None and folder is not None:
+            scheme = read_scheme(folder)
     except UnsupportedModelError as error:
         if is_pooling_model(spec, root):
             raise
@@ -97,14 +99,6 @@ def pooling_traits(
         labels=() if head is None else tuple(labels(config)),
         activation=ScoreActivation.IDENTITY if head is None else _activation(config, head.num_labels),
     )
-
-
-def _stated_scheme(
-    config: HFConfig, root: Path | None, gguf_metadata: Mapping[str, Any] | None
-) -> PoolingScheme | None:
-    if gguf_metadata is not None:
-        return gguf_scheme(gguf_metadata, config.source)
-    return None if root is None else read_scheme(root)
 
 
 def gguf_scheme(metadata: Mapping[str, Any], source: str) -> PoolingScheme | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from models.kernels.cpu.arena import HugePageArena
-from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
+from models.kernels.cpu.library import KernelLibrary, address, kernel_library, required_library
 from models.kernels.cpu.packed_weight import NativeWeight
 from models.kernels.cpu.tape import Kernel
 from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
@@ -66,8 +66,7 @@ class ScaledWeight(NativeWeight):
         return library.scaled_linear
 
     def extra_arguments(self) -> tuple[int | float | None, ...]:
-        permutation = None if self.permutation is None else self.permutation.data_ptr()
-        return permutation, _ROUNDINGS.index(self.activation), self.input_scale
+        return address(self.permutation), _ROUNDINGS.index(self.activation), self.input_scale
 
     def can_fuse_with(self, other: NativeWeight) -> bool:
         return (
@@ -115,8 +114,7 @@ def pack_quantized(
     geometry = (rows, columns, quantized.group_size)
     size = library.scaled_packed_bytes(word, *geometry)
     data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
-    zeros_address = None if zeros is None else zeros.data_ptr()
-    library.scaled_pack(word, codes.data_ptr(), scales.data_ptr(), zeros_address, *geometry, data.data_ptr())
+    library.scaled_pack(word, codes.data_ptr(), scales.data_ptr(), address(zeros), *geometry, data.data_ptr())
     permutation = None if quantized.permutation is None else quantized.permutation.to(torch.int32).contiguous()
     input_scale = 1.0 if quantized.input_scale is None else quantized.input_scale
     return ScaledWeight(

@@ -110,7 +110,7 @@ def _attend(
         return softmax.result()[0].to(q.dtype)
     q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # [heads, T or C, D]
     if context <= _MAX_SHORT:
-        return _attend_shortly(q, k, v, spec)
+        return _attend_short(q, k, v, spec)
     shared = spec.num_heads // spec.num_kv_heads
     if shared > 1:
         k, v = k.repeat_interleave(shared, dim=0), v.repeat_interleave(shared, dim=0)
@@ -122,8 +122,8 @@ def _attend(
     return attended[0].transpose(0, 1)
 
 
-def _attend_shortly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
-    """Attend like `_attend`, for [heads, T or C, D], by two matrix products and a softmax in fp32."""
+def _attend_short(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
+    """Attend over a short context, [heads, T or C, D], by two matrix products and a softmax in fp32."""
     length, context = q.shape[1], k.shape[1]
     grouped = q.reshape(spec.num_kv_heads, -1, spec.head_dim)  # [K, H / K * T, D]: heads that share a key head
     scores = torch.bmm(grouped, k.transpose(1, 2)).to(torch.float32) * spec.scale

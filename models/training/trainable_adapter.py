@@ -74,7 +74,6 @@ class TrainableAdapter:
                 piece.b.copy_(b[piece.order])
 
     def as_served(self) -> LayerAdapter:
-        """Return the current pairs in the form of a served adapter."""
         a = self._a.detach().split(self._rank)
         return LayerAdapter(
             tuple(LowRankPair(piece.first, a[piece.pair], piece.b.detach(), self._scale) for piece in self._pieces)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from models.kernels.cpu.arena import HugePageArena
-from models.kernels.cpu.library import KernelLibrary, required_library
+from models.kernels.cpu.library import KernelLibrary, address, required_library
 from models.kernels.cpu.packed_weight import pack_weight
 from models.kernels.formats import WeightFormat
 from models.kernels.operands import LowRankChange
@@ -83,9 +83,10 @@ class AdapterTable:
         for pair, first_rank in zip(pairs, first_ranks, strict=True):
             packed_b = self._packed(_even_ranks(pair.b, dim=1), arena)
             vectors = [None if vector is None else _whole_blocks(vector) for vector in (pair.gain, pair.shift)]
-            addresses = [None if vector is None else vector.data_ptr() for vector in vectors]
             rank = pair.b.shape[1] + pair.b.shape[1] % 2
-            entries.append(_Pair(packed_b.data_ptr(), *addresses, pair.first, len(pair.b), first_rank, rank))
+            entries.append(
+                _Pair(packed_b.data_ptr(), *map(address, vectors), pair.first, len(pair.b), first_rank, rank)
+            )
             kept += [packed_b, *vectors]
         array = (_Pair * len(entries))(*entries)
         blocks = -(-len(stack) // _LANES)

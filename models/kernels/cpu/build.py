@@ -97,7 +97,6 @@ def watching_compilation(on_compiled: OnCompiled) -> Iterator[None]:
 
 
 def kernel_folder() -> Path:
-    """Return the folder for compiled kernels."""
     return cache_folder() / "kernels"
 
 

@@ -92,10 +92,15 @@ class KernelLibrary:
         self.replay = self._bind("hr_replay", "pl")
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Kernel:
-        """arguments: letters of tape.TYPES."""
+        """Bind the function `name`. arguments: letters of tape.TYPES."""
         twin = getattr(self._library, f"{name}_replay", None)
         address = None if twin is None else ctypes.cast(twin, ctypes.c_void_p).value
         return Kernel(getattr(self._library, name), arguments, returns, address)
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    """Return a tensor's data_ptr(), as functions of the library take it; None stays None."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def load_kernels(on_compiled: build.OnCompiled) -> None:
@@ -249,5 +254,4 @@ def computing_alone() -> Iterator[None]:
 
 
 def _loaded_library() -> KernelLibrary | None:
-    """Return the library if it is loaded."""
     return kernel_library() if _library_and_reason.cache_info().currsize else None

@@ -7,7 +7,7 @@ import torch
 
 from models.kernels.cpu.adapters import AdaptedRows
 from models.kernels.cpu.arena import HugePageArena
-from models.kernels.cpu.library import KernelLibrary, required_library
+from models.kernels.cpu.library import KernelLibrary, address, required_library
 from models.kernels.cpu.packed_weight import NativeWeight, PackedWeight, gather_rows, pack_weight
 from models.kernels.formats import WeightFormat
 from models.kernels.row_input import PLAIN, RowInput
@@ -48,11 +48,7 @@ class FusedCall:
         self.num_segments = len(weights)
         segments = (_Segment * len(weights))(
             *(
-                _Segment(
-                    *(weight.format, weight.rows, weight.data.data_ptr()),
-                    None if bias is None else bias.data_ptr(),
-                    weight.group_size,
-                )
+                _Segment(weight.format, weight.rows, weight.data.data_ptr(), address(bias), weight.group_size)
                 for weight, bias in zip(weights, biases, strict=True)
             )
         )

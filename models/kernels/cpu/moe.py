@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from models.architecture.feed_forward import GroupScore, RouterScore
-from models.kernels.cpu.library import KernelLibrary
+from models.kernels.cpu.library import KernelLibrary, address
 from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.rows import prepare_rows
 from models.kernels.operands import ExpertLayer, SharedExpert
@@ -84,7 +84,7 @@ class NativeExperts:
         assert all(tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()) for tensor in tensors)
         self.rows_per_expert = layer.rows_per_expert
         self._keep_alive = (experts, tensors)
-        *addresses, activation_weight = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        *addresses, activation_weight = map(address, tensors)
         self._router = _Router(
             *(*addresses, ups[0].columns, len(experts)),
             *(spec.experts_per_token, spec.score is RouterScore.SIGMOID, spec.renormalizes),
@@ -126,7 +126,7 @@ class NativeExperts:
         assert rows.is_contiguous()
         assert out.is_contiguous()
         self._library.moe_rows(
-            *(ctypes.addressof(self._moe), rows.data_ptr(), len(rows), None if shared is None else shared.data_ptr()),
+            *(ctypes.addressof(self._moe), rows.data_ptr(), len(rows), address(shared)),
             *(out.data_ptr(), out.dtype == torch.bfloat16, adds),
         )
 

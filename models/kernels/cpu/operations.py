@@ -41,7 +41,7 @@ def cpu_operations(dtype: torch.dtype, device: torch.device, on_compiled: OnComp
 
 
 class CpuOperations(Operations):
-    """The kernels compute in bf16 and fp32, without gradients; torch computes in other dtypes and for other sizes."""
+    """Operations by C++ kernels in bf16 and fp32, without gradients, or else by torch: in other dtypes and sizes."""
 
     name = "cpu"
 

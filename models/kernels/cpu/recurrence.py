@@ -3,7 +3,7 @@
 import torch
 
 from models.batch import StateGroupBatch
-from models.kernels.cpu.library import KernelLibrary
+from models.kernels.cpu.library import KernelLibrary, address
 from models.kernels.operands import DeltaGates, DeltaWeights
 
 MAX_KERNEL_SIZE = 8  # kMaxKernelSize of causal_conv.cpp
@@ -29,8 +29,8 @@ def convolve(
     assert rows.stride(1) == 1
     out = torch.empty((len(rows), weight.shape[1]), dtype=out_dtype)
     library.causal_conv(
-        *(rows.dtype == torch.bfloat16, rows.data_ptr(), _address(before), _address(after), rows.stride(0)),
-        *(weight.data_ptr(), _address(bias), has_silu, state.data_ptr(), *_group_arguments(group)),
+        *(rows.dtype == torch.bfloat16, rows.data_ptr(), address(before), address(after), rows.stride(0)),
+        *(weight.data_ptr(), address(bias), has_silu, state.data_ptr(), *_group_arguments(group)),
         *(out_dtype == torch.bfloat16, out.data_ptr(), weight.shape[1], len(weight)),
     )
     return out
@@ -67,7 +67,3 @@ def _group_arguments(group: StateGroupBatch) -> tuple[int, int, int, int]:
     """Return sources, targets, row offsets and number of the sequences."""
     addresses = (group.sources.data_ptr(), group.targets.data_ptr(), group.cu_seqlens.data_ptr())
     return *addresses, len(group.sources)
-
-
-def _address(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

@@ -20,7 +20,7 @@ class AdapterBank(Protocol[P]):
 
     @property
     def residual_last_slots(self) -> tuple[int, ...]:
-        """Slots whose gain (DoRA) would scale a residual too: to their rows it is added after `multiply`."""
+        """Slots whose gain (DoRA) would scale a residual too: the residual of their rows is added after `multiply`."""
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> P:
         """Return the adapter as `set` takes it. May run on any thread, also during a step.

@@ -24,7 +24,7 @@ class PreparedAdapter:
 
 
 class DecoderAdapters:
-    """Adapters are prepared on any thread, also during a step, and set between two steps.
+    """Slots for adapters in all layers: `prepare` runs on any thread, also during a step, and `set` between two steps.
 
     Setting computes nothing, so that streams do not pause for it.
     """
@@ -56,7 +56,6 @@ class DecoderAdapters:
         return PreparedAdapter(layers, None if look_up is None else self._embed.look_up_adapters.prepare(look_up))
 
     def set(self, slot: int, prepared: PreparedAdapter | None) -> None:
-        """Replace the adapter of a slot; None removes it."""
         assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
         before = self._layers_with_residuals_last()
         assert self._embed.look_up_adapters is not None

@@ -32,7 +32,6 @@ class LookUpBank:
         return LookUpAdapter(tuple(pairs), None if adapter.weight is None else adapter.weight.to(self._device))
 
     def set(self, slot: int, prepared: LookUpAdapter | None) -> None:
-        """Replace the adapter of a slot; None removes it."""
         self._adapters.pop(slot, None)
         if prepared is not None:
             self._adapters[slot] = prepared
