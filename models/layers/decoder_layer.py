@@ -77,7 +77,7 @@ class DecoderLayer(nn.Module):
             self._mlp_residual = residual
 
     def drop_attention(self) -> None:
-        """Skip attention from now on. The layer gets rows that attention has been added to."""
+        """Skip attention from now on: the layer gets rows to which attention has been added."""
         self._attn_residual = skip_sublayer
 
 

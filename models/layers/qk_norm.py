@@ -48,7 +48,7 @@ def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnW
 def qk_norm_function(
     spec: QKNormSpec, norm: Norm | OwnWeightsNorm, backend: AttentionBackend
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function from x [T, heads, D], which may be changed, to the normed x."""
+    """Return a function that normalizes x [T, heads, D], possibly in place."""
     if spec.scope is QKNormScope.PROJECTION:
         return lambda x: backend.norm_heads(x.flatten(1).unsqueeze(1), norm).view(x.shape)
     return lambda x: backend.norm_heads(x, norm)

@@ -16,7 +16,7 @@ from models.architecture.positions import (
 
 
 def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: int) -> torch.Tensor:
-    """Return the radians a position for each pair of dimensions: [rotary_dim / 2], fp32; empty without rotation.
+    """Return the radians per position, for each pair of dimensions: [rotary_dim / 2], fp32; empty without rotation.
 
     context: the longest that is served; dynamic scaling and longrope depend on it.
     """
@@ -45,7 +45,7 @@ def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: in
 
 
 def attention_factor(spec: RopeSpec | None) -> float:
-    """Return the factor of cos and sin."""
+    """Return the factor by which a scaling multiplies cos and sin, 1 for most."""
     scaling = None if spec is None else spec.scaling
     return scaling.attention_factor if isinstance(scaling, YarnScaling | LongRopeScaling) else 1.0
 
@@ -55,7 +55,7 @@ def _unscaled(theta: float, rotary_dim: int, device: torch.device) -> torch.Tens
 
 
 def _periods(theta: float, rotary_dim: int, device: torch.device) -> torch.Tensor:
-    """Return the positions a radian for each pair of dimensions."""
+    """Return the number of positions in one radian, for each pair of dimensions."""
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
     return theta**exponents
 

@@ -35,7 +35,7 @@ class LinearLayer(Protocol):
         """Return (first, count) of a shard's output rows; None is the whole layer."""
 
     def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
-        """Make a tensor that the method stores known to torch."""
+        """Register a tensor that the method stores as a buffer of the module."""
 
 
 def rows_of_shards(

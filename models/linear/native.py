@@ -33,16 +33,11 @@ class NativeLinearMethod(LinearMethod):
         """
         self._arena = arena
         self._storages = dict(storages)
-        self._weights: dict[str | None, NativeWeight] = {}
+        self.weights: dict[str | None, NativeWeight] = {}  # of each loaded shard
         self.packed: PackedLinear | None = None  # after `process_after_loading`
 
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         self._attach_shard(layer, shard, self._pack(layer, shard, tensor, rearrange))
-
-    @property
-    def weights(self) -> Mapping[str | None, NativeWeight]:
-        """The packed weight of each loaded shard."""
-        return self._weights
 
     @property
     def shards(self) -> list[str | None]:
@@ -57,7 +52,7 @@ class NativeLinearMethod(LinearMethod):
 
     def _attach_shard(self, layer: LinearLayer, shard: str | None, weight: NativeWeight) -> None:
         layer.register_buffer(f"packed_{shard or 'weight'}", weight.data, persistent=False)
-        self._weights[shard] = weight
+        self.weights[shard] = weight
 
     def _pack(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> NativeWeight:
         storage = self._storages[shard]
@@ -81,7 +76,7 @@ class NativeLinearMethod(LinearMethod):
         biases = None
         if layer.bias is not None:
             biases = [layer.bias.narrow(0, *layer.rows(shard)) for shard in self._storages]
-        self.packed = PackedLinear([self._weights[shard] for shard in self._storages], biases)
+        self.packed = PackedLinear([self.weights[shard] for shard in self._storages], biases)
 
     def apply(
         self,
@@ -95,11 +90,11 @@ class NativeLinearMethod(LinearMethod):
         return self.packed(x, prepare=prologue.row_input, residual=residual, out=residual, out_dtype=out_dtype)
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
-        return self._weights[None].look_up(ids, torch.float32)
+        return self.weights[None].look_up(ids, torch.float32)
 
     def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
         parts = rows_of_shards(layer, self._storages, first, count)
-        found = [self._weights[shard].look_up(rows, dtype) for shard, rows in parts]
+        found = [self.weights[shard].look_up(rows, dtype) for shard, rows in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def format_of(self, shard: str | None) -> str:

@@ -99,7 +99,7 @@ class AdapterTable:
         self._kept[slot] = packed
 
     def _stacked(self, pairs: Sequence[LowRankChange]) -> tuple[list[int], torch.Tensor]:
-        """Return the index of each pair's first rank in the layer, and all of `a` below each other: [ranks, in]."""
+        """Return the index of each pair's first rank in the layer, and the matrices `a`, stacked: [ranks, in]."""
         begins: dict[int, int] = {}  # by the address of `a`
         parts: list[torch.Tensor] = []
         for pair in pairs:

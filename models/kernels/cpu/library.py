@@ -103,12 +103,6 @@ def address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def load_kernels(on_compiled: build.OnCompiled) -> None:
-    """Load the library now, so that `kernel_library()` finds it. on_compiled: gets the progress of a compilation."""
-    with build.watching_compilation(on_compiled):
-        kernel_library()
-
-
 def kernel_library() -> KernelLibrary | None:
     """Return the library for this processor, or None if there can be none; the reason is logged once.
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 
 from models.kernels.cpu import recurrence, rows
-from models.kernels.cpu.library import KernelLibrary, describe_kernels, kernel_library, load_kernels
+from models.kernels.cpu.build import watching_compilation
+from models.kernels.cpu.library import KernelLibrary, describe_kernels, kernel_library
 from models.kernels.cpu.linear import PackedLinear, multiply_heads, pack_heads, unpack_heads
 from models.kernels.cpu.moe import NativeExperts, supports_experts
 from models.kernels.operands import Draw, ExpertLayer
@@ -35,8 +36,9 @@ T = TypeVar("T")
 
 def cpu_operations(dtype: torch.dtype, device: torch.device, on_compiled: OnCompiled) -> Operations:  # noqa: ARG001
     """Load or compile the kernel library, and return the column of the CPU, or the torch column without a library."""
-    load_kernels(on_compiled)
-    library, note = kernel_library(), describe_kernels()
+    with watching_compilation(on_compiled):
+        library = kernel_library()
+    note = describe_kernels()
     return Operations(_MISSING, note) if library is None else CpuOperations(library, dtype, note)
 
 

@@ -84,7 +84,7 @@ def _changed(y: torch.Tensor, change: LowRankChange, product: torch.Tensor) -> t
 
 
 def rows_by_slot(slots: torch.Tensor, loaded: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield each of the slots `loaded` that rows have, with the indices [n] int64 of these rows."""
+    """Yield each loaded slot that some rows have, with the indices [n] int64 of these rows."""
     for slot in loaded:
         rows = (slots == slot).nonzero().squeeze(1)
         if len(rows):

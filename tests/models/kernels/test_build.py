@@ -186,7 +186,7 @@ def test_without_a_writable_cache_kernels_are_compiled_in_a_temporary_folder(
     monkeypatch.setenv(library.LEVEL_VARIABLE, "portable")
     monkeypatch.setattr(build, "_compile", copy_instead)
     with caplog.at_level(logging.WARNING):
-        library.load_kernels(lambda _done, _total: None)
+        library.kernel_library()
     assert library.required_library().level == "portable"
     assert library.describe_kernels() == "Native kernels: portable (compiled for this start)"
     assert not any(path.parent.exists() for path in compiled)
