@@ -1,6 +1,6 @@
 """Choice of the attention back end: the first in the device's preference list that supports every layer."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -43,6 +43,5 @@ def select_backend(
 
 def load_backend(path: str) -> AttentionBackend:
     """Make an instance of the class at "module:name"."""
-    module, _, name = path.partition(":")
-    backend: AttentionBackend = getattr(importlib.import_module(module), name)()
+    backend: AttentionBackend = pkgutil.resolve_name(path)()
     return backend

@@ -7,7 +7,7 @@ their operations when they are built, with the sizes that decide whether a kerne
 nothing.
 """
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -165,6 +165,5 @@ def select_operations(
     """
     if (path := COLUMNS.get(device.type)) is None:
         return Operations(f"the native kernels run on the CPU, not on {device}")
-    module, _, name = path.partition(":")
-    operations: Operations = getattr(importlib.import_module(module), name)(dtype, device, on_compiled)
+    operations: Operations = pkgutil.resolve_name(path)(dtype, device, on_compiled)
     return operations

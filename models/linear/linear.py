@@ -60,9 +60,9 @@ class Linear(nn.Module):
         """Make ready for adapters in slots 0 .. max_slots - 1; once, after the weights are loaded."""
         self.adapters = make_bank(self, max_slots)
 
-    def read_rows(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Return rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
-        return self.method.read_rows(self, first, count, dtype)
+    def read_rows(self, first: int, count: int) -> torch.Tensor:
+        """Return rows of the weight, dequantized: [count, in] fp32."""
+        return self.method.read_rows(self, first, count, torch.float32)
 
     def forward(
         self,

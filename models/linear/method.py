@@ -84,7 +84,7 @@ class LinearMethod(ABC):
 
     @abstractmethod
     def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return dequantized rows; see Linear.read_rows."""
+        """Return rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
 
     @abstractmethod
     def format_of(self, shard: str | None) -> str:

@@ -1,6 +1,6 @@
 """Readers of quantized safetensors checkpoints by the configuration's quant_method, imported when needed."""
 
-import importlib
+import pkgutil
 from pathlib import Path
 from typing import Protocol
 
@@ -70,6 +70,5 @@ def reader_for(config: HFConfig) -> QuantizedReader:
             f"{config.source}: weights quantized by {method!r} are not supported; use a version quantized by {known}, "
             "an unquantized version, or a GGUF file"
         )
-    module, _, name = path.partition(":")
-    reader: QuantizedReader = getattr(importlib.import_module(module), name)(config)
+    reader: QuantizedReader = pkgutil.resolve_name(path)(config)
     return reader
