@@ -14,12 +14,12 @@ def test_sigterm_ends_it_by_its_exit_status_alone(
 ) -> None:
     """An exception would take the interpreter down, and torch with it, which takes long at the idle priority."""
 
-    def run(*_: Any) -> None:
+    def train(*_: Any) -> None:
         raise SystemExit(143)
 
     monkeypatch.setattr(program, "exit_on_sigterm", lambda: None)
     monkeypatch.setattr(program, "end_with_parent", lambda: None)
-    monkeypatch.setattr(runs, "run", run)
+    monkeypatch.setattr(runs, "train", train)
 
     assert program.main([str(tmp_path)]) == 143
     assert capfd.readouterr().err.splitlines()[-1] == "headrace: stopped; the same command resumes here"
