@@ -45,7 +45,7 @@ class SequenceStories:
 
     def follow(self, record: RequestRecord) -> None:
         """Follow the sequences of a request that the engine has just received."""
-        for sequence_id in _followed(record):
+        for sequence_id in followed_sequences(record):
             self._stories.setdefault(sequence_id, SequenceStory())
 
     def forget(self, sequence_ids: Iterable[str]) -> None:
@@ -65,47 +65,28 @@ class SequenceStories:
             if story is not None and not story.has_ended:
                 story.engine_ended(at_s, reason)
 
-    def story_of(self, request: LiveRequest, facts: "RequestFacts") -> RequestStory:
-        stories = [story for name in facts.sequence_ids if (story := self._stories.get(name)) is not None]
-        return RequestStory(
-            request=request,
-            response_id=facts.response_id,
-            key=facts.key,
-            model=facts.model,
-            is_stream=facts.is_stream,
-            num_choices=facts.num_choices,
-            choices=[_choice(story, facts.arrival_s) for story in stories],
-            saved_s=request.cached_tokens * facts.prefill_token_s or None,
-        )
+    def choices(self, sequence_ids: Iterable[str], arrival_s: float) -> list[ChoiceStory]:
+        """Return the stories of a request's choices. arrival_s: of the request, by time.monotonic()."""
+        stories = [story for each in sequence_ids if (story := self._stories.get(each)) is not None]
+        return [_choice(story, arrival_s) for story in stories]
 
 
-class RequestFacts(msgspec.Struct, frozen=True):
-    """The part of a request's record that its story needs; the record itself is not kept."""
-
-    response_id: str | None
-    key: str | None
-    model: str | None
-    is_stream: bool
-    num_choices: int
-    arrival_s: float  # time.monotonic()
-    sequence_ids: list[str]
-    prefill_token_s: float  # at the speed of the warm-up; 0 is unknown
-
-
-def facts_of(record: RequestRecord) -> RequestFacts:
-    return RequestFacts(
+def story_without_choices(record: RequestRecord, request: LiveRequest) -> RequestStory:
+    """Return the story of a request without `choices`, to which events may still be added. The record is not kept."""
+    return RequestStory(
+        request=request,
         response_id=record.response_id,
         key=record.key_name,
         model=record.model_name,
         is_stream=record.is_stream,
         num_choices=record.num_choices,
-        arrival_s=record.arrival_s,
-        sequence_ids=_followed(record),
-        prefill_token_s=record.prefill_token_s,
+        choices=[],
+        saved_s=request.cached_tokens * record.prefill_token_s or None,
     )
 
 
-def _followed(record: RequestRecord) -> list[str]:
+def followed_sequences(record: RequestRecord) -> list[str]:
+    """Return the engine's ids of the request's first choices, which have stories."""
     return list(itertools.islice(record.sequence_ids, MAX_CHOICES))
 
 

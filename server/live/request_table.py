@@ -12,7 +12,7 @@ import msgspec
 from engine.client.interface import EngineClient, RestartReason
 from engine.protocol import StepStats
 from server.errors import RequestNotKnown
-from server.live.request_stories import RequestFacts, RequestStory, SequenceStories, facts_of
+from server.live.request_stories import RequestStory, SequenceStories, followed_sequences, story_without_choices
 from server.live.requests import LiveGeneration, LiveRequest, finished_request, open_request
 from server.metrics.request_record import RequestRecord
 from server.schemas.base import quote
@@ -22,10 +22,13 @@ NUM_RECENT = 200  # generations
 NUM_RECENT_REFUSED = 100  # requests refused before a generation
 
 
-class _FinishedRequest(NamedTuple):
-    ended_s: float  # time.monotonic()
-    request: LiveRequest
-    facts: RequestFacts
+class _KnownRequest(NamedTuple):
+    """A request without the stories of its choices. Times are by time.monotonic()."""
+
+    story: RequestStory
+    arrival_s: float
+    ended_s: float  # now, if it is not over
+    sequence_ids: list[str]
 
 
 class RequestTable:
@@ -35,8 +38,8 @@ class RequestTable:
     def __init__(self, client: EngineClient) -> None:
         self._client = client
         self._open: dict[int, LiveGeneration] = {}
-        self._ended: deque[_FinishedRequest] = deque()  # newest first
-        self._refused: deque[_FinishedRequest] = deque()
+        self._ended: deque[_KnownRequest] = deque()  # newest first
+        self._refused: deque[_KnownRequest] = deque()
         self._stories = SequenceStories()
 
     def begin(self, generation: LiveGeneration) -> None:
@@ -60,10 +63,10 @@ class RequestTable:
         """Forget a request that is over, such as a line of a batch, which would displace all others."""
         self._stories.forget(record.sequence_ids)
 
-    def _keep(self, kept: deque[_FinishedRequest], max_kept: int, record: RequestRecord) -> None:
-        kept.appendleft(_FinishedRequest(time.monotonic(), finished_request(record), facts_of(record)))
+    def _keep(self, kept: deque[_KnownRequest], max_kept: int, record: RequestRecord) -> None:
+        kept.appendleft(_known(record, finished_request(record)))
         if len(kept) > max_kept:
-            self._stories.forget(kept.pop().facts.sequence_ids)
+            self._stories.forget(kept.pop().sequence_ids)
 
     def on_step(self, stats: StepStats) -> None:
         if stats.events:
@@ -76,17 +79,20 @@ class RequestTable:
 
     def find(self, name: str) -> RequestStory | None:
         """Return the story of the newest request with this id, which may be the request's or its answer's."""
-        newest = max(self._with_id(name), key=lambda each: each[1].arrival_s, default=None)
-        return None if newest is None else self._stories.story_of(*newest)
+        newest = max(self._with_id(name), key=lambda known: known.arrival_s, default=None)
+        if newest is None:
+            return None
+        choices = self._stories.choices(newest.sequence_ids, newest.arrival_s)
+        return msgspec.structs.replace(newest.story, choices=choices)
 
-    def _with_id(self, name: str) -> Iterator[tuple[LiveRequest, RequestFacts]]:
+    def _with_id(self, name: str) -> Iterator[_KnownRequest]:
         for live in self._open.values():
             record = live.record
             if record is not None and name in (record.request_id, record.response_id):
-                yield open_request(record, live.progress()), facts_of(record)
+                yield _known(record, open_request(record, live.progress()))
         for kept in chain(self._ended, self._refused):
-            if name in (kept.request.id, kept.facts.response_id):
-                yield kept.request, kept.facts
+            if name in (kept.story.request.id, kept.story.response_id):
+                yield kept
 
     def open(self) -> list[LiveRequest]:
         """Return the oldest open requests, at most MAX_OPEN_SHOWN."""
@@ -105,7 +111,7 @@ class RequestTable:
     def recent(self) -> list[LiveRequest]:
         """Return the requests that are over, newest first."""
         merged = heapq.merge(self._ended, self._refused, key=lambda kept: kept.ended_s, reverse=True)
-        return [kept.request for kept in merged]
+        return [kept.story.request for kept in merged]
 
     def latencies(self, now_ms: float, window_s: float = 300.0) -> "Latencies":
         """Return the latencies of the requests that ended within the window."""
@@ -117,6 +123,11 @@ class RequestTable:
             if each.first_token_s is not None and each.output_tokens > 1
         ]
         return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
+
+
+def _known(record: RequestRecord, request: LiveRequest) -> _KnownRequest:
+    story = story_without_choices(record, request)
+    return _KnownRequest(story, record.arrival_s, time.monotonic(), followed_sequences(record))
 
 
 def request_not_known(name: str) -> RequestNotKnown:
