@@ -1,5 +1,6 @@
 """Lines of a batch's input: how they are read, and what is wrong with a line that cannot be."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,12 @@ class Line:
 
     number: int
     custom_id: str
+    url: str
     body: dict[str, Any]
 
 
-def read_line(data: bytes, number: int, endpoint: str) -> Line:
-    """Return the request in a line of a batch for `endpoint`. Raises FaultyLine.
+def read_line(data: bytes, number: int, endpoints: Sequence[str]) -> Line:
+    """Return the request in a line of a batch for the endpoint, or for one of several. Raises FaultyLine.
 
     The body is not checked against the endpoint's schema: a wrong body is answered with an error, as over HTTP.
     """
@@ -56,12 +58,12 @@ def read_line(data: bytes, number: int, endpoint: str) -> Line:
         raise faulty("invalid_custom_id", message, "custom_id")
     if value["method"] != _METHOD:
         raise faulty("invalid_method", f"method is {quote(value['method'])}; it must be {_METHOD!r}", "method")
-    if value["url"] != endpoint:
-        message = f"url is {quote(value['url'])}; it must be the batch's endpoint, {endpoint!r}"
-        raise faulty("url_mismatch", message, "url")
+    if value["url"] not in endpoints:
+        allowed = f"the batch's endpoint, {endpoints[0]!r}" if len(endpoints) == 1 else f"one of {', '.join(endpoints)}"
+        raise faulty("url_mismatch", f"url is {quote(value['url'])}; it must be {allowed}", "url")
     if value["body"].get("stream"):
         raise faulty("invalid_value", "stream is true; a batch's answers are whole, leave it out", "body.stream")
-    return Line(number, custom_id, value["body"])
+    return Line(number, custom_id, value["url"], value["body"])
 
 
 _MEMBERS: tuple[tuple[str, type, str], ...] = (

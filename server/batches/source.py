@@ -113,7 +113,7 @@ class Source:
         if len(data) > self._max_line_bytes:
             message = f"this line has more than {self._max_line_bytes} bytes (--max-request-bytes)"
             raise FaultyLine(LineFault("line_too_long", message, number))
-        return read_line(data, number, self._endpoint)
+        return read_line(data, number, [self._endpoint])
 
     async def windows(self, done: Collection[bytes]) -> AsyncIterator[list[Line]]:
         """Yield the lines of a checked file in windows. Within a window, lines whose prompts start alike are neighbors,

@@ -4,11 +4,9 @@ import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from engine.errors import StartupError
 from server.batches.lines import FaultyLine, Line, read_line
@@ -32,18 +30,11 @@ class InputLine:
     prefix: bytes
 
 
-class _Url(msgspec.Struct):
-    url: Any = None
-
-
-_decode_url = msgspec.json.Decoder(_Url).decode
-
-
 class InputFile:
     """The requests of a file. Their lines are read again when they are run, since a file may be larger than memory.
     models: names in the lines."""
 
-    def __init__(self, path: str, endpoints: Collection[str], *, max_line_bytes: int) -> None:
+    def __init__(self, path: str, endpoints: Sequence[str], *, max_line_bytes: int) -> None:
         """Raises StartupError for a pipe, and if a line is not a request for one of the endpoints. Blank lines are
         skipped."""
         self.path = path
@@ -76,15 +67,10 @@ class InputFile:
             offset += len(data)
 
     def _check_line(self, data: bytes, number: int, offset: int) -> None:
-        endpoint = _endpoint_of(data)  # lines of one file may differ
         try:
-            line = read_line(data, number, endpoint)
+            line = read_line(data, number, self._endpoints)
         except FaultyLine as faulty:
             self._faults.append(f"line {number}: {faulty.fault.message}")
-            return
-        if endpoint not in self._endpoints:
-            known = ", ".join(self._endpoints)
-            self._faults.append(f"line {number}: url is {quote(endpoint)}; it must be one of {known}")
             return
         if (first := self._numbers.setdefault(line.custom_id, number)) != number:
             self._faults.append(f"line {number}: custom_id {quote(line.custom_id)} is also that of line {first}")
@@ -92,7 +78,7 @@ class InputFile:
         if isinstance(model := line.body.get("model"), str):
             self.models[model] += 1
         self.lines.append(
-            InputLine(number, line.custom_id, endpoint, offset, len(data), prefix_key(line.body)[:_PREFIX_BYTES])
+            InputLine(number, line.custom_id, line.url, offset, len(data), prefix_key(line.body)[:_PREFIX_BYTES])
         )
 
     def _report(self) -> str:
@@ -110,19 +96,10 @@ class InputFile:
             raise StartupError(f"cannot read {self.path}: {error.strerror}") from None
         read: Line | None = None
         with contextlib.suppress(FaultyLine):
-            read = read_line(data, line.number, line.endpoint)
+            read = read_line(data, line.number, [line.endpoint])
         if read is None or read.custom_id != line.custom_id:
             raise StartupError(f"{self.path} was changed at line {line.number} while its requests were run")
         return read.body
 
     def close(self) -> None:
         self._file.close()
-
-
-def _endpoint_of(data: bytes) -> str:
-    """Return the line's url; empty if there is none, which `read_line` reports."""
-    try:
-        url = _decode_url(data).url
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    return url if isinstance(url, str) else ""

@@ -17,12 +17,12 @@ GOOD = {"custom_id": "a", "method": "POST", "url": CHAT, "body": {"model": "m", 
 
 def _fault(data: bytes) -> tuple[str, int | None, str | None]:
     with pytest.raises(FaultyLine) as caught:
-        read_line(data, 7, CHAT)
+        read_line(data, 7, [CHAT])
     return caught.value.fault.code, caught.value.fault.line, caught.value.fault.param
 
 
 def test_a_line_is_read_with_its_number() -> None:
-    assert read_line(json.dumps(GOOD).encode(), 7, CHAT) == Line(7, "a", {"model": "m", "messages": []})
+    assert read_line(json.dumps(GOOD).encode(), 7, [CHAT]) == Line(7, "a", CHAT, {"model": "m", "messages": []})
 
 
 @pytest.mark.parametrize(
