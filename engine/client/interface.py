@@ -42,14 +42,14 @@ class EngineStatus:
 
     state: EngineState
     reason: str  # why not READY, for people; empty when READY
-    stage: str | None  # of LOADING, such as "load weights"; None before it is known
-    progress: float | None  # of the stage, 0..1 while LOADING, None if unknown
-    num_open: int  # requests submitted and not ended
-    num_running: int  # of clients, as num_waiting
-    num_waiting: int
-    num_waiting_tokens: int  # of prompts whose computation has not started
-    seconds_since_progress: float  # since the last sign of progress, or since an idle engine got work; 0 when idle
-    num_restarts: int
+    stage: str | None = None  # of LOADING, such as "load weights"; None before it is known
+    progress: float | None = None  # of the stage, 0..1 while LOADING, None if unknown
+    num_open: int = 0  # requests submitted and not ended
+    num_running: int = 0  # of clients, as num_waiting
+    num_waiting: int = 0
+    num_waiting_tokens: int = 0  # of prompts whose computation has not started
+    seconds_since_progress: float = 0.0  # since a sign of progress, or since an idle engine got work; 0 when idle
+    num_restarts: int = 0
     num_batch: int = 0  # of num_open, lines of batches
 
 

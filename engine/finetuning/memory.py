@@ -7,6 +7,7 @@ import torch
 
 from engine.errors import NotEnoughMemory
 from engine.finetuning.loss.objective import MAX_TOKENS
+from engine.wording import gib
 from models.architecture.feed_forward import MoESpec
 from models.decoder import Decoder
 from models.linear.embedding import Embedding
@@ -44,12 +45,12 @@ def check_memory(
     needed = state + max(activations, caches) + _WORK_BYTES  # one after the other
     obtainable = obtainable_memory_bytes(torch.device("cpu"))
     if needed > obtainable:
-        answers = "" if generation is None else f"or {_gib(caches)} to generate {generation.num_sequences} answers, "
+        answers = "" if generation is None else f"or {gib(caches)} to generate {generation.num_sequences} answers, "
         remedy = "--max-length" if generation is None else "--max-completion-tokens"
         raise NotEnoughMemory(
-            f"training needs {_gib(needed)} besides the {_gib(decoder.weight_bytes())} of weights, and "
-            f"{_gib(obtainable)} is free: {_gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
-            f"{_gib(activations)} for {num_tokens:,} tokens at a time, {answers}{_gib(_WORK_BYTES)} to work with; "
+            f"training needs {gib(needed)} besides the {gib(decoder.weight_bytes())} of weights, and "
+            f"{gib(obtainable)} is free: {gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
+            f"{gib(activations)} for {num_tokens:,} tokens at a time, {answers}{gib(_WORK_BYTES)} to work with; "
             f"lower {remedy} or --lora-rank, or choose a smaller model"
         )
 
@@ -73,7 +74,3 @@ def _token_bytes(decoder: Decoder) -> int:
         if isinstance(layer, Linear) and layer is not decoder.head and not isinstance(layer, Embedding):
             numbers += (layer.in_features + layer.out_features) * (share if ".experts." in name else 1.0)
     return int(_ACTIVATION_BYTES * numbers)
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"

@@ -60,8 +60,5 @@ class ModelsConfig:
     @property
     def loads_on_demand(self) -> bool:
         """Whether models are loaded and unloaded on demand."""
-        return self.load_on_demand or any(limit is not None for limit in self._idle_limits)
-
-    @property
-    def _idle_limits(self) -> tuple[float | None, ...]:
-        return (self.idle_unload, *(entry.idle_unload for entry in self.entries))
+        limits = (self.idle_unload, *(entry.idle_unload for entry in self.entries))
+        return self.load_on_demand or any(limit is not None for limit in limits)

@@ -1,7 +1,7 @@
 """Families: every metric of the table, without series yet, in one registry for all models of a server."""
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -28,7 +28,7 @@ OTHER = "other"
 _OPENMETRICS = "application/openmetrics-text"
 
 
-class Families:
+class Families(Collector):
     """The metrics of one server, and their export."""
 
     def __init__(self, *, has_vllm_names: bool = False) -> None:
@@ -50,17 +50,19 @@ class Families:
         if has_vllm_names:
             self._collectors.append(VllmNames(self.registry))
 
+    def collect(self) -> Iterator[Family]:
+        for collector in self._collectors:
+            yield from collector.collect()
+
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all samples as text, and its content type. accept: the scraper's header. Only OpenMetrics has
         exemplars."""
-        everything = _CombinedCollector(self._collectors)
         kinds = (each.partition(";")[0].strip().lower() for each in accept.split(","))
         if _OPENMETRICS in kinds:
             # All names are plain; the library's default would write vLLM's without their colon.
-            return openmetrics.generate_latest(
-                everything, escaping=openmetrics.ALLOWUTF8
-            ), openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(everything), CONTENT_TYPE_LATEST
+            text = openmetrics.generate_latest(self, escaping=openmetrics.ALLOWUTF8)
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self), CONTENT_TYPE_LATEST
 
     def _register(self, spec: MetricSpec) -> None:
         name, labels, registry = spec.exported, spec.labels, self.registry
@@ -88,17 +90,6 @@ class KeyLabels:
                 return OTHER
             self._known.add(name)
         return name
-
-
-class _CombinedCollector(Collector):
-    """The families of several collectors, exported as one."""
-
-    def __init__(self, collectors: Sequence[Collector]) -> None:
-        self._collectors = collectors
-
-    def collect(self) -> Iterator[Family]:
-        for collector in self._collectors:
-            yield from collector.collect()
 
 
 class EngineProcesses(Collector):

@@ -1,26 +1,12 @@
 """EngineSlot: an EngineClient whose engine comes and goes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from engine.client.interface import EngineClient, EngineState, EngineStatus, RequestStream
 from engine.client.queue.batch_lane import BatchLane
 from engine.client.queue.first_token import FirstToken
 from engine.errors import EngineUnavailable
 from engine.protocol import AdapterInfo, EngineInfo, EngineRequest, PoolingOutput, PoolingRequest, ServiceClass
-
-_EMPTY = EngineStatus(
-    state=EngineState.UNLOADED,
-    reason="",
-    stage=None,
-    progress=None,
-    num_open=0,
-    num_running=0,
-    num_waiting=0,
-    num_waiting_tokens=0,
-    seconds_since_progress=0.0,
-    num_restarts=0,
-)
 
 
 class EngineSlot:
@@ -48,7 +34,7 @@ class EngineSlot:
         if self.engine is not None:
             return self.engine.status()
         state = EngineState.UNLOADED if self._was_emptied else EngineState.LOADING
-        return replace(_EMPTY, state=state, reason=self.reason)
+        return EngineStatus(state, self.reason)
 
     def check_capacity(
         self, num_requests: int, num_new_tokens: int = 1, service_class: ServiceClass = ServiceClass.INTERACTIVE

@@ -1,6 +1,7 @@
 """Findings about this process: Python, packages, open files, the temporary folder, the home folder."""
 
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,11 +11,6 @@ from engine.child_processes.environment import BINDING
 from engine.command_io.findings import Finding, ok, problem, warning
 from server.commands.serve.open_files import MIN_OPEN_FILES, open_files_needed, room_for_connections
 from server.config.server import ServerConfig
-
-try:
-    import resource
-except ImportError:  # a system without such limits
-    resource = None  # type: ignore[assignment]
 
 _PACKAGES = ("headrace", "torch", "transformers", "tokenizers", "fastapi", "uvicorn", "jinja2", "llguidance")
 
@@ -42,8 +38,6 @@ def package_finding() -> Finding:
 
 
 def open_files_findings(max_connections: int) -> Iterator[Finding]:
-    if resource is None:
-        return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = open_files_needed(max_connections)
     if hard == resource.RLIM_INFINITY or hard >= needed:

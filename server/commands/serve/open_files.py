@@ -1,13 +1,9 @@
 """allow_open_files: raises the limit of open files so that all connections fit."""
 
 import logging
+import resource
 
 from engine.errors import StartupError
-
-try:
-    import resource
-except ImportError:  # a system without such limits
-    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +33,7 @@ def connections_at_once() -> int:
     It is small, since streams and probes wait meanwhile, and limited by the open files: until the first refused
     connections are closed, three times as many more have been accepted.
     """
-    soft = _NO_LIMIT if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return min(_MOST_AT_ONCE, max(1, (_other_files(_NO_LIMIT if soft < 0 else soft) - _OWN_FILES) // 4))
 
 
@@ -51,8 +47,6 @@ def allow_open_files(max_connections: int) -> int:
     If the limit is too low for `max_connections`, the result is smaller and a warning is logged: a connection that
     cannot be accepted waits without an answer, and so do probes. Raises StartupError if the limit is too low for any.
     """
-    if resource is None:
-        return max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = open_files_needed(max_connections)
     if soft == resource.RLIM_INFINITY or soft >= needed:
