@@ -37,10 +37,7 @@ _HELP = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the benchmark in `argv`, the arguments after `headrace bench`; return the exit code.
-
-    Raises OptionError, or StartupError if nothing can be measured; exits for --help.
-    """
+    """Run the benchmark in `argv`; return the exit code. Raises OptionError or StartupError; exits for --help."""
     namespace = bench_parser().parse_args(argv)
     if namespace.benchmark is None:
         raise OptionError("no benchmark given; usage: headrace bench BENCHMARK [options]")

@@ -33,10 +33,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train as `argv`, the arguments after `headrace finetune`, says; return the exit code.
-
-    Raises OptionError or StartupError; exits for --help.
-    """
+    """Train as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
     namespace = finetune_parser().parse_args(argv)
     if namespace.model is None or namespace.train is None:
         raise OptionError(

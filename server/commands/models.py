@@ -1,5 +1,4 @@
-"""`headrace models`: its parser. The work is done in another process, since this one never loads the libraries that
-read models."""
+"""`headrace models`: its parser. A process that may load the libraries for models does the work."""
 
 import argparse
 from collections.abc import Sequence
@@ -30,8 +29,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the action in `argv`, the arguments after `headrace models`; return the exit code. Raises OptionError; exits
-    for --help."""
+    """List or remove models as `argv` says; return the exit code. Raises OptionError; exits for --help."""
     namespace = models_parser().parse_args(argv)
     job = ModelsJob(as_json=namespace.json)
     if namespace.action == "remove":

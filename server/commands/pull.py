@@ -21,10 +21,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Download a model as `argv`, the arguments after `headrace pull`, says; return the exit code.
-
-    Raises OptionError; exits for --help.
-    """
+    """Download a model as `argv` says; return the exit code. Raises OptionError; exits for --help."""
     namespace = pull_parser().parse_args(argv)
     return run_job("engine.commands.pull", [namespace.model, namespace.revision])
 

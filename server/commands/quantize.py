@@ -20,10 +20,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Quantize as `argv`, the arguments after `headrace quantize`, says; return the exit code.
-
-    Raises OptionError; exits for --help.
-    """
+    """Quantize as `argv` says; return the exit code. Raises OptionError; exits for --help."""
     namespace = quantize_parser().parse_args(argv)
     if namespace.model is None:
         raise OptionError("no model given; usage: headrace quantize MODEL --out FOLDER")

@@ -1,2 +1,1 @@
-"""Options of the API process, as dataclasses: network, models, adapters, fine-tuning, storage, and the server as a
-whole."""
+"""Options of the API process, as dataclasses: the server as a whole, and parts such as the network."""

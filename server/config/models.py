@@ -1,5 +1,4 @@
-"""ModelsConfig: options of a server with several models, or with models that are loaded on demand; a part of
-ServerConfig."""
+"""ModelsConfig: options of several models, or of models loaded on demand; a part of ServerConfig."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,5 +1,4 @@
-"""ServerConfig: every option of the API process. Each field is a flag, an environment variable and a key of the YAML
-file."""
+"""ServerConfig: every option of the API process, as flag, environment variable and key of a YAML file."""
 
 import enum
 import os

@@ -155,8 +155,7 @@ class Files:
         return await self.remove([name for name in strays if name not in known and name not in self.writing])
 
     async def remove(self, names: list[str]) -> int:
-        """Remove names from the disk; return their number. A failure leaves bytes that no client sees, until the next
-        start."""
+        """Remove names from the disk; return their number. Names that cannot be removed stay until the next start."""
         for name in names:
             try:
                 await self.on_disk(self.disk.remove, name)

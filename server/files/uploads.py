@@ -194,8 +194,7 @@ class Uploads:
 
 
 def _chosen(upload: PartedUpload, known: dict[str, UploadPart], part_ids: Sequence[str]) -> list[UploadPart]:
-    """Return the parts in this order. Raises InvalidRequest unless each belongs to the upload and is listed once,
-    and all together have its size."""
+    """Return the parts in this order. Raises InvalidRequest unless they are the whole upload, each once."""
     for part_id, count in Counter(part_ids).items():
         if part_id not in known:
             raise InvalidRequest(f"part_ids has {part_id[:80]!r}, which is not a part of the upload", param="part_ids")

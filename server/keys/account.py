@@ -160,8 +160,7 @@ class Account:
 
     @property
     def tokens_left(self) -> LimitStatus | None:
-        """Status of the rate or the budget of tokens: the one with less left, or with the longer wait. None without
-        both."""
+        """Status of the rate or budget of tokens, whichever has less left or the longer wait; None without both."""
         parts = [] if self.tokens is None else [_left_in(self.tokens)]
         if (left := self.budget_left) is not None and (budget := self._key.budget_tokens) is not None:
             parts.append(LimitStatus(budget, max(0, left), self._spending.seconds_left(self._key.budget_period)))

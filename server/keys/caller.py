@@ -68,8 +68,7 @@ def named_caller(key: ApiKey, account: Account, *, shares_cache: bool) -> Caller
 
 
 def key_owner(key: bytes) -> str:
-    """Return the owner of the objects that a client with this key creates. It is the same after a restart, and does not
-    reveal the key."""
+    """Return the owner of the objects that a client with this key creates. It does not reveal the key."""
     return hashlib.blake2b(key, digest_size=16, person=b"headrace owner").hexdigest()
 
 

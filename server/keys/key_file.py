@@ -84,8 +84,7 @@ def _parsed(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader that rejects repeated fields, and leaves out timestamps, which it would read as UTC without a
-    zone."""
+    """A SafeLoader that rejects repeated fields, and keeps timestamps as text, since PyYAML drops time zones."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

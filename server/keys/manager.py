@@ -60,10 +60,7 @@ class KeyManager:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Reload changed keys and store usage within the context; at its end, store the remaining usage.
-
-        Raises StorageFailed.
-        """
+        """Reload changed keys and store usage within the context, and all usage at its end. Raises StorageFailed."""
         await self.usage.load()
         work = [self.usage.run()]
         work += [self._watcher.run()] if self._watcher is not None else []

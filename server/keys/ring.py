@@ -64,8 +64,7 @@ class KeyRing:
         self.replace(file_keys or ())
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
-        """Replace the keys of the file. Use so far still counts against the limits of the same name, and running
-        requests continue."""
+        """Replace the keys of the file. Use so far counts against the new limits; running requests continue."""
         self.keys = tuple(keys)
         accounts = {key.name: self._account(self._accounts, key) for key in self.keys}
         self._accounts = accounts

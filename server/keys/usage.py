@@ -45,8 +45,7 @@ class UsageBook:
         self._has_failed = False
 
     async def load(self) -> None:
-        """Read the current month's spending from the database, and delete rows that are too old. Raises
-        StorageFailed."""
+        """Read the month's spending from the database, and delete old rows. Raises StorageFailed."""
         now = self._now()
         await self._table.forget(int(now.timestamp()) - _KEPT_S)
         first_s, end_s = int(period_start(BudgetPeriod.MONTH, now).timestamp()), int(now.timestamp()) + HOUR_S
@@ -102,8 +101,7 @@ class UsageBook:
         width: BucketWidth = BucketWidth.HOUR,
         max_buckets: int | None = None,
     ) -> Sequence[UsageRow]:
-        """Return the rows of the hours from since_s on and before until_s, of one key or all; see UsageTable.read.
-        Raises StorageFailed and TooManyBuckets."""
+        """Return rows of usage as UsageTable.read does. Raises StorageFailed and TooManyBuckets."""
         await self.flush()
         if self._unwritten and self._has_failed:
             raise StorageFailed("recent usage could not be stored, so it cannot be reported now")

@@ -99,8 +99,7 @@ class UsageLog:
             self._has_failed = False
 
     def _write(self, lines: list[bytes]) -> tuple[int, str]:
-        """Write the lines, each as a whole or not at all. Return the number that could not be written, and the
-        reason."""
+        """Write each line as a whole or not at all; return the number of lost lines, and the reason."""
         try:
             self._follow_path()
             status = os.fstat(self._file)
@@ -124,8 +123,7 @@ class UsageLog:
         return len(lines) - whole, "the disk is full"
 
     def _write_each(self, lines: list[bytes]) -> tuple[int, str]:
-        """Write to a pipe, which takes a line of up to PIPE_BUF bytes as a whole, and wait for its reader only a
-        moment."""
+        """Write to a pipe, which takes lines of up to PIPE_BUF bytes as a whole; wait only a moment for its reader."""
         ends_s = time.monotonic() + _PIPE_WAIT_S
         poller = select.poll()
         poller.register(self._file, select.POLLOUT)

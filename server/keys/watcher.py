@@ -43,8 +43,7 @@ class KeysWatcher:
         self._must_read = True
 
     async def check(self) -> None:
-        """Check the file once, and reload it if needed. A file of many keys takes seconds to read, so a thread does
-        it."""
+        """Check the file once, and reload it in a thread if it has changed: many keys take seconds to read."""
         signature = _signature(self._path)
         is_stable, self._seen = signature == self._seen, signature
         if not is_stable or (signature == self._read and not self._must_read):

@@ -1,2 +1,1 @@
-"""Data for the dashboard: the engine's steps and the requests, sent to watchers. Without watchers it costs next to
-nothing."""
+"""Data for the dashboard: the engine's steps and the requests, sent to watchers."""

@@ -49,8 +49,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class LiveFeed:
-    """Frames of one engine for its watchers. Without watchers, a step costs only the requests' stories and a check of
-    an empty set, and no task runs."""
+    """Frames of one engine for its watchers. Without watchers no task runs, and a step costs next to nothing."""
 
     def __init__(self, client: EngineClient, overview: Callable[[], list[ModelSummary]] = list) -> None:
         """overview: returns all models if there are several."""
@@ -75,10 +74,7 @@ class LiveFeed:
             self._builder.add(stats)
 
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
-        """Yield frames as JSON, `num_frames` of them or until `close`.
-
-        Raises TooManyWatchers, and any error in making a frame.
-        """
+        """Yield `num_frames` frames as JSON, or until `close`. Raises TooManyWatchers, and errors of making a frame."""
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} clients are watching already; close a dashboard, or try again later")
         queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)
@@ -110,8 +106,7 @@ class LiveFeed:
         return self._task
 
     def _on_sender_done(self, task: asyncio.Task[None]) -> None:
-        """End all streams if a frame could not be made, since they would wait forever. The next watcher starts
-        again."""
+        """End all streams if a frame could not be made: they would wait forever. The next watcher starts again."""
         if not task.cancelled() and task.exception() is not None and self._task is task:
             self._task = None
             self.close()

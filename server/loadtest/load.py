@@ -66,8 +66,7 @@ def arrival_times(count: int, rate: float | None, burstiness: float, seed: int) 
 async def converse(
     client: LoadClient, conversation: Conversation, endpoint: LoadEndpoint, record: Callable[[Trace], None]
 ) -> None:
-    """Send the turns one after another, each with all earlier turns and answers. A failed turn ends the
-    conversation."""
+    """Send the turns in order, each with all earlier turns and answers. A failed turn ends the conversation."""
     transcript = ""
     messages: list[Message] = []
     for turn in conversation:

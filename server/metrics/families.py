@@ -55,8 +55,7 @@ class Families(Collector):
             yield from collector.collect()
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return all samples as text, and its content type. accept: the scraper's header. Only OpenMetrics has
-        exemplars."""
+        """Return all samples as text, and its content type. accept: the scraper's; only OpenMetrics has exemplars."""
         kinds = (each.partition(";")[0].strip().lower() for each in accept.split(","))
         if _OPENMETRICS in kinds:
             # All names are plain; the library's default would write vLLM's without their colon.
@@ -78,8 +77,7 @@ class Families(Collector):
 
 
 class KeyLabels:
-    """Labels for names of keys, bounded in number: the first MAX_KEY_LABELS names keep their own label, and all later
-    ones get OTHER."""
+    """Labels for names of keys: the first MAX_KEY_LABELS names keep their own label, later ones get OTHER."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()

@@ -10,8 +10,7 @@ _INTERVAL_S = 0.5
 async def watch_loop(
     record: Callable[[float], None], *, interval_s: float = _INTERVAL_S, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Call `record` with the delay of each timer in seconds, until canceled. Whatever blocks the loop delays every
-    stream and probe by as much."""
+    """Call `record` with the seconds by which each timer is late, until canceled."""
     while True:
         due_s = clock() + interval_s
         await asyncio.sleep(interval_s)

@@ -39,8 +39,7 @@ class RequestedSampling:
 
 @dataclass(slots=True)
 class ChoiceTimes:
-    """When each phase of a choice ended, by time.monotonic(), as the engine reported it; None for a phase that the
-    choice did not reach."""
+    """Ends of a choice's phases by time.monotonic(); None for a phase that the choice did not reach."""
 
     scheduled_s: float | None = None
     first_token_s: float | None = None
@@ -59,8 +58,7 @@ class RequestRecord:
         on_over: Callable[["RequestRecord"], None],
         model_name: str | None = None,
     ) -> None:
-        """The creator of the record holds it. method: as its label. model_name: given if the server has only one
-        model."""
+        """The creator holds the record. method: as its label. model_name: if the server has only one model."""
         self.request_id = request_id
         self.method = method
         self.model_name = model_name  # None until the request's model is known
@@ -155,8 +153,7 @@ _current: ContextVar[RequestRecord | None] = ContextVar("request_record", defaul
 
 
 def current_record() -> RequestRecord | None:
-    """Return the record of the request that this task, or the task that started it, works for; None outside of
-    requests."""
+    """Return the record of the request that this task works for; None outside of requests."""
     return _current.get()
 
 

@@ -31,8 +31,7 @@ Metric = Counter | Gauge | Histogram
 
 
 class Metrics:
-    """Values of one model, and of the metrics that all models share. Counters live here, so they survive an engine's
-    restart."""
+    """Values of one model, and of metrics that all models share. Counters survive an engine's restart."""
 
     def __init__(self, model_name: str, *, has_vllm_names: bool = False, families: Families | None = None) -> None:
         """has_vllm_names: also export metrics under vLLM's names. families: of another model of the same server."""
@@ -137,8 +136,7 @@ class Metrics:
             self.observe("lora_load_time_seconds", seconds)
 
     def _set_info(self, name: str, value: float, *labels: str) -> None:
-        """Set a gauge whose labels carry the information. Its series with other labels is removed, or they would pile
-        up."""
+        """Set a gauge whose labels are the information, and remove its former series, or they would pile up."""
         former = self._info_labels.get(name)
         if former == labels:
             return
@@ -190,8 +188,7 @@ class Metrics:
             self.set(name, value, label)
 
     def observe(self, name: str, value: float, *labels: str, trace_id: str | None = None) -> None:
-        """Record one observation in the histogram `name` of the table. labels: as in `add`. trace_id: an exemplar for
-        its bucket."""
+        """Record one observation in the histogram `name`. labels: as in `add`. trace_id: exemplar for its bucket."""
         histogram = self._histograms[name]
         exemplar = None if trace_id is None else {"trace_id": trace_id}
         (histogram.labels(*self._own_labels[name], *labels) if labels else histogram).observe(value, exemplar)

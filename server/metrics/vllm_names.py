@@ -26,8 +26,7 @@ _UNCOUNTED_ROUTES = MONITORING | {"/version"}  # not counted in vLLM's HTTP metr
 
 
 class VllmNames(Collector):
-    """Copies of a registry's families. Labels that vLLM adds to every sample are added; values that differ only in
-    labels that vLLM lacks are added up."""
+    """Copies of a registry's families with vLLM's labels; values that differ only in other labels are added up."""
 
     def __init__(self, registry: Collector) -> None:
         self._registry = registry
@@ -51,8 +50,7 @@ class VllmNames(Collector):
 
 
 def _family_name(spec: MetricSpec) -> str:
-    """Return the name of the metric's family. prometheus_client drops the suffix of counters, and adds it to their
-    samples."""
+    """Return the name of the metric's family, which for counters lacks the suffix of the samples."""
     return spec.exported.removesuffix("_total") if spec.type is MetricType.COUNTER else spec.exported
 
 
@@ -107,8 +105,7 @@ def _handler_with_status(labels: Labels) -> Labels | None:
 
 
 def _awake(ready: Metric) -> Iterable[Metric]:
-    """Return vLLM's metric of engines that can sleep. Ours is awake whenever it is ready; otherwise there are no
-    samples."""
+    """Return vLLM's metric of engines that can sleep. A ready engine is awake; others have no samples."""
     awake = [sample.labels for sample in ready.samples if sample.value]
     if not awake:
         return

@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class ServedAdapters:
-    """All served adapters. Each name has one version at a time. Requests in an engine keep their version, since the
-    engine knows versions by their contents."""
+    """All served adapters, one version for each name. Requests keep theirs, since engines know versions by contents."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServedAdapter] = {}
@@ -39,8 +38,7 @@ class ServedAdapters:
         return adapter
 
     def add(self, adapter: ServedAdapter) -> None:
-        """Serve the adapter from now on. Without `info` its files are read when its model is loaded, or by the first
-        request."""
+        """Serve the adapter from now on. Without `info`, a load of its model or the first request reads its files."""
         self._by_name[adapter.name] = adapter
         self._base_names[adapter.name] = adapter.base_name
         if adapter.info is not None:
@@ -61,8 +59,7 @@ class ServedAdapters:
                     raise StartupError(f"the LoRA adapter {adapter.name!r} cannot be served: {error}") from error
 
     async def read_finetuned(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Make the loaded model's engine read a fine-tuned adapter. If it cannot be served, it is removed. Raises
-        EngineUnavailable."""
+        """Make the engine read a fine-tuned adapter; remove one that cannot be served. Raises EngineUnavailable."""
         try:
             await self._read(adapter, model)
         except AdapterUnusable as error:

@@ -13,8 +13,7 @@ from server.served.pending_requests import OperatorRequest, Waiter, complete, re
 
 
 class Loader(Protocol):
-    """Starts loads and unloads, which take time. Their end is reported by `on_loaded`, `on_failed` or `on_unloaded`,
-    later and not from within."""
+    """Starts loads and unloads, whose ends are reported to the policy later, and not from within these calls."""
 
     def start_load(self, name: str) -> None: ...
 
@@ -127,10 +126,7 @@ class LoadingPolicy:
         return request
 
     def request_unload(self, name: str, notify: Callable[[], None]) -> OperatorRequest:
-        """Unload the model when its requests are over. Requests that come meanwhile wait, and load the model again.
-
-        Raises EngineStopped.
-        """
+        """Unload the model when its requests are over. Later requests load it again. Raises EngineStopped."""
         self._check_running()
         model = self._models[name]
         model.is_load_requested = False

@@ -138,8 +138,7 @@ class ServedModel:
 
     @property
     def trainable_layers(self) -> list[str]:
-        """Kinds of layers that adapters can be trained for, as far as known. If several models are served, they are
-        known before the model is loaded."""
+        """Kinds of layers that adapters can be trained for, as far as known."""
         return self._shared.expected_layers if self.info is None else self.info.trainable_layers
 
     def set_expected(self, capabilities: list[str], trainable_layers: list[str]) -> None:
@@ -185,10 +184,7 @@ class ServedModel:
             self.check_queue()
 
     async def acquire(self, record: RequestRecord | None) -> None:
-        """Load the model, and keep it loaded until the request of the record is over.
-
-        Raises QueueFull, ModelNotLoaded and EngineUnavailable.
-        """
+        """Load the model until the record's request is over. Raises QueueFull, ModelNotLoaded and EngineUnavailable."""
         if self.loader is None or record is None:
             return
         self.drain.check()
@@ -207,8 +203,7 @@ class ServedModel:
 
     @contextlib.asynccontextmanager
     async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:
-        """Keep the model loaded within the context, for work that is not an HTTP request. is_batch: for which no client
-        waits. Raises as `acquire`."""
+        """Keep the model loaded within the context. is_batch: no client waits for the work. Raises as `acquire`."""
         if self.loader is None:
             yield
             return
@@ -228,10 +223,7 @@ class ServedModel:
         return await asyncio.shield(task)  # other callers may wait for the same task
 
     def start_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
-        """Start the task of `text_model`, which can run while weights are loaded, or return the one that was started.
-
-        A task that failed is replaced.
-        """
+        """Start the task of `text_model`, unless it was started and has not failed. Weights may still be loading."""
         if self._shared.text_model is None or _has_failed(self._shared.text_model):
             self._shared.text_model = asyncio.create_task(
                 asyncio.to_thread(build_text_model, info, self.config, self.workers, self.templates), name="text-model"

@@ -32,10 +32,7 @@ class StartableEngine(EngineClient, Protocol):
 
 @dataclass(slots=True)
 class ManagedEngine:
-    """The engine of one model, which is started and stopped on demand.
-
-    prepare: called when the engine is ready, before requests are admitted.
-    """
+    """The engine of one model, started and stopped on demand. prepare: called before requests are admitted."""
 
     model: LoadableModel
     slot: EngineSlot

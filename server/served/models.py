@@ -21,8 +21,7 @@ from server.served.model import ServedModel
 
 
 class ServedModels:
-    """At least one model, with its adapters; no two have a name in common. A request without a name uses the first
-    model."""
+    """At least one model, with adapters. All names differ. A request without a name uses the first model."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         assert models, "a server has at least one model"
@@ -80,8 +79,7 @@ class ServedModels:
         return name in self._by_name
 
     def base_model(self, name: str | None) -> ServedModel:
-        """Return the base model for a new adapter. None is enough if only one model can have adapters. Raises
-        InvalidRequest."""
+        """Return a new adapter's base model. None is enough if only one can have adapters. Raises InvalidRequest."""
         able = [model for model in self._models if model.has_adapters]
         if not able:
             raise InvalidRequest(
@@ -165,8 +163,7 @@ class ServedModels:
         return sum(model.live.num_watchers for model in self._models)
 
     def story(self, request_id: str) -> RequestStory:
-        """Return the story of the newest request with this id, which may be the request's or its answer's. Raises
-        RequestNotKnown."""
+        """Return the story of the newest request with this id, its own or its answer's. Raises RequestNotKnown."""
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
             raise request_not_known(request_id)

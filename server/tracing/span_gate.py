@@ -36,8 +36,7 @@ class SpanGate(SpanExporter):
         library.handlers[:], library.propagate = [self._reasons], False
 
     def admit(self, num_spans: int) -> bool:
-        """Reserve room for a trace's spans, which are then handed to the exporter; return False if there is not
-        enough."""
+        """Reserve room for a trace's spans, which the caller must then export; return False if there is not enough."""
         with self._lock:
             if self._num_waiting + num_spans <= self._max_spans:
                 self._num_waiting += num_spans
@@ -79,8 +78,7 @@ class SpanGate(SpanExporter):
 
 
 class _FirstMessage(logging.Handler):
-    """Keeps the first message that is logged, which has the cause of a failure; later ones only say that it was given
-    up."""
+    """Keeps the first message, which has the cause of a failure; later ones only say that it was given up."""
 
     message = ""
 

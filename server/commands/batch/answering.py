@@ -34,8 +34,7 @@ class LineRunner:
         store: Callable[[bytes, bool], None],
         on_answer: Callable[[LineCounts], None],
     ) -> None:
-        """store: called with an answer's line and whether it is completed; raises StartupError. on_answer: called after
-        `store`."""
+        """store: called with an answer's line and whether it is completed, before on_answer; raises StartupError."""
         self._context = context
         self._file = file
         self._store = store

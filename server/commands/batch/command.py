@@ -63,10 +63,7 @@ class _Job:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Answer the lines of a file as `argv`, the arguments after `headrace batch`, says; return the exit code.
-
-    Raises OptionError or StartupError; exits for --help.
-    """
+    """Answer a file as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
     began_s = time.monotonic()
     namespace = _parsed(argv)
     server, engine = _configs(namespace)
@@ -207,8 +204,7 @@ def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
 
 
 class _Progress:
-    """A bar if stderr is a terminal, and lines of text otherwise. Must be created before the engine starts: while its
-    loading is drawn, stderr is a pipe."""
+    """A bar on a terminal, lines of text elsewhere. Must be created before the engine starts: stderr is a pipe then."""
 
     def __init__(self, job: _Job, server: ServerConfig) -> None:
         self._job = job

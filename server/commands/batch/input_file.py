@@ -19,8 +19,7 @@ _MAX_REPORTED = 5  # faults; the others are only counted
 
 @dataclass(frozen=True, slots=True)
 class InputLine:
-    """The place of a request in its file. number: from 1. prefix: lines whose prompts begin alike have prefixes that
-    begin alike."""
+    """The place of a request in its file. number: from 1. prefix: similar for prompts that begin alike."""
 
     number: int
     custom_id: str
@@ -31,15 +30,13 @@ class InputLine:
 
 
 class InputFile:
-    """The requests of a file. Their lines are read again when they are run, since a file may be larger than memory.
-    models: names in the lines."""
+    """Requests of a file. Lines are read again when they run, since the file may be larger than memory."""
 
     def __init__(self, path: str, endpoints: Sequence[str], *, max_line_bytes: int) -> None:
-        """Raises StartupError for a pipe, and if a line is not a request for one of the endpoints. Blank lines are
-        skipped."""
+        """Raises StartupError for a pipe, and for a line that is not a request. Blank lines are skipped."""
         self.path = path
         self.lines: list[InputLine] = []
-        self.models: Counter[str] = Counter()
+        self.models: Counter[str] = Counter()  # names in the lines
         self._endpoints = endpoints
         self._faults: list[str] = []
         self._numbers: dict[str, int] = {}  # of custom_ids

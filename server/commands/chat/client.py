@@ -66,8 +66,7 @@ class ChatClient:
             raise ServerProblem(f"the connection to {self.url} was lost ({error})") from None
 
     def frames(self, num_frames: int | None = None, model: str | None = None) -> Generator[dict[str, Any]]:
-        """Yield frames of an engine's work, `num_frames` or without end; by default of the first model's engine. Raises
-        ServerProblem."""
+        """Yield frames of an engine (default: the first model's), `num_frames` or endless. Raises ServerProblem."""
         params = {name: str(value) for name, value in (("frames", num_frames), ("model", model)) if value is not None}
         try:
             with self._http.stream("GET", "/dashboard/events", params=params) as response:

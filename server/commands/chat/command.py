@@ -72,8 +72,7 @@ def run_ps(argv: Sequence[str]) -> int:
 
 
 def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and frame of each model; the name is empty if there is only one. frame: of the first model. Raises
-    ServerProblem."""
+    """Yield the name ('' if there is only one model) and frame of each model. frame: of the first model."""
     if not (models := frame.get("models")):  # older servers have none
         yield "", frame
         return
@@ -83,8 +82,7 @@ def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str
 
 
 def run_top(argv: Sequence[str]) -> int:
-    """Show the work of a server until Ctrl-C, or once if the output is not a terminal. Raises OptionError or
-    StartupError; exits for --help."""
+    """Show the work of a server until Ctrl-C, or once in a pipe. Raises OptionError or StartupError."""
     namespace = top_parser().parse_args(argv)
     if not sys.stdout.isatty():
         with connect(namespace) as client:

@@ -17,8 +17,7 @@ CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 
 @contextlib.contextmanager
 def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
-    """Yield a client of the server that is named, runs on this machine, or is started. Raises OptionError and
-    StartupError."""
+    """Yield a client of a named, running or new server. Raises OptionError and StartupError."""
     with contextlib.ExitStack() as stack:
         url = namespace.where
         if url is None and is_running():

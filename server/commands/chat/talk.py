@@ -90,8 +90,7 @@ class Talk:
 
 
 def with_file(words: str) -> str:
-    """Return the message of `/file PATH TEXT`: the file in a code fence that its text does not close. Raises
-    CommandProblem."""
+    """Return the message of `/file PATH TEXT`, with the file in a code fence. Raises CommandProblem."""
     name, _, text = words.partition(" ")
     if not name:
         raise CommandProblem("say which file, as in /file notes.txt What is missing here?")

@@ -79,10 +79,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def serve_options(namespace: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
-    """Return the given options of `headrace serve` by field name, as typed, and the models without a flag.
-
-    Raises OptionError if there are both --model and models without a flag.
-    """
+    """Return given options by field name, as typed, and models without a flag. Raises OptionError if --model is too."""
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
     models: list[str] = namespace.positional_models
     if models and "model" in flags:
@@ -114,8 +111,7 @@ class _RootParser(Parser):
 
 
 def root_parser(full: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the whole command line. full: a command to include with its own parser; others have only
-    their names."""
+    """Return the parser of the whole command line, with names of commands, and `full` with its own parser."""
     parser = _RootParser(prog="headrace")
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)

@@ -72,10 +72,7 @@ class Option:
         return PREFIX + self.name.upper()
 
     def parse(self, value: object, source: str) -> Any:
-        """Return the checked value of text from a flag or variable, or of a YAML value. source: its name in errors.
-
-        Raises OptionError.
-        """
+        """Return the checked value of text, or of a YAML value. source: its name in errors. Raises OptionError."""
         if not self.is_many:
             return self._parse_one(value, source)
         values = value if isinstance(value, list) else [value]

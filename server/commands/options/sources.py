@@ -114,8 +114,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_yaml(path: Path) -> Iterator[tuple[str, object, int]]:
-    """Yield key, value and line of each entry of the file's mapping, node by node, since a dict would hide repeated
-    keys."""
+    """Yield key, value and line of each entry, from the file's nodes, since a dict would hide repeated keys."""
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()

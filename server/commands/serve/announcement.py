@@ -105,8 +105,7 @@ def _write(text: str) -> None:
 
 
 def _pages(url: str, *, has_chat: bool) -> list[tuple[str, str]]:
-    """Return the labels and addresses of pages and commands to try; none for a Unix socket, which browsers cannot
-    open."""
+    """Return labels and addresses of pages and commands to try; none for a Unix socket."""
     if url.startswith(UNIX_SCHEME):
         return []
     chat = f"{program()} chat" if url == DEFAULT_URL else f"{program()} chat {url}"

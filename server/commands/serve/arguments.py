@@ -24,10 +24,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Serve as `argv`, the arguments after `headrace serve`, says; return the exit code.
-
-    Raises OptionError or StartupError; exits for --help.
-    """
+    """Serve as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
     namespace = serve_parser().parse_args(argv)
     flags, models = serve_options(namespace)
     configs = resolve_options(flags, os.environ, options_file(namespace.config), models)

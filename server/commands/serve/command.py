@@ -78,10 +78,7 @@ async def _serve(
     certificates: Certificates | None,
     began_s: float,
 ) -> int:
-    """Serve on `sock`, with 503 until the engine is ready, and shut everything down.
-
-    began_s: time.monotonic() at the start of the program.
-    """
+    """Serve on `sock`, with 503 until the engine is ready, and shut everything down. began_s: by time.monotonic()."""
     stop = catch_signals()
     manager = ServiceManager.from_environment(os.environ)
     stop.add_done_callback(lambda _: manager.stopping())
@@ -153,8 +150,7 @@ async def _clean_up(context: "ServerContext", runner: "JobRunner") -> None:
 async def _background_work(
     context: "ServerContext", runner: "JobRunner", manager: ServiceManager, certificates: Certificates | None
 ) -> AsyncIterator[None]:
-    """Run background work within the context: reload keys and certificates, log activity, run batches and fine-tuning
-    jobs, and notify the service manager."""
+    """Reload keys and certificates, log activity, run jobs and notify the service manager within the context."""
     names_model = len(context.models) > 1
     work = [
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
@@ -237,8 +233,7 @@ def _missing(model: str) -> str | None:
 
 
 def fault_plan(config: ServerConfig, environ: Mapping[str, str]) -> FaultPlan | None:
-    """Return the plan of HEADRACE_FAULTS. Raises OptionError if the plan is invalid, or the options do not allow
-    faults."""
+    """Return the plan of HEADRACE_FAULTS. Raises OptionError for an invalid one, and if faults are not allowed."""
     text = environ.get(VARIABLE)
     if not text:
         return None

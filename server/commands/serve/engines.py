@@ -42,8 +42,7 @@ class Engines(Protocol):
         """Start the engines that do not need a context."""
 
     async def wait_loaded(self) -> "TextModel":
-        """Wait for the models that are loaded at the start, and return the first one's TextModel. Raises StartupError,
-        or OptionError."""
+        """Load the models of the start; return the first one's TextModel. Raises StartupError or OptionError."""
 
     async def wait_dead(self) -> str:
         """Return the reason when no model can be served any more."""
@@ -90,12 +89,10 @@ def engine_client(
 
 
 class StartupTimes:
-    """Durations of the phases of a start, for /metrics and `headrace bench startup`. Each phase ends where the next one
-    begins, by the engine process's clock."""
+    """Durations of the phases of a start, by the engine process's clock. Each ends where the next begins."""
 
     def __init__(self, began_s: float, record: Callable[[str, float], None]) -> None:
-        """began_s: time.monotonic() at the start of the program. record(phase, seconds) is called at the end of each
-        phase."""
+        """began_s: by time.monotonic(). record: called with the phase and its seconds at the end of each phase."""
         self._phase = FIRST_PHASE
         self._began_s = began_s
         self._record = record
@@ -116,8 +113,7 @@ class StartupTimes:
 
 
 class OneEngine:
-    """The engine of the server's only model. Its start is shown on the terminal and timed, and the server ends with
-    it."""
+    """The engine of the server's only model. The server shows and times its start, and ends with it."""
 
     def __init__(self, name: str, server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> None:
         self.context: ServerContext | None = None

@@ -1,5 +1,4 @@
-"""The listening socket. It is bound before anything slow happens, so that a port in use is reported before models are
-loaded."""
+"""The listening socket, bound first, so that a port in use is reported before models are loaded."""
 
 import contextlib
 import errno
@@ -69,8 +68,7 @@ def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.so
 
 
 def _notice_lost_clients(sock: socket.socket, unacked_s: float | None) -> None:
-    """Detect clients whose machine or network is gone. Accepted sockets inherit these options; some systems lack
-    some."""
+    """Detect lost clients. Accepted sockets inherit the options; some systems lack some of them."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     wanted = {
         "TCP_KEEPIDLE": _KEEPALIVE_IDLE_S,
@@ -139,8 +137,7 @@ def host_port(host: str, port: int) -> str:
 
 
 def url_of(sock: socket.socket, *, has_tls: bool = False) -> str:
-    """Return the URL to call. For a socket on every interface, it is one that works on this machine; for a Unix socket,
-    unix:PATH."""
+    """Return the URL that works on this machine; unix:PATH for a Unix socket."""
     if sock.family == socket.AF_UNIX:
         return f"{UNIX_SCHEME}{sock.getsockname()}"
     host, port = sock.getsockname()[:2]

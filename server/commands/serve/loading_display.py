@@ -23,10 +23,7 @@ class _Terminal(Protocol):
 
 
 class LoadingDisplay:
-    """Shows Loading messages until `close` as bars, if there is a terminal, and later as log lines.
-
-    The engine may be restarted much later, when the terminal is used by the log.
-    """
+    """Shows Loading messages as bars on a terminal, and after `close`, when the log uses it, as log lines."""
 
     def __init__(self, terminal: _Terminal | None) -> None:
         self._terminal = terminal

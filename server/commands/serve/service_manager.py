@@ -20,8 +20,7 @@ class ServiceManager:
     """The service manager that started this process, if it wants to be notified."""
 
     def __init__(self, address: str | None, watchdog_s: float | None) -> None:
-        """address: of a Unix socket; a leading @ means the abstract namespace. watchdog_s: the longest time between
-        pulses."""
+        """address: of a Unix socket; @ means the abstract namespace. watchdog_s: longest time between pulses."""
         self._watchdog_s = watchdog_s
         self._socket: socket.socket | None = None
         if address is not None:
@@ -60,8 +59,7 @@ class ServiceManager:
         self._send("STOPPING=1", "STATUS=Finishing running requests")
 
     async def pulse(self) -> None:
-        """Report regularly that the event loop runs, until canceled; the manager kills a server that stops
-        reporting."""
+        """Report regularly that the event loop runs, until canceled; without reports the manager kills the server."""
         if self._socket is None or not self._watchdog_s:
             return
         while True:

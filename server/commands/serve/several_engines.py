@@ -40,8 +40,7 @@ _WEIGH_COMMAND = (sys.executable, "-P", "-m", "engine.commands.weigh")
 
 
 def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> Engines:
-    """Return the engines for the options. metrics: of the first model. began_s: time.monotonic() at the start of the
-    program."""
+    """Return the engines for the options. metrics: of the first model. began_s: by time.monotonic()."""
     name = metrics.model_name
     if not server.models.entries and not server.models.loads_on_demand:
         return OneEngine(name, server, engine, metrics, began_s)
@@ -85,8 +84,7 @@ class SeveralEngines:
             await self._loader.close()
 
     async def _plan(self) -> tuple[Mapping[str, MemoryGrant], float]:
-        """Find out each model's kind and memory, and return the memory that each may use, and the limit. Raises
-        StartupError, or OptionError."""
+        """Return the memory for each model, and for all together. Raises StartupError or OptionError."""
         config, entries = self._server.models, self._entries
         if len(entries) == 1:
             return {}, float("inf")
@@ -162,8 +160,7 @@ class SeveralEngines:
         return engine_client(model.config, config, model.metrics, lambda: model, on_loading, on_restart)
 
     async def _load_first(self, loader: ModelLoader) -> None:
-        """Load the models that are loaded at the start, one after the other. Raises StartupError if none can be
-        loaded."""
+        """Load the models of the start, one after the other. Raises StartupError if none can be loaded."""
         is_all = not self._server.models.loads_on_demand
         first = [entry.name for entry in self._entries if is_all or entry.is_pinned]
         first = first or [self._entries[0].name]
@@ -195,8 +192,7 @@ def _without_generation(entry: ModelEntry) -> ModelEntry:
 
 
 async def _weigh(configs: Sequence[EngineConfig], show: Callable[[Loading], None]) -> list[Weighed]:
-    """Return the memory needs of each model, in order, measured by a process that may load torch. show: displays the
-    progress of downloads. Raises StartupError."""
+    """Return the memory needs of the models, measured by a process that may load torch. Raises StartupError."""
     process = await asyncio.create_subprocess_exec(
         *_WEIGH_COMMAND,
         msgspec.json.encode(configs).decode(),

@@ -58,9 +58,6 @@ class SharedTerminal:
 
 
 def can_draw(log_format: LogFormat) -> bool:
-    """Whether stderr is a terminal that can draw bars, and the log format is text.
-
-    Must be called before a SharedTerminal is created.
-    """
+    """Whether bars can be drawn: stderr is a terminal, not yet shared, and the log format is text."""
     console = Console(file=sys.stderr)
     return log_format is LogFormat.TEXT and sys.stderr.isatty() and not console.is_dumb_terminal

@@ -24,8 +24,7 @@ _POLL_S = 0.05
 async def run_until_stopped(
     stop_signal: Stop, engines: Engines, context: "ServerContext", drain: Callable[[], Awaitable[None]]
 ) -> None:
-    """Serve until a signal, and after SIGTERM until running requests are finished. Raises StartupError if the engine is
-    dead."""
+    """Serve until a signal, and drain after SIGTERM. Raises StartupError if the engine is dead."""
     if (reason := await unless(stop_signal, engines.wait_dead())) is not None:
         raise StartupError(reason)
     if stop_signal.result() is signal.SIGTERM:
