@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -16,12 +15,6 @@ from server.metrics.values import Metrics
 
 _OPTION_SCOPE = "--api-key"  # of all keys of this option, if there is a keys file too
 _EXPIRED = "expired"
-
-
-@dataclass(frozen=True, slots=True)
-class _AcceptedKey:
-    caller: Caller
-    expires_s: float  # by time.time()
 
 
 class KeyRing:
@@ -60,7 +53,7 @@ class KeyRing:
             )
             for number, key in enumerate(option_keys, 1)
         }
-        self._accepted: dict[bytes, _AcceptedKey] = {}
+        self._accepted: dict[bytes, tuple[Caller, float]] = {}  # by digest; with the time of expiry by time.time()
         self.replace(file_keys or ())
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
@@ -72,11 +65,11 @@ class KeyRing:
             key.name: self._account(self._batch_accounts, _for_batches(key), accounts[key.name].reserved)
             for key in self.keys
         }
-        accepted = {digest: _AcceptedKey(caller, float("inf")) for digest, caller in self._options.items()}
+        accepted = {digest: (caller, float("inf")) for digest, caller in self._options.items()}
         for key in self.keys:
             caller = named_caller(key, accounts[key.name], shares_cache=self._shares_cache)
             expires_s = float("inf") if key.expires is None else key.expires.timestamp()
-            accepted[key.digest] = _AcceptedKey(caller, expires_s)
+            accepted[key.digest] = (caller, expires_s)
         self._accepted = accepted
         self._metrics.set("api_keys", len(self.keys))
 
@@ -94,12 +87,13 @@ class KeyRing:
             raise InvalidApiKey(
                 "the request has no valid API key; send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             )
-        if self._clock() >= found.expires_s:
-            name = found.caller.name or ""
+        caller, expires_s = found
+        if self._clock() >= expires_s:
+            name = caller.name or ""
             self._metrics.count_key_refusal(name, _EXPIRED)
-            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.expires_s))
+            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires_s))
             raise ExpiredApiKey(f"the API key {name!r} expired at {moment}; ask the server's operator for another")
-        return found.caller
+        return caller
 
     def batch_caller(self, owner: str) -> Caller | None:
         """Return the caller that owns a batch, with only the budget of its key's limits: batches wait for capacity
@@ -107,9 +101,8 @@ class KeyRing:
         if not self.asks_for_keys:
             return ANYBODY if owner == ANYBODY.owner else None
         now_s = self._clock()
-        for found in self._accepted.values():
-            caller = found.caller
-            if caller.owner == owner and now_s < found.expires_s:
+        for caller, expires_s in self._accepted.values():
+            if caller.owner == owner and now_s < expires_s:
                 account = None if caller.name is None else self._batch_accounts[caller.name]
                 return dataclasses.replace(caller, account=account)
         return None

@@ -145,9 +145,6 @@ class Metrics:
         self._info_labels[name] = labels
         self.set(name, value, *labels)
 
-    def on_discarded(self, num_tokens: int) -> None:
-        self.add("discarded_tokens_total", num_tokens)
-
     def on_first_token(self, prediction: FirstToken, real_s: float) -> None:
         """Compare the predicted time to a request's first token with the real one."""
         self.observe("predicted_time_to_first_token_seconds", prediction.expected_s)

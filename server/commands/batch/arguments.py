@@ -1,7 +1,6 @@
 """The parser of `headrace batch`."""
 
 import argparse
-import textwrap
 
 from engine.config import EngineConfig
 from server.commands.options.arguments import Parser, add_options
@@ -21,10 +20,6 @@ _OF_SERVER = (
     "log_level",
     "log_format",
 )
-_DESCRIPTION = (
-    "Answer the requests of INPUT, a file in the format of /v1/batches, and write the answers to OUTPUT, without a "
-    "server. If it is interrupted, the same command resumes where it stopped."
-)
 _EPILOG = """\
 exit codes: 0 if all requests succeeded; 3 if some failed; 1 if the command could not run or resume; 2 for a wrong
 option; 130 or 143 if a signal ended it.
@@ -40,7 +35,8 @@ def batch_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="headrace batch",
         usage="headrace batch INPUT OUTPUT --model MODEL [options]",
-        description=textwrap.fill(_DESCRIPTION, 100),
+        description="Answer the requests of INPUT, a file in the format of /v1/batches, and write the answers to "
+        "OUTPUT, without a server. If it is interrupted, the same command resumes where it stopped.",
         epilog=_EPILOG,
     )
     parser.add_argument("input", nargs="?", metavar="INPUT", help="File of requests, one JSON object on each line.")

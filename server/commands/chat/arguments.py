@@ -1,7 +1,6 @@
 """Parsers of the commands that talk to a server: chat, complete, ps and top."""
 
 import argparse
-import textwrap
 
 from server.commands.chat.connecting import CA_VARIABLE
 from server.commands.chat.server import DEFAULT_URL
@@ -28,10 +27,11 @@ examples:
 
 
 def chat_parser() -> argparse.ArgumentParser:
-    parser = _parser(
-        "chat",
-        "Chat with a model in the terminal. Type /help for its commands; Ctrl-C stops an answer, Ctrl-D leaves.",
-        _CHAT_EXAMPLES,
+    parser = Parser(
+        prog="headrace chat",
+        description="Chat with a model in the terminal. Type /help for its commands; Ctrl-C stops an answer, Ctrl-D "
+        "leaves.",
+        epilog=_CHAT_EXAMPLES,
     )
     _add_server(parser)
     parser.add_argument("--system", metavar="TEXT", help="System prompt.")
@@ -39,8 +39,10 @@ def chat_parser() -> argparse.ArgumentParser:
 
 
 def complete_parser() -> argparse.ArgumentParser:
-    parser = _parser(
-        "complete", "Continue a text, without a chat template, and print the continuation.", _COMPLETE_EXAMPLES
+    parser = Parser(
+        prog="headrace complete",
+        description="Continue a text, without a chat template, and print the continuation.",
+        epilog=_COMPLETE_EXAMPLES,
     )
     parser.add_argument("prompt", metavar="TEXT", help="Text to continue; - reads it from standard input.")
     _add_server(parser)
@@ -53,28 +55,24 @@ def complete_parser() -> argparse.ArgumentParser:
 
 
 def ps_parser() -> argparse.ArgumentParser:
-    parser = _parser("ps", "List the requests of a running server, and what it is doing.", _PS_EXAMPLES)
+    parser = Parser(
+        prog="headrace ps",
+        description="List the requests of a running server, and what it is doing.",
+        epilog=_PS_EXAMPLES,
+    )
     _add_url(parser)
     return parser
 
 
 def top_parser() -> argparse.ArgumentParser:
-    parser = _parser(
-        "top",
-        "Show what a running server is doing, updated four times a second. Press Ctrl-C to leave. If the output is "
-        "not a terminal, show it once.",
-        _PS_EXAMPLES.replace(" ps", " top"),
+    parser = Parser(
+        prog="headrace top",
+        description="Show what a running server is doing, updated four times a second. Press Ctrl-C to leave. If the "
+        "output is not a terminal, show it once.",
+        epilog=_PS_EXAMPLES.replace(" ps", " top"),
     )
     _add_url(parser)
     return parser
-
-
-def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
-    return Parser(
-        prog=f"headrace {name}",
-        description=textwrap.fill(description, 100),
-        epilog=examples,
-    )
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:

@@ -23,10 +23,6 @@ from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.config.server import ServerConfig
 
-_DESCRIPTION = """\
-Check this machine and the options of headrace serve, and report problems. Nothing is downloaded, and no weights are
-read. The exit code is 1 if the server would not start or would fail.
-"""
 _EPILOG = """\
 examples:
   headrace doctor
@@ -112,7 +108,8 @@ def doctor_parser() -> Parser:
     parser = Parser(
         prog="headrace doctor",
         usage="headrace doctor [MODEL ...] [options of headrace serve] [--json]",
-        description=_DESCRIPTION,
+        description="Check this machine and the options of headrace serve, and report problems. Nothing is downloaded, "
+        "and no weights are read. The exit code is 1 if the server would not start or would fail.",
         epilog=_EPILOG,
     )
     parser.add_argument("positional_models", nargs="*", metavar="MODEL", help=OPTIONS["model"].help)

@@ -4,6 +4,7 @@ import argparse
 import enum
 import importlib
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -33,8 +34,9 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises OptionError where argparse would print its usage and exit. Examples in its help can be
     pasted."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **options)
+    def __init__(self, *, description: str | None = None, **options: Any) -> None:
+        wrapped = description and textwrap.fill(description, 100)
+        super().__init__(description=wrapped, formatter_class=_HelpFormatter, allow_abbrev=False, **options)
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Return the namespace, and an empty list. Raises OptionError for the first unknown argument."""

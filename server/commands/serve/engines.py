@@ -80,7 +80,7 @@ def engine_client(
             on_loading=on_loading,
             on_tokenizer=on_tokenizer,
             on_restart=on_restart,
-            on_discarded=metrics.on_discarded,
+            on_discarded=partial(metrics.add, "discarded_tokens_total"),
             on_first_token=metrics.on_first_token,
             on_process=metrics.on_process,
             on_ready=partial(metrics.on_ready, has_prefix_cache=config.enable_prefix_caching),

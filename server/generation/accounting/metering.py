@@ -69,7 +69,7 @@ class ChoiceMeter:
         if self._trace_id is not None:
             self._note_times(output)
         if len(output.new_ids) > num_tokens:
-            self._metrics.on_discarded(len(output.new_ids) - num_tokens)
+            self._metrics.add("discarded_tokens_total", len(output.new_ids) - num_tokens)
         if num_tokens:
             self._observe_tokens(num_tokens)
 

@@ -89,7 +89,8 @@ class BeamRequests:
             search.advance([_continuations(output) for output in outputs])
         assert first is not None
         chosen = search.finished[: self._params.n]
-        self._model.metrics.on_discarded(max(0, num_sampled - sum(each.beam.length for each in chosen)))
+        num_discarded = max(0, num_sampled - sum(each.beam.length for each in chosen))
+        self._model.metrics.add("discarded_tokens_total", num_discarded)
         return [self._output(each, first, is_timeout=timeout is not None) for each in chosen]
 
     async def _step(self, requests: list[EngineRequest], *, is_first: bool) -> list[RequestOutput]:
