@@ -10,6 +10,7 @@ import httpx
 
 from engine.errors import StartupError
 from server.commands.options.definitions import CLIENT_KEY_VARIABLE
+from server.loadtest.client import LineSplitter
 
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word
 _TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=5.0)
@@ -107,11 +108,11 @@ def _can_chat(card: dict[str, Any]) -> bool:
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    for line in response.iter_lines():
-        data = line.removeprefix("data: ")
-        if data == line or data == "[DONE]":
-            continue
-        chunk = json.loads(data)
-        if "error" in chunk:
-            raise ServerProblem(str(chunk["error"]["message"]))
-        yield chunk
+    lines = LineSplitter()  # httpx would also cut at characters within an answer, such as U+2028
+    for data in response.iter_bytes():
+        for line in lines.feed(data):
+            if line.startswith(b"data:") and (payload := line[5:].strip()) != b"[DONE]":
+                chunk = json.loads(payload)
+                if "error" in chunk:
+                    raise ServerProblem(str(chunk["error"]["message"]))
+                yield chunk

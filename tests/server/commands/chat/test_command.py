@@ -50,6 +50,12 @@ async def test_without_a_terminal_one_picture_is_printed(
     assert " 499 " not in caplog.text
 
 
+async def test_a_line_separator_in_an_answer_does_not_cut_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving(FakeClient(says("one\u2028two"))) as server:
+        assert await _run("complete", "Hello", _url(server), "--max-tokens", "20") == 0
+    assert "one\u2028two" in capsys.readouterr().out
+
+
 async def test_ps_lists_each_of_several_models(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("alpha", "beta")
     entries = tuple(ModelEntry((name,), EngineConfig(model=name)) for name in names)
