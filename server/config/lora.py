@@ -1,23 +1,22 @@
 """LoraConfig: options of LoRA adapters for the API process; a part of ServerConfig."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
+
+import msgspec
 
 from engine.config import option
 from engine.errors import OptionError
 
-_KEYS = frozenset({"name", "path", "base_model_name"})
-
 _adapters = partial(option, group="Adapters")
 
 
-@dataclass(frozen=True, slots=True)
-class LoraModule:
+class LoraModule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An adapter that is served from the start."""
 
-    name: str
-    path: str
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    path: Annotated[str, msgspec.Meta(min_length=1)]
     base_model_name: str | None = None  # its served model; None if only one has --enable-lora
 
 
@@ -50,24 +49,14 @@ class LoraConfig:
 
 def _module(text: str) -> LoraModule:
     if text.lstrip().startswith("{"):
-        return _from_json(text)
+        try:
+            return msgspec.json.decode(text, type=LoraModule)
+        except msgspec.DecodeError as error:
+            raise OptionError(
+                f"--lora-modules is {text!r}: {error}; it must be a JSON object with name, path and, if several models "
+                "can have adapters, base_model_name"
+            ) from error
     name, separator, path = text.partition("=")
     if not separator or not name or not path:
         raise OptionError(f"--lora-modules is {text!r}; write NAME=PATH, or a JSON object with name and path")
     return LoraModule(name, path)
-
-
-def _from_json(text: str) -> LoraModule:
-    try:
-        given = json.loads(text)
-    except ValueError as error:
-        raise OptionError(f"--lora-modules is {text!r}, which is not a JSON object: {error}") from error
-    if unknown := sorted(given.keys() - _KEYS):
-        raise OptionError(f"--lora-modules has {unknown[0]!r}; it may have {', '.join(sorted(_KEYS))}")
-    for key in ("name", "path"):
-        if not isinstance(given.get(key), str) or not given[key]:
-            raise OptionError(f"--lora-modules is {text!r}; it must have a {key}, as text")
-    base = given.get("base_model_name")
-    if base is not None and not isinstance(base, str):
-        raise OptionError(f"--lora-modules has base_model_name {base!r}; it must be the name of a served model")
-    return LoraModule(given["name"], given["path"], base)

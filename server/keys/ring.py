@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -61,9 +62,10 @@ class KeyRing:
         self.keys = tuple(keys)
         accounts = {key.name: self._account(self._accounts, key) for key in self.keys}
         self._accounts = accounts
+        no_rates: dict[str, Any] = {"requests_per_minute": None, "tokens_per_minute": None, "max_concurrency": None}
+        for_batches = [msgspec.structs.replace(key, **no_rates) for key in self.keys]
         self._batch_accounts = {
-            key.name: self._account(self._batch_accounts, _for_batches(key), accounts[key.name].reserved)
-            for key in self.keys
+            key.name: self._account(self._batch_accounts, key, accounts[key.name].reserved) for key in for_batches
         }
         accepted = {digest: (caller, float("inf")) for digest, caller in self._options.items()}
         for key in self.keys:
@@ -106,7 +108,3 @@ class KeyRing:
                 account = None if caller.name is None else self._batch_accounts[caller.name]
                 return dataclasses.replace(caller, account=account)
         return None
-
-
-def _for_batches(key: ApiKey) -> ApiKey:
-    return msgspec.structs.replace(key, requests_per_minute=None, tokens_per_minute=None, max_concurrency=None)

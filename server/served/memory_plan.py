@@ -124,7 +124,8 @@ def _check(
         return
     parts = "; ".join(
         f"{need.name}: {gib(need.weighed.weight_bytes)} of weights + {gib(need.least_kv_bytes)} of KV cache + "
-        f"{_adapters(need)}{gib(PROCESS_BYTES)} for its process"
+        + (f"{gib(need.weighed.adapter_bytes)} for adapters + " if need.weighed.adapter_bytes else "")
+        + f"{gib(PROCESS_BYTES)} for its process"
         for need in counted
     )
     limited = "--models-memory" if is_given else f"{_FREE_SHARE:.0%} of what is free"
@@ -136,8 +137,3 @@ def _check(
     raise StartupError(
         f"the models need {gib(needed)} together and may have {gib(limit)} ({limited}): {parts}; {remedy}"
     )
-
-
-def _adapters(need: MemoryNeed) -> str:
-    num_bytes = need.weighed.adapter_bytes
-    return f"{gib(num_bytes)} for adapters + " if num_bytes else ""

@@ -61,18 +61,16 @@ class ServedModels:
         names = self.visible_names
         wanted = self.default.name if name is None else name
         if wanted in names:
-            return self._named(wanted)
+            if (adapter := self.adapters.get(wanted)) is None:
+                return self._by_name[wanted]
+            current = partial(self.adapters.current, wanted)
+            return self._by_name[adapter.base_name].with_adapter(adapter, current)
         served = ", ".join(repr(known) for known in names) or "none for this key"
         if name is None:
             raise ModelNotFound(
                 f"the request has no model, and its key does not allow the default one; it allows {served}"
             )
         raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {served}")
-
-    def _named(self, name: str) -> ServedModel:
-        if (adapter := self.adapters.get(name)) is None:
-            return self._by_name[name]
-        return self._by_name[adapter.base_name].with_adapter(adapter, partial(self.adapters.current, name))
 
     def is_model_name(self, name: str) -> bool:
         """Whether the name is a model's, not an adapter's."""
