@@ -1,6 +1,6 @@
 """constraint_of: the constraint that a request's fields set for its answer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,22 @@ from server.structured_outputs.expressions import (
     schema_expression,
 )
 from server.structured_outputs.fields import ResponseFormat, StructuredFields, StructuredOutputs
-from server.structured_outputs.grammar import GrammarBuilder
 from server.structured_outputs.json_schema.preparation import ANY_WHITESPACE
 from server.structured_outputs.structural_tags import structural_tag_expression
 
 CONSTRAINT_FIELDS = frozenset(StructuredFields.model_fields)  # the fields of a body that constraint_of reads
 
 _CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")  # in structured_outputs
+_OWN_FIELDS = (
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "regex",
+    "ebnf",
+    "json_schema",
+    "structural_tag",
+)
 _JSON_OBJECT = {"type": "object"}
 
 
@@ -36,11 +45,7 @@ class Constraint:
 
     param: str
     ignored: list[str]
-    write: Expression = field(repr=False)
-
-    def expression(self, builder: GrammarBuilder) -> str:
-        """Return the expression that the answer must match."""
-        return self.write(builder)
+    expression: Expression = field(repr=False)
 
 
 def unknown_fields(fields: Mapping[str, Any]) -> list[str]:
@@ -54,53 +59,42 @@ def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
     Raises InvalidRequest and UnsupportedParameter with the path of the field.
     """
     body = _validated(fields)
-    paths = list(_constraint_paths(body))
-    if not paths:
+    given = _given_constraints(body)
+    if not given:
         _check_known(body)
         return None
-    if len(paths) > 1:
+    path, *others = given
+    if others:
         raise InvalidRequest(
-            f"{paths[0]} and {paths[1]} both constrain the answer; give only one of them", param=paths[1]
+            f"{path} and {others[0]} both constrain the answer; give only one of them", param=others[0]
         )
-    return _constraint(paths[0], body)
+    return _constraint(path, given[path], body)
 
 
 def _validated(fields: Mapping[str, Any]) -> StructuredFields:
     return validate(StructuredFields, {name: fields[name] for name in CONSTRAINT_FIELDS & fields.keys()})
 
 
-def _constraint_paths(body: StructuredFields) -> Iterator[str]:
-    """Yield the paths of all fields that set a constraint."""
-    if body.response_format is not None and body.response_format.type != "text":
-        yield "response_format"
-    outputs = body.structured_outputs
-    if outputs is not None:
-        values = {
-            "json": outputs.json_,
-            "regex": outputs.regex,
-            "choice": outputs.choice,
-            "grammar": outputs.grammar,
-            "json_object": outputs.json_object or None,
-            "structural_tag": outputs.structural_tag,
-        }
-        yield from (f"structured_outputs.{name}" for name, value in values.items() if value is not None)
-        if outputs.disable_additional_properties:
-            path = "structured_outputs.disable_additional_properties"
-            raise UnsupportedParameter(
-                f"{path} is not supported; put additionalProperties: false into the schema", param=path
-            )
-    for name in (
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "regex",
-        "ebnf",
-        "json_schema",
-        "structural_tag",
-    ):
-        if getattr(body, name) is not None:
-            yield name
+def _given_constraints(body: StructuredFields) -> dict[str, Any]:
+    """Return the values of all fields that set a constraint, by their paths."""
+    outputs = body.structured_outputs or StructuredOutputs()
+    if outputs.disable_additional_properties:
+        path = "structured_outputs.disable_additional_properties"
+        raise UnsupportedParameter(
+            f"{path} is not supported; put additionalProperties: false into the schema", param=path
+        )
+    is_text = body.response_format is None or body.response_format.type == "text"
+    values = {
+        "response_format": None if is_text else body.response_format,
+        "structured_outputs.json": outputs.json_,
+        "structured_outputs.regex": outputs.regex,
+        "structured_outputs.choice": outputs.choice,
+        "structured_outputs.grammar": outputs.grammar,
+        "structured_outputs.json_object": _JSON_OBJECT if outputs.json_object else None,
+        "structured_outputs.structural_tag": outputs.structural_tag,
+        **{name: getattr(body, name) for name in _OWN_FIELDS},
+    }
+    return {path: value for path, value in values.items() if value is not None}
 
 
 def _check_known(body: StructuredFields) -> None:
@@ -111,28 +105,19 @@ def _check_known(body: StructuredFields) -> None:
         raise InvalidRequest(f"{path} is unknown, and {owner} sets no constraint; it takes {takes}", param=path)
 
 
-def _constraint(path: str, body: StructuredFields) -> Constraint:
+def _constraint(path: str, value: Any, body: StructuredFields) -> Constraint:
     ignored = list(body.extra)
     whitespace = _whitespace(body)
-    outputs = body.structured_outputs or StructuredOutputs()
-    match path:
+    kind = path.split(".")[-1].removeprefix("guided_")
+    match kind:
         case "response_format":
-            assert body.response_format is not None
-            return _response_format_constraint(body.response_format, ignored, whitespace)
-        case "structured_outputs.json":
-            return _json_constraint(outputs.json_, path, ignored, whitespace)
-        case "guided_json" | "json_schema":
-            return _json_constraint(getattr(body, path), path, ignored, whitespace)
-        case "structured_outputs.json_object":
-            return _json_constraint(_JSON_OBJECT, path, ignored, whitespace)
-        case "structured_outputs.structural_tag":
-            return _structural_tag_constraint(outputs.structural_tag, path, ignored, whitespace)
+            return _response_format_constraint(value, ignored, whitespace)
+        case "json" | "json_object" | "json_schema":
+            return _json_constraint(value, path, ignored, whitespace)
         case "structural_tag":
-            return _structural_tag_constraint(body.structural_tag, path, ignored, whitespace)
+            return _structural_tag_constraint(value, path, ignored, whitespace)
     ignored += _whitespace_fields(body)  # no effect without JSON
-    owner, name = (outputs, path.split(".")[1]) if "." in path else (body, path)
-    value = getattr(owner, name)
-    match name.removeprefix("guided_"):
+    match kind:
         case "regex":
             return Constraint(path, ignored, regex_expression(value, path))
         case "choice":

@@ -56,12 +56,7 @@ class BranchKeywords:
         holds = self._writer.schema(node["if"], place, kinds)
         then = self._writer.schema(node.get("then", True), (*location, "then"), kinds)
         otherwise = self._writer.schema(node.get("else", True), (*location, "else"), kinds)
-        try:
-            with self._writer.attempt():
-                fails = self._negation.schema(node["if"], place, kinds)
-        except InexpressibleError as error:
-            self._writer.drop(place, f"a grammar cannot express the negation of {error}")
-            fails = True
+        fails = self.opposite(node["if"], place, kinds)
         return any_of([all_of([holds, then]), all_of([fails, otherwise])])
 
     def _overlaps(self, branches: list[Any], kinds: Kinds) -> dict[int, list[int]]:
