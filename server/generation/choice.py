@@ -97,7 +97,7 @@ class Choice:
         self.meter = meter
         self._reader = reader
         self._grammar_param = grammar_param
-        self._prompt = prompt
+        self.prompt = prompt
         self._options = options
         self._eos_ids = eos_ids
         skip = options.skip_special_tokens
@@ -153,12 +153,12 @@ class Choice:
         return delta
 
     def _push_prompt(self, output: RequestOutput, delta: ChoiceDelta) -> None:
-        delta.text = self._prompt.text
+        delta.text = self.prompt.text
         if self._offsets is None:
             return
-        scores = output.prompt_logprobs or [None] * len(self._prompt.ids)
+        scores = output.prompt_logprobs or [None] * len(self.prompt.ids)
         num_top = self._options.echo_top
-        for token_id, score in zip(self._prompt.ids, scores, strict=True):
+        for token_id, score in zip(self.prompt.ids, scores, strict=True):
             top = [] if score is None else score.top[:num_top]
             logprob = 0.0 if score is None else score.logprob
             delta.tokens.append(self._scored(TokenLogprobs(token_id, logprob, top), is_first=score is None))

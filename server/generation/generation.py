@@ -13,7 +13,7 @@ from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, FinishReason, RequestOutput
 from server.errors import TTFT_HEADER
 from server.generation.accounting.metering import ChoiceMeter
-from server.generation.accounting.reservation import Reservation, reserve
+from server.generation.accounting.reservation import Reservation
 from server.generation.accounting.totals import (
     RequestTimes,
     count_longest,
@@ -30,7 +30,7 @@ from server.generation.params.generation_params import GenerationParams
 from server.generation.slo import check_first_token
 from server.generation.terms import waited_too_long
 from server.live.requests import GenerationProgress
-from server.metrics.request_record import RequestRecord, current_record
+from server.metrics.request_record import current_record
 from server.schemas.answers import Usage
 from server.served.model import ServedModel
 
@@ -44,10 +44,11 @@ class Generation:
 
     def __init__(self, model: ServedModel, params: GenerationParams) -> None:
         self._model = model
-        self._params = params
-        self._record = current_record()
-        trace_id = None if self._record is None else self._record.trace_id
-        self._choices = [new_choice(model, params, index, trace_id) for index in range(len(params.prompts) * params.n)]
+        self.params = params
+        self.record = current_record()
+        self.has_metrics = model.config.enable_per_request_metrics  # reported for one choice
+        trace_id = None if self.record is None else self.record.trace_id
+        self.choices = [new_choice(model, params, index, trace_id) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
         self._reservation: Reservation | None = None
         self._predicted: FirstToken | None = None
@@ -60,88 +61,50 @@ class Generation:
         """Headers of the answer in addition to those of the params, known once the context is entered."""
         return {} if self._predicted is None else {TTFT_HEADER: f"{self._predicted.expected_s:.3f}"}
 
-    @property
-    def num_choices(self) -> int:
-        return len(self._choices)
-
     def best(self, num: int) -> list[int]:
         """Return the numbers of the `num` best choices of each prompt, best first, by log probability per token.
 
         All choices must have ended.
         """
-        n = self._params.n
+        n = self.params.n
         return [
             choice.index
-            for first in range(0, len(self._choices), n)
-            for choice in sorted(self._choices[first : first + n], key=_logprob_per_token, reverse=True)[:num]
+            for first in range(0, len(self.choices), n)
+            for choice in sorted(self.choices[first : first + n], key=_logprob_per_token, reverse=True)[:num]
         ]
-
-    @property
-    def params(self) -> GenerationParams:
-        return self._params
 
     @property
     def num_cached_tokens(self) -> int:
         """Prompt tokens that the prefix cache had."""
-        return sum(choice.num_cached_tokens for choice in self._choices[:: self._params.n])
+        return sum(choice.num_cached_tokens for choice in self.choices[:: self.params.n])
 
     def siblings(self, index: int) -> range:
         """Return the numbers of all choices that share the prompt of choice number `index`."""
-        first = index - index % self._params.n
-        return range(first, first + self._params.n)
-
-    def prompt_ids(self, index: int) -> list[int]:
-        """Return the prompt's token ids of choice number `index`."""
-        return self._params.prompts[index // self._params.n].ids
-
-    @property
-    def queue_s(self) -> float:
-        """Seconds from the request's arrival to the first step of its first choice; 0 until then."""
-        return self._choices[0].queue_s
+        first = index - index % self.params.n
+        return range(first, first + self.params.n)
 
     @property
     def num_prompt_computed(self) -> int:
         """Prompt tokens that are computed or came from the prefix cache. All of them, unless the request reports
         progress."""
-        return sum(choice.num_prompt_computed for choice in self._choices[:: self._params.n])
-
-    def num_cached(self, index: int) -> int:
-        """Return how many prompt tokens of choice number `index` the prefix cache had."""
-        return self._choices[index].num_cached_tokens
-
-    @property
-    def has_metrics(self) -> bool:
-        """Whether answers report their times without being asked to (--enable-per-request-metrics)."""
-        return self._model.config.enable_per_request_metrics
-
-    @property
-    def num_drafted(self) -> int:
-        return sum(choice.num_drafted for choice in self._choices)
-
-    @property
-    def num_draft_accepted(self) -> int:
-        return sum(choice.num_draft_accepted for choice in self._choices)
-
-    @property
-    def record(self) -> RequestRecord | None:
-        return self._record
+        return sum(choice.num_prompt_computed for choice in self.choices[:: self.params.n])
 
     def progress(self) -> GenerationProgress:
         """Return the progress that the dashboard shows."""
-        prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
-        return generation_progress(self._params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)
+        prompt_tokens = sum(len(prompt.ids) for prompt in self.params.prompts)
+        return generation_progress(self.params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)
 
     def times(self) -> RequestTimes:
         """Return where the time went, up to the last token so far."""
-        return request_times(self._params.terms.arrival_s, self._meters)
+        return request_times(self.params.terms.arrival_s, self._meters)
 
     async def __aenter__(self) -> Self:
         """Submit all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then no choice was
         submitted."""
         self._model.check_engine()  # a drain that started while the prompt was made waits for this request
-        self._predicted = check_first_token(self._model, self._params.terms, len(self._params.prompts[0].ids))
-        count_request(self._model.metrics, self._params, self._record)
-        self._reservation = reserve(self._params, self._model.client.info.max_model_len)
+        self._predicted = check_first_token(self._model, self.params.terms, len(self.params.prompts[0].ids))
+        count_request(self._model.metrics, self.params, self.record)
+        self._reservation = Reservation(self.params, self._model.client.info.max_model_len)
         try:
             if self._beams is None:
                 self._submit_choices()
@@ -150,24 +113,24 @@ class Generation:
         except BaseException:
             self._reservation.settle(())
             raise
-        for _ in self._choices:
-            self._model.metrics.add("service_tier_requests_total", 1, self._params.terms.service_tier)
-        if self._record is not None:
-            self._record.hold()
-            self._record.has_started = True
+        for _ in self.choices:
+            self._model.metrics.add("service_tier_requests_total", 1, self.params.terms.service_tier)
+        if self.record is not None:
+            self.record.hold()
+            self.record.has_started = True
         self._model.live.requests.begin(self)
         return self
 
     def _submit_choices(self) -> None:
-        num_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
-        self._model.client.check_capacity(len(self._choices), num_tokens, self._params.terms.service_class)
+        num_tokens = sum(len(prompt.ids) for prompt in self.params.prompts)
+        self._model.client.check_capacity(len(self.choices), num_tokens, self.params.terms.service_class)
         group = uuid.uuid4().hex
-        for choice in self._choices:  # no await in this loop, so the capacity just checked is still free
-            request = engine_request(self._params, choice.index, f"{group}-{choice.index}")
-            shared = 0 if choice.index % self._params.n else None  # the first choice computes the prompt for all
+        for choice in self.choices:  # no await in this loop, so the capacity just checked is still free
+            request = engine_request(self.params, choice.index, f"{group}-{choice.index}")
+            shared = 0 if choice.index % self.params.n else None  # the first choice computes the prompt for all
             self._streams.append(self._model.submit(request, num_new_tokens=shared))
-            if self._record is not None:
-                self._record.sequence_ids.append(request.id)
+            if self.record is not None:
+                self.record.sequence_ids.append(request.id)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -180,23 +143,23 @@ class Generation:
             meter.end(FinishReason.ABORT)
         if self._reservation is not None:
             self._reservation.settle(meters)
-        count_longest(self._model.metrics, meters, self._params.n)
-        if self._record is not None:
-            note_end(self._record, meters, self.num_cached_tokens)
-            self._record.release()
+        count_longest(self._model.metrics, meters, self.params.n)
+        if self.record is not None:
+            note_end(self.record, meters, self.num_cached_tokens)
+            self.record.release()
 
     async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
         """Yield the deltas of all choices as they come. Raises EngineDied, RequestFailed, EngineUnavailable or
         QueueTimeout, and AnswerTimeout if the request's time is over before any choice has a token."""
-        num_open = len(self._choices)
+        num_open = len(self.choices)
         withheld: list[ChoiceDelta] = []  # ends of choices without a token, which may become an error
         try:
             async with contextlib.aclosing(self._outputs()) as outputs:
                 async for index, output in outputs:
                     if output.finish_reason is FinishReason.QUEUE_TIMEOUT:
-                        self._choices[index].meter.end(FinishReason.QUEUE_TIMEOUT)
-                        raise waited_too_long(self._params.terms, self._model.client)
-                    delta = self._choices[index].push(output)
+                        self.choices[index].meter.end(FinishReason.QUEUE_TIMEOUT)
+                        raise waited_too_long(self.params.terms, self._model.client)
+                    delta = self.choices[index].push(output)
                     if delta.finish is not None:
                         num_open -= 1
                         if self._beams is None:
@@ -209,16 +172,16 @@ class Generation:
                     if num_open == 0:
                         break
             if withheld:
-                raise self._params.terms.out_of_time()
+                raise self.params.terms.out_of_time()
         except EngineDied as error:
             reason = FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR
-            for choice in self._choices:
+            for choice in self.choices:
                 choice.meter.end(reason)
             raise
 
     @property
     def _meters(self) -> list[ChoiceMeter]:
-        return [choice.meter for choice in self._choices]
+        return [choice.meter for choice in self.choices]
 
     def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         return interleave(self._streams) if self._beams is None else self._beams.outputs()
@@ -226,12 +189,12 @@ class Generation:
     def _is_late(self, delta: ChoiceDelta) -> bool:
         """Whether the delta ends a choice by timeout while no choice has a token."""
         return (
-            delta.finish is not None and delta.finish.is_timeout and not any(each.num_tokens for each in self._choices)
+            delta.finish is not None and delta.finish.is_timeout and not any(each.num_tokens for each in self.choices)
         )
 
     def usage(self) -> Usage:
         """Return the usage so far."""
-        return usage_of(self._params, self._choices, self.num_cached_tokens)
+        return usage_of(self.params, self.choices, self.num_cached_tokens)
 
 
 def _logprob_per_token(choice: Choice) -> float:

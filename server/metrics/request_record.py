@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from engine.errors import ShedReason
-from engine.protocol import FinishReason
+from engine.protocol import FinishReason, SamplingParams
 
 CLIENT_GONE = 499  # nginx's status; it is never sent
 
@@ -22,19 +22,6 @@ class RequestOutcome(enum.StrEnum):
     REFUSED = "refused"  # before any work
     FAILED = "failed"  # by the server's fault
     ABORTED = "aborted"  # its client disconnected
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedSampling:
-    """Sampling parameters of a generation's request."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int  # 0 is off
-    frequency_penalty: float
-    presence_penalty: float
-    seed: int | None
 
 
 @dataclass(slots=True)
@@ -93,7 +80,7 @@ class RequestRecord:
         self.response_id: str | None = None
         self.sequence_ids: list[str] = []  # the engine's ids of the choices; empty for a beam search
         # If the request is traced:
-        self.sampling: RequestedSampling | None = None
+        self.sampling: SamplingParams | None = None
         self.submitted_s: float | None = None  # to the engine, by time.monotonic()
         self.choices: list[ChoiceTimes] = []
         self.choice_ends: list[str] = []  # finish reasons, one per choice
@@ -119,7 +106,7 @@ class RequestRecord:
         """Note an error that was reported to the client, in whatever form."""
         self.error_status, self.error_code, self.shed_reason = status, code, shed_reason
 
-    def note_submitted(self, sampling: RequestedSampling) -> None:
+    def note_submitted(self, sampling: SamplingParams) -> None:
         """Note that the generation is submitted to the engine now."""
         self.sampling, self.submitted_s = sampling, time.monotonic()
 

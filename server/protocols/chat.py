@@ -83,7 +83,7 @@ class ChatFormatter:
         self._is_legacy = bool(body.functions)  # the answer has function_call in place of tool_calls
 
     async def collect(self, generation: Generation) -> ChatCompletion:
-        answers = [_Answer() for _ in range(generation.num_choices)]
+        answers = [_Answer() for _ in range(len(generation.choices))]
         async for delta in generation:
             answers[delta.index].add(delta)
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
@@ -98,7 +98,7 @@ class ChatFormatter:
             scores = answers[0].prompt_logprobs or []
             completion.prompt_logprobs = prompt_logprobs(scores, self._num_prompt_logprobs, self._tokenizer)
         if self._has_ids:
-            completion.prompt_token_ids = generation.prompt_ids(0)
+            completion.prompt_token_ids = generation.params.prompts[0].ids
         return completion
 
     def _choice(self, index: int, answer: _Answer) -> ChatChoice:
@@ -125,8 +125,8 @@ class ChatFormatter:
             index = delta.index
             if is_first:
                 is_first = False
-                prompt_ids = generation.prompt_ids(0) if self._has_ids else UNSET
-                for each in range(generation.num_choices):
+                prompt_ids = generation.params.prompts[0].ids if self._has_ids else UNSET
+                for each in range(len(generation.choices)):
                     choice = ChatChunkChoice(each, ChatDelta("assistant", "", None))
                     yield self._chunk([choice], self._reports.of_chunk(generation), prompt_ids=prompt_ids)
                     prompt_ids = UNSET

@@ -38,7 +38,7 @@ class CompletionFormatter:
         self._reports = Reports(body)
 
     async def collect(self, generation: Generation) -> TextCompletion:
-        choices = [TextChoice(index, "") for index in range(generation.num_choices)]
+        choices = [TextChoice(index, "") for index in range(len(generation.choices))]
         texts: list[list[str]] = [[] for _ in choices]
         tokens: list[list[ScoredToken]] = [[] for _ in choices]
         ids: list[list[int]] = [[] for _ in choices]
@@ -55,7 +55,7 @@ class CompletionFormatter:
             choice.logprobs = self._logprobs(tokens[choice.index])
             if self._has_ids:
                 choice.token_ids = ids[choice.index]
-                choice.prompt_token_ids = generation.prompt_ids(choice.index)
+                choice.prompt_token_ids = generation.choices[choice.index].prompt.ids
         if self._num_best is not None:
             choices = [choices[index] for index in generation.best(self._num_best)]
             for index, choice in enumerate(choices):
@@ -87,7 +87,7 @@ class CompletionFormatter:
                     choice.token_ids = delta.token_ids
                     if delta.index not in started:
                         started.add(delta.index)
-                        choice.prompt_token_ids = generation.prompt_ids(delta.index)
+                        choice.prompt_token_ids = generation.choices[delta.index].prompt.ids
                 yield self._chunk([choice], self._reports.of_chunk(generation))
             if (finish := delta.finish) is not None:
                 choice = TextChoice(delta.index, "", None, finish.reason, finish.stop_reason)

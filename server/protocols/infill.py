@@ -40,7 +40,7 @@ class InfillFormatter:
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         has_new_line = False
-        prompt_tokens = len(generation.prompt_ids(0))
+        prompt_tokens = len(generation.params.prompts[0].ids)
         async for delta in generation:
             has_new_line = has_new_line or "\n" in delta.text
             if delta.text:

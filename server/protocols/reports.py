@@ -35,9 +35,10 @@ class Reports:
     def of_progress(self, generation: Generation, delta: ChoiceDelta) -> dict[str, Any]:
         """Return the fields of a chunk without text, while the prompt is computed."""
         assert delta.num_prompt_computed is not None
+        choice = generation.choices[delta.index]
         progress = PromptProgress(
-            total=len(generation.prompt_ids(delta.index)),
-            cache=generation.num_cached(delta.index),
+            total=len(choice.prompt.ids),
+            cache=choice.num_cached_tokens,
             processed=delta.num_prompt_computed,
             time_ms=generation.times().prompt_s * 1000,
         )
@@ -48,7 +49,7 @@ class Reports:
         fields: dict[str, Any] = {"usage": generation.usage(), "service_tier": self._tier}
         if self._has_timings:
             fields["timings"] = timings_of(generation)
-        if generation.has_metrics and generation.num_choices == 1:
+        if generation.has_metrics and len(generation.choices) == 1:
             fields["metrics"] = metrics_of(generation)
         return fields
 
@@ -71,8 +72,9 @@ def timings_of(generation: Generation) -> Timings:
         predicted_per_second=_ratio(predicted_n, times.output_s),
         queue_ms=times.queue_s * 1000,
     )
-    if (num_drafted := generation.num_drafted) > 0:
-        timings.draft_n, timings.draft_n_accepted = num_drafted, generation.num_draft_accepted
+    if (num_drafted := sum(choice.num_drafted for choice in generation.choices)) > 0:
+        timings.draft_n = num_drafted
+        timings.draft_n_accepted = sum(choice.num_draft_accepted for choice in generation.choices)
     return timings
 
 

@@ -8,7 +8,8 @@ server's spans.
 import time
 from collections.abc import Mapping
 
-from server.metrics.request_record import RequestedSampling, RequestRecord
+from engine.protocol import SamplingParams
+from server.metrics.request_record import RequestRecord
 
 Attributes = Mapping[str, str | bool | int | float | list[str]]
 _Values = dict[str, str | bool | int | float | list[str]]
@@ -38,7 +39,7 @@ def request_attributes(record: RequestRecord) -> Attributes:
     return attributes
 
 
-def _generation(record: RequestRecord, sampling: RequestedSampling) -> _Values:
+def _generation(record: RequestRecord, sampling: SamplingParams) -> _Values:
     assert record.model_name is not None, "a generation without a model"
     attributes: _Values = {
         "gen_ai.operation.name": record.span_operation,

@@ -12,22 +12,6 @@ _SCHEDULED = "scheduled"
 class ChoiceMeter:
     """Follows one accepted choice. `end` may be called several times and counts once."""
 
-    __slots__ = (
-        "_arrival_s",
-        "_is_timed",
-        "_knows_wait",
-        "_metrics",
-        "_prompt_tokens",
-        "_seen_output",
-        "_times",
-        "_trace_id",
-        "first_token_s",
-        "last_token_s",
-        "num_tokens",
-        "queue_s",
-        "reason",
-    )
-
     def __init__(
         self,
         metrics: Metrics,

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from engine.protocol import FinishReason
 from server.generation.accounting.metering import ChoiceMeter
 from server.generation.params.generation_params import GenerationParams
-from server.keys.account import OPEN_ENDED_TOKENS, Account, TokenReservation
+from server.keys.account import OPEN_ENDED_TOKENS, TokenReservation
 from server.keys.caller import current_caller
 
 
 class Reservation:
-    """Tokens reserved before a generation is submitted, and settled exactly once."""
+    """Tokens of the current caller, reserved before a generation is submitted, and settled exactly once."""
 
-    def __init__(self, account: Account | None, params: GenerationParams, max_model_len: int) -> None:
+    def __init__(self, params: GenerationParams, max_model_len: int) -> None:
         """Reserve the prompts and the most that the answers may have. Raises RateLimited."""
-        self._account = account
+        self._account = account = current_caller().account
         self._tokens: TokenReservation | None = None
         self._num_prompt_tokens = 0
         if account is None:
@@ -39,8 +39,3 @@ class Reservation:
             if any(meter.reason is FinishReason.ABORT for meter in meters):
                 used = max(used, self._num_prompt_tokens)
             self._account.settle(self._tokens, used)
-
-
-def reserve(params: GenerationParams, max_model_len: int) -> Reservation:
-    """Reserve for the caller of this task's request. Raises RateLimited."""
-    return Reservation(current_caller().account, params, max_model_len)

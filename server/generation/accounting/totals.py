@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 
-from engine.protocol import FinishReason, SamplingParams
+from engine.protocol import FinishReason
 from server.generation.accounting.metering import ChoiceMeter
 from server.generation.choice import Choice
 from server.generation.params.generation_params import GenerationParams
 from server.live.requests import GenerationProgress
-from server.metrics.request_record import RequestedSampling, RequestRecord
+from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
@@ -26,19 +26,7 @@ def count_request(metrics: Metrics, params: GenerationParams, record: RequestRec
         record.num_choices = len(params.prompts) * params.n
         record.prompt_tokens = sum(len(prompt.ids) for prompt in params.prompts)
         if record.trace_id is not None:
-            record.note_submitted(_requested(params.sampling))
-
-
-def _requested(sampling: SamplingParams) -> RequestedSampling:
-    return RequestedSampling(
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        frequency_penalty=sampling.frequency_penalty,
-        presence_penalty=sampling.presence_penalty,
-        seed=sampling.seed,
-    )
+            record.note_submitted(params.sampling)
 
 
 def count_longest(metrics: Metrics, meters: Sequence[ChoiceMeter], n: int) -> None:
@@ -53,9 +41,9 @@ def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_to
     record.counted_prompt_tokens = sum(meter.counted_prompt_tokens for meter in meters)
     record.cached_tokens = num_cached_tokens
     record.output_tokens = sum(meter.num_tokens for meter in meters)
-    record.queue_s = min((meter.queue_s for meter in meters if meter.queue_s is not None), default=None)
-    firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
-    record.first_token_s = min(firsts) - record.arrival_s if firsts else None
+    first_s = _first_token_s(meters)
+    record.queue_s = _queue_s(meters)
+    record.first_token_s = None if first_s is None else first_s - record.arrival_s
     if record.trace_id is not None:
         record.choices = [meter.times() for meter in meters]
     record.note_ends([meter.reason or FinishReason.ABORT for meter in meters])
@@ -72,10 +60,10 @@ class RequestTimes:
 
 def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTimes:
     """Return the phases of a request. A phase has started when it has for the first choice. meters: of all choices."""
-    firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
+    first_s = _first_token_s(meters)
+    first_s = time.monotonic() if first_s is None else first_s
+    queue_s = _queue_s(meters) or 0.0
     lasts = [meter.last_token_s for meter in meters if meter.last_token_s is not None]
-    first_s = min(firsts) if firsts else time.monotonic()
-    queue_s = min((meter.queue_s for meter in meters if meter.queue_s is not None), default=0.0)
     return RequestTimes(queue_s, max(0.0, first_s - arrival_s - queue_s), max(lasts, default=first_s) - first_s)
 
 
@@ -83,14 +71,22 @@ def generation_progress(
     arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]
 ) -> GenerationProgress:
     """Return the progress that the dashboard shows. meters: of all choices."""
-    firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
+    first_s = _first_token_s(meters)
     return GenerationProgress(
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
         output_tokens=sum(meter.num_tokens for meter in meters),
-        queue_s=min((meter.queue_s for meter in meters if meter.queue_s is not None), default=None),
-        first_token_s=min(firsts) - arrival_s if firsts else None,
+        queue_s=_queue_s(meters),
+        first_token_s=None if first_s is None else first_s - arrival_s,
     )
+
+
+def _queue_s(meters: Sequence[ChoiceMeter]) -> float | None:
+    return min((meter.queue_s for meter in meters if meter.queue_s is not None), default=None)
+
+
+def _first_token_s(meters: Sequence[ChoiceMeter]) -> float | None:
+    return min((meter.first_token_s for meter in meters if meter.first_token_s is not None), default=None)
 
 
 def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: int) -> Usage:

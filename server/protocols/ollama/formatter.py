@@ -140,7 +140,8 @@ class OllamaFormatter:
         answer.total_duration = _nanoseconds(now - self._arrival_s)
         answer.load_duration = 0
         answer.prompt_eval_count = usage.prompt_tokens
-        answer.prompt_eval_duration = _nanoseconds(self._first_token_s - self._arrival_s - generation.queue_s)
+        queue_s = generation.choices[0].queue_s
+        answer.prompt_eval_duration = _nanoseconds(self._first_token_s - self._arrival_s - queue_s)
         answer.eval_count = usage.completion_tokens
         answer.eval_duration = _nanoseconds(now - self._first_token_s)
         return answer
