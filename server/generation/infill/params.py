@@ -1,20 +1,19 @@
 """GenerationParams of /infill: a gap in a file, with the fields that editors' plugins send."""
 
+from dataclasses import replace
 from functools import partial
 
 from engine.errors import ContextLengthExceeded
 from server.generation.answer_plan import AnswerPlan
-from server.generation.choice import TextOptions
 from server.generation.infill.line_limits import LineOptions
 from server.generation.infill.prompt import infill_prompt
 from server.generation.params.checks import check_fields
-from server.generation.params.generation_params import GenerationParams, with_ends
+from server.generation.params.generation_params import GenerationParams, generation_params, with_ends
 from server.generation.params.prompts import room_for_output
 from server.generation.params.step_tokens import step_tokens
 from server.generation.slo import check_first_token
 from server.generation.terms import RequestTerms, request_terms
 from server.schemas.infill import InfillRequest
-from server.schemas.parameters import ignored_header
 from server.served.model import ServedModel
 from server.text_model import fill_in_middle_of
 
@@ -54,33 +53,14 @@ async def _infill_params(
         partial(infill_prompt, body, fim, text_model.tokenizer, max_prompt), size=body.size
     )
     max_tokens = room_for_output(
-        [prompt],
-        info.max_model_len,
-        requested=requested,
-        param="n_predict",
-        default=None,
-        prompt_param="input_prefix",
+        [prompt], info.max_model_len, requested=requested, param="n_predict", prompt_param="input_prefix"
     )
     tokens = await step_tokens(body, text_model, info.vocab_size)
     sampling = body.sampling(info, max_tokens=max_tokens, tokens=tokens)
-    options = TextOptions(
-        stop=tuple(body.stop or ()),
-        include_stop=bool(body.include_stop_str_in_output),
-        skip_special_tokens=body.skip_special_tokens is not False,
-        min_tokens=sampling.min_tokens,
-        lines=LineOptions(body.n_indent or 0, (body.t_max_predict_ms or 0) / 1000),
+    params = generation_params(
+        body, text_model.tokenizer, [prompt], sampling, terms, plan=AnswerPlan(), ignored=ignored
     )
-    params = GenerationParams(
-        tokenizer=text_model.tokenizer,
-        prompts=[prompt],
-        sampling=sampling,
-        options=options,
-        n=1,
-        terms=terms,
-        prediction_ids=[],
-        plan=AnswerPlan(),
-        ignored=ignored,
-        headers=ignored_header(ignored),
-        is_prompt_cut=is_cut,
-    )
+    lines = LineOptions(body.n_indent or 0, (body.t_max_predict_ms or 0) / 1000)
+    options = replace(params.options, lines=lines)
+    params = replace(params, options=options, is_prompt_cut=is_cut, reports_progress=False)
     return with_ends(params, fim.end_ids)

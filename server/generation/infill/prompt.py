@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.protocol import EngineInfo
 from server.generation.choice import Prompt
 from server.generation.params.prompts import refusing_long_prompts
 from server.schemas.infill import ExtraFile, InfillRequest
@@ -87,13 +88,13 @@ async def suffix_prompts(
     suffix: str,
     fim: FillInMiddle,
     text_model: TextModel,
+    info: EngineInfo,
     *,
     add_special_tokens: bool,
-    max_model_len: int,
 ) -> list[Prompt]:
     """Return the prompts of a text completion with a suffix. Raises InvalidRequest, and ContextLengthExceeded for a
     prompt that is far too long."""
-    tokenizer = text_model.tokenizer
+    tokenizer, max_model_len = text_model.tokenizer, info.max_model_len
 
     def encode(prompt: str | list[int]) -> Prompt:
         if not isinstance(prompt, str):

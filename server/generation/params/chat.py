@@ -45,16 +45,11 @@ def check_chat(request: ChatRequest, model: ServedModel) -> CheckedBody:
     """Check what needs no engine. Raises InvalidRequest, in the client's words."""
     options, max_logprobs = request.options, model.config.max_logprobs
     with request.paths.in_errors():
-        ignored = check_chat_fields(request, model)
+        ignored = check_fields(options, model, extra=request.extra, passed_on=request.passed_on)
         beams, ignored_by_beams = beam_options(options)
         num_logprobs = options.num_logprobs(max_logprobs)
         ignored += [*ignored_by_beams, *check_scores(options, num_logprobs, max_logprobs)]
     return CheckedBody(ignored, beams, num_logprobs)
-
-
-def check_chat_fields(request: ChatRequest, model: ServedModel) -> list[str]:
-    """Return the names of ignored fields. Needs no engine. Raises InvalidRequest."""
-    return check_fields(request.options, model, extra=request.extra, passed_on=request.passed_on)
 
 
 async def _chat_params(
@@ -72,13 +67,9 @@ async def _chat_params(
     prompt = chat.prompt
     if truncation is not None:
         prompt = truncation.apply(prompt, text_model.tokenizer)
+    param = "max_tokens" if options.max_completion_tokens is None else "max_completion_tokens"
     max_tokens = room_for_output(
-        [prompt],
-        info.max_model_len,
-        requested=requested_max_tokens,
-        param="max_tokens" if options.max_completion_tokens is None else "max_completion_tokens",
-        default=None,
-        prompt_param="messages",
+        [prompt], info.max_model_len, requested=requested_max_tokens, param=param, prompt_param="messages"
     )
     tokens = await step_tokens(options, text_model, info.vocab_size)
     sampling = options.sampling(

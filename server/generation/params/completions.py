@@ -67,12 +67,7 @@ async def _completion_params(
     check_num_choices(body, len(body.prompt), model)
     prompts, fim = await _prompts(body, text_model, info)
     max_tokens = room_for_output(
-        prompts,
-        info.max_model_len,
-        requested=body.max_tokens,
-        param="max_tokens",
-        default=default_max_tokens,
-        prompt_param="prompt",
+        prompts, info.max_model_len, requested=body.max_tokens, default=default_max_tokens, prompt_param="prompt"
     )
     scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]
     prompt_logprobs = max(scored, default=None)
@@ -103,26 +98,14 @@ async def _prompts(
     body: CompletionRequest, text_model: TextModel, info: EngineInfo
 ) -> tuple[list[Prompt], FillInMiddle | None]:
     """Return the prompts, and with a suffix the model's format for filling in the middle."""
-    add_special_tokens = body.add_special_tokens is not False
+    has_special = body.add_special_tokens is not False
     num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     truncation = truncation_of(body, info.max_model_len, num_reserved=num_reserved)
     if body.suffix:
         fim = fill_in_middle_of(text_model, "suffix", instead="leave the field out")
-        prompts = await suffix_prompts(
-            body.prompt,
-            body.suffix,
-            fim,
-            text_model,
-            add_special_tokens=add_special_tokens,
-            max_model_len=info.max_model_len,
-        )
+        prompts = await suffix_prompts(body.prompt, body.suffix, fim, text_model, info, add_special_tokens=has_special)
         return prompts, fim
     prompts = await text_prompts(
-        body.prompt,
-        text_model,
-        info,
-        add_special_tokens=add_special_tokens,
-        echo=bool(body.echo),
-        truncation=truncation,
+        body.prompt, text_model, info, add_special_tokens=has_special, echo=bool(body.echo), truncation=truncation
     )
     return prompts, None

@@ -28,7 +28,7 @@ async def text_prompts(
     *,
     add_special_tokens: bool,
     echo: bool,
-    truncation: Truncation | None = None,
+    truncation: Truncation | None,
 ) -> list[Prompt]:
     """Return the prompts of a text completion. Raises InvalidRequest, and ContextLengthExceeded for a prompt that is
     far too long."""
@@ -137,12 +137,14 @@ def _with_bos(ids: list[int], info: EngineInfo) -> list[int]:
     return ids if bos is None or not info.tokenizer.add_bos_token or ids[:1] == [bos] else [bos, *ids]
 
 
-def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
-    """Raise InvalidRequest unless all ids are within the width of the model's output layer."""
+def check_token_ids(ids: list[int], vocab_size: int, param: str, remedy: str = "") -> None:
+    """Raise InvalidRequest unless all ids are within the width of the model's output layer. remedy: the message's end,
+    with its punctuation."""
     if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
         wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
         raise InvalidRequest(
-            f"{param} has the token id {quote(wrong)}; it must be at least 0 and at most {vocab_size - 1}", param=param
+            f"{param} has the token id {quote(wrong)}; it must be at least 0 and at most {vocab_size - 1}{remedy}",
+            param=param,
         )
 
 
@@ -171,8 +173,8 @@ def room_for_output(
     max_model_len: int,
     *,
     requested: int | None,
-    param: str,
-    default: int | None,
+    param: str = "max_tokens",
+    default: int | None = None,
     prompt_param: str,
 ) -> int:
     """Return max_tokens: the value of the field `param`, or else the rest of the context, at most `default`. Raises

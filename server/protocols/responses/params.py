@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from server.generation.params.chat import chat_params, check_chat, check_chat_fields
+from server.generation.params.chat import chat_params, check_chat
+from server.generation.params.checks import check_fields
 from server.generation.params.generation_params import GenerationParams
 from server.generation.params.prompts import chat_prompt
 from server.protocols.responses.request import TranslatedResponse, translate_response
@@ -57,10 +58,11 @@ async def num_input_tokens(
     """Return the length of the prompt, which may be longer than the context, and headers. Raises as response_params."""
     request = await _translated(body, items, model, num_stored)
     with request.chat.paths.in_errors():
-        ignored = check_chat_fields(request.chat, model)
+        chat = request.chat
+        ignored = check_fields(chat.options, model, extra=chat.extra, passed_on=chat.passed_on)
         text_model = await model.text_model()
-        chat = await chat_prompt(request.chat.chat, request.chat.options, text_model, model.client.info)
-    return len(chat.prompt.ids), _ignored(request, [*ignored, *chat.ignored])
+        counted = await chat_prompt(chat.chat, chat.options, text_model, model.client.info)
+    return len(counted.prompt.ids), _ignored(request, [*ignored, *counted.ignored])
 
 
 async def _translated(
