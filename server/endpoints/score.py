@@ -9,7 +9,7 @@ from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequ
 from server.endpoints.binding.pooling import check_pooling, score_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
-from server.pooling.scores import PairNames
+from server.pooling.encoding import PairNames
 from server.schemas.pooling_answers import InputUsage, ScoreList, ScoreObject
 from server.schemas.scoring import ScoreRequest
 

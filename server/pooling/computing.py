@@ -9,7 +9,7 @@ from server.errors import AnswerTimeout
 from server.generation.terms import waited_too_long
 from server.keys.caller import current_caller
 from server.metrics.request_record import current_record
-from server.pooling.encoded_inputs import EncodedInputs
+from server.pooling.encoding import EncodedInputs
 from server.pooling.metering import PoolingMeter
 from server.served.model import ServedModel
 
@@ -28,17 +28,18 @@ async def pool(model: ServedModel, inputs: EncodedInputs) -> list[PoolingOutput]
         async with inputs.terms.in_time():
             meter.begin()
             outputs = await model.client.pool(_requests(inputs))
-    except (QueueFull, EngineUnavailable) as error:
-        if not isinstance(error, EngineDied):
-            meter.refuse()
-            raise
-        meter.end(FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR)
-        raise
-    except AnswerTimeout:
-        meter.end(FinishReason.TIMEOUT)
-        raise
-    except BaseException:
-        meter.end(FinishReason.ABORT)
+    except BaseException as error:
+        match error:
+            case EngineStopped():
+                meter.end(FinishReason.ABORT)
+            case EngineDied():
+                meter.end(FinishReason.ERROR)
+            case QueueFull() | EngineUnavailable():
+                meter.refuse()
+            case AnswerTimeout():
+                meter.end(FinishReason.TIMEOUT)
+            case _:
+                meter.end(FinishReason.ABORT)
         raise
     finally:
         model.live.requests.end(meter)

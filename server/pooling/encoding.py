@@ -1,17 +1,18 @@
-"""Inputs of a pooling model as token ids, checked against the model, encoded slice by slice beside other requests."""
+"""RequestEncoder: inputs of a pooling model as token ids, encoded slice by slice beside other requests."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
-from engine.protocol import EngineInfo, PoolingInfo
+from engine.protocol import EngineInfo, PoolingInfo, PoolingParams
+from engine.protocol.pooling import MAX_TOKEN_VALUES
 from server.chat.openai_fields import chat_of
-from server.generation.params.prompts import chat_prompt
+from server.generation.params.prompts import chat_prompt, check_token_ids
 from server.generation.params.truncation import Truncation
-from server.pooling.limits import RequestLimits
+from server.generation.terms import RequestTerms
 from server.pooling.prompts import prompt_text
-from server.schemas.base import quote
 from server.schemas.pooling import InputFields, PoolingFields
 from server.text.input_encoder import Cut, EncodedInput, FirstText
 from server.text_model import TextModel
@@ -19,96 +20,153 @@ from server.text_model import TextModel
 T = TypeVar("T")
 
 MAX_CHARACTERS = 1 << 20  # of one text: some tokenizers need a hundred times its size
-_ANY_OUTPUT = RequestLimits()
+MAX_TOKENS = 1 << 20  # of all inputs of a request together
 _SLICE_TEXTS, _SLICE_CHARACTERS = 64, 1 << 16  # encoded in one call, of about 30 ms
+_ORIGIN_OF_IDS = (
+    ": the ids must come from this model's tokenizer (LangChain's OpenAIEmbeddings needs "
+    "check_embedding_ctx_length=False), or send texts"
+)
 
 
-async def encoded_inputs(
-    body: InputFields,
-    text_model: TextModel,
-    info: EngineInfo,
-    pooling: PoolingInfo,
-    limits: RequestLimits,
-    *,
-    name: str = "input",
-) -> list[EncodedInput]:
-    """Encode the inputs one by one, or the conversation. name: of the inputs in the request, for errors. Raises
-    InvalidRequest."""
-    cut = requested_cut(body, pooling)
-    if body.messages is not None:
-        encoded_chat = await _encoded_chat(body, text_model, info, pooling, cut)
-        limits.check(len(encoded_chat.ids), 1, "messages")
-        return [encoded_chat]
-    inputs = body.input or []
-    if isinstance(inputs[0], str):
-        texts = [text for text in inputs if isinstance(text, str)]
-        prompt = prompt_text(pooling, body.prompt_name, body.input_type)
-        has_special = body.add_special_tokens is not False
-        texts = [prompt + text for text in texts]
-        return await encoded_texts(
-            texts, text_model, pooling, cut, add_special_tokens=has_special, name=name, limits=limits
-        )
-    for field in ("prompt_name", "input_type"):
-        if getattr(body, field) is not None and pooling.prompts:
-            raise InvalidRequest(f"{field} puts a text in front, and the input is token ids; send texts", param=field)
-    ids = [each for each in inputs if isinstance(each, list)]
-    work = partial(_checked_ids, ids, info.vocab_size, cut, name)
-    encoded = await text_model.workers.run_unless_short(work, size=sum(map(len, ids)))
-    check_lengths(encoded, pooling, paths_of(name, len(ids)))
-    limits.check(sum(len(each.ids) for each in encoded), len(ids), name)
-    return encoded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedInputs:
+    """Inputs that are computed together, all with the same params. paths: their names in the request, for errors."""
+
+    items: Sequence[EncodedInput]
+    paths: Sequence[str]
+    params: PoolingParams
+    terms: RequestTerms
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(each.ids) for each in self.items)
 
 
-async def encoded_texts(
-    texts: Sequence[str],
-    text_model: TextModel,
-    pooling: PoolingInfo,
-    cut: Cut | None,
-    *,
-    add_special_tokens: bool = True,
-    name: str = "input",
-    max_text_tokens: int | None = None,
-    limits: RequestLimits = _ANY_OUTPUT,
-) -> list[EncodedInput]:
-    """Encode each text as one input.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairNames:
+    """Names of the two sides of pairs in the request, and the limit for the second."""
 
-    name: of the texts in the request, for errors. max_text_tokens: tokens that stay of each text, without special ones.
-    Raises InvalidRequest.
-    """
-    paths = paths_of(name, len(texts))
-    _check_characters(texts, paths)
-    encoder = text_model.inputs
-    check_cut(cut, encoder.num_added(is_pair=False) if add_special_tokens else 0)
-    encode = partial(encoder.texts, add_special_tokens=add_special_tokens, cut=cut, max_text_tokens=max_text_tokens)
-    return await _in_slices(encode, texts, list(map(len, texts)), text_model, pooling, paths, limits)
+    first: str
+    second: str
+    max_second_tokens: int | None = None
 
 
-async def encoded_pairs(
-    pairs: Sequence[tuple[str, str]],
-    text_model: TextModel,
-    pooling: PoolingInfo,
-    cut: Cut | None,
-    *,
-    name: str,
-    first_name: str,
-    max_second_tokens: int | None = None,
-) -> list[EncodedInput]:
-    """Encode each pair as one input.
+class RequestEncoder:
+    """The encoder of one request's inputs. It checks their lengths, and raises InvalidRequest, which names the input at
+    fault. `name` is the name of the inputs in the request."""
 
-    name, first_name: of the second and the first texts in the request, for errors. Raises InvalidRequest.
-    """
-    paths = paths_of(name, len(pairs))
-    _check_characters([first for first, _ in pairs], [first_name] * len(pairs))
-    _check_characters([second for _, second in pairs], paths)
-    encoder = text_model.inputs
-    check_cut(cut, encoder.num_added(is_pair=True) + 1)
-    known: dict[str, FirstText] = {}  # shared by all slices
-    encode = partial(encoder.pairs, cut=cut, max_second_tokens=max_second_tokens, known=known)
-    sizes = [len(first) + len(second) for first, second in pairs]
-    return await _in_slices(encode, pairs, sizes, text_model, pooling, paths, _ANY_OUTPUT)
+    def __init__(
+        self, body: PoolingFields, text_model: TextModel, info: EngineInfo, *, values_per_token: int = 0
+    ) -> None:
+        """values_per_token: numbers in the answer for each token of the inputs; 0 if they do not depend on tokens."""
+        assert info.pooling is not None
+        self._text_model = text_model
+        self._info = info
+        self._pooling = info.pooling
+        self._values_per_token = values_per_token
+        self._cut = _requested_cut(body, info.pooling)
+
+    async def inputs(self, body: InputFields, name: str) -> list[EncodedInput]:
+        """Encode the inputs of the body one by one, or its conversation."""
+        if body.messages is not None:
+            encoded_chat = await self._chat(body)
+            self._check_size(len(encoded_chat.ids), 1, "messages")
+            return [encoded_chat]
+        inputs = body.input or []
+        if isinstance(inputs[0], str):
+            prompt = prompt_text(self._pooling, body.prompt_name, body.input_type)
+            texts = [prompt + text for text in inputs if isinstance(text, str)]
+            return await self.texts(texts, name, add_special_tokens=body.add_special_tokens is not False)
+        for field in ("prompt_name", "input_type"):
+            if getattr(body, field) is not None and self._pooling.prompts:
+                raise InvalidRequest(
+                    f"{field} puts a text in front, and the input is token ids; send texts", param=field
+                )
+        ids = [each for each in inputs if isinstance(each, list)]
+        work = partial(_checked_ids, ids, self._info.vocab_size, self._cut, name)
+        encoded = await self._text_model.workers.run_unless_short(work, size=sum(map(len, ids)))
+        _check_lengths(encoded, self._pooling, paths_of(name, len(ids)))
+        self._check_size(sum(len(each.ids) for each in encoded), len(ids), name)
+        return encoded
+
+    async def texts(
+        self, texts: Sequence[str], name: str, *, add_special_tokens: bool = True, max_text_tokens: int | None = None
+    ) -> list[EncodedInput]:
+        """Encode each text as one input. max_text_tokens: tokens that stay of each text, without special ones."""
+        paths = paths_of(name, len(texts))
+        _check_characters(texts, paths)
+        encoder, cut = self._text_model.inputs, self._cut
+        _check_cut(cut, encoder.num_added(is_pair=False) if add_special_tokens else 0)
+        encode = partial(encoder.texts, add_special_tokens=add_special_tokens, cut=cut, max_text_tokens=max_text_tokens)
+        return await self._in_slices(encode, texts, list(map(len, texts)), paths)
+
+    async def pairs(self, pairs: Sequence[tuple[str, str]], names: PairNames) -> list[EncodedInput]:
+        """Encode each pair as one input."""
+        paths = paths_of(names.second, len(pairs))
+        _check_characters([first for first, _ in pairs], [names.first] * len(pairs))
+        _check_characters([second for _, second in pairs], paths)
+        encoder, cut = self._text_model.inputs, self._cut
+        _check_cut(cut, encoder.num_added(is_pair=True) + 1)
+        known: dict[str, FirstText] = {}  # shared by all slices
+        encode = partial(encoder.pairs, cut=cut, max_second_tokens=names.max_second_tokens, known=known)
+        return await self._in_slices(encode, pairs, [len(first) + len(second) for first, second in pairs], paths)
+
+    async def _chat(self, body: InputFields) -> EncodedInput:
+        text_model, cut, fields = self._text_model, self._cut, body.chat
+        if text_model.chat is None:
+            raise InvalidRequest("this model has no chat template; send input in place of messages", param="messages")
+        truncation = None if cut is None else Truncation(cut.max_tokens, cut.keeps_end)
+        prompt = (await chat_prompt(chat_of(fields), fields, text_model, self._info, truncation=truncation)).prompt
+        if truncation is not None:
+            prompt = truncation.apply(prompt, text_model.tokenizer)
+        encoded = EncodedInput(prompt.ids)
+        _check_lengths([encoded], self._pooling, ["messages"])
+        return encoded
+
+    async def _in_slices(
+        self,
+        encode: Callable[[Sequence[T]], list[EncodedInput]],
+        items: Sequence[T],
+        sizes: Sequence[int],
+        paths: Sequence[str],
+    ) -> list[EncodedInput]:
+        """Encode all items, one slice at a time.
+
+        If the client disconnects, at most one slice is encoded in vain. No slice follows the first item that is too
+        long.
+        """
+        total = sum(sizes)
+        encoded: list[EncodedInput] = []
+        num_tokens = 0
+        for start, end in _slices(sizes):
+            work = partial(encode, items[start:end])
+            part = await self._text_model.workers.run_unless_short(work, size=total)
+            _check_lengths(part, self._pooling, paths[start:end])
+            encoded += part
+            num_tokens += sum(len(each.ids) for each in part)
+            self._check_size(num_tokens, len(encoded), paths[0].partition("[")[0])
+        return encoded
+
+    def _check_size(self, num_tokens: int, num_inputs: int, name: str) -> None:
+        """Raise InvalidRequest if the inputs so far have too many tokens."""
+        inputs = f"the first {num_inputs} inputs have" if num_inputs > 1 else f"{name} has"
+        if num_tokens > MAX_TOKENS:
+            raise InvalidRequest(
+                f"{inputs} {num_tokens} tokens; a request may have {MAX_TOKENS} in all its inputs; send several "
+                "requests",
+                param=name,
+            )
+        width = self._values_per_token
+        if num_tokens * width > MAX_TOKEN_VALUES:
+            raise InvalidRequest(
+                f"{inputs} {num_tokens} tokens, for each of which token_embed returns {width} numbers; a request may "
+                f"have {MAX_TOKEN_VALUES} numbers, which are {MAX_TOKEN_VALUES // width} tokens; send several "
+                "requests, cut inputs with truncate_prompt_tokens, or use the task embed",
+                param=name,
+            )
 
 
-def requested_cut(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
+def _requested_cut(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
     """Return the cut that the request asks for; None for inputs that are taken whole or refused."""
     if not body.is_truncated:
         return None
@@ -117,7 +175,7 @@ def requested_cut(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
     return Cut(limit if wanted in (None, -1) else min(wanted or limit, limit), body.keeps_end)
 
 
-def check_cut(cut: Cut | None, num_added: int) -> None:
+def _check_cut(cut: Cut | None, num_added: int) -> None:
     """Raise InvalidRequest if nothing of a text would be left."""
     if cut is not None and cut.max_tokens <= num_added:
         raise InvalidRequest(
@@ -127,7 +185,7 @@ def check_cut(cut: Cut | None, num_added: int) -> None:
         )
 
 
-def check_lengths(inputs: Sequence[EncodedInput], pooling: PoolingInfo, paths: Sequence[str]) -> None:
+def _check_lengths(inputs: Sequence[EncodedInput], pooling: PoolingInfo, paths: Sequence[str]) -> None:
     """Raise ContextLengthExceeded for the first input that is too long, and InvalidRequest for one without tokens."""
     limit = pooling.max_input_tokens
     for encoded, path in zip(inputs, paths, strict=True):
@@ -141,47 +199,6 @@ def check_lengths(inputs: Sequence[EncodedInput], pooling: PoolingInfo, paths: S
             )
         if not encoded.ids:
             raise InvalidRequest(f"{path} has no tokens; it must have at least one", param=path)
-
-
-async def _encoded_chat(
-    body: InputFields, text_model: TextModel, info: EngineInfo, pooling: PoolingInfo, cut: Cut | None
-) -> EncodedInput:
-    if text_model.chat is None:
-        raise InvalidRequest("this model has no chat template; send input in place of messages", param="messages")
-    truncation = None if cut is None else Truncation(cut.max_tokens, cut.keeps_end)
-    fields = body.chat
-    prompt = (await chat_prompt(chat_of(fields), fields, text_model, info, truncation=truncation)).prompt
-    if truncation is not None:
-        prompt = truncation.apply(prompt, text_model.tokenizer)
-    encoded = EncodedInput(prompt.ids)
-    check_lengths([encoded], pooling, ["messages"])
-    return encoded
-
-
-async def _in_slices(
-    encode: Callable[[Sequence[T]], list[EncodedInput]],
-    items: Sequence[T],
-    sizes: Sequence[int],
-    text_model: TextModel,
-    pooling: PoolingInfo,
-    paths: Sequence[str],
-    limits: RequestLimits,
-) -> list[EncodedInput]:
-    """Encode all items, one slice at a time.
-
-    If the client disconnects, at most one slice is encoded in vain. No slice follows the first item that is too long.
-    """
-    total = sum(sizes)
-    encoded: list[EncodedInput] = []
-    num_tokens = 0
-    for start, end in _slices(sizes):
-        work = partial(encode, items[start:end])
-        part = await text_model.workers.run_unless_short(work, size=total)
-        check_lengths(part, pooling, paths[start:end])
-        encoded += part
-        num_tokens += sum(len(each.ids) for each in part)
-        limits.check(num_tokens, len(encoded), paths[0].partition("[")[0])
-    return encoded
 
 
 def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -213,14 +230,7 @@ def _checked_ids(inputs: Sequence[list[int]], vocab_size: int, cut: Cut | None, 
     """Check token ids. They stay as they are: the client has put the special tokens there."""
     encoded = []
     for ids, path in zip(inputs, paths_of(name, len(inputs)), strict=True):
-        if not (min(ids) >= 0 and max(ids) < vocab_size):
-            wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
-            raise InvalidRequest(
-                f"{path} has the token id {quote(wrong)}; it must be at least 0 and at most {vocab_size - 1}: the ids "
-                "must come from this model's tokenizer (LangChain's OpenAIEmbeddings needs "
-                "check_embedding_ctx_length=False), or send texts",
-                param=path,
-            )
+        check_token_ids(ids, vocab_size, path, _ORIGIN_OF_IDS)
         if cut is not None and len(ids) > cut.max_tokens:
             ids = ids[-cut.max_tokens :] if cut.keeps_end else ids[: cut.max_tokens]
         encoded.append(EncodedInput(ids))

@@ -9,7 +9,7 @@ from server.keys.account import Account
 from server.live.requests import GenerationProgress
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.pooling.encoded_inputs import EncodedInputs
+from server.pooling.encoding import EncodedInputs
 
 
 class PoolingMeter:
@@ -28,9 +28,7 @@ class PoolingMeter:
         self._lengths = [len(each.ids) for each in inputs.items]
         self._num_tokens = sum(self._lengths)
         metrics.observe("pooling_request_inputs", len(self._lengths))
-        metrics.observe(
-            "pooling_request_tokens", self._num_tokens
-        )  # once per request: one observation per text would take too long
+        metrics.observe("pooling_request_tokens", self._num_tokens)  # not for each text, which would take too long
         if record is not None:
             record.num_inputs += len(self._lengths)
             record.prompt_tokens += self._num_tokens

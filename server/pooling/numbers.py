@@ -4,8 +4,7 @@ import base64
 import math
 import sys
 from array import array
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import msgspec
 
@@ -33,13 +32,9 @@ async def values_as_json(
     for tenths of a second.
     """
     num_values = sum(len(output.values) for output in outputs) // 4
-    write: Callable[[PoolingOutput], msgspec.Raw] = as_base64 if is_base64 else as_numbers
+    write = as_base64 if is_base64 else as_numbers
     size = num_values // (16 if is_base64 else _NUMBER_SIZE)
-    return await workers.run_unless_short(partial(_each, outputs, write), size=size)
-
-
-def _each(outputs: Sequence[PoolingOutput], write: Callable[[PoolingOutput], msgspec.Raw]) -> list[msgspec.Raw]:
-    return [write(output) for output in outputs]
+    return await workers.run_unless_short(lambda: [write(output) for output in outputs], size=size)
 
 
 def as_numbers(output: PoolingOutput) -> msgspec.Raw:

@@ -16,8 +16,7 @@ _ALIKE = {name: group for group in (_QUERIES, _PASSAGES, *_OTHERS) for name in g
 
 
 def prompt_text(info: PoolingInfo, prompt_name: str | None, input_type: str | None) -> str:
-    """Return the text in front of inputs, "" for none. Raises InvalidRequest for a prompt that
-    the model does not have."""
+    """Return the text in front of inputs, "" for none. Raises InvalidRequest for a prompt that the model lacks."""
     if prompt_name is not None:
         if prompt_name not in info.prompts:
             raise InvalidRequest(
@@ -27,11 +26,6 @@ def prompt_text(info: PoolingInfo, prompt_name: str | None, input_type: str | No
     if input_type is not None and info.prompts:
         return _text_for(info, input_type)
     return "" if info.default_prompt is None else info.prompts.get(info.default_prompt, "")
-
-
-def is_input_type_ignored(info: PoolingInfo, input_type: str | None) -> bool:
-    """Whether the request has an input_type and the model has no prompts."""
-    return input_type is not None and not info.prompts
 
 
 def _text_for(info: PoolingInfo, input_type: str) -> str:

@@ -8,11 +8,8 @@ from server.endpoints.binding.endpoint import EndpointRequest
 from server.endpoints.binding.work import PoolingWork
 from server.generation.terms import request_terms
 from server.pooling.checks import check_pooling_fields, checked_params, pooling_info
-from server.pooling.encoded_inputs import EncodedInputs
-from server.pooling.encoding import encoded_inputs, paths_of
-from server.pooling.limits import RequestLimits
-from server.pooling.prompts import is_input_type_ignored
-from server.pooling.scores import PairNames, encoded_pairs_of, scores_of
+from server.pooling.encoding import EncodedInputs, PairNames, RequestEncoder, paths_of
+from server.pooling.scores import encoded_pairs_of, scores_of
 from server.schemas.parameters import ignored_header
 from server.schemas.pooling import InputFields, PoolingFields
 
@@ -47,12 +44,12 @@ async def pooling_work(
         task = request.suitable.chosen_task(model, tasks)
         params = checked_params(model, task, dimensions=dimensions, normalize=normalize)
         info = pooling_info(model)
-        if is_input_type_ignored(info, body.input_type):
+        if body.input_type is not None and not info.prompts:
             ignored.append("input_type")
         async with terms.in_time():
-            limits = RequestLimits(info.values_per_token(params))
-            text_model = await model.text_model()
-            items = await encoded_inputs(body, text_model, model.client.info, info, limits, name=name)
+            width = info.values_per_token(params)
+            encoder = RequestEncoder(body, await model.text_model(), model.client.info, values_per_token=width)
+            items = await encoder.inputs(body, name)
     paths = ["messages"] if body.messages is not None else paths_of(name, len(items))
     inputs = EncodedInputs(items=items, paths=paths, params=params, terms=terms)
     return PoolingWork(model=model, inputs=inputs, write=write, headers=ignored_header(ignored))

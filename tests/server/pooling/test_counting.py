@@ -16,7 +16,7 @@ from engine.protocol import FinishReason, PoolingOutput, PoolingParams, PoolingR
 from server.errors import AnswerTimeout
 from server.generation.terms import RequestTerms
 from server.pooling.computing import pool
-from server.pooling.encoded_inputs import EncodedInputs
+from server.pooling.encoding import EncodedInputs
 from server.text.input_encoder import EncodedInput
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client

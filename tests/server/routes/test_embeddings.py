@@ -107,9 +107,9 @@ async def test_an_input_that_is_too_long_has_openais_code() -> None:
 
 
 async def test_all_inputs_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.pooling.limits.MAX_TOKENS", 500)
+    monkeypatch.setattr("server.pooling.encoding.MAX_TOKENS", 500)
     error = await _error(pooling_client(), URL, {"input": ["x" * 99] * 6})
-    assert "the first 6 inputs have 600 tokens; those of a request may have 500 together" in error["message"]
+    assert "the first 6 inputs have 600 tokens; a request may have 500 in all its inputs" in error["message"]
     error = await _error(pooling_client(), URL, {"input": [[1] * 100] * 6})
     assert "600 tokens" in error["message"]
 
@@ -127,14 +127,14 @@ async def test_all_inputs_together_have_a_limit(monkeypatch: pytest.MonkeyPatch)
 async def test_the_vectors_of_all_tokens_have_a_limit(
     fields: dict[str, Any], num_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.pooling.limits.MAX_TOKEN_VALUES", 599)
+    monkeypatch.setattr("server.pooling.encoding.MAX_TOKEN_VALUES", 599)
     client = pooling_client(matryoshka=[])
     error = await _error(client, "/pooling", {"task": "token_embed", **fields})
     assert f"{num_tokens} tokens, for each of which token_embed returns 4 numbers" in error["message"]
     assert "a request may have 599 numbers, which are 149 tokens" in error["message"]
     assert error["param"] in ("input", "messages")
     assert not client.pool_requests
-    monkeypatch.setattr("server.pooling.limits.MAX_TOKEN_VALUES", 600)
+    monkeypatch.setattr("server.pooling.encoding.MAX_TOKEN_VALUES", 600)
     for few in ({"task": "token_embed", "dimensions": 1}, {"task": "embed"}):
         assert (await _post(client, "/pooling", {**few, **fields})).status_code == 200
 
