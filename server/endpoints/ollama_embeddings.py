@@ -15,23 +15,18 @@ from server.openapi.operation import JSON
 from server.pooling.checks import pooling_info
 from server.pooling.numbers import values_as_json
 from server.protocols.ollama.embeddings import translate_embed, translate_embeddings, unhonored_embed_fields
-from server.protocols.ollama.loading import accept_fields, check_keep_alive, ollama_model
+from server.protocols.ollama.loading import accept_fields, check_keep_alive, model_of
 from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
 from server.schemas.ollama_answers import OllamaEmbedded, OllamaEmbedding
 from server.schemas.parameters import ignored_header
 from server.schemas.pooling import EmbeddingRequest
 from server.served.model import ServedModel
-from server.served.models import ServedModels
 
 OllamaBody = OllamaEmbedRequest | OllamaEmbeddingsRequest
 
 
 async def _check(body: OllamaBody, _request: EndpointRequest) -> None:
     check_keep_alive(body.keep_alive)
-
-
-def _model(body: OllamaBody, models: ServedModels) -> ServedModel:
-    return ollama_model(body.model, models)
 
 
 async def _prepare_embed(body: OllamaEmbedRequest, request: EndpointRequest) -> Work:
@@ -106,7 +101,7 @@ OLLAMA_EMBED = Endpoint(
     bodies=(OllamaEmbedRequest,),
     capability=Capability.POOLS,
     check=_check,
-    model=_model,
+    model=model_of,
     prepare=_prepare_embed,
     answers={JSON: OllamaEmbedded},
     example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},
@@ -120,7 +115,7 @@ OLLAMA_EMBEDDINGS = Endpoint(
     bodies=(OllamaEmbeddingsRequest,),
     capability=Capability.POOLS,
     check=_check,
-    model=_model,
+    model=model_of,
     prepare=_prepare_embeddings,
     answers={JSON: OllamaEmbedding},
     example={"model": "MODEL", "prompt": "What floats?"},

@@ -17,6 +17,11 @@ def ollama_model(name: str, models: ServedModels) -> ServedModel:
     return models.find(served_name(name, models.visible_names))
 
 
+def model_of(body: OllamaBody, models: ServedModels) -> ServedModel:
+    """Return the model that the body names. Raises ModelNotFound."""
+    return ollama_model(body.model, models)
+
+
 def follows_keep_alive(model: ServedModel) -> bool:
     """Whether the model is loaded on demand; a pinned model stays loaded until an operator unloads it."""
     return model.loadable is not None and not model.loadable.is_pinned
