@@ -150,12 +150,8 @@ class Negation:
     def _condition(self, node: Node, location: Location, kinds: Kinds) -> Iterator[Schema]:
         place = (*location, "if")
         if "then" in node:
-            yield all_of(
-                [
-                    self._writer.schema(node["if"], place, kinds),
-                    self.schema(node["then"], (*location, "then"), kinds),
-                ]
-            )
+            holds = self._writer.schema(node["if"], place, kinds)
+            yield all_of([holds, self.schema(node["then"], (*location, "then"), kinds)])
         if "else" in node:
             yield all_of([self.schema(node["if"], place, kinds), self.schema(node["else"], (*location, "else"), kinds)])
 
