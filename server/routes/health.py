@@ -85,10 +85,7 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
     if model.loader is not None and model.state is ModelState.FAILED:
         return _unavailable("failed", "a model could not be loaded, or has failed; the server's log says why")
     if status.state is not EngineState.READY:
-        is_loading = status.state in (
-            EngineState.LOADING,
-            EngineState.UNLOADED,
-        )  # the latter waits for its turn
+        is_loading = status.state in (EngineState.LOADING, EngineState.UNLOADED)  # an unloaded one waits for its turn
         state = EngineState.LOADING if is_loading else status.state
         return _unavailable(state.value, status.reason, status.stage, status.progress, may_retry=is_loading)
     if (silent_s := status.seconds_since_progress) > (context.config.engine_hang_timeout or _HUNG_AFTER_S):

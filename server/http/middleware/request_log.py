@@ -62,34 +62,26 @@ class RequestLog:
 
 def _fields(record: RequestRecord) -> dict[str, object]:
     """Return the fields of the request's line, in order."""
-    fields: dict[str, object] = {
+    has_prompt, is_generation = record.num_choices or record.num_inputs, record.has_started and not record.num_inputs
+    fields = {
         "method": record.method,
         "route": record.route,
         "status": record.status,
         "outcome": record.outcome.value,
         "request_id": record.request_id,
+        "key": record.key_name,
+        "client": record.client,
+        "client_subject": record.client_subject,
+        "error": record.error_code,
+        "model": record.model_name if has_prompt else None,
+        "prompt_tokens": record.prompt_tokens if has_prompt else None,
+        "inputs": record.num_inputs or None,
+        "cached_tokens": record.cached_tokens if is_generation else None,
+        "output_tokens": record.output_tokens if is_generation else None,
+        "choices": record.num_choices if record.num_choices > 1 else None,
+        "ttft_s": None if record.first_token_s is None else round(record.first_token_s, 4),
+        "duration_s": round(time.monotonic() - record.arrival_s, 4),
+        "trace_id": record.trace_id,
+        "finish": ",".join(record.finish_reasons) or None,
     }
-    if record.key_name is not None:
-        fields["key"] = record.key_name
-    if record.client is not None:
-        fields["client"] = record.client
-    if record.client_subject is not None:
-        fields["client_subject"] = record.client_subject
-    if record.error_code is not None:
-        fields["error"] = record.error_code
-    if record.num_choices or record.num_inputs:
-        fields |= {"model": record.model_name, "prompt_tokens": record.prompt_tokens}
-    if record.num_inputs:
-        fields["inputs"] = record.num_inputs
-    elif record.has_started:
-        fields |= {"cached_tokens": record.cached_tokens, "output_tokens": record.output_tokens}
-    if record.num_choices > 1:
-        fields["choices"] = record.num_choices
-    if record.first_token_s is not None:
-        fields["ttft_s"] = round(record.first_token_s, 4)
-    fields["duration_s"] = round(time.monotonic() - record.arrival_s, 4)
-    if record.trace_id is not None:
-        fields["trace_id"] = record.trace_id
-    if record.finish_reasons:
-        fields["finish"] = ",".join(record.finish_reasons)
-    return fields
+    return {name: value for name, value in fields.items() if value is not None}
