@@ -31,12 +31,12 @@ from server.finetuning.jobs.kind import FinetuningJobs
 from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import AuthMiddleware
 from server.http.middleware.queue_check import QueueMiddleware
-from server.http.middleware.rate_headers import RATE_HEADERS
 from server.http.middleware.requests import RequestMiddleware
 from server.jobs.kind import JobKind
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
+from server.openapi.responses import RATE_HEADERS
 from server.routes.docs import description_of
 from server.runs.registry import Runs
 from server.served.model import ServedModel

@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -20,7 +21,7 @@ from server.errors import (
     TooManyConnections,
 )
 from server.openapi.operation import EVENTS, JSON, LINES, TAGS, Operation
-from server.openapi.responses import HEADERS, error_answers, rate_header_references
+from server.openapi.responses import RATE_HEADERS, error_answers, rate_header_references
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
 
@@ -57,19 +58,15 @@ def openapi_document(
 ) -> dict[str, Any]:
     """Describe the routes. described_as: their operations, by method and path. open_paths: paths that need no key.
     root_path: what a proxy strips. Raises KeyError for a route without an operation."""
-    described = [(method, path, route, described_as[f"{method} {path}"]) for method, path, route in operations(routes)]
-    bodies, components = body_schemas(
-        [
-            *(model for _, _, route, operation in described for model in _models(route, operation)),
-            StructuredFields,
-        ]
-    )
+    described = [
+        _Described(method, path, route, described_as[f"{method} {path}"]) for method, path, route in operations(routes)
+    ]
+    bodies, components = body_schemas([*(model for each in described for model in each.models), StructuredFields])
     answers = AnswerSchemas(components)
     paths: dict[str, dict[str, Any]] = {}
-    for method, path, route, operation in described:
-        paths.setdefault(path, {})[method.lower()] = _operation(
-            path, route, operation, bodies, answers, is_open=path in open_paths, is_request=method == "POST"
-        )
+    for each in described:
+        is_open = each.path in open_paths
+        paths.setdefault(each.path, {})[each.method.lower()] = each.document(bodies, answers, is_open=is_open)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -81,7 +78,7 @@ def openapi_document(
         "security": [{"bearer": []}, {"x-api-key": []}, {}],
         "paths": paths,
         "components": {
-            "headers": dict(HEADERS),
+            "headers": dict(RATE_HEADERS),
             "schemas": dict(sorted({**components, **answers.components}.items())),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -91,78 +88,78 @@ def openapi_document(
     }
 
 
-def _models(route: APIRoute, operation: Operation) -> list[type[BaseModel]]:
-    return [*body_models(route), *operation.bodies]
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A route, and its operation."""
 
+    method: str
+    path: str
+    route: APIRoute
+    operation: Operation
 
-def _operation(
-    path: str,
-    route: APIRoute,
-    operation: Operation,
-    bodies: Mapping[type[BaseModel], Schema],
-    answers: AnswerSchemas,
-    *,
-    is_open: bool,
-    is_request: bool,
-) -> dict[str, Any]:
-    """Describe one operation. is_request: whether it counts as a request of its key."""
-    described: dict[str, Any] = {
-        "operationId": route.name,
-        "tags": list(route.tags),
-        "summary": (route.description or route.name).partition("\n")[0],
-        "responses": _responses(path, route, operation, answers, is_open=is_open, is_request=is_request),
-    }
-    if parameters := [*_path_parameters(path), *_query_parameters(operation)]:
-        described["parameters"] = parameters
-    if body := _request_body(_models(route, operation), operation, bodies):
-        described["requestBody"] = {"required": True, "content": body}
-    if is_open:
-        described["security"] = []
-    return described
+    @property
+    def models(self) -> list[type[BaseModel]]:
+        """Types of the body."""
+        return [*body_models(self.route), *self.operation.bodies]
 
+    def document(
+        self, bodies: Mapping[type[BaseModel], Schema], answers: AnswerSchemas, *, is_open: bool
+    ) -> dict[str, Any]:
+        described: dict[str, Any] = {
+            "operationId": self.route.name,
+            "tags": list(self.route.tags),
+            "summary": (self.route.description or self.route.name).partition("\n")[0],
+            "responses": self._responses(answers, is_open=is_open),
+        }
+        if parameters := [*_path_parameters(self.path), *_query_parameters(self.operation)]:
+            described["parameters"] = parameters
+        if body := self._request_body(bodies):
+            described["requestBody"] = {"required": True, "content": body}
+        if is_open:
+            described["security"] = []
+        return described
 
-def _responses(
-    path: str, route: APIRoute, operation: Operation, answers: AnswerSchemas, *, is_open: bool, is_request: bool
-) -> dict[str, Any]:
-    errors = [
-        *_EVERY,
-        *operation.errors,
-        *(_OF_FORMS if operation.form is not None else _OF_BODIES if _models(route, operation) else ()),
-        *(() if is_open else _OF_OTHERS_THAN_PROBES),
-        *(_OF_REQUESTS if is_request else ()),
-    ]
-    content = {
-        media: {"schema": _answer_schema(media, kind, operation, answers)} for media, kind in operation.answers.items()
-    }
-    streamed = [
-        f"As {media}, the schema is that of {_EACH[media]}; an error that breaks it off is one too, as of a 500."
-        for media in operation.answers
-        if media in _EACH
-    ]
-    responses: dict[str, Any] = {
-        "200": {"description": " ".join(["The answer.", *streamed]), "content": content},
-        **error_answers(errors, path, answers),
-    }
-    for status in ("200", "429") if is_request else ():
-        responses[status]["headers"] = rate_header_references(path)
-    if operation.unready is not None:
-        unready = {JSON: {"schema": answers.of(operation.unready)}}
-        responses["503"] = {"description": "Not now; the body says why, and how far it is.", "content": unready}
-    return responses
+    def _responses(self, answers: AnswerSchemas, *, is_open: bool) -> dict[str, Any]:
+        operation = self.operation
+        is_request = self.method == "POST"  # counts as a request of its key
+        errors = [
+            *_EVERY,
+            *operation.errors,
+            *(_OF_FORMS if operation.form is not None else _OF_BODIES if self.models else ()),
+            *(() if is_open else _OF_OTHERS_THAN_PROBES),
+            *(_OF_REQUESTS if is_request else ()),
+        ]
+        content = {
+            media: {"schema": _answer_schema(media, kind, operation, answers)}
+            for media, kind in operation.answers.items()
+        }
+        streamed = [
+            f"As {media}, the schema is that of {_EACH[media]}; an error that breaks it off is one too, as of a 500."
+            for media in operation.answers
+            if media in _EACH
+        ]
+        responses: dict[str, Any] = {
+            "200": {"description": " ".join(["The answer.", *streamed]), "content": content},
+            **error_answers(errors, self.path, answers),
+        }
+        for status in ("200", "429") if is_request else ():
+            responses[status]["headers"] = rate_header_references(self.path)
+        if operation.unready is not None:
+            unready = {JSON: {"schema": answers.of(operation.unready)}}
+            responses["503"] = {"description": "Not now; the body says why, and how far it is.", "content": unready}
+        return responses
 
-
-def _request_body(
-    models: list[type[BaseModel]], operation: Operation, bodies: Mapping[type[BaseModel], Schema]
-) -> dict[str, Any]:
-    """Return the schema and example of the body by media type."""
-    if operation.form is not None:
-        return {FORM: {"schema": dict(operation.form)}}
-    if not models:
-        return {}
-    schema = _body_schema([bodies[model] for model in models])
-    if operation.has_constraints:
-        schema = {"allOf": [schema, bodies[StructuredFields]]}
-    return {JSON: {"schema": schema, "example": operation.example}}
+    def _request_body(self, bodies: Mapping[type[BaseModel], Schema]) -> dict[str, Any]:
+        """Return the schema and example of the body by media type."""
+        if self.operation.form is not None:
+            return {FORM: {"schema": dict(self.operation.form)}}
+        references = [bodies[model] for model in self.models]
+        if not references:
+            return {}
+        schema = references[0] if len(references) == 1 else {"anyOf": references}
+        if self.operation.has_constraints:
+            schema = {"allOf": [schema, bodies[StructuredFields]]}
+        return {JSON: {"schema": schema, "example": self.operation.example}}
 
 
 def _answer_schema(media: str, kind: Any, operation: Operation, answers: AnswerSchemas) -> Schema:
@@ -178,10 +175,6 @@ def _answer_schema(media: str, kind: Any, operation: Operation, answers: AnswerS
     if operation.has_end_mark:
         text = {"anyOf": [text, {"const": "[DONE]"}]}
     return {"type": "object", "properties": {"data": text}, "required": ["data"]}
-
-
-def _body_schema(references: list[Schema]) -> Schema:
-    return references[0] if len(references) == 1 else {"anyOf": references}
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

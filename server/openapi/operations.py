@@ -1,6 +1,7 @@
 """Descriptions of the routes that are no endpoints: answers, examples and errors."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable
@@ -30,6 +31,9 @@ _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
 _MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
 
+_stored = partial(Operation, errors=STORED_ERRORS)
+_for_operators = partial(Operation, errors=(InsufficientPermissions,))
+
 ROUTE_OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/streams/{stream_id}": Operation(
         answers={EVENTS: None},
@@ -45,33 +49,23 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
             Query("starting_after", {"type": "integer", "minimum": 0}, "Number of the last event received."),
         ],
     ),
-    "DELETE /v1/responses/{response_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
-    "POST /v1/responses/{response_id}/cancel": Operation(answers={JSON: ResponseObject}, errors=STORED_ERRORS),
-    "GET /v1/responses/{response_id}/input_items": Operation(
-        answers={JSON: plain.ItemList}, errors=STORED_ERRORS, query=PAGE
+    "DELETE /v1/responses/{response_id}": _stored(answers={JSON: plain.Deleted}),
+    "POST /v1/responses/{response_id}/cancel": _stored(answers={JSON: ResponseObject}),
+    "GET /v1/responses/{response_id}/input_items": _stored(answers={JSON: plain.ItemList}, query=PAGE),
+    "POST /v1/conversations": _stored(
+        answers={JSON: plain.Conversation}, example={"items": _ITEMS, "metadata": {"topic": "greetings"}}
     ),
-    "POST /v1/conversations": Operation(
-        answers={JSON: plain.Conversation},
-        example={"items": _ITEMS, "metadata": {"topic": "greetings"}},
-        errors=STORED_ERRORS,
+    "GET /v1/conversations/{conversation_id}": _stored(answers={JSON: plain.Conversation}),
+    "POST /v1/conversations/{conversation_id}": _stored(
+        answers={JSON: plain.Conversation}, example={"metadata": {"topic": "farewells"}}
     ),
-    "GET /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Conversation}, errors=STORED_ERRORS),
-    "POST /v1/conversations/{conversation_id}": Operation(
-        answers={JSON: plain.Conversation}, example={"metadata": {"topic": "farewells"}}, errors=STORED_ERRORS
+    "DELETE /v1/conversations/{conversation_id}": _stored(answers={JSON: plain.Deleted}),
+    "POST /v1/conversations/{conversation_id}/items": _stored(
+        answers={JSON: plain.ItemList}, example={"items": _ITEMS}
     ),
-    "DELETE /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
-    "POST /v1/conversations/{conversation_id}/items": Operation(
-        answers={JSON: plain.ItemList}, example={"items": _ITEMS}, errors=STORED_ERRORS
-    ),
-    "GET /v1/conversations/{conversation_id}/items": Operation(
-        answers={JSON: plain.ItemList}, errors=STORED_ERRORS, query=PAGE
-    ),
-    "GET /v1/conversations/{conversation_id}/items/{item_id}": Operation(
-        answers={JSON: dict[str, Any]}, errors=STORED_ERRORS
-    ),
-    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": Operation(
-        answers={JSON: plain.Conversation}, errors=STORED_ERRORS
-    ),
+    "GET /v1/conversations/{conversation_id}/items": _stored(answers={JSON: plain.ItemList}, query=PAGE),
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": _stored(answers={JSON: dict[str, Any]}),
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": _stored(answers={JSON: plain.Conversation}),
     **STORED_OPERATIONS,
     "GET /api/tags": Operation(answers={JSON: OllamaModels}),
     "GET /api/ps": Operation(answers={JSON: OllamaRunningModels}),
@@ -92,7 +86,7 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/unload_lora_adapter": Operation(
         answers={TEXT: None}, example={"lora_name": "LOADED"}, errors=(InsufficientPermissions, AdapterNotFound)
     ),
-    "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
+    "GET /metrics": _for_operators(answers={TEXT: None}),
     "GET /dashboard/events": Operation(
         answers={EVENTS: Frame},
         errors=(InsufficientPermissions, TooManyWatchers),
@@ -101,31 +95,21 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
     "GET /dashboard/requests/{request_id}": Operation(
         answers={JSON: RequestStory}, errors=(InsufficientPermissions, RequestNotKnown)
     ),
-    "GET /log-level": Operation(answers={JSON: plain.LogLevelAnswer}, errors=(InsufficientPermissions,)),
-    "PUT /log-level": Operation(
-        answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}, errors=(InsufficientPermissions,)
-    ),
+    "GET /log-level": _for_operators(answers={JSON: plain.LogLevelAnswer}),
+    "PUT /log-level": _for_operators(answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}),
     "GET /v1/usage": Operation(
         answers={JSON: UsageReport},
         errors=(InsufficientPermissions, StorageFailed),
         query=[
-            Query(
-                "since",
-                {"type": "string"},
-                "Start, in seconds since 1970 or RFC 3339 (default: the beginning of this month).",
-            ),
-            Query(
-                "until", {"type": "string"}, "End, in the same form (default: now). Both are extended to whole hours."
-            ),
+            Query("since", {"type": "string"}, "Start, in seconds since 1970 or RFC 3339 (default: start of month)."),
+            Query("until", {"type": "string"}, "End, in the same form (default: now). Both become whole hours."),
             Query("bucket", {"enum": ["hour", "day", "month", "all"]}, "Period to add up (default: all)."),
             Query("key", {"type": "string"}, "A key's name; without it, an operator gets all keys."),
         ],
     ),
     "POST /drain": Operation(
         answers={JSON: plain.DrainState},
-        query=(
-            Query("wait", {"type": "integer", "minimum": 0, "maximum": 3600}, "Seconds to wait for running requests."),
-        ),
+        query=[Query("wait", {"type": "integer", "minimum": 0, "maximum": 3600}, "Seconds to wait for open requests.")],
         errors=(InsufficientPermissions,),
     ),
     "DELETE /drain": Operation(answers={JSON: plain.DrainState}, errors=(InsufficientPermissions, AlreadyStopping)),

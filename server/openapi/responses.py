@@ -8,21 +8,18 @@ from server.errors import ERRORS
 from server.openapi.schemas import AnswerSchemas
 from server.protocols.path_forms import form_of
 
-_KINDS = ("requests", "tokens")
-
-HEADERS: Mapping[str, Mapping[str, Any]] = {
-    **{
-        name: {"description": description, "schema": {"type": "string"}}
-        for kind in _KINDS
-        for name, description in (
-            (f"x-ratelimit-limit-{kind}", f"Of a key with such a limit: {kind} that it may have in a minute."),
-            (f"x-ratelimit-remaining-{kind}", f"The same: {kind} that it may have now."),
-            (f"x-ratelimit-reset-{kind}", "The same: how long until it may have all again, such as 6m0s or 28ms."),
-            (f"anthropic-ratelimit-{kind}-limit", f"Of a key with such a limit: {kind} that it may have in a minute."),
-            (f"anthropic-ratelimit-{kind}-remaining", f"The same: {kind} that it may have now."),
-            (f"anthropic-ratelimit-{kind}-reset", "The same: when it may have all again, in RFC 3339."),
-        )
-    }
+# Headers of a key's rate limits.
+RATE_HEADERS: Mapping[str, Mapping[str, Any]] = {
+    name: {"description": description, "schema": {"type": "string"}}
+    for kind in ("requests", "tokens")
+    for name, description in (
+        (f"x-ratelimit-limit-{kind}", f"Of a key with such a limit: {kind} that it may have in a minute."),
+        (f"x-ratelimit-remaining-{kind}", f"The same: {kind} that it may have now."),
+        (f"x-ratelimit-reset-{kind}", "The same: how long until it may have all again, such as 6m0s or 28ms."),
+        (f"anthropic-ratelimit-{kind}-limit", f"Of a key with such a limit: {kind} that it may have in a minute."),
+        (f"anthropic-ratelimit-{kind}-remaining", f"The same: {kind} that it may have now."),
+        (f"anthropic-ratelimit-{kind}-reset", "The same: when it may have all again, in RFC 3339."),
+    )
 }
 
 
@@ -57,4 +54,4 @@ def _first_line(error: type[Exception]) -> str:
 def rate_header_references(path: str) -> dict[str, Any]:
     """Return the rate headers of a path, in the form of its protocol."""
     prefix = "anthropic-" if form_of(path).has_anthropic_headers else "x-"
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS if name.startswith(prefix)}
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in RATE_HEADERS if name.startswith(prefix)}

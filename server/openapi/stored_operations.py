@@ -1,6 +1,7 @@
 """Descriptions of the routes of files, batches and fine-tuning jobs."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from engine.errors import EngineUnavailable
 from server.errors import FileTooLarge, StorageFailed, StorageFull
@@ -51,12 +52,15 @@ _GRADER = {
 }
 _METADATA = Query("metadata", {"enum": ["null"]}, "Jobs without metadata; `metadata[KEY]=VALUE` is those with a pair.")
 
+_stored = partial(Operation, errors=STORED_ERRORS)
+_listed = partial(Operation, errors=(StorageFailed,))
+
 STORED_OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/files": Operation(answers={JSON: FileObject}, form=_UPLOAD, errors=(StorageFailed, StorageFull)),
-    "GET /v1/files": Operation(answers={JSON: FileList}, query=_FILE_PAGE, errors=(StorageFailed,)),
-    "GET /v1/files/{file_id}": Operation(answers={JSON: FileObject}, errors=STORED_ERRORS),
-    "GET /v1/files/{file_id}/content": Operation(answers={BYTES: None}, errors=STORED_ERRORS),
-    "DELETE /v1/files/{file_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
+    "GET /v1/files": _listed(answers={JSON: FileList}, query=_FILE_PAGE),
+    "GET /v1/files/{file_id}": _stored(answers={JSON: FileObject}),
+    "GET /v1/files/{file_id}/content": _stored(answers={BYTES: None}),
+    "DELETE /v1/files/{file_id}": _stored(answers={JSON: plain.Deleted}),
     "POST /v1/uploads": Operation(
         answers={JSON: UploadObject},
         example={"bytes": 2, "filename": "lines.jsonl", "mime_type": "text/jsonl", "purpose": "batch"},
@@ -68,24 +72,22 @@ STORED_OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/uploads/{upload_id}/complete": Operation(
         answers={JSON: UploadObject}, example={"part_ids": ["PART"]}, errors=(*STORED_ERRORS, StorageFull)
     ),
-    "POST /v1/uploads/{upload_id}/cancel": Operation(answers={JSON: UploadObject}, errors=STORED_ERRORS),
+    "POST /v1/uploads/{upload_id}/cancel": _stored(answers={JSON: UploadObject}),
     "POST /v1/batches": Operation(
         answers={JSON: BatchObject},
         example={"input_file_id": "FILE", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
         errors=(*STORED_ERRORS, EngineUnavailable),
     ),
-    "GET /v1/batches": Operation(answers={JSON: BatchList}, query=PAGE[:2], errors=(StorageFailed,)),
-    "GET /v1/batches/{batch_id}": Operation(answers={JSON: BatchObject}, errors=STORED_ERRORS),
-    "POST /v1/batches/{batch_id}/cancel": Operation(answers={JSON: BatchObject}, errors=STORED_ERRORS),
+    "GET /v1/batches": _listed(answers={JSON: BatchList}, query=PAGE[:2]),
+    "GET /v1/batches/{batch_id}": _stored(answers={JSON: BatchObject}),
+    "POST /v1/batches/{batch_id}/cancel": _stored(answers={JSON: BatchObject}),
     "POST /v1/fine_tuning/jobs": Operation(
         answers={JSON: FinetuningJobObject},
         example={"model": "MODEL", "training_file": "TRAINING_FILE", "suffix": "demo"},
         errors=(StorageFailed, EngineUnavailable),
     ),
-    "GET /v1/fine_tuning/jobs": Operation(
-        answers={JSON: FinetuningJobList}, query=(*_LONG_PAGE, _METADATA), errors=(StorageFailed,)
-    ),
-    "GET /v1/fine_tuning/jobs/{job_id}": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
+    "GET /v1/fine_tuning/jobs": _listed(answers={JSON: FinetuningJobList}, query=(*_LONG_PAGE, _METADATA)),
+    "GET /v1/fine_tuning/jobs/{job_id}": _stored(answers={JSON: FinetuningJobObject}),
     "POST /v1/fine_tuning/alpha/graders/validate": Operation(
         answers={JSON: GraderValidation}, example={"grader": _GRADER}, errors=(EngineUnavailable,)
     ),
@@ -94,13 +96,11 @@ STORED_OPERATIONS: Mapping[str, Operation] = {
         example={"grader": _GRADER, "item": {"answer": "Paris"}, "model_sample": "It is Paris."},
         errors=(EngineUnavailable,),
     ),
-    "POST /v1/fine_tuning/jobs/{job_id}/cancel": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
-    "POST /v1/fine_tuning/jobs/{job_id}/pause": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
-    "POST /v1/fine_tuning/jobs/{job_id}/resume": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
-    "GET /v1/fine_tuning/jobs/{job_id}/events": Operation(
-        answers={JSON: FinetuningEventList}, query=_LONG_PAGE, errors=STORED_ERRORS
-    ),
-    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": Operation(
-        answers={JSON: FinetuningCheckpointList}, query=_LONG_PAGE, errors=STORED_ERRORS
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": _stored(answers={JSON: FinetuningJobObject}),
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": _stored(answers={JSON: FinetuningJobObject}),
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": _stored(answers={JSON: FinetuningJobObject}),
+    "GET /v1/fine_tuning/jobs/{job_id}/events": _stored(answers={JSON: FinetuningEventList}, query=_LONG_PAGE),
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": _stored(
+        answers={JSON: FinetuningCheckpointList}, query=_LONG_PAGE
     ),
 }

@@ -8,6 +8,18 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+# Only the pages' own scripts run, and they talk only to this server. Styles have no 'unsafe-inline' either, so text of
+# a model cannot draw over a page.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
 _PACKED = ".gz"  # libraries are stored compressed
 
 

@@ -16,6 +16,7 @@ from server.http.middleware.auth import OPEN_PATHS
 from server.openapi.document import openapi_document
 from server.openapi.operation import Operation
 from server.openapi.operations import ROUTE_OPERATIONS
+from server.pages.files import PAGE_HEADERS
 
 router = APIRouter()
 
@@ -27,12 +28,6 @@ _TYPES = {
     "swagger-ui.css": "text/css",
     "start.js": "text/javascript",
 }
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
-
 # Relative URLs: a proxy may put the server under a prefix.
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -64,7 +59,7 @@ def description_of(routes: Iterable[BaseRoute], root_path: str) -> Callable[[], 
 @router.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> Response:
     """Show the API's description as a page that can send requests."""
-    return Response(_PAGE, media_type="text/html", headers=_HEADERS)
+    return Response(_PAGE, media_type="text/html", headers=PAGE_HEADERS)
 
 
 @router.api_route("/docs/{name}", methods=["GET", "HEAD"], include_in_schema=False)
@@ -72,7 +67,7 @@ async def asset(request: Request, name: str) -> Response:
     """Send a file of the page."""
     if name not in _TYPES:
         raise HTTPException(404)
-    headers = {**_HEADERS, "cache-control": "max-age=3600", "vary": "accept-encoding"}
+    headers = {**PAGE_HEADERS, "cache-control": "max-age=3600", "vary": "accept-encoding"}
     if name == "start.js":
         return Response(_START, media_type=_TYPES[name], headers=headers)
     data = resources.files("server.openapi").joinpath("assets", f"{name}.gz").read_bytes()

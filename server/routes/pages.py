@@ -4,20 +4,12 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from server.pages.files import NAMES, page_file
+from server.pages.files import NAMES, PAGE_HEADERS, page_file
 
 router = APIRouter()
 
-# Only the pages' own scripts run, and they talk only to this server. Styles have no 'unsafe-inline' either, so text of
-# a model cannot draw over a page.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _HEADERS = {
-    "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    **PAGE_HEADERS,
     "cache-control": "no-cache",  # browsers check whether the file has changed, so a new version shows immediately
     "vary": "accept-encoding",
 }

@@ -13,13 +13,6 @@ from server.paths import route_path
 from server.protocols.path_forms import form_of
 
 _KINDS = ("requests", "tokens")
-_PARTS = ("limit", "remaining", "reset")
-
-# All of them, so that CORS can expose them to browsers.
-RATE_HEADERS = (
-    *(f"x-ratelimit-{part}-{kind}" for part in _PARTS for kind in _KINDS),
-    *(f"anthropic-ratelimit-{kind}-{part}" for kind in _KINDS for part in _PARTS),
-)
 
 
 def rate_headers(scope: Scope) -> Mapping[str, str]:
