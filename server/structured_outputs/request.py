@@ -157,24 +157,22 @@ def _structural_tag_constraint(tag: Any, path: str, ignored: list[str], whitespa
 
 def _whitespace(body: StructuredFields) -> str | None:
     """Return the client's pattern of whitespace between JSON tokens, or any if the client allows it, or None."""
-    outputs = body.structured_outputs
     given = _whitespace_fields(body)
     if len(given) > 1:
-        raise InvalidRequest(
-            f"{given[0]} and {given[1]} both set the whitespace; give only one of them", param=given[1]
-        )
-    if body.guided_whitespace_pattern is not None:
-        return json_whitespace(body.guided_whitespace_pattern, "guided_whitespace_pattern")
-    if outputs is not None and outputs.whitespace_pattern is not None:
-        return json_whitespace(outputs.whitespace_pattern, "structured_outputs.whitespace_pattern")
-    return ANY_WHITESPACE if outputs is not None and outputs.disable_any_whitespace is False else None
+        first, second, *_ = given
+        raise InvalidRequest(f"{first} and {second} both set the whitespace; give only one of them", param=second)
+    for path, value in given.items():
+        if isinstance(value, str):
+            return json_whitespace(value, path)
+        return None if value else ANY_WHITESPACE
+    return None
 
 
-def _whitespace_fields(body: StructuredFields) -> list[str]:
+def _whitespace_fields(body: StructuredFields) -> dict[str, str | bool]:
     outputs = body.structured_outputs or StructuredOutputs()
     given = {
         "guided_whitespace_pattern": body.guided_whitespace_pattern,
         "structured_outputs.whitespace_pattern": outputs.whitespace_pattern,
         "structured_outputs.disable_any_whitespace": outputs.disable_any_whitespace,
     }
-    return [name for name, value in given.items() if value is not None]
+    return {name: value for name, value in given.items() if value is not None}

@@ -31,17 +31,8 @@ def structural_tag_expression(tag: Any, param: str, ignored: list[str], *, white
         return reader.format(_field(tag, "format", dict, param), f"{param}.format", depth=0)
     if tag.get("structures") is None:
         raise InvalidRequest(f"{param} has neither format nor structures; give one of them", param=param)
-    return reader.triggered(_with_tags(tag, param), param, depth=0, tags_name="structures")
-
-
-def _with_tags(tag: Node, param: str) -> Node:
-    """Return the older form with the fields of the newer one."""
-    structures = _field(tag, "structures", list, param)
-    for index, each in enumerate(structures):
-        if not isinstance(each, dict):
-            path = f"{param}.structures[{index}]"
-            raise InvalidRequest(f"{path} is {quote(each)}; it must be an object", param=path)
-    return {"triggers": tag.get("triggers"), "structures": structures}
+    older = {name: tag.get(name) for name in ("triggers", "structures")}  # without the newer form's options
+    return reader.triggered(older, param, depth=0, tags_name="structures")
 
 
 class _Reader:

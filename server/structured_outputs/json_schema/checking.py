@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.schemas.base import Location, path_text, quote
-from server.structured_outputs.json_schema.keywords import CONCERNS, check_shape
+from server.structured_outputs.json_schema.keywords import CONCERNS, check_shape, is_names
 from server.structured_outputs.json_schema.kinds import kinds_of_node
 from server.structured_outputs.json_schema.references import References
 
@@ -87,8 +87,4 @@ def _subschemas(node: dict[str, Any], place: Location) -> Iterator[tuple[Locatio
             yield (*place, keyword), value
         elif keyword in _NAMED:
             # Some values of `dependencies` are lists of names.
-            yield from (((*place, keyword, name), item) for name, item in value.items() if not _are_names(item))
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+            yield from (((*place, keyword, name), item) for name, item in value.items() if not is_names(item))

@@ -117,7 +117,7 @@ def _is_least(value: Any) -> bool:
     return _is_count(value) and value <= MAX_SIZE
 
 
-def _is_names(value: Any) -> bool:
+def is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
@@ -129,17 +129,15 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
+_Shape = tuple[Callable[[Any], bool], str]  # the check of a value, and the words for valid values
 
 _COUNT = (_is_count, "an integer of at least 0")
 _LEAST = (_is_least, f"an integer from 0 to {MAX_SIZE:,}, or no answer can match")
 _SCHEMAS = (_is_filled_list, "a list of at least one schema")
 _BY_NAME = (_is_object, "an object of schemas")
-_TEXT = (_is_text, "a string")
+_TEXT: _Shape = (lambda value: isinstance(value, str), "a string")
 
-_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+_SHAPES: Mapping[str, _Shape] = {
     "$ref": _TEXT,
     "allOf": _SCHEMAS,
     "anyOf": _SCHEMAS,
@@ -163,13 +161,13 @@ _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
     "properties": _BY_NAME,
     "patternProperties": _BY_NAME,
-    "required": (_is_names, "a list of property names"),
+    "required": (is_names, "a list of property names"),
     "minProperties": _LEAST,
     "maxProperties": _COUNT,
     "dependencies": (_is_object, "an object of schemas and lists of property names"),
     "dependentSchemas": _BY_NAME,
     "dependentRequired": (
-        lambda value: isinstance(value, dict) and all(map(_is_names, value.values())),
+        lambda value: isinstance(value, dict) and all(map(is_names, value.values())),
         "an object of lists of property names",
     ),
 }
