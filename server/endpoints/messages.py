@@ -26,8 +26,7 @@ _MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
 async def _check(body: MessagesPrompt, request: EndpointRequest) -> None:
-    """Check the translated chat. Less is checked for a model that was never loaded, whose chat
-    template is not known."""
+    """Check the translated chat; less of it for a model that was never loaded, whose chat template is not known."""
     model = request.model
     chat, _ = await _translated(body, model, None if model.info is None else await model.text_model())
     with anthropic_words():
@@ -60,7 +59,7 @@ async def _prepare_count(body: MessagesPrompt, request: EndpointRequest) -> Fini
     chat, ignored = await _translated(body, model, text_model)
     with chat.paths.in_errors():
         counted = await chat_prompt(chat.chat, chat.options, text_model, model.client.info)
-    ignored += [chat.paths[path] for path in counted.ignored]
+    ignored += [chat.paths[path] for path in counted.source.ignored]
     return FinishedWork(InputTokens(len(counted.prompt.ids)), ignored_header(ignored))
 
 

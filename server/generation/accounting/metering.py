@@ -113,7 +113,7 @@ class ChoiceMeter:
             self._metrics.count_queue_time(reason.value, now - self._arrival_s, self._trace_id)
 
     def _observe_stretches(self, began_s: float, ended_s: float) -> None:
-        """Record the times of prefill and decode, as far as the choice came."""
+        """Record the times of prefill and decode; a choice without a token has only a prefill."""
         first_s, last_s = self.first_token_s, self.last_token_s
         if first_s is None or last_s is None:
             self._observe("request_prefill_time_seconds", max(0.0, ended_s - began_s))

@@ -56,8 +56,11 @@ class FinishedBeam:
 
 
 class BeamSearch:
-    """Invariants: `running` is sorted, best first, and has `width` beams except in the first step; `finished` is sorted
-    and has at most `width`; once `is_over`, nothing changes and `finished` is not empty."""
+    """The running and the finished beams of one prompt.
+
+    Invariants: `running` is sorted, best first, and has `width` beams except in the first step; `finished` is sorted
+    and has at most `width`; once `is_over`, nothing changes and `finished` is not empty.
+    """
 
     def __init__(
         self, options: BeamOptions, *, max_tokens: int, min_tokens: int = 0, end_ids: frozenset[int] = frozenset()

@@ -26,8 +26,7 @@ def check_infill(body: InfillRequest, model: ServedModel) -> list[str]:
 
 
 async def infill_params(body: InfillRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Return what a gap in a file asks of the engine. Raises InvalidRequest, WaitTooLong, EngineUnavailable and
-    AnswerTimeout."""
+    """Return the params of a gap in a file. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     ignored, terms = check_infill(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():

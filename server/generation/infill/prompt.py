@@ -38,7 +38,9 @@ def infill_prompt(body: InfillRequest, fim: FillInMiddle, tokenizer: Tokenizer, 
     is_cut = num_prefix < len(prefix_ids) or num_suffix < len(suffix_ids)
     files = _files(body.input_extra or [], fim, tokenizer)
     room -= num_prefix + num_suffix
-    extra_ids, num_files = _that_fit(files, _head(fim, tokenizer), _foot(fim, tokenizer), room)
+    head = _after_mark(fim.repository_id, _REPOSITORY, fim, tokenizer)
+    foot = _after_mark(fim.file_id, _CURRENT_FILE, fim, tokenizer)
+    extra_ids, num_files = _that_fit(files, head, foot, room)
     around = fim.prompt(prefix_ids[len(prefix_ids) - num_prefix :], suffix_ids[:num_suffix])
     return Prompt([*bos, *extra_ids, *around], ""), is_cut or num_files < len(files)
 
@@ -51,16 +53,9 @@ def _files(extra: Sequence[ExtraFile], fim: FillInMiddle, tokenizer: Tokenizer) 
     ]
 
 
-def _head(fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
-    if fim.repository_id is None:
-        return []
-    return [fim.repository_id, *fim.encode(f"{_REPOSITORY}\n", tokenizer, continues=True)]
-
-
-def _foot(fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
-    if fim.file_id is None:
-        return []
-    return [fim.file_id, *fim.encode(f"{_CURRENT_FILE}\n", tokenizer, continues=True)]
+def _after_mark(mark_id: int | None, name: str, fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
+    """Return the mark and the name after it; nothing if the model has no such mark."""
+    return [] if mark_id is None else [mark_id, *fim.encode(f"{name}\n", tokenizer, continues=True)]
 
 
 def _that_fit(files: list[list[int]], head: list[int], foot: list[int], room: int) -> tuple[list[int], int]:

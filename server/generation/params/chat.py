@@ -32,8 +32,8 @@ _GENERIC_HEADER = "x-tool-call-format"
 
 
 async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Return what a chat asks of the engine. Cheap checks come before the template is rendered. Raises InvalidRequest,
-    in the client's words, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    """Return the params of a chat. Cheap checks come before the template is rendered. Raises InvalidRequest in the
+    client's words, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     checked, terms = check_chat(request, model), request_terms(request.options, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
@@ -42,7 +42,7 @@ async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float
 
 
 def check_chat(request: ChatRequest, model: ServedModel) -> CheckedBody:
-    """Check what needs no engine. Raises InvalidRequest, in the client's words."""
+    """Check the fields of a chat that need no engine. Raises InvalidRequest in the client's words."""
     options, max_logprobs = request.options, model.config.max_logprobs
     with request.paths.in_errors():
         ignored = check_fields(options, model, extra=request.extra, passed_on=request.passed_on)

@@ -29,7 +29,7 @@ from server.text_model import TextModel, fill_in_middle_of
 
 
 def check_completion(body: CompletionRequest, model: ServedModel) -> CheckedBody:
-    """Check what needs no engine. Raises InvalidRequest."""
+    """Check the fields of a text completion that need no engine. Raises InvalidRequest."""
     max_logprobs = model.config.max_logprobs
     ignored = check_fields(body, model)
     body.check(max_logprobs)
@@ -45,7 +45,7 @@ async def completion_params(
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
-    """Return what a text completion asks of the engine. default_max_tokens: None is the rest of the context. Raises
+    """Return the params of a text completion. default_max_tokens: None is the rest of the context. Raises
     InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     checked, terms = check_completion(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)

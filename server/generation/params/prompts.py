@@ -13,7 +13,6 @@ from server.generation.choice import Prompt
 from server.generation.params.truncation import Truncation
 from server.schemas.base import quote
 from server.schemas.chat import TemplateOptions
-from server.text.chat_templates.chat_template import RenderedChat
 from server.text.detokenizer import decode
 from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
@@ -59,14 +58,10 @@ async def text_prompts(
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """The prompt of a chat. ignored: paths of fields that it does not honor."""
+    """The prompt of a chat, and the text that it was made of."""
 
     prompt: Prompt
     source: RenderedPrompt
-
-    @property
-    def ignored(self) -> list[str]:
-        return self.source.ignored
 
 
 async def chat_prompt(
@@ -106,23 +101,18 @@ def render_prompt(
     """Render and tokenize a chat. The template may take as long as its limit allows. Raises InvalidRequest, and
     ContextLengthExceeded for a prompt that surely has more than `at_most` tokens."""
     source = render_chat(chat, options, model)
-    with refusing_long_prompts(info.max_model_len, "messages"):
-        ids = _chat_ids(source.rendered, tokenizer, truncation, at_most=at_most)
-    if options.add_special_tokens:
-        ids = _with_bos(ids, info)
+    text, hidden = source.rendered.prompt, source.rendered.hidden
+    if truncation is not None and truncation.keeps_end and not hidden:
+        ids = tokenizer.encode_end(text, truncation.max_tokens + 1, add_special_tokens=False)  # one more than stay
+    else:
+        with refusing_long_prompts(info.max_model_len, "messages"):
+            ids = tokenizer.encode_chat(text, hidden, at_most=at_most)
+    bos = info.tokenizer.bos_token_id
+    if options.add_special_tokens and info.tokenizer.add_bos_token and bos is not None and ids[:1] != [bos]:
+        ids = [bos, *ids]
     if not ids:
         raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
     return ChatPrompt(Prompt(ids, ""), source)
-
-
-def _chat_ids(
-    rendered: RenderedChat, tokenizer: Tokenizer, truncation: Truncation | None, *, at_most: int | None
-) -> list[int]:
-    """Return all token ids; for a prompt that keeps its end when it is cut, that end and one id more. Raises
-    TooManyTokens beyond `at_most`."""
-    if truncation is not None and truncation.keeps_end and not rendered.hidden:
-        return tokenizer.encode_end(rendered.prompt, truncation.max_tokens + 1, add_special_tokens=False)
-    return tokenizer.encode_chat(rendered.prompt, rendered.hidden, at_most=at_most)
 
 
 def chat_size(chat: Chat) -> int:
@@ -130,11 +120,6 @@ def chat_size(chat: Chat) -> int:
     parameters = [definition.parameters for definition in chat.tools.definitions]
     characters = sum(message.num_characters for message in chat.messages)
     return characters + ITEM_SIZE * len(chat.messages) + json_size(*parameters)
-
-
-def _with_bos(ids: list[int], info: EngineInfo) -> list[int]:
-    bos = info.tokenizer.bos_token_id
-    return ids if bos is None or not info.tokenizer.add_bos_token or ids[:1] == [bos] else [bos, *ids]
 
 
 def check_token_ids(ids: list[int], vocab_size: int, param: str, remedy: str = "") -> None:

@@ -62,7 +62,7 @@ async def num_input_tokens(
         ignored = check_fields(chat.options, model, extra=chat.extra, passed_on=chat.passed_on)
         text_model = await model.text_model()
         counted = await chat_prompt(chat.chat, chat.options, text_model, model.client.info)
-    return len(counted.prompt.ids), _ignored(request, [*ignored, *counted.ignored])
+    return len(counted.prompt.ids), _ignored(request, [*ignored, *counted.source.ignored])
 
 
 async def _translated(
