@@ -130,8 +130,7 @@ def _served_models(
     workers: TextWorkers,
     templates: TemplateRunner,
 ) -> ServedModels:
-    models: ServedModels
-    models = ServedModels(
+    models: ServedModels = ServedModels(
         [
             ServedModel(
                 names=entry.names,

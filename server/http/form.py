@@ -79,7 +79,7 @@ def _decoder(request: Request) -> "MultipartDecoder":
 
 
 class _Reader:
-    """Reads the body piece by piece."""
+    """A reader of the body, piece by piece."""
 
     def __init__(self, decoder: "MultipartDecoder", file_field: str, write: Write) -> None:
         self.form = Form()

@@ -7,8 +7,8 @@ from starlette.types import Message, Send
 
 
 class WaitingStream:
-    """Stands between the application and its client from the first comment on. The head is sent, and the application's
-    answer follows later, an error as an event."""
+    """The layer between the application and its client once comments are sent. The head of the answer is sent before
+    the application answers, so an error becomes an event."""
 
     def __init__(self, send: Send, error_event: Callable[[bytes], bytes]) -> None:
         """error_event: returns the event that ends the stream, from the body of an error's answer."""

@@ -21,7 +21,7 @@ def check_pooling_fields(body: PoolingFields, model: ServedModel) -> list[str]:
 
 
 def pooling_info(model: ServedModel) -> PoolingInfo:
-    """Return what the model can do. Raises InvalidRequest for a model that generates text."""
+    """Return tasks and limits of a pooling model. Raises InvalidRequest for a model that generates text."""
     info = (model.info or model.client.info).pooling
     if info is None:
         raise InvalidRequest(

@@ -1,6 +1,7 @@
 """/v1/fine_tuning/alpha/graders: check graders, or try them on a sample, before a job trains with them."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -128,9 +129,4 @@ def _errors(grade: Grade) -> GraderErrors:
 
 
 def _token_usage(usage: TokenUsage) -> ModelTokenUsage:
-    return ModelTokenUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=usage.cached_tokens,
-        total_tokens=usage.total_tokens,
-    )
+    return ModelTokenUsage(**dataclasses.asdict(usage), total_tokens=usage.total_tokens)

@@ -99,20 +99,13 @@ class EndpointRequest:
             account.check_available()
 
 
-async def _no_check(_body: Any, _request: EndpointRequest) -> None: ...
-
-
 def _named_model(body: Any, models: ServedModels) -> ServedModel:
     return models.find(body.model)
 
 
-def _always(_body: Any, _model: ServedModel) -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint(Generic[B]):
-    """One POST endpoint. Its route and its batch lines have nothing of their own but `prepare`.
+    """One POST endpoint. Its route and lines of batches do the same up to `prepare`.
 
     name: the operation's id in the API's description. summary: the row in the documents.
 
@@ -134,13 +127,13 @@ class Endpoint(Generic[B]):
     tag: str
     bodies: Sequence[type[B]]
     capability: Capability
+    check: Callable[[B, EndpointRequest], Awaitable[None]]
     prepare: Callable[[B, EndpointRequest], Awaitable[Work]]
     answers: Mapping[str, Any]  # by media type, as in openapi.operation.Operation
     example: Mapping[str, Any]
     read: Callable[[dict[str, Any]], B] | None = None
-    check: Callable[[B, EndpointRequest], Awaitable[None]] = _no_check
     model: Callable[[B, ServedModels], ServedModel] = _named_model
-    needs_model: Callable[[B, ServedModel], bool] = _always
+    needs_model: Callable[[B, ServedModel], bool] = lambda _body, _model: True
     errors: Sequence[type[Exception]] = ()  # in addition to those of its capability
     loading_error: Callable[[bytes], bytes] | None = None
     tasks: tuple[PoolingTask, ...] = ()  # tasks for which errors suggest the endpoint, its main task first

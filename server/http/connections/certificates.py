@@ -44,8 +44,7 @@ class Certificates:
             logger.info("new connections get the certificate that is now in %s", self._config.ssl_certfile)
 
     async def watch(self, poll_s: float = _POLL_S) -> None:
-        """Reload when the files have changed and stay unchanged for one poll: certificate and
-        key are written in turn."""
+        """Reload when the files have changed and stay unchanged for one poll, since they are written in turn."""
         last = self._stamp
         while True:
             await asyncio.sleep(poll_s)
@@ -55,7 +54,7 @@ class Certificates:
             last = now
 
     def _look(self) -> _Stamp:
-        """Return what identifies the versions of the files."""
+        """Return inode, size and modification time of each file; None for a missing file."""
         config = self._config
         return tuple(_stamp(path) for path in (config.ssl_certfile, config.ssl_keyfile, config.ssl_ca_certs) if path)
 

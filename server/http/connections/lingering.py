@@ -17,8 +17,7 @@ from server.http.connections.transport_over import TransportOver
 
 
 class LingeringTransport(TransportOver):
-    """The transport of a connection, which differs from `below` only in closing. While it
-    lingers it counts as closing."""
+    """The transport of a connection, which differs from `below` only in closing. While it lingers, it is closing."""
 
     def __init__(
         self,
