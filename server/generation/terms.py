@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from engine.client.interface import EngineClient, EngineState, EngineStatus
 from engine.errors import QueueTimeout
@@ -56,6 +56,19 @@ class RequestTerms:
         if self.queue_timeout_s is None or self.yields_to_all:
             return None
         return self.arrival_s + self.queue_timeout_s
+
+    def engine_fields(self, *, is_first: bool) -> dict[str, Any]:
+        """Return the fields that every engine request with these terms has. Once the first of several has started, the
+        others may wait."""
+        return {
+            "arrival_s": self.arrival_s,
+            "deadline_s": self.deadline_s,
+            "start_by_s": self.start_by_s if is_first else None,
+            "priority": self.priority,
+            "service_class": self.service_class,
+            "tenant": self.tenant,
+            "tenant_weight": self.tenant_weight,
+        }
 
     @contextlib.asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:

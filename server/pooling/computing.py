@@ -50,20 +50,13 @@ async def pool(model: ServedModel, inputs: EncodedInputs) -> list[PoolingOutput]
 
 def _requests(inputs: EncodedInputs) -> list[PoolingRequest]:
     group = uuid.uuid4().hex
-    terms = inputs.terms
     return [
         PoolingRequest(
             id=f"{group}-{number}",
             prompt_ids=each.ids,
             token_type_ids=each.type_ids,
             params=inputs.params,
-            arrival_s=terms.arrival_s,
-            deadline_s=terms.deadline_s,
-            start_by_s=terms.start_by_s if number == 0 else None,  # once the first has started, the others may wait
-            priority=terms.priority,
-            service_class=terms.service_class,
-            tenant=terms.tenant,
-            tenant_weight=terms.tenant_weight,
+            **inputs.terms.engine_fields(is_first=number == 0),
         )
         for number, each in enumerate(inputs.items)
     ]

@@ -123,13 +123,7 @@ class BeamRequests:
                 logprobs=search.num_continuations,
                 prompt_logprobs=params.sampling.prompt_logprobs if is_first else None,
             ),
-            arrival_s=params.terms.arrival_s,
-            deadline_s=params.terms.deadline_s,
-            start_by_s=params.terms.start_by_s if is_first and index == 0 else None,
-            priority=params.terms.priority,
-            service_class=params.terms.service_class,
-            tenant=params.terms.tenant,
-            tenant_weight=params.terms.tenant_weight,
+            **params.terms.engine_fields(is_first=is_first and index == 0),
             cache_salt=params.terms.cache_salt,
         )
 
