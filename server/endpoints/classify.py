@@ -4,8 +4,8 @@ import time
 import uuid
 
 from engine.protocol import PoolingInfo, PoolingOutput, PoolingTask
-from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
-from server.endpoints.binding.pooling import check_pooling, pooling_work
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.pooling import pooling_endpoint, pooling_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.checks import pooling_info
@@ -38,15 +38,12 @@ def _classified(number: int, probs: list[float], info: PoolingInfo) -> Classifie
     return Classified(index=number, label=label, probs=probs, num_classes=len(probs))
 
 
-CLASSIFY = Endpoint(
+CLASSIFY = pooling_endpoint(
     path="/classify",
     name="classify",
     summary="Score each input for each of a classifier's labels, in vLLM's shape.",
-    tag="Embeddings and scores",
     bodies=(ClassifyRequest,),
-    capability=Capability.POOLS,
     tasks=(PoolingTask.CLASSIFY,),
-    check=check_pooling,
     prepare=_prepare,
     answers={JSON: ClassifiedList},
     example={"model": "MODEL", "input": "I have never had a better meal."},

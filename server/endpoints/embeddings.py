@@ -1,8 +1,8 @@
 """POST /v1/embeddings, in OpenAI's shapes."""
 
 from engine.protocol import PoolingOutput, PoolingTask
-from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
-from server.endpoints.binding.pooling import check_pooling, pooling_work
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.pooling import pooling_endpoint, pooling_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.numbers import values_as_json
@@ -23,15 +23,12 @@ async def _prepare(body: EmbeddingRequest, request: EndpointRequest) -> PoolingW
     )
 
 
-EMBEDDINGS = Endpoint(
+EMBEDDINGS = pooling_endpoint(
     path="/v1/embeddings",
     name="create_embeddings",
     summary="Compute an embedding of each input.",
-    tag="Embeddings and scores",
     bodies=(EmbeddingRequest,),
-    capability=Capability.POOLS,
     tasks=(PoolingTask.EMBED,),
-    check=check_pooling,
     prepare=_prepare,
     answers={JSON: EmbeddingList},
     example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},

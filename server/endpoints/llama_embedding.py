@@ -1,8 +1,8 @@
 """POST /embedding, in llama-server's shape."""
 
 from engine.protocol import PoolingOutput, PoolingTask
-from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
-from server.endpoints.binding.pooling import check_pooling, pooling_work
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.pooling import pooling_endpoint, pooling_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.numbers import values_as_json
@@ -20,14 +20,11 @@ async def _prepare(body: LlamaEmbeddingRequest, request: EndpointRequest) -> Poo
     )
 
 
-LLAMA_EMBEDDING = Endpoint(
+LLAMA_EMBEDDING = pooling_endpoint(
     path="/embedding",
     name="llama_embedding",
     summary="Compute an embedding of each input, as llama-server does.",
-    tag="Embeddings and scores",
     bodies=(LlamaEmbeddingRequest,),
-    capability=Capability.POOLS,
-    check=check_pooling,
     prepare=_prepare,
     answers={JSON: list[LlamaEmbedding]},
     example={"content": "What floats?"},

@@ -109,7 +109,7 @@ async def _generate_params(
         return await completion_params(translated, model, request.arrival_s, default_max_tokens=None), paths
 
 
-OLLAMA_CHAT = Endpoint(
+OLLAMA_CHAT: Endpoint[Any] = Endpoint(
     path="/api/chat",
     name="ollama_chat",
     summary="Answer a conversation in Ollama's protocol, as a stream unless `stream` is false.",
@@ -129,20 +129,15 @@ OLLAMA_CHAT = Endpoint(
     },
     always_waits=False,
 )
-OLLAMA_GENERATE = Endpoint(
+OLLAMA_GENERATE = replace(
+    OLLAMA_CHAT,
     path="/api/generate",
     name="ollama_generate",
     summary="Answer a prompt in Ollama's protocol, or continue it with `raw`, as a stream unless `stream` is false.",
-    tag="Ollama's",
     bodies=(OllamaGenerateRequest,),
-    capability=Capability.GENERATES,
-    check=_check,
-    model=model_of,
-    needs_model=_needs_model,
     prepare=partial(_prepare, write=generate_answer, params_of=_generate_params),
     answers={LINES: OllamaGenerateAnswer, JSON: OllamaGenerateAnswer},
     example={"model": "MODEL", "prompt": "Why is the sky blue?", "stream": False, "options": {"num_predict": 64}},
-    always_waits=False,
     span_operation="text_completion",
 )
 ENDPOINTS = (OLLAMA_CHAT, OLLAMA_GENERATE)

@@ -93,7 +93,7 @@ def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
-OLLAMA_EMBED = Endpoint(
+OLLAMA_EMBED: Endpoint[Any] = Endpoint(
     path="/api/embed",
     name="ollama_embed",
     summary="Compute an embedding of each input in Ollama's protocol; inputs that are too long are cut off.",
@@ -107,18 +107,14 @@ OLLAMA_EMBED = Endpoint(
     example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},
     always_waits=False,
 )
-OLLAMA_EMBEDDINGS = Endpoint(
+OLLAMA_EMBEDDINGS = replace(
+    OLLAMA_EMBED,
     path="/api/embeddings",
     name="ollama_embeddings",
     summary="Compute an embedding of one prompt, as Ollama did before /api/embed.",
-    tag="Ollama's",
     bodies=(OllamaEmbeddingsRequest,),
-    capability=Capability.POOLS,
-    check=_check,
-    model=model_of,
     prepare=_prepare_embeddings,
     answers={JSON: OllamaEmbedding},
     example={"model": "MODEL", "prompt": "What floats?"},
-    always_waits=False,
 )
 ENDPOINTS = (OLLAMA_EMBED, OLLAMA_EMBEDDINGS)

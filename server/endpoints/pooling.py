@@ -4,8 +4,8 @@ import time
 import uuid
 
 from engine.protocol import PoolingOutput, PoolingTask
-from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
-from server.endpoints.binding.pooling import check_pooling, pooling_work
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.pooling import pooling_endpoint, pooling_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.checks import pooling_info
@@ -31,17 +31,14 @@ async def _prepare(body: PoolingBody, request: EndpointRequest) -> PoolingWork:
     return await pooling_work(body, request, tasks, write, dimensions=body.dimensions, normalize=body.normalized)
 
 
-POOLING = Endpoint(
+POOLING = pooling_endpoint(
     path="/pooling",
     name="create_pooling",
     summary=(
         "Compute a pooling model's output for each input, in vLLM's shape: a vector, a vector per token, or scores."
     ),
-    tag="Embeddings and scores",
     bodies=(PoolingBody,),
-    capability=Capability.POOLS,
     tasks=(PoolingTask.TOKEN_EMBED, PoolingTask.EMBED, PoolingTask.CLASSIFY, PoolingTask.SCORE),
-    check=check_pooling,
     prepare=_prepare,
     answers={JSON: PooledList},
     example={"model": "MODEL", "input": "What floats?", "task": "embed"},

@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from engine.protocol import PoolingTask
-from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
-from server.endpoints.binding.pooling import check_pooling, score_work
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.pooling import pooling_endpoint, score_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.encoding import PairNames
@@ -51,15 +51,12 @@ def _ranked(scores: Sequence[float], body: RerankRequest, *, returns_documents: 
     return ranked
 
 
-RERANK = Endpoint(
+RERANK = pooling_endpoint(
     path="/v1/rerank",
     name="rerank_v1",
     summary="Rank documents by how well they match a query, best first, with their texts.",
-    tag="Embeddings and scores",
     bodies=(RerankRequest,),
-    capability=Capability.POOLS,
     tasks=(PoolingTask.SCORE, PoolingTask.EMBED),
-    check=check_pooling,
     prepare=partial(_prepare, returns_documents=True),
     answers={JSON: Ranking},
     example={"model": "MODEL", "query": "What floats?", "documents": ["A stone sinks.", "A boat floats."]},

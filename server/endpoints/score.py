@@ -5,8 +5,8 @@ import uuid
 from dataclasses import replace
 
 from engine.protocol import PoolingTask
-from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
-from server.endpoints.binding.pooling import check_pooling, score_work
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.pooling import pooling_endpoint, score_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.encoding import PairNames
@@ -28,15 +28,12 @@ async def _prepare(body: ScoreRequest, request: EndpointRequest) -> PoolingWork:
     return await score_work(body.pairs, body, request, names, write, use_activation=body.use_activation)
 
 
-SCORE = Endpoint(
+SCORE = pooling_endpoint(
     path="/v1/score",
     name="score_v1",
     summary="Score how well a text matches several others, or how well the texts of each pair match, in vLLM's shape.",
-    tag="Embeddings and scores",
     bodies=(ScoreRequest,),
-    capability=Capability.POOLS,
     tasks=(PoolingTask.SCORE, PoolingTask.EMBED),
-    check=check_pooling,
     prepare=_prepare,
     answers={JSON: ScoreList},
     example={"model": "MODEL", "text_1": "What floats?", "text_2": ["A stone sinks.", "A boat floats."]},

@@ -1,10 +1,11 @@
 """Preparation that endpoints for pooling models share."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from engine.protocol import PoolingOutput, PoolingTask
-from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import PoolingWork
 from server.generation.terms import request_terms
 from server.pooling.checks import check_pooling_fields, checked_params, pooling_info
@@ -14,11 +15,16 @@ from server.schemas.parameters import ignored_header
 from server.schemas.pooling import InputFields, PoolingFields
 
 
-async def check_pooling(body: PoolingFields, request: EndpointRequest) -> None:
+async def _check(body: PoolingFields, request: EndpointRequest) -> None:
     """Check what needs no engine, and the model's kind if it is known. Raises InvalidRequest."""
     check_pooling_fields(body, request.model)
     if request.model.info is not None:
         pooling_info(request.model)
+
+
+pooling_endpoint: Callable[..., Endpoint[Any]] = partial(
+    Endpoint, tag="Embeddings and scores", capability=Capability.POOLS, check=_check
+)
 
 
 async def pooling_work(
