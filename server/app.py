@@ -153,8 +153,7 @@ def _served_models(
 
 
 def _middleware(context: ServerContext) -> list[Middleware]:
-    """Return the layers, outermost first. CORS is outermost, since a preflight carries no key and errors need its
-    headers."""
+    """Return the layers, outermost first: CORS, since a preflight carries no key and errors need its headers."""
     config = context.config
     layers = [
         Middleware(RequestMiddleware, context=context),

@@ -64,8 +64,7 @@ class ChoiceReader:
         format_name: str = "",
         call_id_length: int | None = None,
     ) -> None:
-        """format_name: the format of calls, for the metrics. call_id_length: the length of ids that the chat template
-        requires."""
+        """format_name: the format of calls, for the metrics. call_id_length: of ids that the chat template requires."""
         self._reasoning = reasoning
         self._tools = tools
         self._metrics = metrics

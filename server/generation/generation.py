@@ -62,10 +62,7 @@ class Generation:
         return {} if self._predicted is None else {TTFT_HEADER: f"{self._predicted.expected_s:.3f}"}
 
     def best(self, num: int) -> list[int]:
-        """Return the numbers of the `num` best choices of each prompt, best first, by log probability per token.
-
-        All choices must have ended.
-        """
+        """Return the numbers of each prompt's `num` best choices by log probability per token. All must have ended."""
         n = self.params.n
         return [
             choice.index
@@ -85,8 +82,7 @@ class Generation:
 
     @property
     def num_prompt_computed(self) -> int:
-        """Prompt tokens that are computed or came from the prefix cache. All of them, unless the request reports
-        progress."""
+        """Prompt tokens that are computed or cached; all of them, unless the request reports progress."""
         return sum(choice.num_prompt_computed for choice in self.choices[:: self.params.n])
 
     def progress(self) -> GenerationProgress:
@@ -99,8 +95,7 @@ class Generation:
         return request_times(self.params.terms.arrival_s, self._meters)
 
     async def __aenter__(self) -> Self:
-        """Submit all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then no choice was
-        submitted."""
+        """Submit all choices to the engine, or none and raise RateLimited, Shed or EngineUnavailable."""
         self._model.check_engine()  # a drain that started while the prompt was made waits for this request
         self._predicted = check_first_token(self._model, self.params.terms, len(self.params.prompts[0].ids))
         count_request(self._model.metrics, self.params, self.record)

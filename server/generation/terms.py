@@ -58,8 +58,7 @@ class RequestTerms:
         return self.arrival_s + self.queue_timeout_s
 
     def engine_fields(self, *, is_first: bool) -> dict[str, Any]:
-        """Return the fields that every engine request with these terms has. Once the first of several has started, the
-        others may wait."""
+        """Return the fields of an engine request. Only the first of several must start in time; the others may wait."""
         return {
             "arrival_s": self.arrival_s,
             "deadline_s": self.deadline_s,
@@ -98,10 +97,7 @@ class TermsFields(Protocol):
 
 
 def request_terms(body: TermsFields, model: ServedModel, arrival_s: float) -> RequestTerms:
-    """Return the terms of the body, or else of the server's options.
-
-    No option limits how long a line of a batch may wait.
-    """
+    """Return the terms of the body, or else of the options, none of which limits how long a line of a batch waits."""
     caller = current_caller()
     timeout_s = body.timeout
     if timeout_s is None and not _is_batch.get():

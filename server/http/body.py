@@ -62,7 +62,7 @@ async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
     A long body is parsed and read in a thread, unless its client has disconnected.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json" and _is_from_page(request):
+    if content_type != "application/json" and is_from_page(request):
         # A foreign web page may send other types, or none, without a preflight.
         raise InvalidRequest(f"the content-type is {content_type[:60]!r}; from a web page it must be application/json")
     if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
@@ -84,7 +84,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return body
 
 
-def _is_from_page(request: Request) -> bool:
+def is_from_page(request: Request) -> bool:
     """Whether a browser sends the request for a page, which it marks in each POST.
 
     Programs are not required to name a type: Ollama's clients often name none, and curl another one.

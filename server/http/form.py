@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from engine.errors import InvalidRequest
 from server.errors import ClientGone, RequestTimeout
+from server.http.body import is_from_page
 from server.schemas.base import quote
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Form:
 
 
 async def read_form(request: Request, file_field: str, write: Write) -> Form:
-    """Return the form. Its file is passed to `write` piece by piece. Raises InvalidRequest, RequestTimeout, ClientGone,
+    """Return the form, and pass its file to `write` piece by piece. Raises InvalidRequest, RequestTimeout, ClientGone,
     and what `write` raises."""
     _check_page(request)
     reader = _Reader(_decoder(request), file_field, write)
@@ -58,8 +59,7 @@ async def read_form(request: Request, file_field: str, write: Write) -> Form:
 
 def _check_page(request: Request) -> None:
     """Raise InvalidRequest for a form of a foreign web page: browsers send it without a preflight, but with no key."""
-    from_page = "origin" in request.headers or "sec-fetch-site" in request.headers
-    if from_page and "authorization" not in request.headers and "x-api-key" not in request.headers:
+    if is_from_page(request) and "authorization" not in request.headers and "x-api-key" not in request.headers:
         raise InvalidRequest(
             "a web page must send its form with an authorization header, which may be any on this server"
         )

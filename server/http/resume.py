@@ -9,11 +9,12 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.generation.generation import Generation
+from server.http.body import context_of
 from server.http.query import ignored_query
 from server.http.sse import EventStream, error_event, generated
 from server.protocols.formatter import AnswerFormatter
 from server.protocols.frame import StreamForm
-from server.runs.registry import Runs, new_stream_id
+from server.runs.registry import new_stream_id
 from server.runs.run import Run, RunOptions
 from server.schemas.base import quote
 
@@ -23,9 +24,9 @@ _EVENT_ID = re.compile(r"(stream_[0-9a-f]{1,64}):([0-9]{1,12})")
 async def resumable(
     request: Request, generation: Generation, formatter: AnswerFormatter, headers: dict[str, str]
 ) -> Response:
-    """Run the generation independently of the request, and return a response that streams it. Raises what the engine
-    refuses it with, before anything has started."""
-    runs = _runs(request)
+    """Run the generation independently of the request, and return a response that streams it. Raises the engine's
+    refusal before anything has started."""
+    runs = context_of(request).runs
     source = contextlib.AsyncExitStack()
     broken = error_event(formatter, request.state.request_id)
     stream_id = new_stream_id()
@@ -50,7 +51,7 @@ def resumed_by_header(request: Request) -> Response | None:
     if not last_event_id:
         return None
     run_id, number = _parse(last_event_id)
-    began = _runs(request).get(run_id, request.state.owner).options.route
+    began = context_of(request).runs.get(run_id, request.state.owner).options.route
     if began != (route := request.scope["route"].path):
         raise InvalidRequest(f"last-event-id names a stream of {began}, and this is {route}; send the request there")
     return resumed(request, run_id, after=number)
@@ -59,7 +60,7 @@ def resumed_by_header(request: Request) -> Response | None:
 def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
     """Return a response with the events of a stream after number `after`, and those to come. Last-Event-ID overrides
     `after`. Raises InvalidRequest, StreamNotFound or EventsDropped."""
-    run = _runs(request).get(run_id, request.state.owner)
+    run = context_of(request).runs.get(run_id, request.state.owner)
     if last_event_id := request.headers.get("last-event-id"):
         given_id, after = _parse(last_event_id)
         if given_id != run_id:
@@ -69,7 +70,7 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
             f"event {after} has not happened yet; the stream has {run.log.num_events} so far",
             param=None if last_event_id else "starting_after",
         )
-    _runs(request).count_resumed()
+    context_of(request).runs.count_resumed()
     if run.log.has_ended and after and after == run.log.num_events:
         return Response(status_code=204)  # browsers' EventSource reconnects until it gets this status
     run.log.after(after or 0, 0)  # raises EventsDropped while it can still become a status
@@ -86,7 +87,7 @@ def stream_run(
         _read(run, after, with_ids),
         StreamForm(form.media_type, form.ping, b""),  # the end mark is in the log
         run.options.cut,
-        request.app.state.context.config,
+        context_of(request).config,
         headers={**run.options.headers, **(headers or {})},
     )
 
@@ -110,8 +111,3 @@ def _parse(event_id: str) -> tuple[str, int]:
     if match is None:
         raise InvalidRequest(f"last-event-id is {quote(event_id)}; it must be the id of an event of a stream")
     return match[1], int(match[2])
-
-
-def _runs(request: Request) -> Runs:
-    runs: Runs = request.app.state.context.runs
-    return runs

@@ -163,10 +163,7 @@ class _Described:
 
 
 def _answer_schema(media: str, kind: Any, operation: Operation, answers: AnswerSchemas) -> Schema:
-    """Return the schema of an answer.
-
-    An event is an object whose data is JSON, as OpenAPI 3.2 describes the items of streams.
-    """
+    """Return the schema of an answer. An event is an object whose data is JSON, as in OpenAPI 3.2's streams."""
     text: Schema = {"type": "string"}
     if media != EVENTS:
         return text if kind is None else answers.of(kind)

@@ -36,7 +36,7 @@ def body_schemas(models: Iterable[type[BaseModel]]) -> tuple[Mapping[type[BaseMo
 
 
 def _short(name: str) -> str:
-    """Return the name of a schema. If two models share a name, pydantic puts the module in front; its last part is
+    """Return the name of a schema. pydantic puts the module in front if two models share a name; its last part is
     enough."""
     return ".".join(name.split("__")[-2:])
 

@@ -52,8 +52,8 @@ class PairNames:
 
 
 class RequestEncoder:
-    """The encoder of one request's inputs. It checks their lengths, and raises InvalidRequest, which names the input at
-    fault. `name` is the name of the inputs in the request."""
+    """The encoder of one request's inputs. Its methods check their lengths, and raise InvalidRequest with the path of
+    the input at fault. name: of the inputs in the request."""
 
     def __init__(
         self, body: PoolingFields, text_model: TextModel, info: EngineInfo, *, values_per_token: int = 0
@@ -130,11 +130,7 @@ class RequestEncoder:
         sizes: Sequence[int],
         paths: Sequence[str],
     ) -> list[EncodedInput]:
-        """Encode all items, one slice at a time.
-
-        If the client disconnects, at most one slice is encoded in vain. No slice follows the first item that is too
-        long.
-        """
+        """Encode all items, slice by slice. No slice follows the first item that is too long, or a disconnect."""
         total = sum(sizes)
         encoded: list[EncodedInput] = []
         num_tokens = 0

@@ -51,11 +51,8 @@ class PoolingMeter:
         self._settle(0)
 
     def end(self, reason: FinishReason) -> None:
-        """Record an end without outputs.
-
-        How much was computed is not known. After an abort, the key is charged for all of it: otherwise, requests that
-        are left in time would be free.
-        """
+        """Record an end without outputs. After an abort, the key is charged for all inputs: how many were computed is
+        not known, and requests that are left in time would be free otherwise."""
         self._count_ends({reason: len(self._lengths)})
         self._settle(self._num_tokens if reason is FinishReason.ABORT else 0)
 

@@ -50,10 +50,7 @@ async def health(context: Context) -> JSONResponse:
 
 
 def _fine(context: ServerContext) -> JSONResponse:
-    """Return the answer of a healthy server.
-
-    States of several models have no names, since callers need no key.
-    """
+    """Return the answer of a healthy server, without names of models, since callers need no key."""
     models = context.models
     if len(models) == 1 and models.default.loader is None:
         return JSONResponse({"status": "ok"})
@@ -74,10 +71,8 @@ def _problem(context: ServerContext) -> JSONResponse | None:
 
 
 def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse | None:
-    """Return the problem of one model's engine.
-
-    A model that is loaded on demand has none while it is not loaded, unless it is being loaded again after a failure.
-    """
+    """Return the problem of one model's engine; None for a model that is loaded on demand and not loaded now, unless it
+    is being loaded again after a failure."""
     comes_and_goes = model.loader is not None and context.models.have_started
     if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED) and not _is_tried_again(model):
         return None

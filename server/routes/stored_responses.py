@@ -101,6 +101,5 @@ async def list_input_items(request: Request, context: Context, response_id: str)
 
 
 def _ignored(request: Request) -> dict[str, str]:
-    """Return the header that lists ignored parameters. `include` is ignored: it has an effect only when the response is
-    made."""
+    """Return the header that lists ignored parameters, such as `include`, which has an effect only on new responses."""
     return ignored_query(request, "stream", "starting_after", "after", "limit", "order")

@@ -26,10 +26,8 @@ _WHITESPACE = re.compile(r"(?:\\[snrt]|\\x(?:20|0[9ADad])|\(\?:|\{[0-9]+(?:,[0-9
 def schema_expression(
     schema: Any, param: str, *, is_strict: bool, whitespace: str | None
 ) -> tuple[Expression, PreparedSchema]:
-    """Return an expression for the JSON values that a schema allows; the schema may be JSON text.
-
-    Raises InvalidRequest and UnsupportedParameter.
-    """
+    """Return an expression for the JSON values that a schema, perhaps as text, allows. Raises InvalidRequest and
+    UnsupportedParameter."""
     if isinstance(schema, str):
         schema = decode_field(schema, param)
     prepared = prepare_schema(schema, param=param, is_strict=is_strict, whitespace=whitespace)

@@ -54,10 +54,8 @@ def unknown_fields(fields: Mapping[str, Any]) -> list[str]:
 
 
 def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
-    """Return the constraint that the body's CONSTRAINT_FIELDS set; None if they set none.
-
-    Raises InvalidRequest and UnsupportedParameter with the path of the field.
-    """
+    """Return the constraint that the body's CONSTRAINT_FIELDS set; None if they set none. Raises InvalidRequest and
+    UnsupportedParameter with the path of the field."""
     body = _validated(fields)
     given = _given_constraints(body)
     if not given:

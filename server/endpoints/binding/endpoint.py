@@ -149,8 +149,7 @@ class Endpoint(Generic[B]):
         return validate(self.bodies[0], raw) if self.read is None else self.read(raw)
 
     async def check_before_loading(self, body: B, request: EndpointRequest) -> None:
-        """Raise InvalidRequest for a body that can be refused before its model is loaded. Has no effect for a loaded
-        model."""
+        """Raise InvalidRequest for a body that can be refused before its model is loaded, if it is not loaded."""
         if not request.model.is_loaded:
             await self.check(body, request)
 

@@ -1,5 +1,4 @@
-"""Work: a request that is prepared and not yet computed. A route responds with it, and a batch line collects its
-answer."""
+"""Work: a request that is prepared and not yet computed. A route responds with it; a line of a batch collects it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from engine.protocol import PoolingOutput
 from server.generation.generation import Generation
 from server.generation.params.generation_params import GenerationParams
-from server.http.body import json_response
+from server.http.body import context_of, json_response
 from server.http.disconnect import until_disconnect
 from server.http.resume import resumable
 from server.http.sse import EventStream, error_event, generated
@@ -58,7 +57,7 @@ class GenerationWork:
                 generated(generation, self.formatter),
                 self.formatter.stream_form,
                 error_event(self.formatter, request.state.request_id),
-                request.app.state.context.config,
+                context_of(request).config,
                 headers=self.headers,
                 late_headers=lambda: generation.headers,
             )

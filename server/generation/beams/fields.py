@@ -40,8 +40,7 @@ _IGNORED = (
 
 
 def beam_options(body: GenerationRequest) -> tuple[BeamOptions | None, list[str]]:
-    """Return the options of a beam search, None for a request that samples, and the names of ignored fields. Raises
-    InvalidRequest."""
+    """Return the options, None for a request that samples, and the names of ignored fields. Raises InvalidRequest."""
     if not body.use_beam_search:
         for name, neutral in (("length_penalty", 1.0), ("early_stopping", False)):
             if getattr(body, name) not in (None, neutral):

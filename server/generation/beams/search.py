@@ -78,8 +78,7 @@ class BeamSearch:
 
     @property
     def num_continuations(self) -> int:
-        """Number of tokens that `advance` needs of each beam. If all end tokens are among them, the others still fill
-        the beams."""
+        """Number of tokens that `advance` needs of each beam, so that those without end tokens fill the beams."""
         return self._options.width + len(self._end_ids)
 
     def advance(self, continuations: list[list[TokenLogprobs]]) -> None:

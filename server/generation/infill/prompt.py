@@ -87,8 +87,7 @@ async def suffix_prompts(
     *,
     add_special_tokens: bool,
 ) -> list[Prompt]:
-    """Return the prompts of a text completion with a suffix. Raises InvalidRequest, and ContextLengthExceeded for a
-    prompt that is far too long."""
+    """Return the prompts of a text completion with a suffix. Raises InvalidRequest and ContextLengthExceeded."""
     tokenizer, max_model_len = text_model.tokenizer, info.max_model_len
 
     def encode(prompt: str | list[int]) -> Prompt:

@@ -29,8 +29,7 @@ async def text_prompts(
     echo: bool,
     truncation: Truncation | None,
 ) -> list[Prompt]:
-    """Return the prompts of a text completion. Raises InvalidRequest, and ContextLengthExceeded for a prompt that is
-    far too long."""
+    """Return the prompts of a text completion. Raises InvalidRequest and ContextLengthExceeded."""
     tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:

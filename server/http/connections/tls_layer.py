@@ -22,8 +22,7 @@ _PLAIN_ANSWER = (
 
 
 class TlsLayer(asyncio.Protocol):
-    """The transport's protocol. It gives `inner` a transport of its own and decrypted bytes, and forwards all other
-    calls."""
+    """The transport's protocol, which gives `inner` its own transport and decrypted bytes, and forwards other calls."""
 
     def __init__(self, context: ssl.SSLContext, inner: asyncio.Protocol, on_failed: Callable[[], None]) -> None:
         """on_failed: called when a handshake fails, but not if its client does not finish it."""
