@@ -8,7 +8,7 @@ from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
 from engine.sampling.rows import LogitsRow
 from engine.sampling.steps.registry import LogitStep, logit_steps
-from engine.sampling.steps.thinking import ThinkingBudgets
+from engine.sampling.steps.thinking import Thought
 from models.kernels.torch.logits import LogitOperations
 
 
@@ -17,14 +17,11 @@ class LogitEditor:
 
     def __init__(self, eos_token_ids: list[int], ops: LogitOperations) -> None:
         self.masks = GrammarMasks(ops)
-        self._steps = logit_steps(eos_token_ids)
-        self._thinking = ThinkingBudgets()
-        self._used: dict[str, tuple[LogitStep, ...]] = {}  # steps that each sequence's request uses
+        self._eos_token_ids = eos_token_ids
+        self._edits: dict[str, tuple[Thought | None, tuple[LogitStep, ...]]] = {}  # by sequence
 
     def release(self, sequence_id: str) -> None:
-        self._thinking.release(sequence_id)
-        for step in self._used.pop(sequence_id, ()):
-            step.release(sequence_id)
+        self._edits.pop(sequence_id, None)
 
     def edit(
         self,
@@ -44,12 +41,13 @@ class LogitEditor:
     def _edit_single(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
         edited = []
         for index, row in enumerate(rows):
-            used = self._used.get(row.sequence_id)
-            if used is None:
-                used = tuple(step for step in self._steps if step.is_used(row.sampling))
-                self._used[row.sequence_id] = used
-            if row.thinking is not None and self._thinking.end_thought(logits[index], row, row.thinking):
+            edits = self._edits.get(row.sequence_id)
+            if edits is None:
+                edits = Thought.of(row.thinking), logit_steps(row, logits[index], self._eos_token_ids)
+                self._edits[row.sequence_id] = edits
+            thought, steps = edits
+            if thought is not None and thought.end_if_spent(logits[index], row):
                 edited.append(index)  # no other step can change a row with one token left
-            elif used and sum([step.apply(logits[index], row) for step in used]):  # all of them, in their order
+            elif steps and sum([step.apply(logits[index], row) for step in steps]):  # all of them, in their order
                 edited.append(index)
         return edited

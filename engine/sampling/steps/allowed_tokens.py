@@ -1,29 +1,20 @@
 """AllowedTokens: rows in which all tokens but those in `allowed_token_ids` are ruled out."""
 
+from collections import abc
+
 import torch
 
-from engine.protocol import SamplingParams
 from engine.sampling.rows import LogitsRow
 
 
 class AllowedTokens:
-    """Holds the ids of sequences as tensors, until they are released: they may be most of the vocabulary."""
+    """Holds the ids as a tensor, since they may be most of the vocabulary."""
 
-    def __init__(self) -> None:
-        self._ids: dict[str, torch.Tensor] = {}
+    def __init__(self, token_ids: abc.Sequence[int], device: torch.device) -> None:
+        self._ids = torch.tensor(token_ids, device=device)
 
-    def is_used(self, sampling: SamplingParams) -> bool:
-        return sampling.allowed_token_ids is not None
-
-    def release(self, sequence_id: str) -> None:
-        self._ids.pop(sequence_id, None)
-
-    def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
-        ids = self._ids.get(row.sequence_id)
-        if ids is None:
-            ids = torch.tensor(row.sampling.allowed_token_ids, device=logits.device)
-            self._ids[row.sequence_id] = ids
-        allowed = logits[ids]
+    def apply(self, logits: torch.Tensor, _row: LogitsRow) -> bool:
+        allowed = logits[self._ids]
         logits.fill_(-torch.inf)
-        logits[ids] = allowed
+        logits[self._ids] = allowed
         return True

@@ -9,13 +9,13 @@ contains a breaker is never penalized.
 Numpy and not torch: the arrays are short, and torch's operators would take longer to call than to run.
 """
 
+import copy
 import math
 from collections import abc
 
 import numpy as np
 import torch
 
-from engine.protocol import SamplingParams
 from engine.protocol.sampling_params import DryParams
 from engine.sampling.rows import LogitsRow
 
@@ -51,13 +51,7 @@ class Repetitions:
         """Return the repetitions after more tokens; this object does not change."""
         if not token_ids:
             return self
-        longer = object.__new__(Repetitions)
-        longer._window, longer.num_seen, longer.tokens, longer._lengths = (
-            self._window,
-            self.num_seen,
-            self.tokens,
-            self._lengths,
-        )
+        longer = copy.copy(self)
         longer.push(token_ids)  # makes new arrays
         return longer
 
@@ -112,27 +106,17 @@ class _Breakers:
 
 
 class DryPenalties:
-    """Follows the repetitions of sequences until they are released."""
+    """Follows the repetitions of one sequence."""
 
-    def __init__(self) -> None:
-        self._states: dict[str, tuple[Repetitions, _Breakers]] = {}
-
-    def is_used(self, sampling: SamplingParams) -> bool:
-        return sampling.dry is not None
-
-    def release(self, sequence_id: str) -> None:
-        self._states.pop(sequence_id, None)
+    def __init__(self, params: DryParams, tokens: abc.Sequence[int], *, vocab_size: int) -> None:
+        """tokens: the sequence's, so far."""
+        self._params = params
+        self.repetitions = Repetitions(tokens, params.window)
+        self._breakers = _Breakers(params, vocab_size)
 
     def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
-        params = row.sampling.dry
-        assert params is not None
-        state = self._states.get(row.sequence_id)
-        if state is None:
-            state = Repetitions(row.known_from(0), params.window), _Breakers(params, len(logits))
-            self._states[row.sequence_id] = state
-        repetitions, breakers = state
-        repetitions.push(row.known_from(repetitions.num_seen))
-        ids, penalties = _penalties(repetitions.extended_by(row.drafted), breakers, params)
+        self.repetitions.push(row.known_from(self.repetitions.num_seen))
+        ids, penalties = _penalties(self.repetitions.extended_by(row.drafted), self._breakers, self._params)
         if len(ids):
             device_ids = torch.from_numpy(ids).to(logits.device)
             logits[device_ids] -= torch.from_numpy(penalties).to(logits)

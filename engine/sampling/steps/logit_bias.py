@@ -1,20 +1,17 @@
 """LogitBias: adds a request's biases to the logits of single tokens."""
 
+from collections import abc
+
 import torch
 
-from engine.protocol import SamplingParams
 from engine.sampling.rows import LogitsRow
 
 
 class LogitBias:
-    def is_used(self, sampling: SamplingParams) -> bool:
-        return bool(sampling.logit_bias)
+    def __init__(self, bias: abc.Mapping[int, float], device: torch.device) -> None:
+        self._ids = torch.tensor(list(bias), device=device)
+        self._values = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)
 
-    def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
-        bias = row.sampling.logit_bias
-        ids = torch.tensor(list(bias), device=logits.device)
-        logits[ids] += torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
+    def apply(self, logits: torch.Tensor, _row: LogitsRow) -> bool:
+        logits[self._ids] += self._values
         return True
-
-    def release(self, sequence_id: str) -> None:
-        pass

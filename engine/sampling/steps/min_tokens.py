@@ -7,19 +7,12 @@ from engine.sampling.rows import LogitsRow
 
 
 class MinTokens:
-    def __init__(self, eos_token_ids: list[int]) -> None:
-        self._eos_token_ids = eos_token_ids
-
-    def is_used(self, sampling: SamplingParams) -> bool:
-        return sampling.min_tokens > 0
+    def __init__(self, sampling: SamplingParams, eos_token_ids: list[int]) -> None:
+        self._min_tokens = sampling.min_tokens
+        self._banned = [*sampling.stop_token_ids, *([] if sampling.ignore_eos else eos_token_ids)]
 
     def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
-        sampling = row.sampling
-        banned = [*sampling.stop_token_ids, *([] if sampling.ignore_eos else self._eos_token_ids)]
-        if row.num_output >= sampling.min_tokens or not banned:
+        if row.num_output >= self._min_tokens or not self._banned:
             return False
-        logits[banned] = -torch.inf
+        logits[self._banned] = -torch.inf
         return True
-
-    def release(self, sequence_id: str) -> None:
-        pass

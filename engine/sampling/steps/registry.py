@@ -4,7 +4,6 @@ from typing import Protocol
 
 import torch
 
-from engine.protocol import SamplingParams
 from engine.sampling.rows import LogitsRow
 from engine.sampling.steps.allowed_tokens import AllowedTokens
 from engine.sampling.steps.bad_words import BadWords
@@ -15,19 +14,26 @@ from engine.sampling.steps.penalties import Penalties
 
 
 class LogitStep(Protocol):
-    """A step that edits the rows of requests that use it. It holds what it knows of sequences until they are released.
+    """A step for the rows of one sequence. The result for a row depends on nothing but the row."""
 
-    The result for a row depends on nothing but the row.
-    """
-
-    def is_used(self, sampling: SamplingParams) -> bool:
-        """Whether requests with these parameters use the step: no other row enters it."""
-
-    def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
+    def apply(self, logits: torch.Tensor, row: LogitsRow, /) -> bool:
         """Edit the logits ([V] fp32) of a row in place; returns whether any have changed."""
 
-    def release(self, sequence_id: str) -> None: ...
 
-
-def logit_steps(eos_token_ids: list[int]) -> tuple[LogitStep, ...]:
-    return (LogitBias(), Penalties(), DryPenalties(), AllowedTokens(), BadWords(), MinTokens(eos_token_ids))
+def logit_steps(row: LogitsRow, logits: torch.Tensor, eos_token_ids: list[int]) -> tuple[LogitStep, ...]:
+    """Return the steps that the request of a row uses, for all rows of its sequence. logits: [V], of any row."""
+    sampling = row.sampling
+    steps: list[LogitStep] = []
+    if sampling.logit_bias:
+        steps.append(LogitBias(sampling.logit_bias, logits.device))
+    if sampling.has_penalties:
+        steps.append(Penalties())
+    if sampling.dry is not None:
+        steps.append(DryPenalties(sampling.dry, row.known_from(0), vocab_size=len(logits)))
+    if sampling.allowed_token_ids is not None:
+        steps.append(AllowedTokens(sampling.allowed_token_ids, logits.device))
+    if sampling.bad_words:
+        steps.append(BadWords(sampling.bad_words))
+    if sampling.min_tokens > 0:
+        steps.append(MinTokens(sampling, eos_token_ids))
+    return tuple(steps)

@@ -64,9 +64,9 @@ def test_drafted_tokens_count_as_part_of_a_word() -> None:
 
 
 def test_words_that_share_an_end_are_all_found() -> None:
-    index = BadWords()
-    sequence = _sequence([1], [2, 3, 4], bad_words=((4, 1), (3, 4, 2), (2, 3, 4, 5), (9, 3, 4, 6), (4, 4, 7)))
-    assert sorted(index.banned_ids(rows_of(sequence)[0])) == [1, 2, 5]
+    words = ((4, 1), (3, 4, 2), (2, 3, 4, 5), (9, 3, 4, 6), (4, 4, 7))
+    (row,) = rows_of(_sequence([1], [2, 3, 4], bad_words=words))
+    assert sorted(BadWords(words).banned_ids(row)) == [1, 2, 5]
 
 
 def test_only_allowed_tokens_are_sampled() -> None:

@@ -31,43 +31,50 @@ def _sequence(tokens: list[int], num_prompt: int = 1, **params: Any) -> Sequence
     return Sequence(request=request, seed=0, tokens=list(tokens), num_prompt=num_prompt)
 
 
-def _penalties(step: DryPenalties, row: LogitsRow) -> dict[int, float]:
+def _step(row: LogitsRow) -> DryPenalties:
+    assert row.sampling.dry is not None
+    return DryPenalties(row.sampling.dry, row.known_from(0), vocab_size=V)
+
+
+def _penalties(row: LogitsRow, step: DryPenalties | None = None) -> dict[int, float]:
+    """step: of the row's sequence; a new one by default."""
     logits = torch.zeros(V)
-    step.apply(logits, row)
+    (step or _step(row)).apply(logits, row)
     return {token_id: -float(logits[token_id]) for token_id in logits.nonzero().flatten().tolist()}
 
 
 def test_a_token_that_continues_a_repetition_is_penalized_by_its_length() -> None:
-    found = _penalties(DryPenalties(), rows_of(_sequence([1, 2, 3, 4, 5, 9, 1, 2, 3, 4], multiplier=0.5, base=2.0))[0])
+    found = _penalties(rows_of(_sequence([1, 2, 3, 4, 5, 9, 1, 2, 3, 4], multiplier=0.5, base=2.0))[0])
     assert found == {5: 0.5 * 2.0 ** (4 - 2)}
 
 
 def test_nothing_is_penalized_below_the_allowed_length() -> None:
-    assert _penalties(DryPenalties(), rows_of(_sequence([1, 2, 3, 9, 1, 2], allowed_length=3))[0]) == {}
+    assert _penalties(rows_of(_sequence([1, 2, 3, 9, 1, 2], allowed_length=3))[0]) == {}
 
 
 def test_the_window_ends_a_repetition() -> None:
     tokens = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4]
-    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, window=8, base=2.0))[0]) == {5: pytest.approx(0.8)}
-    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, window=6))[0]) == {}
+    assert _penalties(rows_of(_sequence(tokens, window=8, base=2.0))[0]) == {5: pytest.approx(0.8)}
+    assert _penalties(rows_of(_sequence(tokens, window=6))[0]) == {}
 
 
 def test_no_repetition_reaches_over_a_breaker() -> None:
     tokens = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4]
     breakers = {"breaker_mask": _mask(2), "base": 2.0}
-    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, **breakers))[0]) == {5: pytest.approx(0.8)}
-    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, breaker_mask=_mask(3)))[0]) == {}
-    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, breaker_sequences=((2, 3),)))[0]) == {}
+    assert _penalties(rows_of(_sequence(tokens, **breakers))[0]) == {5: pytest.approx(0.8)}
+    assert _penalties(rows_of(_sequence(tokens, breaker_mask=_mask(3)))[0]) == {}
+    assert _penalties(rows_of(_sequence(tokens, breaker_sequences=((2, 3),)))[0]) == {}
 
 
 def test_a_breaker_itself_is_not_penalized() -> None:
     tokens = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4]
-    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, breaker_mask=_mask(5)))[0]) == {}
+    assert _penalties(rows_of(_sequence(tokens, breaker_mask=_mask(5)))[0]) == {}
 
 
 def test_a_long_repetition_leaves_finite_logits() -> None:
     logits = torch.zeros(V)
-    DryPenalties().apply(logits, rows_of(_sequence([1, 2] * 2000, base=10.0, window=4000, multiplier=100.0))[0])
+    (row,) = rows_of(_sequence([1, 2] * 2000, base=10.0, window=4000, multiplier=100.0))
+    _step(row).apply(logits, row)
     assert torch.isfinite(logits).all()
     assert float(logits.min()) <= -1e29
 
@@ -97,13 +104,13 @@ def test_penalties_are_those_of_the_definition_at_every_row(
     single = sum({1 << breaker[0] for breaker in breakers if len(breaker) == 1}).to_bytes(2, "little")
     several = tuple(tuple(breaker) for breaker in breakers if len(breaker) > 1)
     sequence = _sequence(prompt, len(prompt), breaker_mask=single, breaker_sequences=several, **params)
-    step = DryPenalties()
+    step = _step(rows_of(sequence)[0])
     for draft, num_accepted in steps:
         sequence.draft = draft
         for num_drafted in range(len(draft) + 1):
             row = rows_of(sequence)[num_drafted]
             expected = dry_penalties([*sequence.tokens, *row.drafted], breakers=breakers, **params)
-            assert _penalties(step, row) == pytest.approx(expected)
+            assert _penalties(row, step) == pytest.approx(expected)
         sequence.tokens += [*draft, 0, 1, 0, 2, 1][:num_accepted]
         sequence.draft = []
 
@@ -112,11 +119,11 @@ def test_a_row_costs_the_window_and_not_its_square() -> None:
     """The text repeats one token, so every place repeats all that is before it."""
     window = 8192
     sequence = _sequence([1] * 3 * window, 3 * window, window=window)
-    step = DryPenalties()
-    step.apply(torch.zeros(V), rows_of(sequence)[0])
+    (row,) = rows_of(sequence)
+    step = _step(row)
+    step.apply(torch.zeros(V), row)
     sequence.draft = [1] * 8
     for num_drafted in range(9):
         step.apply(torch.zeros(V), rows_of(sequence)[num_drafted])
-    repetitions, _ = step._states["a"]
-    assert len(repetitions.tokens) == window
-    assert np.array_equal(repetitions.lengths(), np.arange(1, window))
+    assert len(step.repetitions.tokens) == window
+    assert np.array_equal(step.repetitions.lengths(), np.arange(1, window))
