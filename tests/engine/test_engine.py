@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from engine.local import LocalClient
 from engine.protocol import AbortReason, FinishReason
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
+from tests.helpers.local_client import LocalClient
 
 pytestmark = pytest.mark.fast
 

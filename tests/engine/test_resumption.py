@@ -5,11 +5,11 @@ import msgspec
 import pytest
 
 from engine.engine import Engine
-from engine.local import LocalClient
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, Resumption
 from engine.speculation import prediction
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_engine, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS, expected_output, sequence_grammar
+from tests.helpers.local_client import LocalClient
 
 pytestmark = pytest.mark.fast
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from engine.draft_model.model import DraftModel, NextTokens
 from engine.engine import Engine
-from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import StepPlan, StepResult
@@ -19,6 +18,7 @@ from engine.speculation.proposers import DraftSource
 from engine.speculation.speculator import Speculator
 from tests.helpers.engines import make_engine
 from tests.helpers.ledger import VOCAB_SIZE, LedgerRunner, next_token
+from tests.helpers.local_client import LocalClient
 
 
 class Oracle:

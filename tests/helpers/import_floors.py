@@ -32,7 +32,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "grammar sampling speculation adapters pooling",
         "runner",
         "engine draft_model faults",
-        "local startup",
+        "startup",
         "process commands finetuning",
     ),
     "server": (

@@ -5,7 +5,6 @@ import pytest
 
 from engine.adapters.service import Answer
 from engine.engine import Engine
-from engine.local import LocalClient
 from engine.protocol import (
     AdapterInfo,
     AdapterLoaded,
@@ -17,6 +16,7 @@ from engine.protocol import (
 )
 from tests.helpers.adapter_folder import AdapterFolder, adapter_service
 from tests.helpers.engines import expected_ids, make_engine, make_request
+from tests.helpers.local_client import LocalClient
 
 
 class Run:

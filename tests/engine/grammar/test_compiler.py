@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.grammar.compilation import Compilation, CompileOutcome
 from engine.grammar.compiler import GrammarCompiler
-from engine.local import LocalClient
+from engine.grammar.lanes import Compilation, CompileOutcome
 from engine.protocol import EngineRequest, FinishReason
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS, TOO_COMPLEX_LATER, expected_output, ledger_source
+from tests.helpers.local_client import LocalClient
 
 
 def slow_grammar(multiple: int = 1_000_003) -> str:
@@ -158,7 +158,7 @@ def test_the_cache_holds_what_was_used_last_within_its_bytes(run: CompilerRun) -
         run.compile(text)
     assert run.compiler.start("again", GRAMMARS[0], appends_forced=True).is_ready
     run.compile(GRAMMARS[2])
-    assert 0 < run.compiler.cache_bytes <= 700_000
+    assert 0 < run.compiler.cache.num_bytes <= 700_000
     assert run.compiler.start("again", GRAMMARS[0], appends_forced=True).is_ready
     assert not run.compiler.start("again", GRAMMARS[1], appends_forced=True).is_ready
 

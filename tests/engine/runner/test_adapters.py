@@ -9,7 +9,6 @@ from engine.adapters.model_source import ModelAdapters
 from engine.adapters.service import AdapterService, Answer
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.local import LocalClient
 from engine.protocol import AdapterLoaded, AdapterRef, EngineRequest, RequestOutput
 from engine.runner.runner import TorchRunner
 from models.loaded_model import LoadedModel
@@ -17,6 +16,7 @@ from tests.helpers.adapters import random_adapter
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.loaded import load_random
+from tests.helpers.local_client import LocalClient
 
 NAMES = ("x", "y", "z")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from engine.local import LocalClient
 from engine.protocol import FinishReason
 from engine.scheduling.plan import StepPlan, StepResult
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner, LedgerStep
+from tests.helpers.local_client import LocalClient
 
 pytestmark = pytest.mark.fast
 

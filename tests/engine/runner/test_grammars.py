@@ -12,7 +12,6 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
-from engine.local import LocalClient
 from engine.protocol import EngineRequest
 from engine.runner.runner import TorchRunner
 from engine.sampling.grammar_masks import GrammarMasks
@@ -22,6 +21,7 @@ from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, ledger_source
 from tests.helpers.loaded import load_random
+from tests.helpers.local_client import LocalClient
 
 _LETTERS = json.dumps({"grammars": [{"lark_grammar": 'start: /[abc]{2,9}/ "true" /[a-f012]{8}/'}]})
 _CHOICES: list[dict[str, Any]] = [

@@ -10,7 +10,6 @@ from transformers import PretrainedConfig
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput, Resumption, SamplingParams
 from engine.protocol.sampling_params import DryParams, MirostatParams, XtcParams
 from engine.runner.kv_groups import kv_groups
@@ -28,6 +27,7 @@ from tests.helpers.checkpoints import (
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.hiding import HidingRunner
 from tests.helpers.loaded import load_random
+from tests.helpers.local_client import LocalClient
 from tests.helpers.mixed_kv import MixedKV
 from tests.models.families.deepseek_variants import deepseek_v3
 from tests.models.families.recurrent_variants import lfm2, qwen35

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
-from engine.local import LocalClient
 from engine.protocol import EngineRequest, ServiceClass
 from engine.scheduling.kv.groups import peak_blocks
 from tests.helpers.engines import (
@@ -22,6 +21,7 @@ from tests.helpers.engines import (
 )
 from tests.helpers.grammars import GRAMMARS, expected_output
 from tests.helpers.hiding import HidingRunner
+from tests.helpers.local_client import LocalClient
 
 pytestmark = pytest.mark.fast
 

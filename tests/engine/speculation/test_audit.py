@@ -4,12 +4,12 @@ import pytest
 
 from engine.config import SchedulingPolicy
 from engine.engine import Engine
-from engine.local import LocalClient
 from engine.protocol import AuditVerdict, ServiceClass, StepOutputs, StepStats, TokenLogprobs
 from engine.speculation.audit import compare_outputs
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
 from tests.helpers.ledger import LedgerRow, LedgerRunner
+from tests.helpers.local_client import LocalClient
 
 
 def _auditing_engine(**options: object) -> tuple[Engine, LedgerRunner]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from engine.client.output_stream import merge_outputs
-from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput, SamplingParams
 from engine.scheduling.sequence import Sequence
 from engine.speculation.ngram import MAX_INDEXED_PER_STEP, NgramIndex, NgramProposer, RepeatTracker
@@ -11,6 +10,7 @@ from engine.speculation.prediction import PredictionProposer
 from engine.speculation.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
+from tests.helpers.local_client import LocalClient
 
 # --- prompt lookup --------------------------------------------------------------------------------------------------
 

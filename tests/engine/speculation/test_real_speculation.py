@@ -20,7 +20,6 @@ from engine.draft_model.runner import TorchDraftRunner
 from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
-from engine.local import LocalClient
 from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats, ThinkingBudget
 from engine.protocol.sampling_params import DryParams, MirostatParams, XtcParams
 from engine.runner.runner import TorchRunner
@@ -34,6 +33,7 @@ from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.grammars import ledger_source
 from tests.helpers.hiding import HidingRunner
 from tests.helpers.loaded import load_random
+from tests.helpers.local_client import LocalClient
 from tests.helpers.statistics import goodness_p, significant, two_sample_p
 from tests.models.families.classic_variants import gemma2
 from tests.models.families.recurrent_variants import lfm2, qwen35

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from engine.draft_model.model import DraftModel
-from engine.local import LocalClient
 from engine.protocol import AbortReason, EngineRequest
 from engine.scheduling.plan import StepPlan
 from engine.speculation.candidates import DraftCandidate
@@ -16,6 +15,7 @@ from engine.speculation.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerStep
+from tests.helpers.local_client import LocalClient
 
 
 def _requests(count: int = 4) -> list[EngineRequest]:

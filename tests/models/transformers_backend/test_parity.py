@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from engine.config import DType, EngineConfig
-from engine.local import LocalClient
 from engine.startup.build import build_engine
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
@@ -45,6 +44,7 @@ from tests.helpers.checkpoints import (
     random_model,
 )
 from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.local_client import LocalClient
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
 

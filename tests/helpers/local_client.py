@@ -1,4 +1,4 @@
-"""LocalClient: an engine in this process, used synchronously by tests and benchmarks."""
+"""LocalClient: an engine in this process, used synchronously."""
 
 from collections.abc import Iterable
 
