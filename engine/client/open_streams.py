@@ -10,7 +10,7 @@ from engine.client.output_stream import OutputStream
 from engine.client.queue.backlog import Backlog
 from engine.client.queue.first_token import RunningRequest
 from engine.errors import EngineDied
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, Resumption, ServiceClass
+from engine.protocol import AbortReason, EngineRequest, RequestOutput, Resumption, ServiceClass
 
 MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second death, since it may be the cause
 
@@ -73,21 +73,16 @@ class OpenStreams:
         """on_discarded: see OutputStream."""
         self.backlog = Backlog()
         self._open: dict[str, _Open] = {}
-        self._num_batch = 0
+        self.num_batch = 0  # open requests of batches
         self._on_discarded = on_discarded
 
     def __len__(self) -> int:
         return len(self._open)
 
     @property
-    def num_batch(self) -> int:
-        """Open requests of batches."""
-        return self._num_batch
-
-    @property
     def num_clients(self) -> int:
         """Open requests of clients."""
-        return len(self._open) - self._num_batch
+        return len(self._open) - self.num_batch
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._open
@@ -101,7 +96,7 @@ class OpenStreams:
             request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
         self._open[request.id] = each = _Open(request, stream, num_new_tokens)
-        self._num_batch += each.is_batch
+        self.num_batch += each.is_batch
         self._wait(each)
         return stream
 
@@ -111,7 +106,7 @@ class OpenStreams:
 
     def _forget(self, each: _Open) -> None:
         del self._open[each.request.id]
-        self._num_batch -= each.is_batch
+        self.num_batch -= each.is_batch
         self.backlog.remove(each.request.id)
 
     def running(self) -> list[RunningRequest]:
@@ -176,7 +171,7 @@ class OpenStreams:
     def expire_unsent(self, now: float) -> None:
         """End requests whose time (in time.monotonic()) is over while no engine has them."""
         for each in list(self._open.values()):
-            reason = None if each.is_sent else _expired(each, now)
+            reason = None if each.is_sent else each.next_request().time_over(now)
             if reason is not None:
                 num_cached = 0 if each.last is None else each.last.num_cached_tokens
                 self.deliver(RequestOutput(id=each.request.id, finish_reason=reason, num_cached_tokens=num_cached))
@@ -217,16 +212,6 @@ class OpenStreams:
     def check(self) -> None:
         """Assert the invariants."""
         self.backlog.check()
-        assert self._num_batch == sum(each.is_batch for each in self._open.values())
+        assert self.num_batch == sum(each.is_batch for each in self._open.values())
         waiting = {name for name, each in self._open.items() if not each.is_started}
         assert {name for name in self._open if name in self.backlog} == waiting
-
-
-def _expired(each: _Open, now: float) -> FinishReason | None:
-    """Return why a waiting request ends now; None if it may wait longer."""
-    request = each.next_request()
-    if request.deadline_s is not None and request.deadline_s <= now:
-        return FinishReason.TIMEOUT
-    if request.start_by_s is not None and request.start_by_s <= now:
-        return FinishReason.QUEUE_TIMEOUT
-    return None

@@ -145,11 +145,8 @@ class PoolingCalls:
     def expire_unsent(self, now: float) -> None:
         """End texts whose time (in time.monotonic()) is over while no engine has them."""
         for each in list(self._unsent.values()):
-            request = each.request
-            if request.deadline_s is not None and request.deadline_s <= now:
-                self.deliver(PoolingOutput(id=request.id, finish_reason=FinishReason.TIMEOUT))
-            elif request.start_by_s is not None and request.start_by_s <= now:
-                self.deliver(PoolingOutput(id=request.id, finish_reason=FinishReason.QUEUE_TIMEOUT))
+            if (reason := each.request.time_over(now)) is not None:
+                self.deliver(PoolingOutput(id=each.request.id, finish_reason=reason))
 
     def engine_ended(self) -> list[PoolingRequest]:
         """Prepare for the next engine; return the texts that will be sent to it.

@@ -30,21 +30,37 @@ class Resumption(msgspec.Struct, frozen=True, kw_only=True):
     num_predicted: int = 0  # of the last token
 
 
-class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence to generate. A client's request with n choices becomes n of these, which share the prompt's
-    blocks."""
+class QueuedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a request of any kind by which it waits its turn. All times are time.monotonic()."""
 
     id: str  # made by the server, never a client's header
     prompt_ids: list[int]
-    sampling: SamplingParams
-    arrival_s: float  # time.monotonic() when the HTTP request came
-    deadline_s: float | None = None  # in the same clock: the request ends then, with the output that it has
-    start_by_s: float | None = None  # in the same clock: the request ends then if no step has computed a part of it
+    arrival_s: float  # when the HTTP request came
+    deadline_s: float | None = None  # the request ends then, with the output that it has
+    start_by_s: float | None = None  # the request ends then if no step has computed a part of it
     priority: int = 0  # lower runs first; ties by arrival
-    cache_salt: str = ""  # requests share cached prefixes only within one salt
     service_class: ServiceClass = ServiceClass.INTERACTIVE
     tenant: str = ""  # tenants share the engine by weight; all requests without a name are one tenant
     tenant_weight: float = 1.0  # share of the tenant, relative to other tenants'
+
+    def __post_init__(self) -> None:
+        check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)
+
+    def time_over(self, now_s: float) -> FinishReason | None:
+        """Return why the request, of which nothing is computed, ends now; None if it may wait longer."""
+        if self.deadline_s is not None and self.deadline_s <= now_s:
+            return FinishReason.TIMEOUT
+        if self.start_by_s is not None and self.start_by_s <= now_s:
+            return FinishReason.QUEUE_TIMEOUT
+        return None
+
+
+class EngineRequest(QueuedRequest, frozen=True, kw_only=True):
+    """One sequence to generate. A client's request with n choices becomes n of these, which share the prompt's
+    blocks."""
+
+    sampling: SamplingParams
+    cache_salt: str = ""  # requests share cached prefixes only within one salt
     grammar: str | None = None  # that the output must match, in llguidance's form
     thinking: ThinkingBudget | None = None
     reports_progress: bool = False  # outputs while the prompt is computed
@@ -53,9 +69,6 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     adapter: AdapterRef | None = None  # on the model's weights
     resumption: Resumption | None = None  # if another engine has started the request
     drawn_seed: int | None = None  # for a request without a seed: the same in all engines; None draws one at intake
-
-    def __post_init__(self) -> None:
-        check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from engine.protocol.generation import MAX_TENANT_WEIGHT, MIN_TENANT_WEIGHT
-from engine.protocol.kinds import FinishReason, ServiceClass
+from engine.protocol.generation import QueuedRequest
+from engine.protocol.kinds import FinishReason
 from engine.protocol.sampling_params import check_range
 
 MAX_DIMENSIONS = 2**20
@@ -63,23 +63,14 @@ def capabilities_of(tasks: Sequence[PoolingTask]) -> list[str]:
     return [name for task in tasks for name in _CAPABILITIES[task]]
 
 
-class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One text to pool. All times are time.monotonic(). Fields without a comment: see EngineRequest."""
+class PoolingRequest(QueuedRequest, frozen=True, kw_only=True):
+    """One text to pool. prompt_ids: with the model's special tokens."""
 
-    id: str
-    prompt_ids: list[int]  # with the model's special tokens
     token_type_ids: list[int] | None = None  # as many as prompt_ids; None: all 0
     params: PoolingParams
-    arrival_s: float
-    deadline_s: float | None = None  # the request ends then if it has not been computed
-    start_by_s: float | None = None
-    priority: int = 0
-    service_class: ServiceClass = ServiceClass.INTERACTIVE
-    tenant: str = ""
-    tenant_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)
+        super().__post_init__()
         assert self.token_type_ids is None or len(self.token_type_ids) == len(self.prompt_ids)
 
 

@@ -21,57 +21,50 @@ class WaitReason(enum.StrEnum):
     OTHERS = "others"  # the free room is for a sequence that came before it, or was served less
 
 
-class Queued(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class _Event(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    id: str  # of the sequence
+    at_s: float
+
+
+class Queued(_Event, frozen=True):
     """The sequence came to the engine."""
 
-    id: str
-    at_s: float
     num_running: int
     num_waiting: int  # before this sequence
     num_resumed: int  # tokens of its output that another engine had generated
 
 
-class Waits(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Waits(_Event, frozen=True):
     """The sequence waits, for a new reason. is_shared: other tenants have room that it cannot claim."""
 
-    id: str
-    at_s: float
     reason: WaitReason
     is_shared: bool
 
 
-class Admitted(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Admitted(_Event, frozen=True):
     """The sequence was admitted and runs."""
 
-    id: str
-    at_s: float
     num_cached: int  # prompt tokens from the prefix cache
 
 
-class Computed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Computed(_Event, frozen=True):
     """A step computed a part of the sequence's prompt, or of the tokens that a preemption lost."""
 
-    id: str
-    at_s: float
     num_tokens: int
     num_left: int
 
 
-class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Preempted(_Event, frozen=True):
     """The sequence gave up its room and waits. reason: a PreemptionReason of engine/scheduling/steps/tally.py, or
     "out_of_memory" if memory did not suffice for a step."""
 
-    id: str
-    at_s: float
     reason: str
     num_lost: int  # computed tokens
 
 
-class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Ended(_Event, frozen=True):
     """The sequence has ended."""
 
-    id: str
-    at_s: float
     reason: str  # a FinishReason
     num_decode_steps: int
     num_drafted: int
