@@ -96,7 +96,7 @@ class DraftCandidates:
         (prob,) = self._acceptance.acceptance_probs(candidate.sequence.id, candidate.source, 1)
         if candidate.source is not DraftSource.DRAFT_MODEL:
             return prob
-        plain_s = self._costs.step_s(1, 1)
+        plain_s = self._costs.steps.estimate(1, 1)
         return prob - self._costs.pass_s(1, plain_s) / max(1e-9, plain_s)
 
 

@@ -69,7 +69,7 @@ class CatchUp:
         return behind
 
     def _is_worthwhile(self, candidate: DraftCandidate, speedup: float, load: StepLoad) -> bool:
-        seconds_per_token = self._costs.mean_step_s(load.num_sequences, load.num_rows) / load.num_decoding
+        seconds_per_token = self._costs.steps.mean(load.num_sequences, load.num_rows) / load.num_decoding
         saved_s = self._expected_tokens(candidate.sequence) * seconds_per_token * (1 - 1 / speedup)
         return saved_s > self._costs.context_s(candidate.num_behind)
 
@@ -81,7 +81,7 @@ class CatchUp:
         """Return how long catching up of `num_behind` sequences may delay the others; None without others."""
         if load.num_sequences == num_behind:
             return None
-        return self._costs.step_s(load.num_sequences, load.num_rows)
+        return self._costs.steps.estimate(load.num_sequences, load.num_rows)
 
 
 def plan_chunks(

@@ -24,26 +24,19 @@ class NgramIndex:
 
     def __init__(self, tokens: list[int], min_n: int, max_n: int) -> None:
         """tokens: kept by reference; they may only grow."""
-        self._tokens = tokens
+        self.tokens = tokens
+        self.max_n = max_n
         self._sizes = range(max_n, min_n - 1, -1)
         self._ends: dict[tuple[int, ...], list[int]] = {}
-        self._num_indexed = 0
-
-    @property
-    def tokens(self) -> list[int]:
-        return self._tokens
-
-    @property
-    def num_indexed(self) -> int:
-        return self._num_indexed
+        self.num_indexed = 0
 
     def update(self, num_tokens: int) -> None:
         """Index the n-grams that end among the first `num_tokens` tokens."""
-        for end in range(self._num_indexed + 1, num_tokens + 1):
+        for end in range(self.num_indexed + 1, num_tokens + 1):
             for size in self._sizes:
                 if size <= end:
-                    self._ends.setdefault(tuple(self._tokens[end - size : end]), []).append(end)
-        self._num_indexed = max(self._num_indexed, num_tokens)
+                    self._ends.setdefault(tuple(self.tokens[end - size : end]), []).append(end)
+        self.num_indexed = max(self.num_indexed, num_tokens)
 
     def find(self, last_tokens: list[int]) -> list[int]:
         """Return the positions after the longest known n-gram that `last_tokens` ends with; [] if none is known."""
@@ -53,10 +46,6 @@ class NgramIndex:
                 if ends is not None:
                     return ends
         return []
-
-    @property
-    def max_n(self) -> int:
-        return self._sizes.start
 
 
 class RepeatTracker:

@@ -39,15 +39,15 @@ class DraftPlanner:
 
     def knows_plain(self, load: StepLoad) -> bool:
         """Whether it is known how long this step takes without drafts; otherwise it is measured now."""
-        return load.num_decoding < load.num_sequences or self._costs.knows_plain(load.num_sequences)
+        return load.num_decoding < load.num_sequences or self._costs.steps.knows(load.num_sequences, load.num_sequences)
 
     def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
-        plain_s = self._costs.step_s(load.num_sequences, load.num_rows)
+        plain_s = self._costs.steps.estimate(load.num_sequences, load.num_rows)
         return choose_lengths(
             [self._odds(candidate) for candidate in candidates],
             num_decoding=load.num_decoding,
             row_budget=load.num_spare,
-            step_s=lambda num_drafted: self._costs.step_s(load.num_sequences, load.num_rows + num_drafted),
+            step_s=lambda num_drafted: self._costs.steps.estimate(load.num_sequences, load.num_rows + num_drafted),
             pass_s=lambda num_drafting: self._costs.pass_s(num_drafting, plain_s),
         )
 
@@ -63,7 +63,7 @@ class DraftPlanner:
         """Return the estimated speed-up against no drafts at all."""
         if plan.tokens_per_s is None:
             return 1.0
-        return plan.tokens_per_s * self._costs.mean_step_s(load.num_sequences, load.num_rows) / load.num_decoding
+        return plan.tokens_per_s * self._costs.steps.mean(load.num_sequences, load.num_rows) / load.num_decoding
 
     def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:
         """Return how likely a draft must be accepted as a whole for one more token to bring as much as its time does
@@ -71,6 +71,6 @@ class DraftPlanner:
         if plan.tokens_per_s is None:
             return 0.0
         num_rows = sum(plan.lengths)
-        plain_s = self._costs.step_s(load.num_sequences, load.num_rows)
-        row_s = (self._costs.step_s(load.num_sequences, load.num_rows + num_rows) - plain_s) / num_rows
+        plain_s = self._costs.steps.estimate(load.num_sequences, load.num_rows)
+        row_s = (self._costs.steps.estimate(load.num_sequences, load.num_rows + num_rows) - plain_s) / num_rows
         return plan.tokens_per_s * (self._costs.pass_s(num_drafting, plain_s) / num_drafting + row_s)

@@ -105,7 +105,7 @@ class Speculator:
                 self._acceptance.observe_idle(candidate.sequence.id, candidate.source)
         if not chosen:
             self._acceptance.observe_idle_step()
-            self._costs.age_passes()
+            self._costs.passes.age()  # their cost may have changed
             return
         modeled: list[tuple[Sequence, int]] = []
         granted = scheduler.grant_drafts([(candidate.sequence, length) for candidate, length in chosen])
@@ -122,7 +122,7 @@ class Speculator:
         with self._faults.suspecting([sequence for sequence, _ in lengths]):
             drafts, pass_s = self._drafter.draft(lengths, min_path_prob=min_path_prob)
         if pass_s is not None:
-            self._costs.observe_pass(len(drafts), pass_s)
+            self._costs.passes.observe(len(drafts), len(drafts), pass_s)
         for (sequence, length), token_ids in zip(lengths, drafts, strict=True):
             self._acceptance.observe_length(length, len(token_ids))
             self._set(scheduler, sequence, DraftSource.DRAFT_MODEL, token_ids)
@@ -149,7 +149,7 @@ class Speculator:
         if plan.is_decoding:
             self._observe_decoding(plan, result, outputs, step_s)
         elif result.is_representative:
-            self._costs.observe_other(plan.num_tokens, step_s)
+            self._costs.steps.observe_prefill(plan.num_tokens, step_s)
         return self._predictions.count_matches(plan, outputs)
 
     def _observe_verified(self, item: PlanItem, num_accepted: int, num_new: int) -> None:
@@ -166,14 +166,14 @@ class Speculator:
     ) -> None:
         num_sequences = len(plan.items)
         if result.is_representative:
-            self._costs.observe_decoding(num_sequences, plan.num_tokens, step_s)
+            self._costs.steps.observe(num_sequences, plan.num_tokens, step_s)
         if not all(item.sequence.service.is_counted for item in plan.items):
             return
         self._report.count_decoding_step(
             num_sequences,
             sum(len(output.new_ids) for output in outputs),
             has_drafts=any(item.num_draft for item in plan.items),
-            plain_s=self._costs.mean_step_s(num_sequences, num_sequences),
+            plain_s=self._costs.steps.mean(num_sequences, num_sequences),
             step_s=step_s,
             drafting_s=self._draft_s,
         )

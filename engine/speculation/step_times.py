@@ -9,6 +9,7 @@ _DECAY = 0.998  # of a bucket's weight, for each measurement of another bucket i
 _UNRELIABLE_DECAY = 0.98  # while there are fewer than _RELIABLE measurements
 _STALE = 100  # measurements of others, after which a new one leaves only the last of the old ones
 _FRESH = 500  # measurements in a band, after which a larger bucket no longer bounds a smaller one
+_PREFILL_ROWS = 64
 _NEW_WEIGHT = 0.1  # of a new measurement of a prefill
 
 
@@ -88,7 +89,9 @@ class StepTimes:
             band.pass_time()
 
     def observe_prefill(self, num_rows: int, seconds: float) -> None:
-        """Learn from a step with many rows."""
+        """Learn from a step with prompts, if it has so many rows that it measures arithmetic."""
+        if num_rows < _PREFILL_ROWS:
+            return
         rate = seconds / num_rows
         known = self._seconds_per_row
         self._seconds_per_row = rate if known is None else min(rate, known + _NEW_WEIGHT * (rate - known))

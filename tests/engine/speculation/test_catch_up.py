@@ -84,7 +84,7 @@ def test_no_pass_has_more_tokens_than_a_step_may_have() -> None:
     engine, runner = _engine(max_num_batched_tokens=64)
     generate(engine, [_request("learn", 100, 60)])
     runner.contexts.clear()
-    engine._speculator._costs._steps.observe_prefill(64, 64 * 10 * PricedDraftModel.token_s)  # the draft is that small
+    engine._speculator._costs.steps.observe_prefill(64, 64 * 10 * PricedDraftModel.token_s)  # the draft is that small
     generate(engine, [_request("a", 400, 200)])
     assert sum(rows for _, rows in runner.contexts) > 380
     assert max(rows for _, rows in runner.contexts) == 64

@@ -110,7 +110,7 @@ def test_a_draft_ends_where_its_tokens_together_are_unlikely_to_be_accepted(min_
 def test_a_small_draft_model_may_catch_up_with_more_tokens_in_the_time_of_a_step() -> None:
     costs = CostModel(relative_size=0.5)
     assert costs.context_tokens(64, max_tokens=1000) == 64  # nothing is known
-    costs._steps.observe_prefill(64, 0.640)
+    costs.steps.observe_prefill(64, 0.640)
     assert costs.context_tokens(64, max_tokens=1000) == 128
     costs.observe_context(100, 0.250)
     assert costs.context_tokens(64, max_tokens=1000) == 256
