@@ -78,19 +78,9 @@ class AdapterService(Generic[A, P]):
 
     def stats(self, scheduler: Scheduler) -> AdapterStats:
         """Return the statistics of the step that ends now."""
-        slots = scheduler.adapters
-        assert slots is not None
+        assert scheduler.adapters is not None
         fill_s, self._fill_s = self._fill_s, []
-        return AdapterStats(
-            running=slots.running_names,
-            waiting=slots.waiting_names,
-            slots_total=slots.num_total,
-            slots_used=slots.num_used,
-            slots_cached=slots.num_cached,
-            on_host=len(self._host),
-            fill_s=fill_s,
-            evictions=slots.take_evictions(),
-        )
+        return scheduler.adapters.take_stats(on_host=len(self._host), fill_s=fill_s)
 
     def _take_loaded(self, done: LoadResult[A], scheduler: Scheduler) -> None:
         self._on_answer(self._answer(done.job, done.adapter, done.error))

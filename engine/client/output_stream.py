@@ -14,19 +14,15 @@ class OutputStream:
     abort's reason; `on_discarded` with the number of tokens that arrived and will not be read.
     """
 
-    __slots__ = ("_error", "_is_aborted", "_on_abort", "_on_discarded", "_pending", "_wakeup")
+    __slots__ = ("_error", "_on_abort", "_on_discarded", "_pending", "_wakeup", "is_aborted")
 
     def __init__(self, *, on_abort: Callable[[AbortReason], None], on_discarded: Callable[[int], None]) -> None:
         self._on_abort = on_abort
         self._on_discarded = on_discarded
         self._pending: RequestOutput | None = None
         self._error: EngineDied | None = None
-        self._is_aborted = False
+        self.is_aborted = False
         self._wakeup = asyncio.Event()
-
-    @property
-    def is_aborted(self) -> bool:
-        return self._is_aborted
 
     async def __aiter__(self) -> AsyncIterator[RequestOutput]:
         while True:
@@ -39,14 +35,14 @@ class OutputStream:
                     return
             if self._error is not None:
                 raise self._error
-            if self._is_aborted:
+            if self.is_aborted:
                 return
 
     def abort(self, reason: AbortReason) -> None:
         """End the request. Buffered and later outputs are discarded."""
-        if self._is_aborted:
+        if self.is_aborted:
             return
-        self._is_aborted = True
+        self.is_aborted = True
         if self._pending is not None:
             self._on_discarded(len(self._pending.new_ids))
             self._pending = None
@@ -54,7 +50,7 @@ class OutputStream:
         self._wakeup.set()
 
     def put(self, output: RequestOutput) -> None:
-        if self._is_aborted:
+        if self.is_aborted:
             if output.new_ids:
                 self._on_discarded(len(output.new_ids))
             return
@@ -63,7 +59,7 @@ class OutputStream:
 
     def fail(self, error: EngineDied) -> None:
         """Raise `error` in the reader, after the buffered output, unless it has aborted."""
-        if not self._is_aborted:
+        if not self.is_aborted:
             self._error = error
             self._wakeup.set()
 

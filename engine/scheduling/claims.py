@@ -13,6 +13,7 @@ a tenant's first sequences, which are within its share, progress in any case.
 """
 
 from engine.config import SchedulingPolicy
+from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import Yielding
 from engine.scheduling.fairness.shares import TenantShares
 from engine.scheduling.kv.capacity import KVCapacity
@@ -26,20 +27,10 @@ Victim = tuple[Sequence, PreemptionReason]
 class Claims:
     """Names victims; callers preempt as many of them as they need."""
 
-    def __init__(
-        self,
-        capacity: KVCapacity,
-        lifecycle: Lifecycle,
-        *,
-        policy: SchedulingPolicy,
-        max_num_seqs: int,
-        num_blocks: int,
-    ) -> None:
+    def __init__(self, capacity: KVCapacity, lifecycle: Lifecycle, config: SchedulerConfig) -> None:
         self._capacity = capacity
         self._lifecycle = lifecycle
-        self._policy = policy
-        self._max_num_seqs = max_num_seqs
-        self._num_blocks = num_blocks
+        self._config = config
         self._known: dict[int, TenantShares] = {}  # by rank
 
     def forget_blocks(self) -> None:
@@ -71,7 +62,7 @@ class Claims:
         if running and running[-1].service.yields:
             behind = [each for each in reversed(running) if each.service.yields and each.service.rank > rank]
             victims += [(each, PreemptionReason.SERVICE_CLASS) for each in behind]
-        if self._policy is SchedulingPolicy.PRIORITY:
+        if self._config.scheduling_policy is SchedulingPolicy.PRIORITY:
             victims += [(each, PreemptionReason.PRIORITY) for each in reversed(running) if _is_before(sequence, each)]
         has_others = running.num_of(sequence.request.service_class) > sequence.account.num_running
         if has_others and not sequence.has_claimed:
@@ -105,8 +96,8 @@ class Claims:
             running[len(before) :],
             self._lifecycle.waiting.accounts(rank),
             weight_waiting=self._lifecycle.waiting.weight(rank),
-            num_slots=self._max_num_seqs - len(before),
-            num_blocks=max(1, self._num_blocks - sum(before)),
+            num_slots=self._config.max_num_seqs - len(before),
+            num_blocks=max(1, self._config.num_blocks - sum(before)),
         )
 
 

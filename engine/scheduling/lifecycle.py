@@ -57,10 +57,6 @@ class Lifecycle:
         return self._max_num_seqs - len(self.running)
 
     @property
-    def has_free_slot(self) -> bool:
-        return self.num_free_slots > 0
-
-    @property
     def num_tenants_running(self) -> int:
         """Number of tenants with running sequences that count in metrics."""
         return len({each.account.name for each in self.running if each.service.is_counted})

@@ -45,13 +45,7 @@ class StepPlanner:
         self._clock = clock
         self._pauses = Pauses(kv, lifecycle)
         self._prefix_waits = PrefixWaits(lifecycle.waiting, config.block_size, num_uncached=kv.num_uncached)
-        self._claims = Claims(
-            kv.capacity,
-            lifecycle,
-            policy=config.scheduling_policy,
-            max_num_seqs=config.max_num_seqs,
-            num_blocks=config.num_blocks,
-        )
+        self._claims = Claims(kv.capacity, lifecycle, config)
 
     @property
     def token_budget(self) -> int:
@@ -203,7 +197,7 @@ class StepPlanner:
         num_reserved = sum(capacity.blocks_needed(sequence) for sequence in lifecycle.running) if chosen else 0
         for sequence in chosen:
             match = self._kv.match(sequence)
-            if not lifecycle.has_free_slot or not capacity.can_admit(sequence, match, num_reserved):
+            if not lifecycle.num_free_slots or not capacity.can_admit(sequence, match, num_reserved):
                 break
             self._begin(sequence, match)
             num_tokens, demand = tokens[sequence]
@@ -225,44 +219,33 @@ class StepPlanner:
             self._lifecycle.tally.count_prefix_lookup(sequence)
 
 
-class DraftGrants:
-    """Gives drafts free blocks before they are known. No sequence is preempted for a draft."""
+def grant_drafts(kv: KVManager, lifecycle: Lifecycle, requested: abc.Iterable[tuple[Sequence, int]]) -> list[int]:
+    """Return how many draft tokens each of these sequences may have, at most the number requested.
 
-    def __init__(self, kv: KVManager, lifecycle: Lifecycle) -> None:
-        self._kv = kv
-        self._lifecycle = lifecycle
+    As many tokens as there are blocks for: the blocks are the sequence's from now on, until `Scheduler.set_draft` says
+    how many of them it uses. Blocks that others need for their known tokens are reserved first, and no sequence is
+    preempted for a draft.
+    """
+    num_free = _num_unreserved_blocks(kv, lifecycle)
+    granted = []
+    for sequence, num_tokens in requested:
+        assert sequence.status is SequenceStatus.RUNNING
+        assert sequence.num_pending == 1
+        assert num_tokens < sequence.num_remaining, "verification always brings one token more"
+        num_known, num_own = len(sequence.tokens), kv.capacity.blocks_needed(sequence)
+        num_fitting = kv.max_tokens_that_fit(sequence, num_known + num_tokens, num_free=num_free + num_own)
+        if num_fitting > num_known:
+            num_free += num_own - kv.allocate_blocks(sequence, num_fitting)
+        granted.append(max(0, num_fitting - num_known))
+    return granted
 
-    def grant(self, requested: abc.Iterable[tuple[Sequence, int]]) -> list[int]:
-        """Return how many draft tokens each of these sequences may have, at most the number requested.
 
-        As many tokens as there are blocks for: the blocks are the sequence's from now on, until `set_draft` says how
-        many of them it uses. Blocks that others need for their known tokens are reserved first.
-        """
-        num_free = self._num_unreserved_blocks()
-        granted = []
-        for sequence, num_tokens in requested:
-            assert sequence.status is SequenceStatus.RUNNING
-            assert sequence.num_pending == 1
-            assert num_tokens < sequence.num_remaining, "verification always brings one token more"
-            num_known, num_own = len(sequence.tokens), self._kv.capacity.blocks_needed(sequence)
-            num_fitting = self._kv.max_tokens_that_fit(sequence, num_known + num_tokens, num_free=num_free + num_own)
-            if num_fitting > num_known:
-                num_free += num_own - self._kv.allocate_blocks(sequence, num_fitting)
-            granted.append(max(0, num_fitting - num_known))
-        return granted
-
-    def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
-        sequence.draft = token_ids
-        self._kv.trim(sequence, sequence.num_with_draft)
-
-    def _num_unreserved_blocks(self) -> int:
-        """Return the free blocks that neither running sequences nor the next to admit need for known tokens."""
-        lifecycle = self._lifecycle
-        num_reserved = sum(self._kv.capacity.blocks_needed(sequence) for sequence in lifecycle.running)
-        num_free = self._kv.pool.num_free - num_reserved
-        if not lifecycle.has_free_slot or (next_to_admit := lifecycle.waiting.first) is None:
-            return num_free
-        match = self._kv.match(next_to_admit)
-        blocks_free_after = self._kv.capacity.blocks_free_after(next_to_admit, match, num_reserved)
-        # A sequence that cannot be admitted anyway needs nothing.
-        return blocks_free_after if blocks_free_after >= 0 else num_free
+def _num_unreserved_blocks(kv: KVManager, lifecycle: Lifecycle) -> int:
+    """Return the free blocks that neither running sequences nor the next to admit need for known tokens."""
+    num_reserved = sum(kv.capacity.blocks_needed(sequence) for sequence in lifecycle.running)
+    num_free = kv.pool.num_free - num_reserved
+    if not lifecycle.num_free_slots or (next_to_admit := lifecycle.waiting.first) is None:
+        return num_free
+    blocks_free_after = kv.capacity.blocks_free_after(next_to_admit, kv.match(next_to_admit), num_reserved)
+    # A sequence that cannot be admitted anyway needs nothing.
+    return blocks_free_after if blocks_free_after >= 0 else num_free

@@ -21,7 +21,7 @@ from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, finish_reason_of_abort, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
-from engine.scheduling.planner import DraftGrants, StepPlanner
+from engine.scheduling.planner import StepPlanner, grant_drafts
 from engine.scheduling.sequence import Gate, Sequence
 from engine.scheduling.steps.budget import StepBudget
 from engine.scheduling.steps.stats import take_step_stats
@@ -63,7 +63,6 @@ class Scheduler:
         )
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
-        self._grants = DraftGrants(self._kv, self._lifecycle)
         self._deadlines = TimeLimits.deadlines()
         self._start_limits = TimeLimits.start_limits()
         self._clock = clock
@@ -167,11 +166,12 @@ class Scheduler:
 
     def grant_drafts(self, requested: list[tuple[Sequence, int]]) -> list[int]:
         """Return how many draft tokens each of these sequences may have; called between update and schedule."""
-        return self._grants.grant(requested)
+        return grant_drafts(self._kv, self._lifecycle, requested)
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
         """Propose the tokens that follow, at most as many as were granted. The blocks of the others are freed."""
-        self._grants.set_draft(sequence, token_ids)
+        sequence.draft = token_ids
+        self._kv.trim(sequence, sequence.num_with_draft)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 

@@ -30,12 +30,15 @@ class TimeLimits:
     @classmethod
     def deadlines(cls) -> "TimeLimits":
         """Return the limits of requests' deadlines, which apply whether they wait or run."""
-        return cls(lambda sequence: sequence.request.deadline_s, _is_unfinished)
+        return cls(lambda each: each.request.deadline_s, lambda each: each.status is not SequenceStatus.FINISHED)
 
     @classmethod
     def start_limits(cls) -> "TimeLimits":
         """Return the limits of the time in the queue: a started sequence continues, even if it is preempted."""
-        return cls(lambda sequence: sequence.request.start_by_s, _has_not_started)
+        return cls(
+            lambda each: each.request.start_by_s,
+            lambda each: each.num_admitted == 0 and each.status is not SequenceStatus.FINISHED,
+        )
 
     @property
     def next_s(self) -> float | None:
@@ -67,11 +70,3 @@ class TimeLimits:
         limited = {id(each) for each in unfinished if self._applies(each) and self._limit_s(each) is not None}
         assert len(entries) == len(limited)
         assert set(entries) == limited
-
-
-def _is_unfinished(sequence: Sequence) -> bool:
-    return sequence.status is not SequenceStatus.FINISHED
-
-
-def _has_not_started(sequence: Sequence) -> bool:
-    return sequence.num_admitted == 0 and sequence.status is not SequenceStatus.FINISHED

@@ -33,14 +33,9 @@ class BatchLane:
         self._limit = limit or 1
         self._has_clients = has_clients
         self._sleep = sleep
-        self._num_taken = 0
+        self.num_taken = 0  # requests that have room
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._turn = asyncio.Lock()
-
-    @property
-    def num_taken(self) -> int:
-        """Requests that have room."""
-        return self._num_taken
 
     def open(self, max_num_seqs: int) -> None:
         """Set the limit for an engine that runs up to `max_num_seqs` sequences at a time."""
@@ -73,7 +68,7 @@ class BatchLane:
 
     async def _take(self, num_requests: int) -> None:
         if not self._waiting and self._fits(num_requests):
-            self._num_taken += num_requests
+            self.num_taken += num_requests
             return
         waiter = (num_requests, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
@@ -88,20 +83,20 @@ class BatchLane:
             raise
 
     def _fits(self, num_requests: int) -> bool:
-        return self._num_taken == 0 or self._num_taken + num_requests <= self._limit
+        return self.num_taken == 0 or self.num_taken + num_requests <= self._limit
 
     def _give_back(self, num_requests: int) -> None:
-        self._num_taken -= num_requests
+        self.num_taken -= num_requests
         self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
             num_requests, future = self._waiting.popleft()
-            self._num_taken += num_requests
+            self.num_taken += num_requests
             if not future.done():
                 future.set_result(None)
 
     def check(self) -> None:
         """Assert the invariant."""
-        assert self._num_taken >= 0
+        assert self.num_taken >= 0
         assert not self._waiting or not self._fits(self._waiting[0][0])

@@ -3,9 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from engine.protocol import AdapterRef
+from engine.protocol import AdapterRef, AdapterStats
 from engine.scheduling.adapters.slot import Slot, adapter_of
 from engine.scheduling.adapters.waiters import AdapterWaiters, WaitingGroup
 from engine.scheduling.fairness.fair_queue import FairQueue
@@ -160,31 +160,18 @@ class AdapterSlots:
     def digests(self) -> set[bytes]:
         return set(self._by_digest)
 
-    # --- statistics ---------------------------------------------------------------------------------------------------
-
-    @property
-    def running_names(self) -> list[str]:
-        return sorted(+self._running_names)
-
-    @property
-    def waiting_names(self) -> list[str]:
-        return self._waiters.names
-
-    @property
-    def num_total(self) -> int:
-        return len(self._slots)
-
-    @property
-    def num_used(self) -> int:
-        return sum(bool(slot.users) for slot in self._slots)
-
-    @property
-    def num_cached(self) -> int:
-        return sum(slot.adapter is not None and not slot.users for slot in self._slots)
-
-    def take_evictions(self) -> int:
-        number, self._num_evictions = self._num_evictions, 0
-        return number
+    def take_stats(self, **known: Any) -> AdapterStats:
+        """Return the statistics of the step that ends now. known: fields that others fill in."""
+        evictions, self._num_evictions = self._num_evictions, 0
+        return AdapterStats(
+            running=sorted(+self._running_names),
+            waiting=self._waiters.names,
+            slots_total=len(self._slots),
+            slots_used=sum(bool(slot.users) for slot in self._slots),
+            slots_cached=sum(slot.adapter is not None and not slot.users for slot in self._slots),
+            evictions=evictions,
+            **known,
+        )
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 

@@ -24,12 +24,7 @@ class ClassCounts:
 
     def __init__(self) -> None:
         self._num_by_class = dict.fromkeys(ServiceClass, 0)
-        self._num_counted = 0
-
-    @property
-    def num_counted(self) -> int:
-        """Number of sequences whose service class counts in metrics."""
-        return self._num_counted
+        self.num_counted = 0  # sequences whose service class counts in metrics
 
     def num_of(self, service_class: ServiceClass) -> int:
         return self._num_by_class[service_class]
@@ -37,7 +32,7 @@ class ClassCounts:
     def _count(self, sequence: Sequence, change: int) -> None:
         self._num_by_class[sequence.request.service_class] += change
         if sequence.service.is_counted:
-            self._num_counted += change
+            self.num_counted += change
 
 
 class ServiceQueue(ClassCounts):

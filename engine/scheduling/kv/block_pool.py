@@ -62,9 +62,9 @@ class BlockPool:
         # OrderedDict and not dict: taking the first key of a dict walks over the holes that earlier removals left.
         self._free_low_priority: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # blank blocks first
         self._free_cached: OrderedDict[int, None] = OrderedDict()
-        self._num_free_cached = 0  # in both lists
+        self.num_free_cached = 0  # free blocks whose prefix can still be found, in both lists
         self._is_evicted_first = [False] * num_blocks
-        self._num_shared = 0  # with references from several tables
+        self.num_shared = 0  # blocks with references from several tables
         self._freed_s = [0.0] * num_blocks  # when each cached block became free, by the clock
 
     @property
@@ -75,16 +75,6 @@ class BlockPool:
     @property
     def num_used(self) -> int:
         return self.num_blocks - self.num_free
-
-    @property
-    def num_shared(self) -> int:
-        """Number of blocks in use by several tables."""
-        return self._num_shared
-
-    @property
-    def num_free_cached(self) -> int:
-        """Number of free blocks whose prefix can still be found."""
-        return self._num_free_cached
 
     @property
     def num_protected(self) -> int:
@@ -121,7 +111,7 @@ class BlockPool:
             if digest is not None:
                 del self._blocks_by_digest[digest]
                 self._digests[block] = None
-                self._num_free_cached -= 1
+                self.num_free_cached -= 1
                 self._on_evicted(block, digest, self._freed_s[block])
             self._references[block] = 1
             self._is_evicted_first[block] = is_evicted_first
@@ -134,10 +124,10 @@ class BlockPool:
             assert self._digests[block] is not None, f"block {block} is shared but has no known prefix"
             if self._references[block] == 0:
                 self._remove_free(block)
-                self._num_free_cached -= 1
+                self.num_free_cached -= 1
             self._references[block] += 1
             self._is_evicted_first[block] &= is_evicted_first
-            self._num_shared += self._references[block] == 2
+            self.num_shared += self._references[block] == 2
 
     def free(self, blocks: list[int], *, has_low_priority: bool = False) -> None:
         """Drop one reference to each block of a table, tail first: a shared head then outlives its rarer tails.
@@ -149,14 +139,14 @@ class BlockPool:
             assert self._references[block] > 0, f"block {block} is freed twice"
             self._references[block] -= 1
             if (left := self._references[block]) > 0:
-                self._num_shared -= left == 1
+                self.num_shared -= left == 1
                 continue
             if self._digests[block] is None:
                 self._add_blank(block)
                 continue
             is_first = has_low_priority or self._is_evicted_first[block]
             (self._free_low_priority if is_first else self._free_cached)[block] = None
-            self._num_free_cached += 1
+            self.num_free_cached += 1
             self._freed_s[block] = now_s
 
     def demote(self, block: int) -> None:
@@ -182,7 +172,7 @@ class BlockPool:
         self._digests[block] = None
         if self._references[block] == 0:
             self._remove_free(block)
-            self._num_free_cached -= 1
+            self.num_free_cached -= 1
             self._add_blank(block)
 
     def digest(self, block: int) -> bytes | None:
@@ -205,5 +195,5 @@ class BlockPool:
         assert sum(d is not None for d in self._digests) == len(self._blocks_by_digest)
         is_cached = [self._digests[block] is not None for block in free]
         assert is_cached == sorted(is_cached), "a cached block would be reused before a blank one"
-        assert self._num_free_cached == sum(is_cached)
-        assert self._num_shared == sum(count > 1 for count in self._references)
+        assert self.num_free_cached == sum(is_cached)
+        assert self.num_shared == sum(count > 1 for count in self._references)

@@ -73,11 +73,11 @@ class StepSplit:
         self._threshold = threshold
         self._cost = cost
         self._budget = budget
-        self._demands = [  # a short way for sequences that generate: this runs for every sequence of every step
+        self.demands = [  # a short way for sequences that generate: this runs for every sequence of every step
             Demand(each, 1, 1) if (num_pending := each.num_pending) == 1 else self.demand(each, num_pending)
             for each in running
         ]
-        self._num_wanted = sum([demand.num_tokens * demand.cost + demand.context_cost for demand in self._demands])
+        self._num_wanted = sum([demand.num_tokens * demand.cost + demand.context_cost for demand in self.demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
         """Return the demand of a sequence. num_pending: of a waiting sequence, the tokens after its cached prefix."""
@@ -87,34 +87,30 @@ class StepSplit:
         num_tokens = min(num_pending, self._threshold or num_pending)
         return Demand(sequence, num_tokens, num_pending, *self._cost(sequence.num_with_draft - num_pending))
 
-    @property
-    def demands(self) -> abc.Sequence[Demand]:
-        return self._demands
-
     def add(self, demand: Demand) -> None:
-        insort(self._demands, demand, key=_order)
+        insort(self.demands, demand, key=_order)
         self._num_wanted += demand.price(demand.num_tokens)
 
     def drop(self, sequence: Sequence) -> None:
         """Remove the demand of a sequence that was preempted."""
-        self._demands = [demand for demand in self._demands if demand.sequence is not sequence]
-        self._num_wanted = sum(demand.price(demand.num_tokens) for demand in self._demands)
+        self.demands = [demand for demand in self.demands if demand.sequence is not sequence]
+        self._num_wanted = sum(demand.price(demand.num_tokens) for demand in self.demands)
 
     def tokens(self) -> dict[Sequence, int]:
         """Return the number of tokens that each sequence gets in this step."""
         if self._num_wanted <= self._budget:
-            return {demand.sequence: demand.num_tokens for demand in self._demands}
-        return split_step(self._demands, self._budget)
+            return {demand.sequence: demand.num_tokens for demand in self.demands}
+        return split_step(self.demands, self._budget)
 
     def tokens_if_added(self, demand: Demand) -> int:
         """Return the number of tokens that one more demand would get."""
         if self._num_wanted + demand.price(demand.num_tokens) <= self._budget:
             return demand.num_tokens
-        return split_step(sorted([*self._demands, demand], key=_order), self._budget)[demand.sequence]
+        return split_step(sorted([*self.demands, demand], key=_order), self._budget)[demand.sequence]
 
     def longest_pending(self, account: TenantAccount) -> int:
         """Return the largest number of pending tokens among a tenant's demands."""
-        return max((each.num_pending for each in self._demands if each.sequence.account is account), default=0)
+        return max((each.num_pending for each in self.demands if each.sequence.account is account), default=0)
 
 
 def _order(demand: Demand) -> Order:

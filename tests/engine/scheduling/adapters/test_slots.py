@@ -70,7 +70,7 @@ def test_the_least_recently_used_adapter_makes_room() -> None:
         run.run([adapted(id, name)])
     assert run.scheduler.adapters is not None
     assert run.scheduler.adapters.digests() == {make_adapter("x").digest, make_adapter("z").digest}
-    assert run.scheduler.adapters.take_evictions() == 1
+    assert run.scheduler.adapters.take_stats().evictions == 1
 
 
 def test_one_adapter_cannot_keep_a_slot_for_ever() -> None:
