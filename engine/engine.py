@@ -256,7 +256,7 @@ class Engine:
             "waiting_for_grammar": self._grammars.num_waiting,
             "grammar_cache_queries": tally.queries,
             "grammar_cache_hits": tally.hits,
-            "grammar_cache_bytes": self._grammars.cache_bytes,
+            "grammar_cache_bytes": self._grammars.cache.num_bytes,
         }
 
     def _draft(self) -> None:

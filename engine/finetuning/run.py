@@ -24,8 +24,8 @@ from engine.finetuning.samples import SampleWriter
 from engine.finetuning.setup import TaskContext, TaskSetup
 from engine.finetuning.state import TrainingState
 from engine.finetuning.trainer import Outputs, Trainer
+from engine.startup.early import compute_threads
 from engine.startup.load import load_options
-from engine.startup.threads import compute_threads
 from engine.wording import counted
 from models.decoder import Decoder
 from models.kernels.cpu.library import set_num_threads

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import llguidance
 
-from engine.grammar.compilation import Compilation, CompileOutcome
-from engine.grammar.lanes import CompileLanes
+from engine.grammar.lanes import Compilation, CompileLanes, CompileOutcome
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.grammar.trial_process import TrialProcess, TrialProcesses
 from engine.grammar.vocabulary import LazyVocabulary, TokenizerSource
@@ -38,7 +37,7 @@ class GrammarCompiler:
         """on_compiled: called by another thread when `collect` has something to do."""
         self._eos_token_ids = frozenset(source.eos_token_ids)
         self._on_compiled = on_compiled
-        self._cache = GrammarCache(cache_bytes)
+        self.cache = GrammarCache(cache_bytes)
         self._vocabulary = LazyVocabulary(source)
         self._trials = TrialProcesses(source)
         self._lanes: CompileLanes[TrialProcess] = CompileLanes(
@@ -68,18 +67,13 @@ class GrammarCompiler:
         assert self.is_compiling
         self._done.put(self._done.get())
 
-    @property
-    def cache_bytes(self) -> int:
-        """An estimate: the library does not report the size of a compiled grammar."""
-        return self._cache.num_bytes
-
     def start(
         self, sequence_id: str, text: str, *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
     ) -> SequenceGrammar:
         """Return the grammar of one sequence. appends_forced, output_ids: as SequenceGrammar takes them."""
         grammar = SequenceGrammar(self._eos_token_ids, appends_forced=appends_forced, output_ids=output_ids)
         self._tally.queries += 1
-        if (matcher := self._cache.get(text)) is not None:
+        if (matcher := self.cache.get(text)) is not None:
             self._tally.hits += 1
             grammar.start(matcher.deep_copy())
             return grammar
@@ -109,7 +103,7 @@ class GrammarCompiler:
             if done.matcher is None:
                 refused += [(sequence_id, done) for sequence_id in waiting]
                 continue
-            self._cache.put(done.text, done.matcher)
+            self.cache.put(done.text, done.matcher)
             for grammar in waiting.values():
                 grammar.start(done.matcher.deep_copy())
         return refused
@@ -142,7 +136,7 @@ class GrammarCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._matchers: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
-        self.num_bytes = 0
+        self.num_bytes = 0  # an estimate: the library does not report the size of a compiled grammar
 
     def get(self, text: str) -> llguidance.LLMatcher | None:
         if text not in self._matchers:

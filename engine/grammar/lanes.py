@@ -10,6 +10,7 @@ The slow lane has a limited number of processes, as their memory is limited. Whe
 and the grammar starts again when its turn comes.
 """
 
+import enum
 import logging
 import os
 import threading
@@ -17,11 +18,11 @@ import time
 from collections import abc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import llguidance
 
-from engine.grammar.compilation import Compilation, CompileOutcome
 from engine.grammar.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,26 @@ PATIENCE_S = 0.1  # in the fast lane
 
 _LOWEST_PRIORITY = 19
 _MAX_MASK_S = 0.25  # on trial: slower masks would hold up the steps of all requests
+
+
+class CompileOutcome(enum.StrEnum):
+    """The ways in which compiling a grammar can end."""
+
+    COMPILED = "compiled"
+    INVALID = "invalid"
+    TIMEOUT = "timeout"
+    CANCELED = "cancelled"  # no sequence waited for it any longer
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """One grammar that is compiled or refused. error: for the client."""
+
+    text: str
+    outcome: CompileOutcome
+    seconds: float
+    matcher: llguidance.LLMatcher | None = None
+    error: str = ""
 
 
 class RunningTrial(Protocol):

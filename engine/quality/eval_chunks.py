@@ -1,6 +1,5 @@
 """EvalChunks: the text on which quality is measured, as chunks of token ids."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,17 +10,12 @@ from models.tokenizer.assets import TokenizerAssets
 CHUNK_LEN = 512  # tokens; chunks do not see each other, so that memory and time of attention stay small
 _TEXT = Path(__file__).parent / "text.txt"
 
+EvalChunks = tuple[tuple[int, ...], ...]  # of at least two token ids each
 
-@dataclass(frozen=True, slots=True)
-class EvalChunks:
-    """Chunks of at least two token ids each."""
 
-    chunks: tuple[tuple[int, ...], ...]
-
-    @property
-    def targets(self) -> torch.Tensor:
-        """The tokens to predict, [N] int64: all tokens of each chunk but the first."""
-        return torch.tensor([token for chunk in self.chunks for token in chunk[1:]])
+def targets_of(chunks: EvalChunks) -> torch.Tensor:
+    """Return the tokens to predict, [N] int64: all tokens of each chunk but the first."""
+    return torch.tensor([token for chunk in chunks for token in chunk[1:]])
 
 
 def builtin_text() -> str:
@@ -39,7 +33,7 @@ def split_into_chunks(text: str, assets: TokenizerAssets, max_position: int) -> 
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     size = max(1, min(CHUNK_LEN, max_position) - len(prefix))
     chunks = (tuple(prefix + ids[start : start + size]) for start in range(0, len(ids), size))
-    return EvalChunks(tuple(chunk for chunk in chunks if len(chunk) > 1))
+    return tuple(chunk for chunk in chunks if len(chunk) > 1)
 
 
 def bos_prefix(tokenizer: Tokenizer, assets: TokenizerAssets) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.protocol import Quality
-from engine.quality.eval_chunks import EvalChunks
+from engine.quality.eval_chunks import EvalChunks, targets_of
 from models.forward.chunk_batches import BLOCK_SIZE, step_batches
 from models.forward.layer_stream import LayerStream
 from models.loaded_model import LoadedModel
@@ -56,11 +56,11 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
     device = stream.device
     stream.load_non_layer_weights()
     groups = decoder.cache_layout.groups
-    forwards = [stream.begin(step_batches(chunk[:-1], groups, device)) for chunk in eval_chunks.chunks]
+    forwards = [stream.begin(step_batches(chunk[:-1], groups, device)) for chunk in eval_chunks]
     for index, _ in stream.layers("reference", progress):
         for forward in forwards:
             stream.compute(index, forward)
-    targets = eval_chunks.targets.to(device)
+    targets = targets_of(eval_chunks).to(device)
     parts: list[tuple[torch.Tensor, ...]] = []
     for rows, first in _split_rows([forward.hidden() for forward in forwards]):
         log_probs = decoder.logits(rows).log_softmax(-1)
@@ -74,7 +74,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
 def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress: ProgressReport) -> Quality:
     """Compare the model's predictions on the reference's chunks with the reference's own."""
     eval_chunks, predictions = reference.eval_chunks, reference.predictions
-    targets = eval_chunks.targets.to(model.device)
+    targets = targets_of(eval_chunks).to(model.device)
     divergence = agreements = log_likelihood = 0.0
     first = 0
     for rows in _hidden_rows(model, eval_chunks, progress):
@@ -99,13 +99,13 @@ def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress:
 
 def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: ProgressReport) -> Iterator[torch.Tensor]:
     """Yield the hidden rows of each chunk, in order."""
-    groups, chunks = model.cache_layout.groups, eval_chunks.chunks
-    longest = max(len(chunk) for chunk in chunks)
+    groups = model.cache_layout.groups
+    longest = max(map(len, eval_chunks))
     kv = model.cache_layout.allocate(len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, model.device, num_states=1)
-    for index, chunk in enumerate(chunks):
-        progress("measure quality", index, len(chunks), "chunks")
+    for index, chunk in enumerate(eval_chunks):
+        progress("measure quality", index, len(eval_chunks), "chunks")
         yield torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk[:-1], groups, model.device)])
-    progress("measure quality", len(chunks), len(chunks), "chunks")
+    progress("measure quality", len(eval_chunks), len(eval_chunks), "chunks")
 
 
 def _split_rows(hidden: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:

@@ -33,9 +33,9 @@ from engine.speculation.settings import SpeculationSettings, speculation_setting
 from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
+from engine.startup.early import compute_threads
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
-from engine.startup.threads import compute_threads
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads

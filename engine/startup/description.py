@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import msgspec
 import torch
 
 from engine.config import EngineConfig, SpeculativeMethod
@@ -132,15 +133,7 @@ def _describe_window(group: KVGroup) -> str:
 
 
 def tokenizer_info(assets: TokenizerAssets) -> TokenizerInfo:
-    return TokenizerInfo(
-        tokenizer_json=assets.tokenizer_json,
-        chat_template=assets.chat_template,
-        special_tokens=assets.special_tokens,
-        bos_token_id=assets.bos_token_id,
-        eos_token_ids=assets.eos_token_ids,
-        add_bos_token=assets.add_bos_token,
-        fim_ids=assets.fim_ids,
-    )
+    return msgspec.convert(assets, TokenizerInfo, from_attributes=True)
 
 
 def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: float) -> str:

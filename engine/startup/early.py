@@ -1,11 +1,11 @@
-"""check_options: checks of options that need no torch, whose import takes more than a second."""
+"""Checks of options that need no torch, whose import takes more than a second."""
 
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
 from engine.speculation.settings import speculation_settings
-from engine.startup.threads import compute_threads
 from models.config.overrides import parse_overrides
 from models.errors import SettingError
+from models.system.cores import allowed_cpus, usable_cores
 
 
 def check_options(config: EngineConfig) -> None:
@@ -17,3 +17,16 @@ def check_options(config: EngineConfig) -> None:
         raise OptionError(str(error)) from error
     if config.device is Device.CPU:
         compute_threads(config.threads)
+
+
+def compute_threads(requested: int | None) -> int:
+    """Return the number of --threads, or of the machine's usable cores. Raises OptionError."""
+    if requested is None:
+        return usable_cores()
+    num_cpus = len(allowed_cpus())
+    if requested > num_cpus:
+        raise OptionError(
+            f"--threads is {requested:,}; this process can run {num_cpus:,} at once (the machine's CPUs, within its "
+            f"cpuset or taskset), and more would wait for each other; lower it, or leave it out for {usable_cores():,}"
+        )
+    return requested

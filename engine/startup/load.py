@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -10,12 +9,11 @@ from engine.config import EngineConfig, ModelImpl, Quantization
 from engine.draft_model.load import load_draft, resolve_draft
 from engine.errors import OptionError, StartupError
 from engine.protocol import Quality, TokenizerInfo
-from engine.quality.report import QualityReport
+from engine.quality.report import QualityReport, overrides_of
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
 from engine.startup.task import pools
 from models.caches.uses import record_use
-from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
@@ -71,7 +69,7 @@ def load_models(
             config.revision,
             report,
             check=lambda files: check_config(
-                files, _overrides(config), use_transformers=USE_TRANSFORMERS[config.model_impl]
+                files, overrides_of(config), use_transformers=USE_TRANSFORMERS[config.model_impl]
             ),
         )
         quality_report = QualityReport(config, files, device, report)
@@ -123,7 +121,7 @@ def load_options(config: EngineConfig, device: str) -> LoadOptions:
         weights=weight_options(
             config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
         ),
-        overrides=_overrides(config),
+        overrides=overrides_of(config),
         use_transformers=USE_TRANSFORMERS[config.model_impl],
         weight_cache=_weight_cache(config),
     )
@@ -142,7 +140,3 @@ def _load_target(
 
 def _weight_cache(config: EngineConfig) -> WeightCache | None:
     return WeightCache() if config.weight_cache else None
-
-
-def _overrides(config: EngineConfig) -> dict[str, Any]:
-    return parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)

@@ -29,7 +29,7 @@ from engine.commands.bench.machine import synchronize
 from engine.engine import Engine
 from engine.protocol import StepOutputs
 from engine.runner import runner as runner_module
-from engine.runner.executors.eager import EagerExecutor
+from engine.runner.executors.executor import EagerExecutor
 from engine.runner.executors.recorded import RecordedExecutor
 from models.kernels.cpu.moe import NativeExperts
 from models.kernels.cpu.tape import Tape

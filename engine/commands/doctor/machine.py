@@ -12,7 +12,7 @@ from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
 from engine.runner.kv_budget import format_bytes
-from engine.startup.threads import compute_threads
+from engine.startup.early import compute_threads
 from engine.wording import counted
 from models.errors import SettingError
 from models.kernels.cpu import build

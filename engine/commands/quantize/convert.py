@@ -49,7 +49,7 @@ def convert(
     batches = []
     if text is not None:
         assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
-        chunks = split_into_chunks(text, assets, opened.spec.max_position).chunks
+        chunks = split_into_chunks(text, assets, opened.spec.max_position)
         num_tokens = config.calibration_tokens or CALIBRATION_TOKENS
         batches = calibration_batches(chunks, num_tokens, stream.decoder.cache_layout.groups, device)
     return _write_layers(stream, layout, writer, batches, progress)

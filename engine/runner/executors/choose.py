@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from engine.runner.executors.eager import EagerExecutor
-from engine.runner.executors.executor import Executor
+from engine.runner.executors.executor import EagerExecutor, Executor
 from engine.runner.executors.recorded import recorded_executor
 from models.kv.layer import LayerCache
 from models.loaded_model import LoadedModel

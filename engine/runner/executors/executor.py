@@ -1,11 +1,14 @@
-"""Executor: the interface of what computes a batch on a model's layers."""
+"""Executor: the interface of what computes a batch on a model's layers, and the one for any device."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 
 from engine.runner.batch_buffers import BatchBuffers
 from models.batch import ForwardBatch
+from models.kv.layer import LayerCache
+from models.loaded_model import ModelDecoder
 
 
 class PendingForward(NamedTuple):
@@ -32,3 +35,20 @@ class Executor(Protocol):
 
     def collect(self, pending: PendingForward) -> torch.Tensor:
         """Wait for a pass and return its hidden states, which are valid until the next pass is launched."""
+
+
+class EagerExecutor:
+    """Runs a decoder operator by operator. The order of operators on the device is left to torch's stream: nothing has
+    to be waited for here."""
+
+    buffers = None
+
+    def __init__(self, decoder: ModelDecoder, kv: Sequence[LayerCache]) -> None:
+        self._decoder = decoder
+        self._kv = kv
+
+    def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
+        return PendingForward(self._decoder(batch, self._kv, output_rows))
+
+    def collect(self, pending: PendingForward) -> torch.Tensor:
+        return pending.hidden

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.grammar.compilation import Compilation, CompileOutcome
-from engine.grammar.lanes import MAX_FAST, MAX_SLOW, CompileLanes
+from engine.grammar.lanes import MAX_FAST, MAX_SLOW, Compilation, CompileLanes, CompileOutcome
 from engine.grammar.trial import Trial
 from tests.helpers.grammars import ledger_vocabulary
 

@@ -15,7 +15,7 @@ from engine.config import DType, EngineConfig, Quantization
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Quality
 from engine.quality import measure, records, report
-from engine.quality.eval_chunks import EvalChunks, builtin_text, split_into_chunks
+from engine.quality.eval_chunks import builtin_text, split_into_chunks
 from engine.quality.measure import Predictions, ReferenceModel
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
@@ -105,9 +105,7 @@ def test_a_known_quality_is_shown_by_starts_that_do_not_ask(folder: Path) -> Non
 
 
 def test_a_start_beyond_the_bound_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    likely = EvalChunks(
-        (greedy_tokens(loaded(folder)),)
-    )  # any damage makes what the model itself would say less likely
+    likely = (greedy_tokens(loaded(folder)),)  # any damage makes what the model itself would say less likely
     monkeypatch.setattr(report, "split_into_chunks", lambda *_: likely)
     quality = quality_of(start(folder, quantization=Quantization.INT4))
     assert quality.loss > 0.0
@@ -307,7 +305,7 @@ def test_divergence_and_agreement_are_those_of_the_whole_distributions(folder: P
     for num_top in (266, 100):
         best = expected.topk(num_top, dim=-1)
         target = expected.gather(1, torch.tensor(tokens[1:])[:, None]).squeeze(1)
-        reference = ReferenceModel("r", EvalChunks((tokens,)), Predictions(best.indices.int(), best.values, target))
+        reference = ReferenceModel("r", (tokens,), Predictions(best.indices.int(), best.values, target))
         quality = measure.compare_predictions(model, reference, lambda *_: None)
         if num_top == 266:
             assert quality.kl_divergence == pytest.approx(whole, rel=1e-4)
@@ -343,10 +341,10 @@ def greedy_tokens(model: LoadedModel) -> tuple[int, ...]:
 def test_chunks_begin_with_bos_where_prompts_do() -> None:
     assets = TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], add_bos_token=True)
     found = split_into_chunks("abcdefghij", assets, max_position=5)
-    assert [len(chunk) for chunk in found.chunks] == [5, 5, 3]
-    assert all(chunk[0] == 0 for chunk in found.chunks)
+    assert [len(chunk) for chunk in found] == [5, 5, 3]
+    assert all(chunk[0] == 0 for chunk in found)
     plain = split_into_chunks("abcdefghij", TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], False), 9)
-    assert [len(chunk) for chunk in plain.chunks] == [9]  # what is left is one token, which predicts nothing
+    assert [len(chunk) for chunk in plain] == [9]  # what is left is one token, which predicts nothing
     assert len(plain.targets) == 8
 
 
