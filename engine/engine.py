@@ -99,7 +99,6 @@ class Engine:
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Seconds until `has_work` is true because a request's time is over; None if none has a deadline."""
         return self._scheduler.seconds_to_deadline
 
     @property
@@ -117,7 +116,6 @@ class Engine:
             self.adapters.wait()
 
     def handle(self, message: ToEngine) -> AdapterRefused | None:
-        """See ServedEngine."""
         match message:
             case AddRequest(request=request):
                 self.add(request)
@@ -247,7 +245,6 @@ class Engine:
             self._scheduler.fail(sequence_id, refused.error, is_refused=True)
 
     def _grammar_stats(self) -> dict[str, Any]:
-        """Return fields of StepStats."""
         if self._grammars is None:
             return {}
         tally = self._grammars.take_tally()
@@ -288,7 +285,6 @@ class Engine:
             logger.error("speculation is off from now on: it keeps failing")
 
     def _report_started(self, plan: StepPlan) -> None:
-        """Report the sequences that the plan computes for the first time."""
         if self._on_started is not None:
             started = [item.sequence for item in plan.items if not item.sequence.is_started]
             if started:

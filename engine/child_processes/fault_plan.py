@@ -33,8 +33,6 @@ _WITH_SECONDS = ("hang", "delay")
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """An entry of a plan."""
-
     point: str
     action: str
     seconds: float  # of hang and delay; else 0

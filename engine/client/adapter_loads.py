@@ -38,7 +38,6 @@ class AdapterLoads:
             waiting.set_exception(AdapterUnusable(answer.message))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
-        """Raise an error in all callers that wait."""
         for waiting in self._open.values():
             if not waiting.done():
                 waiting.set_exception(make_error())

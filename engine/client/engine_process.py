@@ -75,7 +75,6 @@ class EngineProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def kill_and_wait(self) -> None:
-        """Kill the process unless it has ended, and wait for its end."""
         if self._process.poll() is None:
             self.kill()
             await asyncio.to_thread(self._process.wait)

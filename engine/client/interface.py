@@ -129,7 +129,7 @@ class EngineClient(Protocol):
         """
 
 
-def _ignore(*_: object) -> None:
+def ignore(*_: object) -> None:
     """Ignore an event that the caller does not listen to."""
 
 
@@ -137,11 +137,11 @@ def _ignore(*_: object) -> None:
 class EngineCallbacks:
     """Functions to call on events of the engine and its process."""
 
-    on_step: Callable[[StepStats], None] = _ignore
-    on_loading: Callable[[Loading], None] = _ignore
-    on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
-    on_discarded: Callable[[int], None] = _ignore  # tokens; see OutputStream
-    on_first_token: Callable[[FirstToken, float], None] = _ignore  # the prediction, and the seconds that it took
-    on_restart: Callable[[RestartReason], None] = _ignore
-    on_process: Callable[[int | None], None] = _ignore  # the id of a process that started; None when it has ended
-    on_ready: Callable[[EngineInfo], None] = _ignore
+    on_step: Callable[[StepStats], None] = ignore
+    on_loading: Callable[[Loading], None] = ignore
+    on_tokenizer: Callable[[TokenizerInfo], None] = ignore
+    on_discarded: Callable[[int], None] = ignore  # tokens; see OutputStream
+    on_first_token: Callable[[FirstToken, float], None] = ignore  # the prediction, and the seconds that it took
+    on_restart: Callable[[RestartReason], None] = ignore
+    on_process: Callable[[int | None], None] = ignore  # the id of a process that started; None when it has ended
+    on_ready: Callable[[EngineInfo], None] = ignore

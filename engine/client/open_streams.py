@@ -204,13 +204,11 @@ class OpenStreams:
         each.stream.fail(EngineDied(reason, num_deaths=each.num_deaths))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
-        """Raise an error in the reader of each open stream."""
         for each in list(self._open.values()):
             self._forget(each)
             each.stream.fail(make_error())
 
     def check(self) -> None:
-        """Assert the invariants."""
         self.backlog.check()
         assert self.num_batch == sum(each.is_batch for each in self._open.values())
         waiting = {name for name, each in self._open.items() if not each.is_started}

@@ -15,7 +15,6 @@ class OutputGroups:
         self._kept: dict[str, RequestOutput] = {}
 
     def add(self, request: EngineRequest) -> None:
-        """Note the group size of a new request."""
         if request.tokens_per_output > 1:
             self._sizes[request.id] = request.tokens_per_output
 
@@ -36,6 +35,5 @@ class OutputGroups:
         return output
 
     def check(self) -> None:
-        """Assert the invariant."""
         assert all(len(kept.new_ids) < self._sizes[name] for name, kept in self._kept.items())
         assert all(kept.finish_reason is None for kept in self._kept.values())

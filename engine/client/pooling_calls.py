@@ -168,7 +168,6 @@ class PoolingCalls:
         return [each.request for each in self._open.values()]
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
-        """Raise an error in each caller."""
         for each in list(self._open.values()):
             self._fail(each.call, make_error())
 
@@ -203,7 +202,6 @@ class PoolingCalls:
         self._num_waiting_calls -= each.call.num_waiting == 0
 
     def check_invariants(self) -> None:
-        """Assert the invariants."""
         assert self.num_batch == sum(each.call.is_batch for each in self._open.values())
         waiting = [each for each in self._open.values() if not each.is_started and not each.call.is_batch]
         assert self.num_waiting == len(waiting)

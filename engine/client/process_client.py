@@ -102,11 +102,9 @@ class ProcessClient:
         self._supervisor.start()
 
     async def wait_ready(self) -> EngineInfo:
-        """Return the engine's description once it is ready; see EngineLife."""
         return await self._life.wait_ready()
 
     async def wait_dead(self) -> str:
-        """Return the reason once the engine has failed for good."""
         return await self._life.wait_dead()
 
     async def stop(self) -> None:

@@ -108,7 +108,6 @@ class EngineSupervisor:
             self._life.die(f"the engine's supervision failed: {error}")
 
     async def _run_once(self) -> None:
-        """Start one engine process and handle its messages until it is gone."""
         self._life.begin_process()
         self._engine = EngineProcess(self._command, self._config)
         self._callbacks.on_process(self._engine.pid)

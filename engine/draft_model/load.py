@@ -57,9 +57,11 @@ def load_draft(
 
 
 def make_drafter(
-    settings: SpeculationSettings, target: LoadedModel, draft: LoadedModel, *, num_blocks: int, block_size: int
-) -> DraftModel:
-    """Return the drafter, with KV tensors of its own for `num_blocks` blocks."""
+    settings: SpeculationSettings, target: LoadedModel, draft: LoadedModel | None, *, num_blocks: int, block_size: int
+) -> DraftModel | None:
+    """Return the drafter, with KV tensors of its own for `num_blocks` blocks; None without a draft model."""
+    if draft is None:
+        return None
     runner = TorchDraftRunner(
         draft,
         num_blocks=num_blocks,

@@ -47,9 +47,7 @@ class DraftRunner(Protocol):
 
     def next_tokens(self, plan: StepPlan) -> NextTokens: ...
 
-    def has_embeddings(self, token_ids: list[int]) -> bool:
-        """Whether the draft model has embeddings for all of these tokens."""
-
+    def has_embeddings(self, token_ids: list[int]) -> bool: ...
     def release(self, sequence: Sequence) -> None: ...
 
 

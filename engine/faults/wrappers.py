@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 
 class FaultyRunner:
-    """A Runner that injects the faults of a plan."""
-
     def __init__(self, runner: TorchRunner, faults: FaultPlan) -> None:
         self.kv_groups = runner.kv_groups
         self._runner = runner
@@ -58,8 +56,6 @@ class FaultyRunner:
 
 
 class FaultyPooler:
-    """A TextPooler that injects the faults of a plan."""
-
     def __init__(self, pooler: TextPooler, faults: FaultPlan) -> None:
         self._pooler = pooler
         self._faults = _Faults(faults)

@@ -66,7 +66,6 @@ class PoolingEngine:
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has something to compute or to report."""
         return bool(self._queue) or bool(self._outputs)
 
     is_preparing = False  # nothing is prepared beside the steps
@@ -77,7 +76,6 @@ class PoolingEngine:
         return None
 
     def handle(self, message: ToEngine) -> AdapterRefused | None:
-        """See ServedEngine."""
         match message:
             case AddPooling(requests=requests):
                 self.add(requests)

@@ -72,7 +72,6 @@ class PoolingQueue:
         self._num_of_class[request.service_class] += 1
 
     def remove(self, request_id: str) -> None:
-        """Remove a text, if it waits."""
         if (request := self._waiting.pop(request_id, None)) is None:
             return
         self._num_of_class[request.service_class] -= 1
@@ -81,7 +80,6 @@ class PoolingQueue:
             del self._num_of_tenant[request.tenant], self._turns[request.tenant]
 
     def take_expired(self, now_s: float) -> list[tuple[PoolingRequest, FinishReason]]:
-        """Remove and return texts whose time is over."""
         expired = []
         while (limit_s := self.next_limit_s) is not None and limit_s <= now_s:
             _, name, reason = heapq.heappop(self._limits)
@@ -90,7 +88,6 @@ class PoolingQueue:
         return expired
 
     def next_class(self) -> ServiceClass | None:
-        """Return the class of the next text; None if none waits."""
         self._drop_gone()
         return self._waiting[self._order[0][1]].service_class if self._order else None
 
@@ -126,7 +123,6 @@ class PoolingQueue:
             heapq.heappop(self._order)
 
     def check(self) -> None:
-        """Assert the invariant."""
         names = [name for _, name in self._order if name in self._waiting]
         assert sorted(names) == sorted(self._waiting)
         assert self._num_of_tenant.keys() == self._turns.keys() == {each.tenant for each in self._waiting.values()}

@@ -109,7 +109,6 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def capabilities(self) -> list[str]:
-        """The capabilities that the model's card lists."""
         return capabilities_of(self.tasks)
 
     def values_per_token(self, params: PoolingParams) -> int:

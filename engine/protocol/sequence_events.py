@@ -27,8 +27,6 @@ class _Event(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Queued(_Event, frozen=True):
-    """The sequence came to the engine."""
-
     num_running: int
     num_waiting: int  # before this sequence
     num_resumed: int  # tokens of its output that another engine had generated
@@ -42,8 +40,6 @@ class Waits(_Event, frozen=True):
 
 
 class Admitted(_Event, frozen=True):
-    """The sequence was admitted and runs."""
-
     num_cached: int  # prompt tokens from the prefix cache
 
 
@@ -63,8 +59,6 @@ class Preempted(_Event, frozen=True):
 
 
 class Ended(_Event, frozen=True):
-    """The sequence has ended."""
-
     reason: str  # a FinishReason
     num_decode_steps: int
     num_drafted: int

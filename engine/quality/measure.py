@@ -98,7 +98,6 @@ def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress:
 
 
 def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: ProgressReport) -> Iterator[torch.Tensor]:
-    """Yield the hidden rows of each chunk, in order."""
     groups = model.cache_layout.groups
     longest = max(map(len, eval_chunks))
     kv = model.cache_layout.allocate(len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, model.device, num_states=1)

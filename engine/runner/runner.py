@@ -92,7 +92,6 @@ class TorchRunner:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingStep:
-        """Start one forward pass over all rows of the plan."""
         batch = build_batch(plan, self.kv_groups, self._model.device, self._executor.buffers)
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
@@ -114,7 +113,6 @@ class TorchRunner:
 
     @torch.inference_mode()
     def collect(self, pending: PendingStep) -> StepResult:
-        """Wait for the pass, and sample where a sequence reached its end."""
         sampled: Iterator[RowResult] = iter(())
         sample_s = 0.0
         try:

@@ -23,8 +23,6 @@ from models.loaded_model import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class _Experts:
-    """The experts of one layer."""
-
     num_experts: int
     num_chosen: int  # by each row
     num_bytes: int  # of one expert

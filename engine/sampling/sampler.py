@@ -47,7 +47,6 @@ class Sampler:
         self._mirostat.release(sequence_id)
 
     def take_mask_tally(self) -> tuple[int, float]:
-        """Return (masked rows, seconds that steps waited for their masks) since the last call."""
         return self._editor.masks.take_tally()
 
     def start_masks(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:

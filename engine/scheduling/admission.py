@@ -93,7 +93,6 @@ class AdmissionRound:
         return self._num_blocked < min(_MAX_BLOCKED, len(self._lifecycle.waiting.accounts(sequence.service.rank)))
 
     def _wait_reason(self) -> WaitReason:
-        """Return what the next sequence lacks to be admitted."""
         if not self._has_slot():
             return WaitReason.SLOTS
         return WaitReason.BLOCKS if self._blocked_rank is None else WaitReason.OTHERS

@@ -135,7 +135,6 @@ class Lifecycle:
         self.running.add(sequence)
 
     def _dequeue(self, sequence: Sequence) -> None:
-        """Remove a running or paused sequence from its queue."""
         if sequence.status is SequenceStatus.PAUSED:
             self.paused.remove(sequence)
         else:
@@ -178,7 +177,6 @@ class Lifecycle:
             self.waiting.forget_tenants()
 
     def take_tally(self) -> StepTally:
-        """Return the tally since the last call."""
         tally, self.tally = self.tally, StepTally()
         return tally
 

@@ -70,6 +70,5 @@ class Pauses:
         self._counted, self._num_used = [], {}
 
     def check(self) -> None:
-        """Assert that the counts are right."""
         if self._counted == list(self._lifecycle.paused):
             assert all(num == self._num_blocks(pool) for pool, num in self._num_used.items())

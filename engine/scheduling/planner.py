@@ -174,7 +174,6 @@ class StepPlanner:
         return PlanItem(sequence, start, num_new, num_draft, needs_logits)
 
     def forget(self, sequence: Sequence) -> None:
-        """Forget a sequence that has ended."""
         self._prefix_waits.forget(sequence)
 
     def check(self) -> None:

@@ -176,7 +176,6 @@ class Scheduler:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def schedule(self) -> StepPlan:
-        """Plan the next step."""
         self._finish_aborted()
         self._finish_due()
         return self._planner.plan()

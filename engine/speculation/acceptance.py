@@ -71,7 +71,6 @@ class Acceptance:
             rates[position - 1].add(position < num_drafted)
 
     def observe(self, request_id: str, source: DraftSource, num_drafted: int, num_accepted: int) -> None:
-        """Learn from the outcome of one verification."""
         rates = self._by_position[source]
         state = self._state(request_id, source)
         if state.idle_steps >= state.pause_steps:  # a new trial; the next pause is longer if it was in vain

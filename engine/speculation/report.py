@@ -63,5 +63,4 @@ class SpeculationReport:
         self._step.draft_length = self._step.draft_tokens / num_sequences
 
     def stats(self) -> dict[str, Any]:
-        """Return fields of StepStats."""
         return {name: getattr(self._step, name) for name in _Step.__slots__}

@@ -69,7 +69,6 @@ class Speculator:
         return self._has_given_up or self._faults.is_off
 
     def give_up(self) -> None:
-        """Never draft again."""
         self._has_given_up = True
 
     # --- before a step ------------------------------------------------------------------------------------------------

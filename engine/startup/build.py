@@ -12,6 +12,7 @@ from engine.adapters.model_source import ModelAdapters
 from engine.adapters.service import AdapterService
 from engine.child_processes.allocator import retain_freed_memory
 from engine.child_processes.fault_plan import FaultPlan
+from engine.client.interface import ignore
 from engine.config import Device, EngineConfig
 from engine.draft_model.load import make_drafter
 from engine.draft_model.model import DraftModel
@@ -46,10 +47,6 @@ from models.progress import ProgressReport
 from models.system.memory import free_memory_bytes, is_host
 
 
-def _ignore(*_: object) -> None:
-    """Ignore an event that the caller does not listen to."""
-
-
 @contextlib.contextmanager
 def _explaining_memory_shortage() -> Iterator[None]:
     """Raise StartupError if memory runs out after loading; the loader reports its own shortage."""
@@ -79,11 +76,11 @@ def build_engine(config: EngineConfig, report: ProgressReport, **callbacks: Any)
 def build_served_engine(
     config: EngineConfig,
     report: ProgressReport,
-    on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
-    on_prepared: Callable[[], None] = _ignore,
-    on_adapter: Callable[[AdapterLoaded | AdapterRefused], None] = _ignore,
-    on_started: Callable[..., None] = _ignore,
-    on_progress: Callable[[], None] = _ignore,
+    on_tokenizer: Callable[[TokenizerInfo], None] = ignore,
+    on_prepared: Callable[[], None] = ignore,
+    on_adapter: Callable[[AdapterLoaded | AdapterRefused], None] = ignore,
+    on_started: Callable[..., None] = ignore,
+    on_progress: Callable[[], None] = ignore,
     faults: FaultPlan | None = None,
 ) -> tuple[ServedEngine, EngineInfo]:
     """Load the model and return an engine that is ready to generate text, or to pool texts.
@@ -108,7 +105,9 @@ def build_served_engine(
     budget = _plan_memory(config, models, groups, adapters)
     models.serve_context(budget.max_model_len)
     models.on_progress(on_progress)
-    drafter = _drafter(config, spec, models, budget)
+    drafter = make_drafter(
+        spec, models.target, models.draft, num_blocks=budget.num_blocks, block_size=config.block_size
+    )
     runner, times = _warm_runner(config, models.target, budget, drafter, report)
     step_budget = _step_budget(config, runner, times)
     engine_config = dataclasses.replace(
@@ -184,14 +183,6 @@ def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
     return adapter_memory(config, model.decoder, model.dtype, model.device)
 
 
-def _drafter(
-    config: EngineConfig, spec: SpeculationSettings, models: EngineModels, budget: KVBudget
-) -> DraftModel | None:
-    if models.draft is None:
-        return None
-    return make_drafter(spec, models.target, models.draft, num_blocks=budget.num_blocks, block_size=config.block_size)
-
-
 def _warm_runner(
     config: EngineConfig, model: LoadedModel, budget: KVBudget, drafter: DraftModel | None, report: ProgressReport
 ) -> tuple[TorchRunner, WarmUpTimes]:
@@ -216,7 +207,6 @@ def _warm_runner(
 
 
 def _step_budget(config: EngineConfig, runner: TorchRunner, times: WarmUpTimes) -> StepBudget:
-    """Return the step budget from the warm-up's times."""
     return StepBudget(
         config.max_num_batched_tokens,
         times.prefill_token_s,
@@ -242,7 +232,6 @@ def _adapter_service(
     on_prepared: Callable[[], None],
     on_adapter: Callable[[AdapterLoaded | AdapterRefused], None],
 ) -> AdapterService[Adapter, PreparedAdapter] | None:
-    """Return the service of adapters; None without --enable-lora."""
     if not config.enable_lora:
         return None
     return AdapterService(

@@ -86,7 +86,6 @@ def _describe_model(model: LoadedModel) -> str:
 
 
 def _trainable_layers(model: LoadedModel) -> list[str]:
-    """Return the kinds of layers that an adapter of the model can be trained for."""
     assert isinstance(model.decoder, Decoder)
     return layer_kinds(trainable_layers(model.decoder, family_of(model.architecture).names))
 

@@ -52,7 +52,6 @@ class Backlog:
             self._num_tokens[waiting.rank] -= waiting.num_tokens
 
     def check(self) -> None:
-        """Assert the invariant."""
         for rank in _ORDER.values():
             waiting = [each for each in self._waiting.values() if each.rank == rank]
             assert self._num_requests[rank] == len(waiting)

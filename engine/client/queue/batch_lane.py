@@ -97,6 +97,5 @@ class BatchLane:
                 future.set_result(None)
 
     def check(self) -> None:
-        """Assert the invariant."""
         assert self.num_taken >= 0
         assert not self._waiting or not self._fits(self._waiting[0][0])

@@ -82,11 +82,9 @@ class FirstTokenPredictor:
         self._curves = {}
 
     def on_ended(self, num_output: int) -> None:
-        """Learn from a started request that ended with `num_output` tokens."""
         self._lengths.add(num_output)
 
     def on_step(self, stats: StepStats, outputs: Sequence[RequestOutput]) -> None:
-        """Learn from a step and its outputs."""
         num_new = [len(output.new_ids) for output in outputs if output.new_ids]
         num_computed = stats.prefill_tokens + stats.decode_tokens
         if stats.step_s and num_computed:  # a step of batches alone says nothing of what clients get

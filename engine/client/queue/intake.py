@@ -79,7 +79,6 @@ class Intake:
         self._predictor.on_started(self._streams.start(request_ids))
 
     def take_step(self, outputs: Sequence[RequestOutput], stats: StepStats) -> None:
-        """Deliver a step's outputs."""
         self.stats = stats
         self._predictor.on_step(stats, outputs)
         for output in outputs:

@@ -128,7 +128,6 @@ class AdapterSlots:
         return fills
 
     def filled(self, number: int) -> None:
-        """Note that the slot has its adapter."""
         slot = self._slots[number]
         assert slot.is_filling
         slot.is_filling = False

@@ -60,7 +60,6 @@ class AdapterWaiters:
         self._queue.put_back(sequence)
 
     def end_wait(self, sequence: Sequence) -> None:
-        """End a sequence's wait for its adapter, if it waits."""
         if Gate.ADAPTER in sequence.closed_gates:
             sequence.closed_gates.discard(Gate.ADAPTER)
             group = WaitingGroup.of(sequence)
@@ -81,7 +80,6 @@ class AdapterWaiters:
         return list(self._aside[group])
 
     def members_with(self, digest: bytes) -> list[Sequence]:
-        """Return the sequences of all groups with this adapter."""
         return [each for group in self.groups() if group.digest == digest for each in self._aside[group]]
 
     def is_wanted(self, digest: bytes | None, before_rank: int) -> bool:

@@ -32,7 +32,6 @@ class FairQueue(ClassCounts):
 
     @property
     def first(self) -> Sequence | None:
-        """The first sequence in line, or None."""
         return next(self.in_turn({}), None)
 
     @property
@@ -56,7 +55,6 @@ class FairQueue(ClassCounts):
         return () if (turns := self._ranks.get(rank)) is None else turns.queues.keys()
 
     def weight(self, rank: int) -> float:
-        """Return the total weight of the accounts with waiting sequences of this rank."""
         return 0.0 if (turns := self._ranks.get(rank)) is None else turns.weight
 
     def add_new(self, sequence: Sequence) -> None:

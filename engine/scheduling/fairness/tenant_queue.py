@@ -93,7 +93,6 @@ class TenantQueue:
         self._num_in_line -= 1
 
     def check(self) -> None:
-        """Assert the invariant."""
         in_line = [(length_class, each) for length_class, queue in self._by_length.items() for each in queue]
         assert all(each.num_to_compute.bit_length() == length_class for length_class, each in in_line)
         assert len(in_line) == self._num_in_line

@@ -19,7 +19,6 @@ class Tenants:
         self._had_prompts: set[TenantAccount] = set()  # accounts with prompts in recent steps
 
     def account(self, sequence: Sequence) -> TenantAccount:
-        """Return the account of a sequence's tenant in its service class."""
         name, weight = sequence.request.tenant, sequence.request.tenant_weight
         key = (sequence.service.rank, name)
         if (account := self._accounts.get(key)) is None:

@@ -186,7 +186,6 @@ class BlockPool:
         del (self._free_low_priority if block in self._free_low_priority else self._free_cached)[block]
 
     def check(self) -> None:
-        """Assert the invariants above."""
         assert all(count >= 0 for count in self._references)
         free = [*self._free_low_priority, *self._free_cached]
         assert len(set(free)) == len(free)

@@ -72,7 +72,6 @@ class KVCapacity:
         return sum([len(table) - table.count(NO_BLOCK) for table, pool in tables if pool is self._pool])
 
     def blocks(self, sequence: Sequence, pool: BlockPool) -> list[int]:
-        """Return the sequence's blocks that are from this pool."""
         return blocks_of(sequence.tables, self._pools, pool)
 
     def _num_freed(self, pool: BlockPool, sequences: abc.Collection[Sequence]) -> int:

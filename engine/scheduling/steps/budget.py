@@ -41,11 +41,9 @@ class StepBudget:
 
     @property
     def max_tokens(self) -> int:
-        """The limit of every step."""
         return self._num_tokens or _MAX_TOKENS
 
     def target_s(self, num_generating: int) -> float:
-        """Return the seconds that a step should take."""
         return max(_MIXED_TARGET_S, _MIXED_TARGET_STEPS * self._cost.decode_s) if num_generating else _PREFILL_TARGET_S
 
     @property
