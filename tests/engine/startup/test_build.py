@@ -9,7 +9,7 @@ import torch
 
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError, StartupError
-from engine.startup import build, load, threads
+from engine.startup import build, early, load
 from engine.startup.build import build_engine
 from models.errors import SettingError
 from models.kernels.cpu.library import kernel_library
@@ -57,8 +57,8 @@ def test_other_faults_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_more_threads_than_the_process_may_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "allowed_cpus", lambda: {0, 1, 2, 3})
-    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(early, "allowed_cpus", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(early, "usable_cores", lambda: 2)
     with pytest.raises(OptionError, match=r"--threads is 100,000; this process can run 4 at once.*lower it.* for 2"):
         _build(threads=100_000)
     assert [threads.compute_threads(requested) for requested in (None, 1, 4)] == [2, 1, 4]
