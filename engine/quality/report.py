@@ -40,6 +40,7 @@ class QualityReport:
         self._device = device
         self._progress = progress
         self._records = QualityRecords(files, progress)
+        self._key = quality_key(config, device)
         self._found: Quality | None = None
         self._reference: ReferenceModel | None = None
 
@@ -51,7 +52,7 @@ class QualityReport:
         """Find an earlier measurement, or else compute the reference, layer by layer."""
         if not self._is_requested:
             return
-        self._found = self._records.find(self._key())
+        self._found = self._records.find(self._key)
         if self._found is None:
             overrides = overrides_of(self._config)
             opened = open_model(self._files, overrides)
@@ -61,19 +62,16 @@ class QualityReport:
     def after_loading(self, model: LoadedModel) -> Quality | None:
         """Return the quality if it was requested or is known. Raises StartupError like `check_quality`."""
         if not self._is_requested:  # a measurement by `headrace quantize` or an earlier start is shown anyway
-            return self._records.find(self._key())
+            return self._records.find(self._key)
         quality = self._found
         if self._reference is not None:
             quality = compare_predictions(model, self._reference, self._progress)
             self._reference = None
             check_quality(quality, None, remedy=_REMEDY)  # only finite numbers are stored
-            self._records.store(self._key(), quality)
+            self._records.store(self._key, quality)
         if quality is not None:
             check_quality(quality, self._config.max_quality_loss, remedy=_REMEDY)
         return quality
-
-    def _key(self) -> dict[str, str]:
-        return quality_key(self._config, self._device)
 
 
 def measure_reference(

@@ -92,14 +92,10 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *
             table = sequence.tables[index]
             for position in range(start, end):
                 of_group.append(table[position // block_size] * block_size + position % block_size)
-    adapter_slots = _adapter_slots(items) if has_adapters else None
+    adapter_slots = None
+    if has_adapters and any(item.sequence.adapter_slot >= 0 for item in items):
+        adapter_slots = [item.sequence.adapter_slot for item in items for _ in range(item.num_new)]
     return _Rows(token_ids, positions, slots, logit_rows, row_ends, query_lens, context_lens, adapter_slots)
-
-
-def _adapter_slots(items: list[PlanItem]) -> list[int] | None:
-    if all(item.sequence.adapter_slot < 0 for item in items):
-        return None
-    return [item.sequence.adapter_slot for item in items for _ in range(item.num_new)]
 
 
 def _write(

@@ -26,7 +26,11 @@ def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -
                 counted(len(plan.items), "request is", "requests are"),
             )
             return None
-        logger.exception("a step of %d tokens failed, for requests %s", plan.num_tokens, _ids(plan))
+        logger.exception(
+            "a step of %d tokens failed, for requests %s",
+            plan.num_tokens,
+            ", ".join(item.sequence.id for item in plan.items),
+        )
         return _execute_apart(runner, plan, error)
     if result.is_representative:
         budget.observe(plan.sample(time.perf_counter() - start_s))
@@ -56,7 +60,3 @@ def _execute_alone(runner: Runner[Any], item: PlanItem) -> RowResult:
 
 def _failed(error: Exception) -> RowResult:
     return RowResult([], error=f"the engine failed while it computed this request: {type(error).__name__}")
-
-
-def _ids(plan: StepPlan) -> str:
-    return ", ".join(item.sequence.id for item in plan.items)

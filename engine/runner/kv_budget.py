@@ -113,7 +113,8 @@ def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_block
             f"{state}({format_bytes(demand.sequence_bytes(1))}); "
             "free memory or raise --kv-cache-memory-bytes"
         )
-    max_len = _max_len_that_fits(demand.groups, num_blocks, requested_len)
+    lengths = range(1, requested_len + 1)
+    max_len = bisect_right(lengths, num_blocks, key=lambda num_tokens: peak_blocks(demand.groups, num_tokens))
     if config.max_model_len is not None and config.max_model_len > max_len:
         needed = demand.sequence_bytes(config.max_model_len)
         raise StartupError(
@@ -173,8 +174,3 @@ def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
     if share > _CPU_LIMIT_BYTES:
         return _CPU_LIMIT_BYTES, f"the default's bound, {format_bytes(_CPU_LIMIT_BYTES)}"
     return share, f"{_CPU_SHARE:.0%} of free memory"
-
-
-def _max_len_that_fits(groups: tuple[KVGroup, ...], num_blocks: int, requested_len: int) -> int:
-    """Return the most tokens of one sequence, up to `requested_len`, for which the pool has blocks."""
-    return bisect_right(range(1, requested_len + 1), num_blocks, key=lambda num_tokens: peak_blocks(groups, num_tokens))

@@ -141,7 +141,7 @@ class TorchRunner:
         for of_group in spans:
             accepted = accepted_states(of_group, rows, self._block_size, self._model.device)
             if accepted is not None:
-                self._model.decoder.commit_states(accepted.rows, accepted.group, self._kv)
+                self._model.decoder.commit_states(*accepted, self._kv)
 
     def end_warm_up(self) -> None:
         """Reset the counts, which include the throw-away sequences."""

@@ -1,7 +1,6 @@
 """Addresses of recurrent states: where each sequence of a step continues from, and where rows write a state."""
 
 from collections import abc
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,14 +24,6 @@ class StateSpan(NamedTuple):
     source: int
     blocks: list[int]
     num_draft: int
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedStates:
-    """Which states to write after a verification. rows: [n] int64, the accepted ones of its step's speculative rows."""
-
-    rows: torch.Tensor
-    group: StateGroupBatch
 
 
 def state_spans(plan: StepPlan, index: int, block_size: int) -> list[StateSpan]:
@@ -64,8 +55,9 @@ def state_group_batch(spans: abc.Sequence[StateSpan], block_size: int, device: t
 
 def accepted_states(
     spans: abc.Sequence[StateSpan], results: abc.Sequence[RowResult], block_size: int, device: torch.device
-) -> AcceptedStates | None:
-    """Return the states that the accepted rows of a step's drafts lead to; None if there are no drafts.
+) -> tuple[torch.Tensor, StateGroupBatch] | None:
+    """Return the accepted ones of a step's speculative rows, [n] int64, and the states to write after them; None if
+    there are no drafts.
 
     spans, results: of the step's items.
     """
@@ -82,7 +74,7 @@ def accepted_states(
         num_speculative += span.num_rows
     if not accepted:
         return None
-    return AcceptedStates(torch.tensor(accepted_rows, device=device), state_group_batch(accepted, block_size, device))
+    return torch.tensor(accepted_rows, device=device), state_group_batch(accepted, block_size, device)
 
 
 def _targets(span: StateSpan, block_size: int) -> list[int]:

@@ -71,7 +71,10 @@ class ModelWork:
 
     def __init__(self, model: LoadedModel, decoder: Decoder) -> None:
         routed = [each for each in decoder.layers.modules() if isinstance(each, MoE)]
-        self._experts = [_experts(each) for each in routed]
+        self._experts = [
+            _Experts(len(each.experts), each.router.spec.experts_per_token, num_bytes(each.experts[:1]))
+            for each in routed
+        ]
         of_experts = {id(each) for layer in routed for each in layer.experts.modules()}
         dense = [each for each in decoder.layers.modules() if isinstance(each, Linear) and id(each) not in of_experts]
         chosen = [linear for layer in routed for linear in _chosen_linears(layer)]
@@ -115,10 +118,6 @@ class ModelWork:
         state_bytes = len(plan.items) * self._state_bytes
         written = num_rows * self._written_per_row + state_bytes
         return StepWork(round(read_bytes) + state_bytes, written, flops)
-
-
-def _experts(layer: MoE) -> _Experts:
-    return _Experts(len(layer.experts), layer.router.spec.experts_per_token, num_bytes(layer.experts[:1]))
 
 
 def _chosen_linears(layer: MoE) -> list[Linear]:

@@ -1,47 +1,28 @@
 """DraftCandidates: the drafts that sequences could have, each from the most promising source."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 from engine.scheduling.sequence import Sequence
-from engine.speculation.acceptance import Acceptance
-from engine.speculation.cost_model import CostModel
 from engine.speculation.fault_log import FaultLog
-from engine.speculation.proposers import Drafter, DraftSource, LookupProposer
-
-
-@dataclass(frozen=True, slots=True)
-class DraftCandidate:
-    """A draft that one sequence could have. Of a draft model's tokens only the number is known yet.
-
-    num_behind: context tokens that the draft model must compute first. fallback: the best lookup until then.
-    """
-
-    sequence: Sequence
-    source: DraftSource
-    token_ids: list[int]
-    num_behind: int = 0
-    fallback: "DraftCandidate | None" = None
+from engine.speculation.planner import DraftPlanner
+from engine.speculation.proposers import DraftCandidate, Drafter, DraftSource, LookupProposer
 
 
 class DraftCandidates:
-    """Asks all sources for each sequence."""
+    """Finds a draft for each sequence, from all sources."""
 
     def __init__(
         self,
         max_tokens: int,
         lookups: Iterable[LookupProposer],
         drafter: Drafter | None,
-        *,
-        acceptance: Acceptance,
-        costs: CostModel,
+        planner: DraftPlanner,
         faults: FaultLog,
     ) -> None:
         self._max_tokens = max_tokens
         self._lookups = list(lookups)
         self._drafter = drafter
-        self._acceptance = acceptance
-        self._costs = costs
+        self._planner = planner
         self._faults = faults
 
     def begin_step(self) -> None:
@@ -89,15 +70,16 @@ class DraftCandidates:
         best = max(candidates, key=self._first_token_gain)
         for candidate in candidates:
             if candidate is not best:
-                self._acceptance.observe_idle(candidate.sequence.id, candidate.source)
+                self._planner.acceptance.observe_idle(candidate.sequence.id, candidate.source)
         return [best]
 
     def _first_token_gain(self, candidate: DraftCandidate) -> float:
-        (prob,) = self._acceptance.acceptance_probs(candidate.sequence.id, candidate.source, 1)
+        (prob,) = self._planner.acceptance.acceptance_probs(candidate.sequence.id, candidate.source, 1)
         if candidate.source is not DraftSource.DRAFT_MODEL:
             return prob
-        plain_s = self._costs.steps.estimate(1, 1)
-        return prob - self._costs.pass_s(1, plain_s) / max(1e-9, plain_s)
+        costs = self._planner.costs
+        plain_s = costs.steps.estimate(1, 1)
+        return prob - costs.pass_s(1, plain_s) / max(1e-9, plain_s)
 
 
 def _matching(sequence: Sequence, token_ids: list[int]) -> list[int]:

@@ -2,12 +2,9 @@
 costs."""
 
 from engine.scheduling.sequence import Sequence
-from engine.speculation.acceptance import Acceptance
-from engine.speculation.candidates import DraftCandidate
-from engine.speculation.cost_model import CostModel
 from engine.speculation.fault_log import FaultLog
 from engine.speculation.planner import DraftPlanner, StepLoad
-from engine.speculation.proposers import Drafter
+from engine.speculation.proposers import DraftCandidate, Drafter
 
 _PRIOR_OUTPUT_LEN = 128.0  # tokens, before any sequence has ended
 _NEW_WEIGHT = 0.1  # of a new sequence's length
@@ -17,19 +14,10 @@ _MIN_CHUNK = 16  # tokens of a step, however slow the draft model is
 class CatchUp:
     """Learns how long outputs become, and compares what drafts save of the rest with the cost of the context."""
 
-    def __init__(
-        self,
-        drafter: Drafter | None,
-        planner: DraftPlanner,
-        *,
-        acceptance: Acceptance,
-        costs: CostModel,
-        faults: FaultLog,
-    ) -> None:
+    def __init__(self, drafter: Drafter | None, planner: DraftPlanner, faults: FaultLog) -> None:
         self._drafter = drafter
         self._planner = planner
-        self._acceptance = acceptance
-        self._costs = costs
+        self._costs = planner.costs
         self._faults = faults
         self._mean_output_len = _PRIOR_OUTPUT_LEN
 
@@ -63,7 +51,7 @@ class CatchUp:
         behind = []
         for candidate, length in zip(candidates, plan.lengths, strict=True):
             if candidate.num_behind and length == 0:
-                self._acceptance.observe_idle(candidate.sequence.id, candidate.source)
+                self._planner.acceptance.observe_idle(candidate.sequence.id, candidate.source)
             elif candidate.num_behind and self._is_worthwhile(candidate, speedup, load):
                 behind.append((candidate.sequence, candidate.num_behind))
         return behind

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from engine.scheduling.sequence import Sequence
 from engine.speculation.acceptance import Acceptance
-from engine.speculation.candidates import DraftCandidate
 from engine.speculation.cost_model import CostModel
 from engine.speculation.lengths import DraftOdds, DraftPlan, choose_lengths
-from engine.speculation.proposers import DraftSource
+from engine.speculation.proposers import DraftCandidate, DraftSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +33,28 @@ class DraftPlanner:
     """Combines what has been learned of acceptance and of costs."""
 
     def __init__(self, acceptance: Acceptance, costs: CostModel) -> None:
-        self._acceptance = acceptance
-        self._costs = costs
+        self.acceptance = acceptance
+        self.costs = costs
 
     def knows_plain(self, load: StepLoad) -> bool:
         """Whether it is known how long this step takes without drafts; otherwise it is measured now."""
-        return load.num_decoding < load.num_sequences or self._costs.steps.knows(load.num_sequences, load.num_sequences)
+        return load.num_decoding < load.num_sequences or self.costs.steps.knows(load.num_sequences, load.num_sequences)
 
     def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
-        plain_s = self._costs.steps.estimate(load.num_sequences, load.num_rows)
+        plain_s = self.costs.steps.estimate(load.num_sequences, load.num_rows)
         return choose_lengths(
             [self._odds(candidate) for candidate in candidates],
             num_decoding=load.num_decoding,
             row_budget=load.num_spare,
-            step_s=lambda num_drafted: self._costs.steps.estimate(load.num_sequences, load.num_rows + num_drafted),
-            pass_s=lambda num_drafting: self._costs.pass_s(num_drafting, plain_s),
+            step_s=lambda num_drafted: self.costs.steps.estimate(load.num_sequences, load.num_rows + num_drafted),
+            pass_s=lambda num_drafting: self.costs.pass_s(num_drafting, plain_s),
         )
 
     def _odds(self, candidate: DraftCandidate) -> DraftOdds:
         num_tokens = len(candidate.token_ids)
         return DraftOdds(
-            self._acceptance.acceptance_probs(candidate.sequence.id, candidate.source, num_tokens),
-            self._acceptance.continue_probs(candidate.source, num_tokens),
+            self.acceptance.acceptance_probs(candidate.sequence.id, candidate.source, num_tokens),
+            self.acceptance.continue_probs(candidate.source, num_tokens),
             needs_passes=candidate.source is DraftSource.DRAFT_MODEL,
         )
 
@@ -63,7 +62,7 @@ class DraftPlanner:
         """Return the estimated speed-up against no drafts at all."""
         if plan.tokens_per_s is None:
             return 1.0
-        return plan.tokens_per_s * self._costs.steps.mean(load.num_sequences, load.num_rows) / load.num_decoding
+        return plan.tokens_per_s * self.costs.steps.mean(load.num_sequences, load.num_rows) / load.num_decoding
 
     def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:
         """Return how likely a draft must be accepted as a whole for one more token to bring as much as its time does
@@ -71,6 +70,6 @@ class DraftPlanner:
         if plan.tokens_per_s is None:
             return 0.0
         num_rows = sum(plan.lengths)
-        plain_s = self._costs.steps.estimate(load.num_sequences, load.num_rows)
-        row_s = (self._costs.steps.estimate(load.num_sequences, load.num_rows + num_rows) - plain_s) / num_rows
-        return plan.tokens_per_s * (self._costs.pass_s(num_drafting, plain_s) / num_drafting + row_s)
+        plain_s = self.costs.steps.estimate(load.num_sequences, load.num_rows)
+        row_s = (self.costs.steps.estimate(load.num_sequences, load.num_rows + num_rows) - plain_s) / num_rows
+        return plan.tokens_per_s * (self.costs.pass_s(num_drafting, plain_s) / num_drafting + row_s)

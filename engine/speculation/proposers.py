@@ -1,6 +1,7 @@
 """Sources of drafts: lookups, and a draft model."""
 
 import enum
+from dataclasses import dataclass
 from typing import Protocol
 
 from engine.scheduling.sequence import Sequence
@@ -12,6 +13,20 @@ class DraftSource(enum.Enum):
     PREDICTION = "prediction"
     NGRAM = "ngram"
     DRAFT_MODEL = "draft_model"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftCandidate:
+    """A draft that one sequence could have. Of a draft model's tokens only the number is known yet.
+
+    num_behind: context tokens that the draft model must compute first. fallback: the best lookup until then.
+    """
+
+    sequence: Sequence
+    source: DraftSource
+    token_ids: list[int]
+    num_behind: int = 0
+    fallback: "DraftCandidate | None" = None
 
 
 class LookupProposer(Protocol):

@@ -9,13 +9,13 @@ from engine.scheduling.plan import PlanItem, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
 from engine.speculation.acceptance import Acceptance
-from engine.speculation.candidates import DraftCandidate, DraftCandidates
+from engine.speculation.candidates import DraftCandidates
 from engine.speculation.catch_up import CatchUp
 from engine.speculation.cost_model import CostModel
 from engine.speculation.fault_log import FaultLog
 from engine.speculation.planner import DraftPlanner, StepLoad
 from engine.speculation.prediction import PredictionProposer
-from engine.speculation.proposers import Drafter, DraftSource, LookupProposer
+from engine.speculation.proposers import DraftCandidate, Drafter, DraftSource, LookupProposer
 from engine.speculation.report import SpeculationReport
 
 
@@ -46,18 +46,9 @@ class Speculator:
         self._costs = CostModel(0.0 if drafter is None else drafter.relative_size)
         self._acceptance = Acceptance()
         self._faults = FaultLog()
-        self._candidates = DraftCandidates(
-            max_tokens,
-            lookups,
-            drafter,
-            acceptance=self._acceptance,
-            costs=self._costs,
-            faults=self._faults,
-        )
         self._planner = DraftPlanner(self._acceptance, self._costs)
-        self._catch_up = CatchUp(
-            drafter, self._planner, acceptance=self._acceptance, costs=self._costs, faults=self._faults
-        )
+        self._candidates = DraftCandidates(max_tokens, lookups, drafter, self._planner, self._faults)
+        self._catch_up = CatchUp(drafter, self._planner, self._faults)
         self._report = SpeculationReport()
         self._draft_sources: dict[str, DraftSource] = {}  # of the drafts that the next step verifies, by sequence
         self._draft_s = 0.0

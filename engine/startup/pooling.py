@@ -64,7 +64,11 @@ def build_pooling_engine(
     traits, decoder = model.pooling, model.decoder
     assert traits is not None
     assert isinstance(decoder, Decoder)
-    _refuse_options(config)
+    if given := config.generating_options():
+        raise OptionError(
+            f"--{given[0].replace('_', '-')} is for models that generate text, and this one makes vectors or scores of "
+            "it; leave it out"
+        )
     if any(layer.recurrence is not None for layer in decoder.spec.layers):
         raise StartupError(f"{model.architecture} has recurrent layers, and headrace cannot make embeddings of it")
     scheme = _scheme(config, traits)
@@ -84,14 +88,6 @@ def build_pooling_engine(
         on_started=on_started,
     )
     return engine, _engine_info(config, model, info, step_size)
-
-
-def _refuse_options(config: EngineConfig) -> None:
-    if given := config.generating_options():
-        raise OptionError(
-            f"--{given[0].replace('_', '-')} is for models that generate text, and this one makes vectors or scores of "
-            "it; leave it out"
-        )
 
 
 def _scheme(config: EngineConfig, traits: PoolingTraits) -> PoolingScheme | None:

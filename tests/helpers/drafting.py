@@ -10,11 +10,10 @@ from engine.protocol import EngineRequest, RequestOutput
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
-from engine.speculation.candidates import DraftCandidate
 from engine.speculation.catch_up import CatchUp
 from engine.speculation.lengths import DraftPlan
 from engine.speculation.planner import DraftPlanner, StepLoad
-from engine.speculation.proposers import DraftSource
+from engine.speculation.proposers import DraftCandidate, DraftSource
 from engine.speculation.speculator import Speculator
 from tests.helpers.engines import make_engine
 from tests.helpers.ledger import VOCAB_SIZE, LedgerRunner, next_token
@@ -96,9 +95,7 @@ class AlwaysFull(Unforgiving):
         """options: as a Speculator takes them."""
         super().__init__(max_tokens, **options)
         self._planner = self.planner_type(self._acceptance, self._costs)
-        self._catch_up = _EagerCatchUp(
-            self._drafter, self._planner, acceptance=self._acceptance, costs=self._costs, faults=self._faults
-        )
+        self._catch_up = _EagerCatchUp(self._drafter, self._planner, self._faults)
 
 
 class Unsure(AlwaysFull):

@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.protocol import AdapterRef, AdapterStats
-from engine.scheduling.adapters.slot import Slot, adapter_of
-from engine.scheduling.adapters.waiters import AdapterWaiters, WaitingGroup
+from engine.scheduling.adapters.waiters import AdapterWaiters, WaitingGroup, adapter_of
 from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Gate, Sequence
 
@@ -19,6 +19,34 @@ class Fill(NamedTuple):
 
     slot: int
     adapter: AdapterRef
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One slot of the model's adapter banks.
+
+    users: see AdapterSlots. closed_from: the slot gets another adapter when its users have ended; sequences of this
+    rank and of higher ranks do not become users any more.
+    """
+
+    number: int
+    adapter: AdapterRef | None = None
+    is_filling: bool = False
+    closed_from: float = math.inf
+    users: set[Sequence] = field(default_factory=set)
+    last_use: int = 0
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closed_from < math.inf
+
+    def admits(self, sequence: Sequence) -> bool:
+        """Whether a sequence with the slot's adapter may be, or become, its user."""
+        return sequence in self.users or sequence.service.rank < self.closed_from
+
+    def has_before(self, rank: int) -> bool:
+        """Whether any of its users has a lower rank."""
+        return any(user.service.rank < rank for user in self.users)
 
 
 class AdapterSlots:

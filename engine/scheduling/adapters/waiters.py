@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from engine.scheduling.adapters.slot import adapter_of
+from engine.protocol import AdapterRef
 from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Gate, Sequence
 
@@ -94,3 +94,9 @@ class AdapterWaiters:
         assert all(self._queue.is_aside(each) for each in aside)
         assert self._num_waiting == Counter(map(WaitingGroup.of, adapted))
         assert +self._names == Counter(adapter_of(each).name for each in adapted)
+
+
+def adapter_of(sequence: Sequence) -> AdapterRef:
+    """Return the adapter of a sequence that has one."""
+    assert sequence.request.adapter is not None
+    return sequence.request.adapter

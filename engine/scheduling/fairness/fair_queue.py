@@ -76,14 +76,12 @@ class FairQueue(ClassCounts):
         self._unready.discard(sequence)
         queue = self._turns(sequence).remove(sequence)
         if sequence.service.is_counted and queue.num_counted == 0:
-            self._forget_name(sequence.account.name)
+            name = sequence.account.name
+            self._names[name] -= 1
+            if not self._names[name]:
+                del self._names[name]
         self._num_waiting -= 1
         self._count(sequence, -1)
-
-    def _forget_name(self, name: str) -> None:
-        self._names[name] -= 1
-        if not self._names[name]:
-            del self._names[name]
 
     def set_aside(self, sequence: Sequence) -> None:
         """Take a sequence out of the line; it still waits."""

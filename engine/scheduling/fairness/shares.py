@@ -74,16 +74,14 @@ class TenantShares:
     def largest(self, *, but: Sequence) -> Sequence:
         """Return the last sequence of the tenant with the most blocks for its weight, except `but`."""
         lasts = {account: usage.sequences[-1] for account, usage in self._usage.items() if usage.sequences}
-        return lasts[max((account for account in lasts if lasts[account] is not but), key=self._relative_blocks)]
+        others = [account for account in lasts if lasts[account] is not but]
+        return lasts[max(others, key=lambda account: self._usage[account].num_blocks / account.weight)]
 
     def _excess(self, account: TenantAccount, usage: _Usage) -> float:
         """Return by how much a tenant would exceed its share without its last sequence, relative to the share."""
         if not usage.sequences:
             return -1.0
         return self._part(len(usage.sequences) - 1, usage.num_blocks - usage.blocks[-1]) / self._share(account) - 1
-
-    def _relative_blocks(self, account: TenantAccount) -> float:
-        return self._usage[account].num_blocks / account.weight
 
     def _part(self, num_sequences: int, num_blocks: int) -> float:
         return max(num_sequences / self._num_slots, num_blocks / self._num_blocks)

@@ -7,9 +7,9 @@ import pytest
 from engine.draft_model.model import DraftModel
 from engine.protocol import AbortReason, EngineRequest
 from engine.scheduling.plan import StepPlan
-from engine.speculation.candidates import DraftCandidate
 from engine.speculation.lengths import DraftPlan
 from engine.speculation.planner import DraftPlanner, StepLoad
+from engine.speculation.proposers import DraftCandidate
 from engine.speculation.report import SpeculationReport
 from engine.speculation.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, generate, speculating_engine

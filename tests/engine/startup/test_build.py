@@ -61,7 +61,7 @@ def test_more_threads_than_the_process_may_run_are_refused(monkeypatch: pytest.M
     monkeypatch.setattr(early, "usable_cores", lambda: 2)
     with pytest.raises(OptionError, match=r"--threads is 100,000; this process can run 4 at once.*lower it.* for 2"):
         _build(threads=100_000)
-    assert [threads.compute_threads(requested) for requested in (None, 1, 4)] == [2, 1, 4]
+    assert [early.compute_threads(requested) for requested in (None, 1, 4)] == [2, 1, 4]
 
 
 @pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")
