@@ -29,7 +29,7 @@ def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """tokens: by id, without padding. added_ids: tokens besides the trained vocabulary."""
+    """Tokens of a tokenizer by id, without padding. added_ids: tokens besides the trained vocabulary."""
 
     tokens: dict[int, str]
     added_ids: set[int]

@@ -53,9 +53,11 @@ class DraftRunner(Protocol):
 
 @dataclass(slots=True)
 class DraftSequence:
-    """Invariant: the draft model's KV of the first `sequence.num_computed` tokens is in the blocks. The last of these
-    tokens may be those in `computed_draft`, which are unverified until `_synced` compares them with the accepted
-    tokens."""
+    """The draft model's progress with one of the target's sequences.
+
+    Invariant: the draft model's KV of the first `sequence.num_computed` tokens is in the blocks. The last of these
+    tokens may be those in `computed_draft`, which are unverified until `_synced` compares them with the accepted ones.
+    """
 
     sequence: Sequence
     num_admitted: int  # of the target's sequence, when its blocks were shared

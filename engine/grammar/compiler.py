@@ -26,7 +26,7 @@ class GrammarTally:
 
 
 class GrammarCompiler:
-    """`start`, `collect` and `forget` are called by the engine's thread; threads of its own compile.
+    """Compiles on threads of its own. The engine's thread calls `start`, `collect` and `forget`.
 
     A sequence's grammar is ready immediately if it is cached, and otherwise after a later `collect`.
     """

@@ -79,7 +79,7 @@ class Trials(Protocol[Running]):
 
 
 class CompileLanes(Generic[Running]):
-    """`submit`, `cancel` and `close` are for one thread; threads of its own compile.
+    """Compiles grammars on threads of its own. `submit`, `cancel` and `close` are for one thread.
 
     Invariants: a grammar is in one lane, once. The step that leaves a trial process ends it, or puts it back.
     """

@@ -76,7 +76,8 @@ class TrialProcess:
 
 
 class TrialProcesses:
-    """For any threads. The first process starts their parent, and so does the next one after that has died."""
+    """Processes that try grammars, and their parent, which is started with the first, and again if it has died. Threads
+    may share this object."""
 
     def __init__(self, source: TokenizerSource) -> None:
         self._source = msgspec.msgpack.encode(source)

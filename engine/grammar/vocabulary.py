@@ -23,7 +23,7 @@ class TokenizerSource(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class GrammarVocabulary:
-    """Slow to make (a second for 150,000 tokens); shared by all grammars."""
+    """A model's vocabulary as llguidance reads it. Slow to make: a second for 150,000 tokens."""
 
     tokenizer: llguidance.LLTokenizer
     vocab_size: int

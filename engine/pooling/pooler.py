@@ -16,7 +16,7 @@ _SCORES = (PoolingTask.CLASSIFY, PoolingTask.SCORE)
 
 
 class Pooler:
-    """Has no state between calls, except for buffers. scheme: of vectors, if the model makes some."""
+    """Computes vectors and scores of texts. scheme: of vectors, if the model makes some."""
 
     def __init__(
         self,

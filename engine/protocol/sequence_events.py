@@ -33,7 +33,7 @@ class Queued(_Event, frozen=True):
 
 
 class Waits(_Event, frozen=True):
-    """The sequence waits, for a new reason. is_shared: other tenants have room that it cannot claim."""
+    """The sequence waits, for a new reason. is_shared: other tenants' sequences of its service class run."""
 
     reason: WaitReason
     is_shared: bool

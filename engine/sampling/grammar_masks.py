@@ -18,7 +18,7 @@ from models.kernels.torch.logits import LogitOperations
 
 
 class GrammarMasks:
-    """Holds buffers that grow with the largest step, and a thread from the first mask on that is computed ahead."""
+    """Masks rows of logits. Its buffers grow with the largest step; its thread starts with the first mask ahead."""
 
     def __init__(self, ops: LogitOperations) -> None:
         self._ops = ops

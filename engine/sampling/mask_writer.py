@@ -12,7 +12,7 @@ _ALL = 0xFFFFFFFF  # a word that allows everything
 
 
 class MaskWriter:
-    """Has one buffer, which grows with the largest step; for one thread at a time."""
+    """Writes masks into one buffer, which grows with the largest step; for one thread at a time."""
 
     def __init__(self, num_threads: int) -> None:
         self._executor = llguidance.LLExecutor(num_threads=num_threads)

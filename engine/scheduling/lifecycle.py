@@ -25,7 +25,9 @@ from engine.scheduling.steps.tally import PreemptionReason, StepTally
 
 
 class Lifecycle:
-    """Invariants: an unfinished sequence is in exactly one of `waiting`, `running` and `paused`, and in `sequences`
+    """Queues of unfinished sequences by status.
+
+    Invariants: an unfinished sequence is in exactly one of `waiting`, `running` and `paused`, and in `sequences`
     under its id; waiting ones have no blocks, and only running ones a draft. No running sequence has the class of a
     paused one. A tenant's account counts its running sequences.
 

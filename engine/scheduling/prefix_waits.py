@@ -15,8 +15,8 @@ class BranchPoint(NamedTuple):
 
 
 class PrefixWaits:
-    """Sequences that are set aside cost a step nothing: otherwise each step would look at each of them again, at
-    hundreds where a new system prompt comes with a burst.
+    """Sets waiting sequences aside, where they cost a step nothing. Otherwise each step would look at each of them, at
+    hundreds where a burst comes with a new system prompt.
 
     Invariants: each ready sequence that is set aside waits at a branch point; none that has ended is kept.
     """

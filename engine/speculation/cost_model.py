@@ -6,7 +6,7 @@ _NEW_WEIGHT = 0.2  # of a new measurement of catching up
 
 
 class CostModel:
-    """Estimates are for one machine and model; quantities that have not been measured are estimated from below."""
+    """Estimates for one machine and model. Quantities that have not been measured are estimated from below."""
 
     def __init__(self, relative_size: float) -> None:
         """relative_size: bytes that a pass of the draft model reads, over the target's; 0 without one."""

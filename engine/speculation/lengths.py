@@ -22,7 +22,7 @@ class DraftOdds:
 
 @dataclass(frozen=True, slots=True)
 class DraftPlan:
-    """lengths: one for each candidate. tokens_per_s: estimated; None where no sequence drafts."""
+    """Draft lengths, one for each candidate. tokens_per_s: estimated; None where no sequence drafts."""
 
     lengths: list[int]
     tokens_per_s: float | None

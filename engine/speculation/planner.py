@@ -11,7 +11,7 @@ from engine.speculation.proposers import DraftCandidate, DraftSource
 
 @dataclass(frozen=True, slots=True)
 class StepLoad:
-    """The step without drafts. num_spare: tokens that its budget leaves."""
+    """The size of a step before drafts are added. num_spare: tokens that its budget leaves."""
 
     num_sequences: int
     num_decoding: int

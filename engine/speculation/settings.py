@@ -15,7 +15,7 @@ _MAX_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class SpeculationSettings:
-    """method DRAFT_MODEL has a draft_model, NGRAM may also have one; max_tokens is the longest draft."""
+    """Options of speculation. Method DRAFT_MODEL has a draft_model, NGRAM may have one. max_tokens: of a draft."""
 
     method: SpeculativeMethod
     max_tokens: int

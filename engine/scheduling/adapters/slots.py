@@ -50,7 +50,8 @@ class Slot:
 
 
 class AdapterSlots:
-    """A sequence whose adapter has no slot is set aside, and no sequence behind it waits for that.
+    """Assigns slots to adapters. A sequence whose adapter has no slot is set aside, and no sequence behind it waits for
+    that.
 
     The users of a slot are the running sequences that have its adapter, and waiting ones that it was promised to. Only
     a slot without users gets another adapter, the least recently used first; so a sequence keeps the version of its

@@ -21,7 +21,10 @@ class WaitingGroup(NamedTuple):
 
 
 class AdapterWaiters:
-    """Invariants: a sequence set aside here is so in the queue; each waiting sequence with an adapter counts once."""
+    """Counts waiting sequences by adapter, and keeps those that wait for a slot.
+
+    Invariants: a sequence set aside here is so in the queue; each waiting sequence with an adapter counts once.
+    """
 
     def __init__(self, queue: FairQueue, clock: Callable[[], float]) -> None:
         """queue: of all waiting sequences."""

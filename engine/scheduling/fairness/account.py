@@ -14,7 +14,8 @@ _PROMPT_COST, _OUTPUT_COST = 1.0, 2.0  # as in the paper: an output token takes 
 
 @dataclass(slots=True, eq=False)
 class TenantAccount:
-    """Invariant: `counter` >= `floor`, set by the last lift: a refund brings back no credit that a lift took."""
+    """A tenant's account. Invariant: `counter` >= `floor`, which the last lift set: a refund restores no credit that a
+    lift removed."""
 
     name: str = ""
     weight: float = 1.0  # of the tenant's latest request

@@ -10,7 +10,7 @@ from engine.scheduling.sequence import Sequence
 
 
 class KVCapacity:
-    """Answers questions and changes nothing.
+    """Counts free and needed blocks and states; changes nothing.
 
     `without`: running sequences whose blocks and states count as free, because they would be preempted.
     """
