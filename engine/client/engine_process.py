@@ -40,11 +40,8 @@ class EngineProcess:
                 start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
                 env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(config).decode()},
             )
+        self.pid = self._process.pid
         self._outbox: asyncio.Queue[bytes | AddPooling] | None = None
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     async def run(self, on_message: Callable[[FromEngine], None]) -> int:
         """Pass on the engine's messages until it closes its end of the socket; return its exit status."""

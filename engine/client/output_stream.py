@@ -74,7 +74,9 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         new_ids=[*first.new_ids, *second.new_ids],
         logprobs=logprobs,
         prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else second.prompt_logprobs,
-        num_prompt_computed=_last(first.num_prompt_computed, second.num_prompt_computed),
+        num_prompt_computed=(
+            first.num_prompt_computed if second.num_prompt_computed is None else second.num_prompt_computed
+        ),
         finish_reason=second.finish_reason,
         stop_token_id=second.stop_token_id,
         num_cached_tokens=second.num_cached_tokens,
@@ -89,10 +91,6 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         num_draft_accepted=max(first.num_draft_accepted, second.num_draft_accepted),
         num_predicted=_joined_counts(first, second),
     )
-
-
-def _last(first: int | None, second: int | None) -> int | None:
-    return first if second is None else second
 
 
 def _joined_counts(first: RequestOutput, second: RequestOutput) -> list[int]:

@@ -2,6 +2,7 @@
 
 import queue
 from collections import OrderedDict, abc
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import llguidance
@@ -9,7 +10,7 @@ import llguidance
 from engine.grammar.lanes import Compilation, CompileLanes, CompileOutcome
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.grammar.trial_process import TrialProcess, TrialProcesses
-from engine.grammar.vocabulary import LazyVocabulary, TokenizerSource
+from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
 
 # A compiled grammar has 370 KB on average over the schemas of JSONSchemaBench, with a vocabulary of 152,000 tokens.
 _BASE_BYTES = 300_000
@@ -38,7 +39,8 @@ class GrammarCompiler:
         self._eos_token_ids = frozenset(source.eos_token_ids)
         self._on_compiled = on_compiled
         self.cache = GrammarCache(cache_bytes)
-        self._vocabulary = LazyVocabulary(source)
+        self._source = source
+        self._vocabulary: Future[GrammarVocabulary] | None = None  # read with the first grammar
         self._trials = TrialProcesses(source)
         self._lanes: CompileLanes[TrialProcess] = CompileLanes(
             self._trials, self._matcher, timeout_s=timeout_s, on_done=self._finish
@@ -79,7 +81,10 @@ class GrammarCompiler:
             return grammar
         if text not in self._waiting:
             self._waiting[text] = {}
-            self._vocabulary.load()  # while the trial process reads it too
+            if self._vocabulary is None:  # while the trial process reads it too
+                reader = ThreadPoolExecutor(1, "grammar-vocabulary")
+                self._vocabulary = reader.submit(GrammarVocabulary.of, self._source)
+                reader.shutdown(wait=False)
             self._lanes.submit(text)
         self._waiting[text][sequence_id] = grammar
         return grammar
@@ -124,7 +129,8 @@ class GrammarCompiler:
 
     def _matcher(self, text: str) -> llguidance.LLMatcher:
         """Compile a grammar in this process, with the states that its first mask needs."""
-        matcher = self._vocabulary.load().result().matcher(text)
+        assert self._vocabulary is not None
+        matcher = self._vocabulary.result().matcher(text)
         matcher.compute_ff_tokens()
         matcher.compute_bitmask()
         return matcher

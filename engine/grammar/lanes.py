@@ -162,7 +162,7 @@ class CompileLanes(Generic[Running]):
             trial = self._slow_trial(text, process)
             if isinstance(trial, Compilation):
                 return trial
-            return self._finished(text, trial, _at_low_priority(self._make))
+            return self._finished(text, trial, self._make_at_low_priority)
         finally:
             with self._lock:
                 self._num_slow -= 1
@@ -213,6 +213,11 @@ class CompileLanes(Generic[Running]):
         with self._lock:
             return text in self._canceled
 
+    def _make_at_low_priority(self, text: str) -> llguidance.LLMatcher:
+        """Compile on a thread of its own, since a priority cannot be raised again."""
+        with ThreadPoolExecutor(1, initializer=_lower_priority) as thread:
+            return thread.submit(self._make, text).result()
+
     def _finished(self, text: str, trial: Trial, make: abc.Callable[[str], llguidance.LLMatcher]) -> Compilation:
         error = trial.error
         if not error and trial.mask_s > _MAX_MASK_S:
@@ -222,18 +227,6 @@ class CompileLanes(Generic[Running]):
         if self._is_canceled(text):
             return Compilation(text, CompileOutcome.CANCELED, trial.compile_s)
         return Compilation(text, CompileOutcome.COMPILED, trial.compile_s, make(text))
-
-
-def _at_low_priority(
-    make: abc.Callable[[str], llguidance.LLMatcher],
-) -> abc.Callable[[str], llguidance.LLMatcher]:
-    """Return `make` on a thread of low priority. The thread is its own, since a priority cannot be raised again."""
-
-    def run(text: str) -> llguidance.LLMatcher:
-        with ThreadPoolExecutor(1, initializer=_lower_priority) as thread:
-            return thread.submit(make, text).result()
-
-    return run
 
 
 def _lower_priority() -> None:

@@ -2,8 +2,6 @@
 
 import re
 import secrets
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import llguidance
@@ -39,24 +37,6 @@ class GrammarVocabulary:
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
         """Return a new matcher; its `get_error` says whether the grammar could be compiled. Releases Python's lock."""
         return llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
-
-
-class LazyVocabulary:
-    """A vocabulary that is read once, on a thread of its own, when it is needed. For any threads."""
-
-    def __init__(self, source: TokenizerSource) -> None:
-        self._source = source
-        self._future: Future[GrammarVocabulary] | None = None
-        self._lock = threading.Lock()
-
-    def load(self) -> Future[GrammarVocabulary]:
-        """Start to read the vocabulary, unless that has been started."""
-        with self._lock:
-            if self._future is None:
-                reader = ThreadPoolExecutor(1, "grammar-vocabulary")
-                self._future = reader.submit(GrammarVocabulary.of, self._source)
-                reader.shutdown(wait=False)
-            return self._future
 
 
 def is_beyond_limits(reason: str) -> bool:

@@ -63,6 +63,7 @@ class QualityRecords:
         self._path = folder / FILE_NAME
         self._display_path = (final_folder or folder) / FILE_NAME
         self._cache_path = cache_folder() / "quality" / f"{name}.json"
+        self._paths = self._path, self._cache_path
         self._fingerprint = _fingerprint(files)
         self._hash = ""  # once it is known
 
@@ -117,10 +118,6 @@ class QualityRecords:
             return ""
         self._hash = weights
         return weights
-
-    @property
-    def _paths(self) -> tuple[Path, Path]:
-        return self._path, self._cache_path
 
     def _change(self, change: Callable[[_File], None]) -> None:
         try:

@@ -181,8 +181,9 @@ class AdmissionRound:
         )
         num_states_reserved = len(self._newcomers)
         if self._lifecycle.running or self._newcomers:  # a sequence that runs alone may take all
-            num_reserved += self._kv.num_protected(sequence)
-            num_states_reserved += self._kv.num_protected_states(sequence)
+            is_evicted_first = sequence.service.is_evicted_first
+            num_reserved += self._kv.pool.num_protected(is_evicted_first=is_evicted_first)
+            num_states_reserved += self._kv.states.num_protected(is_evicted_first=is_evicted_first)
         return capacity.can_admit(
             sequence,
             match,

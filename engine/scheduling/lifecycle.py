@@ -8,13 +8,13 @@ add ──> WAITING ──admit──> RUNNING ──finish──> FINISHED
            └────preempt───── PAUSED
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable
 
 from engine.protocol import ServiceClass
 from engine.protocol.sequence_events import Admitted, Preempted, Queued, WaitReason, Waits
 from engine.scheduling.adapters.slots import AdapterSlots
+from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.fairness.service_queue import ServiceQueue
 from engine.scheduling.fairness.tenants import Tenants, refund_uncomputed
@@ -34,25 +34,18 @@ class Lifecycle:
     tally: of the current step.
     """
 
-    def __init__(
-        self,
-        kv: KVManager,
-        *,
-        max_num_seqs: int,
-        num_adapter_slots: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """max_num_seqs: most sequences that run together. num_adapter_slots: 0 for an engine without adapters."""
+    def __init__(self, config: SchedulerConfig, kv: KVManager, clock: Callable[[], float]) -> None:
         self.tally = StepTally()
         self._clock = clock
         self._kv = kv
-        self._max_num_seqs = max_num_seqs
+        self._max_num_seqs = config.max_num_seqs
         self.sequences: dict[str, Sequence] = {}
         self.tenants = Tenants()
         self.waiting = FairQueue()
         self.running = ServiceQueue()
         self.paused = ServiceQueue()
-        self.adapters = AdapterSlots(num_adapter_slots, self.waiting, clock) if num_adapter_slots else None
+        num_slots = config.num_adapter_slots
+        self.adapters = AdapterSlots(num_slots, self.waiting, clock) if num_slots else None
 
     @property
     def num_free_slots(self) -> int:

@@ -5,6 +5,8 @@ from engine.protocol.sequence_events import Ended
 from engine.scheduling.plan import PlanItem, RowResult
 from engine.scheduling.sequence import Sequence
 
+_FINISH_REASONS = {AbortReason.STOP_STRING: FinishReason.STOP, AbortReason.DEADLINE: FinishReason.TIMEOUT}
+
 
 def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, now_s: float) -> RequestOutput | None:
     """Advance the sequence by the accepted tokens; returns the output, or None if there is nothing to report.
@@ -94,12 +96,7 @@ def ended_event(sequence: Sequence, output: RequestOutput, now_s: float) -> Ende
 
 
 def finish_reason_of_abort(reason: AbortReason) -> FinishReason:
-    match reason:
-        case AbortReason.STOP_STRING:
-            return FinishReason.STOP
-        case AbortReason.DEADLINE:
-            return FinishReason.TIMEOUT
-    return FinishReason.ABORT
+    return _FINISH_REASONS.get(reason, FinishReason.ABORT)
 
 
 def _accept(

@@ -153,7 +153,8 @@ class StepPlanner:
         self._pauses.spare_prefixes(sequence, end)
         while True:
             is_first = self._lifecycle.running[0] is sequence  # it may take all blocks
-            num_free = pool.num_free - (0 if is_first else self._kv.num_protected(sequence))
+            is_evicted_first = sequence.service.is_evicted_first and not is_first
+            num_free = pool.num_free - pool.num_protected(is_evicted_first=is_evicted_first)
             num_tokens = self._kv.max_tokens_that_fit(sequence, end, num_free=num_free)
             if num_tokens > num_computed:
                 break

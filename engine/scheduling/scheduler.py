@@ -51,16 +51,8 @@ class Scheduler:
     ) -> None:
         """budget: tokens of a step, by default always the config's max_num_batched_tokens."""
         self._config = config
-        self._kv = KVManager(
-            config.num_blocks,
-            config.block_size,
-            config.kv_groups,
-            num_states=config.num_states,
-            enable_prefix_caching=config.enable_prefix_caching,
-        )
-        self._lifecycle = Lifecycle(
-            self._kv, max_num_seqs=config.max_num_seqs, num_adapter_slots=config.num_adapter_slots, clock=clock
-        )
+        self._kv = KVManager(config)
+        self._lifecycle = Lifecycle(config, self._kv, clock)
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
         self._deadlines = TimeLimits.deadlines()

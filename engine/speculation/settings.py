@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from engine.config import DraftSampling, EngineConfig, Quantization, SpeculativeMethod
 from engine.errors import OptionError
@@ -11,6 +12,8 @@ from engine.speculation.proposers import DraftSource
 AUTO_TOKENS = 15  # longest draft of "auto": beyond it a verification is no longer cheap anywhere
 _KEYS = ("method", "model", "num_speculative_tokens", "prompt_lookup_max", "prompt_lookup_min", "quantization")
 _MAX_TOKENS = 64
+
+Member = TypeVar("Member", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,7 @@ class SpeculationSettings:
 def speculation_settings(config: EngineConfig) -> SpeculationSettings:
     """Return the settings of a config. Raises OptionError for options that do not go together."""
     extra = _parse(config.speculative_config)
-    method_name = extra.get("method", config.speculative_method.value)
-    try:
-        method = SpeculativeMethod(method_name)
-    except ValueError:
-        known = ", ".join(SpeculativeMethod)
-        raise OptionError(f"the speculative method is {method_name!r}; it must be one of {known}") from None
+    method = _member(SpeculativeMethod, extra.get("method", config.speculative_method), "speculative method")
     draft_model = extra.get("model", config.draft_model)
     if draft_model is not None and method is SpeculativeMethod.NONE:
         method = SpeculativeMethod.DRAFT_MODEL
@@ -54,18 +52,12 @@ def speculation_settings(config: EngineConfig) -> SpeculationSettings:
     lookup_min = _whole_number(extra, "prompt_lookup_min", min(2, lookup_max))
     if lookup_min > lookup_max:
         raise OptionError(f"prompt_lookup_min is {lookup_min}, above prompt_lookup_max, {lookup_max}; lower it")
-    quantization = extra.get("quantization", config.draft_quantization.value)
-    try:
-        draft_quantization = Quantization(quantization)
-    except ValueError:
-        raise OptionError(
-            f"the draft's quantization is {quantization!r}; it must be one of {', '.join(Quantization)}"
-        ) from None
+    quantization = extra.get("quantization", config.draft_quantization)
     return SpeculationSettings(
         method=method,
         max_tokens=_max_tokens(extra.get("num_speculative_tokens", config.num_speculative_tokens)),
         draft_model=draft_model,
-        draft_quantization=draft_quantization,
+        draft_quantization=_member(Quantization, quantization, "draft's quantization"),
         draft_sampling=config.draft_sampling,
         lookup_min=lookup_min,
         lookup_max=lookup_max,
@@ -85,6 +77,13 @@ def _parse(text: str | None) -> dict[str, Any]:
         if name not in _KEYS:
             raise OptionError(f"--speculative-config has the key {name!r}; known are {', '.join(_KEYS)}")
     return values
+
+
+def _member(kind: type[Member], value: object, noun: str) -> Member:
+    try:
+        return kind(value)
+    except ValueError:
+        raise OptionError(f"the {noun} is {value!r}; it must be one of {', '.join(kind)}") from None
 
 
 def _max_tokens(value: object) -> int:

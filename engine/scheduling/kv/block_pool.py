@@ -76,11 +76,10 @@ class BlockPool:
     def num_used(self) -> int:
         return self.num_blocks - self.num_free
 
-    @property
-    def num_protected(self) -> int:
-        """Number of free blocks that sequences with `is_evicted_first` may not take: those whose prefix is likely to be
-        needed again, up to half of the pool."""
-        return min(len(self._free_cached), self.num_blocks // 2)
+    def num_protected(self, *, is_evicted_first: bool) -> int:
+        """Return the number of free blocks that a sequence may not take, unless it runs alone. With `is_evicted_first`
+        these are the blocks whose prefix is likely to be needed again, up to half of the pool."""
+        return min(len(self._free_cached), self.num_blocks // 2) if is_evicted_first else 0
 
     @property
     def num_unprotected(self) -> int:

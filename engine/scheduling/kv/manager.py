@@ -3,9 +3,10 @@
 from bisect import bisect_left
 from collections import Counter
 
+from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
 from engine.scheduling.kv.capacity import KVCapacity, blocks_of
-from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
+from engine.scheduling.kv.groups import NO_BLOCK
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, block_digest, group_key, root_digest
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.sequence import Sequence
@@ -20,26 +21,18 @@ class KVManager:
     is full, computed and accepted in each of them.
     """
 
-    def __init__(
-        self,
-        num_blocks: int,
-        block_size: int,
-        groups: tuple[KVGroup, ...],
-        *,
-        num_states: int = 0,
-        enable_prefix_caching: bool,
-    ) -> None:
+    def __init__(self, config: SchedulerConfig) -> None:
         self.evicted_blocks, self.evicted_states = EvictionTally(), EvictionTally()
-        self.pool = BlockPool(num_blocks, on_evicted=self.evicted_blocks.add)
-        self.states = BlockPool(num_states, on_evicted=self.evicted_states.add)
-        self._block_size = block_size
-        self._groups = groups
-        self._enable_prefix_caching = enable_prefix_caching
+        self.pool = BlockPool(config.num_blocks, on_evicted=self.evicted_blocks.add)
+        self.states = BlockPool(config.num_states, on_evicted=self.evicted_states.add)
+        self._block_size = config.block_size
+        self._groups = groups = config.kv_groups
+        self._enable_prefix_caching = config.enable_prefix_caching
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
         self._state_allocators = [
-            StateAllocator(self.states, group, index, saves_checkpoints=enable_prefix_caching)
+            StateAllocator(self.states, group, index, saves_checkpoints=config.enable_prefix_caching)
             for index, group in enumerate(groups)
             if group.is_state
         ]
@@ -105,14 +98,6 @@ class KVManager:
         sequence.checkpoint = None
         branch_points = (match.num_blocks, match.num_blocks_of_first_group, sequence.num_prompt // self._block_size)
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
-
-    def num_protected(self, sequence: Sequence) -> int:
-        """Return the number of free blocks that a sequence may not take, unless it runs alone; see BlockPool."""
-        return self.pool.num_protected if sequence.service.is_evicted_first else 0
-
-    def num_protected_states(self, sequence: Sequence) -> int:
-        """Return the number of free states that a sequence may not take, unless it runs alone."""
-        return self.states.num_protected if sequence.service.is_evicted_first else 0
 
     # --- allocation ---------------------------------------------------------------------------------------------------
 

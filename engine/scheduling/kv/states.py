@@ -73,7 +73,7 @@ class StateAllocator:
 
     def _num_free(self, sequence: Sequence) -> int:
         """Return the number of states that a sequence may take for checkpoints."""
-        return self.pool.num_free - (self.pool.num_protected if sequence.service.is_evicted_first else 0)
+        return self.pool.num_free - self.pool.num_protected(is_evicted_first=sequence.service.is_evicted_first)
 
     def _missing_entries(self, sequence: Sequence, num_tokens: int) -> abc.Iterator[int]:
         """Yield the entries without a block in which the step may end: more than one if it verifies a draft."""
