@@ -69,11 +69,7 @@ class PoolingEngine:
         return bool(self._queue) or bool(self._outputs)
 
     is_preparing = False  # nothing is prepared beside the steps
-
-    @property
-    def seconds_to_deadline(self) -> float | None:
-        """None: `has_work` is already true while texts wait."""
-        return None
+    seconds_to_deadline: float | None = None  # `has_work` is already true while texts wait
 
     def handle(self, message: ToEngine) -> AdapterRefused | None:
         match message:

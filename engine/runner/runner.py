@@ -96,7 +96,7 @@ class TorchRunner:
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
         rows = rows_of_plan(plan)
-        masks = self._sampler.start_masks(rows, self._model.vocab_size)
+        masks = self._sampler.masks.start(rows, self._model.vocab_size)
         try:
             forward = self._executor.launch(batch, None if needs_all_rows else batch.logit_rows)
             logits = None
@@ -127,7 +127,7 @@ class TorchRunner:
         if pending.prompts is not None:
             rows = self._with_prompt_logprobs(pending.prompts, rows, hidden)
         self._commit_accepted_states(pending.state_spans, rows)
-        counts = (*self._expert_load.take(), *self._sampler.take_mask_tally())
+        counts = (*self._expert_load.take(), *self._sampler.masks.take_tally())
         return StepResult(rows, pending.forward.is_representative, *counts, sample_s=sample_s, work=pending.work)
 
     def _speculative_spans(self, plan: StepPlan) -> list[list[StateSpan]]:

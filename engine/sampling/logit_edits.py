@@ -35,10 +35,6 @@ class LogitEditor:
         best_ids, masks: see GrammarMasks; without best_ids every row with a grammar is masked.
         """
         masked = self.masks.apply(logits, rows, best_ids, masks)
-        edited = self._edit_single(logits, rows)
-        return sorted({*masked, *edited}) if masked else edited
-
-    def _edit_single(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
         edited = []
         for index, row in enumerate(rows):
             edits = self._edits.get(row.sequence_id)
@@ -50,4 +46,4 @@ class LogitEditor:
                 edited.append(index)  # no other step can change a row with one token left
             elif steps and sum([step.apply(logits[index], row) for step in steps]):  # all of them, in their order
                 edited.append(index)
-        return edited
+        return sorted({*masked, *edited}) if masked else edited

@@ -40,18 +40,12 @@ class Sampler:
         """device: of the logits."""
         self._ops = select_operations(torch.float32, device).logits()
         self._editor = LogitEditor(eos_token_ids, self._ops)
+        self.masks = self._editor.masks
         self._mirostat = Mirostat()
 
     def release(self, sequence_id: str) -> None:
         self._editor.release(sequence_id)
         self._mirostat.release(sequence_id)
-
-    def take_mask_tally(self) -> tuple[int, float]:
-        return self._editor.masks.take_tally()
-
-    def start_masks(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:
-        """Start to compute the masks of these rows on another thread. vocab_size: the width of their logits."""
-        return self._editor.masks.start(rows, vocab_size)
 
     def sample(
         self,
@@ -64,7 +58,7 @@ class Sampler:
 
         rows: for each sequence one for each token of its draft and one more, as `rows_of_plan` makes them. logits:
         [L, V] fp32, edited in place. draft_probs: for sequences (by id) with a sampled draft, the distributions that it
-        was sampled from: [k, V]. masks: from `start_masks`, of the same rows.
+        was sampled from: [k, V]. masks: from `masks.start`, of the same rows.
 
         A sequence whose tokens need logits that are not finite gets an error, and so does one whose own parameters rule
         out every token; others are not affected.

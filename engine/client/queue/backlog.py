@@ -1,23 +1,15 @@
 """Backlog: the waiting requests, and the number of their prompt tokens."""
 
-from dataclasses import dataclass
-
 from engine.protocol import ServiceClass
 
 _ORDER = {each: rank for rank, each in enumerate(ServiceClass)}  # the engine serves classes in their order
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    rank: int
-    num_tokens: int
 
 
 class Backlog:
     """Requests by id that the engine has not started. Invariant: the sums match the requests."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, tuple[int, int]] = {}  # rank and prompt tokens
         self._num_requests = [0] * len(_ORDER)  # by rank
         self._num_tokens = [0] * len(_ORDER)
 
@@ -40,19 +32,20 @@ class Backlog:
     def add(self, request_id: str, service_class: ServiceClass, num_tokens: int) -> None:
         """Add a request, or replace it. num_tokens: of its prompt, without tokens that another request computes."""
         self.remove(request_id)
-        waiting = _Waiting(_ORDER[service_class], num_tokens)
-        self._waiting[request_id] = waiting
-        self._num_requests[waiting.rank] += 1
-        self._num_tokens[waiting.rank] += num_tokens
+        rank = _ORDER[service_class]
+        self._waiting[request_id] = rank, num_tokens
+        self._num_requests[rank] += 1
+        self._num_tokens[rank] += num_tokens
 
     def remove(self, request_id: str) -> None:
         """Remove a request that was started or has ended, if it is here."""
-        if (waiting := self._waiting.pop(request_id, None)) is not None:
-            self._num_requests[waiting.rank] -= 1
-            self._num_tokens[waiting.rank] -= waiting.num_tokens
+        if request_id in self._waiting:
+            rank, num_tokens = self._waiting.pop(request_id)
+            self._num_requests[rank] -= 1
+            self._num_tokens[rank] -= num_tokens
 
     def check(self) -> None:
         for rank in _ORDER.values():
-            waiting = [each for each in self._waiting.values() if each.rank == rank]
+            waiting = [num_tokens for each, num_tokens in self._waiting.values() if each == rank]
             assert self._num_requests[rank] == len(waiting)
-            assert self._num_tokens[rank] == sum(each.num_tokens for each in waiting)
+            assert self._num_tokens[rank] == sum(waiting)

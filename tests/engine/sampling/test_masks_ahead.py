@@ -132,7 +132,7 @@ def test_tokens_are_the_same_with_masks_ahead_and_without(
             num_rows = sum(len(s.draft) + 1 for s in running)
             logits = torch.randn((num_rows, VOCAB_SIZE), generator=generator) * 3
             rows = rows_of(*running)
-            masks = sampler.start_masks(rows, VOCAB_SIZE) if is_ahead else NO_MASKS
+            masks = sampler.masks.start(rows, VOCAB_SIZE) if is_ahead else NO_MASKS
             results = sampler.sample(logits, rows, None, masks)
             for sequence, result in zip(running, results, strict=True):
                 assert sequence.grammar is not None
