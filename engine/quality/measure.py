@@ -7,7 +7,7 @@ in int4 it was 0.112, and the full one 0.115.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
             stream.compute(index, forward)
     targets = targets_of(eval_chunks).to(device)
     parts: list[tuple[torch.Tensor, ...]] = []
-    for rows, first in _split_rows([forward.hidden() for forward in forwards]):
+    for rows, first in _split_rows(forward.hidden() for forward in forwards):
         log_probs = decoder.logits(rows).log_softmax(-1)
         best = log_probs.topk(min(NUM_TOP, log_probs.shape[1]), dim=-1)
         target = log_probs.gather(1, targets[first : first + len(rows), None]).squeeze(1)
@@ -76,23 +76,20 @@ def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress:
     eval_chunks, predictions = reference.eval_chunks, reference.predictions
     targets = targets_of(eval_chunks).to(model.device)
     divergence = agreements = log_likelihood = 0.0
-    first = 0
-    for rows in _hidden_rows(model, eval_chunks, progress):
-        for part in rows.split(_LOGIT_ROWS):
-            end = first + len(part)
-            log_probs = model.decoder.logits(part).log_softmax(-1)
-            expected = predictions.log_probs[first:end].to(model.device)
-            token_ids = predictions.token_ids[first:end].to(model.device, torch.int64)
-            divergence += float(kl_divergence_of(expected, log_probs.gather(1, token_ids)).sum())
-            agreements += int((log_probs.argmax(-1) == token_ids[:, 0]).sum())
-            log_likelihood += float(log_probs.gather(1, targets[first:end, None]).sum())
-            first = end
+    for rows, first in _split_rows(_hidden_rows(model, eval_chunks, progress)):
+        end = first + len(rows)
+        log_probs = model.decoder.logits(rows).log_softmax(-1)
+        expected = predictions.log_probs[first:end].to(model.device)
+        token_ids = predictions.token_ids[first:end].to(model.device, torch.int64)
+        divergence += float(kl_divergence_of(expected, log_probs.gather(1, token_ids)).sum())
+        agreements += int((log_probs.argmax(-1) == token_ids[:, 0]).sum())
+        log_likelihood += float(log_probs.gather(1, targets[first:end, None]).sum())
     return Quality(
-        kl_divergence=divergence / first,
-        top1_agreement=agreements / first,
-        perplexity=math.exp(-log_likelihood / first),
+        kl_divergence=divergence / len(targets),
+        top1_agreement=agreements / len(targets),
+        perplexity=math.exp(-log_likelihood / len(targets)),
         reference_perplexity=predictions.perplexity,
-        num_tokens=first,
+        num_tokens=len(targets),
         reference=reference.name,
     )
 
@@ -107,7 +104,7 @@ def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: Progress
     progress("measure quality", len(eval_chunks), len(eval_chunks), "chunks")
 
 
-def _split_rows(hidden: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
+def _split_rows(hidden: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield parts of at most _LOGIT_ROWS rows, each with the number of its first row."""
     first = 0
     for rows in hidden:

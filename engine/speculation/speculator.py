@@ -121,7 +121,7 @@ class Speculator:
         scheduler.set_draft(sequence, token_ids)
         self._draft_sources[sequence.id] = source
 
-    # --- after it -----------------------------------------------------------------------------------------------------
+    # --- after a step -------------------------------------------------------------------------------------------------
 
     def observe(
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float

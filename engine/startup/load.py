@@ -21,7 +21,7 @@ from models.loading.load import LoadOptions, load_model
 from models.loading.open import check_config
 from models.progress import ProgressReport
 from models.quant.tensor import Encoding
-from models.sources.resolve import ModelFiles, resolve_model
+from models.sources.resolve import resolve_model
 from models.weight_cache.cache import WeightCache
 
 USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.TRANSFORMERS: True}
@@ -74,7 +74,8 @@ def load_models(
         )
         quality_report = QualityReport(config, files, device, report)
         quality_report.before_loading()
-        target = _load_target(config, files, device, report, on_tokenizer)
+        options = load_options(config, str(device))
+        target = load_model(files, options, report, lambda assets: on_tokenizer(tokenizer_info(assets)))
         record_use(files.weight_files)
         quality = quality_report.after_loading(target)
     except SettingError as error:
@@ -125,17 +126,6 @@ def load_options(config: EngineConfig, device: str) -> LoadOptions:
         use_transformers=USE_TRANSFORMERS[config.model_impl],
         weight_cache=_weight_cache(config),
     )
-
-
-def _load_target(
-    config: EngineConfig,
-    files: ModelFiles,
-    device: torch.device,
-    report: ProgressReport,
-    on_tokenizer: Callable[[TokenizerInfo], None],
-) -> LoadedModel:
-    options = load_options(config, str(device))
-    return load_model(files, options, report, on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)))
 
 
 def _weight_cache(config: EngineConfig) -> WeightCache | None:

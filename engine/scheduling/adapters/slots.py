@@ -267,8 +267,6 @@ class AdapterSlots:
         slot.adapter, slot.closed_from = None, math.inf
         slot.users.clear()
 
-    # --- invariants ---------------------------------------------------------------------------------------------------
-
     def check(self, running: list[Sequence], waiting: list[Sequence]) -> None:
         """Assert the invariants, given all unfinished sequences."""
         filled = {slot.adapter.digest: slot for slot in self._slots if slot.adapter is not None}

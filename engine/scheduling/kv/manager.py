@@ -229,8 +229,6 @@ class KVManager:
     def _num_matchable_blocks(self, sequence: Sequence) -> int:
         return (len(sequence.tokens) - 1) // self._block_size
 
-    # --- invariants ---------------------------------------------------------------------------------------------------
-
     def check(self, running: list[Sequence]) -> None:
         """Assert the invariants above, given all sequences that have blocks."""
         for sequence in running:
