@@ -15,13 +15,11 @@ class FinishReason(enum.StrEnum):
 
 
 class AbortReason(enum.StrEnum):
-    """Why a sequence is ended early; all but DEADLINE are the API process's reasons. STOP_STRING ends a sequence with
-    FinishReason.STOP, DEADLINE with TIMEOUT, the rest with ABORT."""
+    """Why the API process ends a sequence early. STOP_STRING ends it with FinishReason.STOP, the others with ABORT."""
 
     CLIENT_GONE = "client_gone"
     STOP_STRING = "stop_string"
     SHUTDOWN = "shutdown"
-    DEADLINE = "deadline"
 
 
 class ServiceClass(enum.StrEnum):

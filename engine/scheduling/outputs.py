@@ -1,11 +1,9 @@
 """Results of steps, applied to sequences: tokens are appended, stop conditions checked, outputs made."""
 
-from engine.protocol import AbortReason, FinishReason, RequestOutput, TokenLogprobs
+from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
 from engine.protocol.sequence_events import Ended
 from engine.scheduling.plan import PlanItem, RowResult
 from engine.scheduling.sequence import Sequence
-
-_FINISH_REASONS = {AbortReason.STOP_STRING: FinishReason.STOP, AbortReason.DEADLINE: FinishReason.TIMEOUT}
 
 
 def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, now_s: float) -> RequestOutput | None:
@@ -93,10 +91,6 @@ def ended_event(sequence: Sequence, output: RequestOutput, now_s: float) -> Ende
         num_drafted=sequence.num_drafted,
         num_accepted=sequence.num_draft_accepted,
     )
-
-
-def finish_reason_of_abort(reason: AbortReason) -> FinishReason:
-    return _FINISH_REASONS.get(reason, FinishReason.ABORT)
 
 
 def _accept(

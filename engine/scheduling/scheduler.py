@@ -19,7 +19,7 @@ from engine.scheduling.fairness.service_queue import service_order
 from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
-from engine.scheduling.outputs import apply_row, ended_event, finish_reason_of_abort, terminal_output
+from engine.scheduling.outputs import apply_row, ended_event, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner, grant_drafts
 from engine.scheduling.sequence import Gate, Sequence
@@ -55,8 +55,7 @@ class Scheduler:
         self._lifecycle = Lifecycle(config, self._kv, clock)
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
-        self._deadlines = TimeLimits.deadlines()
-        self._start_limits = TimeLimits.start_limits()
+        self._limits = TimeLimits()
         self._clock = clock
         self._aborts: dict[str, AbortReason] = {}
         self._finished: list[Sequence] = []
@@ -70,19 +69,14 @@ class Scheduler:
         has_started = lifecycle.running or lifecycle.paused
         if has_started or self._outputs or self._aborts or lifecycle.waiting.has_ready:
             return True
-        next_s = self._next_limit_s
+        next_s = self._limits.next_s
         return next_s is not None and next_s <= self._clock()
 
     @property
     def seconds_to_deadline(self) -> float | None:
         """Seconds until the first sequence's time is over, after which there is work; None without limits."""
-        next_s = self._next_limit_s
+        next_s = self._limits.next_s
         return None if next_s is None else max(0.0, next_s - self._clock())
-
-    @property
-    def _next_limit_s(self) -> float | None:
-        limits = (self._deadlines.next_s, self._start_limits.next_s)
-        return min((limit_s for limit_s in limits if limit_s is not None), default=None)
 
     @property
     def running(self) -> list[Sequence]:
@@ -141,8 +135,7 @@ class Scheduler:
         self._lifecycle.add(sequence)
         if grammar is not None:
             grammar.when_ready(lambda: self._lifecycle.open_gate(sequence, Gate.GRAMMAR))
-        self._deadlines.add(sequence)
-        self._start_limits.add(sequence)
+        self._limits.add(sequence)
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""
@@ -237,14 +230,12 @@ class Scheduler:
         aborts, self._aborts = self._aborts, {}
         for request_id, reason in aborts.items():
             sequence = self._lifecycle.sequences[request_id]
-            self._finish(sequence, terminal_output(sequence, finish_reason_of_abort(reason)))
+            finish_reason = FinishReason.STOP if reason is AbortReason.STOP_STRING else FinishReason.ABORT
+            self._finish(sequence, terminal_output(sequence, finish_reason))
 
     def _finish_due(self) -> None:
-        now_s = self._clock()
-        for sequence in self._start_limits.take_due(now_s):
-            self._finish(sequence, terminal_output(sequence, FinishReason.QUEUE_TIMEOUT))
-        for sequence in self._deadlines.take_due(now_s):
-            self._finish(sequence, terminal_output(sequence, finish_reason_of_abort(AbortReason.DEADLINE)))
+        for sequence, reason in self._limits.take_due(self._clock()).items():
+            self._finish(sequence, terminal_output(sequence, reason))
 
     def _fail(self, sequence: Sequence, error: str, **details: Any) -> None:
         """details: see `terminal_output`."""
@@ -263,5 +254,4 @@ class Scheduler:
         """Assert the invariants of all sequences and blocks; cheap enough to run after every step of a test."""
         self._lifecycle.check()
         self._planner.check()
-        self._deadlines.check(list(self._lifecycle.sequences.values()))
-        self._start_limits.check(list(self._lifecycle.sequences.values()))
+        self._limits.check(self._lifecycle.sequences.values())

@@ -132,9 +132,10 @@ def test_a_draft_writes_the_state_after_its_accepted_rows_once_they_are_known() 
     assert group.speculative_rows.tolist() == [1, 2, 3, 4]
     assert group.targets.tolist() == [1, -1, -1, -1, -1]
     assert accepted is not None
-    assert accepted.rows.tolist() == [0, 1, 2]
-    assert accepted.group.sources.tolist() == [2]
-    assert accepted.group.targets.tolist() == [-1, 2, 4]  # after tokens 6, 7 and 8
+    rows, states = accepted
+    assert rows.tolist() == [0, 1, 2]
+    assert states.sources.tolist() == [2]
+    assert states.targets.tolist() == [-1, 2, 4]  # after tokens 6, 7 and 8
 
 
 def test_an_erroneous_row_writes_no_state() -> None:

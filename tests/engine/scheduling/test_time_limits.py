@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.protocol import FinishReason
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.time_limits import TimeLimits
 from tests.helpers.engines import make_request
 
 pytestmark = pytest.mark.fast
 
-_MAKERS = {"deadline_s": TimeLimits.deadlines, "start_by_s": TimeLimits.start_limits}
+_REASONS = {"deadline_s": FinishReason.TIMEOUT, "start_by_s": FinishReason.QUEUE_TIMEOUT}
 
 
 def _sequence(name: str, field: str, limit_s: float | None) -> Sequence:
@@ -24,7 +25,7 @@ def _limit(field: str) -> Callable[[Sequence], float | None]:
     return lambda sequence: getattr(sequence.request, field)
 
 
-@pytest.mark.parametrize("field", list(_MAKERS))
+@pytest.mark.parametrize("field", list(_REASONS))
 @given(
     operations=st.lists(
         st.tuples(st.sampled_from(["add", "begin", "end", "take"]), st.none() | st.integers(0, 20)), max_size=300
@@ -32,7 +33,7 @@ def _limit(field: str) -> Callable[[Sequence], float | None]:
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_heap_agrees_with_a_list(field: str, operations: list[tuple[str, int | None]]) -> None:
-    limit, limits, unfinished, now_s = _limit(field), _MAKERS[field](), list[Sequence](), 0
+    limit, limits, unfinished, now_s = _limit(field), TimeLimits(), list[Sequence](), 0
 
     def holding() -> dict[Sequence, float]:
         """A started sequence no longer has a limit of its time in the queue."""
@@ -51,7 +52,9 @@ def test_the_heap_agrees_with_a_list(field: str, operations: list[tuple[str, int
         else:
             now_s += (value or 0) // 4
             due = sorted((each for each, limit_s in holding().items() if limit_s <= now_s), key=lambda s: limit(s) or 0)
-            assert limits.take_due(now_s) == due
+            taken = limits.take_due(now_s)
+            assert list(taken) == due
+            assert set(taken.values()) <= {_REASONS[field]}
             for sequence in due:
                 sequence.status = SequenceStatus.FINISHED
                 unfinished.remove(sequence)
@@ -59,9 +62,9 @@ def test_the_heap_agrees_with_a_list(field: str, operations: list[tuple[str, int
         assert limits.next_s == min(holding().values(), default=None)
 
 
-@pytest.mark.parametrize("field", list(_MAKERS))
+@pytest.mark.parametrize("field", list(_REASONS))
 def test_sequences_that_have_ended_do_not_fill_the_heap(field: str) -> None:
-    limits = _MAKERS[field]()
+    limits = TimeLimits()
     last = _sequence("last", field, 1e7)
     limits.add(last)
     for number in range(10_000):
@@ -69,4 +72,17 @@ def test_sequences_that_have_ended_do_not_fill_the_heap(field: str) -> None:
         limits.add(sequence)
         sequence.status = SequenceStatus.FINISHED
     assert len(limits._heap) < 200
-    assert limits.take_due(1e7) == [last]
+    assert limits.take_due(1e7) == {last: _REASONS[field]}
+
+
+@pytest.mark.parametrize("first", list(_REASONS))
+def test_a_waiting_sequence_that_is_over_twice_has_waited_too_long(first: str) -> None:
+    limits = TimeLimits()
+    times = {"deadline_s": 2.0, "start_by_s": 2.0, first: 1.0}
+    request = make_request("both", [1], **times)  # type: ignore[arg-type]
+    sequence = Sequence(request=request, seed=0, tokens=[1], num_prompt=1)
+    limits.add(sequence)
+    assert limits.take_due(1.5) == {sequence: _REASONS[first]}
+    limits = TimeLimits()
+    limits.add(sequence)
+    assert limits.take_due(3.0) == {sequence: FinishReason.QUEUE_TIMEOUT}
