@@ -79,7 +79,7 @@ def _parse(text: str | None) -> dict[str, Any]:
     return values
 
 
-def _member(kind: type[Member], value: object, noun: str) -> Member:
+def _member(kind: type[Member], value: Any, noun: str) -> Member:
     try:
         return kind(value)
     except ValueError:
