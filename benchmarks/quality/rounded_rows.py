@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks.tables import markdown
 from engine.command_io.progress import foreground_progress
 from engine.commands.quantize.calibration import linears_of, rounded_inputs
-from engine.quality.eval_chunks import builtin_text, split_into_chunks, targets_of
+from engine.quality.eval_chunks import builtin_text, chunk_targets, split_into_chunks
 from engine.quality.measure import NUM_TOP, kl_divergence_of
 from models.errors import ModelError
 from models.forward.chunk_batches import joint_batch
@@ -81,7 +81,7 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
                 for forward in own:
                     stream.compute(index, forward)
     reference = [hidden for forward in forwards[_NONE] for hidden in forward.hidden().split(_LOGIT_ROWS)]
-    targets = targets_of(eval_chunks).split([len(part) for part in reference])
+    targets = chunk_targets(eval_chunks).split([len(part) for part in reference])
     shown: list[list[str]] = []
     unrounded = 0.0
     for kind, own in forwards.items():

@@ -13,7 +13,7 @@ _TEXT = Path(__file__).parent / "text.txt"
 EvalChunks = tuple[tuple[int, ...], ...]  # of at least two token ids each
 
 
-def targets_of(chunks: EvalChunks) -> torch.Tensor:
+def chunk_targets(chunks: EvalChunks) -> torch.Tensor:
     """Return the tokens to predict, [N] int64: all tokens of each chunk but the first."""
     return torch.tensor([token for chunk in chunks for token in chunk[1:]])
 

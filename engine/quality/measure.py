@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.protocol import Quality
-from engine.quality.eval_chunks import EvalChunks, targets_of
+from engine.quality.eval_chunks import EvalChunks, chunk_targets
 from models.forward.chunk_batches import BLOCK_SIZE, step_batches
 from models.forward.layer_stream import LayerStream
 from models.loaded_model import LoadedModel
@@ -60,7 +60,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
     for index, _ in stream.layers("reference", progress):
         for forward in forwards:
             stream.compute(index, forward)
-    targets = targets_of(eval_chunks).to(device)
+    targets = chunk_targets(eval_chunks).to(device)
     parts: list[tuple[torch.Tensor, ...]] = []
     for rows, first in _split_rows(forward.hidden() for forward in forwards):
         log_probs = decoder.logits(rows).log_softmax(-1)
@@ -74,7 +74,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
 def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress: ProgressReport) -> Quality:
     """Compare the model's predictions on the reference's chunks with the reference's own."""
     eval_chunks, predictions = reference.eval_chunks, reference.predictions
-    targets = targets_of(eval_chunks).to(model.device)
+    targets = chunk_targets(eval_chunks).to(model.device)
     divergence = agreements = log_likelihood = 0.0
     for rows, first in _split_rows(_hidden_rows(model, eval_chunks, progress)):
         end = first + len(rows)

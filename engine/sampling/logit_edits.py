@@ -8,7 +8,7 @@ from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
 from engine.sampling.rows import LogitsRow
 from engine.sampling.steps.registry import LogitStep, logit_steps
-from engine.sampling.steps.thinking import Thought
+from engine.sampling.steps.thinking import BudgetedThought
 from models.kernels.torch.logits import LogitOperations
 
 
@@ -18,7 +18,7 @@ class LogitEditor:
     def __init__(self, eos_token_ids: list[int], ops: LogitOperations) -> None:
         self.masks = GrammarMasks(ops)
         self._eos_token_ids = eos_token_ids
-        self._edits: dict[str, tuple[Thought | None, tuple[LogitStep, ...]]] = {}  # by sequence
+        self._edits: dict[str, tuple[BudgetedThought | None, tuple[LogitStep, ...]]] = {}  # by sequence
 
     def release(self, sequence_id: str) -> None:
         self._edits.pop(sequence_id, None)
@@ -39,7 +39,7 @@ class LogitEditor:
         for index, row in enumerate(rows):
             edits = self._edits.get(row.sequence_id)
             if edits is None:
-                edits = Thought.of(row.thinking), logit_steps(row, logits[index], self._eos_token_ids)
+                edits = BudgetedThought.of(row.thinking), logit_steps(row, logits[index], self._eos_token_ids)
                 self._edits[row.sequence_id] = edits
             thought, steps = edits
             if thought is not None and thought.end_if_spent(logits[index], row):

@@ -1,4 +1,4 @@
-"""Thought: rows that must end a thought because its budget is spent."""
+"""BudgetedThought: rows that must end a thought because its budget is spent."""
 
 import dataclasses
 from collections import abc
@@ -10,7 +10,7 @@ from engine.sampling.rows import LogitsRow
 
 
 @dataclasses.dataclass(slots=True)
-class Thought:
+class BudgetedThought:
     """A sequence's thought after `num_seen` of its output tokens. num_tokens: of the thought; None before it begins."""
 
     budget: ThinkingBudget
@@ -19,7 +19,7 @@ class Thought:
     has_ended: bool = False
 
     @classmethod
-    def of(cls, budget: ThinkingBudget | None) -> "Thought | None":
+    def of(cls, budget: ThinkingBudget | None) -> "BudgetedThought | None":
         return None if budget is None else cls(budget, 0 if budget.start_id is None else None)
 
     def end_if_spent(self, logits: torch.Tensor, row: LogitsRow) -> bool:

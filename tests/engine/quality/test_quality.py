@@ -15,7 +15,7 @@ from engine.config import DType, EngineConfig, Quantization
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Quality
 from engine.quality import measure, records, report
-from engine.quality.eval_chunks import builtin_text, split_into_chunks, targets_of
+from engine.quality.eval_chunks import builtin_text, chunk_targets, split_into_chunks
 from engine.quality.measure import Predictions, ReferenceModel
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
@@ -345,7 +345,7 @@ def test_chunks_begin_with_bos_where_prompts_do() -> None:
     assert all(chunk[0] == 0 for chunk in found)
     plain = split_into_chunks("abcdefghij", TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], False), 9)
     assert [len(chunk) for chunk in plain] == [9]  # what is left is one token, which predicts nothing
-    assert len(targets_of(plain)) == 8
+    assert len(chunk_targets(plain)) == 8
 
 
 def test_steps_are_both_large_and_small() -> None:
