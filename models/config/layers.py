@@ -36,14 +36,19 @@ def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
     return types[:num_layers]
 
 
-def flags_by_layer(config: HFConfig, name: str, num_layers: int, *, otherwise: Callable[[int], bool]) -> list[bool]:
-    """Return a flag for each layer: from a list of 0 and 1, or from `otherwise` if the field is absent or empty."""
-    if not config.raw(name):
-        return [otherwise(index) for index in range(num_layers)]
-    flags = config.raw(name)
+def rope_layers(config: HFConfig, num_layers: int) -> list[bool]:
+    """Return whether each layer has a rotary embedding, by Llama 4's fields.
+
+    `no_rope_layers` has a 1 for each layer that has one, despite its name. If it is absent or empty, every layer but
+    each `no_rope_layer_interval`-th, by default each fourth, has one.
+    """
+    interval = config.integer("no_rope_layer_interval", 4)
+    flags = config.raw("no_rope_layers")
+    if not flags:
+        return [(index + 1) % interval != 0 for index in range(num_layers)]
     if not isinstance(flags, list) or len(flags) < num_layers or not all(flag in (0, 1) for flag in flags):
         raise CheckpointError(
-            f"{config.source}: {name} is not a list of {num_layers} times 0 or 1; "
+            f"{config.source}: no_rope_layers is not a list of {num_layers} times 0 or 1; "
             "fetch the checkpoint's own configuration again"
         )
     return [bool(flag) for flag in flags[:num_layers]]

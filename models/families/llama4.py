@@ -14,7 +14,7 @@ from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.config.layers import flags_by_layer, layer_types
+from models.config.layers import layer_types, rope_layers
 from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
 from models.families.multimodal import language_model_of
@@ -26,9 +26,7 @@ from models.families.transforms import transpose, unpermute_k, unpermute_q
 def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(head_dim=128, rope_theta=500000.0, eps=1e-5))
     num_layers = len(spec.layers)
-    interval = config.integer("no_rope_layer_interval", 4)
-    # 1 where there is a rotary embedding, despite the field's name.
-    has_rope = flags_by_layer(config, "no_rope_layers", num_layers, otherwise=lambda index: (index + 1) % interval != 0)
+    has_rope = rope_layers(config, num_layers)
     chunks = _chunks(config, has_rope)
     moe_layers = _moe_layers(config, num_layers)
     temperature = _temperature(config)
