@@ -4,6 +4,7 @@ A message says what was given, the limit, and the remedy. server/errors.py maps 
 """
 
 import enum
+from typing import Self
 
 
 class HeadraceError(Exception):
@@ -20,6 +21,11 @@ class InvalidRequest(HeadraceError):
         super().__init__(message)
         self.param = param
         self.code = code
+
+    @classmethod
+    def of(cls, param: str, reason: str) -> Self:
+        """Return the error of one field, whose message is the field's path followed by the reason."""
+        return cls(f"{param} {reason}", param=param)
 
 
 class ContextLengthExceeded(InvalidRequest):

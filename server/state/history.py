@@ -41,9 +41,7 @@ async def prompt_items(body: PromptFields, store: Entries, owner: str) -> Prompt
     stored: list[Item] = []
     if body.previous_response_id is not None:
         if conversation_id is not None:
-            raise InvalidRequest(
-                "previous_response_id and conversation are both given; give one of them", param="previous_response_id"
-            )
+            raise InvalidRequest.of("previous_response_id", "and conversation are both given; give one of them")
         stored = await _items_before(body.previous_response_id, store, owner)
     elif conversation_id is not None:
         entry = await find_conversation(store, owner, conversation_id, param="conversation")
@@ -111,5 +109,5 @@ def _conversation_id(conversation: str | dict[str, Any] | None) -> str | None:
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
         if not isinstance(conversation, str):
-            raise InvalidRequest("conversation.id is missing; it must be a string", param="conversation.id")
+            raise InvalidRequest.of("conversation.id", "is missing; it must be a string")
     return conversation

@@ -88,7 +88,7 @@ def item_list(items: Sequence[Item], query: ListQuery) -> dict[str, Any]:
     """Return a page of the items. Raises InvalidRequest if there is no item with the id `after`."""
     page = page_of(items, after=query.after, limit=query.limit, is_ascending=query.order == "asc")
     if page is None:
-        raise InvalidRequest(f"after is {quote(query.after)}; there is no such item", param="after")
+        raise InvalidRequest.of("after", f"is {quote(query.after)}; there is no such item")
     return whole_list(page.items, has_more=page.has_more)
 
 

@@ -34,9 +34,9 @@ async def new_record(
         if file_id is not None:
             await _check_file(context, owner, name, file_id)
     if body.validation_file == body.training_file:
-        raise InvalidRequest(
-            "validation_file is the training_file; a loss on what is learned says nothing: give another file, or none",
-            param="validation_file",
+        raise InvalidRequest.of(
+            "validation_file",
+            "is the training_file; a loss on what is learned says nothing: give another file, or none",
         )
     if grader is not None:
         check_models(grader.grader, context.models)
@@ -115,8 +115,6 @@ def ignored_integrations(body: FinetuningRequest) -> Sequence[str]:
     for index, integration in enumerate(body.integrations or []):
         path = f"integrations[{index}]"
         if integration.type != WANDB:
-            raise InvalidRequest(
-                f"{path}.type is {quote(integration.type)}; it must be {quote(WANDB)}", param=f"{path}.type"
-            )
+            raise InvalidRequest.of(f"{path}.type", f"is {quote(integration.type)}; it must be {quote(WANDB)}")
         found.append(path)
     return found

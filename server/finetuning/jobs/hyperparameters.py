@@ -33,15 +33,15 @@ def hyperparameters_of(
     old, new = _values(body.hyperparameters, _OLD_PLACE, method), _values(settings, path, method)
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
-            raise InvalidRequest(
-                f"{_OLD_PLACE}.{name} is {quote(old[name])} and {path}.{name} is {quote(new[name])}; give one of them",
-                param=f"{_OLD_PLACE}.{name}",
+            raise InvalidRequest.of(
+                f"{_OLD_PLACE}.{name}",
+                f"is {quote(old[name])} and {path}.{name} is {quote(new[name])}; give one of them",
             )
     values = {**old, **new}
     paths = {name: f"{path if name in new else _OLD_PLACE}.{name}" for name in values}
     chosen = msgspec.convert(values, Hyperparameters)
     for name, reason in _contradictions(chosen, method, body):
-        raise InvalidRequest(f"{paths[name]} is {quote(values[name])}; {reason}", param=paths[name])
+        raise InvalidRequest.of(paths[name], f"is {quote(values[name])}; {reason}")
     _check_limits(chosen, paths, max_rank, max_length)
     _check_layers(chosen, paths, layers, start)
     is_cut = method is not TrainingMethod.REINFORCEMENT
@@ -54,22 +54,19 @@ def _settings(body: FinetuningRequest) -> tuple[TrainingMethod, str, GivenHyperp
     """Return the method, the path of its hyperparameters, and these."""
     given = body.method or GivenMethod(type=TrainingMethod.SUPERVISED.value)
     if given.type not in [*TrainingMethod]:
-        raise UnsupportedParameter(
-            f"method.type is {quote(given.type)}; this server trains with {_SUPPORTED}", param="method.type"
-        )
+        raise UnsupportedParameter.of("method.type", f"is {quote(given.type)}; this server trains with {_SUPPORTED}")
     method = TrainingMethod(given.type)
     others = [name for name in TrainingMethod if name != method and getattr(given, name) is not None]
     if others:
-        raise InvalidRequest(
-            f"method.{others[0]} is given and method.type is {quote(given.type)}; leave it out, or give that type",
-            param=f"method.{others[0]}",
+        raise InvalidRequest.of(
+            f"method.{others[0]}", f"is given and method.type is {quote(given.type)}; leave it out, or give that type"
         )
     settings = getattr(given, method.value)
     path = f"method.{method.value}"
     if settings is None:
         return method, f"{path}.hyperparameters", None
     for name in settings.extra:
-        raise UnsupportedParameter(f"{path}.{name} is not supported; leave it out", param=f"{path}.{name}")
+        raise UnsupportedParameter.of(f"{path}.{name}", "is not supported; leave it out")
     return method, f"{path}.hyperparameters", settings.hyperparameters
 
 
@@ -78,9 +75,8 @@ def _values(given: GivenHyperparameters | None, path: str, method: TrainingMetho
     if given is None:
         return {}
     for name in given.extra:
-        raise UnsupportedParameter(
-            f"{path}.{name} is not a hyperparameter of this server; {method} has {_known(method)}",
-            param=f"{path}.{name}",
+        raise UnsupportedParameter.of(
+            f"{path}.{name}", f"is not a hyperparameter of this server; {method} has {_known(method)}"
         )
     named = ((name, getattr(given, name)) for name in GivenHyperparameters.model_fields if name != _EFFORT)
     return {name: value for name, value in named if value is not None}
@@ -100,7 +96,7 @@ def _check_effort(given: GivenHyperparameters | None, path: str, method: Trainin
     reason = "prompts are trained on as the chat template writes them by default"
     if method is not TrainingMethod.REINFORCEMENT:
         reason = f"it is reinforcement's, and the method is {method}"
-    raise UnsupportedParameter(f"{param} is {quote(effort)}; {reason}: leave it out", param=param)
+    raise UnsupportedParameter.of(param, f"is {quote(effort)}; {reason}: leave it out")
 
 
 def _contradictions(chosen: Hyperparameters, method: TrainingMethod, body: FinetuningRequest) -> list[tuple[str, str]]:
@@ -123,14 +119,13 @@ def _check_limits(chosen: Hyperparameters, paths: dict[str, str], max_rank: int,
     if max_length is None:
         return
     if chosen.max_length is not None and chosen.max_length > max_length:
-        path = paths["max_length"]
-        raise InvalidRequest(f"{path} is {chosen.max_length}; this model takes {max_length} tokens", param=path)
+        raise InvalidRequest.of(paths["max_length"], f"is {chosen.max_length}; this model takes {max_length} tokens")
     if chosen.max_completion_tokens is not None and chosen.max_completion_tokens >= max_length:
         path = paths["max_completion_tokens"]
-        raise InvalidRequest(
-            f"{path} is {chosen.max_completion_tokens}; this model takes {max_length} tokens, those of the prompt "
+        raise InvalidRequest.of(
+            path,
+            f"is {chosen.max_completion_tokens}; this model takes {max_length} tokens, those of the prompt "
             f"included: give at most {max_length - 1}",
-            param=path,
         )
 
 
@@ -142,16 +137,15 @@ def _check_layers(
         return
     path = paths["target_modules"]
     if layers and (unknown := [name for name in wanted if name not in layers]):
-        raise InvalidRequest(
-            f"{path} has {quote(unknown[0])}; the layers of this model that can be trained are {', '.join(layers)}: "
+        raise InvalidRequest.of(
+            path,
+            f"has {quote(unknown[0])}; the layers of this model that can be trained are {', '.join(layers)}: "
             "name some of them, or leave it out for all",
-            param=path,
         )
     if start is not None and (missing := sorted(start.layers - set(wanted))):
-        raise InvalidRequest(
-            f"{path} lacks {quote(missing[0])}, which the adapter to continue has; add {', '.join(missing)}, or "
-            "leave it out",
-            param=path,
+        raise InvalidRequest.of(
+            path,
+            f"lacks {quote(missing[0])}, which the adapter to continue has; add {', '.join(missing)}, or leave it out",
         )
 
 
@@ -165,8 +159,5 @@ def _shaped(
     for name, has in (("lora_rank", start.rank), ("lora_alpha", start.alpha)):
         given = getattr(chosen, name)
         if given is not None and given != has:
-            raise InvalidRequest(
-                f"{paths[name]} is {given:g}, and the adapter to continue has {has:g}; leave it out",
-                param=paths[name],
-            )
+            raise InvalidRequest.of(paths[name], f"is {given:g}, and the adapter to continue has {has:g}; leave it out")
     return msgspec.structs.replace(chosen, lora_rank=start.rank, lora_alpha=start.alpha)

@@ -33,13 +33,13 @@ def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
         return None
     settings = method.reinforcement
     if settings is None or settings.grader is None:
-        raise InvalidRequest(f"{_PARAM} is missing; reinforcement needs a grader, which rewards answers", param=_PARAM)
+        raise InvalidRequest.of(_PARAM, "is missing; reinforcement needs a grader, which rewards answers")
     if settings.response_format not in (None, {"type": "text"}):
         param = f"{_PATH}.response_format"
-        raise UnsupportedParameter(
-            f"{param} is given, and answers are not constrained while a model is trained; leave it out, and let the "
+        raise UnsupportedParameter.of(
+            param,
+            "is given, and answers are not constrained while a model is trained; leave it out, and let the "
             "grader read sample.output_json, which every answer that is JSON has",
-            param=param,
         )
     grader = parse_grader(settings.grader, _PARAM)
     check_samples(grader, _PARAM)
@@ -50,16 +50,16 @@ def check_samples(grader: Grader, param: str) -> None:
     """Raise InvalidRequest if the grader reads something of the sample that a job does not have."""
     read = sample_fields(grader)
     if not read:
-        raise InvalidRequest(
-            f"{param} reads nothing of the sample, so that all answers would have the same reward; compare "
+        raise InvalidRequest.of(
+            param,
+            "reads nothing of the sample, so that all answers would have the same reward; compare "
             "{{sample.output_text}} with something",
-            param=param,
         )
     if "output_tools" in read:
-        raise UnsupportedParameter(
-            f"{param} reads sample.output_tools, and a job does not look for calls in the model's answers; compare "
+        raise UnsupportedParameter.of(
+            param,
+            "reads sample.output_tools, and a job does not look for calls in the model's answers; compare "
             "{{sample.output_text}}",
-            param=param,
         )
 
 
@@ -71,6 +71,4 @@ def check_models(grader: Grader, models: ServedModels, param: str = _PARAM) -> N
         except ModelNotFound as error:
             raise InvalidRequest(f"{param} asks {quote(name)}: {error}", param=param, code="model_not_found") from None
         if model.info is not None and not model.info.generates:
-            raise InvalidRequest(
-                f"{param} asks {quote(name)}, which pools texts; name a model that generates text", param=param
-            )
+            raise InvalidRequest.of(param, f"asks {quote(name)}, which pools texts; name a model that generates text")

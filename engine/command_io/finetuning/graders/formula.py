@@ -64,19 +64,17 @@ def is_variable(name: str) -> bool:
 def parse_formula(text: str, names: Collection[str], param: str) -> Formula:
     """Parse a formula. names: of the graders. Raises InvalidRequest for anything but arithmetic over their rewards."""
     if len(text) > _MAX_CHARACTERS:
-        raise InvalidRequest(
-            f"{param} has {len(text):,} characters; it may have {_MAX_CHARACTERS:,}: shorten it", param=param
-        )
+        raise InvalidRequest.of(param, f"has {len(text):,} characters; it may have {_MAX_CHARACTERS:,}: shorten it")
     source = text.strip().replace("^", "**")
     try:
         tree = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         if isinstance(error, MemoryError | RecursionError) or _TOO_NESTED in str(error):
-            raise InvalidRequest(f"{param} is nested too deeply; simplify it", param=param) from None
+            raise InvalidRequest.of(param, "is nested too deeply; simplify it") from None
         raise _unreadable(text, param) from None
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr)]
     if len(nodes) > _MAX_NODES:
-        raise InvalidRequest(f"{param} has {len(nodes)} parts; it may have {_MAX_NODES}: simplify it", param=param)
+        raise InvalidRequest.of(param, f"has {len(nodes)} parts; it may have {_MAX_NODES}: simplify it")
     functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         if id(node) not in functions:
@@ -84,7 +82,7 @@ def parse_formula(text: str, names: Collection[str], param: str) -> Formula:
     if not all(_is_plainly_written(node, source) for node in nodes):
         raise _unreadable(text, param)
     if not any(isinstance(node, ast.Name) and id(node) not in functions for node in nodes):
-        raise InvalidRequest(f"{param} is {quote(text)}; it must name a grader: {', '.join(names)}", param=param)
+        raise InvalidRequest.of(param, f"is {quote(text)}; it must name a grader: {', '.join(names)}")
     return Formula(text, tree)
 
 
@@ -92,7 +90,7 @@ def _check(node: ast.expr, text: str, names: Collection[str], param: str) -> Non
     match node:
         case ast.Name(id=name):
             if name not in names:
-                raise InvalidRequest(f"{param} names {quote(name)}; the graders are {', '.join(names)}", param=param)
+                raise InvalidRequest.of(param, f"names {quote(name)}; the graders are {', '.join(names)}")
         case ast.Constant(value=bool()):
             raise _unreadable(text, param)
         case ast.Constant(value=int() | float() as number):
@@ -101,7 +99,7 @@ def _check(node: ast.expr, text: str, names: Collection[str], param: str) -> Non
             except OverflowError:
                 is_finite = False
             if not is_finite:
-                raise InvalidRequest(f"{param} has a number that is too large; give one below 1e308", param=param)
+                raise InvalidRequest.of(param, "has a number that is too large; give one below 1e308")
         case ast.UnaryOp(op=op) if type(op) in _UNARY:
             pass
         case ast.BinOp(op=binary) if type(binary) in _BINARY:
@@ -109,7 +107,7 @@ def _check(node: ast.expr, text: str, names: Collection[str], param: str) -> Non
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _OF_ONE or name in _OF_SOME:
             if not args or (name in _OF_ONE and len(args) != 1):
                 takes = "one value" if name in _OF_ONE else "at least one value"
-                raise InvalidRequest(f"{param} gives {name} {len(args)} values; it takes {takes}", param=param)
+                raise InvalidRequest.of(param, f"gives {name} {len(args)} values; it takes {takes}")
         case _:
             raise _unreadable(text, param)
 
@@ -126,7 +124,7 @@ def _is_plainly_written(node: ast.expr, source: str) -> bool:
 
 
 def _unreadable(text: str, param: str) -> InvalidRequest:
-    return InvalidRequest(f"{param} is {quote(text)}; it may have {_KNOWN} over the graders' names", param=param)
+    return InvalidRequest.of(param, f"is {quote(text)}; it may have {_KNOWN} over the graders' names")
 
 
 def _value(node: ast.expr, rewards: Mapping[str, float]) -> float:

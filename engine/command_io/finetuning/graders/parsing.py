@@ -50,7 +50,7 @@ def parse_grader(body: object, param: str) -> Grader:
     """Check and parse a grader. param: the path of the body in the request. Raises InvalidRequest and
     UnsupportedParameter."""
     if (num_bytes := len(msgspec.json.encode(body))) > _MAX_BYTES:
-        raise InvalidRequest(f"{param} has {num_bytes:,} bytes as JSON; it may have {_MAX_BYTES:,}", param=param)
+        raise InvalidRequest.of(param, f"has {num_bytes:,} bytes as JSON; it may have {_MAX_BYTES:,}")
     grader_type, given = _typed(body, param)
     if grader_type is not GraderType.MULTI:
         return _single(grader_type, given, param, grader_type.value)
@@ -87,42 +87,41 @@ def named_bodies(graders: dict[str, Any]) -> dict[str, Any]:
 
 def _typed(body: object, param: str) -> tuple[GraderType, dict[str, Any]]:
     if not isinstance(body, dict):
-        raise InvalidRequest(f"{param} is {quote(body)}; it must be an object, a grader", param=param)
+        raise InvalidRequest.of(param, f"is {quote(body)}; it must be an object, a grader")
     given, path = body.get("type"), f"{param}.type"
     known = ", ".join(GraderType)
     if (reason := _UNSUPPORTED_TYPES.get(given) if isinstance(given, str) else None) is not None:
-        raise UnsupportedParameter(f"{path} is {quote(given)}: {reason}; graders here are {known}", param=path)
+        raise UnsupportedParameter.of(path, f"is {quote(given)}: {reason}; graders here are {known}")
     if not isinstance(given, str) or given not in [*GraderType]:
-        raise InvalidRequest(f"{path} is {quote(given)}; it must be one of {known}", param=path)
+        raise InvalidRequest.of(path, f"is {quote(given)}; it must be one of {known}")
     grader_type = GraderType(given)
     fields = ("type", "name", *_FIELDS[grader_type])
     if unknown := sorted(body.keys() - {*fields, *_IGNORED}):
-        path = f"{param}.{unknown[0]}"
-        raise InvalidRequest(f"{path} is not known; a {grader_type} has {', '.join(fields)}: remove it", param=path)
+        raise InvalidRequest.of(
+            f"{param}.{unknown[0]}", f"is not known; a {grader_type} has {', '.join(fields)}: remove it"
+        )
     return grader_type, body
 
 
 def _graders(value: object, param: str) -> dict[str, Single]:
     if not isinstance(value, dict) or not value:
         shown = "empty" if value == {} else quote(value)
-        raise InvalidRequest(f"{param} is {shown}; it must be an object of graders by their names", param=param)
+        raise InvalidRequest.of(param, f"is {shown}; it must be an object of graders by their names")
     bodies = named_bodies(value)
     if len(bodies) > _MAX_GRADERS:
-        raise InvalidRequest(f"{param} has {len(bodies)} graders; it may have {_MAX_GRADERS}", param=param)
+        raise InvalidRequest.of(param, f"has {len(bodies)} graders; it may have {_MAX_GRADERS}")
     found: dict[str, Single] = {}
     for name, body in bodies.items():
         path = f"{param}.{name}"
         if not is_variable(name):
-            raise InvalidRequest(
-                f"{param} has the name {quote(name)}, which calculate_output cannot use; take letters, digits and _, "
+            raise InvalidRequest.of(
+                param,
+                f"has the name {quote(name)}, which calculate_output cannot use; take letters, digits and _, "
                 "and not the name of a function",
-                param=param,
             )
         grader_type, given = _typed(body, path)
         if grader_type is GraderType.MULTI:
-            raise InvalidRequest(
-                f"{path} is a multi grader within another; put its graders into the outer one", param=path
-            )
+            raise InvalidRequest.of(path, "is a multi grader within another; put its graders into the outer one")
         found[name] = _single(grader_type, given, path, name)
     return found
 
@@ -148,20 +147,20 @@ def _single(grader_type: GraderType, body: dict[str, Any], param: str, default_n
 def _metric(given: object, param: str) -> Metric:
     if (reason := _UNSUPPORTED_METRICS.get(given) if isinstance(given, str) else None) is not None:
         known = ", ".join(Metric)
-        raise UnsupportedParameter(f"{param} is {quote(given)}: {reason}; there are {known}", param=param)
+        raise UnsupportedParameter.of(param, f"is {quote(given)}: {reason}; there are {known}")
     metric = _member(Metric, given, param)
     if not metric.is_available:
-        raise UnsupportedParameter(
-            f"{param} is {quote(given)}, which needs rapidfuzz: pip install 'headrace[graders]' on the server, or "
+        raise UnsupportedParameter.of(
+            param,
+            f"is {quote(given)}, which needs rapidfuzz: pip install 'headrace[graders]' on the server, or "
             "another metric",
-            param=param,
         )
     return metric
 
 
 def _member(kind: type[E], given: object, param: str) -> E:
     if not isinstance(given, str) or given not in [*kind]:
-        raise InvalidRequest(f"{param} is {quote(given)}; it must be one of {', '.join(kind)}", param=param)
+        raise InvalidRequest.of(param, f"is {quote(given)}; it must be one of {', '.join(kind)}")
     return kind(given)
 
 
@@ -169,7 +168,7 @@ def _range(given: object, param: str) -> tuple[float, float]:
     if given is None:
         return 0.0, 1.0
     if not isinstance(given, list) or len(given) != 2:
-        raise InvalidRequest(f"{param} is {quote(given)}; it must be a list of two numbers", param=param)
+        raise InvalidRequest.of(param, f"is {quote(given)}; it must be a list of two numbers")
     for index, each in enumerate(given):
         if not _is_number(each):
             raise InvalidRequest(
@@ -177,7 +176,7 @@ def _range(given: object, param: str) -> tuple[float, float]:
             )
     low, high = map(float, given)
     if low >= high:
-        raise InvalidRequest(f"{param} is from {low:g} to {high:g}; the first must be below the second", param=param)
+        raise InvalidRequest.of(param, f"is from {low:g} to {high:g}; the first must be below the second")
     return low, high
 
 
@@ -198,8 +197,8 @@ def _name(body: dict[str, Any], param: str, default: str) -> str:
 def _text(body: dict[str, Any], name: str, param: str) -> str:
     path = f"{param}.{name}"
     if name not in body:
-        raise InvalidRequest(f"{path} is missing; it is required", param=path)
+        raise InvalidRequest.of(path, "is missing; it is required")
     value = body[name]
     if not isinstance(value, str):
-        raise InvalidRequest(f"{path} is {quote(value)}; it must be a string", param=path)
+        raise InvalidRequest.of(path, f"is {quote(value)}; it must be a string")
     return value

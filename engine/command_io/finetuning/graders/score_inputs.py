@@ -21,24 +21,19 @@ _KNOWN = ("max_completions_tokens", "reasoning_effort", "seed", "temperature", "
 def parse_messages(given: object, param: str) -> tuple[ScoreMessage, ...]:
     """Parse the messages of a score_model. Raises InvalidRequest and UnsupportedParameter."""
     if not isinstance(given, list) or not 1 <= len(given) <= _MAX_MESSAGES:
-        raise InvalidRequest(
-            f"{param} is {quote(given)}; it must be a list of 1 to {_MAX_MESSAGES} messages", param=param
-        )
+        raise InvalidRequest.of(param, f"is {quote(given)}; it must be a list of 1 to {_MAX_MESSAGES} messages")
     return tuple(_message(each, f"{param}[{index}]") for index, each in enumerate(given))
 
 
 def _message(given: object, param: str) -> ScoreMessage:
     if not isinstance(given, dict):
-        raise InvalidRequest(f"{param} is {quote(given)}; it must be a message", param=param)
+        raise InvalidRequest.of(param, f"is {quote(given)}; it must be a message")
     if unknown := sorted(given.keys() - {"role", "content", "type"}):
-        path = f"{param}.{unknown[0]}"
-        raise InvalidRequest(f"{path} is not known; a message has role and content: remove it", param=path)
+        raise InvalidRequest.of(f"{param}.{unknown[0]}", "is not known; a message has role and content: remove it")
     if (role := given.get("role")) not in _ROLES:
-        raise InvalidRequest(
-            f"{param}.role is {quote(role)}; it must be one of {', '.join(_ROLES)}", param=f"{param}.role"
-        )
+        raise InvalidRequest.of(f"{param}.role", f"is {quote(role)}; it must be one of {', '.join(_ROLES)}")
     if given.get("type") not in (None, "message"):
-        raise InvalidRequest(f"{param}.type is {quote(given['type'])}; it must be 'message'", param=f"{param}.type")
+        raise InvalidRequest.of(f"{param}.type", f"is {quote(given['type'])}; it must be 'message'")
     return ScoreMessage(role, _content(given.get("content"), f"{param}.content"))
 
 
@@ -53,16 +48,16 @@ def _part(given: object, param: str) -> Template:
     if isinstance(given, str):
         return parse_template(given, param)
     if not isinstance(given, dict):
-        raise InvalidRequest(f"{param} is {quote(given)}; it must be a text", param=param)
+        raise InvalidRequest.of(param, f"is {quote(given)}; it must be a text")
     kind, path = given.get("type"), f"{param}.type"
     if kind in _MEDIA:
-        raise UnsupportedParameter(f"{path} is {quote(kind)}; this server takes text parts only", param=path)
+        raise UnsupportedParameter.of(path, f"is {quote(kind)}; this server takes text parts only")
     if kind not in _TEXTS:
-        raise InvalidRequest(f"{path} is {quote(kind)}; it must be one of {', '.join(_TEXTS)}", param=path)
+        raise InvalidRequest.of(path, f"is {quote(kind)}; it must be one of {', '.join(_TEXTS)}")
     if unknown := sorted(given.keys() - {"type", "text"}):
-        raise InvalidRequest(f"{param}.{unknown[0]} is not known; remove it", param=f"{param}.{unknown[0]}")
+        raise InvalidRequest.of(f"{param}.{unknown[0]}", "is not known; remove it")
     if not isinstance(text := given.get("text"), str):
-        raise InvalidRequest(f"{param}.text is {quote(text)}; it must be a string", param=f"{param}.text")
+        raise InvalidRequest.of(f"{param}.text", f"is {quote(text)}; it must be a string")
     return parse_template(text, f"{param}.text")
 
 
@@ -71,17 +66,17 @@ def parse_sampling(given: object, param: str) -> ScoreSampling:
     if given is None:
         return ScoreSampling()
     if not isinstance(given, dict):
-        raise InvalidRequest(f"{param} is {quote(given)}; it must be an object", param=param)
+        raise InvalidRequest.of(param, f"is {quote(given)}; it must be an object")
     if unknown := sorted(given.keys() - {*_KNOWN, *_LENGTHS}):
-        path = f"{param}.{unknown[0]}"
-        raise InvalidRequest(f"{path} is not known; there are {', '.join(_KNOWN)}: remove it", param=path)
+        raise InvalidRequest.of(f"{param}.{unknown[0]}", f"is not known; there are {', '.join(_KNOWN)}: remove it")
     lengths = [name for name in _LENGTHS if given.get(name) is not None]
     if len(lengths) == 2:
         raise InvalidRequest(f"{param} has {' and '.join(lengths)}; give one of them", param=f"{param}.{lengths[1]}")
     effort = given.get("reasoning_effort")
     if effort is not None and effort not in _EFFORTS:
-        path = f"{param}.reasoning_effort"
-        raise InvalidRequest(f"{path} is {quote(effort)}; it must be one of {', '.join(_EFFORTS)}", param=path)
+        raise InvalidRequest.of(
+            f"{param}.reasoning_effort", f"is {quote(effort)}; it must be one of {', '.join(_EFFORTS)}"
+        )
     return ScoreSampling(
         max_completion_tokens=_whole(given, lengths[0], param, 1, 1 << 20) if lengths else None,
         reasoning_effort=effort,
@@ -94,16 +89,14 @@ def parse_sampling(given: object, param: str) -> ScoreSampling:
 def _top_p(given: dict[str, Any], param: str) -> float | None:
     value = _number(given, "top_p", param, 0, 1)
     if value == 0:  # which every request to the grading model would refuse
-        raise InvalidRequest(f"{param}.top_p is 0; it must be above 0", param=f"{param}.top_p")
+        raise InvalidRequest.of(f"{param}.top_p", "is 0; it must be above 0")
     return value
 
 
 def _whole(given: dict[str, Any], name: str, param: str, least: int, most: int) -> int | None:
     value = _number(given, name, param, least, most)
     if value is not None and value != int(value):
-        raise InvalidRequest(
-            f"{param}.{name} is {quote(given[name])}; it must be a whole number", param=f"{param}.{name}"
-        )
+        raise InvalidRequest.of(f"{param}.{name}", f"is {quote(given[name])}; it must be a whole number")
     return None if value is None else int(given[name])
 
 
@@ -113,7 +106,5 @@ def _number(given: dict[str, Any], name: str, param: str, least: float, most: fl
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
-        raise InvalidRequest(
-            f"{param}.{name} is {quote(value)}; it must be a number from {least:g} to {most:g}", param=f"{param}.{name}"
-        )
+        raise InvalidRequest.of(f"{param}.{name}", f"is {quote(value)}; it must be a number from {least:g} to {most:g}")
     return float(value)

@@ -87,7 +87,7 @@ def parse_template(text: str, param: str) -> Template:
     while (first := text.find(_OPEN, start)) >= 0:
         last = text.find(_CLOSE, first)
         if last < 0:
-            raise InvalidRequest(f"{param} has {{{{ without }}}}: {quote(text[first:])}; {_HOW}", param=param)
+            raise InvalidRequest.of(param, f"has {{{{ without }}}}: {quote(text[first:])}; {_HOW}")
         parts += [text[start:first], _reference(text[first + len(_OPEN) : last].strip(), param)]
         start = last + len(_CLOSE)
     return Template(tuple(part for part in (*parts, text[start:]) if part))
@@ -102,15 +102,15 @@ def _reference(text: str, param: str) -> FieldReference:
         path.append(int(index) if index is not None else next(each for each in (name, *quoted) if each is not None))
         position = step.end()
     if namespace is None or position < len(text) or not path or not isinstance(path[0], str):
-        raise InvalidRequest(f"{param} has the template {quote('{{' + text + '}}')}; {_HOW}", param=param)
+        raise InvalidRequest.of(param, f"has the template {quote('{{' + text + '}}')}; {_HOW}")
     if len(path) > _MAX_STEPS:
-        raise InvalidRequest(f"{param} has a template of {len(path)} steps; it may have {_MAX_STEPS}", param=param)
+        raise InvalidRequest.of(param, f"has a template of {len(path)} steps; it may have {_MAX_STEPS}")
     reference = FieldReference(namespace[0], tuple(path), text)
     if reference.namespace == SAMPLE and reference.field not in FIELDS:
         if reference.field == "output_audio":
-            raise UnsupportedParameter(f"{param} reads sample.output_audio; models here answer with text", param=param)
+            raise UnsupportedParameter.of(param, "reads sample.output_audio; models here answer with text")
         known = ", ".join(f"sample.{name}" for name in FIELDS)
-        raise InvalidRequest(f"{param} reads {quote('sample.' + reference.field)}; there are {known}", param=param)
+        raise InvalidRequest.of(param, f"reads {quote('sample.' + reference.field)}; there are {known}")
     return reference
 
 
