@@ -1,44 +1,17 @@
 """Questions of graders as chats of this server, and the scores in the answers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
+from server.jobs.answers import BodyAnswer
 
 ENDPOINT = "/v1/chat/completions"
 
 _DECIMALS, _MORE_DECIMALS = 2, 6  # more for a range below 1; small models write all that they may
 _MAX_DIGITS = 15
-
-
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
-    """Tokens of one answer or of several."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-
-    def __add__(self, other: "TokenUsage") -> "TokenUsage":
-        return TokenUsage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cached_tokens + other.cached_tokens,
-        )
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    answer: ScoreAnswer
-    usage: TokenUsage = field(default_factory=TokenUsage)
 
 
 def chat_body(question: ScoreQuestion) -> dict[str, Any]:
@@ -68,20 +41,13 @@ def _number(low: float, high: float) -> str:
     return rf"{sign}[0-9]{{1,{digits}}}(\.[0-9]{{1,{decimals}}})?"
 
 
-def read_chat_score(status: int, body: bytes) -> Scored:
+def read_chat_score(answer: BodyAnswer) -> ScoreAnswer:
     """Read the answer to the chat: a number as text, or an error of this server."""
-    answer = msgspec.json.decode(body)
-    if status >= 400:
-        return Scored(unscored(answer["error"]["message"]))
-    message = answer["choices"][0]["message"]
-    usage = _usage(answer["usage"])
-    return Scored(ScoreAnswer(message.get("content") or ""), usage)
+    content = msgspec.json.decode(answer.body)
+    if not answer.is_completed:
+        return unscored(content["error"]["message"])
+    return ScoreAnswer(content["choices"][0]["message"].get("content") or "")
 
 
 def unscored(reason: str) -> ScoreAnswer:
     return ScoreAnswer(fault=GradingFault(FaultKind.MODEL_SERVER, reason))
-
-
-def _usage(usage: Mapping[str, Any]) -> TokenUsage:
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return TokenUsage(usage["prompt_tokens"], usage["completion_tokens"], cached)

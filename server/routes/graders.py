@@ -1,8 +1,8 @@
 """/v1/fine_tuning/alpha/graders: check graders, or try them on a sample, before a job trains with them."""
 
 import asyncio
-import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +11,16 @@ from starlette.responses import Response
 
 from engine.command_io.finetuning.graders.definitions import Grader, needed_models, references
 from engine.command_io.finetuning.graders.faults import FaultKind
-from engine.command_io.finetuning.graders.grading import Grade, Grading, ScoreQuestion
+from engine.command_io.finetuning.graders.grading import Grade, Grading, ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader, with_names
 from engine.command_io.finetuning.graders.sample import Sample
 from server.batches.running import run_body
 from server.context import ServerContext
 from server.finetuning.jobs.requested_grader import check_models
-from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, read_chat_score, unscored
+from server.finetuning.scoring import ENDPOINT, chat_body, read_chat_score, unscored
 from server.http.body import Context, Json, json_response
 from server.http.disconnect import until_disconnect
+from server.jobs.answers import AnswerUsage
 from server.keys.caller import Caller, current_caller
 from server.schemas.grader_answers import (
     GraderErrors,
@@ -77,10 +78,10 @@ async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest
     finally:
         for task in tasks:
             task.cancel()
-    usages: dict[str, TokenUsage] = {}
-    for question, answer in zip(questions, answers, strict=True):
-        usages[question.model] = usages.get(question.model, TokenUsage()) + answer.usage
-    known = {path: each.answer for path, each in zip(paths, answers, strict=True)}
+    usages: defaultdict[str, AnswerUsage] = defaultdict(AnswerUsage)
+    for question, (_, usage) in zip(questions, answers, strict=True):
+        usages[question.model].add(usage)
+    known = {path: answer for path, (answer, _) in zip(paths, answers, strict=True)}
     grade = await context.workers.run_unless_short(lambda: grading.grade(known), size=size)
     return _grader_run(grader, grade, usages, time.monotonic() - start_s)
 
@@ -91,20 +92,22 @@ def _size(grader: Grader, body: GraderRunRequest) -> int:
     return json_size(body.grader) + num_repeats * (len(body.model_sample) + json_size(body.item))
 
 
-async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> Scored:
+async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> tuple[ScoreAnswer, AnswerUsage]:
     """Answer one question, in a task of its own, which this marks as work of a batch."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await run_body(context, caller, ENDPOINT, chat_body(question))
     except TimeoutError:
-        return Scored(unscored(f"the model did not answer within {_ANSWER_TIMEOUT_S:g} s; try again later"))
-    return read_chat_score(answer.status_code, answer.body)
+        reason = f"the model did not answer within {_ANSWER_TIMEOUT_S:g} s; try again later"
+        return unscored(reason), AnswerUsage()
+    return read_chat_score(answer), answer.usage
 
 
-def _grader_run(grader: Grader, grade: Grade, usages: Mapping[str, TokenUsage], execution_time_s: float) -> GraderRun:
+def _grader_run(grader: Grader, grade: Grade, usages: Mapping[str, AnswerUsage], execution_time_s: float) -> GraderRun:
     """Return the grade of one sample. usages: by the model that graded."""
     models = needed_models(grader)
-    total = sum(usage.total_tokens for usage in usages.values())
+    per_model = {name: _token_usage(usage) for name, usage in usages.items()}
+    total = sum(usage.total_tokens for usage in per_model.values())
     return GraderRun(
         reward=grade.reward,
         metadata=GraderMetadata(
@@ -117,7 +120,7 @@ def _grader_run(grader: Grader, grade: Grade, usages: Mapping[str, TokenUsage], 
             sampled_model_name=models[0] if len(models) == 1 else None,
         ),
         sub_rewards=grade.sub_rewards,
-        model_grader_token_usage_per_model={name: _token_usage(usage) for name, usage in usages.items()},
+        model_grader_token_usage_per_model=per_model,
     )
 
 
@@ -128,5 +131,10 @@ def _errors(grade: Grade) -> GraderErrors:
     return GraderErrors(**flags, model_grader_server_error_details=details)
 
 
-def _token_usage(usage: TokenUsage) -> ModelTokenUsage:
-    return ModelTokenUsage(**dataclasses.asdict(usage), total_tokens=usage.total_tokens)
+def _token_usage(usage: AnswerUsage) -> ModelTokenUsage:
+    return ModelTokenUsage(
+        prompt_tokens=usage.input_tokens,
+        completion_tokens=usage.output_tokens,
+        cached_tokens=usage.cached_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+    )

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from typing import Any
 
 from engine.child_processes.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
@@ -213,6 +212,4 @@ class GraderMailbox:
         caller = self._env.find_caller(self._owner)
         if caller is None:
             return unscored(_NO_KEY)
-        body: dict[str, Any] = chat_body(question)
-        answer = await self._env.answer(caller, ENDPOINT, body, asyncio.sleep)
-        return read_chat_score(answer.status_code, answer.body).answer
+        return read_chat_score(await self._env.answer(caller, ENDPOINT, chat_body(question), asyncio.sleep))

@@ -9,7 +9,8 @@ import pytest
 from engine.command_io.finetuning.graders.definitions import ScoreSampling
 from engine.command_io.finetuning.graders.faults import FaultKind
 from engine.command_io.finetuning.graders.grading import ScoreQuestion, read_score
-from server.finetuning.scoring import TokenUsage, chat_body, read_chat_score
+from server.finetuning.scoring import chat_body, read_chat_score
+from server.jobs.answers import AnswerUsage, BodyAnswer
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 
@@ -57,14 +58,15 @@ def test_answers_are_numbers_with_as_many_digits_as_the_range(
 def test_an_answer_is_read_with_what_it_used() -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     answer = {"choices": [{"message": {"role": "assistant", "content": "0.5"}}], "usage": usage}
-    found = read_chat_score(200, json.dumps(answer).encode())
-    assert (found.answer.text, found.answer.fault) == ("0.5", None)
-    assert found.usage == TokenUsage(7, 2, 4)
-    assert (found.usage + found.usage).total_tokens == 18
+    answered = BodyAnswer("req_1", 200, json.dumps(answer).encode())
+    found = read_chat_score(answered)
+    assert (found.text, found.fault) == ("0.5", None)
+    assert answered.usage == AnswerUsage(input_tokens=7, cached_tokens=4, output_tokens=2)
 
 
 def test_an_error_is_a_fault() -> None:
-    found = read_chat_score(400, b'{"error": {"message": "the prompt is too long", "code": null}}')
-    assert found.answer.fault is not None
-    assert (found.answer.fault.kind, found.answer.fault.message) == (FaultKind.MODEL_SERVER, "the prompt is too long")
-    assert found.usage.total_tokens == 0
+    answered = BodyAnswer("req_1", 400, b'{"error": {"message": "the prompt is too long", "code": null}}')
+    found = read_chat_score(answered)
+    assert found.fault is not None
+    assert (found.fault.kind, found.fault.message) == (FaultKind.MODEL_SERVER, "the prompt is too long")
+    assert answered.usage == AnswerUsage()
