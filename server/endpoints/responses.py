@@ -23,7 +23,7 @@ from server.schemas.responses import InputTokensRequest, PromptFields, Responses
 from server.served.model import ServedModel
 from server.state.background import start_background
 from server.state.history import prompt_items
-from server.state.keeping import KeptResponse, kept_response
+from server.state.keeping import KeptResponse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ async def _prepare(body: ResponsesRequest, request: EndpointRequest) -> Work:
         params = await response_params(body, prompt.items, model, request.arrival_s, num_stored=prompt.num_stored)
     # A line of a batch is stored only on request: a batch would displace what others stored.
     is_stored = body.store is True if request.is_batch else body.store is not False
-    kept = kept_response(
+    kept = KeptResponse(
         body, params, prompt, model, request.context, owner=request.owner, request_id=request.id, is_stored=is_stored
     )
     if body.background:

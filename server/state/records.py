@@ -11,7 +11,7 @@ from server.protocols.responses.objects import Response
 from server.protocols.responses.stored import output_objects
 from server.schemas.base import quote
 from server.schemas.conversations import ListQuery
-from server.store.entries import Entries, Entry, Item, page_of
+from server.store.entries import Entries, Entry, Item
 
 RESPONSE, CONVERSATION = "response", "conversation"
 PREVIOUS = "previous_response_id"  # the field by which responses are chained
@@ -86,10 +86,12 @@ async def fail_interrupted(store: Entries) -> int:
 
 def item_list(items: Sequence[Item], query: ListQuery) -> dict[str, Any]:
     """Return a page of the items. Raises InvalidRequest if there is no item with the id `after`."""
-    page = page_of(items, after=query.after, limit=query.limit, is_ascending=query.order == "asc")
-    if page is None:
+    ordered = list(items) if query.order == "asc" else list(reversed(items))
+    ids = [item["id"] for item in ordered]
+    if query.after is not None and query.after not in ids:
         raise InvalidRequest.of("after", f"is {quote(query.after)}; there is no such item")
-    return whole_list(page.items, has_more=page.has_more)
+    start = 0 if query.after is None else ids.index(query.after) + 1
+    return whole_list(ordered[start : start + query.limit], has_more=start + query.limit < len(ordered))
 
 
 def whole_list(items: Sequence[Item], *, has_more: bool = False) -> dict[str, Any]:

@@ -29,12 +29,6 @@ class Entry:
     body: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    items: list[Item]
-    has_more: bool
-
-
 class Entries:
     """The entries of all features in one database.
 
@@ -249,15 +243,3 @@ def _insert_items(connection: Connection, entry_id: str, first: int, rows: list[
         "INSERT INTO items VALUES (?, ?, ?, ?, ?)",
         [(entry_id, position, *row) for position, row in enumerate(rows, first)],
     )
-
-
-def page_of(items: Sequence[Item], *, after: str | None, limit: int, is_ascending: bool) -> Page | None:
-    """Return up to `limit` items behind the one with the id `after`, in order; None if there is no such item."""
-    ordered = list(items) if is_ascending else list(reversed(items))
-    start = 0
-    if after is not None:
-        found = [index for index, item in enumerate(ordered) if item["id"] == after]
-        if not found:
-            return None
-        start = found[0] + 1
-    return Page(ordered[start : start + limit], has_more=start + limit < len(ordered))

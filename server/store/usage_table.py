@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from sqlite3 import Connection
 
 from server.store.database import Database
@@ -56,10 +56,7 @@ class UsageTable:
 
     async def add(self, rows: Iterable[UsageRow]) -> None:
         """Add rows to what is stored, all or none."""
-        values = [
-            (row.key, row.start_s, row.outcome, row.requests, row.prompt_tokens, row.cached_tokens, row.output_tokens)
-            for row in rows
-        ]
+        values = [astuple(row) for row in rows]
 
         def work(connection: Connection) -> None:
             connection.executemany(

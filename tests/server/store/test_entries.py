@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from server.store.database import memory_database
-from server.store.entries import _OVERHEAD_BYTES, Entries, Entry, page_of
+from server.store.entries import _OVERHEAD_BYTES, Entries, Entry
 
 pytestmark = pytest.mark.fast
 
@@ -173,16 +173,3 @@ async def test_what_is_too_old_is_not_shown_and_goes_with_the_next_start() -> No
     assert await database.run(count) == 1
     await entries.expire()
     assert await database.run(count) == 0
-
-
-@pytest.mark.parametrize("is_ascending", [True, False])
-@pytest.mark.parametrize("limit", [1, 2, 3, 5])
-def test_pages_add_up(limit: int, is_ascending: bool) -> None:
-    items = [{"id": str(i)} for i in range(5)]
-    got: list[dict[str, Any]] = []
-    page = page_of(items, after=None, limit=limit, is_ascending=is_ascending)
-    while page is not None:
-        got += page.items
-        page = page_of(items, after=got[-1]["id"], limit=limit, is_ascending=is_ascending) if page.has_more else None
-    assert got == (items if is_ascending else items[::-1])
-    assert page_of(items, after="none", limit=limit, is_ascending=is_ascending) is None
