@@ -90,32 +90,15 @@ BATCHES = JobTable(
 def batch_object(record: BatchRecord) -> BatchObject:
     """Return the batch as clients see it."""
     usage = record.usage
-    return BatchObject(
-        id=record.id,
-        endpoint=record.endpoint,
-        model=record.model,
-        errors=BatchErrors(record.errors) if record.errors else None,
-        input_file_id=record.input_file_id,
-        completion_window=record.completion_window,
-        status=record.status,
-        output_file_id=record.output_file_id,
-        error_file_id=record.error_file_id,
-        created_at=record.created_at,
-        in_progress_at=record.in_progress_at,
-        expires_at=record.expires_at,
-        finalizing_at=record.finalizing_at,
-        completed_at=record.completed_at,
-        failed_at=record.failed_at,
-        expired_at=record.expired_at,
-        cancelling_at=record.cancelling_at,
-        cancelled_at=record.cancelled_at,
-        request_counts=RequestCounts(record.total, record.completed, record.failed),
-        usage=BatchUsage(
+    shown = {
+        "errors": BatchErrors(record.errors) if record.errors else None,
+        "request_counts": RequestCounts(record.total, record.completed, record.failed),
+        "usage": BatchUsage(
             usage.input_tokens,
             CachedTokens(usage.cached_tokens),
             usage.output_tokens,
             ReasoningTokens(usage.reasoning_tokens),
             usage.input_tokens + usage.output_tokens,
         ),
-        metadata=record.metadata,
-    )
+    }
+    return msgspec.convert({**msgspec.structs.asdict(record), **shown}, BatchObject)

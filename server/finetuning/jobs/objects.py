@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import msgspec
+
 from engine.command_io.finetuning.graders.parsing import with_names
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord, checkpoint_id, event_id
@@ -20,35 +22,24 @@ from server.schemas.finetuning_answers import (
 _FLAG = re.compile(r"--([a-z][a-z-]*)")
 _FOLDERS = re.compile(r"(?<![\w/:.~-])~?/(?:[^\s/'\",;:]+/)+(?=[^\s/])")  # before the last name of a path
 
+_OPENAIS = {"n_epochs", "batch_size", "learning_rate_multiplier", "beta", "lora_rank"}  # hyperparameters
 _INTERNAL = {"adapter", "checkpoint"}  # data of an event that contains paths
 
 
 def job_object(record: FinetuningRecord) -> FinetuningJobObject:
     settings = _hyperparameters(record)
-    return FinetuningJobObject(
-        id=record.id,
-        created_at=record.created_at,
-        finished_at=record.finished_at,
-        model=record.model,
-        fine_tuned_model=record.name if record.has_adapter else None,
-        status=record.status,
-        training_file=record.training_file,
-        validation_file=record.validation_file,
-        hyperparameters=HyperparametersObject(
+    shown: dict[str, Any] = {
+        "fine_tuned_model": record.name if record.has_adapter else None,
+        "hyperparameters": HyperparametersObject(
             n_epochs=settings.n_epochs,
             batch_size=settings.batch_size,
             learning_rate_multiplier=settings.learning_rate_multiplier,
         ),
-        method=MethodObject(type=record.method.value, **{record.method.value: _settings(record, settings)}),
-        result_files=record.result_files,
-        trained_tokens=record.trained_tokens,
-        error=record.error,
-        seed=record.seed,
-        estimated_finish=record.estimated_finish,
-        integrations=[],
-        metadata=record.metadata,
-        user_provided_suffix=record.suffix,
-    )
+        "method": MethodObject(type=record.method.value, **{record.method.value: _settings(record, settings)}),
+        "integrations": [],
+        "user_provided_suffix": record.suffix,
+    }
+    return msgspec.convert({**msgspec.structs.asdict(record), **shown}, FinetuningJobObject)
 
 
 def _settings(record: FinetuningRecord, hyperparameters: HyperparametersObject) -> MethodSettings:
@@ -79,15 +70,9 @@ def _hyperparameters(record: FinetuningRecord) -> HyperparametersObject:
 
 def _further(given: Hyperparameters) -> dict[str, Any]:
     """Return the hyperparameters beyond OpenAI's that differ from their defaults."""
-    names = (
-        *("rpo_alpha", "lora_alpha", "target_modules", "max_length", "warmup_ratio", "schedule"),
-        *("weight_decay", "max_grad_norm"),
-        *("replay", "early_stopping", "order", "pacing"),
-        *("compute_multiplier", "eval_interval", "eval_samples"),
-        *("group_size", "max_completion_tokens", "kl_weight", "scale_rewards"),
-    )
-    plain = Hyperparameters()
-    return {name: getattr(given, name) for name in names if getattr(given, name) != getattr(plain, name)}
+    plain, names = Hyperparameters(), Hyperparameters.__struct_fields__
+    changed = {name: value for name in names if (value := getattr(given, name)) != getattr(plain, name)}
+    return {name: value for name, value in changed.items() if name not in _OPENAIS}
 
 
 def event_object(job_id: str, numbered: NumberedEvent) -> FinetuningEventObject:

@@ -100,7 +100,7 @@ class FinetuningRecord(msgspec.Struct, kw_only=True):
 
     def checkpoint_name(self, step: int) -> str:
         """Return the name under which the checkpoint is served."""
-        return checkpoint_name(self.name, step)
+        return f"{self.name}{_CHECKPOINT}{step}"
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -114,10 +114,6 @@ def new_model_name(base: str, suffix: str | None) -> str:
     """Return a new name for an adapter. base: the name that the model is served under; only the last part of a path
     counts. suffix: checked by the schema, so that a name has five parts."""
     return f"ft:{_base_part(base)}:{ORGANIZATION}:{suffix or ''}:{_random(_NAME_CHARACTERS)}"
-
-
-def checkpoint_name(model_name: str, step: int) -> str:
-    return f"{model_name}{_CHECKPOINT}{step}"
 
 
 def split_checkpoint_name(name: str) -> tuple[str, int | None]:
