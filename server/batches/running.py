@@ -2,14 +2,16 @@
 
 import asyncio
 import math
-import time
 import uuid
 from typing import Any
 
+import msgspec
+
 from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
-from server.batches.execution import answer_body
 from server.context import ServerContext
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.registry import BATCH_ENDPOINTS, SUITABLE_PATHS
 from server.errors import RateLimited, TokensLimited, describe_error
 from server.generation.terms import serve_as_batch
 from server.jobs.answers import BodyAnswer
@@ -44,9 +46,7 @@ async def run_body(
             raise
         except EngineDied as error:
             num_deaths += error.num_deaths
-            if (
-                num_deaths >= MAX_DEATHS
-            ):  # the line may be the cause, and would end the server, which gives up after some deaths
+            if num_deaths >= MAX_DEATHS:  # the body may be the cause, and the server gives up after some more deaths
                 return _refusal(error, request_id)
         except _PASSING as error:
             if isinstance(error, TokensLimited) and error.retry_after_s is None:  # no minute allows that many
@@ -70,7 +70,7 @@ async def _run_once(
     record.key_name, record.is_usage = caller.name, True
     set_current_record(record)
     try:
-        answer, headers = await answer_body(context, endpoint, body, arrival_s=time.monotonic(), request_id=request_id)
+        answer, headers = await _answer_body(context, caller, endpoint, body, record)
         record.status = 200
         return BodyAnswer(request_id, 200, answer, headers)
     except Exception as error:  # the boundary of a line, as of a route
@@ -83,6 +83,36 @@ async def _run_once(
         return BodyAnswer(request_id, reply.status, reply.body())
     finally:
         record.release()
+
+
+async def _answer_body(
+    context: ServerContext, caller: Caller, path: str, raw: dict[str, Any], record: RequestRecord
+) -> tuple[bytes, dict[str, str]]:
+    """Return the answer's JSON, and the headers that say what the body's fields led to. Raises what the endpoint would
+    answer as an error.
+
+    path: of a batchable endpoint. record: of this request, whose model this sets.
+    """
+    endpoint = BATCH_ENDPOINTS[path]
+    body = endpoint.body(raw)
+    model = endpoint.model(body, context.models)
+    record.model_name = model.name
+    request = EndpointRequest(
+        context=context,
+        model=model,
+        capability=endpoint.capability,
+        suitable=SUITABLE_PATHS,
+        owner=caller.owner,
+        id=record.request_id,
+        arrival_s=record.arrival_s,
+        is_batch=True,
+    )
+    await endpoint.check_before_loading(body, request)
+    async with model.in_use(is_batch=True):
+        if model.adapter is not None:
+            await context.models.adapters.read(model.name, model)
+        work = await endpoint.prepare(body, request)
+        return msgspec.json.encode(await work.collect()), work.headers
 
 
 def _count(context: ServerContext, record: RequestRecord) -> None:
