@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import Generic
 
 from engine.adapters.host import HostAdapters
-from engine.adapters.jobs import LoadJob, LoadResult, PreparationJob, PreparationResult
-from engine.adapters.reader import AdapterReader
+from engine.adapters.reader import AdapterReader, LoadJob, LoadResult, PreparationJob, PreparationResult
 from engine.adapters.source import A, AdapterSource, P
 from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, AdapterStats
 from engine.scheduling.adapters.slots import AdapterSlots, Fill
