@@ -1,8 +1,11 @@
-"""Finding: the result of one check of `headrace doctor`."""
+"""Findings of `headrace doctor`, and the request and the result of its process that loads torch. No torch here."""
 
 import enum
 
 import msgspec
+
+from engine.command_io.weighing import Weighed
+from engine.config import EngineConfig
 
 
 class Severity(enum.StrEnum):
@@ -29,3 +32,18 @@ def warning(subject: str, message: str) -> Finding:
 
 def problem(subject: str, message: str) -> Finding:
     return Finding(subject, Severity.PROBLEM, message)
+
+
+class ModelToCheck(msgspec.Struct, frozen=True):
+    """A model to check. name: as the server would call it; '' if there is one model."""
+
+    name: str
+    config: EngineConfig
+
+
+class DoctorResult(msgspec.Struct, frozen=True):
+    """The findings, and the memory need of each model in order: None if the model is not on this machine, or cannot be
+    served."""
+
+    findings: list[Finding]
+    weighed: list[Weighed | None]

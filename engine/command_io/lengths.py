@@ -18,19 +18,6 @@ class Lengths(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FixedLength:
-    length: int
-
-    @property
-    def mean(self) -> float:
-        return self.length
-
-    def draw(self, rng: random.Random) -> int:  # noqa: ARG002 (the protocol's)
-        """Return the length, without a draw, so that other draws do not depend on it."""
-        return self.length
-
-
-@dataclass(frozen=True, slots=True)
 class UniformLength:
     """All lengths from low to high, both included, with equal probability."""
 
@@ -42,7 +29,8 @@ class UniformLength:
         return (self.low + self.high) / 2
 
     def draw(self, rng: random.Random) -> int:
-        return rng.randint(self.low, self.high)
+        # A fixed length is not drawn, so that other draws do not depend on it.
+        return self.low if self.low == self.high else rng.randint(self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +62,12 @@ def parse_lengths(text: str, source: str) -> Lengths:
     source: name of the text in the error. Raises OptionError.
     """
     try:
-        lengths = _parse(text)
+        return _parse(text)
     except ValueError:
         raise OptionError(
             f"{source} is {text!r}; it must be a length such as 128, a range such as 64:512, or "
             "lognormal:MEDIAN:SIGMA[:MAX], in tokens and at least 1"
         ) from None
-    return lengths
 
 
 def _parse(text: str) -> Lengths:
@@ -96,4 +83,4 @@ def _parse(text: str) -> Lengths:
     (high,) = end or (low,)
     if not 1 <= low <= high:
         raise ValueError(text)
-    return FixedLength(low) if low == high else UniformLength(low, high)
+    return UniformLength(low, high)

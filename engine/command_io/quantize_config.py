@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass
+from functools import partial
 
 from engine.config import option
 from engine.errors import StartupError
@@ -35,50 +36,40 @@ _CALIBRATED = (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC)  # with plain round
 GROUP_SIZES = (128, 64, 32)
 MIN_TOKENS = 512  # of calibration
 CALIBRATION_TOKENS = 8192
+_option = partial(option, group="Quantization")
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeConfig:
     """The options of a quantization. Raises StartupError for options that contradict each other."""
 
-    scheme: Scheme = option(
+    scheme: Scheme = _option(
         Scheme.INT4,
         "Weights alone: int4 (W4A16, by groups of columns), int8 (W8A16, by rows) or fp8 (by rows). Activations too, "
         "by token: w8a8 (int8) or fp8-dynamic.",
-        group="Quantization",
     )
-    out: str | None = option(None, "Folder for the checkpoint; must be empty or not exist.", group="Quantization")
-    group_size: int | None = option(
+    out: str | None = _option(None, "Folder for the checkpoint; must be empty or not exist.")
+    group_size: int | None = _option(
         None,
         "Columns that share a scale, for int4 and int8: 128, 64 or 32; fewer if they do not divide a matrix's columns "
         "(default: 128 for int4, whole rows for int8).",
-        group="Quantization",
     )
-    method: QuantizationMethod | None = option(
+    method: QuantizationMethod | None = _option(
         None,
         "gptq calibrates on a text, rtn rounds to the nearest (default: gptq for int4, w8a8 and fp8-dynamic, rtn for "
         "int8 and fp8).",
-        group="Quantization",
     )
-    calibration: str | None = option(
-        None, "Text file to calibrate on (default: one that ships with headrace).", group="Quantization", metavar="FILE"
+    calibration: str | None = _option(
+        None, "Text file to calibrate on (default: one that ships with headrace).", metavar="FILE"
     )
-    calibration_tokens: int | None = option(
-        None,
-        f"Maximum tokens of the text to use (default: {CALIBRATION_TOKENS:,}).",
-        group="Quantization",
-        minimum=MIN_TOKENS,
+    calibration_tokens: int | None = _option(
+        None, f"Maximum tokens of the text to use (default: {CALIBRATION_TOKENS:,}).", minimum=MIN_TOKENS
     )
-    revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Quantization")
-    threads: int | None = option(
-        None, "Compute threads on a CPU (default: the physical cores).", group="Quantization", minimum=1
-    )
-    quality_report: bool = option(True, "Measure the result against MODEL unquantized.", group="Quantization")
-    max_quality_loss: float | None = option(
-        None,
-        "Largest relative increase in perplexity (0.05 is 5 %); beyond it nothing is written.",
-        group="Quantization",
-        minimum=0,
+    revision: str | None = _option(None, "Hub branch, tag or commit of MODEL.")
+    threads: int | None = _option(None, "Compute threads on a CPU (default: the physical cores).", minimum=1)
+    quality_report: bool = _option(True, "Measure the result against MODEL unquantized.")
+    max_quality_loss: float | None = _option(
+        None, "Largest relative increase in perplexity (0.05 is 5 %); beyond it nothing is written.", minimum=0
     )
 
     def __post_init__(self) -> None:

@@ -30,7 +30,6 @@ from models.training.trainable_layers import layer_kinds, trainable_layers
 
 _POOLED_TOKENS = 16384  # a large batch of texts to pool
 _LEAST_CONTEXT = 2048  # tokens, without --max-model-len
-_ELEMENT_BYTES = {DType.FLOAT32: 4}  # of a weight, key or value; in every other dtype 2
 # Kernels store quantized weights in their own layouts, some of them wider than the file's.
 _PACKED_ALLOWANCE = 1.25
 
@@ -99,10 +98,6 @@ def _dtype(config: EngineConfig) -> torch.dtype:
     return torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
 
 
-def _element_bytes(config: EngineConfig) -> int:
-    return _ELEMENT_BYTES.get(config.dtype, 2)
-
-
 def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineConfig) -> int:
     """Estimate the bytes of the weights in memory, rather too many than too few: weights that are quantized while they
     are loaded count as they are stored."""
@@ -112,6 +107,6 @@ def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineC
     tensors = opened.checkpoint.tensors.values()
     num_elements = sum(math.prod(tensor.shape) for tensor in tensors)
     if config.quantization is Quantization.NONE or config.dtype is DType.FLOAT32:
-        return max(stored, num_elements * _element_bytes(config))
+        return max(stored, num_elements * _dtype(config).itemsize)
     is_quantized = isinstance(opened.checkpoint, GGUFCheckpoint) and stored < num_elements * 2
     return int(stored * _PACKED_ALLOWANCE) if is_quantized else stored

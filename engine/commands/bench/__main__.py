@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
             console.width = _FILE_WIDTH
         console.print(shown)
         if config.json is not None:
-            _write_json(config.json, name, engine_config, config, info, results)
+            described = {"engine_config": dataclasses.asdict(engine_config), "config": dataclasses.asdict(config)}
+            write_results(config.json, {"benchmark": name, **described, "notes": info.notes, "results": results})
     except HeadraceError as error:
         sys.stderr.write(f"headrace: {error}\n")
         return 2 if isinstance(error, OptionError) else 1
@@ -81,19 +82,6 @@ def _run(engine: Engine, info: EngineInfo, config: BenchConfig, model: str) -> t
             if config.plot is not None:
                 write_speedup_plot(config.plot, results, model)
             return results, speculation_table(results, config)
-
-
-def _write_json(
-    path: str, name: str, engine_config: EngineConfig, config: BenchConfig, info: EngineInfo, results: Any
-) -> None:
-    result = {
-        "benchmark": name,
-        "engine_config": dataclasses.asdict(engine_config),
-        "config": dataclasses.asdict(config),
-        "notes": info.notes,
-        "results": results,
-    }
-    write_results(path, result)
 
 
 if __name__ == "__main__":

@@ -129,9 +129,13 @@ def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False)
     scheduler, runner = engine._scheduler, engine._runner
     model, kv, sampler = runner._model, runner._kv, runner._sampler  # type: ignore[attr-defined]
     backend = model.compute.backend
+
+    def replay(tape: Tape) -> None:
+        tape.replay_each(lambda name: clock.phase(_PHASES.get(name, Phase.FORWARD)))
+
     with contextlib.ExitStack() as stack:
         if uses_tapes:
-            stack.enter_context(mock.patch.object(Tape, "replay", lambda tape: _replay_clocked(clock, tape)))
+            stack.enter_context(mock.patch.object(Tape, "replay", replay))
             stack.enter_context(_timed(clock, Phase.FORWARD, RecordedExecutor, "launch"))
         else:
             stack.enter_context(mock.patch.object(runner, "_executor", EagerExecutor(model.decoder, kv)))
@@ -152,10 +156,6 @@ def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False)
         yield
 
 
-def _replay_clocked(clock: PhaseClock, tape: Tape) -> None:
-    tape.replay_each(lambda name: clock.phase(_PHASES.get(name, Phase.FORWARD)))
-
-
 @contextlib.contextmanager
 def _timed(
     clock: PhaseClock, phase: Phase, owner: Any, name: str, cost: Callable[..., Cost] | None = None
@@ -170,15 +170,8 @@ def _timed(
         with clock.phase(phase):
             return function(*args, **kwargs)
 
-    was_own = name in vars(owner)
-    setattr(owner, name, clocked)
-    try:
+    with mock.patch.object(owner, name, clocked):
         yield
-    finally:
-        if was_own:
-            setattr(owner, name, function)
-        else:
-            delattr(owner, name)  # uncovers the class's method
 
 
 @contextlib.contextmanager

@@ -25,22 +25,11 @@ class BenchTask(enum.StrEnum):
 _SOURCES = {"draft": DraftSource.DRAFT_MODEL, "ngram": DraftSource.NGRAM, "prediction": DraftSource.PREDICTION}
 _DEFAULT_CASES = ("draft:code", "draft:chat", "ngram:edit", "prediction:edit")
 _MODULES = (
-    *("argparse", "ast", "calendar", "configparser", "csv", "dataclasses", "difflib", "doctest", "fractions", "ftplib"),
-    *(
-        "gettext",
-        "heapq",
-        "http.client",
-        "imaplib",
-        "inspect",
-        "ipaddress",
-        "logging",
-        "mailbox",
-        "optparse",
-        "pathlib",
-    ),
-    *("pdb", "pickle", "pickletools", "platform", "plistlib", "pprint", "shutil", "smtplib", "socketserver"),
-    *("statistics", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "tokenize", "trace", "traceback"),
-    *("typing", "unittest.mock", "urllib.parse", "urllib.request", "uuid", "zipfile"),
+    *("argparse", "ast", "calendar", "configparser", "csv", "dataclasses", "difflib", "doctest", "fractions"),
+    *("ftplib", "gettext", "heapq", "http.client", "imaplib", "inspect", "ipaddress", "logging", "mailbox"),
+    *("optparse", "pathlib", "pdb", "pickle", "pickletools", "platform", "plistlib", "pprint", "shutil", "smtplib"),
+    *("socketserver", "statistics", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "tokenize"),
+    *("trace", "traceback", "typing", "unittest.mock", "urllib.parse", "urllib.request", "uuid", "zipfile"),
 )
 _SKIPPED_LINES = 20  # of each source file; its beginning is mostly imports
 

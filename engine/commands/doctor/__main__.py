@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent
-from engine.command_io.doctor_job import DoctorResult, ModelToCheck
+from engine.command_io.findings import DoctorResult, ModelToCheck
 from engine.commands.doctor.machine import machine_findings
 from engine.commands.doctor.model import find_model_problems
 from engine.config import EngineConfig

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from engine.command_io.doctor_job import DoctorResult, ModelToCheck
-from engine.command_io.findings import Finding, ok, problem, warning
+from engine.command_io.findings import DoctorResult, Finding, ModelToCheck, ok, problem, warning
 from engine.command_io.weighing import Weighed
 from engine.commands.weighed import weigh_files
 from engine.config import Device, EngineConfig

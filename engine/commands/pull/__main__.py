@@ -4,6 +4,7 @@ JOB is JSON: a list of MODEL and a revision or null. The process ends with its p
 continues with the files that have arrived by then.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -26,24 +27,18 @@ def main(argv: Sequence[str]) -> int:
     _configure_logging()
     (job,) = argv
     model, revision = msgspec.json.decode(job, type=tuple[str, str | None])
-    progress = foreground_progress()
     try:
-        progress("import libraries", 0, 0, "")
-        from engine.commands.pull.command import (
-            pull,
-        )  # imports torch, which takes a second: a signal may come meanwhile
+        with contextlib.closing(foreground_progress()) as progress:
+            progress("import libraries", 0, 0, "")
+            from engine.commands.pull.command import pull  # imports torch: a signal may come meanwhile
 
-        outcome = pull(model, revision, progress)
+            outcome = pull(model, revision, progress)
     except (HeadraceError, ModelError) as error:
-        progress.close()
         sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
         return 1
     except SystemExit:  # SIGTERM, which Ctrl-C is turned into
-        progress.close()
         sys.stderr.write("headrace: stopped; the same command resumes here\n")
         raise
-    finally:
-        progress.close()
     sys.stdout.write(f"{outcome}\n")
     return 0
 

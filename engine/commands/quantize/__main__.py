@@ -4,6 +4,7 @@ JOB is JSON: a list of MODEL, the command's own options and the token of its Out
 parent, and on SIGTERM.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -31,25 +32,19 @@ def main(argv: Sequence[str]) -> int:
     model, options, token = msgspec.json.decode(job)
     config = msgspec.convert(options, QuantizeConfig)
     assert config.out is not None
-    progress = foreground_progress()
     try:
-        from engine.commands.quantize.command import (
-            quantize,  # imports torch, which takes a second: a signal may come meanwhile
-        )
+        with contextlib.closing(foreground_progress()) as progress:
+            from engine.commands.quantize.command import quantize  # imports torch: a signal may come meanwhile
 
-        quantize(model, config, OutputFolder.of(config.out, token), progress)
+            quantize(model, config, OutputFolder.of(config.out, token), progress)
     except (HeadraceError, ModelError) as error:
-        progress.close()
         sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
         return 1
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        progress.close()
         sys.stderr.write(f"headrace: {_OUT_OF_MEMORY}\n")
         return 1
-    finally:
-        progress.close()
     return 0
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engine.child_processes.environment import compute_environment
-from engine.command_io.doctor_job import DoctorResult, ModelToCheck
-from engine.command_io.findings import Finding, Severity, ok, problem, warning
+from engine.command_io.findings import DoctorResult, Finding, ModelToCheck, Severity, ok, problem, warning
 from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import OptionError

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.command_io.doctor_job import ModelToCheck
-from engine.command_io.findings import Finding, Severity, warning
+from engine.command_io.findings import Finding, ModelToCheck, Severity, warning
 from engine.commands.doctor import machine, model
 from engine.commands.doctor.model import find_model_problems
 from engine.config import Device, EngineConfig, Task

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.command_io.lengths import FixedLength, LognormalLength, UniformLength, parse_lengths
+from engine.command_io.lengths import LognormalLength, UniformLength, parse_lengths
 from engine.errors import StartupError
 from server.loadtest.config import LoadConfig, LoadEndpoint, PromptFormat
 from server.loadtest.load import arrival_times
@@ -28,9 +28,9 @@ def prompts(**options: Any) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("text", "lengths", "mean"),
     [
-        ("128", FixedLength(128), 128),
+        ("128", UniformLength(128, 128), 128),
         ("64:512", UniformLength(64, 512), 288),
-        ("7:7", FixedLength(7), 7),
+        ("7:7", UniformLength(7, 7), 7),
         ("lognormal:100:0.5", LognormalLength(100, 0.5, 1600), 113.3),
         ("lognormal:100:0.5:300", LognormalLength(100, 0.5, 300), 113.3),
     ],

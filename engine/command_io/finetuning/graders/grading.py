@@ -48,7 +48,6 @@ class ScoreAnswer:
     fault: GradingFault | None = None
 
 
-Ask = Callable[[ScoreQuestion], ScoreAnswer]
 AskAll = Callable[[Sequence[ScoreQuestion]], Sequence[ScoreAnswer]]  # an answer for each, in their order
 
 
@@ -141,11 +140,6 @@ class Grading:
             {"role": each.role, "content": each.content.rendered(self.item, self.sample)} for each in grader.messages
         ]
         return ScoreQuestion(grader.model, messages, grader.low, grader.high, grader.sampling)
-
-
-def grade(grader: Grader, item: Mapping[str, Any], sample: Sample, ask: Ask) -> Grade:
-    grading = Grading(grader, item, sample)
-    return grading.grade({path: ask(question) for path, question in grading.questions.items()})
 
 
 def grade_all(grader: Grader, pairs: Sequence[tuple[Mapping[str, Any], Sample]], ask_all: AskAll) -> list[Grade]:

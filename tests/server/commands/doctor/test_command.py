@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.command_io.doctor_job import DoctorResult
-from engine.command_io.findings import Finding, Severity, ok, problem, warning
+from engine.command_io.findings import DoctorResult, Finding, Severity, ok, problem, warning
 from engine.command_io.weighing import Weighed
 from server import cli
 from server.commands.doctor import options, process

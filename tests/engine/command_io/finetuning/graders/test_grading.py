@@ -1,14 +1,22 @@
 """Rewards of samples: by each type of grader, and for samples that cannot be graded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.command_io.finetuning.graders.definitions import Grader
 from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
-from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion, grade, grade_all, read_score
+from engine.command_io.finetuning.graders.grading import (
+    Grade,
+    Grading,
+    ScoreAnswer,
+    ScoreQuestion,
+    grade_all,
+    read_score,
+)
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.graders.sample import Sample
 
@@ -31,8 +39,15 @@ def _never(_: ScoreQuestion) -> ScoreAnswer:
     raise AssertionError("nothing is to be asked")
 
 
+def _grade(
+    grader: Grader, item: Mapping[str, Any], sample: Sample, ask: Callable[[ScoreQuestion], ScoreAnswer]
+) -> Grade:
+    grading = Grading(grader, item, sample)
+    return grading.grade({path: ask(question) for path, question in grading.questions.items()})
+
+
 def _reward(body: dict[str, Any], text: str, item: dict[str, Any] | None = None) -> float:
-    found = grade(parse_grader(body, "g"), item or {"answer": "Paris"}, Sample(text), _never)
+    found = _grade(parse_grader(body, "g"), item or {"answer": "Paris"}, Sample(text), _never)
     assert found.faults == []
     return found.reward
 
@@ -58,7 +73,7 @@ def test_text_similarity_gives_a_share() -> None:
 
 def test_a_formula_combines_rewards_which_are_told_apart() -> None:
     body = _several("0.5 * first + 0.25 * second", first=_check("eq"), second=_check("like"))
-    found = grade(parse_grader(body, "g"), {"answer": "Paris"}, Sample("Paris!"), _never)
+    found = _grade(parse_grader(body, "g"), {"answer": "Paris"}, Sample("Paris!"), _never)
     assert found.reward == 0.25
     assert found.sub_rewards == {"first": 0.0, "second": 1.0}
     assert [(each.key, each.name, each.type) for each in found.parts] == [
@@ -87,14 +102,14 @@ def test_rewards_are_not_clipped() -> None:
 def test_a_sample_that_cannot_be_graded_has_no_reward_and_a_fault(
     body: dict[str, Any], text: str, kind: FaultKind
 ) -> None:
-    found = grade(parse_grader(body, "g"), {"answer": "Paris"}, Sample(text), _never)
+    found = _grade(parse_grader(body, "g"), {"answer": "Paris"}, Sample(text), _never)
     assert found.reward == 0.0
     assert [fault.kind for fault in found.faults] == [kind]
 
 
 def test_a_part_that_cannot_be_graded_counts_nothing_and_the_others_do() -> None:
     body = _several("0.5 * a + 0.5 * b", a=_check("eq", "{{sample.output_json.x}}"), b=_check("like"))
-    found = grade(parse_grader(body, "g"), {"answer": "Paris"}, Sample("Paris"), _never)
+    found = _grade(parse_grader(body, "g"), {"answer": "Paris"}, Sample("Paris"), _never)
     assert found.reward == 0.5
     assert (found.parts[0].fault is not None, found.parts[1].fault, found.whole.fault) == (True, None, None)
 
@@ -107,7 +122,7 @@ def test_a_model_is_asked_for_a_number() -> None:
         return ScoreAnswer("7.5")
 
     grader = parse_grader(_judge("Rate {{item.answer}}: {{sample.output_text}}", range=[0, 10]), "g")
-    found = grade(grader, {"answer": "A"}, Sample("B"), ask)
+    found = _grade(grader, {"answer": "A"}, Sample("B"), ask)
     assert (found.reward, found.faults) == (7.5, [])
     assert asked[0].messages == [{"role": "user", "content": "Rate A: B"}]
     assert (asked[0].model, asked[0].low, asked[0].high) == ("tiny", 0.0, 10.0)
@@ -126,7 +141,7 @@ def test_a_model_is_asked_for_a_number() -> None:
 def test_what_a_model_answers_is_a_number_within_the_range(
     answer: ScoreAnswer, reward: float, kind: FaultKind | None
 ) -> None:
-    found = grade(parse_grader(_judge(), "g"), {}, Sample("x"), lambda _: answer)
+    found = _grade(parse_grader(_judge(), "g"), {}, Sample("x"), lambda _: answer)
     assert found.reward == reward
     assert [fault.kind for fault in found.faults] == ([] if kind is None else [kind])
 
@@ -213,8 +228,8 @@ _JSON = st.recursive(
 )
 def test_no_sample_item_or_answer_raises(body: dict[str, Any], item: dict[str, Any], text: str, answer: str) -> None:
     grader = parse_grader(body, "g")
-    found = grade(grader, item, Sample(text), lambda _: ScoreAnswer(answer))
+    found = _grade(grader, item, Sample(text), lambda _: ScoreAnswer(answer))
     assert found.reward == found.reward
     assert abs(found.reward) < float("inf")
-    assert found == grade(grader, item, Sample(text), lambda _: ScoreAnswer(answer))
+    assert found == _grade(grader, item, Sample(text), lambda _: ScoreAnswer(answer))
     assert found.whole.fault is None or found.reward == 0.0
