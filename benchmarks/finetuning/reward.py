@@ -12,13 +12,12 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.finetuning.everyday import EVERYDAY, compared
 from benchmarks.finetuning.jobs import Asker, columns, finetune_seeds, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
-from engine.command_io.finetuning.events import read_events
+from engine.command_io.finetuning.events import parse_events
 from engine.command_io.finetuning.graders.grading import grade_all
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.graders.sample import Sample
@@ -101,7 +100,7 @@ def _rows(names: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
 
 def _drawn_rewards(job: JobFolder) -> tuple[float, float]:
     """Return the job's rewards before and after training."""
-    (found,) = (event.data for event in read_events(Path(job.events)) if "before" in event.data)
+    (found,) = (event.data for event in parse_events(job.events.read_bytes()) if "before" in event.data)
     return found["before"]["valid_reward"], found["after"]["valid_reward"]
 
 

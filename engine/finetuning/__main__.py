@@ -3,6 +3,7 @@
 It ends with its parent, and on SIGTERM. Started again, it continues from the state that was saved last.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -27,32 +28,27 @@ def main(argv: Sequence[str]) -> int:
     """Train, and return the exit code."""
     end_with_parent()
     folder = JobFolder(Path(argv[0]))
-    progress = foreground_progress()
     try:
-        from engine.finetuning.run import train  # imports torch, which takes seconds; until then SIGTERM just ends it
+        with contextlib.closing(foreground_progress()) as progress:
+            from engine.finetuning.run import train  # imports torch, which takes long; until then SIGTERM just ends it
 
-        exit_on_sigterm()
-        out = train(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
+            exit_on_sigterm()
+            say = progress.say
+            out = train(folder, progress, lambda event: None if event.kind == "metrics" else say(event.message))
     except OSError as error:
-        progress.close()
         if is_full_disk(error):
             sys.stderr.write(f"headrace: {error}; the same command continues from the last saved state\n")
             return TRY_AGAIN
         return _fail(folder, _reason(error), error)
     except (HeadraceError, ModelError) as error:
-        progress.close()
         return _fail(folder, str(error), error)
     except SystemExit:
-        progress.close()
         sys.stderr.write("headrace: stopped; the same command resumes here\n")
         return 128 + signal.SIGTERM  # not raised again: to take torch down takes long, and the parent waits
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        progress.close()
         return _fail(folder, _OUT_OF_MEMORY, error)
-    finally:
-        progress.close()
     sys.stdout.write(f"{out}\n")
     return 0
 

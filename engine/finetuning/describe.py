@@ -5,6 +5,7 @@ OPTIONS is an EngineConfig as JSON. The tokenizer turns the text of examples int
 compute.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import msgspec
 
 from engine.child_processes.background import REASON_PREFIX, TRY_AGAIN, is_full_disk
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
-from engine.command_io.finetuning.job import write_atomically
+from engine.command_io.finetuning.job import JobFolder, write_atomically
 from engine.command_io.progress import foreground_progress
 from engine.config import EngineConfig
 from engine.errors import HeadraceError
@@ -25,27 +26,24 @@ from models.errors import ModelError
 def main(argv: Sequence[str]) -> int:
     exit_on_sigterm()
     end_with_parent()
-    folder, options = Path(argv[0]), msgspec.json.decode(argv[1], type=EngineConfig)
-    progress = foreground_progress()
+    folder, options = JobFolder(Path(argv[0])), msgspec.json.decode(argv[1], type=EngineConfig)
     try:
-        from engine.startup.description import tokenizer_info  # imports torch: a signal may come meanwhile
-        from models.loading.open import open_model
-        from models.sources.resolve import resolve_model
-        from models.tokenizer.load import load_tokenizer_assets
+        with contextlib.closing(foreground_progress()) as progress:
+            from engine.startup.description import tokenizer_info  # imports torch: a signal may come meanwhile
+            from models.loading.open import open_model
+            from models.sources.resolve import resolve_model
+            from models.tokenizer.load import load_tokenizer_assets
 
-        files = resolve_model(options.model, options.revision, progress)
-        overrides = parse_overrides(options.hf_overrides, options.rope_scaling, options.rope_theta)
-        opened = open_model(files, overrides)
-        progress("read tokenizer", 0, 0, "")
-        assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
-        write_atomically(folder / "context.json", msgspec.json.encode(opened.max_position))
-        write_atomically(folder / "tokenizer.msgpack", msgspec.msgpack.encode(tokenizer_info(assets)))
+            files = resolve_model(options.model, options.revision, progress)
+            overrides = parse_overrides(options.hf_overrides, options.rope_scaling, options.rope_theta)
+            opened = open_model(files, overrides)
+            progress("read tokenizer", 0, 0, "")
+            assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
+            write_atomically(folder.context, msgspec.json.encode(opened.max_position))
+            write_atomically(folder.tokenizer_info, msgspec.msgpack.encode(tokenizer_info(assets)))
     except (HeadraceError, ModelError, OSError) as error:
-        progress.close()
         sys.stderr.write(f"{REASON_PREFIX}{error}\n")
         return TRY_AGAIN if is_full_disk(error) else 1
-    finally:
-        progress.close()
     return 0
 
 

@@ -37,7 +37,7 @@ class _Replay(msgspec.Struct, frozen=True):
 
 def num_questions(prompts: Sequence[Passage]) -> int:
     """Return how many of the prompts are replayed; the last prompts are held out."""
-    return len(prompts) - _num_held_out(len(prompts))
+    return len(prompts) - min(_MAX_HELD_OUT, len(prompts) // 4)
 
 
 def replayed_answers(
@@ -89,10 +89,6 @@ def replayed_answers(
 
 def _item(prompt: Sequence[int], answer: Sequence[int]) -> TrainingItem:
     return TrainingItem([Passage([*prompt, *answer], [(len(prompt), len(prompt) + len(answer))])])
-
-
-def _num_held_out(num_prompts: int) -> int:
-    return min(_MAX_HELD_OUT, num_prompts // 4)
 
 
 def _read(path: Path) -> _Replay | None:

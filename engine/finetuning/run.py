@@ -10,7 +10,7 @@ import msgspec
 
 from engine.child_processes.allocator import retain_freed_memory
 from engine.command_io.finetuning.auto import ResolvedHyperparameters, resolve_hyperparameters
-from engine.command_io.finetuning.events import JobEvent, JobEventLog, read_events
+from engine.command_io.finetuning.events import JobEvent, JobEventLog, parse_events
 from engine.command_io.finetuning.items import Passage, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline
@@ -27,13 +27,12 @@ from engine.finetuning.trainer import Outputs, Trainer
 from engine.startup.early import compute_threads
 from engine.startup.load import load_options
 from engine.wording import counted
-from models.decoder import Decoder
 from models.kernels.cpu.library import set_num_threads
 from models.progress import ProgressReport
 from models.sources.resolve import resolve_model
 from models.system.cores import allowed_cpus
 from models.training.adapter_file import load_pairs, save_adapter
-from models.training.load import TrainingModel, load_for_training
+from models.training.load import load_for_training
 from models.training.lora import Lora, LoraShape
 
 # With a mean of 4 alone, SmolLM2 began everyday answers in the file's manner, and then went another way. With
@@ -54,12 +53,16 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     events = JobEventLog(folder.events, on_event)
     set_num_threads(_num_threads(job.engine.threads, events))
     setup = _setup(folder, job)
-    model = _load(job, progress)
+    files = resolve_model(job.engine.model, job.engine.revision, progress)
+    model = load_for_training(files, load_options(job.engine, "cpu"), progress)
     decoder = model.decoder
-    _serve_context(decoder, setup)
+    limit = decoder.spec.max_position
+    setup.check_length(limit)
+    decoder.serve_context(max(setup.longest, min(2048, limit)))
     questions = num_questions(read_rows(folder.prompts, Passage))
     resolved = _resolve(folder, job, setup.num_items, questions)
-    lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
+    shape = LoraShape(resolved.rank, resolved.alpha, tuple(job.hyperparameters.target_modules))
+    lora = Lora(decoder, model.names, shape, job.seed)
     if job.start is not None:
         load_pairs(folder.path / job.start, lora)
     setup.check_memory(decoder, lora, resolved)
@@ -76,7 +79,7 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
         save_adapter(where, lora, job.engine.model)
 
     sampler = SampleWriter(folder, job, decoder, events)
-    outputs = Outputs(folder, events, progress, setup.curve, save, sampler.sample, out / "checkpoints")
+    outputs = Outputs(folder, events, progress, setup.curve, save, sampler.sample)
     Trainer(task, resolved, state, outputs).run()
     save(out)
     _conclude(setup.curve, state.progress.results, events)
@@ -102,21 +105,6 @@ def _num_threads(wanted: int | None, events: JobEventLog) -> int:
     return compute_threads(wanted)
 
 
-def _load(job: FinetuningJob, progress: ProgressReport) -> TrainingModel:
-    files = resolve_model(job.engine.model, job.engine.revision, progress)
-    return load_for_training(files, load_options(job.engine, "cpu"), progress)
-
-
-def _serve_context(decoder: Decoder, setup: TaskSetup) -> None:
-    limit = decoder.spec.max_position
-    setup.check_length(limit)
-    decoder.serve_context(max(setup.longest, min(2048, limit)))
-
-
-def _targets(job: FinetuningJob) -> tuple[str, ...]:
-    return tuple(job.hyperparameters.target_modules)
-
-
 def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int) -> ResolvedHyperparameters:
     """Choose the job's hyperparameters, or read those that it was started with from its first event.
 
@@ -140,7 +128,7 @@ def _chosen_before(folder: JobFolder) -> dict[str, Any] | None:
     """Return the hyperparameters of the job's first event; None if the job is new, or its events are gone."""
     if not (folder.state.exists() and folder.events.exists()):
         return None
-    found = [event.data for event in read_events(folder.events)]
+    found = [event.data for event in parse_events(folder.events.read_bytes())]
     return next((data for data in reversed(found) if all(name in data for name in _CHOSEN)), None)
 
 

@@ -39,5 +39,4 @@ class SampleWriter:
 
 def load_job_tokenizer(folder: JobFolder) -> tokenizers.Tokenizer | None:
     """Load the model's tokenizer from the job's folder; None if it is not there."""
-    path = folder.path / "tokenizer.json"
-    return tokenizers.Tokenizer.from_file(str(path)) if path.exists() else None
+    return tokenizers.Tokenizer.from_file(str(folder.tokenizer)) if folder.tokenizer.exists() else None

@@ -37,7 +37,6 @@ class TrainingProgress(msgspec.Struct, kw_only=True):
     best_loss: float | None = None  # on the validation file
     best_reward: float | None = None  # on the validation file
     best_step: int | None = None
-    is_done: bool = False
 
     def is_best(self, found: Measurements) -> bool:
         """Return whether the measurements are the best so far on the validation file."""

@@ -32,7 +32,6 @@ class Outputs:
     curve: Curve
     save_adapter: Callable[[Path], None]
     sample: Callable[[int], None]
-    checkpoints: Path
 
 
 class Trainer:
@@ -124,7 +123,7 @@ class Trainer:
         progress, outputs = self._state.progress, self._outputs
         epoch = -(-progress.step // self._task.steps_per_epoch)
         shown = {**means(progress.results[-self._task.steps_per_epoch :]), **measured_values(found)}
-        folder = outputs.checkpoints / f"step-{progress.step}"
+        folder = outputs.folder.out / "checkpoints" / f"step-{progress.step}"
         outputs.save_adapter(folder)
         text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if "accuracy" not in name)
         outputs.events.add(
@@ -156,7 +155,6 @@ class Trainer:
             measured = {"before": progress.before, "after": progress.after}
             if line is not None:
                 self._outputs.events.add(line, data=msgspec.to_builtins(measured))
-        progress.is_done = True
         self._save()
 
     def _save(self) -> None:

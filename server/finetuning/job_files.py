@@ -17,14 +17,16 @@ from engine.errors import StartupError
 from engine.protocol import TokenizerInfo
 from server.config.server import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
-from server.finetuning.lines import TrainingChat
 from server.finetuning.preparation import PreparationReport, PreparedFiles, prepare
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
-from server.finetuning.replay_prompts import REPLAY_PROMPTS
 from server.text.chat_templates.processes import TemplateProcesses
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
+
+# Everyday questions, one a line, on which training keeps the adapter's answers close to the base model's. The last ones
+# are held out: training only measures on them.
+REPLAY_PROMPTS = Path(__file__).parent / "replay_prompts.txt"
 
 # The engine's options that define the model and how it computes.
 MODEL_OPTIONS = (
@@ -48,24 +50,14 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_parser: str | None = None
 
 
-def tokenizer_file(folder: JobFolder) -> Path:
-    """Return the path of a TokenizerInfo in MessagePack, which is written before `write_job` is called."""
-    return folder.path / "tokenizer.msgpack"
-
-
-def context_file(folder: JobFolder) -> Path:
-    """Return the path of the number of tokens that the model takes, in JSON. The file may be missing."""
-    return folder.path / "context.json"
-
-
 def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | None) -> PreparationReport:
-    """Write everything that the trainer reads, job.json last. The same files and order give the same bytes, so that an
-    interrupted job continues.
+    """Write everything that the trainer reads, job.json last. The folder has its tokenizer_info. The same files and
+    order give the same bytes, so that an interrupted job continues.
 
     Raises FaultyFile, StartupError for options that do not fit the model, and OSError.
     """
-    info = msgspec.msgpack.decode(tokenizer_file(folder).read_bytes(), type=TokenizerInfo)
-    write_atomically(folder.path / "tokenizer.json", info.tokenizer_json)
+    info = msgspec.msgpack.decode(folder.tokenizer_info.read_bytes(), type=TokenizerInfo)
+    write_atomically(folder.tokenizer, info.tokenizer_json)
     templates, workers = TemplateProcesses(), TextWorkers()
     try:
         config = ServerConfig(
@@ -75,17 +67,19 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
         )
         text_model = build_text_model(info, config, workers, templates)
         given = _with_shape_of_start(folder, order)
+        max_model_len = json.loads(folder.context.read_bytes()) if folder.context.exists() else None
         prompts = None
         if order.method is TrainingMethod.REINFORCEMENT:
-            prompts = _prompt_rules(folder, order)
+            prompts = _prompt_rules(order, max_model_len)
             given = msgspec.structs.replace(given, max_completion_tokens=prompts.max_completion_tokens)
-        renderer = Renderer(text_model, given.max_length or _default_length(folder))
+        length = given.max_length or min(DEFAULT_LENGTH, max_model_len or DEFAULT_LENGTH)
+        renderer = Renderer(text_model, length)
         prepared = prepare(train, valid, order.method, renderer, prompts)
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
         write_rows(folder.samples, _samples(prepared, renderer))
         write_rows(folder.prompts, _replay_prompts(order, text_model, renderer))
-        write_atomically(folder.path / "report.json", msgspec.json.encode(prepared.report))
+        write_atomically(folder.report, msgspec.json.encode(prepared.report))
         job = FinetuningJob(
             engine=order.engine,
             method=order.method,
@@ -103,18 +97,8 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
         workers.close()
 
 
-def _default_length(folder: JobFolder) -> int:
-    return min(DEFAULT_LENGTH, _max_model_len(folder) or DEFAULT_LENGTH)
-
-
-def _max_model_len(folder: JobFolder) -> int | None:
-    path = context_file(folder)
-    return int(json.loads(path.read_bytes())) if path.exists() else None
-
-
-def _prompt_rules(folder: JobFolder, order: JobOrder) -> PromptRules:
+def _prompt_rules(order: JobOrder, max_model_len: int | None) -> PromptRules:
     """Return the rules for the job's prompts. Raises InvalidRequest for a grader that was not checked before."""
-    max_model_len = _max_model_len(folder)
     length = order.hyperparameters.max_completion_tokens or default_completion_tokens(max_model_len)
     return PromptRules(parse_grader(order.grader, "grader"), length, max_model_len)
 
@@ -146,12 +130,8 @@ def _thought_marks(text_model: TextModel) -> ThoughtMarks | None:
 def _samples(prepared: PreparedFiles, renderer: Renderer) -> list[Passage]:
     """Return the questions of some chats, which the model answers after each epoch."""
     chats = (chat for chat in prepared.chats if not chat.learned[0])
-    return [renderer.prompt(chat.fields, _num_question_messages(chat)) for chat in chats]
-
-
-def _num_question_messages(chat: TrainingChat) -> int:
-    """Return the number of messages before the first one that is learned, or of all."""
-    return chat.learned.index(True) if any(chat.learned) else len(chat.learned)
+    # The question ends before the first message that is learned; a prompt has none.
+    return [renderer.prompt(chat.fields, (*chat.learned, True).index(True)) for chat in chats]
 
 
 def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:
@@ -162,5 +142,5 @@ def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) 
             f"--replay is {replay:g}, and the model has no chat template to ask questions with; leave it out, or give "
             "the model a template (--chat-template)"
         )
-    questions = REPLAY_PROMPTS if text_model.chat is not None else ()
+    questions = [] if text_model.chat is None else REPLAY_PROMPTS.read_text().splitlines()
     return [renderer.question(text) for text in questions]

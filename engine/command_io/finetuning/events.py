@@ -1,5 +1,6 @@
 """Events of a job, in the order of time, as JSON lines."""
 
+import contextlib
 import errno
 import os
 import time
@@ -21,7 +22,7 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobEventLog:
-    """Appends events to a file. After a crash the last line may be cut; `read_events` leaves it out."""
+    """Appends events to a file. After a crash the last line may be cut; `parse_events` leaves it out."""
 
     def __init__(self, path: Path, on_event: Callable[[JobEvent], object] = lambda _: None) -> None:
         """on_event: called with each event, too. Raises OSError."""
@@ -51,15 +52,13 @@ class JobEventLog:
         self._file.close()
 
 
-def read_events(path: Path) -> list[JobEvent]:
-    """Read all whole events of a file. Raises OSError."""
+def parse_events(data: bytes) -> list[JobEvent]:
+    """Return all whole events in a file's content."""
     decoder = msgspec.json.Decoder(JobEvent)
     events = []
-    for line in path.read_bytes().splitlines():
-        try:
+    for line in data.splitlines():
+        with contextlib.suppress(msgspec.DecodeError):  # a line that a crash cut
             events.append(decoder.decode(line))
-        except msgspec.DecodeError:  # a line that a crash cut
-            continue
     return events
 
 

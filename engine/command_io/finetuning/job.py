@@ -5,7 +5,6 @@ import enum
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,79 +101,35 @@ class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
     thought: ThoughtMarks | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class JobFolder:
     """The files of a job, except its adapters. A job that is started again in the same folder continues, also if the
     folder was moved: no file in it names a folder above."""
 
-    path: Path
-
-    @property
-    def out(self) -> Path:
-        """The folder for the adapter, which contains the job's folder."""
-        return self.path.parent
-
-    @property
-    def job(self) -> Path:
-        return self.path / "job.json"
-
-    @property
-    def train(self) -> Path:
-        """TrainingItems, one a line; for reinforcement, GradedPrompts."""
-        return self.path / "train.jsonl"
-
-    @property
-    def valid(self) -> Path:
-        """The validation data in the form of `train`; may be missing."""
-        return self.path / "valid.jsonl"
-
-    @property
-    def prompts(self) -> Path:
-        """Prompts of everyday questions, as Passages; the base's answers to them are replayed. May be missing."""
-        return self.path / "prompts.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """Prompts to answer after each epoch, as Passages; may be missing."""
-        return self.path / "samples.jsonl"
-
-    @property
-    def replay(self) -> Path:
-        """The base's answers to `prompts`; written by the trainer."""
-        return self.path / "replay.json"
-
-    @property
-    def events(self) -> Path:
-        """The job's events as JSON lines, appended."""
-        return self.path / "events.jsonl"
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results.csv"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.out = path.parent  # for the adapter
+        self.lock = path / "lock"  # empty, and locked by the command that works in the folder
+        # Written before the trainer starts.
+        self.tokenizer_info = path / "tokenizer.msgpack"  # a TokenizerInfo
+        self.context = path / "context.json"  # the number of tokens that the model takes; may be missing
+        self.tokenizer = path / "tokenizer.json"
+        self.train = path / "train.jsonl"  # TrainingItems, one a line; for reinforcement, GradedPrompts
+        self.valid = path / "valid.jsonl"  # in the form of `train`; may be missing
+        self.samples = path / "samples.jsonl"  # prompts to answer after each epoch, as Passages; may be missing
+        self.prompts = path / "prompts.jsonl"  # everyday questions to replay, as Passages; may be missing
+        self.report = path / "report.json"
+        self.job = path / "job.json"  # the FinetuningJob, written last
+        # Written while the job is trained.
+        self.replay = path / "replay.json"  # the base's answers to `prompts`
+        self.events = path / "events.jsonl"  # JobEvents, appended
+        self.results = path / "results.csv"
+        self.state = path / "state.safetensors"  # from which a job continues
+        self.questions = path / "questions.json"  # to grading models, while the trainer waits for their answers
+        self.answers = path / "answers.json"  # of the grading models
 
     def plot(self, name: str) -> Path:
         """Return the path of a curve's picture, which is drawn if matplotlib is installed. name: see Curve."""
         return self.path / f"{name}.png"
-
-    @property
-    def lock(self) -> Path:
-        """An empty file, locked by the command that works in the folder."""
-        return self.path / "lock"
-
-    @property
-    def questions(self) -> Path:
-        """The trainer's questions to grading models, while it waits for their answers."""
-        return self.path / "questions.json"
-
-    @property
-    def answers(self) -> Path:
-        """The grading models' answers."""
-        return self.path / "answers.json"
-
-    @property
-    def state(self) -> Path:
-        """The trainer's state, from which a job continues."""
-        return self.path / "state.safetensors"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -51,10 +51,9 @@ class ExampleSetup:
         return counted(self.num_items, "example"), own
 
     def make_task(self, context: TaskContext) -> ExampleTask:
-        decoder, answers = context.decoder, context.answers
+        decoder = context.decoder
         is_text = self._job.method is TrainingMethod.PRETRAINING
         text = general_text(self._folder, decoder.spec.max_position) if is_text else []
-        data = TrainingData(self._items, self._valid, answers.pool, answers.held_out, text)
 
         def difficulty(item: TrainingItem) -> float:
             """Return the loss of an example before training; all examples together take a third of an epoch."""
@@ -62,7 +61,7 @@ class ExampleSetup:
 
         orders = context.orders(self._items, difficulty, self._job.seed)
         objective = self._objective(context)
-        return ExampleTask(decoder, context.lora, objective, context.anchor, data, orders)
+        return ExampleTask(context, objective, TrainingData(self._items, self._valid, text), orders)
 
     def _objective(self, context: TaskContext) -> Objective:
         if self._job.method is not TrainingMethod.DPO:

@@ -5,42 +5,29 @@ from dataclasses import dataclass
 
 from engine.command_io.finetuning.items import TrainingItem
 from engine.command_io.finetuning.results import ResultRow
-from engine.finetuning.loss.anchor import Anchor
 from engine.finetuning.loss.objective import Objective, add_gradients, evaluate
 from engine.finetuning.order import BatchOrder, ReplayOrder
+from engine.finetuning.setup import TaskContext
 from engine.finetuning.state import Measurements
 from engine.finetuning.task import StepOutcome
-from models.decoder import Decoder
-from models.training.lora import Lora
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The items of a job. replay: the base's own answers. held_out: such answers that are not learned. text: general
-    text, on which perplexity is measured."""
+    """The items of a job. text: general text, on which perplexity is measured."""
 
     items: Sequence[TrainingItem]
-    valid: Sequence[TrainingItem] = ()
-    replay: Sequence[TrainingItem] = ()
-    held_out: Sequence[TrainingItem] = ()
-    text: Sequence[TrainingItem] = ()
+    valid: Sequence[TrainingItem]
+    text: Sequence[TrainingItem]
 
 
 class ExampleTask:
     def __init__(
-        self,
-        decoder: Decoder,
-        lora: Lora,
-        objective: Objective,
-        anchor: Anchor,
-        data: TrainingData,
-        orders: tuple[BatchOrder, ReplayOrder],
+        self, context: TaskContext, objective: Objective, data: TrainingData, orders: tuple[BatchOrder, ReplayOrder]
     ) -> None:
-        """objective, anchor: must already remember the base's values that they compare with."""
-        self._decoder = decoder
-        self._lora = lora
+        """objective: must already remember the base's values that it compares with."""
+        self._context = context
         self._objective = objective
-        self._anchor = anchor
         self._data = data
         self._order, self._replay_order = orders
 
@@ -50,8 +37,9 @@ class ExampleTask:
 
     def compute(self, step: int) -> StepOutcome:
         items = [self._data.items[index] for index in self._order.batch(step)]
-        replayed = [self._data.replay[index] for index in self._replay_order.batch(step)]
-        score = add_gradients(self._objective, items, self._decoder, self._lora, self._anchor, replayed)
+        context = self._context
+        replayed = [context.answers.pool[index] for index in self._replay_order.batch(step)]
+        score = add_gradients(self._objective, items, context.decoder, context.lora, context.anchor, replayed)
         data = {
             "train_loss": score.loss,
             "train_mean_token_accuracy": score.accuracy,
@@ -62,13 +50,13 @@ class ExampleTask:
         return StepOutcome(result, f"training loss={score.loss:.4f}", data)
 
     def measure(self) -> Measurements:
-        data, decoder = self._data, self._decoder
+        data, decoder, held_out = self._data, self._context.decoder, self._context.answers.held_out
         valid = evaluate(self._objective, data.valid, decoder) if data.valid else None
         return Measurements(
             valid_loss=None if valid is None else valid.loss,
             valid_accuracy=None if valid is None else valid.accuracy,
             text_loss=evaluate(self._objective, data.text, decoder).loss if data.text else None,
-            divergence=self._anchor.measure(data.held_out) if data.held_out else None,
+            divergence=self._context.anchor.measure(held_out) if held_out else None,
         )
 
     def conclude(self, results: Sequence[ResultRow]) -> str | None:  # noqa: ARG002

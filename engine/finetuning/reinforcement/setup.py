@@ -15,7 +15,7 @@ from engine.errors import StartupError
 from engine.finetuning.memory import GenerationMemory, check_memory, most_tokens
 from engine.finetuning.reinforcement.report import mean_reward
 from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler, num_together
-from engine.finetuning.reinforcement.task import GradeAll, PromptData, ReinforcementTask
+from engine.finetuning.reinforcement.task import GradeAll, ReinforcementTask
 from engine.finetuning.samples import load_job_tokenizer
 from engine.finetuning.setup import TaskContext
 from engine.wording import counted
@@ -77,7 +77,7 @@ class ReinforcementSetup:
         return f"{prompts}, {answers} of at most {counted(settings.max_tokens, 'token')} to each", own
 
     def make_task(self, context: TaskContext) -> ReinforcementTask:
-        settings, seed, answers = self._settings, self._job.seed, context.answers
+        settings, seed = self._settings, self._job.seed
         sampler, grade = self._sampler(context.decoder, context.lora), self._grade()
 
         def difficulty(prompt: GradedPrompt) -> float:
@@ -86,11 +86,8 @@ class ReinforcementSetup:
             reward = mean_reward(grade(group))
             return 0.0 if reward is None else -reward
 
-        data = PromptData(self._prompts, self._valid, answers.pool, answers.held_out)
         orders = context.orders(self._prompts, difficulty, seed)
-        return ReinforcementTask(
-            context.decoder, context.lora, sampler, grade, context.anchor, data, orders, settings, seed
-        )
+        return ReinforcementTask(context, sampler, grade, self._prompts, self._valid, orders, settings, seed)
 
     def _sampler(self, decoder: Decoder, lora: Lora) -> RolloutSampler:
         tokenizer = load_job_tokenizer(self._folder)

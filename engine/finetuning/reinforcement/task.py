@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 from engine.command_io.finetuning.auto import RolloutSettings
@@ -11,18 +10,16 @@ from engine.command_io.finetuning.graders.grading import Grade
 from engine.command_io.finetuning.items import GradedPrompt, TrainingItem
 from engine.command_io.finetuning.results import ResultRow
 from engine.errors import StartupError
-from engine.finetuning.loss.anchor import Anchor
 from engine.finetuning.loss.objective import add_gradients
 from engine.finetuning.order import BatchOrder, ReplayOrder
 from engine.finetuning.reinforcement.advantages import advantages, has_signal
 from engine.finetuning.reinforcement.objective import PolicyObjective
 from engine.finetuning.reinforcement.report import all_at_fault, fault_of, mean_reward, reward_of, rollout_figures
 from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler
+from engine.finetuning.setup import TaskContext
 from engine.finetuning.state import Measurements
 from engine.finetuning.task import StepOutcome
 from engine.wording import counted
-from models.decoder import Decoder
-from models.training.lora import Lora
 
 _MOST_FAILED = 3  # steps in a row in which no answer could be graded
 _MOST_EQUAL = 5  # steps in a row in which nothing was learned, before a warning
@@ -34,16 +31,6 @@ _ALL_EQUAL = (
 GradeAll = Callable[[Sequence[Rollout]], Sequence[Grade]]
 
 
-@dataclass(frozen=True, slots=True)
-class PromptData:
-    """The prompts of a job. replay: the base's own answers. held_out: such answers that are not learned."""
-
-    prompts: Sequence[GradedPrompt]
-    valid: Sequence[GradedPrompt] = ()
-    replay: Sequence[TrainingItem] = ()
-    held_out: Sequence[TrainingItem] = ()
-
-
 class ReinforcementTask:
     """Group relative policy optimization (GRPO: Shao et al. 2024), with one update for each step's answers.
 
@@ -53,23 +40,20 @@ class ReinforcementTask:
 
     def __init__(
         self,
-        decoder: Decoder,
-        lora: Lora,
+        context: TaskContext,
         sampler: RolloutSampler,
         grade: GradeAll,
-        anchor: Anchor,
-        data: PromptData,
+        prompts: Sequence[GradedPrompt],
+        valid: Sequence[GradedPrompt],
         orders: tuple[BatchOrder, ReplayOrder],
         settings: RolloutSettings,
         seed: int,
     ) -> None:
-        """anchor: must already remember the base's outputs for its own answers."""
-        self._decoder = decoder
-        self._lora = lora
+        self._context = context
         self._sampler = sampler
         self._grade = grade
-        self._anchor = anchor
-        self._data = data
+        self._prompts = prompts
+        self._valid = valid
         self._order, self._replay_order = orders
         self._settings = settings
         self._seed = seed
@@ -83,9 +67,9 @@ class ReinforcementTask:
         return self._order.steps_per_epoch
 
     def compute(self, step: int) -> StepOutcome:
-        settings = self._settings
-        prompts = [self._data.prompts[index] for index in self._order.batch(step)]
-        replayed = [self._data.replay[index] for index in self._replay_order.batch(step)]
+        settings, context = self._settings, self._context
+        prompts = [self._prompts[index] for index in self._order.batch(step)]
+        replayed = [context.answers.pool[index] for index in self._replay_order.batch(step)]
         began_s = time.monotonic()
         groups = self._sampler.sample(prompts, settings.group_size, f"{self._seed} rollouts {step}")
         rollouts = list(chain.from_iterable(groups))
@@ -94,7 +78,7 @@ class ReinforcementTask:
         self._check(grades)
         graded_s = time.monotonic()
         items, objective = self._learned(groups, grades)
-        score = add_gradients(objective, items, self._decoder, self._lora, self._anchor, replayed)
+        score = add_gradients(objective, items, context.decoder, context.lora, context.anchor, replayed)
         num_tokens = sum(len(rollout.ids) for rollout in rollouts)
         result = ResultRow(
             step + 1,
@@ -122,10 +106,10 @@ class ReinforcementTask:
         return StepOutcome(result, _summary(result), data, self._warnings(result, grades))
 
     def measure(self) -> Measurements:
-        held_out = self._data.held_out
+        held_out = self._context.answers.held_out
         return Measurements(
-            valid_reward=self._mean_reward(self._data.valid) if self._data.valid else None,
-            divergence=self._anchor.measure(held_out) if held_out else None,
+            valid_reward=self._mean_reward(self._valid) if self._valid else None,
+            divergence=self._context.anchor.measure(held_out) if held_out else None,
         )
 
     def conclude(self, results: Sequence[ResultRow]) -> str | None:
@@ -144,7 +128,7 @@ class ReinforcementTask:
     def trained_tokens(self, results: Sequence[ResultRow]) -> int:
         total = 0
         for step, result in enumerate(results):
-            prompts = [self._data.prompts[index] for index in self._order.batch(step)]
+            prompts = [self._prompts[index] for index in self._order.batch(step)]
             num_rollouts = len(prompts) * self._settings.group_size
             total += sum(prompt.num_tokens for prompt in prompts) * self._settings.group_size
             total += round((result.completion_tokens_mean or 0.0) * num_rollouts)
@@ -185,7 +169,9 @@ class ReinforcementTask:
                     items.append(rollout.to_learn())
                     factors[id(items[-1])] = advantage
         num_tokens = sum(len(rollout.ids) for group in groups for rollout in group)
-        return items, PolicyObjective(self._decoder, self._lora, factors, num_tokens, settings.kl_weight)
+        return items, PolicyObjective(
+            self._context.decoder, self._context.lora, factors, num_tokens, settings.kl_weight
+        )
 
     def _mean_reward(self, prompts: Sequence[GradedPrompt]) -> float | None:
         """Return the mean reward on the prompts. The seed is the same each time, so that adapters compare better."""

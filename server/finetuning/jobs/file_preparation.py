@@ -11,7 +11,7 @@ from engine.child_processes.lifetime import describe_exit
 from engine.command_io.finetuning.job import JobFolder, write_atomically
 from engine.config import EngineConfig
 from engine.protocol import EngineInfo
-from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, context_file, tokenizer_file
+from server.finetuning.job_files import MODEL_OPTIONS, JobOrder
 from server.finetuning.jobs.folders import found_path
 from server.finetuning.jobs.objects import for_clients
 from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
@@ -182,8 +182,8 @@ class FilePreparation(ProcessWork):
 def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> None:
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if info is not None:
-        write_atomically(tokenizer_file(folder), msgspec.msgpack.encode(info.tokenizer))
-        write_atomically(context_file(folder), msgspec.json.encode(info.max_model_len))
+        write_atomically(folder.tokenizer_info, msgspec.msgpack.encode(info.tokenizer))
+        write_atomically(folder.context, msgspec.json.encode(info.max_model_len))
     write_atomically(task_file(folder), msgspec.json.encode(task))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.command_io.finetuning.events import JobEvent
+from engine.command_io.finetuning.events import JobEvent, parse_events
 from engine.command_io.finetuning.job import JobFolder
 from server.finetuning.jobs.objects import for_clients
 from server.finetuning.jobs.publisher import Publisher
@@ -157,8 +157,6 @@ def _apply(record: FinetuningRecord, event: JobEvent) -> None:
 
 # --- the trainer's file of events -------------------------------------------------------------------------------------
 
-_decode = msgspec.json.Decoder(JobEvent).decode
-
 
 @dataclass(frozen=True, slots=True)
 class _NewEvents:
@@ -175,7 +173,7 @@ class _NewEvents:
 def _new_events(record: FinetuningRecord, data: bytes) -> _NewEvents:
     """Read new events. A trainer that was killed reports some steps again. data: the lines behind those that the record
     counts."""
-    events = [event for line in data.splitlines() if (event := _read(line)) is not None]
+    events = parse_events(data)
     steps: list[JobEvent] = []
     kept: list[JobEvent] = []
     checkpoints: dict[int, FinetuningCheckpoint] = {}
@@ -210,14 +208,6 @@ def _new_lines(path: Path, offset: int) -> bytes:
     except FileNotFoundError:
         return b""
     return data[: data.rfind(b"\n") + 1]
-
-
-def _read(line: bytes) -> JobEvent | None:
-    """Return None for a line that a crash cut."""
-    try:
-        return _decode(line)
-    except msgspec.DecodeError:
-        return None
 
 
 def _metrics(event: JobEvent) -> dict[str, float]:

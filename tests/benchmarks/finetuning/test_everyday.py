@@ -3,14 +3,14 @@
 import pytest
 
 from benchmarks.finetuning.everyday import CAPITALS, EVERYDAY, compared, is_right, num_same, sign_test
-from server.finetuning.replay_prompts import REPLAY_PROMPTS
+from server.finetuning.job_files import REPLAY_PROMPTS
 
 pytestmark = pytest.mark.fast
 
 
 def test_no_question_is_one_that_fine_tuning_replays() -> None:
     asked = [question.lower().rstrip("?.") for question in (*EVERYDAY, *CAPITALS)]
-    replayed = [question.lower().rstrip("?.") for question in REPLAY_PROMPTS]
+    replayed = [question.lower().rstrip("?.") for question in REPLAY_PROMPTS.read_text().splitlines()]
     assert len(set(asked)) == len(asked)
     assert len(set(replayed)) == len(replayed)
     assert not set(asked) & set(replayed)

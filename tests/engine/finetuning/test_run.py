@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.command_io.finetuning import auto
-from engine.command_io.finetuning.events import read_events
+from engine.command_io.finetuning.events import parse_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, write_rows
 from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Order, Pacing, TrainingMethod
 from engine.config import DType, EngineConfig
@@ -59,7 +59,7 @@ class Job:
     out: Path
 
     def events(self, kind: str = "message") -> list[str]:
-        return [event.message for event in read_events(self.folder.events) if event.kind == kind]
+        return [event.message for event in parse_events(self.folder.events.read_bytes()) if event.kind == kind]
 
     def adapter(self) -> dict[str, torch.Tensor]:
         return load_file(self.out / "adapter_model.safetensors")
@@ -112,9 +112,9 @@ def test_a_job_learns_and_leaves_its_results(model: Path, tmp_path: Path) -> Non
     assert len(job.events("metrics")) == 24
     assert any("Sample 1" in message for message in job.events())
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {f"step-{3 * n}" for n in range(1, 9)}
-    samples = [event.data for event in read_events(job.folder.events) if "sample" in event.data]
+    samples = [event.data for event in parse_events(job.folder.events.read_bytes()) if "sample" in event.data]
     assert samples[-1]["token_ids"]
-    ends = [event.data for event in read_events(job.folder.events) if "checkpoint" in event.data]
+    ends = [event.data for event in parse_events(job.folder.events.read_bytes()) if "checkpoint" in event.data]
     accuracies = [float(row.split(",")[2]) for row in rows[-3:]]
     assert math.isclose(ends[-1]["train_mean_token_accuracy"], sum(accuracies) / 3, abs_tol=1e-4)
     assert {"epoch", "checkpoint", *CheckpointMetrics.__struct_fields__} >= ends[-1].keys()  # as clients see them
@@ -153,7 +153,8 @@ def test_a_job_keeps_what_was_chosen_when_it_began(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(auto, "_LEAST_STEPS", dict.fromkeys(TrainingMethod, 6))
+    now = auto._DEFAULTS[TrainingMethod.SUPERVISED]._replace(least_steps=6)
+    monkeypatch.setitem(auto._DEFAULTS, TrainingMethod.SUPERVISED, now)
     whole, stopped = (_job(model, tmp_path / name, Hyperparameters()) for name in ("whole", "stopped"))
     for job in (whole, stopped):
         write_rows(job.folder.prompts, PROMPTS)
@@ -165,8 +166,8 @@ def test_a_job_keeps_what_was_chosen_when_it_began(
 
     with pytest.raises(SystemExit):
         train(stopped.folder, until_third)
-    for name, later in (("_LEAST_STEPS", 12), ("_LEARNING_RATES", 1e-4), ("_RANKS", 16)):  # of a later version
-        monkeypatch.setattr(auto, name, dict.fromkeys(TrainingMethod, later))
+    later = now._replace(least_steps=12, learning_rate=1e-4, rank=16)  # of a later version
+    monkeypatch.setitem(auto._DEFAULTS, TrainingMethod.SUPERVISED, later)
     _run(stopped)
 
     assert any("Continuing after step" in message for message in stopped.events())
@@ -232,7 +233,7 @@ def test_a_job_ends_early_with_its_best_adapter(model: Path, tmp_path: Path) -> 
     job = _job(model, tmp_path, given)
     _run(job)
 
-    progress = [event.data for event in read_events(job.folder.events) if "checkpoint" in event.data]
+    progress = [event.data for event in parse_events(job.folder.events.read_bytes()) if "checkpoint" in event.data]
     assert 1 < len(progress) < 30
     best = min(progress, key=lambda each: each["full_valid_loss"])
     kept = load_file(Path(best["checkpoint"]) / "adapter_model.safetensors")
@@ -290,7 +291,7 @@ def test_samples_end_where_the_models_positions_end(model: Path, tmp_path: Path)
     write_rows(job.folder.samples, [Passage([5] * 254), Passage([5] * 256), Passage([5])])
     _run(job)
 
-    samples = [event.data for event in read_events(job.folder.events) if "sample" in event.data]
+    samples = [event.data for event in parse_events(job.folder.events.read_bytes()) if "sample" in event.data]
     assert [each["sample"] for each in samples] == [0, 2]
     assert all(1 <= len(each["token_ids"]) <= 2 for each in samples)
 
@@ -337,7 +338,9 @@ def test_replay_keeps_the_answers_to_questions_that_are_held_out(model: Path, tm
         job = _job(model, tmp_path / str(replay), msgspec.structs.replace(THOROUGH, replay=replay))
         write_rows(job.folder.prompts, PROMPTS)
         _run(job)
-        measured = [event.data for event in read_events(job.folder.events) if "general_divergence" in event.data]
+        measured = [
+            event.data for event in parse_events(job.folder.events.read_bytes()) if "general_divergence" in event.data
+        ]
         far.append(measured[-1]["general_divergence"])
 
     assert far[1] < far[0] / 2
@@ -356,7 +359,7 @@ def test_pretraining_says_what_is_won_and_what_is_lost(model: Path, tmp_path: Pa
     assert re.fullmatch(
         r"Before and after: perplexity on the validation file \S+ -> \S+, perplexity on general text \S+ -> \S+", line
     )
-    (data,) = (event.data for event in read_events(job.folder.events) if event.message == line)
+    (data,) = (event.data for event in parse_events(job.folder.events.read_bytes()) if event.message == line)
     assert data["after"]["valid_loss"] < data["before"]["valid_loss"]
     assert data["after"]["text_loss"] != data["before"]["text_loss"]
 

@@ -11,7 +11,7 @@ from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, Job
 from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 from server.finetuning import prepare_process
-from server.finetuning.job_files import JobOrder, context_file, tokenizer_file
+from server.finetuning.job_files import JobOrder
 from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepare_files
 from tests.helpers.tokenizers import byte_level_info
 
@@ -20,7 +20,7 @@ from tests.helpers.tokenizers import byte_level_info
 def folder(tmp_path: Path) -> JobFolder:
     made = JobFolder(tmp_path / "out" / "job")
     made.path.mkdir(parents=True)
-    tokenizer_file(made).write_bytes(msgspec.msgpack.encode(byte_level_info()))
+    made.tokenizer_info.write_bytes(msgspec.msgpack.encode(byte_level_info()))
     return made
 
 
@@ -132,7 +132,7 @@ def test_a_parent_that_is_no_adapter_is_refused(folder: JobFolder, tmp_path: Pat
 def test_examples_are_as_long_as_the_model_takes_unless_a_length_is_given(
     folder: JobFolder, tmp_path: Path, given: int | None, longest: int
 ) -> None:
-    context_file(folder).write_text("20")
+    folder.context.write_text("20")
     rows: list[object] = [{"text": "a long text " * 30}]
     task = _task(tmp_path, rows, method=TrainingMethod.PRETRAINING, hyperparameters=Hyperparameters(max_length=given))
     assert isinstance(prepare_files(folder, task), Made)
@@ -182,14 +182,14 @@ def test_prompts_are_there_with_what_their_answers_are_graded_by(folder: JobFold
 
 
 def test_the_length_of_answers_fits_the_model(folder: JobFolder, tmp_path: Path) -> None:
-    context_file(folder).write_bytes(b"64")
+    folder.context.write_bytes(b"64")
     assert isinstance(prepare_files(folder, _reinforced(tmp_path, _prompts())), Made)
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert job.hyperparameters.max_completion_tokens == 32
 
 
 def test_faults_of_prompts_are_told_by_line(folder: JobFolder, tmp_path: Path) -> None:
-    context_file(folder).write_bytes(b"64")
+    folder.context.write_bytes(b"64")
     user = {"role": "user", "content": "why? " * 20}
     bad = [{"messages": [user], "answer": 1}, {"messages": [{**user, "content": "x"}]}]
     outcome = prepare_files(folder, _reinforced(tmp_path, [*_prompts(), *bad], max_completion_tokens=10))

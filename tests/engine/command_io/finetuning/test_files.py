@@ -7,7 +7,7 @@ import pytest
 
 from engine.command_io.finetuning.auto import resolve_hyperparameters
 from engine.command_io.finetuning.config import TrainingConfig
-from engine.command_io.finetuning.events import JobEventLog, read_events
+from engine.command_io.finetuning.events import JobEventLog, parse_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows, write_rows
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline, write_training_plot
@@ -31,7 +31,7 @@ def test_events_go_on_after_a_line_that_a_crash_cut(tmp_path: Path) -> None:
         file.write(b'{"created_at": 1, "mess')
     JobEventLog(path).add("second", level="warn")
 
-    assert [(event.message, event.level, event.data) for event in read_events(path)] == [
+    assert [(event.message, event.level, event.data) for event in parse_events(path.read_bytes())] == [
         ("first", "info", {"step": 1}),
         ("second", "warn", {}),
     ]

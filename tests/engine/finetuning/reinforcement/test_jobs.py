@@ -10,7 +10,7 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from engine.command_io.finetuning.events import JobEvent, read_events
+from engine.command_io.finetuning.events import JobEvent, parse_events
 from engine.command_io.finetuning.graders.definitions import GraderType
 from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import Grade, PartGrade
@@ -88,11 +88,11 @@ def _adapter(folder: JobFolder) -> dict[str, torch.Tensor]:
 
 
 def _steps(folder: JobFolder) -> list[dict[str, Any]]:
-    return [event.data for event in read_events(folder.events) if event.kind == "metrics"]
+    return [event.data for event in parse_events(folder.events.read_bytes()) if event.kind == "metrics"]
 
 
 def _events(folder: JobFolder) -> list[JobEvent]:
-    return [event for event in read_events(folder.events) if event.kind == "message"]
+    return [event for event in parse_events(folder.events.read_bytes()) if event.kind == "message"]
 
 
 def test_the_reward_rises_on_prompts_that_were_not_seen(model: Path, tmp_path: Path) -> None:
