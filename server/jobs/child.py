@@ -162,12 +162,17 @@ def log_of(lock: Path) -> Path:
     return lock.with_name("process.log")
 
 
-def traceback_of(lock: Path) -> str:
-    """Return the traceback of an error of ours that ended the last process; empty if it ended otherwise."""
+def read_log(lock: Path) -> str:
+    """Return everything that the last process wrote to stderr; empty if there is no log."""
     try:
-        text = log_of(lock).read_text(errors="replace")
+        return log_of(lock).read_text(errors="replace")
     except OSError:
         return ""
+
+
+def traceback_of(lock: Path) -> str:
+    """Return the traceback of an error of ours that ended the last process; empty if it ended otherwise."""
+    text = read_log(lock)
     return text[text.rfind(_TRACEBACK) :].strip() if _TRACEBACK in text else ""
 
 

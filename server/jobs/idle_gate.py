@@ -1,4 +1,4 @@
-"""IdleGate: child processes are suspended while clients have work, and continue when no client has."""
+"""IdleGate: suspends child processes while clients have work."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,8 @@ _IDLE_AFTER_S = 0.5  # between a client's answer and its next question a process
 class IdleGate:
     """open --a request arrives, or runs--> closed --none for a while--> open
 
-    The gate closes within the call that reports a request, and opens when it looks. Invariant: while it is closed,
-    every process that was admitted is suspended. A gate that is not active never closes.
+    `note_request` closes the gate immediately; `look` opens it. Invariant: while the gate is closed, every process that
+    was admitted is suspended. A gate that is not active never closes.
     """
 
     def __init__(

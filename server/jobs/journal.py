@@ -34,11 +34,6 @@ class Journal(Generic[Record]):
         self._sleep = sleep
 
     @property
-    def subject(self) -> str:
-        """The job, in the log."""
-        return f"{self._table.noun} {self.record.id}"
-
-    @property
     def now_s(self) -> float:
         """Seconds since 1970."""
         return self._files.clock()
@@ -62,7 +57,7 @@ class Journal(Generic[Record]):
         """
         return await persist(
             lambda: self.try_change(edit, events, status=status, beside=beside, is_durable=is_durable),
-            self.subject,
+            f"{self._table.noun} {self.record.id}",
             sleep=self._sleep,
         )
 

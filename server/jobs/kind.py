@@ -30,7 +30,7 @@ class JobWork(ABC, Generic[Record]):
         return record is not None
 
     def hurry(self) -> None:
-        """Prepare for the end of the server, which waits for the task that it cancels next."""
+        """Prepare for the end of the server, which cancels the task next, and waits for it."""
 
 
 class JobKind(ABC, Generic[Record]):

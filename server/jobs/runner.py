@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Generic
 
 from engine.errors import EngineStopped
@@ -31,10 +31,19 @@ class JobRunner:
     time.
     """
 
-    def __init__(self, env: JobEnvironment, kinds: Sequence[JobKind[Any]]) -> None:
-        self._env = env
-        self._kinds = [_RunnerOfKind(env, kind) for kind in kinds]
-        env.context.wake_job = self.wake
+    def __init__(
+        self,
+        context: ServerContext,
+        kinds: Iterable[type[JobKind[Any]]],
+        answer: AnswerBody,
+        *,
+        start: StartChild = start_child,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """kinds: the ones that the server cannot have are left out. answer, start, sleep: as of JobEnvironment."""
+        self._env = env = new_environment(context, answer, start=start, sleep=sleep)
+        self._kinds = [_RunnerOfKind(env, kind(env)) for kind in kinds if kind.is_available(context)]
+        context.wake_job = self.wake
 
     @property
     def num_works(self) -> int:
@@ -95,19 +104,6 @@ class JobRunner:
         for each in self._kinds:
             known |= await each.unfinished_files()
         await self._env.files.sweep(known)
-
-
-def new_runner(
-    context: ServerContext,
-    kinds: Iterable[type[JobKind[Any]]],
-    answer: AnswerBody,
-    *,
-    start: StartChild = start_child,
-    sleep: Sleep = asyncio.sleep,
-) -> JobRunner:
-    """Return a runner of the kinds that the server can have. answer, start, sleep: as of JobEnvironment."""
-    env = new_environment(context, answer, start=start, sleep=sleep)
-    return JobRunner(env, [kind(env) for kind in kinds if kind.is_available(context)])
 
 
 class _RunnerOfKind(Generic[Record]):

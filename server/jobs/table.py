@@ -126,7 +126,6 @@ class JobTable(Generic[Record]):
         return record
 
     def _values(self, record: Record) -> dict[str, Column | bytes]:
-        """The columns that follow from the record and may change with it."""
         columns = {name: column(record) for name, column in self._columns.items()}
         return {"status": record.status.value, **columns, "body": msgspec.json.encode(record)}
 

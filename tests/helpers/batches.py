@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from server.batches.kind import BatchJobs
 from server.batches.running import run_body
 from server.jobs.environment import AnswerBody, Sleep
-from server.jobs.runner import JobRunner, new_runner
+from server.jobs.runner import JobRunner
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL
 
@@ -40,7 +40,7 @@ def read_jsonl(data: bytes) -> list[dict[str, Any]]:
 def batch_runner(app: FastAPI, answer: AnswerBody | None = None, *, sleep: Sleep = asyncio.sleep) -> JobRunner:
     """A runner of the application's batches alone. answer: of a line, by default the application's own."""
     context = app.state.context
-    return new_runner(context, [BatchJobs], answer or partial(run_body, context), sleep=sleep)
+    return JobRunner(context, [BatchJobs], answer or partial(run_body, context), sleep=sleep)
 
 
 @contextlib.asynccontextmanager

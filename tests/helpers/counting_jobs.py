@@ -13,7 +13,7 @@ from server.jobs.answers import BodyAnswer
 from server.jobs.environment import JobEnvironment, Sleep
 from server.jobs.journal import Journal
 from server.jobs.kind import JobKind, JobWork
-from server.jobs.runner import JobRunner, new_runner
+from server.jobs.runner import JobRunner
 from server.jobs.table import JobTable
 from server.keys.caller import Caller
 from tests.helpers.deadline import DEADLINE_S
@@ -89,7 +89,7 @@ async def _no_answer(_caller: Caller, _endpoint: str, _body: dict[str, Any], _sl
 @contextlib.asynccontextmanager
 async def counts(app: FastAPI, sleep: Sleep) -> AsyncIterator[JobRunner]:
     """Work on the application's counting jobs within the context. sleep: between two numbers."""
-    runner = new_runner(app.state.context, [CountingJobs], _no_answer, sleep=sleep)
+    runner = JobRunner(app.state.context, [CountingJobs], _no_answer, sleep=sleep)
     await runner.prepare()
     running = asyncio.create_task(runner.run())
     try:

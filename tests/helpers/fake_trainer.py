@@ -28,7 +28,7 @@ from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask
 from server.jobs.answers import BodyAnswer
 from server.jobs.child import ProcessorUse, log_of
 from server.jobs.environment import AnswerBody, Sleep
-from server.jobs.runner import JobRunner, new_runner
+from server.jobs.runner import JobRunner
 from server.keys.caller import Caller
 from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.deadline import DEADLINE_S
@@ -246,7 +246,7 @@ async def no_answer(_caller: Caller, _endpoint: str, _body: dict[str, Any], _sle
 
 def finetuning_runner(app: FastAPI, children: FakeChildren, answer: AnswerBody = no_answer) -> JobRunner:
     """A runner of the application's fine-tuning jobs alone."""
-    return new_runner(app.state.context, [FinetuningJobs], answer, start=children.start, sleep=no_time)
+    return JobRunner(app.state.context, [FinetuningJobs], answer, start=children.start, sleep=no_time)
 
 
 @contextlib.asynccontextmanager

@@ -101,9 +101,9 @@ async def _serve(
     engines.context = context
     from server.app import JOB_KINDS
     from server.batches.running import run_body
-    from server.jobs.runner import new_runner
+    from server.jobs.runner import JobRunner
 
-    runner = new_runner(context, JOB_KINDS, partial(run_body, context))
+    runner = JobRunner(context, JOB_KINDS, partial(run_body, context))
     if server_config.data_dir is not None:
         await _clean_up(context, runner)
     url = url_of(sock, has_tls=certificates is not None)

@@ -18,7 +18,7 @@ from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.preparation import report_notes
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, task_file
-from server.jobs.child import Child, log_of
+from server.jobs.child import Child, read_log
 from server.jobs.environment import JobEnvironment
 from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 from server.served.model import ServedModel
@@ -189,9 +189,5 @@ def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> Non
 
 def _reported_reason(folder: JobFolder) -> str | None:
     """Return why the last process could not do its work, in its own words; None if it gave no reason."""
-    try:
-        lines = log_of(folder.lock).read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    last = next((line for line in reversed(lines) if line.strip()), "")
+    last = next((line for line in reversed(read_log(folder.lock).splitlines()) if line.strip()), "")
     return last.removeprefix(REASON_PREFIX) if last.startswith(REASON_PREFIX) else None

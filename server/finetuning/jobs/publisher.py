@@ -81,8 +81,7 @@ class Publisher:
         return [each for each in unread if self._can_read(self._models.get_or_default(each.base_name))]
 
     async def read_unread(self) -> None:
-        """Make the models read them, one after the other, ahead of requests. Adapters that cannot be served are left
-        out."""
+        """Make the models read the unread adapters, ahead of requests. Adapters that cannot be served are left out."""
         for adapter in self.unread:
             model = self._models.get_or_default(adapter.base_name)
             if self._models.adapters.get(adapter.name) is adapter and self._can_read(model):
