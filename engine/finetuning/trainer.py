@@ -119,7 +119,6 @@ class Trainer:
         progress.after = found
 
     def _end_epoch(self, found: Measurements) -> None:
-        """Write a checkpoint, answer the sample prompts, and save the state."""
         progress, outputs = self._state.progress, self._outputs
         epoch = -(-progress.step // self._task.steps_per_epoch)
         shown = {**means(progress.results[-self._task.steps_per_epoch :]), **measured_values(found)}

@@ -47,7 +47,6 @@ class ExampleMaker:
         return Passage([self._known_ids.setdefault(token, token) for token in passage.ids], passage.trained)
 
     def _passages(self, content: TrainingChat | Completion | Document | Preference) -> list[list[Passage]]:
-        """Return the passages of each item."""
         renderer = self.renderer
         match content:
             case TrainingChat():

@@ -104,8 +104,7 @@ def _prompt_rules(order: JobOrder, max_model_len: int | None) -> PromptRules:
 
 
 def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
-    """Fill in a rank and scale that were not given from the adapter that training continues from. Raises
-    StartupError."""
+    """Fill in a rank or alpha that was not given, from the adapter to continue. Raises StartupError."""
     given = order.hyperparameters
     if order.start is None or (given.lora_rank is not None and given.lora_alpha is not None):
         return given

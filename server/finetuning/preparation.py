@@ -65,10 +65,11 @@ class PreparedFiles:
 class FaultyFile(Exception):
     """A file that cannot be trained on. faults: the first hundred, in order. is_validation: of the validation file."""
 
-    def __init__(self, faults: list[FileFault], *, is_validation: bool = False) -> None:
+    is_validation = False
+
+    def __init__(self, faults: list[FileFault]) -> None:
         super().__init__("; ".join(fault.text for fault in faults[:3]))
         self.faults = faults
-        self.is_validation = is_validation
 
 
 @dataclass(slots=True)
@@ -88,7 +89,11 @@ def prepare(
     """
     maker = ExampleMaker(renderer, prompts)
     read = _read(train, method, maker)
-    validation = _File() if valid is None else _read_validation(valid, method, maker)
+    try:
+        validation = _File() if valid is None else _read(valid, method, maker)
+    except FaultyFile as error:
+        error.is_validation = True
+        raise
     known = {key for _, key, _ in validation.items}
     seen: set[bytes] = set()  # keys of the lines that are kept
     removed: dict[str, list[int]] = {}
@@ -122,13 +127,6 @@ def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]
     left = f", and {num_left} without those that {rules}" if removed else ""
     has = f"the training file has {counted(num_lines, 'line')}{left}"
     return FileFault(f"{has}; at least {MIN_LINES} are needed: add examples")
-
-
-def _read_validation(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
-    try:
-        return _read(data, method, maker)
-    except FaultyFile as error:
-        raise FaultyFile(error.faults, is_validation=True) from None
 
 
 def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:

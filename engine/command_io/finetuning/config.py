@@ -95,10 +95,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.out is None:
             raise StartupError("--out is missing; name the folder for the adapter")
-        if self.early_stopping is not None and self.validation is None:
-            raise StartupError("--early-stopping needs a validation loss; give a --validation file")
-        if self.pacing is not Pacing.NONE and self.order is Order.NONE:
-            raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
         if (self.grader is None) is (self.method is TrainingMethod.REINFORCEMENT):
             raise StartupError("--grader and --method reinforcement need each other; give both or neither")
         for name, reason in misplaced(self.hyperparameters, self.method, has_validation=self.validation is not None):

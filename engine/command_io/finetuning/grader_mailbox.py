@@ -62,7 +62,6 @@ def _parts(questions: Sequence[ScoreQuestion]) -> Iterator[list[ScoreQuestion]]:
 
 
 def _answers(folder: JobFolder, questions_id: str) -> list[ScoreAnswer] | None:
-    """Return the answers to these questions; None while there are none."""
     try:
         found = msgspec.json.decode(folder.answers.read_bytes(), type=Answers)
     except FileNotFoundError:

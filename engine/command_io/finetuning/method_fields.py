@@ -1,6 +1,6 @@
-"""The hyperparameters of each method, and the given ones that a method does not have."""
+"""The hyperparameters of each method, and the given ones that contradict others."""
 
-from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
+from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, TrainingMethod
 
 _OF_DPO = ("beta", "rpo_alpha")
 _OF_REINFORCEMENT = (
@@ -24,12 +24,16 @@ def fields_of(method: TrainingMethod) -> list[str]:
 
 
 def misplaced(given: Hyperparameters, method: TrainingMethod, *, has_validation: bool) -> list[tuple[str, str]]:
-    """Return the names of given hyperparameters that have no effect, each with the reason."""
+    """Return the names of given hyperparameters that cannot be honored, each with the reason."""
     found = [
         (name, f"it is {owner}'s, and the method is {method}: leave it out")
         for name, owner in _OF_ONE_METHOD.items()
         if owner is not method and getattr(given, name) is not None
     ]
+    if given.early_stopping is not None and not has_validation:
+        found.append(("early_stopping", "it needs a validation loss: give a validation file"))
+    if given.pacing is not Pacing.NONE and given.order is Order.NONE:
+        found.append(("pacing", "it needs an order: give file, length or difficulty as order"))
     if method is not TrainingMethod.REINFORCEMENT:
         return found
     if given.max_length is not None:

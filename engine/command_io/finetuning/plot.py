@@ -51,7 +51,6 @@ def write_training_plot(path: Path, results: Sequence[ResultRow], curve: Curve) 
 
 
 def _points(results: Sequence[ResultRow], name: str) -> list[tuple[int, float]]:
-    """Return the steps that have a value of that name, with the value."""
     return [(result.step, value) for result in results if (value := getattr(result, name)) is not None]
 
 

@@ -76,7 +76,6 @@ def _scores(grades: Sequence[Grade]) -> list[dict[str, Any]]:
 
 
 def _errors(grades: Sequence[Grade]) -> list[dict[str, Any]]:
-    """Return for each grader how many answers it could not grade, by the reason."""
     found = []
     for column in _by_grader(grades):
         counts = Counter(each.fault.kind for each in column if each.fault is not None)

@@ -6,7 +6,7 @@ import msgspec
 
 from engine.command_io.finetuning.auto import default_rank
 from engine.command_io.finetuning.config import DEFAULT_LENGTH
-from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, TrainingMethod
+from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from engine.command_io.finetuning.method_fields import fields_of, misplaced
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.finetuning.adapter_files import AdapterShape
@@ -40,7 +40,7 @@ def hyperparameters_of(
     values = {**old, **new}
     paths = {name: f"{path if name in new else _OLD_PLACE}.{name}" for name in values}
     chosen = msgspec.convert(values, Hyperparameters)
-    for name, reason in _contradictions(chosen, method, body):
+    for name, reason in misplaced(chosen, method, has_validation=body.validation_file is not None):
         raise InvalidRequest.of(paths[name], f"is {quote(values[name])}; {reason}")
     _check_limits(chosen, paths, max_rank, max_length)
     _check_layers(chosen, paths, layers, start)
@@ -97,16 +97,6 @@ def _check_effort(given: GivenHyperparameters | None, path: str, method: Trainin
     if method is not TrainingMethod.REINFORCEMENT:
         reason = f"it is reinforcement's, and the method is {method}"
     raise UnsupportedParameter.of(param, f"is {quote(effort)}; {reason}: leave it out")
-
-
-def _contradictions(chosen: Hyperparameters, method: TrainingMethod, body: FinetuningRequest) -> list[tuple[str, str]]:
-    """Return the hyperparameters that cannot be honored, each with the reason."""
-    found = misplaced(chosen, method, has_validation=body.validation_file is not None)
-    if chosen.early_stopping is not None and body.validation_file is None:
-        found.append(("early_stopping", "it needs a validation loss: give a validation_file"))
-    if chosen.pacing is not Pacing.NONE and chosen.order is Order.NONE:
-        found.append(("pacing", "it needs an order: give file, length or difficulty as order"))
-    return found
 
 
 def _check_limits(chosen: Hyperparameters, paths: dict[str, str], max_rank: int, max_length: int | None) -> None:

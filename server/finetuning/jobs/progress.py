@@ -140,17 +140,9 @@ class Progress:
 
 
 def _apply(record: FinetuningRecord, event: JobEvent) -> None:
-    """Apply what an event says about the whole job."""
     data = event.data
     if "n_epochs" in data and "total_steps" in data:
-        record.resolved = Resolved(
-            n_epochs=data["n_epochs"],
-            batch_size=data["batch_size"],
-            learning_rate=data["learning_rate"],
-            lora_rank=data["lora_rank"],
-            total_steps=data["total_steps"],
-            beta=data.get("beta"),
-        )
+        record.resolved = msgspec.convert(data, Resolved)
     if "trained_tokens" in data:
         record.trained_tokens = data["trained_tokens"]
 
