@@ -125,7 +125,6 @@ class AdapterReader(Generic[A, P]):
             return PreparationResult(job, None, None, "the adapter could not be made ready; send the request again")
 
     def _read(self, path: str) -> tuple[A | None, str]:
-        """Read an adapter; return it, or the reason why there is none."""
         began_s = time.perf_counter()
         try:
             adapter = self._source.read(path)

@@ -47,7 +47,7 @@ class AdapterService(Generic[A, P]):
 
     @property
     def is_reading(self) -> bool:
-        """Whether there is work, or will be by itself."""
+        """Whether the reader works on an adapter, or has a result for `begin_step`."""
         return self._reader.is_busy
 
     def wait(self) -> None:

@@ -41,17 +41,14 @@ def answer_line(custom_id: str, answer: BodyAnswer) -> bytes:
     if answer.status_code == _TIMED_OUT:
         return error_line(custom_id, REQUEST_TIMEOUT, "the request's timeout was over before its answer began")
     response = OutputResponse(answer.status_code, answer.request_id, msgspec.Raw(answer.body), answer.headers)
-    return _encode(OutputLine(_new_id(), custom_id, response, None))
+    return _line(custom_id, response, None)
 
 
 def error_line(custom_id: str, code: str, message: str) -> bytes:
     """Return the line of a request without an answer, with its newline."""
-    return _encode(OutputLine(_new_id(), custom_id, None, LineError(code, message)))
+    return _line(custom_id, None, LineError(code, message))
 
 
-def _encode(line: OutputLine) -> bytes:
+def _line(custom_id: str, response: OutputResponse | None, error: LineError | None) -> bytes:
+    line = OutputLine(f"batch_req_{secrets.token_hex(24)}", custom_id, response, error)
     return msgspec.json.encode(line) + b"\n"
-
-
-def _new_id() -> str:
-    return f"batch_req_{secrets.token_hex(24)}"

@@ -28,9 +28,11 @@ class BatchJobs(JobKind[BatchRecord]):
     async def select(
         self, waiting: Sequence[BatchRecord], works: Collection[JobWork[BatchRecord]]
     ) -> Iterable[JobWork[BatchRecord]]:
-        """Select the oldest batch of the owner with the fewest that run, as long as there is room. An owner's first
-        batch starts although the others take all the room, since they may take long. Batches whose owner has no key now
-        wait, and delay no other. Batches that only have to be ended do not wait for those that run."""
+        """Select the oldest batch of the owner with the fewest running batches, again and again while there is room.
+
+        An owner's first batch starts even without room, since the others may take long. A batch whose owner has no key
+        now waits. Batches that only have to be ended do not count as running.
+        """
         now_s = self.env.files.clock()
         running = [work for work in works if isinstance(work, BatchWork)]
         ending = [each for each in waiting if each.status is BatchStatus.CANCELLING or each.is_late(now_s)]
@@ -70,7 +72,6 @@ class BatchJobs(JobKind[BatchRecord]):
         return self.env.context.config.storage.batch_max_age
 
     def _slots_of(self, model: str | None) -> LineSlots:
-        """Return the slots for lines of the model, which its engine limits."""
         name = self.env.models.get_or_default(model).name
         if name not in self._slots:
             self._slots[name] = LineSlots(self._limit(name))

@@ -92,7 +92,7 @@ class Output:
             self._files.writing.difference_update(names)
 
     async def recover(self) -> None:
-        """Discard what was written last and does not count. Raises OutputLost."""
+        """Truncate both files to the bytes that count. Raises OutputLost if one is shorter."""
         disk = self._files.disk
         for name, size in self._sizes():
             await self._files.on_disk(disk.create, name)  # an existing file stays as it is

@@ -39,7 +39,7 @@ class Checked:
     num_lines: int = 0
     model: str | None = None  # of all lines
     faults: list[LineFault] = field(default_factory=list)
-    is_hopeless: bool = False  # the lines behind need no check
+    is_hopeless: bool = False  # the rest of the file is not checked
 
 
 class Source:

@@ -248,7 +248,6 @@ _CLOSED = {
 
 
 async def _cancel(tasks: "list[asyncio.Task[None]]") -> None:
-    """Cancel the tasks and wait for their end."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

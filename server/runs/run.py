@@ -173,7 +173,6 @@ class Run:
         self.log.append(event)
 
     def _can_drop(self) -> bool:
-        """Return whether the oldest event that is held may be dropped."""
         if self.log.num_dropped == self.log.num_events:
             return False
         if not self.options.waits_for_readers:

@@ -51,9 +51,8 @@ def running_response(context: ServerContext, owner: str, response_id: str) -> tu
 
 
 def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the end of a response that is stored as running and does not run, since its end could not be stored: what
-    the run has, as long as its events are held, and then a failure.
-    """
+    """Return a response that is stored as running because its end could not be stored: as the run has it, while the
+    run's events are held, and later as failed."""
     run = context.runs.find(stored["id"], owner)
     if run is not None and isinstance(run.options.subject, KeptResponse):
         shown: dict[str, Any] = msgspec.to_builtins(run.options.subject.response)

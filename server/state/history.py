@@ -76,7 +76,6 @@ async def used_items(entry: Entry, store: Entries) -> list[Item]:
 
 
 async def _items_before(response_id: str, store: Entries, owner: str) -> list[Item]:
-    """Return the items of a response and of all responses before it, in order."""
     chain, missing = await store.chain(RESPONSE, response_id, owner, PREVIOUS)
     if missing is not None:
         reason = "" if missing == response_id else f" It continues '{response_id[:80]}', which needs it."
@@ -105,7 +104,6 @@ async def _items_before(response_id: str, store: Entries, owner: str) -> list[It
 
 
 def _conversation_id(conversation: str | dict[str, Any] | None) -> str | None:
-    """Return the conversation's id. Raises InvalidRequest."""
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
         if not isinstance(conversation, str):

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeptResponse:
-    """An AnswerFormatter. A client that has received the response's end can retrieve it."""
+    """An AnswerFormatter that stores a response before its end is sent, so that a client can retrieve it then."""
 
     def __init__(
         self,

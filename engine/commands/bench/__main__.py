@@ -66,7 +66,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(engine: Engine, info: EngineInfo, config: BenchConfig, model: str) -> tuple[Any, RenderableType]:
-    """Run a benchmark; return its results for JSON, and their tables."""
     match config:
         case LatencyConfig():
             latencies = measure_latency(engine, info, config)

@@ -108,7 +108,6 @@ def _int8_rate(device: torch.device) -> float | None:
 
 
 def _best_s(work: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest time of several runs after a warm-up, in seconds."""
     times = []
     for _ in range(_REPEATS + 1):
         synchronize(device)

@@ -105,7 +105,6 @@ def _measure_prefill(
 def _measure_decode(
     engine: Engine, device: torch.device, config: RooflineConfig, batch: "_DecodingBatch", size: int, probe: ReadProbe
 ) -> _Samples:
-    """Measure a step that gives each of `size` sequences a token."""
     batch.grow(size)
     samples = _Samples(f"decode of {size}", size, [], [], [])
     counted = PhaseClock(device)
@@ -182,6 +181,5 @@ def _result(samples: _Samples, machine: Machine) -> RooflineResult:
 
 
 def limit_s(cost: Cost, machine: Machine) -> float:
-    """Return the least time for a cost: of its bytes at the read rate, or its operations at the GEMM rate, which
-    overlap."""
+    """Return the least seconds for a cost: reading its bytes and computing its operations overlap."""
     return max(cost.num_bytes / machine.read_bytes_per_s, cost.flops / machine.compute_rate(cost.dtype))

@@ -39,7 +39,6 @@ def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
 
 
 def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:
-    """Return the model's memory need, or the reasons why it is not known."""
     subject = "model"
     try:
         files = _local(config.model)

@@ -45,7 +45,6 @@ def _fields(entry: CacheEntry) -> dict[str, object]:
 
 
 def _line(entry: CacheEntry) -> str:
-    """Return an entry as name, bytes, last use and kind, with tabs between them."""
     state = "" if entry.is_complete else ", incomplete"
     return f"{entry.name}\t{entry.all_bytes}\t{_moment(entry)}\t{entry.kind}{state}\n"
 

@@ -55,7 +55,6 @@ def _named(name: str, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
 
 
 def _check_unused(entry: CacheEntry, *, is_forced: bool) -> None:
-    """Raise StartupError if the entry is being downloaded, or is in use."""
     if is_being_fetched(entry):
         raise StartupError(f"{entry.short_name} is being downloaded by another process; stop that, or wait for its end")
     if (users := processes_using(entry)) and not is_forced:
@@ -73,7 +72,6 @@ def _describe(entry: CacheEntry) -> str:
 
 
 def _is_confirmed(question: str) -> bool:
-    """Ask the user. Raises StartupError if the input is not a terminal."""
     if not sys.stdin.isatty():
         raise StartupError("removing needs an answer, and the input is not a terminal; use --yes")
     sys.stdout.write(question)

@@ -44,7 +44,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _configure_logging() -> None:
-    """Write warnings as lines of this command."""
     handler = StderrHandler()
     handler.setFormatter(TextFormatter("headrace: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -115,7 +115,6 @@ class CheckpointWriter:
             self._result.unquantized.append(name.removesuffix(".weight"))
 
     def _plain_dtype(self, assignment: Assignment) -> torch.dtype:
-        """Return the dtype in which an unquantized tensor is written."""
         tensor = assignment.tensor
         return self.dtype if tensor.read_stored is None else _STORED_DTYPES.get(tensor.format, self.dtype)
 

@@ -41,9 +41,12 @@ def quantize(model: str, config: QuantizeConfig, output: OutputFolder, progress:
     files = resolve_model(model, config.revision, progress)
     with _partial_folder(output) as folder:
         result = convert(files, open_model(files), config, text, folder, progress)
-        _give_modes(output, *folder.iterdir())  # before the quality is stored, with a fingerprint of the files
+        with _refused(f"put {output.path} in place"):
+            set_default_modes(*folder.iterdir())  # before the quality is stored, with a fingerprint of the files
         quality = _measure(files, output, config, progress) if config.quality_report else None
-        _move_into_place(output)
+        with _refused(f"put {output.path} in place"):
+            set_default_modes(output.partial)
+            os.replace(output.partial, output.path)  # over an empty folder too
     _print_report(output.path, config, result, quality)
 
 
@@ -52,7 +55,9 @@ def _partial_folder(output: OutputFolder) -> Iterator[Path]:
     """Make the folder in which the checkpoint is written, and remove it afterwards if it was not moved into place."""
     absent = [folder for folder in output.path.parents if not folder.exists()]
     try:
-        _make(output)
+        with _refused(f"make the folder {output.path}"):
+            output.path.parent.mkdir(parents=True, exist_ok=True)
+            output.partial.mkdir(mode=0o700)
         yield output.partial
     finally:
         output.remove_partial()
@@ -61,33 +66,13 @@ def _partial_folder(output: OutputFolder) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _make(output: OutputFolder) -> None:
+@contextlib.contextmanager
+def _refused(act: str) -> Iterator[None]:
+    """Turn an OSError within the context into a StartupError. act: what cannot be done, in the message."""
     try:
-        output.path.parent.mkdir(parents=True, exist_ok=True)
-        output.partial.mkdir(mode=0o700)
+        yield
     except OSError as error:
-        raise StartupError(
-            f"cannot make the folder {output.path}: {error.strerror}; name another with --out"
-        ) from error
-
-
-def _give_modes(output: OutputFolder, *paths: Path) -> None:
-    try:
-        set_default_modes(*paths)
-    except OSError as error:
-        raise _cannot_move(output, error) from error
-
-
-def _move_into_place(output: OutputFolder) -> None:
-    _give_modes(output, output.partial)
-    try:
-        os.replace(output.partial, output.path)  # over an empty folder too
-    except OSError as error:
-        raise _cannot_move(output, error) from error
-
-
-def _cannot_move(output: OutputFolder, error: OSError) -> StartupError:
-    return StartupError(f"cannot put {output.path} in place: {error.strerror}; name another folder with --out")
+        raise StartupError(f"cannot {act}: {error.strerror}; name another folder with --out") from error
 
 
 def _check_out(output: OutputFolder) -> None:

@@ -68,8 +68,7 @@ def _write_layers(
     batches: Sequence[ForwardBatch],
     progress: ProgressReport,
 ) -> ConversionResult:
-    """Quantize and write all layers. batches: to calibrate on; if there are none, weights are rounded to the
-    nearest."""
+    """Quantize and write all layers. Without `batches` to calibrate on, weights are rounded to the nearest."""
     for assignment in stream.assignments:
         if layer_of(assignment) is None:
             writer.write_unquantized(assignment)
@@ -85,7 +84,6 @@ def _write_layers(
 
 
 def _round_layer(plan: Sequence[Assignment], stream: LayerStream, layout: Layout, writer: CheckpointWriter) -> None:
-    """Write the layer's tensors, with matrices rounded to the nearest."""
     for assignment in plan:
         size = writer.group_size(assignment)
         if size is None:

@@ -190,5 +190,4 @@ def _num_attention_stages(stages: Sequence[Sequence[str]]) -> int:
 
 
 def _name_in_layer(assignment: Assignment) -> str:
-    """Return the name of the assignment's module inside its decoder layer."""
     return assignment.destination.module.split(".", 2)[2]
