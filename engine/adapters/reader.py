@@ -25,8 +25,7 @@ class LoadJob:
 
 @dataclass(frozen=True, slots=True)
 class PreparationJob(Generic[A]):
-    """The preparation of an adapter for a slot. adapter: None if it must be read again; its digest must then be the one
-    of `ref`."""
+    """The preparation of an adapter for a slot. adapter: None if it must be read again, with the digest of `ref`."""
 
     slot: int
     ref: AdapterRef

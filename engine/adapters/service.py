@@ -31,8 +31,7 @@ class AdapterService(Generic[A, P]):
         on_done: Callable[[], None],
         on_answer: Callable[[Answer], None],
     ) -> None:
-        """on_done: called by another thread when there is work. on_answer: called within `begin_step` with the answer
-        to each `load`."""
+        """on_done: called by another thread when there is work. on_answer: called by `begin_step`, once per `load`."""
         self._source = source
         self._max_rank = max_rank
         self._on_answer = on_answer

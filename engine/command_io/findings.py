@@ -42,8 +42,7 @@ class ModelToCheck(msgspec.Struct, frozen=True):
 
 
 class DoctorResult(msgspec.Struct, frozen=True):
-    """The findings, and the memory need of each model in order: None if the model is not on this machine, or cannot be
-    served."""
+    """The findings, and the memory need of each model in order; None for a model that is missing or not usable."""
 
     findings: list[Finding]
     weighed: list[Weighed | None]

@@ -37,8 +37,7 @@ class BatchOrder:
         self.steps_per_epoch = -(-num_items // batch_size)
 
     def batch(self, step: int) -> list[int]:
-        """Return the items of a step, counted from 0. The last step of an epoch may have fewer, unless the order is
-        paced."""
+        """Return the items of a step, counted from 0. Without pacing, the last step of an epoch may have fewer."""
         if self._ranked is not None and self._pacing is not Pacing.NONE:
             count = self._num_known(step)
             ranks = random.Random(f"{self._seed} {step}").sample(range(count), min(self._batch_size, count))
@@ -115,8 +114,7 @@ Item = TypeVar("Item", bound=Sized)
 def ranked(
     order: Order, items: Sequence[Item], difficulty: Callable[[Item], float], progress: ProgressReport
 ) -> list[int] | None:
-    """Return the items in a curriculum's order; None for a random order. difficulty: of an item for the decoder before
-    training."""
+    """Return the items in a curriculum's order; None for a random order. difficulty: of an item before training."""
     match order:
         case Order.NONE:
             return None

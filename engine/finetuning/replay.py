@@ -20,8 +20,7 @@ _MAX_HELD_OUT = 8  # questions
 
 
 class ReplayedAnswers(msgspec.Struct, frozen=True):
-    """Answers of the base. pool: the answers that steps replay. held_out: answers to other questions, which are only
-    measured."""
+    """Answers of the base. pool: the answers that steps replay. held_out: other answers, which are only measured."""
 
     pool: list[TrainingItem]
     held_out: list[TrainingItem]

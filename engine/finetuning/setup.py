@@ -17,8 +17,7 @@ from models.training.lora import Lora
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """The parts that every task is made of. lora: with the values before the first step. anchor: remembers the base's
-    outputs for `answers`."""
+    """The parts that every task is made of. anchor: remembers the base's outputs for `answers`."""
 
     decoder: Decoder
     lora: Lora

@@ -48,8 +48,7 @@ class Trainer:
         self._saved_s = time.monotonic()
 
     def run(self) -> None:
-        """Train to the end. Raises OSError if a file cannot be written. A later run continues, whatever ended this
-        one."""
+        """Train to the end. A later run continues a run that was ended early. Raises OSError."""
         progress = self._state.progress
         if progress.before is None:
             progress.before = self._task.measure()

@@ -1,5 +1,4 @@
-"""Conclusions from measurements: warnings while a training runs, a line at its end, and their numbers by OpenAI's
-names."""
+"""Conclusions from measurements: warnings, a line at the end of a training, and numbers by OpenAI's names."""
 
 import math
 from collections.abc import Mapping, Sequence

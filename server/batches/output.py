@@ -60,8 +60,7 @@ def _digests(lines: list[bytes]) -> set[bytes]:
 
 
 class Output:
-    """The output of one batch, for the only task that works on it. All methods raise StorageFailed, and may then be
-    called again."""
+    """The output of one batch. A method that raises StorageFailed, as all may, can be called again."""
 
     def __init__(self, files: Files, record: BatchRecord) -> None:
         self.journal = Journal(files, BATCHES, record)
@@ -149,8 +148,7 @@ class Output:
         await self.journal.try_change(edit, is_durable=False)  # lines that a power cut takes are answered again
 
     async def finish(self, status: BatchStatus, faults: Sequence[LineFault] = ()) -> None:
-        """Make the files that have a line the owner's, and end the batch, with `faults` as its errors. Raises
-        OutputLost."""
+        """Give the owner the files that have a line, and end the batch. faults: its errors. Raises OutputLost."""
         await self.recover()
         for name, size in self._sizes():
             await self._files.on_disk(self._files.disk.sync if size else self._files.disk.remove, name)
@@ -191,8 +189,7 @@ class Output:
 
 
 class Storing:
-    """Answers that are not stored yet; `run` stores them as they come. Invariant: an answer is here until it counts in
-    the output."""
+    """Answers that are not stored yet. Invariant: an answer is here until it counts in the output."""
 
     def __init__(self, output: Output, env: JobEnvironment, on_room: Callable[[], None]) -> None:
         """on_room: called when answers were stored."""

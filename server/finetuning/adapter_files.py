@@ -30,8 +30,7 @@ class _Config(msgspec.Struct):
 
 
 def read_shape(folder: Path) -> AdapterShape:
-    """Return the shape of an adapter that training continues from; the trainer checks everything else. Raises
-    InvalidRequest. Blocks."""
+    """Return the shape of an adapter that training continues from. Raises InvalidRequest. Blocks."""
     try:
         config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError):

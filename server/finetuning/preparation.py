@@ -26,8 +26,7 @@ _REMOVED = {"in_validation_file": "are in the validation file", "duplicate": "re
 
 
 class PreparationReport(msgspec.Struct, kw_only=True):
-    """The result of a preparation in numbers. removed: numbers of the training file's lines, by the rule that removed
-    them."""
+    """The result of a preparation in numbers. removed: numbers of lines, by the rule that removed them."""
 
     num_lines: int = 0
     num_items: int = 0

@@ -95,8 +95,7 @@ def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
 
 
 def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
-    """Copy the adapter of the start into the job's folder. Raises InvalidRequest if the adapter is gone, and
-    OSError."""
+    """Copy the adapter to start from into the job's folder. Raises InvalidRequest if it is gone, and OSError."""
     if order.start is None:
         return order
     own = folder.path / _START

@@ -83,8 +83,7 @@ def message_list(value: dict[str, Any], path: str = "") -> list[Any]:
 
 
 def read_prompt(value: dict[str, Any]) -> PromptLine:
-    """Return the prompt of a line. Raises InvalidLine, and InvalidRequest for messages and tools that no chat
-    can have."""
+    """Return the prompt of a line. Raises InvalidLine, and InvalidRequest for messages that no chat can have."""
     messages = message_list(value)
     last = messages[-1]
     role = last.get("role") if isinstance(last, dict) else last

@@ -74,8 +74,7 @@ class ChildEnding:
             self.child.kill()
 
     def kill_after(self, seconds: float) -> None:
-        """Give the child this time to save its work, at the usual priority, since the end of the server waits for
-        it."""
+        """Give the child this time to save its work, at the usual priority: the end of the server waits for it."""
         if self.child is not None:
             self.child.raise_priority()
         asyncio.get_running_loop().call_later(seconds, self.kill)

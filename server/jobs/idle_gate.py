@@ -28,8 +28,7 @@ class IdleGate:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
-        """is_busy: whether a request runs or waits. count_suspended: receives the seconds for which processes were
-        suspended."""
+        """is_busy: whether a request runs or waits. count_suspended: receives seconds of suspended processes."""
         self._is_busy = is_busy
         self._is_active = is_active
         self._count_suspended = count_suspended

@@ -16,8 +16,7 @@ def _leave(_record: Any) -> None:
 
 
 class Journal(Generic[Record]):
-    """Invariant: `record` is what is stored, except for what clients have changed since; also if `change` is
-    canceled."""
+    """Invariant: `record` is as stored, except for clients' later changes, even if `change` is canceled."""
 
     def __init__(
         self,

@@ -1,5 +1,4 @@
-"""StallDetector: notices that a job makes no progress, and why: clients keep the server busy, or other programs the
-processors."""
+"""StallDetector: notices that a job makes no progress, since clients or other programs keep the processors busy."""
 
 import time
 from collections.abc import Callable

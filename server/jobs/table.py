@@ -114,8 +114,7 @@ class JobTable(Generic[Record]):
         return found[0] if found else None
 
     def change(self, connection: Connection, job_id: str, edit: Callable[[Record], None]) -> Record | None:
-        """Change a job by `edit`, which changes the record in place. Return the new record; None if there is no such
-        job."""
+        """Change a job by `edit`, which edits the record in place. Return the record; None if there is no such job."""
         record = self.find(connection, job_id)
         if record is None:
             return None

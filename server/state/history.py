@@ -35,8 +35,7 @@ class PromptItems:
 
 
 async def prompt_items(body: PromptFields, store: Entries, owner: str) -> PromptItems:
-    """Return the items of a request. Raises InvalidRequest for a previous response that cannot be continued, and
-    NotStored."""
+    """Return the items of a request. Raises NotStored, and InvalidRequest if it continues no complete response."""
     conversation_id = _conversation_id(body.conversation)
     stored: list[Item] = []
     if body.previous_response_id is not None:
@@ -52,8 +51,7 @@ async def prompt_items(body: PromptFields, store: Entries, owner: str) -> Prompt
 
 
 async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path: str) -> list[InputItem]:
-    """Return the items, with the stored items in place of references. path: of the list in the request. Raises
-    NotStored."""
+    """Return the items, with stored items in place of references. path: of the list. Raises NotStored."""
     found: list[InputItem] = []
     for index, item in enumerate(items):
         if isinstance(item, ItemReference):

@@ -36,8 +36,7 @@ def no_item(item_id: str, *, param: str | None = None) -> NotStored:
 
 
 async def save_response(store: Entries, owner: str, response: Response, given: Sequence[Item]) -> bool:
-    """Store or replace a response, with the items of its request; return False if it is too large. Raises
-    StorageFailed."""
+    """Store a response and the items of its request; return False if it is too large. Raises StorageFailed."""
     body = msgspec.to_builtins(response)
     del body["output"]
     items = [(INPUT, item) for item in given] + [(OUTPUT, item) for item in output_objects(response.output)]

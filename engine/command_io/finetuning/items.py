@@ -10,8 +10,7 @@ from engine.command_io.finetuning.job import write_parts_atomically
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """A text as token ids. trained: spans [first, last) of the tokens to learn, each predicted from all before it; a
-    prompt has none."""
+    """A text as token ids. trained: spans [first, last) of the tokens to learn, none in a prompt."""
 
     ids: list[int]
     trained: list[tuple[int, int]] = []
@@ -42,8 +41,7 @@ class TrainingItem(msgspec.Struct, frozen=True):
 
 
 class GradedPrompt(msgspec.Struct, frozen=True):
-    """A prompt for reinforcement, up to where an answer begins. item: the fields of the line that the job's grader
-    reads. line: in the file."""
+    """A prompt for reinforcement. item: the fields that the job's grader reads. line: in the file."""
 
     ids: list[int]
     item: dict[str, Any] = {}

@@ -138,8 +138,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file atomically from its parts, one after the other; see `write_atomically`. Raises OSError, and errors
-    of `parts`."""
+    """Write a file atomically from its parts, one after the other. Raises OSError, and errors of `parts`."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         for part in parts:

@@ -85,8 +85,7 @@ class RequestMaker:
 
 
 def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
-    """Raise StartupError unless `batch_size` sequences run at a time without preemptions, which would be measured
-    too."""
+    """Raise StartupError unless `batch_size` sequences run at a time without preemptions."""
     if tokens_each > info.max_model_len:
         raise StartupError(
             f"prompt and output have {tokens_each:,} tokens; this engine takes {info.max_model_len:,}; shorten them"

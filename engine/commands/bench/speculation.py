@@ -144,8 +144,7 @@ def _requests(
 
 
 def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
-    """Run all requests to their end; time is taken while all of them generate. Their prompts are in the prefix
-    cache."""
+    """Run all requests to their end, and take the time while all of them generate."""
     ids: dict[str, list[int]] = {request.id: [] for request in requests}
     for request in requests:
         engine.add(request)

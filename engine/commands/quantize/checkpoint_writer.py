@@ -57,8 +57,7 @@ class CheckpointWriter:
     def __init__(
         self, folder: Path, layout: Layout, decoder: Decoder, config: QuantizeConfig, dtype: torch.dtype
     ) -> None:
-        """layout: names and order of rows in the file. dtype: also of tensors that are not stored as floats of 16 or 32
-        bits."""
+        """layout: names and order of rows in the file. dtype: also of tensors that are stored in other formats."""
         self.output_format = OUTPUT_FORMATS[config.scheme]
         self.dtype = dtype
         self._folder = folder

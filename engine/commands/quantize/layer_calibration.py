@@ -126,8 +126,7 @@ class LayerCalibration:
         targets: dict[str, list[torch.Tensor]],
         folding: Folding,
     ) -> None:
-        """Quantize one matrix after the other, each for inputs from the matrices that are quantized already. Uses up
-        the targets."""
+        """Quantize the matrices one by one, each for its inputs behind the quantized ones. Uses up the targets."""
         rounding: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._format.rounds_inputs:
             rounding = rounded_inputs(self._layer, self._format.encoding)

@@ -34,8 +34,7 @@ class StepLoss:
 
 
 def bounded_parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[TrainingItem]]:
-    """Split items, in order, into parts of at most MAX_TOKENS, or of one item. A prompt that several passages share
-    counts once."""
+    """Split items, in order, into parts of at most MAX_TOKENS, or of one item. Shared prompts count once."""
     shares = shares_prefixes(decoder)
     found: list[list[TrainingItem]] = []
     size = 0
@@ -59,8 +58,7 @@ class Objective(Protocol):
         """Return the divisor of the sum of a step's losses: its tokens or pairs."""
 
     def losses(self, items: Sequence[TrainingItem], rows: TrainedRows) -> tuple[torch.Tensor, int]:
-        """Return the sum of the items' losses, with a gradient where gradients are enabled, and the number of correct
-        tokens or pairs. rows: of `items`."""
+        """Return the sum of the items' losses, and the number of correct tokens or pairs. rows: of `items`."""
 
 
 class TokenObjective:
@@ -134,8 +132,7 @@ def add_gradients(
     anchor: Anchor | None = None,
     replayed: Sequence[TrainingItem] = (),
 ) -> StepLoss:
-    """Fill `lora.gradients` for a step: with the gradients of the items' mean loss, and of the anchor's loss of
-    replayed items."""
+    """Fill `lora.gradients` with the gradients of the items' mean loss and of the anchor's loss."""
     lora.gradients.zero_()
     count, num_replayed = objective.count(items), sum(item.num_trained for item in replayed)
     total, right, diverged = 0.0, 0, 0.0

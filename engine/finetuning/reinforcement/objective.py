@@ -25,8 +25,7 @@ class PolicyObjective:
     def __init__(
         self, decoder: Decoder, lora: Lora, advantages: Mapping[int, float], num_tokens: int, kl_weight: float
     ) -> None:
-        """advantages: by the item's identity. num_tokens: of all the step's answers, with the ones that are not
-        learned from."""
+        """advantages: by the item's identity. num_tokens: of all answers of the step, learned from or not."""
         self._decoder = decoder
         self._lora = lora
         self._advantages = advantages

@@ -13,8 +13,7 @@ _MAX_SHOWN = 500  # characters of an answer
 
 
 def reward_of(grade: Grade) -> float | None:
-    """Return the reward of an answer; None if the grading model could not be reached, which is not the answer's
-    fault."""
+    """Return the reward of an answer; None if the grading model could not be reached."""
     return None if any(fault.kind is FaultKind.MODEL_SERVER for fault in grade.faults) else grade.reward
 
 
@@ -25,8 +24,7 @@ def mean_reward(grades: Sequence[Grade]) -> float | None:
 
 
 def fault_of(grade: Grade) -> GradingFault | None:
-    """Return why an answer could not be graded; None if it could, or if only some of a multi grader's parts could
-    not."""
+    """Return why an answer could not be graded; None if it was, also if some parts of a multi grader were not."""
     of_model = (fault for fault in grade.faults if fault.kind is FaultKind.MODEL_SERVER)
     return next(of_model, grade.whole.fault)
 

@@ -16,8 +16,7 @@ from server.schemas.finetuning_answers import FinetuningStatus
 
 
 class FinetuningJobs(JobKind[FinetuningRecord]):
-    """The fine-tuning jobs of a server with --data-dir. Invariant: at most one job is prepared and one is trained at a
-    time."""
+    """The fine-tuning jobs of a server with --data-dir. At most one job is prepared and one trained at a time."""
 
     table = FINETUNING_JOBS
 

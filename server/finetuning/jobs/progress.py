@@ -163,8 +163,7 @@ class _NewEvents:
 
 
 def _new_events(record: FinetuningRecord, data: bytes) -> _NewEvents:
-    """Read new events. A trainer that was killed reports some steps again. data: the lines behind those that the record
-    counts."""
+    """Read the lines behind those that the record counts. A trainer that was killed reports some steps again."""
     events = parse_events(data)
     steps: list[JobEvent] = []
     kept: list[JobEvent] = []

@@ -69,8 +69,7 @@ def jobs_page(
 
 
 def named(connection: Connection, name: str) -> tuple[FinetuningRecord, int | None] | None:
-    """Return the job whose adapter has this name, and the step if it is the name of a checkpoint; None if there is no
-    such adapter."""
+    """Return the job of the adapter with this name, and the step of a checkpoint; None if there is no such adapter."""
     model_name, step = split_checkpoint_name(name)
     for record in FINETUNING_JOBS.select(connection, "name = ?", model_name):
         if record.has_adapter if step is None else any(each.step == step for each in record.checkpoints):

@@ -90,8 +90,7 @@ Grader = Single | Multi
 
 
 def singles(grader: Grader) -> dict[str, Single]:
-    """Return the single graders by their paths: "" for the grader itself, "graders.NAME" for a part of a multi
-    grader."""
+    """Return the single graders by their paths: "graders.NAME" in a multi grader, else ""."""
     if not isinstance(grader, Multi):
         return {"": grader}
     return {f"graders.{name}": each for name, each in grader.graders.items()}

@@ -47,8 +47,7 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 
 def parse_grader(body: object, param: str) -> Grader:
-    """Check and parse a grader. param: the path of the body in the request. Raises InvalidRequest and
-    UnsupportedParameter."""
+    """Check and parse a grader. param: the path of the body. Raises InvalidRequest and UnsupportedParameter."""
     if (num_bytes := len(msgspec.json.encode(body))) > _MAX_BYTES:
         raise InvalidRequest.of(param, f"has {num_bytes:,} bytes as JSON; it may have {_MAX_BYTES:,}")
     grader_type, given = _typed(body, param)

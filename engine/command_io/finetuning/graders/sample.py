@@ -13,8 +13,7 @@ FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An answer. output_tools: the calls in OpenAI's shape; None if calls were not looked for. finish_reason:
-    OpenAI's."""
+    """An answer in OpenAI's terms. output_tools: the tool calls; None if they are not known."""
 
     output_text: str
     output_tools: Sequence[dict[str, Any]] | None = None

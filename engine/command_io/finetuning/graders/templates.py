@@ -24,8 +24,7 @@ _HOW = "write {{item.FIELD}}, {{item.FIELD.PART[0]}} or {{sample.output_text}}"
 
 @dataclass(frozen=True, slots=True)
 class FieldReference:
-    """A reference to a value. path: keys of objects and indices of lists; the first is the field's name. text: as
-    written."""
+    """A reference to a value. path: the field's name, then keys and indices. text: the reference as written."""
 
     namespace: str
     path: tuple[str | int, ...]
