@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from server.metrics.values import Metrics
 from server.reasoning.reader import ReasoningReader
-from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent, ToolParser
 from server.tools.reading.json_reader import json_of
+from server.tools.reading.parser import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent, ToolParser
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 24

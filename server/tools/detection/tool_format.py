@@ -21,9 +21,10 @@ from server.tools.detection.renderings import (
     USER,
     Renderings,
 )
-from server.tools.format import CallEnd, CallStart, ToolFormat, WrittenCall
+from server.tools.format import ToolFormat, WrittenCall
 from server.tools.formats.mistral import MistralFormat
 from server.tools.layout import CallLayout
+from server.tools.reading.parser import CallEnd, CallStart
 from server.tools.registry import named_format
 from server.tools.styles.json_format import JsonFormat
 from server.tools.styles.tagged_format import TaggedFormat
@@ -156,8 +157,6 @@ def _round_trips(found: ToolFormat, answer: str, num_calls: int) -> bool:
 
 def _adapt(found: ToolFormat, renderings: Renderings, takes_object: bool | None) -> ToolFormat:
     """Return the format with the template's way of taking earlier calls. takes_object None: the template drops them."""
-    assert dataclasses.is_dataclass(found)
-    assert not isinstance(found, type)
     renders_calls = takes_object is not None
     two = renderings.answer(2, takes_object=takes_object is not False) or ""
     shows_both = CALLS[1].name in two or CALLS[1].id in two

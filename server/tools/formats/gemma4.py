@@ -22,13 +22,13 @@ from server.tools.arguments.nested_values import (
 from server.tools.arguments.schema_texts import constant_texts, property_names
 from server.tools.arguments.schemas import object_schema, property_schema, types_of
 from server.tools.arguments.unenforced import unenforced_members
-from server.tools.format import FormatBase, Schema, Tool, WrittenCall
+from server.tools.format import Schema, Tool, ToolFormat, WrittenCall
 from server.tools.grammars import answer_grammar, json_grammar, members_grammar
 from server.tools.layout import CallField, CallLayout
 from server.tools.reading.answer_reader import AnswerReader
 from server.tools.reading.call_reader import NamedCallReader
 from server.tools.reading.json_reader import Emit, read_json_atom, read_value
-from server.tools.reading.step_parser import StepParser
+from server.tools.reading.parser import ToolParser
 from server.tools.reading.text_reader import Marks, Steps, TextReader
 
 _QUOTE = '<|"|>'
@@ -42,16 +42,16 @@ _ANY_TYPES = frozenset(("string", "array", "object", "number", "boolean"))
 
 
 @dataclass(frozen=True, slots=True)
-class Gemma4Format(FormatBase):
+class Gemma4Format(ToolFormat):
     """The format of Gemma 4. A string cannot hold the mark that ends it."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         return ("<|tool_call>", "<tool_call|>", _QUOTE)
 
-    def parser(self, names: Collection[str]) -> StepParser:
-        answer = AnswerReader(NamedCallReader(_LAYOUT, _read_arguments), begin="", separator="", end="")
-        return StepParser(lambda reader, log: answer.read(reader, log, names), after_text=None)
+    def parser(self, names: Collection[str]) -> ToolParser:
+        answer = AnswerReader(NamedCallReader(_LAYOUT, _read_arguments), _LAYOUT)
+        return answer.parser(names, after_text=_LAYOUT.after_text)
 
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
         end = builder.literal("<tool_call|>")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from server.tools.layout import CallField, CallLayout, object_keys
 from server.tools.reading.answer_reader import AnswerReader
 from server.tools.reading.call_reader import CallOutcome, NamedCallReader, ObjectCallReader
-from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.parser import CallEventLog
 from server.tools.reading.text_reader import Steps, TextReader
 from server.tools.styles.json_format import JsonFormat
 
@@ -51,7 +51,7 @@ class MistralFormat(JsonFormat):
         return tuple(dict.fromkeys((*self.layout.marks, *_LIST.marks, *_NAMED.marks)))
 
     def _answer_reader(self) -> AnswerReader:
-        return AnswerReader(_EitherCallReader(), begin=_LIST.begin, separator=_LIST.separator, end=_LIST.end)
+        return AnswerReader(_EitherCallReader(), _LIST)
 
 
 FORMAT = MistralFormat("mistral", _LIST, call_id_length=9)

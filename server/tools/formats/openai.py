@@ -13,12 +13,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from server.structured_outputs.grammar import GrammarBuilder
-from server.tools.format import FormatBase, Tool, WrittenCall
+from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.grammars import json_grammar
 from server.tools.layout import CallField, CallLayout
-from server.tools.reading.event_log import CallEventLog
 from server.tools.reading.json_reader import read_arguments
-from server.tools.reading.step_parser import StepParser
+from server.tools.reading.parser import CallEventLog, ToolParser
 from server.tools.reading.text_reader import Marks, Steps, TextReader
 
 _RECIPIENT = re.compile(r"\bto=(\S+?)(?=<|\s|$)")
@@ -37,15 +36,15 @@ _WRITTEN_BY_MODEL = ("<|channel|>commentary to=functions.", " <|constrain|>json<
 
 
 @dataclass(frozen=True, slots=True)
-class HarmonyFormat(FormatBase):
+class HarmonyFormat(ToolFormat):
     """The Harmony format. An answer has at most one call, after which the model stops."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         return ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>")
 
-    def parser(self, names: Collection[str]) -> StepParser:
-        return StepParser(lambda reader, log: _read_answer(reader, log, names), after_text="")
+    def parser(self, names: Collection[str]) -> ToolParser:
+        return ToolParser(lambda reader, log: _read_answer(reader, log, names), after_text="")
 
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:  # noqa: ARG002
         def calls(before: str, after: str) -> str:

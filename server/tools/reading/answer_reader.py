@@ -2,13 +2,11 @@
 
 from collections.abc import Collection, Mapping
 
-from server.tools.format import CallArguments, CallEnd, CallStart
-from server.tools.layout import layout_words
+from server.tools.layout import CallLayout, layout_words
 from server.tools.reading.argument_checks import has_placeholder, json_fits
 from server.tools.reading.call_reader import CallOutcome, CallReader
-from server.tools.reading.event_log import CallEventLog
 from server.tools.reading.json_reader import json_of
-from server.tools.reading.step_parser import StepParser
+from server.tools.reading.parser import CallArguments, CallEnd, CallEventLog, CallStart, ToolParser
 from server.tools.reading.text_reader import Marks, Steps, TextReader
 
 _MAX_STRAY_CHARS = 16_384  # of a call without marks
@@ -26,14 +24,11 @@ class AnswerReader:
     def __init__(
         self,
         calls: CallReader,
-        *,
-        begin: str,
-        separator: str,
-        end: str,
+        layout: CallLayout,
         other_triggers: tuple[str, ...] = (),
         stray: str | None = None,
     ) -> None:
-        """begin and end surround all calls. other_triggers: marks that start calls instead of `begin`.
+        """other_triggers: marks that start calls instead of the layout's `begin`.
 
         stray: the first characters of a call, by which a call without marks is recognized; None if there are no such
         calls.
@@ -41,9 +36,9 @@ class AnswerReader:
         self._calls = calls
         self._stray = stray
         self._open = calls.opening
-        self._separator = layout_words(separator) or (";", ",")
-        self._end = layout_words(end)
-        opening = (*layout_words(begin), *self._open)
+        self._separator = layout_words(layout.separator) or (";", ",")
+        self._end = layout_words(layout.end)
+        opening = (*layout_words(layout.begin), *self._open)
         # Words that must follow a mark, by the mark
         self._after = {mark: opening[(opening.index(mark) if mark in opening else 0) + 1 :] for mark in other_triggers}
         for trigger, rest in ((self._open[:1], self._open[1:]), (opening[:1], opening[1:])):
@@ -54,7 +49,11 @@ class AnswerReader:
         marks = (*self._after, *(_STRAY_MARKS if stray is not None else ()))
         self._marks = Marks(marks) if marks else None
 
-    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str]) -> Steps[None]:
+    def parser(self, names: Collection[str], *, after_text: str | None) -> ToolParser:
+        """Return a parser for one answer; see ToolFormat.parser. after_text: as in CallLayout."""
+        return ToolParser(lambda reader, log: self._read(reader, log, names), after_text=after_text)
+
+    def _read(self, reader: TextReader, log: CallEventLog, names: Collection[str]) -> Steps[None]:
         index = 0
         if self._is_markless:
             reader.record()
@@ -107,7 +106,7 @@ class AnswerReader:
         def read(reader: TextReader, log: CallEventLog) -> Steps[None]:
             yield from self._calls.read(reader, log, names, 0)
 
-        parser = StepParser(read, after_text=None)
+        parser = ToolParser(read, after_text=None)
         events = [*parser.push(text), *parser.finish()]
         match events:
             case [CallStart(name=name), CallArguments(text=arguments), CallEnd()]:

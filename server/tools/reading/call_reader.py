@@ -6,8 +6,8 @@ from enum import Enum, auto
 from typing import Protocol
 
 from server.tools.layout import CallField, CallLayout, ObjectKeys, layout_words
-from server.tools.reading.event_log import CallEventLog
 from server.tools.reading.json_reader import Emit, read_arguments, read_string, read_value
+from server.tools.reading.parser import CallEventLog
 from server.tools.reading.text_reader import Steps, TextReader
 
 _NAME = re.compile(r"[\w.-]+")

@@ -11,14 +11,13 @@ from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.arguments.schemas import constants_of, object_schema, property_schema, types_of
 from server.tools.arguments.unenforced import unenforced_members
-from server.tools.format import FormatBase, Schema, Tool, WrittenCall
+from server.tools.format import Schema, Tool, ToolFormat, WrittenCall
 from server.tools.grammars import answer_grammar, json_grammar, members_grammar
 from server.tools.layout import CallField, CallLayout
 from server.tools.reading.answer_reader import AnswerReader
 from server.tools.reading.call_reader import CallOutcome
-from server.tools.reading.event_log import CallEventLog
 from server.tools.reading.json_reader import read_value
-from server.tools.reading.step_parser import StepParser
+from server.tools.reading.parser import CallEventLog, ToolParser
 from server.tools.reading.text_reader import Steps, TextReader
 
 _NAME = re.compile(r"[\w.-]+")
@@ -64,7 +63,7 @@ class PythonicCallReader:
 
 
 @dataclass(frozen=True, slots=True)
-class PythonicFormat(FormatBase):
+class PythonicFormat(ToolFormat):
     """The format of a list of calls that is the whole answer or stands between marks."""
 
     begin: str  # ends with the bracket
@@ -81,10 +80,9 @@ class PythonicFormat(FormatBase):
     def marks(self) -> tuple[str, ...]:
         return self.layout.marks
 
-    def parser(self, names: Collection[str]) -> StepParser:
+    def parser(self, names: Collection[str]) -> ToolParser:
         layout = self.layout
-        answer = AnswerReader(PythonicCallReader(), begin=layout.begin, separator=layout.separator, end=layout.end)
-        return StepParser(lambda reader, log: answer.read(reader, log, names), after_text=layout.after_text)
+        return AnswerReader(PythonicCallReader(), layout).parser(names, after_text=layout.after_text)
 
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
         body = builder.rule(*(_call_grammar(builder, tool) for tool in tools))

@@ -9,11 +9,11 @@ from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.arguments.schema_texts import constant_texts, property_names
 from server.tools.arguments.schemas import constants_of, object_schema, property_schema, types_of, value_text
 from server.tools.arguments.unenforced import unenforced_members, unenforced_string, unenforced_text
-from server.tools.format import FormatBase, Schema, Tool, WrittenCall
+from server.tools.format import Schema, Tool, ToolFormat, WrittenCall
 from server.tools.grammars import answer_grammar, json_grammar
 from server.tools.layout import layout_words
 from server.tools.reading.answer_reader import AnswerReader
-from server.tools.reading.step_parser import StepParser
+from server.tools.reading.parser import ToolParser
 from server.tools.styles.tagged_layout import TaggedLayout
 from server.tools.styles.tagged_reader import KEY, TaggedCallReader
 
@@ -21,7 +21,7 @@ _ANY_KEY = '[^<>"\\s]+'
 
 
 @dataclass(frozen=True, slots=True)
-class TaggedFormat(FormatBase):
+class TaggedFormat(ToolFormat):
     """The format of a TaggedLayout. Strings have no quotes, so a string cannot hold its own closing tag."""
 
     layout: TaggedLayout
@@ -31,16 +31,10 @@ class TaggedFormat(FormatBase):
     def marks(self) -> tuple[str, ...]:
         return (*self.layout.marks, *self.other_triggers)
 
-    def parser(self, names: Collection[str]) -> StepParser:
+    def parser(self, names: Collection[str]) -> ToolParser:
         layout = self.layout.call
-        answer = AnswerReader(
-            TaggedCallReader(self.layout),
-            begin=layout.begin,
-            separator=layout.separator,
-            end=layout.end,
-            other_triggers=(*self.other_triggers, *self._last_tag()),
-        )
-        return StepParser(lambda reader, log: answer.read(reader, log, names), after_text=layout.after_text)
+        answer = AnswerReader(TaggedCallReader(self.layout), layout, (*self.other_triggers, *self._last_tag()))
+        return answer.parser(names, after_text=layout.after_text)
 
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
         body = builder.rule(*(self._body(builder, tool) for tool in tools))

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from server.tools.arguments.schemas import json_value, property_schema, schema_of
 from server.tools.layout import layout_words
 from server.tools.reading.call_reader import CallOutcome
-from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.parser import CallEventLog
 from server.tools.reading.text_reader import Marks, Steps, TextReader
 from server.tools.styles.tagged_layout import TaggedLayout
 

@@ -4,7 +4,8 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent, ToolFormat
+from server.tools.format import ToolFormat
+from server.tools.reading.parser import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent
 
 
 def parse(tool_format: ToolFormat, text: str, names: Collection[str], cuts: Iterable[int] = ()) -> list[ToolEvent]:

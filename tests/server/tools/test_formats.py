@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.errors import OptionError
-from server.tools.format import CallArguments, CallStart
+from server.tools.reading.parser import CallArguments, CallStart
 from server.tools.registry import FORMATS, named_format
 from tests.server.tools.parsing import calls_of, parse, text_of
 

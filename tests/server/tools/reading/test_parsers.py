@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.tools.format import CallArguments, CallStart, ToolFormat, WrittenCall
+from server.tools.format import ToolFormat, WrittenCall
 from server.tools.formats import mistral
 from server.tools.layout import CallField, CallLayout
+from server.tools.reading.parser import CallArguments, CallStart
 from server.tools.registry import FORMATS, named_format
 from server.tools.styles.json_format import JsonFormat
 from tests.server.tools.parsing import calls_of, parse, text_of

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent
 from server.tools.formats.hermes import FORMAT
 from server.tools.formats.mistral import FORMAT as MISTRAL
+from server.tools.reading.parser import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent
 
 pytestmark = pytest.mark.fast
 
