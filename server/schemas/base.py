@@ -1,6 +1,7 @@
 """Strict request bodies: no coercion, no 422, and errors that name the field, the value and the limit."""
 
-from typing import Any, TypeVar
+import functools
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -36,19 +37,43 @@ _COMPARISONS = {
 
 
 class StrictModel(BaseModel):
-    """A JSON object with fields of exactly the declared JSON types. Unknown fields are kept in model_extra."""
+    """A JSON object with fields of exactly the declared JSON types. Unknown fields are kept in model_extra.
+
+    inner_fields: fields with objects, or lists of objects, whose undeclared fields belong to `extra`. Subclasses add
+    theirs.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+    inner_fields: ClassVar[tuple[str, ...]] = ()
 
     @property
     def extra(self) -> dict[str, Any]:
         """Undeclared fields, by their paths."""
-        return dict(self.model_extra or {})
+        return {**(self.model_extra or {}), **self.inner_extra()}
+
+    def inner_extra(self) -> dict[str, Any]:
+        """Return the undeclared fields of the objects in `inner_fields`, by their paths."""
+        extra: dict[str, Any] = {}
+        for name in _inner_fields(type(self)):
+            value = getattr(self, name)
+            if not isinstance(value, list):
+                extra |= extra_at(name, value)
+                continue
+            for index, part in enumerate(value):
+                if found := part.extra:
+                    extra |= {f"{name}[{index}].{path}": each for path, each in found.items()}
+        return extra
 
     @property
     def passed_on(self) -> dict[str, Any]:
         """Undeclared fields that are passed to the chat template and therefore not ignored, by their paths."""
         return {}
+
+
+@functools.cache
+def _inner_fields(model: type[StrictModel]) -> list[str]:
+    """Return the inner fields of the model and its bases, those of the bases first."""
+    return [name for each in reversed(model.__mro__) for name in vars(each).get("inner_fields", ())]
 
 
 def extra_at(path: str, part: StrictModel | None) -> dict[str, Any]:

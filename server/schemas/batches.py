@@ -1,12 +1,12 @@
 """The body of POST /v1/batches, and the parameters of lists of batches."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel, extra_at
+from server.schemas.base import StrictModel
 from server.schemas.files import ExpiresAfter
 from server.schemas.responses import Metadata
 
@@ -35,9 +35,7 @@ class BatchRequest(StrictModel):
     metadata: Metadata = None
     output_expires_after: ExpiresAfter | None = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        return {**super().extra, **extra_at("output_expires_after", self.output_expires_after)}
+    inner_fields = ("output_expires_after",)
 
 
 class BatchListQuery(StrictModel):

@@ -72,6 +72,12 @@ class Message(StrictModel):
     function_call: FunctionCall | None = None  # the old name of a single call
     tool_call_id: str | None = None  # id of the call whose result this message has
 
+    inner_fields = ("content",)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return self.inner_extra()
+
     @property
     def text(self) -> str:
         """Content as one string; "" if there is none."""
@@ -95,12 +101,7 @@ class ToolFields(StrictModel):
     functions: Annotated[list[FunctionDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     function_call: Annotated[Literal["none", "auto"] | FunctionName | None, BeforeValidator(_function_call)] = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        extra = super().extra
-        for i, tool in enumerate(self.tools or []):
-            extra |= extra_at(f"tools[{i}]", tool)
-        return extra
+    inner_fields = ("tools",)
 
     @property
     def passed_on(self) -> dict[str, Any]:
@@ -115,13 +116,7 @@ class ToolFields(StrictModel):
 class MessageFields(StrictModel):
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        extra = super().extra
-        for i, message in enumerate(self.messages):
-            for j, part in enumerate(message.content or []):
-                extra |= extra_at(f"messages[{i}].content[{j}]", part)
-        return extra
+    inner_fields = ("messages",)
 
 
 class ChatContent(ToolFields, MessageFields):
@@ -181,9 +176,7 @@ class ChatOptions(GenerationRequest, TemplateOptions):
     thinking_token_budget: Annotated[int, Field(ge=0, le=INT32)] | None = None
     include_reasoning: bool | None = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        return {**super().extra, **extra_at("prediction", self.prediction)}
+    inner_fields = ("prediction",)
 
     @property
     def requested_max_tokens(self) -> int | None:

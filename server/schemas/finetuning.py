@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.command_io.finetuning.job import Order, Pacing, ScaleRewards, Schedule
 from server.schemas.auto import Named, Names, Number, Whole
-from server.schemas.base import StrictModel, extra_at
+from server.schemas.base import StrictModel
 from server.schemas.responses import Metadata
 
 MAX_SEED = 2**31 - 1  # OpenAI's
@@ -108,9 +108,7 @@ class FinetuningRequest(StrictModel):
     metadata: Metadata = None
     integrations: list[GivenIntegration] | None = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        return {**super().extra, **extra_at("method", self.method)}
+    inner_fields = ("method",)
 
 
 class FinetuningPageQuery(StrictModel):

@@ -6,8 +6,7 @@ from pydantic import Field
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.protocol import EngineInfo, SamplingParams
-from server.schemas.base import INT32, StrictModel, extra_at
-from server.schemas.sampler_steps import StepTokens
+from server.schemas.base import INT32, StrictModel
 from server.schemas.sampling import GenerationRequest
 
 _MAX_EXTRA = 1024  # files; editors send about sixteen
@@ -63,12 +62,7 @@ class InfillRequest(GenerationRequest):
     lora: Any = None
     n_probs: int | None = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        extra = super().extra
-        for i, file in enumerate(self.input_extra or []):
-            extra |= extra_at(f"input_extra[{i}]", file)
-        return extra
+    inner_fields = ("input_extra",)
 
     @property
     def size(self) -> int:
@@ -111,16 +105,7 @@ class InfillRequest(GenerationRequest):
         }
         return [name for name, honored in is_effective.items() if not honored]
 
-    def sampling(
-        self,
-        info: EngineInfo,
-        *,
-        max_tokens: int,
-        logprobs: int | None = None,
-        prompt_logprobs: int | None = None,
-        tokens: StepTokens,
-        is_constrained: bool = False,
-    ) -> SamplingParams:
+    def sampling(self, info: EngineInfo, **given: Any) -> SamplingParams:
         """Return the engine's parameters like GenerationRequest.sampling, with llama-server's form of two fields."""
         own = self.model_copy(
             update={
@@ -129,12 +114,4 @@ class InfillRequest(GenerationRequest):
                 "seed": None if self.seed in _RANDOM_SEEDS else self.seed,
             }
         )
-        return GenerationRequest.sampling(
-            own,
-            info,
-            max_tokens=max_tokens,
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-            tokens=tokens,
-            is_constrained=is_constrained,
-        )
+        return GenerationRequest.sampling(own, info, **given)

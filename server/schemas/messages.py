@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel, extra_at
+from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel
 
 # Tools that Anthropic defines, by a name and the date of a version; only its own models know their inputs.
 _DEFINED_TOOL = re.compile(r"\w+_20\d{6}")
@@ -111,6 +111,8 @@ class MessageParam(StrictModel):
         BeforeValidator(_listed, json_schema_input_type=str | list[ContentBlock]),
     ]
 
+    inner_fields = ("content",)
+
 
 class ClientTool(_Block):
     """A tool that the client runs."""
@@ -128,6 +130,10 @@ class DefinedTool(StrictModel):
 
     type: str
     name: str | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return {}  # the whole tool is listed as ignored
 
 
 def _tool(value: Any) -> ClientTool | DefinedTool:
@@ -181,20 +187,7 @@ class MessagesPrompt(StrictModel):
     cache_control: Any = None
     thread: Any = None  # a conversation stored by the server, in a beta
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        extra = super().extra
-        for name in ("tool_choice", "thinking", "output_config"):
-            extra |= extra_at(name, getattr(self, name))
-        for i, block in enumerate(self.system or []):
-            extra |= extra_at(f"system[{i}]", block)
-        for i, tool in enumerate(self.tools or []):
-            extra |= extra_at(f"tools[{i}]", tool if isinstance(tool, ClientTool) else None)
-        for i, message in enumerate(self.messages):
-            extra |= extra_at(f"messages[{i}]", message)
-            for j, each in enumerate(message.content):
-                extra |= extra_at(f"messages[{i}].content[{j}]", each)
-        return extra
+    inner_fields = ("tool_choice", "thinking", "output_config", "system", "tools", "messages")
 
 
 class MessagesRequest(MessagesPrompt):

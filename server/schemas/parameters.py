@@ -1,61 +1,54 @@
 """Request fields that this server does not honor: refused, or listed as ignored. Nothing is ignored silently."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import quote
 
-
-def _neutral(*values: object) -> Callable[[Any], bool]:
-    return lambda value: any(type(value) is type(each) and value == each for each in values)
-
-
-def _never(_value: Any) -> bool:
-    return False
-
+_NEVER: tuple[object, ...] = ()  # no value is without effect
 
 # Fields that would change the answer, with the values (besides null and []) that have no effect
-_UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
-    "audio": _never,
-    "best_of": _neutral(1),  # on chat; completions check their own
-    "chat_template": _never,  # a client's template is code, which is not run
-    "documents": _never,
-    "echo": _neutral(False),  # on chat
-    "function_call": _neutral("none", "auto"),  # on completions, which have no tools
-    "functions": _never,  # on completions
-    "logits_processors": _never,
-    "max_completion_tokens": _never,  # on completions, whose limit is max_tokens
-    "mm_processor_kwargs": _never,
-    "modalities": _neutral(["text"]),
-    "moderation": _never,
-    "prediction": _never,  # on completions
-    "prompt_embeds": _never,
-    "reasoning_effort": _never,  # on completions
-    "repetition_detection": _never,
-    "suffix": _neutral(""),  # on chat
-    "thinking_token_budget": _never,  # on completions
-    "tool_choice": _neutral("none", "auto"),  # on completions
-    "tools": _never,  # on completions
-    "top_logprobs": _neutral(0),  # on completions, which count them in logprobs
-    "truncate_prompt_tokens": _never,  # on /tokenize, which shows the whole text
-    "web_search_options": _never,
+_UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
+    "audio": _NEVER,
+    "best_of": (1,),  # on chat; completions check their own
+    "chat_template": _NEVER,  # a client's template is code, which is not run
+    "documents": _NEVER,
+    "echo": (False,),  # on chat
+    "function_call": ("none", "auto"),  # on completions, which have no tools
+    "functions": _NEVER,  # on completions
+    "logits_processors": _NEVER,
+    "max_completion_tokens": _NEVER,  # on completions, whose limit is max_tokens
+    "mm_processor_kwargs": _NEVER,
+    "modalities": (["text"],),
+    "moderation": _NEVER,
+    "prediction": _NEVER,  # on completions
+    "prompt_embeds": _NEVER,
+    "reasoning_effort": _NEVER,  # on completions
+    "repetition_detection": _NEVER,
+    "suffix": ("",),  # on chat
+    "thinking_token_budget": _NEVER,  # on completions
+    "tool_choice": ("none", "auto"),  # on completions
+    "tools": _NEVER,  # on completions
+    "top_logprobs": (0,),  # on completions, which count them in logprobs
+    "truncate_prompt_tokens": _NEVER,  # on /tokenize, which shows the whole text
+    "web_search_options": _NEVER,
 }
 
 # Fields that cannot change the text, with the values that have no effect
-_IGNORED: Mapping[str, Callable[[Any], bool]] = {
-    "metadata": _neutral({}),
-    "parallel_tool_calls": _neutral(True, False),  # on completions
-    "prompt_cache_key": _never,
-    "prompt_cache_options": _never,
-    "prompt_cache_retention": _never,
-    "safety_identifier": _never,
-    "store": _neutral(False),
-    "stream_options.include_obfuscation": _neutral(False),
-    "user": _never,
-    "verbosity": _never,
+_IGNORED: Mapping[str, tuple[object, ...]] = {
+    "metadata": ({},),
+    "parallel_tool_calls": (True, False),  # on completions
+    "prompt_cache_key": _NEVER,
+    "prompt_cache_options": _NEVER,
+    "prompt_cache_retention": _NEVER,
+    "safety_identifier": _NEVER,
+    "store": (False,),
+    "stream_options.include_obfuscation": (False,),
+    "user": _NEVER,
+    "verbosity": _NEVER,
 }
 
 # Types of some fields in OpenAI's API. Another type is a client's error, even if the value is not used.
@@ -77,40 +70,40 @@ class ParameterTable:
     """Fields of a protocol that are not honored.
 
     unsupported: fields that would change the answer. ignored: fields that cannot. Both are by their paths without
-    indices, with a test for values that have no effect.
+    indices, with the values that have no effect, besides null.
     """
 
-    unsupported: Mapping[str, Callable[[Any], bool]]
-    ignored: Mapping[str, Callable[[Any], bool]]
+    unsupported: Mapping[str, tuple[object, ...]]
+    ignored: Mapping[str, tuple[object, ...]]
     types: Mapping[str, tuple[type, str]]
     other_names: Mapping[str, str] = field(default_factory=dict)  # names of fields in text completions
 
 
 OPENAI_PARAMETERS = ParameterTable(_UNSUPPORTED, _IGNORED, _TYPES, _TEXT_NAMES)
 MESSAGES_PARAMETERS = ParameterTable(  # Anthropic's
-    unsupported={"container": _never, "mcp_servers": _never},
+    unsupported={"container": _NEVER, "mcp_servers": _NEVER},
     ignored={
-        "betas": _neutral([]),
-        "billing_policy": _never,
-        "compaction": _never,
-        "context_management": _never,
-        "diagnostics": _never,
-        "fallback_credit_token": _never,
-        "fallbacks": _never,
-        "inference_geo": _never,
-        "messages.content.caller": _neutral({"type": "direct"}),
-        "messages.content.citations": _neutral([]),
-        "messages.content.toolset_name": _never,
-        "metadata": _neutral({}),
-        "output_config.task_budget": _never,
-        "speed": _neutral("standard"),
-        "system.citations": _neutral([]),
-        "thinking.block_binding": _never,
-        "tools.allowed_callers": _neutral(["direct"]),
-        "tools.defer_loading": _neutral(False),  # true would hide the tool until Anthropic's tool search finds it
-        "tools.input_examples": _neutral([]),
-        "user_profile_id": _never,
-        "workspace_id": _never,
+        "betas": ([],),
+        "billing_policy": _NEVER,
+        "compaction": _NEVER,
+        "context_management": _NEVER,
+        "diagnostics": _NEVER,
+        "fallback_credit_token": _NEVER,
+        "fallbacks": _NEVER,
+        "inference_geo": _NEVER,
+        "messages.content.caller": ({"type": "direct"},),
+        "messages.content.citations": ([],),
+        "messages.content.toolset_name": _NEVER,
+        "metadata": ({},),
+        "output_config.task_budget": _NEVER,
+        "speed": ("standard",),
+        "system.citations": ([],),
+        "thinking.block_binding": _NEVER,
+        "tools.allowed_callers": (["direct"],),
+        "tools.defer_loading": (False,),  # true would hide the tool until Anthropic's tool search finds it
+        "tools.input_examples": ([],),
+        "user_profile_id": _NEVER,
+        "workspace_id": _NEVER,
     },
     types={"context_management": (dict, "an object"), "metadata": (dict, "an object")},
 )
@@ -134,39 +127,39 @@ _OLLAMA_LOADING = (
 )
 OLLAMA_PARAMETERS = ParameterTable(
     unsupported={
-        "context": _never,  # an earlier conversation, as token ids
-        "options.tfs_z": _neutral(1.0, 1),
-        "template": _neutral(""),  # a client's template is code, which is not run
+        "context": _NEVER,  # an earlier conversation, as token ids
+        "options.tfs_z": (1.0, 1),
+        "template": ("",),  # a client's template is code, which is not run
     },
     ignored={
-        **{f"options.{name}": _never for name in _OLLAMA_LOADING},
-        "keep_alive": _never,  # if models stay loaded
-        "options.repeat_last_n": _neutral(-1),  # penalties consider the whole text
-        "shift": _neutral(False),  # requests that do not fit the context are refused
-        "truncate": _neutral(False),
+        **{f"options.{name}": _NEVER for name in _OLLAMA_LOADING},
+        "keep_alive": _NEVER,  # if models stay loaded
+        "options.repeat_last_n": (-1,),  # penalties consider the whole text
+        "shift": (False,),  # requests that do not fit the context are refused
+        "truncate": (False,),
     },
     types={},
 )
 POOLING_PARAMETERS = ParameterTable(
     unsupported={
-        "chat_template": _never,  # a request's own template is code that we do not run
-        "embed_dtype": _neutral("float32"),
-        "embedding_types": _neutral(["float"]),  # Cohere's
-        "endianness": _neutral("native", "little"),
-        "images": _never,
-        "inputs": _never,  # Cohere's, of texts and images
-        "instruction": _never,
-        "items": _never,
-        "late_chunking": _neutral(False),  # Jina's
-        "max_chunks_per_doc": _never,  # Cohere's, of its first version
-        "media_io_kwargs": _never,
-        "mm_processor_kwargs": _never,
-        "padding": _neutral("do_not_pad"),
-        "rank_fields": _never,
-        "stream": _neutral(False),
-        "tools": _never,
+        "chat_template": _NEVER,  # a request's own template is code that we do not run
+        "embed_dtype": ("float32",),
+        "embedding_types": (["float"],),  # Cohere's
+        "endianness": ("native", "little"),
+        "images": _NEVER,
+        "inputs": _NEVER,  # Cohere's, of texts and images
+        "instruction": _NEVER,
+        "items": _NEVER,
+        "late_chunking": (False,),  # Jina's
+        "max_chunks_per_doc": _NEVER,  # Cohere's, of its first version
+        "media_io_kwargs": _NEVER,
+        "mm_processor_kwargs": _NEVER,
+        "padding": ("do_not_pad",),
+        "rank_fields": _NEVER,
+        "stream": (False,),
+        "tools": _NEVER,
     },
-    ignored={"cache_salt": _never, "metadata": _neutral({}), "request_id": _never, "user": _never},
+    ignored={"cache_salt": _NEVER, "metadata": ({},), "request_id": _NEVER, "user": _NEVER},
     types={"user": (str, "a string")},
 )
 
@@ -187,13 +180,13 @@ def ignored_parameters(
     for name, value in extra.items():
         key = _INDEX.sub("", name)
         if key in table.unsupported:
-            if not (value is None or value == [] or table.unsupported[key](value)):
+            if not (value is None or value == [] or _is_among(value, table.unsupported[key])):
                 text_name = table.other_names.get(key)
                 remedy = "leave it out" if text_name is None else f"text completions call it {text_name}"
                 raise UnsupportedParameter(f"{name} is not supported by this endpoint; {remedy}", param=name)
         elif key in table.ignored:
             _check_type(name, value, table)
-            if not (value is None or table.ignored[key](value)):
+            if not (value is None or _is_among(value, table.ignored[key])):
                 ignored.append(name)
         else:
             if strict:
@@ -210,6 +203,10 @@ def refuse_unknown(names: Iterable[str]) -> None:
             param=name,
             code="unknown_parameter",
         )
+
+
+def _is_among(value: Any, values: tuple[object, ...]) -> bool:
+    return any(type(value) is type(each) and value == each for each in values)
 
 
 def _check_type(name: str, value: Any, table: ParameterTable) -> None:

@@ -13,15 +13,7 @@ from server.schemas.sampling import MAX_TIMEOUT_S, is_token_ids
 MAX_INPUTS = 2048  # OpenAI's limit for one request
 
 
-def _inputs(value: Any) -> list[str] | list[list[int]]:
-    return listed_inputs(value, "input")
-
-
-def _contents(value: Any) -> list[str] | list[list[int]]:
-    return listed_inputs(value, "content")
-
-
-def listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
+def _listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
     """Return inputs in any of their four forms as a list of inputs. name: the client's name of the inputs.
 
     A union would report an error for each item. Raises InvalidRequest with the path of the first invalid item.
@@ -82,8 +74,14 @@ def _task(value: Any) -> Any:
 
 
 Task = Literal["embed", "token_embed", "classify", "score"]
-InputForms = str | list[str] | list[int] | list[list[int]]
-Inputs = Annotated[list[str] | list[list[int]], PlainValidator(_inputs, json_schema_input_type=InputForms)]
+_InputForms = str | list[str] | list[int] | list[list[int]]
+
+
+def _inputs_named(name: str) -> PlainValidator:
+    return PlainValidator(lambda value: _listed_inputs(value, name), json_schema_input_type=_InputForms)
+
+
+Inputs = Annotated[list[str] | list[list[int]], _inputs_named("input")]
 Truncate = Annotated[
     bool | Literal["NONE", "START", "END"] | None,
     BeforeValidator(_truncate, json_schema_input_type=bool | Literal["NONE", "START", "END"] | None),
@@ -143,6 +141,8 @@ class InputFields(PoolingFields):
     prompt_name: str | None = None  # name of one of the model's prompts
     input_type: str | None = None  # use of the inputs, such as query or document
 
+    inner_fields = ("messages",)
+
     def check(self) -> None:
         """Raise InvalidRequest unless there is either input or messages, and only fields that belong to it."""
         super().check()
@@ -168,10 +168,6 @@ class InputFields(PoolingFields):
             chat_template_kwargs=self.chat_template_kwargs,
             add_special_tokens=self.add_special_tokens,
         )
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        return super().extra if self.messages is None else {**super().extra, **self.chat.extra}
 
 
 _OF_CHATS = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs")
@@ -216,7 +212,7 @@ def _norm(value: Any) -> Any:
 class LlamaEmbeddingRequest(PoolingFields):
     """The body of POST /embedding, in llama-server's shape."""
 
-    content: Annotated[list[str] | list[list[int]], PlainValidator(_contents, json_schema_input_type=InputForms)]
+    content: Annotated[list[str] | list[list[int]], _inputs_named("content")]
     embd_normalize: Annotated[int | None, BeforeValidator(_norm, json_schema_input_type=Literal[-1, 2] | None)] = None
 
     @property

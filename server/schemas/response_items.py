@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel, extra_at
+from server.schemas.base import StrictModel
 from server.schemas.tagged import by_type
 
 _TEXT_ONLY = "this server takes only text"
@@ -106,27 +106,13 @@ class Item(StrictModel):
     id: str | None = None
     status: _Status | None = None
 
-    @property
-    def parts(self) -> list[TextContentPart | RefusalPart]:
-        """Parts of the item's content or output."""
-        return []
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        extra = super().extra
-        for index, part in enumerate(self.parts):
-            extra |= extra_at(f"content[{index}]", part)
-        return extra
-
 
 class MessageItem(Item):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Parts
 
-    @property
-    def parts(self) -> list[TextContentPart | RefusalPart]:
-        return self.content
+    inner_fields = ("content",)
 
 
 class FunctionCallItem(Item):
@@ -146,9 +132,7 @@ class FunctionCallOutputItem(Item):
     name: str | None = None
     namespace: str | None = None
 
-    @property
-    def parts(self) -> list[TextContentPart | RefusalPart]:
-        return self.output
+    inner_fields = ("output",)
 
 
 class CustomToolCallItem(Item):
@@ -164,9 +148,7 @@ class CustomToolCallOutputItem(Item):
     call_id: str
     output: Parts
 
-    @property
-    def parts(self) -> list[TextContentPart | RefusalPart]:
-        return self.output
+    inner_fields = ("output",)
 
 
 class ReasoningItem(Item):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel, extra_at
+from server.schemas.base import StrictModel
 from server.schemas.tagged import by_type
 from server.schemas.tools import MAX_TOOLS, Name
 
@@ -50,7 +50,7 @@ class GrammarFormat(StrictModel):
 
 
 CustomFormat = Annotated[
-    TextFormat | GrammarFormat, BeforeValidator(by_type({"text": TextFormat, "grammar": GrammarFormat}, refused={}))
+    TextFormat | GrammarFormat, BeforeValidator(by_type({"text": TextFormat, "grammar": GrammarFormat}))
 ]
 
 
@@ -62,13 +62,11 @@ class CustomTool(StrictModel):
     description: str | None = None
     format: CustomFormat | None = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        return {**super().extra, **extra_at("format", self.format)}
+    inner_fields = ("format",)
 
 
 _CALLABLE: Mapping[str, type[StrictModel]] = {"function": FunctionTool, "custom": CustomTool}
-_Callable = Annotated[FunctionTool | CustomTool, BeforeValidator(by_type(_CALLABLE, refused={}))]
+_Callable = Annotated[FunctionTool | CustomTool, BeforeValidator(by_type(_CALLABLE))]
 
 
 class NamespaceTool(StrictModel):
@@ -86,9 +84,7 @@ class HostedTool(StrictModel):
 
 ResponseTool = Annotated[
     FunctionTool | CustomTool | NamespaceTool | HostedTool,
-    BeforeValidator(
-        by_type({**_CALLABLE, "namespace": NamespaceTool, **dict.fromkeys(HOSTED_TOOLS, HostedTool)}, refused={})
-    ),
+    BeforeValidator(by_type({**_CALLABLE, "namespace": NamespaceTool, **dict.fromkeys(HOSTED_TOOLS, HostedTool)})),
 ]
 ResponseTools = Annotated[list[ResponseTool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 

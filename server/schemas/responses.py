@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.schemas.base import INT32, StrictModel, extra_at, quote
+from server.schemas.base import INT32, StrictModel, quote
 from server.schemas.response_items import Input
 from server.schemas.response_tools import ResponseToolChoice, ResponseTools
 from server.schemas.sampling import OutputLimit
@@ -57,16 +57,14 @@ class PlainFormat(StrictModel):
     type: Literal["text", "json_object"]
 
 
-_read_format = by_type({"text": PlainFormat, "json_object": PlainFormat, "json_schema": JsonSchemaFormat}, refused={})
+_read_format = by_type({"text": PlainFormat, "json_object": PlainFormat, "json_schema": JsonSchemaFormat})
 
 
 class TextConfig(StrictModel):
     format: Annotated[PlainFormat | JsonSchemaFormat, BeforeValidator(_read_format)] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        return {**super().extra, **extra_at("format", self.format)}
+    inner_fields = ("format",)
 
 
 class Reasoning(StrictModel):

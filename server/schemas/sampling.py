@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
 from engine.protocol import EngineInfo, SamplingParams
-from server.schemas.base import INT32, StrictModel, extra_at, quote
+from server.schemas.base import INT32, StrictModel, quote
 from server.schemas.sampler_steps import LIMITS, SamplerStepFields, StepTokens
 
 MAX_CHOICES = 128  # OpenAI's limit of n
@@ -103,6 +103,8 @@ class GenerationRequest(SamplerStepFields):
     cache_salt: str | None = None
     add_special_tokens: bool | None = None
 
+    inner_fields = ("stream_options",)
+
     @property
     def num_choices(self) -> int:
         return self.n or 1
@@ -122,18 +124,14 @@ class GenerationRequest(SamplerStepFields):
         """Whether all chunks of a stream have the usage so far."""
         return self.stream_options is not None and self.stream_options.continuous_usage_stats is True
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        return {**super().extra, **extra_at("stream_options", self.stream_options)}
-
     def sampling(
         self,
         info: EngineInfo,
         *,
         max_tokens: int,
-        logprobs: int | None,
-        prompt_logprobs: int | None,
         tokens: StepTokens,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
         is_constrained: bool = False,
     ) -> SamplingParams:
         """Return the engine's parameters. Absent values are the checkpoint's defaults, else neutral.

@@ -11,7 +11,7 @@ _MAX_NAMED = 8  # types that an error message lists
 
 
 def by_type(
-    models: Mapping[str, type[StrictModel]], *, refused: Mapping[str, str], default: str | None = None
+    models: Mapping[str, type[StrictModel]], *, refused: Mapping[str, str] = {}, default: str | None = None
 ) -> Callable[[Any], Any]:
     """Return a validator that reads an object as the model of its type, with better errors than a union's.
 

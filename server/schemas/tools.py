@@ -7,11 +7,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from server.schemas.base import UNSUPPORTED, StrictModel
+from server.schemas.tagged import by_type
 
 MAX_TOOLS = 128  # OpenAI's limit
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-
-
 NAME_RULE = "1 to 128 letters, digits and _ . - characters"
 
 
@@ -65,17 +64,12 @@ class AllowedToolsChoice(StrictModel):
     allowed_tools: AllowedTools
 
 
-_CHOICES: dict[Any, type[NamedTool | AllowedToolsChoice]] = {"function": NamedTool, "allowed_tools": AllowedToolsChoice}
+_read_choice = by_type({"function": NamedTool, "allowed_tools": AllowedToolsChoice})
 
 
 def _choice(value: Any) -> Any:
-    """Return an object as the model of its type, since pydantic's error for the union would be unclear."""
     if isinstance(value, dict):
-        kind = value.get("type")
-        model = _CHOICES.get(kind) if isinstance(kind, str) else None
-        if model is None:
-            raise PydanticCustomError("tool_choice", "its type must be function or allowed_tools")
-        return model.model_validate(value)
+        return _read_choice(value)
     if value not in (None, "none", "auto", "required"):
         raise PydanticCustomError("tool_choice", "it must be none, auto, required, a tool's name or allowed_tools")
     return value

@@ -1,11 +1,11 @@
 """Bodies and answers of /v1/uploads."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from pydantic import Field
 
-from server.schemas.base import StrictModel, extra_at
+from server.schemas.base import StrictModel
 from server.schemas.files import ExpiresAfter, FileObject, UploadPurpose
 
 
@@ -16,9 +16,7 @@ class UploadRequest(StrictModel):
     purpose: UploadPurpose
     expires_after: ExpiresAfter | None = None
 
-    @property
-    def extra(self) -> dict[str, Any]:
-        return {**super().extra, **extra_at("expires_after", self.expires_after)}
+    inner_fields = ("expires_after",)
 
 
 class UploadCompletion(StrictModel):

@@ -228,8 +228,8 @@ async def test_a_tool_that_the_format_cannot_write_is_refused() -> None:
     [
         ("always", "tool_choice", "it must be none, auto, required"),
         (["auto"], "tool_choice", "it must be none, auto, required"),
-        ({"type": "custom"}, "tool_choice", "its type must be function or allowed_tools"),
-        ({"type": ["function"]}, "tool_choice", "its type must be function or allowed_tools"),
+        ({"type": "custom"}, "tool_choice", "it must be one of function, allowed_tools"),
+        ({"type": ["function"]}, "tool_choice", "it must be one of function, allowed_tools"),
         ({"type": "function"}, "tool_choice.function", "is missing"),
         ({"type": "function", "name": "plus"}, "tool_choice.function", "is missing"),
         ({"type": "function", "function": {}}, "tool_choice.function.name", "is missing"),
