@@ -28,6 +28,7 @@ from server.protocols.responses.objects import (
     ResponseUsage,
 )
 from server.protocols.responses.open_items import (
+    OpenCall,
     OpenCustomCall,
     OpenFunctionCall,
     OpenItem,
@@ -151,7 +152,7 @@ class ResponseFormatter:
                 assert isinstance(self._open, OpenMessage)
                 yield from self._open.add(text, self._logprobs(text, is_last=has_other))
             case CallPiece(name=None, arguments=arguments):
-                assert isinstance(self._open, OpenFunctionCall | OpenCustomCall)
+                assert isinstance(self._open, OpenCall)
                 yield from self._open.add(arguments)
             case CallPiece(name=name, arguments=arguments, id=call_id):
                 tool = called_tool(self._request.called, name or "")
@@ -162,7 +163,6 @@ class ResponseFormatter:
 
     @property
     def _next_index(self) -> int:
-        """End the open item, and return the index of the next."""
         return len(self.response.output) + (self._open is not None)
 
     def _begin(self, item: OpenItem) -> Iterator[Event]:
@@ -178,7 +178,7 @@ class ResponseFormatter:
 
     def _end(self, finish: Finish, usage: Usage) -> Iterator[Event]:
         is_cut = finish.reason is FinishReason.LENGTH
-        in_call = isinstance(self._open, OpenFunctionCall | OpenCustomCall)
+        in_call = isinstance(self._open, OpenCall)
         yield from self._close("incomplete" if finish.is_within_call or (is_cut and not in_call) else "completed")
         if not is_cut and not any(item.type != "reasoning" for item in self.response.output):
             # An empty answer is still an answer: agents take a response without a message for a turn that continues.

@@ -7,8 +7,7 @@ from typing import Any
 FIELD = "input"  # the function's one argument
 
 _BEGINNING = re.compile(r'\s*\{\s*"' + FIELD + r'"\s*:\s*"')
-_PLAIN = re.compile(r'[^"\\]+')
-_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_WHOLE = re.compile(r'(?:[^"\\]|\\[^u]|\\u[0-9a-fA-F]{4})*+')  # of a string's text, without an escape that is cut off
 
 
 def arguments_of(text: str) -> str:
@@ -38,7 +37,7 @@ class CustomInput:
         self._pending = ""  # not yet decoded
         self._is_within = False  # within the string
         self._is_over = False
-        self._high: int | None = None  # the first half of a surrogate pair
+        self._half = ""  # the first half of a surrogate pair
 
     def push(self, text: str) -> str:
         if self._is_over:
@@ -53,48 +52,22 @@ class CustomInput:
         return self._decoded()
 
     def finish(self) -> str:
-        """Return the rest: arguments of another form, or half a surrogate pair at the end."""
-        if not self._is_within:
-            rest, self._pending = self._pending, ""
-            return rest
-        return self._flushed()
+        """Return the rest: arguments of another form, or a replacement for half a surrogate pair at the end."""
+        rest = _joined(self._half) if self._is_within else self._pending
+        self._pending = self._half = ""
+        return rest
 
     def _decoded(self) -> str:
         """Return the complete part of the string in `_pending`."""
-        decoded: list[str] = []
-        position, pending = 0, self._pending
-        while position < len(pending):
-            if (plain := _PLAIN.match(pending, position)) is not None:
-                decoded.append(self._flushed() + plain[0])
-                position = plain.end()
-            elif pending[position] == '"':
-                decoded.append(self._flushed())
-                self._is_over = True
-                break
-            else:
-                length = 6 if pending[position + 1 : position + 2] == "u" else 2
-                if position + length > len(pending):
-                    break
-                decoded.append(self._escaped(pending[position + 1 : position + length]))
-                position += length
-        self._pending = "" if self._is_over else pending[position:]
-        return "".join(decoded)
+        whole = _WHOLE.match(self._pending)
+        assert whole is not None, "the pattern matches an empty text"
+        text: str = self._half + json.loads(f'"{whole[0]}"', strict=False)
+        self._pending = self._pending[whole.end() :]
+        self._is_over = self._pending.startswith('"')
+        self._half = text[-1:] if "\ud800" <= text[-1:] < "\udc00" and not self._is_over else ""
+        return _joined(text.removesuffix(self._half))
 
-    def _escaped(self, escape: str) -> str:
-        if not escape.startswith("u"):
-            return self._flushed() + _ESCAPES.get(escape, escape)
-        unit = int(escape[1:], 16)
-        if 0xDC00 <= unit < 0xE000 and self._high is not None:
-            pair = chr(0x10000 + ((self._high - 0xD800) << 10) + (unit - 0xDC00))
-            self._high = None
-            return pair
-        before = self._flushed()
-        if 0xD800 <= unit < 0xDC00:
-            self._high = unit
-            return before
-        return before + ("\ufffd" if 0xDC00 <= unit < 0xE000 else chr(unit))
 
-    def _flushed(self) -> str:
-        """Return a replacement for half a surrogate pair without its other half."""
-        half, self._high = self._high, None
-        return "" if half is None else "\ufffd"
+def _joined(text: str) -> str:
+    """Return the text with a character for each pair of surrogates, and U+FFFD for each half without the other."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,7 +1,7 @@
 """Output items while they are written, and the events of each from start to end."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 from msgspec import UNSET, UnsetType
 
@@ -21,43 +21,63 @@ from server.protocols.responses.thoughts import encode_thought
 from server.schemas.answers import ChatLogprob
 
 
-class OpenItem(Protocol):
+class OpenItem(ABC):
     """An item that the answer is in. Its objects in events are never changed afterwards."""
 
-    def begin(self) -> Iterator[Event]: ...
-
-    def end(self, status: str) -> Iterator[Event]:
-        """Yield the events of the item's end. status: completed, or incomplete if the answer broke off in it."""
-        ...
-
-    def item(self, status: str) -> OutputItem: ...
-
-
-class OpenMessage:
-    def __init__(self, index: int) -> None:
-        self._id = new_id("msg")
+    def __init__(self, prefix: str, index: int) -> None:
+        self._id = new_id(prefix)
         self._index = index
         self._text: list[str] = []
-        self._logprobs: list[ChatLogprob] = []
 
-    def begin(self) -> Iterator[Event]:
-        item = MessageItem(id=self._id, status="in_progress", content=[])
-        yield ItemEvent(type="response.output_item.added", output_index=self._index, item=item)
-        yield PartEvent(
-            type="response.content_part.added", item_id=self._id, output_index=self._index, part=OutputText(text="")
-        )
+    @abstractmethod
+    def item(self, status: str) -> OutputItem: ...
 
-    def add(self, text: str, logprobs: list[ChatLogprob]) -> Iterator[Event]:
+    @abstractmethod
+    def begin(self) -> Iterator[Event]: ...
+
+    @abstractmethod
+    def end(self, status: str) -> Iterator[Event]:
+        """Yield the events of the item's end. status: completed, or incomplete if the answer broke off in it."""
+
+    def _added(self, item: OutputItem) -> Event:
+        return ItemEvent(type="response.output_item.added", output_index=self._index, item=item)
+
+    def _done(self, item: OutputItem) -> Event:
+        return ItemEvent(type="response.output_item.done", output_index=self._index, item=item)
+
+    def _part(self, event: str, part: OutputText | ReasoningText) -> Event:
+        return PartEvent(type=f"response.content_part.{event}", item_id=self._id, output_index=self._index, part=part)
+
+    def _delta(
+        self,
+        kind: str,
+        text: str,
+        content_index: int | UnsetType = UNSET,
+        logprobs: list[ChatLogprob] | UnsetType = UNSET,
+    ) -> Event:
         self._text.append(text)
-        self._logprobs += logprobs
-        yield Delta(
-            type="response.output_text.delta",
+        return Delta(
+            type=f"response.{kind}.delta",
             item_id=self._id,
             output_index=self._index,
-            content_index=0,
+            content_index=content_index,
             delta=text,
             logprobs=logprobs,
         )
+
+
+class OpenMessage(OpenItem):
+    def __init__(self, index: int) -> None:
+        super().__init__("msg", index)
+        self._logprobs: list[ChatLogprob] = []
+
+    def begin(self) -> Iterator[Event]:
+        yield self._added(MessageItem(id=self._id, status="in_progress", content=[]))
+        yield self._part("added", OutputText(text=""))
+
+    def add(self, text: str, logprobs: list[ChatLogprob]) -> Iterator[Event]:
+        self._logprobs += logprobs
+        yield self._delta("output_text", text, 0, logprobs)
 
     def end(self, status: str) -> Iterator[Event]:
         item = self.item(status)
@@ -69,45 +89,33 @@ class OpenMessage:
             text=part.text,
             logprobs=part.logprobs,
         )
-        yield PartEvent(type="response.content_part.done", item_id=self._id, output_index=self._index, part=part)
-        yield ItemEvent(type="response.output_item.done", output_index=self._index, item=item)
+        yield self._part("done", part)
+        yield self._done(item)
 
     def item(self, status: str) -> MessageItem:
         part = OutputText(text="".join(self._text), logprobs=list(self._logprobs))
         return MessageItem(id=self._id, status=status, content=[part])
 
 
-class OpenReasoning:
+class OpenReasoning(OpenItem):
     def __init__(self, index: int, *, is_encoded: bool) -> None:
         """is_encoded: whether the item carries its thought a second time, in encrypted_content."""
-        self._id = new_id("rs")
-        self._index = index
-        self._text: list[str] = []
+        super().__init__("rs", index)
         self._is_encoded = is_encoded
 
     def begin(self) -> Iterator[Event]:
-        item = ReasoningItem(id=self._id, status="in_progress", content=[])
-        yield ItemEvent(type="response.output_item.added", output_index=self._index, item=item)
-        yield PartEvent(
-            type="response.content_part.added", item_id=self._id, output_index=self._index, part=ReasoningText(text="")
-        )
+        yield self._added(ReasoningItem(id=self._id, status="in_progress", content=[]))
+        yield self._part("added", ReasoningText(text=""))
 
     def add(self, text: str) -> Iterator[Event]:
-        self._text.append(text)
-        yield Delta(
-            type="response.reasoning_text.delta",
-            item_id=self._id,
-            output_index=self._index,
-            content_index=0,
-            delta=text,
-        )
+        yield self._delta("reasoning_text", text, 0)
 
     def end(self, status: str) -> Iterator[Event]:
         item = self.item(status)
         part = item.content[0]
         yield TextDone(type="response.reasoning_text.done", item_id=self._id, output_index=self._index, text=part.text)
-        yield PartEvent(type="response.content_part.done", item_id=self._id, output_index=self._index, part=part)
-        yield ItemEvent(type="response.output_item.done", output_index=self._index, item=item)
+        yield self._part("done", part)
+        yield self._done(item)
 
     def item(self, status: str) -> ReasoningItem:
         text = "".join(self._text)
@@ -115,29 +123,34 @@ class OpenReasoning:
         return ReasoningItem(id=self._id, status=status, content=[ReasoningText(text=text)], encrypted_content=encoded)
 
 
-class OpenFunctionCall:
-    def __init__(self, index: int, call_id: str, name: str, namespace: str | None) -> None:
-        self._id = new_id("fc")
-        self._index = index
+class OpenCall(OpenItem):
+    """A call of a client's tool, which the model writes as a function's call."""
+
+    def __init__(self, prefix: str, index: int, call_id: str, name: str, namespace: str | None) -> None:
+        super().__init__(prefix, index)
         self._call_id = call_id
         self._name = name
         self._namespace: str | UnsetType = UNSET if namespace is None else namespace
-        self._arguments: list[str] = []
 
     def begin(self) -> Iterator[Event]:
-        yield ItemEvent(type="response.output_item.added", output_index=self._index, item=self.item("in_progress"))
+        yield self._added(self.item("in_progress"))
 
-    def add(self, text: str) -> Iterator[Event]:
-        if text:
-            self._arguments.append(text)
-            yield Delta(
-                type="response.function_call_arguments.delta", item_id=self._id, output_index=self._index, delta=text
-            )
+    @abstractmethod
+    def add(self, arguments: str) -> Iterator[Event]: ...
+
+
+class OpenFunctionCall(OpenCall):
+    def __init__(self, index: int, call_id: str, name: str, namespace: str | None) -> None:
+        super().__init__("fc", index, call_id, name, namespace)
+
+    def add(self, arguments: str) -> Iterator[Event]:
+        if arguments:
+            yield self._delta("function_call_arguments", arguments)
 
     def end(self, status: str) -> Iterator[Event]:
         item = self.item(status)
         yield ArgumentsDone(item_id=self._id, output_index=self._index, name=self._name, arguments=item.arguments)
-        yield ItemEvent(type="response.output_item.done", output_index=self._index, item=item)
+        yield self._done(item)
 
     def item(self, status: str) -> FunctionCallItem:
         return FunctionCallItem(
@@ -145,41 +158,28 @@ class OpenFunctionCall:
             status=status,
             call_id=self._call_id,
             name=self._name,
-            arguments="".join(self._arguments),
+            arguments="".join(self._text),
             namespace=self._namespace,
         )
 
 
-class OpenCustomCall:
-    """A custom tool's call, which the model wrote as a function's call."""
-
+class OpenCustomCall(OpenCall):
     def __init__(self, index: int, call_id: str, name: str, namespace: str | None) -> None:
-        self._id = new_id("ctc")
-        self._index = index
-        self._call_id = call_id
-        self._name = name
-        self._namespace: str | UnsetType = UNSET if namespace is None else namespace
+        super().__init__("ctc", index, call_id, name, namespace)
         self._reader = CustomInput()
-        self._input: list[str] = []
 
-    def begin(self) -> Iterator[Event]:
-        yield ItemEvent(type="response.output_item.added", output_index=self._index, item=self.item("in_progress"))
+    def add(self, arguments: str) -> Iterator[Event]:
+        yield from self._add_input(self._reader.push(arguments))
 
-    def add(self, text: str) -> Iterator[Event]:
-        yield from self._add(self._reader.push(text))
-
-    def _add(self, text: str) -> Iterator[Event]:
+    def _add_input(self, text: str) -> Iterator[Event]:
         if text:
-            self._input.append(text)
-            yield Delta(
-                type="response.custom_tool_call_input.delta", item_id=self._id, output_index=self._index, delta=text
-            )
+            yield self._delta("custom_tool_call_input", text)
 
     def end(self, status: str) -> Iterator[Event]:
-        yield from self._add(self._reader.finish())
+        yield from self._add_input(self._reader.finish())
         item = self.item(status)
         yield InputDone(item_id=self._id, output_index=self._index, input=item.input)
-        yield ItemEvent(type="response.output_item.done", output_index=self._index, item=item)
+        yield self._done(item)
 
     def item(self, status: str) -> CustomCallItem:
         return CustomCallItem(
@@ -187,6 +187,6 @@ class OpenCustomCall:
             status=status,
             call_id=self._call_id,
             name=self._name,
-            input="".join(self._input),
+            input="".join(self._text),
             namespace=self._namespace,
         )

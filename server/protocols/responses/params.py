@@ -9,7 +9,7 @@ from server.generation.params.checks import check_fields
 from server.generation.params.generation_params import GenerationParams
 from server.generation.params.prompts import chat_prompt
 from server.protocols.responses.request import TranslatedResponse, translate_response
-from server.protocols.responses.truncation import Attempt, T, within_context
+from server.protocols.responses.truncation import within_context
 from server.schemas.parameters import ignored_header
 from server.schemas.response_items import InputItem
 from server.schemas.responses import InputTokensRequest, PromptFields, ResponsesRequest
@@ -41,7 +41,7 @@ async def response_params(
         headers = {**params.headers, **_ignored(request, params.ignored)}
         return ResponseParams(request, params, headers)
 
-    return await _fitted(body, items, attempt)
+    return await (within_context(items, attempt) if body.truncation == "auto" else attempt(frozenset()))
 
 
 async def check_response(
@@ -74,12 +74,6 @@ async def _translated(
 ) -> TranslatedResponse:
     request = partial(translate_response, body, items, num_stored=num_stored, left_out=left_out)
     return await model.workers.run_unless_short(request, size=ITEM_SIZE * len(items))
-
-
-async def _fitted(body: PromptFields, items: Sequence[InputItem], attempt: Attempt[T]) -> T:
-    if body.truncation == "auto":
-        return await within_context(items, attempt)
-    return await attempt(frozenset())
 
 
 def _ignored(request: TranslatedResponse, of_chat: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """within_context: `truncation: auto`, which leaves out the oldest items until the rest fits."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, overload
+from typing import TypeVar
 
 from engine.errors import ContextLengthExceeded
 from server.schemas.response_items import (
@@ -28,49 +28,30 @@ async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
     try:
         return await attempt(frozenset())
     except ContextLengthExceeded:
-        choices = droppable(items)
-        if not choices:
+        positions, sizes = droppable(items)
+        if not sizes:
             raise
-    high = len(choices) - 1
-    best = await attempt(choices[high])  # if this is too long, everything is
+    high = len(sizes) - 1
+    best = await attempt(frozenset(positions))  # if this is too long, everything is
     # What fits is usually a small part of what is too long. So the search starts at the end and doubles its steps, and
     # an attempt costs about as much as what it keeps.
     low, step = 0, 1
-    is_between = False  # choices[low - 1] is too long
+    is_between = False  # leaving out sizes[low - 1] items is not enough
     while low < high:
         middle = (low + high) // 2 if is_between else max(low, high - step)
         try:
-            best = await attempt(choices[middle])
+            best = await attempt(frozenset(positions[: sizes[middle]]))
             high, step = middle, 2 * step
         except ContextLengthExceeded:
             low, is_between = middle + 1, True
     return best
 
 
-class Choices(Sequence[frozenset[int]]):
-    """Sets of positions that may be left out, each larger than the one before. A set is made when it is read, since all
-    together have as many positions as the square of the number of items."""
+def droppable(items: Sequence[InputItem]) -> tuple[list[int], list[int]]:
+    """Return the positions that may be left out, in order, and how many of them may be left out, in increasing order.
 
-    def __init__(self, positions: Sequence[int], sizes: Sequence[int]) -> None:
-        """positions: in the order in which they are left out. sizes: how many of them each choice has."""
-        self._positions = positions
-        self._sizes = sizes
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    @overload
-    def __getitem__(self, number: int) -> frozenset[int]: ...
-    @overload
-    def __getitem__(self, number: slice) -> "Choices": ...
-    def __getitem__(self, number: int | slice) -> "frozenset[int] | Choices":
-        if isinstance(number, slice):
-            return Choices(self._positions, self._sizes[number])
-        return frozenset(self._positions[: self._sizes[number]])
-
-
-def droppable(items: Sequence[InputItem]) -> Choices:
-    """Return the sets of positions that may be left out. A call and its output go together."""
+    The last number is that of all positions. A call and its output go together.
+    """
     positions: list[int] = []
     sizes: list[int] = []
     due: set[str] = set()  # dropped calls whose outputs come later
@@ -85,7 +66,7 @@ def droppable(items: Sequence[InputItem]) -> Choices:
             due.discard(item.call_id)
         if not due:
             sizes.append(len(positions))
-    return Choices(positions, sizes)
+    return positions[: sizes[-1]] if sizes else [], sizes
 
 
 def _stays(item: InputItem) -> bool:
