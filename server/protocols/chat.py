@@ -1,7 +1,5 @@
 """ChatFormatter: a generation as OpenAI's chat completion."""
 
-import time
-import uuid
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +11,6 @@ from server.errors import ErrorReply
 from server.generation.choice import ChoiceDelta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
-from server.metrics.request_record import note_response_id
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
@@ -64,21 +61,17 @@ class _Answer:
 
 
 class ChatFormatter:
-    """Writes one chat completion. All its chunks have the same id and time."""
+    """Writes one chat completion."""
 
     stream_form = OPENAI_STREAM
 
     def __init__(self, body: ChatCompletionRequest, model: str, tokenizer: Tokenizer) -> None:
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        note_response_id(self._id)
-        self._created = int(time.time())
-        self._model = model
         self._tokenizer = tokenizer
         self._format = LogprobsFormat(tokenizer, as_token_ids=bool(body.return_tokens_as_token_ids))
         self._has_logprobs = bool(body.logprobs)
         self._num_prompt_logprobs = body.prompt_logprobs
         self._has_ids = bool(body.return_token_ids)
-        self._reports = Reports(body)
+        self._reports = Reports(body, "chatcmpl", model)
         self._include_reasoning = body.include_reasoning is not False
         self._is_legacy = bool(body.functions)  # the answer has function_call in place of tool_calls
 
@@ -87,13 +80,7 @@ class ChatFormatter:
         async for delta in generation:
             answers[delta.index].add(delta)
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
-        completion = ChatCompletion(
-            id=self._id,
-            created=self._created,
-            model=self._model,
-            choices=choices,
-            **self._reports.of_answer(generation),
-        )
+        completion = ChatCompletion(choices=choices, **self._reports.of_answer(generation))
         if self._num_prompt_logprobs is not None:
             scores = answers[0].prompt_logprobs or []
             completion.prompt_logprobs = prompt_logprobs(scores, self._num_prompt_logprobs, self._tokenizer)
@@ -185,22 +172,9 @@ class ChatFormatter:
         return openai_error(reply)
 
     def _chunk(
-        self,
-        choices: list[ChatChunkChoice],
-        reports: dict[str, Any],
-        *,
-        prompt_ids: list[int] | UnsetType = UNSET,
+        self, choices: list[ChatChunkChoice], reports: dict[str, Any], *, prompt_ids: list[int] | UnsetType = UNSET
     ) -> bytes:
-        return frame(
-            ChatChunk(
-                id=self._id,
-                created=self._created,
-                model=self._model,
-                choices=choices,
-                **reports,
-                prompt_token_ids=prompt_ids,
-            )
-        )
+        return frame(ChatChunk(choices=choices, **reports, prompt_token_ids=prompt_ids))
 
     def _logprobs(self, tokens: list[ScoredToken]) -> ChatLogprobs | None:
         return self._format.of_chat(tokens) if self._has_logprobs else None

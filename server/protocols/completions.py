@@ -1,14 +1,11 @@
 """CompletionFormatter: a generation as OpenAI's text completion."""
 
-import time
-import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from server.errors import ErrorReply
 from server.generation.choice import ChoiceDelta, ScoredToken
 from server.generation.generation import Generation
-from server.metrics.request_record import note_response_id
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
@@ -18,24 +15,20 @@ from server.text.tokenizer import Tokenizer
 
 
 class CompletionFormatter:
-    """Writes one text completion. Its chunks are completions of one choice, with the same id and time."""
+    """Writes one text completion. Its chunks are completions of one choice."""
 
     stream_form = OPENAI_STREAM
 
     def __init__(self, body: CompletionRequest, model: str, tokenizer: Tokenizer) -> None:
-        self._id = f"cmpl-{uuid.uuid4().hex}"
-        note_response_id(self._id)
-        self._created = int(time.time())
-        self._model = model
         self._tokenizer = tokenizer
         self._format = LogprobsFormat(tokenizer, as_token_ids=bool(body.return_tokens_as_token_ids))
         self._has_logprobs = body.logprobs is not None
         self._num_prompt_logprobs = body.prompt_logprobs
         self._has_ids = bool(body.return_token_ids)
-        self._num_best = body.num_choices if body.num_candidates > body.num_choices else None
-        if body.use_beam_search:
-            self._num_best = None  # the search has chosen them
-        self._reports = Reports(body)
+        # A beam search has chosen the best itself.
+        is_choosing = body.num_candidates > body.num_choices and not body.use_beam_search
+        self._num_best = body.num_choices if is_choosing else None
+        self._reports = Reports(body, "cmpl", model)
 
     async def collect(self, generation: Generation) -> TextCompletion:
         choices = [TextChoice(index, "") for index in range(len(generation.choices))]
@@ -60,16 +53,10 @@ class CompletionFormatter:
             choices = [choices[index] for index in generation.best(self._num_best)]
             for index, choice in enumerate(choices):
                 choice.index = index
-        return TextCompletion(
-            id=self._id,
-            created=self._created,
-            model=self._model,
-            choices=choices,
-            **self._reports.of_answer(generation),
-        )
+        return TextCompletion(choices=choices, **self._reports.of_answer(generation))
 
     def _add_prompt_logprobs(self, choices: list[TextChoice], delta: ChoiceDelta, generation: Generation) -> None:
-        """Add them to all choices of the prompt. The first choice has them."""
+        """Add the prompt's log probabilities, which come with its first choice, to all its choices."""
         if self._num_prompt_logprobs is None or delta.prompt_logprobs is None:
             return
         scores = prompt_logprobs(delta.prompt_logprobs, self._num_prompt_logprobs, self._tokenizer)
@@ -99,15 +86,7 @@ class CompletionFormatter:
         return openai_error(reply)
 
     def _chunk(self, choices: list[TextChoice], reports: dict[str, Any]) -> bytes:
-        return frame(
-            TextCompletion(
-                id=self._id,
-                created=self._created,
-                model=self._model,
-                choices=choices,
-                **reports,
-            )
-        )
+        return frame(TextCompletion(choices=choices, **reports))
 
     def _logprobs(self, tokens: list[ScoredToken]) -> TextLogprobs | None:
         return self._format.of_text(tokens) if self._has_logprobs else None

@@ -1,5 +1,7 @@
-"""Reports in OpenAI's answers: usage, the service tier, and times if the request asks for them."""
+"""Fields of OpenAI's answers besides choices: id, usage, service tier, and times if the request asks for them."""
 
+import time
+import uuid
 from typing import Any
 
 from msgspec import UNSET
@@ -7,19 +9,30 @@ from msgspec import UNSET
 from server.generation.choice import ChoiceDelta
 from server.generation.generation import Generation
 from server.generation.terms import served_tier
+from server.metrics.request_record import note_response_id
 from server.schemas.answers import PromptProgress, RequestMetrics, Timings
 from server.schemas.sampling import GenerationRequest
 
 
 class Reports:
-    """Fields of one request's answer or chunks by their names. Fields that the request does not ask for are absent."""
+    """Fields of one request's answer or chunks by their names. Fields that the request does not ask for are absent.
 
-    def __init__(self, body: GenerationRequest) -> None:
+    All chunks have the same id and time.
+    """
+
+    def __init__(self, body: GenerationRequest, id_prefix: str, model: str) -> None:
+        response_id = f"{id_prefix}-{uuid.uuid4().hex}"
+        note_response_id(response_id)
+        self._common: dict[str, Any] = {
+            "id": response_id,
+            "created": int(time.time()),
+            "model": model,
+            "service_tier": served_tier(body) or UNSET,
+        }
         self.has_usage_chunk = body.include_usage
         self._has_timings = bool(body.timings_per_token)
         self._has_chunk_usage = body.include_usage and body.has_continuous_usage
-        self._tier = served_tier(body) or UNSET
-        self._of_chunk = {"usage": None if body.include_usage else UNSET, "service_tier": self._tier}
+        self._of_chunk = {**self._common, "usage": None if body.include_usage else UNSET}
 
     def of_chunk(self, generation: Generation) -> dict[str, Any]:
         """Return the fields of a chunk with choices."""
@@ -46,7 +59,7 @@ class Reports:
 
     def of_answer(self, generation: Generation) -> dict[str, Any]:
         """Return the fields of a whole answer, or of the chunk with usage that ends a stream."""
-        fields: dict[str, Any] = {"usage": generation.usage(), "service_tier": self._tier}
+        fields: dict[str, Any] = {**self._common, "usage": generation.usage()}
         if self._has_timings:
             fields["timings"] = timings_of(generation)
         if generation.has_metrics and len(generation.choices) == 1:
