@@ -55,8 +55,7 @@ def template_messages(messages: Sequence[ChatMessage], model: ChatModel) -> list
 
 
 def _effort(options: TemplateOptions, model: ChatModel) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the template's variables for reasoning_effort, and the field's name if it cannot be honored."""
     if options.reasoning_effort is None:
         return {}, []
-    effort = model.effort.kwargs(ReasoningEffort(options.reasoning_effort))
-    return effort.kwargs, [] if effort.is_honored else ["reasoning_effort"]
+    kwargs, is_honored = model.effort.kwargs(ReasoningEffort(options.reasoning_effort))
+    return kwargs, [] if is_honored else ["reasoning_effort"]

@@ -1,7 +1,6 @@
 """EffortVariables: the variables of a chat template that set the reasoning effort."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -31,43 +30,31 @@ _SPELLINGS: Mapping[ReasoningEffort, tuple[str, ...]] = {
 _HARMONY_LEVELS = frozenset({"low", "medium", "high"})
 
 
-@dataclass(frozen=True, slots=True)
-class EffortKwargs:
-    """Variables of a template for an effort. A client's own chat_template_kwargs take precedence."""
-
-    kwargs: Mapping[str, Any]
-    # False: the template does not have the level. `kwargs` may still turn thinking on, for every level but none.
-    is_honored: bool
-
-
 class EffortVariables:
-    """The variables of one template that control how much the model thinks."""
+    """The variables of one template that control how much the model thinks.
+
+    switches: turn thinking on and off. names: all that the template reads.
+    """
 
     def __init__(self, template: ChatTemplate) -> None:
         read, texts = template.facts.variables, template.facts.texts
         self._template = template
-        self._switches = tuple(name for name in SWITCHES if name in read)
+        self.switches = tuple(name for name in SWITCHES if name in read)
         self._level_variable = next((name for name in _LEVEL_VARIABLES if name in read), None)
+        self.names = (*self.switches, *filter(None, [self._level_variable]))
         self._levels = texts | _HARMONY_LEVELS if HARMONY.start in template.source else texts
 
-    @property
-    def switches(self) -> tuple[str, ...]:
-        """Variables that turn thinking on and off."""
-        return self._switches
+    def kwargs(self, effort: ReasoningEffort) -> tuple[dict[str, Any], bool]:
+        """Return the template's variables for `effort`, and whether they honor it.
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All variables for thinking that the template reads."""
-        return self._switches if self._level_variable is None else (*self._switches, self._level_variable)
-
-    def kwargs(self, effort: ReasoningEffort) -> EffortKwargs:
-        """Return the template's variables for `effort`."""
-        switches: dict[str, Any] = dict.fromkeys(self._switches, effort is not ReasoningEffort.NONE)
+        If the template does not have the level, the variables may still turn thinking on, for every level but none.
+        """
+        switches: dict[str, Any] = dict.fromkeys(self.switches, effort is not ReasoningEffort.NONE)
         if effort is ReasoningEffort.NONE and switches:
-            return EffortKwargs(switches, is_honored=True)
+            return switches, True
         for level in _SPELLINGS.get(effort, (effort.value,)):
             if self._level_variable is not None and level in self._levels:
                 kwargs = {**switches, self._level_variable: level}
                 if render_trial(self._template, kwargs=kwargs) is not None:
-                    return EffortKwargs(kwargs, is_honored=True)
-        return EffortKwargs(switches, is_honored=False)
+                    return kwargs, True
+        return switches, False

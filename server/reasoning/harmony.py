@@ -11,7 +11,7 @@ The prompt ends with <|start|>assistant. A recipient (to=...) may also stand bef
 import re
 from enum import Enum, auto
 
-from server.reasoning.partial_marks import partial_mark
+from server.reasoning.marks import partial_mark
 
 _START = "<|start|>"
 _CHANNEL = "<|channel|>"

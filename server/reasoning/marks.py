@@ -1,6 +1,7 @@
 """ReasoningMarks: the texts around a model's thought, detected from its chat template."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from server.reasoning.probe import ANSWER, prompt_ends, shown_thoughts
@@ -55,6 +56,16 @@ def find_reasoning_marks(template: ChatTemplate) -> ReasoningMarks | None:
     The marks are searched around a rendered thought, then at the end of prompts, then in the template's source.
     """
     return _marks_around_thought(template) or _marks_at_prompt_end(template) or _marks_in_source(template)
+
+
+def partial_mark(text: str, marks: Iterable[str]) -> int:
+    """Return the largest number of characters at the end of `text` that begin a mark without completing it."""
+    return max((_partial(text, mark) for mark in marks), default=0)
+
+
+def _partial(text: str, mark: str) -> int:
+    longest = min(len(mark) - 1, len(text))
+    return next((size for size in range(longest, 0, -1) if mark.startswith(text[-size:])), 0)
 
 
 def opens_thought(prompt: str, marks: ReasoningMarks) -> bool:

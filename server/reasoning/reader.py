@@ -3,8 +3,7 @@
 from typing import Protocol
 
 from server.reasoning.harmony import HarmonyReader
-from server.reasoning.marks import HARMONY, ReasoningMarks
-from server.reasoning.partial_marks import partial_mark
+from server.reasoning.marks import HARMONY, ReasoningMarks, partial_mark
 
 
 class ReasoningReader(Protocol):
@@ -13,15 +12,12 @@ class ReasoningReader(Protocol):
     @property
     def is_thinking(self) -> bool:
         """Whether the next text belongs to the thought, judged from the text so far."""
-        ...
 
     def push(self, text: str) -> tuple[str, str]:
         """Return the reasoning and the content that can be sent now. Text that may be part of a mark is held back."""
-        ...
 
     def finish(self) -> tuple[str, str]:
         """Return the pending text as reasoning and content. Nothing may be pushed after this call."""
-        ...
 
 
 def reasoning_reader(marks: ReasoningMarks, *, is_open: bool) -> ReasoningReader:

@@ -130,10 +130,20 @@ def find_fill_in_middle(tokenizer: Tokenizer, named: Mapping[str, int] | None = 
 
 def _find_family(tokenizer: Tokenizer) -> FillInMiddle | None:
     for names in _FAMILIES:
-        wanted = [names.prefix, names.suffix, *([] if names.middle is None else [names.middle])]
-        ids = {text: tokenizer.token_to_id(text) for text in wanted}
-        if all(token_id is not None for token_id in ids.values()):
-            return _with_names(names, tokenizer)
+        marks = [names.prefix, names.suffix, *filter(None, [names.middle])]
+        texts = [*marks, *names.repository, *names.file, *names.ends]
+        known = {text: token_id for text in texts if (token_id := tokenizer.token_to_id(text)) is not None}
+        if known.keys() >= set(marks):
+            return FillInMiddle(
+                prefix_id=known[names.prefix],
+                suffix_id=known[names.suffix],
+                middle_id=None if names.middle is None else known[names.middle],
+                suffix_first=names.suffix_first,
+                repository_id=_first(names.repository, known),
+                file_id=_first(names.file, known),
+                end_ids=frozenset(known.values()),
+                texts=_any_of(known),
+            )
     return None
 
 
@@ -149,22 +159,6 @@ def _from_ids(named: Mapping[str, int], tokenizer: Tokenizer) -> FillInMiddle:
         suffix_first=False,
         repository_id=named.get("repository"),
         file_id=named.get("file"),
-        end_ids=frozenset(known.values()),
-        texts=_any_of(known),
-    )
-
-
-def _with_names(names: _Names, tokenizer: Tokenizer) -> FillInMiddle:
-    marks = [names.prefix, names.suffix, *([] if names.middle is None else [names.middle])]
-    texts = [*marks, *names.repository, *names.file, *names.ends]
-    known = {text: token_id for text in texts if (token_id := tokenizer.token_to_id(text)) is not None}
-    return FillInMiddle(
-        prefix_id=known[names.prefix],
-        suffix_id=known[names.suffix],
-        middle_id=None if names.middle is None else known[names.middle],
-        suffix_first=names.suffix_first,
-        repository_id=_first(names.repository, known),
-        file_id=_first(names.file, known),
         end_ids=frozenset(known.values()),
         texts=_any_of(known),
     )

@@ -5,18 +5,15 @@ import sys
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import tokenizers
 
 _MAX_BYTES = 32 * 2**20  # about 16 million characters of prose, or a fifth of that with a token for each letter
 _MIN_CHARACTERS = 256  # shorter pieces are tokenized as fast as they are found
 
-
-class Encode(Protocol):
-    def __call__(self, text: str, *, at_most: int | None) -> list[int]:
-        """Return the ids of `text`, with control tokens parsed and nothing added. May raise TooManyTokens."""
+# Returns the ids of a text, with control tokens parsed and nothing added. Raises TooManyTokens above the limit, if any.
+Encode = Callable[[str, int | None], list[int]]
 
 
 class KnownPieces:
@@ -39,7 +36,7 @@ class KnownPieces:
         self._num_bytes = 0
         self._lock = threading.Lock()
 
-    def ids(self, text: str, *, at_most: int | None = None) -> list[int]:
+    def ids(self, text: str, at_most: int | None = None) -> list[int]:
         """Return the ids of `text`, as `encode` would. Raises TooManyTokens if a piece has more than `at_most`."""
         ids: list[int] = []
         for control, piece in self._pieces(text):
@@ -78,7 +75,7 @@ class KnownPieces:
         return ids
 
     def _encode_behind(self, control: str, piece: str, at_most: int | None) -> list[int]:
-        return self._encode(control + piece, at_most=at_most)[1 if control else 0 :]
+        return self._encode(control + piece, at_most)[1 if control else 0 :]
 
 
 def find_known_pieces(tokenizer: tokenizers.Tokenizer, encode: Encode) -> KnownPieces | None:

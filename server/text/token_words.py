@@ -1,6 +1,5 @@
 """TokenWords: token sequences that spell a text, and tokens that contain one."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from engine.errors import InvalidRequest
@@ -9,14 +8,6 @@ from server.text.tokenizer import Tokenizer
 _LEAD = "\n"  # a text that no tokenizer joins with a following letter
 _MAX_TAIL = 20  # tokens of a breaker after its first token, as in llama.cpp
 _MAX_SEQUENCES = 10_000  # sequences of several tokens for the breakers of a request
-
-
-@dataclass(frozen=True, slots=True)
-class TokenBreakers:
-    """Tokens and sequences that end a repetition. mask: a bit for each token, the lowest first."""
-
-    mask: bytes = b""
-    sequences: tuple[tuple[int, ...], ...] = ()
 
 
 class TokenWords:
@@ -37,9 +28,9 @@ class TokenWords:
         found = (self._inside(text) for text in (stripped, f" {stripped}"))
         return list(dict.fromkeys(tuple(ids) for ids in found if ids))
 
-    def breakers(self, texts: list[str]) -> TokenBreakers:
-        """Return all tokens that contain one of the texts, and the sequences that spell one of them, beginning at the
-        end of their first token.
+    def breakers(self, texts: list[str]) -> tuple[bytes, tuple[tuple[int, ...], ...]]:
+        """Return a mask of all tokens that contain one of the texts, with a bit for each token, the lowest first, and
+        the sequences that spell one of the texts, beginning at the end of their first token.
 
         The first call for a text reads the whole vocabulary, which takes tenths of a second. Raises InvalidRequest if
         there are too many sequences.
@@ -55,7 +46,7 @@ class TokenWords:
                     f"{_MAX_SEQUENCES:,}; give shorter or fewer ones",
                     param="dry_sequence_breakers",
                 )
-        return TokenBreakers(mask.to_bytes(-(-mask.bit_length() // 8), "little"), tuple(sequences))
+        return mask.to_bytes(-(-mask.bit_length() // 8), "little"), tuple(sequences)
 
     def _inside(self, text: str) -> list[int]:
         """Return the ids of `text` within another text, without the space that some tokenizers add at the beginning."""

@@ -115,7 +115,7 @@ class Tokenizer:
         if not hidden:
             self.check_bound(prompt, at_most)
             encode = self._encode_parsed if self._known is None else self._known.ids
-            return encode(prompt, at_most=at_most)
+            return encode(prompt, at_most)
         whole = prompt
         for placeholder, original in hidden.items():
             whole = whole.replace(placeholder, original)
@@ -135,7 +135,7 @@ class Tokenizer:
         ids = _joined(self._ids_of_pieces(self._plain, text, add_special_tokens=False))
         return [next(parsed) if token_id == self._marker_id else token_id for token_id in ids]
 
-    def _encode_parsed(self, text: str, *, at_most: int | None) -> list[int]:
+    def _encode_parsed(self, text: str, at_most: int | None) -> list[int]:
         return self.encode(text, add_special_tokens=False, at_most=at_most)
 
     def _control_tokens(self, prompt: str) -> Iterator[tuple[int, int, int]]:

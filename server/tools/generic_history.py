@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.schemas.strict_json import nesting_depth
+from server.text.chat_templates.message_content import text_of
 from server.tools.format import ToolFormat, WrittenCall
 from server.tools.formats import generic
 
@@ -35,11 +36,11 @@ def generic_messages(
     plain: list[Message] = []
     for index, message in enumerate(messages):
         if message["role"] == "tool":
-            _add_user_text(plain, f"<tool_response>\n{_text_of(message.get('content'))}\n</tool_response>")
+            _add_user_text(plain, f"<tool_response>\n{text_of(message.get('content'))}\n</tool_response>")
         elif message.get("tool_calls"):
             plain.append(with_written_calls(GENERIC, message, index))
         elif message["role"] == "user" and plain and plain[-1].get("role") == "user" and _follows_result(plain[-1]):
-            _add_user_text(plain, _text_of(message.get("content")))
+            _add_user_text(plain, text_of(message.get("content")))
         else:
             plain.append({key: value for key, value in message.items() if key != "tool_calls"})
     return _with_instruction(plain, tools, has_system_role=has_system_role) if tools else plain
@@ -48,19 +49,13 @@ def generic_messages(
 def _add_user_text(plain: list[Message], text: str) -> None:
     """Append the text to the user's last message, since many templates require that users and assistants alternate."""
     if plain and plain[-1]["role"] == "user":
-        plain[-1] = {**plain[-1], "content": f"{_text_of(plain[-1].get('content'))}\n{text}"}
+        plain[-1] = {**plain[-1], "content": f"{text_of(plain[-1].get('content'))}\n{text}"}
     else:
         plain.append({"role": "user", "content": text})
 
 
 def _follows_result(message: Mapping[str, Any]) -> bool:
     return str(message.get("content")).endswith("</tool_response>")
-
-
-def _text_of(content: object) -> str:
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    return "" if content is None else str(content)
 
 
 def _with_instruction(
@@ -70,11 +65,11 @@ def _with_instruction(
     instruction = _INSTRUCTION.format(tools=shown)
     if messages and messages[0]["role"] in ("system", "developer"):
         first = messages[0]
-        return [{**first, "content": f"{_text_of(first.get('content'))}\n\n{instruction}"}, *messages[1:]]
+        return [{**first, "content": f"{text_of(first.get('content'))}\n\n{instruction}"}, *messages[1:]]
     if has_system_role:
         return [{"role": "system", "content": instruction}, *messages]
     if messages and messages[0]["role"] == "user":
-        return [{**messages[0], "content": f"{instruction}\n\n{_text_of(messages[0].get('content'))}"}, *messages[1:]]
+        return [{**messages[0], "content": f"{instruction}\n\n{text_of(messages[0].get('content'))}"}, *messages[1:]]
     return [{"role": "user", "content": instruction}, *messages]
 
 

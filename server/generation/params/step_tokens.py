@@ -20,9 +20,5 @@ async def step_tokens(body: SamplerStepFields, text_model: TextModel, vocab_size
 
 def _look_up(body: SamplerStepFields, words: TokenWords, vocab_size: int) -> StepTokens:
     spellings = dict.fromkeys(chain.from_iterable(words.spellings(word) for word in body.bad_words or []))
-    found = words.breakers(body.breakers)
-    return StepTokens(
-        bad_words=tuple(ids for ids in spellings if max(ids) < vocab_size),
-        breaker_mask=found.mask,
-        breaker_sequences=found.sequences,
-    )
+    bad_words = tuple(ids for ids in spellings if max(ids) < vocab_size)
+    return StepTokens(bad_words, *words.breakers(body.breakers))

@@ -31,7 +31,6 @@ from server.text.chat_templates.message_content import (
     trial_chat,
 )
 from server.text.chat_templates.runner import (
-    TemplateFacts,
     TemplateOverrun,
     TemplateRefusal,
     TemplateRunner,
@@ -78,32 +77,21 @@ class ChatTemplate:
         Raises StartupError if `source` is not a Jinja template.
         """
         try:
-            self._facts = runner.inspect(source)
-        except TemplateUnreadable as error:
-            raise StartupError(f"the chat template cannot be read, {error}; {_GIVE_ANOTHER}") from error
-        except TemplateOverrun as error:
+            self.facts = runner.inspect(source)
+        except (TemplateUnreadable, TemplateOverrun) as error:
             raise StartupError(f"the chat template cannot be read: {error}; {_GIVE_ANOTHER}") from error
         self._runner = runner
-        self._source = source
+        self.source = source
         self._special_tokens = dict(special_tokens)
-        self._own_names = _RESERVED | self._facts.functions | special_tokens.keys()
+        self._own_names = _RESERVED | self.facts.functions | special_tokens.keys()
         self._control_texts = ControlTexts(control_texts)
         self._knows_developer = "developer" in source
         self._forms: dict[str, ContentForm] = {}  # forms of content by role, determined when first needed
         self._is_on_trial = True
 
-    @property
-    def facts(self) -> TemplateFacts:
-        return self._facts
-
     def end_trial(self) -> None:
         """End the trial; later renderings are of clients' messages."""
         self._is_on_trial = False
-
-    @property
-    def source(self) -> str:
-        """Jinja source of the template."""
-        return self._source
 
     def render(
         self,
@@ -158,7 +146,7 @@ class ChatTemplate:
     def _form(self, role: str) -> ContentForm:
         """Return the form of the content of messages with `role`."""
         if role not in self._forms:
-            self._forms[role] = self._try_forms(role) if may_read_parts(self._source) else ContentForm.TEXT
+            self._forms[role] = self._try_forms(role) if may_read_parts(self.source) else ContentForm.TEXT
         return self._forms[role]
 
     def _try_forms(self, role: str) -> ContentForm:
@@ -173,7 +161,7 @@ class ChatTemplate:
 
     def _run(self, variables: dict[str, Any]) -> str:
         try:
-            return self._runner.render(self._source, {**self._special_tokens, "documents": None, **variables})
+            return self._runner.render(self.source, {**self._special_tokens, "documents": None, **variables})
         except TemplateRefusal as error:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
         except TemplateOverrun as error:

@@ -78,7 +78,7 @@ def _read_arguments(reader: TextReader, emit: Emit) -> Steps[bool]:
     return read_value(reader, emit, _read_atom)
 
 
-def _read_atom(reader: TextReader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
+def _read_atom(reader: TextReader, emit: Emit, comma: str, is_key: bool) -> Steps[bool]:
     if (yield from reader.skip(_QUOTE)):
         emit(comma + '"')
         end = yield from reader.read_until(_QUOTE_MARKS, lambda text: emit(json.dumps(text, ensure_ascii=False)[1:-1]))
@@ -90,7 +90,7 @@ def _read_atom(reader: TextReader, emit: Emit, comma: str, *, is_key: bool) -> S
     if is_key and (key := (yield from reader.read_run(_BARE_KEY))):
         emit(comma + json.dumps(key.strip("\"'"), ensure_ascii=False))
         return True
-    return (yield from read_json_atom(reader, emit, comma, is_key=is_key))
+    return (yield from read_json_atom(reader, emit, comma, is_key))
 
 
 def _written(value: object) -> str:

@@ -31,16 +31,13 @@ class CallReader(Protocol):
     @property
     def opening(self) -> tuple[str, ...]:
         """Words that open a call, before the text that `read` consumes."""
-        ...
 
     @property
     def closing(self) -> tuple[str, ...]:
         """Words after the text that `read` consumes."""
-        ...
 
     def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], index: int, /) -> Steps[CallOutcome]:
         """Read one call and log its events. index: the call's number in the answer, from 0."""
-        ...
 
 
 class ObjectCallReader:

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Protocol
 
 from server.tools.reading.text_reader import Steps, TextReader
 
@@ -39,10 +38,9 @@ class _Next(Enum):
     COMMA_OR_END = auto()
 
 
-class ReadAtom(Protocol):
-    """Function that reads a string, a number or a word and emits `comma` and the value as JSON, or returns False."""
-
-    def __call__(self, reader: TextReader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]: ...
+# Reads a string, a number or a word, and emits the comma and the value as JSON, or returns False. The last argument:
+# whether the value is a key.
+ReadAtom = Callable[[TextReader, Emit, str, bool], Steps[bool]]
 
 
 def read_value(reader: TextReader, emit: Emit, read_atom: ReadAtom | None = None) -> Steps[bool]:
@@ -81,7 +79,7 @@ def read_value(reader: TextReader, emit: Emit, read_atom: ReadAtom | None = None
             closing.append(_CLOSING[char])
             state = _inside(closing[-1])
         elif state in (_Next.VALUE, _Next.ITEM_OR_END, _Next.KEY_OR_END):
-            if not (yield from read_atom(reader, emit, comma, is_key=state is _Next.KEY_OR_END)):
+            if not (yield from read_atom(reader, emit, comma, state is _Next.KEY_OR_END)):
                 return False
             comma = ""
             state = _Next.COLON if state is _Next.KEY_OR_END else _Next.COMMA_OR_END
@@ -136,7 +134,7 @@ def _inside(closing: str) -> _Next:
     return _Next.KEY_OR_END if closing == "}" else _Next.ITEM_OR_END
 
 
-def read_json_atom(reader: TextReader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
+def read_json_atom(reader: TextReader, emit: Emit, comma: str, is_key: bool) -> Steps[bool]:
     """Read a string, a number or a word of JSON or Python; a ReadAtom."""
     if (yield from reader.peek()) in _PLAIN:
         emit(comma)

@@ -20,7 +20,7 @@ class TextReader:
     def __init__(self) -> None:
         self._text = ""
         self._position = 0
-        self._has_ended = False
+        self.has_ended = False  # no text will follow the unread text
         self._recorded: list[str] | None = None
 
     def feed(self, text: str) -> None:
@@ -28,7 +28,7 @@ class TextReader:
         self._position = 0
 
     def end(self) -> None:
-        self._has_ended = True
+        self.has_ended = True
 
     @property
     def is_exhausted(self) -> bool:
@@ -38,11 +38,6 @@ class TextReader:
     @property
     def unread(self) -> str:
         return self._text[self._position :]
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether no text will follow the unread text."""
-        return self._has_ended
 
     def record(self) -> None:
         """Start to record consumed text, and drop what was recorded before."""
@@ -60,7 +55,7 @@ class TextReader:
     def peek(self) -> Steps[str]:
         """Return the next character, or "" at the end of the text."""
         while self._position == len(self._text):
-            if self._has_ended:
+            if self.has_ended:
                 return ""
             yield
         return self._text[self._position]
@@ -96,7 +91,7 @@ class TextReader:
         """Return whether `word` follows. Nothing is consumed."""
         for index, char in enumerate(word):
             while self._position + index >= len(self._text):
-                if self._has_ended:
+                if self.has_ended:
                     return False
                 yield
             if self._text[self._position + index] != char:
@@ -116,7 +111,7 @@ class TextReader:
             if marks is None:
                 start, mark = len(self._text), None
             else:
-                start, mark = marks.find(self._text, self._position, has_ended=self._has_ended)
+                start, mark = marks.find(self._text, self._position, has_ended=self.has_ended)
             emit(self.take(start - self._position))
             if mark is not None:
                 return mark

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.reasoning.effort import EffortKwargs, EffortVariables, ReasoningEffort
+from server.reasoning.effort import EffortVariables, ReasoningEffort
 from server.text.chat_templates.chat_template import ChatTemplate
 from server.text.chat_templates.direct_templates import DirectTemplates
 
@@ -26,8 +26,7 @@ def variables(source: str) -> EffortVariables:
 
 
 def effort(source: str, level: str) -> tuple[dict[str, Any], bool]:
-    found: EffortKwargs = variables(source).kwargs(ReasoningEffort(level))
-    return dict(found.kwargs), found.is_honored
+    return variables(source).kwargs(ReasoningEffort(level))
 
 
 @pytest.mark.parametrize(

@@ -44,30 +44,29 @@ def _contained(tokenizer: Tokenizer, mask: bytes) -> set[int]:
 
 
 def test_breakers_are_all_tokens_that_contain_one_of_them(tokenizer: Tokenizer) -> None:
-    found = TokenWords(tokenizer).breakers(["e", "."])
+    mask, sequences = TokenWords(tokenizer).breakers(["e", "."])
     containing = {i for i in range(tokenizer.vocab_size) if set(b"e.") & set(tokenizer.token_bytes(i))}
-    assert _contained(tokenizer, found.mask) == containing
+    assert _contained(tokenizer, mask) == containing
     assert len(containing) > 2
-    assert found.sequences == ()
+    assert sequences == ()
 
 
 def test_a_breaker_of_several_tokens_is_found_from_the_end_of_its_first(tokenizer: Tokenizer) -> None:
-    words = TokenWords(tokenizer)
-    found = words.breakers(["the l"])
-    assert _contained(tokenizer, found.mask) == set()
-    assert found.sequences
-    for head, *tail in found.sequences:
+    mask, sequences = TokenWords(tokenizer).breakers(["the l"])
+    assert _contained(tokenizer, mask) == set()
+    assert sequences
+    for head, *tail in sequences:
         text = tokenizer.token_bytes(head)
         assert any(text.endswith(b"the l"[:size]) for size in range(1, 5))
         assert (text + _text(tokenizer, tuple(tail))).endswith(b"the l")
-    heads = {head for head, *_ in found.sequences}
+    heads = {head for head, *_ in sequences}
     assert heads == {
         i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i).endswith((b"t", b"th", b"the", b"the "))
     }
 
 
 def test_no_breakers_are_no_tokens(tokenizer: Tokenizer) -> None:
-    assert TokenWords(tokenizer).breakers([]).mask == b""
+    assert TokenWords(tokenizer).breakers([]) == (b"", ())
 
 
 def test_too_many_sequences_are_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,7 +299,7 @@ def test_option_outranks_the_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "reason"),
-    [("/no/such/file.jinja", "No such file"), ("{% for %}", "cannot be read, line 1: "), ("chatml", "--chat-template")],
+    [("/no/such/file.jinja", "No such file"), ("{% for %}", "cannot be read: line 1: "), ("chatml", "--chat-template")],
 )
 def test_option_that_is_no_template(option: str, reason: str) -> None:
     with pytest.raises(StartupError, match=reason) as raised:
