@@ -42,21 +42,15 @@ def offered_tools(fields: ToolFields) -> ToolOffer:
         )
     functions: Sequence[FunctionDefinition] = fields.functions or [tool.function for tool in fields.tools or []]
     return ToolOffer(
-        definitions=[definition_of(function) for function in functions],
+        definitions=[_definition(function) for function in functions],
         choice=_choice(fields),
         is_parallel=fields.parallel_tool_calls is not False,
         is_legacy=bool(fields.functions),
     )
 
 
-def definition_of(function: FunctionDefinition) -> OfferedTool:
-    return OfferedTool(
-        function.name,
-        function.description,
-        function.parameters,
-        function.strict,
-        fields=function.extra,
-    )
+def _definition(given: FunctionDefinition) -> OfferedTool:
+    return OfferedTool(given.name, given.description, given.parameters, given.strict, fields=given.extra)
 
 
 def _choice(fields: ToolFields) -> ToolChoice:

@@ -14,8 +14,8 @@ from server.endpoints.binding.work import FinishedWork, PoolingWork, Work
 from server.openapi.operation import JSON
 from server.pooling.checks import pooling_info
 from server.pooling.numbers import values_as_json
-from server.protocols.ollama.embeddings import translate_embed, translate_embeddings, unhonored_embed_fields
 from server.protocols.ollama.loading import accept_fields, check_keep_alive, model_of
+from server.protocols.ollama.requests import translate_embed, translate_embeddings, unhonored_embed_fields
 from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
 from server.schemas.ollama_answers import OllamaEmbedded, OllamaEmbedding
 from server.schemas.parameters import ignored_header

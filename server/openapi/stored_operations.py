@@ -15,7 +15,7 @@ from server.schemas.finetuning_answers import (
     FinetuningJobList,
     FinetuningJobObject,
 )
-from server.schemas.grader_answers import GraderRun, GraderValidation
+from server.schemas.graders import GraderRun, GraderValidation
 from server.schemas.uploads import UploadObject, UploadPartObject
 
 _UPLOAD = {

@@ -51,9 +51,8 @@ class LogprobsFormat:
         by_name: dict[str, float] = {}
         for token_id, logprob in [*token.top, (token.token_id, token.logprob)]:
             name = self.name(token_id)
-            by_name[name] = max(
-                logprob, by_name.get(name, logprob)
-            )  # of two tokens with the same text, the likelier stays
+            # Of two tokens with the same text, the likelier stays.
+            by_name[name] = max(logprob, by_name.get(name, logprob))
         return by_name
 
 

@@ -13,8 +13,8 @@ from server.finetuning.jobs.record import FinetuningRecord
 from server.http.body import Context, Json, ignored_body
 from server.http.disconnect import until_disconnect
 from server.http.operators import OPERATORS_ONLY, require_operator
-from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.base import quote
+from server.schemas.operations import LoadAdapterRequest, UnloadAdapterRequest
 from server.served.adapter_dir import OutsideFolder, resolve_inside
 
 router = APIRouter(tags=["Models"])

@@ -12,7 +12,7 @@ from server.endpoints.binding.registry import BATCH_ENDPOINTS
 from server.errors import NotStored
 from server.http.body import Context, Json, ignored_body, json_response
 from server.http.query import ignored_query, page_query
-from server.protocols.responses.ids import new_id
+from server.protocols.responses.objects import new_id
 from server.schemas.base import quote
 from server.schemas.batch_answers import BatchList, BatchStatus
 from server.schemas.batches import BatchListQuery, BatchRequest, window_s

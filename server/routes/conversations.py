@@ -10,7 +10,7 @@ from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.http.body import Context, Json, ignored_body
 from server.http.query import ignored_query, page_query
-from server.protocols.responses.ids import new_id
+from server.protocols.responses.objects import new_id
 from server.protocols.responses.stored import input_objects
 from server.schemas.conversations import ConversationRequest, ConversationUpdate, ItemsRequest, ListQuery
 from server.schemas.response_items import InputItem

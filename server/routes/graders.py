@@ -22,14 +22,15 @@ from server.http.body import Context, Json, json_response
 from server.http.disconnect import until_disconnect
 from server.jobs.answers import AnswerUsage
 from server.keys.caller import Caller, current_caller
-from server.schemas.grader_answers import (
+from server.schemas.graders import (
     GraderErrors,
     GraderMetadata,
     GraderRun,
+    GraderRunRequest,
+    GraderValidateRequest,
     GraderValidation,
     ModelTokenUsage,
 )
-from server.schemas.graders import GraderRunRequest, GraderValidateRequest
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
 from server.text.workers import json_size
 

@@ -10,8 +10,7 @@ from engine.errors import InvalidRequest
 from server.http.body import Context, Json, json_response
 from server.http.error_forms import add_refusals
 from server.http.models import acquire_model
-from server.protocols.ollama.keep_alive import LONGEST_S
-from server.protocols.ollama.loading import ollama_model
+from server.protocols.ollama.loading import LONGEST_S, ollama_model
 from server.protocols.ollama.models import model_card, running_model, shown_model
 from server.schemas.ollama import OllamaShowRequest
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion

@@ -1,10 +1,11 @@
 """Strict request bodies: no coercion, no 422, and errors that name the field, the value and the limit."""
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.wording import quote as quote
@@ -16,6 +17,7 @@ Location = tuple[int | str, ...]  # keys and indices of a value
 INT32 = 2**31 - 1
 MAX_MESSAGES = 1 << 13  # of one request; checking them takes 50 ms
 
+_MAX_NAMED = 8  # types of objects that an error message lists
 _MAX_WHOLES = 64  # integers of a body that may be spelled as 16.0; for each, its containers are copied
 
 # JSON's words for Pydantic's types of errors
@@ -79,6 +81,33 @@ def _inner_fields(model: type[StrictModel]) -> list[str]:
 def extra_at(path: str, part: StrictModel | None) -> dict[str, Any]:
     """Return the undeclared fields of a part of a body, which is at `path`, by their whole paths."""
     return {} if part is None else {f"{path}.{name}": value for name, value in part.extra.items()}
+
+
+def by_type(
+    models: Mapping[str, type[StrictModel]], *, refused: Mapping[str, str] = {}, default: str | None = None
+) -> Callable[[Any], Any]:
+    """Return a validator that reads an object as the model of its type, with better errors than a union's.
+
+    refused: known types that are not supported, with the reason. default: the type of an object without a type.
+    """
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise PydanticCustomError("object", "it must be an object")
+        kind = value.get("type", default)
+        if isinstance(kind, str) and kind in refused:
+            raise PydanticCustomError(UNSUPPORTED, "its type is {kind}: {why}", {"kind": kind, "why": refused[kind]})
+        model = models.get(kind) if isinstance(kind, str) else None
+        if model is None:
+            known = [*models][:_MAX_NAMED]
+            raise PydanticCustomError(
+                "type",
+                "its type is {kind}; it must be one of {known}",
+                {"kind": quote(kind), "known": ", ".join(known) + (", ..." if len(models) > _MAX_NAMED else "")},
+            )
+        return model.model_validate(value)
+
+    return read
 
 
 M = TypeVar("M", bound=StrictModel)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from server.schemas.list_page import ListPage
+from server.schemas.plain_answers import ListPage
 
 
 class BatchStatus(enum.StrEnum):
@@ -65,8 +65,6 @@ class BatchErrors(msgspec.Struct, frozen=True):
 
 
 class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch."""
-
     id: str
     object: Literal["batch"] = "batch"
     endpoint: str

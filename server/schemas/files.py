@@ -6,7 +6,7 @@ import msgspec
 from pydantic import Field
 
 from server.schemas.base import StrictModel
-from server.schemas.list_page import ListPage
+from server.schemas.plain_answers import ListPage
 
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 86400  # OpenAI's
 

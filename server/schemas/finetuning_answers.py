@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from server.schemas.list_page import ListPage
+from server.schemas.plain_answers import ListPage
 
 ORGANIZATION: Literal["headrace"] = "headrace"
 
@@ -85,8 +85,6 @@ class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class FinetuningJobObject(msgspec.Struct, frozen=True, kw_only=True):
-    """A fine-tuning job."""
-
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int

@@ -92,9 +92,8 @@ class PoolingFields(StrictModel):
     """The fields of all requests to a pooling model."""
 
     model: str | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32), AfterValidator(_at_least_one)] | None = (
-        None  # -1: as many as the model takes
-    )
+    # -1: as many as the model takes
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32), AfterValidator(_at_least_one)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     truncate: Truncate = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival

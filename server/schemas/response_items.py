@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel
-from server.schemas.tagged import by_type
+from server.schemas.base import StrictModel, by_type
 
 _TEXT_ONLY = "this server takes only text"
 _OTHER_PARTS = ("input_image", "input_file", "input_audio", "computer_screenshot", "image_url", "file", "audio")
@@ -215,10 +214,7 @@ def _listed(value: Any) -> Any:
     return value
 
 
-Items = Annotated[
-    list[Annotated[InputItem, BeforeValidator(_typed)]],
-    Field(fail_fast=True),
-]
+Items = Annotated[list[Annotated[InputItem, BeforeValidator(_typed)]], Field(fail_fast=True)]
 Input = Annotated[Items | None, BeforeValidator(_listed, json_schema_input_type=str | Items | None)]
 
 

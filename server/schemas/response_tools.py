@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel
-from server.schemas.tagged import by_type
+from server.schemas.base import StrictModel, by_type
 from server.schemas.tools import MAX_TOOLS, Name
 
 # Tools that OpenAI's servers run, or that only OpenAI's models can call

@@ -6,11 +6,10 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.schemas.base import INT32, StrictModel, quote
+from server.schemas.base import INT32, StrictModel, by_type, quote
 from server.schemas.response_items import Input
 from server.schemas.response_tools import ResponseToolChoice, ResponseTools
 from server.schemas.sampling import OutputLimit
-from server.schemas.tagged import by_type
 
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits of metadata
 

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import UNSUPPORTED, StrictModel
-from server.schemas.tagged import by_type
+from server.schemas.base import UNSUPPORTED, StrictModel, by_type
 
 MAX_TOOLS = 128  # OpenAI's limit
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")

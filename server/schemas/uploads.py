@@ -25,8 +25,6 @@ class UploadCompletion(StrictModel):
 
 
 class UploadObject(msgspec.Struct, kw_only=True):
-    """OpenAI's."""
-
     id: str
     object: Literal["upload"] = "upload"
     bytes: int
@@ -39,8 +37,6 @@ class UploadObject(msgspec.Struct, kw_only=True):
 
 
 class UploadPartObject(msgspec.Struct, kw_only=True):
-    """OpenAI's."""
-
     id: str
     object: Literal["upload.part"] = "upload.part"
     created_at: int

@@ -1,15 +1,43 @@
-"""The model that an Ollama client means, and how long it stays loaded."""
+"""The model that an Ollama client means, NAME:TAG with a missing tag for `latest`, and how long it stays loaded."""
 
+import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from server.protocols.ollama.keep_alive import keep_alive_s
-from server.protocols.ollama.names import served_name
+from engine.errors import InvalidRequest
+from server.errors import ModelNotFound
+from server.schemas.base import quote
 from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest, OllamaRequest
 from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_parameters
 from server.served.model import ServedModel
 from server.served.models import ServedModels
 
+LONGEST_S = 10 * 365 * 86_400.0  # beyond this a model is never unloaded; dates end with the year 9999
+_UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_PART = re.compile(rf"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)({'|'.join(_UNITS)})")
+# Matches the whole text, since searching for parts takes quadratic time
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_LATEST = ":latest"
+
 OllamaBody = OllamaRequest | OllamaEmbedRequest | OllamaEmbeddingsRequest
+
+
+def tagged(name: str) -> str:
+    """Return `name` with a tag."""
+    return name if ":" in name.rpartition("/")[2] else name + _LATEST
+
+
+def served_name(name: str, served: Sequence[str]) -> str:
+    """Return the served name that `name` means. Raises ModelNotFound."""
+    if name in served:
+        return name
+    for known in served:
+        if tagged(known) == tagged(name):
+            return known
+    names = ", ".join(repr(tagged(known)) for known in served) or "none for this key"
+    raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {names}")
 
 
 def ollama_model(name: str, models: ServedModels) -> ServedModel:
@@ -50,3 +78,28 @@ def check_keep_alive(keep_alive: float | str | None) -> None:
     """Raise InvalidRequest for a keep_alive that is not a time."""
     if keep_alive is not None:
         keep_alive_s(keep_alive)
+
+
+def keep_alive_s(value: float | str) -> float:
+    """Return seconds after the last request, infinite for anything negative or beyond ten years.
+
+    value: a number of seconds, or a duration in Go's form: "5m", "1h30m", "-1". Raises InvalidRequest.
+    """
+    if not isinstance(value, str):
+        return math.inf if value < 0 or value > LONGEST_S else float(value)
+    text = value.strip()
+    is_negative = text.startswith("-")
+    digits = text.lstrip("+-")
+    seconds = float(digits) if _SECONDS.fullmatch(digits) else _duration(digits)
+    if seconds is None:
+        raise InvalidRequest(
+            f'keep_alive is {value[:40]!r}; it must be a number of seconds or a duration such as "5m"',
+            param="keep_alive",
+        )
+    return math.inf if (is_negative and seconds) or seconds > LONGEST_S else seconds
+
+
+def _duration(text: str) -> float | None:
+    if _DURATION.fullmatch(text) is None:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))

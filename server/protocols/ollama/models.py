@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from engine.protocol import EngineInfo
 from server.protocols.ollama.formatter import timestamp
-from server.protocols.ollama.names import tagged
+from server.protocols.ollama.loading import tagged
 from server.schemas.ollama_answers import OllamaDetails, OllamaModel, OllamaRunningModel, OllamaShown
 from server.text_model import TextModel
 

@@ -1,4 +1,4 @@
-"""Ollama's requests as chats and completions."""
+"""Ollama's requests as chats, completions and embeddings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,13 +9,20 @@ from engine.protocol import EngineInfo
 from server.chat.content import ChatMessage, text_parts
 from server.chat.openai_fields import offered_tools
 from server.chat.request import Chat, ChatRequest, ClientPaths, chat_request
-from server.protocols.ollama.keep_alive import keep_alive_s
+from server.protocols.ollama.loading import keep_alive_s
 from server.protocols.ollama.messages import messages_with_ids
 from server.protocols.ollama.options import OPTION_NAMES, option_fields, other_options
 from server.schemas.base import validate
 from server.schemas.chat import ToolFields
 from server.schemas.completions import CompletionRequest
-from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
+from server.schemas.ollama import (
+    OllamaChatRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    OllamaGenerateRequest,
+    OllamaRequest,
+)
+from server.schemas.pooling import EmbeddingRequest
 from server.text_model import ChatModel
 
 # What Ollama's clients call the fields of a chat.
@@ -120,3 +127,33 @@ def _thinking(body: OllamaRequest, chat: ChatModel | None) -> dict[str, Any]:
     if body.think is True:
         return {"chat_template_kwargs": dict.fromkeys(chat.effort.switches, True)}
     return {"reasoning_effort": "none" if body.think is False else _LEVELS[body.think]}
+
+
+def translate_embed(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
+    """Translate a request with inputs. Inputs that are too long are cut, unless the request says not to. Vectors have
+    length 1, as Ollama's.
+
+    model: the served name. Raises InvalidRequest.
+    """
+    fields: dict[str, Any] = {"model": model, "input": body.input, "normalize": True, "dimensions": body.dimensions}
+    if body.truncate is not False:
+        fields["truncate_prompt_tokens"] = -1
+    return validate(EmbeddingRequest, fields)
+
+
+def translate_embeddings(body: OllamaEmbeddingsRequest, model: str) -> EmbeddingRequest:
+    """Translate a request to the older endpoint, whose vectors are as the model makes them. Raises InvalidRequest."""
+    return validate(EmbeddingRequest, {"model": model, "input": body.prompt or "", "truncate_prompt_tokens": -1})
+
+
+def unhonored_embed_fields(body: OllamaEmbedRequest | OllamaEmbeddingsRequest, max_tokens: int) -> dict[str, Any]:
+    """Return the fields that are not translated, by their paths, for `ignored_parameters`.
+
+    A num_ctx that equals the model's limit changes nothing.
+    """
+    options = {
+        f"options.{name}": value
+        for name, value in (body.options or {}).items()
+        if not (name == "num_ctx" and value == max_tokens)
+    }
+    return {**body.extra, "keep_alive": body.keep_alive, **options}

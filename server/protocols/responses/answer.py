@@ -18,7 +18,6 @@ from server.metrics.request_record import note_response_id
 from server.protocols.frame import StreamForm
 from server.protocols.logprobs import LogprobsFormat
 from server.protocols.responses.events import Delta, Event, ResponseEvent
-from server.protocols.responses.ids import new_id
 from server.protocols.responses.objects import (
     IncompleteDetails,
     InputTokensDetails,
@@ -26,6 +25,7 @@ from server.protocols.responses.objects import (
     Response,
     ResponseError,
     ResponseUsage,
+    new_id,
 )
 from server.protocols.responses.open_items import (
     OpenCall,

@@ -1,11 +1,17 @@
 """Objects of OpenAI's Responses API that this server sends: the response, its items, their parts."""
 
+import secrets
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from server.schemas.answers import ChatLogprob
+
+
+def new_id(prefix: str) -> str:
+    """Return an id in OpenAI's form. prefix: the kind of object."""
+    return f"{prefix}_{secrets.token_hex(24)}"
 
 
 class OutputText(msgspec.Struct, kw_only=True):

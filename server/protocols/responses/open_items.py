@@ -7,7 +7,6 @@ from msgspec import UNSET, UnsetType
 
 from server.protocols.responses.custom_input import CustomInput
 from server.protocols.responses.events import ArgumentsDone, Delta, Event, InputDone, ItemEvent, PartEvent, TextDone
-from server.protocols.responses.ids import new_id
 from server.protocols.responses.objects import (
     CustomCallItem,
     FunctionCallItem,
@@ -16,6 +15,7 @@ from server.protocols.responses.objects import (
     OutputText,
     ReasoningItem,
     ReasoningText,
+    new_id,
 )
 from server.protocols.responses.thoughts import encode_thought
 from server.schemas.answers import ChatLogprob

@@ -5,8 +5,7 @@ from typing import Any
 
 import msgspec
 
-from server.protocols.responses.ids import new_id
-from server.protocols.responses.objects import OutputItem
+from server.protocols.responses.objects import OutputItem, new_id
 from server.schemas.base import validate
 from server.schemas.response_items import InputItem, MessageItem, StoredItems
 

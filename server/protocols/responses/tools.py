@@ -75,9 +75,8 @@ class ToolTable:
             # A pattern can be enforced inside JSON's escapes, a grammar cannot.
             if tool.format.syntax == "regex":
                 pattern = tool.format.definition
-                checked_construct(
-                    pattern, f"{path}.format.definition"
-                )  # checked alone: within the larger pattern it could mean something else
+                # Checked alone: within the larger pattern it could mean something else.
+                checked_construct(pattern, f"{path}.format.definition")
             else:
                 pattern = pattern_of_lark(tool.format.definition)
             if pattern is None:

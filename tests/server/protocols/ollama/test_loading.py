@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest
-from server.protocols.ollama.keep_alive import keep_alive_s
+from server.protocols.ollama.loading import keep_alive_s
 
 pytestmark = pytest.mark.fast
 
