@@ -13,6 +13,8 @@ THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 # The two names of the variable that turns thinking on and off
 SWITCHES = ("enable_thinking", "thinking")
 
+_THINKING_OR_DEFAULT: tuple[dict[str, bool], ...] = ({}, dict.fromkeys(SWITCHES, True))
+
 _USER = {"role": "user", "content": "Hello"}
 _TOOL_RESULT = {"role": "tool", "content": "4", "tool_call_id": "call00000", "name": "add"}
 
@@ -24,7 +26,7 @@ def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIE
     """
     thought = dict.fromkeys(fields, THOUGHT)
     for messages in _chats(thought):
-        for kwargs in _thinking_or_default():
+        for kwargs in _THINKING_OR_DEFAULT:
             prompt = render_trial(template, messages, kwargs=kwargs, add_generation_prompt=False)
             before, found, after = (prompt or "").partition(THOUGHT)
             if found:
@@ -33,7 +35,7 @@ def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIE
 
 def prompt_ends(template: ChatTemplate) -> Iterator[str]:
     """Yield prompts that open an answer: by default, with thinking turned on, and with thinking turned off."""
-    for kwargs in (*_thinking_or_default(), dict.fromkeys(SWITCHES, False)):
+    for kwargs in (*_THINKING_OR_DEFAULT, dict.fromkeys(SWITCHES, False)):
         prompt = render_trial(template, [_USER], kwargs=kwargs)
         if prompt is not None:
             yield prompt
@@ -51,10 +53,6 @@ def render_trial(
         return template.render(messages or [_USER], kwargs=kwargs, add_generation_prompt=add_generation_prompt).prompt
     except InvalidRequest:
         return None
-
-
-def _thinking_or_default() -> tuple[dict[str, bool], dict[str, bool]]:
-    return {}, dict.fromkeys(SWITCHES, True)
 
 
 def _chats(thought: dict[str, str]) -> Iterator[list[dict[str, Any]]]:

@@ -113,14 +113,12 @@ class ToolFields(StrictModel):
         return passed_on
 
 
-class MessageFields(StrictModel):
+class ChatContent(ToolFields):
+    """Fields for messages and tools."""
+
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
     inner_fields = ("messages",)
-
-
-class ChatContent(ToolFields, MessageFields):
-    """Fields for messages and tools."""
 
 
 class TemplateOptions(StrictModel):

@@ -79,23 +79,18 @@ class SamplerStepFields(StrictModel):
         if not self.has_dry:
             return None
         window = self.dry_penalty_last_n
-        given: dict[str, Any] = {
-            "multiplier": self.dry_multiplier,
-            "base": self.dry_base,
-            "allowed_length": self.dry_allowed_length,
-            "window": MAX_DRY_WINDOW if window == -1 else window,
-        }
-        return DryParams(
-            **{name: value for name, value in given.items() if value is not None},
-            breaker_mask=tokens.breaker_mask,
-            breaker_sequences=tokens.breaker_sequences,
+        given = _given(
+            multiplier=self.dry_multiplier,
+            base=self.dry_base,
+            allowed_length=self.dry_allowed_length,
+            window=MAX_DRY_WINDOW if window == -1 else window,
         )
+        return DryParams(**given, breaker_mask=tokens.breaker_mask, breaker_sequences=tokens.breaker_sequences)
 
     def xtc(self) -> XtcParams | None:
         if not self.xtc_probability:
             return None
-        given = {} if self.xtc_threshold is None else {"threshold": self.xtc_threshold}
-        params = XtcParams(probability=self.xtc_probability, **given)
+        params = XtcParams(probability=self.xtc_probability, **_given(threshold=self.xtc_threshold))
         return params if params.threshold <= 0.5 else None  # above, at most one token is likelier, so none is removed
 
     def mirostat_params(self) -> MirostatParams | None:
@@ -109,7 +104,8 @@ class SamplerStepFields(StrictModel):
                     "out one of the two",
                     param=name,
                 )
-        given = {"tau": self.mirostat_tau, "eta": self.mirostat_eta}
-        return MirostatParams(
-            version=self.mirostat, **{name: value for name, value in given.items() if value is not None}
-        )
+        return MirostatParams(version=self.mirostat, **_given(tau=self.mirostat_tau, eta=self.mirostat_eta))
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

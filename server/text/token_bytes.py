@@ -34,11 +34,8 @@ class TokenBytes:
         self.is_byte_level = False
         for step in _steps(None if decoder is None else json.loads(decoder.__getstate__())):
             self._read(step)
-        self._convert: Callable[[str], bytes] = _from_byte_level if self.is_byte_level else self._from_pieces
-
-    def of(self, token: str) -> bytes:
-        """Return the bytes that the vocabulary entry `token` adds to a text."""
-        return self._convert(token)
+        # Returns the bytes that an entry of the vocabulary adds to a text.
+        self.of: Callable[[str], bytes] = _from_byte_level if self.is_byte_level else self._from_pieces
 
     def _read(self, step: dict[str, Any]) -> None:
         kind = step["type"]

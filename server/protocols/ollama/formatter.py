@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import UNSET
 
+from engine.protocol import FinishReason
 from server.errors import ErrorReply
 from server.generation.choice import Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
@@ -15,7 +16,6 @@ from server.generation.generation import Generation
 from server.protocols.logprobs import LogprobsFormat
 from server.protocols.ollama.lines import OLLAMA_STREAM, error_object, line
 from server.schemas.ollama_answers import (
-    DoneReason,
     OllamaAnswer,
     OllamaAnswerCall,
     OllamaAnswerMessage,
@@ -136,7 +136,7 @@ class OllamaFormatter:
         assert self._first_token_s is not None
         answer = self._answer(part, is_done=True)
         usage, now = generation.usage(), time.monotonic()
-        answer.done_reason = _done_reason(finish)
+        answer.done_reason = "length" if finish.reason is FinishReason.LENGTH else "stop"
         answer.total_duration = _nanoseconds(now - self._arrival_s)
         answer.load_duration = 0
         answer.prompt_eval_count = usage.prompt_tokens
@@ -179,10 +179,6 @@ def _is_object(text: str) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
-
-
-def _done_reason(finish: Finish) -> DoneReason:
-    return "length" if finish.reason.value == "length" else "stop"
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -37,7 +37,7 @@ from server.protocols.responses.open_items import (
 )
 from server.protocols.responses.params import ResponseParams
 from server.protocols.responses.text_tokens import TextTokens
-from server.protocols.responses.tools import called_tool
+from server.protocols.responses.tools import CalledTool
 from server.schemas.answers import ChatLogprob, Usage
 from server.schemas.responses import ResponsesRequest
 
@@ -155,7 +155,7 @@ class ResponseFormatter:
                 assert isinstance(self._open, OpenCall)
                 yield from self._open.add(arguments)
             case CallPiece(name=name, arguments=arguments, id=call_id):
-                tool = called_tool(self._request.called, name or "")
+                tool = self._request.called.get(name or "") or CalledTool(name or "")
                 kind = OpenCustomCall if tool.is_custom else OpenFunctionCall
                 call = kind(self._next_index, call_id or new_id("call"), tool.name, tool.namespace)
                 yield from self._begin(call)

@@ -1,6 +1,5 @@
 """ToolTable: a response's tools as the functions of a chat, and the tool of each call."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +36,8 @@ class CalledTool:
     """The client's tool behind a function of the chat."""
 
     name: str
-    namespace: str | None
-    is_custom: bool
+    namespace: str | None = None
+    is_custom: bool = False
 
 
 @dataclass(slots=True)
@@ -130,7 +129,3 @@ def _allowed(tools: list[dict[str, Any]]) -> tuple[str, ...]:
     if not names:
         raise UnsupportedParameter(f"{path} has no function and no custom tool; this server runs no others", param=path)
     return tuple(names)
-
-
-def called_tool(called: Mapping[str, CalledTool], name: str) -> CalledTool:
-    return called.get(name) or CalledTool(name, None, is_custom=False)

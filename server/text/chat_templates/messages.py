@@ -6,10 +6,12 @@ the server. The replies are only text, so the server need not trust the process.
 
 import enum
 import socket
+from collections.abc import Mapping
 
 import msgspec
 
 from engine.child_processes import frames
+from server.text.chat_templates.runner import TemplateOverrun, TemplateRefusal, TemplateUnreadable
 
 
 class MessageKind(enum.IntEnum):
@@ -21,6 +23,13 @@ class MessageKind(enum.IntEnum):
     UNREADABLE = 5  # this and the next two: the exception's message
     REFUSAL = 6
     OVERRUN = 7
+
+
+FAILURES: Mapping[MessageKind, type[Exception]] = {
+    MessageKind.UNREADABLE: TemplateUnreadable,
+    MessageKind.REFUSAL: TemplateRefusal,
+    MessageKind.OVERRUN: TemplateOverrun,
+}
 
 
 def send_message(channel: socket.socket, kind: MessageKind, payload: bytes) -> None:

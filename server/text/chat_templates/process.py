@@ -15,17 +15,12 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from server.text.chat_templates.direct_templates import DirectTemplates
-from server.text.chat_templates.messages import MessageKind, receive_message, send_message
-from server.text.chat_templates.runner import (
-    TemplateFacts,
-    TemplateLimits,
-    TemplateOverrun,
-    TemplateRefusal,
-    TemplateUnreadable,
-)
+from server.text.chat_templates.messages import FAILURES, MessageKind, receive_message, send_message
+from server.text.chat_templates.runner import TemplateLimits
 
 
 def main() -> None:
@@ -52,23 +47,11 @@ def _reply(
 ) -> tuple[MessageKind, bytes]:
     try:
         if kind is MessageKind.INSPECT or variables is None:
-            return MessageKind.FACTS, _to_json(templates.inspect(source))
-        return MessageKind.TEXT, _encoded(templates.render(source, variables))
-    except TemplateUnreadable as error:
-        return MessageKind.UNREADABLE, _encoded(str(error))
-    except TemplateRefusal as error:
-        return MessageKind.REFUSAL, _encoded(str(error))
-    except TemplateOverrun as error:
-        return MessageKind.OVERRUN, _encoded(str(error))
-
-
-def _to_json(facts: TemplateFacts) -> bytes:
-    fields = {"variables": facts.variables, "texts": facts.texts, "functions": facts.functions}
-    return json.dumps({name: sorted(value) for name, value in fields.items()}).encode()
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+            return MessageKind.FACTS, json.dumps(asdict(templates.inspect(source)), default=sorted).encode()
+        kind, text = MessageKind.TEXT, templates.render(source, variables)
+    except tuple(FAILURES.values()) as error:
+        kind, text = next(each for each, failure in FAILURES.items() if isinstance(error, failure)), str(error)
+    return kind, text.encode("utf-8", "surrogatepass")
 
 
 def _limit(limits: TemplateLimits) -> None:

@@ -17,14 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.child_processes.lifetime import describe_exit
-from server.text.chat_templates.messages import MessageKind, receive_message, send_message
-from server.text.chat_templates.runner import (
-    TemplateFacts,
-    TemplateLimits,
-    TemplateOverrun,
-    TemplateRefusal,
-    TemplateUnreadable,
-)
+from server.text.chat_templates.messages import FAILURES, MessageKind, receive_message, send_message
+from server.text.chat_templates.runner import TemplateFacts, TemplateLimits, TemplateOverrun
 
 _COMMAND = (sys.executable, "-P", "-m", "server.text.chat_templates.process")  # -P: not from the current folder
 _CLOCK_FACTOR = 2  # seconds of real time for one of processor time, on a busy machine
@@ -73,12 +67,9 @@ class TemplateProcesses:
             self._end(process)
             raise
         self._put_back(process)
-        if reply in (MessageKind.FACTS, MessageKind.TEXT):
-            return payload
-        message = payload.decode("utf-8", "replace")
-        if reply is MessageKind.UNREADABLE:
-            raise TemplateUnreadable(message)
-        raise TemplateRefusal(message) if reply is MessageKind.REFUSAL else TemplateOverrun(message)
+        if (failure := FAILURES.get(reply)) is not None:
+            raise failure(payload.decode("utf-8", "replace"))
+        return payload
 
     def _take(self) -> "_Process":
         while True:

@@ -53,7 +53,7 @@ def find_layout(renderings: Renderings, *, takes_object: bool) -> CallLayout | T
         return None
     closing = _without_turn_end(one[spans[-1].stop :], renderings)
     parts = _parts(one, spans)
-    layout = _for_one(opening, parts, closing)
+    layout: _Layout = "", opening, (*parts, closing), "", ""
     two = renderings.answer(2, takes_object=takes_object)
     if two is not None and (second := _find_spans(two, CALLS[1], tags, two.find(CALLS[0].name) + 1)) is not None:
         first = _find_spans(two, CALLS[0], tags, 0)
@@ -65,16 +65,11 @@ def find_layout(renderings: Renderings, *, takes_object: bool) -> CallLayout | T
     call = CallLayout(begin, opened, body, separator, end, lead, after_text, takes_several)
     if tags is None:
         return call
-    has_other = tags.open_string != tags.open_value
-    open_string = tags.open_string if has_other else None
+    open_string = None if tags.open_string == tags.open_value else tags.open_string
     return TaggedLayout(call, tags.open_key, tags.open_value, tags.close_value, open_string)
 
 
 _Layout = tuple[str, str, tuple[str | CallField, ...], str, str]  # begin, open, body, separator, end
-
-
-def _for_one(opening: str, parts: Sequence[str | CallField], closing: str) -> _Layout:
-    return "", opening, (*parts, closing), "", ""
 
 
 def _for_several(
