@@ -7,8 +7,7 @@ from engine.protocol import TokenizerInfo
 from server.config.server import ServerConfig
 from server.reasoning.effort import EffortVariables
 from server.reasoning.history import find_thought_field
-from server.reasoning.marks import ReasoningMarks, find_reasoning_marks
-from server.reasoning.registry import marks_of_parser
+from server.reasoning.marks import ReasoningMarks, find_reasoning_marks, marks_of_parser
 from server.text.chat_templates.chat_template import ChatTemplate, load_chat_template
 from server.text.chat_templates.runner import TemplateRunner
 from server.text.fill_in_middle import FillInMiddle, find_fill_in_middle

@@ -1,9 +1,10 @@
 """ReasoningMarks: the texts around a model's thought, detected from its chat template."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from engine.errors import OptionError
 from server.reasoning.probe import ANSWER, prompt_ends, shown_thoughts
 from server.text.chat_templates.chat_template import ChatTemplate
 
@@ -43,6 +44,37 @@ KIMI_K3 = ReasoningMarks("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>r
 _FINAL = "<|channel|>final<|message|>"
 HARMONY = ReasoningMarks("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL)
 _MORE_OF_HARMONY = ("<|constrain|>", "<|call|>", "<|return|>")
+
+# The names that --reasoning-parser takes, which are vLLM's if it has the model
+REASONING_PARSERS: Mapping[str, ReasoningMarks] = {
+    "apertus": APERTUS,
+    "apriel": APRIEL,
+    "cohere_command3": COHERE,
+    "cohere_command4": COHERE,
+    "deepseek_r1": THINK,
+    "deepseek_v3": THINK,
+    "deepseek_v4": THINK,
+    "ernie45": THINK,
+    "gemma4": GEMMA,
+    "glm45": THINK,
+    "glm47": THINK,
+    "granite": GRANITE,
+    "holo2": THINK,
+    "kimi_k2": THINK,
+    "kimi_k3": KIMI_K3,
+    "mimo": THINK,
+    "minimax_m2": THINK,
+    "minimax_m3": ReasoningMarks("<mm:think>", "</mm:think>"),
+    "mistral": BRACKETS,
+    "nemotron_v3": THINK,
+    "olmo3": THINK,
+    "openai_gptoss": HARMONY,
+    "poolside_v1": THINK,
+    "qwen3": THINK,
+    "seed_oss": SEED,
+    "step3": THINK,
+    "step3p5": THINK,
+}
 
 _KNOWN = (THINK, BRACKETS, GEMMA, SEED, COHERE, GRANITE, APERTUS, APRIEL, KIMI_K3, HARMONY)
 _LAST_TAG = re.compile(f"(?:{_TAG})$")
@@ -103,3 +135,14 @@ def _marks_at_prompt_end(template: ChatTemplate) -> ReasoningMarks | None:
 def _marks_in_source(template: ChatTemplate) -> ReasoningMarks | None:
     # The end is enough, since templates that only remove thoughts from earlier answers need no start.
     return next((marks for marks in _KNOWN if marks.end in template.source), None)
+
+
+def marks_of_parser(name: str) -> ReasoningMarks:
+    """Return the marks for a name of --reasoning-parser. Raises OptionError for an unknown name."""
+    marks = REASONING_PARSERS.get(name)
+    if marks is None:
+        raise OptionError(
+            f"--reasoning-parser {name!r} is not known; give one of {', '.join(REASONING_PARSERS)}, or leave it out to "
+            "have the marks found from the chat template"
+        )
+    return marks

@@ -93,24 +93,18 @@ class FillInMiddle:
         long text with more than `at_most` tokens, before all of it is tokenized if the tokenizer allows that.
         """
         tokenizer.check_bound(text, at_most)
+
+        def encode(start: int, end: int) -> list[int]:
+            if continues or start > 0:
+                return tokenizer.encode_inside(text[start:end], parse_special=False)
+            return tokenizer.encode(text[start:end], add_special_tokens=False, parse_special=False)
+
         ids: list[int] = []
         start = 0
         for match in self.texts.finditer(text):  # split, since a vocabulary may have them as ordinary tokens
-            ids += _plain(tokenizer, text[start : match.start() + 1], continues or start > 0)
+            ids += encode(start, match.start() + 1)
             start = match.start() + 1
-        return ids + _plain(tokenizer, text[start:], continues or start > 0)
-
-
-def _plain(tokenizer: Tokenizer, text: str, continues: bool) -> list[int]:
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False, parse_special=False)
-
-    if continues and tokenizer.strips_space and text:
-        before = encode("\u263a")  # no word of a vocabulary crosses it
-        ids = encode("\u263a" + text)
-        if ids[: len(before)] == before:
-            return ids[len(before) :]
-    return encode(text)
+        return ids + encode(start, len(text))
 
 
 def find_fill_in_middle(tokenizer: Tokenizer, named: Mapping[str, int] | None = None) -> FillInMiddle | None:

@@ -5,7 +5,6 @@ from functools import lru_cache
 from engine.errors import InvalidRequest
 from server.text.tokenizer import Tokenizer
 
-_LEAD = "\n"  # a text that no tokenizer joins with a following letter
 _MAX_TAIL = 20  # tokens of a breaker after its first token, as in llama.cpp
 _MAX_SEQUENCES = 10_000  # sequences of several tokens for the breakers of a request
 
@@ -25,7 +24,7 @@ class TokenWords:
         token.
         """
         stripped = word.lstrip(" ") or word
-        found = (self._inside(text) for text in (stripped, f" {stripped}"))
+        found = (self._tokenizer.encode_inside(text) for text in (stripped, f" {stripped}"))
         return list(dict.fromkeys(tuple(ids) for ids in found if ids))
 
     def breakers(self, texts: list[str]) -> tuple[bytes, tuple[tuple[int, ...], ...]]:
@@ -47,16 +46,6 @@ class TokenWords:
                     param="dry_sequence_breakers",
                 )
         return mask.to_bytes(-(-mask.bit_length() // 8), "little"), tuple(sequences)
-
-    def _inside(self, text: str) -> list[int]:
-        """Return the ids of `text` within another text, without the space that some tokenizers add at the beginning."""
-        if not self._tokenizer.strips_space:
-            return self._tokenizer.encode(text, add_special_tokens=False)
-        lead = self._tokenizer.encode(_LEAD, add_special_tokens=False)
-        ids = self._tokenizer.encode(_LEAD + text, add_special_tokens=False)
-        if ids[: len(lead)] == lead:
-            return ids[len(lead) :]
-        return self._tokenizer.encode(text, add_special_tokens=False)  # the text begins with a line break
 
     def _find_breaker(self, text: str) -> tuple[int, tuple[tuple[int, ...], ...]]:
         """Return the bits of the tokens that contain the text, and the sequences that spell it."""
@@ -80,7 +69,7 @@ class TokenWords:
                     rest = pattern[size:].decode()
                 except UnicodeDecodeError:  # the rest starts within a character, as no text does
                     continue
-                tails.append(tuple(self._inside(rest)[:_MAX_TAIL]))
+                tails.append(tuple(self._tokenizer.encode_inside(rest)[:_MAX_TAIL]))
         return [tail for tail in tails if tail]
 
     def _token_bytes(self) -> list[bytes]:

@@ -18,6 +18,7 @@ from server.text.tokenizer_json import parse_tokenizer
 # Prompts come one at a time, so the library's own threads gain nothing, and they warn at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+_LEAD = "\u263a"  # a text that no tokenizer joins with the text after it
 _MAX_VOCAB_SIZE = 1 << 21  # ids need not be dense
 
 
@@ -81,6 +82,15 @@ class Tokenizer:
         pieces = self._ids_of_pieces(tokenizer, text, add_special_tokens)
         ids = _joined(pieces) if at_most is None else self._limited(pieces, text, at_most)
         return self.with_one_bos(ids) if add_special_tokens else ids
+
+    def encode_inside(self, text: str, *, parse_special: bool = True) -> list[int]:
+        """Return the ids of `text` within another text, without the space that some tokenizers add at the beginning."""
+        encode = functools.partial(self.encode, add_special_tokens=False, parse_special=parse_special)
+        if self.strips_space and text:
+            before, ids = encode(_LEAD), encode(_LEAD + text)
+            if ids[: len(before)] == before:
+                return ids[len(before) :]
+        return encode(text)
 
     def encode_start(self, text: str, num_tokens: int, *, add_special_tokens: bool = True) -> list[int]:
         """Return the first ids of `text`: at least `num_tokens`, perhaps all."""

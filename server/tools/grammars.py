@@ -1,14 +1,14 @@
 """Grammars of whole answers with calls, and of the calls in them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from server.structured_outputs.grammar import GrammarBuilder
-from server.tools.arguments.schemas import property_schema
+from server.tools.arguments.schemas import object_schema, property_schema
 from server.tools.format import Schema, Tool
 from server.tools.layout import CallField, CallLayout
 
 _BLANKS = r"[ \n]{0,2}"
+_ANY_KEY = "[a-zA-Z_][a-zA-Z0-9_]*"
 _INDEX = "[0-9]{1,3}"  # bounded, since a model may otherwise write digits until its last token
 
 
@@ -71,17 +71,27 @@ def _body_of(builder: GrammarBuilder, layout: CallLayout, tool: Tool) -> str:
 
 def members_grammar(
     builder: GrammarBuilder,
-    schema: Mapping[str, Any],
-    keys: Sequence[str],
+    schema: Schema,
     assign: str,
     separator: str,
     value: Callable[[Schema], str],
+    order: Callable[[Iterable[str]], Sequence[str]] = list,
 ) -> str:
-    """Return a grammar of the properties `keys` in this order, optional unless required: key, `assign`, value."""
+    """Return a grammar of an object's members, each with its key, `assign` and its value.
+
+    Properties of the schema come in the order that `order` gives them, and are optional unless required. A schema
+    without properties takes any members.
+    """
+    schema = object_schema(schema)
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
+        any_member = f"{builder.regex(_ANY_KEY)} {builder.literal(assign)} {value(property_schema(schema, ''))}"
+        more = builder.rule(f"{builder.literal(separator)} {any_member}")
+        return builder.rule('""', f"{any_member} {more}*")
     required = schema.get("required", ())
     after_some = '""'  # the grammar of the text after a member
     after_none = '""'
-    for key in reversed(keys):
+    for key in reversed(order(properties)):
         member = f"{builder.literal(key + assign)} {value(property_schema(schema, key))}"
         first = f"{member} {after_some}"
         following = f"{builder.literal(separator)} {member} {after_some}"

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -45,14 +44,6 @@ SIGNATURE = "unsigned"
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class _Block:
-    """One content block of a whole answer so far."""
-
-    first: ChoicePiece
-    texts: list[str] = field(default_factory=list)
-
-
 class MessagesFormatter:
     """Writes one message."""
 
@@ -68,23 +59,22 @@ class MessagesFormatter:
         self._omits_thoughts = omits_thoughts
 
     async def collect(self, generation: Generation) -> MessageAnswer:
-        blocks: list[_Block] = []
+        blocks: list[tuple[ChoicePiece, list[str]]] = []  # the first piece, and the texts of all
         finish: Finish | None = None
         async for delta in generation:
             finish = delta.finish
             for piece in _pieces(delta):
-                if not blocks or not _continues(blocks[-1].first, piece):
-                    blocks.append(_Block(piece))
-                blocks[-1].texts.append(_text_of(piece))
+                if not blocks or not _continues(blocks[-1][0], piece):
+                    blocks.append((piece, []))
+                blocks[-1][1].append(_text_of(piece))
         assert finish is not None
-        stop = self._stop(finish, has_calls=any(isinstance(block.first, CallPiece) for block in blocks))
-        message = self._message(generation, [self._content(block) for block in blocks])
+        stop = self._stop(finish, has_calls=any(isinstance(first, CallPiece) for first, _ in blocks))
+        message = self._message(generation, [self._content(first, "".join(texts)) for first, texts in blocks])
         message.stop_reason, message.stop_sequence = stop.stop_reason, stop.stop_sequence
         return message
 
-    def _content(self, block: _Block) -> BlockContent:
-        text = "".join(block.texts)
-        match _opening(block.first):
+    def _content(self, first: ChoicePiece, text: str) -> BlockContent:
+        match _opening(first):
             case ContentText():
                 return ContentText(text)
             case ContentThinking():

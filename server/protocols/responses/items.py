@@ -35,13 +35,10 @@ class _Turn:
     message: ChatMessage
     has_content: bool = False
 
-    def takes_thought(self) -> bool:
-        """Whether a thought belongs to this turn. After content a thought starts a new turn,
-        unless the turn has calls."""
+    def takes_text(self) -> bool:
+        """Whether a thought or content belongs to this turn. After content it starts a new turn, unless the turn has
+        calls."""
         return bool(self.message.calls) or not self.has_content
-
-    def takes_content(self) -> bool:
-        return not self.has_content or bool(self.message.calls)
 
     def add_thought(self, thought: str) -> None:
         fields = self.message.fields
@@ -89,13 +86,13 @@ def messages_of_items(
                 if thought is None:
                     ignored.append(path)
                 else:
-                    turn = _continued(turn, chat, path, turn is not None and turn.takes_thought())
+                    turn = _text_turn(turn, chat, path)
                     turn.add_thought(thought)
             case MessageItem(role="assistant"):
-                turn = _continued(turn, chat, path, turn is not None and turn.takes_content())
+                turn = _text_turn(turn, chat, path)
                 turn.add_content(item.content)
             case FunctionCallItem() | CustomToolCallItem():
-                turn = _continued(turn, chat, path, turn is not None)
+                turn = turn or _new_turn(chat, path)
                 turn.message.calls.append(_call(item, path))
                 called.add(item.call_id)
             case FunctionCallOutputItem() | CustomToolCallOutputItem():
@@ -123,10 +120,11 @@ def _without_call(
     return InvalidRequest(f"{path}.call_id is {missing}; give the call too", param=f"{path}.call_id")
 
 
-def _continued(turn: _Turn | None, chat: list[ChatMessage], path: str, fits: bool) -> _Turn:
-    """Return the turn, or a new one if the next item does not fit into it."""
-    if turn is not None and fits:
-        return turn
+def _text_turn(turn: _Turn | None, chat: list[ChatMessage], path: str) -> _Turn:
+    return turn if turn is not None and turn.takes_text() else _new_turn(chat, path)
+
+
+def _new_turn(chat: list[ChatMessage], path: str) -> _Turn:
     chat.append(ChatMessage("assistant", path=path))
     return _Turn(chat[-1])
 

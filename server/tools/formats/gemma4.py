@@ -5,7 +5,7 @@ The template renders the text of an answer after its calls; models write it befo
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from server.tools.arguments.nested_values import (
     unenforced_value,
 )
 from server.tools.arguments.schema_texts import constant_texts, property_names
-from server.tools.arguments.schemas import object_schema, property_schema, types_of
+from server.tools.arguments.schemas import types_of
 from server.tools.arguments.unenforced import unenforced_members
 from server.tools.format import Schema, Tool, ToolFormat, WrittenCall
 from server.tools.grammars import answer_grammar, json_grammar, members_grammar
@@ -103,20 +103,13 @@ def _written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _sorted(keys: Collection[str]) -> list[str]:
+def _sorted(keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=str.lower)
 
 
 def _object_grammar(builder: GrammarBuilder, schema: Schema, depth: int) -> str:
-    schema = object_schema(schema)
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
     value = partial(_value_grammar, builder, depth=depth - 1)
-    if isinstance(schema, Mapping) and isinstance(properties, Mapping):
-        members = members_grammar(builder, schema, _sorted(properties), ":", ",", value)
-    else:
-        member = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} ":" {value(property_schema(schema, ""))}'
-        more = builder.rule(f'"," {member}')
-        members = builder.rule('""', f"{member} {more}*")
+    members = members_grammar(builder, schema, ":", ",", value, _sorted)
     return f'"{{" {members} "}}"'
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
-from server.tools.arguments.schemas import constants_of, object_schema, property_schema, types_of
+from server.tools.arguments.schemas import constants_of, object_schema, types_of
 from server.tools.arguments.unenforced import unenforced_members
 from server.tools.format import Schema, Tool, ToolFormat, WrittenCall
 from server.tools.grammars import answer_grammar, json_grammar, members_grammar
@@ -116,15 +116,7 @@ def _literal(value: object) -> str:
 
 
 def _call_grammar(builder: GrammarBuilder, tool: Tool) -> str:
-    schema = object_schema(tool.parameters)
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
-        value = _value_grammar(builder, property_schema(schema, ""))
-        keyword = f'{builder.regex("[a-zA-Z_][a-zA-Z0-9_]*")} "=" {value}'
-        more = builder.rule(f'", " {keyword}')
-        arguments = builder.rule('""', f"{keyword} {more}*")
-    else:
-        arguments = members_grammar(builder, schema, list(properties), "=", ", ", partial(_value_grammar, builder))
+    arguments = members_grammar(builder, tool.parameters, "=", ", ", partial(_value_grammar, builder))
     return f"{builder.literal(tool.name + '(')} {arguments} {builder.literal(')')}"
 
 

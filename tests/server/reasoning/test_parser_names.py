@@ -3,8 +3,7 @@
 import pytest
 
 from engine.errors import OptionError
-from server.reasoning.marks import HARMONY, THINK
-from server.reasoning.registry import marks_of_parser
+from server.reasoning.marks import HARMONY, THINK, marks_of_parser
 
 pytestmark = pytest.mark.fast
 
