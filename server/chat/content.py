@@ -56,8 +56,7 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
 
 
 def _content(parts: Sequence[ContentPart]) -> str | list[Mapping[str, Any]]:
-    """Return a single part as a string, which every template takes. The template decides how
-    several parts are joined."""
+    """Return a single part as a string, which every template takes. The template decides how several are joined."""
     if len(parts) < 2:
         return "".join(part.text for part in parts)
     return [{"type": "text", "text": part.text} for part in parts]

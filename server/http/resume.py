@@ -12,8 +12,7 @@ from server.generation.generation import Generation
 from server.http.body import context_of
 from server.http.query import ignored_query
 from server.http.sse import EventStream, error_event, generated
-from server.protocols.formatter import AnswerFormatter
-from server.protocols.frame import StreamForm
+from server.protocols.frame import AnswerFormatter, StreamForm
 from server.runs.registry import new_stream_id
 from server.runs.run import Run, RunOptions
 from server.schemas.base import quote

@@ -12,8 +12,7 @@ from server.config.server import ServerConfig
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
 from server.http.error_forms import reply_to
-from server.protocols.formatter import AnswerFormatter
-from server.protocols.frame import StreamForm
+from server.protocols.frame import AnswerFormatter, StreamForm
 
 _MAX_STATUS_WAIT_S = 45.0  # most proxies wait 60 s for the head of an answer
 _DROP_S = 1.0  # from the end of its time in the queue until a request is dropped, which takes up to a step

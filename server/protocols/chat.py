@@ -7,7 +7,6 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from engine.protocol import FinishReason, TokenLogprobs
-from server.errors import ErrorReply
 from server.generation.choice import ChoiceDelta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
@@ -64,6 +63,7 @@ class ChatFormatter:
     """Writes one chat completion."""
 
     stream_form = OPENAI_STREAM
+    broken = staticmethod(openai_error)
 
     def __init__(self, body: ChatCompletionRequest, model: str, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -167,9 +167,6 @@ class ChatFormatter:
         if has_calls and finish.reason is FinishReason.STOP and not finish.is_within_call:
             return "function_call" if self._is_legacy else "tool_calls"
         return finish.reason.value
-
-    def broken(self, reply: ErrorReply) -> bytes:
-        return openai_error(reply)
 
     def _chunk(
         self, choices: list[ChatChunkChoice], reports: dict[str, Any], *, prompt_ids: list[int] | UnsetType = UNSET

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from server.errors import ErrorReply
 from server.generation.choice import ChoiceDelta, ScoredToken
 from server.generation.generation import Generation
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
@@ -18,6 +17,7 @@ class CompletionFormatter:
     """Writes one text completion. Its chunks are completions of one choice."""
 
     stream_form = OPENAI_STREAM
+    broken = staticmethod(openai_error)
 
     def __init__(self, body: CompletionRequest, model: str, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -81,9 +81,6 @@ class CompletionFormatter:
                 yield self._chunk([choice], self._reports.of_chunk(generation))
         if self._reports.has_usage_chunk:
             yield self._chunk([], self._reports.of_answer(generation))
-
-    def broken(self, reply: ErrorReply) -> bytes:
-        return openai_error(reply)
 
     def _chunk(self, choices: list[TextChoice], reports: dict[str, Any]) -> bytes:
         return frame(TextCompletion(choices=choices, **reports))

@@ -1,11 +1,13 @@
-"""Frames of streams: server-sent events, pings and end marks of each protocol."""
+"""Streams: their events, pings and end marks, and the AnswerFormatter of each protocol, which writes them."""
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from server.errors import ErrorReply
+from server.generation.generation import Generation
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,3 +37,19 @@ def openai_loading_error(body: bytes) -> bytes:
 def openai_error(reply: ErrorReply) -> bytes:
     """Return an error as an event. OpenAI's clients raise an APIError at an event with a truthy `error`."""
     return b"data: " + reply.body() + b"\n\n"
+
+
+class AnswerFormatter(Protocol):
+    """Writes the generation of one request."""
+
+    @property
+    def stream_form(self) -> StreamForm: ...
+
+    async def collect(self, generation: Generation) -> Any:
+        """Return the whole answer, when all choices have ended."""
+
+    def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
+        """Yield the events of the stream. The first event comes after the generation's first delta."""
+
+    def broken(self, reply: ErrorReply) -> bytes:
+        """Return the event that ends a stream after an error."""

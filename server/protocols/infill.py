@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 
 from engine.protocol import FinishReason, SamplingParams
-from server.errors import ErrorReply
 from server.generation.choice import Finish
 from server.generation.generation import Generation
 from server.protocols.frame import StreamForm, frame, openai_error
@@ -20,6 +19,7 @@ class InfillFormatter:
     """Writes one infill. The last event of a stream is the whole answer without its content."""
 
     stream_form = _STREAM
+    broken = staticmethod(openai_error)
 
     def __init__(self, body: InfillRequest, model: str) -> None:
         self._model = model
@@ -49,9 +49,6 @@ class InfillFormatter:
                 yield frame({**piece, **counts})
             if delta.finish is not None:
                 yield frame(self._chosen(self._end(generation, delta.finish, "", [], has_new_line=has_new_line)))
-
-    def broken(self, reply: ErrorReply) -> bytes:
-        return openai_error(reply)
 
     def _end(
         self, generation: Generation, finish: Finish, content: str, tokens: list[int], *, has_new_line: bool

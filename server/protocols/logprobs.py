@@ -14,7 +14,7 @@ from server.text.tokenizer import Tokenizer
 
 
 class LogprobsFormat:
-    """Names of tokens in one answer."""
+    """Log probabilities of one answer in the formats of OpenAI's APIs, with the names of its tokens."""
 
     def __init__(self, tokenizer: Tokenizer, *, as_token_ids: bool = False) -> None:
         """as_token_ids: whether names have the form token_id:5, so that no two tokens share a name."""

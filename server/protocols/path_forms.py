@@ -13,7 +13,7 @@ from server.schemas.errors import AnthropicError, OllamaError, OpenAIError
 
 @dataclass(frozen=True, slots=True)
 class PathForm:
-    """Form of the paths with a prefix.
+    """Form of errors and headers of the paths with a prefix.
 
     error: makes the response of an error's reply and the request's id. error_object: the type of its body.
     """
@@ -32,5 +32,5 @@ _OTHERS = PathForm("/", lambda reply, _: reply.response(), OpenAIError)
 
 
 def form_of(path: str) -> PathForm:
-    """Return the form of a path. Paths that no route has may have one too."""
+    """Return the form of errors and headers for a path, which need not be a route's."""
     return next((form for form in _FORMS if path.startswith(form.prefix)), _OTHERS)

@@ -106,5 +106,4 @@ def metrics_of(generation: Generation) -> RequestMetrics:
 
 
 def _ratio(dividend: float, divisor: float) -> float:
-    """Return the ratio; 0 if the divisor is 0."""
     return dividend / divisor if divisor > 0 else 0.0

@@ -28,7 +28,7 @@ LIMITS = frozenset(_LIMITS_OFF)
 
 @dataclass(frozen=True, slots=True)
 class StepTokens:
-    """Tokens of the fields that are texts."""
+    """Token ids of a request's bad words, and of the breakers of DRY: a bit mask of tokens, and sequences."""
 
     bad_words: tuple[tuple[int, ...], ...] = ()
     breaker_mask: bytes = b""

@@ -79,7 +79,7 @@ class KnownPieces:
 
 
 def find_known_pieces(tokenizer: tokenizers.Tokenizer, encode: Encode) -> KnownPieces | None:
-    """Return None for a tokenizer without control tokens, or with added tokens that depend on the text around them."""
+    """Return a cache; None without control tokens, or with added tokens that depend on the text around them."""
     added = tokenizer.get_added_tokens_decoder()
     control = frozenset(token.content for token in added.values() if token.special)
     if not control or any(

@@ -35,7 +35,7 @@ def parse_tokenizer(tokenizer_json: bytes) -> tokenizers.Tokenizer:
 
 
 def _in_steps(tokenizer_json: bytes) -> tokenizers.Tokenizer | None:
-    """Return None if the file has unexpected parts, which the library may know, or report as errors."""
+    """Return the tokenizer; None if the file has unexpected parts, which the library may know, or report as errors."""
     try:
         document = msgspec.json.decode(tokenizer_json)
         model = _bpe(document["model"])
@@ -48,7 +48,7 @@ def _in_steps(tokenizer_json: bytes) -> tokenizers.Tokenizer | None:
 
 
 def _bpe(model: Mapping[str, Any]) -> models.BPE | None:
-    """Return None for a model of another kind, or with unknown settings."""
+    """Return a BPE model; None for a model of another kind, or with unknown settings."""
     if model["type"] != "BPE" or model.keys() - _PASSED_SEPARATELY - _SETTINGS:
         return None
     merges = [(left, right) for left, right in map(_pair, model["merges"])]

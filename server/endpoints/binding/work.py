@@ -16,7 +16,7 @@ from server.http.resume import resumable
 from server.http.sse import EventStream, error_event, generated
 from server.pooling.computing import pool
 from server.pooling.encoding import EncodedInputs
-from server.protocols.formatter import AnswerFormatter
+from server.protocols.frame import AnswerFormatter
 from server.served.model import ServedModel
 
 

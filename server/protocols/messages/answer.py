@@ -160,8 +160,7 @@ def _opening(piece: ChoicePiece) -> BlockContent:
 
 
 def _tool_use_id(call_id: str) -> str:
-    """Return a server-made id with Anthropic's prefix. An id that the model wrote stays, since
-    it reads the id again."""
+    """Return a server-made id with Anthropic's prefix, or the model's own id, since the model reads it again."""
     return f"toolu_{call_id.removeprefix('call_')}" if call_id.startswith("call_") else call_id
 
 

@@ -38,7 +38,7 @@ class TranslatedMessage:
 
 
 def translate_message(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> tuple[ChatRequest, list[str]]:
-    """Return the chat, which has no limit of its answer, and the paths of what is not honored.
+    """Return the request's chat, without max_tokens, and the paths of what is not honored.
 
     chat: how the model holds a chat. None if it cannot, or if that is not known yet; making the prompt refuses the
     former.

@@ -155,7 +155,7 @@ class _Calls:
         self._arguments: list[str] = []
 
     def push(self, piece: CallPiece) -> list[OllamaAnswerCall]:
-        """Return the call that ends because `piece` starts another one."""
+        """Add a piece of a call. Returns the call that ends because the piece starts another one."""
         ended = []
         if piece.name is not None:
             ended = self.end()

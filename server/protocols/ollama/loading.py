@@ -25,12 +25,12 @@ OllamaBody = OllamaRequest | OllamaEmbedRequest | OllamaEmbeddingsRequest
 
 
 def tagged(name: str) -> str:
-    """Return `name` with a tag."""
+    """Return a model's name with its tag, `latest` if it has none."""
     return name if ":" in name.rpartition("/")[2] else name + _LATEST
 
 
 def served_name(name: str, served: Sequence[str]) -> str:
-    """Return the served name that `name` means. Raises ModelNotFound."""
+    """Return the served name of the model that an Ollama client calls `name`. Raises ModelNotFound."""
     if name in served:
         return name
     for known in served:

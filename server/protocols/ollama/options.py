@@ -31,7 +31,7 @@ _RANDOM_SEED = -1
 
 
 def option_fields(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that `options` set."""
+    """Return the fields of a chat or completion that Ollama's `options` set."""
     fields = {field: options[option] for option, field in _FIELDS.items() if options.get(option) is not None}
     if fields.get("seed") == _RANDOM_SEED:
         del fields["seed"]
@@ -39,7 +39,7 @@ def option_fields(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def output_limit(options: Mapping[str, Any]) -> int | None:
-    """Return num_predict; None if it sets no limit. Raises InvalidRequest."""
+    """Return the limit of generated tokens, num_predict; None if there is none. Raises InvalidRequest."""
     limit = options.get("num_predict")
     if limit is None or limit in _UNLIMITED:
         return None

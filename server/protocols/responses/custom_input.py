@@ -11,12 +11,12 @@ _WHOLE = re.compile(r'(?:[^"\\]|\\[^u]|\\u[0-9a-fA-F]{4})*+')  # of a string's t
 
 
 def arguments_of(text: str) -> str:
-    """Return the arguments of a call with this input."""
+    """Return the JSON arguments of a custom tool's call with this input."""
     return json.dumps({FIELD: text}, ensure_ascii=False)
 
 
 def parameters_of(pattern: str | None) -> dict[str, Any]:
-    """Return the parameters of the function. pattern: a regular expression that must match the whole input."""
+    """Return the parameters of the function for a custom tool. pattern: what the whole input must match."""
     limit = {} if pattern is None else {"pattern": f"^(?:{pattern})$"}
     return {
         "type": "object",

@@ -47,7 +47,7 @@ async def response_params(
 async def check_response(
     body: PromptFields, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> None:
-    """Check what needs no engine. Raises InvalidRequest, in the client's words."""
+    """Check the parts of a response's request that need no engine. Raises InvalidRequest, in the client's words."""
     request = await _translated(body, items, model, num_stored)
     check_chat(request.chat, model)
 

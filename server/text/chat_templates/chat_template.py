@@ -144,7 +144,6 @@ class ChatTemplate:
         return {**message, "role": role, "content": to_form(message.get("content"), index, self._form(role))}
 
     def _form(self, role: str) -> ContentForm:
-        """Return the form of the content of messages with `role`."""
         if role not in self._forms:
             self._forms[role] = self._try_forms(role) if may_read_parts(self.source) else ContentForm.TEXT
         return self._forms[role]

@@ -44,7 +44,7 @@ class _EitherCallReader:
 
 @dataclass(frozen=True, slots=True)
 class MistralFormat(JsonFormat):
-    """The format that writes calls in the way of its layout, and reads both ways."""
+    """Mistral's format, which writes calls in its layout and reads both of Mistral's layouts."""
 
     @property
     def marks(self) -> tuple[str, ...]:
