@@ -194,9 +194,8 @@ class Choice:
         visible = ids[: len(ids) - hidden]
         num_free = min(len(visible), max(0, self._options.min_tokens - 1 - self.num_tokens - num_before))
         free_text = self._detokenizer.push(visible[:num_free])
-        delta = self._text.push(visible[num_free:], is_last=ended)
-        num_counted = num_free + delta.num_ids + (hidden if delta.stop is None else 0)
-        return free_text + delta.text, num_counted, delta.stop
+        text, num_ids, stop = self._text.push(visible[num_free:], is_last=ended)
+        return free_text + text, num_free + num_ids + (hidden if stop is None else 0), stop
 
     def _scored(self, scores: TokenLogprobs, *, is_first: bool = False) -> ScoredToken:
         assert self._offsets is not None

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from engine.protocol import FinishReason, TokenLogprobs
 from server.generation.choice import ChoiceDelta, Finish, ScoredToken
@@ -112,11 +112,11 @@ class ChatFormatter:
             index = delta.index
             if is_first:
                 is_first = False
-                prompt_ids = generation.params.prompts[0].ids if self._has_ids else UNSET
+                prompt_ids = {"prompt_token_ids": generation.params.prompts[0].ids} if self._has_ids else {}
                 for each in range(len(generation.choices)):
                     choice = ChatChunkChoice(each, ChatDelta("assistant", "", None))
-                    yield self._chunk([choice], self._reports.of_chunk(generation), prompt_ids=prompt_ids)
-                    prompt_ids = UNSET
+                    yield self._chunk([choice], {**self._reports.of_chunk(generation), **prompt_ids})
+                    prompt_ids = {}
             if delta.num_prompt_computed is not None:
                 yield self._chunk([ChatChunkChoice(index, ChatDelta())], self._reports.of_progress(generation, delta))
             if self._has_ids:
@@ -168,10 +168,8 @@ class ChatFormatter:
             return "function_call" if self._is_legacy else "tool_calls"
         return finish.reason.value
 
-    def _chunk(
-        self, choices: list[ChatChunkChoice], reports: dict[str, Any], *, prompt_ids: list[int] | UnsetType = UNSET
-    ) -> bytes:
-        return frame(ChatChunk(choices=choices, **reports, prompt_token_ids=prompt_ids))
+    def _chunk(self, choices: list[ChatChunkChoice], reports: dict[str, Any]) -> bytes:
+        return frame(ChatChunk(choices=choices, **reports))
 
     def _logprobs(self, tokens: list[ScoredToken]) -> ChatLogprobs | None:
         return self._format.of_chat(tokens) if self._has_logprobs else None

@@ -35,9 +35,6 @@ def _text_block(value: Any) -> Any:
     return value
 
 
-TextBlocks = list[Annotated[TextBlock, BeforeValidator(_text_block)]]
-
-
 def _listed(value: Any) -> Any:
     """Return content that is a string as a list of one block."""
     if isinstance(value, str):
@@ -51,6 +48,10 @@ def _listed_or_none(value: Any) -> Any:
     return None if value is None else _listed(value)
 
 
+_TextBlocks = list[Annotated[TextBlock, BeforeValidator(_text_block)]]
+Texts = Annotated[_TextBlocks | None, BeforeValidator(_listed_or_none, json_schema_input_type=str | _TextBlocks | None)]
+
+
 class ToolUseBlock(_Block):
     type: Literal["tool_use"]
     id: str
@@ -61,9 +62,7 @@ class ToolUseBlock(_Block):
 class ToolResultBlock(_Block):
     type: Literal["tool_result"]
     tool_use_id: str
-    content: Annotated[
-        TextBlocks | None, BeforeValidator(_listed_or_none, json_schema_input_type=str | TextBlocks | None)
-    ] = None
+    content: Texts = None
     is_error: bool | None = None
 
 
@@ -174,9 +173,7 @@ class MessagesPrompt(StrictModel):
 
     model: str | None = None
     messages: Annotated[list[MessageParam], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
-    system: Annotated[
-        TextBlocks | None, BeforeValidator(_listed_or_none, json_schema_input_type=str | TextBlocks | None)
-    ] = None
+    system: Texts = None
     tools: (
         Annotated[list[Annotated[ClientTool | DefinedTool, BeforeValidator(_tool)]], Field(fail_fast=True)] | None
     ) = None

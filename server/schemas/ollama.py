@@ -8,7 +8,6 @@ from pydantic_core import PydanticCustomError
 from engine.errors import InvalidRequest
 from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel, quote
 
-_KEPT_SECONDS = (int, float, str)
 _MAX_DURATION = 32  # characters of a keep_alive
 
 
@@ -33,7 +32,7 @@ def _think(value: Any) -> Any:
 def _keep_alive(value: Any) -> Any:
     if isinstance(value, str) and len(value) > _MAX_DURATION:
         raise PydanticCustomError("keep_alive", f"it must have at most {_MAX_DURATION} characters")
-    if value is None or (isinstance(value, _KEPT_SECONDS) and not isinstance(value, bool)):
+    if value is None or (isinstance(value, int | float | str) and not isinstance(value, bool)):
         return value
     raise PydanticCustomError("keep_alive", 'it must be a number of seconds or a duration such as "5m"')
 

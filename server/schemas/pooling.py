@@ -82,10 +82,8 @@ def _inputs_named(name: str) -> PlainValidator:
 
 
 Inputs = Annotated[list[str] | list[list[int]], _inputs_named("input")]
-Truncate = Annotated[
-    bool | Literal["NONE", "START", "END"] | None,
-    BeforeValidator(_truncate, json_schema_input_type=bool | Literal["NONE", "START", "END"] | None),
-]
+_Encoding = Literal["float", "base64"] | None
+_Truncate = bool | Literal["NONE", "START", "END"] | None
 
 
 class PoolingFields(StrictModel):
@@ -95,7 +93,7 @@ class PoolingFields(StrictModel):
     # -1: as many as the model takes
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32), AfterValidator(_at_least_one)] | None = None
     truncation_side: Literal["left", "right"] | None = None
-    truncate: Truncate = None
+    truncate: Annotated[_Truncate, BeforeValidator(_truncate, json_schema_input_type=_Truncate)] = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
@@ -174,10 +172,7 @@ _OF_TEXTS = ("prompt_name", "input_type")
 
 
 class VectorFields(InputFields):
-    encoding_format: Annotated[
-        Literal["float", "base64"] | None,
-        BeforeValidator(_encoding, json_schema_input_type=Literal["float", "base64"] | None),
-    ] = None
+    encoding_format: Annotated[_Encoding, BeforeValidator(_encoding, json_schema_input_type=_Encoding)] = None
     dimensions: Annotated[int, Field(ge=1, le=INT32)] | None = None
     normalize: bool | None = None
     use_activation: bool | None = None  # vLLM's name of normalize

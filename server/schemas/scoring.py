@@ -47,14 +47,10 @@ def _named(name: str) -> PlainValidator:
     return PlainValidator(lambda value: _texts(value, name), json_schema_input_type=_TextForms)
 
 
-def _query(value: Any) -> str:
-    return _text(value, "query")
-
-
 class RerankRequest(PoolingFields):
     """The body of POST /rerank, in the shape of Cohere's, Jina's and vLLM's APIs."""
 
-    query: Annotated[str, PlainValidator(_query, json_schema_input_type=str | TextObject)]
+    query: Annotated[str, PlainValidator(lambda value: _text(value, "query"), json_schema_input_type=str | TextObject)]
     documents: Annotated[list[str], _named("documents")]
     top_n: Annotated[int, Field(ge=0, le=INT32)] | None = None  # 0 is all
     return_documents: bool | None = None

@@ -1,7 +1,6 @@
 """Stop strings: their search in a text that arrives in deltas, and the text of one choice, which they end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from server.text.detokenizer import Detokenizer
 
@@ -73,15 +72,6 @@ def _borders(text: str) -> list[int]:
     return borders
 
 
-@dataclass(frozen=True, slots=True)
-class ReleasedText:
-    """Text of a choice that some ids released."""
-
-    text: str
-    num_ids: int  # pushed ids that belong to the text: all, or the ids up to the one that completed `stop`
-    stop: str | None = None  # the stop string that ended the text
-
-
 class ChoiceText:
     """The text of one choice, from its ids, up to a stop string."""
 
@@ -89,18 +79,18 @@ class ChoiceText:
         self._detokenizer = detokenizer
         self._matcher = matcher
 
-    def push(self, ids: Sequence[int], *, is_last: bool = False) -> ReleasedText:
-        """Return the text that `ids` release. `is_last`: no id will follow, so nothing stays pending.
+    def push(self, ids: Sequence[int], *, is_last: bool = False) -> tuple[str, int, str | None]:
+        """Return the text that `ids` release, the number of ids up to its end, and the stop string that ended it.
 
-        Must not be called after a result with a `stop`, or after the last ids.
+        is_last: no id will follow, so nothing stays pending. Must not be called after a stop string or the last ids.
         """
         released = []
         for count, token_id in enumerate(ids, start=1):
             released.append(self._matcher.push(self._detokenizer.push_one(token_id)))
             if self._matcher.found is not None:
-                return ReleasedText("".join(released), count, self._matcher.found)
+                return "".join(released), count, self._matcher.found
         if is_last:
             released.append(self._matcher.push(self._detokenizer.finish()))
             if self._matcher.found is None:
                 released.append(self._matcher.finish())
-        return ReleasedText("".join(released), len(ids), self._matcher.found)
+        return "".join(released), len(ids), self._matcher.found

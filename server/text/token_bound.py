@@ -119,7 +119,7 @@ def _writes_metaspace(step: dict[str, Any]) -> bool:
 
 
 def steps_of(component: Any) -> list[dict[str, Any]]:
-    """Return the steps of a normalizer or pre-tokenizer of `tokenizers`, with sequences flattened."""
+    """Return the steps of a normalizer, pre-tokenizer or decoder of `tokenizers`, with sequences flattened."""
     if component is None:
         return []
     return _flat(json.loads(component.__getstate__()))
@@ -128,7 +128,8 @@ def steps_of(component: Any) -> list[dict[str, Any]]:
 def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:
     if step["type"] != "Sequence":
         return [step]
-    return [each for inner in step.get("normalizers") or step.get("pretokenizers") or [] for each in _flat(inner)]
+    parts = step.get("normalizers") or step.get("pretokenizers") or step.get("decoders") or []
+    return [each for inner in parts for each in _flat(inner)]
 
 
 def _weights(texts: Sequence[bytes], known: frozenset[int], *, strips: bool) -> tuple[bytes, tuple[float, ...]]:

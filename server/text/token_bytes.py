@@ -6,7 +6,6 @@ makes streaming exact, since a token's bytes depend on no other token. Words of 
 space before them, which the original text may not have had.
 """
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from tokenizers.decoders import Decoder
 
 from engine.errors import StartupError
+from server.text.token_bound import steps_of
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -32,7 +32,11 @@ class TokenBytes:
         self._has_byte_pieces = False
         self._subword_prefix: str | None = None  # of entries that continue a word; others start one
         self.is_byte_level = False
-        for step in _steps(None if decoder is None else json.loads(decoder.__getstate__())):
+        if decoder is None:
+            raise StartupError(
+                "the tokenizer has no decoder, so ids cannot be decoded to text; use a complete tokenizer"
+            )
+        for step in steps_of(decoder):
             self._read(step)
         # Returns the bytes that an entry of the vocabulary adds to a text.
         self.of: Callable[[str], bytes] = _from_byte_level if self.is_byte_level else self._from_pieces
@@ -66,14 +70,6 @@ class TokenBytes:
         if (prefix := self._subword_prefix) is not None:
             token = token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
         return token.encode()
-
-
-def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if decoder is None:
-        raise StartupError("the tokenizer has no decoder, so ids cannot be decoded to text; use a complete tokenizer")
-    if decoder["type"] == "Sequence":
-        return [step for inner in decoder["decoders"] for step in _steps(inner)]
-    return [decoder]
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -69,13 +69,14 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(times, int) and hasattr(sequence, "__len__") and len(sequence) * times > _MAX_CHARACTERS:
                     raise RenderingBudgetSpent(f"it repeats a text to more than {_MAX_CHARACTERS:,} characters")
-        if operator == "**" and isinstance(left, int) and isinstance(right, int) and _bits(left, right) > _MAX_BITS:
+        if (
+            operator == "**"
+            and isinstance(left, int)
+            and isinstance(right, int)
+            and left.bit_length() * right > _MAX_BITS
+        ):
             raise RenderingBudgetSpent(f"it computes an integer of more than {_MAX_BITS} bits")
         return super().call_binop(context, operator, left, right)
-
-
-def _bits(base: int, exponent: int) -> int:
-    return base.bit_length() * exponent
 
 
 def _to_json(

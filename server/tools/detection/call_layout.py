@@ -124,11 +124,10 @@ def _find_spans(text: str, call: ProbeCall, tags: _Tags | None, start: int) -> l
     spans = [_Span(name, name + len(call.name), CallField.NAME)]
     if tags is None:
         # The arguments may come before the name.
-        previous = 0 if call == CALLS[0] else _end_of_first(text)
-        arguments = ARGUMENTS.search(text, previous)
-        if arguments is None:
+        arguments = [*ARGUMENTS.finditer(text)][CALLS.index(call) :]
+        if not arguments:
             return None
-        spans.append(_Span(*arguments.span(), CallField.ARGUMENTS))
+        spans.append(_Span(*arguments[0].span(), CallField.ARGUMENTS))
     else:
         key = text.find(KEYS[0], name)
         value = text.find(str(VALUES[1]), key)
@@ -139,11 +138,6 @@ def _find_spans(text: str, call: ProbeCall, tags: _Tags | None, start: int) -> l
     if (call_id := text.find(call.id)) >= 0:
         spans.append(_Span(call_id, call_id + len(call.id), CallField.ID))
     return sorted(spans, key=lambda span: span.start)
-
-
-def _end_of_first(text: str) -> int:
-    first = ARGUMENTS.search(text)
-    return 0 if first is None else first.end()
 
 
 def _find_tags(text: str, call: ProbeCall) -> _Tags | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from server.text.detokenizer import Detokenizer
-from server.text.stop_strings import ChoiceText, ReleasedText, StopStringMatcher
+from server.text.stop_strings import ChoiceText, StopStringMatcher
 from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import byte_level_info, sentencepiece_info
 
@@ -94,25 +94,25 @@ def test_first_completed_stop_string_counts(stops: list[str], text: str, found: 
 
 def test_choice_counts_ids_up_to_the_stop_string(tokenizer: Tokenizer) -> None:
     text = choice(tokenizer, "bc")
-    assert text.push(tokenizer.encode("xab")) == ReleasedText("xa", 3)
-    assert text.push(tokenizer.encode("cyz")) == ReleasedText("", 1, "bc")
+    assert text.push(tokenizer.encode("xab")) == ("xa", 3, None)
+    assert text.push(tokenizer.encode("cyz")) == ("", 1, "bc")
 
 
 def test_choice_drops_the_rest_of_the_id_that_completes_a_stop_string(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("a the hen")
-    assert choice(tokenizer, " t").push(ids) == ReleasedText("a", 2, " t")
-    assert choice(tokenizer, " t", include=True).push(ids) == ReleasedText("a t", 2, " t")
+    assert choice(tokenizer, " t").push(ids) == ("a", 2, " t")
+    assert choice(tokenizer, " t", include=True).push(ids) == ("a t", 2, " t")
 
 
 def test_choice_releases_everything_with_the_last_ids(tokenizer: Tokenizer) -> None:
     text = choice(tokenizer, "\n\n")
     ids = [*tokenizer.encode("a\n"), *ids_of_bytes(tokenizer, b"\xf0\x9f"), IM_END]
-    assert text.push(ids, is_last=True) == ReleasedText("a\n\ufffd", 5)
+    assert text.push(ids, is_last=True) == ("a\n\ufffd", 5, None)
 
 
 def test_choice_finds_a_stop_string_that_the_end_completes(tokenizer: Tokenizer) -> None:
     text = choice(tokenizer, "\ufffd")
-    assert text.push(ids_of_bytes(tokenizer, b"a\xf0"), is_last=True) == ReleasedText("a", 2, "\ufffd")
+    assert text.push(ids_of_bytes(tokenizer, b"a\xf0"), is_last=True) == ("a", 2, "\ufffd")
 
 
 def test_held_text_is_bounded() -> None:

@@ -47,7 +47,7 @@ def test_a_conversation_that_grows_has_the_ids_of_the_whole(
 
 
 def _counted(calls: list[str], max_bytes: int = 10_000) -> KnownPieces:
-    def encode(text: str, *, at_most: int | None) -> list[int]:
+    def encode(text: str, at_most: int | None) -> list[int]:
         assert at_most is None
         calls.append(text)
         return [1, len(text)] if text.startswith("<|") else [len(text)]
@@ -79,7 +79,7 @@ def test_the_least_recently_used_is_forgotten_first() -> None:
 @pytest.mark.parametrize("text", ["x" * 20_000, "漢" * 20_000])
 def test_texts_of_many_tokens_count_with_their_ids(text: str) -> None:
     """A text that is slow to tokenize has a token for each letter, or three, and takes four bytes for each of them."""
-    known = KnownPieces({"<|a|>": 1}, frozenset({"<|a|>"}), lambda each, **_: [7] * 3 * len(each), max_bytes=2_000_000)
+    known = KnownPieces({"<|a|>": 1}, frozenset({"<|a|>"}), lambda each, _: [7] * 3 * len(each), max_bytes=2_000_000)
     for number in range(40):
         known.ids(f"<|a|>{number} {text}")
     held = sum(sys.getsizeof(piece) + sys.getsizeof(ids) for (_, piece), (ids, _) in known._known.items())
