@@ -30,8 +30,6 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class _Answer:
-    """Parts of one choice so far."""
-
     content: list[str] = field(default_factory=list)
     thought: list[str] = field(default_factory=list)
     calls: list[ChatToolCall] = field(default_factory=list)

@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
+import msgspec
+
 from server.context import ServerContext
 from server.errors import ErrorReply, StorageFailed
 from server.generation.generation import Generation
@@ -12,7 +14,6 @@ from server.protocols.frame import StreamForm
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.objects import Response
 from server.protocols.responses.params import ResponseParams
-from server.protocols.responses.stored import output_objects
 from server.schemas.responses import ResponsesRequest
 from server.served.model import ServedModel
 from server.state.history import PromptItems
@@ -118,6 +119,6 @@ class KeptResponse:
     async def _store_response(self) -> None:
         await self.save()
         if (conversation_id := self._prompt.conversation_id) is not None:
-            items = [*self._prompt.given, *output_objects(self.response.output)]
+            items = [*self._prompt.given, *msgspec.to_builtins(self.response.output)]
             if not await self._context.store.append_items(conversation_id, ITEM, items):
                 logger.warning("a conversation was deleted while response %s was written to it", self.response.id)

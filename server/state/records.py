@@ -8,7 +8,6 @@ import msgspec
 from engine.errors import InvalidRequest
 from server.errors import NotStored
 from server.protocols.responses.objects import Response
-from server.protocols.responses.stored import output_objects
 from server.schemas.base import quote
 from server.schemas.conversations import ListQuery
 from server.store.entries import Entries, Entry, Item
@@ -39,7 +38,7 @@ async def save_response(store: Entries, owner: str, response: Response, given: S
     """Store a response and the items of its request; return False if it is too large. Raises StorageFailed."""
     body = msgspec.to_builtins(response)
     del body["output"]
-    items = [(INPUT, item) for item in given] + [(OUTPUT, item) for item in output_objects(response.output)]
+    items = [(INPUT, item) for item in given] + [(OUTPUT, item) for item in msgspec.to_builtins(response.output)]
     entry = Entry(response.id, RESPONSE, owner, response.created_at, response.status, body)
     return await store.put(entry, items)
 

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from server.protocols.responses.objects import OutputItem, new_id
+from server.protocols.responses.objects import new_id
 from server.schemas.base import validate
 from server.schemas.response_items import InputItem, MessageItem, StoredItems
 
@@ -32,11 +30,6 @@ def _object(item: InputItem) -> dict[str, Any]:
         parts = [{**part, "type": part["type"].replace("input_", "output_")} for part in given["content"]]
         given["content"] = [{"annotations": [], **part} if "text" in part else part for part in parts]
     return {**defaults, **{name: value for name, value in given.items() if value is not None}}
-
-
-def output_objects(items: Sequence[OutputItem]) -> list[dict[str, Any]]:
-    """Return the items of an answer as objects."""
-    return [msgspec.to_builtins(item) for item in items]
 
 
 def items_of(objects: Sequence[dict[str, Any]]) -> list[InputItem]:

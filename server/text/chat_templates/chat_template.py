@@ -108,7 +108,9 @@ class ChatTemplate:
         client's chat_template_kwargs. Raises InvalidRequest, also if the template refuses the messages.
         """
         self._check_kwargs(kwargs or {})
-        _check_options(messages, add_generation_prompt, continue_final_message)
+        if not messages:
+            raise InvalidRequest("messages is empty; give at least one", param="messages")
+        assert not (add_generation_prompt and continue_final_message), "an answer is opened or continued"
         hidden = HiddenTexts(self._control_texts)
         chat = [hidden.hide_message(self._plain_message(message, index)) for index, message in enumerate(messages)]
         end_mark = hidden.new_placeholder() + " "
@@ -198,21 +200,6 @@ def _template_source(option: str) -> str:
             f"--chat-template {option!r} is not a template (which would have {{{{ or {{%) and cannot be read as a "
             f"file: {reason}; give another"
         ) from error
-
-
-def _check_options(
-    messages: Sequence[Mapping[str, Any]],
-    add_generation_prompt: bool,
-    continue_final_message: bool,
-) -> None:
-    if not messages:
-        raise InvalidRequest("messages is empty; give at least one", param="messages")
-    if add_generation_prompt and continue_final_message:
-        raise InvalidRequest(
-            "continue_final_message continues the last message, but add_generation_prompt starts a new one; "
-            "set one of them to false",
-            param="continue_final_message",
-        )
 
 
 def _cut_after_final_message(prompt: str, end_mark: str) -> str:

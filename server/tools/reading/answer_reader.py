@@ -102,11 +102,7 @@ class AnswerReader:
 
     def _is_fitting_call(self, text: str, names: Collection[str]) -> bool:
         """Whether the text is one call of a tool, with arguments that fit its schema and have no placeholders."""
-
-        def read(reader: TextReader, log: CallEventLog) -> Steps[None]:
-            yield from self._calls.read(reader, log, names, 0)
-
-        parser = ToolParser(read, after_text=None)
+        parser = ToolParser(lambda reader, log: self._calls.read(reader, log, names, 0), after_text=None)
         events = [*parser.push(text), *parser.finish()]
         match events:
             case [CallStart(name=name), CallArguments(text=arguments), CallEnd()]:

@@ -99,7 +99,7 @@ class CallEventLog:
 class ToolParser:
     """The parser of one answer. How the text is cut into pieces changes nothing but the cuts between its events."""
 
-    def __init__(self, read: Callable[[TextReader, CallEventLog], Steps[None]], *, after_text: str | None) -> None:
+    def __init__(self, read: Callable[[TextReader, CallEventLog], Steps[object]], *, after_text: str | None) -> None:
         """read: consumes the text and logs its events; returns when all text is consumed and has ended."""
         self._reader = TextReader()
         self._log = CallEventLog(after_text)

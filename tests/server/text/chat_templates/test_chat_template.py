@@ -226,7 +226,6 @@ def test_messages_are_left_unchanged() -> None:
         ("{{ messages[0].x.y }}", [USER], {}, "has no attribute 'x'"),
         ("{% for i in range(1000000) %}{% endfor %}", [USER], {}, "Range too big"),
         (CHATML, [], {}, "messages is empty"),
-        (CHATML, [USER], {"continue_final_message": True}, "set one of them to false"),
         (CHATML, [USER], {"kwargs": {"messages": []}}, r"chat_template_kwargs.messages cannot be set; use the request"),
         (CHATML, [USER], {"kwargs": {"bos_token": "x"}}, r"chat_template_kwargs.bos_token cannot be set; the server"),
         (CHATML, [USER], {"kwargs": {"raise_exception": 1}}, r"chat_template_kwargs.raise_exception cannot be set"),
