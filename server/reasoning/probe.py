@@ -1,4 +1,5 @@
-"""Trial renderings: small chats with a thought, from which the marks of a chat template are detected."""
+"""Trial renderings of a chat template: short chats with a thought, from which the template's reasoning marks are
+detected."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,9 +21,10 @@ _TOOL_RESULT = {"role": "tool", "content": "4", "tool_call_id": "call00000", "na
 
 
 def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIELDS) -> Iterator[tuple[str, str]]:
-    """Yield the text before and after an assistant's thought, for each trial chat whose prompt has the thought.
+    """Render trial chats with an assistant's thought; yield the prompt's text before and after it, if the template
+    shows it.
 
-    fields: fields of the trial message that have the thought.
+    fields: fields of the assistant's message to put the thought in.
     """
     thought = dict.fromkeys(fields, THOUGHT)
     for messages in _chats(thought):
@@ -34,7 +36,8 @@ def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIE
 
 
 def prompt_ends(template: ChatTemplate) -> Iterator[str]:
-    """Yield prompts that open an answer: by default, with thinking turned on, and with thinking turned off."""
+    """Yield generation prompts for one user message: by default, with thinking turned on, and with thinking turned
+    off."""
     for kwargs in (*_THINKING_OR_DEFAULT, dict.fromkeys(SWITCHES, False)):
         prompt = render_trial(template, [_USER], kwargs=kwargs)
         if prompt is not None:

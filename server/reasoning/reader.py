@@ -1,4 +1,4 @@
-"""ThoughtReader: a reader that separates thought and answer in the deltas of a model's text."""
+"""ThoughtReader: splits the deltas of a model's text into reasoning and content."""
 
 from typing import Protocol
 
@@ -7,7 +7,8 @@ from server.reasoning.marks import HARMONY, ReasoningMarks, partial_mark
 
 
 class ReasoningReader(Protocol):
-    """A reader of one choice's text. Its joined results do not depend on how the text is cut into deltas."""
+    """A parser that splits the text of one choice into reasoning and content, the same however the text is cut into
+    deltas."""
 
     @property
     def is_thinking(self) -> bool:
@@ -21,19 +22,19 @@ class ReasoningReader(Protocol):
 
 
 def reasoning_reader(marks: ReasoningMarks, *, is_open: bool) -> ReasoningReader:
-    """Return a reader for one choice. is_open: the prompt ends inside a thought; see opens_thought."""
+    """Return a reader for one choice. is_open: whether the prompt ends inside a thought; see opens_thought."""
     return HarmonyReader(is_open=is_open) if marks == HARMONY else ThoughtReader(marks, is_open=is_open)
 
 
 class ThoughtReader:
-    """A reader of a text with at most one thought, at its beginning.
+    """A ReasoningReader for text with at most one thought, between marks at its beginning.
 
         whitespace  start  whitespace   thought   whitespace  end  whitespace   content
         `------- both absent if is_open -------'
 
-    The whitespace around the marks belongs to neither. A thought without an end is reasoning to the last character. A
-    text that does not begin with the start mark is content, marks included, since an answer may mention them. A start
-    mark that the model repeats after the prompt ended with it is not text.
+    The whitespace around the marks is dropped. A thought without an end mark is reasoning to the last character. A text
+    that does not begin with the start mark is content, marks included, since an answer may mention them. If the prompt
+    ended with the start mark and the model repeats the mark, the repetition is dropped.
     """
 
     def __init__(self, marks: ReasoningMarks, *, is_open: bool) -> None:
@@ -62,7 +63,7 @@ class ThoughtReader:
         return (rest, "") if self._is_thinking else ("", rest)
 
     def check(self) -> None:
-        """Assert that the pending text is only whitespace before a mark and a part of the mark."""
+        """Assert that the pending text is whitespace followed by an incomplete mark."""
         mark = self._marks.start if self._may_start else self._marks.end
         rest = self._pending.lstrip()
         assert not self._pending or self._may_start or self._is_thinking

@@ -1,1 +1,1 @@
-"""Routes that are no endpoints, one file each family: files, jobs, models, health, pages and others."""
+"""Routes other than the model endpoints, one file per family: files, jobs, models, health, pages and others."""

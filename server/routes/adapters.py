@@ -1,4 +1,4 @@
-"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter, DELETE /v1/models/NAME: adapters of a running server."""
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter, DELETE /v1/models/NAME: add and remove LoRA adapters."""
 
 from pathlib import Path
 
@@ -55,7 +55,8 @@ async def unload_lora_adapter(context: Context, body: Json[UnloadAdapterRequest]
 
 @router.delete("/v1/models/{name:path}")
 async def delete_model(request: Request, name: str, context: Context) -> JSONResponse:
-    """Stop serving a LoRA adapter. For one that a fine-tuning job made, its own key may do this too; its files go."""
+    """Stop serving a LoRA adapter. If a fine-tuning job made it, its files are deleted, and the job's key may do this
+    too."""
 
     def check(record: FinetuningRecord) -> None:
         if request.state.owner != record.owner:
@@ -78,7 +79,7 @@ def _remove(name: str, context: ServerContext) -> None:
 
 
 def _path(given: str, context: ServerContext) -> Path:
-    """Return the adapter's folder. Raises InvalidRequest."""
+    """Return the path of the adapter's folder below --adapter-dir. Raises InvalidRequest."""
     folder = context.config.lora.adapter_dir
     if folder is None:
         raise InvalidRequest(

@@ -95,7 +95,7 @@ async def get_batch(request: Request, context: Context, batch_id: str) -> Respon
 
 @router.post("/v1/batches/{batch_id}/cancel")
 async def cancel_batch(request: Request, context: Context, batch_id: str) -> Response:
-    """End a batch early. Its files contain the answers so far, once it is `cancelled`."""
+    """Cancel a batch. Once its status is `cancelled`, its files contain the answers so far."""
     owner = request.state.owner
 
     def work(connection: Connection) -> BatchRecord | None:

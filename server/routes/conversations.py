@@ -1,4 +1,4 @@
-"""/v1/conversations: lists of items that responses continue and are added to."""
+"""/v1/conversations: stored lists of items, which responses can continue and extend."""
 
 import time
 from dataclasses import replace

@@ -22,7 +22,8 @@ _FORM = StreamForm("text/event-stream", ping=b": ping\n\n", end=b"")
 
 @router.get("/dashboard/events", dependencies=[OPERATORS_ONLY])
 async def events(request: Request, context: Context) -> Response:
-    """Stream what an engine and its requests are doing, four times a second: that of `model`, or of the first model.
+    """Stream the activity of an engine and its requests, four times a second. `model` selects the engine, by default
+    the first model's.
 
     The stream is for the dashboard, and its form may change.
     """
@@ -37,7 +38,7 @@ async def events(request: Request, context: Context) -> Response:
 
 @router.get("/dashboard/requests/{request_id}", dependencies=[OPERATORS_ONLY])
 async def request_story(context: Context, request_id: str) -> Response:
-    """Report what the engine did with a request, when and why, by the request's id or its answer's."""
+    """Report what the engine did with a request, when and why. The id is the request's, or the id in its answer."""
     story = context.models.story(request_id)
     return json_response(story, {"cache-control": "no-store"})
 

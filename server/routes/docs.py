@@ -1,4 +1,4 @@
-"""GET /openapi.json and /docs: the API's description, and a page to read and try it."""
+"""GET /openapi.json and /docs: the API's OpenAPI description, and a page to read and try it."""
 
 import functools
 import gzip
@@ -41,12 +41,12 @@ _START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#api", deepLinking: tru
 
 @router.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
 async def openapi(request: Request) -> Response:
-    """Describe the API in OpenAPI's form."""
+    """Return the API's OpenAPI description."""
     return Response(request.app.state.description(), media_type="application/json")
 
 
 def description_of(routes: Iterable[BaseRoute], root_path: str) -> Callable[[], bytes]:
-    """Return a function that describes the routes, which takes 0.1 s at its first call."""
+    """Return a function that returns the OpenAPI description of the routes as JSON. Its first call takes 0.1 s."""
 
     @functools.cache
     def describe() -> bytes:

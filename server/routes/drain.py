@@ -38,7 +38,7 @@ async def drain(request: Request, context: Context) -> JSONResponse:
 
 
 async def _finished(context: ServerContext, wait_s: float) -> None:
-    """Return when nothing runs, the drain has been canceled, or the time is over."""
+    """Wait until no request is unfinished, the drain is canceled, or `wait_s` has passed."""
     end_s = time.monotonic() + wait_s
     while context.drain.is_active and context.models.num_unfinished and time.monotonic() < end_s:
         await asyncio.sleep(_POLL_S)

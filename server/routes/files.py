@@ -107,7 +107,8 @@ def file_object(file: File) -> FileObject:
 
 
 def _nested(fields: dict[str, str]) -> dict[str, Any]:
-    """Return the form's fields as in JSON: expires_after[seconds] becomes a member of expires_after, and a number."""
+    """Convert form fields to the JSON body's form: expires_after[seconds]=60 becomes {"expires_after": {"seconds":
+    60}}."""
     body: dict[str, Any] = {}
     for name, value in fields.items():
         outer, bracket, inner = name.partition("[")
@@ -122,6 +123,6 @@ def _nested(fields: dict[str, str]) -> dict[str, Any]:
 
 
 def plain_name(filename: str) -> str:
-    """Return the last part of a client's filename, which people read; the server never uses it as a path."""
+    """Return the last component of a client's filename, for display only: the server never uses it as a path."""
     name = _UNPRINTABLE.sub("", re.split(r"[/\\]", filename)[-1])[-_MAX_FILENAME:]
     return name or "file"

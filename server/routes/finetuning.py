@@ -53,7 +53,7 @@ async def create_fine_tuning_job(request: Request, context: Context, body: Json[
 
 
 def _request_key(request: Request, body: FinetuningRequest) -> tuple[str, str] | None:
-    """Return the client's Idempotency-Key, and a digest of the request's body; None without a key."""
+    """Return the client's Idempotency-Key and a digest of the request's body; None if the client sent no key."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -120,7 +120,7 @@ async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
 
 
 def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
-    """Return the pairs that jobs must have, and whether they must have no metadata."""
+    """Return the metadata pairs that listed jobs must have, and whether to list only jobs without metadata."""
     pairs: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if not name.startswith(_PAIR):

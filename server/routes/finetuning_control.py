@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs/ID/cancel, /pause and /resume. A job that already has the status is no error."""
+"""/v1/fine_tuning/jobs/ID/cancel, /pause and /resume. All are idempotent."""
 
 import time
 from sqlite3 import Connection
@@ -19,26 +19,26 @@ router = APIRouter(tags=["Fine-tuning"])
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/cancel")
 async def cancel_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
-    """End a fine-tuning job for good. Checkpoints that it has made stay served."""
+    """Cancel a fine-tuning job. Its checkpoints stay served."""
     return await _change(request, context, job_id, "cancel", FinetuningStatus.CANCELLED)
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/pause")
 async def pause_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
-    """Stop a fine-tuning job until it is resumed; others run meanwhile. No step that was saved is lost."""
+    """Pause a fine-tuning job until it is resumed, so that other jobs can run. Saved steps are not lost."""
     return await _change(request, context, job_id, "pause", FinetuningStatus.PAUSED)
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/resume")
 async def resume_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
-    """Resume a paused fine-tuning job when its turn comes."""
+    """Put a paused fine-tuning job back into the queue."""
     return await _change(request, context, job_id, "resume", None)
 
 
 async def _change(
     request: Request, context: Context, job_id: str, verb: str, wanted: FinetuningStatus | None
 ) -> Response:
-    """Change the status of a job. wanted: None to resume it."""
+    """Change a job's status unless it has ended. wanted: the new status; None to resume the job."""
     owner, now_s = request.state.owner, context.files.clock()
 
     def work(connection: Connection) -> tuple[FinetuningRecord | None, bool]:

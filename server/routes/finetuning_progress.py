@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs/ID/events and /checkpoints; and refusals of OpenAI's endpoints that are not served."""
+"""/v1/fine_tuning/jobs/ID/events and /checkpoints; errors for OpenAI's fine-tuning endpoints that are not supported."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -28,7 +28,7 @@ add_refusals(router, _NOT_SERVED)
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/events")
 async def list_fine_tuning_events(request: Request, context: Context, job_id: str) -> Response:
-    """List what has happened to a fine-tuning job, and the metrics of each step, the newest first."""
+    """List the events of a fine-tuning job, including the metrics of each step, the newest first."""
     query = page_query(request, FinetuningPageQuery)
     record = await find_job(request, context, job_id)
     before = None

@@ -48,14 +48,14 @@ async def validate_grader(context: Context, body: Json[GraderValidateRequest]) -
 
 @router.post("/v1/fine_tuning/alpha/graders/run")
 async def run_grader(request: Request, context: Context, body: Json[GraderRunRequest]) -> Response:
-    """Grade one sample. Requests to models that grade run behind clients' requests, as lines of batches do."""
+    """Grade one sample. Requests to grading models run behind clients' requests, like lines of batches."""
     context.drain.check()
     grader, headers = await _checked(context, body)
     return json_response(await until_disconnect(_graded(context, grader, body), request.receive), headers)
 
 
 async def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grader, dict[str, str]]:
-    """Return the grader, and headers that list the fields without effect. Raises InvalidRequest."""
+    """Parse and check a grader. Return it with the header that lists the ignored fields. Raises InvalidRequest."""
     given = body.grader
     grader = await context.workers.run_unless_short(lambda: parse_grader(given, "grader"), size=json_size(given))
     check_models(grader, context.models, "grader")
@@ -88,13 +88,13 @@ async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest
 
 
 def _size(grader: Grader, body: GraderRunRequest) -> int:
-    """Return the size of the text that is graded: templates may repeat a short sample many times."""
+    """Return the size of the text to grade, with the sample counted for each reference to it in a template."""
     num_repeats = sum(1 for _ in references(grader))
     return json_size(body.grader) + num_repeats * (len(body.model_sample) + json_size(body.item))
 
 
 async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> tuple[ScoreAnswer, AnswerUsage]:
-    """Answer one question, in a task of its own, which this marks as work of a batch."""
+    """Ask a grading model one question. Must run in its own task, which this marks as the work of a batch."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await run_body(context, caller, ENDPOINT, chat_body(question))
@@ -105,7 +105,7 @@ async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestio
 
 
 def _grader_run(grader: Grader, grade: Grade, usages: Mapping[str, AnswerUsage], execution_time_s: float) -> GraderRun:
-    """Return the grade of one sample. usages: by the model that graded."""
+    """Return the response for a graded sample. usages: token usage, by the name of the grading model."""
     models = needed_models(grader)
     per_model = {name: _token_usage(usage) for name, usage in usages.items()}
     total = sum(usage.total_tokens for usage in per_model.values())

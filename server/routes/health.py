@@ -1,4 +1,4 @@
-"""/live, /ready and /health: probes, open to all, and quick under any load."""
+"""/live, /ready and /health: probes that need no key and answer quickly under any load."""
 
 import time
 
@@ -21,13 +21,13 @@ _HUNG_AFTER_S = 60.0  # without progress although there is work, if --engine-han
 
 @router.api_route("/live", methods=["GET", "HEAD"])
 async def live() -> JSONResponse:
-    """200 while this process answers; restart it otherwise."""
+    """Return 200 while this process answers. If it does not, restart it."""
     return JSONResponse({"status": "ok"})
 
 
 @router.api_route("/ready", methods=["GET", "HEAD"])
 async def ready(context: Context) -> JSONResponse:
-    """200 while the server accepts requests; send traffic elsewhere otherwise."""
+    """Return 200 while the server accepts requests. If it does not, send traffic elsewhere."""
     context.drain.checked_s = time.monotonic()
     if (problem := _problem(context)) is not None:
         return problem
@@ -44,13 +44,13 @@ async def ready(context: Context) -> JSONResponse:
 
 @router.api_route("/health", methods=["GET", "HEAD"])
 async def health(context: Context) -> JSONResponse:
-    """200 while the engine is ready, and is idle or makes progress; with several models, while one is served."""
+    """Return 200 while the engine is ready, and is idle or makes progress; with several models, while one is served."""
     context.drain.checked_s = time.monotonic()
     return _problem(context) or _fine(context)
 
 
 def _fine(context: ServerContext) -> JSONResponse:
-    """Return the answer of a healthy server, without names of models, since callers need no key."""
+    """Return the response of a healthy server. It names no models, since callers need no key."""
     models = context.models
     if len(models) == 1 and models.default.loader is None:
         return JSONResponse({"status": "ok"})
@@ -60,7 +60,7 @@ def _fine(context: ServerContext) -> JSONResponse:
 
 
 def _problem(context: ServerContext) -> JSONResponse | None:
-    """Return the answer while the engine takes no requests, or makes no progress; None for a healthy server."""
+    """Return the error response of a server that drains or has no healthy engine; None if the server is healthy."""
     if context.drain.is_active:
         return _unavailable("draining", context.drain.reason, may_retry=True)
     found = [_engine_problem(model, context) for model in context.models]
@@ -71,8 +71,8 @@ def _problem(context: ServerContext) -> JSONResponse | None:
 
 
 def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse | None:
-    """Return the problem of one model's engine; None for a model that is loaded on demand and not loaded now, unless it
-    is being loaded again after a failure."""
+    """Return the error response for one model's engine; None if it is healthy. An on-demand model that is not loaded
+    counts as healthy, unless it is being loaded again after a failure."""
     comes_and_goes = model.loader is not None and context.models.have_started
     if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED) and not _is_tried_again(model):
         return None

@@ -1,4 +1,4 @@
-"""/v1/models: the names of models that this server answers to, and operators' control of loading."""
+"""/v1/models: the served models and adapters, and operators' requests to load and unload models."""
 
 import datetime
 from typing import Any
@@ -38,7 +38,7 @@ async def get_model(name: str, context: Context) -> JSONResponse:
 
 @router.post("/v1/models/{name:path}/load", dependencies=[OPERATORS_ONLY])
 async def load_model(request: Request, name: str, context: Context) -> JSONResponse:
-    """Load a model, and answer when it is loaded. If memory is short, others are unloaded."""
+    """Load a model, and respond when it is loaded. Other models are unloaded if memory is short."""
     model, loader = _changeable(name, context)
     await until_disconnect(loader.ensure_loaded(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
@@ -46,14 +46,15 @@ async def load_model(request: Request, name: str, context: Context) -> JSONRespo
 
 @router.post("/v1/models/{name:path}/unload", dependencies=[OPERATORS_ONLY])
 async def unload_model(request: Request, name: str, context: Context) -> JSONResponse:
-    """Unload a model once its requests are finished, and answer then. The next request loads it again."""
+    """Unload a model when its requests are finished, and respond then. The next request loads it again."""
     model, loader = _changeable(name, context)
     await until_disconnect(loader.ensure_unloaded(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
 
 
 def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, ModelLoader]:
-    """Return the model. Raises EngineUnavailable while the server drains, ModelNotFound, and InvalidRequest."""
+    """Return the model and its loader. Raises EngineUnavailable while the server drains, ModelNotFound, and
+    InvalidRequest for a model that always stays loaded."""
     context.drain.check()
     model = context.models.find(name)
     if model.loader is None:
@@ -84,7 +85,7 @@ def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
 
 
 def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dict[str, Any]:
-    """Return the fields of Anthropic's card. Clients of either kind skip the other's fields."""
+    """Return the fields of a model in Anthropic's API, which OpenAI's clients ignore."""
     created = datetime.datetime.fromtimestamp(created_s, datetime.UTC)
     max_tokens = None if info is None else info.max_model_len
     return {

@@ -1,4 +1,4 @@
-"""GET /api/tags and others: Ollama's questions about models, and refusals of what is not served of its API."""
+"""GET /api/tags, /api/ps and others: Ollama's routes about models, and errors for its routes that are not supported."""
 
 import importlib.metadata
 import time
@@ -36,7 +36,7 @@ add_refusals(router, {route: f"this server {reason}" for route, reason in _NOT_S
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def ollama_tags(context: Context) -> Response:
-    """List the names of the served models, as Ollama does."""
+    """List the names of the served models, in Ollama's shape."""
     models = context.models
     cards = [model_card(name, models.find(name).info, context.created_s) for name in models.visible_names]
     return json_response(OllamaModels(cards))
@@ -44,7 +44,7 @@ async def ollama_tags(context: Context) -> Response:
 
 @router.get("/api/ps")
 async def ollama_ps(context: Context) -> Response:
-    """List the loaded models, as Ollama does."""
+    """List the loaded models, in Ollama's shape."""
     running = [
         running_model(names[0], info, _expires_at(model))
         for model in context.models
@@ -55,7 +55,7 @@ async def ollama_ps(context: Context) -> Response:
 
 @router.post("/api/show")
 async def ollama_show(request: Request, context: Context, body: Json[OllamaShowRequest]) -> Response:
-    """Describe the model as Ollama does: its template, defaults, context and capabilities."""
+    """Describe a model in Ollama's shape: its template, defaults, context and capabilities."""
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is missing; it is required", param="model")
@@ -76,7 +76,7 @@ async def ollama_version() -> Response:
 
 
 def _expires_at(model: ServedModel) -> float | None:
-    """Return the Unix time when the model is unloaded if it is not used before; None is never."""
+    """Return the Unix time at which the model will be unloaded if it stays idle; None for never."""
     if model.loadable is None:
         return None
     idle_s = model.loadable.idle_left_s(time.monotonic())

@@ -17,7 +17,7 @@ _HEADERS = {
 
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def chat(request: Request) -> Response:
-    """Show the chat page to browsers. Programs that look for an Ollama server get a line of text."""
+    """Show the chat page to browsers. Programs that probe for an Ollama server get a line of text."""
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse("headrace is running", headers={"vary": "accept"})
     return _answer("chat.html", request)
@@ -25,7 +25,7 @@ async def chat(request: Request) -> Response:
 
 @router.api_route("/dashboard", methods=["GET", "HEAD"], include_in_schema=False)
 async def dashboard(request: Request) -> Response:
-    """Show the page of the engine at work. The page requests its data as an operator."""
+    """Show the dashboard: a page of the engine's activity, whose data only operators can request."""
     return _answer("dashboard.html", request)
 
 

@@ -21,7 +21,7 @@ router = APIRouter(tags=["Responses"])
 
 @router.post("/v1/responses/compact", include_in_schema=False)
 async def compact_responses() -> None:
-    """Refuse to compact, which this server does not do."""
+    """Raise UnsupportedParameter, since this server does not compact conversations."""
     raise UnsupportedParameter(
         "this server does not compact; with truncation: auto a response leaves out the oldest items",
         param="input",
@@ -30,7 +30,7 @@ async def compact_responses() -> None:
 
 @router.get("/v1/responses/{response_id}")
 async def get_response(request: Request, context: Context, response_id: str) -> Response:
-    """Retrieve a stored response, or with `stream=true` the events of a background one."""
+    """Retrieve a stored response, or stream the events of a background response with `stream=true`."""
     after = query_int(request, "starting_after")
     if query_bool(request, "stream"):
         return await _stream(request, context, response_id, after)
@@ -70,7 +70,7 @@ async def _stream(request: Request, context: Context, response_id: str, after: i
 
 @router.delete("/v1/responses/{response_id}")
 async def delete_response(request: Request, context: Context, response_id: str) -> JSONResponse:
-    """Delete a stored response, and end it if it still runs."""
+    """Delete a stored response, and stop it if it still runs."""
     owner = request.state.owner
     if (found := running_response(context, owner, response_id)) is not None:
         await stop(context, *found)
@@ -83,7 +83,7 @@ async def delete_response(request: Request, context: Context, response_id: str) 
 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel_response(request: Request, context: Context, response_id: str) -> Response:
-    """End a background response."""
+    """Cancel a background response."""
     if (found := running_response(context, request.state.owner, response_id)) is not None:
         await stop(context, *found)
     response = await _current(request, context, response_id)
@@ -94,12 +94,12 @@ async def cancel_response(request: Request, context: Context, response_id: str) 
 
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: Request, context: Context, response_id: str) -> Response:
-    """List the items that a response was made from, including those of earlier turns, newest first."""
+    """List a response's input items, including the items of earlier turns, newest first."""
     query = page_query(request, ListQuery, "order")
     entry = await find_response(context.store, request.state.owner, response_id)
     return json_response(item_list(await used_items(entry, context.store), query), _ignored(request))
 
 
 def _ignored(request: Request) -> dict[str, str]:
-    """Return the header that lists ignored parameters, such as `include`, which has an effect only on new responses."""
+    """Return the header that lists ignored query parameters, such as `include`, which works only for new responses."""
     return ignored_query(request, "stream", "starting_after", "after", "limit", "order")

@@ -1,4 +1,4 @@
-"""/v1/uploads: large files, which clients send in parts."""
+"""/v1/uploads: uploads of large files in parts."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -18,7 +18,7 @@ router = APIRouter(tags=["Files and batches"])
 
 @router.post("/v1/uploads")
 async def create_upload(request: Request, context: Context, body: Json[UploadRequest]) -> Response:
-    """Start a file that is sent in parts, within an hour."""
+    """Start the upload of a file in parts, which must be complete within an hour."""
     ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
     default_s = int(context.config.storage.batch_max_age) if body.purpose == BATCH else None
     upload = await Uploads(context.files).create(
@@ -33,7 +33,7 @@ async def create_upload(request: Request, context: Context, body: Json[UploadReq
 
 @router.post("/v1/uploads/{upload_id}/parts")
 async def add_upload_part(request: Request, context: Context, upload_id: str) -> Response:
-    """Send a part of the file, of 64 MiB at most; several may be sent at once."""
+    """Upload a part of the file, of 64 MiB at most. Parts can be uploaded in parallel."""
     async with Uploads(context.files).part(upload_id, request.state.owner) as writer:
         form = await read_form(request, "data", writer.write)
         if form.filename is None:
@@ -46,7 +46,7 @@ async def add_upload_part(request: Request, context: Context, upload_id: str) ->
 
 @router.post("/v1/uploads/{upload_id}/complete")
 async def complete_upload(request: Request, context: Context, upload_id: str, body: Json[UploadCompletion]) -> Response:
-    """Make a file of the parts."""
+    """Join the uploaded parts into a file."""
     headers = ignored_body(body, context)
     uploads = Uploads(context.files)
     upload, file = await uploads.complete(upload_id, request.state.owner, body.part_ids, body.md5)
@@ -55,7 +55,7 @@ async def complete_upload(request: Request, context: Context, upload_id: str, bo
 
 @router.post("/v1/uploads/{upload_id}/cancel")
 async def cancel_upload(request: Request, context: Context, upload_id: str) -> Response:
-    """Drop the parts that were sent."""
+    """Cancel an upload and delete its parts."""
     return json_response(_shown(await Uploads(context.files).cancel(upload_id, request.state.owner)), {})
 
 

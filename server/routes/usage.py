@@ -1,4 +1,4 @@
-"""GET /v1/usage: the usage of a key, or of all keys for an operator."""
+"""GET /v1/usage: the token usage of a key, or of all keys for an operator."""
 
 import datetime
 import re
@@ -29,7 +29,7 @@ _MAX_BUCKETS = 100_000
 
 @router.get("/v1/usage")
 async def usage(request: Request, context: Context) -> Response:
-    """Report the usage of the caller's key, or of all keys to an operator, by hour, day or month."""
+    """Report the token usage of the caller's key, or of all keys to an operator, by hour, day or month."""
     key = _whose(request)
     now = utc_now()
     since_s = _moment(request, "since", period_start(BudgetPeriod.MONTH, now)) // HOUR_S * HOUR_S
@@ -62,7 +62,7 @@ def _whose(request: Request) -> str | None:
 
 
 def _moment(request: Request, name: str, default: datetime.datetime) -> int:
-    """Return seconds since 1970. Raises InvalidRequest."""
+    """Return the time in the query parameter `name`, or the default, as Unix seconds. Raises InvalidRequest."""
     given = request.query_params.get(name)
     if given is None:
         return int(default.timestamp())
@@ -82,7 +82,7 @@ def _moment(request: Request, name: str, default: datetime.datetime) -> int:
 
 
 def _width(request: Request) -> BucketWidth:
-    """Return the length of a bucket. Raises InvalidRequest."""
+    """Return the requested bucket width. Raises InvalidRequest."""
     given = request.query_params.get("bucket", BucketWidth.ALL.value)
     try:
         return BucketWidth(given)

@@ -1,1 +1,1 @@
-"""Streams that outlive their connections: a log of numbered events for each, written by a task and read by clients."""
+"""Resumable streams, which outlive their connections: a task writes each stream's events to a log that clients read."""

@@ -1,4 +1,4 @@
-"""EventLog: the events of one stream, numbered from 1, for readers that connect, leave and come back."""
+"""EventLog: the numbered events of one stream, for readers that connect, leave and reconnect."""
 
 import asyncio
 from collections import deque
@@ -14,7 +14,7 @@ def event_size(event: bytes) -> int:
 
 
 class EventLog:
-    """Events are appended at the end, and the oldest may be dropped.
+    """A stream's events, numbered from 1. Events are appended at the end, and the oldest may be dropped.
 
     Invariants: events num_dropped + 1 to num_events are held, in order; `size` is the sum of their sizes; nothing is
     appended after the end.
@@ -39,21 +39,21 @@ class EventLog:
         self._notify()
 
     def end(self) -> None:
-        """End the log: no event comes after this. Idempotent."""
+        """End the log: no event may be appended after this. Idempotent."""
         self.has_ended = True
         self._notify()
 
     def drop_oldest(self) -> int:
-        """Drop the oldest event that is held; return the number of bytes that this frees."""
+        """Drop the oldest event that is held; return the number of bytes freed."""
         freed = event_size(self._events.popleft())
         self.num_dropped += 1
         self.size -= freed
         return freed
 
     def after(self, number: int, max_bytes: int) -> list[bytes]:
-        """Return the events behind event `number`, up to `max_bytes`, but at least one if there is one.
+        """Return the events after event `number`: up to `max_bytes`, but at least one if there is one.
 
-        Raises EventsDropped if the first of them is no longer held.
+        Raises EventsDropped if event `number` + 1 is no longer held.
         """
         if number < self.num_dropped:
             raise EventsDropped(
@@ -70,7 +70,7 @@ class EventLog:
         return taken
 
     async def wait_after(self, number: int) -> None:
-        """Return when there is an event behind `number`, or the log has ended."""
+        """Wait for an event after event `number`, or for the end of the log."""
         while self.num_events <= number and not self.has_ended:
             await self._changed.wait()
 

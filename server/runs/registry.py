@@ -1,4 +1,4 @@
-"""Runs: the streams of a server that outlive their connections, within one limit of memory."""
+"""Runs: the resumable streams of a server, within one memory limit for all their logs."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,13 @@ _RUN_BYTES = 4096  # of a run without events: its task, and its source
 
 
 def new_stream_id() -> str:
-    """Return an id that cannot be guessed."""
+    """Return a random stream id that cannot be guessed."""
     return f"stream_{secrets.token_hex(24)}"
 
 
 class Runs:
-    """The runs by id. A run without a reader is dropped after the grace time, and stopped if it still runs.
+    """The resumable streams of a server. A run without a reader is removed after the grace time, and canceled if it has
+    not ended.
 
     Invariants: `used_bytes` is the size of all logs, plus _RUN_BYTES for each run. A run has a timer exactly if it has
     no reader, and is not pinned or has ended.
@@ -42,7 +43,8 @@ class Runs:
         *,
         is_pinned: bool = False,
     ) -> Run:
-        """Start a run of `events`, and close `source` when it ends. A pinned run needs no readers to run to its end."""
+        """Start a run of `events`, and close `source` when it ends. A pinned run continues to its end without
+        readers."""
         run = Run(options, self, self._on_change)
         self._runs[run.id] = run
         if is_pinned:
@@ -54,7 +56,7 @@ class Runs:
         return run
 
     def get(self, run_id: str, owner: str) -> Run:
-        """Return the owner's run. Raises StreamNotFound, the same for an unknown run and for another owner's."""
+        """Return the owner's run. Raises StreamNotFound, also for another owner's run."""
         run = self.find(run_id, owner)
         if run is None:
             raise StreamNotFound(
@@ -69,12 +71,12 @@ class Runs:
         return run if run is not None and run.options.owner == owner else None
 
     async def delete(self, run: Run) -> None:
-        """Stop the run and forget it. Return when its slot in the engine is free."""
+        """Cancel the run and remove it. Wait until its source is closed, which frees its slot in the engine."""
         self._forget(run)
         await run.wait_until_ended()
 
     async def finish(self, timeout_s: float) -> None:
-        """Return when every run has ended, or after `timeout_s`."""
+        """Wait until every run has ended, at most `timeout_s`."""
         ending = {asyncio.ensure_future(run.wait_until_ended()) for run in self._runs.values()}
         if ending:
             await asyncio.wait(ending, timeout=timeout_s)
@@ -85,8 +87,8 @@ class Runs:
     # --- the memory of all logs ---------------------------------------------------------------------------------------
 
     def try_reserve(self, size: int) -> bool:
-        """Reserve `size` bytes more; return False if there is no room. Ended runs without a reader make room, the run
-        that has been idle longest first."""
+        """Reserve `size` more bytes, or return False. To free memory, ended runs without a reader are removed, the
+        longest without one first."""
         if self.used_bytes + size > self._max_bytes:
             for run_id in list(self._timers):
                 if self._runs[run_id].log.has_ended:

@@ -1,4 +1,4 @@
-"""Run: one stream that continues without its readers."""
+"""Run: one resumable stream, which continues while no client reads it."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ _SENT_AT_ONCE_BYTES = 64 * 1024  # to a reader that is behind
 
 
 class RunForm(Protocol):
-    """The properties that all streams of a protocol share."""
+    """Properties that all streams of one protocol share."""
 
     @property
     def media_type(self) -> str: ...
@@ -24,20 +24,20 @@ class RunForm(Protocol):
 
 
 class Memory(Protocol):
-    """The memory that all logs share."""
+    """The memory budget that the logs of all runs share."""
 
     def try_reserve(self, size: int) -> bool:
-        """Reserve `size` bytes more; return False if there is no room."""
+        """Reserve `size` more bytes; return False if the budget does not allow it."""
 
     def reserve(self, size: int) -> None:
-        """Reserve `size` bytes more, even if there is no room."""
+        """Reserve `size` more bytes, even beyond the budget."""
 
     def release(self, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The properties of one stream."""
+    """Options of one run: its id and owner, its form, and its behavior on errors and when memory is short."""
 
     id: str
     owner: str  # of the only key that may read it
@@ -51,16 +51,16 @@ class RunOptions:
 
 
 class Reader:
-    """One client that reads a run's log. read: the number of the last event that it has read."""
+    """One client that reads a run's log. read: the number of the last event that the client has read."""
 
     def __init__(self, run: "Run", read: int) -> None:
         self.read = read
         self._run = run
 
     async def __aiter__(self) -> AsyncIterator[list[bytes]]:
-        """Yield lists of events, up to the stream's end. Events count as read when the next list is requested.
+        """Yield the events in batches, to the end of the stream. A batch counts as read when the next one is requested.
 
-        Raises EventsDropped, and the error that ended the run before its first event.
+        Raises EventsDropped if an unread event was dropped, or the error that ended the run before its first event.
         """
         log = self._run.log
         while True:
@@ -76,11 +76,11 @@ class Reader:
 
 
 class Run:
-    """A task that writes a stream's events to a log, within a memory that all runs share.
+    """A task that writes a stream's events to a log, within a memory budget that all runs share.
 
-    If the memory is full, the run drops events that all its readers have read, and waits for readers that are behind or
-    away, unless its options say that it does not wait. One event is always held, even if the memory is full, so that
-    every run makes progress.
+    When the budget is used up, the run drops events that all its readers have read, and then waits for readers that are
+    behind or disconnected; without `options.waits_for_readers` it drops unread events instead. The log may always hold
+    one event, even beyond the budget, so that every run makes progress.
     """
 
     def __init__(self, options: RunOptions, memory: Memory, on_change: Callable[["Run"], None]) -> None:
@@ -104,17 +104,17 @@ class Run:
         return bool(self._readers)
 
     def start(self, events: AsyncIterator[bytes], source: contextlib.AsyncExitStack) -> None:
-        """Start to write `events`. When they end, or the run is stopped, `source` is closed."""
+        """Start writing `events`. `source` is closed when they end or the run is canceled."""
         self._source = source
         self._task = asyncio.create_task(self._write(events, source), name=self.id)
 
     def cancel(self) -> None:
-        """Stop writing. `wait_until_ended` returns when the source of the run is closed too."""
+        """Cancel the task. To wait until the source is closed, call `wait_until_ended`."""
         assert self._task is not None
         self._task.cancel()
 
     async def wait_until_ended(self) -> None:
-        """Return when no more events come, and the source of the run is closed."""
+        """Wait until the run has ended and its source is closed."""
         assert self._task is not None
         await asyncio.wait({self._task})
         if not self.log.has_ended:  # the task was canceled before it started
@@ -123,7 +123,8 @@ class Run:
 
     @contextlib.contextmanager
     def reader(self, after: int) -> Iterator[Reader]:
-        """Read the events behind number `after` within the context, in which the run is not dropped."""
+        """Return a context with a reader of the events after event `after`. The run is not removed while the context is
+        open."""
         reader = Reader(self, after)
         self._readers.add(reader)
         self.on_read()  # a run that waits for its readers checks again

@@ -1,1 +1,1 @@
-"""Bodies of requests and answers, their validation, and the parameters that are not honored."""
+"""Bodies of requests and responses, their validation, and the request parameters that are not honored."""

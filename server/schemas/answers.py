@@ -1,4 +1,4 @@
-"""Answers of generation routes, as msgspec structs, since encoding each streamed delta is the API's hot path."""
+"""Responses of the generation routes, as msgspec structs, since encoding each streamed delta is the API's hot path."""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -27,7 +27,7 @@ class Usage(msgspec.Struct):
 
 
 class Timings(msgspec.Struct, kw_only=True):
-    """Times of a request, an extension in llama-server's shape. Rates are 0 if their time is 0."""
+    """Timings of a request, an extension in llama-server's shape. A rate is 0 if its duration is 0."""
 
     cache_n: int  # prompt tokens from the prefix cache
     prompt_n: int  # prompt tokens that were computed
@@ -44,7 +44,7 @@ class Timings(msgspec.Struct, kw_only=True):
 
 
 class PromptProgress(msgspec.Struct):
-    """Progress of a prompt, an extension in llama-server's shape."""
+    """Progress of prompt processing, an extension in llama-server's shape."""
 
     total: int  # tokens of the prompt
     cache: int  # tokens from the prefix cache
@@ -53,7 +53,7 @@ class PromptProgress(msgspec.Struct):
 
 
 class RequestMetrics(msgspec.Struct, kw_only=True):
-    """Metrics of a request, an extension in vLLM's shape, with --enable-per-request-metrics."""
+    """Metrics of a request, an extension in vLLM's shape. Present with --enable-per-request-metrics."""
 
     time_to_first_token_ms: float  # from the first step, without queue_time_ms
     generation_time_ms: float  # from the first token to the last
@@ -63,7 +63,7 @@ class RequestMetrics(msgspec.Struct, kw_only=True):
 
 
 class PromptLogprob(msgspec.Struct):
-    """A candidate for a position in the prompt, an extension in vLLM's shape."""
+    """The logprob of one candidate token at a position of the prompt, an extension in vLLM's shape."""
 
     logprob: float
     rank: int  # among all tokens, from 1
@@ -95,14 +95,14 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class CalledFunction(msgspec.Struct):
-    """A called function. In a stream, a part of it: the name comes only with the first part."""
+    """The function of a tool call. In a stream, a delta of it: only the first delta has the name."""
 
     name: str | UnsetType
     arguments: str
 
 
 class ChatToolCall(msgspec.Struct, omit_defaults=True):
-    """A tool call. In a stream, a part of it with its index: id and type come only with the first part."""
+    """A tool call. In a stream, a delta of the call at `index`: only the first delta has id and type."""
 
     function: CalledFunction
     index: int | UnsetType = UNSET

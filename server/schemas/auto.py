@@ -1,4 +1,4 @@
-"""Types of values that a client may leave to the server. Both "auto" and null become None."""
+"""Pydantic types of values that a client may leave to the server. Both "auto" and null become None."""
 
 import enum
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _LARGEST = 1e9
 @dataclass(frozen=True)
 class _Checked:
     def check(self, value: Any) -> Any:
-        """Return the value in the form in which it is used. Raises PydanticCustomError."""
+        """Validate a value that is not "auto" or null, and return it converted. Raises PydanticCustomError."""
         raise NotImplementedError
 
     def described(self) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class _Checked:
 
 @dataclass(frozen=True)
 class Whole(_Checked):
-    """A whole number within limits."""
+    """A type for whole numbers within limits."""
 
     least: int
     most: int
@@ -53,7 +53,7 @@ class Whole(_Checked):
 
 @dataclass(frozen=True)
 class Number(_Checked):
-    """A number within limits. is_above: whether `least` itself is excluded."""
+    """A type for numbers within limits. is_above: whether `least` itself is excluded."""
 
     least: float
     most: float = _LARGEST
@@ -75,7 +75,7 @@ class Number(_Checked):
 
 @dataclass(frozen=True)
 class Named(_Checked):
-    """A member of an enum, given by its value."""
+    """A type for members of an enum, given by their values."""
 
     kind: type[enum.StrEnum]
 
@@ -91,7 +91,7 @@ class Named(_Checked):
 
 @dataclass(frozen=True)
 class Names(_Checked):
-    """A list of nonempty texts."""
+    """A type for lists of nonempty strings."""
 
     def check(self, value: Any) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):

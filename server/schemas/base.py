@@ -39,10 +39,10 @@ _COMPARISONS = {
 
 
 class StrictModel(BaseModel):
-    """A JSON object with fields of exactly the declared JSON types. Unknown fields are kept in model_extra.
+    """A JSON object whose fields must have exactly the declared JSON types. Undeclared fields are kept in model_extra.
 
-    inner_fields: fields with objects, or lists of objects, whose undeclared fields belong to `extra`. Subclasses add
-    theirs.
+    inner_fields: names of fields that hold objects, or lists of objects, whose undeclared fields are part of `extra`. A
+    subclass lists only its own.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
@@ -50,7 +50,7 @@ class StrictModel(BaseModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        """Undeclared fields, by their paths."""
+        """Undeclared fields of this object and of the objects in `inner_fields`, by their paths."""
         return {**(self.model_extra or {}), **self.inner_extra()}
 
     def inner_extra(self) -> dict[str, Any]:
@@ -68,25 +68,25 @@ class StrictModel(BaseModel):
 
     @property
     def passed_on(self) -> dict[str, Any]:
-        """Undeclared fields that are passed to the chat template and therefore not ignored, by their paths."""
+        """Undeclared fields, by their paths, that are not ignored, since they are passed to the chat template."""
         return {}
 
 
 @functools.cache
 def _inner_fields(model: type[StrictModel]) -> list[str]:
-    """Return the inner fields of the model and its bases, those of the bases first."""
+    """Return the `inner_fields` of the model and its base classes, base classes first."""
     return [name for each in reversed(model.__mro__) for name in vars(each).get("inner_fields", ())]
 
 
 def extra_at(path: str, part: StrictModel | None) -> dict[str, Any]:
-    """Return the undeclared fields of a part of a body, which is at `path`, by their whole paths."""
+    """Return the undeclared fields of the object at `path` in a body, by their paths in the body."""
     return {} if part is None else {f"{path}.{name}": value for name, value in part.extra.items()}
 
 
 def by_type(
     models: Mapping[str, type[StrictModel]], *, refused: Mapping[str, str] = {}, default: str | None = None
 ) -> Callable[[Any], Any]:
-    """Return a validator that reads an object as the model of its type, with better errors than a union's.
+    """Return a validator that chooses an object's model by its `type`, with clearer errors than pydantic's union.
 
     refused: known types that are not supported, with the reason. default: the type of an object without a type.
     """
@@ -114,7 +114,7 @@ M = TypeVar("M", bound=StrictModel)
 
 
 def validate(model: type[M], body: dict[str, Any]) -> M:
-    """Return the body as `model`. Raises InvalidRequest for the first error."""
+    """Validate the body as `model`. Raises InvalidRequest or UnsupportedParameter for the first error."""
     try:
         return _validate(model, body)
     except ValidationError as error:
@@ -128,8 +128,8 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
 
 
 def _validate(model: type[M], body: dict[str, Any]) -> M:
-    """Return the body as `model`, or raise ValidationError. Integers may be spelled 16.0 or 1e3, which JSON Schema, the
-    language of the API's description, treats as integers."""
+    """Validate the body as `model`, or raise ValidationError. Accepts integers written as 16.0 or 1e3, as JSON Schema
+    does."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -147,8 +147,8 @@ def _is_whole(value: object) -> bool:
 
 
 def _with(value: Any, location: Location, new: int) -> Any:
-    """Return a copy with `new` at the location. A location that is not in the value, such as the name of one of its
-    possible forms, leaves it unchanged."""
+    """Return a copy of `value` with `new` at the location; an unchanged `value` if it has no such location, as when
+    pydantic's location names a member of a union."""
     if not location:
         return new
     key = location[0]
@@ -160,7 +160,7 @@ def _with(value: Any, location: Location, new: int) -> Any:
 
 
 def path_text(location: Location) -> str:
-    """Return the location as clients write it: messages[0].content[1].type."""
+    """Format the location as clients write it: messages[0].content[1].type."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
@@ -168,7 +168,7 @@ def path_text(location: Location) -> str:
 
 
 def _limit(fault: ErrorDetails) -> str:
-    """Return the end of an error message, with the allowed values."""
+    """Return the second half of an error message: the values that the field may have."""
     if (expected := _EXPECTED.get(fault["type"])) is not None:
         return f"it must be {expected}"
     match fault["type"]:

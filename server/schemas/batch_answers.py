@@ -1,4 +1,4 @@
-"""Answers about batches, in OpenAI's shape."""
+"""Responses about batches, in OpenAI's shape."""
 
 import enum
 from typing import Literal
@@ -29,7 +29,7 @@ ENDED = (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchSt
 
 
 class LineFault(msgspec.Struct, frozen=True):
-    """An error in the input file. line: number of the line, from 1; null for the whole file."""
+    """An error in the input file. line: the line's number, from 1; null if the error is about the whole file."""
 
     code: str
     message: str

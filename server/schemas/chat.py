@@ -37,7 +37,7 @@ class MessageText(StrictModel):
 
 
 def _parts(content: Any, info: ValidationInfo) -> Any:
-    """Return content that is a string as a list of one part."""
+    """Validate a message's content, and convert a string to a list of one text part."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if content is None and (role := info.data.get("role")) in _NEED_CONTENT:
@@ -52,7 +52,8 @@ def _parts(content: Any, info: ValidationInfo) -> Any:
 
 
 def _refusal_as_text(part: Any) -> Any:
-    """Return a refusal in an earlier answer, which clients send back, as text of the assistant."""
+    """Convert a refusal part of an assistant message, which clients send back, to a text part; return other parts as
+    they are."""
     if isinstance(part, dict) and part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
         others = {name: value for name, value in part.items() if name != "refusal"}
         return {**others, "type": "text", "text": part["refusal"]}
@@ -93,7 +94,7 @@ def _function_call(value: Any) -> Any:
 
 
 class ToolFields(StrictModel):
-    """Fields for the tools that an answer may call."""
+    """Request fields about tools: their definitions, and which of them the model may or must call."""
 
     tools: Annotated[list[ChatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
@@ -114,7 +115,7 @@ class ToolFields(StrictModel):
 
 
 class ChatContent(ToolFields):
-    """Fields for messages and tools."""
+    """The messages and tools of a chat request."""
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
@@ -122,7 +123,7 @@ class ChatContent(ToolFields):
 
 
 class TemplateOptions(StrictModel):
-    """Fields for rendering a conversation with the chat template."""
+    """Request fields with options for the chat template."""
 
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     add_generation_prompt: bool | None = None
@@ -132,7 +133,7 @@ class TemplateOptions(StrictModel):
 
     @property
     def opens_answer(self) -> bool:
-        """Whether the prompt ends with the opening of a new answer, which is the default. Raises InvalidRequest."""
+        """Whether the prompt ends with the opening of a new answer (the default). Raises InvalidRequest."""
         if not self.continue_final_message:
             return self.add_generation_prompt is not False
         if self.add_generation_prompt:
@@ -144,14 +145,14 @@ class TemplateOptions(StrictModel):
 
 
 class ChatTemplateFields(TemplateOptions, ChatContent):
-    """Fields that turn messages into a prompt."""
+    """All request fields that determine a chat's prompt."""
 
 
 _Content = str | list[MessageText]
 
 
 class Prediction(StrictModel):
-    """Text that the client expects in the answer, such as a file before an edit."""
+    """Text that the client expects in the answer, such as the file to be edited."""
 
     type: Literal["content"]
     content: Annotated[
@@ -178,7 +179,7 @@ class ChatOptions(GenerationRequest, TemplateOptions):
 
     @property
     def requested_max_tokens(self) -> int | None:
-        """max_completion_tokens, or its old name max_tokens; None means the rest of the context."""
+        """Value of max_completion_tokens, or of its old name max_tokens; None means the rest of the context."""
         new, old = self.max_completion_tokens, self.max_tokens
         if new is not None and old is not None and new != old:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Bodies of /v1/conversations, and the parameters of its lists and of lists of a response's items."""
+"""Bodies of /v1/conversations, and query parameters of its lists and of the list of a response's items."""
 
 from typing import Annotated, Literal
 
@@ -25,7 +25,7 @@ class ItemsRequest(StrictModel):
 
 
 class ListQuery(StrictModel):
-    """The parameters of a list that is read in pages."""
+    """The query parameters of a paginated list."""
 
     after: str | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20

@@ -1,4 +1,4 @@
-"""Fields of an uploaded file, parameters of lists of files, and answers about files."""
+"""Form fields of an uploaded file, query parameters of lists of files, and responses about files."""
 
 from typing import Annotated, Literal, get_args
 
@@ -37,7 +37,7 @@ class FileListQuery(StrictModel):
 
 
 class FileObject(msgspec.Struct, kw_only=True):
-    """A file. status: always processed."""
+    """A file. Its status is always "processed"."""
 
     id: str
     object: Literal["file"] = "file"

@@ -1,4 +1,4 @@
-"""The body of POST /v1/fine_tuning/jobs, and the parameters of lists of jobs, events and checkpoints."""
+"""The body of POST /v1/fine_tuning/jobs, and query parameters of lists of jobs, events and checkpoints."""
 
 import enum
 import re
@@ -21,7 +21,7 @@ _MAX_COUNT = 1 << 20  # of numbers that the model limits itself
 
 
 class TrainedEffort(enum.StrEnum):
-    """The reasoning effort of reinforcement fine-tuning."""
+    """The reasoning effort of the answers that reinforcement fine-tuning samples."""
 
     DEFAULT = "default"
     LOW = "low"
@@ -30,8 +30,8 @@ class TrainedEffort(enum.StrEnum):
 
 
 class GivenHyperparameters(StrictModel):
-    """Hyperparameters of a method. OpenAI has the first four, compute_multiplier, eval_interval, eval_samples and
-    reasoning_effort. The others are options of `headrace finetune` with the same names."""
+    """Hyperparameters of a fine-tuning method. The first four, compute_multiplier, eval_interval, eval_samples and
+    reasoning_effort are OpenAI's. The others are options of `headrace finetune` with the same names."""
 
     n_epochs: Annotated[int | None, Whole(1, 1000)] = None
     batch_size: Annotated[int | None, Whole(1, 1024)] = None
@@ -61,20 +61,21 @@ class GivenHyperparameters(StrictModel):
 
 
 class GivenSettings(StrictModel):
-    """Settings of a method."""
+    """Settings of a fine-tuning method."""
 
     hyperparameters: GivenHyperparameters | None = None
 
 
 class GivenReinforcement(GivenSettings):
-    """Settings of reinforcement. grader, response_format: in OpenAI's form."""
+    """Settings of reinforcement fine-tuning. grader and response_format are in OpenAI's form."""
 
     grader: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
 
 
 class GivenMethod(StrictModel):
-    """The method of a job. Settings are in the field with the name of the method's type. OpenAI has no pretraining."""
+    """The method of a fine-tuning job. The field that is named like the type has the settings. OpenAI has no
+    pretraining."""
 
     type: str
     supervised: GivenSettings | None = None
@@ -96,7 +97,7 @@ def _checked_suffix(suffix: str) -> str:
 
 
 class FinetuningRequest(StrictModel):
-    """A fine-tuning job. hyperparameters: OpenAI's older form, before `method`."""
+    """A new fine-tuning job. hyperparameters: OpenAI's older form, which `method` replaces."""
 
     model: str
     training_file: str

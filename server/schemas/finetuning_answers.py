@@ -1,4 +1,4 @@
-"""Answers about fine-tuning jobs, in OpenAI's shape."""
+"""Responses about fine-tuning jobs, in OpenAI's shape."""
 
 import enum
 from typing import Any, Literal
@@ -11,7 +11,8 @@ ORGANIZATION: Literal["headrace"] = "headrace"
 
 
 class FinetuningStatus(enum.StrEnum):
-    """The status of a fine-tuning job, in order up to running. A job may be paused at any time, and continues later."""
+    """The status of a fine-tuning job. A job is validated, queued and running, may be paused at any time, and then
+    ends."""
 
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"
@@ -30,7 +31,7 @@ ENDED = (FinetuningStatus.SUCCEEDED, FinetuningStatus.FAILED, FinetuningStatus.C
 
 
 class FinetuningError(msgspec.Struct, frozen=True):
-    """The reason why a job failed. param: the field of the request that caused it."""
+    """The reason why a job failed. param: the request field that caused the failure, if any."""
 
     code: str
     message: str
@@ -38,8 +39,8 @@ class FinetuningError(msgspec.Struct, frozen=True):
 
 
 class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Hyperparameters of a job. The first three are always there, and "auto" until training starts. The others are
-    there if they were given, or have been chosen."""
+    """Hyperparameters of a job. The first three are always present, and "auto" until training starts. The others are
+    present once they are given or chosen."""
 
     n_epochs: int | Literal["auto"]
     batch_size: int | Literal["auto"]
@@ -68,14 +69,14 @@ class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defa
 
 
 class MethodSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Settings of a method. grader: only for reinforcement."""
+    """Settings of a fine-tuning method. grader: only with reinforcement."""
 
     grader: dict[str, Any] | None = None
     hyperparameters: HyperparametersObject
 
 
 class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The method of a job. Its settings are in the field with the name of its type."""
+    """The method of a fine-tuning job. The field that is named like the type has the settings."""
 
     type: str
     supervised: MethodSettings | None = None
@@ -108,7 +109,7 @@ class FinetuningJobObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinetuningEventObject(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of a job. Each step has an event of the type "metrics"."""
+    """An event of a fine-tuning job. Each training step has an event of the type "metrics"."""
 
     id: str
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
@@ -120,9 +121,10 @@ class FinetuningEventObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Metrics of a checkpoint. Losses are in nats, accuracies are shares of the learned tokens or of pairs.
-    general_divergence: divergence from the base model, on its own answers to everyday questions. general_text_loss:
-    loss on plain text that is not in the file. For reinforcement, means of rewards and of answers' tokens."""
+    """Metrics of a checkpoint. Losses are in nats; an accuracy is the fraction of trained tokens, or of preference
+    pairs, that the model gets right. general_divergence: divergence from the base model on its own answers to everyday
+    questions. general_text_loss: loss on plain text that is not in the file. Rewards and completion_tokens_mean are
+    means, for reinforcement only."""
 
     step: int
     train_loss: float | None = None
@@ -139,7 +141,7 @@ class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
 
 class FinetuningCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint of a job. The model is served under the checkpoint's name."""
+    """A checkpoint of a fine-tuning job. Its adapter is served as the model fine_tuned_model_checkpoint."""
 
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"

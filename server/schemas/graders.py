@@ -1,4 +1,4 @@
-"""Bodies and answers of POST /v1/fine_tuning/alpha/graders/validate and /run, in OpenAI's shapes."""
+"""Bodies and responses of POST /v1/fine_tuning/alpha/graders/validate and /run, in OpenAI's shapes."""
 
 from typing import Any
 
@@ -14,20 +14,22 @@ class GraderValidateRequest(StrictModel):
 
 
 class GraderRunRequest(GraderValidateRequest):
-    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: an answer. item: the `item` of templates."""
+    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: the answer to grade. item: values for the
+    grader's `{{item...}}` templates."""
 
     model_sample: str
     item: dict[str, Any] | None = None
 
 
 class GraderValidation(msgspec.Struct, frozen=True):
-    """The grader, with names for the parts that had none."""
+    """The validated grader. Parts without a name have been given one."""
 
     grader: dict[str, Any]
 
 
 class GraderErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's flags for errors. This server runs no Python, and truncates no observations."""
+    """OpenAI's error flags of a grader's run. Flags about Python graders and truncated observations are always
+    false."""
 
     formula_parse_error: bool = False
     sample_parse_error: bool = False
@@ -46,7 +48,8 @@ class GraderErrors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GraderMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of a grader's run. scores: rewards of the graders in a multi grader. token_usage: of all models."""
+    """Metadata of a grader's run. scores: the reward of each part of a multi grader. token_usage: the total of all
+    models."""
 
     name: str
     type: str

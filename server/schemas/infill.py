@@ -1,4 +1,4 @@
-"""The body of POST /infill, in llama-server's shape: code before and after a gap, and other files from editors."""
+"""The body of POST /infill, in llama-server's shape: the code before and after a gap, and parts of other files."""
 
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ _REFUSED = (
 
 
 class ExtraFile(StrictModel):
-    """A part of another file."""
+    """A part of another file, for context."""
 
     text: str
     filename: str | None = None
@@ -38,7 +38,7 @@ class ExtraFile(StrictModel):
 
 
 class InfillRequest(GenerationRequest):
-    """The body of POST /infill. It also takes the fields of other requests, with llama-server's names as well."""
+    """The body of POST /infill. Sampling fields may have OpenAI's or llama-server's names."""
 
     input_prefix: str
     input_suffix: str
@@ -77,7 +77,8 @@ class InfillRequest(GenerationRequest):
         return None if requested == -1 else requested
 
     def check(self) -> list[str]:
-        """Return the names of ignored fields. Raises InvalidRequest for fields that cannot be honored."""
+        """Return the names of ignored fields. Raises InvalidRequest or UnsupportedParameter for fields that cannot be
+        honored."""
         for name in _REFUSED:
             value = getattr(self, name)
             if not (value is None or value is False or value in ("", []) or (name, value) == ("n_probs", 0)):
@@ -106,7 +107,8 @@ class InfillRequest(GenerationRequest):
         return [name for name, honored in is_effective.items() if not honored]
 
     def sampling(self, info: EngineInfo, **given: Any) -> SamplingParams:
-        """Return the engine's parameters like GenerationRequest.sampling, with llama-server's form of two fields."""
+        """Return the engine's sampling parameters; see GenerationRequest.sampling. Converts llama-server's
+        repeat_penalty and seed."""
         own = self.model_copy(
             update={
                 "repeat_penalty": None,

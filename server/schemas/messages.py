@@ -36,7 +36,7 @@ def _text_block(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """Return content that is a string as a list of one block."""
+    """Convert content that is a string to a list of one text block."""
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if not isinstance(value, list):
@@ -73,7 +73,7 @@ class ThinkingBlock(_Block):
 
 
 class RedactedThinkingBlock(_Block):
-    """A thought that only Anthropic's servers can read."""
+    """An encrypted thought, which only Anthropic's servers can read."""
 
     type: Literal["redacted_thinking"]
     data: str | None = None
@@ -90,7 +90,7 @@ _BLOCKS: dict[str, type[ContentBlock]] = {
 
 
 def _block(value: Any) -> ContentBlock:
-    """Return a block as the model of its type, since pydantic's error for the union would be unclear."""
+    """Validate a content block as the model of its type, since pydantic's error for the union would be unclear."""
     kind = value.get("type") if isinstance(value, dict) else None
     if not isinstance(kind, str):
         raise PydanticCustomError("block", "it must be an object with a type")
@@ -169,7 +169,7 @@ class OutputConfig(StrictModel):
 
 
 class MessagesPrompt(StrictModel):
-    """The fields of the prompt; the body of POST /v1/messages/count_tokens."""
+    """The request fields that determine the prompt, and the body of POST /v1/messages/count_tokens."""
 
     model: str | None = None
     messages: Annotated[list[MessageParam], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]

@@ -1,4 +1,4 @@
-"""Anthropic's answers and the events of its streams, as msgspec structs."""
+"""Responses of Anthropic's Messages API and the events of its streams, as msgspec structs."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ class MessageTokensDetails(msgspec.Struct):
 
 
 class MessageUsage(msgspec.Struct, kw_only=True):
-    """Usage of a message. The prompt has input_tokens and cache_read_input_tokens together."""
+    """Token usage of a message. The prompt's length is the sum of input_tokens and cache_read_input_tokens."""
 
     input_tokens: int
     cache_creation_input_tokens: int = 0  # caching is automatic and free

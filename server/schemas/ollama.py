@@ -1,4 +1,4 @@
-"""Bodies of Ollama's endpoints. Fields that are passed to a chat unchanged are checked by the chat's schema."""
+"""Bodies of Ollama's endpoints. Fields that become chat fields unchanged are validated by the chat's schema."""
 
 from typing import Annotated, Any, Literal
 
@@ -54,7 +54,7 @@ class OllamaToolCall(StrictModel):
 
 
 class OllamaMessage(StrictModel):
-    """A message. Missing content is empty."""
+    """A message. Missing content counts as empty."""
 
     role: str
     content: str | None = None
@@ -66,7 +66,7 @@ class OllamaMessage(StrictModel):
 
 
 class OllamaRequest(StrictModel):
-    """The fields that POST /api/chat and /api/generate share. Each of the `options` is checked separately."""
+    """The fields that POST /api/chat and /api/generate share. `options` are validated elsewhere, each by its name."""
 
     model: Annotated[str, Field(min_length=1)]
     stream: bool | None = None  # true unless it is false
@@ -102,7 +102,7 @@ class OllamaGenerateRequest(OllamaRequest):
 
 
 def _inputs(value: Any) -> list[str]:
-    """Return one or several texts as a list, which is empty for "". Raises InvalidRequest with the path of the item."""
+    """Convert the `input` of /api/embed to a list of texts, which is empty for "" and null. Raises InvalidRequest."""
     if value is None or value == "":
         return []
     items = value if isinstance(value, list) else [value]
@@ -114,7 +114,7 @@ def _inputs(value: Any) -> list[str]:
 
 
 class OllamaEmbedRequest(StrictModel):
-    """The body of POST /api/embed. Without input, the request only loads the model."""
+    """The body of POST /api/embed. Without an input, the request only loads the model."""
 
     model: Annotated[str, Field(min_length=1)]
     input: Annotated[

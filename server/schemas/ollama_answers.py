@@ -1,4 +1,4 @@
-"""Answers of Ollama's endpoints, as msgspec structs. Times are in RFC 3339, durations in nanoseconds."""
+"""Responses of Ollama's endpoints, as msgspec structs. Times are in RFC 3339, durations in nanoseconds."""
 
 from typing import Annotated, Any, Literal
 
@@ -32,7 +32,7 @@ class OllamaAnswerMessage(msgspec.Struct):
 
 
 class OllamaAnswer(msgspec.Struct, kw_only=True):
-    """A line of a stream, or a whole answer. Counts and durations are in the last line."""
+    """A whole answer, or one line of a stream. Only the last line has counts and durations."""
 
     model: str
     created_at: str
@@ -65,7 +65,7 @@ class OllamaDetails(msgspec.Struct, kw_only=True):
 
 
 class OllamaModel(msgspec.Struct, kw_only=True):
-    """A served name of a model. While the model loads, fields about its weights are missing."""
+    """A served model under one of its names. Fields about the weights are missing until the model is loaded."""
 
     name: str
     model: str

@@ -1,4 +1,4 @@
-"""Bodies of routes for the server's operator: LoRA adapters, in vLLM's shapes, and the log level."""
+"""Bodies of operators' routes: LoRA adapters, in vLLM's shapes, and the log level."""
 
 from typing import Literal
 
@@ -6,8 +6,8 @@ from server.schemas.base import StrictModel
 
 
 class LoadAdapterRequest(StrictModel):
-    """An adapter to load. load_inplace: whether to replace an adapter with the same name. base_model_name: the served
-    model of the adapter; may be omitted if only one model can have adapters."""
+    """An adapter to load. load_inplace: replace a served adapter with the same name. base_model_name: the served model
+    that the adapter is for; may be omitted if only one model can have adapters."""
 
     lora_name: str
     lora_path: str
@@ -16,7 +16,7 @@ class LoadAdapterRequest(StrictModel):
 
 
 class UnloadAdapterRequest(StrictModel):
-    """An adapter to unload. lora_int_id: vLLM's own number of the adapter, which is ignored."""
+    """An adapter to unload. lora_int_id is vLLM's internal id of the adapter, and ignored."""
 
     lora_name: str
     lora_int_id: int | None = None

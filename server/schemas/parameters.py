@@ -1,4 +1,4 @@
-"""Request fields that this server does not honor: refused, or listed as ignored. Nothing is ignored silently."""
+"""Request fields that this server does not honor. Each is either refused or listed as ignored in a response header."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -69,8 +69,8 @@ _TEXT_NAMES: Mapping[str, str] = {"max_completion_tokens": "max_tokens", "top_lo
 class ParameterTable:
     """Fields of a protocol that are not honored.
 
-    unsupported: fields that would change the answer. ignored: fields that cannot. Both are by their paths without
-    indices, with the values that have no effect, besides null.
+    unsupported: fields that would change the answer, and are refused. ignored: fields that cannot change it. Both map a
+    path without indices to the values, besides null, that are accepted silently because they ask for nothing.
     """
 
     unsupported: Mapping[str, tuple[object, ...]]
@@ -171,9 +171,9 @@ _INDEX = re.compile(r"\[\d+\]")
 def ignored_parameters(
     extra: Mapping[str, Any], *, strict: bool, table: ParameterTable = OPENAI_PARAMETERS
 ) -> list[str]:
-    """Return the names of the fields in `extra` that are not honored and cannot change the text.
+    """Return the names of the fields in `extra` that are ignored because they cannot change the answer.
 
-    Raises UnsupportedParameter for a field that would change the text, and InvalidRequest for a field of a wrong type
+    Raises UnsupportedParameter for a field that would change the answer, and InvalidRequest for a field of a wrong type
     and, if `strict`, for an unknown field.
     """
     ignored = []
@@ -196,7 +196,7 @@ def ignored_parameters(
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise InvalidRequest for the first name, if any, since --strict-parameters allows no unknown field."""
+    """Raise InvalidRequest if there is an unknown field, which --strict-parameters does not allow."""
     for name in names:
         raise InvalidRequest(
             f"{name} is not a parameter of this endpoint, and the server was started with --strict-parameters",
@@ -216,7 +216,8 @@ def _check_type(name: str, value: Any, table: ParameterTable) -> None:
 
 
 def ignored_header(names: list[str]) -> dict[str, str]:
-    """Return the response header that lists `names`, without characters that are unsafe in headers."""
+    """Return the response header that lists the ignored parameters, with "?" for characters that are unsafe in
+    headers."""
     if not names:
         return {}
     listed = [_UNSAFE.sub("?", name[:64]) for name in names[:_MAX_LISTED]]

@@ -1,4 +1,4 @@
-"""Answers of routes other than generation."""
+"""Responses of routes that do not run a model, and of /infill."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Self
@@ -29,7 +29,7 @@ class ModelQuality(msgspec.Struct):
 
 
 class ModelLoad(msgspec.Struct):
-    """The state of a model, and the progress of loading. waiting: requests that wait for the model."""
+    """The state of a model, and the progress of its load. waiting: number of requests that wait for the model."""
 
     state: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
     reason: str | UnsetType | None = UNSET
@@ -39,7 +39,7 @@ class ModelLoad(msgspec.Struct):
 
 
 class AdapterExtras(msgspec.Struct):
-    """Properties of an adapter. trained_on: the name of its model in the adapter's files."""
+    """Properties of an adapter. trained_on: the base model's name according to the adapter's files."""
 
     rank: int
     size_bytes: int
@@ -53,10 +53,10 @@ class AdapterDeleted(msgspec.Struct):
 
 
 class ModelExtras(ModelLoad, kw_only=True):
-    """Properties of a model that OpenAI's and vLLM's cards do not have. name: the first of the model's names, the same
-    in the cards of all its names and adapters. memory_bytes: memory of the loaded model and its process.
-    adapter_memory_bytes: the part of it for adapters. capabilities: before the model was loaded, without the ones that
-    depend on its chat template and vocabulary. Other fields are known once the model has been loaded."""
+    """Properties of a model that OpenAI's and vLLM's model cards do not have. name: the model's primary name, also on
+    the cards of its other names and its adapters. memory_bytes: memory of the loaded model and its process.
+    adapter_memory_bytes: the share of its adapters. capabilities: before the first load, without the capabilities that
+    depend on the chat template or vocabulary. The other fields are known once the model has been loaded."""
 
     name: str
     memory_bytes: int | UnsetType = UNSET
@@ -72,13 +72,13 @@ class ModelExtras(ModelLoad, kw_only=True):
 
 
 class LoadStatus(msgspec.Struct):
-    """The state of a model, as in llama-server's router."""
+    """The state of a model, in the shape of llama-server's router."""
 
     value: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
 
 
 class ModelCard(msgspec.Struct):
-    """A model. Many fields are null while it loads."""
+    """A served model or adapter. Fields that are not known until the model is loaded are null."""
 
     id: str
     object: Literal["model"]
@@ -105,8 +105,8 @@ class LogLevelAnswer(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """The state of the server. `models` is only there with several models, or with models that are loaded on demand;
-    the other fields only if the status is not ok."""
+    """The state of the server. `models` is present only with several models or on-demand loading; reason, stage and
+    progress only if the status is not ok."""
 
     status: str
     models: list[ModelLoad] | UnsetType = UNSET
@@ -116,8 +116,8 @@ class Health(msgspec.Struct):
 
 
 class DrainState(msgspec.Struct):
-    """The state of draining. drained: no request runs, and no new ones are accepted. unfinished: number of waiting and
-    running requests."""
+    """The state of a drain. drained: whether no request runs and no new one is accepted. unfinished: number of waiting
+    and running requests."""
 
     status: str
     drained: bool
@@ -125,20 +125,21 @@ class DrainState(msgspec.Struct):
 
 
 class InputTokens(msgspec.Struct):
-    """The number of tokens in a prompt of Anthropic's API."""
+    """The number of tokens of a prompt, in the shape of Anthropic's API."""
 
     input_tokens: int
 
 
 class ResponseInputTokens(msgspec.Struct):
-    """The number of tokens in a prompt of the Responses API."""
+    """The number of tokens of a prompt, in the shape of the Responses API."""
 
     object: Literal["response.input_tokens"]
     input_tokens: int
 
 
 class InfillAnswer(msgspec.Struct, kw_only=True):
-    """A whole answer, or the last event of a stream, in llama-server's shape. `response_fields` selects its fields."""
+    """A whole answer, or the last event of a stream, in llama-server's shape. The request's `response_fields` selects
+    fields."""
 
     index: int | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -158,7 +159,7 @@ class InfillAnswer(msgspec.Struct, kw_only=True):
 
 
 class InfillPiece(msgspec.Struct):
-    """An event of a stream before the last one."""
+    """An event of a stream of /infill, except the last one."""
 
     index: int
     content: str
@@ -177,7 +178,7 @@ class Conversation(msgspec.Struct):
 
 
 class ItemList(msgspec.Struct):
-    """A page of items in the form in which they were sent or generated."""
+    """A page of a list of response or conversation items."""
 
     object: Literal["list"]
     data: list[dict[str, Any]]
@@ -193,7 +194,7 @@ class Deleted(msgspec.Struct):
 
 
 class ListPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of a list. first_id, last_id: ids of the first and the last item in its `data`."""
+    """A page of a list. first_id and last_id are the ids of the first and last objects in `data`."""
 
     object: Literal["list"] = "list"
     first_id: str | None
@@ -203,6 +204,6 @@ class ListPage(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, data: Sequence[Any], *, has_more: bool) -> Self:
-        """Return a page of objects that have an id."""
+        """Return a page with the objects of `data`, which must have an `id`."""
         first, last = (data[0].id, data[-1].id) if data else (None, None)
         return cls(data=list(data), first_id=first, last_id=last, has_more=has_more)

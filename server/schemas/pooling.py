@@ -1,4 +1,4 @@
-"""Bodies of embeddings, /classify and /pooling: inputs or a conversation, and options for their results."""
+"""Bodies of embeddings, /classify and /pooling: texts or a conversation as input, and options for the results."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,9 +14,9 @@ MAX_INPUTS = 2048  # OpenAI's limit for one request
 
 
 def _listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
-    """Return inputs in any of their four forms as a list of inputs. name: the client's name of the inputs.
+    """Convert inputs in any of their four forms to a list of inputs. name: the name of the request field, for errors.
 
-    A union would report an error for each item. Raises InvalidRequest with the path of the first invalid item.
+    A pydantic union would report an error for each item. Raises InvalidRequest with the path of the first invalid item.
     """
     inputs = [value] if isinstance(value, str) or is_token_ids(value) else value
     if not isinstance(inputs, list) or not inputs:
@@ -35,7 +35,7 @@ def _listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
 
 
 def check_number(num_inputs: int, name: str) -> None:
-    """Raise InvalidRequest if there are more inputs than a request may have."""
+    """Raise InvalidRequest if there are more than MAX_INPUTS inputs. name: the name of the request field."""
     if num_inputs > MAX_INPUTS:
         raise InvalidRequest(
             f"{name} has {num_inputs} items; the limit is {MAX_INPUTS}; send several requests", param=name
@@ -43,7 +43,7 @@ def check_number(num_inputs: int, name: str) -> None:
 
 
 def _truncate(value: Any) -> Any:
-    """Check Cohere's words, or the true and false of others."""
+    """Validate `truncate`: Cohere's NONE, START and END, or a bool as in other APIs."""
     if isinstance(value, str):
         value = value.upper()
     if value is None or isinstance(value, bool) or value in ("NONE", "START", "END"):
@@ -87,7 +87,7 @@ _Truncate = bool | Literal["NONE", "START", "END"] | None
 
 
 class PoolingFields(StrictModel):
-    """The fields of all requests to a pooling model."""
+    """The fields that all requests to pooling models share."""
 
     model: str | None = None
     # -1: as many as the model takes
@@ -101,16 +101,16 @@ class PoolingFields(StrictModel):
 
     @property
     def is_truncated(self) -> bool:
-        """Whether inputs that are too long are truncated."""
+        """Whether to truncate inputs that are too long."""
         return self.truncate_prompt_tokens is not None or self.truncate not in (None, False, "NONE")
 
     @property
     def keeps_end(self) -> bool:
-        """Whether a truncated input keeps its end."""
+        """Whether truncation keeps the end of an input instead of its beginning."""
         return self.truncation_side == "left" or self.truncate == "START"
 
     def check(self) -> None:
-        """Raise InvalidRequest for fields that exclude each other."""
+        """Raise InvalidRequest for truncation fields that contradict each other."""
         if self.truncation_side is not None and not self.is_truncated:
             raise InvalidRequest("truncation_side needs truncate_prompt_tokens or truncate", param="truncation_side")
         if self.truncate_prompt_tokens is not None and self.truncate in (False, "NONE"):
@@ -141,7 +141,8 @@ class InputFields(PoolingFields):
     inner_fields = ("messages",)
 
     def check(self) -> None:
-        """Raise InvalidRequest unless there is either input or messages, and only fields that belong to it."""
+        """Raise InvalidRequest unless exactly one of input and messages is given, with only the fields that go with
+        it."""
         super().check()
         if self.input is None and self.messages is None:
             raise InvalidRequest("input is missing; it is required unless messages are given", param="input")
@@ -157,7 +158,7 @@ class InputFields(PoolingFields):
 
     @property
     def chat(self) -> ChatTemplateFields:
-        """Conversation in the form of a chat's fields."""
+        """The conversation, as the fields that determine a chat's prompt."""
         return ChatTemplateFields.model_construct(
             messages=self.messages,
             add_generation_prompt=bool(self.add_generation_prompt),
@@ -183,7 +184,8 @@ class VectorFields(InputFields):
 
     @property
     def normalized(self) -> bool | None:
-        """Whether to normalize vectors; None leaves it to the model. Raises InvalidRequest if its two names differ."""
+        """Whether to normalize vectors; None for the model's default. Raises InvalidRequest if normalize and
+        use_activation differ."""
         first, second = self.normalize, self.use_activation
         if first is not None and second is not None and first != second:
             raise InvalidRequest(
@@ -211,7 +213,7 @@ class LlamaEmbeddingRequest(PoolingFields):
 
     @property
     def embedding(self) -> EmbeddingRequest:
-        """Same request in OpenAI's form."""
+        """The same request in OpenAI's shape."""
         fields = {name: getattr(self, name) for name in PoolingFields.model_fields}
         return EmbeddingRequest.model_construct(**fields, **(self.model_extra or {}), input=self.content)
 

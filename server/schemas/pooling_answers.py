@@ -1,4 +1,4 @@
-"""Answers of pooling models, as msgspec structs. Vectors are numbers, or base64 of fp32."""
+"""Responses of pooling models, as msgspec structs. Vectors are lists of numbers, or base64 of fp32."""
 
 from typing import Annotated, Literal
 
@@ -33,7 +33,7 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
 
 
 class ValueList(msgspec.Struct, kw_only=True):
-    """The fields of vLLM's lists other than `data`."""
+    """The fields, except `data`, of the lists that vLLM's pooling endpoints return."""
 
     id: str
     object: Literal["list"] = "list"
@@ -99,7 +99,7 @@ class RankMeta(msgspec.Struct):
 
 
 class Ranking(msgspec.Struct, kw_only=True):
-    """The documents, the best first."""
+    """The response of /rerank: the documents, the most relevant first."""
 
     id: str
     object: Literal["list"] = "list"

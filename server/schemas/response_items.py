@@ -1,4 +1,4 @@
-"""Items of a Responses request: messages, calls and their outputs, and thoughts."""
+"""Input items of a Responses request: messages, tool calls and their outputs, and reasoning."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -50,7 +50,7 @@ _REFUSED_ITEMS = {
 
 
 class TextContentPart(StrictModel):
-    """A part of a message with text. annotations and logprobs are from an earlier answer."""
+    """A text part of a message. annotations and logprobs come from an earlier answer that the client sends back."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
@@ -85,7 +85,7 @@ Part = Annotated[TextContentPart | RefusalPart, BeforeValidator(_read_part)]
 
 
 def _parts(content: Any) -> Any:
-    """Return content that is a string as a list of one part."""
+    """Convert content that is a string to a list of one text part."""
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]
     if not isinstance(content, list):
@@ -100,7 +100,7 @@ _Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class Item(StrictModel):
-    """An item. Clients send back the id and status that they received."""
+    """The fields that all input items share. Clients send back the id and status of items that they received."""
 
     id: str | None = None
     status: _Status | None = None
@@ -123,7 +123,7 @@ class FunctionCallItem(Item):
 
 
 class FunctionCallOutputItem(Item):
-    """The result of a function call. name, namespace: of the tool, as in the call."""
+    """The output of a function call. name and namespace are the tool's, as in the call."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -163,7 +163,7 @@ class ItemReference(Item):
 
 
 class HostedItem(Item):
-    """A call of a tool that ran on another server, or its result."""
+    """A call of a hosted tool, which ran on another server, or the call's output. Ignored."""
 
     type: Literal[HOSTED_ITEMS]  # type: ignore[valid-type]
     status: str | None = None  # type: ignore[assignment]  # each kind has its own
@@ -198,7 +198,7 @@ _read_item = by_type(_MODELS, refused=_REFUSED_ITEMS, default="message")
 
 
 def _typed(value: Any) -> Any:
-    """Return the item. An item without a type is a message, or a reference if it has only an id."""
+    """Validate an item by its type. Without a type, an item is a reference if it has only an id, else a message."""
     if isinstance(value, dict) and value.get("type") is None:
         kind = "item_reference" if value.keys() <= {"id", "type"} else "message"
         return _read_item({**value, "type": kind})
@@ -206,7 +206,7 @@ def _typed(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """Return a string as a user message."""
+    """Convert input that is a string to a list of one user message."""
     if isinstance(value, str):
         return [{"type": "message", "role": "user", "content": value}]
     if value is not None and not isinstance(value, list):
@@ -219,6 +219,6 @@ Input = Annotated[Items | None, BeforeValidator(_listed, json_schema_input_type=
 
 
 class StoredItems(StrictModel):
-    """Stored items, to read them again: `validate(StoredItems, {"items": ...}).items`."""
+    """A schema for parsing stored items again: `validate(StoredItems, {"items": ...}).items`."""
 
     items: Items

@@ -54,7 +54,7 @@ CustomFormat = Annotated[
 
 
 class CustomTool(StrictModel):
-    """A tool that takes one text as its input."""
+    """A tool whose input is free text, or text that matches a grammar."""
 
     type: Literal["custom"]
     name: Name
@@ -69,7 +69,7 @@ _Callable = Annotated[FunctionTool | CustomTool, BeforeValidator(by_type(_CALLAB
 
 
 class NamespaceTool(StrictModel):
-    """Tools with a common namespace."""
+    """A group of tools with a common namespace."""
 
     type: Literal["namespace"]
     name: Name
@@ -95,7 +95,7 @@ class NamedChoice(StrictModel):
 
 
 class AllowedChoice(StrictModel):
-    """A choice between several tools. tools: the tools that may be called; hosted tools are never called."""
+    """A tool choice that restricts the model to `tools`. Hosted tools in it are never called."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]

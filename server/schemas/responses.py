@@ -99,7 +99,7 @@ Metadata = Annotated[dict[str, str] | None, AfterValidator(_checked_metadata)]
 
 
 class PromptFields(StrictModel):
-    """The fields of the prompt. A field that is null counts as left out."""
+    """The request fields that determine the prompt. A null field counts as left out."""
 
     model: str | None = None
     input: Input = None
@@ -115,9 +115,10 @@ class PromptFields(StrictModel):
 
     @property
     def chat_fields(self) -> dict[str, Any]:
-        """Undeclared fields: fields of chats with the same name, and unknown fields.
+        """Undeclared fields that are not null: fields that chat completions have under the same name, and unknown
+        fields.
 
-        Raises InvalidRequest for a field of chats with another name here, and UnsupportedParameter.
+        Raises InvalidRequest for a field that has another name in this API, and UnsupportedParameter.
         """
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         for name, ours in _CHAT_NAMES.items():
@@ -148,4 +149,4 @@ class ResponsesRequest(PromptFields):
 
 
 class InputTokensRequest(PromptFields):
-    """The body of POST /v1/responses/input_tokens, which counts the prompt of a response with the same fields."""
+    """The body of POST /v1/responses/input_tokens, which counts the tokens of the prompt."""

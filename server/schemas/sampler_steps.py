@@ -1,4 +1,4 @@
-"""Fields of sampling steps that vLLM and llama-server have and OpenAI has not, with their names."""
+"""Sampling fields that vLLM and llama-server have and OpenAI does not, under their names."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,7 +28,8 @@ LIMITS = frozenset(_LIMITS_OFF)
 
 @dataclass(frozen=True, slots=True)
 class StepTokens:
-    """Token ids of a request's bad words, and of the breakers of DRY: a bit mask of tokens, and sequences."""
+    """Token ids of a request's bad words and DRY breakers. breaker_mask: a bit per token, set if the token is a
+    breaker."""
 
     bad_words: tuple[tuple[int, ...], ...] = ()
     breaker_mask: bytes = b""
@@ -65,7 +66,7 @@ class SamplerStepFields(StrictModel):
 
     @property
     def breakers(self) -> list[str]:
-        """Texts that end a repetition; none if DRY is off."""
+        """DRY sequence breakers, as texts; empty if DRY is off."""
         if not self.has_dry:
             return []
         given = self.dry_sequence_breakers
@@ -94,7 +95,8 @@ class SamplerStepFields(StrictModel):
         return params if params.threshold <= 0.5 else None  # above, at most one token is likelier, so none is removed
 
     def mirostat_params(self) -> MirostatParams | None:
-        """Return mirostat's parameters, or None if it is off. Raises InvalidRequest if another limit is also set."""
+        """Return the parameters of mirostat, or None if it is off. Raises InvalidRequest if top_k or another filter is
+        also set."""
         if not self.mirostat:
             return None
         for name, off in _LIMITS_OFF.items():

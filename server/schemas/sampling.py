@@ -1,4 +1,4 @@
-"""Fields that chat and text completions share, and their conversion to SamplingParams."""
+"""Request fields that chat and text completions share, and their conversion to SamplingParams."""
 
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ def is_token_ids(value: Any) -> bool:
 
 
 def _listed(value: Any) -> Any:
-    """Return a single stop string as a list."""
+    """Convert a single stop string to a list."""
     if isinstance(value, str):
         value = [value]
     if value is not None and not (isinstance(value, list) and all(isinstance(stop, str) for stop in value)):
@@ -58,7 +58,7 @@ class StreamOptions(StrictModel):
 
 
 class GenerationRequest(SamplerStepFields):
-    """The fields of all requests that generate text. A field that is null counts as left out."""
+    """The fields that all generation requests share. A null field counts as left out."""
 
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
@@ -111,7 +111,7 @@ class GenerationRequest(SamplerStepFields):
 
     @property
     def num_candidates(self) -> int:
-        """Number of answers to generate for each prompt, of which the best `num_choices` are returned."""
+        """Number of answers to generate for each prompt; the best `num_choices` of them are returned."""
         return self.num_choices
 
     @property
@@ -121,7 +121,7 @@ class GenerationRequest(SamplerStepFields):
 
     @property
     def has_continuous_usage(self) -> bool:
-        """Whether all chunks of a stream have the usage so far."""
+        """Whether each chunk of a stream has the usage so far."""
         return self.stream_options is not None and self.stream_options.continuous_usage_stats is True
 
     def sampling(
@@ -134,10 +134,11 @@ class GenerationRequest(SamplerStepFields):
         prompt_logprobs: int | None = None,
         is_constrained: bool = False,
     ) -> SamplingParams:
-        """Return the engine's parameters. Absent values are the checkpoint's defaults, else neutral.
+        """Return the engine's sampling parameters. Fields that are left out have the checkpoint's defaults, or neutral
+        values.
 
-        tokens: tokens of this body's bad words and breakers. is_constrained: whether a grammar constrains the answer.
-        Such an answer often repeats the prompt, so the checkpoint's repetition_penalty is not applied. Raises
+        tokens: token ids of this body's bad words and DRY breakers. is_constrained: whether a grammar constrains the
+        answer. Such an answer often repeats the prompt, so the checkpoint's repetition_penalty is not applied. Raises
         InvalidRequest.
         """
         mirostat = self.mirostat_params()
@@ -177,9 +178,9 @@ class GenerationRequest(SamplerStepFields):
 
 
 def check_scores(body: GenerationRequest, num_logprobs: int | None, max_logprobs: int) -> list[str]:
-    """Return the names of the fields about log probabilities that have no effect. Raises InvalidRequest.
+    """Check the fields about log probabilities, and return the names of the ignored ones. Raises InvalidRequest.
 
-    num_logprobs: log probabilities for each generated token; None for none.
+    num_logprobs: number of logprobs per generated token; None if not requested.
     """
     if body.prompt_logprobs is not None:
         check_logprobs(body.prompt_logprobs, max_logprobs, "prompt_logprobs")
@@ -205,7 +206,7 @@ def _first(*values: float | None) -> float:
 
 
 def _token_biases(biases: dict[str, float], vocab_size: int) -> dict[int, float]:
-    """Return logit_bias with its keys, which are strings in JSON, as token ids. Raises InvalidRequest."""
+    """Return logit_bias with its keys, which are strings in JSON, converted to token ids. Raises InvalidRequest."""
     for key in biases:
         if not (key.isascii() and key.isdecimal() and len(key) < 20 and int(key) < vocab_size):
             raise InvalidRequest(
@@ -217,6 +218,6 @@ def _token_biases(biases: dict[str, float], vocab_size: int) -> dict[int, float]
 
 
 def check_logprobs(requested: int, limit: int, param: str) -> None:
-    """Raise InvalidRequest if the request has more logprobs per token than --max-logprobs."""
+    """Raise InvalidRequest if `requested` logprobs per token is negative or above --max-logprobs."""
     if not 0 <= requested <= limit:
         raise InvalidRequest(f"{param} is {quote(requested)}; it must be at least 0 and at most {limit}", param=param)

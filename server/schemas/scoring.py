@@ -1,4 +1,4 @@
-"""Bodies of /score and /rerank: a text, and the texts to compare it with."""
+"""Bodies of /score and /rerank: texts to compare, or a query and the documents to rank."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from server.schemas.pooling import PoolingFields, check_number
 
 
 def _texts(value: Any, name: str) -> list[str]:
-    """Return one or several texts, each a string or an object with a text, as a list of strings.
+    """Convert one text or a list of texts, each a string or an object with a text, to a list of strings.
 
     Raises InvalidRequest with the path of the first invalid item.
     """
@@ -73,7 +73,7 @@ class ScoreRequest(PoolingFields):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Pairs of texts to compare. Raises InvalidRequest if the numbers of texts do not match."""
+        """Pairs of texts to score. Raises InvalidRequest if the numbers of texts do not match."""
         first_name, first = self._side("text_1", "queries")
         second_name, second = self._side("text_2", "documents")
         if len(first) not in (1, len(second)):
@@ -86,12 +86,12 @@ class ScoreRequest(PoolingFields):
 
     @property
     def first_name(self) -> str:
-        """Client's name of the first texts."""
+        """Name under which the request gives the first texts."""
         return "queries" if self.text_1 is None else "text_1"
 
     @property
     def second_name(self) -> str:
-        """Client's name of the second texts."""
+        """Name under which the request gives the second texts."""
         return "documents" if self.text_2 is None else "text_2"
 
     def _side(self, name: str, other: str) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""parse_json: strict parsing of a request's bytes, with limits, and errors that name the client's fields."""
+"""parse_json: strict, size-limited parsing of a request body, with errors that name the field."""
 
 import json
 import math
@@ -29,10 +29,8 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(data: bytes, what: str = _BODY) -> Any:
-    """Return the value of `data`, within MAX_DEPTH, MAX_CONTAINERS and MAX_VALUES. what: its name in error messages.
-
-    Raises InvalidRequest.
-    """
+    """Parse JSON within MAX_DEPTH, MAX_CONTAINERS and MAX_VALUES. what: what `data` is called in errors. Raises
+    InvalidRequest."""
     _check_size(data, what)
     try:
         value = _decode(data)
@@ -48,9 +46,10 @@ def parse_json(data: bytes, what: str = _BODY) -> Any:
 
 
 def _check_size(data: bytes, what: str) -> None:
-    """Raise InvalidRequest for more objects, lists or values than a request needs, before they are created.
+    """Raise InvalidRequest for too many objects, lists or values, before they are parsed.
 
-    Brackets in texts do not count, so a body with many of them is scanned, which takes up to a second.
+    The fast count includes brackets within strings, so a body with many brackets is scanned, which takes up to a
+    second.
     """
     if data.count(b"[") + data.count(b"{") <= MAX_CONTAINERS and data.count(b",") <= MAX_VALUES:
         return
@@ -78,7 +77,7 @@ def nesting_depth(value: Any) -> int:
 
 
 def _explain(data: bytes, error: ValueError, what: str) -> InvalidRequest:
-    """Return an error that says why `data`, which the decoder refused with `error`, is invalid, and in which field."""
+    """Return an error that names the field in which `data` is not valid JSON. error: the decoder's error."""
     try:
         text = data.decode()
     except UnicodeDecodeError as fault:
@@ -105,9 +104,9 @@ def _explain_utf8(data: bytes, fault: UnicodeDecodeError, what: str) -> InvalidR
 
 
 def _strings_and_scalars(text: str) -> Iterator[tuple[Location, str, int]]:
-    """Yield each string, number and name in `text`, with the path of its field and its offset.
+    """Yield each string, number and literal in `text`, with the path of its field and its offset.
 
-    The text need not be valid JSON. The search stops beyond MAX_DEPTH. Keys have the paths of their objects.
+    The text need not be valid JSON. The scan stops beyond MAX_DEPTH. A key has the path of its object.
     """
     path: list[int | str] = []  # an entry for each open object (the current key) and list (the current index)
     previous = ""
@@ -138,7 +137,7 @@ def _unquoted(token: str) -> str:
 
 
 def _problem(token: str) -> str | None:
-    """Return the reason why a string, number or name is invalid, as the end of a sentence; None if it is valid."""
+    """Return why a string, number or literal is invalid JSON, as the end of an error message; None if it is valid."""
     if token in ("NaN", "Infinity", "-Infinity"):
         return f"is {token}; JSON has only finite numbers"
     if _NUMBER.fullmatch(token) and math.isinf(float(token)):

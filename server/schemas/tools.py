@@ -1,4 +1,4 @@
-"""Fields of a chat that define the tools that the model may call."""
+"""Request fields that define the tools of a chat, and calls of tools in its messages."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -85,7 +85,7 @@ class FunctionCall(StrictModel):
 
 
 class MessageToolCall(StrictModel):
-    """A call in an earlier answer."""
+    """A tool call in an earlier assistant message."""
 
     id: str | None = None
     type: Literal["function"] = "function"

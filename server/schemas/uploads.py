@@ -1,4 +1,4 @@
-"""Bodies and answers of /v1/uploads."""
+"""Bodies and responses of /v1/uploads."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""The answer of /v1/usage."""
+"""The response of GET /v1/usage."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class UsageBucket(msgspec.Struct, kw_only=True):
-    """The usage of one key in one period. Times are in seconds since 1970."""
+    """The token usage of one key in one period. Times are in Unix seconds."""
 
     key: str | None  # null for keys without a name, and for clients without a key
     start_time: int
@@ -19,7 +19,7 @@ class UsageBucket(msgspec.Struct, kw_only=True):
 
 
 class BudgetState(msgspec.Struct, kw_only=True):
-    """The token budget of a key for a period."""
+    """The token budget of a key in the current period, and how much of it is used."""
 
     key: str
     budget_tokens: int

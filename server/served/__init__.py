@@ -1,1 +1,1 @@
-"""The served models: which model a request uses, when models are loaded, and their adapters."""
+"""The served models and their adapters: finding the model of a request, and loading and unloading models."""

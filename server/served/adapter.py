@@ -1,4 +1,4 @@
-"""ServedAdapter: one LoRA adapter as requests see it."""
+"""ServedAdapter: one LoRA adapter that requests can name as their model."""
 
 import time
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from server.keys.caller import ANYBODY, Caller
 
 @dataclass(frozen=True, slots=True)
 class ServedAdapter:
-    """One version of an adapter under one name."""
+    """One version of an adapter, under one name."""
 
     name: str
     path: str  # that the engine reads
@@ -20,8 +20,8 @@ class ServedAdapter:
     created_s: int = field(default_factory=lambda: int(time.time()))
 
     def is_for(self, caller: Caller) -> bool:
-        """Whether the caller may use the adapter. A fine-tuned adapter is for the job's own key, for operators, and for
-        keys that name it."""
+        """Whether the caller may use the adapter. A fine-tuned adapter is for the key of its job, for operators, and
+        for keys that list it by name."""
         if self.owner is None or self.owner == ANYBODY.owner or caller.is_operator:
             return caller.may_use(self.name)
         if caller.owner == self.owner:
@@ -30,7 +30,7 @@ class ServedAdapter:
 
     @property
     def ref(self) -> AdapterRef:
-        """The adapter as engine requests name it. Raises EngineUnavailable while its model has not been loaded."""
+        """The engine's reference to the adapter. Raises EngineUnavailable until an engine has read the adapter."""
         if self.info is None:
             raise EngineUnavailable("the adapter has not been read yet")
         return AdapterRef(self.name, self.path, self.info.digest)

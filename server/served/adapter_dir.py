@@ -1,15 +1,15 @@
-"""resolve_inside: paths of adapters below --adapter-dir."""
+"""resolve_inside: keeps the paths of adapters within --adapter-dir."""
 
 from pathlib import Path
 
 
 class OutsideFolder(Exception):
-    """The path leads out of the folder, or this process cannot follow it."""
+    """The path leads out of the folder, or cannot be resolved."""
 
 
 def resolve_inside(folder: Path, given: str) -> Path:
-    """Return the real path of `given`, which may be relative to the folder. Links are followed; if the path is a
-    folder, so are links in it. None may lead out. Raises OutsideFolder."""
+    """Resolve `given`, which may be relative to the folder, to a real path. Raises OutsideFolder if the path, or a link
+    directly within it, leads out of the folder."""
     root = folder.resolve()
     try:
         path = (root / given).resolve()

@@ -1,4 +1,4 @@
-"""ServedAdapters: the LoRA adapters of one server, by name, and how they are added and removed."""
+"""ServedAdapters: the served LoRA adapters, by name; adds, reads, replaces and removes them."""
 
 import asyncio
 import logging
@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 
 class ServedAdapters:
-    """All served adapters, one version for each name. Requests keep theirs, since engines know versions by contents."""
+    """All served adapters, one version per name. A request keeps its version, since engines identify adapters by
+    digest."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServedAdapter] = {}
@@ -32,25 +33,26 @@ class ServedAdapters:
         return self._by_name.get(name)
 
     def current(self, name: str) -> ServedAdapter:
-        """Return the current version. Raises ModelNotFound."""
+        """Return the served version of the adapter. Raises ModelNotFound."""
         if (adapter := self._by_name.get(name)) is None:
             raise ModelNotFound(f"The lora adapter {quote(name)} cannot be found.")
         return adapter
 
     def add(self, adapter: ServedAdapter) -> None:
-        """Serve the adapter from now on. Without `info`, a load of its model or the first request reads its files."""
+        """Serve the adapter from now on. If its `info` is None, its files are read when its model is loaded or a
+        request uses it."""
         self._by_name[adapter.name] = adapter
         self._base_names[adapter.name] = adapter.base_name
         if adapter.info is not None:
             _log(adapter, adapter.info)
 
     def base_name(self, name: str) -> str:
-        """Return the name of the base model of an adapter that is or was served, and any other name unchanged."""
+        """Return the base model's name if `name` is or was an adapter, else `name` itself."""
         return self._base_names.get(name, name)
 
     async def read_all(self, model: ServedModel) -> None:
-        """Make the loaded model's engine read the model's new adapters. Raises StartupError if one cannot be served.
-        Fine-tuned adapters, which may be many, are read later (`read_finetuned`)."""
+        """Make the loaded model's engine read the model's unread adapters. Raises StartupError if one cannot be served.
+        Fine-tuned adapters, which may be many, are left to `read_finetuned`."""
         for adapter in [each for each in self if each.base_name == model.name and each.info is None]:
             if adapter.owner is None:
                 try:
@@ -59,7 +61,7 @@ class ServedAdapters:
                     raise StartupError(f"the LoRA adapter {adapter.name!r} cannot be served: {error}") from error
 
     async def read_finetuned(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Make the engine read a fine-tuned adapter; remove one that cannot be served. Raises EngineUnavailable."""
+        """Make the engine read a fine-tuned adapter; stop serving it if it is unusable. Raises EngineUnavailable."""
         try:
             await self._read(adapter, model)
         except AdapterUnusable as error:
@@ -81,7 +83,7 @@ class ServedAdapters:
                 raise InvalidRequest(f"the adapter {quote(name)} cannot be served: {error}", param="model") from error
 
     async def _read(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Read the adapter, or wait for a read that has started. Raises the errors of EngineClient.load_adapter."""
+        """Read the adapter, or wait for a read in progress. Raises the errors of EngineClient.load_adapter."""
         task = self._reads.get(adapter)
         if task is None:
             task = self._reads[adapter] = asyncio.create_task(self._read_once(adapter, model), name="read-adapter")
@@ -100,10 +102,10 @@ class ServedAdapters:
             _log(adapter, info)
 
     async def load(self, name: str, path: str, model: ServedModel, *, in_place: bool) -> ServedAdapter:
-        """Serve the adapter at `path` under the name from now on, in place of an adapter that has it.
+        """Read the adapter at `path` and serve it under the name, replacing an adapter with that name if `in_place`.
 
-        Raises InvalidRequest if the name is another adapter's and not `in_place`, or the files are not an adapter of
-        the model; and the errors of ServedModel.in_use and EngineClient.load_adapter.
+        Raises InvalidRequest if the name is taken and not `in_place`, or the files are not an adapter of the model; and
+        the errors of ServedModel.in_use and EngineClient.load_adapter.
         """
         if name in self._loading:
             raise InvalidRequest(f"the adapter {quote(name)} is being loaded by another request", param="lora_name")
@@ -136,7 +138,7 @@ class ServedAdapters:
         logger.info("the adapter %s is no longer served", name)
 
     def _forget(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Make the engine forget this version, unless another adapter has the same contents."""
+        """Make the engine drop this version, unless another adapter of the model has the same contents."""
         if adapter.info is None:
             return
         digest = adapter.info.digest

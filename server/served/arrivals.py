@@ -1,10 +1,10 @@
-"""Arrivals: notices of client requests, for background work that gives way to them."""
+"""Arrivals: notifies background work of client requests, so that it can make way for them."""
 
 from collections.abc import Callable
 
 
 class Arrivals:
-    """Calls its listeners for each request of a client, before anything of the request is computed."""
+    """Calls its listeners when a client's request arrives, before the request is rendered and tokenized."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []

@@ -1,4 +1,4 @@
-"""EngineSlot: an EngineClient whose engine comes and goes."""
+"""EngineSlot: an EngineClient for a model whose engine is started and stopped on demand."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,8 @@ from engine.protocol import AdapterInfo, EngineInfo, EngineRequest, PoolingOutpu
 
 
 class EngineSlot:
-    """An EngineClient that passes on to the current engine; without one, it reports why and refuses requests."""
+    """An EngineClient that forwards calls to the current engine. Without an engine, it refuses requests with a
+    reason."""
 
     def __init__(self) -> None:
         self.engine: EngineClient | None = None
@@ -19,7 +20,7 @@ class EngineSlot:
         self._log_level: str | None = None  # set by an operator
 
     def engine_is_ready(self) -> None:
-        """Pass on the log level that was set before the engine was ready."""
+        """Set the engine's log level, if it was changed before the engine was ready."""
         if self.engine is not None and self._log_level is not None:
             self.engine.set_log_level(self._log_level)
 

@@ -1,4 +1,4 @@
-"""LoadableModel: the state of one model that is loaded and unloaded on demand, and the requests that wait for it."""
+"""LoadableModel: the load state of a model that is loaded on demand, and the requests that wait for it."""
 
 import enum
 import math
@@ -16,7 +16,8 @@ _MAX_RETRY_S = 300.0  # longest pause before the server tries again without a re
 
 
 class ModelState(enum.StrEnum):
-    """unloaded -> loading -> loaded -> unloading -> unloaded; loading and loaded may also fail, and are tried again."""
+    """unloaded -> loading -> loaded -> unloading -> unloaded. A loading or loaded model may fail, and is loaded again
+    later."""
 
     UNLOADED = "unloaded"
     LOADING = "loading"
@@ -26,7 +27,8 @@ class ModelState(enum.StrEnum):
 
 
 class LoadPriority(NamedTuple):
-    """Order in which models are loaded: those that clients wait for first, then by the arrival of their requests."""
+    """Sort key of models to load: models that clients wait for first, then by the arrival of the first waiting
+    request."""
 
     is_batch: bool
     number: int
@@ -34,7 +36,7 @@ class LoadPriority(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class LoadableModel:
-    """One model as the loading policy sees it."""
+    """The loading policy's state of one model."""
 
     name: str
     need_bytes: int  # weights, KV cache and process, while it is loading, loaded or unloading
@@ -64,13 +66,13 @@ class LoadableModel:
         return self.idle_s if self.keep_alive_s is None else self.keep_alive_s
 
     def idle_left_s(self, now_s: float) -> float | None:
-        """Return the time until the model is unloaded if no request comes; None is never."""
+        """Return the time until the model is unloaded if no request comes; None if it never is."""
         limit_s = self.idle_limit_s
         return None if limit_s is None or self.is_pinned else max(0.0, self.used_s + limit_s - now_s)
 
     @property
     def load_priority(self) -> LoadPriority | None:
-        """Priority of the first request that needs the model loaded; None if there is none, or it is not unloaded."""
+        """Priority of loading the model; None if it is not unloaded, or neither a request nor an operator needs it."""
         if self.state is not ModelState.UNLOADED:
             return None
         if self.is_load_requested:
@@ -81,7 +83,7 @@ class LoadableModel:
 
     @property
     def retry_after_s(self) -> float:
-        """Time after which a client that was refused for lack of memory or queue may try again."""
+        """Seconds after which a client may retry a request that was refused because memory or the queue was full."""
         return max(_MIN_RETRY_S, self.load_s)
 
     @property
@@ -90,19 +92,19 @@ class LoadableModel:
 
     @property
     def protected_until_s(self) -> float:
-        """Time until which batches may not displace the model."""
+        """Time until which the model may not be unloaded for a batch."""
         if self.num_clients or self.num_waiting_clients:
             return math.inf
         return self.client_used_s + (PROTECTED_S if self.idle_s is None else self.idle_s)
 
     @property
     def own_retry_s(self) -> float:
-        """Time at which the server loads the failed model again without a request: later after each failure."""
+        """Time at which the server itself retries loading the failed model. The pause grows with each failure."""
         wait_s: float = _RETRY_FAILED_S * 2.0 ** min(self.num_failures - 1, 10)
         return self.failed_s + min(wait_s, _MAX_RETRY_S)
 
     def failure(self, now_s: float) -> EngineUnavailable:
-        """Return the error for clients, without the reason, which may name files."""
+        """Return the error for requests to the failed model. It omits the reason, which may name files."""
         left_s = max(_MIN_RETRY_S, self.failed_s + _RETRY_FAILED_S - now_s)
         return EngineUnavailable(f"the model could not be loaded, or has failed; try again in {math.ceil(left_s)} s")
 

@@ -1,4 +1,4 @@
-"""LoadingPolicy: decides which models are loaded, and which requests wait for them, within a limit of memory."""
+"""LoadingPolicy: decides which models are loaded and which requests are admitted, within a memory limit."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from server.served.pending_requests import OperatorRequest, Waiter, complete, re
 
 
 class Loader(Protocol):
-    """Starts loads and unloads, whose ends are reported to the policy later, and not from within these calls."""
+    """Starts loads and unloads. Reports their completion to the policy later, never from within these calls."""
 
     def start_load(self, name: str) -> None: ...
 
@@ -23,9 +23,9 @@ class Loader(Protocol):
 class LoadingPolicy:
     """State machine that decides which models are loaded. Call it from one thread; no method blocks.
 
-    The request that has waited longest comes first. Its model gets the free memory, then the memory of models without
-    requests, the least recently used first, then that of models whose requests finish while their new requests wait.
-    Lines of batches come after all clients, and displace no model that clients use or have just used.
+    The request that has waited longest comes first. Its model gets free memory, then the memory of models without
+    requests, least recently used first, then the memory of models in use, whose running requests finish while new ones
+    wait. Lines of batches come after all clients, and displace no model that clients use or have just used.
 
     Invariants: the memory of loading, loaded and unloading models is at most the limit; a model is unloaded only while
     no request uses it; a request is admitted only while its model is loaded; every waiter is admitted or refused, once;
@@ -62,10 +62,11 @@ class LoadingPolicy:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def acquire(self, name: str, notify: Callable[[], None], *, is_batch: bool = False) -> Waiter:
-        """Add a request, which uses the model from its admission to `release`; it may be admitted immediately.
+        """Queue a request for the model. Once admitted, possibly immediately, the request uses the model until
+        `release`.
 
-        Raises QueueFull, ModelNotLoaded if the model cannot be loaded beside those that are pinned, EngineUnavailable
-        if its last load has just failed, and EngineStopped.
+        Raises QueueFull, ModelNotLoaded if the model does not fit beside the pinned models, EngineUnavailable if its
+        last load has just failed, and EngineStopped.
         """
         self._check_running()
         model = self._models[name]
@@ -80,7 +81,7 @@ class LoadingPolicy:
         return waiter
 
     def withdraw(self, name: str, waiter: Waiter) -> None:
-        """Remove a request whose client is gone, whether it was admitted or not."""
+        """Remove a request whose client disconnected, whether it was admitted or not."""
         model = self._models[name]
         if waiter.is_admitted:
             self.release(name, is_batch=waiter.is_batch)
@@ -89,7 +90,7 @@ class LoadingPolicy:
             self._advance()
 
     def release(self, name: str, *, is_batch: bool = False) -> None:
-        """End an admitted request."""
+        """Note that an admitted request has ended."""
         model = self._models[name]
         assert model.num_users > 0, "a request that was not admitted is released"
         model.num_users -= 1
@@ -100,7 +101,7 @@ class LoadingPolicy:
         self._advance()
 
     def set_keep_alive(self, name: str, seconds: float) -> None:
-        """Unload the model `seconds` after its last request; infinite is never. The next request resets this."""
+        """Unload the model when it has been idle for `seconds`; infinity means never. The next request resets this."""
         model = self._models[name]
         if model.state in (ModelState.LOADING, ModelState.LOADED):
             model.keep_alive_s = seconds
@@ -108,7 +109,7 @@ class LoadingPolicy:
     # --- operators ----------------------------------------------------------------------------------------------------
 
     def request_load(self, name: str, notify: Callable[[], None]) -> OperatorRequest:
-        """Load the model without a client's request, also after a failure. Raises EngineStopped."""
+        """Load the model for an operator, even if it has just failed. Raises EngineStopped."""
         self._check_running()
         model = self._models[name]
         model.must_unload = False
@@ -126,7 +127,8 @@ class LoadingPolicy:
         return request
 
     def request_unload(self, name: str, notify: Callable[[], None]) -> OperatorRequest:
-        """Unload the model when its requests are over. Later requests load it again. Raises EngineStopped."""
+        """Unload the model for an operator, when its requests have finished. Later requests load it again. Raises
+        EngineStopped."""
         self._check_running()
         model = self._models[name]
         model.is_load_requested = False
@@ -143,9 +145,9 @@ class LoadingPolicy:
     # --- reports of the loader ----------------------------------------------------------------------------------------
 
     def on_loaded(self, name: str, need_bytes: int | None = None) -> None:
-        """Admit the requests of a model whose load has ended.
+        """Mark the model as loaded and admit its requests.
 
-        need_bytes: as measured; if that is more than was expected, it counts from the next load on.
+        need_bytes: the measured memory. If it is more than expected, it counts only from the next load on.
         """
         model = self._models[name]
         assert model.state is ModelState.LOADING
@@ -161,7 +163,7 @@ class LoadingPolicy:
         self._advance()
 
     def on_failed(self, name: str, reason: str) -> None:
-        """Note that the model could not be loaded, or that its engine has ended and is not started again."""
+        """Mark the model as failed: it could not be loaded, or its engine died and is not restarted."""
         model = self._models[name]
         assert model.state in (ModelState.LOADING, ModelState.LOADED)
         model.state = ModelState.FAILED
@@ -185,7 +187,7 @@ class LoadingPolicy:
         self._advance()
 
     def close(self) -> None:
-        """Refuse all waiting requests, and make no more decisions."""
+        """Refuse all waiting requests, and all later ones."""
         self._is_closed = True
         for model in self._models.values():
             self._refuse(model, _stopped)
@@ -195,7 +197,7 @@ class LoadingPolicy:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def next_deadline_s(self) -> float | None:
-        """Return the time at which `on_deadline` must be called; None if no decision depends on time."""
+        """Return the time at which to call `on_deadline`; None if nothing is to be done without another event."""
         times = [
             each.used_s + limit_s
             for each in self._models.values()
@@ -212,7 +214,7 @@ class LoadingPolicy:
         return min(times, default=None)
 
     def on_deadline(self) -> None:
-        """Unload models that have been idle for long enough, and retry a model if all have failed."""
+        """Unload models that have been idle for long enough. If all models have failed, retry one."""
         retried = self._next_retried()
         if retried is not None and self._now() >= retried.own_retry_s and not self._is_closed:
             retried.state = ModelState.UNLOADED
@@ -220,8 +222,8 @@ class LoadingPolicy:
         self._advance()
 
     def _next_retried(self) -> LoadableModel | None:
-        """Return the model to retry without a request; None unless all models have failed. While all have, the server
-        is not ready, so no load balancer sends the request that would load a model."""
+        """Return the model to retry without a request; None unless all models have failed. Then the server is not
+        ready, so load balancers send no request that would load a model."""
         if any(each.state is not ModelState.FAILED for each in self._models.values()):
             return None
         return min(self._models.values(), key=lambda each: each.own_retry_s, default=None)
@@ -229,7 +231,7 @@ class LoadingPolicy:
     # --- decisions ----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Load, unload and admit all that the current state allows."""
+        """Load and unload models and admit requests, as far as the current state allows."""
         if self._is_closed:
             return
         draining_before, self._draining = self._draining, set()
@@ -271,10 +273,12 @@ class LoadingPolicy:
         return limit_s is not None and not model.is_pinned and self._now() - model.used_s >= limit_s
 
     def _load(self, model: LoadableModel, draining_before: set[str], *, is_batch: bool) -> bool:
-        """Start to load the model, or start to unload others for it. Return False if it waits for their memory, and so
-        must the models after it. A model for a batch that waits for clients does not hold up the others.
+        """Start to load the model, or drain others to make room for it. Return False if the model waits for their
+        memory, so that the models after it must wait too. A batch's model that waits for clients does not hold up the
+        others.
 
-        draining_before: models to keep draining; if others were chosen each time, none would ever be unloaded.
+        draining_before: names of the models drained so far, which are preferred: with a new choice each time, none
+        would finish.
         """
         if model.need_bytes > self._budget.obtainable_bytes(model):
             model.is_load_requested = False

@@ -1,4 +1,4 @@
-"""MemoryBudget: the memory that models share, and which models are unloaded to load another."""
+"""MemoryBudget: the memory that on-demand models share, and the choice of models to unload for another."""
 
 from collections.abc import Collection, Set
 
@@ -9,7 +9,7 @@ _OCCUPYING = frozenset({ModelState.LOADING, ModelState.LOADED, ModelState.UNLOAD
 
 
 class MemoryBudget:
-    """The memory limit of models that are loaded on demand. It reads the models' states, and changes none."""
+    """The memory limit of models that are loaded on demand. Reads the models' states, but changes none."""
 
     def __init__(self, models: Collection[LoadableModel], limit_bytes: float) -> None:
         self._models = models
@@ -24,11 +24,11 @@ class MemoryBudget:
         return self.limit_bytes - self.used_bytes
 
     def obtainable_bytes(self, model: LoadableModel) -> float:
-        """Return the memory for the model once all other models but the pinned ones are unloaded."""
+        """Return the memory that the model can have if all other models except the pinned ones are unloaded."""
         return self.limit_bytes - sum(each.need_bytes for each in self._other_pinned(model))
 
     def refusal(self, model: LoadableModel) -> ModelNotLoaded:
-        """Return the error for a model that needs more than is obtainable."""
+        """Return the error for a model that does not fit into its obtainable memory."""
         has_others = bool(self._other_pinned(model))  # their names may be hidden from the caller
         where = "beside the models that stay loaded" if has_others else "into the memory of this server"
         return ModelNotLoaded(f"the model does not fit {where}; try again later", retry_after_s=model.retry_after_s)
@@ -36,10 +36,10 @@ class MemoryBudget:
     def models_to_unload(
         self, model: LoadableModel, draining: Set[str], now_s: float, *, is_batch: bool
     ) -> list[LoadableModel] | None:
-        """Return the models to unload so that this one fits, once those that are being unloaded are gone.
+        """Return the models to unload so that this one fits, counting the memory of unloading models as free.
 
-        draining: names of models to prefer among those with requests. is_batch: leave out protected models, and return
-        None if the others are not enough.
+        draining: names of the models to prefer among those in use. is_batch: spare protected models, and return None if
+        unloading the others does not free enough.
         """
         lacking = model.need_bytes - self.free_bytes
         lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING))

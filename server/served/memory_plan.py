@@ -1,4 +1,4 @@
-"""plan_memory: divides one memory between models, first for weights and then for KV caches."""
+"""plan_memory: divides the memory limit between models, first for weights, then for KV caches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _CPU_KV_LIMIT_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """The memory that one model needs and wants."""
+    """The memory that one model needs at least, and the KV cache that it can use."""
 
     name: str
     weighed: Weighed
@@ -46,7 +46,7 @@ def memory_need(entry: ModelEntry, weighed: Weighed) -> MemoryNeed:
 
 @dataclass(frozen=True, slots=True)
 class MemoryGrant:
-    """The memory that a model may use. need_bytes: in all, with kv_bytes for its KV cache."""
+    """The memory that a model may use. need_bytes: the total, which includes kv_bytes for the KV cache."""
 
     name: str
     kv_bytes: int
@@ -61,13 +61,13 @@ class MemoryPlan:
 
 
 def plan_memory(needs: Sequence[MemoryNeed], limit_bytes: int | None, *, loads_on_demand: bool) -> MemoryPlan:
-    """Divide `limit_bytes`, by default most of the free memory.
+    """Divide the memory limit between models. limit_bytes: by default most of the free memory.
 
-    Models that are loaded together (all of them, or with loads_on_demand the pinned ones) share what their weights
-    leave for KV caches: each gets its minimum, and of the rest the size that its options say, or a part by its share. A
-    model that comes and goes is planned as the only one beside the pinned models.
+    Models that are loaded at the same time (all, or only the pinned ones with loads_on_demand) share the memory that
+    their weights leave for KV caches: each gets its minimum, and the rest is divided by kv_share, up to the size that
+    each wants. An on-demand model is planned as if it were the only one loaded besides the pinned models.
 
-    Raises StartupError, with the sum, if the models do not fit.
+    Raises StartupError, with the memory needed, if the models do not fit.
     """
     limit = limit_bytes or int(min(need.weighed.free_bytes for need in needs) * _FREE_SHARE)
     together = [need for need in needs if need.is_pinned or not loads_on_demand]
@@ -94,7 +94,8 @@ def _grant(need: MemoryNeed, kv_bytes: int) -> MemoryGrant:
 
 
 def _shared(needs: Sequence[MemoryNeed], limit: int) -> dict[str, int]:
-    """Return the size of each KV cache: all get their minimum, then the rest by share up to what each wants."""
+    """Return the size of each KV cache, by model: the minimum of each, and the rest by share, up to the wanted
+    sizes."""
     sizes = {need.name: need.least_kv_bytes for need in needs}
     room = int((limit - sum(need.fixed_bytes for need in needs)) * _KV_SHARE)
     room -= sum(sizes.values())

@@ -1,4 +1,4 @@
-"""ServedModel: one model as requests see it: its names, engine, tokenizer and templates, and metrics."""
+"""ServedModel: a model that requests can name, with its engine client, tokenizer, chat template and metrics."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ _STATES = {
 
 @dataclass(slots=True)
 class _Shared:
-    """State that a model and its views with an adapter share."""
+    """State that a model shares with its adapter views."""
 
     num_preparing: int = 0
     text_model: asyncio.Task[TextModel] | None = None
@@ -47,8 +47,8 @@ class _Shared:
 
 @dataclass(slots=True)
 class ServedModel:
-    """A served model. A request gets one when its `model` is read, and uses no other. With `adapter` it is a view of
-    the adapter's base model: it has the adapter's name, and submits requests with that adapter."""
+    """A served model. A request looks it up once, and keeps it. With `adapter`, this is a view of the base model that
+    has the adapter's name and submits requests with the adapter."""
 
     names: tuple[str, ...]  # in requests; the first is canonical
     root: str  # MODEL as typed
@@ -76,12 +76,12 @@ class ServedModel:
 
     @property
     def base_name(self) -> str:
-        """Name of the model that is loaded."""
+        """Name of the base model."""
         return self.name if self.adapter is None else self.adapter.base_name
 
     def with_adapter(self, adapter: ServedAdapter, current: Callable[[], ServedAdapter]) -> "ServedModel":
-        """Return the view of this model for one request with the adapter. current: returns the adapter's current
-        version; raises ModelNotFound if the adapter is no longer served."""
+        """Return a view of this model with the adapter, for one request. current: returns the adapter's current
+        version, or raises ModelNotFound if the adapter is no longer served."""
         return replace(
             self,
             names=(adapter.name,),
@@ -91,8 +91,8 @@ class ServedModel:
         )
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
-        """Submit a request to the engine, as EngineClient.submit does. All that a view submits uses the version of its
-        adapter that was current at the first submission; if there is none, this raises ModelNotFound."""
+        """Submit a request to the engine; see EngineClient.submit. A view uses the version of its adapter that is
+        current at its first submission for all of them, and raises ModelNotFound if there is none."""
         if self._adapter_version is not None:
             self._adapter_ref = self._adapter_ref or self._adapter_version().ref
             request = msgspec.structs.replace(request, adapter=self._adapter_ref)
@@ -100,7 +100,7 @@ class ServedModel:
 
     @property
     def num_preparing(self) -> int:
-        """Number of requests that are being rendered and tokenized, before the engine has them."""
+        """Number of requests that are being rendered and tokenized, and are not yet in the engine."""
         return self._shared.num_preparing
 
     @property
@@ -111,14 +111,14 @@ class ServedModel:
 
     @property
     def info(self) -> EngineInfo | None:
-        """Description of the model, which stays known after it is unloaded; None if it has not been loaded yet."""
+        """Engine's description of the model, kept after the model is unloaded; None until it has been loaded once."""
         with contextlib.suppress(EngineUnavailable):  # much is chosen while the model loads
             self._shared.last_info = self.client.info
         return self._shared.last_info
 
     @property
     def loadable(self) -> LoadableModel | None:
-        """The model as its loader sees it; None if it is loaded at the start, and stays loaded."""
+        """Load state of the model; None if the model is loaded at the start and stays loaded."""
         return None if self.loader is None else self.loader.model(self.base_name)
 
     @property
@@ -127,8 +127,8 @@ class ServedModel:
 
     @property
     def capabilities(self) -> list[str]:
-        """Names of what requests can ask of the model, as far as known. Those that depend on the chat template are
-        known once it is read; if several models are served, the others are known before the model is loaded."""
+        """Names of the features that requests can use, as far as known. Features of the chat template are known once it
+        is read; with several models, the others are known before the model is loaded."""
         if self.info is not None and self.info.pooling is not None:
             return self.info.pooling.capabilities
         task = self._shared.text_model
@@ -138,53 +138,56 @@ class ServedModel:
 
     @property
     def trainable_layers(self) -> list[str]:
-        """Kinds of layers that adapters can be trained for, as far as known."""
+        """Kinds of layers that fine-tuning can train adapters for, as far as known."""
         return self._shared.expected_layers if self.info is None else self.info.trainable_layers
 
     def set_expected(self, capabilities: list[str], trainable_layers: list[str]) -> None:
-        """Set what the model can do according to its files, before it is loaded."""
+        """Set the capabilities and trainable layers that the model's files promise, until the model is loaded."""
         self._shared.expected_capabilities, self._shared.expected_layers = capabilities, trainable_layers
 
     def check_admission(self) -> None:
-        """Raise EngineUnavailable if no new request can be taken."""
+        """Raise EngineUnavailable if the server drains or no engine is ready."""
         self.drain.check()
         self.check_engine()
 
     def check_engine(self) -> None:
-        """Raise EngineUnavailable if no engine is ready for a request that was taken."""
+        """Raise EngineUnavailable if no engine is ready, without regard to a drain."""
         status = self.client.status()
         if status.state is not EngineState.READY:
             raise EngineUnavailable(status.reason)
 
     @property
     def num_unfinished(self) -> int:
-        """Number of requests that the engine has, or will get."""
+        """Number of requests in the engine or being prepared for it."""
         return self.client.status().num_open + self.num_preparing
 
     @property
     def has_work(self) -> bool:
-        """Whether a request runs or waits, also for the model to load. Lines of batches that wait until clients stop
-        using another model do not count: nothing is computed for them."""
+        """Whether the model is loading, or a request runs or waits for it. Lines of batches that wait until clients
+        stop using another model do not count: nothing is computed for them."""
         if self.num_unfinished or self.state is ModelState.LOADING:
             return True
         return self.loadable is not None and self.loadable.num_waiting_clients > 0
 
     def check_queue(self) -> None:
-        """Raise QueueFull, or EngineUnavailable, if not even a short request can be added."""
+        """Raise QueueFull or EngineUnavailable if the engine's queue cannot take another request."""
         self.client.check_capacity(self.num_preparing + 1)
 
     @property
     def is_loaded(self) -> bool:
-        """Whether requests need not wait for the model to be loaded on demand."""
+        """Whether requests can run without loading the model first."""
         return self.loader is None or self.state is ModelState.LOADED
 
     def check_queue_if_loaded(self) -> None:
-        """Raise as check_queue, unless the model has to be loaded first."""
+        """Raise the errors of check_queue, unless the model must be loaded first."""
         if self.is_loaded:
             self.check_queue()
 
     async def acquire(self, record: RequestRecord | None) -> None:
-        """Load the model until the record's request is over. Raises QueueFull, ModelNotLoaded and EngineUnavailable."""
+        """Load the model on demand, and keep it loaded until the request of `record` ends.
+
+        Raises QueueFull, ModelNotLoaded and EngineUnavailable.
+        """
         if self.loader is None or record is None:
             return
         self.drain.check()
@@ -193,7 +196,7 @@ class ServedModel:
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
-        """Count a request in `num_preparing` within the context."""
+        """Return a context that counts a request in `num_preparing`."""
         self.arrivals.notify()
         self._shared.num_preparing += 1
         try:
@@ -203,7 +206,8 @@ class ServedModel:
 
     @contextlib.asynccontextmanager
     async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:
-        """Keep the model loaded within the context. is_batch: no client waits for the work. Raises as `acquire`."""
+        """Load the model on demand, and keep it loaded within the context. is_batch: no client waits. Raises as
+        `acquire`."""
         if self.loader is None:
             yield
             return
@@ -214,16 +218,18 @@ class ServedModel:
             self.loader.release(self.base_name, is_batch=is_batch)
 
     async def text_model(self) -> TextModel:
-        """Return the tokenizer and chat template, built off the event loop at the first call.
+        """Return the tokenizer and chat template. The first call builds them on a worker thread.
 
-        Raises EngineUnavailable before READY, and StartupError if the tokenizer or the template cannot be used.
+        Raises EngineUnavailable if the model has not been loaded, and StartupError if the tokenizer or template is
+        unusable.
         """
         info = self.info or self.client.info  # which raises EngineUnavailable with the reason
         task = self.start_text_model(info.tokenizer)
         return await asyncio.shield(task)  # other callers may wait for the same task
 
     def start_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
-        """Start the task of `text_model`, unless it was started and has not failed. Weights may still be loading."""
+        """Start the task that builds the text model, unless it has started and not failed. Weights may still be
+        loading."""
         if self._shared.text_model is None or _has_failed(self._shared.text_model):
             self._shared.text_model = asyncio.create_task(
                 asyncio.to_thread(build_text_model, info, self.config, self.workers, self.templates), name="text-model"

@@ -32,7 +32,8 @@ class StartableEngine(EngineClient, Protocol):
 
 @dataclass(slots=True)
 class ManagedEngine:
-    """The engine of one model, started and stopped on demand. prepare: called before requests are admitted."""
+    """The engine of one model, started and stopped on demand. prepare: awaited after each start, before requests are
+    admitted."""
 
     model: LoadableModel
     slot: EngineSlot
@@ -43,7 +44,7 @@ class ManagedEngine:
 
 
 class ModelLoader:
-    """The engines of models that are loaded on demand. All methods run on one event loop."""
+    """Loads and unloads models on demand. All methods run on one event loop."""
 
     def __init__(self, engines: dict[str, ManagedEngine], limit_bytes: float, *, load_timeout_s: float) -> None:
         self._engines = engines
@@ -69,10 +70,10 @@ class ModelLoader:
         return self._policy.used_bytes
 
     async def acquire(self, name: str, *, is_batch: bool = False) -> None:
-        """Wait until the model is loaded; it stays loaded until `release`. is_batch: for a line of a batch.
+        """Wait until the model is loaded, and keep it loaded until `release`. is_batch: for a line of a batch.
 
-        Raises QueueFull, ModelNotLoaded if the load takes longer than --load-timeout, EngineUnavailable, and
-        EngineStopped.
+        Raises QueueFull, ModelNotLoaded if loading takes longer than --load-timeout or the model does not fit,
+        EngineUnavailable, and EngineStopped.
         """
         admitted, notify = _notice()
         waiter = self._policy.acquire(name, notify, is_batch=is_batch)
@@ -94,7 +95,7 @@ class ModelLoader:
         self._set_timer()
 
     def set_keep_alive(self, name: str, seconds: float) -> None:
-        """Unload the model `seconds` after its last request; infinite is never. The next request resets this."""
+        """Unload the model when it has been idle for `seconds`; infinity means never. The next request resets this."""
         self._policy.set_keep_alive(name, seconds)
         self._set_timer()
 
@@ -107,15 +108,15 @@ class ModelLoader:
     # --- operators ----------------------------------------------------------------------------------------------------
 
     async def ensure_loaded(self, name: str) -> None:
-        """Load the model for an operator, and return when that is done. Another model may then displace it at any time.
+        """Load the model for an operator, and wait until it is loaded. Other models may displace it afterwards.
 
-        Raises ModelNotLoaded if the model does not fit beside those that stay loaded, EngineUnavailable if it cannot be
+        Raises ModelNotLoaded if the model does not fit beside the pinned models, EngineUnavailable if it cannot be
         loaded or another operator unloads it, and EngineStopped.
         """
         await self._wait_for(partial(self._policy.request_load, name))
 
     async def ensure_unloaded(self, name: str) -> None:
-        """Unload the model for an operator, and return when that is done. The next request loads it again.
+        """Unload the model for an operator, and wait until it is unloaded. The next request loads it again.
 
         Raises EngineUnavailable if another operator keeps the model loaded, and EngineStopped.
         """
@@ -159,7 +160,7 @@ class ModelLoader:
             self._set_timer()
 
     async def _run(self, name: str, managed: ManagedEngine, engine: StartableEngine) -> None:
-        """Load the model, and wait for the end of its engine. A failure leaves the other models as they are."""
+        """Load the model, then wait until its engine dies. A failure does not affect other models."""
         try:
             await engine.start()
             info = await engine.wait_ready()
@@ -194,7 +195,7 @@ class ModelLoader:
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        """Call `_on_timer` at the policy's next deadline."""
+        """Schedule `_on_timer` for the policy's next deadline."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -220,7 +221,7 @@ class ModelLoader:
 
 
 def _notice() -> tuple[asyncio.Future[None], Callable[[], None]]:
-    """Return a future for a request, and the function that completes it."""
+    """Return a future, and a callback that completes it unless it is done."""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def notify() -> None:
@@ -231,7 +232,7 @@ def _notice() -> tuple[asyncio.Future[None], Callable[[], None]]:
 
 
 async def _stop(name: str, engine: StartableEngine) -> None:
-    """Stop the engine. An error is logged only: the model is no longer served either way."""
+    """Stop the engine. An error is only logged, since the model is no longer served in any case."""
     try:
         await engine.stop()
     except Exception:

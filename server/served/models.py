@@ -1,4 +1,4 @@
-"""ServedModels: all models of one server, by name."""
+"""ServedModels: all models of one server, by name, with their adapters."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ from server.served.model import ServedModel
 
 
 class ServedModels:
-    """At least one model, with adapters. All names differ. A request without a name uses the first model."""
+    """The served models, at least one, and their adapters. A request without a model name uses the first model."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         assert models, "a server has at least one model"
@@ -57,7 +57,8 @@ class ServedModels:
         return (*(name for model in self._models for name in model.visible_names), *adapters)
 
     def find(self, name: str | None) -> ServedModel:
-        """Return the model that this caller's request names. Raises ModelNotFound."""
+        """Return the model or adapter with this name, by default the first model. Raises ModelNotFound if the current
+        caller may not use it."""
         names = self.visible_names
         wanted = self.default.name if name is None else name
         if wanted in names:
@@ -73,11 +74,12 @@ class ServedModels:
         raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {served}")
 
     def is_model_name(self, name: str) -> bool:
-        """Whether the name is a model's, not an adapter's."""
+        """Whether the name is one of a model, not of an adapter."""
         return name in self._by_name
 
     def base_model(self, name: str | None) -> ServedModel:
-        """Return a new adapter's base model. None is enough if only one can have adapters. Raises InvalidRequest."""
+        """Return the base model for a new adapter. name: may be None if only one model can have adapters. Raises
+        InvalidRequest."""
         able = [model for model in self._models if model.has_adapters]
         if not able:
             raise InvalidRequest(
@@ -99,10 +101,10 @@ class ServedModels:
         return found
 
     def add_configured_adapters(self, config: LoraConfig, *, kinds_known: bool = True) -> None:
-        """Serve the adapters of --lora-modules, once their files have been read. Raises OptionError.
+        """Add the adapters of --lora-modules, whose files are read later. Raises OptionError.
 
-        kinds_known: whether it is known which models pool texts, and so have no adapters. If not, adapters that could
-        belong to several models are left out.
+        kinds_known: whether it is known which models are pooling models, which cannot have adapters. If not, adapters
+        whose base model is ambiguous are skipped.
         """
         if config.adapter_dir is not None and not any(model.has_adapters for model in self):
             raise OptionError("--adapter-dir is given, and no model has --enable-lora; add it, or leave the folder out")
@@ -121,16 +123,16 @@ class ServedModels:
 
     @property
     def num_unfinished(self) -> int:
-        """Number of requests that the engines have, or will get."""
+        """Number of requests in the engines or being prepared for them."""
         return sum(model.num_unfinished for model in self._models)
 
     @property
     def has_work(self) -> bool:
-        """Whether a request runs or waits, for its model to load or for an engine."""
+        """Whether a model is loading, or a request runs or waits."""
         return any(model.has_work for model in self._models)
 
     def close_live_feeds(self) -> None:
-        """End the streams to all watchers."""
+        """End the event streams to all dashboards."""
         for model in self._models:
             model.live.close()
 
@@ -140,39 +142,42 @@ class ServedModels:
 
     @property
     def infos(self) -> dict[str, EngineInfo]:
-        """Descriptions, by name, of the models that have been loaded and have not failed since."""
+        """Engine's descriptions, by name, of the models that have been loaded at least once and are not in the failed
+        state."""
         healthy = [model for model in self._models if model.state is not ModelState.FAILED]
         return {model.name: info for model in healthy if (info := model.info) is not None}
 
     @property
     def first_loaded(self) -> ServedModel:
-        """The first model that is loaded, or else the first that was. There must be one."""
+        """The first model that is loaded now, else the first that was loaded earlier. At least one must have been."""
         known = [model for model in self._models if model.info is not None]
         return next((model for model in known if model.state is ModelState.LOADED), known[0])
 
     @property
     def overview(self) -> list[ModelSummary]:
-        """State of each model, for watchers."""
+        """State of each model, for dashboards."""
         return [ModelSummary(each.name, each.state.value, each.client.status().num_open) for each in self._models]
 
     @property
     def num_watchers(self) -> int:
-        """Number of watchers of all engines."""
+        """Number of dashboards that watch an engine."""
         return sum(model.live.num_watchers for model in self._models)
 
     def story(self, request_id: str) -> RequestStory:
-        """Return the story of the newest request with this id, its own or its answer's. Raises RequestNotKnown."""
+        """Return the recorded history of the newest request with this id, or whose answer has it. Raises
+        RequestNotKnown."""
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
             raise request_not_known(request_id)
         return max(found, key=lambda story: story.request.began_ms)
 
     def get_or_default(self, name: str | None) -> ServedModel:
-        """Return the model, or the base model of the adapter, with this name, and the first model if there is none."""
+        """Return the model, or the adapter's base model, with this name; the first model if the name is None or
+        unknown."""
         return self.default if name is None else self._by_name.get(self.adapters.base_name(name), self.default)
 
     def check_queue(self) -> None:
-        """Raise QueueFull, or EngineUnavailable, if no model can take one more request."""
+        """Raise QueueFull or EngineUnavailable if no model can take another request."""
         refusal: HeadraceError | None = None
         for model in self._models:
             try:

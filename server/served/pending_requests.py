@@ -1,4 +1,4 @@
-"""Requests that wait for a model: Waiter, of a client, and OperatorRequest, to load or unload it."""
+"""Pending requests for a model: Waiter for a client's request, OperatorRequest for a load or unload."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """A request that waits for its model, until it is admitted or has an error; then `notify` is called once."""
+    """A request that waits for its model. `notify` is called once, when the request is admitted or `error` is set."""
 
     number: int  # in the order of arrival
     notify: Callable[[], None]
@@ -21,7 +21,8 @@ class Waiter:
 
 @dataclass(eq=False, slots=True)
 class OperatorRequest:
-    """An operator's request to load or unload a model; `notify` is called once, when it has succeeded or failed."""
+    """An operator's request to load or unload a model. `notify` is called once, when the request has succeeded or
+    failed."""
 
     notify: Callable[[], None]
     is_done: bool = False
@@ -29,12 +30,12 @@ class OperatorRequest:
 
 
 def complete(requests: list[OperatorRequest]) -> None:
-    """Remove all requests and report success."""
+    """Remove all requests from the list and mark them as successful."""
     _end(requests, lambda: None)
 
 
 def refuse(requests: list[OperatorRequest], error: Callable[[], Exception]) -> None:
-    """Remove all requests and report an error, a new exception for each."""
+    """Remove all requests from the list and fail each with a new exception."""
     _end(requests, error)
 
 

@@ -1,1 +1,1 @@
-"""Responses and conversations that outlive their requests: how they are stored and found again."""
+"""Stored responses and conversations, which outlive their requests."""

@@ -1,4 +1,4 @@
-"""Background responses: runs that continue with or without a reader."""
+"""Background responses: generations that continue without a connected client."""
 
 import contextlib
 from typing import Any
@@ -18,9 +18,9 @@ from server.state.keeping import KeptResponse
 async def start_background(
     request: Request, context: ServerContext, generation: Generation, kept: KeptResponse, headers: dict[str, str]
 ) -> Run:
-    """Start the generation and store its response as queued.
+    """Start a generation in the background, and store its response as queued.
 
-    Raises the engine's refusal, and StorageFailed; then nothing runs.
+    Raises the engine's refusal, or StorageFailed; in both cases nothing runs afterwards.
     """
     request_id = request.state.request_id
     kept.response.background = True
@@ -43,7 +43,7 @@ async def start_background(
 
 
 def running_response(context: ServerContext, owner: str, response_id: str) -> tuple[Run, KeptResponse] | None:
-    """Return the run of a response that has not ended; None if there is none."""
+    """Return a background response that has not ended, with its run; None if there is none."""
     run = context.runs.find(response_id, owner)
     if run is None or not isinstance(run.options.subject, KeptResponse) or run.log.has_ended:
         return None
@@ -51,8 +51,8 @@ def running_response(context: ServerContext, owner: str, response_id: str) -> tu
 
 
 def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a response that is stored as running because its end could not be stored: as the run has it, while the
-    run's events are held, and later as failed."""
+    """Return the final state of a response that is stored as running because storing its end failed: from its run while
+    that is held, later a failed response."""
     run = context.runs.find(stored["id"], owner)
     if run is not None and isinstance(run.options.subject, KeptResponse):
         shown: dict[str, Any] = msgspec.to_builtins(run.options.subject.response)
@@ -62,7 +62,7 @@ def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> 
 
 
 async def stop(context: ServerContext, run: Run, kept: KeptResponse) -> None:
-    """End the response as canceled, in the engine too, and store that."""
+    """Cancel the response, stop its generation, and store it as canceled."""
     if kept.has_ended:  # it is being stored
         await run.wait_until_ended()
         return
@@ -72,6 +72,6 @@ async def stop(context: ServerContext, run: Run, kept: KeptResponse) -> None:
 
 
 def _error_event(reply: ErrorReply) -> bytes:
-    """Return an event that ends one client's stream without a statement about the response."""
+    """Return an error event for one client's stream, which does not change the response's state."""
     error = {"type": "error", "code": reply.code, "message": reply.message, "param": reply.param}
     return b"event: error\n" + frame(error)

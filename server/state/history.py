@@ -1,4 +1,4 @@
-"""prompt_items: the items of a request, behind the stored items that it refers to."""
+"""prompt_items: a request's items, preceded by the stored items of the response or conversation that it continues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +24,8 @@ _NO_TURN = ("failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class PromptItems:
-    """The items of a request. items: everything that the model reads; the first `num_stored` items are from earlier
-    requests. given: the request's own items, as they are stored.
-    """
+    """The items that a request's prompt is made from. items: all of them, of which the first `num_stored` are from
+    earlier requests. given: the request's own items, in the form to store."""
 
     items: list[InputItem]
     num_stored: int
@@ -35,7 +34,8 @@ class PromptItems:
 
 
 async def prompt_items(body: PromptFields, store: Entries, owner: str) -> PromptItems:
-    """Return the items of a request. Raises NotStored, and InvalidRequest if it continues no complete response."""
+    """Return the items of a request. Raises NotStored, and InvalidRequest if the previous response is missing or
+    incomplete."""
     conversation_id = _conversation_id(body.conversation)
     stored: list[Item] = []
     if body.previous_response_id is not None:
@@ -51,7 +51,8 @@ async def prompt_items(body: PromptFields, store: Entries, owner: str) -> Prompt
 
 
 async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path: str) -> list[InputItem]:
-    """Return the items, with stored items in place of references. path: of the list. Raises NotStored."""
+    """Return the items with references replaced by the stored items. path: the list's path, for errors. Raises
+    NotStored."""
     found: list[InputItem] = []
     for index, item in enumerate(items):
         if isinstance(item, ItemReference):
@@ -65,7 +66,7 @@ async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path:
 
 
 async def used_items(entry: Entry, store: Entries) -> list[Item]:
-    """Return the input of a stored response: its own, behind the items before it that are still stored."""
+    """Return the input of a stored response: the items of earlier responses that are still stored, then its own."""
     chain, _ = await store.chain(RESPONSE, entry.id, entry.owner, PREVIOUS)
     items: list[Item] = []
     for each in chain:

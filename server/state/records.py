@@ -1,4 +1,4 @@
-"""Stored responses and conversations: how they are written, found, and shown to clients."""
+"""Storage records of responses and conversations: saving, finding, and conversion to API objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -52,12 +52,12 @@ async def find_response(store: Entries, owner: str, response_id: str) -> Entry:
 
 
 async def shown_response(store: Entries, entry: Entry) -> dict[str, Any]:
-    """Return the response object as it was sent to the client."""
+    """Return the response object in the form that clients receive."""
     return {**entry.body, "output": await store.items(entry.id, OUTPUT)}
 
 
 async def find_conversation(store: Entries, owner: str, conversation_id: str, *, param: str | None = None) -> Entry:
-    """Return the owner's conversation. param: the field of the body that names it. Raises NotStored."""
+    """Return the owner's conversation. param: the body field that names it, for errors. Raises NotStored."""
     entry = await store.get(CONVERSATION, conversation_id, owner)
     if entry is None:
         raise no_conversation(conversation_id, param=param)
@@ -69,7 +69,7 @@ def shown_conversation(entry: Entry) -> dict[str, Any]:
 
 
 async def fail_interrupted(store: Entries) -> int:
-    """Mark the background responses that ran when an earlier server ended as failed; return their number."""
+    """Mark background responses that a previous server process did not finish as failed; return their number."""
 
     def failed(entry: Entry) -> Entry:
         error = {"code": "server_error", "message": "the server ended before the response did; send the request again"}
@@ -83,7 +83,7 @@ async def fail_interrupted(store: Entries) -> int:
 
 
 def item_list(items: Sequence[Item], query: ListQuery) -> dict[str, Any]:
-    """Return a page of the items. Raises InvalidRequest if there is no item with the id `after`."""
+    """Return the page of items that the query selects. Raises InvalidRequest if `after` is not an item's id."""
     ordered = list(items) if query.order == "asc" else list(reversed(items))
     ids = [item["id"] for item in ordered]
     if query.after is not None and query.after not in ids:

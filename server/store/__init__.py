@@ -1,1 +1,1 @@
-"""Storage between requests: one SQLite database, in memory or in --data-dir, with tables for each feature."""
+"""Persistent storage: one SQLite database, in --data-dir or in memory, with tables for each feature."""

@@ -1,4 +1,4 @@
-"""Database: SQLite on its own thread, so that the event loop never waits for a disk."""
+"""Database: SQLite on its own thread, so that the event loop never waits for the disk."""
 
 import asyncio
 import logging
@@ -140,16 +140,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 
 def memory_database(faults: FaultPlan | None = None) -> "Database":
-    """Return a database that ends with the process, and costs nothing before it is used."""
+    """Return a database in memory. It is opened at the first call of `run`."""
     return Database(_MEMORY, MIGRATIONS, faults)
 
 
 class Database:
-    """One connection, used by one thread, in the order of the calls.
+    """One SQLite connection on one thread, which runs calls in order.
 
-    The work of a call is one transaction. When `run` returns, the transaction is in the file and survives the process.
-    If it is durable, it survives a power cut too, with all transactions before it; a cut takes only the last ones that
-    are not. Deleted content is overwritten.
+    Each call of `run` is one transaction. When it returns, the transaction is in the file and survives a crash of the
+    process. After a durable transaction, this and all earlier ones also survive a power failure; later ones may be
+    lost. Deleted content is overwritten.
     """
 
     def __init__(self, path: str, migrations: Sequence[tuple[str, ...]], faults: FaultPlan | None = None) -> None:
@@ -164,18 +164,22 @@ class Database:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Connect now, and not at the first call, and bring the schema up to date.
+        """Connect now instead of at the first call, and migrate the schema to the current version.
 
-        Raises sqlite3.Error, and StartupError for a newer schema.
+        Raises sqlite3.Error, and StartupError if the schema is newer than this version's.
         """
         self._thread.submit(self._open).result()
 
     def require(self, statements: Iterable[str]) -> None:
-        """Run statements of the kind CREATE ... IF NOT EXISTS before the next call: tables beside the migrations'."""
+        """Run CREATE ... IF NOT EXISTS statements before the next call, for tables that are not part of the
+        migrations."""
         self._required += statements
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
-        """Return what `work` returns. Raises StorageFailed, and the errors of `work`; then nothing has changed."""
+        """Run `work` in a transaction and return its result. If it fails, the transaction is rolled back.
+
+        Raises StorageFailed for errors of SQLite, and the errors of `work`. is_durable: survive a power failure.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, is_durable)
 
     def _run(self, work: Callable[[sqlite3.Connection], T], is_durable: bool) -> T:
@@ -198,14 +202,14 @@ class Database:
             raise StorageFailed(f"what should be stored or read could not be: {error}") from error
 
     def _set_durable(self, connection: sqlite3.Connection, is_durable: bool) -> None:
-        """Set whether the next commit, and all before it, are on the disk when it returns."""
+        """Set whether a commit waits until it, and all commits before it, are on the disk."""
         if is_durable is not self._is_durable:
             connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
             self._is_durable = is_durable
 
     def _note(self, error: sqlite3.Error | None) -> None:
-        """Log when the database starts to fail, and when it works again, at most once a minute: on a full disk small
-        writes still fit, so that it fails and works in turn."""
+        """Log when the database starts to fail and when it works again, at most once a minute: on a full disk small
+        writes still succeed, so that errors and successes alternate."""
         now_s = time.monotonic()
         if error is None and self._is_reported_failing:
             logger.warning("the store at %s works again", self._path)
@@ -215,7 +219,7 @@ class Database:
             self._is_reported_failing, self._reported_s = True, now_s
 
     async def truncate(self) -> None:
-        """Remove deleted content from the write-ahead log."""
+        """Erase deleted content from the write-ahead log."""
 
         def checkpoint() -> None:
             assert self._connection is not None
@@ -224,7 +228,7 @@ class Database:
         await asyncio.get_running_loop().run_in_executor(self._thread, checkpoint)
 
     def close(self) -> None:
-        """Finish the calls that were made, and close the file."""
+        """Finish pending calls, and close the file."""
         self._thread.submit(self._close)
         self._thread.shutdown(wait=True)
 

@@ -1,4 +1,4 @@
-"""Entries: stored objects, each with a list of items, within limits of size and age."""
+"""Entries: stored objects with lists of items, within limits of size and age."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Item = dict[str, Any]  # an object with an id
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored object."""
+    """One stored object, such as a response or a conversation."""
 
     id: str
     kind: str
@@ -30,16 +30,16 @@ class Entry:
 
 
 class Entries:
-    """The entries of all features in one database.
+    """The stored objects of all features, in one database.
 
-    Beyond `max_bytes`, the entries that are unused for longest are dropped, of any kind; and each entry at `max_age_s`
-    after its last use. Only the owner finds an entry. All methods raise StorageFailed.
+    Beyond `max_bytes`, the least recently used entries of any kind are dropped. Each entry is dropped `max_age_s` after
+    its last use. An entry is found only with its owner's id. All methods raise StorageFailed.
     """
 
     def __init__(
         self, database: Database, *, max_bytes: int, max_age_s: float, clock: Callable[[], float] | None = None
     ) -> None:
-        """clock: seconds since 1970, by default of a SteadyClock."""
+        """clock: returns Unix seconds; by default a SteadyClock."""
         self._database = database
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
@@ -47,12 +47,12 @@ class Entries:
 
     @property
     def database(self) -> Database:
-        """The database of the entries, for tables of other features."""
+        """The database of the entries, where other features keep their own tables."""
         return self._database
 
     async def put(self, entry: Entry, items: Iterable[tuple[str, Item]] = ()) -> bool:
-        """Store or replace an entry, with items and the part that each belongs to. Return False, and store nothing,
-        if the entry is larger than all that may be stored."""
+        """Store or replace an entry. items: pairs of a part's name and an item in it. Return False, and store nothing,
+        if the entry alone is larger than `max_bytes`."""
         body = msgspec.json.encode(entry.body)
         rows = [(part, item["id"], msgspec.json.encode(item)) for part, item in items]
         size = len(body) + _OVERHEAD_BYTES + sum(len(row[2]) + _OVERHEAD_BYTES for row in rows)
@@ -84,7 +84,7 @@ class Entries:
         return None if row is None else _entry(row)
 
     async def update(self, kind: str, entry_id: str, owner: str, change: Callable[[Entry], Entry]) -> Entry | None:
-        """Replace an entry's body and state by those that `change` returns; None if there is no such entry."""
+        """Replace an entry by the result of `change`, and return it; None if there is no such entry."""
 
         def work(connection: Connection) -> Entry | None:
             entry = self._get(connection, kind, entry_id, owner)
@@ -102,7 +102,7 @@ class Entries:
         return await self._database.run(work)
 
     async def delete(self, kind: str, entry_id: str, owner: str) -> bool:
-        """Delete an entry; return whether there was one. Nothing of it is left in any file."""
+        """Delete an entry, and erase its content from the files; return whether there was one."""
 
         def work(connection: Connection) -> bool:
             if self._get(connection, kind, entry_id, owner) is None:
@@ -115,8 +115,8 @@ class Entries:
         return was_there
 
     async def chain(self, kind: str, entry_id: str, owner: str, link: str) -> tuple[list[Entry], str | None]:
-        """Return an entry and all entries before it, the oldest first, and the id of an entry that is missing, if
-        one is. All count as used. link: the field of a body with the id of the entry before it."""
+        """Return an entry and its predecessors, oldest first, and the id at which the chain breaks because that entry
+        is missing, or None. link: the body field with the predecessor's id. Counts as a use of all of them."""
 
         def work(connection: Connection) -> tuple[list[Entry], str | None]:
             entries: list[Entry] = []
@@ -136,7 +136,7 @@ class Entries:
         return await self._database.run(work)
 
     async def with_states(self, kind: str, states: Sequence[str]) -> list[Entry]:
-        """Return the entries of all owners that are in one of the states."""
+        """Return all owners' entries that are in one of the states."""
         marks = ", ".join("?" * len(states))
         query = f"SELECT id, kind, owner, created_s, state, body FROM entries WHERE kind = ? AND state IN ({marks})"
         rows = await self._database.run(lambda connection: connection.execute(query, (kind, *states)).fetchall())
@@ -145,7 +145,7 @@ class Entries:
     # --- items --------------------------------------------------------------------------------------------------------
 
     async def items(self, entry_id: str, *parts: str) -> list[Item]:
-        """Return the items of an entry in their order, all or those of the given parts."""
+        """Return the items of an entry in order. parts: names of the parts to return; by default all."""
         rows = await self._database.run(
             lambda connection: connection.execute(
                 "SELECT part, body FROM items WHERE entry = ? ORDER BY position", (entry_id,)
@@ -167,7 +167,7 @@ class Entries:
         return await self._database.run(work)
 
     async def append_items(self, entry_id: str, part: str, items: Sequence[Item]) -> bool:
-        """Add items at the end of an entry; return False if there is no such entry any more."""
+        """Add items at the end of an entry; return False if the entry no longer exists."""
         rows = [(part, item["id"], msgspec.json.encode(item)) for item in items]
         now = self._clock()
 
@@ -211,11 +211,11 @@ class Entries:
             connection.execute("DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY used_s LIMIT 1)")
 
     async def expire(self) -> None:
-        """Drop entries that are too old, as every write does. For the start of a server."""
+        """Drop entries that are too old. Every write does this too, so only the start of a server needs to call it."""
         await self._database.run(lambda connection: self._evict(connection, self._clock()))
 
     async def check(self) -> None:
-        """Assert that the sizes are right, and within the limit."""
+        """Assert that the recorded sizes are right and within the limit."""
 
         def work(connection: Connection) -> None:
             entries = connection.execute("SELECT id, size, length(body) FROM entries").fetchall()

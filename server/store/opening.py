@@ -1,4 +1,4 @@
-"""open_store and open_database: what a server stores, in --data-dir or in memory."""
+"""open_store and open_database: the server's storage, in --data-dir or in memory."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ _PRIVATE = 0o600
 
 @contextlib.contextmanager
 def open_store(config: ServerConfig, faults: FaultPlan | None = None) -> Iterator[Entries]:
-    """Open the entries in --data-dir, or without that in memory, within the context. faults: to inject.
+    """Return a context with the entries in --data-dir, or in memory without it. faults: storage errors to inject.
 
     Raises StartupError or OptionError.
     """
@@ -43,7 +43,7 @@ def entries_in(database: Database, config: ServerConfig) -> Entries:
 def open_database(
     folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIONS, *, faults: FaultPlan | None = None
 ) -> Iterator[Database]:
-    """Open the database in `folder` within the context. Raises StartupError or OptionError."""
+    """Return a context with the database in `folder`. Raises StartupError or OptionError."""
     with _open_folder(folder) as path:
         database = Database(str(path), migrations, faults)
         try:
@@ -59,10 +59,9 @@ def open_database(
 
 @contextlib.contextmanager
 def _open_folder(folder: Path) -> Iterator[Path]:
-    """Lock `folder` within the context, and yield the path of its database.
+    """Lock the folder within the context, and yield the path of its database file.
 
-    A new folder, and the database in an existing one, can be read only by their owner. Raises StartupError or
-    OptionError.
+    Only the owner can read a new folder, and the database in an existing one. Raises StartupError or OptionError.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

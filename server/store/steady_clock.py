@@ -1,14 +1,14 @@
-"""SteadyClock: seconds since 1970 that advance evenly, even if the system's clock is set."""
+"""SteadyClock: Unix time that advances evenly even if the system clock is set."""
 
 import time
 from collections.abc import Callable
 
 
 class SteadyClock:
-    """The system's time when the clock was made, plus the time that has passed since.
+    """Unix time: the system clock's at construction, plus the monotonic time since then.
 
-    If the system's clock is set forward, nothing expires early; if it is set back, new entries do not become the
-    oldest. The next start of the server takes the system's time again.
+    If the system clock is set forward, nothing expires early; if it is set back, new entries are not older than
+    existing ones. The next start of the server takes the system's time again.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""UsageTable: the usage of each key, a row for each hour, without any content."""
+"""UsageTable: token usage per key and hour, without any content of requests."""
 
 import enum
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ HOUR_S = 3600
 
 
 class BucketWidth(enum.StrEnum):
-    """The length of time that one bucket adds up."""
+    """The length of time that one usage bucket covers."""
 
     HOUR = "hour"
     DAY = "day"
@@ -33,7 +33,7 @@ _COLUMNS = "key, hour_s, outcome, requests, prompt_tokens, cached_tokens, output
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Requests of one key with one outcome that ended within one hour, or within another bucket."""
+    """Usage of one key in one hour or longer bucket, by requests that ended with one outcome."""
 
     key: str  # name of the key; empty for keys without a name, and for clients without a key
     start_s: int  # start of the hour, in seconds since 1970
@@ -45,17 +45,17 @@ class UsageRow:
 
 
 class TooManyBuckets(Exception):
-    """There are more buckets than the caller accepts."""
+    """The result would have more buckets than the caller accepts."""
 
 
 class UsageTable:
-    """All methods raise StorageFailed."""
+    """The database table of token usage. All methods raise StorageFailed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add(self, rows: Iterable[UsageRow]) -> None:
-        """Add rows to what is stored, all or none."""
+        """Add the rows to the stored usage, in one transaction."""
         values = [astuple(row) for row in rows]
 
         def work(connection: Connection) -> None:
@@ -81,8 +81,8 @@ class UsageTable:
     ) -> Sequence[UsageRow]:
         """Return the usage in hours that start in [since_s, until_s), of one key or of all, ordered by bucket and key.
 
-        Each bucket has a row for each key and outcome; a bucket of all time starts at 0. Raises TooManyBuckets, before
-        anything is added up, if buckets and keys have more than `max_buckets` combinations.
+        Each bucket has a row per key and outcome; a bucket of all time starts at 0. Raises TooManyBuckets, before
+        computing sums, if there are more than `max_buckets` combinations of bucket and key.
         """
         start, given = _STARTS[width], (since_s, until_s, key, key)
 
@@ -102,7 +102,7 @@ class UsageTable:
         return await self._database.run(work)
 
     async def forget(self, before_s: int) -> None:
-        """Delete the hours that start before that time."""
+        """Delete the usage of hours that start before `before_s`."""
         await self._database.run(
             lambda connection: connection.execute("DELETE FROM usage WHERE hour_s < ?", (before_s,))
         )
