@@ -1,4 +1,4 @@
-"""--ttft-slo: requests whose first token is likely to come later are refused when they arrive."""
+"""--ttft-slo: refuses a request on arrival if its predicted time to first token is above the limit."""
 
 import math
 import time
@@ -12,10 +12,10 @@ _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
 
 
 def check_first_token(model: ServedModel, terms: RequestTerms, num_prompt_tokens: int) -> FirstToken | None:
-    """Return the predicted time of the first token, from the request's arrival; None without --ttft-slo.
+    """Return the predicted time to the first token, counted from the request's arrival; None without --ttft-slo.
 
-    num_prompt_tokens: 1 before the number is known. Raises WaitTooLong if the first token is likely to be too late,
-    unless the request yields to all others.
+    num_prompt_tokens: 1 while the number is unknown. Raises WaitTooLong if the prediction is above the limit, unless
+    the request yields to all others.
     """
     slo_s = model.config.ttft_slo
     if slo_s is None:

@@ -1,4 +1,4 @@
-"""RequestTerms: the sender of a request, its arrival, its time limits, and its rank in the order of service."""
+"""RequestTerms: who sent a request and when, its time limits, and its priority in the order of service."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ class RequestTerms:
 
     @property
     def yields_to_all(self) -> bool:
-        """Whether the request waits as long as others have work, so that no limit applies to its waiting."""
+        """Whether the request waits while any other request has work, so that queue limits do not apply to it."""
         return self.is_batch or self.service_class is ServiceClass.BACKGROUND
 
     @property
@@ -58,7 +58,7 @@ class RequestTerms:
         return self.arrival_s + self.queue_timeout_s
 
     def engine_fields(self, *, is_first: bool) -> dict[str, Any]:
-        """Return the fields of an engine request. Only the first of several must start in time; the others may wait."""
+        """Return the scheduling fields of an engine request. Only the request's first one has a start deadline."""
         return {
             "arrival_s": self.arrival_s,
             "deadline_s": self.deadline_s,
@@ -71,7 +71,7 @@ class RequestTerms:
 
     @contextlib.asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
-        """Raise AnswerTimeout if the request's time is over within the context, before the engine has the request."""
+        """Raise AnswerTimeout if the request times out inside the context, before the engine has the request."""
         try:
             async with asyncio.timeout_at(self.deadline_s) as limit:  # the loop's clock is time.monotonic()
                 yield
@@ -88,7 +88,7 @@ class RequestTerms:
 
 
 class TermsFields(Protocol):
-    """Fields of a body that terms are made from."""
+    """Fields of a request's body that RequestTerms are made from."""
 
     timeout: float | None
     priority: int | None
@@ -97,7 +97,7 @@ class TermsFields(Protocol):
 
 
 def request_terms(body: TermsFields, model: ServedModel, arrival_s: float) -> RequestTerms:
-    """Return the terms of the body, or else of the options, none of which limits how long a line of a batch waits."""
+    """Return the terms in the body, or else in the options, whose time limits do not apply to a line of a batch."""
     caller = current_caller()
     timeout_s = body.timeout
     if timeout_s is None and not _is_batch.get():
@@ -119,17 +119,17 @@ _is_batch: ContextVar[bool] = ContextVar("is_batch", default=False)
 
 
 def serve_as_batch() -> None:
-    """Serve requests of this task, and of tasks that it starts, as lines of a batch."""
+    """Mark the requests of this task, and of tasks it starts, as lines of a batch."""
     _is_batch.set(True)
 
 
 def served_tier(body: TermsFields) -> str | None:
-    """Return the service_tier for the answer; None if the request has none."""
+    """Return the service_tier to report in the answer; None if the request sets none."""
     return DEFAULT_TIER if body.service_tier == "auto" else body.service_tier
 
 
 def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
-    """Return the error of a request that did not start before `start_by_s`."""
+    """Return the error for a request that did not start before `start_by_s`."""
     retry_after_s = client.drain_s()
     parts = (
         f"the request did not begin within {terms.queue_timeout_s:g} s (--queue-timeout)",
@@ -140,7 +140,7 @@ def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
 
 
 def _before_it(status: EngineStatus) -> Iterator[str]:
-    """Yield what kept the engine busy; nothing if it was idle and the request may have waited for its own grammar."""
+    """Yield, for the error, why the request waited; nothing if the engine was idle: a grammar may have delayed it."""
     if status.state is not EngineState.READY:
         yield status.reason
         return

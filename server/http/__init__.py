@@ -1,1 +1,1 @@
-"""HTTP below the endpoints and routes: connections, layers around requests, bodies, streams, disconnects."""
+"""HTTP below the endpoints and routes: connections, middleware, request and response bodies, streams, disconnects."""

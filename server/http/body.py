@@ -1,4 +1,4 @@
-"""Bodies of requests as checked objects, bodies of answers as JSON, and the server's context as a dependency."""
+"""Parsing and validation of request bodies, JSON responses, and the FastAPI dependency for the server's context."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 else:
 
     class Json:
-        """The type of a route's parameter `body: Json[MODEL]`: the request's body, read as the model.
+        """Annotation of a route's parameter, `body: Json[MODEL]`: the request's body, validated as the model.
 
-        Reading raises InvalidRequest, RequestTooLarge or RequestTimeout. FastAPI's own body parameters would accept
-        NaN, coerce types, answer 422, and read bodies of any size.
+        Raises InvalidRequest, RequestTooLarge or RequestTimeout. FastAPI's own body parameters would accept NaN, coerce
+        types, answer 422, and read bodies of any size.
         """
 
         def __class_getitem__(cls, model: type[M]) -> Any:
@@ -56,10 +56,10 @@ else:
 
 
 async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
-    """Return the result of `read` for the body, a JSON object. Raises InvalidRequest, RequestTooLarge,
+    """Parse the request's body as a JSON object, and return `read(object)`. Raises InvalidRequest, RequestTooLarge,
     RequestTimeout and ClientGone.
 
-    A long body is parsed and read in a thread, unless its client has disconnected.
+    A long body is parsed and read in a thread; a disconnect ends the wait for it.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and is_from_page(request):
@@ -85,15 +85,15 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 
 def is_from_page(request: Request) -> bool:
-    """Whether a browser sends the request for a page, which it marks in each POST.
+    """Whether the request comes from a web page: browsers mark each POST of a page with Origin or Sec-Fetch-Site.
 
-    Programs are not required to name a type: Ollama's clients often name none, and curl another one.
+    The content-type does not tell: Ollama's clients often send none, and curl sends another one.
     """
     return "origin" in request.headers or "sec-fetch-site" in request.headers
 
 
 def json_response(answer: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """Return `answer`, of msgspec's structs or plain values, as a response."""
+    """Return `answer`, a msgspec struct or plain values, as a JSON response."""
     return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
 
 
@@ -103,7 +103,7 @@ def ignored_body(body: StrictModel, context: ServerContext) -> dict[str, str]:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """Return the whole body. At most `limit` bytes are held in memory."""
+    """Read the whole body. Raises RequestTooLarge if it has more than `limit` bytes, RequestTimeout and ClientGone."""
     too_large = RequestTooLarge(f"the body has more than {limit} bytes (--max-request-bytes)")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:

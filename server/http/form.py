@@ -1,4 +1,4 @@
-"""read_form: a multipart/form-data body, one part of which may be a file that is streamed and never held in memory."""
+"""read_form: parses a multipart/form-data body; its file, if there is one, is streamed and never held in memory."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,14 +29,14 @@ Write = Callable[[bytes], Awaitable[None]]
 
 @dataclass(slots=True)
 class Form:
-    """fields: values by name, without the file. filename: the client's name of the file; None without a file."""
+    """A parsed form. fields: values by name, without the file. filename: as sent by the client; None without a file."""
 
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
 
 
 async def read_form(request: Request, file_field: str, write: Write) -> Form:
-    """Return the form, and pass its file to `write` piece by piece. Raises InvalidRequest, RequestTimeout, ClientGone,
+    """Read the form, and stream its file to `write` piece by piece. Raises InvalidRequest, RequestTimeout, ClientGone,
     and what `write` raises."""
     _check_page(request)
     reader = _Reader(_decoder(request), file_field, write)
@@ -58,7 +58,7 @@ async def read_form(request: Request, file_field: str, write: Write) -> Form:
 
 
 def _check_page(request: Request) -> None:
-    """Raise InvalidRequest for a form of a foreign web page: browsers send it without a preflight, but with no key."""
+    """Raise InvalidRequest for a web page's form without a key: browsers send it to any site without a preflight."""
     if is_from_page(request) and "authorization" not in request.headers and "x-api-key" not in request.headers:
         raise InvalidRequest(
             "a web page must send its form with an authorization header, which may be any on this server"
@@ -79,7 +79,7 @@ def _decoder(request: Request) -> "MultipartDecoder":
 
 
 class _Reader:
-    """A reader of the body, piece by piece."""
+    """Parses the body, which it receives piece by piece."""
 
     def __init__(self, decoder: "MultipartDecoder", file_field: str, write: Write) -> None:
         self.form = Form()
@@ -91,7 +91,7 @@ class _Reader:
         self._num_field_bytes = 0
 
     async def take(self, data: bytes | None) -> None:
-        """Read a piece; None is the end of the body. Raises InvalidRequest."""
+        """Parse a piece; None is the end of the body. Raises InvalidRequest."""
         from werkzeug.exceptions import RequestEntityTooLarge
         from werkzeug.sansio.multipart import Data, Epilogue, Field, File, NeedData
 
@@ -124,7 +124,7 @@ class _Reader:
         self._name = None
 
     def _add(self, piece: bytes, *, is_last: bool) -> None:
-        """Add a piece to the value of a field."""
+        """Add a piece to the current field's value. Raises InvalidRequest."""
         self._num_field_bytes += len(piece)
         if self._num_field_bytes > _MAX_FIELD_BYTES:
             raise InvalidRequest(f"the form's fields have more than {_MAX_FIELD_BYTES} bytes beside the file")

@@ -1,4 +1,4 @@
-"""model_state: the loading state of a model, the same in its card and on /health."""
+"""model_state: the loading state of a model, as shown in its model card and on /health."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from server.served.model import ServedModel
 
 
 def model_state(model: ServedModel) -> dict[str, Any]:
-    """Return `state`, and for a model that is not loaded the reason and the progress."""
+    """Return the field `state` and, for a model that is not loaded, its reason and progress."""
     state, status = model.state, model.client.status()
     shown: dict[str, Any] = {"state": state.value}
     if state is ModelState.LOADED and status.state is not EngineState.READY:

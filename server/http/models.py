@@ -27,8 +27,8 @@ async def acquire_model(
 ) -> None:
     """Load the model if necessary, keep it loaded until the request ends, and name it in the request's record.
 
-    loading_error: for a request for a stream, which gets comments about the progress if loading takes long; as in
-    Endpoint. timeout_s: the request's own limit from its arrival; None is --request-timeout. is_patient: whether
+    loading_error: for a stream, makes the event for an error; the stream then gets progress comments if loading takes
+    long. timeout_s: the request's own timeout, from its arrival; None for --request-timeout. is_patient: whether
     --queue-timeout does not apply.
 
     Raises ClientGone, QueueFull, QueueTimeout, ModelNotLoaded, EngineUnavailable, AnswerTimeout, and InvalidRequest.
@@ -68,7 +68,7 @@ async def _load_in_time(request: Request, model: ServedModel, timeout_s: float |
 
 
 async def _comment(request: Request, model: ServedModel, loading_error: Callable[[bytes], bytes]) -> None:
-    """Send comments about the model's loading, before a proxy could take the silence for the end."""
+    """Send progress comments while the model is loaded, so that no proxy closes a silent connection."""
     interval_s = model.config.sse_ping_interval
     await asyncio.sleep(interval_s)
     stream: WaitingStream = await request.state.begin_waiting(loading_error)

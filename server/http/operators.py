@@ -1,4 +1,4 @@
-"""OPERATORS_ONLY, METRICS_READERS: dependencies of routes for the server's operator."""
+"""OPERATORS_ONLY, METRICS_READERS: FastAPI dependencies that restrict routes to the server's operator."""
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
@@ -17,8 +17,8 @@ _OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "
 def require_operator(scope: Scope) -> None:
     """Raise InsufficientPermissions unless the request is an operator's.
 
-    If the server has keys, an operator sends an admin's key. Without keys, an operator is at this machine: the peer of
-    the connection counts, and no header does.
+    If the server has keys, an operator sends an admin's key. Without keys, an operator is a client on this machine: the
+    connection's peer decides, and headers can only rule it out.
     """
     caller = caller_of(scope)
     if caller.is_operator or (caller is ANYBODY and _is_from_here(scope)):

@@ -1,4 +1,4 @@
-"""Parameters of a URL's query, checked as strictly as a body."""
+"""Query parameters, checked as strictly as a body."""
 
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ _MAX_DIGITS = 12
 
 
 def query_int(request: Request, name: str) -> int | None:
-    """Return the value of a parameter. Raises InvalidRequest unless it is a whole number of at least 0."""
+    """Return the query parameter; None if absent. Raises InvalidRequest unless it is a whole number of at least 0."""
     given = request.query_params.get(name)
     if given is None:
         return None
@@ -25,7 +25,7 @@ def query_int(request: Request, name: str) -> int | None:
 
 
 def query_bool(request: Request, name: str) -> bool | None:
-    """Return the value of a parameter. Raises InvalidRequest unless it is true or false."""
+    """Return the query parameter; None if absent. Raises InvalidRequest unless it is true or false."""
     given = request.query_params.get(name)
     if given is not None and given.lower() not in _BOOLEANS:
         raise InvalidRequest(f"{name} is {quote(given)}; it must be true or false", param=name)
@@ -33,7 +33,7 @@ def query_bool(request: Request, name: str) -> bool | None:
 
 
 def page_query(request: Request, model: type[M], *names: str) -> M:
-    """Return `after`, `limit` and the parameters with these names as `model`. Raises InvalidRequest."""
+    """Return the query parameters `after`, `limit` and `names`, validated as `model`. Raises InvalidRequest."""
     given: dict[str, object] = {
         name: request.query_params[name] for name in ("after", *names) if name in request.query_params
     }
@@ -43,5 +43,5 @@ def page_query(request: Request, model: type[M], *names: str) -> M:
 
 
 def ignored_query(request: Request, *honored: str) -> dict[str, str]:
-    """Return the header that lists the parameters that are given and not honored, each once."""
+    """Return the response header that lists the query parameters not in `honored`, each once."""
     return ignored_header([name for name in dict.fromkeys(request.query_params) if name not in honored])

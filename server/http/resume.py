@@ -1,4 +1,4 @@
-"""Resumable streams: how they start, and how clients read the rest of them."""
+"""Resumable streams: generations that run independently of their requests, and reading on after a disconnect."""
 
 import contextlib
 import re
@@ -23,8 +23,8 @@ _EVENT_ID = re.compile(r"(stream_[0-9a-f]{1,64}):([0-9]{1,12})")
 async def resumable(
     request: Request, generation: Generation, formatter: AnswerFormatter, headers: dict[str, str]
 ) -> Response:
-    """Run the generation independently of the request, and return a response that streams it. Raises the engine's
-    refusal before anything has started."""
+    """Run the generation independently of the request, and return a response that streams it. If the engine refuses it,
+    raises the error before the stream starts."""
     runs = context_of(request).runs
     source = contextlib.AsyncExitStack()
     broken = error_event(formatter, request.state.request_id)
@@ -44,8 +44,8 @@ async def resumable(
 
 
 def resumed_by_header(request: Request) -> Response | None:
-    """Return the rest of a stream if the same request is sent again with the Last-Event-ID where it broke off. Raises
-    InvalidRequest, StreamNotFound or EventsDropped."""
+    """Return the rest of a stream if the client repeats its request with a Last-Event-ID; None without that header.
+    Raises InvalidRequest, StreamNotFound or EventsDropped."""
     last_event_id = request.headers.get("last-event-id")
     if not last_event_id:
         return None
@@ -57,8 +57,8 @@ def resumed_by_header(request: Request) -> Response | None:
 
 
 def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
-    """Return a response with the events of a stream after number `after`, and those to come. Last-Event-ID overrides
-    `after`. Raises InvalidRequest, StreamNotFound or EventsDropped."""
+    """Return a response with the stream's events after number `after`, past and future. A Last-Event-ID header
+    overrides `after`. Raises InvalidRequest, StreamNotFound or EventsDropped."""
     run = context_of(request).runs.get(run_id, request.state.owner)
     if last_event_id := request.headers.get("last-event-id"):
         given_id, after = _parse(last_event_id)
@@ -99,7 +99,7 @@ async def _read(run: Run, after: int, with_ids: bool) -> AsyncIterator[AsyncIter
 
 
 async def _with_ids(run_id: str, number: int, batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-    """Yield each batch of events as one piece, with the events' ids. number: of the event before."""
+    """Yield each batch of events as one chunk, with event ids. number: the number of the last event before them."""
     async for events in batches:
         yield b"".join(b"id: %s:%d\n%s" % (run_id.encode(), i, event) for i, event in enumerate(events, number + 1))
         number += len(events)

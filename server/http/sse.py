@@ -1,4 +1,4 @@
-"""Streams of events: end marks, keep-alive comments, errors, and clients that disconnect."""
+"""EventStream: a streaming response with end mark, keep-alive comments, error events, and disconnect handling."""
 
 import asyncio
 import contextlib
@@ -19,8 +19,8 @@ _DROP_S = 1.0  # from the end of its time in the queue until a request is droppe
 
 
 def status_wait_s(config: ServerConfig) -> float:
-    """Return how long a stream's status waits for its first event: one ping interval, or as long as the request can
-    still fail by --queue-timeout, which is a status then."""
+    """Return how many seconds a stream's HTTP status waits for the first event: one ping interval, or as long as
+    --queue-timeout can still fail the request with an error status."""
     wait_s = 0.0 if config.queue_timeout is None else config.queue_timeout + _DROP_S
     return max(config.sse_ping_interval, wait_s if wait_s <= _MAX_STATUS_WAIT_S else 0.0)
 
@@ -35,7 +35,7 @@ def error_event(formatter: AnswerFormatter, request_id: str) -> ErrorEvent:
 
 @contextlib.asynccontextmanager
 async def generated(generation: Generation, formatter: AnswerFormatter) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Yield the events of a generation, which ends with the context."""
+    """Provide the events of a generation, which ends with the context."""
     async with generation, contextlib.aclosing(formatter.events(generation)) as events:
         yield events
 
@@ -43,7 +43,7 @@ async def generated(generation: Generation, formatter: AnswerFormatter) -> Async
 class EventStream(Response):
     """Streams events from a source, which is closed when they end or the client disconnects.
 
-    The status waits for the first event, so that an error until then is an ordinary HTTP error. It does not wait longer
+    The HTTP status is sent with the first event, so that an earlier error is an ordinary HTTP error. It waits no longer
     than `status_wait_s`, since a request far back in the queue must not look dead to proxies.
     """
 
@@ -57,7 +57,7 @@ class EventStream(Response):
         headers: dict[str, str],
         late_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """late_headers: returns the headers that are known when the source is entered."""
+        """late_headers: returns the headers that are known only once the source has been entered."""
         self.status_code = 200
         self.media_type = form.media_type
         self.background = None
@@ -99,7 +99,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _with_end(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Yield the events, an error event if they break off, and the end mark."""
+        """Yield the events, then an error event if the source raises, and the end mark."""
         try:
             async for event in events:
                 yield event
@@ -113,7 +113,7 @@ class EventStream(Response):
         self._last_sent_s = time.monotonic()
 
     async def _ping(self, send: Send) -> None:
-        """Send a comment in each silence, so that proxies do not take the stream for dead."""
+        """Send a keep-alive comment after each silent ping interval, so that no proxy closes the stream."""
         while self._form.ping:
             silent_s = time.monotonic() - self._last_sent_s
             if silent_s >= self._ping_interval_s:

@@ -7,11 +7,11 @@ from starlette.types import Message, Send
 
 
 class WaitingStream:
-    """The layer between the application and its client once comments are sent. The head of the answer is sent before
-    the application answers, so an error becomes an event."""
+    """Replaces a request's ASGI `send` once its stream has started with comments. The 200 is sent by then, so an error
+    response of the application becomes an event."""
 
     def __init__(self, send: Send, error_event: Callable[[bytes], bytes]) -> None:
-        """error_event: returns the event that ends the stream, from the body of an error's answer."""
+        """error_event: makes the event that ends the stream from the body of an error response."""
         self._send = send
         self._error_event = error_event
         self._is_stream = False  # whether the application's answer is a stream
@@ -27,7 +27,7 @@ class WaitingStream:
         await self._send({"type": "http.response.body", "body": f": {line}\n\n".encode(), "more_body": True})
 
     async def forward(self, message: Message) -> None:
-        """Send a message of the application."""
+        """Send an ASGI message of the application: its head is dropped, and the body of an error becomes an event."""
         if message["type"] == "http.response.start":
             content_type = Headers(raw=message["headers"]).get("content-type", "")
             self._is_stream = message["status"] == 200 and content_type.startswith("text/event-stream")

@@ -1,4 +1,4 @@
-"""BodyAnswer: the answer to the body of a request that did not come over HTTP, and the tokens that it used."""
+"""BodyAnswer: the response to a request body that did not come over HTTP, such as a batch line, and its token usage."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class AnswerUsage(msgspec.Struct):
-    """Tokens of one answer or of several, added up."""
+    """Token counts of one answer, or summed over several."""
 
     input_tokens: int = 0
     cached_tokens: int = 0
@@ -22,7 +22,7 @@ class AnswerUsage(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class BodyAnswer:
-    """The response that a client would have received. body: JSON. headers: those that depend on the request."""
+    """The response that an HTTP client would have received. body: JSON. headers: those specific to the request."""
 
     request_id: str
     status_code: int
@@ -31,12 +31,12 @@ class BodyAnswer:
 
     @property
     def is_completed(self) -> bool:
-        """Whether the answer is no error."""
+        """Whether the response is not an error."""
         return self.status_code < 400
 
     @property
     def usage(self) -> AnswerUsage:
-        """The token counts that the answer states, in the words of any protocol; zeros for an error."""
+        """Token counts from the response's `usage`, whatever API's field names it has; zeros for an error."""
         return _read_usage(self.body) if self.is_completed else AnswerUsage()
 
 
@@ -49,7 +49,7 @@ class _Reasoning(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    """Chats, completions and embeddings call tokens prompt and completion, responses input and output."""
+    """Usage in any API: most APIs count prompt and completion tokens, responses count input and output tokens."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

@@ -1,4 +1,4 @@
-"""Child: a process that works on a background job, at a low priority, and that can be suspended."""
+"""Child: a process that works on a background job, at low priority, and can be suspended."""
 
 import asyncio
 import contextlib
@@ -21,8 +21,8 @@ _STATE, _USER, _SYSTEM = 0, 11, 12  # fields of /proc/PID/stat, counted from beh
 
 @dataclass(frozen=True, slots=True)
 class ProcessorUse:
-    """Processor time of a process. seconds: of all its threads, since its start. is_ready: whether a thread runs, or
-    only lacks a processor; otherwise all threads wait for something else, such as a disk, or are stopped."""
+    """CPU use of a process. seconds: CPU time of all its threads since its start. is_ready: whether a thread is running
+    or runnable; otherwise all threads wait, for a disk for example, or are stopped."""
 
     seconds: float
     is_ready: bool
@@ -35,24 +35,24 @@ class Child(Protocol):
         """Return the exit status, or the negative number of the signal that ended the process."""
 
     async def output(self) -> bytes:
-        """Return everything that the process has written to stdout, at its end."""
+        """Return everything that the process has written to stdout, once it has ended."""
 
     def suspend(self) -> None:
-        """Stop the process until `resume` is called. Idempotent, as `resume` is."""
+        """Stop the process until `resume` is called. Both are idempotent."""
 
     def resume(self) -> None: ...
 
     def kill(self) -> None: ...
 
     def processor_use(self) -> ProcessorUse | None:
-        """Return the processor time so far; None if the system does not say."""
+        """Return the CPU use so far; None if the system does not report it."""
 
     def raise_priority(self) -> None:
-        """Give the process the usual priority from now on, if the system allows it."""
+        """Give the process normal priority from now on, if the system allows it."""
 
     async def end(self) -> None:
-        """Make the process save its work and end, or kill it if that takes too long. Return when it is gone, early if
-        `kill` is called."""
+        """Make the process save its work and exit, or kill it if that takes too long. Returns once it has exited, early
+        if `kill` is called."""
 
 
 # Starts a module of ours with arguments as a child, whose lock is the file, at a priority of
@@ -62,26 +62,26 @@ StartChild = Callable[[str, list[str], Path, str], Coroutine[Any, Any, Child]]
 
 @dataclass(slots=True)
 class ChildEnding:
-    """The way in which a canceled task ends its child: immediately, or after the child has saved its work."""
+    """The way in which a canceled task ends its child: by killing it, or after the child has saved its work."""
 
     is_saving: bool = True
     child: Child | None = field(default=None, init=False)
 
     def kill(self) -> None:
-        """Kill the child now, and any later one when the task is canceled."""
+        """Kill the child now. A child started later is killed when the task is canceled, without saving."""
         self.is_saving = False
         if self.child is not None:
             self.child.kill()
 
     def kill_after(self, seconds: float) -> None:
-        """Give the child this time to save its work, at the usual priority: the end of the server waits for it."""
+        """Kill the child after `seconds`, until which it saves at normal priority: the server's end waits for it."""
         if self.child is not None:
             self.child.raise_priority()
         asyncio.get_running_loop().call_later(seconds, self.kill)
 
 
 class ChildProcess:
-    """A Child that is a real process."""
+    """Implementation of Child with an asyncio subprocess."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -123,14 +123,15 @@ class ChildProcess:
         await self.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        """Signal the process and those that it has started, such as a compiler."""
+        """Signal the process and its own child processes, such as a compiler."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
 
 async def start_child(module: str, arguments: list[str], lock: Path, priority: str) -> ChildProcess:
-    """Start a process; return when it may be suspended. Canceled, this leaves no process. Raises OSError.
+    """Start a module as a child process, and return once it may be suspended. If canceled, leaves no process. Raises
+    OSError.
 
     The process's stderr goes to a log beside the lock: it may contain samples of a client's data, which the server's
     own log must not. The event loop of the main thread must call this: the process ends with the thread that starts it.
@@ -170,13 +171,13 @@ def read_log(lock: Path) -> str:
 
 
 def traceback_of(lock: Path) -> str:
-    """Return the traceback of an error of ours that ended the last process; empty if it ended otherwise."""
+    """Return the last Python traceback in the process's log; empty if there is none."""
     text = read_log(lock)
     return text[text.rfind(_TRACEBACK) :].strip() if _TRACEBACK in text else ""
 
 
 def processor_use(pid: int) -> ProcessorUse | None:
-    """Return the processor time of a process; None if the system does not say, or the process has ended."""
+    """Return the CPU use of a process; None if the system does not report it, or the process has ended."""
     folder = Path(f"/proc/{pid}")
     try:
         whole = _fields(folder / "stat")

@@ -1,4 +1,4 @@
-"""JobEnvironment: everything that the background jobs of one server share."""
+"""JobEnvironment: the resources that all background jobs of a server share."""
 
 import asyncio
 import contextlib
@@ -30,8 +30,8 @@ _LOOK_S = 1.0  # at a process that cannot start yet
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """The environment of all jobs. gate: suspends child processes while clients have work. start_child: starts them.
-    sleep: waits before another attempt at what failed."""
+    """Resources of all jobs. gate: suspends child processes while clients have work. start_child: starts a child
+    process. sleep: waits between retries."""
 
     context: ServerContext
     answer: AnswerBody
@@ -54,23 +54,23 @@ class JobEnvironment:
 
     @property
     def data_dir(self) -> str:
-        """The folder --data-dir. Kinds that need it are not available without."""
+        """The folder of --data-dir. Kinds of jobs that need it are unavailable without the option."""
         data_dir = self.context.config.data_dir
         assert data_dir is not None
         return data_dir
 
     @property
     def gives_way(self) -> bool:
-        """Whether child processes compute at priorities below the server's."""
+        """Whether child processes run at a lower priority than the server."""
         return self.context.config.finetuning.finetune_yield is not FinetuningYield.NEVER
 
     def find_caller(self, owner: str) -> Caller | None:
-        """Return the owner of a job as a caller; None while no key of the owner is accepted."""
+        """Return the caller that owns a job; None while no key of the owner is accepted."""
         return self.context.keys.ring.batch_caller(owner)
 
     async def wait_until_quiet(self, model: str | None, at_most_s: float) -> None:
-        """Return when no client of the model has work, or after the given seconds. A model whose engine is unavailable
-        has no clients with work."""
+        """Wait until no client of the model has work, or for the given seconds. A model whose engine is unavailable
+        counts as having none."""
         with contextlib.suppress(EngineUnavailable):
             await self.models.get_or_default(model).client.batch_lane.quiet(at_most_s)
 
@@ -85,9 +85,9 @@ class JobEnvironment:
         priority: str,
         look: Callable[[], Awaitable[None]],
     ) -> AsyncIterator[Child]:
-        """Run a child process within the context. It is suspended while clients have work, and gone after the context.
+        """Run a child process inside the context. It is suspended while clients have work, and ends with the context.
 
-        lock, priority: as of `start_child`. look: called now and then until clients let the process start.
+        lock, priority: see `start_child`. ending: how a cancellation ends it. look: called each second until it starts.
         """
         while not await self._can_start():
             await look()
@@ -106,7 +106,7 @@ class JobEnvironment:
             await child.wait()
 
     async def _can_start(self) -> bool:
-        """Return whether the gate opens within a while. Then it is open: no other task has run since."""
+        """Wait up to a second for the gate, and return whether it is open. No other task has run since it opened."""
         try:
             async with asyncio.timeout(_LOOK_S):
                 await self.gate.wait_until_open()
@@ -118,7 +118,7 @@ class JobEnvironment:
 def new_environment(
     context: ServerContext, answer: AnswerBody, *, start: StartChild = start_child, sleep: Sleep = asyncio.sleep
 ) -> JobEnvironment:
-    """Return the environment of a server's jobs. start: starts child processes."""
+    """Return the environment of a server's jobs. answer, start, sleep: see JobEnvironment."""
     gate = IdleGate(
         lambda: context.models.has_work,
         is_active=context.config.finetuning.finetune_yield is FinetuningYield.ALWAYS,

@@ -13,7 +13,7 @@ _IDLE_AFTER_S = 0.5  # between a client's answer and its next question a process
 
 
 class IdleGate:
-    """open --a request arrives, or runs--> closed --none for a while--> open
+    """Closed while requests run or wait, and for half a second after.
 
     `note_request` closes the gate immediately; `look` opens it. Invariant: while the gate is closed, every process that
     was admitted is suspended. A gate that is not active never closes.
@@ -28,7 +28,7 @@ class IdleGate:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
-        """is_busy: whether a request runs or waits. count_suspended: receives seconds of suspended processes."""
+        """is_busy: whether a request runs or waits. count_suspended: called with seconds of suspended processes."""
         self._is_busy = is_busy
         self._is_active = is_active
         self._count_suspended = count_suspended
@@ -50,19 +50,19 @@ class IdleGate:
 
     @property
     def closed_s(self) -> float:
-        """Seconds in all for which the gate was closed to processes that were there or waited."""
+        """Total seconds for which the gate was closed while a process was admitted or waited to start."""
         self._count()
         return self._closed_s
 
     def note_request(self) -> None:
-        """Close the gate: a request has arrived."""
+        """Close the gate, since a request has arrived."""
         if self._is_active:
             self._busy_s = self._now()
             if self.is_open:
                 self._close()
 
     async def wait_until_open(self) -> None:
-        """Return when the gate is open: a process that starts cannot be suspended yet."""
+        """Wait until the gate is open. Call before starting a process: while it starts, it cannot be suspended."""
         self.look()
         self._num_waiting += 1
         self._needed.set()
@@ -75,7 +75,7 @@ class IdleGate:
 
     @contextlib.contextmanager
     def admitted(self, child: Child) -> Iterator[None]:
-        """Suspend the process whenever the gate is closed within the context."""
+        """Suspend the process whenever the gate is closed, until the context ends."""
         self._count()
         self._children.add(child)
         self._needed.set()
@@ -88,7 +88,7 @@ class IdleGate:
             self._children.discard(child)
 
     async def watch(self) -> None:
-        """Look at the server's work while there is a process, until this is canceled; then all processes continue."""
+        """Call `look` regularly while there are processes, until canceled; then all processes are resumed."""
         try:
             while True:
                 if not self._children and not self._num_waiting:
@@ -100,7 +100,7 @@ class IdleGate:
             self._open()
 
     def look(self) -> None:
-        """Close or open the gate, depending on the server's work."""
+        """Close or open the gate, depending on whether requests run or wait."""
         if not self._is_active:
             return
         self._count()

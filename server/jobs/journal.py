@@ -1,4 +1,4 @@
-"""Journal: one job as it is stored, with its events, for the one task that works on it."""
+"""Journal: reads and changes the stored record of one job, and its events, for the task that works on the job."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +16,8 @@ def _leave(_record: Any) -> None:
 
 
 class Journal(Generic[Record]):
-    """Invariant: `record` is as stored, except for clients' later changes, even if `change` is canceled."""
+    """Record and events of a job. `record` is as stored, except for clients' later changes, even if `change` is
+    canceled."""
 
     def __init__(
         self,
@@ -26,7 +27,7 @@ class Journal(Generic[Record]):
         *,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
-        """sleep: waits before the next attempt, when the disk has failed."""
+        """sleep: waits between attempts while the disk fails."""
         self.record = record
         self._files = files
         self._table = table
@@ -49,10 +50,10 @@ class Journal(Generic[Record]):
         beside: Callable[[Connection], None] = _leave,
         is_durable: bool = True,
     ) -> bool:
-        """Edit the record, add events, and run `beside`, all or nothing. A disk that fails is waited for.
+        """Edit the record, add events, and call `beside`, in one transaction. Retries until the disk works.
 
-        Return False, and change nothing, if `status` is given and the job no longer has it: a client wants something
-        else of the job by then.
+        Returns False, and changes nothing, if `status` is given and the job has another status by now, since a client
+        asked for something else.
         """
         return await persist(
             lambda: self.try_change(edit, events, status=status, beside=beside, is_durable=is_durable),
@@ -69,7 +70,7 @@ class Journal(Generic[Record]):
         beside: Callable[[Connection], None] = _leave,
         is_durable: bool = True,
     ) -> bool:
-        """Do the same once. Raises StorageFailed."""
+        """Make one attempt at `change`. Raises StorageFailed."""
         table, job_id = self._table, self.record.id
 
         def work(connection: Connection) -> tuple[Record | None, bool]:
@@ -88,5 +89,5 @@ class Journal(Generic[Record]):
         return await shielded(run())
 
     async def warn(self, status: JobStatus, message: str) -> None:
-        """Add a warning to the job's events, unless the job no longer has the status."""
+        """Add a warning to the job's events, unless the job has another status by now."""
         await self.change(events=[self.event(message, level="warn")], status=status)

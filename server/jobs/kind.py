@@ -10,9 +10,9 @@ from server.jobs.table import JobTable, Record
 
 
 class JobWork(ABC, Generic[Record]):
-    """The work on one job, or on one stage of it, as one task.
+    """The work on one job, or on one stage of it, run as one task.
 
-    The task may be canceled at any moment. This server or the next one then makes new work from what is stored.
+    The task may be canceled at any moment. This server, or the next one, then creates new work from the stored record.
     """
 
     def __init__(self, record: Record) -> None:
@@ -20,17 +20,17 @@ class JobWork(ABC, Generic[Record]):
 
     @abstractmethod
     async def run(self) -> None:
-        """Work until the job or its stage has ended. Raises EngineStopped if the server ends before."""
+        """Work until the job or its stage has ended. Raises EngineStopped if the server stops first."""
 
     async def follow(self, record: Record | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
-        """Follow what is stored of the job; return False if the task must be canceled.
+        """React to changes of the job's stored record; return False if the task must be canceled.
 
-        record: None if the job has ended. is_canceled: whether the task is canceled already, and still cleans up.
+        record: None if the job has ended. is_canceled: whether the task is already canceled and is cleaning up.
         """
         return record is not None
 
     def hurry(self) -> None:
-        """Prepare for the end of the server, which cancels the task next, and waits for it."""
+        """Prepare for the server's shutdown, which cancels the task next, and waits for it."""
 
 
 class JobKind(ABC, Generic[Record]):
@@ -48,40 +48,40 @@ class JobKind(ABC, Generic[Record]):
 
     @classmethod
     def is_available(cls, context: ServerContext) -> bool:  # noqa: ARG003
-        """Whether the server can have jobs of this kind."""
+        """Whether this server can run jobs of this kind."""
         return True
 
     @abstractmethod
     def work(self, record: Record) -> JobWork[Record]:
-        """Return the work that the job needs next."""
+        """Return new work for the next stage of the job."""
 
     async def select(self, waiting: Sequence[Record], works: Collection[JobWork[Record]]) -> Iterable[JobWork[Record]]:
-        """Return the works to start now.
+        """Return new work for the jobs to start now.
 
-        waiting: the jobs that have not ended and have no work, the oldest first. works: those that run.
+        waiting: jobs that have not ended and have no running work, oldest first. works: the running work of other jobs.
         """
         if self.env.context.drain.is_active:
             return []
         return [self.work(record) for record in waiting[: max(0, self.max_running - len(works))]]
 
     async def prepare(self) -> Collection[str]:
-        """Prepare for the jobs of earlier servers; return ids of jobs that may have left something to clean up."""
+        """Take over the jobs of earlier servers; return ids of jobs that may need `clean_up`."""
         return ()
 
     async def update(self, active: Sequence[Record], works: Collection[JobWork[Record]]) -> None:
-        """Update what depends on the jobs, such as metrics. Called after every look at the jobs."""
+        """Update metrics and whatever else depends on the jobs. Called after each pass of the runner."""
 
     def clean_up(self, record: Record) -> None:
-        """Delete what a job that has ended needs no more. Blocks. Called whenever a job may have ended."""
+        """Delete what an ended job no longer needs. Blocks. May be called more than once for a job."""
 
     def unfinished_files(self, record: Record) -> Iterable[str]:  # noqa: ARG002
-        """Return names of files on the disk that the job still writes, and that have no row yet."""
+        """Return names of files on disk that the job is still writing, and that are not yet in the database."""
         return ()
 
     @property
     def max_age_s(self) -> float | None:
-        """The time after its end at which a job is deleted; None for never. Needs a column `ended_s`."""
+        """Seconds from a job's end to its deletion; None for never. Needs a column `ended_s`."""
         return None
 
     async def close(self) -> None:
-        """End what the kind itself has started."""
+        """Stop what the kind itself has started, such as tasks."""

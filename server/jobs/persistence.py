@@ -1,4 +1,4 @@
-"""shielded and persist: wait for work to its end, although the caller is canceled, or the disk fails."""
+"""shielded and persist: finish an operation although the caller is canceled, and retry it while the disk fails."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,8 @@ RETRY_S = 5.0  # after a disk that failed
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
-    """Return what the work returns. If this is canceled, CancelledError is raised only when the work is over: the work
-    of a thread cannot be canceled, and callers that clean up must know what it did. The work must end soon."""
+    """Return the result of `work`. If the caller is canceled, raises CancelledError only once the work is done: a
+    thread cannot be canceled, and callers that clean up must know what it did. The work must be short."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -35,9 +35,9 @@ async def persist(
     *,
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
 ) -> T:
-    """Return what the work returns, which is repeated as long as it raises StorageFailed. Each attempt is shielded.
+    """Return the result of `work`, retried as long as it raises StorageFailed. Each attempt is shielded.
 
-    subject: what waits, for the log.
+    subject: the job or object that waits for the disk, for the log.
     """
     is_reported = False
     while True:

@@ -1,4 +1,4 @@
-"""JobRunner: starts the background jobs of one server, follows what clients want of them, and ends with the server."""
+"""JobRunner: starts a server's background jobs, applies what clients change, and stops the jobs with the server."""
 
 import asyncio
 import contextlib
@@ -25,10 +25,10 @@ _TIDY_S = 3600.0
 
 
 class JobRunner:
-    """Runs the jobs of all kinds. Its work may end at any moment, and continues with the next server.
+    """Runs the jobs of all kinds. Their work may be interrupted at any moment, and continues after the server's next
+    start.
 
-    What is stored of a job says what clients want of it, and the runner follows. Invariant: a job has one task at a
-    time.
+    Clients change a job's stored record, and the runner acts on it. Invariant: a job has one task at a time.
     """
 
     def __init__(
@@ -40,28 +40,28 @@ class JobRunner:
         start: StartChild = start_child,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """kinds: the ones that the server cannot have are left out. answer, start, sleep: as of JobEnvironment."""
+        """kinds: kinds unavailable on this server are skipped. answer, start, sleep: see JobEnvironment."""
         self._env = env = new_environment(context, answer, start=start, sleep=sleep)
         self._kinds = [_RunnerOfKind(env, kind(env)) for kind in kinds if kind.is_available(context)]
         context.wake_job = self.wake
 
     @property
     def num_works(self) -> int:
-        """The number of jobs that are worked on now."""
+        """Number of jobs that are being worked on."""
         return sum(len(each.works) for each in self._kinds)
 
     def wake(self, job_id: str) -> None:
-        """Look now: the job was made, or another status is wanted of it."""
+        """Look at the jobs now, since this job is new or a client has requested another status."""
         for each in self._kinds:
             each.wake(job_id)
 
     async def prepare(self) -> None:
-        """Prepare for the jobs of earlier servers. Raises StorageFailed."""
+        """Take over the jobs of earlier servers. Raises StorageFailed."""
         for each in self._kinds:
             await each.prepare()
 
     async def run(self) -> None:
-        """Run jobs until the server stops, or this is canceled. Work that has not ended then is interrupted."""
+        """Run jobs until the server stops or this is canceled. Work that has not ended by then is interrupted."""
         beside = [
             asyncio.create_task(self._env.gate.watch(), name="idle-gate"),
             asyncio.create_task(self._keep_tidy(), name="tidy-files"),
@@ -89,7 +89,7 @@ class JobRunner:
                 logger.exception("an internal error interrupted the deletion of old files")
 
     async def tidy(self) -> None:
-        """Delete what is too old: files, uploads, and jobs that have ended. Raises StorageFailed."""
+        """Delete expired files, uploads, and ended jobs. Raises StorageFailed."""
         files = self._env.files
         await files.expire()
         await Uploads(files).expire()
@@ -97,7 +97,7 @@ class JobRunner:
             await each.delete_old(files.clock())
 
     async def sweep(self) -> None:
-        """Tidy, and remove from the disk what an earlier server left that belongs to nothing. Must be called before
+        """Tidy, and delete files on disk that an earlier server left and nothing refers to. Must be called before
         anything is written. Raises StorageFailed."""
         await self.tidy()
         known = set(await Uploads(self._env.files).names())
@@ -107,7 +107,7 @@ class JobRunner:
 
 
 class _RunnerOfKind(Generic[Record]):
-    """Runs the jobs of one kind. An error in one kind interrupts no other."""
+    """Runs the jobs of one kind. An error in one kind does not affect the others."""
 
     def __init__(self, env: JobEnvironment, kind: JobKind[Record]) -> None:
         self._env = env
@@ -152,7 +152,7 @@ class _RunnerOfKind(Generic[Record]):
         await asyncio.gather(*tasks, self._kind.close(), return_exceptions=True)
 
     async def _look(self) -> None:
-        """Make each work follow its job, and start what can be started."""
+        """Pass each job's current record to its running work, start new work, and clean up after ended jobs."""
         active = await self._active()
         by_id = {record.id: record for record in active}
         for work, task in list(self._tasks.values()):

@@ -1,4 +1,4 @@
-"""StallDetector: notices that a job makes no progress, since clients or other programs keep the processors busy."""
+"""StallDetector: detects that a job makes no progress because clients or other programs use the CPUs."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _HARDLY_COMPUTED = 0.1  # share of a processor below which other programs count 
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """The start of a time without progress. closed_s: of the gate, up to then. computed_s: by the child."""
+    """The start of a period without progress. closed_s: the gate's total by then. computed_s: the child's CPU time."""
 
     at_s: float
     closed_s: float
@@ -23,10 +23,10 @@ class _Mark:
 
 
 class StallDetector:
-    """Watches one job. A reason is reported once, until the job makes progress again without a further stall."""
+    """Watches one job. After a stall is reported, the next is only once the job progressed twice within a minute."""
 
     def __init__(self, gate: IdleGate, *, gives_way: bool, now: Callable[[], float] = time.monotonic) -> None:
-        """gives_way: whether the job's processes compute at priorities below the server's."""
+        """gives_way: whether the job's processes run at a lower priority than the server."""
         self._gate = gate
         self._gives_way = gives_way
         self._now = now
@@ -35,10 +35,10 @@ class StallDetector:
         self._mark = self._mark_now(None)
 
     def reason(self, progress: object, child: Child | None = None, *, known_reason: str | None = None) -> str | None:
-        """Return why the job is stalled, if that must be reported now. Must be called every few seconds.
+        """Return the reason of a stall that must be reported now, or None. Must be called every few seconds.
 
-        progress: differs from the last call's if the job has made progress. child: the job's process, if there is one.
-        known_reason: what the job waits for, if the caller knows.
+        progress: any value that changes when the job makes progress. child: the job's process, if it has one.
+        known_reason: reason of the stall, if the caller knows it.
         """
         seconds = self._now() - self._mark.at_s
         if progress != self._progress:
@@ -57,7 +57,7 @@ class StallDetector:
         return _Mark(self._now(), self._gate.closed_s, child, 0.0 if use is None else use.seconds)
 
     def _find_reason(self, seconds: float, child: Child | None) -> str | None:
-        """Return None if the job computes, or waits for something else."""
+        """Return the reason why the job got no CPU time; None if it computes, or waits for something else."""
         if self._gate.closed_s - self._mark.closed_s >= _MOSTLY_CLOSED * seconds:
             return (
                 "Waiting: clients' requests keep the server busy, and the job is stopped for them; on a server that is "

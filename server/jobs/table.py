@@ -1,4 +1,4 @@
-"""JobTable: the jobs of one kind in SQL, with their events.
+"""JobTable: the jobs of one kind in an SQL table, with their events.
 
 Its methods run within a transaction, in the thread of the database: `database.run(TABLE.active)`.
 """
@@ -19,7 +19,7 @@ _LAST = 1 << 62  # behind every event
 
 
 class JobStatus(Protocol):
-    """A member of a string enum."""
+    """Status of a job: a member of a string enum."""
 
     @property
     def value(self) -> str: ...
@@ -29,7 +29,7 @@ class JobStatus(Protocol):
 
 
 class JobRecord(Protocol):
-    """Everything that is stored of a job: a msgspec.Struct that is edited in place."""
+    """Stored record of a job: a msgspec.Struct that is edited in place."""
 
     @property
     def id(self) -> str: ...
@@ -53,7 +53,7 @@ class NumberedEvent:
 
 
 class JobTable(Generic[Record]):
-    """A table with a row for each job: number, id, owner, status, the record as JSON, and columns to find jobs by."""
+    """An SQL table with a row per job: number, id, owner, status, the record as JSON, and columns for queries."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class JobTable(Generic[Record]):
         file_columns: Sequence[str] = (),
         events: str | None = None,
     ) -> None:
-        """name, events: of the tables in SQL. noun: one job, in messages. columns: further columns, by their names, as
-        functions of the record. file_columns: the columns with ids of files that the job reads until it has ended."""
+        """name, events: names of the SQL tables. noun: word for a job in messages. columns: further columns by name,
+        each computed from the record. file_columns: columns with ids of files that the job reads until it has ended."""
         self.name = name
         self.noun = noun
         self.statuses = tuple(statuses)
@@ -80,7 +80,7 @@ class JobTable(Generic[Record]):
 
     @property
     def schema(self) -> list[str]:
-        """Statements that create the table, its indexes and the table of events, unless they exist."""
+        """SQL statements that create the table, its indexes and the table of events, if they do not exist."""
         more = "".join(f"{name}, " for name in self._columns)
         statements = [
             f"CREATE TABLE IF NOT EXISTS {self.name} (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL "
@@ -103,18 +103,18 @@ class JobTable(Generic[Record]):
     # --- one job ------------------------------------------------------------------------------------------------------
 
     def insert(self, connection: Connection, record: Record, **more: Column) -> None:
-        """Insert a job. more: values of columns that do not follow from the record."""
+        """Insert a job. more: values of columns that are not computed from the record."""
         values = {"id": record.id, "owner": record.owner, **self._values(record), **more}
         marks = ", ".join("?" * len(values))
         connection.execute(f"INSERT INTO {self.name} ({', '.join(values)}) VALUES ({marks})", (*values.values(),))
 
     def find(self, connection: Connection, job_id: str, owner: str | None = None) -> Record | None:
-        """Return the job; None if there is no such job of the owner. owner: None for any."""
+        """Return the job; None if there is no such job of the owner. owner: None for any owner."""
         found = self.select(connection, "id = ? AND (? IS NULL OR owner = ?)", job_id, owner, owner)
         return found[0] if found else None
 
     def change(self, connection: Connection, job_id: str, edit: Callable[[Record], None]) -> Record | None:
-        """Change a job by `edit`, which edits the record in place. Return the record; None if there is no such job."""
+        """Apply `edit` to the stored record of a job. Return the changed record; None if there is no such job."""
         record = self.find(connection, job_id)
         if record is None:
             return None
@@ -131,17 +131,17 @@ class JobTable(Generic[Record]):
     # --- several ------------------------------------------------------------------------------------------------------
 
     def select(self, connection: Connection, where: str = "TRUE", *values: Column) -> list[Record]:
-        """Return the jobs for which the condition holds, the oldest first."""
+        """Return the jobs for which an SQL condition holds, oldest first. values: its parameters."""
         rows = connection.execute(f"SELECT body FROM {self.name} WHERE {where} ORDER BY number", values)
         return [self._decode(body) for (body,) in rows]
 
     def page(
         self, connection: Connection, owner: str, after: str | None, limit: int, where: str = "TRUE", *values: Column
     ) -> tuple[list[Record], bool] | None:
-        """Return up to `limit` of the owner's jobs behind the one with the id `after`, the newest first, and whether
-        there are more; None if there is no such job.
+        """Return up to `limit` of the owner's jobs, newest first, and whether there are more. after: id of the last job
+        of the page before; returns None if the owner has no such job.
 
-        where, values: a condition that the jobs of the page meet.
+        where, values: an SQL condition on the jobs, and its parameters.
         """
         place: Column = _LAST
         if after is not None:
@@ -158,7 +158,7 @@ class JobTable(Generic[Record]):
         return [self._decode(body) for (body,) in rows[:limit]], len(rows) > limit
 
     def active(self, connection: Connection) -> list[Record]:
-        """Return the jobs that have not ended, the oldest first."""
+        """Return the jobs that have not ended, oldest first."""
         return self.select(connection, self._is_active, *self._active)
 
     def num_active(self, connection: Connection, owner: str) -> int:
@@ -173,7 +173,7 @@ class JobTable(Generic[Record]):
         return {each.value: found.get(each.value, 0) for each in self.statuses}
 
     def use_of(self, connection: Connection, file_id: str) -> str | None:
-        """Return why the file must not be deleted; None unless a job reads it that has not ended."""
+        """Return why the file must not be deleted: an active job reads it. None if no active job does."""
         is_read = " OR ".join(f"{name} = ?" for name in self._file_columns) or "FALSE"
         row = connection.execute(
             f"SELECT id, status FROM {self.name} WHERE ({is_read}) AND {self._is_active}",
@@ -184,13 +184,13 @@ class JobTable(Generic[Record]):
         return f"the {self.noun} {row[0]} reads it, and is {row[1]}; cancel the {self.noun}, or wait until it has ended"
 
     def delete_ended(self, connection: Connection, before_s: float) -> int:
-        """Delete the jobs whose column `ended_s` is before that time; return their number."""
+        """Delete the jobs whose column `ended_s` is below `before_s`; return their number."""
         return connection.execute(f"DELETE FROM {self.name} WHERE ended_s < ?", (before_s,)).rowcount
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def add_events(self, connection: Connection, job_id: str, events: Sequence[JobEvent]) -> None:
-        """Add events behind those that the job has."""
+        """Append events to the job's events."""
         if not events:
             return
         (last,) = connection.execute(
@@ -204,7 +204,7 @@ class JobTable(Generic[Record]):
     def events_page(
         self, connection: Connection, job_id: str, before: int | None, limit: int
     ) -> tuple[list[NumberedEvent], bool]:
-        """Return up to `limit` of a job's events before that number, the newest first, and whether there are more."""
+        """Return up to `limit` of a job's events before number `before`, newest first, and whether there are more."""
         rows = connection.execute(
             f"SELECT number, body FROM {self._events} WHERE job = ? AND number < ? ORDER BY number DESC LIMIT ?",
             (job_id, _LAST if before is None else before, limit + 1),

@@ -1,4 +1,4 @@
-"""GenerationParams of a text completion."""
+"""completion_params: turns the body of a text completion into GenerationParams."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ from server.text_model import TextModel, fill_in_middle_of
 
 
 def check_completion(body: CompletionRequest, model: ServedModel) -> CheckedBody:
-    """Check the fields of a text completion that need no engine. Raises InvalidRequest."""
+    """Check the fields of a text completion that can be checked without the engine. Raises InvalidRequest."""
     max_logprobs = model.config.max_logprobs
     ignored = check_fields(body, model)
     body.check(max_logprobs)
@@ -45,8 +45,8 @@ async def completion_params(
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
-    """Return the params of a text completion. default_max_tokens: None is the rest of the context. Raises
-    InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    """Return the GenerationParams of a text completion. default_max_tokens: limit of the output if the body sets none;
+    None for the rest of the context. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     checked, terms = check_completion(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
@@ -97,7 +97,7 @@ async def _completion_params(
 async def _prompts(
     body: CompletionRequest, text_model: TextModel, info: EngineInfo
 ) -> tuple[list[Prompt], FillInMiddle | None]:
-    """Return the prompts, and with a suffix the model's format for filling in the middle."""
+    """Return the prompts and, if the body has a suffix, the model's fill-in-the-middle format."""
     has_special = body.add_special_tokens is not False
     num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     truncation = truncation_of(body, info.max_model_len, num_reserved=num_reserved)

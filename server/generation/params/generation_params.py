@@ -18,7 +18,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams:
-    """Prompts, each to be answered `n` times, and how."""
+    """A checked generation request: prompts to answer `n` times each, sampling parameters, and options for the text."""
 
     tokenizer: Tokenizer
     prompts: list[Prompt]
@@ -37,18 +37,18 @@ class GenerationParams:
 
     @property
     def is_followed(self) -> bool:
-        """Whether the text is needed token by token: a client may read along, or the server may end it by its text."""
+        """Whether the text is needed during generation: a client may stream it, or the text may end it."""
         ends_by_text = bool(self.options.stop) or self.options.lines.limits() is not None
         return not self.terms.is_batch or ends_by_text
 
     @property
     def num_sequences(self) -> int:
-        """Number of sequences that the engine may have of the request at once."""
+        """Maximum number of sequences that the engine has of the request at a time."""
         return len(self.prompts) * (self.n if self.beams is None else self.beams.width)
 
 
 def with_ends(params: GenerationParams, end_ids: frozenset[int]) -> GenerationParams:
-    """Return the params with more tokens that end an answer as EOS does, unless EOS is ignored."""
+    """Return the params with `end_ids` as additional stop tokens; unchanged if the request ignores EOS."""
     sampling = params.sampling
     if sampling.ignore_eos:
         return params

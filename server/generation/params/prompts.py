@@ -1,4 +1,4 @@
-"""Prompts: the client's text, token ids or messages as token ids, checked against the model."""
+"""Prompts: turns the client's text, token ids or messages into token ids, checked against the model's limits."""
 
 import contextlib
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ async def text_prompts(
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """The prompt of a chat, and the text that it was made of."""
+    """The tokenized prompt of a chat, and the rendered text that it was made from."""
 
     prompt: Prompt
     source: RenderedPrompt
@@ -71,14 +71,14 @@ async def chat_prompt(
     *,
     truncation: Truncation | None = None,
 ) -> ChatPrompt:
-    """Return the prompt of a chat, of any length. Raises InvalidRequest."""
+    """Return the rendered and tokenized prompt of a chat, whatever its length. Raises InvalidRequest."""
     model = chat_model(text_model)
     work = partial(render_prompt, chat, options, model, text_model.tokenizer, info, truncation=truncation)
     return await text_model.workers.run(work, size=chat_size(chat))
 
 
 def chat_model(text_model: TextModel) -> ChatModel:
-    """Return how the model holds a chat. Raises InvalidRequest if it has no chat template."""
+    """Return the model's ChatModel. Raises InvalidRequest if the model has no chat template."""
     if text_model.chat is None:
         raise InvalidRequest(
             "this model has no chat template; use /v1/completions, or start the server with --chat-template",
@@ -97,8 +97,8 @@ def render_prompt(
     truncation: Truncation | None = None,
     at_most: int | None = None,
 ) -> ChatPrompt:
-    """Render and tokenize a chat. The template may take as long as its limit allows. Raises InvalidRequest, and
-    ContextLengthExceeded for a prompt that surely has more than `at_most` tokens."""
+    """Render and tokenize a chat. Blocks. Raises InvalidRequest, and ContextLengthExceeded for a prompt that certainly
+    has more than `at_most` tokens."""
     source = render_chat(chat, options, model)
     text, hidden = source.rendered.prompt, source.rendered.hidden
     if truncation is not None and truncation.keeps_end and not hidden:
@@ -115,15 +115,15 @@ def render_prompt(
 
 
 def chat_size(chat: Chat) -> int:
-    """Return about how many characters the chat has."""
+    """Return the approximate number of characters in the chat's messages and tools."""
     parameters = [definition.parameters for definition in chat.tools.definitions]
     characters = sum(message.num_characters for message in chat.messages)
     return characters + ITEM_SIZE * len(chat.messages) + json_size(*parameters)
 
 
 def check_token_ids(ids: list[int], vocab_size: int, param: str, remedy: str = "") -> None:
-    """Raise InvalidRequest unless all ids are within the width of the model's output layer. remedy: the message's end,
-    with its punctuation."""
+    """Raise InvalidRequest unless all ids are at least 0 and below the width of the model's output layer. remedy: text
+    that ends the error's message, with its punctuation."""
     if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
         wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
         raise InvalidRequest(
@@ -134,7 +134,7 @@ def check_token_ids(ids: list[int], vocab_size: int, param: str, remedy: str = "
 
 @contextlib.contextmanager
 def refusing_long_prompts(max_model_len: int, param: str) -> Iterator[None]:
-    """Raise ContextLengthExceeded for `param` if a prompt is found to be too long before it is tokenized."""
+    """Turn TooManyTokens, raised inside the context, into ContextLengthExceeded for the field `param`."""
     try:
         yield
     except TooManyTokens as error:
@@ -161,8 +161,8 @@ def room_for_output(
     default: int | None = None,
     prompt_param: str,
 ) -> int:
-    """Return max_tokens: the value of the field `param`, or else the rest of the context, at most `default`. Raises
-    ContextLengthExceeded, for `prompt_param` if the prompt leaves no room for a single token."""
+    """Return the limit of output tokens: `requested`, from the field `param`, or else the rest of the context, at most
+    `default`. Raises ContextLengthExceeded, for `prompt_param` if the prompt leaves no room for a single token."""
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
     if room < (1 if requested is None else min(requested, 1)):

@@ -1,4 +1,4 @@
-"""Token ids of the sampling fields that are texts: bad words, and breakers of repetitions."""
+"""step_tokens: turns the sampling fields that are texts, bad words and DRY's sequence breakers, into token ids."""
 
 from functools import partial
 from itertools import chain
@@ -9,9 +9,9 @@ from server.text_model import TextModel
 
 
 async def step_tokens(body: SamplerStepFields, text_model: TextModel, vocab_size: int) -> StepTokens:
-    """Look up the tokens in a thread, if there are texts to look up. Raises InvalidRequest.
+    """Return the token ids of bad words and DRY breakers, looked up in a thread. Raises InvalidRequest.
 
-    vocab_size: of the output layer. Words with a token beyond it cannot be generated and are left out.
+    vocab_size: width of the output layer. Bad words with a token beyond it cannot be generated and are left out.
     """
     if not (body.bad_words or body.breakers):
         return StepTokens()

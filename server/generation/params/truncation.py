@@ -1,4 +1,4 @@
-"""Truncation: prompts cut to the number of tokens that the client sets."""
+"""Truncation: cuts prompts to truncate_prompt_tokens, the number of tokens that the client sets."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ _ALL_THAT_FITS = -1
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """Limit of a prompt's length, and the end of a longer prompt that stays."""
+    """Maximum length of a prompt in tokens, and which end of a longer prompt is kept."""
 
     max_tokens: int
     keeps_end: bool
 
     def apply(self, prompt: Prompt, tokenizer: Tokenizer, *, echo: bool = False) -> Prompt:
-        """Return the prompt with at most `max_tokens` tokens; with `echo`, its text is that of the tokens that stay.
+        """Return the prompt with at most `max_tokens` tokens. With `echo`, its text is decoded from the tokens kept.
 
-        A BOS that the tokenizer puts first stays first, and counts: models are trained with it there, and some produce
-        nonsense without it.
+        A BOS that the tokenizer puts first is kept first, and counts: models are trained with it there, and some
+        produce nonsense without it.
         """
         ids = prompt.ids
         if len(ids) <= self.max_tokens:
@@ -38,9 +38,9 @@ class Truncation:
 
 
 def truncation_of(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
-    """Return the truncation that the request asks for; None for a prompt that is taken whole or refused.
+    """Return the truncation that the request asks for; None if it asks for none, and longer prompts are refused.
 
-    num_reserved: tokens of the context that -1 leaves to the answer. Raises InvalidRequest.
+    num_reserved: tokens of the context left for the answer if truncate_prompt_tokens is -1. Raises InvalidRequest.
     """
     if body.truncate_prompt_tokens is None:
         if body.truncation_side is not None:
@@ -57,7 +57,7 @@ def truncation_of(body: GenerationRequest, max_model_len: int, *, num_reserved: 
 
 
 def chat_truncation(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
-    """Return the truncation of a chat, whose end must stay. See `truncation_of`. Raises InvalidRequest."""
+    """Return the truncation of a chat like `truncation_of`. Raises InvalidRequest if it would cut the chat's end."""
     truncation = truncation_of(body, max_model_len, num_reserved=num_reserved)
     if truncation is not None and not truncation.keeps_end:
         raise InvalidRequest(

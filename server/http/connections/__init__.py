@@ -1,1 +1,1 @@
-"""Connections: the raw HTTP and TLS layer below the application, and what proxies say about clients."""
+"""Connections: HTTP/1.1 and TLS below the application, connection limits, and client addresses behind proxies."""

@@ -1,4 +1,4 @@
-"""Certificates: the TLS contexts of new connections, renewed when the files change."""
+"""Certificates: the TLS context of new connections, replaced when the certificate files change."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class Certificates:
-    """A TLS context for each set of files. A connection keeps the context that it began with."""
+    """Holds the TLS context for new connections. An open connection keeps the context that it started with."""
 
     def __init__(self, config: NetworkConfig) -> None:
         """Raises StartupError if the files cannot be used."""
@@ -34,7 +34,7 @@ class Certificates:
         self.context = make_context(config)
 
     def reload(self) -> None:
-        """Read the files again. A fault in them is logged, and the last context stays."""
+        """Load the files again. If they cannot be used, the error is logged and the last context is kept."""
         self._stamp = self._look()
         try:
             self.context = make_context(self._config)
@@ -44,7 +44,7 @@ class Certificates:
             logger.info("new connections get the certificate that is now in %s", self._config.ssl_certfile)
 
     async def watch(self, poll_s: float = _POLL_S) -> None:
-        """Reload when the files have changed and stay unchanged for one poll, since they are written in turn."""
+        """Reload once changed files have stayed unchanged for one poll, since they are written one after another."""
         last = self._stamp
         while True:
             await asyncio.sleep(poll_s)
@@ -135,9 +135,9 @@ _SHORT = {
 
 
 def subject_of(certificate: dict[str, Any] | None) -> str | None:
-    """Return the subject of a checked certificate, such as "CN=alice,O=Example"; None if there is none.
+    """Return the subject of a verified client certificate, such as "CN=alice,O=Example"; None if there is none.
 
-    Characters that could end a value or a line are escaped as RFC 4514 has it, and so are blanks.
+    Spaces, and characters that could end a value or a line, are escaped as in RFC 4514.
     """
     if not certificate:
         return None

@@ -45,7 +45,7 @@ class _Section(enum.Enum):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol with limits. uvicorn parses and answers."""
+    """Subclass of uvicorn's HTTP/1.1 protocol that enforces the limits. Parsing and answering remain uvicorn's."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Connection(HttpToolsProtocol):
             self._refuse_message("the lines between the body's chunks are too long")
 
     def _feed(self, data: bytes) -> None:
-        """Feed the parser, and continue after what it takes for the start of another protocol."""
+        """Feed the parser. At an Upgrade, where the parser stops, remove the Upgrade from the head and continue."""
         try:
             for _ in range(_MAX_OFFERS):
                 try:
@@ -261,7 +261,7 @@ class Connection(HttpToolsProtocol):
         self._end(InvalidRequest(why))
 
     def _end(self, error: HeadraceError) -> None:
-        """Answer an incomplete request, if an answer is possible, and close."""
+        """Answer an incomplete request with the error, if an answer is still possible, and close the connection."""
         if self._ending.is_closing():
             return
         if not self._may_answer:
@@ -278,8 +278,8 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _may_answer(self) -> bool:
-        """Whether an error may be the answer to the request that is being read: the request before it is answered, and
-        no byte of its own answer has been sent."""
+        """Whether an error can be sent as the response to the request being read: earlier requests have their
+        responses, and its own has not started."""
         if self._section is _Section.BODY:
             return not self.cycle.response_started and not self.pipeline
         return not self._is_answering

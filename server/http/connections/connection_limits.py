@@ -1,11 +1,11 @@
-"""ConnectionLimits: limits of one connection. CloseReason: the reason why the server ended one."""
+"""ConnectionLimits: time limits of one connection. CloseReason: the reason why the server closed a connection."""
 
 import enum
 from dataclasses import dataclass
 
 
 class CloseReason(enum.StrEnum):
-    """Reason why the server ended a connection that its client did not end."""
+    """Reason why the server closed a connection that its client did not close."""
 
     LIMIT = "limit"  # --max-connections, --max-connections-per-client
     HEADER_TIMEOUT = "header_timeout"
@@ -18,7 +18,7 @@ class CloseReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Limits in seconds."""
+    """Time limits of one connection, in seconds."""
 
     head_s: float  # from the connection, or the first byte of a later request, to the end of its head
     write_s: float  # in which the client takes no byte although some wait to be sent

@@ -1,4 +1,4 @@
-"""LateBytes: limits of what a client may still send after the answer to its request."""
+"""LateBytes: limits on what a client still sends after the response to its request."""
 
 import asyncio
 from asyncio.events import TimerHandle
@@ -10,7 +10,7 @@ _MAX_BYTES = 1 << 30  # usually enough to read the rest of a file that is too la
 
 
 class LateBytes:
-    """Counts dropped bytes, and calls `on_silence` or `on_limit` once at a limit."""
+    """Counts received bytes. Calls `on_silence` when none arrive for a while, `on_limit` when too many do, once."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_silence: Callable[[], None], on_limit: Callable[[], None]
@@ -33,7 +33,7 @@ class LateBytes:
         self._silence_timer = self._loop.call_later(_SILENCE_S, self._end, self._on_silence)
 
     def note(self, num_bytes: int) -> None:
-        """Count bytes that came. Has no effect before `begin` and after the end."""
+        """Count received bytes. Has no effect before `begin` and after the end."""
         if self._silence_timer is None:
             return
         self._silence_timer.cancel()

@@ -17,7 +17,7 @@ from server.http.connections.transport_over import TransportOver
 
 
 class LingeringTransport(TransportOver):
-    """The transport of a connection, which differs from `below` only in closing. While it lingers, it is closing."""
+    """The transport of a connection, which differs from `below` only in closing. While lingering, it is closing."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class LingeringTransport(TransportOver):
         is_client_sending: Callable[[], bool],
         on_limit: Callable[[], None],
     ) -> None:
-        """is_client_sending: whether a request is incomplete. on_limit: called for a client that sends too much."""
+        """is_client_sending: whether a request is incomplete. on_limit: called if the client sends for too long."""
         super().__init__(below)
         self._is_client_sending = is_client_sending
         self._on_limit = on_limit
@@ -41,7 +41,7 @@ class LingeringTransport(TransportOver):
             self._below.close()
 
     def linger(self) -> None:
-        """Close as if the client were sending."""
+        """Stop sending, and keep dropping what the client sends until it closes or a limit of LateBytes is reached."""
         if self.is_closing():
             return
         self._is_lingering = True
@@ -57,7 +57,7 @@ class LingeringTransport(TransportOver):
             self._late.begin(self.total_s)
 
     def drop(self, num_bytes: int) -> None:
-        """Count bytes that came while it lingers."""
+        """Count received bytes that are dropped while the transport lingers."""
         self._late.note(num_bytes)
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""OpenConnections: the number of open connections, in all and by client, and the admission of new ones."""
+"""OpenConnections: counts open connections, in all and per client, and decides on new ones."""
 
 import enum
 from collections import Counter
@@ -9,7 +9,7 @@ _SURPLUS = 4  # for every 4 connections within the limit, 1 beyond it gets an an
 
 
 class Admission(enum.Enum):
-    """Treatment of a new connection."""
+    """Decision about a new connection, by the number of open ones."""
 
     SERVED = "served"
     REFUSED = "refused"  # its request is answered with 503, a probe as usual
@@ -17,7 +17,7 @@ class Admission(enum.Enum):
 
 
 class OpenConnections:
-    """Counts open connections. Each `enter` is followed by one `leave`, whatever its outcome."""
+    """Counts open connections. Each `enter` must be followed by one `leave`, whatever admission it returns."""
 
     def __init__(self, limit: int, limit_per_client: int | None) -> None:
         self._limit = limit
@@ -29,7 +29,7 @@ class OpenConnections:
         return self._total
 
     def enter(self, client: str | None) -> Admission:
-        """Count a new connection. client: its address; None for an address that clients share, such as a proxy's."""
+        """Count a new connection, and decide on it. client: its address; None for a shared one, such as a proxy's."""
         self._total += 1
         in_all = _admission(self._total, self._limit)
         if client is None:
@@ -53,7 +53,7 @@ class OpenConnections:
 
 
 def _admission(number: int, limit: int | None) -> Admission:
-    """Return the admission of connection number `number`."""
+    """Return the decision about a connection when it is the `number`-th open one."""
     if limit is None or number <= limit:
         return Admission.SERVED
     return Admission.REFUSED if number <= limit + max(1, limit // _SURPLUS) else Admission.DROPPED

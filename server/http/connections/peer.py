@@ -4,12 +4,12 @@ import ipaddress
 
 
 def is_local(peer: tuple[str, int] | None) -> bool:
-    """Whether the peer is on this machine. peer: as the socket has it; None for a Unix socket, which is local."""
+    """Whether the peer is on this machine. peer: the socket's peer address; None for a Unix socket, which is local."""
     return peer is None or is_loopback(peer[0])
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is a loopback address. A name is not an address."""
+    """Whether the text is a loopback address; False for a host name."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

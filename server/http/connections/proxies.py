@@ -1,4 +1,4 @@
-"""The client of a request: trusted proxies say who it is, and other peers are not believed."""
+"""Client addresses of requests: X-Forwarded-* headers of trusted proxies are used, and those of other peers ignored."""
 
 import ipaddress
 from collections import Counter
@@ -23,7 +23,7 @@ class TrustedProxies:
         self._networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy not in self._words]
 
     def trusts(self, peer: str | None) -> bool:
-        """Whether headers of this peer about its client are believed. peer: an address; None is the Unix socket."""
+        """Whether X-Forwarded-* headers from this peer are used. peer: an address; None for a Unix socket."""
         if ANY_PROXY in self._words:
             return True
         if peer is None:
@@ -67,7 +67,7 @@ def _address(text: str) -> _Address | None:
 
 
 class ProxiedClients:
-    """The outermost layer: gives a request from a trusted proxy its client's address and scheme.
+    """The outermost middleware: sets client address and scheme of a request from the headers of a trusted proxy.
 
     --max-connections-per-client then counts the open requests of each such client in place of the proxy's connections.
     """

@@ -1,4 +1,4 @@
-"""SlowReader: detects a client that takes no bytes although some wait to be sent."""
+"""SlowReader: detects a client that does not read although bytes wait to be sent."""
 
 import asyncio
 from asyncio.events import TimerHandle
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class SlowReader:
-    """Calls `on_stuck` when the transport's unsent bytes have not become fewer for a time."""
+    """Calls `on_stuck` if the transport's write buffer has not shrunk within `limit_s`."""
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 asyncio's own TLS (`create_server(ssl=...)`) reports a connection to the protocol only after its handshake. Connections
 in their handshake are then not counted, and a handshake may take 60 s. Here the protocol sees its connection
-immediately, so that its limits on number and time hold for handshakes too. Only the state of the transport pauses
-writing.
+immediately, so that its limits on number and time hold for handshakes too. Flow control is the transport's: this layer
+keeps no write buffer.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ _PLAIN_ANSWER = (
 
 
 class TlsLayer(asyncio.Protocol):
-    """The transport's protocol, which gives `inner` its own transport and decrypted bytes, and forwards other calls."""
+    """TLS as a protocol of the raw transport: `inner` gets an unencrypted transport, and decrypted bytes."""
 
     def __init__(self, context: ssl.SSLContext, inner: asyncio.Protocol, on_failed: Callable[[], None]) -> None:
-        """on_failed: called when a handshake fails, but not if its client does not finish it."""
+        """on_failed: called when a handshake fails, but not if the client leaves it unfinished."""
         self._inner = inner
         self._on_failed = on_failed
         self._received = ssl.MemoryBIO()  # encrypted bytes from the client
@@ -107,14 +107,14 @@ class TlsLayer(asyncio.Protocol):
         self._flush()
 
     def close(self) -> None:
-        """Send close_notify, and close when it is sent. The client's own close_notify is not awaited."""
+        """Send close_notify, and close once it is sent, without waiting for the client's close_notify."""
         if self._transport.is_closing():
             return
         self._say_over()
         self._transport.close()
 
     def write_eof(self) -> None:
-        """Send close_notify, and report to the protocol inside how many bytes the client still sends."""
+        """Send close_notify and stop sending. Bytes received later are passed to `inner` undecrypted, to be counted."""
         self._say_over()
         self._transport.write_eof()
 
@@ -131,7 +131,7 @@ class TlsLayer(asyncio.Protocol):
 
 
 class _Inside(TransportOver):
-    """The connection that the inner protocol sees: unencrypted, and otherwise the transport below."""
+    """The transport that `inner` sees: unencrypted, and otherwise the raw transport."""
 
     def __init__(self, layer: TlsLayer, below: asyncio.Transport, tls: ssl.SSLObject) -> None:
         super().__init__(below)

@@ -1,4 +1,4 @@
-"""Requests that offer another protocol, read as if they did not.
+"""Requests with an Upgrade header: the header is removed, and the request is served as HTTP/1.1.
 
 Java's HTTP client offers HTTP/2 with its first request, even if that has a body. The parser takes the bytes after such
 a head for the other protocol's. RFC 9110 lets a server ignore the offer and answer the request.
@@ -12,14 +12,14 @@ _OFFER = frozenset({b"upgrade", b"http2-settings"})
 
 
 def new_parser(protocol: object) -> httptools.HttpRequestParser:
-    """Return a parser in place of one that has met an offer and reads no more."""
+    """Return a fresh parser for a connection whose parser has stopped at an Upgrade."""
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does; bytes after a close are ignored
     return parser
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the request's head without the offer. headers: with names in lower case."""
+    """Return the request's head without the Upgrade. headers: with names in lower case."""
     lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     for name, value in headers:
         if name == b"connection":

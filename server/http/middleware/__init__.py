@@ -1,1 +1,1 @@
-"""Layers around every request: its id and log line, its key, its host name, and an early look at the queue."""
+"""Middleware around every request: request id, log line, API key, host name, and an early check of the queue."""

@@ -1,4 +1,4 @@
-"""AuthMiddleware: the caller of each request, by its key."""
+"""AuthMiddleware: authenticates each request by its API key."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,13 +25,13 @@ COUNTED_STATE = "counted"  # in a scope's state: the share of its key's rate tha
 
 
 class AuthMiddleware:
-    """Requires a key on every path but OPEN_PATHS, if there are keys. A new route is closed until it is listed there.
+    """Requires a key, if the server has any, on every path not in OPEN_PATHS, and so on every new route.
 
-    A POST counts as a request of its key, unless the server has no room or no engine for it.
+    A POST counts against the request limit of its key, unless the server has no room or no engine for it.
     """
 
     def __init__(self, app: ASGIApp, ring: KeyRing, known_paths: frozenset[str]) -> None:
-        """known_paths: paths of routes, for the records of requests that are refused before they are routed."""
+        """known_paths: paths of the routes; only these are recorded for requests that are refused before routing."""
         self._app = app
         self._ring = ring
         self._known_paths = known_paths
@@ -47,7 +47,7 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
-        """Find the caller and count the request. Raises InvalidApiKey, ForeignName or RateLimited."""
+        """Set the request's caller, and count a POST for its key. Raises InvalidApiKey, ForeignName or RateLimited."""
         headers = Headers(scope=scope)
         caller = self._ring.find(_given_key(headers)) if self._ring.asks_for_keys else _anybody(scope)
         set_caller(scope, caller)
@@ -59,7 +59,7 @@ class AuthMiddleware:
 
 
 def _anybody(scope: Scope) -> Caller:
-    """Return the caller of a server without keys. Raises ForeignName."""
+    """Return the anonymous caller, for a server without keys. Raises ForeignName for a foreign host name."""
     if FOREIGN_NAME_STATE in scope["state"]:
         name = quote(host_name(Headers(scope=scope)))
         raise ForeignName(
@@ -70,7 +70,7 @@ def _anybody(scope: Scope) -> Caller:
 
 
 def _given_key(headers: Headers) -> bytes:
-    """Return the key in a bearer token, as OpenAI and most others have it, or in x-api-key, as Anthropic has it."""
+    """Return the key from the bearer token (OpenAI and most others) or from x-api-key (Anthropic)."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         given = headers.get("x-api-key", "")
@@ -78,6 +78,6 @@ def _given_key(headers: Headers) -> bytes:
 
 
 def set_caller(scope: Scope, caller: Caller) -> None:
-    """Set the caller for routes and for everything that works on the request."""
+    """Set the request's caller in the ASGI scope, for routes, and in the task's context, for all other code."""
     scope["state"].update(caller=caller, owner=caller.owner)
     set_current_caller(caller)

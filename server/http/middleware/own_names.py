@@ -1,4 +1,4 @@
-"""OwnNames: detects requests of this machine for another host's name, which may come from a web page.
+"""OwnNames: detects requests from this machine with a foreign Host header, which may come from a web page.
 
 A page can let its own name resolve to 127.0.0.1 (DNS rebinding). The browser then takes the server for the page's own
 origin, and no rule for other origins applies, but the Host header still has the page's name. Keys protect from this
@@ -22,10 +22,10 @@ _OF_PROXIES = "via"
 
 
 class OwnNames:
-    """Marks requests from this machine that ask for foreign names."""
+    """Marks requests from this machine whose Host header is not one of the server's own names."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
-        """names: names of this server that programs on this machine use, in addition to localhost."""
+        """names: host names of this server that programs on this machine use, in addition to localhost."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 

@@ -1,4 +1,4 @@
-"""QueueMiddleware: a full queue refuses requests before their bodies are read."""
+"""QueueMiddleware: refuses requests before their bodies are read while the queue is full."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -9,10 +9,10 @@ from server.paths import route_path
 
 
 class QueueMiddleware:
-    """Refuses what a full queue would not take before looking for a route, which costs less than half."""
+    """Refuses requests before routing while the queue is full, which costs less than half of a refusal after it."""
 
     def __init__(self, app: ASGIApp, context: ServerContext, paths: frozenset[str]) -> None:
-        """paths: of endpoints whose requests all wait for the engine."""
+        """paths: paths of the endpoints whose requests all wait for the engine."""
         self._app = app
         self._context = context
         self._paths = paths

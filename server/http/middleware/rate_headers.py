@@ -1,4 +1,4 @@
-"""rate_headers: the rest of a key's limits, in the headers of OpenAI's or Anthropic's API."""
+"""rate_headers: the rest of a key's rate limits, as response headers of OpenAI's or Anthropic's API."""
 
 import datetime
 import math
@@ -16,7 +16,7 @@ _KINDS = ("requests", "tokens")
 
 
 def rate_headers(scope: Scope) -> Mapping[str, str]:
-    """Return the headers; {} for a caller without limits of requests and tokens."""
+    """Return the response headers; {} for a caller without limits on requests and tokens."""
     account = caller_of(scope).account
     if account is None:
         return {}
@@ -32,7 +32,7 @@ def _openai(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
 
 
 def _anthropic(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
-    """Yield the headers. The reset is the time, to the second, when the limit is fully available."""
+    """Yield Anthropic's headers of one limit. The reset is the time when the limit is fully available again."""
     full = utc_now() + datetime.timedelta(seconds=math.ceil(left.reset_s))
     yield f"anthropic-ratelimit-{kind}-limit", str(left.limit)
     yield f"anthropic-ratelimit-{kind}-remaining", str(left.remaining)

@@ -18,7 +18,7 @@ _WINDOW_S = 10.0
 
 
 class RequestLog:
-    """Logs at INFO. Requests of monitoring, and refusals beyond the first ones of a window, are logged at DEBUG."""
+    """Logs finished requests at INFO; monitoring, and refusals beyond the first of each time window, at DEBUG."""
 
     def __init__(self) -> None:
         self._refused: dict[str, int] = {}  # by error code, in the open window
@@ -34,7 +34,7 @@ class RequestLog:
         logger.log(level, "%s %s %d %s", record.method, record.route, record.status, rest, extra=extra)
 
     def _is_one_of_many(self, record: RequestRecord) -> bool:
-        """Whether the request is a refusal and there have been enough lines about refusals."""
+        """Whether the request is a refusal, and the window already has enough lines with its error code."""
         if record.outcome is not RequestOutcome.REFUSED:
             return False
         if not self._refused:
@@ -44,7 +44,7 @@ class RequestLog:
         return count > _MAX_REFUSALS
 
     def close_window(self) -> None:
-        """Report the refusals without a line of their own. The next refusal opens another window."""
+        """Log the number of refusals that got no line of their own. The next refusal opens a new window."""
         refused, self._refused = self._refused, {}
         for code, count in refused.items():
             if count > _MAX_REFUSALS:

@@ -41,7 +41,7 @@ _STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
 class RequestMiddleware:
-    """Gives each request its id and arrival time, and is the boundary that no exception crosses."""
+    """Gives each request its id, arrival time and record, and turns exceptions into error responses."""
 
     def __init__(self, app: ASGIApp, context: ServerContext) -> None:
         self._app = app
@@ -73,7 +73,7 @@ class RequestMiddleware:
 
 
 class _Exchange:
-    """One request and its answer so far."""
+    """One request and the state of its response."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, context: ServerContext, request_log: RequestLog
@@ -98,7 +98,7 @@ class _Exchange:
         set_caller(scope, ANYBODY)
 
     def begin(self) -> None:
-        """Note the client, and start the trace. A failure here has an answer, unlike one before it."""
+        """Record the client, and start the trace. An exception here gets a response, unlike one in __init__."""
         scope, tracing = self._scope, self._context.tracing
         self._record.client = scope["client"][0] if scope.get("client") else None
         self._record.client_subject = scope["state"].get(SUBJECT_STATE)
@@ -125,11 +125,11 @@ class _Exchange:
 
     @property
     def has_answered(self) -> bool:
-        """Whether it is too late for another answer."""
+        """Whether the response has started, so that no error response can be sent."""
         return self.status is not None and self._waiting is None
 
     async def begin_waiting(self, error_event: Callable[[bytes], bytes]) -> WaitingStream:
-        """Start a stream before there is an answer, which continues it. error_event: as in WaitingStream."""
+        """Start a stream before the application's response, which continues it. error_event: see WaitingStream."""
         waiting = WaitingStream(self._deliver, error_event)
         await waiting.begin()
         self._waiting = waiting
@@ -171,13 +171,13 @@ class _Exchange:
         record.release()
 
     def _settle_rate(self) -> None:
-        """Count the request for its key, unless the server had no room or no engine for it."""
+        """Count the request against its key's rate limit, unless the server had no room or no engine for it."""
         if (account := caller_of(self._scope).account) is not None:
             account.end_request(self._scope["state"].get(COUNTED_STATE), is_counted=not self._record.was_not_taken)
 
 
 def _check_connection(scope: Scope) -> None:
-    """Refuse requests of a surplus connection, except probes: a full server is alive."""
+    """Raise TooManyConnections for a connection over the limit, except for probes: a full server is alive."""
     if REFUSED_STATE in scope["state"] and route_path(scope) not in PROBES:
         raise TooManyConnections(
             "too many connections are open, in all (--max-connections) or from this address "
@@ -206,7 +206,7 @@ def check_head(scope: Scope) -> None:
 
 
 def _check_length(headers: list[tuple[bytes, bytes]], version: str) -> None:
-    """Raise AmbiguousRequest unless the length of the body is given once and in one way."""
+    """Raise AmbiguousRequest if the body's length is given twice, or its Transfer-Encoding is not chunked."""
     encodings = [value for name, value in headers if name == b"transfer-encoding"]
     lengths = [value for name, value in headers if name == b"content-length"]
     if encodings and lengths:

@@ -1,4 +1,4 @@
-"""RootPath: the server under a prefix (--root-path), whether or not the proxy in front removes it."""
+"""RootPath: serves under a URL prefix (--root-path), whether or not the proxy in front strips it."""
 
 from collections.abc import Iterable
 
@@ -8,11 +8,11 @@ from server.paths import is_below
 
 
 class RootPath:
-    """Gives each request the prefix and a path that starts with it, as ASGI requires.
+    """Sets each request's root_path, and makes its path start with the prefix, as ASGI requires.
 
-    A path with the prefix comes from a proxy that leaves it, a path without from a proxy that removes it. If a route of
-    the server starts like the prefix (/v1, /api), the two cannot be distinguished, and every path counts as one
-    without.
+    A path with the prefix comes from a proxy that keeps it, a path without it from a proxy that strips it. If a route
+    of the server itself starts with the prefix (/v1, /api), the two cannot be told apart, and every path counts as
+    stripped.
     """
 
     def __init__(self, app: ASGIApp, root_path: str, routes: Iterable[str]) -> None:
