@@ -1,4 +1,4 @@
-"""StableLM: Llama with LayerNorm and partial rotary embedding; some sizes have parallel sublayers or norms of heads."""
+"""StableLM: Llama with LayerNorm and partial rotary embedding; some sizes have parallel sublayers or q and k norms."""
 
 import dataclasses
 from typing import Any

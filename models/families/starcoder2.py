@@ -1,4 +1,4 @@
-"""StarCoder 2: LayerNorm, rotary positions, grouped queries, a window, a plain MLP, biases everywhere."""
+"""StarCoder 2: LayerNorm, rotary positions, grouped-query attention, sliding window, plain MLP, biases everywhere."""
 
 import dataclasses
 from typing import Any

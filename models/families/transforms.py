@@ -16,7 +16,7 @@ def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  #
 
 
 def plus_one(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Return a norm's weight that the checkpoint stores minus 1 (Gemma). It is in fp32, like all norms."""
+    """Add the 1 that Gemma's checkpoints subtract from a norm's weight. The tensor is in fp32, like all norms."""
     return tensor + 1
 
 
@@ -26,12 +26,12 @@ def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # no
 
 
 def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Return a matrix that GGUF stores as a vector if it has one row."""
+    """Restore the first dimension of a matrix [1, n], which GGUF stores as a vector; other matrices are unchanged."""
     return tensor.reshape(1, -1) if tensor.dim() == 1 else tensor
 
 
 def conv_weight(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Convert a depthwise convolution's [channels, 1, K] to [K, channels]; GGUF leaves out the 1."""
+    """Convert a depthwise convolution's weight [channels, 1, K], in GGUF [channels, K], to [K, channels]."""
     return tensor.flatten(1).t()
 
 
@@ -41,7 +41,10 @@ def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> tor
 
 
 def concatenate(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """Concatenate like torch.cat, which on the meta device would import torch's compiler and take two seconds."""
+    """Concatenate tensors.
+
+    On the meta device torch.cat, which would import torch's compiler for two seconds, is not called.
+    """
     if parts[0].device.type != "meta":
         return torch.cat(tuple(parts), dim)
     shape = list(parts[0].shape)
@@ -50,7 +53,9 @@ def concatenate(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 
 def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Reorder rows from groups of (queries that share a key head, that key head, its value head) to q, k, v.
+    """Reorder the rows of a fused qkv to q, k, v. The checkpoint stores them by key head:
+
+    its queries, its key, its value.
 
     Accepts weights [rows, in], biases [rows] and packed rows.
     """
@@ -89,7 +94,7 @@ def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
 
 
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
-    """Reorder each head's rotary rows from neighboring pairs to halves; layers without rotary embedding stay.
+    """Reorder each head's rotary rows from interleaved pairs to halves, if the layer has rotary embedding.
 
     Accepts weights [heads * D, in], biases [heads * D] and packed rows.
     """

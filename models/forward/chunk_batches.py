@@ -1,4 +1,4 @@
-"""Batches that compute chunks of text from their beginning, in one step or in several."""
+"""Batches that run a decoder over chunks of text from their beginning, in one step or in several."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ _SMALL_STEPS_SHARE = 4  # the last 1/4 of a chunk is computed in small steps
 
 
 def step_batches(tokens: Sequence[int], groups: Sequence[LayerGroup], device: torch.device) -> list[ForwardBatch]:
-    """Return the batches that compute a chunk: most of it in one step, the rest in steps of a few rows.
+    """Return the batches that compute one chunk: most of its tokens in one step, the rest in steps of a few.
 
-    Both matter, since kernels differ with the number of rows. Blocks are counted from 0, group after group; state 0 is
-    the chunk's.
+    Results are measured with both sizes of steps, since kernels differ with the number of rows. KV blocks are numbered
+    from 0, group after group; the chunk uses recurrent state 0.
     """
     batches = []
     start = 0
@@ -28,7 +28,7 @@ def step_batches(tokens: Sequence[int], groups: Sequence[LayerGroup], device: to
 
 
 def joint_batch(chunks: Sequence[Sequence[int]], groups: Sequence[LayerGroup], device: torch.device) -> ForwardBatch:
-    """Return one step that computes several chunks completely. Each has a state of its own."""
+    """Return a batch that computes several chunks completely in one step; chunk n uses recurrent state n."""
     return _batch(chunks, [0] * len(chunks), _tables([len(chunk) for chunk in chunks], groups), groups, device)
 
 
@@ -40,7 +40,7 @@ def step_lengths(num_tokens: int) -> list[int]:
 
 
 def _tables(lengths: Sequence[int], groups: Sequence[LayerGroup]) -> list[torch.Tensor]:
-    """Return the block table of each KV group: blocks from 0 on, chunk after chunk, in each group after group."""
+    """Return each KV group's block table, [chunks, M] int32. Blocks are numbered from 0, by chunk and then by group."""
     num_groups = sum(not group.is_state for group in groups)
     widths = [-(-length // BLOCK_SIZE) for length in lengths]
     tables = torch.zeros(num_groups, len(lengths), max(widths), dtype=torch.int32)
@@ -59,7 +59,10 @@ def _batch(
     groups: Sequence[LayerGroup],
     device: torch.device,
 ) -> ForwardBatch:
-    """Return a step over rows of each chunk; the rows of chunk n begin at position starts[n], and use state n."""
+    """Return a batch of token ids of each chunk.
+
+    Those of chunk n start at position starts[n] and use recurrent state n.
+    """
     lengths = [len(chunk) for chunk in chunks]
     states = None
     if any(group.is_state for group in groups):

@@ -1,4 +1,4 @@
-"""LayerStream: a decoder with one layer at a time in memory, for models that do not fit."""
+"""LayerStream: runs a decoder with one layer at a time in memory, for models that do not fit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from models.progress import ProgressReport
 
 @dataclass(slots=True, eq=False)
 class LayerwiseForward:
-    """A forward pass in progress: its steps in order, and each step's rows [T, hidden]."""
+    """A forward pass that is computed layer by layer: its batches in order, and each one's current rows [T, hidden]."""
 
     batches: Sequence[ForwardBatch]
     rotary_embeddings: list[list[RotaryEmbedding]]
     rows: list[torch.Tensor]
 
     def hidden(self) -> torch.Tensor:
-        """Return the rows of all steps, in order."""
+        """Return the current rows of all batches, concatenated in order."""
         return torch.cat(self.rows)
 
 
@@ -42,7 +42,7 @@ class LayerStream:
     def __init__(
         self, opened: OpenedModel, *, dtype: torch.dtype, device: torch.device, weights: WeightOptions | None = None
     ) -> None:
-        """weights: as in LoadOptions. Raises a ModelError before anything large is read."""
+        """weights: how weights are stored, as in LoadOptions. Raises a ModelError before anything large is read."""
         self.device = device
         ops = select_operations(dtype, device)
         backend, _ = select_backend(opened.spec.attention_specs, dtype, dtype, device)
@@ -56,12 +56,15 @@ class LayerStream:
         self._load_weights(None)
 
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
-        """Return a forward pass before the first layer. batches: steps in order; blocks count from 0 in each group."""
+        """Start a forward pass with the embeddings of all tokens.
+
+        batches: the steps, in order; KV blocks are numbered from 0 in each group.
+        """
         rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
         return LayerwiseForward(batches, rotary_embeddings, [self.decoder.embedded(batch) for batch in batches])
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:
-        """Yield each layer with its number while it is in memory."""
+        """Load each layer in order, and yield its index and the layer; free its weights before the next one."""
         total = len(self.decoder.layers)
         for index in range(total):
             progress(stage, index, total, "layers")
@@ -73,7 +76,7 @@ class LayerStream:
         progress(stage, total, total, "layers")
 
     def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
-        """Run layer `index` over the rows; with `advances`, the results replace them."""
+        """Run layer `index` over the rows of a forward pass. The outputs replace the rows only if `advances`."""
         kv = self._empty_cache(index, forward)
         for step, (batch, rotary_embeddings) in enumerate(zip(forward.batches, forward.rotary_embeddings, strict=True)):
             rows = forward.rows[step]
@@ -86,7 +89,7 @@ class LayerStream:
         load_weights(self.decoder, [each for each in self.assignments if layer_of(each) == layer], _ignore)
 
     def _empty_cache(self, index: int, forward: LayerwiseForward) -> LayerCache:
-        """Return an empty cache of the layer for the whole pass."""
+        """Return an empty cache of layer `index` that is large enough for all batches of the forward pass."""
         groups = [group for batch in forward.batches for group in batch.groups]
         states = [max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch)]
         blocks = [int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch)]
@@ -100,10 +103,10 @@ class LayerStream:
 
 
 def layer_of(assignment: Assignment) -> int | None:
-    """Return the number of the tensor's layer, or None."""
+    """Return the index of the layer that the tensor belongs to, or None for embeddings, final norm and head."""
     first, _, rest = assignment.destination.module.partition(".")
     return int(rest.partition(".")[0]) if first == "layers" else None
 
 
 def _ignore(*_: object) -> None:
-    """Report no progress for parts of a model."""
+    """Ignore the progress of loading a single layer."""

@@ -1,4 +1,4 @@
-"""PackedForward: last hidden states of whole texts, by any decoder or encoder without recurrent layers."""
+"""PackedForward: computes the last hidden states of whole texts, by a decoder or encoder without recurrent layers."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,10 @@ _GROWTH_BLOCKS = 64
 
 
 class PackedForward:
-    """A forward pass over whole texts. No layer reads another's keys and values, so layers of one layout share memory.
+    """Runs a decoder or encoder over whole texts, packed into one batch without padding.
 
-    The memory grows to what the largest batch needs.
+    Layers with the same KV layout share one cache, since no layer reads what another has written. The cache grows to
+    the size that the largest batch needs.
     """
 
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
@@ -27,7 +28,7 @@ class PackedForward:
         self._kv: list[LayerKV] = []  # one a layer
 
     def reserve(self, num_blocks: int) -> None:
-        """Allocate memory for `num_blocks`, unless there is enough."""
+        """Grow the cache to at least `num_blocks` blocks."""
         if num_blocks <= self._num_blocks:
             return
         self._num_blocks = -(-num_blocks // _GROWTH_BLOCKS) * _GROWTH_BLOCKS
@@ -46,10 +47,12 @@ class PackedForward:
         token_type_ids: Sequence[int] | None = None,
         rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the last hidden states of all tokens, or of `rows` ([n] int64), after the final norm.
+        """Return the last hidden states of all tokens, or of `rows` ([n] int64), after the final norm:
 
-        token_ids, token_type_ids: of all texts, one after the other. lengths: of the texts, none 0. Returns [n, hidden]
-        fp32.
+        [n, hidden] fp32.
+
+        token_ids, token_type_ids: the texts' tokens and types, concatenated. lengths: the tokens of each text, at least
+        1.
         """
         self.reserve(num_blocks_of(lengths))
         all_rows = torch.arange(len(token_ids), device=self._device) if rows is None else rows
@@ -64,7 +67,7 @@ class PackedForward:
         token_type_ids: Sequence[int] | None,
         rows: torch.Tensor,
     ) -> ForwardBatch:
-        """Build the step. The texts lie in the first blocks, one after the other."""
+        """Build the batch. The texts use the first blocks of the cache, one text after the other."""
         blocks = torch.tensor([-(-length // BLOCK_SIZE) for length in lengths], dtype=torch.int32)
         ends = blocks.cumsum(0, dtype=torch.int32)
         table = (ends - blocks).unsqueeze(1) + torch.arange(int(blocks.max()), dtype=torch.int32)
@@ -81,5 +84,5 @@ class PackedForward:
 
 
 def num_blocks_of(lengths: Sequence[int]) -> int:
-    """Return the number of blocks that texts of these lengths, in tokens, take."""
+    """Return the number of cache blocks that texts of these lengths, in tokens, need."""
     return sum(-(-length // BLOCK_SIZE) for length in lengths)

@@ -1,1 +1,1 @@
-"""Kernels by device: the table of operations, its columns, and tapes of native calls."""
+"""Operations of decoder layers: their interface, implementations in torch and C++, and recorded native calls."""

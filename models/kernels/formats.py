@@ -1,4 +1,4 @@
-"""Formats of weights that kernels compute with, whatever the device. Loads no library."""
+"""WeightFormat: the formats in which kernels multiply weights. Loads no library."""
 
 import enum
 
@@ -6,7 +6,7 @@ import torch
 
 
 class WeightFormat(enum.IntEnum):
-    """Formats of weights that are multiplied as stored: of GGUF, in the order of Format in codecs.h, and dense."""
+    """Formats of weights that kernels multiply as stored: GGUF's, in the order of Format in codecs.h, and dense."""
 
     Q4_0 = 0
     Q4_1 = 1
@@ -26,4 +26,4 @@ DENSE_DTYPES = {WeightFormat.BF16: torch.bfloat16, WeightFormat.F32: torch.float
 
 
 class NotFiniteError(Exception):
-    """Weights that are not finite numbers."""
+    """A weight or a scale is NaN or infinite."""

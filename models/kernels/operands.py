@@ -11,7 +11,7 @@ from models.kernels.row_input import Prologue
 
 
 class DeltaGates(NamedTuple):
-    """Gates of the gated delta rule, views of one tensor."""
+    """Gates of the gated delta rule (z of the output, b of the update, a of the decay), views of one tensor."""
 
     z: torch.Tensor  # [T, H * V]
     b: torch.Tensor  # [T, H]
@@ -28,7 +28,7 @@ class DeltaWeights(NamedTuple):
 
 
 class RouterWeights(NamedTuple):
-    """Parameters of a router of experts: fp32, contiguous."""
+    """Parameters of an MoE router: fp32, contiguous."""
 
     weight: torch.Tensor  # [E, K]
     bias: torch.Tensor | None = None  # [E]
@@ -37,22 +37,22 @@ class RouterWeights(NamedTuple):
 
 
 class Expert(Protocol):
-    """An MLP that a router sends rows to."""
+    """An expert of an MoE layer: an MLP."""
 
     activation: Prologue
 
     @property
     def packed(self) -> tuple[object | None, object | None]:
-        """The packed weights before and after the activation, of the column that made them; None for torch."""
+        """The packed weights of the layers before and after the activation; None for a layer that torch multiplies."""
 
     def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertLayer:
-    """A router and its experts, whose weights are loaded and do not move.
+    """An MoE layer's router and experts, with weights that are loaded and do not move.
 
-    rows_per_expert: [E] int64, on the CPU; each call adds the rows that each expert computed.
+    rows_per_expert: [E] int64, on the CPU; each call adds the number of rows that each expert computed.
     """
 
     spec: RouterSpec
@@ -66,7 +66,7 @@ SharedExpert = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 class Draw(NamedTuple):
-    """The limits of a row's draw. top_k 0, top_p 1 and min_p 0 are off; uniform: the random number in [0, 1)."""
+    """Sampling parameters of a row (top_k 0, top_p 1 and min_p 0 are off), and its random number in [0, 1)."""
 
     temperature: float
     top_k: int
@@ -77,7 +77,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRankChange:
-    """A change of some outputs of a linear layer: first .. first + len(b) - 1 become gain * y + b (a x) + shift."""
+    """A LoRA pair for computing: outputs first .. first + len(b) - 1 of a layer become gain * y + b (a x) + shift."""
 
     first: int
     a: torch.Tensor  # [r, in], of any float type; the changes of a layer may share one

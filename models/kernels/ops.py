@@ -1,10 +1,9 @@
-"""The table of operations: the arithmetic of decoder layers besides attention and linear layers, by device.
+"""Operations: the arithmetic of decoder layers besides attention and linear layers, by device.
 
-A row of the table is a method of Operations, a column a class: Operations itself is the torch column, whose functions
-are in `models/kernels/torch/` and run anywhere, `models/kernels/cpu/operations.py` the column of the C++ kernels. A
-column overrides the rows that it has kernels for. `select_operations` chooses a column once for a model. Layers bind
-their operations when they are built, with the sizes that decide whether a kernel supports them, so that a call decides
-nothing.
+The class Operations computes in torch, by functions in `models/kernels/torch/`, and runs anywhere. Subclasses override
+the methods that they have kernels for, such as CpuOperations in `models/kernels/cpu/operations.py`. `select_operations`
+chooses a class once for a model. Layers bind their operations when they are built, with the sizes that decide whether a
+kernel supports them, so that a call decides nothing.
 """
 
 import pkgutil
@@ -45,16 +44,15 @@ class JoinRows(Protocol):
     ) -> torch.Tensor:
         """Return skip * x + scale * norm(y), or norm(skip * x + scale * y) with `norms_sum`: [T, K].
 
-        x, y: contiguous; x is used up.
+        x, y: contiguous; x may be overwritten.
         """
 
 
 class HeadProduct(NamedTuple):
-    """Multiplication by a matrix of its own for each head.
+    """Functions for products with a matrix W[h] per head.
 
-    pack: (W [H, out, in], memory for the result or None) -> the weight that `multiply` takes, of the same shape.
-    multiply: (weight, x [T, H, in], out [T, H, out]); writes W[h] x[t, h]. Rows and heads of x and out may be strided.
-    unpack: weight -> W.
+    pack: (W [H, out, in], arena or None) -> the weight that `multiply` takes, of the same shape. multiply: (weight, x
+    [T, H, in], out [T, H, out]) writes W[h] x[t, h] to out. Rows and heads of both may be strided. unpack: weight -> W.
     """
 
     pack: Callable[[torch.Tensor, HugePageArena | None], torch.Tensor]
@@ -68,7 +66,7 @@ class Experts(Protocol):
     ) -> torch.Tensor:
         """Return the chosen experts' outputs for norm(x) and the shared expert's, added to the residual: [T, K].
 
-        x: [T, K]. residual: used up; it may be x. The result has the residual's dtype, or x's without one.
+        x: [T, K]. residual: may be overwritten, and may be x. The result has the residual's dtype, or x's without one.
         """
 
 
@@ -112,17 +110,17 @@ class RunGatedDelta(Protocol):
 
 
 class Operations:
-    """The torch column of the table, and the base class of the other columns.
+    """The operations of decoder layers, computed by torch; the base class of implementations by kernels.
 
-    Each method binds an operation when a layer is built, for the sizes of that layer.
+    A layer calls each method once, when it is built, with its sizes, and gets the function to call in every step.
     """
 
     name = "torch"
 
     def __init__(self, packing_refusal: str | None = "torch computes all layers", note: str = "") -> None:
-        """packing_refusal: why linear layers cannot have packed weights of every format, or None if they can.
+        """packing_refusal: the reason why linear layers cannot use packed weights of every format; None if they can.
 
-        note: a line for the operator about the kernels.
+        note: a start-up note about the kernels.
         """
         self.packing_refusal = packing_refusal
         self.note = note
@@ -142,7 +140,7 @@ class Operations:
         return HeadProduct(lambda weight, _: weight, rows.multiply_heads, lambda weight: weight)
 
     def experts(self, layer: ExpertLayer) -> Experts:
-        """Bind the experts of a layer whose weights are loaded."""
+        """Return the function that computes an MoE layer, whose weights are loaded."""
         return experts.RoutedExperts(layer)
 
     def convolve(self, kernel_size: int, channels: int) -> Convolve:  # noqa: ARG002
@@ -152,16 +150,16 @@ class Operations:
         return gated_delta.run_gated_delta
 
     def logits(self) -> LogitOperations:
-        """Return the operations on logits, which the sampler binds."""
+        """Return the operations on logits, for the sampler."""
         return LogitOperations()
 
 
 def select_operations(
     dtype: torch.dtype, device: torch.device, on_compiled: OnCompiled = lambda _done, _total: None
 ) -> Operations:
-    """Return the column for computing in `dtype` on `device`.
+    """Return the operations for computing in `dtype` on `device`.
 
-    on_compiled: called while kernels that are missing are compiled.
+    on_compiled: called with the progress while missing kernels are compiled.
     """
     if (path := COLUMNS.get(device.type)) is None:
         return Operations(f"the native kernels run on the CPU, not on {device}")

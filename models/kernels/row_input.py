@@ -1,4 +1,4 @@
-"""Prologues: functions of the rows that a linear layer multiplies, and their description for kernels that fuse them."""
+"""Prologues: functions that a linear layer applies to its input rows, with descriptions for kernels that fuse them."""
 
 import enum
 from collections.abc import Callable
@@ -34,7 +34,7 @@ _GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is
 
 @dataclass(frozen=True, slots=True)
 class RowInput:
-    """A prologue as native kernels take it. weight, bias: the parameters of a norm ([K] fp32, contiguous)."""
+    """A prologue as an argument of native kernels. weight, bias: the parameters of a norm ([K] fp32, contiguous)."""
 
     kind: InputKind = InputKind.PLAIN
     weight: torch.Tensor | None = None
@@ -43,11 +43,11 @@ class RowInput:
 
     @property
     def is_gated(self) -> bool:
-        """Whether input rows have two values for each one that is multiplied."""
+        """Whether input rows are twice as wide as the rows that are multiplied: [gate | up]."""
         return self.kind in _GATED
 
     def arguments(self) -> tuple[int | float | None, ...]:
-        """Return (kind, weight, bias, eps) as kernels take them."""
+        """Return the kernels' arguments: kind, addresses of weight and bias, eps."""
         weight = None if self.weight is None else self.weight.data_ptr()
         return self.kind, weight, None if self.bias is None else self.bias.data_ptr(), self.eps
 
@@ -56,9 +56,10 @@ PLAIN = RowInput()
 
 
 class Prologue(Protocol):
-    """A function of rows: [T, n] to [T, in], where n is in, or 2 * in for a gated activation.
+    """A function of a linear layer's input rows, such as a norm or an activation.
 
-    A call computes with torch; kernels that fuse the prologue compute what `row_input` describes.
+    Maps [T, n] to [T, in], where n is in, or 2 * in for a gated activation. A call computes with torch; kernels that
+    fuse the prologue compute what `row_input` describes.
     """
 
     @property
@@ -69,7 +70,7 @@ class Prologue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """A prologue without parameters."""
+    """An elementwise prologue without parameters, such as an activation."""
 
     row_input: RowInput
     function: Callable[[torch.Tensor], torch.Tensor]

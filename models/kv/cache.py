@@ -1,4 +1,4 @@
-"""CacheLayout: the cache of a decoder, its size and its allocation."""
+"""CacheLayout: describes the KV cache and recurrent states of a decoder, and allocates them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class CacheLayout:
     """The layout of each layer's cache, and the groups of layers that share block tables.
 
     Allocated memory is uninitialized, since no layer reads a slot or state that its sequence has not written. So on a
-    CPU pages are only taken from the system as blocks come into use.
+    CPU the system provides memory only as blocks come into use.
     """
 
     layers: tuple[LayerLayout, ...]
@@ -23,26 +23,29 @@ class CacheLayout:
 
     @property
     def has_states(self) -> bool:
-        """Whether layers have a recurrence."""
+        """Whether some layers are recurrent, and so have states."""
         return any(isinstance(layout, StateLayout) for layout in self.layers)
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of one state of all recurrent layers; 0 without such layers."""
+        """Bytes of one sequence's state in all recurrent layers; 0 without such layers."""
         return sum(layout.state_bytes for layout in self.layers if isinstance(layout, StateLayout))
 
     def block_bytes(self, block_size: int) -> int:
-        """Return the bytes that one block takes: its positions in the layers of one group."""
+        """Return the bytes of a block, which holds `block_size` positions of all layers of one group."""
         return self._position_bytes(self._largest_group().layers) * block_size
 
     def unshared_block_bytes(self, block_size: int) -> int:
-        """Return the bytes that one block takes in `allocate_unshared`: its positions in all layers."""
+        """Return the bytes of a block from `allocate_unshared`, which holds `block_size` positions of all layers."""
         return self._position_bytes(range(len(self.layers))) * block_size
 
     def allocate(
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
     ) -> list[LayerCache]:
-        """Allocate the cache of each layer. The n-th layers of all groups share their memory."""
+        """Allocate the cache of each layer.
+
+        The n-th layers of all groups share one tensor, in which each uses other blocks.
+        """
         shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in self._largest_group().layers]
         attending = [group.layers for group in self.groups if not group.is_state]
         kv = {layer: cache for layers in attending for layer, cache in zip(layers, shared, strict=False)}
@@ -54,7 +57,7 @@ class CacheLayout:
     def allocate_unshared(
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
     ) -> list[LayerCache]:
-        """Allocate the cache of each layer apart: one block table, which covers everything, serves all groups."""
+        """Allocate separate memory for each layer's cache, so that one block table can serve all groups."""
         return [
             self.allocate_layer(layer, num_blocks, block_size, device, num_states=num_states)
             for layer in range(len(self.layers))

@@ -26,10 +26,10 @@ _FULL_ATTENTION = (0, False)
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Layers that see the same positions, or with `is_state`, all recurrent layers.
+    """Layers that share a block table: attention to the same positions, or with `is_state`, all recurrent layers.
 
-    The layers see all positions before a token (window None), the window - 1 before it, or with `is_chunked` the
-    positions of the token's own chunk of `window` positions.
+    The layers attend to all positions before a token (window None), to the window - 1 before it, or with `is_chunked`
+    to the positions of the token's own chunk of `window` positions.
     """
 
     window: int | None
@@ -66,7 +66,7 @@ def _group_attention(specs: dict[int, AttentionSpec]) -> tuple[LayerGroup, ...]:
 
 
 def _group_size(counts: dict[_Window, int]) -> int:
-    """Return the number of layers in each group that wastes least memory, above all memory that grows with contexts."""
+    """Return the number of layers per group that wastes the least memory, first of full attention, then overall."""
 
     def waste(size: int) -> tuple[int, int, int]:
         num_groups = {window: -(-count // size) for window, count in counts.items()}

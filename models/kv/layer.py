@@ -20,7 +20,8 @@ class LayerKV:
 class LayerState:
     """States of one recurrent layer: a tensor for each part of the layout, in its order, [blocks, *shape of a state].
 
-    pending_rows: [n, width], the rows that `in_proj` made of the last step's speculative rows.
+    pending_rows: [n, width], `in_proj`'s outputs for the last step's speculative rows, until it is known which are
+    accepted.
     """
 
     parts: tuple[torch.Tensor, ...]
@@ -40,7 +41,7 @@ def allocate_layer_kv(layout: KVLayout, num_blocks: int, block_size: int, device
 
 
 def allocate_states(layout: StateLayout, num_states: int, device: torch.device) -> LayerState:
-    """Allocate states, uninitialized, since a new sequence reads no state."""
+    """Allocate a recurrent layer's states, uninitialized, since a new sequence reads no state."""
     return LayerState(
         tuple(torch.empty((num_states, *part.shape), dtype=part.dtype, device=device) for part in layout.parts)
     )

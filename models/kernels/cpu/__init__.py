@@ -1,1 +1,1 @@
-"""The C++ kernels (src/), compiled and loaded for the processor at hand."""
+"""The C++ kernels (src/), compiled for and loaded on this processor."""

@@ -1,4 +1,4 @@
-"""AdapterTable: the adapters of a linear layer by slot (C++, src/adapters/adapt_rows.cpp)."""
+"""AdapterTable: the LoRA adapters of a linear layer by slot, for native kernels (C++, src/adapters/adapt_rows.cpp)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -38,7 +38,10 @@ class _LayerAdapter(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedPairs:
-    """The pairs of one layer in the kernel's layout. kept: the memory that `entry` points to."""
+    """An adapter's LoRA pairs (A, B) for one layer, packed for the kernels. kept:
+
+    owns the memory that `entry` points to.
+    """
 
     entry: _LayerAdapter
     kept: tuple[object, ...]
@@ -46,23 +49,23 @@ class PackedPairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptedRows:
-    """The adapter of each row of a call. slots: [T] int32, -1 for rows without an adapter."""
+    """A layer's adapter table, and the slot of each input row. slots: [T] int32, -1 for rows without an adapter."""
 
     table_address: int
     slots: torch.Tensor
 
     def arguments(self) -> tuple[int, int]:
-        """Return the table's address and the slots', as kernels take them."""
+        """Return the addresses of the table and of the slots, the last two arguments of kernels that apply adapters."""
         assert self.slots.dtype == torch.int32
         assert self.slots.is_contiguous()
         return self.table_address, self.slots.data_ptr()
 
 
 class AdapterTable:
-    """The adapters of one layer, at a fixed address, so that recorded calls stay valid when a slot changes."""
+    """The adapters of one layer by slot, at a fixed address, so that recorded calls stay valid when a slot changes."""
 
     def __init__(self, num_slots: int, columns: int, *, library: KernelLibrary | None = None) -> None:
-        """columns: number of the layer's inputs, a multiple of 16."""
+        """columns: the layer's input features, a multiple of 16."""
         assert columns % _LANES == 0
         self._columns = columns
         self._library = library or required_library()
@@ -70,9 +73,9 @@ class AdapterTable:
         self._kept: list[PackedPairs | None] = [None] * num_slots  # alive: what the entries point to
 
     def pack(self, pairs: Sequence[LowRankChange], *, arena: HugePageArena | None = None) -> PackedPairs | None:
-        """Return the pairs as `set` takes them, or None without pairs. May run on any thread, also during a step.
+        """Pack LoRA pairs for `set`; return None if there are none. May run on any thread, also during a step.
 
-        pairs: on the CPU. arena: memory for the packed pairs; without one, they have their own.
+        pairs: on the CPU. arena: allocates the packed pairs; None for torch's allocator.
         """
         if not pairs:
             return None
@@ -94,12 +97,15 @@ class AdapterTable:
         return PackedPairs(entry, (*kept, array))
 
     def set(self, slot: int, packed: PackedPairs | None) -> None:
-        """Replace the adapter of a slot; None removes it. Not while a step runs."""
+        """Replace the adapter in a slot; None empties the slot. Must not run during a step."""
         self._entries[slot] = _LayerAdapter() if packed is None else packed.entry
         self._kept[slot] = packed
 
     def _stacked(self, pairs: Sequence[LowRankChange]) -> tuple[list[int], torch.Tensor]:
-        """Return the index of each pair's first rank in the layer, and the matrices `a`, stacked: [ranks, in]."""
+        """Stack the pairs' matrices `a` to [ranks, in]; pairs that share one matrix share its rows.
+
+        Returns the first row of each pair, and the stack.
+        """
         begins: dict[int, int] = {}  # by the address of `a`
         parts: list[torch.Tensor] = []
         for pair in pairs:
@@ -114,13 +120,14 @@ class AdapterTable:
         return pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena, library=self._library).data
 
     def rows(self, slots: torch.Tensor) -> AdaptedRows:
-        """Return the rows' adapters for a call. slots: [T] int32, -1 for rows without an adapter."""
+        """Return this table with the slots of a call's rows. slots: [T] int32, -1 for rows without an adapter."""
         return AdaptedRows(ctypes.addressof(self._entries), slots)
 
     def adapt(self, x: torch.Tensor, slots: torch.Tensor, out: torch.Tensor, *, prepare: RowInput = PLAIN) -> None:
-        """Apply the rows' adapters to `out` [T, N], the layer's output for `x` after `prepare`.
+        """Apply the rows' adapters in place to `out` [T, N], the layer's output for prologue(x).
 
-        x, out: bf16 or fp32; rows may be strided. slots: [T] int32, -1 for rows without an adapter.
+        x, out: bf16 or fp32; rows may be strided. slots: [T] int32, -1 for rows without an adapter. prepare: the
+        prologue.
         """
         assert x.shape[1] == self._columns * (2 if prepare.is_gated else 1)
         assert x.stride(1) == out.stride(1) == 1
@@ -133,7 +140,7 @@ class AdapterTable:
 
 
 def _even_ranks(matrix: torch.Tensor, dim: int) -> torch.Tensor:
-    """Add a rank of zeros if the number of ranks is odd."""
+    """Pad dimension `dim`, of the ranks, with zeros to an even size."""
     if matrix.shape[dim] % 2 == 0:
         return matrix
     shape = list(matrix.shape)

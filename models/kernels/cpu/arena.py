@@ -1,4 +1,4 @@
-"""HugePageArena: memory for packed weights in huge pages."""
+"""HugePageArena: allocates memory for packed weights in huge pages."""
 
 import mmap
 
@@ -10,10 +10,10 @@ _ALIGNMENT = 64  # bytes: the size of the kernels' vectors
 
 
 class HugePageArena:
-    """Allocates from chunks that request huge pages.
+    """Allocates tensors from chunks of memory that request huge pages (`madvise`).
 
-    A decode step, which reads every weight once, is 5-10 % faster with them, on a Linux that grants them on request
-    (`madvise`). Tensors are not freed one by one: a chunk exists as long as any tensor in it.
+    On a Linux that grants the request, decode steps are 5-10 % faster, since each reads every weight once. A chunk is
+    freed with the last of its tensors.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class HugePageArena:
 
 
 def _map_chunk(num_bytes: int) -> torch.Tensor:
-    """Return `num_bytes` of new memory that starts at a huge page; physical memory is taken when it is written."""
+    """Map `num_bytes` of memory, aligned to a huge page. The system allocates pages when they are first written."""
     try:
         pages = mmap.mmap(-1, num_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:  # a limit on the address space, or a system that does not overcommit

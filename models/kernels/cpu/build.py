@@ -70,7 +70,7 @@ LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else _
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The input of a library's compilation. processor: identifies the processor it is compiled for; "" is any."""
+    """Sources and compiler options of a kernel library. processor: the processor it is compiled for; "" for any."""
 
     name: str
     sources: tuple[Path, ...]
@@ -120,18 +120,18 @@ def kernel_sources() -> list[Path]:
 
 
 def kernel_headers() -> list[Path]:
-    """Return the headers that the translation units include, by paths from SOURCE_FOLDER."""
+    """Return the headers of the translation units, which include them by paths relative to SOURCE_FOLDER."""
     return sorted(SOURCE_FOLDER.rglob("*.h"))
 
 
 def prebuilt_library(recipe: Recipe) -> Path | None:
-    """Return the library in the wheel, or None if there is none that was compiled by this recipe."""
+    """Return the library that the wheel ships for this recipe, or None if it has none."""
     path = PREBUILT_FOLDER / _file_name(recipe)
     return path if path.exists() else None
 
 
 def compile_prebuilt(recipe: Recipe, folder: Path) -> Path:
-    """Compile a library as a wheel ships it, for any processor that runs it, into `folder`."""
+    """Compile a library into `folder` as wheels ship it: for every processor of the recipe's level."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _file_name(recipe)
     _compile(find_compiler(), recipe, target)
@@ -139,14 +139,14 @@ def compile_prebuilt(recipe: Recipe, folder: Path) -> Path:
 
 
 def is_compiled(recipe: Recipe, folder: Path) -> bool:
-    """Whether `ensure_library` has nothing to compile. Raises KernelBuildError without a compiler."""
+    """Whether `folder` has the library already. Raises KernelBuildError if there is no compiler."""
     return os.path.exists(folder / _file_name(_for_this_processor(recipe), find_compiler()))
 
 
 def ensure_library(recipe: Recipe, folder: Path) -> Path:
-    """Return the compiled library in `folder`, and compile it first if it is missing.
+    """Return the compiled library in `folder`; compile it first if it is missing.
 
-    Raises KernelBuildError if that fails, and FolderNotWritable.
+    Raises KernelBuildError if that fails, FolderNotWritable if the library cannot be written.
     """
     compiler, recipe = find_compiler(), _for_this_processor(recipe)
     target = folder / _file_name(recipe, compiler)
@@ -166,19 +166,22 @@ def ensure_library(recipe: Recipe, folder: Path) -> Path:
 
 
 def best_level(probe: Path) -> str:
-    """Return the best level that this processor runs, by the probe library. Raises OSError if that cannot be loaded."""
+    """Return the best instruction-set level of this processor. probe: the library compiled by PROBE.
+
+    Raises OSError if the probe cannot be loaded.
+    """
     return list(LEVELS)[ctypes.CDLL(str(probe)).hr_cpu_level()]
 
 
 def _for_this_processor(recipe: Recipe) -> Recipe:
-    """On ARM64, which has no levels here, add an option to use all that this machine's processor supports."""
+    """Add -mcpu=native and the processor to the recipe on ARM64, which has no instruction-set levels here."""
     if platform.machine().lower() not in ("aarch64", "arm64"):
         return recipe
     return Recipe(recipe.name, recipe.sources, (*recipe.options, "-mcpu=native"), _processor())
 
 
 def _processor() -> str:
-    """Return a text that identifies the processor, for caches that machines share."""
+    """Return a text that identifies this processor's model, since different machines may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -216,7 +219,7 @@ def _compile(compiler: str, recipe: Recipe, target: Path) -> None:
 
 
 def _run_all(commands: list[list[str]], folder: Path) -> None:
-    """Run the commands, one per core at a time; none starts after one that failed."""
+    """Run the commands in parallel, one per core; after a failure, start no more. Raises KernelBuildError."""
     # A single file, such as the probe, has no progress.
     on_compiled = (_on_compiled.get() if len(commands) > 1 else None) or (lambda _done, _total: None)
     on_compiled(0, len(commands))
@@ -239,9 +242,9 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _run(command: list[str], temporary_folder: Path | None = None) -> str:
-    """Run a command of the compiler and return its output. Raises KernelBuildError if it fails.
+    """Run the compiler and return its output. Raises KernelBuildError if it fails.
 
-    temporary_folder: for the compiler's own files, since the system's may not be writable.
+    temporary_folder: the compiler's TMPDIR, since the system's may not be writable.
     """
     try:
         process = subprocess.run(

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class KernelLibrary:
-    """The kernels compiled for one level. The C++ source describes the arguments of each function."""
+    """The kernels compiled for one instruction-set level. The C++ source documents each function's arguments."""
 
     def __init__(self, path: Path, level: str) -> None:
         """Load the library at `path`. Raises OSError if the system's loader refuses it."""
@@ -92,7 +92,7 @@ class KernelLibrary:
         self.replay = self._bind("hr_replay", "pl")
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Kernel:
-        """Bind the function `name`. arguments: letters of tape.TYPES."""
+        """Bind the C function `name`. arguments: a letter of tape.TYPES for each argument."""
         twin = getattr(self._library, f"{name}_replay", None)
         address = None if twin is None else ctypes.cast(twin, ctypes.c_void_p).value
         return Kernel(getattr(self._library, name), arguments, returns, address)
@@ -104,15 +104,15 @@ def address(tensor: torch.Tensor | None) -> int | None:
 
 
 def kernel_library() -> KernelLibrary | None:
-    """Return the library for this processor, or None if there can be none; the reason is logged once.
+    """Return the library for this processor, or None if it cannot be compiled or loaded; the reason is logged once.
 
-    Raises SettingError if an environment variable has a value that is not possible here.
+    Raises SettingError if an environment variable has an invalid value.
     """
     return _library_and_reason()[0]
 
 
 def describe_kernels() -> str:
-    """Return a line for the operator: the level in use and its file, or why there is none."""
+    """Return a start-up note: the level in use and the library's file, or the reason why there is none."""
     library, reason = _library_and_reason()
     if library is None:
         return f"Native kernels: none ({str(reason).splitlines()[0]})"  # the compiler's output is in the log
@@ -121,7 +121,7 @@ def describe_kernels() -> str:
 
 
 def required_library() -> KernelLibrary:
-    """Return the library, for callers that know that there is one."""
+    """Return the library for this processor, for callers that run only if it exists."""
     library = kernel_library()
     assert library is not None
     return library
@@ -137,7 +137,10 @@ def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
 
 
 def chosen_level() -> str:
-    """Return the name of the requested level, by default the best. Raises SettingError if it cannot run here."""
+    """Return the instruction-set level that the environment variable requests, by default the best one.
+
+    Raises SettingError if this processor does not run it.
+    """
     given = os.environ.get(LEVEL_VARIABLE)
     if not given:
         return detect_level()
@@ -151,12 +154,15 @@ def chosen_level() -> str:
 
 
 def detect_level() -> str:
-    """Return the name of the best level that this processor runs."""
+    """Return the name of the best instruction-set level that this processor runs."""
     return _use(build.PROBE, build.best_level)
 
 
 def load_level(name: str) -> KernelLibrary:
-    """Return the library of one level, and compile it first if it is missing. Raises KernelBuildError if that fails."""
+    """Load the library of an instruction-set level; compile it first if it is missing.
+
+    Raises KernelBuildError if that fails.
+    """
 
     def load(path: Path) -> KernelLibrary:
         if path.parent not in (build.kernel_folder(), build.PREBUILT_FOLDER):
@@ -175,10 +181,10 @@ def load_level(name: str) -> KernelLibrary:
 
 
 def _use(recipe: build.Recipe, load: Callable[[Path], T]) -> T:
-    """Return load(path) for the library in the wheel, or else for one that is compiled, if it is missing.
+    """Call `load` with the wheel's library, else with a compiled one; return the result.
 
-    A compiled library lies in the cache, or if that cannot be written, in a temporary folder, which is removed
-    afterwards; a loaded library stays loaded. load: raises OSError if this system refuses the library.
+    Libraries are compiled into the cache or, if the cache is not writable, into a temporary folder, which is removed
+    afterwards; a loaded library stays loaded. load: raises OSError if the system refuses to load the library.
     """
     if (path := build.prebuilt_library(recipe)) is not None:
         try:
@@ -205,7 +211,7 @@ def _load_compiled(recipe: build.Recipe, folder: Path, load: Callable[[Path], T]
 
 @contextlib.contextmanager
 def _temporary_folder(reason: build.FolderNotWritable) -> Iterator[Path]:
-    """Make a folder that only this user can write to, since code in it is run. Raises `reason` if there can be none."""
+    """Make a folder that only this user can write to, since its code is executed. Raises `reason` if that fails."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="headrace-kernels-")
     except OSError:
@@ -231,9 +237,9 @@ def set_num_threads(num_threads: int) -> None:
 
 @contextlib.contextmanager
 def computing_alone() -> Iterator[None]:
-    """Compute on this thread alone inside the context, with torch's operators and with native kernels if loaded.
+    """Run torch's operators and the native kernels on the calling thread only, inside the context.
 
-    Other threads compute as before: the kernels' own threads serve one loop at a time, and stay free for theirs.
+    Other threads compute as before, and the kernels' worker threads stay free for them.
     """
     num_threads, library = torch.get_num_threads(), _loaded_library()
     # With OpenMP this holds for this thread, and for threads that use torch for the first time: so it must not stay.

@@ -1,4 +1,4 @@
-"""Products with packed weights (C++): PackedLinear, in as few calls as formats allow, and one matrix a head."""
+"""Matrix products with packed weights (C++): PackedLinear for a linear layer, and products with a matrix per head."""
 
 import ctypes
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class _Segment(ctypes.Structure):
 class FusedCall:
     """Consecutive matrices of a layer that one native call multiplies by.
 
-    row_block_bytes_address: address of an array with the bytes of a block of 16 rows, for each segment.
+    row_block_bytes_address: address of an int64 array with the bytes of 16 packed rows of each matrix.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class FusedCall:
         first_output: int,
         library: KernelLibrary,
     ) -> None:
-        """biases: fp32, contiguous. first_output: column of the layer's output at which this call's outputs start."""
+        """biases: fp32, contiguous. first_output: the layer's output column at which the outputs of this call start."""
         self.first_output = first_output
         self.kernel = weights[0].kernel(library)
         self.adapted_kernel = weights[0].adapted_kernel(library)
@@ -61,9 +61,9 @@ class FusedCall:
 
 
 class PackedLinear:
-    """Packed matrices side by side over one input: y = [W_1 x + b_1 | W_2 x + b_2 | ...].
+    """A linear layer of one or more packed matrices with the same input: y = [W_1 x + b_1 | W_2 x + b_2 | ...].
 
-    Neighbors with the same kernel share a call.
+    Consecutive matrices that one kernel can multiply by share a native call.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class PackedLinear:
 
     @property
     def single_call(self) -> FusedCall | None:
-        """The call that computes the whole layer, or None if the layer takes several."""
+        """The native call that computes the whole layer, or None if the layer takes several."""
         return self._calls[0] if len(self._calls) == 1 else None
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether the layer's call can compute adapters too."""
+        """Whether a single native call computes the layer and can apply the rows' adapters too."""
         return len(self._calls) == 1 and self._calls[0].adapted_kernel is not None
 
     def __call__(
@@ -109,11 +109,11 @@ class PackedLinear:
         out_dtype: torch.dtype | None = None,
         adapted: AdaptedRows | None = None,
     ) -> torch.Tensor:
-        """Multiply x [T, columns] (twice as wide for a gated `prepare`). Returns [T, rows]; all are bf16 or fp32.
+        """Return the layer's output [T, rows] for x [T, columns] (twice as wide for a gated `prepare`).
 
-        The rows of x may be strided. The result is written to `out` if given (it may be `residual`), else to a new
-        tensor of `out_dtype`, by default x's. residual: [T, rows] in the output's dtype, added. adapted: only if
-        `takes_adapters`.
+        x and the output are bf16 or fp32; the rows of x may be strided. prepare: the prologue, applied to x. residual:
+        [T, rows] in the output's dtype, added. out: written to if given, and may be `residual`; by default a new tensor
+        of `out_dtype`, by default x's. adapted: the rows' adapters, if `takes_adapters`.
         """
         if out is None:
             out = torch.empty(x.shape[0], self.rows, dtype=out_dtype or x.dtype)
@@ -139,9 +139,9 @@ class PackedLinear:
 
 
 def pack_heads(weight: torch.Tensor, arena: HugePageArena | None = None, *, library: KernelLibrary) -> torch.Tensor:
-    """Return the numbers of `weight` [H, out, in], bf16, in the kernel's order, in a tensor of the same shape.
+    """Pack the matrices `weight` [H, out, in], bf16, for `multiply_heads`, into a tensor of the same shape.
 
-    in, out: multiples of 16. arena: memory for the result; without one, it has its own.
+    in, out: multiples of 16. arena: allocates the result; None for torch's allocator.
     """
     num_heads, out_features, in_features = weight.shape
     packed = pack_weight(
@@ -159,7 +159,7 @@ def unpack_heads(packed: torch.Tensor, *, library: KernelLibrary) -> torch.Tenso
 
 
 def multiply_heads(packed: torch.Tensor, x: torch.Tensor, out: torch.Tensor, *, library: KernelLibrary) -> None:
-    """Write W[h] x[t, h] to out [T, H, out], for x [T, H, in] and `pack_heads(W)`.
+    """Write W[h] x[t, h] to out [T, H, out], for x [T, H, in]. packed: pack_heads(W).
 
     Rows and heads of x and out may be strided; all are bf16.
     """

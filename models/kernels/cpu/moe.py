@@ -1,4 +1,4 @@
-"""NativeExperts: a router and its experts in one call over the experts' packed weights (C++, src/experts)."""
+"""NativeExperts: the router and experts of an MoE layer as one native call with packed weights (C++, src/experts)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class _MoE(ctypes.Structure):
 
 
 def supports_experts(experts: Sequence[tuple[PackedLinear, PackedLinear]]) -> bool:
-    """Whether the kernel supports these experts: each layer must be a single call, of gate and up at most."""
+    """Whether the kernel supports these experts: each linear layer must be a single call of at most two matrices."""
     return all(
         linear.single_call is not None and linear.single_call.num_segments <= _MAX_SEGMENTS
         for expert in experts
@@ -64,7 +64,7 @@ def supports_experts(experts: Sequence[tuple[PackedLinear, PackedLinear]]) -> bo
 
 
 class NativeExperts:
-    """The operation Experts in one call, bound to the addresses of its tensors, which must not move."""
+    """An MoE layer's router and experts as one native call, bound to its tensors' addresses, which must not change."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class NativeExperts:
         *,
         library: KernelLibrary,
     ) -> None:
-        """experts: the packed layers before and after the activation of each expert; see `supports_experts`."""
+        """experts: each expert's packed linear layers before and after the activation; see `supports_experts`."""
         spec, router, activation = layer.spec, layer.router, layer.experts[0].activation.row_input
         self._library = library
         self._chosen = spec.experts_per_token
@@ -119,9 +119,9 @@ class NativeExperts:
         return out
 
     def compute(self, rows: torch.Tensor, shared: torch.Tensor | None, out: torch.Tensor, *, adds: bool) -> None:
-        """Write the experts' outputs for `rows` [T, K] fp32 to `out` [T, K], contiguous, or add them to it.
+        """Write the experts' outputs for `rows` [T, K] fp32 to `out` [T, K], contiguous; with `adds`, add them to it.
 
-        shared: [T, K] fp32, added if given, times sigmoid(shared_gate . row) if there is such a gate.
+        shared: output of the shared expert, [T, K] fp32, added too, times sigmoid(shared_gate . row) if it has a gate.
         """
         assert rows.is_contiguous()
         assert out.is_contiguous()
@@ -131,7 +131,7 @@ class NativeExperts:
         )
 
     def route(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the experts [T, chosen] int32 of rows [T, K] fp32, and their weights."""
+        """Choose experts for rows [T, K] fp32. Returns their indices, int32, and weights, fp32: [T, chosen] each."""
         experts = torch.empty(len(rows), self._chosen, dtype=torch.int32)
         weights = torch.empty(len(rows), self._chosen)
         self._library.route_rows(

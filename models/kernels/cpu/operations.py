@@ -1,4 +1,4 @@
-"""CpuOperations and CpuLogitOperations: the columns of C++ kernels in the tables of operations."""
+"""CpuOperations and CpuLogitOperations: operations of decoder layers and of sampling by C++ kernels."""
 
 import functools
 from array import array
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def cpu_operations(dtype: torch.dtype, device: torch.device, on_compiled: OnCompiled) -> Operations:  # noqa: ARG001
-    """Load or compile the kernel library, and return the column of the CPU, or the torch column without a library."""
+    """Load or compile the kernel library, and return operations that use it; without a library, torch's."""
     with watching_compilation(on_compiled):
         library = kernel_library()
     note = describe_kernels()
@@ -43,12 +43,12 @@ def cpu_operations(dtype: torch.dtype, device: torch.device, on_compiled: OnComp
 
 
 class CpuOperations(Operations):
-    """Operations by C++ kernels in bf16 and fp32, without gradients, or else by torch: in other dtypes and sizes."""
+    """Operations by C++ kernels in bf16 and fp32, without gradients; torch computes other dtypes and sizes."""
 
     name = "cpu"
 
     def __init__(self, library: KernelLibrary, dtype: torch.dtype, note: str = "") -> None:
-        """dtype: of activations."""
+        """dtype: the dtype of activations."""
         name = str(dtype).removeprefix("torch.")
         is_bf16 = dtype == torch.bfloat16
         super().__init__(None if is_bf16 else f"the native kernels compute in bfloat16, not in {name}", note)
@@ -91,7 +91,7 @@ class CpuOperations(Operations):
         return CpuLogitOperations(self._library)
 
     def _kernel(self, function: Callable[..., T], *sizes: int) -> Callable[..., T] | None:
-        """Bind a kernel's wrapper to the library; None if the kernels do not support the sizes."""
+        """Bind a kernel's Python wrapper to the library; return None if the kernels do not support the sizes."""
         return functools.partial(function, library=self._library) if self._supports(*sizes) else None
 
     def _supports(self, *sizes: int) -> bool:
@@ -99,7 +99,7 @@ class CpuOperations(Operations):
 
 
 class CpuLogitOperations(LogitOperations):
-    """Choices of tokens by C++ kernels (src/rows/sample.cpp), from logits in memory of the CPU."""
+    """Sampling from logits, and masking of logits, in CPU memory by C++ kernels (src/rows/sample.cpp)."""
 
     def __init__(self, library: KernelLibrary) -> None:
         self._library = library

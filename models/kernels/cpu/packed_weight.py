@@ -1,8 +1,8 @@
-"""Packed weights of linear layers (C++): packing, row look-up, dequantization of GGUF blocks.
+"""Weights packed for the native linear kernels (C++): packing, embedding look-up, dequantization of GGUF blocks.
 
 Quantized weights are GGUF blocks and keep their format's scales; activations are quantized to int8 in every call, with
-a scale per row and 32 columns (src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16
-and fp32 weights are multiplied in their own type with fp32 sums (src/dense). Weights of other checkpoints are in
+a scale per row and 32 columns (src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16 and fp32
+weights are multiplied in their own type with fp32 sums (src/dense). Weights of other checkpoints are in
 quant/scaled_weight.py.
 """
 
@@ -19,7 +19,7 @@ from models.kernels.formats import DENSE_DTYPES, NotFiniteError, WeightFormat
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeWeight(ABC):
-    """A packed matrix of any kind, and the kernel that multiplies by it."""
+    """A matrix packed for a native kernel, which it names."""
 
     format: int  # as the kernel's segments state it, like group_size
     rows: int  # outputs
@@ -29,10 +29,10 @@ class NativeWeight(ABC):
 
     @abstractmethod
     def kernel(self, library: KernelLibrary) -> Kernel:
-        """Return the multiplication. All kernels take the same arguments, followed by `extra_arguments`."""
+        """Return the kernel that multiplies by this matrix. All take the same arguments, then `extra_arguments`."""
 
     def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:  # noqa: ARG002
-        """Return the multiplication that computes adapters too, or None. It also takes AdaptedRows.arguments()."""
+        """Return the kernel that also applies adapters, or None. Its last arguments are AdaptedRows.arguments()."""
         return None
 
     def extra_arguments(self) -> tuple[int | float | None, ...]:
@@ -40,11 +40,11 @@ class NativeWeight(ABC):
 
     @abstractmethod
     def can_fuse_with(self, other: "NativeWeight") -> bool:
-        """Whether one call may multiply an input by both."""
+        """Whether one native call can multiply an input by this matrix and by `other`."""
 
     @abstractmethod
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return dequantized rows; see `gather_rows`."""
+        """Return rows `ids`, dequantized to `dtype`; see `gather_rows`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,8 +83,8 @@ def pack_weight(
     """Pack a matrix with `rows` outputs and `columns` inputs; the result does not reference `raw`.
 
     raw: contiguous; GGUF blocks as uint8, row after row, or for BF16 and F32 the matrix itself. columns: a multiple of
-    32, of 256 for the K formats, of 16 for BF16 and F32. arena: memory for the packed bytes; without one, they have
-    their own. Raises NotFiniteError if a block's scale is not a finite number.
+    32, of 256 for the K formats, of 16 for BF16 and F32. arena: allocates the packed bytes; None for torch's allocator.
+    Raises NotFiniteError if a block's scale is not a finite number.
     """
     library = library or required_library()
     assert raw.dtype == DENSE_DTYPES.get(fmt, torch.uint8)
@@ -102,7 +102,10 @@ def pack_weight(
 def gather_rows(
     weight: PackedWeight, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor:
-    """Return dequantized rows `ids` ([T] int64, within the matrix), as embeddings do: [T, columns], bf16 or fp32."""
+    """Look up rows of an embedding: return rows `ids`, dequantized to `dtype`, bf16 or fp32: [T, columns].
+
+    ids: [T] int64, each below the number of rows.
+    """
     library = library or required_library()
     if (own_dtype := DENSE_DTYPES.get(weight.format)) is not None:
         out = torch.empty(len(ids), weight.columns, dtype=own_dtype)
@@ -122,7 +125,7 @@ def gather_rows(
 def dequantize_natively(
     fmt: WeightFormat, raw: torch.Tensor, columns: int, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor | None:
-    """Return the numbers of GGUF blocks, rounded to `dtype`: [rows, columns]; None without a kernel for them.
+    """Dequantize GGUF blocks to `dtype`: [rows, columns]. Return None if no kernel can.
 
     raw: as in `pack_weight`, [rows, bytes per row]. Raises NotFiniteError if a block's scale is not a finite number.
     """

@@ -1,4 +1,4 @@
-"""A read of memory on all threads (C++, src/runtime): its rate is the limit of everything that streams weights."""
+"""sum_words: reads memory on all threads (C++, src/runtime), for checksums and to measure the memory bandwidth."""
 
 import torch
 
@@ -6,7 +6,7 @@ from models.kernels.cpu.library import KernelLibrary, required_library
 
 
 def sum_words(words: torch.Tensor, *, library: KernelLibrary | None = None) -> int:
-    """Return the sum of `words` ([N] int64, contiguous), modulo 2^64."""
+    """Return the sum of 64-bit `words` ([N] int64, contiguous), modulo 2^64."""
     assert words.dtype == torch.int64
     assert words.is_contiguous()
     total: int = (library or required_library()).sum_words(words.data_ptr(), len(words))

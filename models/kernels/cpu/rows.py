@@ -1,4 +1,4 @@
-"""Operations on whole rows, outside linear layers (C++, src/rows/rows.cpp): sums with a norm, norms, gates, copies."""
+"""Operations on whole rows outside linear layers (C++, src/rows/rows.cpp): norms, residual sums, gates, copies."""
 
 import torch
 
@@ -7,7 +7,7 @@ from models.kernels.row_input import Prologue, RowInput
 
 
 def prepare_rows(x: torch.Tensor, prepare: RowInput, *, library: KernelLibrary) -> torch.Tensor:
-    """Return x [T, K] (twice as wide for a gated `prepare`; rows may be strided) after `prepare`: [T, K] fp32."""
+    """Apply the prologue `prepare` to x [T, K] (twice as wide if gated; rows may be strided). Returns [T, K] fp32."""
     assert x.stride(1) == 1
     out = torch.empty(len(x), x.shape[1] // (2 if prepare.is_gated else 1), dtype=torch.float32)
     library.prepare_rows(
@@ -26,7 +26,7 @@ def join_rows(
     norms_sum: bool = False,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """Add y to x with an optional norm; see JoinRows. The result is written to x."""
+    """Add y to the residual stream x in place, with an optional norm, as JoinRows specifies."""
     assert x.is_contiguous()
     assert y.is_contiguous()
     library.join_rows(
@@ -37,7 +37,7 @@ def join_rows(
 
 
 def gate_rows(x: torch.Tensor, gate: torch.Tensor, *, library: KernelLibrary) -> torch.Tensor:
-    """Multiply x by sigmoid(gate), [T, K] each. The result is written to x; a row of `gate` is contiguous."""
+    """Multiply x by sigmoid(gate), [T, K] each, in place. Each row of `gate` is contiguous."""
     assert x.is_contiguous()
     assert x.dtype == gate.dtype
     columns = x[0].numel()

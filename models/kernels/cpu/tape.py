@@ -1,4 +1,4 @@
-"""Tapes: a sequence of native calls, recorded once and replayed without Python between them.
+"""Tapes: sequences of native calls, recorded once and replayed without Python between the calls.
 
 A decode step makes some two hundred native calls of a few microseconds each, and Python takes as long between them. The
 calls of two steps with equal numbers of rows and sequences differ only in the contents of their buffers. So such a step
@@ -24,12 +24,15 @@ _aten = torch.ops.aten
 
 
 class Kernel:
-    """One native function. Calls by the thread that records a tape run, and are added to the tape."""
+    """A native function. While a thread records a tape, its calls are added to the tape as well as run."""
 
     def __init__(
         self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
     ) -> None:
-        """arguments: a letter of TYPES for each. replay_address: of the HR_REPLAYABLE twin, if there is one."""
+        """arguments: a letter of TYPES for each argument.
+
+        replay_address: address of the HR_REPLAYABLE variant, or None.
+        """
         function.argtypes = [TYPES[letter] for letter in arguments]  # type: ignore[attr-defined]
         function.restype = returns  # type: ignore[attr-defined]
         self._function = function
@@ -46,7 +49,7 @@ class Kernel:
         return self._function(*arguments)
 
     def words(self, arguments: Sequence[int | float | None]) -> bytes:
-        """Return the arguments as replay.h reads them."""
+        """Encode the arguments as the 64-bit words that replay.h reads."""
         return self._words.pack(*(0 if argument is None else argument for argument in arguments))
 
 
@@ -65,7 +68,7 @@ class RecordedCall(NamedTuple):
 
 
 class Tape:
-    """Recorded calls. Valid while weights, inputs and results exist; the tape does not keep them alive."""
+    """Recorded native calls. They hold only addresses, so callers must keep weights, inputs and results alive."""
 
     def __init__(self, calls: Sequence[RecordedCall], workspace: "Workspace", replay: Callable[..., Any]) -> None:
         self._workspace = workspace  # kept alive
@@ -77,7 +80,7 @@ class Tape:
         self._replay(ctypes.addressof(self._calls), len(self._calls))
 
     def replay_each(self, around: Callable[[str], AbstractContextManager[object]]) -> None:
-        """Replay the calls one by one, each inside around(name of its kernel): for measurements."""
+        """Replay the calls one by one, each inside the context around(kernel name), to measure them."""
         size = ctypes.sizeof(_Call)
         for i, call in enumerate(self._recorded):
             with around(call.name):
@@ -85,7 +88,7 @@ class Tape:
 
 
 class Workspace:
-    """Memory for the results that recorded calls pass to later calls.
+    """Allocates the intermediate results of recorded calls.
 
     Tapes may share a workspace if they never run at the same time. A buffer is reused when no tensor uses it any more,
     as in torch's own allocator, but is never freed.
@@ -111,11 +114,12 @@ class Recording(NamedTuple):
 
 
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:
-    """Run `run`, and return a tape of its native calls if they computed everything.
+    """Call `run` and return a tape of its native calls, or no tape if anything else computed in it.
 
     Calls of other threads are not recorded, since those threads may free their buffers.
 
-    run: may make new tensors with torch.empty, new_empty and views; leaves its results in buffers that outlive it.
+    run: may create tensors with torch.empty, new_empty and views, and must leave its results in buffers that outlive
+    it.
     """
     global _recorder
     assert _recorder is None, "one recording at a time"
@@ -131,7 +135,7 @@ def record(run: Callable[[], object], workspace: Workspace, replay: Callable[...
 
 
 class _Recorder(TorchDispatchMode):
-    """Collects native calls, and detects torch operators that compute."""
+    """Records the native calls, and detects torch operators that compute."""
 
     def __init__(self, workspace: Workspace) -> None:
         super().__init__()
@@ -177,7 +181,7 @@ def _storages(values: object) -> set[int]:
 
 
 def _num_users(tensor: torch.Tensor) -> int:
-    """Return the number of references to the tensor's memory: itself, its views, and the one of this call."""
+    """Return the reference count of the tensor's storage: the tensor, its views, and this call."""
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 

@@ -1,7 +1,7 @@
-"""Commands of setuptools that compile the kernels into a wheel; named in pyproject.toml, used by nothing else.
+"""setuptools commands that compile the kernels into a wheel, for pyproject.toml.
 
-A wheel then has binaries, and its name says for which system. By default they are the kernels that this machine needs:
-an installation from sources compiles no others, and on another processor the missing ones are compiled at first start.
+The wheel then contains binaries and has a platform tag. By default they are the kernels that this machine needs: an
+installation from sources compiles no others, and on another processor the missing ones are compiled at first start.
 HEADRACE_WHEEL_LEVELS changes that. Without a compiler the wheel is built without binaries, for any system.
 """
 
@@ -24,7 +24,7 @@ _NATIVE = "native"
 
 
 def _requested_levels() -> list[str]:
-    """Return the levels named in the variable, `native` possibly among them; none if no kernels are requested."""
+    """Return the levels that HEADRACE_WHEEL_LEVELS names, `native` possibly among them; empty if it is "none"."""
     known = list(build.LEVELS)
     given = os.environ.get(LEVELS_VARIABLE, _NATIVE)
     if given in ("all", "none"):
@@ -46,7 +46,7 @@ def _has_compiler() -> bool:
 
 
 def _compile(requested: list[str], folder: Path) -> None:
-    """Compile the probe and the levels into `folder`. Prints the progress, which pip shows with -v."""
+    """Compile the probe and the requested levels into `folder`. Prints the progress, which pip shows with -v."""
     native = build.best_level(build.compile_prebuilt(build.PROBE, folder))
     names = {native if name == _NATIVE else name for name in requested}
     for level in build.LEVELS:
@@ -61,7 +61,7 @@ def _report(level: str, done: int, total: int) -> None:
 
 
 class BuildWithKernels(build_py):
-    """build_py that adds `prebuilt/` next to the sources, except for editable installations."""
+    """build_py that adds the compiled kernels (`prebuilt/`) to the package, except for editable installations."""
 
     def run(self) -> None:
         super().run()
@@ -70,7 +70,7 @@ class BuildWithKernels(build_py):
 
 
 class PlatformWheel(bdist_wheel):
-    """bdist_wheel for this system and any Python, since the kernels are called through ctypes."""
+    """bdist_wheel tagged for this platform and any Python 3, since the kernels are called through ctypes."""
 
     def finalize_options(self) -> None:
         if _requested_levels() and _has_compiler():

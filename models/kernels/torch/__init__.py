@@ -1,1 +1,1 @@
-"""The torch column of the table of operations: runs on any device, and is the reference of the other columns."""
+"""Operations of decoder layers in torch: they run on any device, and kernels are tested against them."""

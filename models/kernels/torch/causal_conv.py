@@ -17,7 +17,7 @@ def convolve(
     has_silu: bool = False,
     out_dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Run a causal convolution with optional gates; see Convolve."""
+    """Run a causal convolution with optional gates, as Convolve specifies."""
     before, after = gates or (None, None)
     if before is not None:
         rows = before * rows
@@ -39,9 +39,9 @@ def convolve(
 def _prepend_states(
     rows: torch.Tensor, state: torch.Tensor, group: StateGroupBatch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put each sequence's rows after the inputs in its state, zeros for a new sequence.
+    """Insert before each sequence's rows the K - 1 last inputs from its state, or zeros for a new sequence.
 
-    Returns the rows [T + S * (K - 1), C], and the index of each of `rows` among them [T].
+    Returns the extended rows [T + S * (K - 1), C], and the indices [T] of the original rows in them.
     """
     width = state.shape[1]
     lengths = torch.tensor(group.query_lens, device=rows.device)

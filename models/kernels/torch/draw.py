@@ -1,4 +1,4 @@
-"""Draws from rows of logits by inversion of the cumulative distribution, within temperature, top-k, top-p and min-p."""
+"""Sampling from rows of logits by inverting the cumulative distribution, with temperature, top-k, top-p and min-p."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from models.kernels.torch.truncation import TruncationParams, truncate
 
 
 class WeightedRows(NamedTuple):
-    """Rows of logits, and the weights of their candidates, on any scale."""
+    """Rows of a batch to sample from: their indices, candidate tokens, and unnormalized weights of the candidates."""
 
     rows: list[int]  # [l]
     ids: torch.Tensor | None  # [l, C] token ids of the candidates; None: the whole vocabulary
@@ -18,7 +18,7 @@ class WeightedRows(NamedTuple):
 
 
 def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Return the index that each row's uniform number selects, by inversion of the cumulative distribution.
+    """Return the index that each row's uniform number selects, by inverting the cumulative distribution.
 
     weights: [L, C], non-negative, any scale, in an order that does not depend on the batch. uniforms: [L] in [0, 1).
     Returns [L] int64. fp64, because over 150,000 entries the rounding of an fp32 sum would move probability mass.
@@ -32,7 +32,7 @@ def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
 
 def draw_from(groups: Sequence[WeightedRows], uniforms: Sequence[float]) -> list[int]:
-    """Draw a token id for each row of all groups."""
+    """Sample a token id for each row of all groups; return them in the order of `uniforms`."""
     result = [0] * len(uniforms)
     for group in groups:
         numbers = [uniforms[row] for row in group.rows]
@@ -45,7 +45,7 @@ def draw_from(groups: Sequence[WeightedRows], uniforms: Sequence[float]) -> list
 
 
 def weighted_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> list[WeightedRows]:
-    """Return the weights to draw from: a group of the rows without truncation, and a group of the others."""
+    """Return the weights to sample by, after temperature: a group of rows without truncation, and one of the others."""
     device = logits.device
     temperature = torch.tensor([each.temperature for each in draws], dtype=torch.float32, device=device)
     scaled = logits / temperature.unsqueeze(-1)

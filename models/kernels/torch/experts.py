@@ -23,7 +23,7 @@ def route(spec: RouterSpec, weights: RouterWeights, x: torch.Tensor) -> tuple[to
 
 
 def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
-    """Return whether each expert's group is among the row's best: [T, E]."""
+    """Return a mask [T, E] of the experts in each row's best groups of experts."""
     groups = rated.unflatten(-1, (spec.num_groups, -1))  # [T, G, E / G]
     if spec.group_score is GroupScore.BEST:
         of_group = groups.amax(dim=-1)
@@ -35,7 +35,7 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 
 
 class RoutedExperts:
-    """The operation Experts, one expert after the other, each for all rows that chose it."""
+    """The operation Experts in torch. Computes the experts in turn, each for all rows that chose it."""
 
     def __init__(self, layer: ExpertLayer) -> None:
         self._layer = layer
@@ -70,7 +70,7 @@ class RoutedExperts:
         return total
 
     def _weighted(self, expert: Expert, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return one expert's outputs for `rows` [n, K], times `weight` [n, 1]: fp32."""
+        """Return one expert's outputs for `rows` [n, K], scaled by the router's `weight` [n, 1]: fp32."""
         if self._layer.spec.scales_input:
             return expert((rows * weight).to(rows.dtype), IDENTITY).to(torch.float32)
         return expert(rows, IDENTITY).to(torch.float32) * weight

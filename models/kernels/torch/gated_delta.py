@@ -21,7 +21,7 @@ _L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
 class DeltaRows(NamedTuple):
-    """Inputs of the rule in fp32, for each value head. q and k have length 1; q is scaled."""
+    """Inputs of the gated delta rule in fp32, by row and value head. q and k have length 1; q is scaled."""
 
     q: torch.Tensor  # [T, H, K]
     k: torch.Tensor  # [T, H, K]
@@ -39,7 +39,7 @@ def run_gated_delta(
     *,
     tiles_key_heads: bool,
 ) -> torch.Tensor:
-    """Run the gated delta rule, and the norm and gate after it; see RunGatedDelta."""
+    """Run the gated delta rule, and the norm and gate after it, as RunGatedDelta specifies."""
     z, b, a = gates
     num_heads, key_dim, value_dim = state.shape[1:]
     value_size = num_heads * value_dim
@@ -65,7 +65,10 @@ def _unit_heads(x: torch.Tensor, repeats: int, tiles_key_heads: bool) -> torch.T
 
 
 def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) -> torch.Tensor:
-    """Return y [T, H, V]. state: [blocks, H, K, V] fp32, read at the group's sources and written at its targets."""
+    """Return the rule's outputs y [T, H, V], before norm and gate.
+
+    state: [blocks, H, K, V] fp32, read at the group's sources and written at its targets.
+    """
     out = torch.empty_like(rows.v)
     singles: list[tuple[int, int, int]] = []  # (row, source, target)
     end = 0
@@ -110,7 +113,7 @@ def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def _single_rows(rows: DeltaRows, singles: list[tuple[int, int, int]], state: torch.Tensor, out: torch.Tensor) -> None:
-    """Compute single rows of many sequences together."""
+    """Compute the sequences with a single row together. singles: (row, source block, target block); -1 for no block."""
     at, sources, targets = torch.tensor(singles, device=state.device).unbind(1)
     q, k, v, log_decay, beta = (tensor[at] for tensor in rows)  # [N, H, ...]
     before = state[sources.clamp_min(0)] * log_decay.exp().view(*log_decay.shape, 1, 1)

@@ -1,4 +1,4 @@
-"""Choice of tokens from rows of logits in torch: the largest logit, draws within limits, masks."""
+"""LogitOperations: greedy choice, sampling and masking of logits in torch."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,19 @@ _WORD_BITS = 32
 
 
 class LogitOperations:
-    """Operations on logits [L, V] fp32, whose rows may be strided: the torch column, and the base of the others."""
+    """Operations on logits [L, V] fp32 in torch; the base class of implementations by kernels. Rows may be strided."""
 
     def best_ids(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the value [L] and the id [L] of each row's largest logit; the value is NaN where any of the row is."""
+        """Return each row's largest logit [L] (NaN if the row has a NaN), and its token id [L]."""
         values, ids = logits.max(dim=-1)
         return values, ids
 
     def top1_probs(self, logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Return the softmax [L] of each row at its largest logit, which is in `values` [L] and finite."""
+        """Return the probability [L] of each row's most likely token. values: the rows' largest logits, [L], finite."""
         return (values - logits.logsumexp(dim=-1)).exp()
 
     def draw_ids(self, logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
-        """Draw a token id for each row; the largest logit of each is finite."""
+        """Sample a token id for each row. The largest logit of each row must be finite."""
         return draw_from(weighted_rows(logits, draws), [each.uniform for each in draws])
 
     def mask_rows(self, logits: torch.Tensor, rows: Sequence[int], masks: torch.Tensor) -> None:

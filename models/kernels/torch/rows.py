@@ -1,4 +1,4 @@
-"""Operations on whole rows and on heads in torch: sums with a norm, gates, copies, a matrix for each head."""
+"""Operations on whole rows and on heads in torch: residual sums, gates, copies, products with a matrix per head."""
 
 import torch
 
@@ -14,7 +14,7 @@ def join_rows(
     scale: float = 1.0,
     norms_sum: bool = False,
 ) -> torch.Tensor:
-    """Add y to x with an optional norm; see JoinRows."""
+    """Add y to the residual stream x, with an optional norm, as JoinRows specifies."""
     if norms_sum:
         return norm(torch.add(y if scale == 1.0 else y * scale, x, alpha=skip))
     return torch.add(x if skip == 1.0 else x * skip, norm(y), alpha=scale)

@@ -1,4 +1,4 @@
-"""Top-k, top-p and min-p as one step, which keeps tokens by thresholds on their values.
+"""Top-k, top-p and min-p sampling in one step, which keeps tokens by thresholds on their logits.
 
 Ties are kept or dropped together, and the kept tokens are listed in order of id. So the result depends neither on how a
 sort breaks ties nor on how wide a window other rows of the batch need.
@@ -13,7 +13,7 @@ _WINDOW = 256  # candidates looked at first; most nuclei are smaller, and a full
 
 @dataclass(frozen=True, slots=True)
 class TruncationParams:
-    """Limits of each row. top_k: [L] int64, 0 is off; top_p: [L] fp64, 1 is off; min_p: [L] fp64, 0 is off."""
+    """Sampling limits of each row. top_k: [L] int64, 0 is off; top_p: [L] fp64, 1 is off; min_p: [L] fp64, 0 is off."""
 
     top_k: torch.Tensor
     top_p: torch.Tensor
@@ -21,10 +21,10 @@ class TruncationParams:
 
 
 def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return candidates and their weights after top-k, then top-p of the rest, then min-p.
+    """Return each row's candidate tokens after top-k, then top-p of the rest, then min-p, with weights to sample by.
 
-    logits: [L, V] fp32, temperature already applied. Returns (token ids [L, C] int64 ascending in each row, weights
-    [L, C] fp64, 0 for the others). The weights are proportional to the probabilities.
+    logits: [L, V] fp32, temperature already applied. Returns (token ids [L, C] int64, ascending in each row, weights
+    [L, C] fp64, 0 for tokens that are cut). The weights are proportional to the probabilities.
     """
     vocab_size = logits.shape[-1]
     log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
