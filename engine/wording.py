@@ -6,7 +6,7 @@ _MAX_QUOTED = 60  # characters of a client's value in a message
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun: '1 file' or '2,000 files'. plural: of a noun that does not take an s."""
+    """Return a number with its noun: '1 file' or '2,000 files'. plural: the noun's plural, if it is not noun + 's'."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
@@ -16,7 +16,7 @@ def gib(num_bytes: float) -> str:
 
 
 def quote(value: object) -> str:
-    """Return a value as JSON spells it, shortened."""
+    """Return a client's value as an error message quotes it: shortened, with lists and objects only described."""
     match value:
         case None:
             return "null"

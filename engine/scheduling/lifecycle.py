@@ -27,11 +27,11 @@ from engine.scheduling.steps.tally import PreemptionReason, StepTally
 class Lifecycle:
     """Queues of unfinished sequences by status.
 
-    Invariants: an unfinished sequence is in exactly one of `waiting`, `running` and `paused`, and in `sequences`
-    under its id; waiting ones have no blocks, and only running ones a draft. No running sequence has the class of a
-    paused one. A tenant's account counts its running sequences.
+    Invariants: an unfinished sequence is in exactly one of `waiting`, `running` and `paused`, and in `sequences` under
+    its id; waiting sequences have no blocks, and only running ones have a draft. No running sequence has the service
+    class of a paused one. A tenant's account counts its running sequences.
 
-    tally: of the current step.
+    tally: the counters of the current step.
     """
 
     def __init__(self, config: SchedulerConfig, kv: KVManager, clock: Callable[[], float]) -> None:
@@ -53,12 +53,12 @@ class Lifecycle:
 
     @property
     def num_tenants_running(self) -> int:
-        """Number of tenants with running sequences that count in metrics."""
+        """Number of tenants with a running sequence that client metrics count."""
         return len({each.account.name for each in self.running if each.service.is_counted})
 
     @property
     def num_pending_prompt_tokens(self) -> int:
-        """Number of known tokens of clients' running sequences that are not computed yet, less one for each."""
+        """Number of tokens that clients' running sequences still have to prefill, without the last of each."""
         if not self.running.num_counted:
             return 0
         behind = [len(each.tokens) - each.num_computed - 1 for each in self.running]  # without calls that add up
@@ -77,13 +77,13 @@ class Lifecycle:
             self.note_wait(sequence, WaitReason.GRAMMAR)
 
     def open_gate(self, sequence: Sequence, gate: Gate) -> None:
-        """Open a gate of a sequence, and put the sequence in line if no other gate is closed."""
+        """Open a gate of a waiting sequence, and queue the sequence for admission if no other gate is closed."""
         sequence.closed_gates.discard(gate)
         if sequence.is_ready:
             self.waiting.put_back(sequence)
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
-        """Start to run a waiting sequence, from its cached prefix on."""
+        """Move a waiting sequence to the running ones; its first step continues after the cached prefix."""
         self.waiting.remove(sequence)
         if self.adapters is not None and sequence.request.adapter is not None:
             self.adapters.admit(sequence)
@@ -96,26 +96,26 @@ class Lifecycle:
         self.tally.note(sequence, Admitted(sequence.id, self._clock(), sequence.num_computed))
 
     def note_wait(self, sequence: Sequence, reason: WaitReason) -> None:
-        """Report why a waiting sequence is not admitted to the step that is planned."""
+        """Record why a waiting sequence is not admitted, unless the reason is the same as before."""
         if sequence.wait_reason is not reason:
             sequence.wait_reason = reason
             is_shared = self.running.num_of(sequence.request.service_class) > sequence.account.num_running
             self.tally.note(sequence, Waits(sequence.id, self._clock(), reason, is_shared))
 
     def preempt(self, sequence: Sequence, reason: PreemptionReason) -> None:
-        """Free the blocks of a running or paused sequence. It waits, and its uncached part is computed again."""
+        """Free the blocks of a running or paused sequence and requeue it; its uncached part is recomputed."""
         num_with_blocks = len(self.running) + len(self.paused)
         assert num_with_blocks > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
         self._requeue(sequence, reason.value)
         self.tally.count_preemption(sequence, reason)
 
     def withdraw(self, sequence: Sequence) -> None:
-        """Preempt any running sequence whose step was not computed because memory ran out."""
+        """Requeue a running sequence whose step ran out of memory. Unlike `preempt`, may requeue the only sequence."""
         sequence.num_withdrawn += 1
         self._requeue(sequence, "out_of_memory")
 
     def pause(self, sequence: Sequence) -> None:
-        """Take a running sequence out of the running ones. It keeps its blocks."""
+        """Stop running a sequence, which keeps its KV blocks."""
         sequence.draft = []
         self._kv.trim(sequence, sequence.num_computed)
         self._dequeue(sequence)
@@ -123,7 +123,7 @@ class Lifecycle:
         self.paused.add(sequence)
 
     def resume(self, sequence: Sequence) -> None:
-        """Run a paused sequence again, from where it stopped."""
+        """Run a paused sequence again from where it stopped."""
         self.paused.remove(sequence)
         sequence.status = SequenceStatus.RUNNING
         sequence.account.num_running += 1
@@ -152,7 +152,7 @@ class Lifecycle:
             self.adapters.preempt(sequence)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
-        """Free and forget a sequence. is_failed: its results may be wrong."""
+        """Remove a sequence and free its blocks. is_failed: its KV may be wrong, and is not kept as a cached prefix."""
         del self.sequences[sequence.id]
         if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)

@@ -1,4 +1,4 @@
-"""Results of steps, applied to sequences: tokens are appended, stop conditions checked, outputs made."""
+"""Application of a step's results to sequences: appends tokens, checks stop conditions and makes outputs."""
 
 from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
 from engine.protocol.sequence_events import Ended
@@ -7,9 +7,9 @@ from engine.scheduling.sequence import Sequence
 
 
 def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, now_s: float) -> RequestOutput | None:
-    """Advance the sequence by the accepted tokens; returns the output, or None if there is nothing to report.
+    """Advance the sequence by the accepted tokens; return its output, or None if there is nothing to report.
 
-    Tokens of a row after the one that ends the sequence are dropped. now_s: by time.monotonic().
+    Sampled tokens after the one that ends the sequence are dropped. now_s: the time, as time.monotonic().
     """
     sequence = item.sequence
     assert bool(row.token_ids) == item.needs_logits
@@ -47,7 +47,8 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
 
 
 def _progress_output(sequence: Sequence) -> RequestOutput | None:
-    """Report how far the prompt is computed, on request. The number never falls, even after a preemption."""
+    """Return how much of the prompt is computed, which never falls, if the request asks for it and has no output
+    yet."""
     if sequence.has_output or not sequence.request.reports_progress:
         return None
     num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption)
@@ -67,7 +68,7 @@ def terminal_output(
     is_refused: bool = False,
     refused_param: str | None = None,
 ) -> RequestOutput:
-    """Return the output that ends a sequence from outside: it has no new tokens."""
+    """Return the last output of a sequence that an abort, a time limit or an error ends: it has no new tokens."""
     return RequestOutput(
         id=sequence.id,
         finish_reason=finish_reason,
@@ -81,7 +82,7 @@ def terminal_output(
 
 
 def ended_event(sequence: Sequence, output: RequestOutput, now_s: float) -> Ended:
-    """Return the event of a sequence's end. output: the terminal one."""
+    """Return the event that the sequence has ended. output: the sequence's last output."""
     assert output.finish_reason is not None
     return Ended(
         id=sequence.id,
@@ -96,9 +97,9 @@ def ended_event(sequence: Sequence, output: RequestOutput, now_s: float) -> Ende
 def _accept(
     sequence: Sequence, token_ids: list[int], eos_token_ids: frozenset[int]
 ) -> tuple[list[int], FinishReason | None, int | None]:
-    """Append tokens up to the one that ends the sequence: (appended ids, finish reason, stop token id).
+    """Append tokens up to the one that ends the sequence; return (appended ids, finish reason, stop token id).
 
-    With a grammar, the tokens that it forces next are appended too, and it ends the sequence when it is complete.
+    A grammar also appends the tokens that it forces next, and ends the sequence when it is complete.
     """
     sampling, grammar = sequence.request.sampling, sequence.grammar
     num_output = sequence.num_output
@@ -121,8 +122,8 @@ def _accept(
 
 
 def _collect_prompt_logprobs(sequence: Sequence, start: int, logprobs: list[TokenLogprobs]) -> None:
-    """Append the log probabilities of a chunk that begins at `start`, without those that the sequence has already:
-    after a preemption chunks are computed again."""
+    """Append the log probabilities of a prompt chunk that begins at `start`, except those that the sequence already has
+    from before a preemption."""
     num_known = len(sequence.prompt_logprobs) - start
     assert num_known >= 0
     sequence.prompt_logprobs += logprobs[num_known:]

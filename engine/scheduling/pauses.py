@@ -1,6 +1,6 @@
-"""Pauses: lines of batches that keep their blocks while clients run, so that none of their tokens is computed again.
+"""Pauses: sequences of batch jobs that keep their KV blocks while clients' sequences run, to avoid recomputation.
 
-A client that arrives takes a line's slot, and its blocks only if there are too few (Claims), the last line's
+A client's sequence takes a paused one's slot, but its blocks only if too few are free (Claims), the last in order
 first.
 """
 
@@ -14,7 +14,7 @@ _MOST_NEW_STATES = 2  # of a step of one sequence: the state after it, and a che
 
 
 class Pauses:
-    """Resumes paused sequences, and preempts them where clients' prefixes need their blocks more."""
+    """Resumes paused sequences, and preempts them before they push clients' prefixes out of the cache."""
 
     def __init__(self, kv: KVManager, lifecycle: Lifecycle) -> None:
         self._kv = kv
@@ -23,7 +23,7 @@ class Pauses:
         self._num_used: dict[BlockPool, int] = {}  # their blocks; shared ones count once
 
     def resume(self) -> bool:
-        """Resume all paused sequences, unless others before them run or are ready to; returns whether it did so."""
+        """Resume all paused sequences, unless sequences of an earlier class run or could; return whether it did so."""
         paused, running = self._lifecycle.paused, self._lifecycle.running
         if not paused:
             self._forget()
@@ -39,8 +39,8 @@ class Pauses:
         return True
 
     def spare_prefixes(self, sequence: Sequence, num_tokens: int) -> None:
-        """Preempt paused sequences that have more than half of a pool, as long as a client's sequence would take blocks
-        for its first `num_tokens` tokens from clients' cached prefixes."""
+        """Preempt paused sequences while they use more than half of a pool, and allocating the first `num_tokens`
+        tokens of a client's sequence would evict clients' cached prefixes."""
         paused = self._lifecycle.paused
         if not paused or paused[0].service.rank < sequence.service.rank:
             return
@@ -53,9 +53,9 @@ class Pauses:
             self._lifecycle.preempt(paused[-1], PreemptionReason.SERVICE_CLASS)
 
     def _count_used(self, pool: BlockPool) -> int:
-        """Return the number of blocks that paused sequences use. The count is kept while the same sequences are paused:
-        they keep their blocks, which may be most of the pool, and with a warm cache each block that a client needs asks
-        for it."""
+        """Return the number of blocks in the pool that paused sequences use. Cached until other sequences are paused:
+        their blocks do not change, may be most of the pool, and are asked for with almost every block that a client
+        allocates."""
         paused = list(self._lifecycle.paused)
         if paused != self._counted:
             self._counted, self._num_used = paused, {}

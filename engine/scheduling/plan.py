@@ -12,7 +12,7 @@ from engine.scheduling.steps.cost import StepSample
 class PlanItem(NamedTuple):
     """The tokens of one sequence that a step computes: `num_new` tokens from position `start` on.
 
-    `needs_logits`: the last row is that of the last known token, so the next token is sampled from it. Requests with
+    `needs_logits`: the step computes the sequence up to its end, so the next token is sampled. Requests with
     prompt_logprobs also get logits for their prompt rows. A tuple, like RowResult: each step makes one for every
     sequence, and a frozen dataclass takes four times as long to make.
     """
@@ -35,14 +35,14 @@ class PlanItem(NamedTuple):
 
     @property
     def is_prompt(self) -> bool:
-        """Whether the item computes more than the last known token: a prompt, or tokens that a preemption lost."""
+        """Whether the item is a prefill: part of a prompt, or tokens that a preemption lost."""
         return self.num_new - self.num_draft > 1 or not self.needs_logits
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Items in batch order: a list, never a set, so that a step is reproducible. Items with the same adapter slot are
-    neighbors, for kernels that take their rows together."""
+    """The items of a step in batch order, which is deterministic so that a step is reproducible. Items with the same
+    adapter slot are neighbors, since kernels compute their rows together."""
 
     items: list[PlanItem]
 
@@ -51,7 +51,7 @@ class StepPlan:
         return sum([item.num_new for item in self.items])  # a list is faster, and this runs for every step
 
     def sample(self, step_s: float) -> StepSample:
-        """Return the step as a measurement of the cost of prompts. step_s: the seconds that it took."""
+        """Return the step as a measurement for StepBudget. step_s: the seconds that the step took."""
         prompts = [item for item in self.items if item.is_prompt]
         is_batch = bool(self.items) and self.items[0].sequence.service.fills_idle_steps
         if not prompts:
@@ -67,9 +67,9 @@ class StepPlan:
 
 
 class RowResult(NamedTuple):
-    """The result of one plan item. `token_ids` is empty where no logits were needed; with a draft it holds the accepted
-    draft tokens and one more. `error` ends this sequence and no other; `refused_param` is the parameter of the request
-    that is to blame for it, and `is_corrupted` says that the model's output was not finite."""
+    """The result of one plan item. `token_ids` is empty if the item needed no logits; with a draft it holds the
+    accepted draft tokens and one more. `error` ends only this sequence; `refused_param` names the request parameter
+    that caused the error, and `is_corrupted` says that the model's output was not finite."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
@@ -80,7 +80,7 @@ class RowResult(NamedTuple):
 
 
 class StepWork(NamedTuple):
-    """The least work that a forward pass can do: bytes from and to memory, multiplications and additions."""
+    """Lower bounds on the work of a forward pass: bytes read and written, and multiplications and additions."""
 
     read_bytes: int
     write_bytes: int
@@ -89,8 +89,8 @@ class StepWork(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One RowResult an item, in the plan's order. `is_representative`: later steps of this kind will take as long;
-    false if this step recorded a tape, or failed. The other fields are as in StepStats."""
+    """The results of a step: one RowResult per item, in order. `is_representative`: later steps of this kind will take
+    as long; false if the step failed, or recorded a tape of native calls. The other fields are as in StepStats."""
 
     rows: list[RowResult]
     is_representative: bool = True
@@ -106,16 +106,16 @@ Pending = TypeVar("Pending")
 
 
 class Runner(Protocol[Pending]):
-    """Computes plans. The torch runner uses a model; tests use a ledger that checks every slot.
+    """Computes plans. TorchRunner uses a model; tests use a fake that checks every KV slot.
 
-    Steps are collected in the order in which they are launched. `launch` reads sequences, `collect` only what is
-    pending: a sequence may have advanced by then, or ended. Grammars stay as they are until the step is collected.
+    Steps are collected in the order in which they are launched. `launch` reads sequences, `collect` only `pending`: a
+    sequence may have advanced or ended by then. Grammars stay as they are until the step is collected.
     """
 
     kv_groups: tuple[KVGroup, ...]  # one for each table of a sequence
 
     def launch(self, plan: StepPlan) -> Pending:
-        """Start to compute a plan, without waiting for a device."""
+        """Start computing a plan, without waiting for the device."""
 
     def collect(self, pending: Pending, /) -> StepResult:
         """Wait for a step and return its result."""
@@ -125,5 +125,5 @@ class Runner(Protocol[Pending]):
 
 
 def run_step(runner: Runner[Pending], plan: StepPlan) -> StepResult:
-    """Compute a plan and wait for its result."""
+    """Compute a plan and return its result."""
     return runner.collect(runner.launch(plan))

@@ -1,4 +1,4 @@
-"""StepPlanner: which tokens the next step computes, of running sequences and of those that it admits.
+"""StepPlanner: decides which sequences to admit, and which tokens of running sequences the next step computes.
 
 Running sequences have one order, by service class and then by arrival or priority. The first in the order gets a token
 of every step and is never preempted for blocks, and alone it always fits the pool (Scheduler.add refuses sequences that
@@ -27,7 +27,7 @@ from engine.scheduling.steps.tally import PreemptionReason
 
 
 class StepPlanner:
-    """Allocates the blocks of a step, admits and preempts."""
+    """Plans each step: allocates KV blocks, admits waiting sequences and preempts running ones."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class StepPlanner:
 
     @property
     def token_budget(self) -> int:
-        """Most tokens of the next step."""
+        """Maximum number of tokens in the next step."""
         return self._budget.tokens(self._num_generating, is_batch=self._is_batch_step)
 
     @property
     def _is_batch_step(self) -> bool:
-        """Whether the next step has no clients' sequences, once batches have yielded."""
+        """Whether the next step will have only sequences of batch jobs."""
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
         if running:
             return running[0].service.fills_idle_steps
@@ -63,8 +63,8 @@ class StepPlanner:
 
     @property
     def _has_candidates(self) -> bool:
-        """Whether any waiting sequence may be in the next step. Lines of batches may not be in steps of clients, and
-        looking at them in each such step would cost it a percent."""
+        """Whether the next step could admit any waiting sequence. Batch jobs' sequences cannot join a step of clients'
+        sequences, and looking at them in every such step would slow it by a percent."""
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
         if running and not running[0].service.fills_idle_steps:
             return len(waiting) > waiting.num_of(ServiceClass.BATCH)
@@ -79,11 +79,11 @@ class StepPlanner:
         return len(generating)
 
     def plan(self) -> StepPlan:
-        """Plan the next step: running sequences that get all their tokens, then newcomers, then sequences that get a
-        part.
+        """Plan the next step: first running sequences that get all tokens they want, then newly admitted sequences,
+        then running sequences that get only a part.
 
-        If running sequences lack blocks, nothing is admitted: the blocks of preempted sequences are for them. Tokens
-        that newcomers do not use go to the sequences that get a part.
+        If a running sequence was preempted for blocks, nothing is admitted. Tokens that the admitted sequences do not
+        use go to the sequences that get only a part.
         """
         lifecycle = self._lifecycle
         self._claims.make_way()
@@ -133,7 +133,7 @@ class StepPlanner:
     # --- running sequences --------------------------------------------------------------------------------------------
 
     def _continue(self, items: list[PlanItem], sequence: Sequence, num_new: int) -> int:
-        """Plan the next tokens of a running sequence, unless it has been preempted; returns their number."""
+        """Plan the next tokens of a running sequence, unless it has been preempted; return their number."""
         if num_new == 0 or sequence.status is not SequenceStatus.RUNNING:
             return 0
         num_new = self._allocate_or_preempt(sequence, num_new)
@@ -144,7 +144,7 @@ class StepPlanner:
     def _allocate_or_preempt(self, sequence: Sequence, num_new: int) -> int:
         """Allocate blocks for `num_new` tokens, or for as many as fit. If none fits, preempt others until one does.
 
-        Returns the number of tokens: 0 if `sequence` itself was preempted.
+        Return the number of tokens: 0 if `sequence` itself was preempted.
         """
         num_computed, pool = sequence.num_computed, self._kv.pool
         end = num_computed + num_new
@@ -188,9 +188,9 @@ class StepPlanner:
     def _admit(
         self, items: list[PlanItem], chosen: list[Sequence], tokens: dict[Sequence, tuple[int, Demand]]
     ) -> float:
-        """Admit newcomers, as long as their blocks have not been taken meanwhile; returns the cost of their tokens.
+        """Admit the chosen sequences in order, until one no longer fits; return the cost of their tokens.
 
-        tokens: of each newcomer, with its demand.
+        tokens: the number of tokens and the demand of each chosen sequence.
         """
         spent = 0.0
         capacity, lifecycle = self._kv.capacity, self._lifecycle
@@ -222,8 +222,8 @@ class StepPlanner:
 def grant_drafts(kv: KVManager, lifecycle: Lifecycle, requested: abc.Iterable[tuple[Sequence, int]]) -> list[int]:
     """Return how many draft tokens each of these sequences may have, at most the number requested.
 
-    As many tokens as there are blocks for: the blocks are the sequence's from now on, until `Scheduler.set_draft` says
-    how many of them it uses. Blocks that others need for their known tokens are reserved first, and no sequence is
+    Grants as many tokens as there are free blocks for, and allocates them; `Scheduler.set_draft` frees those that a
+    draft does not use. Blocks that other sequences need for known tokens are reserved first, and no sequence is
     preempted for a draft.
     """
     num_free = _num_unreserved_blocks(kv, lifecycle)
@@ -241,7 +241,7 @@ def grant_drafts(kv: KVManager, lifecycle: Lifecycle, requested: abc.Iterable[tu
 
 
 def _num_unreserved_blocks(kv: KVManager, lifecycle: Lifecycle) -> int:
-    """Return the free blocks that neither running sequences nor the next to admit need for known tokens."""
+    """Return how many free blocks neither running sequences nor the next to admit need for known tokens."""
     num_reserved = sum(kv.capacity.blocks_needed(sequence) for sequence in lifecycle.running)
     num_free = kv.pool.num_free - num_reserved
     if not lifecycle.num_free_slots or (next_to_admit := lifecycle.waiting.first) is None:

@@ -1,4 +1,4 @@
-"""PrefixWaits: waiting sequences whose prefix a running one computes. They are set aside until it has."""
+"""PrefixWaits: sets waiting sequences aside while a running sequence computes a prefix that they share."""
 
 from collections import abc
 from typing import NamedTuple
@@ -8,21 +8,21 @@ from engine.scheduling.sequence import Sequence, SequenceStatus
 
 
 class BranchPoint(NamedTuple):
-    """A sequence that computes what waiting ones will share: its first `num_blocks` blocks."""
+    """A sequence, and the number of its first blocks that waiting sequences will share once it has computed them."""
 
     sequence: Sequence
     num_blocks: int
 
 
 class PrefixWaits:
-    """Sets waiting sequences aside, where they cost a step nothing. Otherwise each step would look at each of them, at
-    hundreds where a burst comes with a new system prompt.
+    """Sets aside the sequences that wait for a shared prefix, so that steps need not look at them: a burst with a new
+    system prompt may bring hundreds.
 
-    Invariants: each ready sequence that is set aside waits at a branch point; none that has ended is kept.
+    Invariants: each ready sequence that is set aside waits for a branch point; no ended sequence is kept.
     """
 
     def __init__(self, waiting: FairQueue, block_size: int, *, num_uncached: abc.Callable[[Sequence], int]) -> None:
-        """num_uncached: returns the tokens that a waiting sequence would compute now."""
+        """num_uncached: returns how many tokens a waiting sequence would have to compute if it were admitted now."""
         self._waiting = waiting
         self._block_size = block_size
         self._num_uncached = num_uncached
@@ -30,7 +30,7 @@ class PrefixWaits:
         self._points: dict[Sequence, BranchPoint] = {}  # of each waiting sequence
 
     def wait(self, sequence: Sequence, until: BranchPoint) -> None:
-        """Set a waiting sequence aside until the other's blocks are computed."""
+        """Set a waiting sequence aside until the blocks of the branch point are computed."""
         self._waiting.set_aside(sequence)
         self._waits.setdefault(until, {})[sequence] = None
         self._points[sequence] = until
@@ -40,9 +40,9 @@ class PrefixWaits:
         return self._waits.keys()
 
     def begin_step(self, tokens: abc.Mapping[Sequence, int]) -> None:
-        """Put back sequences whose wait is over: the shared part is computed, or never will be by the other sequence.
-        `tokens`: of each running sequence in the step. Of those behind a sequence that gets none, the first continues
-        alone."""
+        """Requeue the sequences whose shared blocks are computed, or whose branch point's sequence no longer runs. If
+        that sequence gets no token in this step, requeue the first of those that wait for it. tokens: the number of
+        tokens in the step, by running sequence."""
         for point in list(self._waits):
             owner, num_blocks = point
             waits = self._waits[point]
@@ -53,7 +53,7 @@ class PrefixWaits:
                 self._put_back(sequence)
 
     def forget(self, sequence: Sequence) -> None:
-        """Forget a sequence that has ended: it waits no more, and no other waits for it."""
+        """Forget a sequence that has ended, and requeue the sequences that wait for its blocks."""
         if sequence in self._points:
             self._end_wait(sequence)
         for point in [point for point in self._waits if point.sequence is sequence]:
@@ -61,7 +61,7 @@ class PrefixWaits:
                 self._put_back(each)
 
     def _put_back(self, sequence: Sequence) -> None:
-        """Put a sequence back in line, by the tokens that it still has to compute now."""
+        """Requeue a sequence, with the number of tokens that it has to compute now."""
         self._end_wait(sequence)
         sequence.num_to_compute = self._num_uncached(sequence)
         self._waiting.put_back(sequence)

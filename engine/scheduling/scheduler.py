@@ -1,8 +1,8 @@
 """Scheduler: decides what each step computes, and turns its results into outputs.
 
-One arithmetic serves everything. A sequence has known tokens and computed tokens; a step computes some of the
-difference. A first prompt, a chunk of it, the rest after a prefix hit, recomputation after preemption, decoding and
-verifying a draft differ in nothing but these two numbers.
+A sequence has known tokens and computed tokens; a step computes some of the difference. A first prompt, a chunk of it,
+the rest after a prefix hit, recomputation after preemption, decoding and verifying a draft differ only in these two
+numbers.
 """
 
 import logging
@@ -49,7 +49,7 @@ class Scheduler:
         budget: StepBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """budget: tokens of a step, by default always the config's max_num_batched_tokens."""
+        """budget: limits the tokens of each step; the default is the config's max_num_batched_tokens for every step."""
         self._config = config
         self._kv = KVManager(config)
         self._lifecycle = Lifecycle(config, self._kv, clock)
@@ -64,7 +64,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute or report something. Sequences whose grammars are compiled do not count."""
+        """Whether a step would compute or report something. Sequences that wait for a grammar or adapter do not
+        count."""
         lifecycle = self._lifecycle
         has_started = lifecycle.running or lifecycle.paused
         if has_started or self._outputs or self._aborts or lifecycle.waiting.has_ready:
@@ -74,7 +75,7 @@ class Scheduler:
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Seconds until the first sequence's time is over, after which there is work; None without limits."""
+        """Seconds until the first time limit of a sequence expires, which makes work; None without time limits."""
         next_s = self._limits.next_s
         return None if next_s is None else max(0.0, next_s - self._clock())
 
@@ -89,12 +90,13 @@ class Scheduler:
 
     @property
     def adapters(self) -> AdapterSlots | None:
-        """Slots of adapters; None in an engine without adapters. Fills are answered between update and schedule."""
+        """The adapters' slots, or None without adapters. Requests to fill a slot are answered between update and
+        schedule."""
         return self._lifecycle.adapters
 
     @property
     def adapter_digests(self) -> dict[bytes, bool]:
-        """Adapters of unfinished sequences by digest, and whether any of the sequences has started."""
+        """Digests of unfinished sequences' adapters; true if any of an adapter's sequences has been admitted."""
         digests: dict[bytes, bool] = {}
         for sequence in self._lifecycle.sequences.values():
             if (adapter := sequence.request.adapter) is not None:
@@ -103,18 +105,19 @@ class Scheduler:
 
     @property
     def max_num_batched_tokens(self) -> int:
-        """Most tokens of the next step."""
+        """Maximum number of tokens in the next step."""
         return self._planner.token_budget
 
     @property
     def most_batched_tokens(self) -> int:
-        """Most tokens of any step."""
+        """Maximum number of tokens in any step."""
         return self._config.max_num_batched_tokens
 
     # --- intake -------------------------------------------------------------------------------------------------------
 
     def add(self, request: EngineRequest, grammar: OutputGrammar | None = None) -> None:
-        """Accept a request. grammar: of request.grammar. Raises InvalidRequest if the request can never be served."""
+        """Accept a request. grammar: compiled request.grammar. Raises InvalidRequest if the request can never be
+        served."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._config.check_length(request)
         if request.adapter is not None and self.adapters is None:
@@ -143,18 +146,18 @@ class Scheduler:
             self._aborts.setdefault(request_id, reason)
 
     def fail(self, request_id: str, error: str, *, is_refused: bool = False) -> None:
-        """End a request that cannot run; its terminal output comes with the next update. is_refused: it is at fault."""
+        """End a request with an error; its output comes with the next update. is_refused: the request is at fault."""
         if request_id in self._lifecycle.sequences:
             self._fail(self._lifecycle.sequences[request_id], error, is_refused=is_refused)
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 
     def grant_drafts(self, requested: list[tuple[Sequence, int]]) -> list[int]:
-        """Return how many draft tokens each of these sequences may have; called between update and schedule."""
+        """Return how many draft tokens each of these sequences may have. Call between update and schedule."""
         return grant_drafts(self._kv, self._lifecycle, requested)
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
-        """Propose the tokens that follow, at most as many as were granted. The blocks of the others are freed."""
+        """Set a sequence's draft, at most as many tokens as were granted. Blocks that it does not need are freed."""
         sequence.draft = token_ids
         self._kv.trim(sequence, sequence.num_with_draft)
 
@@ -166,7 +169,7 @@ class Scheduler:
         return self._planner.plan()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
-        """Apply the plan's result; returns one output for each sequence with something to report."""
+        """Apply the plan's result; return one output for each sequence with something to report."""
         now_s = self._clock()
         for item, row in zip(plan.items, result.rows, strict=True):
             self._lifecycle.tally.count_computed(item.sequence, item.start, item.num_new, now_s)
@@ -178,8 +181,8 @@ class Scheduler:
         return outputs
 
     def withdraw(self, plan: StepPlan) -> None:
-        """Take back a plan for which memory did not suffice, in place of `update`: its sequences wait and are computed
-        again. Sequences to which this has happened too often end with an error."""
+        """Requeue the sequences of a plan that ran out of memory; call in place of `update`. Sequences to which this
+        has happened too often end with an error."""
         self._lifecycle.tally.memory_shortages += 1
         for item in reversed(plan.items):
             self._lifecycle.withdraw(item.sequence)
@@ -187,11 +190,11 @@ class Scheduler:
                 self._fail(item.sequence, _NO_MEMORY)
 
     def take_stats(self, **known: Any) -> StepStats:
-        """Return the stats of the step that was updated last. known: fields that others fill in."""
+        """Return the stats of the last updated step. known: StepStats fields that the scheduler does not know."""
         return take_step_stats(self._lifecycle, self._kv, known)
 
     def take_finished(self) -> list[Sequence]:
-        """Return the sequences that ended since the last call, so that callers can release what they hold of them."""
+        """Return the sequences that ended since the last call, so that callers can release their own state of them."""
         finished, self._finished = self._finished, []
         return finished
 
@@ -238,7 +241,7 @@ class Scheduler:
             self._finish(sequence, terminal_output(sequence, reason))
 
     def _fail(self, sequence: Sequence, error: str, **details: Any) -> None:
-        """details: see `terminal_output`."""
+        """End a sequence with an error. details: further arguments of `terminal_output`."""
         self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, **details))
 
     def _finish(self, sequence: Sequence, output: RequestOutput) -> None:

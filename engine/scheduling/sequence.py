@@ -20,7 +20,7 @@ class SequenceStatus(enum.Enum):
 
 
 class Gate(enum.Enum):
-    """Reasons for which a sequence may not run yet, besides its turn and free blocks."""
+    """Conditions that keep a waiting sequence from running, apart from its turn and free blocks."""
 
     GRAMMAR = enum.auto()  # its grammar is being compiled
     ADAPTER = enum.auto()  # its adapter has no slot
@@ -28,7 +28,7 @@ class Gate(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The tokens of one sequence, and how many of them are in the KV cache; nothing says prefill or decode.
+    """The tokens of one sequence, and how many of them are in the KV cache. There is no prefill or decode state.
 
     Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless the sequence is
     RUNNING or PAUSED.
@@ -74,8 +74,8 @@ class Sequence:
             self.closed_gates.add(Gate.GRAMMAR)
 
     def resume(self, resumption: Resumption) -> None:
-        """Continue from the output that another engine has generated, as if after a preemption. The sequence is new and
-        has its prompt alone."""
+        """Continue from output that another engine has generated, as if after a preemption. Call only on a new
+        sequence, which has just its prompt."""
         self.tokens += resumption.output_ids
         self.has_output = True
         self.num_cached = resumption.num_cached_tokens
@@ -93,7 +93,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Number of tokens still to compute: the prompt at first; while decoding one, and the draft."""
+        """Number of tokens still to compute: at first the prompt; while decoding, one token and the draft."""
         return len(self.tokens) + len(self.draft) - self.num_computed
 
     @property
@@ -102,7 +102,7 @@ class Sequence:
 
     @property
     def num_remaining(self) -> int:
-        """Number of output tokens until max_tokens."""
+        """Number of output tokens left before max_tokens."""
         return self.request.sampling.max_tokens - self.num_output
 
     @property
@@ -112,5 +112,6 @@ class Sequence:
 
     @property
     def needs_prompt_rows(self) -> bool:
-        """Whether log probabilities of prompt tokens are requested and incomplete: a cached prefix has no logits."""
+        """Whether requested prompt log probabilities are missing. Then no cached prefix is used, since it has no
+        logits."""
         return self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt - 1

@@ -1,4 +1,4 @@
-"""TimeLimits: sequences whose time is over, found without looking at the others."""
+"""TimeLimits: finds the sequences that have timed out, by a heap of time limits."""
 
 import heapq
 from collections import abc
@@ -10,14 +10,13 @@ _MIN_SWEEP = 64  # entries; fewer are not worth sweeping
 
 
 class TimeLimits:
-    """Sequences by the times at which they are given up. Sequences without limits cost nothing.
+    """A heap of sequences' time limits. Sequences without limits cost nothing.
 
-    A deadline applies to a sequence that waits or runs. The limit of the time in the queue applies until a sequence is
-    admitted: a started one continues, even if it is preempted.
+    A deadline applies to waiting and running sequences. The queue timeout applies until a sequence is first admitted: a
+    started sequence continues, even if it is preempted.
 
-    An entry leaves the heap when it is due. Entries whose limit no longer applies stay until they come to its top, or
-    until it has twice as many entries as after the last sweep: so each costs a logarithm once, and memory stays in
-    proportion.
+    Entries whose limit no longer applies are removed when they reach the top, or when the heap has twice as many
+    entries as after the last sweep: so an entry costs O(log n), and memory stays in proportion.
     """
 
     def __init__(self) -> None:
@@ -27,7 +26,7 @@ class TimeLimits:
 
     @property
     def next_s(self) -> float | None:
-        """The earliest limit that applies, in the clock of EngineRequest.arrival_s, or None."""
+        """The earliest time limit that applies, on the clock of EngineRequest.arrival_s, or None."""
         while self._heap and not _applies(*self._heap[0][2:]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
@@ -42,7 +41,7 @@ class TimeLimits:
             self._num_added += 1
 
     def take_due(self, now_s: float) -> dict[Sequence, FinishReason]:
-        """Remove and return the sequences whose time has come, the earliest first, and why they end."""
+        """Remove and return the sequences that have timed out, the earliest first, with their finish reasons."""
         due: dict[Sequence, FinishReason] = {}
         while (next_s := self.next_s) is not None and next_s <= now_s:
             _, _, sequence, reason = heapq.heappop(self._heap)
@@ -51,7 +50,7 @@ class TimeLimits:
         return due
 
     def check(self, unfinished: abc.Iterable[Sequence]) -> None:
-        """Assert that the heap has each limit that applies once."""
+        """Assert that the heap has each applicable limit exactly once."""
         entries = [(id(sequence), reason) for _, _, sequence, reason in self._heap if _applies(sequence, reason)]
         limits = [(id(each), reason) for each in unfinished for _, reason in _limits(each) if _applies(each, reason)]
         assert sorted(entries) == sorted(limits)

@@ -1,1 +1,1 @@
-"""Drafts: where they come from, how long they are, what they gain."""
+"""Speculative decoding: sources of drafts, the choice of their lengths, and their measured gain."""

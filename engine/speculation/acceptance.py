@@ -1,4 +1,4 @@
-"""Acceptance: how likely tokens are drafted and accepted, learned by position and by request."""
+"""Acceptance: estimates how likely tokens are drafted and accepted, by position and by request."""
 
 from dataclasses import dataclass, field
 
@@ -38,9 +38,9 @@ class _RequestState:
 
 
 class Acceptance:
-    """Probabilities that the token at a position of a draft is accepted, given that the tokens before it are.
+    """Estimates the probability of each draft position to be accepted, given that the positions before it are.
 
-    Learned for each source, and for each request and source: a bad prediction says nothing about a draft model.
+    Rates are kept for each source, and for each request and source: a bad prediction says nothing about a draft model.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,8 @@ class Acceptance:
         self._requests: dict[str, dict[DraftSource, _RequestState]] = {}
 
     def acceptance_probs(self, request_id: str, source: DraftSource, num_tokens: int) -> list[float]:
-        """Return the probability for each position; after a long pause of the request, that of all requests."""
+        """Return each position's acceptance probability; after a long pause of the request, the mean of all
+        requests."""
         state = self._requests.get(request_id, {}).get(source)
         general = _means(self._by_position[source], _PRIOR, num_tokens)
         if state is None or state.idle_steps >= state.pause_steps:
@@ -57,13 +58,14 @@ class Acceptance:
         return [state.rate.mean(prob, _REQUEST_WEIGHT) for prob in general]
 
     def continue_probs(self, source: DraftSource, num_tokens: int) -> list[float]:
-        """Return the probability of each position to be drafted, given the one before: a draft model may stop."""
+        """Return each position's probability to be drafted, given that the one before is: a draft model may stop
+        early."""
         if source is not DraftSource.DRAFT_MODEL:
             return [1.0] * num_tokens
         return [1.0, *_means(self._continuing, _CONTINUE_PRIOR, num_tokens - 1)]
 
     def observe_length(self, num_allowed: int, num_drafted: int) -> None:
-        """Learn from a draft model that was allowed `num_allowed` tokens and drafted `num_drafted`."""
+        """Record that a draft model was allowed `num_allowed` tokens and drafted `num_drafted`."""
         rates = self._continuing
         for position in range(1, min(num_allowed, num_drafted + 1)):
             if position > len(rates):
@@ -86,11 +88,11 @@ class Acceptance:
             state.rate.add(position < num_accepted)
 
     def observe_idle(self, request_id: str, source: DraftSource) -> None:
-        """Count a step in which a request could have drafted from this source and did not."""
+        """Count a step in which the request could have drafted from this source and did not."""
         self._state(request_id, source).idle_steps += 1
 
     def observe_idle_step(self) -> None:
-        """Lower the weight of all that is known after a step without drafts: otherwise there would never be any."""
+        """Decay all rates after a step without drafts: otherwise low rates would rule out drafts forever."""
         for rates in (*self._by_position.values(), self._continuing):
             for rate in rates:
                 rate.decay(_IDLE_DECAY)
@@ -103,8 +105,8 @@ class Acceptance:
 
 
 def _means(rates: list[_Rate], prior: float, count: int) -> list[float]:
-    """Return the first `count` means, each with the one before it as its prior: a position that was hardly tried is
-    assumed to be like its neighbor."""
+    """Return the first `count` mean rates, each with the mean before it as its prior: a position that was hardly tried
+    is assumed to be like its neighbor."""
     means = []
     for position in range(count):
         prior = rates[position].mean(prior, _PRIOR_WEIGHT) if position < len(rates) else prior

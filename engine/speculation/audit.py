@@ -17,7 +17,8 @@ _NUM_TOP = 5  # tokens of each position that are compared: more are never almost
 
 
 def compare_outputs(speculated: list[int], repeated: list[int], logprobs: list[TokenLogprobs]) -> AuditVerdict:
-    """Compare a request's tokens with its repeat's. logprobs: of the repeat, with the best few of each position."""
+    """Compare a request's tokens with its repetition's. logprobs: the repetition's, with the top few of each
+    position."""
     for ours, theirs, scores in zip(speculated, repeated, logprobs, strict=False):
         if ours == theirs:
             continue
@@ -28,10 +29,10 @@ def compare_outputs(speculated: list[int], repeated: list[int], logprobs: list[T
 
 
 class Auditor:
-    """Turns finished sequences into repeated requests, one at a time, and their outputs into verdicts."""
+    """Makes requests that repeat finished sequences, one at a time, and compares their outputs."""
 
     def __init__(self, rate: float) -> None:
-        """rate: share of the eligible requests, 0 to 1."""
+        """rate: fraction of the eligible requests to repeat, 0 to 1."""
         self._rate = rate
         self._random = random.Random(0)
         self._speculated: list[int] = []
@@ -39,8 +40,8 @@ class Auditor:
         self._repeat_id: str | None = None
 
     def start_repeat(self, sequence: Sequence, num_waiting: int) -> EngineRequest | None:
-        """Return the request that repeats this finished sequence, if it is chosen: only while no request waits, and if
-        raw logits chose its tokens."""
+        """Return a request that repeats this finished sequence; None if the sequence is not eligible or not drawn, or
+        while a request waits or another repetition runs."""
         if self._repeat_id is not None or num_waiting or not _is_eligible(sequence):
             return None
         if self._random.random() >= self._rate:
@@ -68,7 +69,7 @@ class Auditor:
         )
 
     def collect(self, outputs: list[RequestOutput]) -> tuple[list[RequestOutput], AuditVerdict | None]:
-        """Return the outputs except the repeated request's, and the verdict once that has ended."""
+        """Return the outputs without the repetition's, and the verdict if the repetition has ended."""
         if self._repeat_id is None:
             return outputs, None
         verdict, repeat_id = None, self._repeat_id
@@ -87,7 +88,7 @@ class Auditor:
 
 
 def _is_eligible(sequence: Sequence) -> bool:
-    """Whether the sequence is greedy, had drafts, and its tokens were chosen by the raw logits alone."""
+    """Whether the sequence is greedy, had drafts, and its tokens are the argmax of the raw logits."""
     sampling = sequence.request.sampling
     return (
         sampling.is_greedy

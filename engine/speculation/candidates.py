@@ -1,4 +1,4 @@
-"""DraftCandidates: the drafts that sequences could have, each from the most promising source."""
+"""DraftCandidates: finds a possible draft for each sequence, from the most promising source."""
 
 from collections.abc import Collection, Iterable
 
@@ -9,7 +9,7 @@ from engine.speculation.proposers import DraftCandidate, Drafter, DraftSource, L
 
 
 class DraftCandidates:
-    """Finds a draft for each sequence, from all sources."""
+    """Collects drafts from all sources, and selects the most promising one for each sequence."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class DraftCandidates:
             self._drafter.release(sequence)
 
     def find(self, running: list[Sequence], sources: Collection[DraftSource]) -> list[DraftCandidate]:
-        """Return a candidate for each sequence that decodes and for which one of the sources has a draft."""
+        """Return a candidate for each decoding sequence for which one of `sources` has a draft."""
         if sources == {DraftSource.PREDICTION}:  # without speculation
             running = [sequence for sequence in running if sequence.request.prediction_ids]
         candidates = []
@@ -64,7 +64,7 @@ class DraftCandidates:
         return candidates
 
     def _best(self, candidates: list[DraftCandidate]) -> list[DraftCandidate]:
-        """Return the candidate whose first token is the likeliest to be accepted, less its cost."""
+        """Return the candidate with the best first token, by acceptance probability minus relative cost of drafting."""
         if len(candidates) < 2:
             return candidates
         best = max(candidates, key=self._first_token_gain)
@@ -83,7 +83,7 @@ class DraftCandidates:
 
 
 def _matching(sequence: Sequence, token_ids: list[int]) -> list[int]:
-    """Return the tokens up to the first that the sequence's grammar rules out: later ones need not be verified."""
+    """Return the tokens before the first that the sequence's grammar rejects: later ones cannot be accepted."""
     if sequence.grammar is None or not token_ids:
         return token_ids
     return token_ids[: sequence.grammar.num_matching(token_ids)]

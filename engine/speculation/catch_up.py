@@ -1,5 +1,4 @@
-"""CatchUp: makes a draft model compute the context of sequences for which its drafts will save more time than that
-costs."""
+"""CatchUp: makes a draft model compute the context of sequences whose drafts will save more time than that costs."""
 
 from engine.scheduling.sequence import Sequence
 from engine.speculation.fault_log import FaultLog
@@ -12,7 +11,8 @@ _MIN_CHUNK = 16  # tokens of a step, however slow the draft model is
 
 
 class CatchUp:
-    """Learns how long outputs become, and compares what drafts save of the rest with the cost of the context."""
+    """Compares the cost of computing a sequence's context with the time that drafts would save over its further output,
+    whose length is estimated from finished sequences."""
 
     def __init__(self, drafter: Drafter | None, planner: DraftPlanner, faults: FaultLog) -> None:
         self._drafter = drafter
@@ -22,11 +22,12 @@ class CatchUp:
         self._mean_output_len = _PRIOR_OUTPUT_LEN
 
     def observe_end(self, num_output: int) -> None:
-        """Learn from the length of a sequence that has ended."""
+        """Update the mean output length with a finished sequence."""
         self._mean_output_len += _NEW_WEIGHT * (num_output - self._mean_output_len)
 
     def compute(self, candidates: list[DraftCandidate], load: StepLoad, max_tokens: int) -> None:
-        """Compute context of the sequences for which that pays. max_tokens: limit of a step, for all together."""
+        """Compute the draft model's context where that pays. max_tokens: limit of a step, for all sequences
+        together."""
         if not any(candidate.num_behind for candidate in candidates):
             return
         assert self._drafter is not None
@@ -45,7 +46,7 @@ class CatchUp:
             self._costs.observe_context(sum(num_new for _, num_new in chunks), seconds)
 
     def _worthwhile(self, candidates: list[DraftCandidate], load: StepLoad) -> list[tuple[Sequence, int]]:
-        """Return the sequences whose context pays, and the number of tokens that the draft model is behind with."""
+        """Return the sequences for which catching up pays, and how many context tokens the draft model lacks."""
         plan = self._planner.plan(candidates, load)
         speedup = self._planner.speedup(plan, load)
         behind = []
@@ -62,11 +63,11 @@ class CatchUp:
         return saved_s > self._costs.context_s(candidate.num_behind)
 
     def _expected_tokens(self, sequence: Sequence) -> float:
-        """Return the tokens still to come: an output that is longer than most is expected to be half as long again."""
+        """Return the expected further output: the rest of the mean length, but at least half of the output so far."""
         return min(sequence.num_remaining, max(self._mean_output_len - sequence.num_output, sequence.num_output / 2))
 
     def _max_pause_s(self, load: StepLoad, num_behind: int) -> float | None:
-        """Return how long catching up of `num_behind` sequences may delay the others; None without others."""
+        """Return how long catching up `num_behind` sequences may delay the others; None if there are no others."""
         if load.num_sequences == num_behind:
             return None
         return self._costs.steps.estimate(load.num_sequences, load.num_rows)
@@ -75,10 +76,10 @@ class CatchUp:
 def plan_chunks(
     behind: list[tuple[Sequence, int]], num_spare: int, *, seconds_per_token: float, max_s: float | None
 ) -> list[tuple[Sequence, int]]:
-    """Return how much of each context to compute in this step, in their order.
+    """Return how many context tokens of each sequence to compute in this step; the first sequences come first.
 
-    behind: sequences, and their tokens to catch up with. num_spare: tokens that may be computed besides the step.
-    max_s: how long the other sequences may wait, None without others.
+    behind: sequences, and the number of context tokens that the draft model lacks. num_spare: tokens that may be
+    computed besides the step's own. max_s: seconds that other sequences may wait; None if there are no others.
     """
     budget = num_spare
     if max_s is not None and seconds_per_token > 0:

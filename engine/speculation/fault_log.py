@@ -1,4 +1,4 @@
-"""FaultLog: switches speculation off for sequences, or for all, when something in it raises."""
+"""FaultLog: switches speculation off, for single sequences or altogether, when drafting raises exceptions."""
 
 import contextlib
 from collections import abc
@@ -9,9 +9,9 @@ _MAX_FAULTS = 3  # with no verified draft between them
 
 
 class FaultLog:
-    """Sequences whose drafting raised draft no more; if faults continue, no sequence drafts.
+    """Mutes sequences whose drafting raised an exception; switches speculation off if exceptions continue.
 
-    So a request with unforeseen parameters takes nothing from the others.
+    So a request with unforeseen parameters does not take speculation from the others.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class FaultLog:
 
     @contextlib.contextmanager
     def suspecting(self, sequences: abc.Sequence[Sequence]) -> abc.Iterator[None]:
-        """Blame these sequences for exceptions within the context."""
+        """Blame these sequences for exceptions that are raised within the context."""
         self._suspects = sequences
         yield
         self._suspects = ()  # not reached after an exception: `record` needs them
@@ -31,14 +31,14 @@ class FaultLog:
         return sequence.id in self._muted
 
     def record(self) -> None:
-        """Count an exception, and mute the sequences that are to blame."""
+        """Count an exception, and mute the sequences that are blamed for it."""
         self._muted.update(sequence.id for sequence in self._suspects)
         self._suspects = ()
         self._num_faults += 1
         self.is_off = self.is_off or self._num_faults >= _MAX_FAULTS
 
     def reset_count(self) -> None:
-        """Count faults from 0 again, after a draft has been verified."""
+        """Reset the count of exceptions, after a draft has been verified."""
         self._num_faults = 0
 
     def release(self, sequence: Sequence) -> None:

@@ -1,4 +1,4 @@
-"""The draft lengths that bring the most tokens a second, chosen for each request."""
+"""Choice of draft lengths, one for each request, that maximize the estimated tokens per second."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ _MIN_GAIN = 1.03  # estimated; less is not worth the uncertainty of the estimate
 
 @dataclass(frozen=True, slots=True)
 class DraftOdds:
-    """The chances of a sequence's draft, by position.
+    """Probabilities of a sequence's draft, by position.
 
-    acceptance_probs: that the token is accepted, given that it is drafted and the tokens before are accepted.
-    continue_probs: that it is drafted, given that the one before is. needs_passes: of a draft model.
+    acceptance_probs: that the token is accepted, given that it is drafted and the tokens before it are accepted.
+    continue_probs: that the token is drafted, given that the one before it is. needs_passes: whether a draft model
+    drafts.
     """
 
     acceptance_probs: list[float]
@@ -22,7 +23,7 @@ class DraftOdds:
 
 @dataclass(frozen=True, slots=True)
 class DraftPlan:
-    """Draft lengths, one for each candidate. tokens_per_s: estimated; None where no sequence drafts."""
+    """Draft lengths, one for each candidate. tokens_per_s: estimated throughput; None if no sequence drafts."""
 
     lengths: list[int]
     tokens_per_s: float | None
@@ -36,15 +37,15 @@ def choose_lengths(
     step_s: Callable[[int], float],
     pass_s: Callable[[int], float],
 ) -> DraftPlan:
-    """Return the draft lengths with the best estimated rate of tokens.
+    """Return the draft lengths with the highest estimated throughput.
 
-    num_decoding: sequences that get a token without drafts. step_s(n): seconds of the step with n drafted rows;
-    pass_s(n): of one pass of the draft model over n sequences. row_budget: limit of all drafted tokens together.
+    num_decoding: number of decoding sequences, each of which gets a token without drafts, too. step_s(n): seconds of
+    the step with n draft tokens; pass_s(n): seconds of one pass of the draft model over n sequences. row_budget: limit
+    of all draft tokens together.
 
-    Tokens are taken in order of their probability to be emitted, which for one sequence falls from position to
-    position; with each, the rate is (tokens + sum of probabilities) / seconds, and the best prefix of this order wins.
-    Seconds are for the expected rows and passes: a pass takes place if the sequence that is likeliest to continue
-    does.
+    Draft tokens are added in order of their probability to be emitted, which falls from position to position in a
+    sequence. The prefix of this order with the highest rate, (tokens + sum of probabilities) / seconds, wins. Seconds
+    are those of the expected rows and passes: a pass runs if the sequence that is likeliest to continue its draft does.
     """
     gains = _gains(candidates)[:row_budget]
     best_rate = num_decoding / max(1e-9, step_s(0)) * _MIN_GAIN
@@ -68,7 +69,7 @@ def choose_lengths(
 
 
 class _Gain(NamedTuple):
-    """The gain of one drafted token: its probabilities to be emitted, and to be drafted at all."""
+    """One possible draft token, with its probabilities to be emitted, and to be drafted at all."""
 
     emit_prob: float
     position: int
@@ -77,7 +78,7 @@ class _Gain(NamedTuple):
 
 
 def _gains(candidates: Sequence[DraftOdds]) -> list[_Gain]:
-    """Return one gain for every position of every candidate, the likeliest first."""
+    """Return the possible draft tokens of all candidates, the likeliest to be emitted first."""
     gains = []
     for index, candidate in enumerate(candidates):
         emit_prob = draft_prob = 1.0

@@ -1,5 +1,5 @@
-"""Prompt lookup: the tokens that followed the last ones when these occurred before, in prompt or output, may follow
-again.
+"""Prompt lookup: drafts the tokens that followed the sequence's last n-gram where it occurred before, in prompt or
+output.
 
 The idea is Saxena's (Prompt Lookup Decoding, 2023) and Yang et al.'s (LLMA, 2023). Here each sequence has an index of
 its n-grams that grows with it, so a step costs a few dictionary accesses for each new token and not a search through
@@ -17,13 +17,13 @@ _MIN_INDEXED_PER_STEP = 32  # tokens of each sequence, however long the others a
 
 
 class NgramIndex:
-    """The positions after each n-gram of a growing list of tokens, in ascending order.
+    """Index of a growing list of tokens: for each n-gram the positions after its occurrences, in ascending order.
 
-    Invariant: it covers the n-grams that end among the first `num_indexed` tokens.
+    Invariant: the index covers the n-grams that end among the first `num_indexed` tokens.
     """
 
     def __init__(self, tokens: list[int], min_n: int, max_n: int) -> None:
-        """tokens: kept by reference; they may only grow."""
+        """tokens: the list to index, kept by reference; it may only grow."""
         self.tokens = tokens
         self.max_n = max_n
         self._sizes = range(max_n, min_n - 1, -1)
@@ -39,7 +39,7 @@ class NgramIndex:
         self.num_indexed = max(self.num_indexed, num_tokens)
 
     def find(self, last_tokens: list[int]) -> list[int]:
-        """Return the positions after the longest known n-gram that `last_tokens` ends with; [] if none is known."""
+        """Return the positions after the longest indexed n-gram that `last_tokens` ends with; [] if there is none."""
         for size in self._sizes:
             if size <= len(last_tokens):
                 ends = self._ends.get(tuple(last_tokens[len(last_tokens) - size :]))
@@ -49,15 +49,15 @@ class NgramIndex:
 
 
 class RepeatTracker:
-    """Tracks where a sequence repeats a source: the next position in the source, as long as both agree.
+    """Tracks where a sequence repeats a source text: keeps the next position in the source while both agree.
 
-    After a difference it looks for the sequence's last n-gram in the source. Of several positions it takes the latest,
-    or the first after the one that was lost. `matched`: positions of the source whose token came when it was expected.
+    After a difference, looks up the sequence's last n-gram in the source. Of several positions it takes the latest, or
+    the first after the one where it lost track. `matched`: source positions whose tokens the sequence repeated.
     """
 
     def __init__(self, index: NgramIndex, *, next_position: int | None, num_seen: int, prefers_latest: bool) -> None:
-        """index: of the source. next_position: where the source continues, if known. num_seen: tokens of the sequence
-        that are skipped."""
+        """index: index of the source. next_position: where the source continues, if known. num_seen: number of the
+        sequence's first tokens to skip."""
         self._source = index.tokens
         self._index = index
         self._next = next_position
@@ -67,7 +67,7 @@ class RepeatTracker:
         self.matched: set[int] = set()
 
     def advance(self, tokens: list[int], end: int | None = None) -> None:
-        """Process the tokens that came since the last call, up to `end` if that is given."""
+        """Process the sequence's tokens since the last call, up to `end` if given."""
         end = len(tokens) if end is None else end
         for position in range(self._num_seen, end):
             expected = self._next
@@ -80,13 +80,13 @@ class RepeatTracker:
         self._num_seen = max(self._num_seen, end)
 
     def next_tokens(self, tokens: list[int], num_tokens: int) -> list[int]:
-        """Return the tokens that the source has next; `tokens` as in the last call of `advance`."""
+        """Return up to `num_tokens` tokens that come next in the source. tokens: as in the last call of `advance`."""
         if self._next is None:  # the index may have grown since
             self._next = self._find(tokens, len(tokens))
         return [] if self._next is None else self._source[self._next : self._next + num_tokens]
 
     def _find(self, tokens: list[int], end: int) -> int | None:
-        """Return where the source continues after the last n-gram of `tokens[:end]`."""
+        """Return the source position after the last n-gram of `tokens[:end]`, or None if the source lacks it."""
         ends = self._index.find(tokens[max(0, end - self._index.max_n) : end])
         if not ends:
             return None
@@ -102,7 +102,7 @@ class NgramProposer:
     source = DraftSource.NGRAM
 
     def __init__(self, min_n: int = 2, max_n: int = 4) -> None:
-        """Look for the last `max_n` tokens, and for fewer down to `min_n`."""
+        """min_n, max_n: sizes of n-grams to look up; the longest match counts."""
         self._min_n = min_n
         self._max_n = max_n
         self._states: dict[str, tuple[NgramIndex, RepeatTracker]] = {}

@@ -1,4 +1,4 @@
-"""DraftPlanner: how many tokens each candidate should draft, by their cost and their chance to be accepted."""
+"""DraftPlanner: decides how many tokens each candidate drafts, by cost and acceptance probability."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from engine.speculation.proposers import DraftCandidate, DraftSource
 
 @dataclass(frozen=True, slots=True)
 class StepLoad:
-    """The size of a step before drafts are added. num_spare: tokens that its budget leaves."""
+    """A step before drafts are added. num_rows: tokens to compute. num_spare: tokens left in the step's budget."""
 
     num_sequences: int
     num_decoding: int
@@ -30,14 +30,14 @@ class StepLoad:
 
 
 class DraftPlanner:
-    """Combines what has been learned of acceptance and of costs."""
+    """Chooses draft lengths from estimated acceptance probabilities and costs."""
 
     def __init__(self, acceptance: Acceptance, costs: CostModel) -> None:
         self.acceptance = acceptance
         self.costs = costs
 
     def knows_plain(self, load: StepLoad) -> bool:
-        """Whether it is known how long this step takes without drafts; otherwise it is measured now."""
+        """Whether drafts may be planned. If not, this step runs without them, to measure the time of such a step."""
         return load.num_decoding < load.num_sequences or self.costs.steps.knows(load.num_sequences, load.num_sequences)
 
     def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
@@ -59,14 +59,14 @@ class DraftPlanner:
         )
 
     def speedup(self, plan: DraftPlan, load: StepLoad) -> float:
-        """Return the estimated speed-up against no drafts at all."""
+        """Return the plan's estimated speed-up over a step without drafts."""
         if plan.tokens_per_s is None:
             return 1.0
         return plan.tokens_per_s * self.costs.steps.mean(load.num_sequences, load.num_rows) / load.num_decoding
 
     def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:
-        """Return how likely a draft must be accepted as a whole for one more token to bring as much as its time does
-        elsewhere. num_drafting: sequences for which the draft model drafts."""
+        """Return the probability that a whole draft is accepted below which one more token does not pay. num_drafting:
+        number of sequences for which the draft model drafts."""
         if plan.tokens_per_s is None:
             return 0.0
         num_rows = sum(plan.lengths)

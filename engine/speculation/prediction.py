@@ -1,4 +1,4 @@
-"""A client's predicted output as the draft (OpenAI's `prediction`): an edited file is mostly the file as it was."""
+"""PredictionProposer: drafts from the output that a client predicts (OpenAI's `prediction`), such as a file to edit."""
 
 from weakref import WeakValueDictionary
 
@@ -14,10 +14,10 @@ _MIN_N, _MAX_N = 2, 4  # tokens by which the output is found again in the predic
 
 
 class PredictionProposer:
-    """Tracks each sequence in its request's prediction. All choices of a request share one index of it.
+    """Tracks each sequence's position in its request's prediction. All choices of a request share one n-gram index.
 
-    A long prediction is indexed over several steps, and used when that is complete: so what is found in it depends on
-    the tokens alone.
+    A long prediction is indexed over several steps, and used only when the index is complete, so that drafts depend on
+    the tokens and not on timing.
     """
 
     source = DraftSource.PREDICTION
@@ -40,7 +40,7 @@ class PredictionProposer:
         return tracker.next_tokens(sequence.tokens, num_tokens)
 
     def count_matches(self, plan: StepPlan, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        """Return the outputs of a step, with the part of their prediction that they have had."""
+        """Return a step's outputs with `num_predicted`: how many tokens of the prediction have been output so far."""
         predicting = {
             item.sequence.id: (item.sequence, item.num_certain)
             for item in plan.items
@@ -59,8 +59,8 @@ class PredictionProposer:
         ]
 
     def match_counts(self, sequence: Sequence, num_known: int, num_new: int) -> list[int]:
-        """Return, after each of the `num_new` tokens behind the first `num_known`, how many tokens of the prediction
-        the output has had, whether or not they were verified as a draft."""
+        """Return, for each of the `num_new` tokens after the first `num_known`, how many tokens of the prediction the
+        output contains up to there, whether or not they were drafted."""
         tracker = self._tracker(sequence)
         resumption = sequence.request.resumption
         num_before = 0 if resumption is None else resumption.num_predicted

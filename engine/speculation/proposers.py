@@ -1,4 +1,4 @@
-"""Sources of drafts: lookups, and a draft model."""
+"""Interfaces of draft sources: lookups, and a draft model."""
 
 import enum
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from engine.scheduling.sequence import Sequence
 
 
 class DraftSource(enum.Enum):
-    """The source of a draft. Acceptance is learned for each."""
+    """Sources of drafts. Acceptance is estimated separately for each."""
 
     PREDICTION = "prediction"
     NGRAM = "ngram"
@@ -17,9 +17,9 @@ class DraftSource(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DraftCandidate:
-    """A draft that one sequence could have. Of a draft model's tokens only the number is known yet.
+    """A possible draft of one sequence. A draft model's token_ids are placeholders: the model has not drafted yet.
 
-    num_behind: context tokens that the draft model must compute first. fallback: the best lookup until then.
+    num_behind: context tokens that the draft model must compute first. fallback: the best lookup, used until then.
     """
 
     sequence: Sequence
@@ -30,7 +30,7 @@ class DraftCandidate:
 
 
 class LookupProposer(Protocol):
-    """A proposer without a model: it looks tokens up, at no cost worth counting."""
+    """A source that looks drafts up, without a model. Its cost is taken as zero."""
 
     source: DraftSource
 
@@ -38,43 +38,42 @@ class LookupProposer(Protocol):
         """Prepare for the proposals of a step."""
 
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
-        """Return up to `num_tokens` tokens that may follow `sequence.tokens`; none if nothing suggests any.
+        """Return up to `num_tokens` tokens that may follow `sequence.tokens`; [] if there is no suggestion.
 
-        Called with a sequence whose tokens have only grown since the last call.
+        Between two calls, the sequence's tokens may only have grown.
         """
 
     def release(self, sequence: Sequence) -> None:
-        """Forget what is stored for a finished sequence."""
+        """Release the state of a finished sequence."""
 
 
 class Drafter(Protocol):
-    """A draft model. Seconds are None where they are not typical."""
+    """A draft model. Returned seconds are None if they are not representative of later passes."""
 
     @property
     def relative_size(self) -> float:
-        """Bytes that a pass reads, over the target's."""
+        """Bytes that a pass reads, relative to a pass of the target model."""
 
     def begin_step(self) -> None:
-        """Forget the last step's drafts."""
+        """Discard the last step's drafts."""
 
     def max_draft_len(self, target: Sequence) -> int:
-        """Return the longest draft for this sequence."""
+        """Return the maximum length of a draft for this sequence."""
 
     def num_behind(self, target: Sequence) -> int:
-        """Return the context tokens to catch up with before the model can draft for this sequence."""
+        """Return how many context tokens the model must compute before it can draft for this sequence."""
 
     def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float | None:
-        """Compute the given number of context tokens of each sequence; returns the seconds."""
+        """Compute the given number of context tokens of each sequence; return the seconds."""
 
     def draft(
         self, lengths: list[tuple[Sequence, int]], *, min_path_prob: float
     ) -> tuple[list[list[int]], float | None]:
-        """Return the drafts of sequences that need no catching up, of at most the given lengths, and the seconds of one
-        pass.
+        """Return drafts of at most the given lengths, and the seconds of one pass.
 
-        The blocks of each sequence cover its tokens and its draft. min_path_prob: a draft ends when the probability
-        that all of its tokens are accepted, as the model estimates it, is less than this.
+        Each sequence must need no catching up, and have blocks for its tokens and draft. min_path_prob: a draft ends
+        when the estimated probability that all of its tokens are accepted falls below this.
         """
 
     def release(self, sequence: Sequence) -> None:
-        """Forget what is stored for a finished sequence."""
+        """Release the state of a finished sequence."""

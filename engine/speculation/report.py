@@ -1,4 +1,4 @@
-"""SpeculationReport: the drafts of a step and the recent gain from drafting, as StepStats has them."""
+"""SpeculationReport: the drafts of a step and the recent gain from drafting, as fields of StepStats."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ _DECAY = 0.98  # of the times in the realized speed-up, from step to step
 
 @dataclass(slots=True)
 class _Step:
-    """The fields of one step, named as in StepStats."""
+    """Statistics of one step, named as in StepStats."""
 
     num_drafts: int = 0
     draft_tokens: int = 0
@@ -20,7 +20,7 @@ class _Step:
 
 
 class SpeculationReport:
-    """Filled during a step, between two calls of `begin_step`."""
+    """Statistics of the drafts since `begin_step`; the realized speed-up covers several recent steps."""
 
     def __init__(self) -> None:
         self._step = _Step()
@@ -33,7 +33,7 @@ class SpeculationReport:
         self._step.estimated_speedup = speedup
 
     def count_draft(self, num_drafted: int, num_accepted: int) -> None:
-        """Count a verified draft. num_accepted: its tokens that were appended to the sequence."""
+        """Count a verified draft. num_accepted: draft tokens that were appended to the sequence."""
         step = self._step
         step.num_drafts += 1
         step.draft_tokens += num_drafted
@@ -52,8 +52,8 @@ class SpeculationReport:
         step_s: float,
         drafting_s: float,
     ) -> None:
-        """Count a step in which all sequences decode. plain_s: estimate for such a step without drafts; where this one
-        had none itself, its own time counts instead."""
+        """Count a step in which all sequences decode. plain_s: estimated time of such a step without drafts; ignored if
+        this step has no drafts."""
         if not has_drafts:
             plain_s = step_s
         real_s = step_s + drafting_s

@@ -18,7 +18,7 @@ Member = TypeVar("Member", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class SpeculationSettings:
-    """Options of speculation. Method DRAFT_MODEL has a draft_model, NGRAM may have one. max_tokens: of a draft."""
+    """Speculation options. draft_model: set with method DRAFT_MODEL, optional with NGRAM. max_tokens: longest draft."""
 
     method: SpeculativeMethod
     max_tokens: int
@@ -30,7 +30,7 @@ class SpeculationSettings:
 
     @property
     def sources(self) -> frozenset[DraftSource]:
-        """Sources of drafts; a request's own prediction is always one."""
+        """Enabled sources of drafts; predictions in requests always are."""
         sources = {DraftSource.PREDICTION}
         if self.method is SpeculativeMethod.NGRAM:
             sources.add(DraftSource.NGRAM)
@@ -40,7 +40,7 @@ class SpeculationSettings:
 
 
 def speculation_settings(config: EngineConfig) -> SpeculationSettings:
-    """Return the settings of a config. Raises OptionError for options that do not go together."""
+    """Return a config's speculation settings. Raises OptionError for invalid or contradictory options."""
     extra = _parse(config.speculative_config)
     method = _member(SpeculativeMethod, extra.get("method", config.speculative_method), "speculative method")
     draft_model = extra.get("model", config.draft_model)

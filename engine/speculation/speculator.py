@@ -20,9 +20,10 @@ from engine.speculation.report import SpeculationReport
 
 
 class Speculator:
-    """Calls alternate: `draft` before the scheduler plans, `observe` when it has processed the result.
+    """Runs speculative decoding. Calls alternate: `draft` before the scheduler plans, `observe` after it has processed
+    the result.
 
-    Drafts follow tokens that are known: a step that may have drafts is planned when the one before it has been
+    Drafts follow known tokens, so a step that may have drafts is planned only when the step before it has been
     collected. `draft` therefore reads sequences as they are, and `observe` the plan.
     """
 
@@ -34,8 +35,8 @@ class Speculator:
         drafter: Drafter | None = None,
         sources: Collection[DraftSource] | None = None,
     ) -> None:
-        """max_tokens: of a draft. sources: which of a request's prediction, the `lookups` and the draft model compete
-        for each draft; all by default."""
+        """max_tokens: maximum length of a draft. sources: those of the prediction, the `lookups` and the draft model
+        that are used; default all."""
         self._predictions = PredictionProposer()
         lookups = [self._predictions, *lookups]
         self.all_sources = frozenset(
@@ -56,7 +57,7 @@ class Speculator:
 
     @property
     def is_off(self) -> bool:
-        """Whether speculation has ended for good, by faults or `give_up`."""
+        """Whether speculation is off for good, after exceptions or `give_up`."""
         return self._has_given_up or self._faults.is_off
 
     def give_up(self) -> None:
@@ -65,7 +66,7 @@ class Speculator:
     # --- before a step ------------------------------------------------------------------------------------------------
 
     def draft(self, scheduler: Scheduler) -> None:
-        """Set the drafts of the running sequences for which it pays. If it raises, `record_fault` must follow."""
+        """Set drafts for the running sequences for which that pays. If this raises, call `record_fault`."""
         self._draft_sources = {}
         self._draft_s = 0.0
         self._report.begin_step()
@@ -126,10 +127,10 @@ class Speculator:
     def observe(
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> list[RequestOutput]:
-        """Learn from a step. Returns its outputs; outputs of requests with a prediction say how much of it they have
-        had.
+        """Update the estimates after a step. Return its outputs, with `num_predicted` set for requests with a
+        prediction.
 
-        outputs: as `update` has made them of the result. step_s: without the drafting.
+        outputs: from `Scheduler.update`. step_s: seconds of the step without drafting.
         """
         if any(item.num_draft for item in plan.items):
             num_new = {output.id: len(output.new_ids) for output in outputs}
@@ -143,8 +144,8 @@ class Speculator:
         return self._predictions.count_matches(plan, outputs)
 
     def _observe_verified(self, item: PlanItem, num_accepted: int, num_new: int) -> None:
-        """Learn from a verified draft. num_new: tokens that the sequence got: fewer than were accepted if it ended,
-        none if it was aborted."""
+        """Record a verified draft. num_new: number of tokens that the sequence got, fewer than were accepted if it
+        ended, and 0 if it was aborted."""
         sequence = item.sequence
         self._acceptance.observe(sequence.id, self._draft_sources[sequence.id], item.num_draft, num_accepted)
         if num_new:
@@ -169,12 +170,12 @@ class Speculator:
         )
 
     def record_fault(self) -> None:
-        """Count an exception that was raised here; see FaultLog."""
+        """Count an exception that the speculator raised; see FaultLog."""
         self._draft_sources = {}
         self._faults.record()
 
     def step_stats(self) -> dict[str, Any]:
-        """Return fields of StepStats, of the step since the last `draft`."""
+        """Return the StepStats fields of the step since the last `draft`."""
         return self._report.stats()
 
     def release(self, sequence: Sequence) -> None:

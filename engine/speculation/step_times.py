@@ -1,4 +1,4 @@
-"""StepTimes: how long a step takes, by its rows, learned while serving."""
+"""StepTimes: estimates how long a step takes by its number of rows, learned while serving."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _NEW_WEIGHT = 0.1  # of a new measurement of a prefill
 
 @dataclass(slots=True)
 class _Bucket:
-    """Measurements of one number of rows. Disturbances only lengthen a step, so of few the lower ones count."""
+    """Times of steps with one number of rows. Disturbances only lengthen a step, so the lower median counts."""
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     measured_at: int = 0
@@ -34,7 +34,7 @@ class _Bucket:
         return sum(self.recent) / len(self.recent)
 
     def weight(self, now: int) -> float:
-        """Return the weight of the measurements, from 1 down to 0."""
+        """Return the weight of the measurements, which decays from 1 to 0 as `now` advances."""
         return float((_DECAY if len(self.recent) >= _RELIABLE else _UNRELIABLE_DECAY) ** (now - self.measured_at))
 
 
@@ -62,12 +62,12 @@ class _Band:
 
 
 class StepTimes:
-    """Seconds of steps that decode and verify, by rows, in bands of batch size (1, 2-3, 4-7, 8-15, ...).
+    """Seconds of decoding and verifying steps by number of rows, kept apart by batch size (1, 2-3, 4-7, 8-15, ...).
 
     More rows never take less time: a measurement that a larger bucket contradicts was disturbed. A bucket without
     recent measurements is estimated optimistically, halfway between the line through the buckets next to it and the
-    lower bound: the time of fewer rows, or of the rows' arithmetic at the speed of a prefill. So a length that could
-    pay is tried, and then known.
+    lower bound: the time of fewer rows, or of the rows' arithmetic at the speed of a prefill. So a draft length that
+    might pay is tried, and thereby measured.
     """
 
     def __init__(self) -> None:
@@ -76,20 +76,20 @@ class StepTimes:
 
     @property
     def seconds_per_row(self) -> float:
-        """Seconds per row of steps with many rows; 0 if there was none."""
+        """Seconds per row of steps with prompts and many rows; 0 before the first such step."""
         return self._seconds_per_row or 0.0
 
     def observe(self, num_sequences: int, num_rows: int, seconds: float) -> None:
-        """Learn from a step in which every sequence had one token, and its draft, to compute."""
+        """Record a step in which every sequence computed one token and its draft."""
         self._bands.setdefault(num_sequences.bit_length(), _Band()).add(_bucket_rows(num_rows), seconds)
 
     def age(self) -> None:
-        """Lower the weight of what is known, after a step in which nothing was measured."""
+        """Lower the weight of all measurements, after a step that measured nothing."""
         for band in self._bands.values():
             band.pass_time()
 
     def observe_prefill(self, num_rows: int, seconds: float) -> None:
-        """Learn from a step with prompts, if it has so many rows that it measures arithmetic."""
+        """Update `seconds_per_row` with a step that has prompts, if it has enough rows to be bound by arithmetic."""
         if num_rows < _PREFILL_ROWS:
             return
         rate = seconds / num_rows
@@ -97,17 +97,17 @@ class StepTimes:
         self._seconds_per_row = rate if known is None else min(rate, known + _NEW_WEIGHT * (rate - known))
 
     def knows(self, num_sequences: int, num_rows: int) -> bool:
-        """Whether such steps have been measured more than once, since a single one may have been disturbed."""
+        """Whether steps of this size have been measured more than once; a single one may have been disturbed."""
         bucket = self._measured(num_sequences, num_rows)
         return bucket is not None and len(bucket.recent) > 1
 
     def mean(self, num_sequences: int, num_rows: int) -> float:
-        """Return the mean seconds of such steps, disturbed ones among them; otherwise the estimate."""
+        """Return the mean seconds of steps of this size, disturbed ones included; the estimate if none was measured."""
         bucket = self._measured(num_sequences, num_rows)
         return self.estimate(num_sequences, num_rows) if bucket is None else bucket.mean
 
     def estimate(self, num_sequences: int, num_rows: int) -> float:
-        """Return the seconds of a step; 0 where nothing is known."""
+        """Return the estimated seconds of an undisturbed step; 0 if nothing has been measured."""
         band = self._bands.get(num_sequences.bit_length())
         rows = _bucket_rows(num_rows)
         if band is None:
@@ -127,7 +127,7 @@ class StepTimes:
         return optimistic + (band.known[rows] - optimistic) * band.buckets[rows].weight(band.now)
 
     def _optimistic(self, known: dict[int, float], rows: int) -> float:
-        """Return the estimate for a number of rows that is not among the known ones."""
+        """Return the estimate for a number of rows, from the measured times of other numbers."""
         smaller, larger = sorted(r for r in known if r < rows), sorted(r for r in known if r > rows)
         bound = max(rows * self.seconds_per_row, known[smaller[-1]] if smaller else 0.0)
         if not smaller:
@@ -138,6 +138,6 @@ class StepTimes:
 
 
 def _bucket_rows(num_rows: int) -> int:
-    """Return the number of rows that stands for `num_rows`: exact up to 8, then in steps of a quarter to an eighth."""
+    """Round a number of rows up to its bucket's: exact up to 8, then in steps of an eighth to a quarter."""
     step = 1 << max(0, (num_rows - 1).bit_length() - 3)
     return -(-num_rows // step) * step

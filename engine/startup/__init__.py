@@ -1,1 +1,1 @@
-"""Start of an engine: from options to an engine that is ready, and its description."""
+"""Start-up of an engine: checks options, loads models, divides memory, and describes the ready engine."""

@@ -1,4 +1,4 @@
-"""AdapterMemory: the memory that adapters may take, counted before the KV cache gets its part."""
+"""AdapterMemory: memory to reserve for LoRA adapters before the KV cache is sized."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ _MOST_SHARE = 0.5  # of free memory that is set aside: adapters may be much smal
 
 @dataclass(frozen=True, slots=True)
 class AdapterMemory:
-    """The memory of adapters of the highest rank, for all layers but embeddings and the output layer.
+    """Memory of adapters at the maximum rank, for all layers but embeddings and the output layer.
 
-    Copies are the adapters as they were read, in the host's memory.
+    Slots hold the adapters in use; copies are adapters as they were read from their files, in host memory.
     """
 
     rank: int
@@ -40,15 +40,15 @@ class AdapterMemory:
 
     @property
     def device_bytes(self) -> int:
-        """Bytes in the memory where the KV cache is."""
+        """Bytes in the memory that holds the KV cache."""
         return self.total_bytes if self.is_on_host else self.slots_bytes
 
     def reserved_bytes(self, free_bytes: int) -> int:
-        """Return the bytes that are set aside for adapters. free_bytes: available to the KV cache and adapters."""
+        """Return the bytes to set aside for adapters. free_bytes: memory available to the KV cache and adapters."""
         return min(self.device_bytes, int(free_bytes * _MOST_SHARE))
 
     def note(self) -> str:
-        """Return a line for the operator."""
+        """Return a line for the operator that states slots, copies and their memory."""
         return (
             f"Adapters: {counted(self.num_slots, 'slot')} of {format_bytes(self.slot_bytes)} and "
             f"{counted(self.num_copies, 'copy', 'copies')} of {format_bytes(self.copy_bytes)} at rank {self.rank:,}; "
@@ -67,7 +67,7 @@ class AdapterMemory:
 
 
 def adapter_memory(config: EngineConfig, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> AdapterMemory:
-    """Compute the memory of adapters. decoder: may be without memory. dtype: of the slots."""
+    """Compute the memory of adapters. decoder: may be unallocated. dtype: the slots' dtype."""
     layers = [layer for name, layer in decoder.adapted_layers().items() if name != "head"]
     return AdapterMemory(
         rank=config.max_lora_rank,

@@ -49,7 +49,7 @@ from models.system.memory import free_memory_bytes, is_host
 
 @contextlib.contextmanager
 def _explaining_memory_shortage() -> Iterator[None]:
-    """Raise StartupError if memory runs out after loading; the loader reports its own shortage."""
+    """Convert out-of-memory errors after loading to StartupError; the loader reports its own."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -83,12 +83,13 @@ def build_served_engine(
     on_progress: Callable[[], None] = ignore,
     faults: FaultPlan | None = None,
 ) -> tuple[ServedEngine, EngineInfo]:
-    """Load the model and return an engine that is ready to generate text, or to pool texts.
+    """Load the model and return an engine that is ready to generate text, or to pool texts (embeddings, scores).
 
-    on_tokenizer: called as soon as the tokenizer is known, before the weights are loaded. on_prepared: called by
+    on_tokenizer: called as soon as the tokenizer is known, before the weights are loaded. on_prepared: called from
     another thread when a grammar has been compiled or an adapter read. on_adapter: called with the answer to each
-    LoadAdapter. on_started: called before the first step of requests, with their ids, and with the gauges for texts to
-    pool. on_progress: called often within a step, at least once per layer. faults: to inject.
+    LoadAdapter. on_started: called with the ids of requests before their first step, and with StepStats by an engine
+    that pools texts. on_progress: called often within a step, at least once per layer. faults: faults to inject, for
+    tests.
 
     Raises StartupError, with a message for the user, if the model, an option or the memory is not usable.
     """
@@ -186,7 +187,7 @@ def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
 def _warm_runner(
     config: EngineConfig, model: LoadedModel, budget: KVBudget, drafter: DraftModel | None, report: ProgressReport
 ) -> tuple[TorchRunner, WarmUpTimes]:
-    """Return a runner whose first step is as fast as any other, and the times of its steps."""
+    """Return a warmed-up runner, and the step times measured at warm-up."""
     runner = TorchRunner(
         model,
         num_blocks=budget.num_blocks,
@@ -244,6 +245,6 @@ def _adapter_service(
 
 
 def _speculator(spec: SpeculationSettings, drafter: DraftModel | None) -> Speculator:
-    """Make the speculator. It always has prompt lookup, which a benchmark may switch on."""
+    """Make the speculator. Prompt lookup is always included, so that a benchmark can switch it on."""
     lookup = NgramProposer(spec.lookup_min, spec.lookup_max)
     return Speculator(spec.max_tokens, lookups=[lookup], drafter=drafter, sources=spec.sources)

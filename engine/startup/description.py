@@ -1,4 +1,4 @@
-"""Description of an engine: EngineInfo, with the lines that the operator reads at the start."""
+"""Description of an engine: EngineInfo, with the lines that the operator reads at start-up."""
 
 from collections import Counter
 
@@ -31,8 +31,8 @@ def describe_model(
     steps: str,
     quality: Quality | None,
 ) -> EngineInfo:
-    """Describe an engine. adapters: None without --enable-lora. steps: from `describe_steps`. config: with
-    max_model_len and max_num_batched_tokens set."""
+    """Describe an engine. adapters: None without --enable-lora. steps: the text from `describe_steps`. config: must
+    have max_model_len and max_num_batched_tokens set."""
     assert config.max_model_len is not None
     assert config.max_num_batched_tokens is not None
     return EngineInfo(
@@ -69,7 +69,7 @@ def describe_model(
 
 
 def describe_speculation(spec: SpeculationSettings, draft: LoadedModel | None) -> list[str]:
-    """Return a line for the operator if drafts are switched on, else none."""
+    """Return the start-up line about speculation, or [] if it is off."""
     if spec.method is SpeculativeMethod.NONE:
         return []
     sources = []
@@ -105,7 +105,7 @@ def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget
 
 
 def _describe_states(budget: KVBudget) -> list[str]:
-    """Return a line for the operator if the model has recurrent layers, else none."""
+    """Return the start-up line about recurrent states, or [] if the model has no recurrent layers."""
     if not budget.num_states:
         return []
     return [

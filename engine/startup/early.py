@@ -1,4 +1,4 @@
-"""Checks of options that need no torch, whose import takes more than a second."""
+"""Option checks that need no torch: importing it takes more than a second."""
 
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
@@ -20,7 +20,7 @@ def check_options(config: EngineConfig) -> None:
 
 
 def compute_threads(requested: int | None) -> int:
-    """Return the number of --threads, or of the machine's usable cores. Raises OptionError."""
+    """Return --threads if given, else the number of usable cores. Raises OptionError if there are fewer CPUs."""
     if requested is None:
         return usable_cores()
     num_cpus = len(allowed_cpus())

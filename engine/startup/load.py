@@ -1,4 +1,4 @@
-"""The models of an engine: finds, checks and loads them with the options of an EngineConfig."""
+"""Loading of an engine's models: finds, checks and loads them with the options of an EngineConfig."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.T
 
 @dataclass(frozen=True, slots=True)
 class EngineModels:
-    """The served model, its draft model if there is one, and the cost of its quantization if that is known."""
+    """The served model, its draft model if there is one, and the measured quality of its quantization if known."""
 
     target: LoadedModel
     draft: LoadedModel | None
@@ -37,7 +37,7 @@ class EngineModels:
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes of weights in mapped files."""
+        """Bytes of weights that stay in memory-mapped files."""
         return self.target.mapped_bytes + (0 if self.draft is None else self.draft.mapped_bytes)
 
     def on_progress(self, callback: Callable[[], None]) -> None:
@@ -98,7 +98,7 @@ def load_models(
 
 
 def weight_options(quantization: Quantization, *, includes_head: bool, group_size: int | None = None) -> WeightOptions:
-    """Return how the loader stores weights for the user's options."""
+    """Translate the user's quantization options to the loader's."""
     encodings = {
         Quantization.FP8: Encoding.FP8_E4M3,
         Quantization.INT8: Encoding.INT8,
@@ -114,7 +114,7 @@ def weight_options(quantization: Quantization, *, includes_head: bool, group_siz
 
 
 def load_options(config: EngineConfig, device: str) -> LoadOptions:
-    """Return the loader's options for the engine's. Raises OptionError."""
+    """Translate the engine's options to the loader's. Raises OptionError."""
     return LoadOptions(
         dtype=config.dtype.value,
         device=device,

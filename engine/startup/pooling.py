@@ -1,4 +1,4 @@
-"""Start of an engine that pools texts: checks of its options, the scheme, warm-up and description."""
+"""Start-up of a pooling engine: checks of options, pooling scheme, warm-up and description."""
 
 import dataclasses
 import time
@@ -29,9 +29,9 @@ _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the time of the last is the first esti
 
 
 def check_pooling_options(config: EngineConfig, traits: PoolingTraits | None) -> bool:
-    """Return whether the engine pools texts. traits: None for a model that transformers' code computes.
+    """Return whether the engine pools texts (embeddings, scores). traits: None for a model of transformers' code.
 
-    Raises OptionError if the model cannot do the task, and StartupError for a kind of pooling that is not supported.
+    Raises OptionError for options that do not fit the model, and StartupError if its kind of pooling is not supported.
     """
     if traits is None:
         if config.task is Task.EMBED:
@@ -59,8 +59,8 @@ def build_pooling_engine(
     on_started: Callable[[list[str], StepStats], None],
     faults: FaultPlan | None = None,
 ) -> tuple[PoolingEngine, EngineInfo]:
-    """Build the engine of a model that pools texts. Raises StartupError for options that such a model does not have,
-    and for a model that cannot be used."""
+    """Build the engine of a model that pools texts. Raises OptionError for options of generating models, and
+    StartupError for a model that cannot pool texts."""
     traits, decoder = model.pooling, model.decoder
     assert traits is not None
     assert isinstance(decoder, Decoder)
@@ -91,8 +91,8 @@ def build_pooling_engine(
 
 
 def _scheme(config: EngineConfig, traits: PoolingTraits) -> PoolingScheme | None:
-    """Return how the model makes vectors; None if it gives scores. The defaults are the mean for encoders, the last
-    state for decoders, and a length of 1."""
+    """Return the scheme of embeddings; None for a model with a score head. If neither options nor model state a scheme:
+    mean pooling for encoders, the last token's state for decoders, normalized to length 1."""
     if traits.score_head is not None and config.task is not Task.EMBED:
         if config.pooling is not Pooling.AUTO:
             raise OptionError(

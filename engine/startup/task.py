@@ -1,4 +1,4 @@
-"""Whether a model pools texts or generates them, by the option and by the model's purpose."""
+"""Choice between pooling and generating, by --task and the model's purpose."""
 
 from engine.config import Task
 from engine.protocol import PoolingTask
@@ -6,12 +6,12 @@ from models.architecture.pooling import ScoreHeadSpec
 
 
 def pools(task: Task, by_default: bool) -> bool:
-    """Return whether the model pools texts. by_default: PoolingTraits.pools_by_default."""
+    """Return whether the model pools texts (embeddings, scores). by_default: PoolingTraits.pools_by_default."""
     return task is Task.EMBED or (task is Task.AUTO and by_default)
 
 
 def pooling_tasks(task: Task, score_head: ScoreHeadSpec | None) -> list[PoolingTask]:
-    """Return the tasks of a model that pools texts: vectors, or the scores of its head."""
+    """Return the tasks of a model that pools texts: embeddings, or the scores of its head."""
     if score_head is None or task is Task.EMBED:
         return [PoolingTask.EMBED, PoolingTask.TOKEN_EMBED]
     return [PoolingTask.CLASSIFY, *([PoolingTask.SCORE] if score_head.num_labels == 1 else [])]

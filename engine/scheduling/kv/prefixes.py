@@ -19,7 +19,7 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class PrefixMatch:
-    """A cached prefix: a table a group, with NO_BLOCK where nothing is needed. No reference is counted yet."""
+    """A cached prefix: a block table per KV group, with NO_BLOCK for unneeded blocks. No reference is counted yet."""
 
     num_tokens: int
     tables: list[list[int]]
@@ -28,15 +28,15 @@ class PrefixMatch:
 
 
 class PrefixIndex:
-    """Finds blocks by digest. Each group has the same tokens in another block."""
+    """Finds cached blocks by digest. Each KV group stores the same tokens in a block of its own."""
 
     def __init__(self, groups: tuple[KVGroup, ...], pools: abc.Sequence[BlockPool]) -> None:
-        """pools: the pool of each group."""
+        """pools: the block pool of each group."""
         self._groups = groups
         self._pools = pools
 
     def longest_match(self, hashes: abc.Sequence[bytes]) -> PrefixMatch:
-        """Return the longest prefix of these full blocks for which every group has the blocks that it needs."""
+        """Return the longest prefix of the blocks with these digests for which all groups have the blocks they need."""
         num_blocks_of_first_group = self._longest_in_group(0, hashes)
         num_blocks = self._longest_in_all(hashes[:num_blocks_of_first_group])
         num_tokens = num_blocks * self._groups[0].block_size
@@ -48,11 +48,11 @@ class PrefixIndex:
         return PrefixMatch(num_tokens, tables, num_blocks, num_blocks_of_first_group)
 
     def find(self, index: int, digest: bytes) -> int | None:
-        """Return the block of group `index`, in use or free, whose prefix has this digest."""
+        """Return the block of group `index` with this digest, in use or free; None if it is not cached."""
         return self._pools[index].find(group_key(index, digest))
 
     def _longest_in_all(self, hashes: abc.Sequence[bytes]) -> int:
-        """Return the largest number of blocks that suits every group; each group can only lower it."""
+        """Return the number of blocks of the longest prefix that all groups have; each group can only lower it."""
         num_blocks, num_agreeing, index = len(hashes), 0, 0
         while num_agreeing < len(self._groups):
             longest = self._longest_in_group(index, hashes[:num_blocks])
@@ -85,10 +85,10 @@ def group_key(group: int, digest: bytes) -> bytes:
 
 
 def root_digest(cache_salt: str, adapter: bytes | None = None) -> bytes:
-    """Return the parent of a sequence's first block.
+    """Return the parent digest of a sequence's first block.
 
-    adapter: the digest of its contents, not its name, so that KV computed with one version is not found for the next
-    version of the same name. Domains of their own (`person`) keep a salt, which a client may choose, from imitating
+    adapter: the digest of the adapter's contents, not of its name, so that KV computed with one version of an adapter
+    is not found for the next. Separate hash domains (`person`) keep a salt, which a client may choose, from imitating
     another digest.
     """
     root = blake2b(cache_salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
@@ -98,5 +98,5 @@ def root_digest(cache_salt: str, adapter: bytes | None = None) -> bytes:
 
 
 def block_digest(parent: bytes, token_ids: abc.Sequence[int]) -> bytes:
-    """Return the digest of a full block that follows `parent`."""
+    """Return the digest of a full block that follows the block with digest `parent`."""
     return blake2b(parent + array("q", token_ids).tobytes(), digest_size=_DIGEST_BYTES, person=b"block").digest()

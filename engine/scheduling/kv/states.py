@@ -1,4 +1,4 @@
-"""StateAllocator: which entries of a recurrent state's table have a block, in a pool of their own.
+"""StateAllocator: allocates recurrent states, as entries of a sequence's state table, from a block pool of their own.
 
 Entry b holds the state after the last computed token of block b. A step continues from the entry of the last computed
 token, and writes the state after its own last token. The state at the end of a full block is a checkpoint, from which
@@ -6,12 +6,12 @@ another sequence can start, or this one after a preemption:
 
     tokens     |....0....|....1....|....2....|....3....|
     before     [ ]       [s]                                the state within block 1
-    the step   [ ]       [s]       [c]       [s']           c: a checkpoint, if there is a state to spare
+    the step   [ ]       [s]       [c]       [s']           c: a checkpoint, if a state is free
     after      [ ]       [ ]       [ ]       [s']           c is cached, and no table refers to it
 
-A state may be as large as the keys and values of thousands of tokens. So a running sequence needs one state and no
-more: where none is free, the new state takes the block of the one before it. Checkpoints are taken where another
-sequence is likely to need one: at the last full block of a step, and where sequences diverge (Sequence.branch_points).
+A state may be as large as the keys and values of thousands of tokens. So a running sequence can do with one state: if
+no block is free, its new state overwrites the previous one. Checkpoints are taken where another sequence is likely to
+need one: at the last full block of a step, and where sequences diverge (Sequence.branch_points).
 """
 
 from collections import abc
@@ -24,7 +24,7 @@ from engine.scheduling.sequence import Sequence
 def source_state(table: abc.Sequence[int], start: int, num_certain: int, block_size: int) -> int:
     """Return the block of the state that a step continues from; NO_BLOCK at a sequence's beginning.
 
-    table: of the state group. start, num_certain: as in PlanItem.
+    table: the sequence's table in the state group. start, num_certain: as in PlanItem.
     """
     if start == 0:
         return NO_BLOCK
@@ -33,7 +33,7 @@ def source_state(table: abc.Sequence[int], start: int, num_certain: int, block_s
 
 
 class StateAllocator:
-    """Allocates the state group's table. Full entries are never written again; others are in one table only."""
+    """Allocates the entries of state tables. Full blocks' states are final; any other state is in one table only."""
 
     def __init__(self, pool: BlockPool, group: KVGroup, index: int, *, saves_checkpoints: bool) -> None:
         """index: the group's index in Sequence.tables."""
@@ -43,12 +43,12 @@ class StateAllocator:
         self._saves_checkpoints = saves_checkpoints
 
     def can_allocate(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether there is a state for each entry that a step up to `num_tokens` needs."""
+        """Whether enough states are free for a step that ends with the first `num_tokens` tokens computed."""
         num_missing = sum(1 for _ in self._missing_entries(sequence, num_tokens))
         return num_missing <= self.pool.num_free + self._can_move(sequence, num_tokens)
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> None:
-        """Add the entries that a step up to `num_tokens` needs, and checkpoints within it while states are free."""
+        """Allocate the states for a step up to `num_tokens` tokens, and checkpoints within it while states are free."""
         table = sequence.tables[self._index]
         missing = list(self._missing_entries(sequence, num_tokens))
         is_short = len(missing) > self._num_free(sequence) or not self._saves_checkpoints
@@ -64,26 +64,27 @@ class StateAllocator:
             self.allocate_checkpoint(sequence, num_blocks)
 
     def allocate_checkpoint(self, sequence: Sequence, num_blocks: int) -> None:
-        """Save the state after `num_blocks` blocks in the step that `allocate` has prepared, if the step computes their
-        end and a state is free."""
+        """Make the step that `allocate` has prepared save the state after `num_blocks` blocks, if the step computes
+        their end and a state is free."""
         table, entry = sequence.tables[self._index], num_blocks - 1
         is_within_step = self._entry(sequence.num_computed) < entry < len(table)
         if is_within_step and table[entry] == NO_BLOCK and self._saves_checkpoints and self._num_free(sequence) > 0:
             (table[entry],) = self.pool.allocate(1, is_evicted_first=sequence.service.is_evicted_first)
 
     def _num_free(self, sequence: Sequence) -> int:
-        """Return the number of states that a sequence may take for checkpoints."""
+        """Return the number of free states that the sequence may use for checkpoints."""
         return self.pool.num_free - self.pool.num_protected(is_evicted_first=sequence.service.is_evicted_first)
 
     def _missing_entries(self, sequence: Sequence, num_tokens: int) -> abc.Iterator[int]:
-        """Yield the entries without a block in which the step may end: more than one if it verifies a draft."""
+        """Yield the entries without a block in which the step may end: several if the step verifies a draft."""
         table = sequence.tables[self._index]
         for entry in range(self._entry(_num_certain(sequence, num_tokens)), self._entry(num_tokens) + 1):
             if entry >= len(table) or table[entry] == NO_BLOCK:
                 yield entry
 
     def _can_move(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether the block that the step continues from can move to the first entry in which it may end."""
+        """Whether the step may overwrite the state it continues from: that block moves to the first possible end
+        entry."""
         table, entry = sequence.tables[self._index], self._entry(sequence.num_computed)
         first = self._entry(_num_certain(sequence, num_tokens))
         return (
@@ -99,5 +100,5 @@ class StateAllocator:
 
 
 def _num_certain(sequence: Sequence, num_tokens: int) -> int:
-    """Return how many of the first `num_tokens` tokens are sure to be accepted: drafted ones may be rejected."""
+    """Return how many of the first `num_tokens` tokens are sure to be kept: draft tokens may be rejected."""
     return min(num_tokens, len(sequence.tokens))

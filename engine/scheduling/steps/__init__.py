@@ -1,1 +1,1 @@
-"""One step: how many tokens it may compute, how they are divided, and what it did."""
+"""One step: its token budget, the division of the budget between sequences, and statistics."""

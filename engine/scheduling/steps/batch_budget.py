@@ -1,8 +1,7 @@
-"""BatchBudget: how much a step without clients' sequences computes, so that a client who arrives waits little for its
-end.
+"""BatchBudget: limits steps of batch jobs, so that a client's request that arrives during such a step waits little.
 
-A batch would fill steps with as many sequences as there is memory for. But a client that arrives waits for the end of
-the running step: that is all that a batch costs it.
+Without this limit, a batch job would fill steps with as many sequences as memory holds. Waiting for the running step to
+end is all that a batch job costs a client.
 """
 
 from engine.scheduling.steps.cost import StepCost, StepSample
@@ -15,13 +14,13 @@ _MOST = 2.0  # times the expected seconds; a step that took longer was disturbed
 
 
 class BatchBudget:
-    """A step in which n sequences generate takes a + b n seconds: a line through the last steps, by least squares.
-    Where all steps have one size, the line keeps its slope and follows their mean. StepCost has the time of prompts'
-    tokens."""
+    """Chooses the size of batch jobs' steps for a target time. A step in which n sequences generate takes a + b n
+    seconds, fitted to the last steps by least squares. While n hardly varies, b is kept and a follows the mean.
+    StepCost models the time of prompt tokens."""
 
     def __init__(self, target_s: float, cost: StepCost, decode_s: float = 0.0) -> None:
-        """target_s: of a step, unless two steps of one sequence that generates, which take `decode_s` each, are longer;
-        0 is unknown. cost: also learns from steps of a batch."""
+        """target_s: target time of a step, raised to at least twice `decode_s`, the time of a step of one generating
+        sequence (0: unknown). cost: model of prompt time; it also learns from the steps of batch jobs."""
         self.target_s = max(target_s, _LEAST_STEPS * decode_s)  # seconds that a step should take
         self._cost = cost
         self._row_s = cost.prompt_token_s(0)  # b
@@ -34,7 +33,7 @@ class BatchBudget:
         return min(num_generating, max(1, num_fitting))
 
     def num_prompt_tokens(self, num_generating: int) -> int:
-        """Return how many tokens of prompts fit as well; at least one where no sequence generates."""
+        """Return how many prompt tokens fit in the step besides `num_rows`; at least one if no sequence generates."""
         left_s = self.target_s - self._step_s(self.num_rows(num_generating))
         return max(int(num_generating == 0), int(left_s / self._cost.prompt_token_s(0)))
 
@@ -42,7 +41,7 @@ class BatchBudget:
         return self._others_s + self._row_s * num_rows if num_rows else 0.0
 
     def observe(self, sample: StepSample) -> None:
-        """Learn from a step that did not fail."""
+        """Update the estimates with the measurement of a step that did not fail."""
         num_rows = sample.num_tokens - sample.num_prompt_tokens
         rows_s, prompts_s = self._step_s(num_rows), self._cost.prompts_s(sample)
         if prompts_s > rows_s:  # the difference from the expected time is ascribed to the larger part

@@ -1,4 +1,4 @@
-"""StepBudget: how many tokens a step may compute, so that it takes the time that it should and fits in memory."""
+"""StepBudget: how many tokens a step may compute, so that it takes its target time and fits in memory."""
 
 from collections import abc
 
@@ -18,7 +18,7 @@ _TOKENS_MULTIPLE = 16  # steps with several times as many tokens are a multiple:
 
 
 class StepBudget:
-    """Bounds a step in time, or at a fixed number of tokens, and by the memory that steps need."""
+    """Limits the tokens of a step: to a target time or a fixed number, and to what fits in memory."""
 
     def __init__(
         self,
@@ -29,10 +29,11 @@ class StepBudget:
         decode_s: float = 0.0,
         batch_step_s: float | None = None,
     ) -> None:
-        """num_tokens: of every step; None learns, starting from `seconds_per_token` and `position_cost` (StepCost).
+        """num_tokens: fixed limit of every step; None learns it, starting from `seconds_per_token` and `position_cost`
+        (StepCost).
 
-        batch_step_s: target for the time of a step without clients' sequences, starting from `decode_s`, the time of a
-        step of one sequence; None bounds such steps like any other.
+        batch_step_s: target time of a step of batch jobs, starting from `decode_s`, the time of a step of one sequence;
+        None limits such steps like any other.
         """
         self._num_tokens = num_tokens
         self._cost = StepCost(seconds_per_token, position_cost)
@@ -48,15 +49,16 @@ class StepBudget:
 
     @property
     def most_s(self) -> float:
-        """Seconds of a step beside streams where a prompt would otherwise have less than about half of its rate."""
+        """Maximum seconds of a step beside generation, for prompts that would otherwise have less than half of their
+        speed."""
         return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
-        """Return the most tokens of the next step, in which `num_generating` sequences continue their output. is_batch:
-        the step has no client's sequence.
+        """Return the maximum number of tokens in the next step, in which `num_generating` sequences continue their
+        output. is_batch: the step has no client's sequence.
 
-        Each of these sequences has a token in any case, and prompts have some tokens beside them, or fewer the further
-        they are (`costs`). This does not hold while memory is short.
+        Unless memory is short, every generating sequence gets a token, and some tokens are left for prompts; fewer of
+        them fit far into a prompt (see `costs`).
         """
         num_tokens = self._tokens_in_time(num_generating)
         if is_batch and self._batch is not None:
@@ -65,8 +67,8 @@ class StepBudget:
         return self._memory.limit(num_tokens)
 
     def costs(self, num_generating: int, *, is_batch: bool = False) -> abc.Callable[[int], PromptCost]:
-        """Return the cost of a prompt's tokens at a position in the next step. It is never less than that of a token at
-        the beginning of a prompt, so no step has more of them than `tokens`."""
+        """Return a function from a position to the cost of prompt tokens there in the next step. A token never costs
+        less than one at the beginning of a prompt, so no step has more prompt tokens than `tokens` allows."""
         if is_batch and self._batch is not None:
             return self._cost_of
         if self._num_tokens is not None:
@@ -82,7 +84,8 @@ class StepBudget:
         return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
 
     def _cost_beside_streams(self, position: int, num_prompt_tokens: int) -> PromptCost:
-        """Return a lower cost where a step may take longer than `num_prompt_tokens` do at a beginning."""
+        """Return the cost of prompt tokens at a position while sequences generate: lower if the step may take up to
+        `most_s`. num_prompt_tokens: those that fit in the target time at the beginning of a prompt."""
         cost = self._cost_of(position)
         token_s = self._cost.prompt_token_s(position)
         others_s = self._cost.decode_s + self._cost.prompt_s(position)
@@ -103,7 +106,7 @@ class StepBudget:
         return min(_MAX_TOKENS, num_generating + max(_MIN_PROMPT_TOKENS, num_prompt_tokens))
 
     def observe(self, sample: StepSample) -> None:
-        """Learn from a step that did not fail."""
+        """Update the estimates with the measurement of a step that did not fail."""
         self._memory.observe(sample.num_tokens)
         if not sample.is_batch:
             self._cost.observe(sample)
@@ -111,30 +114,31 @@ class StepBudget:
             self._batch.observe(sample)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Halve the tokens of a step after a shortage of memory. Returns False if less than one would be left."""
+        """Halve the limit after a step of `num_tokens` ran out of memory. Returns False if less than one would be
+        left."""
         return self._memory.shrink(num_tokens)
 
 
 class StepMemory:
-    """The most tokens of a step for which memory has sufficed.
+    """Limit on the tokens of a step, set by steps that ran out of memory.
 
-    A step that runs out of memory halves the limit. The limit doubles again after some full steps, after more of them
-    each time: so the larger steps cost little if they fail too.
+    Such a step halves the limit. The limit doubles again after a number of full steps, which doubles with each further
+    failure, so that failing attempts stay rare.
     """
 
     def __init__(self, max_tokens: int) -> None:
-        """max_tokens: limit of every step."""
+        """max_tokens: the limit of a step while memory suffices."""
         self._max_tokens = max_tokens
         self._limit: int | None = None
         self._num_full = 0  # steps at the limit since it was set
         self._patience = _FULL_STEPS
 
     def limit(self, num_tokens: int) -> int:
-        """Return `num_tokens`, or as many of them as fit in memory."""
+        """Return `num_tokens`, or fewer if memory did not suffice for as many."""
         return num_tokens if self._limit is None else min(num_tokens, self._limit)
 
     def observe(self, num_tokens: int) -> None:
-        """Raise the limit if enough steps have reached it. num_tokens: of a step that did not fail."""
+        """Count a successful step of `num_tokens` tokens; raise the limit if enough steps have reached it."""
         if self._limit is None or num_tokens < self._limit:
             return
         self._num_full += 1
@@ -145,7 +149,7 @@ class StepMemory:
                 self._limit, self._patience = None, _FULL_STEPS
 
     def shrink(self, num_tokens: int) -> bool:
-        """Allow half of `num_tokens`, which ran out of memory. Returns False if less than one would be left."""
+        """Set the limit to half of `num_tokens`, which did not fit. Returns False if less than one would be left."""
         num_tokens = self.limit(num_tokens)  # a failure never raises the limit
         if num_tokens < 2:
             return False

@@ -14,7 +14,7 @@ _MIN_SAMPLE = 8  # prompt tokens at a beginning, or fewer that cost as much; a s
 
 
 class PromptCost(NamedTuple):
-    """The cost of a prompt's next tokens in a step, in tokens at a prompt's beginning."""
+    """The cost of a prompt's next tokens in a step. The unit is the cost of one token at the beginning of a prompt."""
 
     token: float = 1.0  # of each token
     context: float = 0.0  # once for all of them: reading the context before them
@@ -22,8 +22,8 @@ class PromptCost(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """A measured step: its tokens, the prompt tokens among them, the mean position of these, the step's seconds, and
-    the number of prompts."""
+    """A measured step. position: mean position of the prompt tokens. num_prompts: prompts that the step computed tokens
+    of."""
 
     num_tokens: int
     num_prompt_tokens: int
@@ -34,21 +34,19 @@ class StepSample:
 
 
 class StepCost:
-    """The model of a step's time. A step that only generates takes `decode_s`. A prompt's token adds a part of its own
-    and a part that grows with its position, since it attends to all tokens before it. And the context before a prompt's
-    tokens is read once for all tokens that a step computes of the prompt, which takes about twice as long as one token
-    takes for its position:
+    """Model of a step's time. A step that only generates takes `decode_s`. A prompt token adds a constant part, and a
+    part that grows with its position, since it attends to all tokens before it. Each prompt in the step also adds the
+    time of reading its earlier context once, which is about twice the position part of one token:
 
         step_s = decode_s + num_prompt_tokens * token_s + (num_prompt_tokens + 2 num_prompts) * position * position_s
 
-    Both parts are learned from the error of each prediction, in proportion to their share of it (normalized least mean
-    squares): short prompts teach the first, long prompts the second. A step that is mostly generation teaches little of
-    either, since any disturbance would count as the prompt's.
+    Both parts are fitted online by normalized least mean squares: short prompts determine the first, long prompts the
+    second. A step that mostly generates has little weight, since any disturbance would be ascribed to its prompts.
     """
 
     def __init__(self, token_s: float, position_cost: float = 0.0) -> None:
-        """token_s: as measured at the warm-up. position_cost: the operations for each position before a token, over the
-        token's own; 0 is unknown."""
+        """token_s: seconds per prompt token, measured at warm-up. position_cost: operations that each position before a
+        token adds, relative to the token's own operations; 0: unknown."""
         self._token_s = token_s
         self._far = 1 / position_cost if position_cost else _FAR
         self._far_s = _ATTENTION_FACTOR * token_s if position_cost else 0.0  # seconds that these positions add
@@ -61,25 +59,26 @@ class StepCost:
         return self._decode_s or 0.0
 
     def prompt_token_s(self, position: float) -> float:
-        """Return the seconds that a prompt's token at a position adds."""
+        """Return the seconds that one prompt token at `position` adds."""
         return max(self._token_s + self._far_s * position / self._far, 1e-9)
 
     def prompt_s(self, position: float) -> float:
-        """Return the seconds that a prompt adds besides its tokens, if it is computed from a position on."""
+        """Return the seconds that a prompt adds besides its tokens, for reading the context before `position`."""
         return _READ_TOKENS * self._far_s * position / self._far
 
     def prompts_s(self, sample: StepSample) -> float:
-        """Return the seconds that the prompts of a step add."""
+        """Return the seconds that all prompts of a step add."""
         num_near, num_far = self._parts(sample)
         return num_near * self._token_s + num_far * self._far_s
 
     def _parts(self, sample: StepSample) -> tuple[float, float]:
-        """Return how often `_token_s` and `_far_s` count in a step."""
+        """Return the factors of `_token_s` and `_far_s` in the time of a step's prompts."""
         distance = sample.position / self._far
         return sample.num_prompt_tokens, (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance
 
     def observe(self, sample: StepSample, *, others_s: float | None = None) -> None:
-        """Learn from a step that did not fail. others_s: its seconds without prompts, if they are not `decode_s`."""
+        """Learn from a step that did not fail. others_s: seconds of the step without its prompts; default
+        `decode_s`."""
         if sample.num_prompt_tokens == 0:
             known_s = sample.step_s if self._decode_s is None else self._decode_s
             # A step of twice the time is an exception, such as a disturbance, until it is the rule.
@@ -103,6 +102,6 @@ class StepCost:
 
 
 def _trust(sample: StepSample, others_s: float) -> float:
-    """Return how much a step teaches about prompts, 0 to 1; 1 where prompts took at least half of its time."""
+    """Return the weight of a step in the estimates for prompts, 0 to 1; 1 if prompts took half of its time or more."""
     prompt_part = 1 - others_s / sample.step_s if sample.step_s > 0 else 0.0
     return min(1.0, max(0.0, 2 * prompt_part))

@@ -2,14 +2,13 @@
 
 First come sequences that generate: one token each, and their drafts. The rest is for prompts, by service class; within
 a class tenants share it (`fill_levels`), and a tenant's prompts follow one another in the order of service. But a
-prompt that takes longer than this step leaves up to half to those behind it that are at most half as long: they end
-soon, and it ends little later.
+prompt that does not fit in this step leaves up to half of the tokens to prompts behind it that are at most half as
+long: they end soon and delay it little.
 
-Time is what is divided: a token far into a prompt costs as much as several at its beginning, and the budget is in
-tokens at the beginning. The context before a prompt's tokens is read once for all of them that a step computes, so a
-step has parts of few far prompts, in turns. Where one token costs more than all that is left for prompts, it is
-computed all the same if its prompt is the next one: otherwise that prompt would wait until no sequence generates. The
-other prompts have half of a step beside it.
+The budget stands for time: its unit is a token at the beginning of a prompt, and a token far into a prompt costs
+several units. Each prompt in a step also costs one reading of its earlier context, so long prompts take turns rather
+than share every step. If even one token of the next prompt costs more than is left, it is computed all the same;
+otherwise that prompt would wait until no sequence generates. The other prompts then share half of the budget.
 """
 
 from bisect import insort
@@ -26,7 +25,7 @@ _ROUNDING = 1e-6
 
 
 class Demand(NamedTuple):
-    """Tokens that a running sequence, or one that is about to run, could compute in one step."""
+    """The tokens that a running sequence, or one about to be admitted, could compute in one step."""
 
     sequence: Sequence
     num_tokens: int  # the most in this step
@@ -36,29 +35,30 @@ class Demand(NamedTuple):
 
     @property
     def is_prompt(self) -> bool:
-        """Whether more than one token of the prompt, or of the tokens that a preemption lost, is not computed."""
+        """Whether the sequence is in prefill: it lacks more than one token of its prompt, or of those lost by
+        preemption."""
         sequence = self.sequence
         num_computed = sequence.num_with_draft - self.num_pending
         return max(sequence.num_prompt, sequence.num_computed_at_preemption) - num_computed > 1
 
     def price(self, num_tokens: int) -> float:
-        """Return the cost of `num_tokens` tokens, in tokens at the beginning of a prompt."""
+        """Return the cost of `num_tokens` tokens. The unit is one token at the beginning of a prompt."""
         return num_tokens * self.cost + self.context_cost if num_tokens else 0.0
 
     def num_affordable(self, num_tokens: int, budget: float) -> int:
-        """Return how many tokens a budget pays for besides the `num_tokens` that the sequence has, up to its demand."""
+        """Return how many tokens the budget pays for beyond the `num_tokens` already granted, up to the demand."""
         if num_tokens == 0:
             budget -= self.context_cost
         return max(0, min(self.num_tokens - num_tokens, int(budget / self.cost + _ROUNDING)))
 
     @property
     def precedence(self) -> tuple[int, int]:
-        """Service class and priority. No prompt leaves tokens to one with another precedence."""
+        """Rank of the service class, and priority. A prompt leaves tokens only to prompts with the same precedence."""
         return self.sequence.order[:2]
 
 
 class StepSplit:
-    """The demands of a step in the order of service, and each sequence's part of the budget."""
+    """Divides a step's budget between demands, which are kept in the order of service."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class StepSplit:
         threshold: int,
         cost: abc.Callable[[int], PromptCost] = lambda _: PromptCost(),
     ) -> None:
-        """threshold: most prompt tokens of a sequence in a step; 0 is no limit. cost: of prompt tokens at a
-        position."""
+        """threshold: maximum prompt tokens of one sequence in a step; 0: no limit. cost: returns the cost of prompt
+        tokens at a position."""
         self._threshold = threshold
         self._cost = cost
         self._budget = budget
@@ -80,7 +80,8 @@ class StepSplit:
         self._num_wanted = sum([demand.num_tokens * demand.cost + demand.context_cost for demand in self.demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
-        """Return the demand of a sequence. num_pending: of a waiting sequence, the tokens after its cached prefix."""
+        """Return a sequence's demand. num_pending: uncomputed tokens; of a waiting sequence, those after the cached
+        prefix."""
         demand = Demand(sequence, num_pending, num_pending)
         if not demand.is_prompt:
             return demand
@@ -103,7 +104,7 @@ class StepSplit:
         return split_step(self.demands, self._budget)
 
     def tokens_if_added(self, demand: Demand) -> int:
-        """Return the number of tokens that one more demand would get."""
+        """Return the number of tokens that `demand` would get if it were added."""
         if self._num_wanted + demand.price(demand.num_tokens) <= self._budget:
             return demand.num_tokens
         return split_step(sorted([*self.demands, demand], key=_order), self._budget)[demand.sequence]
@@ -118,7 +119,7 @@ def _order(demand: Demand) -> Order:
 
 
 def split_step(demands: abc.Sequence[Demand], budget: float) -> dict[Sequence, int]:
-    """Return the tokens of each sequence. demands: in the order of service; the first gets at least one token."""
+    """Return the number of tokens of each sequence. demands: in the order of service; the first gets at least one."""
     tokens: dict[Sequence, int] = {}
     for _, group in groupby(demands, lambda demand: demand.sequence.service.yields):
         budget = _split_group(list(group), budget, tokens)
@@ -126,7 +127,7 @@ def split_step(demands: abc.Sequence[Demand], budget: float) -> dict[Sequence, i
 
 
 def _split_group(demands: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
-    """Fill in `tokens`; returns the rest of the budget."""
+    """Divide the budget, first between generating sequences; fill in `tokens` and return the rest of the budget."""
     first = demands[0] if demands[0].is_prompt and budget > 0 else None
     num_first = min(1.0, budget) if first else 0.0
     budget -= num_first  # reserved for the first in the order
@@ -145,8 +146,8 @@ def _split_group(demands: list[Demand], budget: float, tokens: dict[Sequence, in
 def _split_between_tenants(
     prompts: list[Demand], budget: float, tokens: dict[Sequence, int], first: Demand | None
 ) -> float:
-    """Fill in `tokens` for the prompts of one class; returns the rest of the budget. first: the prompt that gets a
-    token in any case."""
+    """Divide the budget between the prompts of one service class; fill in `tokens` and return the rest of the budget.
+    first: a prompt that gets at least one token."""
     next_prompt = first or min(prompts, key=lambda demand: demand.sequence.account.prompt_level)
     if next_prompt.num_tokens > 0 and 1 <= budget < next_prompt.price(1):
         _split_beside_costly(next_prompt, prompts, budget - 1, tokens)
@@ -160,9 +161,9 @@ def _split_between_tenants(
 
 
 def _split_beside_costly(costly: Demand, prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> None:
-    """Give one token to a prompt that gets no more than that from a step, and half of the budget to the prompts that
-    need not wait for its end: otherwise it would hold them up for as many steps as it has tokens. One of them
-    progresses in any case."""
+    """Give one token to a prompt whose next token alone exceeds the budget, and half of the budget to the prompts that
+    may go ahead of it: otherwise it would block them for as many steps as it has tokens. At least one of them gets a
+    token if the budget has one."""
     tokens.update((demand.sequence, 0) for demand in prompts)
     tokens[costly.sequence] = 1
     others = [
@@ -175,7 +176,7 @@ def _split_beside_costly(costly: Demand, prompts: list[Demand], budget: float, t
 
 
 def _split_shares(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
-    """Divide the budget between tenants; returns the rest of it."""
+    """Divide the budget between tenants and then their prompts; fill in `tokens` and return the rest of the budget."""
     by_tenant: dict[TenantAccount, list[Demand]] = {}
     for demand in prompts:
         by_tenant.setdefault(demand.sequence.account, []).append(demand)
@@ -192,7 +193,7 @@ def _split_shares(prompts: list[Demand], budget: float, tokens: dict[Sequence, i
 
 
 def _split_in_order(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
-    """Give one tenant's prompts their tokens; returns the cost of these."""
+    """Divide a tenant's share between its prompts in the order of service; fill in `tokens` and return their cost."""
     spent = 0.0
     for index, first in enumerate(prompts):
         left = budget - spent
@@ -210,18 +211,18 @@ def _split_in_order(prompts: list[Demand], budget: float, tokens: dict[Sequence,
 
 
 def _may_pass(demand: Demand, other: Demand) -> bool:
-    """Whether a prompt gets a part of the step from a longer one of its tenant that comes before it."""
+    """Whether a prompt may get part of a step although a longer prompt of its tenant comes before it."""
     return is_much_shorter(demand.num_pending, other.num_pending) and demand.precedence == other.precedence
 
 
 def is_much_shorter(num_pending: int, of_other: int) -> bool:
-    """Whether a prompt is so short that a longer one before it leaves it a part of the step."""
+    """Whether a prompt is short enough, at most half of the other, to get part of a step before the other ends."""
     return 2 * num_pending <= of_other
 
 
 def fill_levels(needs: abc.Mapping[TenantAccount, float], budget: float) -> dict[TenantAccount, float]:
-    """Return the part of each tenant, at most what it needs; together they are the budget, or all needs if that is
-    less.
+    """Return each tenant's share of the budget, at most what it needs. The shares add up to the budget, or to all needs
+    if that is less.
 
     Tenants with the fewest prompt tokens lately come first, until all are level. Equal parts of each step would suffice
     for a lasting load. But then a tenant's single short prompt, beside prompts of another that never end, would take

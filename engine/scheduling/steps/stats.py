@@ -1,4 +1,4 @@
-"""The StepStats of the step that was updated last: its tally, and the state of queues and blocks after it."""
+"""Collection of a step's StepStats: its tally, and the state of queues and blocks after it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from engine.scheduling.lifecycle import Lifecycle
 
 
 def take_step_stats(lifecycle: Lifecycle, kv: KVManager, known: Mapping[str, Any]) -> StepStats:
-    """Return the stats of the last step, and reset what is counted. known: fields that others fill in."""
+    """Return the stats of the last step, and reset its counters. known: fields that the scheduler does not know."""
     tally = lifecycle.take_tally()
     clients, batch = tally.clients, tally.batch
     pool, states, waiting = kv.pool, kv.states, lifecycle.waiting

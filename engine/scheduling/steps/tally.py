@@ -1,4 +1,4 @@
-"""StepTally: counts what one step does while it happens; it becomes a StepStats."""
+"""StepTally: counters of one step, from which its StepStats is made."""
 
 import enum
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class PreemptionReason(enum.StrEnum):
 
 @dataclass(slots=True)
 class ClassTally:
-    """Increments of one step by the sequences that count together."""
+    """Counters of one step for one kind of sequences, clients' or batch jobs'."""
 
     prefill_tokens: int = 0
     decode_tokens: int = 0
@@ -33,8 +33,8 @@ class ClassTally:
 
 @dataclass(slots=True)
 class StepTally:
-    """Increments of one step, named as in StepStats. Sequences that count as nothing add nothing, and sequences of
-    batches add only to `batch` and `events`."""
+    """Counters of one step, named as in StepStats. Tokens and preemptions of batch jobs are counted in `batch`;
+    sequences whose service class is not counted add none, and no events."""
 
     clients: ClassTally = field(default_factory=ClassTally)
     batch: ClassTally = field(default_factory=ClassTally)
@@ -70,7 +70,7 @@ class StepTally:
         tally.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))
 
     def count_prefix_lookup(self, sequence: Sequence) -> None:
-        """Count the prompt of a sequence that was just admitted for the first time, and its cached part."""
+        """Count the prompt tokens, and the cached ones, of a sequence that was admitted for the first time."""
         if sequence.service.is_counted:
             self.prefix_queries += sequence.num_prompt
             self.prefix_hits += sequence.num_computed
