@@ -50,7 +50,7 @@ from server.text.workers import TextWorkers
 
 
 def _routers() -> Iterator[APIRouter]:
-    """Yield the routers of the endpoints and of every file in server/routes, by the names of the files."""
+    """Yield the routers of the endpoints, then of every module in server/routes, by module name."""
     yield endpoint_router()
     for module in sorted(pkgutil.iter_modules(server.routes.__path__), key=lambda each: each.name):
         yield importlib.import_module(f"{server.routes.__name__}.{module.name}").router
@@ -78,9 +78,9 @@ def create_app(
 ) -> FastAPI:
     """Return the application, whose state is one ServerContext at `app.state.context`.
 
-    client: or the clients of several models by their names. metrics: of the first model. store: None keeps stored
-    objects in memory. templates: the processes that chat templates run in; None runs them in this process, which is for
-    templates of one's own.
+    client: the engine client, or a mapping from model names to clients. metrics: the first model's metrics. store: None
+    keeps stored objects in memory. templates: runs the chat templates, in processes of their own; None runs them in
+    this process, which is only for trusted templates.
 
     The caller starts and stops `client`, and closes `store`. Raises OptionError for a keys file or usage log that
     cannot be used.
@@ -153,7 +153,7 @@ def _served_models(
 
 
 def _middleware(context: ServerContext) -> list[Middleware]:
-    """Return the layers, outermost first: CORS, since a preflight carries no key and errors need its headers."""
+    """Return the middleware, outermost first: CORS, since preflights have no key and errors need CORS headers."""
     config = context.config
     layers = [
         Middleware(RequestMiddleware, context=context),

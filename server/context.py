@@ -1,4 +1,4 @@
-"""ServerContext: models, options, metrics and storage, which all routes share."""
+"""ServerContext: the state that all routes share: models, options, metrics and storage."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ServerContext:
-    """The state of one server, made by create_app."""
+    """The shared state of one server, created by create_app."""
 
     models: ServedModels
     config: ServerConfig
@@ -39,5 +39,5 @@ class ServerContext:
 
     @property
     def live(self) -> LiveFeed:
-        """Live feed of the first model."""
+        """The live feed of the first model."""
         return self.models.default.live

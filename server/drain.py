@@ -1,4 +1,4 @@
-"""Drain: whether the server takes new requests, or only finishes the running ones."""
+"""Drain: whether the server accepts new requests, or only finishes running ones."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ _WATCHED_S = 300.0  # load balancers check again within five minutes
 
 @dataclass(slots=True)
 class Drain:
-    """serving <--> draining --> stopping; serving --> stopping. While draining or stopping, no new request is taken."""
+    """State machine: serving <--> draining --> stopping; serving --> stopping. Accepts requests only while serving."""
 
     started_s: float | None = None  # on the monotonic clock; None while serving
     is_stopping: bool = False
@@ -21,31 +21,31 @@ class Drain:
         return self.started_s is not None
 
     def is_watched(self, now_s: float) -> bool:
-        """Whether a client, such as a load balancer, checks from time to time and would notice a drain."""
+        """Whether a client such as a load balancer polls the server's readiness, and so would notice a drain."""
         return self.checked_s is not None and now_s - self.checked_s < _WATCHED_S
 
     @property
     def reason(self) -> str:
-        """Why no new request is taken, for clients."""
+        """Why new requests are refused, as a message for clients."""
         return "the server is shutting down" if self.is_stopping else "the server accepts no new requests (POST /drain)"
 
     def check(self) -> None:
-        """Raise EngineUnavailable if no new request is taken."""
+        """Raise EngineUnavailable while draining or stopping."""
         if self.is_active:
             raise EngineUnavailable(f"{self.reason}; send the request to another server")
 
     def start(self, now_s: float) -> None:
-        """Start to drain. No effect while draining."""
+        """Start to drain. No effect while already draining."""
         if self.started_s is None:
             self.started_s = now_s
 
     def stop(self, now_s: float) -> None:
-        """Drain for good, before the process ends."""
+        """Drain with no way back, before the process ends."""
         self.start(now_s)
         self.is_stopping = True
 
     def cancel(self) -> None:
-        """Serve again. Raises AlreadyStopping."""
+        """End the drain, and accept requests again. Raises AlreadyStopping."""
         if self.is_stopping:
             raise AlreadyStopping(
                 "the server is shutting down, which cannot be undone; send requests to another server"

@@ -1,4 +1,4 @@
-"""ONE table from exception type to HTTP status and OpenAI's error object, for responses and for events in streams."""
+"""The table from exception types to HTTP statuses and OpenAI's error objects, for responses and streamed events."""
 
 import logging
 import math
@@ -34,11 +34,11 @@ class ExpiredApiKey(InvalidApiKey):
 
 
 class InsufficientPermissions(HeadraceError):
-    """The request needs an operator's key."""
+    """The request needs an operator's API key."""
 
 
 class RateLimited(HeadraceError):
-    """The key has reached its limit of requests; try again after `retry_after_s`, if it is set."""
+    """The API key has reached its request limit; try again after `retry_after_s`, if it is set."""
 
     def __init__(self, message: str, *, retry_after_s: float | None) -> None:
         super().__init__(message)
@@ -46,11 +46,11 @@ class RateLimited(HeadraceError):
 
 
 class TokensLimited(RateLimited):
-    """The key has reached its limit of tokens."""
+    """The API key has reached its limit of tokens per minute."""
 
 
 class BudgetSpent(RateLimited):
-    """The key has used its token budget for this day or month."""
+    """The API key has used its token budget for the day or month."""
 
 
 class ModelNotFound(HeadraceError):
@@ -58,7 +58,7 @@ class ModelNotFound(HeadraceError):
 
 
 class AdapterNotFound(HeadraceError):
-    """The adapter that an operator names is not served here."""
+    """The adapter in an operator's request is not served here."""
 
 
 class ModelNotLoaded(EngineUnavailable):
@@ -70,15 +70,15 @@ class ModelNotLoaded(EngineUnavailable):
 
 
 class NotServed(HeadraceError):
-    """The path belongs to a protocol that this server speaks, but its function is not supported."""
+    """The path exists in a protocol that this server speaks, but is not implemented."""
 
 
 class ForeignName(HeadraceError):
-    """A request from this machine, to a server without keys, has a host name that is not this machine's."""
+    """A local request to a server without keys has a Host header that does not name this machine (DNS rebinding)."""
 
 
 class RequestTooLarge(HeadraceError):
-    """The body is longer than --max-request-bytes."""
+    """The request body is longer than --max-request-bytes."""
 
 
 class FileTooLarge(RequestTooLarge):
@@ -90,11 +90,11 @@ class RequestTimeout(HeadraceError):
 
 
 class AnswerTimeout(HeadraceError):
-    """The request's time limit was reached before its answer began."""
+    """The request's time limit was reached before its answer started."""
 
 
 class AmbiguousRequest(InvalidRequest):
-    """Another HTTP server could find a different end of this request, or a different request after it."""
+    """Another HTTP server could parse this request differently, as in request smuggling."""
 
 
 class HeadersTooLarge(HeadraceError):
@@ -106,19 +106,19 @@ class TooManyConnections(HeadraceError):
 
 
 class TooManyWatchers(HeadraceError):
-    """Too many dashboards are open."""
+    """Too many dashboard streams are open."""
 
 
 class StreamNotFound(HeadraceError):
-    """There is no such resumable stream, or it belongs to another key."""
+    """The resumable stream does not exist, or belongs to another key."""
 
 
 class RequestNotKnown(HeadraceError):
-    """No running or recent request has this id."""
+    """No running or recent request has the given id."""
 
 
 class NotStored(HeadraceError):
-    """There is no such stored object, or it belongs to another key.
+    """The stored object does not exist, or belongs to another key.
 
     `param` is the field of the body that names the object; None where the URL does.
     """
@@ -133,7 +133,7 @@ class AlreadyStopping(HeadraceError):
 
 
 class EventsDropped(HeadraceError):
-    """The requested events of the stream are no longer stored."""
+    """The stream cannot be resumed: the requested events are no longer stored."""
 
 
 class StreamStopped(HeadraceError):
@@ -145,7 +145,7 @@ class StorageFailed(HeadraceError):
 
 
 class StorageFull(StorageFailed):
-    """There is no room to store this."""
+    """The disk or a storage limit is full."""
 
 
 class ClientGone(Exception):
@@ -154,7 +154,7 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Status and error fields that all errors of a class share."""
+    """The status and error fields for an exception type."""
 
     status: int
     type: str
@@ -218,7 +218,7 @@ class ErrorReply:
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> bytes:
-        """Return OpenAI's error object, which is the same in a response and in a stream."""
+        """Encode OpenAI's error object, the same for responses and streams."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})
 
@@ -227,7 +227,7 @@ class ErrorReply:
 
 
 def describe_error(error: Exception, request_id: str) -> ErrorReply:
-    """Return the reply to an exception. An exception without a row in the table is logged, and its text is not sent."""
+    """Return the reply for an exception. Unexpected exceptions are logged, and their text is not sent."""
     if isinstance(error, HTTPException):
         return _describe_http(error)
     kind = next(ERRORS[base] for base in type(error).__mro__ if base in ERRORS)
@@ -272,7 +272,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 
 def _rate_limit_headers(error: RateLimited) -> dict[str, str]:
-    """OpenAI's and Anthropic's clients retry automatically, which is useless until a budget is renewed."""
+    """Return retry headers. x-should-retry keeps OpenAI's and Anthropic's clients from retrying a spent budget."""
     headers = {} if error.retry_after_s is None else {"retry-after": _seconds(error.retry_after_s)}
     if error.retry_after_s is None or isinstance(error, BudgetSpent):
         headers["x-should-retry"] = "false"
@@ -284,7 +284,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _describe_http(error: HTTPException) -> ErrorReply:
-    """Return the reply to an error of the router."""
+    """Return the reply for an HTTPException of the router."""
     message, code = {
         404: ("there is nothing at this path; /docs lists all paths", "not_found"),
         405: ("this path does not support this method", "method_not_allowed"),

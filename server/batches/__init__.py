@@ -1,1 +1,1 @@
-"""Batches: files of requests, which are checked and run line by line behind other work. Each line is answered once."""
+"""Batches: files of requests, validated as a whole, then run line by line at low priority, each line once."""

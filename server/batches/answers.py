@@ -12,14 +12,14 @@ _TIMED_OUT = 504
 
 
 class LineError(msgspec.Struct, frozen=True):
-    """The reason why a line has no answer."""
+    """The error of a line that was not run."""
 
     code: str
     message: str
 
 
 class OutputResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A response within a line. OpenAI's has no headers; ours has them if there are any."""
+    """The response in an output line. `headers`, an addition to OpenAI's format, is left out if empty."""
 
     status_code: int
     request_id: str
@@ -37,7 +37,7 @@ class OutputLine(msgspec.Struct, frozen=True):
 
 
 def answer_line(custom_id: str, answer: BodyAnswer) -> bytes:
-    """Return the line of an answer, with its newline."""
+    """Return the output line for a response, with its newline."""
     if answer.status_code == _TIMED_OUT:
         return error_line(custom_id, REQUEST_TIMEOUT, "the request's timeout was over before its answer began")
     response = OutputResponse(answer.status_code, answer.request_id, msgspec.Raw(answer.body), answer.headers)
@@ -45,7 +45,7 @@ def answer_line(custom_id: str, answer: BodyAnswer) -> bytes:
 
 
 def error_line(custom_id: str, code: str, message: str) -> bytes:
-    """Return the line of a request without an answer, with its newline."""
+    """Return the error line for a request that was not run, with its newline."""
     return _line(custom_id, None, LineError(code, message))
 
 

@@ -1,4 +1,4 @@
-"""BatchJobs: which batches run now, and how many of their lines."""
+"""BatchJobs: the job kind for batches; chooses the batches to run, and limits the lines that run per model."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -28,10 +28,11 @@ class BatchJobs(JobKind[BatchRecord]):
     async def select(
         self, waiting: Sequence[BatchRecord], works: Collection[JobWork[BatchRecord]]
     ) -> Iterable[JobWork[BatchRecord]]:
-        """Select the oldest batch of the owner with the fewest running batches, again and again while there is room.
+        """Select the batches to start: while fewer than the maximum run, one more of the owner with the fewest running.
 
-        An owner's first batch starts even without room, since the others may take long. A batch whose owner has no key
-        now waits. Batches that only have to be ended do not count as running.
+        An owner's first batch starts even above the maximum, since running batches may take long. Batches of owners
+        without a valid key are skipped. Batches that are only being closed (canceled or expired) do not count as
+        running.
         """
         now_s = self.env.files.clock()
         running = [work for work in works if isinstance(work, BatchWork)]

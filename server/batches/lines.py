@@ -1,4 +1,4 @@
-"""Lines of a batch's input: how they are read, and what is wrong with a line that cannot be."""
+"""Parser of the lines of a batch's input file, with an error for each kind of invalid line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _METHOD = "POST"
 
 
 class FaultyLine(Exception):
-    """A line that is not a request of its batch."""
+    """An invalid input line, with the LineFault to report."""
 
     def __init__(self, fault: LineFault) -> None:
         super().__init__(fault.message)
@@ -33,9 +33,9 @@ class Line:
 
 
 def read_line(data: bytes, number: int, endpoints: Sequence[str]) -> Line:
-    """Return the request in a line of a batch for the endpoint, or for one of several. Raises FaultyLine.
+    """Parse an input line, whose `url` must be one of `endpoints`. Raises FaultyLine.
 
-    The body is not checked against the endpoint's schema: a wrong body is answered with an error, as over HTTP.
+    The body is not validated against the endpoint's schema: an invalid body gets an error response, as over HTTP.
     """
 
     def faulty(code: str, message: str, param: str | None = None) -> FaultyLine:

@@ -1,8 +1,8 @@
-"""Output: the answers of one batch on the disk, each exactly once.
+"""Output: the output and error files of one batch, with each answer exactly once.
 
-    write behind what counts -> sync -> store how much counts -> ... -> the files become the owner's
+    append to the committed bytes -> sync -> store the new committed size -> ... -> hand the files to the owner
 
-If the server ends between two steps, what counts is whole, and what does not count is overwritten.
+If the server ends between two steps, the committed bytes are intact, and the bytes after them are overwritten.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _MAX_UNSTORED_S = 2.0  # for which answers wait to be stored while clients have 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer to one line. data: its line of the output file, or of the error file if it is not completed."""
+    """The result of one line. data: the line to write to the output file, or to the error file if not completed."""
 
     data: bytes
     is_completed: bool
@@ -45,7 +45,7 @@ class Result:
 
 
 class OutputLost(Exception):
-    """The files were changed by something other than a server."""
+    """An output file is shorter than its committed size, so something other than this server changed it."""
 
 
 class _Answered(msgspec.Struct):
@@ -60,7 +60,7 @@ def _digests(lines: list[bytes]) -> set[bytes]:
 
 
 class Output:
-    """The output of one batch. A method that raises StorageFailed, as all may, can be called again."""
+    """The output and error files of one batch. Every method may raise StorageFailed, and can be retried."""
 
     def __init__(self, files: Files, record: BatchRecord) -> None:
         self.journal = Journal(files, BATCHES, record)
@@ -68,11 +68,11 @@ class Output:
 
     @property
     def record(self) -> BatchRecord:
-        """The batch as it is stored, except for what clients have changed since."""
+        """The stored record of the batch, perhaps without the latest changes by clients."""
         return self.journal.record
 
     async def begin(self, *, total: int, model: str | None) -> None:
-        """Create a file for answers and one for errors, and start the batch."""
+        """Create the output and error files, and set the batch to IN_PROGRESS."""
         names = self.record.unfinished_files or [new_file_id(), new_file_id()]
         self._files.writing.update(names)  # until the batch has them
         try:
@@ -91,7 +91,7 @@ class Output:
             self._files.writing.difference_update(names)
 
     async def recover(self) -> None:
-        """Truncate both files to the bytes that count. Raises OutputLost if one is shorter."""
+        """Truncate both files to their committed sizes. Raises OutputLost if one is shorter."""
         disk = self._files.disk
         for name, size in self._sizes():
             await self._files.on_disk(disk.create, name)  # an existing file stays as it is
@@ -100,7 +100,7 @@ class Output:
             await self._files.on_disk(disk.truncate, name, size)
 
     async def done(self) -> set[bytes]:
-        """Return digests of the custom_ids of the lines that are answered."""
+        """Return the digests of the custom_ids of all answered lines."""
         found: set[bytes] = set()
         for name, size in self._sizes():
             offset, rest = 0, b""
@@ -118,8 +118,8 @@ class Output:
         return [(name, size) for name, size in sizes if name is not None]
 
     async def add(self, results: list[Result]) -> None:
-        """Write the results, and make them count: all, or none if this raises. If it is canceled, it may be called
-        again with the same results and more behind them."""
+        """Append the results and commit them: all, or none if this raises. After a cancellation, it may be called again
+        with the same results first and more after them."""
         record = self.record
         completed = [each for each in results if each.is_completed]
         failed = [each for each in results if not each.is_completed]
@@ -138,7 +138,8 @@ class Output:
             usage.add(each.usage)
 
         def edit(stored: BatchRecord) -> None:
-            """Add to what this process knew, and not to what is stored: a canceled call may have been stored."""
+            """Count from this process's record: the stored one may already include this call, if it was canceled
+            before."""
             stored.output_bytes = record.output_bytes + len(output)
             stored.error_bytes = record.error_bytes + len(errors)
             stored.completed = record.completed + len(completed)
@@ -148,7 +149,7 @@ class Output:
         await self.journal.try_change(edit, is_durable=False)  # lines that a power cut takes are answered again
 
     async def finish(self, status: BatchStatus, faults: Sequence[LineFault] = ()) -> None:
-        """Give the owner the files that have a line, and end the batch. faults: its errors. Raises OutputLost."""
+        """Hand the files that have lines to the owner, and end the batch. faults: its `errors`. Raises OutputLost."""
         await self.recover()
         for name, size in self._sizes():
             await self._files.on_disk(self._files.disk.sync if size else self._files.disk.remove, name)
@@ -189,10 +190,11 @@ class Output:
 
 
 class Storing:
-    """Answers that are not stored yet. Invariant: an answer is here until it counts in the output."""
+    """Buffer of answers that are not stored yet. Invariant: an answer stays here until it is committed to the
+    output."""
 
     def __init__(self, output: Output, env: JobEnvironment, on_room: Callable[[], None]) -> None:
-        """on_room: called when answers were stored."""
+        """on_room: called whenever answers were stored, and the buffer has room again."""
         self._output = output
         self._env = env
         self._on_room = on_room
@@ -208,7 +210,7 @@ class Storing:
         self._added.set()
 
     async def run(self) -> None:
-        """Store answers as they come, until canceled."""
+        """Store answers as they arrive, until canceled."""
         while True:
             await self._added.wait()
             self._added.clear()
@@ -218,12 +220,12 @@ class Storing:
                 await self._env.sleep(_STORE_INTERVAL_S)
 
     async def flush(self) -> None:
-        """Store all answers."""
+        """Store all buffered answers; retry while the disk fails."""
         while self._unstored:
             await self.persist(self._store_some)
 
     async def try_once(self) -> None:
-        """Store the answers that can be stored now; the next server runs the other lines again."""
+        """Try once to store the buffered answers. If that fails, the next server runs their lines again."""
         if self._unstored:
             with contextlib.suppress(StorageFailed):
                 await self._store_some()
@@ -238,5 +240,5 @@ class Storing:
         self._env.metrics.add("batch_lines_total", len(results) - num_completed, "failed")
 
     async def persist(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what the work returns, which is repeated while the disk fails."""
+        """Await `work()` and return its result; retry it while the disk fails."""
         return await persist(work, f"batch {self._output.record.id}", sleep=self._env.sleep)

@@ -1,4 +1,4 @@
-"""BatchRecord and BATCHES: everything that is stored of a batch, and the table of batches."""
+"""BatchRecord and BATCHES: the stored record of a batch, and the table of batches."""
 
 import msgspec
 
@@ -17,12 +17,11 @@ from server.schemas.batch_answers import (
 
 
 class BatchRecord(msgspec.Struct, kw_only=True):
-    """A row of the table. Times are in seconds since 1970.
+    """A row of the table of batches. Times are in seconds since 1970.
 
-    output_name, error_name: names of the files on the disk that are written, and become the owner's at the end; None
-    before anything may be written. output_bytes, error_bytes: how much of them counts. These bytes were synced before
-    the numbers were stored; bytes behind them do not count. `completed` lines are in the output, `failed` ones in the
-    errors.
+    output_name, error_name: names on the disk of the files being written; None before the input is validated, and after
+    the owner got them. output_bytes, error_bytes: their committed sizes; these bytes were synced before the sizes were
+    stored, and later bytes are ignored. completed, failed: numbers of lines in the output file and in the error file.
     """
 
     id: str
@@ -56,7 +55,7 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     cancelled_at: int | None = None
 
     def enter(self, status: BatchStatus, now_s: float) -> None:
-        """Take the status, and note the time."""
+        """Set the status, and the time of its start."""
         self.status = status
         if status is not BatchStatus.VALIDATING:
             setattr(self, f"{status.value}_at", int(now_s))
@@ -67,13 +66,13 @@ class BatchRecord(msgspec.Struct, kw_only=True):
 
     @property
     def ended_s(self) -> int | None:
-        """The time of the batch's end; None before."""
+        """When the batch ended, in seconds since 1970; None if it has not."""
         times = (self.completed_at, self.failed_at, self.expired_at, self.cancelled_at)
         return next((each for each in times if each is not None), None)
 
     @property
     def unfinished_files(self) -> list[str]:
-        """Names of the files on the disk that are written, and that clients do not see yet."""
+        """Names on the disk of the files being written, which clients do not see yet."""
         return [name for name in (self.output_name, self.error_name) if name is not None]
 
 
@@ -88,7 +87,7 @@ BATCHES = JobTable(
 
 
 def batch_object(record: BatchRecord) -> BatchObject:
-    """Return the batch as clients see it."""
+    """Return the batch as the API's object."""
     usage = record.usage
     shown = {
         "errors": BatchErrors(record.errors) if record.errors else None,

@@ -1,4 +1,4 @@
-"""run_body: answers the body of a request in the background, and waits for room and for an engine meanwhile."""
+"""run_body: runs a request body without a client, and retries while the queue is full or the engine is unavailable."""
 
 import asyncio
 import math
@@ -26,14 +26,14 @@ _MIN_WAIT_S, _MAX_WAIT_S = 0.05, 30.0
 async def run_body(
     context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], sleep: Sleep = asyncio.sleep
 ) -> BodyAnswer:
-    """Return the endpoint's answer to the body, for `caller` and as work for which no client waits.
+    """Return the endpoint's answer to the body, run for `caller` at batch priority.
 
-    Conditions that pass are waited for and never answered: a full queue, a model that is being loaded, an engine that
-    is being restarted, a spent budget. A request that two engines were computing when they died is answered with 503,
-    and one that needs more tokens than the caller's key may use in a minute with 429. Raises EngineStopped if the
-    server ends before; then the body must be run again. Must be called in a task of its own, whose caller it sets.
+    Temporary errors are retried and never returned: a full queue, a model being loaded, an engine being restarted, a
+    spent budget. A request that was running when two engines died is answered with 503, and one that needs more tokens
+    than the caller's key may use in a minute with 429. Raises EngineStopped if the server ends before; then the body
+    must be run again. Must be called in a task of its own, since it sets the task's current caller.
 
-    sleep: waits before another attempt.
+    sleep: awaited before each retry.
     """
     set_current_caller(caller)
     serve_as_batch()
@@ -64,7 +64,8 @@ def _refusal(error: Exception, request_id: str) -> BodyAnswer:
 async def _run_once(
     context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], request_id: str
 ) -> BodyAnswer:
-    """Answer the body once, without waiting. Raises errors that pass."""
+    """Make one attempt to run the body, and return the answer or error reply. Raises temporary errors, to be
+    retried."""
     record = RequestRecord(request_id, "POST", lambda record: _count(context, record), context.models.only_name)
     record.route = f"batch {endpoint}"
     record.key_name, record.is_usage = caller.name, True
@@ -88,10 +89,9 @@ async def _run_once(
 async def _answer_body(
     context: ServerContext, caller: Caller, path: str, raw: dict[str, Any], record: RequestRecord
 ) -> tuple[bytes, dict[str, str]]:
-    """Return the answer's JSON, and the headers that say what the body's fields led to. Raises what the endpoint would
-    answer as an error.
+    """Return the answer's JSON and headers. Raises the errors that the endpoint would report.
 
-    path: of a batchable endpoint. record: of this request, whose model this sets.
+    path: path of a batchable endpoint. record: the request's record, whose model name this sets.
     """
     endpoint = BATCH_ENDPOINTS[path]
     body = endpoint.body(raw)

@@ -1,14 +1,11 @@
-"""LineSlots: how many lines run at once, shared among the batches that have lines."""
+"""LineSlots: limits the lines that run at the same time on a model, and shares the slots fairly among batches."""
 
 import asyncio
 from collections import Counter, deque
 
 
 class LineSlots:
-    """The batch with the fewest slots gets the next one; among equals, the line that has waited longest.
-
-    Invariants: no more than `limit` slots are taken; no line waits while a slot is free.
-    """
+    """A semaphore that is fair to batches: a free slot goes to the batch with the fewest, then to the oldest waiter."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -20,7 +17,7 @@ class LineSlots:
         return self._taken.total()
 
     async def acquire(self, batch_id: str) -> None:
-        """Return when the batch has one more slot."""
+        """Wait for a slot, and take it for the batch."""
         waiter = (batch_id, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         self._admit()

@@ -1,4 +1,4 @@
-"""Source: the input of a batch, which is checked as a whole, and then read window by window."""
+"""Source: the input file of a batch, validated as a whole and then read window by window."""
 
 import asyncio
 import hashlib
@@ -28,13 +28,13 @@ _KEY_BYTES = 4096  # of each part of a prompt by which lines are sorted
 
 
 def digest_of(custom_id: str) -> bytes:
-    """Return a digest by which a custom_id is recognized. A collision would lose a line."""
+    """Return a digest that stands for the custom_id in sets. Lines whose digests collide would be lost."""
     return hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
 
 
 @dataclass(slots=True)
 class Checked:
-    """The result of checking a whole file."""
+    """The result of validating an input file."""
 
     num_lines: int = 0
     model: str | None = None  # of all lines
@@ -43,9 +43,9 @@ class Checked:
 
 
 class Source:
-    """One input file, whose lines are for one endpoint. Empty lines are counted, and are not requests.
+    """The input file of a batch, all of whose lines are for one endpoint. Empty lines count only in line numbers.
 
-    A disk that fails is waited for. Methods raise FaultyLine if the file is gone.
+    Failed reads are retried. Methods raise FaultyLine if the file is gone.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Source:
         self._sleep = sleep
 
     async def check(self, *, max_lines: int) -> Checked:
-        """Check every line. At most MAX_FAULTS are reported."""
+        """Validate every line, and report at most MAX_FAULTS faults."""
         checked = Checked()
         if self._file_id not in await self._read_disk(self._files.disk.names):
             checked.faults.append(_GONE)
@@ -95,7 +95,7 @@ class Source:
                 return
 
     def _check_line(self, line: Line, checked: Checked, seen: dict[bytes, int]) -> None:
-        """Check a line against the lines before it. Raises FaultyLine."""
+        """Check that the line's custom_id is new and its model is the first line's. Raises FaultyLine."""
         first = seen.setdefault(digest_of(line.custom_id), line.number)
         if first != line.number:
             message = f"custom_id is {line.custom_id[:60]!r}, as in line {first}; each must be unique in its batch"
@@ -116,11 +116,11 @@ class Source:
         return read_line(data, number, [self._endpoint])
 
     async def windows(self, done: Collection[bytes]) -> AsyncIterator[list[Line]]:
-        """Yield the lines of a checked file in windows. Within a window, lines whose prompts start alike are neighbors,
-        so that the shared part is computed once.
+        """Yield the lines of a validated file in windows, each sorted so that lines with a common prompt prefix follow
+        one another, and the prefix is computed only once.
 
-        Raises FaultyLine for a line that is no longer a request: an earlier server accepted longer ones. done: digests
-        of the custom_ids of lines that are left out.
+        Raises FaultyLine for a line that is no longer valid, as after --max-request-bytes was lowered. done: digests of
+        the custom_ids of lines to skip.
         """
         window: list[tuple[bytes, Line]] = []
         size = 0
@@ -140,7 +140,7 @@ class Source:
         return [(prefix_key(line.body), line, size) for line, size in lines if digest_of(line.custom_id) not in done]
 
     async def _chunks(self) -> AsyncIterator[list[tuple[int, bytes]]]:
-        """Yield numbered lines, without empty ones, about a megabyte at a time."""
+        """Yield lists of (line number, line) without empty lines, about a megabyte at a time."""
         offset, number, rest = 0, 0, b""
         while data := await self._read_disk(self._files.disk.read, self._file_id, offset, _CHUNK_BYTES):
             offset += len(data)
@@ -173,7 +173,7 @@ _PROMPT_FIELDS = ("tools", "instructions", "messages", "input", "prompt")
 
 
 def prefix_key(body: dict[str, Any]) -> bytes:
-    """Return a key to sort lines by: lines whose prompts start alike have keys that start alike."""
+    """Return a sort key that places lines with a common prompt prefix next to each other."""
     parts = (body[name] for name in _PROMPT_FIELDS if body.get(name) is not None)
     return b"".join(msgspec.json.encode(part)[:_KEY_BYTES] for part in parts)
 
@@ -181,11 +181,11 @@ def prefix_key(body: dict[str, Any]) -> bytes:
 def with_pauses(
     items: Iterable[T], *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[T]:
-    """Yield the items, with a pause after every few milliseconds of the caller's work on them, in which the event loop
-    gets Python's lock.
+    """Yield the items, and sleep after every few milliseconds of work on them, so that the event loop's thread gets the
+    GIL.
 
-    A thread that only runs Python code releases the lock 5 ms after another thread asks for it. Without pauses, this
-    would be added whenever the event loop wakes for a client's token.
+    A thread that runs Python code releases the GIL up to 5 ms after another thread asks for it. Without the pauses,
+    each token streamed to a client could be late by that much.
     """
     since_s = clock()
     for item in items:

@@ -1,4 +1,4 @@
-"""BatchWork: the work on one batch, from its input to its end."""
+"""BatchWork: runs one batch, from the validation of its input to its end."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ _DRAINED_S = 0.5  # between two looks at whether the server accepts work again
 
 class BatchWork(JobWork[BatchRecord]):
     def __init__(self, record: BatchRecord, env: JobEnvironment, slots: Callable[[str | None], LineSlots]) -> None:
-        """slots: of the lines of a model."""
+        """slots: returns the LineSlots of a model, by its name."""
         super().__init__(record)
         self._env = env
         self._slots = slots
@@ -44,16 +44,17 @@ class BatchWork(JobWork[BatchRecord]):
 
     @property
     def is_ending(self) -> bool:
-        """Whether no more lines are run: what is left needs only the disk."""
+        """Whether the batch was canceled or has expired, so that no more lines are run and only files are written."""
         return self._stop is not None or self._is_late
 
     @property
     def num_running(self) -> int:
-        """The number of lines that have started and are not answered."""
+        """The number of started lines that are not answered yet."""
         return len(self._lines)
 
     async def follow(self, record: BatchRecord | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
-        """Close the lines that are not answered if the batch is canceled: the work itself ends it."""
+        """Stop running lines if a client canceled the batch. Returns True: `run` itself closes the rest and ends the
+        batch."""
         if record is not None and record.status is BatchStatus.CANCELLING:
             self._end_early(BatchStatus.CANCELLED)
         return True
@@ -65,7 +66,7 @@ class BatchWork(JobWork[BatchRecord]):
                 self._feeding.cancel()
 
     async def run(self) -> None:
-        """Work until the batch has ended. A disk that fails is waited for."""
+        """Run the batch to its end. Failed writes are retried."""
         try:
             await self._storing.persist(self._output.recover)
             await self._run()
@@ -102,7 +103,8 @@ class BatchWork(JobWork[BatchRecord]):
         )
 
     async def _validate(self) -> bool:
-        """Check the input, if it has not been checked; return False if that has ended the batch."""
+        """Validate the input unless that was done before; return False if the input is invalid and the batch has
+        failed."""
         record = self._output.record
         if record.output_name is not None:
             return True
@@ -125,7 +127,7 @@ class BatchWork(JobWork[BatchRecord]):
     # --- lines --------------------------------------------------------------------------------------------------------
 
     async def _answer_all(self) -> None:
-        """Return when each line is in one of the files, and not before."""
+        """Run or close all lines, and end the batch once each line is in the output or error file."""
         while self._output.record.status is not BatchStatus.FINALIZING:
             done = await self._storing.persist(self._output.done)
             if len(done) == self._output.record.total:
@@ -143,7 +145,7 @@ class BatchWork(JobWork[BatchRecord]):
         await self._storing.persist(self._finish)
 
     async def _finalize(self) -> None:
-        """Enter FINALIZING, unless the batch has been ended early: clients that ended it see that end."""
+        """Set the status to FINALIZING, unless the batch was canceled or has expired, which then becomes its status."""
         stop, now_s = self._stop, self._env.files.clock()
 
         def edit(record: BatchRecord) -> None:
@@ -158,7 +160,7 @@ class BatchWork(JobWork[BatchRecord]):
         await self._output.finish(end)
 
     async def _run_lines(self, done: set[bytes]) -> None:
-        """Run the lines that are not done, until all are, or the batch must end."""
+        """Run the lines that are not in `done` until all are answered, or the batch is canceled or expires."""
         left_s = self._output.record.expires_at - self._env.files.clock()
         self._feeding = asyncio.create_task(self._feed(done), name=f"feeding {self.id}")
         expiry = asyncio.get_running_loop().call_later(max(0.0, left_s), self._end_early, BatchStatus.EXPIRED)
@@ -184,7 +186,7 @@ class BatchWork(JobWork[BatchRecord]):
             await asyncio.wait(self._lines)
 
     async def _wait_for_room(self, slots: LineSlots) -> None:
-        """Return when one more line may start. Lines that wait have no slot, and still count."""
+        """Wait until one more line may start. Lines that sleep before a retry hold no slot, but count."""
         while self._env.context.drain.is_active:
             await self._env.sleep(_DRAINED_S)
         while self._storing.is_full or len(self._lines) >= slots.limit:
@@ -196,11 +198,11 @@ class BatchWork(JobWork[BatchRecord]):
         self._room.set()
 
     async def _answer(self, line: Line, slots: LineSlots) -> None:
-        """Run one line, in the slot that it has."""
+        """Run one line in the slot that it holds, and release the slot."""
         has_slot = True
 
         async def sleep(seconds: float) -> None:
-            """Leave the slot to other lines meanwhile."""
+            """Sleep without the slot, so that other lines can use it."""
             nonlocal has_slot
             has_slot = False
             slots.release(self.id)
@@ -221,7 +223,7 @@ class BatchWork(JobWork[BatchRecord]):
         self._storing.add(Result(data, answer.is_completed, answer.usage))
 
     async def _close(self, status: BatchStatus, done: set[bytes]) -> None:
-        """Write for each line that is not done why it has no answer."""
+        """Write an error line for each line that is not in `done`. status: CANCELLED or EXPIRED, the reason."""
         code, message = _CLOSED[status]
         closed: list[Result] = []
 

@@ -1,1 +1,1 @@
-"""Conversations as typed content: every protocol's requests are translated to it, and prompts are rendered from it."""
+"""Protocol-independent conversations: every protocol's chat requests are translated to them, and prompts rendered."""

@@ -1,4 +1,4 @@
-"""Messages of a conversation: parts of content, calls of tools, and fields for the chat template."""
+"""Messages of a conversation: content parts, tool calls, and extra fields for the chat template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ ContentPart = TextPart  # a part of another kind, such as an image, joins this t
 
 @dataclass(frozen=True, slots=True)
 class EarlierCall:
-    """A call in an earlier answer. path: of the call in the client's request, if it differs from OpenAI's."""
+    """A tool call of an earlier assistant message. path: in the client's request, if it differs from OpenAI's."""
 
     name: str
     arguments: str  # JSON
@@ -27,7 +27,7 @@ class EarlierCall:
 
 @dataclass(slots=True)
 class ChatMessage:
-    """One message. fields: passed to the chat template unchanged. path: as in EarlierCall."""
+    """One message. fields: extra fields for the chat template. path: as in EarlierCall."""
 
     role: Role
     parts: list[ContentPart] = field(default_factory=list)
@@ -46,7 +46,7 @@ def text_parts(text: str) -> list[ContentPart]:
 
 
 def template_message(message: ChatMessage) -> dict[str, Any]:
-    """Return the message in the form of OpenAI's API, which chat templates read."""
+    """Return the message as a dict in OpenAI's format, which chat templates read."""
     written: dict[str, Any] = {**message.fields, "role": message.role, "content": _content(message.parts)}
     if message.tool_call_id is not None:
         written["tool_call_id"] = message.tool_call_id
@@ -56,7 +56,7 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
 
 
 def _content(parts: Sequence[ContentPart]) -> str | list[Mapping[str, Any]]:
-    """Return a single part as a string, which every template takes. The template decides how several are joined."""
+    """Return at most one part as a string, which every template accepts, or several as a list."""
     if len(parts) < 2:
         return "".join(part.text for part in parts)
     return [{"type": "text", "text": part.text} for part in parts]

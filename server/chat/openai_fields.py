@@ -1,4 +1,4 @@
-"""The conversation in the fields of OpenAI's chat completions."""
+"""Translation of OpenAI's chat completion requests to Chat and ChatRequest."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, Functio
 
 
 def request_of(body: ChatCompletionRequest) -> ChatRequest:
-    """Return the body as a ChatRequest. Raises InvalidRequest for fields that do not go together."""
+    """Return the body as a ChatRequest. Raises InvalidRequest for fields that conflict."""
     return ChatRequest(chat_of(body), body, extra=body.extra, passed_on=body.passed_on)
 
 
 def chat_of(fields: ChatContent) -> Chat:
-    """Return messages and tools. Raises InvalidRequest for old and new names of tools together."""
+    """Return messages and tools as a Chat. Raises InvalidRequest for `tools` together with the legacy `functions`."""
     return Chat([_message(message) for message in fields.messages], offered_tools(fields))
 
 

@@ -1,4 +1,4 @@
-"""render_chat: a conversation as the text of a prompt, by the model's chat template."""
+"""render_chat: renders a conversation to the text of a prompt, with the model's chat template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from server.tools.history import GENERIC, template_chat
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A prompt as text, and its tools. ignored: paths of what the template, or the format of calls, does not honor.
+    """A rendered prompt and its tools. ignored: paths of request fields that the template or tool-call format ignores.
 
-    is_generic: whether the template shows no tools, so that the prompt explains in the server's words how to call them.
+    is_generic: whether the template does not support tools, so that the server's own instructions describe them.
     """
 
     rendered: RenderedChat
@@ -29,7 +29,7 @@ class RenderedPrompt:
 
 
 def render_chat(chat: Chat, options: TemplateOptions, model: ChatModel) -> RenderedPrompt:
-    """Render the conversation. The template may take as long as its limit allows. Raises InvalidRequest."""
+    """Render the conversation. The chat template may run up to its time limit. Raises InvalidRequest."""
     tools = chat_tools(chat.tools)
     definitions = [] if tools is None else tools.definitions
     messages = template_messages(chat.messages, model)
@@ -50,7 +50,7 @@ def render_chat(chat: Chat, options: TemplateOptions, model: ChatModel) -> Rende
 
 
 def template_messages(messages: Sequence[ChatMessage], model: ChatModel) -> list[dict[str, Any]]:
-    """Return the messages for `template_chat`, with thoughts where the template reads them. Raises InvalidRequest."""
+    """Return the messages for `template_chat`, with reasoning where the template reads it. Raises InvalidRequest."""
     return [with_thought_in(template_message(message), model.thought_field) for message in messages]
 
 

@@ -1,4 +1,4 @@
-"""ChatRequest: a chat to be answered, to which every protocol's request is translated."""
+"""ChatRequest: the protocol-independent chat request, to which every protocol's request is translated."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from server.schemas.chat import ChatOptions
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation, with the tools that it offers."""
+    """A conversation and the tools that it offers."""
 
     messages: Sequence[ChatMessage]
     tools: ToolOffer = field(default_factory=ToolOffer)
@@ -23,10 +23,10 @@ class Chat:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A chat and how it is to be answered.
+    """A chat and the options for its answer.
 
-    extra, passed_on: undeclared fields by their paths, as in StrictModel. names: what the client calls fields of
-    OpenAI's API, where its protocol differs, such as {"max_tokens": "max_output_tokens"}.
+    extra, passed_on: undeclared fields by path, as in StrictModel. names: maps field names of OpenAI's API to the
+    client's, where its protocol differs, such as {"max_tokens": "max_output_tokens"}.
     """
 
     chat: Chat
@@ -42,7 +42,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ClientPaths:
-    """Paths in OpenAI's API, and what the client's request calls them. A path below a known one is renamed with it."""
+    """A mapping from field paths of OpenAI's API to the client's. A path below a mapped one is renamed with it."""
 
     fields: Mapping[str, str]
     chat: Chat | None = None
@@ -57,7 +57,7 @@ class ClientPaths:
 
     @contextlib.contextmanager
     def in_errors(self) -> Iterator[None]:
-        """Give the field of an InvalidRequest that is raised within the context the client's name."""
+        """Rename the field in an InvalidRequest raised within the context to the client's name for it."""
         try:
             yield
         except InvalidRequest as error:
@@ -73,7 +73,7 @@ class ClientPaths:
             raise
 
     def _known(self, path: str) -> str | None:
-        """Return the longest beginning of the path that has a name."""
+        """Return the longest prefix of the path that has a client's name; None if there is none."""
         end = len(path)
         while end > 0:
             if path[:end] in self.names:
@@ -83,7 +83,7 @@ class ClientPaths:
 
 
 def content_paths(chat: Chat) -> dict[str, str]:
-    """Return the paths of messages, calls and tools in OpenAI's API that the client's request has elsewhere."""
+    """Return client paths of messages, calls and tools by their OpenAI paths, where the two differ."""
     names: dict[str, str] = {}
     for index, message in enumerate(chat.messages):
         if message.path is not None:
@@ -97,7 +97,7 @@ def content_paths(chat: Chat) -> dict[str, str]:
 
 
 def chat_request(chat: Chat, options: Mapping[str, Any], names: Mapping[str, str]) -> ChatRequest:
-    """Check the options of a translated request, whose names are as in ChatRequest. Raises InvalidRequest."""
+    """Build a ChatRequest of a translated chat and its options. names: as in ChatRequest. Raises InvalidRequest."""
     with ClientPaths(names).in_errors():
         if len(chat.messages) > MAX_MESSAGES:
             raise InvalidRequest(

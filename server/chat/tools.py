@@ -17,10 +17,10 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": Fal
 
 @dataclass(frozen=True, slots=True)
 class OfferedTool:
-    """A function that the client runs.
+    """A tool that the client offers: a function that it runs.
 
-    fields: passed to the chat template unchanged. paths: what the client's request calls the function ("") and parts
-    of it (".parameters"), where that differs from OpenAI's API.
+    fields: passed to the chat template unchanged. paths: paths in the client's request of the function ("") and of its
+    parts (".parameters"), where they differ from OpenAI's.
     """
 
     name: str
@@ -33,9 +33,10 @@ class OfferedTool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Tools that an answer may or must call. names: None for all. is_single: exactly one call, of the named tool.
+    """The tools that an answer may or must call. names: the allowed tools; None for all. is_single: exactly one call,
+    of the named tool.
 
-    path: of the field that says so, in OpenAI's API.
+    path: path of the field with the choice, in OpenAI's API.
     """
 
     mode: Literal["none", "auto", "required"] = "auto"
@@ -46,7 +47,7 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class ToolOffer:
-    """The tools of a conversation. is_legacy: they came as `functions`, and the answer has a `function_call`."""
+    """The tools of a conversation. is_legacy: they were given as `functions`, and answers use `function_call`."""
 
     definitions: Sequence[OfferedTool] = ()
     choice: ToolChoice = ToolChoice()
@@ -55,7 +56,7 @@ class ToolOffer:
 
     @property
     def field(self) -> str:
-        """The field of OpenAI's API that has the definitions."""
+        """The name of the field with the definitions, in OpenAI's API."""
         return "functions" if self.is_legacy else "tools"
 
     def path(self, index: int) -> str:
@@ -65,10 +66,10 @@ class ToolOffer:
 
 @dataclass(frozen=True, slots=True)
 class ChatTools:
-    """Tools ready for the template, the grammar and the reader of an answer.
+    """Validated tools, ready for the chat template, the grammar and the parser of the answer.
 
-    definitions: all tools, as the template shows them. callable: the tools that this answer may call. ignored: paths of
-    what is given and not enforced.
+    definitions: all tools, as the chat template gets them. callable: the tools that this answer may call. ignored:
+    paths of schema keywords that are not enforced.
     """
 
     definitions: list[dict[str, Any]]
@@ -79,8 +80,8 @@ class ChatTools:
 
 
 def chat_tools(offered: ToolOffer) -> ChatTools | None:
-    """Check the tools, and prepare their schemas. None if there are no tools, or none may be called. Raises
-    InvalidRequest."""
+    """Validate the tools, and prepare their schemas. Returns None if there are no tools, or tool_choice is "none".
+    Raises InvalidRequest."""
     choice, choice_path = offered.choice, offered.choice.path
     if not offered.definitions:
         if choice.mode == "required" or choice.names is not None:
@@ -108,7 +109,7 @@ def chat_tools(offered: ToolOffer) -> ChatTools | None:
 
 
 def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
-    """Return the tools, with `ignored` extended by the paths of what the format does not enforce.
+    """Return the tools, with the schema paths that the tool-call format does not enforce added to `ignored`.
 
     Raises InvalidRequest for a tool whose calls cannot be written in the format, and UnsupportedParameter for a strict
     tool that the format does not enforce.
@@ -134,7 +135,7 @@ def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
 
 
 def _as_given(tool: Tool, place: Location) -> Location:
-    """Return the first part of `place`, as far as it exists in the client's schema. References lead elsewhere."""
+    """Return the longest prefix of `place` that exists in the client's schema, since paths through $ref do not."""
     node: Any = tool.definition["function"].get("parameters")
     for size, part in enumerate(place):
         if not isinstance(node, dict) or part not in node:
@@ -167,9 +168,9 @@ def _tool(given: OfferedTool, path: str, ignored: list[str]) -> Tool:
 
 
 def _closed(parameters: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the schema of an object that takes no undeclared properties, unless the schema says otherwise.
+    """Return the schema with additionalProperties false, unless the client's schema allows or defines more properties.
 
-    A function that is called with an argument that it does not have fails.
+    Without it, the model could invent arguments that the function does not have.
     """
     is_closed = "properties" in parameters and not _SAYS_MORE & parameters.keys()
     given = parameters.get("type", "object")

@@ -1,1 +1,1 @@
-"""The commands of `headrace`: options, the life of the server process, and the terminal."""
+"""The commands of `headrace`: options, the server process, and clients in the terminal."""

@@ -1,4 +1,4 @@
-"""`headrace bench`: its parser, and the modules of the benchmarks."""
+"""`headrace bench`: its parser, and the dispatch to the benchmarks."""
 
 import argparse
 import importlib
@@ -37,7 +37,7 @@ _HELP = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the benchmark in `argv`; return the exit code. Raises OptionError or StartupError; exits for --help."""
+    """Run the benchmark that `argv` names; return the exit code. Raises OptionError or StartupError."""
     namespace = bench_parser().parse_args(argv)
     if namespace.benchmark is None:
         raise OptionError("no benchmark given; usage: headrace bench BENCHMARK [options]")
@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
-    """Run a benchmark of the engine, in a process of its own (startup: in many)."""
+    """Run a benchmark of the engine in a child process (`startup`: in one child process per start)."""
     given = vars(namespace)
     flags = {option.name: given[option.name] for option in options_of(EngineConfig) if option.name in given}
     if namespace.positional_model is not None:

@@ -40,7 +40,7 @@ _WEIGHT_FILES = ("*.gguf", "*.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start, from the creation of the process to the first 200 of /health. The phases add up to total_s."""
+    """Times of one start, from creating the process to the first 200 of /health. The phases add up to total_s."""
 
     total_s: float
     phases_s: dict[str, float]
@@ -48,14 +48,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
-    """The time to read the model's files, from the page cache if they are in it. No start can be faster."""
+    """The time to read the model's weights, perhaps from the page cache: a lower bound for a start."""
 
     num_bytes: int
     seconds: float
 
 
 def run(config: StartupConfig, engine_config: EngineConfig) -> int:
-    """Measure, print the table and write the JSON; return the exit code. Raises StartupError."""
+    """Measure the starts, print a table and write the JSON; return the exit code. Raises StartupError."""
     check_results_file(config.json)
     with _options_file(engine_config) as options:
         starts = [_start_once(options) for _ in range(config.num_iters_warmup + config.num_iters)]
@@ -69,7 +69,7 @@ def run(config: StartupConfig, engine_config: EngineConfig) -> int:
 
 @contextmanager
 def _options_file(engine_config: EngineConfig) -> Iterator[Path]:
-    """Yield a configuration file with the options that differ from their defaults."""
+    """Yield a temporary configuration file with the options that are not at their defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(EngineConfig)}
     values = {name: value for name, value in dataclasses.asdict(engine_config).items() if value != defaults[name]}
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -106,7 +106,7 @@ def _start_once(options: Path) -> Start:
 
 
 def _get(port: int, path: str) -> str | None:
-    """Return the body; None while the server is not ready."""
+    """Return the response body of GET `path`; None while the server is not ready."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             body: bytes = response.read()
@@ -121,7 +121,7 @@ def _phases(metrics: str) -> dict[str, float]:
 
 
 def _read_files(model: str) -> FileRead | None:
-    """Read the weights of a local model again; return None if the model is not a local path."""
+    """Read the weight files of a local model and time it; return None if the model is not a local path."""
     path = Path(model).expanduser()
     files = [path] if path.is_file() else [file for pattern in _WEIGHT_FILES for file in path.glob(pattern)]
     if not files:

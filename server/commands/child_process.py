@@ -1,5 +1,4 @@
-"""Processes that commands start. One that loads torch runs in a process of its own (`run_module`), since the process
-that parses options never does."""
+"""Child processes of commands. Code that needs torch runs in one (`run_module`), since commands never import it."""
 
 import signal
 import socket
@@ -17,12 +16,10 @@ _END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_module(name: str, *arguments: str) -> int:
-    """Run one of headrace's modules as a program. Return its exit code, or 128 and the number of the signal that ended
-    it.
+    """Run one of headrace's modules as a program. Return its exit code, or 128 plus the signal that ended it.
 
-    All signals that end the command are sent to the module as SIGTERM, and its end is awaited: it may have files to
-    remove. The terminal's own signals do not reach it, since Python would answer Ctrl-C during an import with a long
-    traceback.
+    Signals that end the command are forwarded to the module as SIGTERM, and it may clean up before it ends. Ctrl-C does
+    not reach it directly, since an interrupted import would print a long traceback.
     """
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
@@ -59,7 +56,7 @@ def run_module(name: str, *arguments: str) -> int:
 
 
 def run_job(name: str, job: object) -> int:
-    """Run a module with `job` as JSON, as `run_module` does. Raises OptionError for names that are not valid UTF-8."""
+    """Run a module with `job` as a JSON argument; see `run_module`. Raises OptionError for invalid UTF-8."""
     try:
         encoded = msgspec.json.encode(job).decode()
     except UnicodeEncodeError as error:
@@ -68,7 +65,7 @@ def run_job(name: str, job: object) -> int:
 
 
 def end_process(process: subprocess.Popen[bytes], number: signal.Signals, timeout_s: float) -> None:
-    """Send the signal to a process and wait for its end. Kill a process that does not end in time."""
+    """Send the signal to a process and wait for its end. Kill it if it does not end in time."""
     process.send_signal(number)
     try:
         process.wait(timeout_s)
@@ -78,6 +75,6 @@ def end_process(process: subprocess.Popen[bytes], number: signal.Signals, timeou
 
 
 def free_port() -> int:
-    """Return a port of this machine that no program listens on now."""
+    """Return a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])

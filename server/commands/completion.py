@@ -1,4 +1,4 @@
-"""`headrace completion SHELL`, and the answers to a shell that asks for completions, through argcomplete.
+"""`headrace completion SHELL`, and the completions that a shell requests, through argcomplete.
 
 The shell's script runs this program at each Tab. It needs no update after an upgrade, and completions always match the
 installed version's parsers.
@@ -31,7 +31,7 @@ _TIMEOUT_S = 5.0
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the script for a shell. Raises OptionError; exits for --help."""
+    """Print the completion script for a shell. Raises OptionError; exits for --help."""
     import argcomplete
 
     shell = completion_parser().parse_args(argv).shell
@@ -50,7 +50,7 @@ def completion_parser() -> argparse.ArgumentParser:
 
 
 def answer_shell(output: TextIO | None = None, leave: Callable[[int], object] = os._exit) -> None:
-    """Answer the shell, which passes the command line in environment variables, and end the process with `leave`."""
+    """Print completions for the command line in the shell's environment variables, and exit through `leave`."""
     import argcomplete
 
     words = os.environ.get("COMP_LINE", "").split()
@@ -69,7 +69,7 @@ def answer_shell(output: TextIO | None = None, leave: Callable[[int], object] = 
 
 
 def _complete_by_metavar(action: argparse.Action) -> None:
-    """Set how an option's value is completed; argparse's own choices need nothing."""
+    """Set the completer of an option's value by its metavar. argparse's own choices need none."""
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     completer: Any = None
     if metavar.startswith("{"):
@@ -85,7 +85,7 @@ def _complete_by_metavar(action: argparse.Action) -> None:
 
 
 def _complete_listed(*, words: Sequence[str], **_: object) -> dict[str, str]:
-    """Complete to the given words, without a help text, since shells would otherwise repeat the option's."""
+    """Complete to the given words, with empty descriptions, since shells would otherwise repeat the option's."""
     return dict.fromkeys(words, "")
 
 
@@ -101,16 +101,16 @@ def _complete_files(prefix: str, *, suffix: str = "", **_: object) -> dict[str, 
 
 
 def _complete_models(prefix: str, **_: object) -> dict[str, str]:
-    """Complete to cached models, to folders and to GGUF files."""
+    """Complete to names of cached models, folders and GGUF files."""
     is_path = prefix.startswith(("/", ".", "~"))
     return _complete_files(prefix, suffix=".gguf") | ({} if is_path else _cached_names(is_model=True))
 
 
 def _cached_names(*, is_model: bool = False, **_: object) -> dict[str, str]:
-    """Return the names that `headrace models` lists, from a process of its own; none if that fails, since errors would
-    disturb the command line.
+    """Return the names that `headrace models` lists, read by a child process; none if that fails, since an error
+    message would garble the command line.
 
-    is_model: only names of models that can be served.
+    is_model: return only models that can be served.
     """
     command = [sys.executable, "-P", "-m", "engine.commands.models", msgspec.json.encode(ModelsJob()).decode()]
     try:

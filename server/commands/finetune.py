@@ -1,4 +1,4 @@
-"""`headrace finetune`: its parser, and the preparation of a job's texts; another process does the training."""
+"""`headrace finetune`: its parser, and the preparation of a job's files. A child process does the training."""
 
 import sys
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
+    """Train an adapter as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
     namespace = finetune_parser().parse_args(argv)
     if namespace.model is None or namespace.train is None:
         raise OptionError(
@@ -70,7 +70,7 @@ def _read(path: str) -> bytes:
 
 
 def _grader(path: str) -> dict[str, Any]:
-    """Return the grader in a file. Raises OptionError if this command cannot train with it."""
+    """Read and check the grader in a file. Raises OptionError if it is invalid or needs a server."""
     try:
         body = parse_json(_read(path), "the file")
         grader = parse_grader(body, "grader")
@@ -95,7 +95,7 @@ def _write(
     train: bytes,
     valid: bytes | None,
 ) -> PreparationReport:
-    """Write the job's files. Raises StartupError for files that cannot be trained on."""
+    """Write the job's files. Raises StartupError if the training or validation file has faults."""
     order = JobOrder(
         engine=engine,
         method=config.method,

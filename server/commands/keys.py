@@ -73,7 +73,7 @@ def _new(arguments: argparse.Namespace) -> None:
 
 
 def _hash() -> None:
-    """Print the hash of the key on standard input. Raises OptionError."""
+    """Read a key from standard input, and print its hash. Raises OptionError."""
     key = sys.stdin.readline().strip()
     if len(key) < _MIN_LENGTH:
         raise OptionError(
@@ -84,7 +84,7 @@ def _hash() -> None:
 
 
 def _show(key: str, what: str) -> None:
-    """Print a message on standard error, and the key on standard output."""
+    """Print the message on standard error, and only the key on standard output."""
     sys.stderr.write(what.rstrip("\n") + "\n\nThe key, which is shown only once:\n")
     sys.stderr.flush()
     sys.stdout.write(key + "\n")

@@ -1,4 +1,4 @@
-"""`headrace models`: its parser. A process that may load the libraries for models does the work."""
+"""`headrace models`: its parser. A child process does the work, since this one must not load model libraries."""
 
 import argparse
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """List or remove models as `argv` says; return the exit code. Raises OptionError; exits for --help."""
+    """List or remove cached models as `argv` says; return the exit code. Raises OptionError; exits for --help."""
     namespace = models_parser().parse_args(argv)
     job = ModelsJob(as_json=namespace.json)
     if namespace.action == "remove":

@@ -1,4 +1,4 @@
-"""Preparation of the process: HOME for users without an entry, and standard streams that are open."""
+"""Setup of the process: HOME for users without a passwd entry, and open standard streams."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 
 def ensure_home() -> None:
-    """Set HOME to /, as container engines do, if the variable is unset and the user has no entry.
+    """Set HOME to /, as container engines do, if it is unset and the user has no passwd entry.
 
     Otherwise Path.expanduser fails, and libraries create a folder named "~" in the current folder.
     """
@@ -23,9 +23,9 @@ def ensure_home() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null in place of each standard stream that is closed, as some supervisors leave them.
+    """Open /dev/null for each standard stream that is closed, as under some supervisors.
 
-    Otherwise the next files and sockets would get their numbers, and log lines would be written into them.
+    Otherwise the next opened file or socket would get descriptor 0, 1 or 2, and log lines would be written into it.
     """
     for descriptor, name in enumerate(_STREAMS):
         try:

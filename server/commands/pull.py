@@ -1,4 +1,4 @@
-"""`headrace pull`: its parser. The work is done in another process, since this one never loads torch."""
+"""`headrace pull`: its parser. A child process does the work, since this one must not import torch."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`headrace quantize`: its parser. The work is done in another process, since this one never loads torch."""
+"""`headrace quantize`: its parser. A child process does the work, since this one must not import torch."""
 
 import secrets
 import sys
@@ -20,7 +20,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Quantize as `argv` says; return the exit code. Raises OptionError; exits for --help."""
+    """Quantize a model as `argv` says; return the exit code. Raises OptionError; exits for --help."""
     namespace = quantize_parser().parse_args(argv)
     if namespace.model is None:
         raise OptionError("no model given; usage: headrace quantize MODEL --out FOLDER")

@@ -1,4 +1,4 @@
-"""The commands of `headrace`: their names, descriptions, parsers and entry points."""
+"""The commands of `headrace`: names, descriptions, parsers and entry points."""
 
 from dataclasses import dataclass
 

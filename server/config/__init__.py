@@ -1,1 +1,1 @@
-"""Options of the API process, as dataclasses: the server as a whole, and parts such as the network."""
+"""Options of the API process, as dataclasses: ServerConfig, and its parts such as NetworkConfig."""

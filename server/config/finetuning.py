@@ -12,7 +12,7 @@ _adapters = partial(option, group="Adapters")
 
 
 class FinetuningYield(enum.StrEnum):
-    """How training gives way to requests."""
+    """When fine-tuning gives way to requests."""
 
     ALWAYS = "always"  # stopped while a request runs or waits
     SHARE = "share"  # at the operating system's idle priority
@@ -21,7 +21,7 @@ class FinetuningYield(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FinetuningJobsConfig:
-    """Options of fine-tuning jobs on the server. Raises OptionError if there are more threads than CPUs."""
+    """Options of fine-tuning jobs on the server. Raises OptionError for more threads than CPUs."""
 
     finetune_yield: FinetuningYield = _adapters(
         FinetuningYield.ALWAYS,
@@ -35,7 +35,7 @@ class FinetuningJobsConfig:
 
 
 def refuse_more_than_cpus(flag: str, num_threads: int) -> None:
-    """Raise OptionError if there are more threads than this process can run at once."""
+    """Raise OptionError if there are more threads than CPUs that this process may use."""
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if num_threads > num_cpus:
         raise OptionError(

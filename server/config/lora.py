@@ -13,7 +13,7 @@ _adapters = partial(option, group="Adapters")
 
 
 class LoraModule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An adapter that is served from the start."""
+    """An adapter of --lora-modules, served from startup."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     path: Annotated[str, msgspec.Meta(min_length=1)]

@@ -12,7 +12,7 @@ _models = partial(option, group="Models")
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One of several models that are served."""
+    """A model of a server with several, and its own options."""
 
     names: tuple[str, ...]  # in requests; the first is canonical
     engine: EngineConfig
@@ -58,6 +58,6 @@ class ModelsConfig:
 
     @property
     def loads_on_demand(self) -> bool:
-        """Whether models are loaded and unloaded on demand."""
+        """Whether models are loaded and unloaded on demand, by --load-on-demand or an idle limit."""
         limits = (self.idle_unload, *(entry.idle_unload for entry in self.entries))
         return self.load_on_demand or any(limit is not None for limit in limits)

@@ -18,7 +18,7 @@ _network = partial(option, group="Network")
 
 
 class CertReqs(enum.StrEnum):
-    """Whether clients must present a certificate. Also accepts the numbers of Python's ssl and of vLLM."""
+    """Client certificates: none, optional or required. Also parses the numbers of Python's ssl module and vLLM."""
 
     NONE = "none"
     OPTIONAL = "optional"
@@ -68,7 +68,7 @@ class NetworkConfig:
     )
 
     def __post_init__(self) -> None:
-        """Raises OptionError."""
+        """Check the options together. Raises OptionError."""
         if not _MODE.fullmatch(self.uds_mode):
             raise OptionError(f"--uds-mode is {self.uds_mode!r}; it must be three octal digits, such as 600 or 660")
         if self.ssl_certfile is None:
@@ -98,7 +98,7 @@ class NetworkConfig:
 
     @property
     def proxies(self) -> tuple[str, ...]:
-        """The values of --forwarded-allow-ips, which may also be separated by commas, as for uvicorn."""
+        """The trusted proxies of --forwarded-allow-ips; a value may be a list separated by commas, as for uvicorn."""
         return tuple(part.strip() for given in self.forwarded_allow_ips for part in given.split(","))
 
 

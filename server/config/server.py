@@ -1,4 +1,4 @@
-"""ServerConfig: every option of the API process, as flag, environment variable and key of a YAML file."""
+"""ServerConfig: all options of the API process, each a flag, an environment variable and a key of a YAML file."""
 
 import enum
 import os
@@ -39,7 +39,7 @@ class MetricsAlias(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Options of the API process: its address, its callers, and what requests may ask for."""
+    """Options of the API process: address, keys, limits and allowed features of requests."""
 
     network: NetworkConfig = NetworkConfig()
     models: ModelsConfig = ModelsConfig()
@@ -208,7 +208,7 @@ class ServerConfig:
     enable_fault_injection: bool = _requests(False, "Let HEADRACE_FAULTS inject faults, for tests.")
 
     def __post_init__(self) -> None:
-        """Raises OptionError."""
+        """Check the options together. Raises OptionError."""
         if self.data_dir is not None:  # a shell expands the ~ of `--data-dir ~/x`, but not of `--data-dir=~/x`
             object.__setattr__(self, "data_dir", os.path.expanduser(self.data_dir))
         for origin in self.allowed_origins:
@@ -224,5 +224,5 @@ class ServerConfig:
             )
 
     def model_names(self, model: str) -> tuple[str, ...]:
-        """Return the names under which clients request `model` (MODEL as typed); the first is canonical."""
+        """Return the names under which clients request the model given as `model`; the first is canonical."""
         return self.served_model_name or (model,)

@@ -40,10 +40,10 @@ async def _request(body: ChatCompletionRequest, request: EndpointRequest) -> Cha
 
 
 def check_results(messages: Sequence[Message]) -> None:
-    """Raise InvalidRequest for a result without an id, and for one that follows calls and answers none of them.
+    """Raise InvalidRequest for a tool result without an id, or one that follows tool calls but answers none of them.
 
-    The result of a call that is not in the conversation is accepted, unless it follows other calls: agents that forget
-    the beginning of a long conversation may keep a result and not its call. OpenAI's API refuses these too.
+    Unlike OpenAI's API, this accepts a result whose call is missing, unless it follows other calls: agents that
+    truncate a long conversation may keep a result and drop its call.
     """
     known: set[str] = set()
     calls: list[str] = []  # calls that results may answer now; empty if one of them has no id

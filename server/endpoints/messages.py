@@ -26,7 +26,7 @@ _MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
 async def _check(body: MessagesPrompt, request: EndpointRequest) -> None:
-    """Check the translated chat; less of it for a model that was never loaded, whose chat template is not known."""
+    """Check the translated chat. If the model was never loaded, skip the checks that need its chat template."""
     model = request.model
     chat, _ = await _translated(body, model, None if model.info is None else await model.text_model())
     with anthropic_words():

@@ -51,7 +51,7 @@ async def _prepare(
     write: AnswerWriter,
     params_of: Callable[[Any, str, EndpointRequest], Awaitable[tuple[GenerationParams, ClientPaths]]],
 ) -> Work:
-    """Prepare a generation, or load or unload the model. params_of: given the body and the model's served name."""
+    """Prepare a generation, or load or unload the model. params_of: gets the body and the model's served name."""
     await _check(body, request)
     model = request.model
     if not _needs_model(body, model):
@@ -75,7 +75,7 @@ async def _prepare(
 
 
 def _unloading(body: OllamaRequest, model: ServedModel, write: AnswerWriter) -> FinishedWork:
-    """Unload the model once its requests have ended. Raises EngineUnavailable if the server drains."""
+    """Unload the model as soon as its requests have finished. Raises EngineUnavailable if the server is draining."""
     assert model.loader is not None
     model.drain.check()
     model.loader.set_keep_alive(model.base_name, 0.0)

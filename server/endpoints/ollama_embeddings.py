@@ -60,7 +60,8 @@ async def _prepare_embeddings(body: OllamaEmbeddingsRequest, request: EndpointRe
 
 
 def _accepted(body: OllamaBody, model: ServedModel) -> tuple[str, list[str]]:
-    """Return the served name and the names of ignored fields. Raises InvalidRequest and EngineUnavailable."""
+    """Check the body's fields; return the model's served name and the ignored fields. Raises InvalidRequest and
+    EngineUnavailable."""
     check_keep_alive(body.keep_alive)
     model.check_admission()
     return accept_fields(body, model, unhonored_embed_fields(body, pooling_info(model).max_input_tokens))

@@ -42,7 +42,7 @@ async def _prepare(body: RerankRequest, request: EndpointRequest, *, returns_doc
 
 
 def _ranked(scores: Sequence[float], body: RerankRequest, *, returns_documents: bool) -> list[Ranked]:
-    """Return the best `top_n`, best first; documents with equal scores keep their order."""
+    """Return the `top_n` documents with the highest scores, best first; ties keep their order in the request."""
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
     ranked = [Ranked(index=number, relevance_score=scores[number]) for number in order[: body.top_n or None]]
     if returns_documents:

@@ -28,7 +28,7 @@ from server.state.keeping import KeptResponse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackgroundWork:
-    """A response that is generated whether or not its client reads it."""
+    """A response that is generated in the background, independent of any connection."""
 
     context: ServerContext
     model: ServedModel

@@ -60,7 +60,7 @@ async def _prepare_detokenize(body: DetokenizeRequest, request: EndpointRequest)
 
 
 def _headers(body: TokenizeRequest | DetokenizeRequest, model: ServedModel) -> dict[str, str]:
-    """Return the headers that list ignored fields. Raises InvalidRequest if the server refuses such fields."""
+    """Return the header that lists ignored fields. Raises InvalidRequest if the server is configured to refuse them."""
     is_strict = model.config.strict_parameters
     ignored = ignored_parameters(body.extra, strict=is_strict)
     if is_strict:

@@ -1,1 +1,1 @@
-"""Files that clients upload and jobs write: their bytes in a folder, everything else in the database."""
+"""Files that clients upload and jobs write: contents in a folder, metadata in the database."""

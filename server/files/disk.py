@@ -1,6 +1,7 @@
-"""Disk: the only way in which the bytes of files are written, so that tests can make it fail at any moment.
+"""Disk: the only interface through which file contents are written, so that tests can inject failures at any point.
 
-A power cut leaves what was synced: a file's bytes by `sync`; that it exists, or no longer does, by `sync_names`.
+Only synced changes survive a power cut: `sync` covers a file's contents, `sync_names` the creation and removal of
+files.
 """
 
 import contextlib
@@ -15,39 +16,39 @@ _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 
 
 class Disk(Protocol):
-    """Files in one folder, by names that are not paths. Methods block, and raise OSError. Any thread may call them, but
-    only one at a time for one file."""
+    """Files in one flat folder, by name. Methods block, raise OSError, and may be called from any thread, but only one
+    at a time for the same file."""
 
     def names(self) -> list[str]: ...
 
     def create(self, name: str) -> None:
-        """Create an empty file of that name, if there is none."""
+        """Create an empty file, unless the name exists."""
 
     def write(self, name: str, offset: int, data: bytes) -> None:
-        """Write all of `data` behind `offset` bytes of the file. If this raises, a part may be written."""
+        """Write `data` at `offset`. If this raises, a part may have been written."""
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """Return `size` bytes, or as many as there are."""
+        """Return up to `size` bytes from `offset`; fewer at the end of the file."""
 
     def size(self, name: str) -> int: ...
 
     def truncate(self, name: str, size: int) -> None: ...
 
     def remove(self, name: str) -> None:
-        """Remove the file, if there is one."""
+        """Remove the file, if it exists."""
 
     def sync(self, name: str) -> None:
-        """Return when the file's bytes survive a power cut."""
+        """Flush the file's contents to the disk, so that they survive a power cut."""
 
     def sync_names(self) -> None:
-        """Return when the names of the files survive a power cut."""
+        """Flush the folder to the disk, so that created and removed files survive a power cut."""
 
     def path(self, name: str) -> Path:
-        """Return the path of an existing file, to read it."""
+        """Return the path of an existing file, for reading."""
 
 
 class FolderDisk:
-    """A Disk of a real folder, which is made for this user only, at the first write."""
+    """A Disk in a real folder, which the first write creates with access only for this user."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -96,7 +97,7 @@ class FolderDisk:
 
 
 class TemporaryDisk(FolderDisk):
-    """A Disk whose files end with the process, in a folder that is made at the first write."""
+    """A Disk in a temporary folder, which the first write creates and which is removed when the process ends."""
 
     def __init__(self) -> None:
         super().__init__(Path())
@@ -116,7 +117,7 @@ class TemporaryDisk(FolderDisk):
 
 
 def disk_of(data_dir: str | None) -> Disk:
-    """Return the disk in --data-dir; without that option, a disk whose files end with the process."""
+    """Return the disk in --data-dir, or a temporary disk without that option."""
     return TemporaryDisk() if data_dir is None else FolderDisk(Path(data_dir) / "files")
 
 

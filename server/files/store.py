@@ -1,4 +1,4 @@
-"""Files: the files of one server. A file exists once its row does; its bytes are on the disk before."""
+"""Files: the files of one server. A file exists from the moment its row is stored, after its contents are synced."""
 
 import asyncio
 import contextlib
@@ -34,12 +34,12 @@ def new_file_id() -> str:
 
 
 class Files:
-    """All methods raise StorageFailed, and StorageFull where the disk is full."""
+    """The stored files of a server. All methods raise StorageFailed, and StorageFull if the disk or a limit is full."""
 
     def __init__(
         self, database: Database, disk: Disk, config: StorageConfig, *, clock: Callable[[], float] | None = None
     ) -> None:
-        """clock: seconds since 1970, by default of a SteadyClock."""
+        """clock: returns seconds since 1970; a SteadyClock by default."""
         self.database = database
         self.disk = disk
         self.config = config
@@ -51,9 +51,10 @@ class Files:
 
     @contextlib.asynccontextmanager
     async def upload(self, *, num_replaced_bytes: int = 0) -> AsyncIterator["Upload"]:
-        """Write a new file within the context. It is gone after the context unless it was finished.
+        """Yield an Upload to write a new file. Unless it is finished, the file is removed at the end of the context.
 
-        num_replaced_bytes: of stored parts that end when the file is finished, so that both count once.
+        num_replaced_bytes: size of the stored parts that the finished file replaces, so that they are not counted
+        twice.
         """
         upload = Upload(self, num_replaced_bytes)
         self.writing.add(upload.id)
@@ -67,14 +68,14 @@ class Files:
             self.writing.discard(upload.id)
 
     async def on_disk(self, work: Callable[..., T], *arguments: object) -> T:
-        """Return what the work returns, which blocks, and runs in another thread."""
+        """Run the blocking `work` in another thread, and return its result. Raises StorageFailed for an OSError."""
         try:
             return await asyncio.to_thread(work, *arguments)
         except OSError as error:
             raise disk_error(error) from error
 
     def check_room(self, connection: Connection, num_new_bytes: int) -> None:
-        """Raise StorageFull unless one more file of that size may be stored."""
+        """Raise StorageFull if another file of this size would exceed the limits of files or bytes."""
         num_files, num_bytes = table.totals(connection)
         if num_files >= self.config.max_files:
             raise StorageFull(
@@ -113,7 +114,7 @@ class Files:
         return await self.database.run(work)
 
     async def delete(self, file_id: str, owner: str) -> bool:
-        """Delete a file; return whether there was one. Raises InvalidRequest while it is in use."""
+        """Delete a file; return whether it existed. Raises InvalidRequest while it is in use."""
 
         def work(connection: Connection) -> bool:
             if table.find(connection, file_id, owner, self.clock()) is None:
@@ -132,7 +133,7 @@ class Files:
         return next((reason for user in self.users if (reason := user(connection, file_id)) is not None), None)
 
     async def expire(self) -> int:
-        """Delete the files that are too old and not in use; return their number."""
+        """Delete the expired files that are not in use; return their number."""
 
         def work(connection: Connection) -> list[str]:
             due = [each for each in table.expired(connection, self.clock()) if self._use(connection, each) is None]
@@ -145,17 +146,18 @@ class Files:
         return len(due)
 
     async def sweep(self, known: Collection[str] = ()) -> int:
-        """Remove from the disk what is not a file: it was being written, or deleted, when a server ended. Return the
+        """Remove orphaned files from the disk, left by a server that ended while it wrote or deleted them. Return their
         number.
 
-        known: names of what is not a file yet, and must stay.
+        known: names without a row in the table of files that must stay.
         """
         names = await self.on_disk(self.disk.names)
         strays = await self.database.run(lambda connection: table.unknown(connection, names))
         return await self.remove([name for name in strays if name not in known and name not in self.writing])
 
     async def remove(self, names: list[str]) -> int:
-        """Remove names from the disk; return their number. Names that cannot be removed stay until the next start."""
+        """Remove files from the disk by name; return their number. Failures are logged, and retried at the next
+        start."""
         for name in names:
             try:
                 await self.on_disk(self.disk.remove, name)
@@ -164,7 +166,7 @@ class Files:
         return len(names)
 
     async def totals(self) -> tuple[int, int]:
-        """Return the number of files, and of their bytes."""
+        """Return the number of files and their total size in bytes."""
         return await self.database.run(table.totals)
 
 
@@ -180,7 +182,7 @@ class Upload:
         self._buffer = bytearray()
 
     async def write(self, data: bytes) -> None:
-        """Write more of the file. Raises FileTooLarge."""
+        """Append data to the file. Raises FileTooLarge."""
         limit = self._files.config.max_file_bytes
         if self.num_bytes + len(data) > limit:
             raise FileTooLarge(f"the file has more than {limit} bytes (--max-file-bytes)")
@@ -205,7 +207,7 @@ class Upload:
         expires_after_s: float | None,
         within: Callable[[Connection], None] = lambda _: None,
     ) -> File:
-        """Store the file, and return it. Canceled, this may have stored it.
+        """Store the file's row, and return the File. If canceled, the file may or may not have been stored.
 
         within: runs in the same transaction, and raises if the file must not be stored.
         """
@@ -222,7 +224,7 @@ class Upload:
         return file
 
     async def keep(self, work: Callable[[Connection], None]) -> None:
-        """Store what the bytes are by `work`. When this returns, both survive a power cut."""
+        """Sync the contents, then store their row with `work`. On return, both survive a power cut."""
         await self._flush()
         disk = self._files.disk
         await self._files.on_disk(disk.sync, self.id)
@@ -241,7 +243,7 @@ class Upload:
 
 
 def disk_error(error: OSError) -> StorageFailed:
-    """Return the error that reports the failed disk to clients."""
+    """Return the error to report to clients for an OSError of the disk."""
     if error.errno in _FULL:
         return StorageFull(
             "the server's disk is full, so nothing was stored; delete files, or ask the server's operator"

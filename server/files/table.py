@@ -1,4 +1,4 @@
-"""The tables of files and of uploads: everything but their bytes. The functions run within transactions."""
+"""The tables of files and of uploads: everything but their contents. The functions run within transactions."""
 
 import enum
 from collections.abc import Collection
@@ -11,7 +11,7 @@ _COLUMNS = "id, owner, purpose, filename, bytes, created_s, expires_s"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file. Times are in seconds since 1970. expires_s: None for never."""
+    """One file. Times are in seconds since 1970. expires_s: None if it never expires."""
 
     id: str
     owner: str
@@ -54,7 +54,7 @@ def files_page(
     limit: int,
     is_ascending: bool,
 ) -> FilePage | None:
-    """Return up to `limit` of the owner's files behind the one with the id `after`; None if there is no such file."""
+    """Return up to `limit` of the owner's files after the file with the id `after`; None if that does not exist."""
     where = "owner = ? AND (expires_s IS NULL OR expires_s > ?)"
     values: list[Any] = [owner, now_s]
     if purpose is not None:
@@ -81,13 +81,13 @@ def expired(connection: Connection, now_s: float) -> list[str]:
 
 
 def totals(connection: Connection) -> tuple[int, int]:
-    """Return the number of files, and of their bytes."""
+    """Return the number of files and their total size in bytes."""
     num_files, num_bytes = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM files").fetchone()
     return num_files, num_bytes
 
 
 def unknown(connection: Connection, names: Collection[str]) -> list[str]:
-    """Return the names that are not the id of a file."""
+    """Return the names that are not ids of stored files."""
     known = {file_id for (file_id,) in connection.execute("SELECT id FROM files")}
     return [name for name in names if name not in known]
 
@@ -107,7 +107,7 @@ _UPLOAD_COLUMNS = "id, owner, purpose, filename, bytes, created_s, expires_s, fi
 
 @dataclass(frozen=True, slots=True)
 class PartedUpload:
-    """A file that is uploaded in parts. bytes: of the whole file. expires_s: when a pending upload expires."""
+    """A file that is uploaded in parts. bytes: size of the whole file. expires_s: when a pending upload expires."""
 
     id: str
     owner: str
@@ -120,14 +120,14 @@ class PartedUpload:
     status: UploadStatus = UploadStatus.PENDING
 
     def at(self, now_s: float) -> "PartedUpload":
-        """Return the upload as it is at that time: a pending one may have expired."""
+        """Return the upload with its status at `now_s`: a pending one may have expired."""
         is_over = self.status is UploadStatus.PENDING and now_s >= self.expires_s
         return replace(self, status=UploadStatus.EXPIRED) if is_over else self
 
 
 @dataclass(frozen=True, slots=True)
 class UploadPart:
-    """One part of an upload. name: of its bytes on the disk."""
+    """One part of an upload. name: the name on the disk of the file with its contents."""
 
     id: str
     upload_id: str
@@ -171,7 +171,7 @@ def add_part(connection: Connection, part: UploadPart) -> None:
 
 
 def parts(connection: Connection, upload_id: str) -> dict[str, UploadPart]:
-    """Return the parts of an upload by their ids."""
+    """Return the parts of an upload by part id."""
     rows = connection.execute("SELECT id, upload, name, bytes FROM upload_parts WHERE upload = ?", (upload_id,))
     return {row[0]: UploadPart(*row) for row in rows}
 
@@ -182,7 +182,7 @@ def part_names(connection: Connection) -> set[str]:
 
 
 def part_bytes(connection: Connection) -> int:
-    """Return the bytes of all parts."""
+    """Return the total size of all parts in bytes."""
     (total,) = connection.execute("SELECT coalesce(sum(bytes), 0) FROM upload_parts").fetchone()
     return int(total)
 
@@ -195,7 +195,7 @@ def delete_parts(connection: Connection, upload_id: str) -> list[str]:
 
 
 def expired_uploads(connection: Connection, now_s: float) -> list[str]:
-    """Return the ids of uploads of any status whose time is over."""
+    """Return the ids of uploads with any status that have expired."""
     return [upload_id for (upload_id,) in connection.execute("SELECT id FROM uploads WHERE expires_s <= ?", (now_s,))]
 
 

@@ -24,7 +24,7 @@ _READ_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class PartWriter:
-    """Writes the bytes of one part. part: set when the part is stored."""
+    """The writer of one upload part. part: set when the part is stored."""
 
     write: Callable[[bytes], Awaitable[None]]
     part: UploadPart | None = field(default=None)
@@ -33,8 +33,8 @@ class PartWriter:
 class Uploads:
     """The uploads of one server. All methods raise StorageFailed, and StorageFull if there is no room.
 
-    Once a part or the end of an upload is answered, it survives a power cut: bytes are synced before their row is
-    stored. A file and the end of its upload are stored in one transaction.
+    An acknowledged part or completion survives a power cut: contents are synced before their row is stored. A file and
+    the end of its upload are stored in one transaction.
     """
 
     def __init__(self, files: Files) -> None:
@@ -43,7 +43,7 @@ class Uploads:
     async def create(
         self, *, owner: str, purpose: str, filename: str, num_bytes: int, file_expires_after_s: int | None
     ) -> PartedUpload:
-        """Create an upload. Raises FileTooLarge, and InvalidRequest if the owner has too many pending ones."""
+        """Create an upload. Raises FileTooLarge, and InvalidRequest if the owner has too many pending uploads."""
         if num_bytes > self._files.config.max_file_bytes:
             raise FileTooLarge(
                 f"bytes is {num_bytes}; a file may have {self._files.config.max_file_bytes} bytes (--max-file-bytes)"
@@ -73,10 +73,9 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def part(self, upload_id: str, owner: str) -> AsyncIterator[PartWriter]:
-        """Write a part within the context, and store it after the context; nothing is left of it if that raises.
+        """Yield a writer for a new part, which is stored at the end of the context, or removed on an error.
 
-        Raises NotStored, and InvalidRequest if the upload has ended or the part is empty; `write` raises
-        FileTooLarge.
+        Raises NotStored, and InvalidRequest if the upload has ended or the part is empty; `write` raises FileTooLarge.
         """
         await self._files.database.run(lambda connection: self._pending(connection, upload_id, owner))
         async with self._files.upload() as written:
@@ -111,7 +110,8 @@ class Uploads:
     async def complete(
         self, upload_id: str, owner: str, part_ids: Sequence[str], md5: str | None
     ) -> tuple[PartedUpload, File]:
-        """Make a file of the parts, in this order. Raises NotStored and InvalidRequest."""
+        """Join the parts in the order of `part_ids` into a file, and complete the upload. Raises NotStored and
+        InvalidRequest."""
 
         def look(connection: Connection) -> tuple[PartedUpload, dict[str, UploadPart]]:
             return self._pending(connection, upload_id, owner), table.parts(connection, upload_id)
@@ -147,7 +147,8 @@ class Uploads:
         return replace(upload, status=UploadStatus.COMPLETED), file
 
     async def _read(self, upload: PartedUpload, part: UploadPart, offset: int) -> bytes:
-        """Read a part. Raises NotStored or InvalidRequest if the upload has ended since, and its parts with it."""
+        """Read a chunk of a part. Raises NotStored or InvalidRequest if the upload has ended, which deletes its
+        parts."""
         try:
             return await self._files.on_disk(self._files.disk.read, part.name, offset, _READ_BYTES)
         except StorageFailed:
@@ -167,7 +168,7 @@ class Uploads:
         return replace(upload, status=UploadStatus.CANCELLED)
 
     async def expire(self) -> None:
-        """Delete the uploads whose time is over, with their parts."""
+        """Delete expired uploads and their parts."""
 
         def work(connection: Connection) -> list[str]:
             names: list[str] = []
@@ -194,7 +195,7 @@ class Uploads:
 
 
 def _chosen(upload: PartedUpload, known: dict[str, UploadPart], part_ids: Sequence[str]) -> list[UploadPart]:
-    """Return the parts in this order. Raises InvalidRequest unless they are the whole upload, each once."""
+    """Return the parts with these ids, in order. Raises InvalidRequest unless they are exactly the whole upload."""
     for part_id, count in Counter(part_ids).items():
         if part_id not in known:
             raise InvalidRequest(f"part_ids has {part_id[:80]!r}, which is not a part of the upload", param="part_ids")

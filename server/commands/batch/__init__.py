@@ -1,1 +1,1 @@
-"""`headrace batch`: a file of requests answered without a server."""
+"""`headrace batch`: runs a file of requests without a server."""

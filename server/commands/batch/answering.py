@@ -1,4 +1,4 @@
-"""LineRunner: answers the requests of a file with an engine that has no other work."""
+"""LineRunner: runs the requests of a file on an engine that does nothing else."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ _LINES_PER_SLOT = 2  # of the engine, so that a finished line is immediately fol
 
 @dataclass(slots=True)
 class LineCounts:
-    """Results of the lines of this run."""
+    """Numbers of completed and failed lines in this run, and their token usage."""
 
     completed: int = 0
     failed: int = 0
@@ -25,7 +25,7 @@ class LineCounts:
 
 
 class LineRunner:
-    """Runs lines in order, as many at once as fit, and passes on each answer as it arrives."""
+    """Runs lines in the given order, as many in parallel as keep the engine busy, and stores answers as they arrive."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class LineRunner:
         store: Callable[[bytes, bool], None],
         on_answer: Callable[[LineCounts], None],
     ) -> None:
-        """store: called with an answer's line and whether it is completed, before on_answer; raises StartupError."""
+        """store: called with the output line and whether it is completed, before on_answer; may raise StartupError."""
         self._context = context
         self._file = file
         self._store = store
@@ -43,7 +43,7 @@ class LineRunner:
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self, lines: Iterable[InputLine]) -> LineCounts:
-        """Return when each line is answered. If canceled, end the running lines, which then have no answers."""
+        """Run the lines, and return once all are answered. Cancellation aborts the running lines."""
         limit = _LINES_PER_SLOT * self._context.models.default.client.info.max_num_seqs
         try:
             for line in lines:

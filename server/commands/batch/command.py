@@ -1,4 +1,4 @@
-"""`headrace batch`: from its options to its exit code."""
+"""`headrace batch`: the command, from its options to its exit code."""
 
 import argparse
 import asyncio
@@ -41,7 +41,7 @@ _SOME_FAILED = 3  # exit code
 
 @dataclasses.dataclass(slots=True)
 class _Job:
-    """The lines to answer, and the files for their answers."""
+    """The lines that are left to answer, and the files for their answers and errors."""
 
     file: "InputFile"
     left: "list[InputLine]"
@@ -63,7 +63,7 @@ class _Job:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Answer a file as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
+    """Run the requests of a file as `argv` says; return the exit code. Raises OptionError or StartupError."""
     began_s = time.monotonic()
     namespace = _parsed(argv)
     server, engine = _configs(namespace)
@@ -110,7 +110,7 @@ def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]
 
 @contextlib.contextmanager
 def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
-    """Yield the files, open and checked. Raises StartupError."""
+    """Open and check the input, output and error files, and yield them as a job. Raises StartupError."""
     from server.commands.batch.input_file import InputFile
     from server.endpoints.binding.registry import BATCH_ENDPOINTS
 
@@ -141,7 +141,7 @@ def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
 
 
 def _check_models(file: "InputFile", server: ServerConfig) -> None:
-    """Raise StartupError if the lines are for several models."""
+    """Raise StartupError if the lines name more than one model, unless --served-model-name decides which is served."""
     if server.served_model_name or len(file.models) < 2:  # lines for other models get an error
         return
     named = ", ".join(f"{name} ({_lines(count)})" for name, count in file.models.most_common(5))
@@ -183,7 +183,7 @@ async def _answer(
 
 
 async def _until_dead(engines: OneEngine, runner: "LineRunner", job: _Job) -> "LineCounts":
-    """Run the lines. Raises StartupError if the engine ends for good before all lines are answered."""
+    """Run the lines. Raises StartupError if the engine dies for good before all are answered."""
     work = asyncio.ensure_future(runner.run(job.left))
     dead = asyncio.ensure_future(engines.wait_dead())
     try:
@@ -204,7 +204,8 @@ def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
 
 
 class _Progress:
-    """A bar on a terminal, lines of text elsewhere. Must be created before the engine starts: stderr is a pipe then."""
+    """Progress of the run: a bar on a terminal, log lines elsewhere. Must be created before the engine, since loading
+    replaces stderr by a pipe."""
 
     def __init__(self, job: _Job, server: ServerConfig) -> None:
         self._job = job

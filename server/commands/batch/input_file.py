@@ -1,4 +1,4 @@
-"""InputFile: the requests in a file, all checked before any is run."""
+"""InputFile: a file of requests, all of which are validated before the first is run."""
 
 import contextlib
 import os
@@ -19,7 +19,8 @@ _MAX_REPORTED = 5  # faults; the others are only counted
 
 @dataclass(frozen=True, slots=True)
 class InputLine:
-    """The place of a request in its file. number: from 1. prefix: similar for prompts that begin alike."""
+    """The position of a request in the input file. number: counted from 1. prefix: sort key that brings requests with a
+    common prompt prefix together."""
 
     number: int
     custom_id: str
@@ -30,10 +31,10 @@ class InputLine:
 
 
 class InputFile:
-    """Requests of a file. Lines are read again when they run, since the file may be larger than memory."""
+    """The requests of a file. A line is read again when it is run, since the file may be larger than memory."""
 
     def __init__(self, path: str, endpoints: Sequence[str], *, max_line_bytes: int) -> None:
-        """Raises StartupError for a pipe, and for a line that is not a request. Blank lines are skipped."""
+        """Validate every line but blank ones. Raises StartupError for an invalid line, or a pipe."""
         self.path = path
         self.lines: list[InputLine] = []
         self.models: Counter[str] = Counter()  # names in the lines
@@ -86,7 +87,7 @@ class InputFile:
         return f"{self.path} has {what}; nothing was run{shown}{rest}"
 
     def body(self, line: InputLine) -> dict[str, Any]:
-        """Return the body of a request. Raises StartupError if the file has changed, or can no longer be read."""
+        """Return the body of a request. Raises StartupError if the file has changed or cannot be read."""
         try:
             data = os.pread(self._file.fileno(), line.size, line.offset)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""OutputFile: a file to which answers are appended. It may contain the answers of a previous run."""
+"""OutputFile: a file to which answers are appended, perhaps after the answers of a previous run."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ class _Response(msgspec.Struct):
 
 
 class StoredAnswer(msgspec.Struct):
-    """The fields of a stored line that matter for resuming."""
+    """The fields of an output line that are needed to resume a run."""
 
     custom_id: str
     response: _Response | None = None
@@ -29,11 +29,11 @@ _decode = msgspec.json.Decoder(StoredAnswer).decode
 
 
 class OutputFile:
-    """The file of answers. Only its last line can be incomplete: a line that a killed run left incomplete is dropped,
-    and its request is answered again. So nothing is written after a line that could not be written."""
+    """An append-only file of answers. Only the last line can be incomplete, if a run was killed: it is dropped, and its
+    request runs again. After a failed write, nothing more is written."""
 
     def __init__(self, path: str) -> None:
-        """Raises StartupError if the file cannot be written, or another command writes it."""
+        """Open and lock the file. Raises StartupError if it cannot be written, or another command is writing it."""
         self.path = path
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -51,7 +51,7 @@ class OutputFile:
         self._failure: str | None = None  # the first error, after which nothing is written
 
     def recover(self) -> list[StoredAnswer]:
-        """Return the stored answers. Raises StartupError if the file contains something else."""
+        """Drop an incomplete last line, and return the stored answers. Raises StartupError for any other line."""
         found = []
         end = 0
         with open(self._fd, "rb", closefd=False) as file:
@@ -72,7 +72,7 @@ class OutputFile:
         return found
 
     def add(self, line: bytes) -> None:
-        """Append a line, with its newline. Raises StartupError if it, or an earlier line, could not be written."""
+        """Append a line, with its newline. Raises StartupError if this or an earlier write failed."""
         if self._failure is not None:
             raise StartupError(self._failure)
         view = memoryview(line)

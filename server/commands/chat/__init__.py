@@ -1,1 +1,1 @@
-"""`headrace chat`, `complete`, `ps` and `top`: clients in the terminal, of a running server or one started for them."""
+"""`headrace chat`, `complete`, `ps` and `top`: terminal clients of a running server, or of one started for them."""

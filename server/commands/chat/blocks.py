@@ -1,4 +1,4 @@
-"""BlockWriter: writes Markdown to a terminal while it arrives, block by block."""
+"""BlockWriter: renders streamed Markdown on a terminal, block by block."""
 
 import re
 
@@ -15,8 +15,8 @@ def without_control(text: str) -> str:
 
 
 class BlockWriter:
-    """A context manager. Complete blocks are printed permanently, and the growing one is redrawn, so an answer may be
-    longer than the terminal. If the output is not a terminal, text is written as it arrives."""
+    """A context manager that renders Markdown as it arrives. Complete blocks are printed once and the last block is
+    redrawn, so text may be longer than the terminal. Without a terminal, text is written unchanged."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -67,6 +67,6 @@ def split_blocks(text: str) -> tuple[str, str]:
 
 
 def _starts_block(lines: list[str]) -> bool:
-    """Whether the next line is known, and does not continue a list or paragraph."""
+    """Whether the next line that is not blank has arrived and starts a new block, not a list item or indented text."""
     following = next((line for line in lines if line.strip()), None)
     return following is not None and not following.startswith((" ", "\t", "-", "*", "+")) and not following[0].isdigit()

@@ -1,4 +1,4 @@
-"""`headrace serve` for one conversation: it ends with its parent process, however that ends."""
+"""`headrace serve` for one conversation: a child process that ends with its parent, even if the parent is killed."""
 
 import runpy
 import sys

@@ -21,12 +21,12 @@ class ServerProblem(StartupError):
 
 
 class ChatClient:
-    """A context manager that speaks OpenAI's API with the server at `url`."""
+    """A context manager for requests to the server at `url`, in OpenAI's API."""
 
     def __init__(
         self, url: str, key: str | None, *, key_source: str = "", authorities: ssl.SSLContext | None = None
     ) -> None:
-        """key_source: where the key comes from, for errors. authorities: for https; None means the public ones."""
+        """key_source: where the key comes from, for errors. authorities: trusted for https; None for the public CAs."""
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key_source = None if key is None else key_source
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
@@ -53,11 +53,11 @@ class ChatClient:
         return [model["id"] for model in self.get("/v1/models")["data"]]
 
     def chat_models(self) -> list[str]:
-        """Return the names of models that can chat, as far as that is known. Raises ServerProblem."""
+        """Return the names of models that can chat, or may be able to. Raises ServerProblem."""
         return [model["id"] for model in self.get("/v1/models")["data"] if _can_chat(model)]
 
     def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-        """Yield the chunks of a streamed answer. Closing the generator ends the answer. Raises ServerProblem."""
+        """Yield the chunks of a streamed answer. Closing the generator aborts the request. Raises ServerProblem."""
         request = {**body, "stream": True, "stream_options": {"include_usage": True}}
         try:
             with self._http.stream("POST", path, json=request) as response:
@@ -67,7 +67,7 @@ class ChatClient:
             raise ServerProblem(f"the connection to {self.url} was lost ({error})") from None
 
     def frames(self, num_frames: int | None = None, model: str | None = None) -> Generator[dict[str, Any]]:
-        """Yield frames of an engine (default: the first model's), `num_frames` or endless. Raises ServerProblem."""
+        """Yield a model's dashboard frames (default: first model), by default without end. Raises ServerProblem."""
         params = {name: str(value) for name, value in (("frames", num_frames), ("model", model)) if value is not None}
         try:
             with self._http.stream("GET", "/dashboard/events", params=params) as response:
@@ -94,14 +94,14 @@ class ChatClient:
         raise ServerProblem(f"{response.status_code}: {message}")
 
     def _about_key(self, message: str) -> str:
-        """Return an error about the key in terms of the command line, since the server's mentions headers."""
+        """Reword the server's error about the key for the command line, which has no headers."""
         if self._key_source is None:
             return f"{self.url} requires a key; put it into {CLIENT_KEY_VARIABLE}, or into a file for --key-file"
         return f"{self.url} refuses the key from {self._key_source} ({message.partition(';')[0]})"
 
 
 def _can_chat(card: dict[str, Any]) -> bool:
-    """Whether the model can chat. It is assumed of other servers, and of a model that headrace has not loaded yet."""
+    """Whether the model can chat. Assumed if unknown: on other servers, or if headrace has not loaded the model yet."""
     own = card.get("headrace")
     can = own.get("capabilities") if isinstance(own, dict) else None
     return not can or "completion" in can

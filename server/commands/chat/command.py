@@ -1,4 +1,4 @@
-"""The commands chat, complete, ps and top, which talk to a server."""
+"""Entry points of the commands chat, complete, ps and top."""
 
 import contextlib
 import itertools
@@ -58,7 +58,7 @@ def run_complete(argv: Sequence[str]) -> int:
 
 
 def run_ps(argv: Sequence[str]) -> int:
-    """List the requests of a server. Raises OptionError or StartupError; exits for --help."""
+    """List the running requests of a server. Raises OptionError or StartupError; exits for --help."""
     namespace = ps_parser().parse_args(argv)
     console = _console()
     with connect(namespace) as client:
@@ -72,7 +72,7 @@ def run_ps(argv: Sequence[str]) -> int:
 
 
 def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name ('' if there is only one model) and frame of each model. frame: of the first model."""
+    """Yield name and dashboard frame of each model; the name is '' for an only model. frame: the first model's."""
     if not (models := frame.get("models")):  # older servers have none
         yield "", frame
         return
@@ -82,7 +82,7 @@ def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str
 
 
 def run_top(argv: Sequence[str]) -> int:
-    """Show the work of a server until Ctrl-C, or once in a pipe. Raises OptionError or StartupError."""
+    """Show a server's work live until Ctrl-C, or one snapshot if piped. Raises OptionError or StartupError."""
     namespace = top_parser().parse_args(argv)
     if not sys.stdout.isatty():
         with connect(namespace) as client:
@@ -100,12 +100,12 @@ def run_top(argv: Sequence[str]) -> int:
 
 
 def _console() -> Console:
-    """Return a console as wide as the terminal. Piped output has wide lines, so that programs get them unbroken."""
+    """Return a console as wide as the terminal, or very wide for piped output, so that its lines are not wrapped."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
 def _snapshot(client: ChatClient, model: str | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a frame of the engine's work, and the requests that ended last. Raises ServerProblem."""
+    """Return a dashboard frame, and the requests that ended last. Raises ServerProblem."""
     first, last = client.frames(2, model)  # the first frame has no steps
     return last, last["recent"] or first["recent"]
 

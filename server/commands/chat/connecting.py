@@ -1,4 +1,4 @@
-"""Connections of terminal commands to a server, which may be started for them, with its key and trusted authorities."""
+"""Connections of the terminal commands to a running server or a new one, with key and trusted CAs."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 
 @contextlib.contextmanager
 def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
-    """Yield a client of a named, running or new server. Raises OptionError and StartupError."""
+    """Yield a client of the server at the URL, a running one, or a new one. Raises OptionError and StartupError."""
     with contextlib.ExitStack() as stack:
         url = namespace.where
         if url is None and is_running():
@@ -28,7 +28,7 @@ def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
 
 
 def connect(namespace: argparse.Namespace) -> ChatClient:
-    """Return a client of a running server. Raises OptionError."""
+    """Return a client of the server at the given URL. Raises OptionError."""
     if not is_url(namespace.url):
         raise OptionError(f"URL must begin with http:// or https://, not {namespace.url!r}")
     return _client(namespace.url, namespace)
@@ -40,7 +40,7 @@ def _client(url: str, namespace: argparse.Namespace) -> ChatClient:
 
 
 def _key(file: str | None) -> tuple[str | None, str]:
-    """Return the key, and where it comes from. Raises OptionError."""
+    """Return the key, and the name of its source for error messages. Raises OptionError."""
     if file is None:
         return os.environ.get(CLIENT_KEY_VARIABLE), CLIENT_KEY_VARIABLE
     try:
@@ -50,7 +50,7 @@ def _key(file: str | None) -> tuple[str | None, str]:
 
 
 def _authorities(option: str | None) -> ssl.SSLContext | None:
-    """Return the trusted authorities; None means the public ones. Raises OptionError."""
+    """Return an SSL context with the CAs of --ca-file or SSL_CERT_FILE; None for the public CAs. Raises OptionError."""
     file = option or os.environ.get(CA_VARIABLE)
     if not file:
         return None

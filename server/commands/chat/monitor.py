@@ -1,4 +1,4 @@
-"""Output of `headrace ps` and `headrace top`: the dashboard's data on a terminal."""
+"""Output of `headrace ps` and `headrace top`: dashboard frames rendered for a terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _MAX_ROWS = 20
 
 
 def summary(frame: Mapping[str, Any]) -> Text:
-    """Return one line about the engine."""
+    """Return a one-line summary of the engine's work in a dashboard frame."""
     work, engine = frame["work"], frame["engine"]
     queue, blocks, seconds = work["queue"], work["blocks"], frame["interval_s"]
     state = engine["state"] if engine["state"] == "ready" else f"{engine['state']}: {engine['reason']}"
@@ -30,7 +30,7 @@ def summary(frame: Mapping[str, Any]) -> Text:
 
 
 def requests_table(requests: list[dict[str, Any]]) -> Table:
-    """Return a table of a frame's requests."""
+    """Return a table of requests from a dashboard frame."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("request", "route", "state"):
         table.add_column(name)

@@ -1,4 +1,4 @@
-"""start_server: starts a server for a command of the terminal; is_running: finds one on this machine."""
+"""start_server: starts a server for a terminal command; is_running: detects a server on this machine."""
 
 import contextlib
 import os
@@ -36,9 +36,9 @@ def is_running(url: str = DEFAULT_URL) -> bool:
 
 @contextlib.contextmanager
 def start_server(model: str | None) -> Iterator[str]:
-    """Yield the address of a server for `model` (None: the demo model), which ends with the context.
+    """Start a server for `model` (None: the demo model), yield its URL once it is ready, and stop it with the context.
 
-    Raises StartupError if the server does not start; it has printed the reason.
+    Raises StartupError if the server does not start; the server itself prints the reason.
     """
     port = free_port()
     # Its log would disturb the conversation; bars show its loading. It has its own session, since Ctrl-C only stops an
@@ -59,7 +59,7 @@ def start_server(model: str | None) -> Iterator[str]:
 
 
 def _without_listening(environ: Mapping[str, str]) -> dict[str, str]:
-    """Remove the options about the server's address and callers: this server is only for the conversation."""
+    """Return the environment without options for addresses, keys and storage: this server is private to one command."""
     dropped = {CONFIG_VARIABLE, *(each.variable for each in OPTIONS.values() if each.group in _LISTENING)}
     return {name: value for name, value in environ.items() if name not in dropped}
 

@@ -18,13 +18,13 @@ _HISTORY_LENGTH = 1000
 
 
 class Session:
-    """A conversation at the terminal. read: returns one line of input for a prompt; raises EOFError at the end and
-    KeyboardInterrupt at Ctrl-C."""
+    """A conversation at the terminal. read: shows a prompt and returns one line of input; raises EOFError at the end of
+    input and KeyboardInterrupt at Ctrl-C."""
 
     def __init__(
         self, client: ChatClient, talk: Talk, console: Console, read: Callable[[str], str], notes: Console | None = None
     ) -> None:
-        """console: for answers. notes: for other messages; None: the same console."""
+        """console: where answers are printed. notes: where other messages are printed; None: the same console."""
         self.num_problems = 0  # that were shown
         self._client = client
         self._talk = talk
@@ -34,7 +34,7 @@ class Session:
         self._usage = ""  # of the last answer, once it is complete
 
     def run(self) -> None:
-        """Chat until the input ends or /exit."""
+        """Chat until /exit or the end of input."""
         while True:
             try:
                 text = self._message()
@@ -55,7 +55,7 @@ class Session:
                 self._note(str(problem), style="red")
 
     def _message(self) -> str:
-        """Return one line, or several lines between triple quotes; never an empty text."""
+        """Read a message: one line, or several between triple quotes. Asks again for an empty one."""
         while True:
             text = self._read(">>> ").strip()
             if text.startswith(_QUOTES):
@@ -79,7 +79,7 @@ class Session:
             raise
 
     def _retry(self) -> None:
-        """Get another answer in place of the last one, which stays if there is no other."""
+        """Generate the last answer again. The old one is kept if no new one arrives."""
         before = list(self._talk.messages)
         self._talk.drop_answer()
         try:
@@ -89,7 +89,7 @@ class Session:
                 self._talk.messages[:] = before
 
     def _answer(self) -> None:
-        """Show the next answer. A part of it that arrived before Ctrl-C or an error stays in the conversation."""
+        """Stream the next answer to the console. After Ctrl-C or an error, the part that arrived is kept."""
         parts: list[str] = []
         self._usage = ""
         try:
@@ -106,7 +106,7 @@ class Session:
                 self._talk.answered("".join(parts))
 
     def _chunks(self) -> Generator[str]:
-        """Yield the answer's text as it arrives, and then set its usage."""
+        """Yield the answer's text as it arrives, and set the usage line at its end."""
         started_s, first_s, is_thinking = time.monotonic(), None, False
         usage = None
         for chunk in self._client.stream("/v1/chat/completions", self._talk.body()):
@@ -123,7 +123,7 @@ class Session:
             self._usage = usage_line(usage, first_s - started_s, time.monotonic() - first_s)
 
     def _command(self, text: str) -> bool:
-        """Run a command; return False if there is no such command."""
+        """Run a /command; return False if it is unknown."""
         name, _, words = text.partition(" ")
         words, talk = words.strip(), self._talk
         match name:
@@ -167,7 +167,7 @@ class Session:
 
 
 def usage_line(usage: dict[str, object], first_s: float, rest_s: float) -> str:
-    """Return a line with the tokens and times of an answer."""
+    """Return a line with an answer's token counts and speed. first_s, rest_s: time to the first token, and after it."""
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens", 0) if isinstance(details, dict) else 0
     num_prompt, num_tokens = int(str(usage["prompt_tokens"])), int(str(usage["completion_tokens"]))

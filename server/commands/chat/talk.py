@@ -29,7 +29,7 @@ class CommandProblem(Exception):
 
 @dataclass(slots=True)
 class Talk:
-    """State that is sent with the next question."""
+    """A conversation's messages and settings, all of which are sent with each question."""
 
     model: str
     system: str | None = None
@@ -37,7 +37,7 @@ class Talk:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """Return the request for the next answer."""
+        """Return the request body that asks for the next answer."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {"model": self.model, "messages": [*system, *self.messages], **self.settings}
 
@@ -48,19 +48,19 @@ class Talk:
         self.messages.append({"role": "assistant", "content": text})
 
     def drop_answer(self) -> None:
-        """Remove the last answer, if it is the last message. Raises CommandProblem without a question."""
+        """Remove the last answer, if it is the last message. Raises CommandProblem if there is no question."""
         if self.messages and self.messages[-1]["role"] == "assistant":
             self.messages.pop()
         if not self.messages:
             raise CommandProblem("there is no question yet")
 
     def undo(self) -> None:
-        """Remove the last question and its answer. Raises CommandProblem without one."""
+        """Remove the last question and its answer. Raises CommandProblem if there is none."""
         self.drop_answer()
         self.messages.pop()
 
     def set(self, words: str) -> str:
-        """Set `NAME VALUE`, where VALUE may be JSON; return a confirmation. Raises CommandProblem."""
+        """Set a request field by `NAME VALUE`; VALUE may be JSON. Return a confirmation. Raises CommandProblem."""
         name, _, value = words.partition(" ")
         if not name:
             raise CommandProblem("say what to set, as in /set temperature 0.2")
@@ -90,7 +90,7 @@ class Talk:
 
 
 def with_file(words: str) -> str:
-    """Return the message of `/file PATH TEXT`, with the file in a code fence. Raises CommandProblem."""
+    """Return the message of `/file PATH TEXT`: the file in a code fence, then the text. Raises CommandProblem."""
     name, _, text = words.partition(" ")
     if not name:
         raise CommandProblem("say which file, as in /file notes.txt What is missing here?")

@@ -1,4 +1,4 @@
-"""`headrace doctor`: its parser, its checks in order, its output and its exit code."""
+"""`headrace doctor`: its parser, checks, output and exit code."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ _MARKS: Mapping[Severity, str] = {Severity.OK: "ok  ", Severity.WARNING: "warn",
 
 
 def run(argv: Sequence[str]) -> int:
-    """Check, print the findings and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
+    """Run all checks, print the findings and return the exit code. Raises OptionError for an unknown flag."""
     namespace = doctor_parser().parse_args(argv)
     flags, models = serve_options(namespace)
     findings = list(all_findings(flags, os.environ, options_file(namespace.config), models))
@@ -48,10 +48,10 @@ def run(argv: Sequence[str]) -> int:
 def all_findings(
     flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None, models: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """Yield the findings of all checks. If the options are wrong, that is a finding, the machine is checked with
-    default options, and no model is checked.
+    """Yield the findings of all checks. Invalid options become a finding; the machine is then checked with default
+    options, and no model is checked.
 
-    file: of options, or None. models: arguments without a flag.
+    file: the YAML file of options, or None. models: the positional arguments.
     """
     try:
         server_config, engine_config = resolve_options(flags, environ, file, models)
@@ -74,7 +74,7 @@ def all_findings(
 
 
 def _engine_part(models: Sequence[ModelToCheck]) -> DoctorResult:
-    """Return the findings of a process that loads torch."""
+    """Run the checks that need torch in a child process, and return their findings."""
     command = [sys.executable, "-P", "-m", "engine.commands.doctor", msgspec.json.encode(models).decode()]
     try:
         process = subprocess.run(
@@ -95,7 +95,7 @@ def _engine_part(models: Sequence[ModelToCheck]) -> DoctorResult:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """Return the findings as lines, with a last line that counts problems."""
+    """Format the findings as lines, with a last line that counts problems."""
     width = max(len(finding.subject) for finding in findings)
     lines = [f"{_MARKS[each.severity]}  {each.subject:{width}}  {as_typed(each.message)}" for each in findings]
     counts = {kind: sum(each.severity is kind for each in findings) for kind in (Severity.PROBLEM, Severity.WARNING)}

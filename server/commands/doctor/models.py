@@ -1,4 +1,4 @@
-"""Findings about models that are served together, and about options of a pooling model."""
+"""Findings about the memory of several models, and about options that a pooling model ignores."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,8 +13,8 @@ from server.served.memory_plan import MemoryPlan, memory_need, plan_memory
 
 
 def models_findings(config: ModelsConfig, alone: EngineConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
-    """Yield the findings about models. alone: options of the only model, if there are no entries. weighed: of each
-    model; None if unknown."""
+    """Yield the findings about models. alone: options of the only model, if `config` lists none. weighed: memory needs
+    of each model; None where unknown."""
     if not config.entries:
         (needs,) = weighed
         if needs is not None and not needs.has_kv_cache:
@@ -37,7 +37,7 @@ def _generating_options(names: Sequence[str], prefix: str = "") -> Iterator[Find
 
 
 def _together(config: ModelsConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
-    """Check whether the known models fit into memory together, by the server's own plan."""
+    """Check whether the models with known needs fit into memory together, with the server's own memory plan."""
     known = [(entry, needs) for entry, needs in zip(config.entries, weighed, strict=True) if needs is not None]
     unknown = [entry.name for entry, needs in zip(config.entries, weighed, strict=True) if needs is None]
     if not known:

@@ -1,4 +1,4 @@
-"""Findings about options: the port, files that must be readable, folders that must be writable, and keys."""
+"""Findings about options: port, readable files, writable folders, and keys."""
 
 import _ssl
 import os
@@ -57,7 +57,7 @@ def caller_finding(config: ServerConfig) -> Finding:
 
 
 def certificate_finding(network: NetworkConfig, now_s: float) -> Finding:
-    """now_s: seconds since 1970."""
+    """Check that the TLS certificate can be loaded and does not expire soon. now_s: seconds since 1970."""
     assert network.ssl_certfile is not None
     try:
         make_context(network)
@@ -72,8 +72,8 @@ def certificate_finding(network: NetworkConfig, now_s: float) -> Finding:
 
 
 def _end_of(certfile: str) -> str:
-    """Return the end of validity of the first certificate in a file. Python parses its own certificates with this
-    undocumented function; the only alternative is another library."""
+    """Return the notAfter date of the first certificate in a file. Uses an undocumented function of Python's ssl
+    module, since the alternative is another dependency."""
     end: str = _ssl._test_decode_cert(certfile)["notAfter"]  # type: ignore[attr-defined]
     return end
 
@@ -91,7 +91,7 @@ def data_folder_finding(folder: Path) -> Finding:
 
 
 def file_finding(subject: str, path: Path) -> Finding:
-    """Check whether a file can be read."""
+    """Check that a file can be read."""
     try:
         path.open("rb").close()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Findings about this process: Python, packages, open files, the temporary folder, the home folder."""
+"""Findings about this process: Python, packages, open files, temporary folder and home folder."""
 
 import os
 import resource
@@ -55,7 +55,7 @@ def open_files_findings(max_connections: int) -> Iterator[Finding]:
 
 
 def binding_findings() -> Iterator[Finding]:
-    """Check variables that bind threads to cores, and whether this process is bound to one."""
+    """Check whether this process is bound to a single core, and report variables that bind threads to cores."""
     given = [name for name in BINDING if name in os.environ]
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1 < (os.cpu_count() or 1):
         cause = f", perhaps because of {' and '.join(given)} and an OpenMP library in LD_PRELOAD" if given else ""

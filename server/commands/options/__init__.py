@@ -1,1 +1,1 @@
-"""Options of the config dataclasses on the command line, in the environment and in YAML files."""
+"""Fields of the config dataclasses as options: flags, environment variables and keys of a YAML file."""

@@ -1,4 +1,4 @@
-"""The command line: argparse parsers made from the options of the config dataclasses."""
+"""The command line: argparse parsers built from the options of the config dataclasses."""
 
 import argparse
 import enum
@@ -31,15 +31,14 @@ _NO_CHOICE = re.compile(r"argument ([^:]+): invalid choice: '(.*)' \(choose from
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises OptionError where argparse would print its usage and exit. Examples in its help can be
-    pasted."""
+    """An ArgumentParser that raises OptionError instead of printing its usage and exiting."""
 
     def __init__(self, *, description: str | None = None, **options: Any) -> None:
         wrapped = description and textwrap.fill(description, 100)
         super().__init__(description=wrapped, formatter_class=_HelpFormatter, allow_abbrev=False, **options)
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Return the namespace, and an empty list. Raises OptionError for the first unknown argument."""
+        """Parse the arguments; the returned list is always empty. Raises OptionError for the first unknown argument."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if not unknown:
             return namespace, []
@@ -71,7 +70,7 @@ def _explain_choice(name: str, given: str, listed: str) -> str:
 
 
 def action_examples(epilog: str, action: str) -> str:
-    """Return the epilog of a subcommand, such as `keys new`: its lines of the whole command's examples."""
+    """Return the epilog for a subcommand such as `keys new`: its examples out of the command's epilog."""
     return "examples:\n" + "".join(f"{line}\n" for line in epilog.splitlines() if f" {action} " in line)
 
 
@@ -81,7 +80,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def serve_options(namespace: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
-    """Return given options by field name, as typed, and models without a flag. Raises OptionError if --model is too."""
+    """Return the given options by field name, unparsed, and the positional models. Raises OptionError if both these and
+    --model are given."""
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
     models: list[str] = namespace.positional_models
     if models and "model" in flags:
@@ -90,14 +90,14 @@ def serve_options(namespace: argparse.Namespace) -> tuple[dict[str, object], lis
 
 
 def build_config(config_class: type, namespace: argparse.Namespace) -> Any:
-    """Return the config with the values of its given options. Raises OptionError."""
+    """Parse the options of `config_class` in the namespace, and return the config. Raises OptionError."""
     given = vars(namespace)
     options = [each for each in options_of(config_class) if given.get(each.name) is not None]
     return config_of_values(config_class, {each.name: each.parse(given[each.name], each.flag) for each in options})
 
 
 class _RootParser(Parser):
-    """The parser of `headrace`, whose help is an overview of all commands by purpose."""
+    """The parser of `headrace`, whose help lists all commands, grouped by purpose."""
 
     def format_help(self) -> str:
         width = max(map(len, COMMANDS))
@@ -113,7 +113,7 @@ class _RootParser(Parser):
 
 
 def root_parser(full: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, with names of commands, and `full` with its own parser."""
+    """Return the parser of `headrace`, with the real parser of the command `full` and empty ones for all others."""
     parser = _RootParser(prog="headrace")
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
@@ -125,17 +125,17 @@ def root_parser(full: str | None = None) -> argparse.ArgumentParser:
 
 
 def import_function(path: str) -> Callable[..., Any]:
-    """Return the function at "module:function", with the module's path below server.commands."""
+    """Import the function at "module:function"; the module is relative to server.commands."""
     module, _, name = path.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(f"server.commands.{module}"), name)
     return function
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, many: str) -> None:
-    """Add a flag for each option. An option that is not given leaves nothing in the namespace.
+    """Add a flag for each option. Options that are not given do not appear in the namespace.
 
-    many: how options with several values take them: "append" is one value per flag, and "extend" is all values that
-    follow a flag, which would swallow positional arguments.
+    many: argparse action of multi-value options: "append" takes one value per flag; "extend" takes all that follow,
+    positional arguments included.
     """
     groups: dict[str, Any] = {}
     for option in options:
@@ -160,7 +160,7 @@ def _help_of(option: Option) -> str:
 
 
 def show_default(option: Option) -> str:
-    """Return the default as a user would type it; empty if there is none."""
+    """Return the default as a user would type it; "none" if it is None or empty."""
     value = option.default
     if isinstance(value, bool):
         return "on" if value else "off"

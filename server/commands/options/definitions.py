@@ -1,4 +1,4 @@
-"""Options: the fields of the config dataclasses, as flags, environment variables and keys of a file."""
+"""Option: a field of a config dataclass as a flag, an environment variable and a key of a YAML file."""
 
 import dataclasses
 import difflib
@@ -72,7 +72,7 @@ class Option:
         return PREFIX + self.name.upper()
 
     def parse(self, value: object, source: str) -> Any:
-        """Return the checked value of text, or of a YAML value. source: its name in errors. Raises OptionError."""
+        """Parse and check a value from text or YAML. source: where it was given, for errors. Raises OptionError."""
         if not self.is_many:
             return self._parse_one(value, source)
         values = value if isinstance(value, list) else [value]
@@ -87,7 +87,7 @@ class Option:
         return parsed
 
     def _convert(self, value: object) -> Any:
-        """Return the value as this option's type, or None if it is not one."""
+        """Convert a value to the option's type; return None if that is not possible."""
         if isinstance(value, str):
             return _duration(value.strip()) if self.is_duration else _from_text(value.strip(), self.kind, self.is_size)
         if self.kind is float and type(value) is int:
@@ -101,7 +101,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """The allowed values, for people."""
+        """The allowed values, as a phrase for error messages."""
         if issubclass(self.kind, enum.Enum):
             return "one of " + ", ".join(str(member.value) for member in self.kind)
         if self.kind is bool:
@@ -138,7 +138,7 @@ def _parse_size(text: str) -> int | None:
 
 
 def _duration(text: str) -> float | None:
-    """Return seconds."""
+    """Parse a duration such as 90s, 10m or 2h; return seconds, or None if it is not one."""
     match = _DURATION.fullmatch(text)
     return None if match is None else float(match[1]) * _DURATION_UNITS[match[2] or "s"]
 
@@ -150,7 +150,7 @@ def _show(value: object) -> str:
 
 
 def options_of(config_class: type) -> list[Option]:
-    """Return the options that a config dataclass itself declares with engine.config.option, in order."""
+    """Return the options that a config dataclass declares with engine.config.option, in the order of its fields."""
     hints = typing.get_type_hints(config_class)
     return [_option_of(field, hints[field.name]) for field in dataclasses.fields(config_class) if field.metadata]
 
@@ -193,7 +193,7 @@ OPTIONS: Mapping[str, Option] = {
 
 
 def config_of_values(config_class: type, values: Mapping[str, Any]) -> Any:
-    """Return the config with those of the values that are its fields. Raises OptionError."""
+    """Return a config of those values that are fields of `config_class`. Raises OptionError."""
     names = {field.name for field in dataclasses.fields(config_class)}
     try:
         return config_class(**{name: value for name, value in values.items() if name in names})

@@ -1,4 +1,4 @@
-"""The models of `headrace serve MODEL MODEL ...` and of the file's `models:`, each with its options."""
+"""ModelEntry objects for `headrace serve MODEL MODEL ...` and for `models:` in the YAML file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _KNOWN = frozenset([*(field.name for field in dataclasses.fields(EngineConfig)),
 
 
 def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tuple[ModelEntry, ...]:
-    """Return entries for models as typed, all with the same options `values`. Raises OptionError."""
+    """Return an entry for each positional model, all with the options in `values`. Raises OptionError."""
     if "served_model_name" in values:
         raise OptionError(
             f"{OPTIONS['served_model_name'].flag} would name {len(models)} models; give them names in a file "
@@ -27,8 +27,8 @@ def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tu
 
 
 def entries_of_file(given: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
-    """Return entries for the mapping `models:`. values: options that all models share. where: the place, for errors.
-    Raises OptionError."""
+    """Return an entry for each model in the file's `models:` mapping. values: options shared by all models. where: the
+    mapping's place, for errors. Raises OptionError."""
     if not isinstance(given, dict) or not given:
         raise OptionError(f"{where} must have a line for each model: its name, and under it 'model: PATH' and options")
     entries = tuple(_entry(str(name), options, values, f"{where}: {name}") for name, options in given.items())

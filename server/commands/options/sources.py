@@ -43,12 +43,11 @@ def options_file(given: str | None) -> Path | None:
 def resolve_options(
     flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None, models: Sequence[str] = ()
 ) -> tuple[ServerConfig, EngineConfig]:
-    """Return both configs from flags (by field name), HEADRACE_* variables, the file and defaults.
+    """Return both configs, merged from flags (by field name), HEADRACE_* variables, the file and defaults.
 
-    models: the arguments without a flag.
+    models: the positional arguments.
 
-    Raises OptionError for unknown names and invalid values, even if a stronger source overrides them, and for values
-    that contradict each other.
+    Raises OptionError for unknown names, invalid values (even if overridden), and values that conflict.
     """
     values: dict[str, Any] = {}
     values.update(_from_file(file) if file is not None else ())
@@ -70,7 +69,7 @@ def resolve_options(
 
 
 def _entries(models: Sequence[str], listed: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
-    """Return the entries of several models; none for a single model without a list."""
+    """Return the entries of several models, from the file's list or the command line; empty for a single model."""
     if listed is not None:
         if "model" in values or models:
             raise OptionError(
@@ -114,7 +113,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_yaml(path: Path) -> Iterator[tuple[str, object, int]]:
-    """Yield key, value and line of each entry, from the file's nodes, since a dict would hide repeated keys."""
+    """Yield (key, value, line number) of each entry. Reads YAML nodes, since a dict would hide repeated keys."""
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()

@@ -1,1 +1,1 @@
-"""`headrace serve`: the life of the server process, from its options to its exit."""
+"""`headrace serve`: the server process, from its options to its exit."""

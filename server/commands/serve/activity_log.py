@@ -1,4 +1,4 @@
-"""ActivityLog: logs a line about the server's activity every ten seconds, unless it is idle."""
+"""ActivityLog: logs a line about the server's activity every ten seconds, unless the server is idle."""
 
 import asyncio
 import logging
@@ -13,10 +13,10 @@ _INTERVAL_S = 10.0
 
 
 class ActivityLog:
-    """Logs the change of counters since their last values."""
+    """Logs throughput and queue lengths of one model, from the changes of its counters since the last line."""
 
     def __init__(self, metrics: Metrics, *, names_model: bool = False) -> None:
-        """names_model: for a server with several models, each with its own log."""
+        """names_model: whether lines name the model, as on a server with several."""
         self._metrics = metrics
         self._prefix = f"{metrics.model_name}: " if names_model else ""
         self._logged_s = time.monotonic()
@@ -29,7 +29,7 @@ class ActivityLog:
             self.log(time.monotonic())
 
     def log(self, now_s: float) -> None:
-        """Log a line if a request runs or waits, or did so since the last call. now_s: by time.monotonic()."""
+        """Log a line if a request runs, waits, or did so since the last call. now_s: from time.monotonic()."""
         totals = self._read_totals()
         changes = {name: total - self._totals[name] for name, total in totals.items()}
         seconds = max(1e-9, now_s - self._logged_s)

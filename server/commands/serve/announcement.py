@@ -1,4 +1,4 @@
-"""announce: logs or draws what was chosen at the start, the server's address, and an example of a request."""
+"""announce: reports at the end of a start which model runs with which settings, the URL, and an example request."""
 
 import contextlib
 import logging
@@ -33,7 +33,7 @@ _VERBOSE = (LogLevel.DEBUG, LogLevel.INFO)  # log levels at which a successful s
 
 
 def announce_loading(url: str, what: str, config: ServerConfig, *, is_drawn: bool) -> None:
-    """Report what is being loaded, and the server's address. is_drawn: with progress bars, on a terminal."""
+    """Report the server's address and the models being loaded. is_drawn: whether progress bars follow on a terminal."""
     if is_drawn and config.log_level not in _VERBOSE:
         return
     if is_drawn:
@@ -51,10 +51,10 @@ def announce(
     is_drawn: bool,
     adapters: Sequence[str] | None = None,
 ) -> None:
-    """Report what was chosen, the server's address and an example of a request, as a panel or as lines.
+    """Report the loaded models and their settings, the server's address and an example request.
 
-    infos: of the loaded models, by name. is_drawn: with a panel, on a terminal. adapters: names of the served adapters;
-    None if no model can have any.
+    infos: EngineInfo of the loaded models, by name. is_drawn: whether to draw a panel instead of plain lines. adapters:
+    names of the served adapters; None if no model supports adapters.
     """
     _log_notes(infos, logging.DEBUG if is_drawn else logging.INFO)
     has_key = bool(config.api_key or config.api_keys_file)
@@ -88,7 +88,7 @@ def announce(
 
 
 def _log_notes(infos: Mapping[str, EngineInfo], level: int) -> None:
-    """Log notes at `level`, and warnings at their own; if there are several models, with the model's name."""
+    """Log each engine's notes at `level` and its warnings as warnings, with the model's name if there are several."""
     for name, info in infos.items():
         prefix = f"{name}: " if len(infos) > 1 else ""
         for note in info.notes:
@@ -98,14 +98,14 @@ def _log_notes(infos: Mapping[str, EngineInfo], level: int) -> None:
 
 
 def _write(text: str) -> None:
-    """Write to stderr. A full disk or a closed terminal does not stop the server."""
+    """Write to stderr; ignore errors, since a full disk or closed terminal must not stop the server."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def _pages(url: str, *, has_chat: bool) -> list[tuple[str, str]]:
-    """Return labels and addresses of pages and commands to try; none for a Unix socket."""
+    """Return (label, URL or command) of the pages and commands to try; none for a Unix socket."""
     if url.startswith(UNIX_SCHEME):
         return []
     chat = f"{program()} chat" if url == DEFAULT_URL else f"{program()} chat {url}"
@@ -122,7 +122,7 @@ def _keys(config: ServerConfig, *, is_open: bool) -> str:
 
 
 def example_request(url: str, info: EngineInfo, *, has_chat: bool, has_key: bool) -> str:
-    """Return a curl command with a request that the model answers. url: of the server."""
+    """Return a curl command with an example request for the model. url: base URL of the server."""
     path, body = _example(info, has_chat=has_chat)
     to_socket = ""
     if url.startswith(UNIX_SCHEME):
@@ -132,7 +132,7 @@ def example_request(url: str, info: EngineInfo, *, has_chat: bool, has_key: bool
 
 
 def _example(info: EngineInfo, *, has_chat: bool) -> tuple[str, str]:
-    """Return the path and body of an example for the model."""
+    """Return the path and body of an example request for the model."""
     # Imported here since endpoints import FastAPI, which takes long and is not needed to report a wrong option.
     from server.endpoints import chat, classify, completions, embeddings, rerank
 

@@ -1,4 +1,4 @@
-"""The parser of `headrace serve`, apart from the command, which takes long to import."""
+"""The parser of `headrace serve`, separate from the command, which is slow to import."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Serve as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
+    """Run the server as `argv` says; return the exit code. Raises OptionError or StartupError; exits for --help."""
     namespace = serve_parser().parse_args(argv)
     flags, models = serve_options(namespace)
     configs = resolve_options(flags, os.environ, options_file(namespace.config), models)

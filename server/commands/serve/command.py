@@ -1,4 +1,4 @@
-"""`headrace serve`: the life of the server process, from the bound socket to the drained exit."""
+"""`headrace serve`: the server process, from binding the socket to exiting after the drain."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ _STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
 
 
 def serve(server_config: ServerConfig, engine_config: EngineConfig) -> int:
-    """Serve until a signal or the engine's end; return the exit code. Raises StartupError."""
+    """Serve until a signal or the engine's death; return the exit code. Raises StartupError."""
     began_s = time.monotonic()
     check_paths(server_config, engine_config)
     return_large_buffers()
@@ -78,7 +78,8 @@ async def _serve(
     certificates: Certificates | None,
     began_s: float,
 ) -> int:
-    """Serve on `sock`, with 503 until the engine is ready, and shut everything down. began_s: by time.monotonic()."""
+    """Serve on `sock` (503 until the engine is ready), then shut down. began_s: start of the process, from
+    time.monotonic()."""
     stop = catch_signals()
     manager = ServiceManager.from_environment(os.environ)
     stop.add_done_callback(lambda _: manager.stopping())
@@ -130,14 +131,14 @@ async def _serve(
 
 
 def _adapter_names(context: "ServerContext") -> list[str] | None:
-    """Return the names of the served adapters; None if no model can have any."""
+    """Return the names of the served adapters; None if no model supports adapters."""
     if not any(model.has_adapters for model in context.models):
         return None
     return [adapter.name for adapter in context.models.adapters]
 
 
 async def _clean_up(context: "ServerContext", runner: "JobRunner") -> None:
-    """End the responses and delete the files that the last server left unfinished."""
+    """Delete expired responses and orphaned files, and fail responses that the last server left unfinished."""
     from server.state.records import fail_interrupted
 
     await context.store.expire()
@@ -150,7 +151,7 @@ async def _clean_up(context: "ServerContext", runner: "JobRunner") -> None:
 async def _background_work(
     context: "ServerContext", runner: "JobRunner", manager: ServiceManager, certificates: Certificates | None
 ) -> AsyncIterator[None]:
-    """Reload keys and certificates, log activity, run jobs and notify the service manager within the context."""
+    """Run background tasks within the context: activity log, jobs, reloads of keys and certificates, sd_notify."""
     names_model = len(context.models) > 1
     work = [
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
@@ -183,7 +184,7 @@ async def _background_work(
 async def _answering(
     http: "HttpServer", sock: socket.socket, context: "ServerContext", engines: Engines
 ) -> AsyncIterator[None]:
-    """Answer requests within the context; at its end, end the running ones."""
+    """Serve HTTP within the context; at its end, stop the engines and end open requests."""
     serving = asyncio.create_task(http.serve([sock]), name="http")
     try:
         yield
@@ -198,7 +199,7 @@ async def _answering(
 
 @contextlib.contextmanager
 def _preparing(context: "ServerContext", text_model: "TextModel") -> Iterator[None]:
-    """Prepare the tokenizer for long texts while the first requests are served."""
+    """Warm up the tokenizer for long texts in the background, and freeze the garbage collector's existing objects."""
     tokenizer = text_model.tokenizer
     preparing = asyncio.ensure_future(context.workers.run(tokenizer.prepare_for_long_texts, size=tokenizer.vocab_size))
     gc.freeze()  # existing objects stay; scanning them for garbage would delay streams
@@ -209,8 +210,8 @@ def _preparing(context: "ServerContext", text_model: "TextModel") -> Iterator[No
 
 
 def check_paths(server: ServerConfig, engine: EngineConfig) -> None:
-    """Raise StartupError for the first path of a model or adapter that does not exist, before a process is started that
-    imports torch. The messages equal those in models/sources/resolve.py."""
+    """Raise StartupError for the first model or adapter path that does not exist, before the slow start of a process
+    that imports torch. The messages equal those in models/sources/resolve.py."""
     entries = server.models.entries
     for config, prefix in [(entry.engine, f"{entry.name}: ") for entry in entries] or [(engine, "")]:
         if (path := _missing(config.model)) is not None:
@@ -224,7 +225,7 @@ def check_paths(server: ServerConfig, engine: EngineConfig) -> None:
 
 
 def _missing(model: str) -> str | None:
-    """Return an error if the model can only be a path and does not exist."""
+    """Return an error message if the model must be a local path and does not exist; None otherwise."""
     is_path = model.startswith(("/", "./", "../", "~")) or (model.lower().endswith(_MODEL_FILES) and ":" not in model)
     path = Path(model).expanduser()
     if not is_path or path.exists():
@@ -233,7 +234,7 @@ def _missing(model: str) -> str | None:
 
 
 def fault_plan(config: ServerConfig, environ: Mapping[str, str]) -> FaultPlan | None:
-    """Return the plan of HEADRACE_FAULTS. Raises OptionError for an invalid one, and if faults are not allowed."""
+    """Parse HEADRACE_FAULTS; None if not set. Raises OptionError if it is invalid or fault injection is off."""
     text = environ.get(VARIABLE)
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""OneEngine: the engine of a server with one model; Engines: the engines of a server, during its life."""
+"""Engines: interface that starts, awaits and stops a server's engines; OneEngine: the implementation for one model."""
 
 import logging
 import time
@@ -26,29 +26,29 @@ LAST_PHASE = "prepare text"  # tokenizer and chat template, if they are not read
 
 
 class Engines(Protocol):
-    """The engines of a server. `context` is set before any data of an engine is read."""
+    """Starts, awaits and stops the engines of a server. `context` must be set before an engine sends data."""
 
     context: "ServerContext | None"
 
     @property
     def clients(self) -> Mapping[str, EngineClient]:
-        """Clients by model name."""
+        """Engine clients by model name."""
 
     @property
     def label(self) -> str:
-        """Name of what is loaded, for people."""
+        """The names of the models, for messages."""
 
     async def start(self) -> None:
-        """Start the engines that do not need a context."""
+        """Start the engine processes that do not need `context`."""
 
     async def wait_loaded(self) -> "TextModel":
-        """Load the models of the start; return the first one's TextModel. Raises StartupError or OptionError."""
+        """Load the startup models; return the first one's TextModel. Raises StartupError or OptionError."""
 
     async def wait_dead(self) -> str:
-        """Return the reason when no model can be served any more."""
+        """Wait until no model can be served any more, and return the reason."""
 
     async def stop(self) -> None:
-        """Stop immediately; open streams raise EngineStopped."""
+        """Stop the engines immediately; open streams raise EngineStopped."""
 
 
 def engine_client(
@@ -59,7 +59,7 @@ def engine_client(
     on_loading: Callable[[Loading], None],
     on_restart: Callable[[RestartReason], None],
 ) -> ProcessClient:
-    """Return a client, not yet started, that reports to `metrics` and to the served model. model: not called before the
+    """Create a client, not yet started, that reports to `metrics` and to the served model. model: called only after the
     engine process has sent its tokenizer."""
 
     def on_step(stats: StepStats) -> None:
@@ -89,21 +89,21 @@ def engine_client(
 
 
 class StartupTimes:
-    """Durations of the phases of a start, by the engine process's clock. Each ends where the next begins."""
+    """Measures the phases of a start, from the engine's Loading messages. Each phase ends where the next starts."""
 
     def __init__(self, began_s: float, record: Callable[[str, float], None]) -> None:
-        """began_s: by time.monotonic(). record: called with the phase and its seconds at the end of each phase."""
+        """began_s: from time.monotonic(). record: called with the name and seconds of each phase when it ends."""
         self._phase = FIRST_PHASE
         self._began_s = began_s
         self._record = record
 
     def show(self, loading: Loading) -> None:
-        """Note the phase of a Loading message."""
+        """Start the phase that a Loading message reports, unless it is the current one."""
         if loading.stage != self._phase:
             self.begin(loading.stage, loading.sent_s)
 
     def begin(self, phase: str, at_s: float) -> None:
-        """End the current phase and begin the next one at `at_s`."""
+        """End the current phase and start the next one at `at_s`."""
         self._record(self._phase, max(0.0, at_s - self._began_s))
         self._phase, self._began_s = phase, at_s
 
@@ -113,7 +113,7 @@ class StartupTimes:
 
 
 class OneEngine:
-    """The engine of the server's only model. The server shows and times its start, and ends with it."""
+    """The engine of a server with one model. The server shows and times its start, and ends when it dies for good."""
 
     def __init__(self, name: str, server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> None:
         self.context: ServerContext | None = None

@@ -1,4 +1,4 @@
-"""create_server: uvicorn around the application, without uvicorn's signal handling. Slow to import."""
+"""create_server: runs the application in uvicorn, without uvicorn's signal handling. Slow to import."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ _FLUSH_TIMEOUT_S = 3  # for finished or cut-off responses to reach their clients
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: at the first SIGTERM it would refuse connections, and never drain."""
+    """uvicorn without its signal handlers, which at the first SIGTERM would refuse connections instead of draining."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,7 +44,7 @@ class HttpServer(uvicorn.Server):
             sock.listen(BACKLOG)  # asyncio uses one number for the backlog and for connections accepted at once
 
     def num_answers(self) -> int:
-        """Return the number of requests whose answers are not complete."""
+        """Return the number of requests whose responses are not complete."""
         return len(self.server_state.tasks)
 
     def num_connections(self) -> int:
@@ -61,7 +61,7 @@ def create_server(
     templates: TemplateRunner,
     certificates: Certificates | None = None,
 ) -> tuple[HttpServer, ServerContext]:
-    """Return a server that does not serve yet, and the state of its application. certificates: for TLS."""
+    """Create a server, not yet started, and the state of its application. certificates: for TLS, or None."""
     app = create_app(client, config, engine_config, metrics, store, templates=templates)
     trusted = TrustedProxies(config.network.proxies)
     paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
@@ -84,7 +84,7 @@ def create_server(
 def _protocol(
     config: ServerConfig, metrics: Metrics, trusted: TrustedProxies, certificates: Certificates | None
 ) -> Callable[..., asyncio.Protocol]:
-    """Return the factory of a protocol for each connection."""
+    """Return the factory that creates an asyncio protocol for each connection."""
 
     def count_closed(reason: CloseReason) -> None:
         metrics.add("http_connections_closed_total", 1, reason.value)

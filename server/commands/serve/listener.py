@@ -1,4 +1,4 @@
-"""The listening socket, bound first, so that a port in use is reported before models are loaded."""
+"""The listening socket, bound before models are loaded, so that a port in use is reported early."""
 
 import contextlib
 import errno
@@ -27,13 +27,13 @@ _UNACKED_SURPLUS_S = 5  # beyond --http-write-timeout
 
 
 def is_for_this_machine(host: str) -> bool:
-    """Whether only this machine can reach a socket that listens on `host`."""
+    """Whether a socket that listens on `host` can only be reached from this machine."""
     return host == "localhost" or is_loopback(host)
 
 
 @contextlib.contextmanager
 def listening(config: ServerConfig) -> Iterator[socket.socket]:
-    """Yield the socket that the options ask for. Raises StartupError."""
+    """Yield the listening socket, TCP or Unix as configured. Raises StartupError."""
     path = config.network.uds
     if path is None:
         with listen(config.host, config.port, unacked_s=config.http_write_timeout + _UNACKED_SURPLUS_S) as sock:
@@ -46,9 +46,9 @@ def listening(config: ServerConfig) -> Iterator[socket.socket]:
 def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.socket:
     """Return a TCP socket that listens on host:port. Raises StartupError.
 
-    It listens from the start: Linux lets two sockets with SO_REUSEADDR bind one port until one of them listens.
-    unacked_s: time after which the system drops a connection whose client acknowledges or reads nothing. Our own
-    timeout notices a client that does not read only when the system's buffers are full, which may be megabytes later.
+    It listens immediately, since Linux lets several sockets with SO_REUSEADDR bind a port until one listens. unacked_s:
+    TCP_USER_TIMEOUT, after which the system drops a connection whose client acknowledges or reads nothing. The server's
+    own write timeout detects such clients only once the system's send buffer, perhaps megabytes, is full.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -68,7 +68,7 @@ def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.so
 
 
 def _notice_lost_clients(sock: socket.socket, unacked_s: float | None) -> None:
-    """Detect lost clients. Accepted sockets inherit the options; some systems lack some of them."""
+    """Set keepalive and TCP_USER_TIMEOUT where the system has them. Accepted sockets inherit the options."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     wanted = {
         "TCP_KEEPIDLE": _KEEPALIVE_IDLE_S,
@@ -86,7 +86,7 @@ def _notice_lost_clients(sock: socket.socket, unacked_s: float | None) -> None:
 def listen_unix(path: Path, mode: int) -> Iterator[socket.socket]:
     """Yield a socket that listens at `path`, and delete its file at the end of the context. Raises StartupError.
 
-    An existing file is replaced if it is a socket on which no process listens, as after a server was killed.
+    An existing socket file is replaced if no process listens on it, as after a server was killed.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with sock:
@@ -112,7 +112,7 @@ def listen_unix(path: Path, mode: int) -> Iterator[socket.socket]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket on which no process listens. Raises StartupError for another file, or a socket in use."""
+    """Remove a socket file on which no process listens. Raises StartupError if it is in use or not a socket."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -132,12 +132,12 @@ def _remove_stale(path: Path) -> None:
 
 
 def host_port(host: str, port: int) -> str:
-    """Return host:port as in a URL."""
+    """Return "host:port" in the form of URLs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def url_of(sock: socket.socket, *, has_tls: bool = False) -> str:
-    """Return the URL that works on this machine; unix:PATH for a Unix socket."""
+    """Return the server's URL for clients on this machine; unix:PATH for a Unix socket."""
     if sock.family == socket.AF_UNIX:
         return f"{UNIX_SCHEME}{sock.getsockname()}"
     host, port = sock.getsockname()[:2]

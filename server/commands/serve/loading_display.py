@@ -1,4 +1,4 @@
-"""LoadingDisplay: the progress of loading, as bars on a terminal or as log lines."""
+"""LoadingDisplay: shows the progress of loading, as bars on a terminal or as log lines."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ class _Terminal(Protocol):
 
 
 class LoadingDisplay:
-    """Shows Loading messages as bars on a terminal, and after `close`, when the log uses it, as log lines."""
+    """Shows Loading messages as bars, if there is a terminal. After `close`, which frees it, shows log lines."""
 
     def __init__(self, terminal: _Terminal | None) -> None:
         self._terminal = terminal
@@ -35,7 +35,7 @@ class LoadingDisplay:
         show(loading.stage, loading.done, loading.total, loading.unit)
 
     def close(self) -> None:
-        """Restore the terminal, with the bars above the cursor."""
+        """Finish the bars, and give the terminal back to the log."""
         if self._bars is not None and self._terminal is not None:
             with self._terminal.lock:
                 self._bars.close()
@@ -44,5 +44,5 @@ class LoadingDisplay:
 
 
 def loading_display(log_format: LogFormat) -> LoadingDisplay:
-    """Return a display, with bars if stderr is a terminal that can draw them and the log format is text."""
+    """Create a display, with bars if stderr is a capable terminal and the log format is text."""
     return LoadingDisplay(SharedTerminal() if can_draw(log_format) else None)

@@ -1,4 +1,4 @@
-"""allow_open_files: raises the limit of open files so that all connections fit."""
+"""allow_open_files: raises the limit of open files (RLIMIT_NOFILE) to what the connections need."""
 
 import logging
 import resource
@@ -18,20 +18,20 @@ _SURPLUS = 1.25  # including those that get 503: see server/http/connections/ope
 
 
 def open_files_needed(max_connections: int) -> int:
-    """Return the number of files for all connections, and for all else that is open."""
+    """Return the number of file descriptors needed for the connections and everything else."""
     return int(max_connections * _SURPLUS) + _OTHER_FILES
 
 
 def room_for_connections(num_files: int) -> int:
-    """Return the number of connections that fit into a limit of open files, besides those that get 503."""
+    """Return the number of connections that fit into `num_files` descriptors, besides those refused with 503."""
     return int((num_files - _other_files(num_files)) / _SURPLUS)
 
 
 def connections_at_once() -> int:
-    """Return the number of connections that may be accepted before the event loop does other work.
+    """Return the number of connections to accept in a row before the event loop does other work.
 
-    It is small, since streams and probes wait meanwhile, and limited by the open files: until the first refused
-    connections are closed, three times as many more have been accepted.
+    It is small, since streams and probes wait meanwhile, and limited by the spare descriptors: three more rounds may be
+    accepted before the refused connections of the first are closed.
     """
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return min(_MOST_AT_ONCE, max(1, (_other_files(_NO_LIMIT if soft < 0 else soft) - _OWN_FILES) // 4))
@@ -44,8 +44,8 @@ def _other_files(num_files: int) -> int:
 def allow_open_files(max_connections: int) -> int:
     """Raise the limit of open files as far as possible, and return the number of connections that fit.
 
-    If the limit is too low for `max_connections`, the result is smaller and a warning is logged: a connection that
-    cannot be accepted waits without an answer, and so do probes. Raises StartupError if the limit is too low for any.
+    If the limit is too low for `max_connections`, returns fewer and logs a warning; without descriptors left,
+    connections and probes would hang. Raises StartupError if the limit is too low for the server itself.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = open_files_needed(max_connections)

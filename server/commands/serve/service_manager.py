@@ -1,6 +1,6 @@
-"""ServiceManager: reports the server's state to systemd as in sd_notify(3), for units of Type=notify.
+"""ServiceManager: reports the server's state to systemd by the protocol of sd_notify(3), for units of Type=notify.
 
-Each message is one datagram of lines NAME=value to the socket in NOTIFY_SOCKET. Without that variable nothing is sent.
+Each message is one datagram of lines NAME=value to the socket in NOTIFY_SOCKET. Without it, nothing is sent.
 """
 
 import asyncio
@@ -17,10 +17,11 @@ _PULSES_PER_LIMIT = 3  # so that one may be late and one lost
 
 
 class ServiceManager:
-    """The service manager that started this process, if it wants to be notified."""
+    """A client of the service manager that started this process; sends nothing if there is none."""
 
     def __init__(self, address: str | None, watchdog_s: float | None) -> None:
-        """address: of a Unix socket; @ means the abstract namespace. watchdog_s: longest time between pulses."""
+        """address: path of a Unix socket; a leading @ means the abstract namespace. watchdog_s: longest allowed time
+        between two watchdog messages; None for no watchdog."""
         self._watchdog_s = watchdog_s
         self._socket: socket.socket | None = None
         if address is not None:
@@ -28,7 +29,7 @@ class ServiceManager:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> "ServiceManager":
-        """Remove the variables from `environ`, so that child processes do not send messages."""
+        """Create from systemd's variables, and remove them from `environ`, so that child processes send nothing."""
         address = environ.pop("NOTIFY_SOCKET", None)
         limit_us = environ.pop("WATCHDOG_USEC", None)
         pid = environ.pop("WATCHDOG_PID", None)
@@ -51,15 +52,15 @@ class ServiceManager:
         self._send(f"STATUS=Loading {model}")
 
     def ready(self, url: str) -> None:
-        """Report that the start is over and requests are served at `url`."""
+        """Report that startup is complete and requests are served at `url`."""
         self._send("READY=1", f"STATUS=Serving at {url}")
 
     def stopping(self) -> None:
-        """Report that the server is shutting down, for whatever reason."""
+        """Report that the server is shutting down."""
         self._send("STOPPING=1", "STATUS=Finishing running requests")
 
     async def pulse(self) -> None:
-        """Report regularly that the event loop runs, until canceled; without reports the manager kills the server."""
+        """Send watchdog messages from the event loop until canceled; if it hangs, the manager kills the server."""
         if self._socket is None or not self._watchdog_s:
             return
         while True:

@@ -1,4 +1,4 @@
-"""SeveralEngines: the engines of several models, or of one model that is loaded on demand."""
+"""SeveralEngines: starts and stops the engines of several models, or of one that is loaded on demand."""
 
 import asyncio
 import dataclasses
@@ -40,7 +40,8 @@ _WEIGH_COMMAND = (sys.executable, "-P", "-m", "engine.commands.weigh")
 
 
 def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> Engines:
-    """Return the engines for the options. metrics: of the first model. began_s: by time.monotonic()."""
+    """Create the Engines for the options. metrics: the first model's. began_s: start of the process, from
+    time.monotonic()."""
     name = metrics.model_name
     if not server.models.entries and not server.models.loads_on_demand:
         return OneEngine(name, server, engine, metrics, began_s)
@@ -49,7 +50,7 @@ def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, beg
 
 
 class SeveralEngines:
-    """The engines of several models, or of one model that is loaded on demand. The server outlives each of them."""
+    """The engines of several models, or of one loaded on demand. An engine's death does not end the server."""
 
     def __init__(self, entries: tuple[ModelEntry, ...], server: ServerConfig) -> None:
         self.context: ServerContext | None = None
@@ -62,7 +63,7 @@ class SeveralEngines:
         self._loader: ModelLoader | None = None
 
     async def start(self) -> None:
-        """Do nothing: the engines' memory is not planned yet."""
+        """Do nothing, since memory must be divided among the models before any engine starts."""
 
     async def wait_loaded(self) -> "TextModel":
         assert self.context is not None
@@ -84,7 +85,7 @@ class SeveralEngines:
             await self._loader.close()
 
     async def _plan(self) -> tuple[Mapping[str, MemoryGrant], float]:
-        """Return the memory for each model, and for all together. Raises StartupError or OptionError."""
+        """Return a memory grant for each model, and the limit for all, in bytes. Raises StartupError or OptionError."""
         config, entries = self._server.models, self._entries
         if len(entries) == 1:
             return {}, float("inf")
@@ -114,7 +115,7 @@ class SeveralEngines:
         return self.context.models.get_or_default(name)
 
     def _add_adapters(self) -> None:
-        """Set which models can have adapters, and add the adapters of the options. Raises OptionError."""
+        """Set which models support adapters, and register the configured adapters. Raises OptionError."""
         assert self.context is not None
         models = self.context.models
         can_have = {entry.name: entry.engine.enable_lora for entry in self._entries}
@@ -160,7 +161,7 @@ class SeveralEngines:
         return engine_client(model.config, config, model.metrics, lambda: model, on_loading, on_restart)
 
     async def _load_first(self, loader: ModelLoader) -> None:
-        """Load the models of the start, one after the other. Raises StartupError if none can be loaded."""
+        """Load the models that are loaded at startup, one after another. Raises StartupError if all fail."""
         is_all = not self._server.models.loads_on_demand
         first = [entry.name for entry in self._entries if is_all or entry.is_pinned]
         first = first or [self._entries[0].name]
@@ -175,13 +176,13 @@ class SeveralEngines:
 
 
 async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
-    """Prepare what requests need besides the model's engine."""
+    """Prepare the tokenizer, chat template and adapters of a model whose engine is ready."""
     await model.text_model()
     await adapters.read_all(model)
 
 
 def _without_generation(entry: ModelEntry) -> ModelEntry:
-    """Return the entry of a pooling model without the server-wide options for models that generate text."""
+    """Return a pooling model's entry with shared options that only affect generation reset to their defaults."""
     shared = [name for name in entry.engine.generating_options() if name not in entry.own_options]
     if shared:
         flags = ", ".join(OPTIONS[name].flag for name in shared)
@@ -192,7 +193,7 @@ def _without_generation(entry: ModelEntry) -> ModelEntry:
 
 
 async def _weigh(configs: Sequence[EngineConfig], show: Callable[[Loading], None]) -> list[Weighed]:
-    """Return the memory needs of the models, measured by a process that may load torch. Raises StartupError."""
+    """Measure the memory needs of the models in a child process that may import torch. Raises StartupError."""
     process = await asyncio.create_subprocess_exec(
         *_WEIGH_COMMAND,
         msgspec.json.encode(configs).decode(),

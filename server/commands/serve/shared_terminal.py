@@ -1,7 +1,7 @@
 """SharedTerminal: a terminal on which bars are drawn while other processes write to it.
 
-The engine process, compilers and native code write to the stderr that they inherited. While bars are drawn, that is a
-pipe, whose lines are printed above the bars.
+The engine process, compilers and native code write to the stderr that they inherit. While bars are drawn, it is a pipe
+whose lines are printed above the bars.
 """
 
 import contextlib
@@ -21,10 +21,9 @@ _DRAIN_TIMEOUT_S = 2.0
 
 
 class SharedTerminal:
-    """The terminal of this process and its children. From creation until `give_back`, file descriptor 2 is a pipe.
-    Child processes that were started meanwhile keep it, so lines are passed on as long as one of them lives. While
-    `lock` is held, no line is printed: rich would redraw its last bars below the line, without a newline at their
-    end."""
+    """Replaces stderr (file descriptor 2) by a pipe until `give_back`, and prints its lines above the bars. Child
+    processes started meanwhile keep the pipe, so lines are forwarded as long as one lives. Hold `lock` to print no line
+    while the bars are finished: rich would redraw them below it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -40,7 +39,7 @@ class SharedTerminal:
         threading.Thread(target=self._pass_on, args=(reading,), name="shared-terminal", daemon=True).start()
 
     def give_back(self) -> None:
-        """Write to the terminal itself again, after all lines in the pipe have been printed."""
+        """Print all lines in the pipe, and make the terminal stderr again."""
         sys.stderr.flush()
         os.write(_STDERR, f"{_MARK}\n".encode())
         self._is_drained.wait(_DRAIN_TIMEOUT_S)
@@ -58,6 +57,6 @@ class SharedTerminal:
 
 
 def can_draw(log_format: LogFormat) -> bool:
-    """Whether bars can be drawn: stderr is a terminal, not yet shared, and the log format is text."""
+    """Whether bars can be drawn: stderr is a capable terminal, and the log format is text."""
     console = Console(file=sys.stderr)
     return log_format is LogFormat.TEXT and sys.stderr.isatty() and not console.is_dumb_terminal

@@ -14,10 +14,7 @@ _Result = TypeVar("_Result")
 
 
 def catch_signals() -> Stop:
-    """Return a future for the first SIGINT or SIGTERM; the second one ends the process immediately.
-
-    The engine process needs no signal: it ends with the socket pair.
-    """
+    """Return a future for the first SIGINT or SIGTERM. The second one exits the process immediately."""
     loop = asyncio.get_running_loop()
     first: Stop = loop.create_future()
 
@@ -32,7 +29,7 @@ def catch_signals() -> Stop:
 
 
 async def unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Result]) -> _Result | None:
-    """Return the result of `waited`, or None if `stop` comes first."""
+    """Await `waited` and return its result; if `stop` is done first, cancel it and return None."""
     task = asyncio.ensure_future(waited)
     await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
@@ -42,8 +39,8 @@ async def unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Resul
 
 
 def on_hangup(*actions: Callable[[], None]) -> None:
-    """Call the actions at each SIGHUP. Without actions, SIGHUP still ends a server that was started in a terminal, as
-    closing the terminal should, but not one without a terminal, such as a service that is reloaded."""
+    """Call the actions at each SIGHUP. Without actions, SIGHUP keeps ending a server in a terminal, but is ignored by
+    one without a terminal, such as a service during a reload."""
     if not actions and has_terminal():
         return
 

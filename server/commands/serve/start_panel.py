@@ -1,4 +1,4 @@
-"""show_panel: the panel at the end of a start on a terminal: models, memory, keys, and commands to try."""
+"""show_panel: draws the panel that ends a start on a terminal: models, memory, keys, and commands to try."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,8 @@ Rows = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class PanelContent:
-    """Content of the panel. address: of the server, for people. models: name -> info; None if the model is loaded on
-    demand. adapters: names of the served adapters; None if no model can have any. tries: labels and addresses or
-    commands to try."""
+    """Content of the panel. address: the server's URL. models: EngineInfo by name; None for a model that is loaded on
+    demand. adapters: names of the served adapters; None if no model supports adapters. tries: (label, command)."""
 
     version: str
     address: str
@@ -35,7 +34,7 @@ class PanelContent:
 
 
 def show_panel(console: Console, content: PanelContent) -> None:
-    """Draw the panel. Text to copy is outside the border, and its lines are not wrapped."""
+    """Draw the panel. Text to copy stays outside the border and is not wrapped."""
     title = f"headrace {content.version} is ready"
     rows = [("Address", content.address), *model_rows(content.models), *_adapter_rows(content), ("Keys", content.keys)]
     if console.width < _NARROW:
@@ -71,7 +70,7 @@ def _adapter_rows(content: PanelContent) -> Rows:
 
 
 def model_rows(models: Mapping[str, EngineInfo | None]) -> Iterator[tuple[str, str]]:
-    """Yield labels and values. models: name -> info; None if the model is loaded on demand."""
+    """Yield (label, value) rows about the models. models: as in PanelContent."""
     if len(models) > 1:
         for name, info in models.items():
             yield "Model", f"{name}: {'loaded by its first request' if info is None else _in_short(info)}"
@@ -91,7 +90,7 @@ def _generation_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
 
 
 def _pooling_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
-    """Yield the rows of a pooling model, which has no KV cache and no drafts, since each text is computed at once."""
+    """Yield the rows of a pooling model, which has no KV cache and no speculation."""
     yield "Output", _outputs(info)
     yield "Input", f"texts of up to {info.max_model_len:,} tokens"
     yield "Memory", f"{size(info.weight_bytes)} of weights"
@@ -99,7 +98,7 @@ def _pooling_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
 
 
 def _outputs(info: EngineInfo) -> str:
-    """Return the kind of output of a pooling model."""
+    """Describe the outputs of a pooling model."""
     assert info.pooling is not None
     if PoolingTask.EMBED in info.pooling.tasks:
         return f"embeddings with {info.pooling.dimensions:,} dimensions"
@@ -128,7 +127,7 @@ def _adapters(info: EngineInfo) -> str:
 
 
 def quantization(formats: Mapping[str, int]) -> str:
-    """Return the quantized formats, the most frequent first; '' if there are none."""
+    """List the quantized weight formats, the most frequent first; '' if there are none."""
     quantized = {name: count for name, count in formats.items() if name not in _UNQUANTIZED}
     return ", ".join(sorted(quantized, key=lambda name: -quantized[name]))
 

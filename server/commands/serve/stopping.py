@@ -1,4 +1,4 @@
-"""run_until_stopped: serves until a signal or the engine's end; drain_server: finishes running requests."""
+"""run_until_stopped: waits for a signal or the engine's death; drain_server: finishes running requests."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ _POLL_S = 0.05
 async def run_until_stopped(
     stop_signal: Stop, engines: Engines, context: "ServerContext", drain: Callable[[], Awaitable[None]]
 ) -> None:
-    """Serve until a signal, and drain after SIGTERM. Raises StartupError if the engine is dead."""
+    """Wait for a signal, and drain after SIGTERM. Raises StartupError if the engine dies for good."""
     if (reason := await unless(stop_signal, engines.wait_dead())) is not None:
         raise StartupError(reason)
     if stop_signal.result() is signal.SIGTERM:
@@ -36,11 +36,11 @@ async def run_until_stopped(
 async def drain_server(
     context: "ServerContext", num_answers: Callable[[], int], num_connections: Callable[[], int], timeout_s: float
 ) -> None:
-    """Answer new requests with 503 while running ones finish, for at most `timeout_s`, and long enough for clients with
-    a connection and load balancers to notice.
+    """Answer new requests with 503 until running ones finish, at most for `timeout_s`, but long enough for connected
+    clients and load balancers to see the 503.
 
-    num_answers: returns the number of HTTP requests whose answers are not complete; clients may read more slowly than
-    text is generated. Streams of watchers, which have no end, are not waited for.
+    num_answers: returns the number of incomplete HTTP responses, since clients may read more slowly than text is
+    generated. Dashboard streams, which never end, are not waited for.
     """
 
     def num_left() -> int:

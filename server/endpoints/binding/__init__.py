@@ -1,1 +1,1 @@
-"""Parts that all endpoints share: the Endpoint object, the kinds of work, the registry, and the routes."""
+"""The machinery that all endpoints share: the Endpoint class, kinds of work, the registry, and the routes."""

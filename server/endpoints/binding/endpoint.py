@@ -1,4 +1,4 @@
-"""Endpoint: one path that computes with a model, from the body's type to the description of its answers."""
+"""Endpoint: the definition of one path that computes with a model, from the body's type to the OpenAPI description."""
 
 import contextlib
 import enum
@@ -31,7 +31,7 @@ B = TypeVar("B", bound=StrictModel)
 
 
 class Capability(enum.Enum):
-    """Ability that an endpoint needs its model to have."""
+    """The ability that a model needs for an endpoint."""
 
     GENERATES = enum.auto()  # it generates text
     POOLS = enum.auto()  # it computes embeddings or scores
@@ -51,9 +51,9 @@ ERRORS: Mapping[Capability, Sequence[type[Exception]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointRequest:
-    """A request to an endpoint apart from its body: its model, its sender, and when it came.
+    """A request to an endpoint without its body: model, owner and arrival time.
 
-    is_batch: whether it is a line of a batch, which waits where a client's request is refused.
+    is_batch: whether the request is a line of a batch, which waits in cases where a client's request is refused.
     """
 
     context: ServerContext
@@ -67,15 +67,15 @@ class EndpointRequest:
 
     @contextlib.asynccontextmanager
     async def preparing(self) -> AsyncIterator[None]:
-        """Admit the request, and count it as waiting while its prompt is made.
+        """Admit the request, and count it as waiting while its prompt is rendered and tokenized.
 
-        A request is admitted in three places. `QueueMiddleware` looks at the queue before the body is read, so that a
-        full queue costs next to nothing. Here, queue, drain, engine, model and key are checked before the prompt is
-        made: without the count, a burst would be rendered and tokenized and then refused. `Generation` and `pool`
-        check engine and queue again when they submit, now that the number of tokens is known. A line of a batch
-        waits for its turn instead of the first two.
+        Admission is checked in three places. `QueueMiddleware` checks the queue before the body is read, so that
+        refusals are cheap. This method checks queue, drain, engine, model and key before tokenization; without the
+        count, a burst of requests would be tokenized and only then refused. `Generation` and `pool` check engine and
+        queue again on submission, when the number of tokens is known. A line of a batch waits for its turn instead of
+        the first two.
 
-        Raises QueueFull, and what `admit` raises.
+        Raises QueueFull and the errors of `admit`.
         """
         if self.is_batch:
             async with self.model.client.batch_lane.preparing():
@@ -105,20 +105,20 @@ def _named_model(body: Any, models: ServedModels) -> ServedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint(Generic[B]):
-    """One POST endpoint. Its route and lines of batches do the same up to `prepare`.
+    """One POST endpoint, for HTTP requests and, up to `prepare`, for lines of batches.
 
-    name: the operation's id in the API's description. summary: the row in the documents.
+    name: operation id in the OpenAPI document. summary: its row in the documents.
 
-    bodies: types of its body. read: makes the body of its JSON; None validates it as the first type.
+    bodies: types of the body. read: parses the JSON into a body; None validates it as the first type.
 
-    check: raises InvalidRequest for what can be refused before the model is loaded. `prepare` checks the same again.
+    check: raises InvalidRequest for bodies that can be refused before the model is loaded. `prepare` checks this again.
 
-    prepare: turns a body into work, within `request.preparing()` for all that takes time.
+    prepare: turns a body into Work, within `request.preparing()` for everything slow.
 
-    model: finds the model that the body is for, or raises ModelNotFound. needs_model: whether the body needs it loaded.
+    model: finds the body's model, or raises ModelNotFound. needs_model: whether the body needs the model loaded.
 
-    loading_error: returns the end of a stream that started while the model was loaded, from the body of the error's
-    answer. None: streams of the protocol cannot start before their first event.
+    loading_error: makes the last bytes of a stream whose model failed to load, from an error's JSON. None: the
+    protocol's streams cannot start before their first event.
     """
 
     path: str
@@ -145,11 +145,11 @@ class Endpoint(Generic[B]):
     span_operation: str = "chat"  # gen_ai.operation.name of its traces
 
     def body(self, raw: dict[str, Any]) -> B:
-        """Validate the JSON of a body. Raises InvalidRequest."""
+        """Parse and validate the JSON of a body. Raises InvalidRequest."""
         return validate(self.bodies[0], raw) if self.read is None else self.read(raw)
 
     async def check_before_loading(self, body: B, request: EndpointRequest) -> None:
-        """Raise InvalidRequest for a body that can be refused before its model is loaded, if it is not loaded."""
+        """Run `check` if the model is not loaded, so that a bad body does not load it. Raises InvalidRequest."""
         if not request.model.is_loaded:
             await self.check(body, request)
 
@@ -159,7 +159,7 @@ class Endpoint(Generic[B]):
 
     @property
     def operation(self) -> Operation:
-        """Description of the endpoint in the OpenAPI document."""
+        """The endpoint's operation in the OpenAPI document."""
         resuming = RESUMING_ERRORS if self.is_resumable else ()
         return Operation(
             answers=self.answers,

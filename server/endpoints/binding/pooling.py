@@ -1,4 +1,4 @@
-"""Preparation that endpoints for pooling models share."""
+"""Request preparation shared by the endpoints for pooling models."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from server.schemas.pooling import InputFields, PoolingFields
 
 
 async def _check(body: PoolingFields, request: EndpointRequest) -> None:
-    """Check what needs no engine, and the model's kind if it is known. Raises InvalidRequest."""
+    """Check the fields that need no engine, and that a model of known kind pools. Raises InvalidRequest."""
     check_pooling_fields(body, request.model)
     if request.model.info is not None:
         pooling_info(request.model)
@@ -37,12 +37,12 @@ async def pooling_work(
     dimensions: int | None = None,
     normalize: bool | None = None,
 ) -> PoolingWork:
-    """Prepare the inputs of a body for the first of the tasks that the model can do.
+    """Tokenize the inputs of a body for the first of `tasks` that the model supports.
 
-    write: as in PoolingWork. name: of the inputs in the request, for errors. Fields are checked before the inputs are
-    encoded, which costs more.
+    write: as in PoolingWork. name: name of the field with the inputs, for errors. Fields are checked before the costly
+    tokenization.
 
-    Raises what `preparing` raises, InvalidRequest and AnswerTimeout.
+    Raises the errors of `preparing`, InvalidRequest and AnswerTimeout.
     """
     model = request.model
     async with request.preparing():
@@ -70,8 +70,8 @@ async def score_work(
     *,
     use_activation: bool | None,
 ) -> PoolingWork:
-    """Prepare pairs of texts for their scores. write: makes the answer of the scores and the number of tokens. Raises
-    as `pooling_work`."""
+    """Tokenize pairs of texts to be scored. write: builds the answer from the scores and the number of tokens. Raises
+    the errors of `pooling_work`."""
     model = request.model
     async with request.preparing():
         ignored, terms = check_pooling_fields(body, model), request_terms(body, model, request.arrival_s)

@@ -1,4 +1,4 @@
-"""The registry of endpoints: every file in server/endpoints has a tuple ENDPOINTS, and no list names the files."""
+"""The registry of endpoints, collected from the tuple ENDPOINTS of every module in server/endpoints."""
 
 import importlib
 import pkgutil

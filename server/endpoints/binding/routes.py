@@ -1,4 +1,4 @@
-"""Routes of all endpoints: one loop binds them, and one function answers requests."""
+"""HTTP routes of the endpoints: one loop registers them, and one function handles all their requests."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

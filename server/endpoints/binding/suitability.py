@@ -1,4 +1,4 @@
-"""Checks of whether a model can do what an endpoint is for; their errors name the endpoints that fit the model."""
+"""Checks that a model fits an endpoint; the errors suggest endpoints that fit the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ Tasks = tuple[PoolingTask, ...]
 
 @dataclass(frozen=True, slots=True)
 class SuitablePaths:
-    """The paths of endpoints for pooling models, each with the tasks that it is suggested for."""
+    """The paths of the endpoints for pooling models, each with the tasks for which errors suggest it."""
 
     endpoints: Sequence[tuple[str, Tasks]]
 
     def check_generates(self, model: ServedModel) -> None:
-        """Raise InvalidRequest for a model that is known to compute embeddings or scores."""
+        """Raise InvalidRequest if the model is known to be a pooling model."""
         if (info := model.info) is not None and (pooling := info.pooling) is not None:
             fitting = self._paths(lambda tasks: any(task in pooling.tasks for task in tasks))
             raise InvalidRequest(
@@ -28,7 +28,7 @@ class SuitablePaths:
             )
 
     def chosen_task(self, model: ServedModel, wanted: Sequence[PoolingTask]) -> PoolingTask:
-        """Return the first of the wanted tasks that the model can do. Raises InvalidRequest."""
+        """Return the first of the `wanted` tasks that the model supports. Raises InvalidRequest if there is none."""
         info = pooling_info(model)
         for task in wanted:
             if task in info.tasks:
@@ -44,6 +44,6 @@ class SuitablePaths:
         return self._paths(lambda tasks: tasks[0] is task)
 
     def _paths(self, is_fitting: Callable[[Tasks], bool]) -> list[str]:
-        """Return the paths of endpoints whose tasks fit, the most specific endpoint first."""
+        """Return the paths whose tasks satisfy `is_fitting`, those with the fewest tasks first."""
         fitting = [(path, tasks) for path, tasks in self.endpoints if is_fitting(tasks)]
         return [path for path, tasks in sorted(fitting, key=lambda each: len(each[1]))]

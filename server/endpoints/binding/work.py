@@ -1,4 +1,4 @@
-"""Work: a request that is prepared and not yet computed. A route responds with it; a line of a batch collects it."""
+"""Work: a prepared request that is not computed yet. A route calls `respond`, a line of a batch `collect`."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,21 +21,21 @@ from server.served.model import ServedModel
 
 
 class Work(Protocol):
-    """A prepared request. headers: of the answer, which say what happened to the body's fields."""
+    """A prepared request. headers: the response headers known so far, such as the list of ignored fields."""
 
     @property
     def headers(self) -> dict[str, str]: ...
 
     async def respond(self, request: Request) -> Response:
-        """Compute the work, and answer the HTTP request with it, as a whole or as a stream."""
+        """Compute the answer, and return it as an HTTP response, whole or streamed."""
 
     async def collect(self) -> Any:
-        """Compute the work when the batch lane has room, and return the whole answer."""
+        """Wait for room in the batch lane, compute the answer, and return it whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationWork:
-    """Answers to be generated. protocol_headers: in addition to those of the params."""
+    """A generation to run. protocol_headers: response headers besides those of the params."""
 
     model: ServedModel
     params: GenerationParams
@@ -73,7 +73,7 @@ class GenerationWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolingWork:
-    """Inputs to be computed by a pooling model. write: makes the answer of their outputs and number of tokens."""
+    """Tokenized inputs for a pooling model. write: builds the answer from the outputs and the number of tokens."""
 
     model: ServedModel
     inputs: EncodedInputs
@@ -94,7 +94,7 @@ class PoolingWork:
 
 @dataclass(frozen=True, slots=True)
 class FinishedWork:
-    """An answer that is ready when the request is prepared, such as a number of tokens."""
+    """An answer that needs no engine, such as a number of tokens."""
 
     answer: Any
     headers: dict[str, str]
