@@ -1,1 +1,1 @@
-"""Fine-tuning: training files become token ids, by the chat template that serves; and jobs run the trainer."""
+"""Fine-tuning: tokenization of training files with the served model's chat template, and jobs that run the trainer."""

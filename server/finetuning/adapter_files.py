@@ -1,4 +1,4 @@
-"""Files of an adapter's folder, as PEFT names them, and the shape of an adapter."""
+"""Files of an adapter folder in PEFT's format, and the adapter's rank, alpha and layers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ ADAPTER_FILES = (CONFIG_FILE, "adapter_model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """The shape of an adapter. layers: the kinds of layers that it changes; empty if not known."""
+    """The shape of a LoRA adapter. layers: kinds of layers that it adapts; empty if unknown."""
 
     rank: int
     alpha: float
@@ -22,7 +22,7 @@ class AdapterShape:
 
 
 class _Config(msgspec.Struct):
-    """The fields of PEFT's configuration that the trainer needs."""
+    """The fields of PEFT's adapter_config.json that the trainer needs."""
 
     r: int
     lora_alpha: float
@@ -30,7 +30,7 @@ class _Config(msgspec.Struct):
 
 
 def read_shape(folder: Path) -> AdapterShape:
-    """Return the shape of an adapter that training continues from. Raises InvalidRequest. Blocks."""
+    """Read the shape of an adapter from which training continues. Raises InvalidRequest. Blocks."""
     try:
         config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError):

@@ -1,4 +1,4 @@
-"""ExampleMaker: turns lines of training files into the examples that a trainer reads."""
+"""ExampleMaker: tokenizes lines of training files into examples for the trainer."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ Example = TrainingItem | GradedPrompt
 
 
 def chats_of(content: Line) -> list[TrainingChat]:
-    """Return the chats of a line whose question the model can answer: one or none."""
+    """Return the chat in a line, for sampling the model's answer during training; empty for other kinds of lines."""
     match content:
         case TrainingChat():
             return [content]
@@ -29,7 +29,7 @@ class ExampleMaker:
     _known_ids: dict[int, int] = field(default_factory=dict)  # one object for each token, and not for each position
 
     def examples(self, content: Line, number: int) -> list[Example]:
-        """Return the examples of one line. Raises InvalidLine."""
+        """Return the examples in one line. number: the line's number. Raises InvalidLine."""
         if isinstance(content, PromptLine):
             return [self._prompt(content, number)]
         return [

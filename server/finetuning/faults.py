@@ -1,10 +1,10 @@
-"""Faults of training files and of their lines."""
+"""Faults in training files and their lines."""
 
 import msgspec
 
 
 class FileFault(msgspec.Struct, frozen=True):
-    """One fault. line: counted from 1; None for the file as a whole."""
+    """One fault in a training file. line: counted from 1; None for the file as a whole."""
 
     message: str
     line: int | None = None
@@ -15,4 +15,4 @@ class FileFault(msgspec.Struct, frozen=True):
 
 
 class InvalidLine(Exception):
-    """A line that cannot be trained on. The message names the field, what it has and the remedy."""
+    """A line that cannot be trained on. The message names the field, its value and the remedy."""

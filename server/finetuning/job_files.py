@@ -1,4 +1,4 @@
-"""write_job: writes the files that a trainer reads, from a job's files and options, for the command and the server."""
+"""write_job: prepares a job folder for the trainer from training files and options, for the command and the server."""
 
 import json
 from pathlib import Path
@@ -36,8 +36,8 @@ MODEL_OPTIONS = (
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """The request for a job, without its files. engine, start, grader: as of FinetuningJob. The last three fields are
-    options of the server that renders the same chats."""
+    """The options of a job, without its files. engine, start, grader: as in FinetuningJob. The last three fields are
+    server options that affect how chats are rendered."""
 
     engine: EngineConfig
     method: TrainingMethod
@@ -51,8 +51,8 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | None) -> PreparationReport:
-    """Write everything that the trainer reads, job.json last. The folder has its tokenizer_info. The same files and
-    order give the same bytes, so that an interrupted job continues.
+    """Write all of the trainer's input to a folder that has tokenizer_info, job.json last. The output is deterministic,
+    so that an interrupted job can be prepared again and continue.
 
     Raises FaultyFile, StartupError for options that do not fit the model, and OSError.
     """
@@ -98,13 +98,13 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
 
 
 def _prompt_rules(order: JobOrder, max_model_len: int | None) -> PromptRules:
-    """Return the rules for the job's prompts. Raises InvalidRequest for a grader that was not checked before."""
+    """Return the rules for prompts of a reinforcement job. Raises InvalidRequest for an invalid grader."""
     length = order.hyperparameters.max_completion_tokens or default_completion_tokens(max_model_len)
     return PromptRules(parse_grader(order.grader, "grader"), length, max_model_len)
 
 
 def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
-    """Fill in a rank or alpha that was not given, from the adapter to continue. Raises StartupError."""
+    """Fill in a missing rank or alpha from the adapter that training continues from. Raises StartupError."""
     given = order.hyperparameters
     if order.start is None or (given.lora_rank is not None and given.lora_alpha is not None):
         return given
@@ -127,14 +127,14 @@ def _thought_marks(text_model: TextModel) -> ThoughtMarks | None:
 
 
 def _samples(prepared: PreparedFiles, renderer: Renderer) -> list[Passage]:
-    """Return the questions of some chats, which the model answers after each epoch."""
+    """Return the prompts of some chats, whose answers are sampled after each epoch."""
     chats = (chat for chat in prepared.chats if not chat.learned[0])
     # The question ends before the first message that is learned; a prompt has none.
     return [renderer.prompt(chat.fields, (*chat.learned, True).index(True)) for chat in chats]
 
 
 def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:
-    """Return the questions of replay. Raises StartupError for a replay without a chat template."""
+    """Return the prompts for replay. Raises StartupError if replay is requested without a chat template."""
     replay = order.hyperparameters.replay
     if replay and text_model.chat is None:
         raise StartupError(

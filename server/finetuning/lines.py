@@ -1,4 +1,4 @@
-"""Lines of training files, in the format of each method."""
+"""Parser of training file lines, in the format of each method."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ _OUTPUTS = (("preferred_output", "preferred_completion"), ("non_preferred_output
 
 @dataclass(frozen=True, slots=True)
 class TrainingChat:
-    """One chat. learned: whether each message is learned; only the assistant's are."""
+    """One chat. learned: for each message, whether it is trained on; only assistant messages are."""
 
     fields: ChatTemplateFields
     learned: tuple[bool, ...]
@@ -26,7 +26,7 @@ class TrainingChat:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The same chat with a preferred answer, and with another one. Only the answers are learned."""
+    """A DPO example: the same chat with the preferred and the rejected answer. Only the answers are trained on."""
 
     preferred: TrainingChat
     other: TrainingChat
@@ -47,7 +47,7 @@ Line = TrainingChat | Preference | Completion | Document | PromptLine
 
 
 def read_training_line(data: bytes, method: TrainingMethod) -> tuple[Line, dict[str, Any]]:
-    """Return the content of a line of a file for `method`, and its JSON. Raises InvalidLine."""
+    """Parse a line in the format of `method`; return its content and its JSON. Raises InvalidLine."""
     try:
         value = parse_json(data, "this line")
         if not isinstance(value, dict):
@@ -72,7 +72,7 @@ def read_training_line(data: bytes, method: TrainingMethod) -> tuple[Line, dict[
 
 
 def _method_of(value: dict[str, Any]) -> TrainingMethod | None:
-    """Return the method whose lines have these fields; None if there is none. Prompts look like the start of chats."""
+    """Guess the method from a line's fields; None if unknown. Prompts for reinforcement look like supervised chats."""
     if "input" in value and any(name in value for names in _OUTPUTS for name in names):
         return TrainingMethod.DPO
     if "messages" in value or ("prompt" in value and "completion" in value):
@@ -102,7 +102,7 @@ def _chat(value: dict[str, Any]) -> TrainingChat:
 
 
 def _weighed(message: Any, index: int) -> tuple[Any, bool]:
-    """Return the message without its weight, and whether it is learned."""
+    """Return the message without its `weight`, and whether it is trained on."""
     if not isinstance(message, dict):
         return message, False  # the schema says what is wrong
     weight = message.get("weight", 1)

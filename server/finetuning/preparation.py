@@ -1,4 +1,4 @@
-"""prepare: turns training and validation files into examples, with a report of the lines that were left out."""
+"""prepare: turns training and validation files into examples, and reports the lines that were dropped."""
 
 import codecs
 import hashlib
@@ -26,7 +26,7 @@ _REMOVED = {"in_validation_file": "are in the validation file", "duplicate": "re
 
 
 class PreparationReport(msgspec.Struct, kw_only=True):
-    """The result of a preparation in numbers. removed: numbers of lines, by the rule that removed them."""
+    """Counts from preparing the files. removed: line numbers of dropped lines, by the rule that dropped them."""
 
     num_lines: int = 0
     num_items: int = 0
@@ -37,7 +37,7 @@ class PreparationReport(msgspec.Struct, kw_only=True):
 
 
 def report_notes(report: PreparationReport) -> list[str]:
-    """Return the report as sentences."""
+    """Format the report as sentences."""
     notes = [
         f"{counted(report.num_lines, 'line')}: {counted(report.num_items, 'example')} of "
         f"{counted(report.num_tokens, 'token')}"
@@ -52,8 +52,8 @@ def report_notes(report: PreparationReport) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class PreparedFiles:
-    """The examples of the files. train, valid: GradedPrompts for reinforcement, TrainingItems for all other methods.
-    chats: the first chats of the validation file, or else of the training file."""
+    """The examples in the files. train, valid: GradedPrompts for reinforcement, TrainingItems for all other methods.
+    chats: the first chats of the validation file, or of the training file if there is none."""
 
     train: list[Example]
     valid: list[Example]
@@ -62,7 +62,7 @@ class PreparedFiles:
 
 
 class FaultyFile(Exception):
-    """A file that cannot be trained on. faults: the first hundred, in order. is_validation: of the validation file."""
+    """A file that cannot be trained on. faults: at most a hundred. is_validation: whether it is the validation file."""
 
     is_validation = False
 
@@ -81,10 +81,10 @@ class _File:
 def prepare(
     train: bytes, valid: bytes | None, method: TrainingMethod, renderer: Renderer, prompts: PromptRules | None = None
 ) -> PreparedFiles:
-    """Return the examples of the files. prompts: for reinforcement. Raises FaultyFile.
+    """Parse and tokenize the files. prompts: rules for the prompts of reinforcement. Raises FaultyFile.
 
-    Lines of the training file that repeat an earlier one are dropped, and lines that the validation file has too: a
-    loss on what was learned says nothing. Lines that differ only in case, width or blanks count as equal.
+    Drops training lines that repeat an earlier one, and those in the validation file, whose loss would otherwise mean
+    nothing. Lines that differ only in case, character width or whitespace count as equal.
     """
     maker = ExampleMaker(renderer, prompts)
     read = _read(train, method, maker)
@@ -121,7 +121,7 @@ def prepare(
 
 
 def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]) -> FileFault:
-    """Return the fault of a file with too few lines. removed: lines that are left out, by rule."""
+    """Return the fault of a training file with too few lines. removed: line numbers of dropped lines, by rule."""
     rules = " or ".join(f"{_REMOVED[rule]} ({len(numbers)})" for rule, numbers in removed.items())
     left = f", and {num_left} without those that {rules}" if removed else ""
     has = f"the training file has {counted(num_lines, 'line')}{left}"
@@ -151,7 +151,7 @@ def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
 
 
 def _lines(data: bytes, method: TrainingMethod) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines with their numbers from 1, without empty ones. Plain text for pretraining is one line.
+    """Yield (line number, line), without blank lines. Plain text for pretraining is yielded as one line of JSON.
 
     Raises FaultyFile for plain text that is not UTF-8.
     """

@@ -1,7 +1,7 @@
-"""`python -m server.finetuning.prepare_process FOLDER`: prepares a job's files for the server, in its own process.
+"""`python -m server.finetuning.prepare_process FOLDER`: the process that prepares a job's files for the server.
 
-FOLDER is a JobFolder with the model's tokenizer and a PrepareTask. The process writes an Outcome to stdout, as a
-line of JSON. Its memory is limited, its time is not: a large file takes long.
+FOLDER is a JobFolder with the model's tokenizer and a PrepareTask. The process writes an Outcome to stdout, as a line
+of JSON. Its memory is limited. Its time is not, since large files take long.
 """
 
 import resource
@@ -25,8 +25,8 @@ _START = "start"  # of a job's folder
 
 
 class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
-    """The files to prepare. train, valid: paths. The adapter of order.start is copied into the job's folder, since
-    it may be deleted meanwhile."""
+    """The input of the process. train, valid: paths of the files. The adapter at order.start is copied into the job's
+    folder, since it may be deleted during the job."""
 
     order: JobOrder
     train: str
@@ -34,21 +34,21 @@ class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Made(msgspec.Struct, frozen=True, tag=True):
-    """Everything that the trainer reads has been written."""
+    """Outcome: all of the trainer's input has been written."""
 
     report: PreparationReport
 
 
 class Faulty(msgspec.Struct, frozen=True, tag=True):
-    """One of the files cannot be trained on. is_validation: it is the validation file."""
+    """Outcome: a file has faults. is_validation: whether it is the validation file, not the training file."""
 
     faults: list[FileFault]
     is_validation: bool
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The job cannot be done as requested. param: the field of the request that is the reason. is_passing: the
-    machine is the reason, such as a full disk, and it may pass."""
+    """Outcome: the job cannot be prepared. param: the request's field that is at fault, if one is. is_passing: whether
+    the cause is temporary, such as a full disk."""
 
     message: str
     is_passing: bool = False
@@ -59,7 +59,7 @@ Outcome = Made | Faulty | Refused
 
 
 def task_file(folder: JobFolder) -> Path:
-    """Return the path of the PrepareTask, in JSON."""
+    """Return the path of the JSON file with the PrepareTask."""
     return folder.path / "task.json"
 
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
-    """Write the job's files to its folder, and return the outcome."""
+    """Prepare the job's files in its folder, and return the outcome."""
     try:
         order = _with_own_start(folder, task.order)
         train = Path(task.train).read_bytes()
@@ -95,7 +95,7 @@ def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
 
 
 def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
-    """Copy the adapter to start from into the job's folder. Raises InvalidRequest if it is gone, and OSError."""
+    """Copy the adapter to continue from into the job's folder. Raises InvalidRequest if it was deleted, and OSError."""
     if order.start is None:
         return order
     own = folder.path / _START

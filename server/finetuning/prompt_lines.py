@@ -1,4 +1,4 @@
-"""Lines of files for reinforcement: a prompt that the model answers, and fields by which its answers are graded."""
+"""Lines of files for reinforcement: a prompt for the model, and fields with which a grader scores the answers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ _PROMPT_ROLES = ("user", "developer", "tool")  # of the message that an answer f
 
 @dataclass(frozen=True, slots=True)
 class PromptLine:
-    """One prompt. item: the whole line, which the templates of a grader read."""
+    """One prompt. item: the whole line, which grader templates read as `item`."""
 
     fields: ChatTemplateFields
     item: dict[str, Any]
@@ -27,15 +27,15 @@ class PromptLine:
 
 @dataclass(frozen=True, slots=True)
 class PromptRules:
-    """The rules for a job's prompts. max_model_len: of prompt and answer together, if that is known."""
+    """Checks of a job's prompts. max_model_len: limit of prompt and answer together; None if unknown."""
 
     grader: Grader
     max_completion_tokens: int
     max_model_len: int | None
 
     def checked_item(self, line: PromptLine) -> dict[str, Any]:
-        """Return the fields of the line that the grader reads. Raises InvalidLine if the line lacks one, or
-        has a text that is too long to be compared for similarity with any answer."""
+        """Return the fields of the line that the grader reads. Raises InvalidLine if one is missing, or is too long for
+        the grader's text similarity."""
         for place, reference in references(self.grader):
             if reference.namespace != ITEM:
                 continue
@@ -53,7 +53,7 @@ class PromptRules:
         return {name: line.item[name] for name in sorted(item_fields(self.grader))}
 
     def check_length(self, num_tokens: int) -> None:
-        """Raise InvalidLine if prompt and answer may be too long together."""
+        """Raise InvalidLine if prompt and answer together may exceed max_model_len."""
         if self.max_model_len is None or num_tokens + self.max_completion_tokens <= self.max_model_len:
             return
         raise InvalidLine(
@@ -63,7 +63,7 @@ class PromptRules:
 
 
 def _check_length_of(template: Template, place: str, item: dict[str, Any]) -> None:
-    """Raise InvalidLine if a text is too long to be compared for similarity."""
+    """Raise InvalidLine if a text is too long for text similarity."""
     if (length := template.least_length(item)) <= MAX_CHARACTERS:
         return
     read = {f"{{{{{each.text}}}}}": None for each in template.references if each.namespace == ITEM}
@@ -75,7 +75,7 @@ def _check_length_of(template: Template, place: str, item: dict[str, Any]) -> No
 
 
 def message_list(value: dict[str, Any], path: str = "") -> list[Any]:
-    """Return the messages of a line. Raises InvalidLine unless they are a list of at least one."""
+    """Return a line's `messages`. Raises InvalidLine unless it is a list that is not empty."""
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidLine(f"{path}messages is {quote(messages)}; it must be a list of at least one message")
@@ -83,7 +83,7 @@ def message_list(value: dict[str, Any], path: str = "") -> list[Any]:
 
 
 def read_prompt(value: dict[str, Any]) -> PromptLine:
-    """Return the prompt of a line. Raises InvalidLine, and InvalidRequest for messages that no chat can have."""
+    """Parse the prompt in a line. Raises InvalidLine, and InvalidRequest for messages that the chat schema refuses."""
     messages = message_list(value)
     last = messages[-1]
     role = last.get("role") if isinstance(last, dict) else last

@@ -1,4 +1,4 @@
-"""Renderer: turns lines into passages, as the model reads them when it serves, with the tokens that are learned."""
+"""Renderer: tokenizes training lines to passages, as the served model would see them, and marks the trained tokens."""
 
 from collections.abc import Sequence
 
@@ -21,18 +21,18 @@ _NO_TEMPLATE = (
 
 
 class Renderer:
-    """Renders lines. Methods raise InvalidLine for content that the model's chat template cannot write."""
+    """Tokenizes training lines. Methods raise InvalidLine for content that the chat template cannot render."""
 
     def __init__(self, text_model: TextModel, max_length: int) -> None:
-        """max_length: tokens of a passage. `num_cut` counts the passages that were cut to it."""
+        """max_length: the most tokens of a passage. `num_cut` counts the passages that were truncated to it."""
         self._tokenizer: Tokenizer = text_model.tokenizer
         self._chat = text_model.chat
         self._max_length = max_length
         self.num_cut = 0
 
     def chat(self, chat: TrainingChat) -> list[Passage]:
-        """Return one passage, if the template writes all turns of a chat together as it writes them one by one; or else
-        one for each learned turn, since some templates drop the reasoning of earlier turns."""
+        """Return one passage if each turn renders as a prefix of the whole chat; otherwise one for each trained turn,
+        since some templates drop the reasoning of earlier turns."""
         turns = [self._turn(chat.fields, index) for index, is_learned in enumerate(chat.learned) if is_learned]
         last = turns[-1].ids
         if all(last[: len(turn.ids)] == turn.ids for turn in turns):
@@ -40,7 +40,7 @@ class Renderer:
         return [self._cut(turn) for turn in turns]
 
     def prompt(self, fields: ChatTemplateFields, num_messages: int) -> Passage:
-        """Return the server's prompt for the first messages, of which nothing is learned."""
+        """Return the prompt that the server would render for the first messages. None of its tokens is trained."""
         return Passage(self._ids(fields, num_messages, add_generation_prompt=True))
 
     def question(self, text: str) -> Passage:
@@ -55,7 +55,7 @@ class Renderer:
         return [self._cut(Passage(ids, [(len(prompt), len(ids))]))]
 
     def document(self, document: Document) -> list[Passage]:
-        """Return parts of `max_length` tokens, each with the last token of the part before it as context."""
+        """Split a document into passages of `max_length` tokens. Each starts with the last token of the one before."""
         ids = [*self._tokenizer.encode(document.text), *self._tokenizer.eos_token_ids[:1]]
         step = self._max_length - 1
         parts = [ids[start : start + self._max_length] for start in range(0, max(1, len(ids) - 1), step)]
@@ -64,7 +64,7 @@ class Renderer:
         return [Passage(part, [(1, len(part))]) for part in parts]
 
     def _turn(self, fields: ChatTemplateFields, index: int) -> Passage:
-        """Return the chat up to message `index`, which is learned, with the token that ends it."""
+        """Return the chat through message `index`, which is trained, with the token that ends the turn."""
         prompt = self._ids(fields, index, add_generation_prompt=True) if index else []
         ids = self._ids(fields, index + 1, add_generation_prompt=False)
         first = _common(prompt, ids)
@@ -105,7 +105,7 @@ class Renderer:
         return self._chat
 
     def _cut(self, passage: Passage) -> Passage:
-        """Return the first `max_length` tokens of a passage."""
+        """Truncate a passage to `max_length` tokens. Raises InvalidLine if no trained token is left."""
         if len(passage.ids) <= self._max_length:
             return passage
         self.num_cut += 1
@@ -119,6 +119,6 @@ class Renderer:
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the number of tokens with which both start."""
+    """Return the length of the common prefix."""
     pairs = zip(first, second, strict=False)
     return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))

@@ -1,4 +1,4 @@
-"""Questions of graders as chats of this server, and the scores in the answers."""
+"""Conversion of grading requests to chat requests, and of their answers to scores."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ _MAX_DIGITS = 15
 
 
 def chat_body(question: ScoreQuestion) -> dict[str, Any]:
-    """Return the body of a chat whose answer is a number. The answer is greedy unless the question says otherwise, so
-    that equal samples have equal rewards."""
+    """Return the body of a chat request whose answer is a number. It is greedy unless the grader sets a temperature, so
+    that equal samples get equal rewards."""
     sampling = question.sampling
     given = {
         "max_completion_tokens": sampling.max_completion_tokens,
@@ -34,7 +34,7 @@ def chat_body(question: ScoreQuestion) -> dict[str, Any]:
 
 
 def _number(low: float, high: float) -> str:
-    """Return a regular expression for numbers with no more digits than the ends of the range."""
+    """Return a regular expression for numbers with no more digits than the bounds of the range."""
     digits = min(_MAX_DIGITS, len(str(int(max(abs(low), abs(high))))))
     decimals = _DECIMALS if high - low >= 1 else _MORE_DECIMALS
     sign = "-?" if low < 0 else ""
@@ -42,7 +42,7 @@ def _number(low: float, high: float) -> str:
 
 
 def read_chat_score(answer: BodyAnswer) -> ScoreAnswer:
-    """Read the answer to the chat: a number as text, or an error of this server."""
+    """Read the score in the answer: a number as text, or the server's error."""
     content = msgspec.json.decode(answer.body)
     if not answer.is_completed:
         return unscored(content["error"]["message"])

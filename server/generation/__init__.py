@@ -1,1 +1,1 @@
-"""The generation of one request: prompts become choices, choices become deltas of text, and all of it is counted."""
+"""The generation of one request: prompts are submitted as choices, whose outputs become text deltas and are counted."""

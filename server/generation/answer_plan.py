@@ -1,4 +1,4 @@
-"""AnswerPlan: the constraints on a chat's answer, and the reader of its text."""
+"""AnswerPlan: how an answer is constrained (grammar, thinking budget) and parsed (reasoning, tool calls)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _BLANKS = r"[ \t\r\n]{0,4}"  # between a thought and the answer
 
 @dataclass(frozen=True, slots=True)
 class ThoughtPlan:
-    """Thought marks of the model, and whether the prompt opens a thought."""
+    """The model's reasoning marks, such as <think>, and whether the prompt ends inside a thought."""
 
     marks: ReasoningMarks
     is_open: bool  # the prompt ends inside it
@@ -31,7 +31,7 @@ class ThoughtPlan:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
-    """Grammar, thinking budget and reader of an answer. By default, an answer is any text, which is all content."""
+    """Grammar, thinking budget and parsers of an answer. By default, the answer is any text, all of it content."""
 
     grammar: str | None = None
     grammar_param: str | None = None  # the field to name if the engine refuses the grammar
@@ -43,7 +43,7 @@ class AnswerPlan:
     ignored: list[str] = field(default_factory=list)
 
     def reader(self, metrics: Metrics) -> ChoiceReader | None:
-        """Return a reader for one choice; None if its text has neither thoughts nor calls."""
+        """Create the ChoiceReader of one choice; None if its text has neither reasoning nor tool calls."""
         if self.thought is None and self.tools is None:
             return None
         thought, tools, tool_format = self.thought, self.tools, self.tool_format
@@ -60,7 +60,7 @@ class AnswerPlan:
 
 
 def plan_text(constraint_fields: Mapping[str, Any], tokenizer: Tokenizer) -> AnswerPlan:
-    """Plan the answer of a text completion, which has neither thoughts nor calls. Raises InvalidRequest."""
+    """Plan the answer of a text completion, without reasoning or tool calls. Raises InvalidRequest."""
     constraint = constraint_of(constraint_fields)
     if constraint is None:
         return AnswerPlan()
@@ -77,7 +77,7 @@ def plan_answer(
     constraint: Constraint | None,
     thinking_budget: int | None,
 ) -> AnswerPlan:
-    """Plan the answer to a rendered prompt. Raises InvalidRequest."""
+    """Plan the answer to a rendered chat prompt. Raises InvalidRequest."""
     prompt, tools, tool_format = source.rendered.prompt, source.tools, chat.tool_format
     thought = _thought_of(prompt, chat)
     special_ids = tokenizer.ids_of_marks

@@ -1,4 +1,4 @@
-"""Choice: the outputs of one engine request become deltas of text."""
+"""Choice: turns the outputs of one engine request into deltas of text."""
 
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +22,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """Options for a choice's tokens that the server applies, not the engine."""
+    """Options of a choice's text that the server applies after the engine."""
 
     stop: tuple[str, ...] = ()
     include_stop: bool = False  # keep the stop string, or the text of the stop token, at the end
@@ -37,7 +37,7 @@ class TextOptions:
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token with its log probability. For a prompt's first token, `logprob` and `top` are None."""
+    """A token with its log probability. `logprob` and `top` are None for the first token of an echoed prompt."""
 
     token_id: int
     logprob: float | None
@@ -55,7 +55,8 @@ class Finish:
 
 @dataclass(slots=True)
 class ChoiceDelta:
-    """The addition of one engine output to one choice. The text may be empty while a stop string could be starting."""
+    """The increment that one engine output adds to a choice. Its text may be held back as the start of a stop
+    string."""
 
     index: int
     text: str = ""  # without a reader
@@ -68,7 +69,7 @@ class ChoiceDelta:
 
 
 class Choice:
-    """State of one choice between two outputs. Nothing may be pushed after the delta with a `finish`."""
+    """The state of one choice while outputs arrive. Nothing may be pushed after the delta with a `finish`."""
 
     def __init__(
         self,
@@ -82,8 +83,8 @@ class Choice:
         reader: ChoiceReader | None = None,
         grammar_param: str | None = None,
     ) -> None:
-        """eos_ids: tokens that end a text and are no stop tokens of the client. grammar_param: the field to name in the
-        error if the engine refuses the grammar."""
+        """eos_ids: end tokens other than the client's stop_token_ids. grammar_param: field to name in the error if the
+        engine refuses the grammar."""
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
@@ -113,8 +114,8 @@ class Choice:
             self._offsets = Detokenizer(tokenizer, skip_special_tokens=skip, continues=not options.echo)
 
     def push(self, output: RequestOutput) -> ChoiceDelta:
-        """Return the delta of one output. Raises RequestFailed or EngineUnavailable if the engine ended the request,
-        and InvalidRequest if it refused the grammar."""
+        """Return the delta for one engine output. Raises RequestFailed or EngineUnavailable if the engine ended the
+        request, and InvalidRequest if it refused the grammar."""
         self.num_cached_tokens = output.num_cached_tokens
         self.num_drafted = max(self.num_drafted, output.num_drafted)
         self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
@@ -164,8 +165,8 @@ class Choice:
             delta.tokens.append(self._scored(TokenLogprobs(token_id, logprob, top), is_first=score is None))
 
     def _read(self, reader: ChoiceReader, output: RequestOutput, delta: ChoiceDelta) -> tuple[int, str | None]:
-        """Push the output's ids one by one, so that tokens of the thought can be counted, and add the pieces that the
-        reader finds. Returns the number of counted ids and the stop string, as `_push_ids` does."""
+        """Push ids one by one, so that reasoning tokens can be counted, and add the reader's pieces to the delta.
+        Returns the number of counted ids and the stop string, as in `_push_ids`."""
         num_counted, stop = 0, None
         ids = output.new_ids
         for position in range(max(1, len(ids))):
@@ -183,10 +184,9 @@ class Choice:
     def _push_ids(
         self, ids: list[int], output: RequestOutput | None, num_before: int = 0
     ) -> tuple[str, int, str | None]:
-        """Return the text that `ids` release, how many of them count as the choice's, and the stop string found.
+        """Return the text released by `ids`, the number of ids that count as output, and a stop string if found.
 
-        output: the output that ends with `ids`; None if more of its ids follow. num_before: counted ids of the output
-        before `ids`.
+        output: the engine output that `ids` end; None if more follow. num_before: its ids counted before these.
         """
         ended = output is not None and output.finish_reason is not None
         is_hidden = output is not None and output.stop_token_id is not None and not self._options.include_stop

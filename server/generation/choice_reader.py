@@ -1,4 +1,4 @@
-"""ChoiceReader: separates a choice's text into thought, content and tool calls, delta by delta."""
+"""ChoiceReader: parses a choice's text into reasoning, content and tool calls as it streams."""
 
 import secrets
 import string
@@ -25,7 +25,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class CallPiece:
-    """A piece of call number `index`. Only the first piece of a call has its name and id."""
+    """A piece of tool call number `index`. Only a call's first piece has its name and id."""
 
     index: int
     arguments: str
@@ -37,7 +37,7 @@ ChoicePiece = Thought | Content | CallPiece
 
 
 def join_pieces(pieces: list[ChoicePiece]) -> list[ChoicePiece]:
-    """Return the pieces with neighbors of one kind joined, so that text that came together is sent together."""
+    """Merge adjacent pieces of the same kind, so that text of one engine output is sent as one piece."""
     result: list[ChoicePiece] = []
     for piece in pieces:
         match result[-1] if result else None, piece:
@@ -53,7 +53,7 @@ def join_pieces(pieces: list[ChoicePiece]) -> list[ChoicePiece]:
 
 
 class ChoiceReader:
-    """Reads one choice. Blanks between content and a call belong to neither."""
+    """Streaming parser of one choice. Whitespace between content and a tool call is dropped."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ChoiceReader:
         format_name: str = "",
         call_id_length: int | None = None,
     ) -> None:
-        """format_name: the format of calls, for the metrics. call_id_length: of ids that the chat template requires."""
+        """format_name: tool-call format, for metrics. call_id_length: length of call ids that the template requires."""
         self._reasoning = reasoning
         self._tools = tools
         self._metrics = metrics
@@ -80,7 +80,7 @@ class ChoiceReader:
         return self._reasoning is not None and self._reasoning.is_thinking
 
     def push(self, text: str, *, is_last: bool = False) -> list[ChoicePiece]:
-        """Return the pieces that `text` adds. is_last: no text follows, so nothing stays pending."""
+        """Parse more text, and return its pieces. is_last: no more text follows, so pending text is flushed."""
         thought, content = ("", text) if self._reasoning is None else self._reasoning.push(text)
         if is_last and self._reasoning is not None:
             rest = self._reasoning.finish()

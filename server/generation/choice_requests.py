@@ -1,4 +1,4 @@
-"""The engine request of each choice, and the Choice that reads its outputs."""
+"""Creation of the engine request for each choice, and of the Choice that reads its outputs."""
 
 import msgspec
 
@@ -12,7 +12,7 @@ _BATCH_TOKENS = 32  # per output of a batch line, whose text no client reads alo
 
 
 def new_choice(model: ServedModel, params: GenerationParams, index: int, trace_id: str | None) -> Choice:
-    """Return the state of choice number `index`, counted over all prompts with `params.n` choices each."""
+    """Create the state of choice number `index`; choice numbers run over all prompts, `params.n` for each."""
     prompt = params.prompts[index // params.n]
     meter = ChoiceMeter(
         model.metrics,
@@ -35,7 +35,7 @@ def new_choice(model: ServedModel, params: GenerationParams, index: int, trace_i
 
 
 def engine_request(params: GenerationParams, index: int, request_id: str) -> EngineRequest:
-    """Return the engine request of choice number `index`, counted as in new_choice."""
+    """Create the engine request of choice number `index`, numbered as in new_choice."""
     sampling = params.sampling
     if sampling.seed is not None and params.n > 1:
         seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does

@@ -1,4 +1,4 @@
-"""Generation: submits prompts to the engine, and yields the deltas of all choices."""
+"""Generation: submits prompts to the engine, and streams the deltas of all choices."""
 
 import asyncio
 import contextlib
@@ -36,10 +36,10 @@ from server.served.model import ServedModel
 
 
 class Generation:
-    """All choices of one request, as an async context manager around an async iterator of their deltas.
+    """The choices of one request: an async context manager, and an async iterator of their deltas.
 
-    Entering submits every choice or none. Leaving aborts the choices that have not ended. Choices are numbered as in
-    OpenAI's responses: the choices of the first prompt come first.
+    Entering submits all choices or none. Leaving aborts those that have not ended. Choices are numbered as in OpenAI's
+    responses: those of the first prompt come first.
     """
 
     def __init__(self, model: ServedModel, params: GenerationParams) -> None:
@@ -58,11 +58,11 @@ class Generation:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the answer in addition to those of the params, known once the context is entered."""
+        """Response headers besides those of the params. Known once the context is entered."""
         return {} if self._predicted is None else {TTFT_HEADER: f"{self._predicted.expected_s:.3f}"}
 
     def best(self, num: int) -> list[int]:
-        """Return the numbers of each prompt's `num` best choices by log probability per token. All must have ended."""
+        """Return the numbers of each prompt's `num` best choices by mean log probability. All must have ended."""
         n = self.params.n
         return [
             choice.index
@@ -72,26 +72,26 @@ class Generation:
 
     @property
     def num_cached_tokens(self) -> int:
-        """Prompt tokens that the prefix cache had."""
+        """The number of prompt tokens found in the prefix cache."""
         return sum(choice.num_cached_tokens for choice in self.choices[:: self.params.n])
 
     def siblings(self, index: int) -> range:
-        """Return the numbers of all choices that share the prompt of choice number `index`."""
+        """Return the numbers of all choices with the same prompt as choice number `index`."""
         first = index - index % self.params.n
         return range(first, first + self.params.n)
 
     @property
     def num_prompt_computed(self) -> int:
-        """Prompt tokens that are computed or cached; all of them, unless the request reports progress."""
+        """The number of prompt tokens computed or cached; all of them unless the request reports progress."""
         return sum(choice.num_prompt_computed for choice in self.choices[:: self.params.n])
 
     def progress(self) -> GenerationProgress:
-        """Return the progress that the dashboard shows."""
+        """Return the progress for the dashboard."""
         prompt_tokens = sum(len(prompt.ids) for prompt in self.params.prompts)
         return generation_progress(self.params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)
 
     def times(self) -> RequestTimes:
-        """Return where the time went, up to the last token so far."""
+        """Return the durations of the request's phases, up to the latest token."""
         return request_times(self.params.terms.arrival_s, self._meters)
 
     async def __aenter__(self) -> Self:
@@ -144,8 +144,8 @@ class Generation:
             self.record.release()
 
     async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
-        """Yield the deltas of all choices as they come. Raises EngineDied, RequestFailed, EngineUnavailable or
-        QueueTimeout, and AnswerTimeout if the request's time is over before any choice has a token."""
+        """Yield the deltas of all choices as they arrive. Raises EngineDied, RequestFailed, EngineUnavailable or
+        QueueTimeout, and AnswerTimeout if the time limit passes before any choice has a token."""
         num_open = len(self.choices)
         withheld: list[ChoiceDelta] = []  # ends of choices without a token, which may become an error
         try:
@@ -182,13 +182,13 @@ class Generation:
         return interleave(self._streams) if self._beams is None else self._beams.outputs()
 
     def _is_late(self, delta: ChoiceDelta) -> bool:
-        """Whether the delta ends a choice by timeout while no choice has a token."""
+        """Whether the delta ends its choice by timeout before any choice has a token."""
         return (
             delta.finish is not None and delta.finish.is_timeout and not any(each.num_tokens for each in self.choices)
         )
 
     def usage(self) -> Usage:
-        """Return the usage so far."""
+        """Return the token usage so far."""
         return usage_of(self.params, self.choices, self.num_cached_tokens)
 
 
@@ -197,7 +197,7 @@ def _logprob_per_token(choice: Choice) -> float:
 
 
 async def interleave(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
-    """Yield the outputs of all streams with the stream's index, each read only as fast as the caller reads."""
+    """Yield (stream index, output) as outputs arrive. A stream is read ahead by at most one output."""
     if len(streams) == 1:  # the common case, without a task per output
         async for output in streams[0]:
             yield 0, output

@@ -1,4 +1,4 @@
-"""finish: a job whose adapter is complete succeeds: the adapter is served, and the results are a file."""
+"""finish: ends a job whose adapter is complete: serves the adapter, and stores the metrics as a results file."""
 
 import asyncio
 import logging
@@ -25,10 +25,10 @@ _RESULTS_NAME = "step_metrics.csv"  # OpenAI's
 
 
 async def finish(journal: FinetuningJournal, env: JobEnvironment, publisher: Publisher) -> None:
-    """Serve the adapter, and then make the job succeed. If the server ends before, this can be done again.
+    """Serve the adapter, store the results file, and set the job to SUCCEEDED. Can be repeated after an interruption.
 
-    If the job does not succeed, because this is canceled or a client stops the job, nothing of it is served or stays
-    among the files. Raises EngineStopped.
+    If this is canceled, or a client stops the job meanwhile, the adapter is withdrawn and the results file removed.
+    Raises EngineStopped.
     """
     record = journal.record
     name = new_file_id()
@@ -56,7 +56,7 @@ async def finish(journal: FinetuningJournal, env: JobEnvironment, publisher: Pub
 
 
 async def _store(env: JobEnvironment, name: str, results: bytes) -> StorageFull | None:
-    """Write the results to the disk, and wait for one that fails; return the error if it is full."""
+    """Write the results file, and retry while the disk fails; return the error if it is full."""
     files = env.files
 
     async def write() -> StorageFull | None:
@@ -71,7 +71,7 @@ async def _store(env: JobEnvironment, name: str, results: bytes) -> StorageFull 
 
 
 def _write(disk: Disk, name: str, content: bytes) -> None:
-    """Write a file; when this returns, it survives a power cut. Raises OSError."""
+    """Write and sync a file, so that it survives a power cut. Raises OSError."""
     disk.create(name)
     disk.write(name, 0, content)
     disk.sync(name)

@@ -1,4 +1,4 @@
-"""new_record: the record of a requested job, after everything that a request can get wrong is checked."""
+"""new_record: validates a request for a fine-tuning job, and builds the job's record."""
 
 import asyncio
 import secrets
@@ -24,7 +24,7 @@ WANDB = "wandb"
 async def new_record(
     context: ServerContext, owner: str, body: FinetuningRequest, grader: RequestedGrader | None
 ) -> FinetuningRecord:
-    """Return the record of a requested job. grader: of the body. Raises InvalidRequest and StorageFailed."""
+    """Validate a request, and return a new job's record. grader: in the body. Raises InvalidRequest, StorageFailed."""
     if context.config.data_dir is None:
         raise InvalidRequest(
             "fine-tuning needs a folder for adapters and jobs, and this server has none; start it with --data-dir"
@@ -69,7 +69,7 @@ async def new_record(
 
 
 def _model(context: ServerContext, name: str) -> ServedModel:
-    """Return a model that the caller may use and that can be fine-tuned, or an adapter of one."""
+    """Return the base model or adapter to train, if the caller may use and train it. Raises InvalidRequest."""
     try:
         model = context.models.find(name)
     except ModelNotFound as error:
@@ -110,7 +110,7 @@ async def _shape(start: str | None) -> AdapterShape | None:
 
 
 def ignored_integrations(body: FinetuningRequest) -> Sequence[str]:
-    """Return the fields that request sending data to other services, which this server never does."""
+    """Return the paths of the integrations, which are ignored. Raises InvalidRequest for unknown types."""
     found = []
     for index, integration in enumerate(body.integrations or []):
         path = f"integrations[{index}]"

@@ -1,4 +1,4 @@
-"""FilePreparation: the stage of a fine-tuning job in which its files are checked, and prepared for the trainer."""
+"""FilePreparation: the first stage of a fine-tuning job, which validates and tokenizes its files."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder(Outcome).decode
 
 
 class _EndedEarly(Exception):
-    """The process ended without an outcome. code: its exit status."""
+    """The preparation process ended without an outcome. code: its exit status."""
 
     def __init__(self, code: int) -> None:
         super().__init__(describe_exit(code))
@@ -45,7 +45,7 @@ class _EndedEarly(Exception):
 
 
 class FilePreparation(ProcessWork):
-    """Checks and prepares the files. Leaves the job QUEUED or FAILED; if canceled, as it is."""
+    """Validates and tokenizes a job's files in a child process. Sets the job to QUEUED or FAILED, unless canceled."""
 
     status = FinetuningStatus.VALIDATING_FILES
 
@@ -63,7 +63,7 @@ class FilePreparation(ProcessWork):
             await self._store(outcome)
 
     async def _outcome(self, model: ServedModel) -> Outcome | None:
-        """Run the process until there is an outcome; None if the job has ended, or a client has stopped it."""
+        """Run the process until there is an outcome. Returns None if the job has failed or a client stopped it."""
         num_deaths = 0
         while True:
             try:
@@ -84,7 +84,7 @@ class FilePreparation(ProcessWork):
                 return None
 
     async def _survive(self, num_deaths: int, ended: _EndedEarly) -> bool:
-        """Wait before the next start; return False if the job has ended, or a client has stopped it."""
+        """Pause before a restart of the process. Returns False if the job has failed or a client stopped it."""
         reason = await asyncio.to_thread(_reported_reason, self._folder) if ended.code == _FAILED else None
         if reason is not None:
             logger.warning("fine-tuning job %s: %s", self.id, reason)
@@ -100,7 +100,7 @@ class FilePreparation(ProcessWork):
         return True
 
     async def _prepare(self, model: ServedModel) -> Outcome:
-        """Prepare the files once. Raises OSError, and _EndedEarly."""
+        """Run the preparation process once. Raises OSError and _EndedEarly."""
         task = self._task(model)
         await asyncio.to_thread(_write, self._folder, task, model.info)
         if model.info is None:  # the model has not been loaded yet
@@ -127,7 +127,7 @@ class FilePreparation(ProcessWork):
         return PrepareTask(order=order, train=str(disk.path(record.training_file)), valid=valid)
 
     async def _run_process(self, module: str, *arguments: str) -> bytes:
-        """Return everything that the module wrote to stdout. Raises _EndedEarly."""
+        """Run a module as a child process, and return its stdout. Raises _EndedEarly."""
         process = self._env.child(
             module,
             [*arguments],
@@ -149,7 +149,7 @@ class FilePreparation(ProcessWork):
                 output.cancel()
 
     async def _look(self, child: Child | None = None) -> None:
-        """Report why the job is stalled, if that has not been reported yet."""
+        """Report the reason for a stall as an event of the job, once."""
         if (reason := self._stalls.reason(self.status, child)) is not None:
             await self._journal.warn(self.status, reason)
 
@@ -188,6 +188,6 @@ def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> Non
 
 
 def _reported_reason(folder: JobFolder) -> str | None:
-    """Return why the last process could not do its work, in its own words; None if it gave no reason."""
+    """Return the failure reason that the last process logged; None if it logged none."""
     last = next((line for line in reversed(read_log(folder.lock).splitlines()) if line.strip()), "")
     return last.removeprefix(REASON_PREFIX) if last.startswith(REASON_PREFIX) else None

@@ -1,8 +1,7 @@
-"""Folders of fine-tuning jobs: where a job's adapter, its checkpoints and the trainer's files are, and what is deleted.
+"""Folders of fine-tuning jobs: paths of adapters, checkpoints and the trainer's files, and their deletion.
 
-DATA_DIR/fine-tuning/JOB/               the adapter
-DATA_DIR/fine-tuning/JOB/checkpoints/   an adapter for each epoch
-DATA_DIR/fine-tuning/JOB/job/           the JobFolder, with the trainer's files
+DATA_DIR/fine-tuning/JOB/ the adapter DATA_DIR/fine-tuning/JOB/checkpoints/ the adapter after each epoch
+DATA_DIR/fine-tuning/JOB/job/ the JobFolder, with the trainer's files
 """
 
 import asyncio
@@ -26,12 +25,12 @@ _KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.png", "re
 
 
 def root_folder(data_dir: str) -> Path:
-    """Return the folder that has a folder for each job, named by its id. It may not exist yet."""
+    """Return the folder with one folder for each job, named by job id. It may not exist yet."""
     return Path(data_dir).resolve() / _ROOT
 
 
 def out_folder(data_dir: str, job_id: str) -> Path:
-    """Return the folder of the job's adapter. It is not stored: --data-dir may be moved."""
+    """Return the folder of the job's adapter. The path is not stored in the database, since --data-dir may be moved."""
     return root_folder(data_dir) / job_id
 
 
@@ -40,23 +39,23 @@ def job_folder(data_dir: str, job_id: str) -> JobFolder:
 
 
 def checkpoint_folder(data_dir: str, job_id: str, step: int) -> Path:
-    """Return the folder of the adapter after a step that ended an epoch."""
+    """Return the folder of the checkpoint written at `step`, the last step of an epoch."""
     return out_folder(data_dir, job_id) / "checkpoints" / f"step-{step}"
 
 
 def stored_path(data_dir: str, path: str) -> str:
-    """Return the path as it is stored: relative to --data-dir if it is within that."""
+    """Return the path in its stored form: relative to --data-dir if it is inside."""
     root, absolute = Path(data_dir).resolve(), Path(path).resolve()
     return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
 
 
 def found_path(data_dir: str, stored: str) -> str:
-    """Return the current path of what `stored_path` returned."""
+    """Return the path for the stored form that `stored_path` returned."""
     return str(Path(data_dir).resolve() / stored)
 
 
 def job_ids(data_dir: str) -> set[str]:
-    """Return the ids of the jobs that have a folder."""
+    """Return the ids of all jobs that have a folder."""
     root = root_folder(data_dir)
     return {path.name for path in root.iterdir()} if root.exists() else set()
 
@@ -65,8 +64,8 @@ def job_ids(data_dir: str) -> set[str]:
 
 
 def clean_up(data_dir: str, record: FinetuningRecord) -> None:
-    """Delete what the job, which has ended, needs no more: all but its adapters, and the files that say how they were
-    made. What cannot be deleted is tried again at the next start. Blocks."""
+    """Delete the files of an ended job, except its adapters, events and reports. Failed deletions are retried at the
+    next start. Blocks."""
     _delete(_leftovers(data_dir, record))
 
 
@@ -80,10 +79,9 @@ def _leftovers(data_dir: str, record: FinetuningRecord) -> Iterator[Path]:
 
 
 async def delete_adapter(context: ServerContext, name: str, check: Callable[[FinetuningRecord], None]) -> bool:
-    """Delete the adapter of a job, or of one of its checkpoints; False if no job has it. Requests that use the adapter
-    continue.
+    """Delete a job's adapter or checkpoint by name; return False if there is none. Running requests keep it.
 
-    check: receives the job, and raises if the caller may not delete the adapter. Raises StorageFailed.
+    check: gets the job's record, and raises if the caller may not delete the adapter. Raises StorageFailed.
     """
     data_dir = context.config.data_dir
     if data_dir is None:
@@ -120,7 +118,7 @@ async def delete_adapter(context: ServerContext, name: str, check: Callable[[Fin
 
 
 def _delete(paths: Iterable[Path]) -> None:
-    """Delete files and folders. What cannot be deleted has no name in the table any more, and is never served."""
+    """Delete files and folders; log failures. The table no longer names them, so leftovers are never served."""
     for path in paths:
         try:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

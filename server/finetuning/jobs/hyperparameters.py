@@ -1,4 +1,4 @@
-"""hyperparameters_of: the method and the trainer's hyperparameters of a request for a job."""
+"""hyperparameters_of: validates the method and hyperparameters in a request for a job."""
 
 from collections.abc import Sequence
 
@@ -21,11 +21,10 @@ _SUPPORTED = ", ".join(TrainingMethod)
 def hyperparameters_of(
     body: FinetuningRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: AdapterShape | None
 ) -> tuple[TrainingMethod, Hyperparameters]:
-    """Return the method and the hyperparameters of a request. Raises InvalidRequest.
+    """Return the training method and the hyperparameters of a request. Raises InvalidRequest.
 
-    max_rank: of adapters that can be served. max_length: tokens that the served model takes; None if not known. layers:
-    the kinds of its layers that can be trained; empty if not known. start: the shape of the adapter that training
-    continues from.
+    max_rank: largest LoRA rank that can be served. max_length: context length of the model; None if unknown. layers:
+    kinds of layers that can be trained; empty if unknown. start: shape of the adapter that training continues from.
     """
     method, path, settings = _settings(body)
     for given, place in ((body.hyperparameters, _OLD_PLACE), (settings, path)):
@@ -51,7 +50,7 @@ def hyperparameters_of(
 
 
 def _settings(body: FinetuningRequest) -> tuple[TrainingMethod, str, GivenHyperparameters | None]:
-    """Return the method, the path of its hyperparameters, and these."""
+    """Return the training method, and the path and value of its hyperparameters in the request."""
     given = body.method or GivenMethod(type=TrainingMethod.SUPERVISED.value)
     if given.type not in [*TrainingMethod]:
         raise UnsupportedParameter.of("method.type", f"is {quote(given.type)}; this server trains with {_SUPPORTED}")
@@ -71,7 +70,7 @@ def _settings(body: FinetuningRequest) -> tuple[TrainingMethod, str, GivenHyperp
 
 
 def _values(given: GivenHyperparameters | None, path: str, method: TrainingMethod) -> dict[str, object]:
-    """Return the values that are not left to the trainer. Raises UnsupportedParameter for unknown names."""
+    """Return the given hyperparameters by name, without "auto" ones. Raises UnsupportedParameter for unknown names."""
     if given is None:
         return {}
     for name in given.extra:
@@ -88,7 +87,7 @@ def _known(method: TrainingMethod) -> str:
 
 
 def _check_effort(given: GivenHyperparameters | None, path: str, method: TrainingMethod) -> None:
-    """Raise UnsupportedParameter for an effort that cannot be honored."""
+    """Raise UnsupportedParameter for a reasoning effort other than reinforcement's default."""
     effort = None if given is None else given.reasoning_effort
     if effort is None or (method is TrainingMethod.REINFORCEMENT and effort is TrainedEffort.DEFAULT):
         return
@@ -142,7 +141,8 @@ def _check_layers(
 def _shaped(
     chosen: Hyperparameters, method: TrainingMethod, paths: dict[str, str], max_rank: int, start: AdapterShape | None
 ) -> Hyperparameters:
-    """Fill in a rank that can be served, or the shape of the adapter that training continues from."""
+    """Set rank and alpha to those of the adapter to continue, or else cap a default rank at `max_rank`. Raises
+    InvalidRequest if they conflict."""
     if start is None:
         is_too_high = chosen.lora_rank is None and default_rank(method) > max_rank
         return msgspec.structs.replace(chosen, lora_rank=max_rank) if is_too_high else chosen

@@ -1,4 +1,4 @@
-"""FinetuningJobs: which fine-tuning jobs are worked on now."""
+"""FinetuningJobs: the job kind for fine-tuning; chooses the jobs to prepare and to train."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from server.schemas.finetuning_answers import FinetuningStatus
 
 
 class FinetuningJobs(JobKind[FinetuningRecord]):
-    """The fine-tuning jobs of a server with --data-dir. At most one job is prepared and one trained at a time."""
+    """The fine-tuning jobs of a server with --data-dir. One job at a time is prepared, and one trained."""
 
     table = FINETUNING_JOBS
 
@@ -37,7 +37,7 @@ class FinetuningJobs(JobKind[FinetuningRecord]):
     async def select(
         self, waiting: Sequence[FinetuningRecord], works: Collection[JobWork[FinetuningRecord]]
     ) -> list[JobWork[FinetuningRecord]]:
-        """Select the oldest job to prepare, and to train the job that was running, or else the oldest queued one."""
+        """Select the oldest job to prepare, and a job to train: the interrupted one, or else the oldest queued one."""
         if self.env.context.drain.is_active:
             return []
         chosen: list[JobWork[FinetuningRecord]] = []
@@ -59,7 +59,8 @@ class FinetuningJobs(JobKind[FinetuningRecord]):
         return None
 
     async def prepare(self) -> set[str]:
-        """Announce the names of the adapters of earlier servers' jobs, which engines read beside the first requests."""
+        """Register the adapters of earlier jobs, to be loaded in the background; return the ids of jobs with
+        folders."""
         await self._publisher.announce_all(self.env.files.database)
         return await asyncio.to_thread(job_ids, self.env.data_dir)
 

@@ -1,4 +1,4 @@
-"""job_object, event_object, checkpoint_object: a fine-tuning job as clients see it."""
+"""job_object, event_object, checkpoint_object: parts of a fine-tuning job as the API's objects."""
 
 import re
 from typing import Any
@@ -49,7 +49,7 @@ def _settings(record: FinetuningRecord, hyperparameters: HyperparametersObject) 
 
 
 def _hyperparameters(record: FinetuningRecord) -> HyperparametersObject:
-    """Return the hyperparameters that were given, or that the trainer has chosen since."""
+    """Return the hyperparameters as resolved by the trainer, or else as requested."""
     given, resolved = record.hyperparameters, record.resolved
     multiplier = given.learning_rate_multiplier
     if multiplier is None and resolved is not None:
@@ -104,8 +104,8 @@ def checkpoint_object(record: FinetuningRecord, checkpoint: FinetuningCheckpoint
 
 
 def for_clients(message: str) -> str:
-    """Return a message of the trainer, which is for users of the command, in words for clients: options that are
-    hyperparameters become fields of a request, and paths lose their folders, which are not for clients."""
+    """Reword a trainer's message, written for the command line, for the API: flags become request fields, and paths
+    lose their folders, which are internal."""
     return _FOLDERS.sub("", _FLAG.sub(_field, message))
 
 

@@ -1,4 +1,4 @@
-"""ProcessWork: one stage of a fine-tuning job, which a child process does, again whenever it ends early."""
+"""ProcessWork: one stage of a fine-tuning job, run in a child process that is restarted whenever it ends early."""
 
 import logging
 from typing import ClassVar
@@ -22,12 +22,12 @@ _LAST_SAVE_S = 5.0  # for a process to save its work when the server ends
 
 
 class ProcessWork(JobWork[FinetuningRecord]):
-    """Works while the job has `status`. Invariant: the job's status changes only from that one."""
+    """Runs while the job has `status`. Invariant: it changes the job's status only if that is still `status`."""
 
     status: ClassVar[FinetuningStatus]
 
     def __init__(self, record: FinetuningRecord, env: JobEnvironment, *, is_saving: bool) -> None:
-        """is_saving: whether the process can save its work when it is ended."""
+        """is_saving: whether the process can save its state when it is asked to end."""
         super().__init__(record)
         self._env = env
         self._ending = ChildEnding(is_saving)
@@ -45,14 +45,13 @@ class ProcessWork(JobWork[FinetuningRecord]):
         self._ending.kill_after(_LAST_SAVE_S)
 
     async def _is_wanted(self) -> bool:
-        """Return whether the job still has the status; otherwise a client has stopped it."""
+        """Return whether the job still has `status`, and was not stopped by a client."""
         return await self._journal.change(status=self.status, is_durable=False)
 
     async def _wait(self, cause: str, *, message: str | None = None) -> bool:
-        """Wait until the cause of an early end may have passed. It is reported once. Return False if a client has
-        stopped the job.
+        """Report a temporary cause of failure once, and pause before a retry. Return False if a client stopped the job.
 
-        message: the cause for clients, if that differs.
+        message: wording of the cause for clients, if different.
         """
         logger.warning("fine-tuning job %s waits: %s", self.id, cause)
         events = [] if cause == self._cause else [self._journal.event(message or cause, level="warn")]

@@ -1,4 +1,4 @@
-"""Progress: the trainer's events become events of the job, served checkpoints, and an estimated finish."""
+"""Progress: turns the trainer's events into events of the job, served checkpoints, and an estimated finish time."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ _NO_METRICS = ("checkpoint", "epoch", "step")
 
 
 class Progress:
-    """The progress of one job. Events that the job's record counts are not read again."""
+    """Reads the trainer's events of one job, from the position stored in the job's record."""
 
     def __init__(
         self, journal: FinetuningJournal, folder: JobFolder, env: JobEnvironment, publisher: Publisher
@@ -39,11 +39,11 @@ class Progress:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the adapter is complete."""
+        """Whether the trainer has written the final adapter."""
         return self._journal.record.trained_tokens is not None
 
     async def begin(self) -> None:
-        """Prepare for a process that starts next."""
+        """Reset before a start of the trainer process."""
         self.error = None
         self._steps_s.clear()
         size = await asyncio.to_thread(_size_of, self._folder.events)
@@ -55,7 +55,7 @@ class Progress:
             await self._journal.change(edit, status=FinetuningStatus.RUNNING)
 
     async def take(self) -> bool:
-        """Store new events, or a part of them; return whether there may be more. Raises EngineStopped."""
+        """Read and store some new events; return whether there may be more. Raises EngineStopped."""
         record = self._journal.record
         data = await asyncio.to_thread(_new_lines, self._folder.events, record.events_bytes)
         if not data:
@@ -71,7 +71,7 @@ class Progress:
                     self._publisher.withdraw(record, checkpoint.step)
 
     async def _store(self, record: FinetuningRecord, new: "_NewEvents") -> bool:
-        """Serve the new checkpoints, and store everything; return False if a client has stopped the job."""
+        """Serve new checkpoints, and store the new events; return False if a client stopped the job."""
         events = [self._event_for_clients(event) for event in new.kept]
         for checkpoint in new.checkpoints:
             events.append(await self._publish(record, checkpoint))
@@ -116,8 +116,8 @@ class Progress:
             self._steps_s.append((event.data["step"], now_s))
 
     def _estimate_finish(self) -> int | None:
-        """Return seconds since 1970, at the pace of the last steps, including the time for which they were suspended;
-        None before two steps are known."""
+        """Return the estimated finish in seconds since 1970, by the pace of the last steps, pauses included; None
+        before two steps are known."""
         resolved = self._journal.record.resolved
         if resolved is None or len(self._steps_s) < 2:
             return None
@@ -128,7 +128,7 @@ class Progress:
         return int(self._journal.now_s + step_s * (resolved.total_steps - last))
 
     async def _update_estimate(self) -> None:
-        """Store the estimate again: without new steps, it gets later."""
+        """Store a later estimate while no new steps arrive."""
         if time.monotonic() - self._estimated_s < _ESTIMATE_S or (estimated_s := self._estimate_finish()) is None:
             return
         self._estimated_s = time.monotonic()
@@ -152,8 +152,8 @@ def _apply(record: FinetuningRecord, event: JobEvent) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _NewEvents:
-    """Events of the trainer since the last look. size: of the file up to the last of them. steps: the events of new
-    steps. kept: the events that become events of the job, each step once. checkpoints: that are new."""
+    """Events that the trainer wrote since the last read. size: offset in the file after them. steps: metrics events of
+    new steps. kept: events to add to the job's, without repeated steps. checkpoints: the new checkpoints."""
 
     size: int
     events: list[JobEvent]
@@ -163,7 +163,7 @@ class _NewEvents:
 
 
 def _new_events(record: FinetuningRecord, data: bytes) -> _NewEvents:
-    """Read the lines behind those that the record counts. A trainer that was killed reports some steps again."""
+    """Parse new lines of the events file. Drops steps that a restarted trainer reports again."""
     events = parse_events(data)
     steps: list[JobEvent] = []
     kept: list[JobEvent] = []
@@ -191,7 +191,7 @@ def _size_of(path: Path) -> int:
 
 
 def _new_lines(path: Path, offset: int) -> bytes:
-    """Return whole lines behind `offset`; the lines of a long file come in parts."""
+    """Read whole lines after `offset`, at most a few megabytes at a time."""
     try:
         with path.open("rb") as file:
             file.seek(offset)

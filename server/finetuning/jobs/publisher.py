@@ -1,4 +1,4 @@
-"""Publisher: serves the adapters of jobs under their names, as long as their files exist."""
+"""Publisher: registers the adapters of jobs with the served models, and withdraws them."""
 
 import asyncio
 import contextlib
@@ -33,10 +33,10 @@ class Publisher:
         self._sleep = sleep
 
     async def publish(self, record: FinetuningRecord, step: int | None = None) -> str | None:
-        """Serve the job's adapter, or that of a step, from now on; return the reason if that is not possible.
+        """Start to serve the job's adapter, or its checkpoint at `step`; return the reason if that fails, else None.
 
-        A model that is not loaded reads the adapter when it is. The model is not acquired: the end of an epoch is no
-        reason to load it, or to keep it loaded. Raises EngineStopped.
+        A model that is not loaded reads the adapter when it loads: a checkpoint is no reason to load a model, or to
+        keep it loaded. Raises EngineStopped.
         """
         adapter = self._adapter(record, step)
         while True:
@@ -59,7 +59,7 @@ class Publisher:
             self._models.adapters.remove(adapter.name, self._models.get_or_default(adapter.base_name))
 
     async def announce_all(self, database: Database) -> None:
-        """Announce the adapters of earlier servers' jobs, before any model is loaded. Raises StorageFailed."""
+        """Register the adapters of earlier servers' jobs, before any model is loaded. Raises StorageFailed."""
         for record in await database.run(with_adapters):
             try:
                 self._models.base_model(record.base_model)
@@ -76,12 +76,12 @@ class Publisher:
 
     @property
     def unread(self) -> list[ServedAdapter]:
-        """Adapters that were announced before their model was loaded, and that it can read now."""
+        """Registered adapters that their model, which is loaded by now, has not read yet."""
         unread = (each for each in self._models.adapters if each.owner is not None and each.info is None)
         return [each for each in unread if self._can_read(self._models.get_or_default(each.base_name))]
 
     async def read_unread(self) -> None:
-        """Make the models read the unread adapters, ahead of requests. Adapters that cannot be served are left out."""
+        """Load the unread adapters into their models before a request needs them. Unusable adapters are dropped."""
         for adapter in self.unread:
             model = self._models.get_or_default(adapter.base_name)
             if self._models.adapters.get(adapter.name) is adapter and self._can_read(model):

@@ -1,6 +1,6 @@
-"""FinetuningRecord: everything that is stored of a fine-tuning job, and the names of jobs and of what they make.
+"""FinetuningRecord: the stored record of a fine-tuning job, and the names of jobs, adapters, events and checkpoints.
 
-The names are OpenAI's: `ftjob-ID` and `ft:BASE:headrace:SUFFIX:ID`.
+The names follow OpenAI's: `ftjob-ID` and `ft:BASE:headrace:SUFFIX:ID`.
 """
 
 import re
@@ -21,7 +21,7 @@ _NOT_IN_BASES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """Hyperparameters that the trainer chose, or was given."""
+    """The final hyperparameters, given by the client or chosen by the trainer."""
 
     n_epochs: int
     batch_size: int
@@ -32,7 +32,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinetuningCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The adapter after an epoch. metrics: of the trainer's event."""
+    """The adapter after an epoch. metrics: metrics in the trainer's event."""
 
     step: int
     created_at: int
@@ -40,18 +40,18 @@ class FinetuningCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinetuningRecord(msgspec.Struct, kw_only=True):
-    """A row of the table. Times are in seconds since 1970.
+    """A row of the table of jobs. Times are in seconds since 1970.
 
-    model: as the client named it. base_model: the canonical name of the model that is fine-tuned. start: the folder of
-    the adapter that training continues from, as `stored_path` returns it. name: reserved from the start, and served
-    once the job has succeeded. hyperparameters: None where the trainer chooses; `resolved` once it has. grader: of
-    reinforcement, as the client wrote it. is_prepared: the files were validated, and the JobFolder has all that the
-    trainer reads. events_bytes: the part of the trainer's events.jsonl that is in the table of events, or was left out:
-    a trainer that was killed repeats some steps, and reports them again. step: the last one that is in the table.
-    is_deleted: the adapter was deleted after the job had succeeded.
+    model: the name in the client's request. base_model: canonical name of the base model. start: stored path of the
+    adapter that training continues from; see `stored_path`. name: the adapter's name, reserved from the start and
+    served once the job has succeeded. hyperparameters: as requested, None where the trainer chooses. resolved: as
+    chosen. grader: JSON of the grader for reinforcement. is_prepared: the JobFolder has all of the trainer's input.
+    events_bytes: how much of the trainer's events.jsonl has been read into the table of events; steps that a restarted
+    trainer reports again are skipped. step: the last step in that table. is_deleted: the adapter was deleted
+    afterwards.
 
-    The status also says what is wanted: routes set `paused`, `queued` and `cancelled`, and the runner follows. Code
-    that edits a record first checks that it still has the status that the edit is for.
+    The status is also the command channel: routes set `paused`, `queued` and `cancelled`, and the runner follows. Code
+    that edits a record must first check that its status is still the expected one.
     """
 
     id: str
@@ -84,7 +84,7 @@ class FinetuningRecord(msgspec.Struct, kw_only=True):
     is_deleted: bool = False
 
     def enter(self, status: FinetuningStatus, now_s: float) -> None:
-        """Take the status, and note the time of the first start and of the end."""
+        """Set the status, and the times of the first start and of the end."""
         self.status = status
         if status is FinetuningStatus.RUNNING and self.started_at is None:
             self.started_at = int(now_s)
@@ -95,7 +95,7 @@ class FinetuningRecord(msgspec.Struct, kw_only=True):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether the job's own name is served, if its base model is."""
+        """Whether the final adapter exists, to be served whenever the base model is."""
         return self.status is FinetuningStatus.SUCCEEDED and not self.is_deleted
 
     def checkpoint_name(self, step: int) -> str:
@@ -111,13 +111,13 @@ def new_job_id() -> str:
 
 
 def new_model_name(base: str, suffix: str | None) -> str:
-    """Return a new name for an adapter. base: the name that the model is served under; only the last part of a path
-    counts. suffix: checked by the schema, so that a name has five parts."""
+    """Return a new name for an adapter. base: served name of the base model, of which the last path component is used.
+    suffix: validated by the schema to have no colon."""
     return f"ft:{_base_part(base)}:{ORGANIZATION}:{suffix or ''}:{_random(_NAME_CHARACTERS)}"
 
 
 def split_checkpoint_name(name: str) -> tuple[str, int | None]:
-    """Return the model's name, and the step if this is the name of a checkpoint."""
+    """Split a name into the adapter's name, and the step if it is a checkpoint's name."""
     model_name, found, digits = name.rpartition(_CHECKPOINT)
     if not found or not (digits.isascii() and digits.isdecimal()) or str(int(digits[:18])) != digits:
         return name, None
@@ -129,7 +129,7 @@ def event_id(job_id: str, number: int) -> str:
 
 
 def event_number(job_id: str, given: str) -> int | None:
-    """Return the number of one of this job's events by its id; None for anything else."""
+    """Parse the id of an event of this job, and return the event's number; None if it is not one."""
     digits = given.removeprefix(event_id(job_id, 0)[:-1])
     number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
     return number if number is not None and event_id(job_id, number) == given else None

@@ -1,4 +1,4 @@
-"""requested_grader: the grader of a request for reinforcement, after its checks."""
+"""requested_grader: validates the grader in a request for reinforcement fine-tuning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PARAM = f"{_PATH}.grader"
 
 @dataclass(frozen=True, slots=True)
 class RequestedGrader:
-    """A grader that was checked. body: as the client wrote it. ignored: paths of its fields that have no effect."""
+    """A validated grader. body: its JSON in the request. ignored: paths of fields without effect."""
 
     grader: Grader
     body: dict[str, Any]
@@ -27,7 +27,8 @@ class RequestedGrader:
 
 
 def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
-    """Return the grader of a request; None for other methods. Raises InvalidRequest and UnsupportedParameter."""
+    """Validate and return a request's grader; None unless for reinforcement. Raises InvalidRequest,
+    UnsupportedParameter."""
     method = body.method
     if method is None or method.type != TrainingMethod.REINFORCEMENT:
         return None
@@ -47,7 +48,7 @@ def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
 
 
 def check_samples(grader: Grader, param: str) -> None:
-    """Raise InvalidRequest if the grader reads something of the sample that a job does not have."""
+    """Raise InvalidRequest if the grader reads no field of the sample, or one that jobs do not provide."""
     read = sample_fields(grader)
     if not read:
         raise InvalidRequest.of(
@@ -64,7 +65,7 @@ def check_samples(grader: Grader, param: str) -> None:
 
 
 def check_models(grader: Grader, models: ServedModels, param: str = _PARAM) -> None:
-    """Raise InvalidRequest if the grader asks a model that the caller may not use, or that generates no text."""
+    """Raise InvalidRequest if the grader uses a model that the caller may not use, or a pooling model."""
     for name in needed_models(grader):
         try:
             model = models.find(name)

@@ -1,4 +1,4 @@
-"""FINETUNING_JOBS: the table of fine-tuning jobs, further ways to find them, and the journal of one job."""
+"""FINETUNING_JOBS: the table of fine-tuning jobs, further queries, and the journal of one job."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -38,13 +38,13 @@ _HAS_PAIR = "EXISTS (SELECT 1 FROM json_each(finetune_jobs.metadata) WHERE key =
 
 
 def insert_job(connection: Connection, record: FinetuningRecord, request: tuple[str, str] | None = None) -> None:
-    """Insert a job. request: the client's Idempotency-Key, and a digest of the request's body."""
+    """Insert a job. request: the client's Idempotency-Key and a digest of the request body, if there is a key."""
     key, digest = request or (None, None)
     FINETUNING_JOBS.insert(connection, record, request_key=key, request_digest=digest)
 
 
 def made_by(connection: Connection, owner: str, key: str) -> tuple[FinetuningRecord, str] | None:
-    """Return the job that a request with this Idempotency-Key made, and the digest of the request's body."""
+    """Return the job created by a request with this Idempotency-Key, and the digest of that request's body."""
     row = connection.execute(
         "SELECT id, request_digest FROM finetune_jobs WHERE owner = ? AND request_key = ?", (owner, key)
     ).fetchone()
@@ -61,7 +61,7 @@ def jobs_page(
     metadata: Mapping[str, str] | None = None,
     has_no_metadata: bool = False,
 ) -> tuple[list[FinetuningRecord], bool] | None:
-    """Return a page of the owner's jobs, as `JobTable.page` does. metadata: pairs that each of the jobs has."""
+    """Return a page of the owner's jobs; see `JobTable.page`. metadata: key-value pairs that the jobs must have."""
     pairs = [*(metadata or {}).items()]
     where = " AND ".join([*(_HAS_PAIR for _ in pairs), *(["metadata IS NULL"] if has_no_metadata else [])]) or "TRUE"
     values = [part for pair in pairs for part in pair]
@@ -69,7 +69,7 @@ def jobs_page(
 
 
 def named(connection: Connection, name: str) -> tuple[FinetuningRecord, int | None] | None:
-    """Return the job of the adapter with this name, and the step of a checkpoint; None if there is no such adapter."""
+    """Find the job of the adapter `name`, and the step if that is a checkpoint; None if there is no such adapter."""
     model_name, step = split_checkpoint_name(name)
     for record in FINETUNING_JOBS.select(connection, "name = ?", model_name):
         if record.has_adapter if step is None else any(each.step == step for each in record.checkpoints):
@@ -78,15 +78,15 @@ def named(connection: Connection, name: str) -> tuple[FinetuningRecord, int | No
 
 
 def with_adapters(connection: Connection) -> list[FinetuningRecord]:
-    """Return the jobs that have succeeded or have a checkpoint, the oldest first."""
+    """Return the jobs that have an adapter or a checkpoint, oldest first."""
     return [each for each in FINETUNING_JOBS.select(connection) if each.checkpoints or each.has_adapter]
 
 
 class FinetuningJournal(Journal[FinetuningRecord]):
-    """The journal of a fine-tuning job, which can fail."""
+    """The journal of a fine-tuning job, with `fail`."""
 
     async def fail(self, status: FinetuningStatus, error: FinetuningError, events: Sequence[JobEvent] = ()) -> None:
-        """End the job, unless it no longer has the status."""
+        """Set the job to FAILED, unless its status is no longer `status`."""
 
         def edit(record: FinetuningRecord) -> None:
             record.error = error

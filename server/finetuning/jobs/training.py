@@ -1,4 +1,4 @@
-"""Training: the stage of a fine-tuning job in which the trainer runs."""
+"""Training: the second stage of a fine-tuning job, which runs the trainer."""
 
 import asyncio
 import logging
@@ -93,7 +93,7 @@ class Training(ProcessWork):
             await finish(self._journal, self._env, self._publisher)
 
     async def _train(self) -> int:
-        """Run the trainer once; return its exit status."""
+        """Run the trainer process once; return its exit status."""
         await self._progress.begin()
         await asyncio.to_thread(forget_questions, self._folder)
         process = self._env.child(
@@ -123,7 +123,7 @@ class Training(ProcessWork):
                 await mailbox.close()
 
     async def _look(self, child: Child | None = None) -> None:
-        """Report why the job is stalled, if that has not been reported yet."""
+        """Report the reason for a stall as an event of the job, once."""
         is_grading = self._mailbox is not None and self._mailbox.is_busy
         reason = self._stalls.reason(
             self._journal.record.events_bytes, child, known_reason=_GRADING if is_grading else None
@@ -132,7 +132,8 @@ class Training(ProcessWork):
             await self._journal.warn(self.status, reason)
 
     async def _survive(self, num_deaths: int, code: int) -> bool:
-        """Wait before the next start; or fail the job, and return False. num_deaths: in a row without a step."""
+        """Pause before a restart of the trainer; or fail the job and return False. num_deaths: in a row without a
+        step."""
         how = describe_exit(code)
         if traceback := await asyncio.to_thread(traceback_of, self._folder.lock):
             logger.error("the process of fine-tuning job %s: %s", self.id, traceback)
@@ -149,7 +150,7 @@ class Training(ProcessWork):
 
 
 async def enter_running(env: JobEnvironment, record: FinetuningRecord) -> FinetuningRecord | None:
-    """Make a queued job run, and return it; None if a client wants something else of it by now."""
+    """Set a queued job to RUNNING, and return it; None if a client has changed its status meanwhile."""
     journal = FinetuningJournal(env.files, FINETUNING_JOBS, record, sleep=env.sleep)
     is_new = record.started_at is None
     event = journal.event("Fine-tuning job started" if is_new else "Fine-tuning job resumed")
@@ -160,10 +161,10 @@ async def enter_running(env: JobEnvironment, record: FinetuningRecord) -> Finetu
 
 
 class GraderMailbox:
-    """Answers a trainer's questions to models that grade, by this server's own models.
+    """Runs the trainer's grading requests on this server's models, and writes the scores back.
 
-    The questions of one file, whose number the trainer limits, are answered at the same time; the trainer writes the
-    next file when it has read the answers.
+    Requests and answers are exchanged as files. The requests of one file, whose number the trainer limits, run in
+    parallel; the trainer writes the next file when it has read the answers.
     """
 
     def __init__(self, folder: JobFolder, owner: str, env: JobEnvironment) -> None:
@@ -175,11 +176,11 @@ class GraderMailbox:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there are questions that are not answered yet."""
+        """Whether grading requests are running."""
         return self._task is not None and not self._task.done()
 
     async def look(self) -> None:
-        """Start to answer new questions. Raises OSError."""
+        """Check for a new file of grading requests, and start to run them. Raises OSError."""
         if self._task is not None:
             if not self._task.done():
                 return
@@ -191,7 +192,7 @@ class GraderMailbox:
             self._task = asyncio.create_task(self._answer(questions), name="answers for a trainer")
 
     async def close(self) -> None:
-        """Stop answering: the process is gone."""
+        """Cancel running grading requests, after the trainer process has ended."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -208,7 +209,7 @@ class GraderMailbox:
         await asyncio.to_thread(write_answers, self._folder, Answers(questions.id, answers))
 
     async def _score(self, question: ScoreQuestion) -> ScoreAnswer:
-        """Answer one question, in a task of its own, because the caller is set per task."""
+        """Run one grading request. Must run in its own task, because the current caller is set per task."""
         caller = self._env.find_caller(self._owner)
         if caller is None:
             return unscored(_NO_KEY)

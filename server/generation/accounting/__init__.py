@@ -1,1 +1,1 @@
-"""Counts of a generation: tokens and times of each choice and of all, and the use of the caller's limits."""
+"""Accounting of a generation: tokens and times of each choice and in total, and the use of the caller's rate limits."""

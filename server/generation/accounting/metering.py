@@ -1,4 +1,4 @@
-"""ChoiceMeter: tokens, times and the end of one choice, for usage and metrics."""
+"""ChoiceMeter: measures tokens, times and finish reason of one choice, for usage and metrics."""
 
 import time
 
@@ -10,7 +10,7 @@ _SCHEDULED = "scheduled"
 
 
 class ChoiceMeter:
-    """Follows one accepted choice. `end` may be called several times and counts once."""
+    """Measures one submitted choice. `end` may be called several times and counts once."""
 
     def __init__(
         self,
@@ -22,10 +22,10 @@ class ChoiceMeter:
         trace_id: str | None = None,
         is_timed: bool = True,
     ) -> None:
-        """prompt_tokens: 0 for all but a prompt's first choice, since usage counts a prompt once. knows_wait: whether a
-        choice without output has not run; a beam search has its first output at its end. trace_id: of a traced request,
-        whose observations become exemplars. is_timed: whether times are observed; a batch's times would hide those of
-        clients."""
+        """prompt_tokens: 0 except for a prompt's first choice, since usage counts a prompt once. knows_wait: whether no
+        output means that the choice is still queued; false for beam searches, which have output only at the end.
+        trace_id: id of the request's trace, for exemplars. is_timed: whether times are observed; false for batches,
+        whose times would distort clients'."""
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._prompt_tokens = prompt_tokens
@@ -42,11 +42,11 @@ class ChoiceMeter:
 
     @property
     def counted_prompt_tokens(self) -> int:
-        """Prompt tokens as the metrics count them: 0 if the choice ended before any output."""
+        """Prompt tokens for the metrics: 0 if the choice ended before any output."""
         return self._prompt_tokens if self._seen_output else 0
 
     def count(self, output: RequestOutput, num_tokens: int) -> None:
-        """Record an output of which `num_tokens` belong to the text; the others are discarded."""
+        """Record an engine output, of which the first `num_tokens` belong to the text; the rest are discarded."""
         if not self._seen_output:
             self._seen_output = True
             self._count_start(output)
@@ -65,13 +65,13 @@ class ChoiceMeter:
         times.preempted_s += output.preempted_s
 
     def times(self) -> ChoiceTimes:
-        """Return when the phases of a traced choice ended. The choice must have ended."""
+        """Return the timestamps of a traced choice that has ended."""
         times = self._times
         times.scheduled_s = None if self.queue_s is None else self._arrival_s + self.queue_s
         return times
 
     def _count_start(self, output: RequestOutput) -> None:
-        """Record the first output. A sequence that never ran has one too, at its end."""
+        """Record the first output. A sequence that never ran also has one, which reports its end."""
         if self._prompt_tokens:
             self._metrics.add("prompt_tokens_total", self._prompt_tokens)
         if output.queue_s is None:
@@ -83,7 +83,7 @@ class ChoiceMeter:
             self._metrics.count_prompt_sources(self._prompt_tokens, output.num_cached_tokens)
 
     def _observe_tokens(self, num_tokens: int) -> None:
-        """Record the tokens' times. Tokens of one output share the time since the last output."""
+        """Observe token latencies. The tokens of one output share the time since the previous output evenly."""
         self._metrics.add("generation_tokens_total", num_tokens)
         self.num_tokens += num_tokens
         now = time.monotonic()
@@ -113,7 +113,7 @@ class ChoiceMeter:
             self._metrics.count_queue_time(reason.value, now - self._arrival_s, self._trace_id)
 
     def _observe_stretches(self, began_s: float, ended_s: float) -> None:
-        """Record the times of prefill and decode; a choice without a token has only a prefill."""
+        """Observe prefill and decode times. A choice without tokens has only a prefill time."""
         first_s, last_s = self.first_token_s, self.last_token_s
         if first_s is None or last_s is None:
             self._observe("request_prefill_time_seconds", max(0.0, ended_s - began_s))

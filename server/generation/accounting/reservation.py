@@ -1,4 +1,4 @@
-"""Reservation: tokens of the caller's limits that a generation holds, from before its first token to its end."""
+"""Reservation: tokens of the caller's rate limits that are reserved for a generation until its usage is known."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from server.keys.caller import current_caller
 
 
 class Reservation:
-    """Tokens of the current caller, reserved before a generation is submitted, and settled exactly once."""
+    """A reservation of the current caller's tokens, made before a generation is submitted, and settled exactly once."""
 
     def __init__(self, params: GenerationParams, max_model_len: int) -> None:
-        """Reserve the prompts and the most that the answers may have. Raises RateLimited."""
+        """Reserve tokens for the prompts and the longest possible answers. Raises RateLimited."""
         self._account = account = current_caller().account
         self._tokens: TokenReservation | None = None
         self._num_prompt_tokens = 0
@@ -29,10 +29,10 @@ class Reservation:
         self._tokens = account.reserve(self._num_prompt_tokens, num_choices * max_tokens, is_open_ended=is_open_ended)
 
     def settle(self, meters: Sequence[ChoiceMeter]) -> None:
-        """Count the tokens that the choices used; no meters mean that no choice was started.
+        """Replace the reservation by the tokens used. meters: the meters of all choices; empty if none was submitted.
 
-        The server does not know how much of a prompt was computed when the client leaves before the first token. The
-        whole prompt counts: otherwise, prompts that are left in time would be free.
+        An aborted request counts its whole prompt, since it is not known how much was computed; otherwise clients that
+        disconnect before the first token would pay nothing.
         """
         if self._account is not None and self._tokens is not None:
             used = sum(meter.counted_prompt_tokens + meter.num_tokens for meter in meters)

@@ -1,4 +1,4 @@
-"""Totals of a generation: prompts, choices, usage and times of all choices together."""
+"""Totals over all choices of a generation: metrics, usage and times."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails,
 
 
 def count_request(metrics: Metrics, params: GenerationParams, record: RequestRecord | None) -> None:
-    """Count prompts and params before it is known whether the engine has room."""
+    """Observe the prompts and params of a request, before it is known whether the engine has room."""
     for prompt in params.prompts:
         metrics.observe("request_prompt_tokens", len(prompt.ids))
         metrics.observe("request_params_n", params.n)
@@ -30,14 +30,14 @@ def count_request(metrics: Metrics, params: GenerationParams, record: RequestRec
 
 
 def count_longest(metrics: Metrics, meters: Sequence[ChoiceMeter], n: int) -> None:
-    """Count each prompt's longest choice. meters: of all choices, n for each prompt."""
+    """Observe the length of each prompt's longest choice. meters: meters of all choices, n for each prompt in turn."""
     for first in range(0, len(meters), n):
         longest = max(meter.num_tokens for meter in meters[first : first + n])
         metrics.observe("request_max_num_generation_tokens", longest)
 
 
 def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_tokens: int) -> None:
-    """Record the results of the choices, all of which have ended."""
+    """Store the totals of all choices, which must have ended, in the request's record."""
     record.counted_prompt_tokens = sum(meter.counted_prompt_tokens for meter in meters)
     record.cached_tokens = num_cached_tokens
     record.output_tokens = sum(meter.num_tokens for meter in meters)
@@ -51,7 +51,7 @@ def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_to
 
 @dataclass(frozen=True, slots=True)
 class RequestTimes:
-    """Three phases in sequence, together the time from arrival to the last token."""
+    """Durations of the three phases of a request, which add up to the time from arrival to the last token."""
 
     queue_s: float  # until the first step with a part of its prompt
     prompt_s: float  # until the first token
@@ -59,7 +59,7 @@ class RequestTimes:
 
 
 def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTimes:
-    """Return the phases of a request. A phase has started when it has for the first choice. meters: of all choices."""
+    """Return a request's phases, each of which starts when its first choice reaches it. meters: of all choices."""
     first_s = _first_token_s(meters)
     first_s = time.monotonic() if first_s is None else first_s
     queue_s = _queue_s(meters) or 0.0
@@ -70,7 +70,7 @@ def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTim
 def generation_progress(
     arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]
 ) -> GenerationProgress:
-    """Return the progress that the dashboard shows. meters: of all choices."""
+    """Return the progress that the dashboard shows. meters: meters of all choices."""
     first_s = _first_token_s(meters)
     return GenerationProgress(
         prompt_tokens=prompt_tokens,
@@ -90,9 +90,9 @@ def _first_token_s(meters: Sequence[ChoiceMeter]) -> float | None:
 
 
 def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: int) -> Usage:
-    """Return the usage so far: each prompt counts once, each choice's output counts up to the end of its text.
+    """Return the usage so far. A prompt counts once for all its choices, and output counts up to the end of the text.
 
-    num_cached: prompt tokens that the prefix cache had.
+    num_cached: prompt tokens found in the prefix cache.
     """
     prompt_tokens = sum(len(prompt.ids) for prompt in params.prompts)
     completion_tokens = sum(choice.num_tokens for choice in choices)
@@ -106,7 +106,7 @@ def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: in
 
 
 def _completion_details(params: GenerationParams, choices: Sequence[Choice]) -> CompletionTokensDetails | UnsetType:
-    """Return the counts of predictions, drafts and thoughts. Each choice has its own share of the prediction."""
+    """Return the counts of predicted, drafted and reasoning tokens. Rejected predictions are counted per choice."""
     num_drafted = sum(choice.num_drafted for choice in choices)
     if not (params.plan.thought is not None or params.prediction_ids or num_drafted):
         return UNSET

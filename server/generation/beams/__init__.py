@@ -1,1 +1,1 @@
-"""Beam search: the likeliest answers, found by engine requests of one token each."""
+"""Beam search: finds the likeliest answers through engine requests of one token each."""

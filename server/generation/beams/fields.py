@@ -1,4 +1,4 @@
-"""Fields of a beam search: its options, and the fields that it refuses or ignores."""
+"""Request fields of a beam search: its options, and fields that it refuses or ignores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ _IGNORED = (
 
 
 def beam_options(body: GenerationRequest) -> tuple[BeamOptions | None, list[str]]:
-    """Return the options, None for a request that samples, and the names of ignored fields. Raises InvalidRequest."""
+    """Return the options, or None for a request that samples, and the ignored fields. Raises InvalidRequest."""
     if not body.use_beam_search:
         for name, neutral in (("length_penalty", 1.0), ("early_stopping", False)):
             if getattr(body, name) not in (None, neutral):
@@ -73,8 +73,8 @@ def beam_options(body: GenerationRequest) -> tuple[BeamOptions | None, list[str]
 
 
 def check_beam_plan(plan: AnswerPlan) -> None:
-    """Raise InvalidRequest for an answer that must follow a grammar: the engine masks the tokens that it draws, but not
-    the log probabilities that it reports."""
+    """Raise InvalidRequest if the answer must follow a grammar: the engine masks the tokens that it samples, but not
+    the log probabilities by which beams are ranked."""
     if plan.grammar is not None:
         raise InvalidRequest(
             f"use_beam_search and {plan.grammar_param} are both given; beams cannot follow a grammar, which tools need "

@@ -1,8 +1,7 @@
-"""BeamRequests: beam searches as engine requests of one token each. The engine knows nothing of beams.
+"""BeamRequests: runs beam searches as engine requests of one token each. The engine knows nothing of beams.
 
-Each step of a search asks for the likeliest next tokens of its beams. The prefix cache has what the beams share and
-what the step before computed, so a step computes at most one block for each beam, and the engine batches it with its
-other work.
+Each step requests the likeliest next tokens of every beam. The prefix cache has the KV blocks that beams share or that
+the previous step computed, so a step computes at most one block per beam, batched with the engine's other work.
 """
 
 import asyncio
@@ -23,14 +22,14 @@ _RETRY_S = 0.02  # between two attempts while the queue is full
 
 
 class _Ended(Exception):
-    """An engine request of the search ended without a token."""
+    """An engine request of the search ended without a token, as by a timeout."""
 
     def __init__(self, output: RequestOutput) -> None:
         self.output = output
 
 
 class BeamRequests:
-    """The searches of one request, one for each prompt."""
+    """The beam searches of one request, one per prompt."""
 
     def __init__(self, model: ServedModel, params: GenerationParams, options: BeamOptions) -> None:
         self._model = model
@@ -42,7 +41,7 @@ class BeamRequests:
         self._end_ids = frozenset(eos_ids).union(sampling.stop_token_ids)
 
     def check_capacity(self) -> None:
-        """Raise QueueFull or EngineUnavailable unless the engine could take a step of all searches now."""
+        """Raise QueueFull or EngineUnavailable unless the engine can take one step of all searches now."""
         prompts = self._params.prompts
         num_tokens = sum(len(prompt.ids) for prompt in prompts)
         self._model.client.check_capacity(
@@ -50,8 +49,8 @@ class BeamRequests:
         )
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
-        """Yield one terminal output for each choice: the best beams of each prompt, best first. Raises as the streams
-        of requests do. Closing the generator aborts running requests."""
+        """Yield (choice index, final output) for the best beams of each prompt, best first. Raises the errors of a
+        RequestStream. Closing the generator aborts running requests."""
         tasks = [asyncio.create_task(self._search(index)) for index in range(len(self._params.prompts))]
         try:
             for index, task in enumerate(tasks):
@@ -63,7 +62,7 @@ class BeamRequests:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _search(self, index: int) -> list[RequestOutput]:
-        """Return the outputs of the choices of prompt number `index`."""
+        """Search the best beams of prompt number `index`, and return an output for each of its choices."""
         sampling = self._params.sampling
         search = BeamSearch(
             self._options,
@@ -94,7 +93,7 @@ class BeamRequests:
         return [self._output(each, first, is_timeout=timeout is not None) for each in chosen]
 
     async def _step(self, requests: list[EngineRequest], *, is_first: bool) -> list[RequestOutput]:
-        """Return the outputs of the requests, which must all end with a token. Raises _Ended otherwise."""
+        """Run the requests of one step, and return their outputs. Raises _Ended if one ends without a token."""
         async with contextlib.AsyncExitStack() as stack:
             streams = []
             for request in requests:
@@ -104,7 +103,7 @@ class BeamRequests:
             return [await _token(stream) for stream in streams]
 
     async def _submit(self, request: EngineRequest, num_new_tokens: int | None) -> RequestStream:
-        """Submit a request. While the queue is full, a search that has started waits, as a running sequence does."""
+        """Submit a request; while the queue is full, retry, since a started search must not fail for that."""
         while True:
             try:
                 return self._model.submit(request, num_new_tokens=num_new_tokens)
@@ -128,7 +127,8 @@ class BeamRequests:
         )
 
     def _output(self, finished: FinishedBeam, first: RequestOutput, *, is_timeout: bool) -> RequestOutput:
-        """Return the output that the engine would send for a sequence of this beam's tokens. first: of the prompt."""
+        """Return an output for the beam as if the engine had generated it as one sequence. first: output of the
+        search's first step, which has the prompt's fields."""
         tokens, num_top = finished.beam.tokens, self._params.sampling.logprobs
         reason = FinishReason.LENGTH if finished.end_id is None else FinishReason.STOP
         return msgspec.structs.replace(
@@ -144,7 +144,7 @@ class BeamRequests:
 
 
 async def _token(stream: RequestStream) -> RequestOutput:
-    """Return the output of a request of one token."""
+    """Return the final output of a one-token request. Raises _Ended if it has no token."""
     async for output in stream:
         if output.finish_reason is not None:
             if output.finish_reason is not FinishReason.LENGTH or not output.logprobs:

@@ -1,9 +1,9 @@
-"""BeamSearch: the likeliest continuations of one prompt, as a state that advances by one token per step.
+"""BeamSearch: the state of a search for the likeliest continuations of a prompt, which advances token by token.
 
-Each step continues every running beam with its likeliest tokens, and keeps the best `width` of all continuations. A
-continuation that ends counts as finished if it is among the best `width`, with its log probability divided by a power
-of its length (Wu et al., 2016, arXiv:1609.08144, in the form of transformers: length ** length_penalty). The beams,
-their order and the end are those of transformers' `generate(num_beams=width)`.
+Each step extends every running beam by its likeliest tokens, and keeps the best `width` of all extensions. An extension
+that ends with an end token is finished if it is among the best `width`. Its score is its log probability divided by
+length ** length_penalty (Wu et al., 2016, arXiv:1609.08144, as in transformers). Beams, order and stopping are the same
+as in transformers' `generate(num_beams=width)`.
 """
 
 import enum
@@ -15,7 +15,7 @@ from engine.protocol import TokenLogprobs
 
 
 class EarlyStopping(enum.Enum):
-    """Condition that ends a search before max_tokens."""
+    """Condition for ending a search before max_tokens."""
 
     WHEN_FULL = True  # when `width` beams have finished
     WHEN_HOPELESS = False  # when the best running beam, ending now, would be worse than all finished beams
@@ -31,7 +31,7 @@ class BeamOptions:
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A continuation, as its last token and the beam before it."""
+    """A continuation of the prompt, as a linked list: its last token and the beam that it extends."""
 
     parent: Self | None
     token: TokenLogprobs | None  # None for the empty continuation
@@ -56,7 +56,7 @@ class FinishedBeam:
 
 
 class BeamSearch:
-    """The running and the finished beams of one prompt.
+    """The running and finished beams of one prompt.
 
     Invariants: `running` is sorted, best first, and has `width` beams except in the first step; `finished` is sorted
     and has at most `width`; once `is_over`, nothing changes and `finished` is not empty.
@@ -65,7 +65,7 @@ class BeamSearch:
     def __init__(
         self, options: BeamOptions, *, max_tokens: int, min_tokens: int = 0, end_ids: frozenset[int] = frozenset()
     ) -> None:
-        """end_ids: tokens that end a beam, and are not allowed among its first min_tokens."""
+        """end_ids: tokens that end a beam; not allowed among its first min_tokens."""
         assert max_tokens > 0
         self._options = options
         self._max_tokens = max_tokens
@@ -78,11 +78,11 @@ class BeamSearch:
 
     @property
     def num_continuations(self) -> int:
-        """Number of tokens that `advance` needs of each beam, so that those without end tokens fill the beams."""
+        """The number of top tokens that `advance` needs of each beam: enough for `width` that are not end tokens."""
         return self._options.width + len(self._end_ids)
 
     def advance(self, continuations: list[list[TokenLogprobs]]) -> None:
-        """Advance by one token. continuations: the likeliest tokens of each running beam, best first."""
+        """Extend the beams by one token. continuations: the likeliest next tokens of each running beam, best first."""
         assert not self.is_over
         width = self._options.width
         self._length += 1
@@ -100,7 +100,7 @@ class BeamSearch:
         self.is_over = is_last or not self.running or not self._could_improve()
 
     def give_up(self) -> None:
-        """End now. Running beams count as finished."""
+        """End the search now, with the running beams as finished ones."""
         if not self.is_over and self._length:
             self._finish(self.running)
         self.is_over = True
@@ -116,7 +116,7 @@ class BeamSearch:
         self.finished = best
 
     def _could_improve(self) -> bool:
-        """Whether a running beam could still be better than the worst finished beam."""
+        """Whether a running beam could still beat the worst finished beam, by the early-stopping rule."""
         options = self._options
         if len(self.finished) < options.width:
             return True

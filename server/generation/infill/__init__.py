@@ -1,1 +1,1 @@
-"""Filling a gap in code: prompts of the code around it, and limits by lines."""
+"""Code infill (fill-in-the-middle): prompts from the code around the gap, and limits on the lines generated."""

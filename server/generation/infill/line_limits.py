@@ -1,4 +1,4 @@
-"""LineLimits: ends a completion in an editor at a line that leaves the block, or after some time."""
+"""LineLimits: ends an editor's completion at a line that leaves the code block, or after a time limit."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LineOptions:
-    """Limits that llama-server calls n_indent and t_max_predict_ms."""
+    """Limits of an infill completion; llama-server's n_indent and t_max_predict_ms."""
 
     min_indent: int = 0  # blanks at the start of every line after the first; 0 is off
     max_s: float = 0.0  # from the first token, if a line is complete by then; 0 is off
@@ -17,7 +17,7 @@ class LineOptions:
 
 
 class LineLimits:
-    """Follows one text. Empty lines may have any indentation."""
+    """Applies the limits to one text as it streams. Empty lines may have any indentation."""
 
     def __init__(self, options: LineOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
@@ -28,7 +28,7 @@ class LineLimits:
         self.is_reached = False
 
     def push(self, text: str) -> str:
-        """Return the part of `text` within the limits. Nothing may be pushed once `is_reached`."""
+        """Return `text`, cut at the limits. Nothing may be pushed once `is_reached`."""
         assert not self.is_reached
         if self._started_s is None:
             self._started_s = self._clock()

@@ -1,4 +1,4 @@
-"""GenerationParams of /infill: a gap in a file, with the fields that editors' plugins send."""
+"""GenerationParams for /infill: a gap in a file, with the fields that editor plugins send."""
 
 from dataclasses import replace
 from functools import partial
@@ -21,12 +21,12 @@ _ANSWER_SHARE = 4  # without a limit, a quarter of the context is reserved for t
 
 
 def check_infill(body: InfillRequest, model: ServedModel) -> list[str]:
-    """Return the names of ignored fields. Needs no engine. Raises InvalidRequest."""
+    """Check the body's fields that need no engine; return the names of ignored ones. Raises InvalidRequest."""
     return check_fields(body, model) + body.check()
 
 
 async def infill_params(body: InfillRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Return the params of a gap in a file. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    """Return the params for filling a gap. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     ignored, terms = check_infill(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():

@@ -1,4 +1,4 @@
-"""Prompts for filling in the middle: completions with a suffix, and /infill with pieces of other files."""
+"""Fill-in-the-middle prompts: completions with a suffix, and /infill with context from other files."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,10 @@ _SUFFIX_SHARE = 4  # if the code around the gap does not fit, a quarter of the p
 
 
 def infill_prompt(body: InfillRequest, fim: FillInMiddle, tokenizer: Tokenizer, max_tokens: int) -> tuple[Prompt, bool]:
-    """Return the prompt, and whether a part of the input was left out to stay within `max_tokens`.
+    """Return the prompt, and whether input was truncated to fit into `max_tokens`.
 
-    Code far from the gap is left out, and first of all the files that were sent first. Raises ContextLengthExceeded.
+    Other files are dropped first, in the order of the request, then the code farthest from the gap. Raises
+    ContextLengthExceeded.
     """
     bos = _bos(body.add_special_tokens, tokenizer)
     room = max_tokens - fim.num_marks - len(bos)
@@ -54,12 +55,12 @@ def _files(extra: Sequence[ExtraFile], fim: FillInMiddle, tokenizer: Tokenizer) 
 
 
 def _after_mark(mark_id: int | None, name: str, fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
-    """Return the mark and the name after it; nothing if the model has no such mark."""
+    """Return the mark and the name; empty if the model has no such mark."""
     return [] if mark_id is None else [mark_id, *fim.encode(f"{name}\n", tokenizer, continues=True)]
 
 
 def _that_fit(files: list[list[int]], head: list[int], foot: list[int], room: int) -> tuple[list[int], int]:
-    """Return the ids of the last files that fit, between head and foot, and the number of those files."""
+    """Return (ids of head, the last files that fit, and foot; the number of these files). No ids if no file fits."""
     room -= len(head) + len(foot)
     num_files = 0
     for file in reversed(files):
@@ -87,7 +88,8 @@ async def suffix_prompts(
     *,
     add_special_tokens: bool,
 ) -> list[Prompt]:
-    """Return the prompts of a text completion with a suffix. Raises InvalidRequest and ContextLengthExceeded."""
+    """Return the fill-in-the-middle prompts of a completion with a suffix. Raises InvalidRequest and
+    ContextLengthExceeded."""
     tokenizer, max_model_len = text_model.tokenizer, info.max_model_len
 
     def encode(prompt: str | list[int]) -> Prompt:

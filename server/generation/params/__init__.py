@@ -1,1 +1,1 @@
-"""Parameters of a generation: from the fields of a body, by checks and encoded prompts, to GenerationParams."""
+"""GenerationParams: built from the fields of a body, by checks and tokenization."""

@@ -1,4 +1,4 @@
-"""GenerationParams of a chat."""
+"""GenerationParams for a chat."""
 
 from dataclasses import replace
 from functools import partial
@@ -32,8 +32,8 @@ _GENERIC_HEADER = "x-tool-call-format"
 
 
 async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Return the params of a chat. Cheap checks come before the template is rendered. Raises InvalidRequest in the
-    client's words, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    """Check, render and tokenize a chat, in this order, and return its params. Raises InvalidRequest with the client's
+    field names, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     checked, terms = check_chat(request, model), request_terms(request.options, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
@@ -42,7 +42,7 @@ async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float
 
 
 def check_chat(request: ChatRequest, model: ServedModel) -> CheckedBody:
-    """Check the fields of a chat that need no engine. Raises InvalidRequest in the client's words."""
+    """Check the fields of a chat that need no engine. Raises InvalidRequest with the client's field names."""
     options, max_logprobs = request.options, model.config.max_logprobs
     with request.paths.in_errors():
         ignored = check_fields(options, model, extra=request.extra, passed_on=request.passed_on)
@@ -106,7 +106,7 @@ async def _planned_prompt(
 
 
 async def _prediction_ids(options: ChatOptions, text_model: TextModel, max_model_len: int) -> list[int]:
-    """Return the token ids of the predicted answer. Raises InvalidRequest if no answer can be that long."""
+    """Tokenize the predicted output. Raises InvalidRequest if it is longer than the context."""
     if options.prediction is None:
         return []
     text = options.prediction.text

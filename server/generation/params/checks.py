@@ -1,4 +1,4 @@
-"""Checks of every generation request before its prompt is read."""
+"""Checks that every generation request passes before its prompt is tokenized."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from server.structured_outputs.request import CONSTRAINT_FIELDS, unknown_fields
 
 @dataclass(frozen=True, slots=True)
 class CheckedBody:
-    """Results of the checks of a body that need no engine.
+    """Results of the checks that need no engine.
 
-    ignored: names of ignored fields. beams: None for a request that samples. num_logprobs: of each generated token;
-    None for no log probabilities.
+    ignored: names of ignored fields. beams: None for a request that samples. num_logprobs: top log probabilities per
+    generated token; None for no log probabilities.
     """
 
     ignored: list[str]
@@ -33,9 +33,9 @@ def check_fields(
     extra: Mapping[str, Any] | None = None,
     passed_on: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return the names of ignored fields. Needs no engine. Raises InvalidRequest.
+    """Check the fields that need no engine; return the names of ignored ones. Raises InvalidRequest.
 
-    extra, passed_on: undeclared fields of the request, if they are not the body's own.
+    extra, passed_on: undeclared fields of the request; None for the body's own.
     """
     extra = body.extra if extra is None else extra
     passed_on = body.passed_on if passed_on is None else passed_on
@@ -69,7 +69,7 @@ def _check_resumable(body: GenerationRequest, model: ServedModel) -> None:
 
 
 def check_num_choices(body: GenerationRequest, num_prompts: int, model: ServedModel) -> None:
-    """Raise InvalidRequest for more choices than an idle engine and an empty queue could take together."""
+    """Raise InvalidRequest for more choices than max_num_seqs and max_num_waiting together allow."""
     n = body.num_candidates
     name = "n" if n == body.num_choices else "best_of"
     limit = model.client.info.max_num_seqs + model.config.max_num_waiting
