@@ -1,1 +1,1 @@
-"""The API process: the command line, HTTP and text."""
+"""The API process: command line, HTTP server, and text processing."""

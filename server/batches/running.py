@@ -30,8 +30,8 @@ async def run_body(
 
     Temporary errors are retried and never returned: a full queue, a model being loaded, an engine being restarted, a
     spent budget. A request that was running when two engines died is answered with 503, and one that needs more tokens
-    than the caller's key may use in a minute with 429. Raises EngineStopped if the server ends before; then the body
-    must be run again. Must be called in a task of its own, since it sets the task's current caller.
+    than the caller's key may use in a minute with 429. Raises EngineStopped if the server shuts down first; the body
+    must then be run again. Must be called in a task of its own, since it sets the task's current caller.
 
     sleep: awaited before each retry.
     """

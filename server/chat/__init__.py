@@ -1,1 +1,1 @@
-"""Protocol-independent conversations: every protocol's chat requests are translated to them, and prompts rendered."""
+"""Conversations, independent of protocols: chat requests are translated to them, and prompts rendered from them."""

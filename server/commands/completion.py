@@ -1,7 +1,7 @@
 """`headrace completion SHELL`, and the completions that a shell requests, through argcomplete.
 
-The shell's script runs this program at each Tab. It needs no update after an upgrade, and completions always match the
-installed version's parsers.
+The shell's script runs this program at each Tab. The script needs no update after an upgrade, and completions always
+match the installed version's parsers.
 """
 
 import argparse

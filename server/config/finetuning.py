@@ -12,7 +12,7 @@ _adapters = partial(option, group="Adapters")
 
 
 class FinetuningYield(enum.StrEnum):
-    """When fine-tuning gives way to requests."""
+    """Whether and how fine-tuning gives way to requests."""
 
     ALWAYS = "always"  # stopped while a request runs or waits
     SHARE = "share"  # at the operating system's idle priority

@@ -1,4 +1,4 @@
-"""POST /classify, in vLLM's shapes."""
+"""POST /classify, in vLLM's format."""
 
 import time
 import uuid

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings, in OpenAI's shapes."""
+"""POST /v1/embeddings, in OpenAI's format."""
 
 from engine.protocol import PoolingOutput, PoolingTask
 from server.endpoints.binding.endpoint import EndpointRequest

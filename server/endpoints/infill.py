@@ -1,4 +1,4 @@
-"""POST /infill, in llama-server's shape."""
+"""POST /infill, in llama-server's format."""
 
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import GenerationWork

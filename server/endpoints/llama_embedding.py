@@ -1,4 +1,4 @@
-"""POST /embedding, in llama-server's shape."""
+"""POST /embedding, in llama-server's format."""
 
 from engine.protocol import PoolingOutput, PoolingTask
 from server.endpoints.binding.endpoint import EndpointRequest

@@ -1,4 +1,4 @@
-"""POST /pooling, in vLLM's shapes."""
+"""POST /pooling, in vLLM's format."""
 
 import time
 import uuid

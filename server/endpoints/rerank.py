@@ -1,4 +1,4 @@
-"""POST /rerank in the shapes of Cohere, Jina and vLLM."""
+"""POST /rerank, in the formats of Cohere, Jina and vLLM."""
 
 import uuid
 from collections.abc import Sequence

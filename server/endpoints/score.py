@@ -1,4 +1,4 @@
-"""POST /score, in vLLM's shapes."""
+"""POST /score, in vLLM's format."""
 
 import time
 import uuid

@@ -146,10 +146,10 @@ class Files:
         return len(due)
 
     async def sweep(self, known: Collection[str] = ()) -> int:
-        """Remove orphaned files from the disk, left by a server that ended while it wrote or deleted them. Return their
+        """Remove files that a server left on the disk when it ended while writing or deleting them. Return their
         number.
 
-        known: names without a row in the table of files that must stay.
+        known: names to keep although they have no row in the table of files.
         """
         names = await self.on_disk(self.disk.names)
         strays = await self.database.run(lambda connection: table.unknown(connection, names))
@@ -224,7 +224,7 @@ class Upload:
         return file
 
     async def keep(self, work: Callable[[Connection], None]) -> None:
-        """Sync the contents, then store their row with `work`. On return, both survive a power cut."""
+        """Sync the contents, then store their row by `work` in a transaction. On return, both survive a power cut."""
         await self._flush()
         disk = self._files.disk
         await self._files.on_disk(disk.sync, self.id)

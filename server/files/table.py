@@ -195,7 +195,7 @@ def delete_parts(connection: Connection, upload_id: str) -> list[str]:
 
 
 def expired_uploads(connection: Connection, now_s: float) -> list[str]:
-    """Return the ids of uploads with any status that have expired."""
+    """Return the ids of all uploads past their expiry time, whatever their status."""
     return [upload_id for (upload_id,) in connection.execute("SELECT id FROM uploads WHERE expires_s <= ?", (now_s,))]
 
 

@@ -134,7 +134,8 @@ def _samples(prepared: PreparedFiles, renderer: Renderer) -> list[Passage]:
 
 
 def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:
-    """Return the prompts for replay. Raises StartupError if replay is requested without a chat template."""
+    """Return the prompts of replay, whose answers by the base model are trained on too. Raises StartupError for replay
+    without a chat template."""
     replay = order.hyperparameters.replay
     if replay and text_model.chat is None:
         raise StartupError(

@@ -51,7 +51,7 @@ class OutputFile:
         self._failure: str | None = None  # the first error, after which nothing is written
 
     def recover(self) -> list[StoredAnswer]:
-        """Drop an incomplete last line, and return the stored answers. Raises StartupError for any other line."""
+        """Drop an incomplete last line, and return the stored answers. Raises StartupError for other content."""
         found = []
         end = 0
         with open(self._fd, "rb", closefd=False) as file:

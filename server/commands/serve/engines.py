@@ -113,7 +113,7 @@ class StartupTimes:
 
 
 class OneEngine:
-    """The engine of a server with one model. The server shows and times its start, and ends when it dies for good."""
+    """The engine of a server with one model. The server times its start, and ends when the engine dies for good."""
 
     def __init__(self, name: str, server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> None:
         self.context: ServerContext | None = None

@@ -72,8 +72,8 @@ class EndpointRequest:
         Admission is checked in three places. `QueueMiddleware` checks the queue before the body is read, so that
         refusals are cheap. This method checks queue, drain, engine, model and key before tokenization; without the
         count, a burst of requests would be tokenized and only then refused. `Generation` and `pool` check engine and
-        queue again on submission, when the number of tokens is known. A line of a batch waits for its turn instead of
-        the first two.
+        queue again on submission, when the number of tokens is known. A line of a batch skips the first two checks, and
+        waits for its turn.
 
         Raises QueueFull and the errors of `admit`.
         """

@@ -24,7 +24,7 @@ WANDB = "wandb"
 async def new_record(
     context: ServerContext, owner: str, body: FinetuningRequest, grader: RequestedGrader | None
 ) -> FinetuningRecord:
-    """Validate a request, and return a new job's record. grader: in the body. Raises InvalidRequest, StorageFailed."""
+    """Validate a request, and build a job's record. grader: from the body. Raises InvalidRequest and StorageFailed."""
     if context.config.data_dir is None:
         raise InvalidRequest(
             "fine-tuning needs a folder for adapters and jobs, and this server has none; start it with --data-dir"

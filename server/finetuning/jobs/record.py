@@ -47,8 +47,7 @@ class FinetuningRecord(msgspec.Struct, kw_only=True):
     served once the job has succeeded. hyperparameters: as requested, None where the trainer chooses. resolved: as
     chosen. grader: JSON of the grader for reinforcement. is_prepared: the JobFolder has all of the trainer's input.
     events_bytes: how much of the trainer's events.jsonl has been read into the table of events; steps that a restarted
-    trainer reports again are skipped. step: the last step in that table. is_deleted: the adapter was deleted
-    afterwards.
+    trainer reports again are skipped. step: the last step in that table. is_deleted: the finished adapter was deleted.
 
     The status is also the command channel: routes set `paused`, `queued` and `cancelled`, and the runner follows. Code
     that edits a record must first check that its status is still the expected one.

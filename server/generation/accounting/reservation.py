@@ -29,7 +29,7 @@ class Reservation:
         self._tokens = account.reserve(self._num_prompt_tokens, num_choices * max_tokens, is_open_ended=is_open_ended)
 
     def settle(self, meters: Sequence[ChoiceMeter]) -> None:
-        """Replace the reservation by the tokens used. meters: the meters of all choices; empty if none was submitted.
+        """Replace the reservation by the tokens used. meters: one for each choice; empty if none was submitted.
 
         An aborted request counts its whole prompt, since it is not known how much was computed; otherwise clients that
         disconnect before the first token would pay nothing.

@@ -30,7 +30,7 @@ def count_request(metrics: Metrics, params: GenerationParams, record: RequestRec
 
 
 def count_longest(metrics: Metrics, meters: Sequence[ChoiceMeter], n: int) -> None:
-    """Observe the length of each prompt's longest choice. meters: meters of all choices, n for each prompt in turn."""
+    """Observe the length of each prompt's longest choice. meters: one for each choice, `n` per prompt."""
     for first in range(0, len(meters), n):
         longest = max(meter.num_tokens for meter in meters[first : first + n])
         metrics.observe("request_max_num_generation_tokens", longest)
@@ -59,7 +59,7 @@ class RequestTimes:
 
 
 def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTimes:
-    """Return a request's phases, each of which starts when its first choice reaches it. meters: of all choices."""
+    """Return a request's phases, each of which starts when the first choice reaches it. meters: one for each choice."""
     first_s = _first_token_s(meters)
     first_s = time.monotonic() if first_s is None else first_s
     queue_s = _queue_s(meters) or 0.0
@@ -70,7 +70,7 @@ def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTim
 def generation_progress(
     arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]
 ) -> GenerationProgress:
-    """Return the progress that the dashboard shows. meters: meters of all choices."""
+    """Return the progress that the dashboard shows. meters: one for each choice."""
     first_s = _first_token_s(meters)
     return GenerationProgress(
         prompt_tokens=prompt_tokens,

@@ -60,7 +60,7 @@ def _after_mark(mark_id: int | None, name: str, fim: FillInMiddle, tokenizer: To
 
 
 def _that_fit(files: list[list[int]], head: list[int], foot: list[int], room: int) -> tuple[list[int], int]:
-    """Return (ids of head, the last files that fit, and foot; the number of these files). No ids if no file fits."""
+    """Return the ids of head, the last files that fit and foot, and the number of these files. No ids if none fits."""
     room -= len(head) + len(foot)
     num_files = 0
     for file in reversed(files):
