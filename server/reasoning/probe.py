@@ -1,5 +1,4 @@
-"""Trial renderings of a chat template: short chats with a thought, from which the template's reasoning marks are
-detected."""
+"""Trial renderings: short chats with a thought, from whose prompts a template's reasoning marks are detected."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,8 +20,8 @@ _TOOL_RESULT = {"role": "tool", "content": "4", "tool_call_id": "call00000", "na
 
 
 def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIELDS) -> Iterator[tuple[str, str]]:
-    """Render trial chats with an assistant's thought; yield the prompt's text before and after it, if the template
-    shows it.
+    """Yield the prompt's text before and after the assistant's thought, for each trial chat whose prompt has the
+    thought.
 
     fields: fields of the assistant's message to put the thought in.
     """
@@ -36,8 +35,7 @@ def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIE
 
 
 def prompt_ends(template: ChatTemplate) -> Iterator[str]:
-    """Yield generation prompts for one user message: by default, with thinking turned on, and with thinking turned
-    off."""
+    """Yield generation prompts: with the template's default, with thinking turned on, and with thinking turned off."""
     for kwargs in (*_THINKING_OR_DEFAULT, dict.fromkeys(SWITCHES, False)):
         prompt = render_trial(template, [_USER], kwargs=kwargs)
         if prompt is not None:

@@ -7,7 +7,7 @@ from server.reasoning.marks import HARMONY, ReasoningMarks, partial_mark
 
 
 class ReasoningReader(Protocol):
-    """A parser that splits the text of one choice into reasoning and content, the same however the text is cut into
+    """A streaming parser of reasoning and content. Its joined output does not depend on the text's split into
     deltas."""
 
     @property

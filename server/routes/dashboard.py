@@ -22,8 +22,7 @@ _FORM = StreamForm("text/event-stream", ping=b": ping\n\n", end=b"")
 
 @router.get("/dashboard/events", dependencies=[OPERATORS_ONLY])
 async def events(request: Request, context: Context) -> Response:
-    """Stream the activity of an engine and its requests, four times a second. `model` selects the engine, by default
-    the first model's.
+    """Stream the activity of the engine of `model`, by default of the first, and of its requests, four times a second.
 
     The stream is for the dashboard, and its form may change.
     """

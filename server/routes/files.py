@@ -107,8 +107,7 @@ def file_object(file: File) -> FileObject:
 
 
 def _nested(fields: dict[str, str]) -> dict[str, Any]:
-    """Convert form fields to the JSON body's form: expires_after[seconds]=60 becomes {"expires_after": {"seconds":
-    60}}."""
+    """Convert form fields to nested JSON: expires_after[seconds]=60 becomes {"expires_after": {"seconds": 60}}."""
     body: dict[str, Any] = {}
     for name, value in fields.items():
         outer, bracket, inner = name.partition("[")

@@ -19,8 +19,7 @@ def new_stream_id() -> str:
 
 
 class Runs:
-    """The resumable streams of a server. A run without a reader is removed after the grace time, and canceled if it has
-    not ended.
+    """The resumable streams of a server. A run without a reader is removed after the grace time, ended or not.
 
     Invariants: `used_bytes` is the size of all logs, plus _RUN_BYTES for each run. A run has a timer exactly if it has
     no reader, and is not pinned or has ended.
@@ -43,8 +42,7 @@ class Runs:
         *,
         is_pinned: bool = False,
     ) -> Run:
-        """Start a run of `events`, and close `source` when it ends. A pinned run continues to its end without
-        readers."""
+        """Start a run of `events`, and close `source` when it ends. A pinned run continues without a reader."""
         run = Run(options, self, self._on_change)
         self._runs[run.id] = run
         if is_pinned:

@@ -123,8 +123,8 @@ class Run:
 
     @contextlib.contextmanager
     def reader(self, after: int) -> Iterator[Reader]:
-        """Return a context with a reader of the events after event `after`. The run is not removed while the context is
-        open."""
+        """Return a context with a reader of the events after event `after`. The run is not removed within the
+        context."""
         reader = Reader(self, after)
         self._readers.add(reader)
         self.on_read()  # a run that waits for its readers checks again

@@ -52,8 +52,7 @@ def _parts(content: Any, info: ValidationInfo) -> Any:
 
 
 def _refusal_as_text(part: Any) -> Any:
-    """Convert a refusal part of an assistant message, which clients send back, to a text part; return other parts as
-    they are."""
+    """Convert a refusal part, which clients send back in an assistant message, to a text part."""
     if isinstance(part, dict) and part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
         others = {name: value for name, value in part.items() if name != "refusal"}
         return {**others, "type": "text", "text": part["refusal"]}

@@ -14,8 +14,7 @@ _LEAST_TOKENS = "it must be at least 1, or 0 with echo or prompt_logprobs"
 
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
-    """Convert a prompt in any of its four forms to a list of prompts. A pydantic union would report an error for each
-    item."""
+    """Convert a prompt in any of its four forms to a list of prompts. A union would report an error for each item."""
     if isinstance(value, str):
         return [value]
     if is_token_ids(value):

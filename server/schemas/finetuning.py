@@ -74,8 +74,7 @@ class GivenReinforcement(GivenSettings):
 
 
 class GivenMethod(StrictModel):
-    """The method of a fine-tuning job. The field that is named like the type has the settings. OpenAI has no
-    pretraining."""
+    """The method of a fine-tuning job. The field named like the type has the settings. OpenAI has no pretraining."""
 
     type: str
     supervised: GivenSettings | None = None

@@ -11,8 +11,7 @@ ORGANIZATION: Literal["headrace"] = "headrace"
 
 
 class FinetuningStatus(enum.StrEnum):
-    """The status of a fine-tuning job. A job is validated, queued and running, may be paused at any time, and then
-    ends."""
+    """The status of a fine-tuning job. A job may be paused at any time before it ends, and continues later."""
 
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"
@@ -76,7 +75,7 @@ class MethodSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The method of a fine-tuning job. The field that is named like the type has the settings."""
+    """The method of a fine-tuning job. The field named like the type has the settings."""
 
     type: str
     supervised: MethodSettings | None = None

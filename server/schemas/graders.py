@@ -14,8 +14,7 @@ class GraderValidateRequest(StrictModel):
 
 
 class GraderRunRequest(GraderValidateRequest):
-    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: the answer to grade. item: values for the
-    grader's `{{item...}}` templates."""
+    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: answer to grade. item: data for templates."""
 
     model_sample: str
     item: dict[str, Any] | None = None
@@ -28,8 +27,7 @@ class GraderValidation(msgspec.Struct, frozen=True):
 
 
 class GraderErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's error flags of a grader's run. Flags about Python graders and truncated observations are always
-    false."""
+    """OpenAI's error flags of a grader's run. The flags about Python and truncated observations are always false."""
 
     formula_parse_error: bool = False
     sample_parse_error: bool = False
@@ -48,8 +46,7 @@ class GraderErrors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GraderMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """Metadata of a grader's run. scores: the reward of each part of a multi grader. token_usage: the total of all
-    models."""
+    """Metadata of a grader's run. scores: rewards of a multi grader's parts. token_usage: the total of all models."""
 
     name: str
     type: str

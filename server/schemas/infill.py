@@ -77,8 +77,7 @@ class InfillRequest(GenerationRequest):
         return None if requested == -1 else requested
 
     def check(self) -> list[str]:
-        """Return the names of ignored fields. Raises InvalidRequest or UnsupportedParameter for fields that cannot be
-        honored."""
+        """Return the names of ignored fields. Raises InvalidRequest for fields that cannot be honored."""
         for name in _REFUSED:
             value = getattr(self, name)
             if not (value is None or value is False or value in ("", []) or (name, value) == ("n_probs", 0)):
@@ -107,8 +106,7 @@ class InfillRequest(GenerationRequest):
         return [name for name, honored in is_effective.items() if not honored]
 
     def sampling(self, info: EngineInfo, **given: Any) -> SamplingParams:
-        """Return the engine's sampling parameters; see GenerationRequest.sampling. Converts llama-server's
-        repeat_penalty and seed."""
+        """Return GenerationRequest.sampling's parameters, after converting llama-server's repeat_penalty and seed."""
         own = self.model_copy(
             update={
                 "repeat_penalty": None,

@@ -216,8 +216,7 @@ def _check_type(name: str, value: Any, table: ParameterTable) -> None:
 
 
 def ignored_header(names: list[str]) -> dict[str, str]:
-    """Return the response header that lists the ignored parameters, with "?" for characters that are unsafe in
-    headers."""
+    """Return the response header that lists the ignored parameters, with "?" for unsafe characters."""
     if not names:
         return {}
     listed = [_UNSAFE.sub("?", name[:64]) for name in names[:_MAX_LISTED]]

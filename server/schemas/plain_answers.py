@@ -138,8 +138,7 @@ class ResponseInputTokens(msgspec.Struct):
 
 
 class InfillAnswer(msgspec.Struct, kw_only=True):
-    """A whole answer, or the last event of a stream, in llama-server's shape. The request's `response_fields` selects
-    fields."""
+    """A whole answer, or the last event of a stream, in llama-server's shape. `response_fields` selects fields."""
 
     index: int | UnsetType = UNSET
     content: str | UnsetType = UNSET

@@ -141,8 +141,7 @@ class InputFields(PoolingFields):
     inner_fields = ("messages",)
 
     def check(self) -> None:
-        """Raise InvalidRequest unless exactly one of input and messages is given, with only the fields that go with
-        it."""
+        """Raise InvalidRequest unless either input or messages is given, with only the fields that go with it."""
         super().check()
         if self.input is None and self.messages is None:
             raise InvalidRequest("input is missing; it is required unless messages are given", param="input")
@@ -184,8 +183,8 @@ class VectorFields(InputFields):
 
     @property
     def normalized(self) -> bool | None:
-        """Whether to normalize vectors; None for the model's default. Raises InvalidRequest if normalize and
-        use_activation differ."""
+        """Whether to normalize vectors; None for the model's default. Raises InvalidRequest if the two fields
+        differ."""
         first, second = self.normalize, self.use_activation
         if first is not None and second is not None and first != second:
             raise InvalidRequest(

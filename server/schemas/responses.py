@@ -115,8 +115,7 @@ class PromptFields(StrictModel):
 
     @property
     def chat_fields(self) -> dict[str, Any]:
-        """Undeclared fields that are not null: fields that chat completions have under the same name, and unknown
-        fields.
+        """Undeclared fields that are not null: chat fields that have the same name here, and unknown fields.
 
         Raises InvalidRequest for a field that has another name in this API, and UnsupportedParameter.
         """

@@ -28,8 +28,7 @@ LIMITS = frozenset(_LIMITS_OFF)
 
 @dataclass(frozen=True, slots=True)
 class StepTokens:
-    """Token ids of a request's bad words and DRY breakers. breaker_mask: a bit per token, set if the token is a
-    breaker."""
+    """Token ids of a request's bad words and DRY breakers. breaker_mask: a bit per token, set for breakers."""
 
     bad_words: tuple[tuple[int, ...], ...] = ()
     breaker_mask: bytes = b""
@@ -95,8 +94,7 @@ class SamplerStepFields(StrictModel):
         return params if params.threshold <= 0.5 else None  # above, at most one token is likelier, so none is removed
 
     def mirostat_params(self) -> MirostatParams | None:
-        """Return the parameters of mirostat, or None if it is off. Raises InvalidRequest if top_k or another filter is
-        also set."""
+        """Return mirostat's parameters; None if it is off. Raises InvalidRequest if top_k or another filter is set."""
         if not self.mirostat:
             return None
         for name, off in _LIMITS_OFF.items():

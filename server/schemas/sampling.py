@@ -134,8 +134,7 @@ class GenerationRequest(SamplerStepFields):
         prompt_logprobs: int | None = None,
         is_constrained: bool = False,
     ) -> SamplingParams:
-        """Return the engine's sampling parameters. Fields that are left out have the checkpoint's defaults, or neutral
-        values.
+        """Return the engine's parameters. A field that is left out has the checkpoint's default, or a neutral value.
 
         tokens: token ids of this body's bad words and DRY breakers. is_constrained: whether a grammar constrains the
         answer. Such an answer often repeats the prompt, so the checkpoint's repetition_penalty is not applied. Raises

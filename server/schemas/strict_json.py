@@ -48,8 +48,7 @@ def parse_json(data: bytes, what: str = _BODY) -> Any:
 def _check_size(data: bytes, what: str) -> None:
     """Raise InvalidRequest for too many objects, lists or values, before they are parsed.
 
-    The fast count includes brackets within strings, so a body with many brackets is scanned, which takes up to a
-    second.
+    Brackets in strings do not count, so a body with many brackets is scanned, which takes up to a second.
     """
     if data.count(b"[") + data.count(b"{") <= MAX_CONTAINERS and data.count(b",") <= MAX_VALUES:
         return

@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class ServedAdapters:
-    """All served adapters, one version per name. A request keeps its version, since engines identify adapters by
-    digest."""
+    """All served adapters, one version per name. Requests keep their version: engines identify adapters by digest."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServedAdapter] = {}
@@ -39,8 +38,7 @@ class ServedAdapters:
         return adapter
 
     def add(self, adapter: ServedAdapter) -> None:
-        """Serve the adapter from now on. If its `info` is None, its files are read when its model is loaded or a
-        request uses it."""
+        """Serve the adapter from now on. Without `info`, its files are read when its model is loaded or used."""
         self._by_name[adapter.name] = adapter
         self._base_names[adapter.name] = adapter.base_name
         if adapter.info is not None:

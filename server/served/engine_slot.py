@@ -10,8 +10,7 @@ from engine.protocol import AdapterInfo, EngineInfo, EngineRequest, PoolingOutpu
 
 
 class EngineSlot:
-    """An EngineClient that forwards calls to the current engine. Without an engine, it refuses requests with a
-    reason."""
+    """An EngineClient that forwards calls to the current engine. Without one, it refuses requests with a reason."""
 
     def __init__(self) -> None:
         self.engine: EngineClient | None = None

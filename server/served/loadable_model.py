@@ -16,8 +16,7 @@ _MAX_RETRY_S = 300.0  # longest pause before the server tries again without a re
 
 
 class ModelState(enum.StrEnum):
-    """unloaded -> loading -> loaded -> unloading -> unloaded. A loading or loaded model may fail, and is loaded again
-    later."""
+    """unloaded -> loading -> loaded -> unloading -> unloaded. Loading and loaded models may fail, and are retried."""
 
     UNLOADED = "unloaded"
     LOADING = "loading"
@@ -27,8 +26,7 @@ class ModelState(enum.StrEnum):
 
 
 class LoadPriority(NamedTuple):
-    """Sort key of models to load: models that clients wait for first, then by the arrival of the first waiting
-    request."""
+    """Sort key of models to load: models that clients wait for first, then by arrival of the first waiting request."""
 
     is_batch: bool
     number: int

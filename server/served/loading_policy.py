@@ -62,8 +62,7 @@ class LoadingPolicy:
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def acquire(self, name: str, notify: Callable[[], None], *, is_batch: bool = False) -> Waiter:
-        """Queue a request for the model. Once admitted, possibly immediately, the request uses the model until
-        `release`.
+        """Queue a request for the model. Once admitted, perhaps at this call, it uses the model until `release`.
 
         Raises QueueFull, ModelNotLoaded if the model does not fit beside the pinned models, EngineUnavailable if its
         last load has just failed, and EngineStopped.
@@ -127,8 +126,7 @@ class LoadingPolicy:
         return request
 
     def request_unload(self, name: str, notify: Callable[[], None]) -> OperatorRequest:
-        """Unload the model for an operator, when its requests have finished. Later requests load it again. Raises
-        EngineStopped."""
+        """Unload the model for an operator once its requests are over. Later ones reload it. Raises EngineStopped."""
         self._check_running()
         model = self._models[name]
         model.is_load_requested = False
@@ -273,12 +271,10 @@ class LoadingPolicy:
         return limit_s is not None and not model.is_pinned and self._now() - model.used_s >= limit_s
 
     def _load(self, model: LoadableModel, draining_before: set[str], *, is_batch: bool) -> bool:
-        """Start to load the model, or drain others to make room for it. Return False if the model waits for their
-        memory, so that the models after it must wait too. A batch's model that waits for clients does not hold up the
-        others.
+        """Start to load the model, or drain others to make room. Return False if the model waits for their memory; then
+        the models after it must wait too. A batch's model that waits for clients does not hold up the others.
 
-        draining_before: names of the models drained so far, which are preferred: with a new choice each time, none
-        would finish.
+        draining_before: names of models to keep draining; with a new choice each time, none would ever be unloaded.
         """
         if model.need_bytes > self._budget.obtainable_bytes(model):
             model.is_load_requested = False

@@ -94,8 +94,7 @@ def _grant(need: MemoryNeed, kv_bytes: int) -> MemoryGrant:
 
 
 def _shared(needs: Sequence[MemoryNeed], limit: int) -> dict[str, int]:
-    """Return the size of each KV cache, by model: the minimum of each, and the rest by share, up to the wanted
-    sizes."""
+    """Return the size of each model's KV cache: its minimum, plus its share of the rest up to the wanted size."""
     sizes = {need.name: need.least_kv_bytes for need in needs}
     room = int((limit - sum(need.fixed_bytes for need in needs)) * _KV_SHARE)
     room -= sum(sizes.values())

@@ -184,10 +184,8 @@ class ServedModel:
             self.check_queue()
 
     async def acquire(self, record: RequestRecord | None) -> None:
-        """Load the model on demand, and keep it loaded until the request of `record` ends.
-
-        Raises QueueFull, ModelNotLoaded and EngineUnavailable.
-        """
+        """Load the model if needed, and keep it until the record's request ends. Raises QueueFull, ModelNotLoaded and
+        EngineUnavailable."""
         if self.loader is None or record is None:
             return
         self.drain.check()
@@ -206,8 +204,7 @@ class ServedModel:
 
     @contextlib.asynccontextmanager
     async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:
-        """Load the model on demand, and keep it loaded within the context. is_batch: no client waits. Raises as
-        `acquire`."""
+        """Keep the model loaded within the context. is_batch: no client waits for the work. Raises as `acquire`."""
         if self.loader is None:
             yield
             return
@@ -220,16 +217,15 @@ class ServedModel:
     async def text_model(self) -> TextModel:
         """Return the tokenizer and chat template. The first call builds them on a worker thread.
 
-        Raises EngineUnavailable if the model has not been loaded, and StartupError if the tokenizer or template is
-        unusable.
+        Raises EngineUnavailable before the model's first load, and StartupError if the tokenizer or template is
+        invalid.
         """
         info = self.info or self.client.info  # which raises EngineUnavailable with the reason
         task = self.start_text_model(info.tokenizer)
         return await asyncio.shield(task)  # other callers may wait for the same task
 
     def start_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
-        """Start the task that builds the text model, unless it has started and not failed. Weights may still be
-        loading."""
+        """Return the task that builds the text model, after starting it if needed. Weights may still be loading."""
         if self._shared.text_model is None or _has_failed(self._shared.text_model):
             self._shared.text_model = asyncio.create_task(
                 asyncio.to_thread(build_text_model, info, self.config, self.workers, self.templates), name="text-model"

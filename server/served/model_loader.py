@@ -32,8 +32,7 @@ class StartableEngine(EngineClient, Protocol):
 
 @dataclass(slots=True)
 class ManagedEngine:
-    """The engine of one model, started and stopped on demand. prepare: awaited after each start, before requests are
-    admitted."""
+    """The engine of one model, started and stopped on demand. prepare: awaited before requests are admitted."""
 
     model: LoadableModel
     slot: EngineSlot

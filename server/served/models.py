@@ -57,8 +57,8 @@ class ServedModels:
         return (*(name for model in self._models for name in model.visible_names), *adapters)
 
     def find(self, name: str | None) -> ServedModel:
-        """Return the model or adapter with this name, by default the first model. Raises ModelNotFound if the current
-        caller may not use it."""
+        """Return the model or adapter that the caller's request names, by default the first model. Raises
+        ModelNotFound."""
         names = self.visible_names
         wanted = self.default.name if name is None else name
         if wanted in names:
@@ -78,8 +78,7 @@ class ServedModels:
         return name in self._by_name
 
     def base_model(self, name: str | None) -> ServedModel:
-        """Return the base model for a new adapter. name: may be None if only one model can have adapters. Raises
-        InvalidRequest."""
+        """Return a new adapter's base model. None means the only one that can have adapters. Raises InvalidRequest."""
         able = [model for model in self._models if model.has_adapters]
         if not able:
             raise InvalidRequest(
@@ -142,8 +141,7 @@ class ServedModels:
 
     @property
     def infos(self) -> dict[str, EngineInfo]:
-        """Engine's descriptions, by name, of the models that have been loaded at least once and are not in the failed
-        state."""
+        """Engine's descriptions of the models that have been loaded at least once and are not failed, by name."""
         healthy = [model for model in self._models if model.state is not ModelState.FAILED]
         return {model.name: info for model in healthy if (info := model.info) is not None}
 
@@ -164,16 +162,14 @@ class ServedModels:
         return sum(model.live.num_watchers for model in self._models)
 
     def story(self, request_id: str) -> RequestStory:
-        """Return the recorded history of the newest request with this id, or whose answer has it. Raises
-        RequestNotKnown."""
+        """Return the history of the newest request with this id, its own or its answer's. Raises RequestNotKnown."""
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
             raise request_not_known(request_id)
         return max(found, key=lambda story: story.request.began_ms)
 
     def get_or_default(self, name: str | None) -> ServedModel:
-        """Return the model, or the adapter's base model, with this name; the first model if the name is None or
-        unknown."""
+        """Return the model, or the base model of the adapter, with this name; the first model if there is none."""
         return self.default if name is None else self._by_name.get(self.adapters.base_name(name), self.default)
 
     def check_queue(self) -> None:

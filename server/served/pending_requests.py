@@ -21,8 +21,7 @@ class Waiter:
 
 @dataclass(eq=False, slots=True)
 class OperatorRequest:
-    """An operator's request to load or unload a model. `notify` is called once, when the request has succeeded or
-    failed."""
+    """An operator's request to load or unload a model. `notify` is called once, when it has succeeded or failed."""
 
     notify: Callable[[], None]
     is_done: bool = False

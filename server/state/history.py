@@ -34,8 +34,7 @@ class PromptItems:
 
 
 async def prompt_items(body: PromptFields, store: Entries, owner: str) -> PromptItems:
-    """Return the items of a request. Raises NotStored, and InvalidRequest if the previous response is missing or
-    incomplete."""
+    """Return a request's items. Raises NotStored, and InvalidRequest if the previous response cannot be continued."""
     conversation_id = _conversation_id(body.conversation)
     stored: list[Item] = []
     if body.previous_response_id is not None:
@@ -51,8 +50,7 @@ async def prompt_items(body: PromptFields, store: Entries, owner: str) -> Prompt
 
 
 async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path: str) -> list[InputItem]:
-    """Return the items with references replaced by the stored items. path: the list's path, for errors. Raises
-    NotStored."""
+    """Return the items with references replaced by stored items. path: the path of `items`. Raises NotStored."""
     found: list[InputItem] = []
     for index, item in enumerate(items):
         if isinstance(item, ItemReference):

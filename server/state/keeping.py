@@ -88,8 +88,7 @@ class KeptResponse:
             yield event
 
     def broken(self, reply: ErrorReply) -> bytes:
-        """Return the event that ends a stream after an error; empty for a canceled response, whose stream ends without
-        one."""
+        """Return the event that ends a stream after an error; empty for a canceled response, which needs none."""
         return b"" if self.response.status == "cancelled" else self._formatter.broken(reply)
 
     def cancel(self) -> None:

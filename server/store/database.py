@@ -171,15 +171,12 @@ class Database:
         self._thread.submit(self._open).result()
 
     def require(self, statements: Iterable[str]) -> None:
-        """Run CREATE ... IF NOT EXISTS statements before the next call, for tables that are not part of the
-        migrations."""
+        """Run CREATE ... IF NOT EXISTS statements before the next call, for tables that no migration creates."""
         self._required += statements
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
-        """Run `work` in a transaction and return its result. If it fails, the transaction is rolled back.
-
-        Raises StorageFailed for errors of SQLite, and the errors of `work`. is_durable: survive a power failure.
-        """
+        """Return the result of `work`, a transaction. Raises StorageFailed, or the errors of `work`, after rolling
+        back."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, is_durable)
 
     def _run(self, work: Callable[[sqlite3.Connection], T], is_durable: bool) -> T:

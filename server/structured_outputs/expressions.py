@@ -1,4 +1,4 @@
-"""Expressions in the grammar of an answer, from a schema, a regular expression, choices or a client's grammar."""
+"""Grammar expressions for an answer: from a JSON schema, a regular expression, choices or a client's grammar."""
 
 import re
 from collections.abc import Callable
@@ -26,8 +26,8 @@ _WHITESPACE = re.compile(r"(?:\\[snrt]|\\x(?:20|0[9ADad])|\(\?:|\{[0-9]+(?:,[0-9
 def schema_expression(
     schema: Any, param: str, *, is_strict: bool, whitespace: str | None
 ) -> tuple[Expression, PreparedSchema]:
-    """Return an expression for the JSON values that a schema, perhaps as text, allows. Raises InvalidRequest and
-    UnsupportedParameter."""
+    """Return a grammar expression for the values that a JSON schema (an object, or JSON text) allows, and the prepared
+    schema. Raises InvalidRequest and UnsupportedParameter."""
     if isinstance(schema, str):
         schema = decode_field(schema, param)
     prepared = prepare_schema(schema, param=param, is_strict=is_strict, whitespace=whitespace)
@@ -48,7 +48,7 @@ def regex_expression(pattern: str, param: str) -> Expression:
 
 
 def choices_expression(choices: list[str], param: str) -> Expression:
-    """Return an expression for exactly one of the texts."""
+    """Return a grammar expression for exactly one of the choices. Raises InvalidRequest."""
     if not 0 < len(choices) <= MAX_CHOICES:
         raise InvalidRequest(f"{param} has {len(choices):,} choices; it must have 1 to {MAX_CHOICES:,}", param=param)
     for index, choice in enumerate(choices):
@@ -59,15 +59,15 @@ def choices_expression(choices: list[str], param: str) -> Expression:
 
 
 def grammar_expression(grammar: str, param: str) -> Expression:
-    """Return an expression for a grammar, in Lark's syntax as llguidance reads it, or in EBNF with `::=` as GBNF and
-    xgrammar have it."""
+    """Return an expression for a client's grammar, in llguidance's Lark syntax or in EBNF with `::=`, as in GBNF and
+    xgrammar."""
     _check_length(grammar, param)
     lark = lark_of_ebnf(grammar, param) if num_ebnf_rules(grammar) else grammar
     return lambda builder: builder.lark(lark)
 
 
 def json_whitespace(pattern: str, param: str) -> str:
-    """Return the client's pattern of whitespace, restricted to the four characters of whitespace in JSON."""
+    """Check a client's whitespace pattern, and return it restricted to the four whitespace characters of JSON."""
     if not _WHITESPACE.fullmatch(pattern) or not pattern:
         raise InvalidRequest(
             f"{param} is {quote(pattern)}; it must match only whitespace, such as [ \\n]?", param=param
@@ -76,7 +76,7 @@ def json_whitespace(pattern: str, param: str) -> str:
 
 
 def decode_field(text: str, param: str) -> Any:
-    """Return the value of a field that holds JSON text."""
+    """Parse a field that holds JSON text. Raises InvalidRequest."""
     try:
         return msgspec.json.decode(text)
     except RecursionError:

@@ -17,7 +17,7 @@ class ResponseSchema(StrictModel):
 
 
 class ResponseFormat(StrictModel):
-    """OpenAI's `response_format`. `structures` and `triggers`, or `format`, belong to a structural tag."""
+    """OpenAI's `response_format`. A structural tag has `structures` and `triggers`, or `format`."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: ResponseSchema | None = None
@@ -39,8 +39,8 @@ class StructuredOutputs(StrictModel):
 
 
 class StructuredFields(StrictModel):
-    """All fields that constrain an answer. The guided fields are vLLM's older form of `structured_outputs`; the last
-    four are SGLang's."""
+    """All request fields that constrain an answer. The guided fields are vLLM's older form of `structured_outputs`; the
+    last four are SGLang's."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -56,7 +56,7 @@ class StructuredFields(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        """Unknown fields within the known ones, by their paths."""
+        """Undeclared fields of the nested objects, by their paths."""
         nested = {
             "response_format": self.response_format,
             "response_format.json_schema": self.response_format and self.response_format.json_schema,

@@ -1,4 +1,4 @@
-"""GrammarBuilder: one grammar for a whole answer, built from parts."""
+"""GrammarBuilder: builds the grammar of a whole answer from parts."""
 
 import json
 import re
@@ -9,9 +9,9 @@ _ANY_TEXT = "TEXT: /(.|\\n)*/"
 
 
 class GrammarBuilder:
-    """A builder of a grammar in llguidance's Lark syntax. Methods return expressions for use in `rule` and `build`.
+    """Builds a grammar in llguidance's Lark syntax. Methods return expressions for use in `rule` and `build`.
 
-    A text that spells a special token stands for that token, which ordinary text of the model cannot match.
+    A literal that spells a special token matches only that token, not the same characters in ordinary tokens.
     """
 
     def __init__(self, special_ids: Mapping[str, int]) -> None:
@@ -32,11 +32,11 @@ class GrammarBuilder:
         return self.rule(f"%json {json.dumps(schema)}")
 
     def regex(self, pattern: str) -> str:
-        """Return an expression for the texts that the regular expression matches completely."""
+        """Return an expression for the texts that the regular expression matches from beginning to end."""
         return self.rule("/" + re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern).replace("\n", "\\n") + "/")
 
     def lark(self, grammar: str) -> str:
-        """Return an expression for the texts that a complete grammar, with its own `start`, matches."""
+        """Return an expression for the texts that another Lark grammar, with its own `start`, matches."""
         name = f"g{len(self._others)}"
         self._others.append({"name": name, "lark_grammar": grammar})
         return f"@{name}"
@@ -69,7 +69,7 @@ class GrammarBuilder:
         return name
 
     def _pieces(self, text: str) -> list[str]:
-        """Split `text` at the beginning and end of each special token."""
+        """Split `text` into special tokens and the texts between them."""
         return [piece for piece in (self._special.split(text) if self._special else [text]) if piece]
 
     def _token_or_string(self, piece: str) -> str:

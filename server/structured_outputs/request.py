@@ -1,4 +1,4 @@
-"""constraint_of: the constraint that a request's fields set for its answer."""
+"""constraint_of: the constraint on the answer that a request's fields set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,9 +37,9 @@ _JSON_OBJECT = {"type": "object"}
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """The constraint on an answer, without its reasoning.
+    """The constraint on the content of an answer, which does not apply to its reasoning.
 
-    param: the field that an error names if the engine refuses the grammar. ignored: paths of given keywords that are
+    param: the field to name in the error if the engine refuses the grammar. ignored: paths of given keywords that are
     not enforced.
     """
 
@@ -96,7 +96,7 @@ def _given_constraints(body: StructuredFields) -> dict[str, Any]:
 
 
 def _check_known(body: StructuredFields) -> None:
-    """Raise InvalidRequest for an unknown field if no constraint is set, since a typo would lead to free text."""
+    """Raise InvalidRequest for an unknown field if no constraint is set: a typo would lead to unconstrained text."""
     for path in body.extra:
         owner = path.split(".")[0]
         takes = "a type other than text" if owner == "response_format" else ", ".join(_CONSTRAINTS)
@@ -154,7 +154,7 @@ def _structural_tag_constraint(tag: Any, path: str, ignored: list[str], whitespa
 
 
 def _whitespace(body: StructuredFields) -> str | None:
-    """Return the client's pattern of whitespace between JSON tokens, or any if the client allows it, or None."""
+    """Return the pattern of whitespace between JSON tokens; None if the answer must have no whitespace."""
     given = _whitespace_fields(body)
     if len(given) > 1:
         first, second, *_ = given

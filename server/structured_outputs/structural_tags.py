@@ -1,4 +1,4 @@
-"""structural_tag_expression: free text in which certain marks start a part with a structure.
+"""structural_tag_expression: a grammar for free text in which trigger strings start structured parts.
 
 There are two forms: vLLM's older one ({"structures", "triggers"}), and xgrammar's newer one, a tree ({"format"}).
 """
@@ -19,8 +19,7 @@ Node = Mapping[str, Any]
 
 
 def structural_tag_expression(tag: Any, param: str, ignored: list[str], *, whitespace: str | None) -> Expression:
-    """Return an expression for a structural tag of either form. Appends the paths of keywords that are not enforced to
-    `ignored`.
+    """Return a grammar expression for a structural tag of either form. ignored: gets the paths of unenforced keywords.
 
     Raises InvalidRequest and UnsupportedParameter.
     """
@@ -36,7 +35,7 @@ def structural_tag_expression(tag: Any, param: str, ignored: list[str], *, white
 
 
 class _Reader:
-    """The reader of one structural tag, which turns its formats into expressions."""
+    """Converts the formats of one structural tag to grammar expressions."""
 
     def __init__(self, ignored: list[str], whitespace: str | None) -> None:
         self._ignored = ignored
@@ -86,7 +85,7 @@ class _Reader:
         )
 
     def triggered(self, node: Node, path: str, *, depth: int, tags_name: str) -> Expression:
-        """Return an expression for text in which each trigger must continue as a tag that begins with it."""
+        """Return an expression for free text in which each trigger must start one of the tags that begin with it."""
         _check_unset(node, ("excludes",), path)
         triggers = _field(node, "triggers", list, path)
         tails: dict[str, list[Expression]] = {}
@@ -139,7 +138,7 @@ class _Reader:
         return expression
 
     def _tag(self, node: Node, path: str, depth: int, *, begins_at: int = 0) -> Expression:
-        """Return an expression for `begin` from the character `begins_at` on, the content, and one of the ends."""
+        """Return an expression for a tag: `begin` from character `begins_at` on, the content, and one of the ends."""
         begin = _field(node, "begin", str, path)[begins_at:]
         ends = node.get("end")
         ends = [ends] if isinstance(ends, str) else ends
@@ -218,7 +217,7 @@ def _field(node: Node, name: str, kind: type, path: str, *, default: Any = None)
 
 
 def _nodes(node: Node, name: str, path: str) -> list[Node]:
-    """Return the field's list, which must have at least one item, all of them objects."""
+    """Return the value of the field, a nonempty list of objects. Raises InvalidRequest."""
     listed = _field(node, name, list, path)
     if not listed:
         raise InvalidRequest(f"{path}.{name} is empty; it must have at least one", param=f"{path}.{name}")

@@ -1,4 +1,4 @@
-"""Detokenizer: text from token ids, in deltas of whole characters that join to the text of all ids."""
+"""Detokenizer: converts token ids to text incrementally, in deltas of whole characters."""
 
 import codecs
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from server.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """The text of one sequence of ids. The cost of an id does not depend on the ids before it.
+    """Converts one sequence of token ids to text. The cost of an id does not depend on the ids before it.
 
     Bytes that may start a character are held back until the character is complete or invalid.
     """
@@ -20,7 +20,7 @@ class Detokenizer:
         kept_ids: frozenset[int] = frozenset(),
         continues: bool = True,
     ) -> None:
-        """`kept_ids`: special tokens that are not skipped. `continues`: the ids continue a prompt, so a space at their
+        """kept_ids: special tokens that are not skipped. continues: the ids continue a prompt, so a space at their
         beginning is part of the text."""
         self._tokenizer = tokenizer
         self._skipped_ids = tokenizer.special_ids - kept_ids if skip_special_tokens else frozenset[int]()
@@ -28,7 +28,7 @@ class Detokenizer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Iterable[int]) -> str:
-        """Return the text that `ids` complete."""
+        """Return the text of the characters that `ids` complete."""
         return "".join(map(self.push_one, ids))
 
     def push_one(self, token_id: int) -> str:
@@ -37,7 +37,7 @@ class Detokenizer:
         return self._strip(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> str:
-        """Return the pending bytes as U+FFFD. No push may follow."""
+        """Return pending bytes as U+FFFD. Nothing may be pushed after this call."""
         return self._strip(self._utf8.decode(b"", final=True))
 
     def _strip(self, text: str) -> str:
@@ -50,9 +50,9 @@ class Detokenizer:
 def decode(
     tokenizer: Tokenizer, ids: Iterable[int], *, skip_special_tokens: bool = True, continues: bool = False
 ) -> str:
-    """Return the text of `ids`, with U+FFFD for bytes that are not UTF-8; the same as a Detokenizer's joined deltas.
+    """Return the text of all `ids`, with U+FFFD for invalid UTF-8; the same text as a Detokenizer's joined deltas.
 
-    `continues`: see Detokenizer. Ids that are not in the vocabulary (a padded output layer has some) have no text.
+    continues: see Detokenizer. Ids that are not in the vocabulary (a padded output layer has some) have no text.
     """
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=continues)
     return detokenizer.push(ids) + detokenizer.finish()

@@ -1,9 +1,9 @@
-"""Tokens for filling in the middle, and the order in which a model reads prefix and suffix.
+"""Fill-in-the-middle (FIM) tokens, and the order in which a model reads prefix and suffix.
 
 A model that was trained for it reads the text before a gap and the text after it, each after a token of its own, and
 writes the text between (Bavarian et al., 2022, arXiv:2207.14255). A checkpoint shows this only by the spellings of the
-tokens, and in some GGUF files by their ids. Some models were trained with other files of the repository before the
-file with the gap (Hui et al., 2024, arXiv:2409.12186).
+tokens, and in some GGUF files by their ids. Some models were trained with other files of the repository before the file
+with the gap (Hui et al., 2024, arXiv:2409.12186).
 """
 
 import re
@@ -15,7 +15,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Spellings of the tokens in one family of vocabularies. From `repository` on, the tokens may be missing."""
+    """Spellings of FIM tokens in one family of vocabularies. `repository`, `file` and `ends` may be missing."""
 
     prefix: str
     suffix: str
@@ -57,7 +57,7 @@ _FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class FillInMiddle:
-    """Tokens of one model for filling in the middle."""
+    """The fill-in-the-middle (FIM) tokens of one model."""
 
     prefix_id: int
     suffix_id: int
@@ -69,25 +69,25 @@ class FillInMiddle:
     texts: re.Pattern[str]  # the spellings of all of these
 
     def prompt(self, prefix_ids: list[int], suffix_ids: list[int]) -> list[int]:
-        """Return the prompt after which the model writes the middle."""
+        """Return the token ids of the prompt after which the model writes the middle."""
         prefix, suffix = [self.prefix_id, *prefix_ids], [self.suffix_id, *suffix_ids]
         parts = [*suffix, *prefix] if self.suffix_first else [*prefix, *suffix]
         return parts if self.middle_id is None else [*parts, self.middle_id]
 
     @property
     def roles(self) -> Mapping[str, int | None]:
-        """Ids in the prompt, by their roles."""
+        """Ids of the prompt's FIM tokens, by role."""
         return {"prefix": self.prefix_id, "suffix": self.suffix_id, "middle": self.middle_id}
 
     @property
     def num_marks(self) -> int:
-        """Number of tokens that `prompt` adds."""
+        """Number of FIM tokens that `prompt` adds."""
         return len(self.prompt([], []))
 
     def encode(
         self, text: str, tokenizer: Tokenizer, *, continues: bool = False, at_most: int | None = None
     ) -> list[int]:
-        """Return the ids of a client's text, without parsing these tokens or other control tokens in it.
+        """Return the token ids of a client's text, in which spellings of FIM and other control tokens are plain text.
 
         continues: the text continues another one, so the tokenizer adds no space before it. Raises TooManyTokens for a
         long text with more than `at_most` tokens, before all of it is tokenized if the tokenizer allows that.
@@ -108,10 +108,10 @@ class FillInMiddle:
 
 
 def find_fill_in_middle(tokenizer: Tokenizer, named: Mapping[str, int] | None = None) -> FillInMiddle | None:
-    """Return the vocabulary's tokens; None for a model that cannot fill in the middle.
+    """Return the FIM tokens of the vocabulary; None for a model that cannot fill in the middle.
 
-    named: ids that the checkpoint names, by their roles. They take precedence over spellings, but a family with the
-    same ids has more information, such as the order of the parts.
+    named: ids that the checkpoint declares, by role. They take precedence over spellings. A family with the same ids is
+    used nevertheless, since it has more information, such as the order of the parts.
     """
     family = _find_family(tokenizer)
     named = {role: token_id for role, token_id in (named or {}).items() if tokenizer.id_to_token(token_id) is not None}
@@ -142,7 +142,7 @@ def _find_family(tokenizer: Tokenizer) -> FillInMiddle | None:
 
 
 def _from_ids(named: Mapping[str, int], tokenizer: Tokenizer) -> FillInMiddle:
-    """Return tokens with the given ids, with the prefix first, as in most families."""
+    """Return FIM tokens with the declared ids, and the prefix first as in most families."""
     known = {text: token_id for token_id in named.values() if (text := tokenizer.id_to_token(token_id)) is not None}
     if (end_id := tokenizer.token_to_id(_END_OF_TEXT)) is not None:
         known[_END_OF_TEXT] = end_id

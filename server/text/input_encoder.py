@@ -1,4 +1,4 @@
-"""InputEncoder: the inputs of pooling models, from texts and pairs of texts, truncated if requested."""
+"""InputEncoder: tokenizes the inputs of pooling models, texts and pairs of texts, and truncates them if requested."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedInput:
-    """Token ids of one input, with the model's special tokens. type_ids: a type for each id; None if all are 0."""
+    """Token ids of one input, with special tokens. type_ids: the token type (segment) of each id; None if all are 0."""
 
     ids: list[int]
     type_ids: list[int] | None = None
@@ -20,7 +20,7 @@ class EncodedInput:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The limit of an input's tokens, special tokens included, and whether a longer input keeps its end."""
+    """A truncation: the most tokens that an input may have, with special tokens, and whether to keep its end."""
 
     max_tokens: int
     keeps_end: bool = False
@@ -28,14 +28,14 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class FirstText:
-    """The first text of pairs, without special tokens. num_tokens: of all of it. encoding: the part that fits."""
+    """The encoded first text of pairs, without special tokens. num_tokens: before truncation. encoding: truncated."""
 
     num_tokens: int
     encoding: tokenizers.Encoding
 
 
 class InputEncoder:
-    """The encoder of one model. All methods may be called from any thread; other threads run while the library works.
+    """Encodes the inputs of one model. Methods may be called from any thread; the tokenizer library releases the GIL.
 
     A text is encoded without special tokens, truncated, and then completed by the tokenizer's own post-processor, so
     that truncated inputs have the same special tokens as others.
@@ -46,12 +46,12 @@ class InputEncoder:
         self._library = tokenizer.library
 
     def num_added(self, *, is_pair: bool) -> int:
-        """Return the number of special tokens in an input."""
+        """Return the number of special tokens that are added to a text, or to a pair of texts."""
         return int(self._library.num_special_tokens_to_add(is_pair)) + self._num_bos
 
     @functools.cached_property
     def _num_bos(self) -> int:
-        """1 for a BOS that the post-processor does not add, else 0."""
+        """1 if the model needs a BOS that the post-processor does not add, else 0."""
         return len(self._tokenizer.encode("")) - int(self._library.num_special_tokens_to_add(False))
 
     def texts(
@@ -62,7 +62,7 @@ class InputEncoder:
         cut: Cut | None = None,
         max_text_tokens: int | None = None,
     ) -> list[EncodedInput]:
-        """Return one input for each text. max_text_tokens: tokens to keep of each text, without special tokens."""
+        """Encode each text as one input. max_text_tokens: tokens to keep of each text, without special tokens."""
         if cut is None and max_text_tokens is None:
             encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
             return [self._input(each) if add_special_tokens else EncodedInput(each.ids) for each in encodings]
@@ -84,11 +84,11 @@ class InputEncoder:
         max_second_tokens: int | None = None,
         known: dict[str, FirstText] | None = None,
     ) -> list[EncodedInput]:
-        """Return one input for each pair, joined like the model's tokenizer does.
+        """Encode each pair as one input, with the two texts joined by the tokenizer's post-processor.
 
         max_second_tokens: tokens to keep of each second text. A pair that is still too long loses tokens of its longer
-        text until both are equally long, and then of both. known: first texts of the last call with the same cut,
-        which this call replaces by its own, so that a query with many documents is encoded once.
+        text until both are equally long, and then of both. known: a cache of first texts, kept between calls with the
+        same cut, so that a query with many documents is encoded once. It holds only the first texts of the last call.
         """
         known = {} if known is None else known
         firsts = dict.fromkeys(first for first, _ in pairs)
@@ -128,7 +128,7 @@ class InputEncoder:
 
 
 def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:
-    """Return the numbers of tokens to keep of a pair's texts, together at most `room`. The longer text is cut first."""
+    """Return the number of tokens to keep of each text of a pair, `room` in total. The longer text is cut first."""
     if num_first + num_second <= room:
         return num_first, num_second
     half = room // 2
@@ -139,7 +139,7 @@ def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:
 
 
 def _shortened(encoding: tokenizers.Encoding, num_tokens: int, *, keeps_end: bool) -> tokenizers.Encoding:
-    """Return the encoding itself if it is short enough, else an encoding of its first or last tokens.
+    """Truncate the encoding to its first or last tokens, if it is too long.
 
     Encoding.truncate is not used, since it keeps the parts that it cuts off. The post-processor would combine each such
     part of one text with each of the other, which takes minutes for two texts of a megabyte.

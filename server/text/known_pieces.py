@@ -1,4 +1,4 @@
-"""KnownPieces: ids of text that was tokenized before, since each turn sends the whole conversation again."""
+"""KnownPieces: a cache of token ids, since each turn of a chat sends the whole conversation again."""
 
 import re
 import sys
@@ -17,16 +17,16 @@ Encode = Callable[[str, int | None], list[int]]
 
 
 class KnownPieces:
-    """A cache of the ids of pieces between control tokens, which keeps the most recently used ones.
+    """An LRU cache of the token ids of pieces of text between control tokens. Thread-safe.
 
     A tokenizer first splits a text at its added tokens, so a piece between two of them has the same ids everywhere.
-    Only the beginning of a text may differ, where some tokenizers add a space. May be used by several threads.
+    Only the beginning of a text may differ, where some tokenizers add a space.
     """
 
     def __init__(
         self, added: dict[str, int], control: frozenset[str], encode: Encode, *, max_bytes: int = _MAX_BYTES
     ) -> None:
-        """added: ids of all added tokens by their texts. control: the added tokens to split at."""
+        """added: ids of all added tokens, by text. control: the added tokens at which texts are split."""
         self._added = re.compile("|".join(re.escape(text) for text in sorted(added, key=len, reverse=True)))
         self._ids = added
         self._control = control
@@ -37,7 +37,7 @@ class KnownPieces:
         self._lock = threading.Lock()
 
     def ids(self, text: str, at_most: int | None = None) -> list[int]:
-        """Return the ids of `text`, as `encode` would. Raises TooManyTokens if a piece has more than `at_most`."""
+        """Return the token ids of `text`, like `encode`. Raises TooManyTokens if a piece has more than `at_most`."""
         ids: list[int] = []
         for control, piece in self._pieces(text):
             if control:
@@ -49,7 +49,7 @@ class KnownPieces:
         return ids
 
     def _pieces(self, text: str) -> Iterator[tuple[str, str]]:
-        """Yield each control token with the piece after it, and "" with the piece at the beginning."""
+        """Yield each control token with the piece of text after it; for the piece at the beginning, the token is ""."""
         control, start = "", 0
         for match in self._added.finditer(text):
             if match[0] in self._control:
@@ -79,7 +79,7 @@ class KnownPieces:
 
 
 def find_known_pieces(tokenizer: tokenizers.Tokenizer, encode: Encode) -> KnownPieces | None:
-    """Return a cache; None without control tokens, or with added tokens that depend on the text around them."""
+    """Return a cache; None if there are no control tokens, or added tokens depend on the text around them."""
     added = tokenizer.get_added_tokens_decoder()
     control = frozenset(token.content for token in added.values() if token.special)
     if not control or any(

@@ -1,4 +1,4 @@
-"""Cuts of long texts into pieces whose tokens, joined, are the tokens of the whole text.
+"""Splitting of long texts into pieces whose tokens, joined, are exactly the tokens of the whole text.
 
 Texts are cut between an ASCII letter and a space that another ASCII letter follows. This is exact for three reasons:
 
@@ -29,13 +29,13 @@ _SEES_FAR = re.compile(r"\(\?|\\[bBAzZGK1-9]|\$|(?<!\[)\^")
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """Properties of a tokenizer that determine its cuts."""
+    """The properties of a tokenizer that determine where its texts can be cut."""
 
     pre_tokenizer: Any  # None: the tokenizer reads a text as one word
     drops_space: bool  # the tokenizer adds a space before each text, which replaces the space at the cut
 
     def pieces(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the start and end of each piece, in order. A text that cannot be cut is one piece."""
+        """Yield the start and end of each piece of the text, in order. A text that cannot be cut is one piece."""
         start = 0
         while (cut := self._next_cut(text, start + PIECE_SIZE)) is not None:
             yield start, cut
@@ -61,7 +61,7 @@ class Cuts:
 
 
 def find_cuts(tokenizer: tokenizers.Tokenizer, bound: TokenBound | None) -> Cuts | None:
-    """Return the cuts of the tokenizer's texts; None if cuts are not known to be exact."""
+    """Return the cuts of the tokenizer; None if the pieces might have other tokens than the whole text."""
     if bound is None or bound.max_seams or tokenizer.model.dropout:
         return None
     pre_tokenizer = steps_of(tokenizer.pre_tokenizer)

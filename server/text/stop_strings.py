@@ -1,4 +1,4 @@
-"""Stop strings: their search in a text that arrives in deltas, and the text of one choice, which they end."""
+"""Stop strings: an incremental search for them, and the text of one choice up to the first."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ from server.text.detokenizer import Detokenizer
 
 
 class StopStringMatcher:
-    """A search for the stop string that a text completes first, which does not depend on how the text is cut.
+    """Finds the first stop string in a text that arrives in deltas, however the text is cut into deltas.
 
     If one character completes several stop strings, the longest is found. Text that may be the beginning of a stop
     string stays pending, at most one character less than the longest one.
 
-    Each stop string has an automaton (Knuth, Morris and Pratt), so the cost of a character does not depend on them.
+    Each stop string has a Knuth-Morris-Pratt automaton, so the cost of a character does not depend on its length.
     """
 
     def __init__(self, stops: Sequence[str], *, include_in_output: bool = False) -> None:
-        """stops: no stop string may be empty."""
+        """stops: the stop strings; none may be empty."""
         assert all(stops)
         self._stops = list(stops)
         self._borders = [_borders(stop) for stop in self._stops]
@@ -41,7 +41,7 @@ class StopStringMatcher:
         return text[:sent]
 
     def finish(self) -> str:
-        """Return the pending text, if the text has ended without a stop string."""
+        """Return the pending text of a text that has ended without a stop string."""
         pending, self._pending = self._pending, ""
         return pending
 
@@ -73,14 +73,15 @@ def _borders(text: str) -> list[int]:
 
 
 class ChoiceText:
-    """The text of one choice, from its ids, up to a stop string."""
+    """Converts the token ids of one choice to text, up to a stop string."""
 
     def __init__(self, detokenizer: Detokenizer, matcher: StopStringMatcher) -> None:
         self._detokenizer = detokenizer
         self._matcher = matcher
 
     def push(self, ids: Sequence[int], *, is_last: bool = False) -> tuple[str, int, str | None]:
-        """Return the text that `ids` release, the number of ids up to its end, and the stop string that ended it.
+        """Return the text that `ids` release, the number of ids up to its end, and the stop string that ended it, or
+        None.
 
         is_last: no id will follow, so nothing stays pending. Must not be called after a stop string or the last ids.
         """

@@ -1,1 +1,1 @@
-"""JSON schemas: checks of a client's schema, and its preparation for a grammar."""
+"""JSON schemas: validation of a client's schema, and its preparation for a grammar."""

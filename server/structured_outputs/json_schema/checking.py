@@ -1,4 +1,4 @@
-"""check_schema: a check that a client's value is a JSON schema within the limits of size and depth."""
+"""check_schema: checks that a client's value is a valid JSON schema, within limits of size and depth."""
 
 import json
 from collections.abc import Iterator
@@ -50,9 +50,9 @@ def check_limits(schema: Any, location: Location) -> None:
 
 
 def check_schema(root: Any, location: Location, references: References) -> None:
-    """Raise InvalidRequest unless the keywords of all schemas that the root has or refers to have valid values.
+    """Raise InvalidRequest if a keyword's value is invalid, in the root or in a schema that it contains or refers to.
 
-    Keywords that concern no instance of the schema's type may have any value.
+    Keywords that do not apply to the schema's type may have any value.
     """
     seen: set[int] = set()
     stack: list[tuple[Location, Any]] = [(location, root)]

@@ -1,4 +1,4 @@
-"""Keywords of JSON Schema: the valid values of each, and the kinds of instances that it concerns."""
+"""Keywords of JSON Schema: the valid values of each, and the kinds of instances that it applies to."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -174,7 +174,7 @@ _SHAPES: Mapping[str, _Shape] = {
 
 
 def check_shape(node: Mapping[str, Any], keyword: str, location: Location) -> None:
-    """Raise InvalidRequest if JSON Schema does not allow the keyword's value. location: the location of the node."""
+    """Raise InvalidRequest if the keyword's value is not valid in JSON Schema. location: the location of `node`."""
     is_right, expected = _SHAPES.get(keyword, (None, ""))
     if is_right is not None and not is_right(node[keyword]):
         path = path_text((*location, keyword))

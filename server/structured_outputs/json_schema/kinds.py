@@ -1,4 +1,4 @@
-"""Kinds of JSON values: the types of JSON Schema, with numbers split into integers and fractions."""
+"""Kinds of JSON values: JSON Schema's types, with numbers split into integers and fractions."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 
 def kinds_of_node(node: Mapping[str, Any]) -> Kinds:
-    """Return the kinds that the node's own `type`, `enum` and `const` allow."""
+    """Return the kinds of values that the schema's own `type`, `enum` and `const` allow."""
     kinds = ALL
     if "type" in node:
         kinds = kinds_of_types(node["type"])
@@ -45,7 +45,7 @@ def kinds_of_values(values: Iterable[Any]) -> Kinds:
 
 
 def types_of_kinds(kinds: Iterable[str]) -> list[str] | None:
-    """Return the types of these kinds; None if they include fractions without integers, which no type expresses."""
+    """Return the JSON Schema types of the kinds; None for fractions without integers, which no type expresses."""
     left = set(kinds)
     if left >= NUMBERS:
         left = left - NUMBERS | {"number"}
@@ -70,7 +70,7 @@ def kind_of(value: Any) -> str:
 
 
 def identity(value: Any) -> Hashable:
-    """Return a key that is equal only for equal JSON values: 1 and 1.0 are equal, 1 and true are not."""
+    """Return a hashable key that is the same only for equal JSON values: 1 equals 1.0, but not true."""
     match value:
         case list():
             return ("array", tuple(map(identity, value)))

@@ -1,4 +1,4 @@
-"""Numbers in schemas: the ones that a grammar, which computes with doubles, can represent exactly."""
+"""Numbers in schemas: checks of whether a grammar, which computes in float64, can represent them exactly."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ UPPER = ("maximum", "exclusiveMaximum")
 
 
 def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None:
-    """Return the reason why a grammar cannot enforce the limit, or None. is_integer: it limits only integers."""
+    """Return why a grammar cannot enforce a minimum or maximum; None if it can. is_integer: only integers are valid."""
     if is_integer and _is_exact_integer(keyword, value):
         return None
     if _is_beyond(value):
@@ -37,7 +37,7 @@ def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None
 
 
 def _is_exact_integer(keyword: str, value: float) -> bool:
-    """Whether a grammar can enforce the limit of integers, even beyond 2^53."""
+    """Whether a grammar can enforce the limit for integers exactly, even beyond 2^53."""
     if keyword not in (LOWER[0], UPPER[0]) or _is_infinite(value):  # the grammar adds 1 to the others, as doubles
         return False
     if keyword == UPPER[0] and value == _MAX_INT64 and isinstance(value, int):
@@ -49,7 +49,7 @@ def _is_exact_integer(keyword: str, value: float) -> bool:
 
 
 def inexact_multiple(value: float) -> str | None:
-    """Return the reason why a grammar cannot enforce the multipleOf; None if it can."""
+    """Return why a grammar cannot enforce this `multipleOf`; None if it can."""
     if _is_beyond(value):
         return "a grammar can represent integers up to 2^53 exactly"
     scaled, decimals = float(value), 0
@@ -67,7 +67,7 @@ def inexact_multiple(value: float) -> str | None:
 
 
 def inexact_number(value: Any) -> float | None:
-    """Return the first number in a JSON value that a grammar would read as a different one; None if there is none."""
+    """Return the first number in a JSON value that a grammar cannot represent exactly; None if there is none."""
     stack = [value]
     while stack:
         value = stack.pop()
@@ -81,7 +81,7 @@ def inexact_number(value: Any) -> float | None:
 
 
 def without_minus_zero(value: Any) -> Any:
-    """Return the value with 0 instead of -0.0, the same number, for which a grammar would require the minus."""
+    """Return the JSON value with 0 in place of -0.0, for which a grammar would require the minus sign."""
     if isinstance(value, dict):
         return {name: without_minus_zero(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -90,7 +90,7 @@ def without_minus_zero(value: Any) -> Any:
 
 
 def limits_of(node: Mapping[str, Any]) -> dict[str, float]:
-    """Return the limits, with draft 4's flags converted to numbers."""
+    """Return the schema's limits of numbers, by keyword. Boolean exclusive limits, as in draft 4, become numbers."""
     limits: dict[str, float] = {}
     for plain, exclusive in zip(("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"), strict=True):
         if node.get(exclusive) is True:
@@ -101,13 +101,13 @@ def limits_of(node: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sizes_of(node: Mapping[str, Any], least: str, most: str) -> dict[str, int]:
-    """Return both limits of size as integers, without limits that no answer reaches."""
+    """Return the limits of size under the keywords `least` and `most`, except limits that no answer reaches."""
     sizes = {name: int(node[name]) for name in (least, most) if name in node}
     return {name: size for name, size in sizes.items() if size <= MAX_SIZE}
 
 
 def empty_range(node: Mapping[str, Any], *, is_integer: bool) -> tuple[str, str] | None:
-    """Return the keywords of a lower and an upper limit of the node without a number between them, or None."""
+    """Return the keywords of a lower and an upper limit with no number between them; None if there are none."""
     limits = limits_of(node)
     for lower, low in _limits_in(limits, LOWER):
         for upper, high in _limits_in(limits, UPPER):
@@ -130,7 +130,7 @@ def _has_no_integer(lower: str, low: float, upper: str, high: float) -> bool:
 
 
 def given_keyword(node: Mapping[str, Any], keyword: str) -> str:
-    """Return the keyword with the limit's number, which for draft 4's flags is another one."""
+    """Return the keyword that has the limit's number: `minimum` if exclusiveMinimum is only true, as in draft 4."""
     plain = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
     return plain[keyword] if node.get(keyword) is True else keyword
 

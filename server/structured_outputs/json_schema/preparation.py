@@ -1,4 +1,4 @@
-"""prepare_schema: a client's JSON schema in the keywords that a grammar enforces, and a list of the others."""
+"""prepare_schema: rewrites a client's JSON schema for a grammar, and lists the keywords that are not enforced."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +14,18 @@ ANY_WHITESPACE = r"[ \t\r\n]{1,32}"  # bounded, since a model may otherwise writ
 
 @dataclass(frozen=True, slots=True)
 class PreparedSchema:
-    """A schema for `GrammarBuilder.json`. ignored: paths of the keywords that are not enforced."""
+    """A schema for `GrammarBuilder.json`. ignored: paths of the client's keywords that are not enforced."""
 
     schema: dict[str, Any] | bool
     ignored: list[str] = field(default_factory=list)
 
 
 def prepare_schema(schema: Any, *, param: str, is_strict: bool, whitespace: str | None = None) -> PreparedSchema:
-    """Return the schema, rewritten in the keywords that llguidance enforces.
+    """Rewrite a JSON schema with only the keywords that llguidance enforces.
 
-    param: the path of the schema in the body, for errors. is_strict: refuse keywords that cannot be enforced instead
-    of listing them. whitespace: a regular expression for whitespace between the tokens of the JSON text; None means
-    no whitespace. Raises InvalidRequest and UnsupportedParameter.
+    param: the path of the schema in the body, for errors. is_strict: refuse keywords that cannot be enforced instead of
+    listing them. whitespace: a regular expression for whitespace between the tokens of the JSON text; None means no
+    whitespace. Raises InvalidRequest and UnsupportedParameter.
     """
     location = (param,)
     check_limits(schema, location)
@@ -59,6 +59,6 @@ def _no_value(translation: Translation, param: str) -> InvalidRequest:
 
 
 def _options(whitespace: str | None) -> dict[str, Any]:
-    """Return llguidance's options for the spelling of the JSON text."""
+    """Return llguidance's options for whitespace and separators in JSON text."""
     compact = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
     return compact if whitespace is None else {**compact, "whitespace_pattern": whitespace}

@@ -1,4 +1,4 @@
-"""References: the schemas that the `$ref` of one document refer to."""
+"""References: resolves each `$ref` within a JSON schema document."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -8,10 +8,10 @@ from server.schemas.base import Location, path_text, quote
 
 
 class References:
-    """The resolver of references within one schema document."""
+    """Resolves references within one JSON schema document."""
 
     def __init__(self, root: Any, location: Location) -> None:
-        """location: the location of the root in the body."""
+        """root: the whole document. location: its location in the request body."""
         self._root = root
         self._location = location
         self._base = ""
@@ -58,7 +58,7 @@ class References:
         return place, node
 
     def _anchored(self) -> dict[str, tuple[Location, Any]]:
-        """Return the schemas with a `$anchor`, or with an `$id` that begins with # as in drafts 4 to 7, by its name."""
+        """Return the schemas that have an `$anchor`, or an `$id` like "#name" as in drafts 4 to 7, by that name."""
         if self._anchors is None:
             self._anchors = {}
             stack: list[tuple[Location, Any]] = [(self._location, self._root)]

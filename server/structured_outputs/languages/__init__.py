@@ -1,1 +1,1 @@
-"""Languages of constraints besides JSON Schema: regular expressions, EBNF and Lark."""
+"""Constraint languages other than JSON Schema: regular expressions, EBNF and Lark."""

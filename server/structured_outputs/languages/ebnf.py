@@ -51,7 +51,7 @@ def lark_of_ebnf(grammar: str, param: str) -> str:
 
 
 def _plain(escape: re.Match[str]) -> str:
-    """Return the character of a Unicode escape, if it needs no escape in Lark's strings and character classes."""
+    """Convert a Unicode escape: ASCII to \\xNN, which Lark has too, and other characters to themselves."""
     if escape[1] is None and escape[2] is None:
         return escape[0]
     code = int(escape[1] or escape[2], 16)
@@ -61,7 +61,7 @@ def _plain(escape: re.Match[str]) -> str:
 
 
 def _has_text(lark: str) -> bool:
-    """Return False only if no text matches `start`."""
+    """Return False only if it is certain that no text matches `start`."""
     _, *parts = _HEAD.split(lark)
     rules = {
         name: [(match.lastgroup or "", match[0]) for match in _TOKEN.finditer(body)]
@@ -77,7 +77,7 @@ def _has_text(lark: str) -> bool:
 
 
 def _ends(tokens: list[tuple[str, str]], names: Iterable[str], ending: set[str]) -> bool:
-    """Whether all parts of one alternative of the rule end."""
+    """Whether an alternative of the rule can end. ending: names of the rules that are known to end."""
     # For each open group: whether an earlier alternative ends, whether this one does so far, and its last part
     groups = [[False, True, True]]
     for kind, token in tokens:

@@ -1,4 +1,4 @@
-"""pattern_of_lark: a Lark grammar without recursion as one regular expression, for use within a JSON schema."""
+"""pattern_of_lark: converts a Lark grammar without recursion to a regular expression, for use in a JSON schema."""
 
 import ast
 import re
@@ -42,8 +42,8 @@ class _NoPattern(Exception):
 
 
 def pattern_of_lark(grammar: str) -> str | None:
-    """Return a pattern for the texts that `start` matches; None for grammars with recursion, %ignore or other syntax
-    that is not converted.
+    """Return a regular expression for the texts that `start` matches; None for grammars with recursion, %ignore or
+    other unsupported syntax.
 
     Rules and terminals are treated alike: texts are matched by characters and not split into tokens first.
     """
@@ -57,7 +57,7 @@ def pattern_of_lark(grammar: str) -> str | None:
 
 @dataclass(slots=True)
 class _Grammar:
-    """A parsed grammar. bodies: bodies of definitions, by name. patterns: converted ones, None during conversion."""
+    """A parsed grammar. bodies: definitions, by name. patterns: converted definitions, None during conversion."""
 
     bodies: dict[str, str] = field(default_factory=dict)
     patterns: dict[str, str | None] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class _Grammar:
 
 
 class _Body:
-    """A reader of one definition's body, token by token."""
+    """A parser that converts one definition's body to a regular expression."""
 
     def __init__(self, grammar: _Grammar, text: str, depth: int) -> None:
         self._grammar = grammar
@@ -120,7 +120,7 @@ class _Body:
         return pattern
 
     def _alternatives(self, nested: int) -> str:
-        """Read alternatives up to their closing bracket, which stays unread."""
+        """Convert alternatives up to their closing bracket, which is not consumed."""
         if nested > _MAX_NESTED:
             raise _NoPattern
         alternatives = [""]
@@ -185,7 +185,7 @@ class _Body:
 
 
 def _tokens(text: str) -> list[re.Match[str]]:
-    """Return the tokens without blanks, comments and aliases."""
+    """Split a definition's body into tokens, without blanks, comments and aliases."""
     tokens, position = [], 0
     while position < len(text):
         token = _TOKEN.match(text, position)

@@ -1,4 +1,4 @@
-"""Regular expressions: checks of their syntax, and patterns for all texts except a few."""
+"""Regular expressions: checks of their syntax, and patterns for all texts except given ones."""
 
 import re
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ MAX_EXCLUDED_LENGTH = 100
 
 
 def checked_construct(pattern: str, path: str) -> str | None:
-    """Return the first construct of the pattern that the grammar's dialect lacks, in words, or None.
+    """Return the pattern's first construct that llguidance does not support, in words, or None.
 
     Raises InvalidRequest with the path if the pattern is not a regular expression, or no text matches it.
     """
@@ -68,13 +68,13 @@ def largest_repeat(pattern: str) -> int:
 
 
 def texts_of(pattern: str) -> frozenset[str] | None:
-    """Return all texts that a pattern such as ^(a|b)$ matches; None for other patterns."""
+    """Return all texts that a pattern of the form ^(a|b)$ matches; None for other patterns."""
     match = _CHOICE.fullmatch(pattern)
     return None if match is None else frozenset((match[1] or match[2]).split("|"))
 
 
 def all_texts_but(texts: Iterable[str]) -> str:
-    """Return a pattern of JSON Schema for all texts except `texts`, which must be within the limits."""
+    """Return a JSON Schema pattern for all texts except `texts`, which must be within the MAX_EXCLUDED limits."""
     tree: dict[str, Any] = {}
     for text in texts:
         node = tree
@@ -85,8 +85,8 @@ def all_texts_but(texts: Iterable[str]) -> str:
 
 
 def _all_but(tree: dict[str, Any]) -> str:
-    """Return a pattern for all continuations that complete no text of the tree: the end, a character that is not in
-    the tree, or one in it and a continuation for its subtree."""
+    """Return a pattern for all continuations that complete no text of the trie: the end, a character that is not in the
+    trie, or one in it and a continuation for its subtrie."""
     own = {escaped(character): follows for character, follows in tree.items() if character}
     other = f"[^{''.join(own)}]" if own else r"[\s\S]"
     ends = [] if "" in tree else [""]
@@ -94,5 +94,5 @@ def _all_but(tree: dict[str, Any]) -> str:
 
 
 def escaped(character: str) -> str:
-    """Return a pattern for this character."""
+    """Return a pattern that matches exactly this character."""
     return character if character.isalnum() else f"\\x{{{ord(character):x}}}"

@@ -1,1 +1,1 @@
-"""Chat templates: prompts from messages, rendered by the Jinja programs of checkpoints within limits."""
+"""Chat templates: prompts from messages, rendered with checkpoints' Jinja templates in limited time and memory."""

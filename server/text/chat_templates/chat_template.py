@@ -1,7 +1,7 @@
-"""ChatTemplate: the prompt for a chat, rendered with the checkpoint's Jinja template, as the model was trained on it.
+"""ChatTemplate: renders a chat to a prompt with the checkpoint's Jinja template, as in the training of the model.
 
-Templates have the same Jinja settings, functions and variables as in transformers. Clients' messages differ in three
-ways:
+Templates have the same Jinja settings, functions and variables as in transformers. Clients' messages are changed in
+three ways before they are rendered:
 
 - content: null becomes "", and text parts are joined by line breaks if the template takes only a text; see
   server/text/chat_templates/message_content.py.
@@ -44,14 +44,14 @@ _GIVE_ANOTHER = "give another: --chat-template"
 
 @dataclass(frozen=True, slots=True)
 class RenderedChat:
-    """A prompt with placeholders for Tokenizer.encode_chat. `hidden` maps them to the texts that they hide."""
+    """A prompt for Tokenizer.encode_chat, with placeholders for some texts. hidden: these texts, by placeholder."""
 
     prompt: str
     hidden: Mapping[str, str]
 
     @property
     def text(self) -> str:
-        """Prompt without placeholders."""
+        """Prompt with the original texts instead of placeholders."""
         text = self.prompt
         for placeholder, original in self.hidden.items():
             text = text.replace(placeholder, original)
@@ -61,7 +61,7 @@ class RenderedChat:
 class ChatTemplate:
     """A chat template. `render` may be called from any thread.
 
-    During its trial, a rendering that exceeds its limits raises StartupError instead of InvalidRequest, since trial
+    Until `end_trial`, a rendering that exceeds its limits raises StartupError instead of InvalidRequest, since trial
     chats are short and a template that cannot render them is useless.
     """
 
@@ -72,7 +72,7 @@ class ChatTemplate:
         control_texts: frozenset[str],
         runner: TemplateRunner,
     ) -> None:
-        """special_tokens: bos_token and others, by their names in templates. control_texts: texts of control tokens.
+        """special_tokens: texts of bos_token and others, by variable name. control_texts: texts of control tokens.
 
         Raises StartupError if `source` is not a Jinja template.
         """
@@ -90,7 +90,7 @@ class ChatTemplate:
         self._is_on_trial = True
 
     def end_trial(self) -> None:
-        """End the trial; later renderings are of clients' messages."""
+        """End the trial at startup: all later renderings are of clients' messages."""
         self._is_on_trial = False
 
     def render(
@@ -129,7 +129,7 @@ class ChatTemplate:
         return RenderedChat(prompt, hidden.texts)
 
     def _check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise InvalidRequest if a client's variables would replace the template's own."""
+        """Raise InvalidRequest if chat_template_kwargs would override a variable that the server sets."""
         for name in kwargs:
             if name in _FIELDS:
                 reason = "use the request's field with that name"
@@ -180,7 +180,7 @@ def load_chat_template(
     control_texts: frozenset[str],
     runner: TemplateRunner,
 ) -> ChatTemplate | None:
-    """Return the template that --chat-template gives (a file, or the text itself), else the checkpoint's, else None.
+    """Return the template of --chat-template (a file, or the text itself), else the checkpoint's, else None.
 
     Raises StartupError if the file cannot be read or has no valid template.
     """

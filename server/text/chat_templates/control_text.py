@@ -20,7 +20,7 @@ _WINDOW = 1 << 16  # characters, a millisecond
 
 
 class ControlTexts:
-    """A search for the texts of a tokenizer's control tokens."""
+    """Finds the spellings of a tokenizer's control tokens in texts."""
 
     def __init__(self, texts: frozenset[str]) -> None:
         longest_first = sorted(texts, key=len, reverse=True)
@@ -30,7 +30,7 @@ class ControlTexts:
         self._longest_piece = max(map(len, texts), default=1) - 1
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Return the spans of control tokens' texts in `text`, and of parts of them at its edges, in order."""
+        """Return the spans of control tokens' spellings in `text`, and of partial spellings at its edges, in order."""
         spans = self._whole_spans(text)
         if (start := self._suffix_at_start(text)) and (not spans or start <= spans[0][0]):
             spans.insert(0, (0, start))
@@ -40,7 +40,7 @@ class ControlTexts:
         return spans
 
     def _whole_spans(self, text: str) -> list[tuple[int, int]]:
-        """Search in windows, since a search holds Python's lock, and takes long for texts like "<<<..."."""
+        """Find complete spellings, window by window: a search holds the GIL, and is slow for texts like "<<<..."."""
         spans: list[tuple[int, int]] = []
         position = 0
         while self._whole is not None and position < len(text):
@@ -62,7 +62,7 @@ class ControlTexts:
 
 
 class HiddenTexts:
-    """The placeholders of one request. Texts without control tokens stay unchanged and need no placeholders."""
+    """Placeholders for the parts of one request's texts that spell control tokens. All other text stays unchanged."""
 
     def __init__(self, control_texts: ControlTexts) -> None:
         self._control_texts = control_texts
@@ -73,16 +73,16 @@ class HiddenTexts:
 
     @property
     def texts(self) -> dict[str, str]:
-        """Hidden texts by their placeholders."""
+        """Hidden texts, by placeholder."""
         return {placeholder: text for text, placeholder in self._placeholders.items()}
 
     def hide_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a copy of `message` with hidden texts. Its role stays as it is: the API accepts only known roles, and
+        """Return a copy of `message` with placeholders, except in its role: the API accepts only known roles, and
         templates compare roles and write them into control tokens."""
         return {key: value if key == "role" else self.hide(value) for key, value in message.items()}
 
     def hide(self, value: Any) -> Any:
-        """Return a copy of a JSON value with hidden texts, also in keys."""
+        """Return a copy of a JSON value with placeholders, also in keys."""
         if isinstance(value, str):
             return self._hide_text(value)
         if isinstance(value, Mapping):
@@ -92,7 +92,7 @@ class HiddenTexts:
         return value
 
     def new_placeholder(self) -> str:
-        """Return a text that occurs nowhere else."""
+        """Return a placeholder that occurs nowhere else."""
         self._count += 1
         return f"{self._nonce}{self._count:06}"
 

@@ -1,4 +1,4 @@
-"""DirectTemplates: a TemplateRunner in this process, which limits templates only in part.
+"""DirectTemplates: a TemplateRunner in this process, whose limits are incomplete.
 
 The budget ends loops and texts that grow too large by accident. A single operation of Jinja or Python can still take
 any time or memory, so the server runs templates in processes that it can kill: server/text/chat_templates/processes.py.
@@ -55,7 +55,7 @@ class DirectTemplates:
 
     @property
     def no_memory(self) -> str:
-        """Reason for an overrun if memory ran out."""
+        """Message of the TemplateOverrun that is raised if memory runs out."""
         return f"it needs more than {self._limits.num_bytes >> 20} MiB of memory"
 
     def inspect(self, source: str) -> TemplateFacts:

@@ -22,7 +22,7 @@ class RenderingBudgetSpent(jinja2.TemplateRuntimeError):
 
 
 class Budget:
-    """The remaining time and size of one rendering."""
+    """The time and number of characters that one rendering has left."""
 
     def __init__(self, clock: Callable[[], float], max_seconds: float) -> None:
         self._clock = clock
@@ -39,7 +39,7 @@ class Budget:
 
 
 class _GenerationTag(Extension):
-    """The tag {% generation %}, which marks text for training. Its content is rendered as it is."""
+    """The tag {% generation %}, which marks the text to train on. Its content is rendered unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own protocol
 
@@ -49,7 +49,7 @@ class _GenerationTag(Extension):
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """The environment with transformers' settings. Calls, and operators that can make a text grow, spend the budget."""
+    """A Jinja sandbox with transformers' settings. Calls, and operators that can make a text grow, spend the budget."""
 
     intercepted_binops = frozenset({"+", "*", "**"})
 
@@ -86,7 +86,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return JSON without Jinja's escapes of <, > and &, which no model was trained on."""
+    """Return JSON without the HTML escapes of <, > and & that Jinja's filter writes and no model was trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

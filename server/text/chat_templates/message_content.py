@@ -30,7 +30,7 @@ class ContentForm(enum.Enum):
 
 
 def may_read_parts(source: str) -> bool:
-    """Whether a template may read content parts. If not, its form is TEXT without a trial."""
+    """Whether a template may read content parts. If not, its form is ContentForm.TEXT, and no trial is needed."""
     return _READS_PARTS.search(source) is not None
 
 
@@ -48,21 +48,21 @@ def trial_chat(role: str, content: object) -> list[dict[str, Any]]:
 
 
 def detect_form(of_parts: str | None, of_text: str | None) -> ContentForm:
-    """Return the form, from the prompts for TRIAL_PARTS and TRIAL_TEXT. A prompt of None is a refusal."""
+    """Return the content form, from the prompts for TRIAL_PARTS and TRIAL_TEXT. None: the template refused the chat."""
     if of_parts is None or not _shows_parts(of_parts):
         return ContentForm.TEXT
     return ContentForm.PARTS if of_text is None or _FIRST not in of_text else ContentForm.EITHER
 
 
 def _shows_parts(prompt: str) -> bool:
-    """Whether the prompt has both texts, and not the list around them."""
+    """Whether the prompt has the texts of both trial parts, and not a Python list with them."""
     _, first, rest = prompt.partition(_FIRST)
     between, second, _ = rest.partition(_SECOND)
     return bool(first and second) and "type" not in between
 
 
 def to_form(content: object, index: int, form: ContentForm) -> str | list[dict[str, Any]]:
-    """Return the content of message `index` as text, with parts joined by line breaks, or as parts.
+    """Convert the content of message `index` to the form: to text, with parts joined by line breaks, or to parts.
 
     Raises InvalidRequest for a part that is not text.
     """

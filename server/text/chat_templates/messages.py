@@ -1,7 +1,7 @@
-"""Messages between the server and the processes that run templates: frames that begin with a byte for their kind.
+"""Messages between the server and the processes that run templates: frames whose first byte is the message kind.
 
-A process receives (source, variables) in marshal's form, which can hold any number and text of JSON; the process trusts
-the server. The replies are only text, so the server need not trust the process.
+A request is (source, variables) in marshal's format, which can hold any number and text of JSON; the process trusts the
+server. A reply is only text, so the server need not trust the process.
 """
 
 import enum

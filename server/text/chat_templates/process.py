@@ -64,7 +64,7 @@ def _limit(limits: TemplateLimits) -> None:
 
 
 def _allow_time(limits: TemplateLimits) -> None:
-    """Set the processor time after which the system ends this process: the limit of the next template, and a second."""
+    """Set RLIMIT_CPU to the processor time used so far, plus the limit of the next template and a second."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime + limits.seconds) + 1, hard))

@@ -1,8 +1,8 @@
 """TemplateProcesses: a TemplateRunner with processes that are killed if they exceed their limits.
 
 A process is started for the first template, and another one whenever all are busy, so there are never more processes
-than threads that render. A rendering takes a tenth of a millisecond longer than in this process, and does not hold
-Python's lock.
+than threads that render. A rendering takes a tenth of a millisecond longer than in this process, and does not hold the
+GIL.
 """
 
 import json
@@ -37,7 +37,7 @@ class TemplateProcesses:
         self._is_closed = False
 
     def begin(self) -> None:
-        """Start a process in advance of the first template."""
+        """Start a process before the first template needs it."""
         self._put_back(self._new())
 
     def inspect(self, source: str) -> TemplateFacts:
@@ -48,7 +48,7 @@ class TemplateProcesses:
         return self._run(MessageKind.RENDER, source, variables).decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
-        """End all processes; templates that run raise TemplateOverrun."""
+        """End all processes. Renderings in progress raise TemplateOverrun."""
         with self._lock:
             self._is_closed = True
             busy, idle = self._all.difference(self._idle), self._idle
@@ -59,7 +59,7 @@ class TemplateProcesses:
             process.discard()
 
     def _run(self, kind: MessageKind, source: str, variables: Mapping[str, Any] | None) -> bytearray:
-        """Return the payload of the reply. Raises the exceptions of TemplateRunner's methods."""
+        """Send a request to a process, and return the payload of the reply. Raises the exceptions of TemplateRunner."""
         process = self._take()
         try:
             reply, payload = process.ask(kind, marshal.dumps((source, None if variables is None else dict(variables))))
@@ -104,7 +104,7 @@ class TemplateProcesses:
 
 
 class _Process:
-    """A process that runs templates. Only `kill` may be called by several threads at a time."""
+    """A process that runs templates. Only `kill` may be called while another thread uses the process."""
 
     def __init__(self, limits: TemplateLimits) -> None:
         self._channel, theirs = socket.socketpair()
@@ -125,7 +125,7 @@ class _Process:
         return self._process.poll() is None
 
     def ask(self, kind: MessageKind, request: bytes) -> tuple[MessageKind, bytearray]:
-        """Return the reply. Raises TemplateOverrun, after which the process must be discarded."""
+        """Send a request and return the reply. Raises TemplateOverrun, after which the process must be discarded."""
         timeout_s = _CLOCK_FACTOR * self._limits.seconds
         try:
             self._await_start()
@@ -138,7 +138,7 @@ class _Process:
             raise TemplateOverrun(self._describe_end()) from None
 
     def _await_start(self) -> None:
-        """Wait for the process's imports, which take long on a busy machine."""
+        """Wait until the process has finished its imports, which take long on a busy machine."""
         if not self._has_started:
             self._channel.settimeout(_START_TIMEOUT_S)
             receive_message(self._channel)
@@ -154,7 +154,7 @@ class _Process:
         return f"the process that it ran in was ended ({describe_exit(code)})"
 
     def kill(self) -> None:
-        """End the process without an answer to its request. May be called from any thread."""
+        """Kill the process, even while it renders. May be called from any thread."""
         self._process.kill()
 
     def discard(self) -> None:

@@ -1,4 +1,4 @@
-"""TemplateRunner: the interface for running a chat template, in this process or in one that can be killed."""
+"""TemplateRunner: the interface for running chat templates, in this process or in processes that can be killed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class TemplateUnreadable(Exception):
 
 
 class TemplateRefusal(Exception):
-    """The template, or one of its expressions, refuses its input."""
+    """The template refuses its input: it raised an exception, or one of its expressions failed."""
 
 
 class TemplateOverrun(Exception):
@@ -27,8 +27,8 @@ class TemplateOverrun(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
-    """Facts from a template's source: the names of variables that it reads and does not set, all texts in it, and the
-    names of the functions that every template has."""
+    """Facts from a template's source. variables: names that the template reads and does not set. texts: its string
+    constants. functions: names of the functions that every template has."""
 
     variables: frozenset[str]
     texts: frozenset[str]
@@ -36,11 +36,11 @@ class TemplateFacts:
 
 
 class TemplateRunner(Protocol):
-    """A runner of templates. Both methods may be called from any thread, and raise TemplateOverrun."""
+    """Reads and renders templates. Both methods may be called from any thread, and raise TemplateOverrun."""
 
     def inspect(self, source: str) -> TemplateFacts:
         """Return the facts of a template. Raises TemplateUnreadable."""
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        """Return the rendered text. The variables may be dicts with texts as keys, lists, texts, numbers, booleans and
-        None. Raises TemplateRefusal."""
+        """Return the rendered text. Variables may be of the types that JSON has, with strings as keys. Raises
+        TemplateRefusal."""

@@ -1,1 +1,1 @@
-"""Rewriting of a JSON schema into the keywords that a grammar enforces, with the opposites of schemas spelled out."""
+"""Rewriting of JSON schemas with the keywords that a grammar enforces; oneOf, not and if become negated schemas."""

@@ -1,4 +1,4 @@
-"""write_array: the keywords of arrays, rewritten."""
+"""write_array: rewrites the array keywords of a JSON schema."""
 
 import itertools
 from typing import Any
@@ -12,7 +12,7 @@ _MAX_UNIQUE = 4  # values, which have 65 arrangements
 
 
 def write_array(writer: Writer, node: Node, location: Location, extra: list[Schema]) -> Node:
-    """Return the rewritten keywords of arrays. Appends schemas that must match too to `extra`."""
+    """Rewrite the schema's array keywords. Appends schemas that instances must match in addition to `extra`."""
     written: Node = {**sizes_of(node, "minItems", "maxItems")}
     prefix, items = _array_parts(node)
     if prefix is not None:
@@ -48,7 +48,7 @@ def _contains(writer: Writer, node: Node, location: Location, extra: list[Schema
 
 
 def _array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, Any] | None]:
-    """Return the schemas of the first items and of the others, each with its keyword, which depends on the draft."""
+    """Return the schemas of the leading items and of the rest, each with its keyword, which depends on the draft."""
     if isinstance(node.get("items"), list):
         rest = ("additionalItems", node["additionalItems"]) if "additionalItems" in node else None
         return ("items", node["items"]), rest
@@ -57,7 +57,7 @@ def _array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, A
 
 
 def _arrangements(node: Node) -> Schema | None:
-    """Return `uniqueItems` as a list of arrays, if the array's items have only a few known values, else None."""
+    """Write `uniqueItems` as an enum of all valid arrays; None unless the items can only have a few known values."""
     values = _known_values(node.get("items"))
     if values is None or len(values) > _MAX_UNIQUE or "prefixItems" in node or inexact_number(values) is not None:
         return None

@@ -1,4 +1,4 @@
-"""BranchKeywords: oneOf, not and if, rewritten with the opposites of schemas."""
+"""BranchKeywords: rewrites oneOf, not and if with negated schemas."""
 
 import itertools
 from typing import Any
@@ -12,7 +12,7 @@ _MAX_OVERLAPS = 64  # pairs of branches of one oneOf that may both match
 
 
 class BranchKeywords:
-    """The rewriting of oneOf, not and if. A keyword is dropped if an opposite cannot be written."""
+    """Rewrites oneOf, not and if. A keyword is dropped if a grammar cannot express the negation that it needs."""
 
     def __init__(self, writer: Writer, negation: Negation) -> None:
         self._writer = writer
@@ -27,7 +27,7 @@ class BranchKeywords:
             return True
 
     def one_of(self, node: Node, place: Location, kinds: Kinds) -> Schema:
-        """Write the branches. A branch that others may match too is combined with the opposites of these."""
+        """Rewrite oneOf as anyOf. A branch that overlaps with other branches is combined with their negations."""
         branches: list[Any] = node["oneOf"]
         beside = {keyword: value for keyword, value in node.items() if keyword not in ("oneOf", "anyOf")}
         written = [self._writer.schema(branch, (*place, index), kinds) for index, branch in enumerate(branches)]
@@ -60,7 +60,7 @@ class BranchKeywords:
         return any_of([all_of([holds, then]), all_of([fails, otherwise])])
 
     def _overlaps(self, branches: list[Any], kinds: Kinds) -> dict[int, list[int]]:
-        """Return the branches that an instance may match together with others, by the index of the branch."""
+        """Return the indices of the branches that may overlap with each branch, by its index."""
         overlaps: dict[int, list[int]] = {}
         if not self._writer.all_disjoint(branches, kinds):
             for first, second in itertools.combinations(range(len(branches)), 2):

@@ -1,4 +1,4 @@
-"""Contradictions: keywords of one schema that exclude all values of a kind."""
+"""Contradictions: keywords of a schema that together exclude all values of a kind."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _MAX_PARTS = 16  # parts of an allOf that are compared
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A contradiction that excludes all values of `kinds`. keyword: one of the keywords that cause it."""
+    """A contradiction between keywords, which excludes all values of `kinds`. keyword: one of these keywords."""
 
     keyword: str
     reason: str
@@ -30,7 +30,7 @@ class Contradiction:
 
 
 def contradictions(node: Mapping[str, Any], kinds: Kinds) -> Iterator[Contradiction]:
-    """Yield the contradictions between the node's own keywords. kinds: kinds of the possible instances."""
+    """Yield the contradictions between the schema's own keywords. kinds: the kinds that instances can have."""
     if "const" in node and "enum" in node and identity(node["const"]) not in map(identity, node["enum"]):
         yield Contradiction("const", "its value is not in the enum", ALL)
     elif not kinds_of_node(node) and node.get("type"):
@@ -49,7 +49,7 @@ def contradictions(node: Mapping[str, Any], kinds: Kinds) -> Iterator[Contradict
 
 
 def _part_contradictions(parts: list[Mapping[str, Any]], kinds: Kinds) -> Iterator[Contradiction]:
-    """Yield the contradictions between a lower limit of one part and an upper limit of another."""
+    """Yield contradictions between parts of an allOf: a lower limit in one and an upper limit in another."""
     for low, high in itertools.permutations(parts, 2):
         shared = kinds & kinds_of_node(low) & kinds_of_node(high)  # keywords of other kinds have no effect
         if shared & NUMBERS:
@@ -63,7 +63,7 @@ def _part_contradictions(parts: list[Mapping[str, Any]], kinds: Kinds) -> Iterat
 
 
 def _parts(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the node and the parts of its allOf, except references."""
+    """Return the schema and the parts of its allOf, nested ones included, without following references."""
     parts: list[Mapping[str, Any]] = []
     stack: list[Any] = [node]
     while stack and len(parts) < _MAX_PARTS:

@@ -1,4 +1,4 @@
-"""Disjointness: proofs that no instance matches two schemas."""
+"""Disjointness: proves that no instance matches both of two schemas."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,7 +25,7 @@ _MAX_WORK = 20_000  # schemas considered for one document
 
 
 class Disjointness:
-    """Proofs about pairs of schemas. Schemas without a proof may still be disjoint."""
+    """Proves that schemas are disjoint. Schemas without a proof may be disjoint nevertheless."""
 
     def __init__(self, resolve: Callable[[str], Any]) -> None:
         """resolve: returns the schema that a `$ref` refers to."""
@@ -37,7 +37,7 @@ class Disjointness:
         return self._holds(first, second, kinds, _MAX_DEPTH)
 
     def all_hold(self, schemas: list[Any], kinds: Kinds = ALL) -> bool:
-        """Whether all schemas are objects that one property distinguishes, because each has different values for it.
+        """Whether the schemas are objects with a required property whose possible values differ between all of them.
 
         This proves that all pairs are disjoint, in time that is linear in the number of schemas.
         """
@@ -74,7 +74,7 @@ class Disjointness:
         return self._excludes(left, second, shared, depth) or self._excludes(right, first, shared, depth)
 
     def _parts(self, node: Any) -> list[Node] | None:
-        """Return the schemas that an instance of `node` must match; None if no instance matches."""
+        """Return the schemas that an instance of `node` must all match; None if no instance matches them."""
         parts: list[Node] = []
         stack = [node]
         while stack and len(parts) < _MAX_PARTS:
@@ -89,7 +89,7 @@ class Disjointness:
         return parts
 
     def _excludes(self, parts: list[Node], other: Any, kinds: Kinds, depth: int) -> bool:
-        """Whether all alternatives of one part are disjoint from `other`."""
+        """Whether a part has an anyOf or oneOf whose alternatives are all disjoint from `other`."""
         return any(
             all(self._holds({"allOf": [branch]}, other, kinds, depth - 1) for branch in part[keyword])
             for part in parts
@@ -98,7 +98,7 @@ class Disjointness:
         )
 
     def _differ(self, kind: str, left: list[Node], right: list[Node], depth: int) -> bool:
-        """Whether no instance of this kind matches both sides."""
+        """Whether no instance of this kind matches all schemas of both sides."""
         if kind == OBJECT and self._properties_differ(left, right, depth):
             return True
         here, there = _literals(left, kind), _literals(right, kind)
@@ -114,7 +114,7 @@ class Disjointness:
         return _is_below(low, high) or _is_below(high, low)
 
     def _properties_differ(self, left: list[Node], right: list[Node], depth: int) -> bool:
-        """Whether a property that one side requires cannot have a value that matches both sides."""
+        """Whether one side requires a property that can have no value that matches both sides' schemas of it."""
         names = {name: None for part in (*left, *right) for name in part.get("required", ()) if isinstance(name, str)}
         return any(
             self._holds(
@@ -125,7 +125,7 @@ class Disjointness:
 
 
 def _kinds_of(parts: list[Node], kinds: Kinds) -> Kinds:
-    """Return the kinds of the instances that match all parts."""
+    """Return the kinds that an instance can have if it matches all parts."""
     for part in parts:
         kinds &= kinds_of_node(part)
     return kinds
@@ -144,7 +144,7 @@ def _of_property(parts: list[Node], name: str) -> Iterator[Any]:
 
 
 def _literals(parts: list[Node], kind: str) -> dict[Any, Any] | None:
-    """Return the values of this kind that `enum` and `const` allow, by identity; None if all are allowed."""
+    """Return the values of this kind that `enum` and `const` allow, by identity; None if neither keyword is present."""
     left: dict[Any, Any] | None = None
     for part in parts:
         for values in ([part["const"]] if "const" in part else None, part.get("enum")):
@@ -155,7 +155,7 @@ def _literals(parts: list[Node], kind: str) -> dict[Any, Any] | None:
 
 
 def _breaks_limit(value: Any, kind: str, parts: list[Node]) -> bool:
-    """Whether the value, or its size, is outside the limits."""
+    """Whether the number, or the length or item count of the value, is outside the parts' limits."""
     size = value if kind in NUMBERS else len(value) if kind in (STRING, ARRAY, OBJECT) else None
     if size is None:
         return False
@@ -168,7 +168,7 @@ Bound = tuple[float, bool]  # a limit, and whether it is exclusive
 
 
 def _limits(parts: list[Node], kind: str) -> tuple[Bound, Bound]:
-    """Return the least and the greatest number, length or count that the parts allow."""
+    """Return the lower and upper bound that the parts set for a number, length or item count."""
     low: Bound = (float("-inf"), False)
     high: Bound = (float("inf"), False)
     for part in parts:

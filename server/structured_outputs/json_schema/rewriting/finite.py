@@ -1,4 +1,4 @@
-"""ending_schema: a written schema without references to schemas that no finite value matches."""
+"""ending_schema: replaces references that no finite value matches by false."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,10 +21,10 @@ class NoValueError(Exception):
 
 
 def ending_schema(root: Schema, definitions: Definitions, param: str) -> tuple[Schema, dict[str, Schema]]:
-    """Return the root and the definitions that it needs, with false for each reference that no finite value matches.
+    """Return the root, and the definitions that it needs, with false for each reference that no finite value matches.
 
-    Raises NoValueError if nothing is left, and InvalidRequest if the schema is too large or a reference leads directly
-    back to itself.
+    Raises NoValueError if no value matches the root, and InvalidRequest if the schema is too large or a reference leads
+    directly back to itself.
     """
     _check_size([root, *definitions.values()], param)
     _check_circles(definitions, param)
@@ -57,7 +57,7 @@ def _check_size(schemas: list[Schema], param: str) -> None:
 
 
 def _weigh(value: Any, weights: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return the number of values in a value, and its depth. `weights` keeps the result of repeated parts."""
+    """Return the number of JSON values in a value, and its depth. weights: cache by id, since parts are shared."""
     if not isinstance(value, dict | list):
         return 1, 0
     if id(value) not in weights:
@@ -67,7 +67,7 @@ def _weigh(value: Any, weights: dict[int, tuple[int, int]]) -> tuple[int, int]:
 
 
 def _check_circles(definitions: Definitions, param: str) -> None:
-    """Raise InvalidRequest if a value matches a definition only if it matches the same definition."""
+    """Raise InvalidRequest if a definition refers to itself without a property or item in between."""
     finished: set[str] = set()
     for start in definitions:
         path: list[tuple[str, Iterator[str]]] = [(start, _names_in_place(definitions[start]))]
@@ -91,7 +91,7 @@ def _check_circles(definitions: Definitions, param: str) -> None:
 
 
 def _names_in_place(schema: Schema) -> Iterator[str]:
-    """Yield the definitions that the value itself must match, or one of which it must match."""
+    """Yield the names of the definitions that apply to the value itself, directly or through allOf and anyOf."""
     stack = [schema]
     while stack:
         node = stack.pop()
@@ -123,7 +123,7 @@ def _names_in(schema: Schema) -> Iterator[str]:
 
 
 def _alive(definitions: Definitions) -> set[str]:
-    """Return the definitions that a finite value can match; all definitions, if that takes too long to determine."""
+    """Return the names of definitions that a finite value can match; all names, if that takes too long to determine."""
     alive: set[str] = set()
     for _ in range(_MAX_PASSES):
         dead = [name for name in reversed(list(definitions)) if name not in alive]  # earlier ones refer to later ones
@@ -137,7 +137,7 @@ def _alive(definitions: Definitions) -> set[str]:
 
 
 def _has_value(node: Schema, kinds: Kinds, alive: set[str]) -> bool:
-    """Return False only if no finite value of these kinds matches the schema."""
+    """Return False only if no finite value of these kinds matches. alive: names of definitions that have a value."""
     if isinstance(node, bool):
         return node
     kinds &= kinds_of_node(node)
@@ -171,14 +171,14 @@ def _has_object(node: dict[str, Any], alive: set[str]) -> bool:
 
 
 def _has_others(node: dict[str, Any], alive: set[str]) -> bool:
-    """Whether the required properties that are not declared can have a value."""
+    """Whether undeclared properties can have a value, if any of them are required."""
     declared = node.get("properties", {})
     is_needed = any(name not in declared for name in node.get("required", ()))
     return not is_needed or _has_value(node.get("additionalProperties", True), ALL, alive)
 
 
 def _pruned(node: Schema, alive: set[str]) -> Schema:
-    """Return `node` with false instead of references to definitions without a finite value."""
+    """Return `node` with false in place of references to definitions that are not alive."""
     if isinstance(node, bool):
         return node
     if "$ref" in node and node["$ref"].removeprefix(_PREFIX) not in alive:

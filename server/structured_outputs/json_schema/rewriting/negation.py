@@ -1,4 +1,4 @@
-"""Negation: the opposite of a JSON schema."""
+"""Negation: writes schemas that match exactly what another JSON schema does not match."""
 
 import itertools
 from collections.abc import Iterator
@@ -31,11 +31,11 @@ _MAX_BRANCHES = 6  # of a oneOf whose opposite is written
 
 
 class InexpressibleError(Exception):
-    """A grammar cannot express the opposite of the part of a schema that the error names."""
+    """A grammar cannot express the negation of a schema. The message names the part that prevents it."""
 
 
 class Negation:
-    """The writer of opposites, which are exact, since others would accept invalid values. Raises InexpressibleError."""
+    """Writes negated schemas. They are exact, since others would accept invalid values. Raises InexpressibleError."""
 
     def __init__(self, writer: Writer, references: References) -> None:
         self._writer = writer
@@ -49,13 +49,13 @@ class Negation:
         return len(self._names)
 
     def discard_names_after(self, num_named: int) -> None:
-        """Discard all names but the first `num_named`, since the opposites of the others may be incomplete."""
+        """Forget all negated definitions but the first `num_named`, since the others may be incomplete."""
         for key in list(self._names)[num_named:]:
             del self._names[key]
 
     def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema:
-        """Return a schema that matches exactly those instances of these kinds that `node` does not match. It may match
-        any instances of other kinds."""
+        """Return a schema that matches exactly those instances of these kinds that `node` does not match. Instances of
+        other kinds may match or not."""
         self._writer.count(location)
         if isinstance(node, bool):
             return not node
@@ -69,7 +69,7 @@ class Negation:
         return any_of(alternatives)
 
     def _keyword(self, keyword: str, node: Node, location: Location, kinds: Kinds) -> Iterator[Schema]:
-        """Yield schemas of the instances that violate one keyword."""
+        """Yield schemas that together match the instances that violate one keyword."""
         value, place = node[keyword], (*location, keyword)
         match keyword:
             case "type":
@@ -118,7 +118,7 @@ class Negation:
                 _check_without_effect(keyword, value)
 
     def _reference(self, reference: str, location: Location, kinds: Kinds) -> Schema:
-        """Return a reference to the opposite of the referenced schema, which is written once and may be recursive."""
+        """Return a reference to the negated form of the referenced schema, which is written once, perhaps recursive."""
         place, node = self._references.resolve(reference, location)
         key = (id(node), kinds)
         if key not in self._names:
@@ -134,7 +134,7 @@ class Negation:
         return {"$ref": f"#/$defs/{self._names[key]}"}
 
     def _one_of(self, branches: list[Any], place: Location, kinds: Kinds) -> Iterator[Schema]:
-        """Yield schemas of the instances that match no branch or two branches."""
+        """Yield schemas for the instances that match none of the branches, or at least two."""
         yield all_of([self.schema(branch, (*place, index), kinds) for index, branch in enumerate(branches)])
         overlapping = [
             (index, later)
@@ -156,8 +156,8 @@ class Negation:
             yield all_of([self.schema(node["if"], place, kinds), self.schema(node["else"], (*location, "else"), kinds)])
 
     def _items(self, keyword: str, node: Node, location: Location) -> Iterator[Schema]:
-        """Yield schemas of the arrays in which one of the first items violates its schema, or in which other items
-        exist, if there must be none."""
+        """Yield schemas for the arrays in which a leading item violates its schema, or that have further items although
+        none are allowed."""
         value = node[keyword]
         if isinstance(value, list):
             for index, part in enumerate(value):
@@ -182,7 +182,7 @@ class Negation:
 
 
 def _check_without_effect(keyword: str, value: Any) -> None:
-    """Raise InexpressibleError if the keyword restricts anything."""
+    """Raise InexpressibleError if the keyword restricts instances, so that it would have to be negated."""
     match keyword:
         case "format":
             has_effect = value in FORMATS or value in FORMAT_PATTERNS
@@ -201,7 +201,7 @@ def _check_without_effect(keyword: str, value: Any) -> None:
 
 
 def _of_kinds(wanted: Kinds, possible: Kinds) -> Schema:
-    """Return a schema that selects the wanted kinds from the possible ones."""
+    """Return a schema that matches the wanted kinds and none of the other possible kinds."""
     if FRACTION in wanted and INTEGER not in wanted and INTEGER not in possible:
         wanted |= {INTEGER}
     types = types_of_kinds(wanted)
@@ -236,7 +236,7 @@ def _number_keyword(keyword: str, node: Node) -> Iterator[Schema]:
 
 
 def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
-    """Yield schemas of all values of these kinds except the given ones."""
+    """Yield schemas for all values of these kinds except the given values."""
     by_kind: dict[str, dict[Any, Any]] = {}
     for value in values:
         kind = kind_of(value)
@@ -267,13 +267,13 @@ def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
 
 
 def _check_exact(value: float) -> None:
-    """Raise InexpressibleError if a grammar cannot have the number as a limit."""
+    """Raise InexpressibleError if a grammar cannot represent the number exactly as a limit."""
     if inexact_limit("minimum", value, is_integer=False) is not None:
         raise InexpressibleError(f"a number with as many digits as {quote(value)}")
 
 
 def _between(values: list[float]) -> Iterator[Schema]:
-    """Yield schemas of the numbers between, below and above the given numbers, which are sorted."""
+    """Yield schemas for all numbers except the given ones, which are sorted."""
     yield {"type": "number", "exclusiveMaximum": values[0]}
     for low, high in itertools.pairwise(values):
         yield {"type": "number", "exclusiveMinimum": low, "exclusiveMaximum": high}

@@ -1,4 +1,4 @@
-"""write_object: the keywords of objects, rewritten."""
+"""write_object: rewrites the object keywords of a JSON schema."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from server.structured_outputs.json_schema.rewriting.writer import ABSENT, Node,
 
 
 def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:
-    """Return the rewritten keywords of objects. Appends schemas that must match too to `extra`."""
+    """Rewrite the schema's object keywords. Appends schemas that instances must match in addition to `extra`."""
     written: Node = {}
     for keyword in node:
         if keyword == "patternProperties":
@@ -49,8 +49,8 @@ def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, e
 
 
 def _check_patterns(writer: Writer, patterns: Node, place: Location) -> None:
-    """Raise UnsupportedParameter for a pattern that a grammar cannot enforce, since dropping it would also change the
-    schema of other properties."""
+    """Raise UnsupportedParameter for a property pattern that a grammar cannot enforce. If it were dropped, the
+    properties that it matches would get the schema of additionalProperties."""
     for pattern in patterns:
         if (construct := writer.unsupported_construct(pattern, (*place, pattern))) is not None:
             path = path_text((*place, pattern))
@@ -91,7 +91,7 @@ def _property_names(writer: Writer, node: Any, place: Location) -> Schema:
 
 
 def _name_pattern(node: Any) -> Schema | None:
-    """Return a schema of objects whose property names all match `node`; None if none can be written."""
+    """Return a schema of objects whose property names all match `node`; None if a grammar cannot express it."""
     if isinstance(node, bool):
         return True if node else {"maxProperties": 0}
     known = {"type", "enum", "const", "pattern", "minLength", "maxLength", *ANNOTATIONS}
@@ -111,13 +111,13 @@ def _name_pattern(node: Any) -> Schema | None:
 
 
 def _patterns_in(names: Schema) -> Iterator[str]:
-    """Yield the patterns of a schema from `_name_pattern`."""
+    """Yield the regular expressions in a schema that `_name_pattern` returned."""
     for schema in [names, *names.get("allOf", ())] if isinstance(names, dict) else ():
         yield from schema.get("patternProperties", ())
 
 
 def _close_to_names(written: Node, names: Node) -> None:
-    """Restrict an object without patternProperties to properties with these names."""
+    """Restrict a written object, which has no patternProperties, to properties with these names."""
     declared, others = written.get("properties", {}), written.get("additionalProperties", True)
     written["properties"] = {name: schema if name in names else ABSENT for name, schema in declared.items()}
     written["properties"] |= {name: others for name in names if name not in declared}

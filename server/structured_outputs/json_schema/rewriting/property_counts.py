@@ -1,4 +1,4 @@
-"""PropertyCounts: the number of properties of an object, which a grammar cannot count, spelled out as alternatives."""
+"""PropertyCounts: minProperties and maxProperties, which a grammar cannot count, as combinations of properties."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ _MAX_COMBINATIONS = 128  # of optional properties
 
 
 class PropertyCounts:
-    """`minProperties` and `maxProperties` of an object whose other keywords are written.
+    """The rewritten minProperties and maxProperties of an object whose other keywords are already written.
 
     A grammar counts properties only if every declared property is required or absent. limits: keywords to add to the
     object. combined: another schema that must match too; None if the counts cannot be enforced.

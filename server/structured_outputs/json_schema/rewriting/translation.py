@@ -1,4 +1,4 @@
-"""Translation: a JSON schema rewritten with only the keywords that a grammar enforces."""
+"""Translation: rewrites a JSON schema with only the keywords that a grammar enforces."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ _WITHOUT_EFFECT = ANNOTATIONS | {"$dynamicAnchor", "$recursiveAnchor", "then", "
 
 
 class Translation:
-    """The translation of one document. The written schema accepts all that the original accepts.
+    """The rewriting of one schema document. The written schema accepts every value that the original accepts.
 
     It accepts more only if `ignored` lists the keyword responsible; with `is_strict`, that is an error instead.
     """
@@ -71,7 +71,7 @@ class Translation:
         self._branches = BranchKeywords(self, self._negation)
 
     def run(self, root: Any, location: Location) -> tuple[Schema, dict[str, Schema]]:
-        """Return the written root, and by name the definitions that it refers to ("#/$defs/NAME")."""
+        """Return the written root schema, and the definitions that it refers to as "#/$defs/NAME", by name."""
         schema = self.schema(root, location, ALL)
         while self._pending:
             name, place, node = self._pending.pop()
@@ -86,7 +86,7 @@ class Translation:
         self._written[name] = schema
 
     def count(self, location: Location) -> None:
-        """Count one more written schema. Raises InvalidRequest if there are too many."""
+        """Count one written schema. Raises InvalidRequest if there are more than MAX_NODES."""
         self._num_nodes += 1
         if self._num_nodes > MAX_NODES:
             path = path_text(location[:1])
@@ -97,7 +97,7 @@ class Translation:
             )
 
     def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema:
-        """Return the written schema of a node. kinds: kinds of the possible instances; others may match or not."""
+        """Rewrite a schema. kinds: kinds of the possible instances; values of other kinds may match or not."""
         self.count(location)
         if isinstance(node, bool):
             return node
@@ -119,7 +119,8 @@ class Translation:
     def _keyword(
         self, keyword: str, node: Node, location: Location, kinds: Kinds, written: Node, extra: list[Schema]
     ) -> set[str]:
-        """Write one keyword and those that belong together with it, and return the written keywords."""
+        """Rewrite a keyword and its related ones into `written` and `extra`. Return the related keywords that are
+        done."""
         value, place = node[keyword], (*location, keyword)
         match keyword:
             case "type":
@@ -155,7 +156,7 @@ class Translation:
         return set()
 
     def _impossible(self, node: Node, location: Location, kinds: Kinds) -> Kinds:
-        """Return the kinds of values that the node's own keywords exclude completely."""
+        """Return the kinds of which no value is valid because the schema's own keywords contradict each other."""
         impossible: Kinds = frozenset()
         for found in contradictions(node, kinds):
             self.contradictions.setdefault(path_text((*location, found.keyword)), found.reason)
@@ -184,7 +185,7 @@ class Translation:
         return written
 
     def reference(self, reference: str, location: Location) -> str:
-        """Return a `$ref` to the written schema of the referenced one, which `run` defines later."""
+        """Return a `$ref` to the rewritten form of the referenced schema, which `run` defines later."""
         place, node = self._references.resolve(reference, location)
         if id(node) not in self._names:
             self._names[id(node)] = name = f"d{len(self._names)}"
@@ -195,11 +196,11 @@ class Translation:
         return self._disjointness.holds(first, second, kinds)
 
     def all_disjoint(self, schemas: list[Any], kinds: Kinds) -> bool:
-        """Whether one property distinguishes all of the schemas."""
+        """Whether one required property has different values in all of the schemas, so that they are disjoint."""
         return self._disjointness.all_hold(schemas, kinds)
 
     def drop(self, place: Location, reason: str) -> None:
-        """Leave the keyword out. Raises UnsupportedParameter if strict."""
+        """Leave out the keyword at the location, and list it as ignored. Raises UnsupportedParameter if strict."""
         path = path_text(place)
         if self._is_strict:
             raise UnsupportedParameter(
@@ -210,7 +211,7 @@ class Translation:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Undo all changes made inside if the block ends with InexpressibleError."""
+        """Return a context that restores `ignored` and the negated definitions if it ends with InexpressibleError."""
         ignored, num_negated = dict(self.ignored), self._negation.num_named
         try:
             yield
@@ -220,7 +221,7 @@ class Translation:
             raise
 
     def unsupported_construct(self, pattern: str, place: Location) -> str | None:
-        """Return the construct of the pattern that a grammar cannot enforce, or None. Raises InvalidRequest if the
+        """Return the pattern's first construct that a grammar cannot enforce, or None. Raises InvalidRequest if the
         pattern is not a regular expression."""
         if pattern not in self._constructs:
             self._constructs[pattern] = checked_construct(pattern, path_text(place))

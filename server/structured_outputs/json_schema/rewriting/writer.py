@@ -1,4 +1,4 @@
-"""Written schemas: their types and combinations, and the Writer that the parts of a translation use."""
+"""Writer: the interface that rewrites parts of a schema; and combinations of rewritten schemas."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ ABSENT = False  # the schema of a property that must be absent
 
 
 class Writer(Protocol):
-    """The interface of Translation for the writers of single keywords."""
+    """The part of Translation's interface that the modules for single keywords use."""
 
     def schema(self, node: Any, location: Location, kinds: Kinds, /) -> Schema: ...
 
