@@ -1,4 +1,4 @@
-"""LoadedModel: a model that is ready to run, as loading gives it to the engine."""
+"""LoadedModel: a model that is ready to run, as the loader returns it to the engine."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from models.tokenizer.assets import TokenizerAssets
 
 @dataclass(frozen=True, slots=True)
 class LoadedWeights:
-    """How a decoder's weights are stored: number of tensors by format, and a line for the operator."""
+    """How a decoder's weights are stored: the number of tensors by format, and a start-up note."""
 
     formats: Counter[str]
     note: str
@@ -30,7 +30,7 @@ class LoadedWeights:
 
 
 class ModelDecoder(Protocol):
-    """A decoder as the engine runs it: a Decoder, or transformers' code in a TransformersDecoder."""
+    """The interface of a decoder that the engine uses; implemented by Decoder and TransformersDecoder."""
 
     mixers: Sequence[AttentionSpec | RecurrenceSpec]  # one a layer
     cache_layout: CacheLayout
@@ -54,24 +54,24 @@ class ModelDecoder(Protocol):
     def take_rows_per_expert(self) -> torch.Tensor: ...
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
-        """Make ready for adapters of up to `max_rank` in slots 0 .. max_slots - 1; once, before the first step.
+        """Add adapter slots 0 .. max_slots - 1 for ranks up to `max_rank`. Called once, before the first step.
 
-        Raises UnsupportedModelError if the model cannot have adapters.
+        Raises UnsupportedModelError if the model does not support adapters.
         """
 
     def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
-        """Prepare an adapter for a slot. May run on any thread, also during a step.
+        """Convert an adapter for a slot. May run on any thread, also during a step.
 
-        Raises AdapterError if its rank is above `max_rank`, and MemoryError.
+        Raises AdapterError if its rank exceeds `max_rank`, and MemoryError.
         """
 
     def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
-        """Put an adapter into a slot between two steps, or empty the slot. The next step's rows use it."""
+        """Put an adapter into a slot; None empties the slot. Called between steps; takes effect in the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run: its decoder, and the facts that the engine plans with."""
+    """A model ready to run: its decoder, and the properties that the engine needs for planning memory and steps."""
 
     decoder: ModelDecoder
     architecture: str

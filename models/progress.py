@@ -1,4 +1,4 @@
-"""Callbacks through which long work reports its progress."""
+"""Callbacks that report the progress of long operations."""
 
 import threading
 import time
@@ -12,11 +12,11 @@ StepProgress = Callable[[], object]
 
 
 def ignore_progress() -> None:
-    """Do nothing: the StepProgress of callers that need none."""
+    """Do nothing: a StepProgress for callers that watch no progress."""
 
 
 class ByteCounter:
-    """Bytes of one stage, counted by any thread and reported at most ten times a second."""
+    """Counts the bytes of one stage, from any thread, and reports the progress at most ten times a second."""
 
     _REPORT_S = 0.1
 
@@ -37,6 +37,6 @@ class ByteCounter:
                 self._progress(self._stage, self._done, self._size, "B")
 
     def report_stage(self, stage: str) -> None:
-        """Report another stage, of unknown length."""
+        """Report another stage, whose size is unknown."""
         with self._lock:
             self._progress(stage, 0, 0, "B")

@@ -41,10 +41,7 @@ def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> tor
 
 
 def concatenate(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """Concatenate tensors.
-
-    On the meta device torch.cat, which would import torch's compiler for two seconds, is not called.
-    """
+    """Concatenate like torch.cat, which is not called on the meta device: it would import torch's compiler."""
     if parts[0].device.type != "meta":
         return torch.cat(tuple(parts), dim)
     shape = list(parts[0].shape)
@@ -53,9 +50,7 @@ def concatenate(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 
 def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Reorder the rows of a fused qkv to q, k, v. The checkpoint stores them by key head:
-
-    its queries, its key, its value.
+    """Reorder the rows of a fused qkv, stored by key head (its queries, its key, its value), to q, k, v.
 
     Accepts weights [rows, in], biases [rows] and packed rows.
     """

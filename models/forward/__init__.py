@@ -1,1 +1,1 @@
-"""Forward passes over whole texts, side by side and without padding: in one step, in steps, or layer by layer."""
+"""Forward passes over whole texts, packed without padding: in one step, in several, or layer by layer."""

@@ -59,10 +59,7 @@ def _batch(
     groups: Sequence[LayerGroup],
     device: torch.device,
 ) -> ForwardBatch:
-    """Return a batch of token ids of each chunk.
-
-    Those of chunk n start at position starts[n] and use recurrent state n.
-    """
+    """Return a batch in which chunk n starts at position starts[n] and uses recurrent state n."""
     lengths = [len(chunk) for chunk in chunks]
     states = None
     if any(group.is_state for group in groups):

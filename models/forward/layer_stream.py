@@ -56,10 +56,7 @@ class LayerStream:
         self._load_weights(None)
 
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
-        """Start a forward pass with the embeddings of all tokens.
-
-        batches: the steps, in order; KV blocks are numbered from 0 in each group.
-        """
+        """Start a forward pass: embed the tokens. batches: steps in order; KV blocks count from 0 in each group."""
         rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
         return LayerwiseForward(batches, rotary_embeddings, [self.decoder.embedded(batch) for batch in batches])
 

@@ -14,10 +14,9 @@ _GROWTH_BLOCKS = 64
 
 
 class PackedForward:
-    """Runs a decoder or encoder over whole texts, packed into one batch without padding.
+    """Runs a decoder or encoder over whole texts, in one batch without padding.
 
-    Layers with the same KV layout share one cache, since no layer reads what another has written. The cache grows to
-    the size that the largest batch needs.
+    Layers with the same KV layout share a cache, which grows to what the largest batch needs.
     """
 
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
@@ -47,12 +46,9 @@ class PackedForward:
         token_type_ids: Sequence[int] | None = None,
         rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the last hidden states of all tokens, or of `rows` ([n] int64), after the final norm:
+        """Return last hidden states, after the final norm, of all tokens or of `rows` ([n] int64): [n, hidden] fp32.
 
-        [n, hidden] fp32.
-
-        token_ids, token_type_ids: the texts' tokens and types, concatenated. lengths: the tokens of each text, at least
-        1.
+        token_ids, token_type_ids: of all texts, concatenated. lengths: the tokens of each text, at least 1.
         """
         self.reserve(num_blocks_of(lengths))
         all_rows = torch.arange(len(token_ids), device=self._device) if rows is None else rows

@@ -61,7 +61,7 @@ class ExpertLayer:
     rows_per_expert: torch.Tensor
 
 
-# (rows, residual or None) -> the output of the shared expert (+ the residual, used up): [T, K].
+# (rows, residual or None) -> the output of the shared expert (+ the residual, overwritten): [T, K].
 SharedExpert = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
@@ -77,7 +77,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRankChange:
-    """A LoRA pair for computing: outputs first .. first + len(b) - 1 of a layer become gain * y + b (a x) + shift."""
+    """A LoRA pair as applied: outputs first .. first + len(b) - 1 of a layer become gain * y + b (a x) + shift."""
 
     first: int
     a: torch.Tensor  # [r, in], of any float type; the changes of a layer may share one

@@ -21,11 +21,11 @@ from models.kernels.torch.logits import LogitOperations
 
 OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
 
-# Device type -> what makes its column, (dtype, device, on_compiled) -> Operations. Imported only when needed, since it
-# may compile or load a library. Other devices have the torch column.
+# Device type -> the function that makes its operations, (dtype, device, on_compiled) -> Operations. Imported only when
+# needed, since it may compile or load a library. Other devices use those of torch.
 COLUMNS: Mapping[str, str] = {"cpu": "models.kernels.cpu.operations:cpu_operations"}
 
-# (x, gate), [T, K] each -> x, which is used up, times sigmoid(gate). x is contiguous.
+# (x, gate), [T, K] each -> x times sigmoid(gate). x is contiguous, and may be overwritten.
 GateRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # (x, out), [T, H, K] each: out becomes x. Rows and heads of both may be strided.
 CopyHeads = Callable[[torch.Tensor, torch.Tensor], None]

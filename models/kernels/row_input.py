@@ -56,10 +56,9 @@ PLAIN = RowInput()
 
 
 class Prologue(Protocol):
-    """A function of a linear layer's input rows, such as a norm or an activation.
+    """A function of a linear layer's input rows: [T, n] to [T, in]; n is in, or 2 * in for a gated activation.
 
-    Maps [T, n] to [T, in], where n is in, or 2 * in for a gated activation. A call computes with torch; kernels that
-    fuse the prologue compute what `row_input` describes.
+    A call computes with torch; kernels that fuse the prologue compute what `row_input` describes.
     """
 
     @property

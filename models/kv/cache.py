@@ -42,10 +42,7 @@ class CacheLayout:
     def allocate(
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
     ) -> list[LayerCache]:
-        """Allocate the cache of each layer.
-
-        The n-th layers of all groups share one tensor, in which each uses other blocks.
-        """
+        """Allocate the cache of each layer. The n-th layers of all groups share memory, but never a block."""
         shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in self._largest_group().layers]
         attending = [group.layers for group in self.groups if not group.is_state]
         kv = {layer: cache for layers in attending for layer, cache in zip(layers, shared, strict=False)}

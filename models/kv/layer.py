@@ -20,8 +20,7 @@ class LayerKV:
 class LayerState:
     """States of one recurrent layer: a tensor for each part of the layout, in its order, [blocks, *shape of a state].
 
-    pending_rows: [n, width], `in_proj`'s outputs for the last step's speculative rows, until it is known which are
-    accepted.
+    pending_rows: [n, width], outputs of `in_proj` for the last step's speculative rows, which await verification.
     """
 
     parts: tuple[torch.Tensor, ...]

@@ -1,1 +1,1 @@
-"""The layers that a decoder is composed of."""
+"""Layers of a decoder: attention, recurrences, feed-forward, norms, rotary embedding, residual connections."""

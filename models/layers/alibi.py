@@ -1,4 +1,4 @@
-"""ALiBi slopes: by how much a head's scores fall with the distance to a key (Press et al. 2022)."""
+"""ALiBi slopes: the factor by which a head's attention scores fall with the distance to a key (Press et al. 2022)."""
 
 import math
 

@@ -17,7 +17,7 @@ from models.linear.method import LinearMethod
 
 
 class Attention(nn.Module):
-    """Attention with optional norms of q and k, before or after they are rotated.
+    """Attention with optional norms of q and k, before or after rotary embedding.
 
     Parameters besides the projections: `q_norm`, `k_norm`, `sinks` [H].
     """
@@ -49,7 +49,7 @@ class Attention(nn.Module):
             self._norms_rotated = spec.qk_norm.is_after_rope
 
     def make_constants(self, device: torch.device) -> None:
-        """Make tensors that are not in the checkpoint; called when memory is allocated."""
+        """Make constant tensors that are not in the checkpoint (ALiBi slopes); called when memory is allocated."""
         if self._alibi_slopes is not None:
             self.alibi_slopes = torch.tensor(self._alibi_slopes, dtype=torch.float32, device=device)
 
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         kv: LayerKV,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return attention(norm(x)) (+ residual, used up; it may be x): [T, hidden].
+        """Return attention(norm(x)) (+ residual): [T, hidden]. residual: may be overwritten, and may be x.
 
         Writes the rows' K and V to `kv` before it attends, so that rows see themselves.
         """

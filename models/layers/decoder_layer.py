@@ -1,4 +1,4 @@
-"""DecoderLayer and ParallelLayer: attention or a recurrence, and a feed-forward sublayer, as a LayerSpec says."""
+"""DecoderLayer and ParallelLayer: a layer's attention or recurrence, feed-forward and norms, by its LayerSpec."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from models.linear.method import LinearMethod
 
 
 class DecoderLayer(nn.Module):
-    """Attention or a recurrence, then feed-forward. NormPlacement decides which of the four norms exist."""
+    """Attention or a recurrence, then feed-forward, each with a residual. NormPlacement decides which norms exist."""
 
     attn_norm: nn.Module | None
     attn_post_norm: nn.Module | None
@@ -55,9 +55,9 @@ class DecoderLayer(nn.Module):
         kv: LayerCache,
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the layer's output for x [T, hidden], which is used up. Norms are prologues of the layers after them.
+        """Return the layer's output for x [T, hidden], which may be overwritten.
 
-        output_rows: [L] rows to return, by default all; the others stop before the feed-forward sublayer.
+        output_rows: [L] rows to return, by default all; for the others, the feed-forward sublayer is skipped.
         """
         x = self._attn_residual(
             x, lambda rows, norm, residual: self.attn(rows, norm, rotary, batch, group, kv, residual)
@@ -69,7 +69,7 @@ class DecoderLayer(nn.Module):
 
     @contextlib.contextmanager
     def without_mlp(self) -> Iterator[None]:
-        """End the layer after attention inside the context."""
+        """Skip the feed-forward sublayer inside the context, so that `forward` returns the result of attention."""
         residual, self._mlp_residual = self._mlp_residual, skip_sublayer
         try:
             yield
@@ -77,12 +77,12 @@ class DecoderLayer(nn.Module):
             self._mlp_residual = residual
 
     def drop_attention(self) -> None:
-        """Skip attention from now on: the layer gets rows to which attention has been added."""
+        """Skip attention from now on, for inputs that include its result."""
         self._attn_residual = skip_sublayer
 
 
 class ParallelLayer(nn.Module):
-    """x + attention(attn_norm(x)) + mlp(mlp_norm(x)); mlp_norm is attn_norm where the family has a single norm."""
+    """x + attention(attn_norm(x)) + mlp(mlp_norm(x)); mlp_norm is attn_norm if the family has a single norm."""
 
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class ParallelLayer(nn.Module):
         kv: LayerCache,
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the layer's output for x; see DecoderLayer. Both sublayers have read x before either adds to it."""
+        """Return the layer's output for x; see DecoderLayer. The MLP reads x before attention overwrites it."""
         slots = batch.adapter_slots
         if output_rows is not None and slots is not None:
             slots = slots[output_rows]
@@ -119,7 +119,7 @@ def make_layer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, met
 
 
 def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> nn.Module:
-    """Make the layer's attention, or the recurrence in its place."""
+    """Make the layer's attention, or the recurrence that replaces it."""
     match spec.recurrence:
         case ShortConvSpec():
             return ShortConv(spec.recurrence, hidden_size, compute=compute, method=method)

@@ -10,7 +10,7 @@ from models.layers.rotary_frequencies import attention_factor, inverse_frequenci
 
 
 class DecoderRotary:
-    """Frequencies of each (rope, query temperature) that a layer has; the pairs are in `specs`.
+    """Rotary frequencies for each distinct (RopeSpec, query temperature) of the layers; `specs` lists these pairs.
 
     Not an nn.Module with buffers, since `to(dtype)` must never round the frequencies.
     """
@@ -26,13 +26,13 @@ class DecoderRotary:
         self.frequencies = [inverse_frequencies(rope, device, max_len) for rope, _ in self.specs]
 
     def embeddings(self, positions: torch.Tensor) -> list[RotaryEmbedding]:
-        """Return the embeddings of rows at `positions` [T], in the order of `specs`."""
+        """Return a step's rotary embeddings, one for each of `specs`. positions: [T], of the step's rows."""
         return [
             rotary_embedding(positions, frequencies, attention_factor(rope), temperature)
             for frequencies, (rope, temperature) in zip(self.frequencies, self.specs, strict=True)
         ]
 
     def of_layer(self, index: int, embeddings: Sequence[RotaryEmbedding]) -> RotaryEmbedding | None:
-        """Return the embedding that layer `index` uses, or None."""
+        """Return the one of `embeddings` that layer `index` uses, or None if the layer uses none."""
         spec = self._spec_of_layer[index]
         return None if spec is None else embeddings[spec]

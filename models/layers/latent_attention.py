@@ -1,4 +1,4 @@
-"""Latent attention: keys and values of all heads are made from one small vector a token, and only it is cached."""
+"""Multi-head latent attention: caches one small vector per token, from which all heads' keys and values are made."""
 
 import torch
 from torch import nn
@@ -16,10 +16,10 @@ from models.linear.per_head import PerHeadLinear
 
 
 class LatentAttention(nn.Module):
-    """Attention as LatentSpec describes it. A row of the cache is [rotated part of the keys | latent, normed].
+    """Multi-head latent attention (LatentSpec). Caches [rotary part of the keys | normed latent] for each token.
 
-    `qkv` has the shards "q", of queries or of their latent, and "kv", of a row of the cache. `k_up` and `v_up` are the
-    heads' W_k, transposed, and W_v.
+    `qkv` has the shards "q" (queries, or their latent) and "kv" (the row to cache, before norm and rotary embedding).
+    `k_up` and `v_up` are the heads' W_k, transposed, and W_v.
     """
 
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
@@ -52,7 +52,7 @@ class LatentAttention(nn.Module):
         kv: LayerKV,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return attention(norm(x)) (+ residual, used up); see Attention.forward."""
+        """Return attention(norm(x)) (+ residual, which may be overwritten); see Attention.forward."""
         assert rotary is not None
         slots = batch.adapter_slots
         both = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=slots)

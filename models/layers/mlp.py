@@ -11,13 +11,13 @@ from models.linear.method import LinearMethod
 
 
 class MLP(nn.Module):
-    """Two matrices, and an activation between them, which is the prologue of the second.
+    """Two linear layers; the activation between them is the prologue of the second.
 
     The first is `gate_up` (both in one GEMM) if the MLP is gated, else `up`; the second is `down`.
     """
 
     def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
-        """dtype: of the intermediate rows, which are wide: rounding them costs less than moving them."""
+        """dtype: the dtype of intermediate rows, which are wide: rounding them costs less than moving them."""
         super().__init__()
         self.dtype = dtype
         self.is_gated = spec.is_gated
@@ -35,7 +35,7 @@ class MLP(nn.Module):
         return first.method.packed, second.method.packed
 
     def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply x [T, hidden] by the first matrix. Returns the intermediate rows that `contract` takes, [T, n].
+        """Apply norm and the first linear layer to x [T, hidden]. Returns the intermediate rows for `contract`, [T, n].
 
         adapter_slots: as in Linear.forward.
         """
@@ -49,9 +49,9 @@ class MLP(nn.Module):
         out_dtype: torch.dtype | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Apply the activation and the second matrix. Returns [T, hidden] in `out_dtype`, by default the residual's.
+        """Apply activation and second linear layer. Returns [T, hidden] in `out_dtype`, by default the residual's.
 
-        residual: added, and used up. adapter_slots: as in Linear.forward.
+        residual: added; it may be overwritten. adapter_slots: as in Linear.forward.
         """
         hidden: torch.Tensor = self.down(
             inner, self.activation, residual=residual, out_dtype=out_dtype, adapter_slots=adapter_slots
@@ -65,5 +65,5 @@ class MLP(nn.Module):
         residual: torch.Tensor | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]. adapter_slots: as in Linear.forward."""
+        """Return MLP(norm(x)) (+ residual, overwritten; may be x): [T, hidden]. adapter_slots: as in Linear.forward."""
         return self.contract(self.expand(x, norm, adapter_slots), residual, x.dtype, adapter_slots)

@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each row to a few of many MLPs.
+"""Mixture of experts: a router sends each row to a few of many MLPs, the experts.
 
 An expert is a pair of ordinary Linear layers, so every quantization and kernel works for it. The operation that
 computes the experts groups rows, so that each chosen expert's weights are read once a step.
@@ -21,7 +21,7 @@ from models.linear.method import LinearMethod
 
 
 class Router(nn.Module):
-    """Parameters of the choice of experts. fp32: a choice between two near experts must not depend on rounding."""
+    """Parameters of the MoE router, in fp32 so that rounding does not decide between experts with close scores."""
 
     correction: torch.Tensor | None
     bias: torch.Tensor | None
@@ -38,7 +38,7 @@ class Router(nn.Module):
 class MoE(nn.Module):
     """A router, its experts, and possibly a shared expert, which computes every row.
 
-    rows_per_expert: [E] int64, on the CPU, counts the rows that each expert computed; its owner resets it.
+    rows_per_expert: counts of the rows that each expert computed, [E] int64, on the CPU; readers reset them.
     """
 
     def __init__(self, spec: MoESpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
@@ -61,9 +61,9 @@ class MoE(nn.Module):
         residual: torch.Tensor | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden].
+        """Return MoE(norm(x)) (+ residual): [T, hidden]. residual: may be overwritten, and may be x.
 
-        adapter_slots: as in Linear.forward; for the shared expert, since adapters of other experts are refused.
+        adapter_slots: as in Linear.forward, for the shared expert; adapters of routed experts are refused.
         """
         shared = self.shared
         if shared is None:
@@ -72,14 +72,14 @@ class MoE(nn.Module):
 
     @cached_property
     def _experts(self) -> Experts:
-        """The operation, bound to the addresses of the weights, and so only after loading."""
+        """The function that computes the experts. Made after loading, since it may keep the weights' addresses."""
         router = self.router
         weights = RouterWeights(router.weight, router.bias, router.correction, self.shared_gate)
         return self._ops.experts(ExpertLayer(router.spec, weights, list(self.experts), self.rows_per_expert))
 
 
 class ExpertCounts:
-    """Counts of the rows that the experts of all layers computed: a tensor that `rows_per_expert` of each views."""
+    """Counts of the rows that each expert computed, in one tensor; the layers' `rows_per_expert` are views of it."""
 
     def __init__(self, layers: Sequence[MoE]) -> None:
         self.num_experts = [len(moe.rows_per_expert) for moe in layers]  # of each layer with experts
@@ -88,7 +88,7 @@ class ExpertCounts:
             moe.rows_per_expert = rows[:num_experts]
 
     def take(self) -> torch.Tensor:
-        """Return the counts since the last call: [layers with experts, most experts], int64."""
+        """Return the counts since the last call, [MoE layers, largest number of experts] int64, and reset them."""
         taken = self._rows.clone()
         self._rows.zero_()
         return taken

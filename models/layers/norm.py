@@ -1,4 +1,4 @@
-"""Norm: RMSNorm or LayerNorm of rows, a prologue of linear layers."""
+"""Norm: RMSNorm or LayerNorm of rows, usable as the prologue of a linear layer."""
 
 from functools import cached_property
 
@@ -14,7 +14,7 @@ _INPUT_KINDS = {NormKind.RMS: InputKind.RMS_NORM, NormKind.LAYER: InputKind.LAYE
 
 
 class Norm(nn.Module):
-    """A norm with fp32 parameters and reductions, whatever the dtype of the rows."""
+    """RMSNorm or LayerNorm with fp32 parameters and reductions, whatever the dtype of the rows."""
 
     weight: torch.Tensor | None
     bias: torch.Tensor | None

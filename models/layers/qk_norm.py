@@ -16,7 +16,7 @@ from models.linear.linear import empty_parameter
 
 
 class OwnWeightsNorm(nn.Module):
-    """A norm of each head with its own weights, which a checkpoint may store by head: shards "0", "1", ..."""
+    """A norm over each head, with weights per head. A checkpoint may store a tensor per head: shards "0", "1", ..."""
 
     def __init__(self, spec: NormSpec, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class OwnWeightsNorm(nn.Module):
 
 
 def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnWeightsNorm:
-    """Make the module with the weights. `qk_norm_function` says how it is applied."""
+    """Make the norm module of q or k, with its weights; `qk_norm_function` applies it."""
     match spec.scope:
         case QKNormScope.HEAD:
             return Norm(spec.norm, head_dim)
@@ -48,7 +48,7 @@ def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnW
 def qk_norm_function(
     spec: QKNormSpec, norm: Norm | OwnWeightsNorm, backend: AttentionBackend
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function that normalizes x [T, heads, D], possibly in place."""
+    """Return a function that applies the q or k norm to x [T, heads, D], possibly in place."""
     if spec.scope is QKNormScope.PROJECTION:
         return lambda x: backend.norm_heads(x.flatten(1).unsqueeze(1), norm).view(x.shape)
     return lambda x: backend.norm_heads(x, norm)

@@ -1,4 +1,4 @@
-"""RelativeBias: a bias of attention scores by the distance of keys, in buckets that widen with the distance."""
+"""RelativeBias: adds a learned bias to attention scores by the distance of query and key, in buckets of distances."""
 
 import math
 
@@ -11,7 +11,7 @@ from models.linear.linear import empty_parameter
 
 
 class RelativeBias(nn.Module):
-    """The learned bias of each bucket and head. weight: [buckets, H] fp32."""
+    """The learned bias of attention scores for each bucket of distances and each head. weight: [buckets, H] fp32."""
 
     weight: torch.Tensor
 
@@ -23,7 +23,7 @@ class RelativeBias(nn.Module):
         self._bias: DistanceBias | None = None
 
     def by_distance(self) -> DistanceBias:
-        """Return the biases of all distances that a text can have. The weight must be loaded."""
+        """Return the biases by distance, for texts of any supported length. The weight must be loaded."""
         if self._bias is None:
             distances = torch.arange(-self._reach, self._reach + 1)
             numbers = self.weight[buckets(distances, self._spec).to(self.weight.device)].T  # [H, distances]
@@ -33,10 +33,10 @@ class RelativeBias(nn.Module):
 
 
 def buckets(distances: torch.Tensor, spec: RelativeBiasSpec) -> torch.Tensor:
-    """Return the bucket of each distance, key minus query: int64.
+    """Return the bucket of each distance (key position minus query position): int64.
 
-    Keys before the query have the first half of the buckets. The first half of each half is for single distances; the
-    others widen with the logarithm of the distance.
+    Keys up to the query have the first half of the buckets. In each half, the first half has one bucket per distance;
+    the others widen with the logarithm of the distance.
     """
     half = spec.num_buckets // 2
     num_single = half // 2

@@ -17,21 +17,21 @@ NORMS_OF_SUBLAYER = {
     NormPlacement.AFTER_SUM: (True, False),
 }
 
-# (rows, norm of its input, residual or None) -> [T, hidden]; the residual is used up. Other arguments are bound.
+# (rows, norm of its input, residual or None) -> [T, hidden]; the residual is overwritten. Other arguments are bound.
 Sublayer = Callable[[torch.Tensor, Prologue, torch.Tensor | None], torch.Tensor]
-# (x [T, hidden], which is used up, sublayer) -> the residual stream after the sublayer, [T, hidden].
+# (x [T, hidden], which may be overwritten, sublayer) -> the residual stream after the sublayer, [T, hidden].
 Residual = Callable[[torch.Tensor, Sublayer], torch.Tensor]
 
 
 def skip_sublayer(x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:  # noqa: ARG001 (a Residual)
-    """Return x without the sublayer."""
+    """Return x unchanged: the Residual of a sublayer that is skipped."""
     return x
 
 
 def make_residual(
     spec: LayerSpec, norm: Norm | None, post_norm: Norm | None, hidden_size: int, ops: Operations
 ) -> Residual:
-    """Make the residual connection of a sublayer. norm, post_norm: its norms, if the placement has them."""
+    """Return the function that adds a sublayer to the residual stream. norm, post_norm: the sublayer's, or None."""
     before, after = norm or IDENTITY, post_norm or IDENTITY
     skip, scale = spec.skip_scale, spec.sublayer_scale
     join_rows = ops.join_rows(hidden_size)

@@ -16,9 +16,9 @@ from models.architecture.positions import (
 
 
 def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: int) -> torch.Tensor:
-    """Return the radians per position, for each pair of dimensions: [rotary_dim / 2], fp32; empty without rotation.
+    """Return the radians per position of each pair of dimensions: [rotary_dim / 2], fp32; empty if `spec` is None.
 
-    context: the longest that is served; dynamic scaling and longrope depend on it.
+    context: the longest context that is served; dynamic scaling and longrope depend on it.
     """
     if spec is None:
         return torch.empty(0, dtype=torch.float32, device=device)
@@ -45,7 +45,7 @@ def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: in
 
 
 def attention_factor(spec: RopeSpec | None) -> float:
-    """Return the factor by which a scaling multiplies cos and sin, 1 for most."""
+    """Return the factor by which the rotary scaling multiplies cos and sin; 1 for most scalings."""
     scaling = None if spec is None else spec.scaling
     return scaling.attention_factor if isinstance(scaling, YarnScaling | LongRopeScaling) else 1.0
 
@@ -55,7 +55,7 @@ def _unscaled(theta: float, rotary_dim: int, device: torch.device) -> torch.Tens
 
 
 def _periods(theta: float, rotary_dim: int, device: torch.device) -> torch.Tensor:
-    """Return the number of positions in one radian, for each pair of dimensions."""
+    """Return the number of positions per radian, for each pair of dimensions."""
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
     return theta**exponents
 
@@ -68,10 +68,10 @@ def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
 
 
 def _yarn_factors(spec: RopeSpec, scaling: YarnScaling, device: torch.device) -> torch.Tensor:
-    """Return the factor of each frequency: 1 if fast, 1 / factor if slow, a linear ramp over the dimensions between."""
+    """Return each frequency's factor: 1 if fast, 1 / scaling.factor if slow, a linear ramp over dimensions between."""
 
     def dimension(num_rotations: float) -> float:
-        """Return the pair of dimensions that makes `num_rotations` within the original context."""
+        """Return the (fractional) pair of dimensions that rotates `num_rotations` times in the original context."""
         length = scaling.original_max_position / (num_rotations * 2 * math.pi)
         return spec.rotary_dim * math.log(length) / (2 * math.log(spec.theta))
 

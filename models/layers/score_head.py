@@ -1,4 +1,4 @@
-"""ScoreHead: one score for each label, from the vector of a text."""
+"""ScoreHead: scores a text's pooled vector, one score for each label."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class ScoreHead(nn.Module):
-    """A dense layer and a norm, both optional, and the output layer. Rows are few, so torch computes between them."""
+    """An optional dense layer, an optional norm and the output layer. Computed by torch, since there are few rows."""
 
     def __init__(self, spec: ScoreHeadSpec, hidden_size: int, *, method: LinearMethod) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ScoreHead(nn.Module):
         self.out = Linear(hidden_size, spec.num_labels, has_bias=spec.has_bias, method=method)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the scores [S, labels], fp32, of pooled [S, hidden], fp32, as the training loss takes them."""
+        """Return the scores (logits) [S, labels], fp32, of pooled vectors [S, hidden], fp32."""
         if self.dense is not None:
             assert self._activation is not None
             pooled = self._activation(self.dense(pooled, out_dtype=torch.float32))

@@ -11,7 +11,7 @@ DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32
 
 
 class DenseLinearMethod(LinearMethod):
-    """Dense weights, multiplied by torch. Stateless; shared by all layers that use it."""
+    """Dense weights, multiplied by torch. Stateless, and so shared by all layers that use it."""
 
     name = "dense"
 

@@ -1,4 +1,4 @@
-"""DequantizingLinearMethod: weights stored as codes or blocks, which torch dequantizes in every call."""
+"""DequantizingLinearMethod: quantized weights that torch dequantizes in every call."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _TENSORS = ("codes", "scales", "zeros", "permutation")
 
 
 class DequantizingLinearMethod(LinearMethod):
-    """Stores the weights of one layer; not shared. Runs on every device: slow, but in no more memory than the codes.
+    """Quantized weights of one layer, dequantized by torch in every call: slow, but on any device.
 
     The tensors are buffers of the layer, so that torch moves and counts them.
     """
@@ -32,7 +32,7 @@ class DequantizingLinearMethod(LinearMethod):
     def __init__(
         self, storages: Mapping[str | None, WeightStorage | None], dtype: torch.dtype, device: torch.device
     ) -> None:
-        """storages: of each shard in the order of their rows, or of the whole layer (None). None is dense."""
+        """storages: each shard's storage, in the order of rows; key None: a layer without shards, value None: dense."""
         self.dtype = self.bias_dtype = dtype
         self._device = device
         self._storages = dict(storages)

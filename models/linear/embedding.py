@@ -8,18 +8,18 @@ from models.linear.method import LinearMethod
 
 
 class Embedding(Linear):
-    """A matrix with a row for each id. `look_up` reads rows; a call multiplies, as a tied output layer does."""
+    """A matrix with a row for each id. `look_up` reads rows; calling it multiplies, for a tied output layer."""
 
     def __init__(self, num_rows: int, size: int, *, method: LinearMethod) -> None:
         super().__init__(size, num_rows, has_bias=False, method=method)
         self.look_up_adapters: LookUpBank | None = None
 
     def enable_look_up_adapters(self) -> None:
-        """Make ready for adapters of `look_up`; adapters of the product are separate."""
+        """Enable adapters in `look_up`. Adapters of the tied output layer are enabled by `enable_adapters`."""
         self.look_up_adapters = LookUpBank(self.read_rows(0, 1).device)
 
     def look_up(self, ids: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the rows [T, size] of `ids` [T] int64, each below num_rows, in the method's dtype, bf16 or fp32.
+        """Return the embeddings [T, size] of `ids` [T] int64, each below num_rows, in the method's dtype, bf16 or fp32.
 
         adapter_slots: [T] int32, as in ForwardBatch; None if no row has an adapter.
         """

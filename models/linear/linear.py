@@ -1,4 +1,4 @@
-"""Linear: a quantizable projection, or several fused into one GEMM, with its prologue and its residual."""
+"""Linear: a projection, or several fused into one GEMM, with any storage of weights, a prologue and a residual."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ from models.linear.method import LinearMethod
 
 
 class Linear(nn.Module):
-    """y = W prologue(x) + b (+ residual), with W as `method` stores it.
+    """y = W prologue(x) + b (+ residual). `method` stores W and multiplies by it.
 
-    `shards` names the output rows that separate tensors of a checkpoint fill (q, k and v of a fused qkv), in the order
-    of `shard_sizes`. After `enable_adapters`, a row may have an adapter.
+    `shards` names the ranges of output rows that separate tensors of a checkpoint fill (q, k and v of a fused qkv), in
+    the order of `shard_sizes`. After `enable_adapters`, a row may have an adapter.
     """
 
     weight: torch.Tensor  # where the method has a parameter of that name
@@ -43,7 +43,7 @@ class Linear(nn.Module):
         self.set_method(method)
 
     def set_method(self, method: LinearMethod) -> None:
-        """Store and multiply by `method` instead of an earlier one; before memory is allocated."""
+        """Replace the method that stores the weights. Must be called before memory is allocated."""
         for name in list(self._parameters):
             delattr(self, name)
         self.method = method
@@ -53,15 +53,15 @@ class Linear(nn.Module):
         self.register_parameter("bias", bias)
 
     def rows(self, shard: str | None) -> tuple[int, int]:
-        """Return (first, count) of a shard's output rows; None is the whole layer."""
+        """Return (first, count) of a shard's output rows; of the whole layer for None."""
         return (0, self.out_features) if shard is None else self.shards[shard]
 
     def enable_adapters(self, max_slots: int) -> None:
-        """Make ready for adapters in slots 0 .. max_slots - 1; once, after the weights are loaded."""
+        """Add adapter slots 0 .. max_slots - 1. Called once, after the weights are loaded."""
         self.adapters = make_bank(self, max_slots)
 
     def read_rows(self, first: int, count: int) -> torch.Tensor:
-        """Return rows of the weight, dequantized: [count, in] fp32."""
+        """Return rows first .. first + count - 1 of the weight, dequantized: [count, in] fp32."""
         return self.method.read_rows(self, first, count, torch.float32)
 
     def forward(
@@ -73,10 +73,10 @@ class Linear(nn.Module):
         out_dtype: torch.dtype | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Multiply x [T, n], as `prologue` takes it. Returns [T, out] in `out_dtype`, by default the residual's or x's.
+        """Return W prologue(x) + b (+ residual): [T, out] in `out_dtype`, by default the residual's or x's.
 
-        residual: [T, out], added; it is used up, since the result may be written over it. adapter_slots: [T] int32, as
-        in ForwardBatch; None if no row has an adapter.
+        x: [T, n], the prologue's input. residual: [T, out], added; it may be overwritten by the result. adapter_slots:
+        [T] int32, as in ForwardBatch; None if no row has an adapter.
         """
         if adapter_slots is None or self.adapters is None:
             return self.method.apply(x, self, prologue, residual, out_dtype)
@@ -93,5 +93,5 @@ class Linear(nn.Module):
 
 
 def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
-    """Make a parameter without memory. `Decoder.allocate` allocates it, and the loader fills it."""
+    """Make a parameter on the meta device. `Decoder.allocate` gives it memory, and the loader fills it."""
     return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)

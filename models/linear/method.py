@@ -16,7 +16,7 @@ Rearrange = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ParameterSpec:
-    """One tensor of a layer. Dimension 0 is the output features, so that fused layers load shard by shard."""
+    """A tensor of a linear layer. Dimension 0 is the output features, so that fused layers load shard by shard."""
 
     name: str
     shape: tuple[int, ...]
@@ -24,7 +24,7 @@ class ParameterSpec:
 
 
 class LinearLayer(Protocol):
-    """A linear layer as the method that stores its weights sees it."""
+    """The interface of a linear layer that its LinearMethod uses."""
 
     in_features: int
     shards: dict[str, tuple[int, int]]  # name -> (first row, rows)
@@ -32,7 +32,7 @@ class LinearLayer(Protocol):
     bias: torch.Tensor | None
 
     def rows(self, shard: str | None) -> tuple[int, int]:
-        """Return (first, count) of a shard's output rows; None is the whole layer."""
+        """Return (first, count) of a shard's output rows; of the whole layer for None."""
 
     def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
         """Register a tensor that the method stores as a buffer of the module."""
@@ -41,7 +41,7 @@ class LinearLayer(Protocol):
 def rows_of_shards(
     layer: LinearLayer, shards: Iterable[str | None], first: int, count: int
 ) -> Iterator[tuple[str | None, torch.Tensor]]:
-    """Yield the shards with some of the rows first .. first + count - 1, and the indices of these rows in the shard."""
+    """Yield the shards that have some of rows first .. first + count - 1, with these rows' indices within the shard."""
     for shard in shards:
         start, size = layer.rows(shard)
         begin, end = max(first, start), min(first + count, start + size)
@@ -57,15 +57,15 @@ class LinearMethod(ABC):
     packed: object | None = None  # the loaded weights in a layout of kernels; None if the method packs none
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
-        """Return the tensors to allocate for a layer before its weights are loaded, without the bias."""
+        """Return the parameters to allocate for a layer before its weights are loaded, except the bias."""
         return ()
 
     @abstractmethod
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
-        """Store the weight of one shard, or of the whole layer (None)."""
+        """Store the weight of a shard (None: the whole layer). rearrange: moves rows to the decoder's order."""
 
     def process_after_loading(self, layer: LinearLayer) -> None:  # noqa: B027 (optional)
-        """Make the layer ready for `apply`; called once, after the last `load`."""
+        """Prepare the layer for `apply`; called once, after the last `load`."""
 
     @abstractmethod
     def apply(
@@ -76,16 +76,16 @@ class LinearMethod(ABC):
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        """Multiply; see Linear.forward."""
+        """Compute the layer; see Linear.forward."""
 
     @abstractmethod
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
-        """Look up rows; see Embedding.look_up."""
+        """Look up rows of an embedding; see Embedding.look_up."""
 
     @abstractmethod
     def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
+        """Return rows first .. first + count - 1 of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
 
     @abstractmethod
     def format_of(self, shard: str | None) -> str:
-        """Return the format of a shard's stored weight, for the operator: "bf16", "q4_k"."""
+        """Return the name of a shard's stored format, for start-up notes: "bf16", "q4_k"."""

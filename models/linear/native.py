@@ -1,4 +1,4 @@
-"""NativeLinearMethod: weights in the checkpoint's own format, packed for the CPU kernels, which multiply."""
+"""NativeLinearMethod: weights in the checkpoint's own format, packed for the CPU kernels that multiply by them."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ from models.quant.scaled_weight import pack_quantized
 
 
 class NativeLinearMethod(LinearMethod):
-    """Packed weights of one layer; not shared.
+    """Weights of one layer, packed for native kernels; not shared between layers.
 
     A weight is packed as it is loaded; neither the checkpoint's form nor a dequantized one stays in memory. The packed
     bytes are buffers of the layer, so that torch counts them.
@@ -27,9 +27,9 @@ class NativeLinearMethod(LinearMethod):
     bias_dtype = torch.float32
 
     def __init__(self, storages: Mapping[str | None, WeightStorage], arena: HugePageArena) -> None:
-        """storages: of each shard in the order of their rows, or of the whole layer (None).
+        """storages: each shard's storage, in the order of rows; key None: a layer without shards.
 
-        arena: memory for the packed weights, shared by the model's layers.
+        arena: allocates the packed weights, shared by the model's layers.
         """
         self._arena = arena
         self._storages = dict(storages)
@@ -41,11 +41,11 @@ class NativeLinearMethod(LinearMethod):
 
     @property
     def shards(self) -> list[str | None]:
-        """The shards in the order of their rows; [None] is the whole layer."""
+        """The shards' names in the order of rows; [None] for a layer without shards."""
         return list(self._storages)
 
     def attach(self, layer: LinearLayer, weights: Mapping[str | None, NativeWeight]) -> None:
-        """Use weights that were packed earlier, in place of `load` and `process_after_loading`."""
+        """Use weights that are already packed, instead of `load` and `process_after_loading`."""
         for shard in self._storages:
             self._attach_shard(layer, shard, weights[shard])
         self.process_after_loading(layer)

@@ -1,4 +1,4 @@
-"""PerHeadLinear: a matrix of its own for each head."""
+"""PerHeadLinear: a linear layer with a separate matrix for each head."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from models.linear.linear import empty_parameter
 
 
 class PerHeadLinear(nn.Module):
-    """y[t, h] = W[h] x[t, h]. The weight has the dtype of activations, also where the checkpoint is quantized."""
+    """y[t, h] = W[h] x[t, h]. The weight has the dtype of activations, even if the checkpoint is quantized."""
 
     weight: torch.Tensor  # [H, out, in]
 
@@ -20,14 +20,14 @@ class PerHeadLinear(nn.Module):
         self._arena: HugePageArena | None = None
 
     def pack_into(self, arena: HugePageArena) -> None:
-        """Use memory of the arena if the weight is packed; called before loading."""
+        """Allocate the packed weight in the arena; called before loading."""
         self._arena = arena
 
     def process_after_loading(self) -> None:
-        """Make ready for `forward`; called once, after loading."""
+        """Pack the weight for `forward`; called once, after loading."""
         self.weight.data = self._product.pack(self.weight, self._arena)
 
     def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Write the products for x [T, H, in] to `out` [T, H, out], and return it. Rows and heads may be strided."""
+        """Write W[h] x[t, h] for x [T, H, in] to `out` [T, H, out], and return it. Rows and heads may be strided."""
         self._product.multiply(self.weight, x, out)
         return out

@@ -17,10 +17,10 @@ _GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the nam
 
 @dataclass(frozen=True, slots=True)
 class WeightOptions:
-    """How to store weights: by default in the checkpoint's format where something computes with it, else in the dtype.
+    """How to store weights: by default in the checkpoint's format if it can be computed with, else dequantized.
 
-    keeps_quantized: False dequantizes all. quantize_to: the encoding of linear layers instead; embeddings and output
-    layer have it only with `includes_head`. group_size: with `quantize_to`; by default that of the encoding.
+    keeps_quantized: False dequantizes all. quantize_to: quantize linear layers to this encoding on load; embeddings and
+    output layer only with `includes_head`. group_size: for `quantize_to`; by default that of the encoding.
     """
 
     keeps_quantized: bool = True
@@ -31,7 +31,7 @@ class WeightOptions:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedStorage:
-    """Codes with scales. is_made_on_load: from a matrix of another format; else the codes are the checkpoint's."""
+    """Storage as codes with scales. is_made_on_load: whether loading makes the codes, or the checkpoint has them."""
 
     kind: QuantKind
     columns: int
@@ -39,7 +39,7 @@ class QuantizedStorage:
 
     @property
     def name(self) -> str:
-        """The name for the operator: "int4 g32", "fp8 128x128", "int8 w8a8"."""
+        """The name of the format in start-up notes: "int4 g32", "fp8 128x128", "int8 w8a8"."""
         kind = self.kind
         name = _NAMES.get(kind.encoding, kind.encoding.name.lower())
         if kind.encoding in _GROUPED and kind.group_size < self.columns:
@@ -49,7 +49,7 @@ class QuantizedStorage:
         return name if kind.activation is ActivationQuantization.NONE else f"{name} w8a8"
 
     def read(self, tensor: StoredTensor, rearrange: Rearrange) -> QuantTensor:
-        """Return the matrix, its rows in the decoder's order.
+        """Read the tensor and quantize it if needed. Returns the matrix with its rows in the decoder's order.
 
         Raises UnsupportedModelError if the rows cannot be moved, and CheckpointError for numbers that are not finite,
         which codes would hide: INT4 turns a group with a NaN into zeros.

@@ -1,4 +1,4 @@
-"""Assignment of a checkpoint's tensors to a decoder's parameters, and loading, which streams them in one by one."""
+"""Assignment of a checkpoint's tensors to a decoder's parameters, and loading of the weights tensor by tensor."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ _CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A tensor and the rows of the parameter that it fills; None: all rows."""
+    """A checkpoint's tensor and the rows of the decoder's parameter that it fills; rows None: all."""
 
     tensor: StoredTensor
     destination: Destination
@@ -37,7 +37,7 @@ class Assignment:
 
 
 def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assignment]:
-    """Return assignments that fill every row of every parameter once.
+    """Assign the checkpoint's tensors to the decoder's parameters, so that each row is filled exactly once.
 
     Reads no tensors, so `decoder` may be on the meta device. Raises CheckpointError, which names the tensors that are
     missing, unused, repeated or of the wrong shape.
@@ -53,7 +53,7 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
 
 
 class _Assigner:
-    """Assignments to a decoder's parameters, and their problems.
+    """Collects assignments to a decoder's parameters, and problems such as missing or misshapen tensors.
 
     A part is a parameter's name with a shard, or with None for a parameter without shards.
     """
@@ -88,7 +88,7 @@ class _Assigner:
         self.assignments.append(assignment)
 
     def check_all_filled(self) -> None:
-        """Add the parts that no tensor fills to the problems; called once, after the last `add`."""
+        """Add a problem for each part that no tensor fills; called once, after the last `add`."""
         self.problems += [f"no tensor fills {name}{f' ({shard})' if shard else ''}" for name, shard in self._unfilled]
 
 
@@ -102,7 +102,7 @@ def _is_unsupported(tensor: StoredTensor) -> str:
 
 @torch.no_grad()
 def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: ProgressReport) -> None:
-    """Read each tensor, in file order, into its parameter; then make the linear layers process their weights."""
+    """Read each tensor into its parameter, in file order; then call the linear layers' process_after_loading."""
     parameters = dict(decoder.named_parameters())
     total = sum(assignment.tensor.num_bytes for assignment in assignments)
     done = 0
@@ -129,7 +129,7 @@ def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: 
 
 
 def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
-    """Read a plain tensor and check it, since kernels that round rows would hide numbers that are not finite."""
+    """Read a dense tensor and check it for NaN and infinity, which kernels that round rows would hide."""
     assert tensor.read is not None
     values = tensor.read(dtype)
     check_finite(tensor, values)
@@ -137,7 +137,7 @@ def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
-    """Raise CheckpointError, which names the tensor, unless all of its `values` are finite."""
+    """Raise a CheckpointError that names the tensor if any of its `values` is NaN or infinite."""
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise CheckpointError(
             f"{tensor.file}: {tensor.name!r} has numbers that are not finite; fetch the checkpoint again"
@@ -147,7 +147,7 @@ def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
 def _destinations(
     decoder: Decoder, checkpoint: Checkpoint, names: NameMap, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Yield each tensor, or each expert's part of it, with its destination; add tensors without one to `problems`."""
+    """Yield each tensor, or each expert's slice of one, with its destination; report the others in `problems`."""
     for tensor in checkpoint.tensors.values():
         if names.is_ignored(tensor.name):
             continue
@@ -166,7 +166,7 @@ def _destinations(
 def _expert_parts(
     decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Yield each matrix of a stack with its expert's destination."""
+    """Yield each expert's matrix of a tensor that stacks all experts, with its destination."""
     layers, layer = decoder.spec.layers, destination.layer
     mlp = layers[layer].mlp if layer is not None and layer < len(layers) else None
     if not isinstance(mlp, MoESpec):
@@ -182,14 +182,14 @@ def _expert_parts(
 
 
 def _shared_names(decoder: Decoder) -> dict[str, str]:
-    """Return, for parameters that several modules share, the name in `named_parameters` by their other names."""
+    """Map the other names of parameters that several modules share to their names in `named_parameters`."""
     names = {id(parameter): name for name, parameter in decoder.named_parameters()}
     all_names = decoder.named_parameters(remove_duplicate=False)
     return {name: names[id(parameter)] for name, parameter in all_names if names[id(parameter)] != name}
 
 
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
-    """Return the parts of a parameter: its shards in a fused layer, else the whole."""
+    """Return a parameter's parts: one for each shard, or a single one without shards."""
     module = decoder.get_submodule(parameter.rpartition(".")[0])
     shards = module.shards if isinstance(module, Linear | OwnWeightsNorm) else {}
     return [(parameter, shard) for shard in shards] or [(parameter, None)]
@@ -204,7 +204,7 @@ def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
 
 
 def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:
-    """Return why the tensor cannot be copied to its parameter, or None. Compares only shapes."""
+    """Return the reason why the tensor's shape does not fit its parameter, or None if it does."""
     stored = torch.empty(assignment.tensor.shape, device="meta")
     target = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
     try:
@@ -217,7 +217,7 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
 
 
 def transform_tensor(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
-    """Return a tensor of the file in the decoder's layout."""
+    """Convert a tensor from the checkpoint's layout to the decoder's."""
     return assignment.destination.transformed(value, decoder.spec)
 
 

@@ -1,4 +1,4 @@
-"""load_model: a LoadedModel from a checkpoint's files, with notes about its weights and attention."""
+"""load_model: loads a LoadedModel from a checkpoint's files, with start-up notes about its weights and attention."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -42,8 +42,8 @@ class LoadOptions:
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
     overrides: fields of the configuration, from `parse_overrides`. use_transformers: whether transformers' code
-    computes the model; None: only if headrace has no family for the architecture. weight_cache: of packed weights, or
-    None.
+    computes the model; None: only if headrace has no family for the architecture. weight_cache: the cache of packed
+    weights, or None to use no cache.
     """
 
     dtype: str = "auto"
@@ -109,7 +109,7 @@ def load_model(
 def compute_config(
     opened: "OpenedModel | OpenedTransformersModel", options: LoadOptions, progress: ProgressReport
 ) -> tuple[ComputeConfig, list[str]]:
-    """Return what computes the model, and why other attention back ends do not. Compiles missing kernels."""
+    """Choose dtype, kernels (compiled if missing) and attention; return reasons against other back ends, too."""
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
@@ -118,15 +118,15 @@ def compute_config(
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
-    """Return a note about the back end. refusals: the reasons against back ends that would be preferred."""
+    """Return the start-up note about the attention back end. refusals: reasons against preferred ones."""
     refused = f" (not {'; '.join(refusals)})" if refusals else ""
     return f"Attention: {backend.name}{refused}"
 
 
 def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype called `name`, or for "auto" the checkpoint's own if it has 16 bits and suits the device.
+    """Return the dtype called `name`; for "auto" the checkpoint's 16-bit dtype if the device supports it, else bf16.
 
-    fp32 becomes bf16 ("at most 16 bits"), and so does fp16 on a CPU, where kernels compute in bf16 but not in fp16.
+    On a CPU, kernels compute in bf16 but not in fp16.
     """
     if name != "auto":
         return _DTYPES[name]
@@ -137,9 +137,9 @@ def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch
 def cache_entry(
     files: ModelFiles, state: str | None, compute: ComputeConfig, options: LoadOptions
 ) -> CachedWeights | None:
-    """Return the model's entry in the weight cache, or None if its weights are not cached.
+    """Return the model's entry in the weight cache, or None if its weights cannot be cached.
 
-    state: of `files_state`, before the files were opened.
+    state: `files_state` from before the files were opened.
     """
     if options.weight_cache is None or state is None or compute.ops.packing_refusal is not None:
         return None
@@ -153,7 +153,7 @@ def build_decoder(
     progress: ProgressReport,
     cached: CachedWeights | None = None,
 ) -> tuple[Decoder, LoadedWeights]:
-    """Return a decoder with the checkpoint's weights, and their storage. cached: their entry in the weight cache.
+    """Build a decoder and load its weights, from the weight cache entry `cached` if possible.
 
     Raises CheckpointError, or ModelError if memory runs out.
     """
@@ -182,7 +182,7 @@ def build_decoder(
 
 
 def _weights_note(decoder: Decoder, formats: Counter[str], plan: StoragePlan) -> str:
-    """Return "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61" with reasons for dequantization."""
+    """Return the start-up note "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with reasons if dequantized."""
     (first, count), *others = formats.most_common()
     tensors = "tensor" if count == 1 else "tensors"
     counts = ", ".join([f"{first} {count} {tensors}", *(f"{name} {number}" for name, number in others)])
@@ -214,7 +214,7 @@ def _format_of(decoder: Decoder, assignment: Assignment) -> str:
 def build_skeleton(
     opened: OpenedModel, compute: ComputeConfig, weights: WeightOptions
 ) -> tuple[Decoder, list[Assignment], StoragePlan]:
-    """Return a decoder without memory, the assignments of the checkpoint's tensors to it, and their storage plan."""
+    """Build a decoder on the meta device, assign the checkpoint's tensors to it, and plan how they are stored."""
     decoder = Decoder(opened.spec, compute)
     assignments = assign(decoder, opened.checkpoint, opened.names)
     return decoder, assignments, choose_methods(decoder, assignments, compute, weights)

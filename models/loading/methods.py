@@ -1,4 +1,4 @@
-"""Choice of each linear layer's method, by its weights in the checkpoint and by the machine's kernels."""
+"""Choice of each linear layer's LinearMethod, by its format in the checkpoint and the kernels of this machine."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ _Tensors = Mapping[str | None, StoredTensor]  # by a layer's shards, or None for
 
 @dataclass(slots=True)
 class StoragePlan:
-    """The choices that a start-up note reports. Tensors are counted by their format in the checkpoint."""
+    """The choices of storage, for the start-up note. Tensors are counted by their format in the checkpoint."""
 
     refusal: str | None  # why no layer is native
     dequantization_reason: str
@@ -56,7 +56,7 @@ def choose_methods(
     compute: ComputeConfig,
     options: WeightOptions,
 ) -> StoragePlan:
-    """Set the method of every linear layer; dense layers without a kernel keep theirs."""
+    """Choose and set the LinearMethod of every linear layer; dense layers without a kernel keep DenseLinearMethod."""
     chooser = _MethodChooser(decoder, compute, options)
     if chooser.plan.refusal is None:
         # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
@@ -80,7 +80,7 @@ def _weights_by_module(assignments: Iterable[Assignment]) -> Mapping[str, _Tenso
 
 
 class _MethodChooser:
-    """A chooser of methods for one decoder's layers, one after the other, which records its choices in `plan`."""
+    """Chooses the LinearMethod of one linear layer after the other, and records the choices in `plan`."""
 
     def __init__(self, decoder: Decoder, compute: ComputeConfig, options: WeightOptions) -> None:
         self._head = decoder.head
@@ -120,7 +120,7 @@ class _MethodChooser:
             self.plan.count(tensors[shard], storage)
 
     def _wanted_storage(self, layer: Linear, tensor: StoredTensor) -> WeightStorage | None:
-        """Return the storage that the options require, whether or not a kernel supports it; None: dense."""
+        """Return the storage that the options ask for, whether or not a kernel supports it; None for dense."""
         is_inner = not isinstance(layer, Embedding) and layer not in self._outer
         quantize_to, stored = self._options.quantize_to, tensor.quantized
         if quantize_to is not None and (is_inner or self._options.includes_head):
@@ -135,14 +135,14 @@ class _MethodChooser:
         return WeightFormat[tensor.format] if is_known else None
 
     def _native_refusal(self, layer: Linear, storages: Sequence[WeightStorage | None]) -> str | None:
-        """Return why the kernels do not take the layer, or None if they do."""
+        """Return the reason why the native kernels do not support the layer, or None if they do."""
         for storage in storages:
             if isinstance(storage, QuantizedStorage) and (refusal := scaled_refusal(storage.kind, layer.in_features)):
                 return refusal
         return self._dense_refusal(layer) if None in storages else None
 
     def _dense_refusal(self, layer: Linear) -> str | None:
-        """Return why the kernels do not take the layer with a dense weight, or None if they do."""
+        """Return the reason why the native kernels do not support the layer with a dense weight, or None if they do."""
         if isinstance(layer, Embedding) and layer is not self._head:
             return "rows are only looked up"
         if layer.in_features % _DENSE_COLUMNS:
@@ -151,7 +151,7 @@ class _MethodChooser:
 
 
 def stays_quantized_in_torch(storage: WeightStorage | None, device: torch.device) -> bool:
-    """Whether a weight without a kernel stays quantized, and is dequantized in every step.
+    """Whether a weight that has no kernel stays quantized in memory, and torch dequantizes it in every step.
 
     GGUF's own formats stay quantized except on a CPU, where dequantizing takes many times as long as the product.
     """
@@ -159,7 +159,7 @@ def stays_quantized_in_torch(storage: WeightStorage | None, device: torch.device
 
 
 def _min_bytes(layer: Linear, shard: str | None, storage: WeightStorage | None) -> int:
-    """Return the bytes of a weight without the scales of codes."""
+    """Return the bytes of a shard's stored weight; for codes, without their scales."""
     weights = layer.rows(shard)[1] * layer.in_features
     if isinstance(storage, QuantizedStorage):
         return weights if storage.kind.encoding in WIDE_ENCODINGS else weights // 2

@@ -1,4 +1,4 @@
-"""Opening of a checkpoint's files: a family or transformers' code describes the model. No weights are read."""
+"""Opening of a model's files: reads the configuration and the list of tensors, but no weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A model's files, described by its family."""
+    """A model that is described by its family: specification, checkpoint and names of tensors. No weights are read."""
 
     overridden: OverriddenConfig
     checkpoint: Checkpoint
@@ -62,7 +62,7 @@ class OpenedModel:
 
 
 def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) -> OpenedModel:
-    """Describe the model in `files` by its family. overrides: as in LoadOptions. Raises a ModelError."""
+    """Open the model in `files` by its family. overrides: as in LoadOptions. Raises a ModelError."""
     overridden, checkpoint = _open_checkpoint(files, overrides or {})
     family = family_of(overridden.config.architecture())
     names = family.gguf_names if files.gguf else family.names
@@ -73,7 +73,7 @@ def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) ->
 def open_with_either(
     files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None
 ) -> "OpenedModel | OpenedTransformersModel":
-    """Describe the model in `files` by its family, or by transformers' code. use_transformers: as in LoadOptions."""
+    """Open the model in `files` by its family, or by transformers' code. use_transformers: as in LoadOptions."""
     if not files.gguf:
         return _open_with_transformers(files, overrides, use_transformers) or open_model(files, overrides)
     if use_transformers:
@@ -87,7 +87,7 @@ def open_with_either(
 def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None) -> None:
     """Raise a ModelError if a folder's configuration needs an unsupported architecture, feature or quantization.
 
-    Needs no weights.
+    The folder needs no weights.
     """
     if _open_with_transformers(files, overrides, use_transformers) is None:
         config = _overridden_config(files, overrides)[0].config
@@ -95,7 +95,7 @@ def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transfo
 
 
 def has_recurrence(files: ModelFiles) -> bool:
-    """Whether the model has layers with a recurrent state. Raises a ModelError."""
+    """Whether the model has recurrent layers. Raises a ModelError."""
     opened = open_with_either(files, {})
     return isinstance(opened, OpenedModel) and any(layer.recurrence is not None for layer in opened.spec.layers)
 
@@ -103,7 +103,7 @@ def has_recurrence(files: ModelFiles) -> bool:
 def _open_with_transformers(
     files: ModelFiles, overrides: Mapping[str, Any], use_transformers: bool | None
 ) -> "OpenedTransformersModel | None":
-    """Describe the model of a folder if transformers' code computes it, else return None. Raises a ModelError."""
+    """Open the model of a folder by transformers' code, or return None if a family computes it. Raises a ModelError."""
     architecture = files.config.architecture()
     if use_transformers is False or (use_transformers is None and architecture in ARCHITECTURES):
         return None

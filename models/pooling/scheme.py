@@ -1,4 +1,4 @@
-"""PoolingScheme: the computation from the states of a text's tokens to its vector, and the prompts of such a model."""
+"""PoolingScheme: how the hidden states of a text's tokens become its vector, and the prompts put before texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from models.architecture.pooling import TokenPooling
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DenseProjection:
-    """A layer after the pooling: activation(W x + b), in fp32. weight: [out, in]."""
+    """A dense layer after pooling: activation(W x + b), in fp32. weight: [out, in]."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -24,7 +24,7 @@ class DenseProjection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolingScheme:
-    """Poolings whose vectors are concatenated, then projections, then perhaps a normalization to length 1."""
+    """Poolings whose vectors are concatenated, then dense layers, then perhaps a normalization to length 1."""
 
     poolings: tuple[TokenPooling, ...]
     projections: tuple[DenseProjection, ...] = ()
@@ -39,7 +39,7 @@ class PoolingScheme:
         return hidden_size * len(self.poolings)
 
     def pool(self, states: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """Pool states [T, hidden], fp32, of the texts' tokens to vectors [S, dimensions], not normalized."""
+        """Pool the texts' hidden states [T, hidden], fp32, to vectors [S, dimensions], not yet normalized."""
         pooled = torch.cat([pool_tokens(states, lengths, pooling) for pooling in self.poolings], dim=1)
         for projection in self.projections:
             pooled = projection(pooled)
@@ -47,12 +47,12 @@ class PoolingScheme:
 
     @property
     def single_token(self) -> TokenPooling | None:
-        """CLS or LAST, if only that token's last state is used, else None."""
+        """CLS or LAST, if pooling uses only that token's hidden state, else None."""
         (first, *others) = self.poolings
         return first if not others and first in (TokenPooling.CLS, TokenPooling.LAST) else None
 
     def describe(self) -> str:
-        """Return a text for the start-up notes: "mean", "cls + max, dense to 256"."""
+        """Return a description for start-up notes: "mean", "cls + max, dense to 256"."""
         text = " + ".join(pooling.name.lower() for pooling in self.poolings)
         for projection in self.projections:
             text += f", dense to {len(projection.weight)}"
@@ -60,7 +60,7 @@ class PoolingScheme:
 
 
 def pool_tokens(states: torch.Tensor, lengths: Sequence[int], pooling: TokenPooling) -> torch.Tensor:
-    """Pool states [T, D], fp32, text after text, to one vector per text, [S, D]. lengths: of the texts, none 0."""
+    """Pool states [T, D], fp32, of consecutive texts to vectors [S, D]. lengths: tokens of each text, at least 1."""
     counts = torch.tensor(lengths, device=states.device)
     ends = counts.cumsum(0)
     match pooling:

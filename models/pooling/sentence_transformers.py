@@ -1,4 +1,4 @@
-"""The PoolingScheme of a folder, from modules.json and the other files of sentence-transformers."""
+"""Reader of the PoolingScheme in a sentence-transformers folder: modules.json and the files of its modules."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _NAMES = {name: pooling for _, name, pooling in _POOLINGS}
 
 
 def read_scheme(root: Path) -> PoolingScheme:
-    """Read the scheme of a folder with modules.json.
+    """Read the PoolingScheme of a folder with modules.json.
 
     Raises UnsupportedModelError for unknown modules, CheckpointError for damaged files.
     """
@@ -51,14 +51,14 @@ def read_scheme(root: Path) -> PoolingScheme:
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """A module of the model: a class of sentence-transformers, and its folder."""
+    """An entry of modules.json: the class in sentence-transformers, and the folder of its files."""
 
     kind: str  # the class's name
     path: str  # of its folder, relative to the model's
 
 
 def _read_modules(path: Path) -> list[_Module]:
-    """Read modules.json: a Transformer, a Pooling, any number of Dense, and perhaps a Normalize.
+    """Read modules.json, which must list a Transformer, a Pooling, any number of Dense, and optionally a Normalize.
 
     Raises UnsupportedModelError for other modules, and for another order.
     """

@@ -1,4 +1,4 @@
-"""PoolingTraits: a checkpoint's properties as a model that pools or scores texts."""
+"""PoolingTraits: a checkpoint's properties for embedding texts (pooling) or scoring them (classification)."""
 
 import enum
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _GGUF_POOLINGS = {1: TokenPooling.MEAN, 2: TokenPooling.CLS, 3: TokenPooling.LAS
 
 
 class ScoreActivation(enum.StrEnum):
-    """Activation of a classifier's scores, unless a request turns it off."""
+    """The activation of a classifier's scores, unless a request turns it off."""
 
     IDENTITY = "identity"
     SIGMOID = "sigmoid"
@@ -40,10 +40,10 @@ class ScoreActivation(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PoolingTraits:
-    """A checkpoint's properties for pooling.
+    """A checkpoint's properties for pooling and scoring texts.
 
-    scheme: None if the checkpoint states none. matryoshka: sizes to which vectors may be cut; (): any size; None: no
-    cutting.
+    scheme: None if the checkpoint states none. matryoshka: dimensions to which embeddings may be truncated; (): any
+    number; None: no truncation.
     """
 
     is_encoder: bool
@@ -59,14 +59,14 @@ class PoolingTraits:
 
 
 def is_pooling_model(spec: DecoderSpec, root: Path | None) -> bool:
-    """Whether a model pools texts by default: it cannot generate, or has modules of sentence-transformers."""
+    """Whether a model pools texts by default: it cannot generate, or it has a sentence-transformers configuration."""
     return not spec.has_head or (root is not None and (root / MODULES).is_file())
 
 
 def pooling_traits(
     spec: DecoderSpec, config: HFConfig, root: Path | None, gguf_metadata: Mapping[str, Any] | None = None
 ) -> PoolingTraits:
-    """Read a checkpoint's properties. root: the model's folder, or None for a GGUF file, which has metadata.
+    """Read a checkpoint's PoolingTraits. root: the model's folder, or None for a GGUF file, which has metadata.
 
     Raises a ModelError for unsupported modules, and for unsupported poolings unless the model generates by default.
     """
@@ -102,7 +102,7 @@ def pooling_traits(
 
 
 def gguf_scheme(metadata: Mapping[str, Any], source: str) -> PoolingScheme | None:
-    """Return the scheme of ARCHITECTURE.pooling_type, or None if the file does not state it.
+    """Return the scheme that ARCHITECTURE.pooling_type in GGUF metadata names, or None if the file has no such field.
 
     Vectors are normalized, as in llama.cpp; GGUF does not state that. Raises UnsupportedModelError for rerankers.
     """
@@ -119,7 +119,7 @@ def gguf_scheme(metadata: Mapping[str, Any], source: str) -> PoolingScheme | Non
 
 
 def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:
-    """Read `matryoshka_dimensions` and `is_matryoshka` like vLLM; few checkpoints state either."""
+    """Read the fields `matryoshka_dimensions` and `is_matryoshka` as vLLM does; few checkpoints have them."""
     sizes = config.raw("matryoshka_dimensions")
     if sizes is None:
         return () if config.boolean("is_matryoshka", False) else None
@@ -133,9 +133,9 @@ def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:
 
 
 def _activation(config: HFConfig, num_labels: int) -> ScoreActivation:
-    """Return the activation for sentence-transformers' CrossEncoder, or else the one that the training implies.
+    """Return the activation of sentence-transformers' CrossEncoder, or else the one that the training implies.
 
-    Labels that were trained one by one get a sigmoid, labels that exclude each other a softmax.
+    Labels that were trained independently get a sigmoid, mutually exclusive labels a softmax.
     """
     stated: Any = config.section("sentence_transformers").raw("activation_fn")
     stated = stated or config.raw("sbert_ce_default_activation_function")

@@ -1,1 +1,1 @@
-"""Quantization: making, packing and dequantizing matrices of codes and scales."""
+"""Quantization: QuantTensor, a matrix of codes and scales; making, packing and dequantizing such matrices."""

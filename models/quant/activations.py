@@ -1,4 +1,4 @@
-"""Rounding of a quantized layer's input rows in plain torch, as the checkpoint requires."""
+"""Quantization of a layer's input rows in plain torch, where the checkpoint requires it (such as W8A8)."""
 
 import torch
 
@@ -9,7 +9,7 @@ INT8_MAX = 127.0
 
 
 def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
-    """Round x [T, columns] to the weights' own 8-bit type, or return it unchanged if only weights are quantized."""
+    """Round x [T, columns] to the weights' 8-bit type, or return it unchanged if the checkpoint is weight-only."""
     match weight.activation:
         case ActivationQuantization.NONE:
             return x
@@ -31,7 +31,7 @@ def round_by_token(x: torch.Tensor, encoding: Encoding) -> torch.Tensor:
 
 
 def largest_code(encoding: Encoding) -> float:
-    """Return the largest number that a code of INT8 or FP8_E4M3 represents."""
+    """Return the largest number that INT8 or FP8_E4M3 codes represent."""
     return FP8_MAX if encoding is Encoding.FP8_E4M3 else INT8_MAX
 
 

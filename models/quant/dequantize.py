@@ -1,4 +1,4 @@
-"""Dequantization of a QuantTensor by the formula that defines it; kernels are tested against it."""
+"""Dequantization of a QuantTensor in torch, by the definition of its format; kernels are tested against it."""
 
 import torch
 
@@ -33,7 +33,7 @@ _CHUNK_ELEMENTS = 1 << 22  # dequantized at a time: bounds the fp32 temporaries
 def dequantize(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
     """Return the matrix [rows, columns] in `dtype`, computed in fp32 and rounded once.
 
-    Columns are in the order of the layer's inputs.
+    Columns are in the order of the layer's inputs, after the permutation if there is one.
     """
     rows, columns = tensor.shape
     out = torch.empty(rows, columns, dtype=dtype, device=tensor.codes.device)
@@ -56,7 +56,7 @@ def dequantize(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def scales_fp32(tensor: QuantTensor) -> torch.Tensor:
-    """Return the scales in fp32. E8M0's bytes are the exponents of fp32, where 2^-127 is subnormal."""
+    """Return the scales in fp32. E8M0 scales are the exponent bits of fp32 numbers; 0 is 2^-127, a subnormal."""
     if tensor.scales.dtype == torch.uint8:
         return (tensor.scales.to(torch.int32) << 23).clamp_min(1 << 22).view(torch.float32)
     return tensor.scales.float()
@@ -72,7 +72,7 @@ def _decode(codes: torch.Tensor, encoding: Encoding) -> torch.Tensor:
 
 
 def _over_columns(per_group: torch.Tensor, tensor: QuantTensor) -> torch.Tensor:
-    """Expand [rows, groups] to [rows, columns]; the last group may be short."""
+    """Repeat values per group [rows, groups] for each column, [rows, columns]; the last group may be short."""
     columns = tensor.shape[1]
     if per_group.shape[1] == 1:
         return per_group.expand(-1, columns)

@@ -1,4 +1,4 @@
-"""Factors that multiply a matrix's columns, and divide their inputs, before quantization.
+"""Factors per column that multiply a weight before quantization and divide the layer's inputs (AWQ, SmoothQuant).
 
 Columns with large inputs should be rounded finely, and are if their factor is larger than the others in their group.
 The norm or matrix before can divide the inputs at no cost (AWQ, Lin et al. 2023, arXiv:2306.00978). If inputs are
@@ -28,10 +28,10 @@ def column_factors(
     *,
     rounds_inputs: bool,
 ) -> torch.Tensor:
-    """Return a factor around 1 for each column, [columns] fp32.
+    """Return the equalization factor of each column, [columns] fp32, around 1.
 
-    weight: [rows, columns] fp32; sizes: [columns] fp32, sums of the inputs' squares; rows: [n, columns] fp32, some of
-    the inputs. encoding: one of EQUALIZED. rounds_inputs: whether inputs are rounded to INT8 by token.
+    weight: [rows, columns] fp32. sizes: sums of the squared inputs, [columns] fp32. rows: sample of the inputs, [n,
+    columns] fp32. encoding: one of EQUALIZED. rounds_inputs: whether inputs are rounded to INT8 by token.
     """
     weight = weight[:: max(1, len(weight) // _SAMPLED)]
     lengths = sizes.sqrt()
@@ -42,7 +42,7 @@ def column_factors(
     shares = 1.0 / (rows @ weight.t()).square().sum(1).clamp_min(1e-30)
 
     def error(factors: torch.Tensor) -> float:
-        """Return the squared error of the products after rounding to nearest, relative to each row of products."""
+        """Return the squared error of the products after round-to-nearest, relative to each row of products."""
         scaled, divided = weight * factors, rows / factors
         nearest = quantize_to_nearest(scaled, encoding, group_size, torch.float32, sizes / factors.square())
         errors = (divided @ (scaled - dequantize(nearest, torch.float32)).t()).square().sum(1)

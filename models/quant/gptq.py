@@ -1,4 +1,4 @@
-"""Quantization of a matrix for given inputs (GPTQ), where rounding to nearest looks at weights alone.
+"""GPTQ: quantization of a matrix with the least error for calibration inputs; also rounding to nearest.
 
 The error to minimize is that of the products, |(W - Q) X|^2 = sum over rows of (w - q) H (w - q)^T with H = X X^T,
 summed over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and corrects
@@ -29,10 +29,10 @@ _FP8_CANDIDATES = 8  # scales within an octave, after which codes repeat with ot
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactoredInputs:
-    """Statistics of a matrix's inputs for quantization, shared by all matrices with the same inputs.
+    """Statistics of a matrix's inputs for GPTQ, shared by all matrices with the same inputs.
 
-    sizes: [columns] fp32, the diagonal of H. order: [columns] int64, the order of `lower`'s rows and columns: the last
-    column is rounded first. lower: [columns, columns] fp32, the Cholesky factor of H in that order, damped.
+    sizes: [columns] fp32, the diagonal of H. order: [columns] int64, the columns in the order of `lower`; the last one
+    is rounded first. lower: [columns, columns] fp32, the Cholesky factor of H in that order, damped.
     """
 
     sizes: torch.Tensor
@@ -40,7 +40,7 @@ class FactoredInputs:
     lower: torch.Tensor
 
     def solve(self, products: torch.Tensor) -> torch.Tensor:
-        """Return products [n, columns] times the inverse of H: the weights that fit them with least squares."""
+        """Return products [n, columns] times the inverse of H: the least-squares weights for them."""
         solved = torch.cholesky_solve(products[:, self.order].t(), self.lower)  # [columns, n]
         out = torch.empty_like(products)
         out[:, self.order] = solved.t()
@@ -48,7 +48,7 @@ class FactoredInputs:
 
 
 def factor_inputs(hessian: torch.Tensor) -> FactoredInputs:
-    """Factor the sum of x x^T over inputs x, [columns, columns] fp32, with as much damping as it takes.
+    """Factor H, the sum of x x^T over inputs x, [columns, columns] fp32, damped until it is positive definite.
 
     Raises CheckpointError if the inputs are not finite.
     """
@@ -69,9 +69,9 @@ def factor_inputs(hessian: torch.Tensor) -> FactoredInputs:
 def quantize_for_inputs(
     weight: torch.Tensor, inputs: FactoredInputs, encoding: Encoding, group_size: int, scale_dtype: torch.dtype
 ) -> QuantTensor:
-    """Quantize a weight [rows, columns] of any float type with the least error for the inputs.
+    """Quantize a weight [rows, columns] of any float type by GPTQ: with the least error for the calibration inputs.
 
-    encoding: INT4, INT8 or FP8_E4M3. group_size: divides the columns. Codes are chosen for the scales as they are
+    encoding: INT4, INT8 or FP8_E4M3. group_size: a divisor of columns. Codes are chosen for the scales as they are
     stored, in `scale_dtype`.
     """
     weight = weight.to(torch.float32)
@@ -90,7 +90,7 @@ def quantize_to_nearest(
 ) -> QuantTensor:
     """Quantize a weight by rounding to nearest; arguments as in `quantize_for_inputs`.
 
-    importance: [columns], weights of the columns' errors in the choice of scales.
+    importance: [columns], factors of the columns' squared errors in the choice of scales.
     """
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, importance).to(scale_dtype)
@@ -99,7 +99,7 @@ def quantize_to_nearest(
 
 
 def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importance: torch.Tensor | None) -> torch.Tensor:
-    """Return a scale for each group, [rows, groups] fp32. importance: [columns]."""
+    """Return a scale for each group, [rows, groups] fp32. importance: as in `quantize_to_nearest`."""
     groups = weight.unflatten(1, (-1, group_size))
     by_group = None if importance is None else _floored(importance).unflatten(0, (-1, group_size))
     if encoding is Encoding.INT4:
@@ -111,7 +111,7 @@ def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importanc
 
 
 def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
-    """Return the scales with the least error, [rows, groups].
+    """Return the scales [rows, groups] with the least squared error among several candidates.
 
     The smallest candidate maps a group's largest number to E4M3's largest. The error depends on where in E4M3's binades
     numbers lie. groups: [rows, groups, columns]; importance: [groups, columns].
@@ -129,7 +129,7 @@ def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.
 
 
 def _floored(importance: torch.Tensor) -> torch.Tensor:
-    """Return the importance raised above 0, so that groups without calibration inputs keep their weights, too."""
+    """Return the importance with a minimum above 0, so that groups without calibration inputs keep their weights."""
     mean = importance.mean()
     return importance + torch.where(mean == 0, 1.0, mean * _MIN_IMPORTANCE)
 
@@ -137,7 +137,7 @@ def _floored(importance: torch.Tensor) -> torch.Tensor:
 def _levels_for_inputs(
     weight: torch.Tensor, inputs: FactoredInputs, divisors: torch.Tensor, encoding: Encoding
 ) -> torch.Tensor:
-    """Return the numbers [rows, columns] that codes represent; times the divisors [rows, columns] they are weights."""
+    """Return the numbers [rows, columns] that GPTQ's codes represent; times `divisors` they approximate the weights."""
     order = inputs.order
     weight = weight.t()[order].contiguous()  # [columns, rows]: a column of weights is a row in memory
     divisors = divisors.t()[order].contiguous()

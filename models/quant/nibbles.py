@@ -1,4 +1,4 @@
-"""Packing of 4-bit codes, two per byte with even columns in low nibbles: all formats are converted to this layout."""
+"""Packing of 4-bit codes, two per byte with even columns in low nibbles, to which all formats are converted."""
 
 import torch
 

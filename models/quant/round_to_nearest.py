@@ -18,12 +18,12 @@ _LEVELS = {Encoding.INT4: (-8.0, 7.0), Encoding.INT8: (-INT8_MAX, INT8_MAX)}
 
 
 def kind_on_load(encoding: Encoding, columns: int, group_size: int | None = None) -> QuantKind:
-    """Return the kind of matrix that `quantize_matrix` makes with this group size."""
+    """Return the QuantKind of matrices that `quantize_matrix` makes with this group size."""
     return QuantKind(encoding, min(group_size or GROUP_SIZES[encoding] or columns, columns))
 
 
 def quantize_matrix(weight: torch.Tensor, encoding: Encoding, group_size: int | None = None) -> QuantTensor:
-    """Quantize `weight` [rows, columns], of any float type on any device, by rounding to nearest, without zero points.
+    """Quantize `weight` [rows, columns], of any float type and device, by round-to-nearest without zero points.
 
     group_size: columns that share a scale, by default from GROUP_SIZES; the last group may be smaller. Scales of 8-bit
     codes are fp32. Scales of 4-bit codes are bf16, which costs nothing measurable (codes are chosen for the stored
@@ -53,7 +53,7 @@ def _quantized_rows(weight: torch.Tensor, encoding: Encoding, size: int) -> tupl
 
 
 def nearest_codes(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """Return the codes of the numbers nearest to `values` [rows, columns], which scales have divided."""
+    """Return the codes of the numbers nearest to `values` [rows, columns], already divided by their scales."""
     if encoding not in TABLES:
         return codes_of(nearest_levels(values, encoding), encoding)
     ordered, order = torch.tensor(TABLES[encoding], device=values.device).sort()
@@ -62,14 +62,14 @@ def nearest_codes(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
 
 
 def nearest_levels(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """Round values to the numbers that codes of INT4, INT8 or FP8_E4M3 represent; fp32."""
+    """Round values to the nearest numbers that INT4, INT8 or FP8_E4M3 codes represent; fp32."""
     if encoding is Encoding.FP8_E4M3:
         return values.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(torch.float32)
     return values.round().clamp_(*_LEVELS[encoding])
 
 
 def codes_of(levels: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """Return the codes of numbers [rows, columns] from `nearest_levels`."""
+    """Return the codes of numbers [rows, columns] that `nearest_levels` returned."""
     if encoding is Encoding.INT4:
         return pack_nibbles((levels + 8).to(torch.uint8))
     return levels.to(torch.float8_e4m3fn if encoding is Encoding.FP8_E4M3 else torch.int8)
@@ -78,9 +78,9 @@ def codes_of(levels: torch.Tensor, encoding: Encoding) -> torch.Tensor:
 def fitted_scales(groups: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
     """Return scales [rows, groups, 1] for codes -8..7 of groups [rows, groups, columns] fp32.
 
-    Of several clippings, the one with the least squared error is chosen, where each column counts by its `importance`
-    [groups, columns]. With codes q fixed, the best scale is sum(xq) / sum(qq), and its error is
-    sum(xx) - sum(xq)^2 / sum(qq).
+    Tries several clippings and chooses the one with the least squared error, in which each column counts by its
+    `importance` [groups, columns]. With codes q fixed, the best scale is sum(xq) / sum(qq), and its error is sum(xx) -
+    sum(xq)^2 / sum(qq).
     """
     high, low = groups.amax(-1, keepdim=True), groups.amin(-1, keepdim=True)
     extremes = torch.where(high > -low, high, low)
@@ -99,6 +99,6 @@ def fitted_scales(groups: torch.Tensor, importance: torch.Tensor | None = None) 
 
 
 def divisor(scales: torch.Tensor) -> torch.Tensor:
-    """Return the scales in fp32, with 1 in place of scales that are too small to divide by."""
+    """Return the scales in fp32, with 1 instead of scales that are too small to divide by."""
     wide = scales.to(torch.float32)
     return torch.where(wide.abs() < _SMALLEST_DIVISOR, 1.0, wide)

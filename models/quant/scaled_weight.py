@@ -1,4 +1,4 @@
-"""ScaledWeight: a matrix of codes with scales, packed for the native kernels (C++).
+"""ScaledWeight: a quantized matrix, codes with scales, packed for the native kernels (C++).
 
 Layouts are in kernels/cpu/src/scaled/scaled_codes.h, the arithmetic in scaled_linear.cpp. Codes, scales and zeros stay
 those of the checkpoint, so that a looked-up row has exactly the values of the format.
@@ -38,7 +38,7 @@ _LANES = 16  # of quantize.cpp: columns and groups must be multiples of this
 
 
 def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
-    """Return why the kernels do not take a matrix of this kind and width, or None if they do."""
+    """Return the reason why the kernels do not support a matrix of this kind and width, or None if they do."""
     if columns % 16:
         return f"{columns} columns are not a multiple of 16"
     if kind.group_size < columns and kind.group_size % _STEP:
@@ -52,7 +52,7 @@ def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaledWeight(NativeWeight):
-    """A packed QuantTensor. format: the word of a ScaledFormat.
+    """A QuantTensor packed for the kernels. format: encoding, type of scales and has_zeros, as in scaled_codes.h.
 
     permutation: [columns] int32, the input column of each code column, or None.
     """
@@ -82,7 +82,7 @@ class ScaledWeight(NativeWeight):
         )
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None) -> torch.Tensor:
-        """Return the dequantized rows `ids` ([T] int64, within the matrix): [T, columns] in the layer's input order."""
+        """Return rows `ids` ([T] int64, within the matrix), dequantized: [T, columns] in the layer's input order."""
         computed = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
         out = torch.empty(len(ids), self.columns, dtype=computed)
         (library or required_library()).scaled_gather_rows(
@@ -97,9 +97,9 @@ class ScaledWeight(NativeWeight):
 def pack_quantized(
     quantized: QuantTensor, *, arena: HugePageArena | None = None, library: KernelLibrary | None = None
 ) -> ScaledWeight:
-    """Pack a matrix that `scaled_refusal` accepts; the result does not reference `quantized`.
+    """Pack a matrix that `scaled_refusal` does not refuse; the result does not reference `quantized`.
 
-    arena: memory for the packed bytes, or None to allocate it.
+    arena: allocates the packed bytes; None for torch's allocator.
     """
     library = library or required_library()
     encoding = quantized.encoding
@@ -125,7 +125,7 @@ def pack_quantized(
 def quantize_natively(
     weight: torch.Tensor, encoding: Encoding, group_size: int, *, library: KernelLibrary | None = None
 ) -> QuantTensor | None:
-    """Quantize like `quantize_matrix`, for INT4 without zero points and NF4; None if the kernel does not support it."""
+    """Quantize like `quantize_matrix` by a kernel, to INT4 without zero points or NF4; None if it is unsupported."""
     library = library or kernel_library()
     rows, columns = weight.shape
     is_supported = encoding in (Encoding.INT4, Encoding.NF4) and weight.dtype in (torch.bfloat16, torch.float32)
@@ -142,7 +142,7 @@ def quantize_natively(
 
 
 def _for_each_row(values: torch.Tensor, row_group: int, rows: int) -> torch.Tensor:
-    """Expand [rows / row_group, groups] to [rows, groups], contiguous."""
+    """Repeat values per group of rows [rows / row_group, groups] for each row, [rows, groups], contiguous."""
     if row_group > 1:
         values = values.repeat_interleave(row_group, 0)[:rows]
     return values.contiguous()

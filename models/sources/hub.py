@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, fetched with huggingface_hub's cache, token and offline mode."""
+"""Download of models from the Hugging Face hub, with huggingface_hub's cache, token and offline mode."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,7 +14,7 @@ _IGNORED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "coreml/*"]
 
 
 def fetch_description(repo: str, revision: str | None, progress: ProgressReport) -> Path:
-    """Return the snapshot folder of a safetensors repository, without its weights. Raises SourceError."""
+    """Fetch a safetensors repository without its weights; return the snapshot folder. Raises SourceError."""
     root = _download(repo, revision, _DESCRIPTION, _IGNORED, progress)
     if not (root / "config.json").is_file():
         raise SourceError(
@@ -25,7 +25,7 @@ def fetch_description(repo: str, revision: str | None, progress: ProgressReport)
 
 
 def fetch_weights(repo: str, revision: str | None, progress: ProgressReport) -> Path:
-    """Return the snapshot folder of a safetensors repository, with its weights. Raises SourceError."""
+    """Fetch a safetensors repository with its weights; return the snapshot folder. Raises SourceError."""
     root = _download(repo, revision, [*_DESCRIPTION, _WEIGHTS], _IGNORED, progress)
     if not any(root.glob(_WEIGHTS)):
         raise SourceError(
@@ -37,7 +37,7 @@ def fetch_weights(repo: str, revision: str | None, progress: ProgressReport) -> 
 
 
 def fetch_gguf(repo: str, selector: str, revision: str | None, progress: ProgressReport) -> list[Path]:
-    """Fetch the .gguf files of the repository that match a quantization or a file name. Raises SourceError.
+    """Fetch a repository's .gguf files for `selector`, a quantization or a file name. Raises SourceError.
 
     A split file is selected by its first part's name or by its quantization; both fetch all parts.
     """

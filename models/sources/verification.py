@@ -1,4 +1,4 @@
-"""Verification of fetched files by hash: the names of the hub's blobs, and the records of wheels."""
+"""Verification of downloaded files by the hashes in hub blobs' names and in the records of wheels."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ _DAMAGED = ".damaged"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file in a cache. path: the name it is opened by; content: the file itself.
+    """A file in a cache. path: the name by which it is opened; content: the actual file, after symbolic links.
 
     digest: hexadecimal SHA-256, or git's SHA-1 if it has 40 digits.
     """
@@ -28,7 +28,7 @@ class StoredFile:
 
 
 def stored_files(files: ModelFiles) -> list[StoredFile]:
-    """Return the model's files whose hash is known; none for a path that the user gave, even into a cache."""
+    """Return the model's files with a known hash; none for a path that the user gave, even into a cache."""
     if is_path(files.origin):
         return []
     if files.root is None:
@@ -43,7 +43,7 @@ def stored_files(files: ModelFiles) -> list[StoredFile]:
 
 
 def damaged_files(files: ModelFiles, progress: ProgressReport) -> list[StoredFile]:
-    """Return the model's files whose content does not have the known hash."""
+    """Return the model's files whose contents do not match their hash."""
     stored = stored_files(files)
     total = sum(file.content.stat().st_size for file in stored)
     done = 0
@@ -65,7 +65,7 @@ def damaged_files(files: ModelFiles, progress: ProgressReport) -> list[StoredFil
 def hide_files(files: Sequence[StoredFile]) -> Iterator[None]:
     """Hide files from their cache within the context, so that resolving the model fetches them again.
 
-    At its end, files that were not fetched are put back. Raises OSError.
+    At the end, files that were not fetched are put back. Raises OSError.
     """
     hidden: dict[Path, Path] = {}
     try:
@@ -81,6 +81,6 @@ def hide_files(files: Sequence[StoredFile]) -> Iterator[None]:
 
 
 def _is_digest(blob: Path) -> bool:
-    """Whether a file is a hub's blob, which is named by its hash."""
+    """Whether a file is a blob of the hub's cache, which is named by its hash."""
     name = blob.name
     return blob.parent.name == "blobs" and len(name) in (40, 64) and all(char in "0123456789abcdef" for char in name)

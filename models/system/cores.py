@@ -1,4 +1,4 @@
-"""The CPUs this process may use, by its affinity and the quotas of its control groups."""
+"""The number of CPUs that this process may use, by its affinity and the quotas of its control groups."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ def _physical_cores() -> int:
 
 
 def cpu_quota(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> float | None:
-    """Return the smallest CPU quota of the process's control group and the groups above it; None: no limit."""
+    """Return the smallest CPU quota, in CPUs, of the process's control group and those above it; None: no limit."""
     folders = own_cgroup_folders("cpu", cgroups, own_cgroups)
     quotas = [quota for folder in folders if (quota := _folder_quota(folder)) is not None]
     return min(quotas, default=None)

@@ -1,4 +1,4 @@
-"""Files that several processes use: locks between them, and modes of files made as temporary files."""
+"""Locks on files that several processes use, and modes of files that are made as temporary files."""
 
 import contextlib
 import fcntl
@@ -56,7 +56,7 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 
 
 def set_default_modes(*paths: Path) -> None:
-    """Give files and folders the modes of new ones: only the owner can read temporary files. Raises OSError."""
+    """Give files and folders that were made as temporary ones the modes of ordinary new ones. Raises OSError."""
     mask = os.umask(0)  # reading the mask requires setting it
     os.umask(mask)
     for path in paths:

@@ -1,4 +1,4 @@
-"""Memory that can be allocated on a device, or on this machine within the limits of its control groups and process."""
+"""Memory that can be allocated on a device, or on this machine within the limits of control groups and ulimit."""
 
 import os
 import resource
@@ -26,12 +26,12 @@ _SYSTEM = SystemFiles()
 
 
 def is_host(device: torch.device) -> bool:
-    """Whether the machine's cores compute on `device`, in the machine's own memory."""
+    """Whether `device` is the machine's CPU, which computes in the machine's main memory."""
     return device.type == "cpu"
 
 
 def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
-    """Return the bytes that can be allocated on `device` now. Files in the system's cache count as free."""
+    """Return the bytes that can be allocated on `device` now. The system's file cache counts as free."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -39,7 +39,7 @@ def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> 
 
 
 def obtainable_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
-    """Return the bytes that can be allocated on `device` if the system moves as much as it can to its swap."""
+    """Return the bytes that can be allocated on `device` if the system swaps out as much as it can."""
     if device.type == "cuda":
         return free_memory_bytes(device)
     swap = min([_fields(files.meminfo).get("SwapFree:", 0) * 1024, *_groups_free_swap_bytes(files)])
@@ -47,7 +47,7 @@ def obtainable_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTE
 
 
 def require_memory(needed_bytes: int, device: torch.device) -> None:
-    """Raise ModelError if there is not enough memory for weights.
+    """Raise ModelError if there is not enough memory for the model's weights.
 
     On a CPU the allocation would succeed, and the system would kill the process when it writes to that memory.
     """
@@ -65,7 +65,7 @@ def not_enough_memory(needed_bytes: int, obtainable_bytes: int, device: torch.de
 
 
 def _free_bytes(files: SystemFiles) -> int:
-    """Return the smallest number of free bytes of the machine and the process's control groups."""
+    """Return the free bytes of the machine or of one of the process's control groups, whichever is least."""
     available = _fields(files.meminfo).get("MemAvailable:")
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if available is None else available * 1024
     groups = own_cgroup_folders("memory", files.cgroups, files.own_cgroups)
@@ -78,7 +78,7 @@ _LAYOUTS = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "mem
 
 
 def _group_free_bytes(group: Path) -> int | None:
-    """Return the limit less the use of one control group; cached files do not count as use. None: no limit."""
+    """Return a control group's memory limit minus its usage without cached files; None if it has no limit."""
     for limit_file, usage_file, prefix in _LAYOUTS:
         if (free := _remaining(group / limit_file, group / usage_file)) is not None:
             statistics = _fields(group / "memory.stat")
@@ -88,7 +88,7 @@ def _group_free_bytes(group: Path) -> int | None:
 
 
 def _groups_free_swap_bytes(files: SystemFiles) -> list[int]:
-    """Return the bytes that each control group with a limit may still move to swap."""
+    """Return the bytes that each control group with a limit may still swap out."""
     free = []
     for group in own_cgroup_folders("memory", files.cgroups, files.own_cgroups):
         swap = _remaining(group / "memory.swap.max", group / "memory.swap.current")
@@ -102,7 +102,7 @@ def _groups_free_swap_bytes(files: SystemFiles) -> list[int]:
 
 
 def _remaining(limit_path: Path, usage_path: Path) -> int | None:
-    """Return a limit less its use, or None if there is no limit."""
+    """Return a limit minus its usage, or None if there is no limit."""
     try:
         limit, usage = limit_path.read_text().strip(), int(usage_path.read_text())
     except OSError:
@@ -119,7 +119,7 @@ def _address_space_left(status: Path) -> int:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the first number of each line by the line's first word; empty if there is no such file."""
+    """Return the first number of each line by the line's first word, as in /proc/meminfo; empty without a file."""
     if not path.exists():
         return {}
     lines = (line.split() for line in path.read_text().splitlines())

@@ -1,1 +1,1 @@
-"""A checkpoint's tokenizer as `tokenizers` JSON, converted from the other formats."""
+"""Loading of a checkpoint's tokenizer, converted to the JSON of the `tokenizers` library."""

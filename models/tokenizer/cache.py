@@ -1,7 +1,7 @@
-"""Cache of converted GGUF vocabularies: converting a large one takes as long as loading its model.
+"""Cache of converted GGUF tokenizers: converting a large vocabulary takes as long as loading its model.
 
-A file has a line of JSON with all assets but the tokenizer's own JSON, which follows. The file's name is a hash of its
-sources, and the line has a hash of the rest, so that a truncated or changed file is made again.
+A file has a line of JSON with all assets except the tokenizer's own JSON, which follows. The file's name is a hash of
+its sources, and the line has a hash of the rest, so that a truncated or changed file is made again.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _MAX_FILES = 16  # a few megabytes each; the least recently written are removed
 
 
 def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
-    """Return a hash of the file's tokenizer metadata, the model's EOS ids, this code and the tokenizers version."""
+    """Return the cache key: a hash of the tokenizer metadata, the EOS ids, this code and the tokenizers version."""
     digest = hashlib.blake2b(digest_size=16)
     for module in _CODE:
         digest.update(Path(str(module.__file__)).read_bytes())
@@ -39,7 +39,7 @@ def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
 
 
 def read_assets(key: str) -> TokenizerAssets | None:
-    """Return the assets saved under `key`; None if there are none, or the file is damaged."""
+    """Return the assets cached under `key`; None if there are none, or the file is damaged."""
     try:
         line, _, tokenizer_json = _path(key).read_bytes().partition(b"\n")
         fields = json.loads(line)
@@ -51,7 +51,7 @@ def read_assets(key: str) -> TokenizerAssets | None:
 
 
 def save_assets(key: str, assets: TokenizerAssets) -> None:
-    """Save assets under `key`. Ignores failures: the next start converts the vocabulary again."""
+    """Cache assets under `key`. Ignores failures: the next start converts the vocabulary again."""
     fields = dataclasses.asdict(assets)
     tokenizer_json = fields.pop("tokenizer_json")
     fields["digest"] = _digest(tokenizer_json)
@@ -63,7 +63,7 @@ def save_assets(key: str, assets: TokenizerAssets) -> None:
 
 
 def write_cached(path: Path, content: bytes) -> None:
-    """Write a file of the cache atomically. Raises OSError."""
+    """Write a file into the cache atomically. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
         file.write(content)

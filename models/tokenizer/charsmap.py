@@ -1,4 +1,4 @@
-"""A SentencePiece model's table of characters to replace (`precompiled_charsmap`), checked before use.
+"""Validation of a SentencePiece model's table of character replacements (`precompiled_charsmap`).
 
 The table has the size of the trie in bytes; a double-array trie of little-endian u32 units, whose keys are the texts to
 replace; and the replacements, each terminated by a 0. A unit without bit 31 is a node. Bits 10 to 30 are its offset,
@@ -21,10 +21,10 @@ _IS_VALUE, _WIDE, _HAS_VALUE = 1 << 31, 1 << 9, 1 << 8
 
 
 def gguf_charsmap(value: object, path: Path) -> bytes:
-    """Return the table in tokenizer.ggml.precompiled_charsmap of the file at `path`; b"" if it has none.
+    """Decode and check a GGUF file's tokenizer.ggml.precompiled_charsmap; return its bytes, b"" for None.
 
-    The value is a list of bytes, signed or not, or of characters in base64, as some converters wrote it. Raises
-    CheckpointError for anything else, and for a table that points outside itself.
+    value: the field, a list of bytes, signed or not, or of characters in base64, as some converters wrote it. path: of
+    the file, for messages. Raises CheckpointError for anything else, and for a table that points outside itself.
     """
     if value is None:
         return b""

@@ -32,7 +32,7 @@ _ROBERTA, _MODERNBERT = "roberta-bpe", "modern-bert"
 
 @dataclass(frozen=True, slots=True)
 class GGUFTokenizer:
-    """The vocabulary of a GGUF file. `tokenizer` does not add a BOS."""
+    """A GGUF file's tokenizer, with its tokens. `tokenizer` adds no BOS; `add_bos_token` says whether one is needed."""
 
     tokenizer: Tokenizer
     tokens: list[str]  # by id
@@ -116,7 +116,7 @@ def _sentencepiece_bpe(
 
 
 def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Return all pairs of tokens that join to a third token, the best score first.
+    """Return all pairs of tokens that join to a third token, by descending score of that token.
 
     SentencePiece joins the neighbors whose joint token scores best, the leftmost among equals, and `tokenizers` takes
     the merge listed first. All tokens of a trained vocabulary have different scores, so the orders agree.
@@ -132,7 +132,7 @@ def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list
 
 
 def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
-    """Add control tokens, which decoded text can leave out, and user-defined tokens, which are text and never split."""
+    """Add control tokens, which decoding can skip, and user-defined tokens, which are ordinary text but never split."""
     for token, kind in zip(tokens, types, strict=True):
         if kind in (_CONTROL, _UNKNOWN):
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])

@@ -11,7 +11,7 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
 @dataclass(frozen=True, slots=True)
 class WordSplit:
-    """Rules that split text into words. Each pattern splits the pieces of the one before, matches and gaps alike."""
+    """Rules that split text into words. Each pattern splits the pieces of the previous one, matches and gaps alike."""
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False  # a word that is itself a token is taken whole
@@ -19,17 +19,17 @@ class WordSplit:
 
 
 def _ranges(points: str) -> str:
-    """Return ranges of code points in the syntax of a character class."""
+    """Convert ranges of code points to the syntax of a regular expression's character class."""
     return re.sub(r"[0-9A-F]+", lambda point: rf"\x{{{point[0]}}}", points).replace(" ", "")
 
 
 def _modern_words(letters: str, digits: str, not_symbol: str) -> str:
-    """Return the word pattern that Llama 3, Qwen and others share, apart from these parts."""
+    """Return the word pattern of Llama 3, Qwen and others, which differ only in these arguments."""
     return rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{not_symbol}]+[\r\n]*|{_SPACES}"
 
 
 def _cased_words(digits: str, after_symbols: str, *, ending: str = "", excludes: str = "") -> str:
-    """Return the word pattern of GPT-4o and others, capitals before small letters. excludes: letters of neither."""
+    """Return the word pattern of GPT-4o and others, capitals before small letters. excludes: letters in neither."""
     capitals, small = (rf"[{case}\p{{Lm}}\p{{Lo}}\p{{M}}{excludes}]" for case in (r"\p{Lu}\p{Lt}", r"\p{Ll}"))
     before = r"[^\r\n\p{L}\p{N}]?"
     words = rf"{before}{capitals}*{small}+{ending}|{before}{capitals}+{small}*{ending}"

@@ -1,4 +1,4 @@
-"""Special tokens around texts for encoders in GGUF files, whose metadata name them by role."""
+"""Special tokens that encoders in GGUF files need around texts; the metadata name them by role."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from models.errors import CheckpointError
 def add_encoder_template(
     tokenizer: Tokenizer, metadata: Mapping[str, Any], vocabulary: Mapping[str, int], path: Path, *, is_roberta: bool
 ) -> None:
-    """Make texts [CLS] text [SEP], and pairs [CLS] text [SEP] other [SEP] with token types 0 and 1.
+    """Make the tokenizer encode [CLS] text [SEP], and pairs as [CLS] text [SEP] other [SEP] with token types 0 and 1.
 
-    is_roberta: texts <s> text </s>, and pairs <s> text </s></s> other </s> without token types.
+    is_roberta: encode <s> text </s>, and pairs as <s> text </s></s> other </s> without token types.
     """
     names = ("<s>", "</s>") if is_roberta else ("[CLS]", "[SEP]")
     first = special_token(metadata, ("cls", "bos"), names[0], vocabulary, path)
@@ -33,7 +33,10 @@ def add_encoder_template(
 def special_token(
     metadata: Mapping[str, Any], roles: Sequence[str], default: str, vocabulary: Mapping[str, int], path: Path
 ) -> str:
-    """Return the token that the first of `roles` names, else `default`. Raises CheckpointError if there is neither."""
+    """Return the first token that the metadata name by role, else `default`.
+
+    Raises CheckpointError if it is missing.
+    """
     by_id: dict[object, str] = {token_id: token for token, token_id in vocabulary.items()}
     for role in roles:
         token = by_id.get(metadata.get(f"tokenizer.ggml.{role}_token_id"))

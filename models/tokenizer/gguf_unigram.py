@@ -1,4 +1,4 @@
-"""Unigram vocabularies of GGUF files (tokenizer.ggml.model "t5"), of XLM-RoBERTa and its relatives (Kudo 2018).
+"""Unigram vocabularies of GGUF files (tokenizer.ggml.model "t5"), such as XLM-RoBERTa's (Kudo 2018).
 
 GGUF states the pieces with their scores and the table of characters to replace. The rest is as in XLM-RoBERTa's own
 tokenizer: whitespace only separates words, and each word begins with "▁".
@@ -21,7 +21,10 @@ _NEVER_IN_A_WORD = " "  # whitespace separates words
 
 
 def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], path: Path) -> Tokenizer:
-    """Build a Unigram tokenizer. Raises CheckpointError without scores or an unknown token, and for a damaged table."""
+    """Build a Unigram tokenizer.
+
+    Raises CheckpointError if scores or unknown token are missing, or a table is damaged.
+    """
     scores = token_scores(metadata, len(tokens), path)
     unknown = next((i for i, kind in enumerate(types) if kind == _UNKNOWN), None)
     if unknown is None:
@@ -38,7 +41,7 @@ def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[
 
 
 def _pieces(tokens: Sequence[str], types: Sequence[int], scores: Sequence[float]) -> list[tuple[str, float]]:
-    """Return pieces with scores, by id.
+    """Return the vocabulary's pieces with their scores, by id.
 
     Unused pieces are spelled so that no text contains them. Their score is that of a normal piece, since the lowest
     score decides what an unknown character costs.
@@ -51,7 +54,7 @@ def _pieces(tokens: Sequence[str], types: Sequence[int], scores: Sequence[float]
 
 
 def token_scores(metadata: Mapping[str, Any], num_tokens: int, path: Path) -> list[float]:
-    """Return the scores of SentencePiece tokens, by id. Raises CheckpointError unless each token has a number."""
+    """Return the SentencePiece score of each token, by id. Raises CheckpointError if one is missing."""
     scores = array_values(metadata.get("tokenizer.ggml.scores"))
     if scores is None or len(scores) != num_tokens or not all(isinstance(score, float | int) for score in scores):
         raise CheckpointError(f"{path} has no score for each of its {num_tokens} tokens; fetch it again")

@@ -19,7 +19,7 @@ _MAX_WORD = 100  # characters; a longer word is unknown, as in BERT's own tokeni
 
 
 def original_tokens(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
-    """Return the tokens in the spelling of BERT's vocab.txt."""
+    """Return the tokens as spelled in BERT's vocab.txt, with "##" before the rest of a word."""
     return [
         token if kind == _CONTROL else token.removeprefix(_SPACE) if token.startswith(_SPACE) else _CONTINUING + token
         for token, kind in zip(tokens, types, strict=True)
@@ -27,7 +27,7 @@ def original_tokens(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
 
 
 def wordpiece(metadata: Mapping[str, Any], vocabulary: dict[str, int], path: Path) -> Tokenizer:
-    """Build a WordPiece tokenizer for `original_tokens`. Raises CheckpointError without an unknown token."""
+    """Build a WordPiece tokenizer for `original_tokens`. Raises CheckpointError if they have no unknown token."""
     lowercase = bool(metadata.get("tokenizer.ggml.normalizer.lowercase", True))
     strips_accents = bool(metadata.get("tokenizer.ggml.normalizer.strip_accents", lowercase))
     unknown = special_token(metadata, ("unknown",), "[UNK]", vocabulary, path)

@@ -1,4 +1,4 @@
-"""Loading of a checkpoint's tokenizer in any format, as TokenizerAssets.
+"""Loading of a checkpoint's tokenizer, in any format, as TokenizerAssets.
 
 BOS is decided here. The post-processor of a tokenizer.json decides whether a plain prompt begins with BOS; as in
 transformers, it outranks `add_bos_token` in tokenizer_config.json. GGUF has no post-processor, so `add_bos_token` of
@@ -62,9 +62,9 @@ _END_TOKENS = frozenset(
 def load_tokenizer_assets(
     files: ModelFiles, config: HFConfig, gguf_metadata: Mapping[str, Any] | None = None
 ) -> TokenizerAssets:
-    """Read the tokenizer of `files`; `config` states the model's eos_token_id. Raises a ModelError.
+    """Read the tokenizer of `files`. config: the model's configuration, for eos_token_id. Raises a ModelError.
 
-    gguf_metadata: of the first GGUF file, if the caller has read it.
+    gguf_metadata: the first GGUF file's metadata, if the caller has read it.
     """
     eos_token_ids = config.token_ids("eos_token_id")
     if files.root is None:
@@ -168,7 +168,7 @@ def _read_tokenizer(root: Path) -> Tokenizer:
 
 
 def _converted(root: Path) -> Tokenizer:
-    """Return the tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt.
+    """Convert the tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt.
 
     transformers takes seconds to import and to convert, so the result is cached.
     """
@@ -181,7 +181,7 @@ def _converted(root: Path) -> Tokenizer:
 
 
 def _conversion_key(root: Path) -> str:
-    """Return a hash of all files that a conversion reads, and of the converter's version."""
+    """Return the cache key: a hash of all files that a conversion reads, and of transformers' version."""
     digest = hashlib.sha256(version("transformers").encode())
     for path in sorted(path for pattern in _CONVERTED_FILES for path in root.glob(pattern)):
         digest.update(f"\0{path.name}\0".encode())
@@ -217,7 +217,7 @@ def _explain_no_tokenizer(root: Path) -> str:
 
 
 def _listed_tokens(config: HFConfig) -> list[AddedToken]:
-    """Return the tokens of `added_tokens_decoder`, in the order of their ids."""
+    """Return the added tokens that `added_tokens_decoder` lists, in order of their ids."""
     listed = config.raw("added_tokens_decoder") or {}
     try:
         return [
@@ -233,7 +233,7 @@ def _listed_tokens(config: HFConfig) -> list[AddedToken]:
 def _add_configured_tokens(
     tokenizer: Tokenizer, listed: Sequence[AddedToken], special_tokens: Mapping[str, str]
 ) -> None:
-    """Add the tokens of tokenizer_config.json that tokenizer.json lacks, and mark the named tokens as special."""
+    """Add the tokens of tokenizer_config.json that tokenizer.json lacks; `special_tokens` are added as special."""
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for token in listed:
         if token.content not in present:
@@ -245,7 +245,7 @@ def _add_configured_tokens(
 
 
 def _chat_template(root: Path, config: HFConfig) -> str | None:
-    """Return the template of chat_template.jinja, else chat_template.json, else tokenizer_config.json."""
+    """Return the chat template of chat_template.jinja, else chat_template.json, else tokenizer_config.json."""
     jinja = root / "chat_template.jinja"
     if jinja.is_file():
         return read_text(jinja)
@@ -267,7 +267,7 @@ def _checked_template(template: object, source: str) -> str | None:
 
 
 def _read_optional(path: Path) -> HFConfig:
-    """Return the JSON object of a file, empty if there is no such file."""
+    """Read a JSON object from a file; an empty one if there is no such file."""
     return read_json_config(path) if path.is_file() else HFConfig({}, str(path))
 
 

@@ -20,9 +20,9 @@ _MULTIMODAL = "language_model."  # in names of multimodal models
 
 
 def save_adapter(folder: Path, lora: Lora, base: str) -> None:
-    """Write a folder that PEFT loads, complete or not at all. The folder may exist.
+    """Write an adapter folder that PEFT loads, complete or not at all. The folder may exist.
 
-    base: the base model's name for loaders of the adapter. Raises OSError.
+    base: the base model's name, for loaders of the adapter. Raises OSError.
     """
     tensors: dict[str, torch.Tensor] = {}
     targets = set()
@@ -52,7 +52,7 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
 
 
 def load_pairs(folder: Path, lora: Lora) -> None:
-    """Initialize `lora` with the pairs of a folder from `save_adapter`. Raises ModelError if they do not fit."""
+    """Initialize `lora` with the matrices of a folder from `save_adapter`. Raises ModelError if they do not fit."""
     config = read_peft_config(folder)
     fields = {
         "use_rslora": config.is_rank_stabilized,

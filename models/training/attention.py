@@ -16,10 +16,10 @@ from models.kv.layer import LayerKV
 
 @dataclass(slots=True, eq=False)
 class SequenceRows(LayerKV):
-    """A layer's cache in a training step: the keys and values of the rows themselves.
+    """Keys and values of a training step's own rows, in place of a layer's KV cache.
 
-    prefixes: for each sequence of the batch, the sequence that it continues and sees in full, which has no prefix
-    itself; None for a sequence without a prefix, or in place of the list if no sequence has one.
+    prefixes: for each sequence of the batch, the index of the sequence that is its prefix (and has no prefix itself),
+    or None. Rows attend to their whole prefix. None in place of the list: no sequence has a prefix.
     """
 
     prefixes: Sequence[int | None] | None = None
@@ -27,7 +27,7 @@ class SequenceRows(LayerKV):
     v: torch.Tensor | None = None
 
     def with_prefixes(self, parts: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        """Return each sequence's rows, `parts`, with its prefix's rows before them."""
+        """Return `parts`, the rows of each sequence, each preceded by the rows of the sequence's prefix."""
         if self.prefixes is None:
             return parts
         pairs = zip(parts, self.prefixes, strict=True)
@@ -35,11 +35,10 @@ class SequenceRows(LayerKV):
 
 
 class TrainAttention(AttentionBackend):
-    """Attention of a decoder in training.
+    """Attention of a decoder in training: with gradients for training steps, by the serving back end to generate.
 
-    If a layer's cache is SequenceRows, rows attend to the rows of their own sequence, and gradients flow. If it is a KV
-    tensor, `serving` stores and attends, so the same decoder generates, with and without an adapter. Norms and rotary
-    embedding are computed by torch in both cases.
+    If a layer's cache is SequenceRows, rows attend to the rows of their own sequence, and gradients flow. If it is a
+    paged KV cache, `serving` writes it and attends. Norms and rotary embedding are computed by torch in both cases.
     """
 
     name = "training"
@@ -97,9 +96,7 @@ def _attend(
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attend from the last T tokens of a sequence: q [T, H, D], k [C, K, D], v [C, K, value_dim] -> [T, H,
-    value_dim].
-    """
+    """Attend from a sequence's last T tokens: q [T, H, D], k [C, K, D], v [C, K, value_dim] -> [T, H, value_dim]."""
     length, context = len(q), len(k)
     sees_all = all(size is None or context <= size for size in (spec.sliding_window, spec.chunk))
     if not sees_all or spec.logit_softcap is not None or alibi_slopes is not None or sinks is not None:
@@ -123,7 +120,7 @@ def _attend(
 
 
 def _attend_short(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
-    """Attend over a short context, [heads, T or C, D], by two matrix products and a softmax in fp32."""
+    """Attend over a short context by two matrix products and a softmax in fp32. q, k, v: [heads, T or C, D]."""
     length, context = q.shape[1], k.shape[1]
     grouped = q.reshape(spec.num_kv_heads, -1, spec.head_dim)  # [K, H / K * T, D]: heads that share a key head
     scores = torch.bmm(grouped, k.transpose(1, 2)).to(torch.float32) * spec.scale
@@ -134,5 +131,5 @@ def _attend_short(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: Atten
 
 
 def _later(length: int, context: int, device: torch.device) -> torch.Tensor:
-    """Return a mask [T, C], bool, of the tokens after each of the last T of C."""
+    """Return the causal mask [T, C], bool, for the last T of C tokens: true for keys after the query."""
     return torch.ones(length, context, dtype=torch.bool, device=device).triu(1 + context - length)

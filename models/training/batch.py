@@ -1,4 +1,4 @@
-"""Batches of a training step: sequences side by side in one ForwardBatch, without padding, and their caches."""
+"""Batches of training steps: whole sequences in one ForwardBatch, without padding, and their caches."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def pack(
 ) -> ForwardBatch:
     """Return a batch of whole sequences of token ids.
 
-    output_rows: [L] int64, indices of all rows together, which may repeat. prefixes: as in SequenceRows; only if
+    output_rows: [L] int64, indices into the concatenated rows, which may repeat. prefixes: as in SequenceRows; only if
     `shares_prefixes`.
     """
     lengths = [len(ids) for ids in sequences]
@@ -44,12 +44,12 @@ def pack(
 
 
 def shares_prefixes(decoder: Decoder) -> bool:
-    """Whether sequences can continue another one: the state of a recurrent layer belongs to one sequence."""
+    """Whether sequences can share a prefix in a training step: only without recurrent layers."""
     return not decoder.cache_layout.has_states
 
 
 def training_caches(decoder: Decoder, prefixes: Sequence[int | None] | None = None) -> list[LayerCache]:
-    """Return the layers' caches for a training step, which do not outlive it. prefixes: as in `pack`."""
+    """Return the layers' caches for a single training step. prefixes: as in `pack`."""
     return [
         SequenceRows(layout, {}, prefixes) if isinstance(layout, KVLayout) else allocate_states(layout, 1, _CPU)
         for layout in decoder.cache_layout.layers

@@ -1,4 +1,4 @@
-"""Divergence of a decoder's distributions in training from its base's, with a gradient."""
+"""Kullback-Leibler divergence of a decoder in training from its base model, with a gradient."""
 
 import torch
 
@@ -7,10 +7,10 @@ from models.training.head_logits import HeadLogits, RowResults, of_logits
 
 
 def divergence(decoder: Decoder, hidden: torch.Tensor, base_rows: torch.Tensor) -> torch.Tensor:
-    """Return the Kullback-Leibler divergence from the base's next-token distributions, in nats: [L] fp32.
+    """Return the KL divergence of next-token distributions from the base model's, in nats: [L] fp32.
 
-    hidden: [L, hidden], rows of the decoder's forward. base_rows: [L, in], `head_rows` of the base. The divergence and
-    its gradient are 0 for equal rows.
+    hidden: [L, hidden], rows of the decoder's forward. base_rows: [L, in], `head_rows` of the base model. The
+    divergence and its gradient are 0 for equal rows.
     """
 
     def compute(logits: torch.Tensor, of_base: torch.Tensor) -> RowResults:

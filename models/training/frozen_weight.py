@@ -17,10 +17,10 @@ def _rows_at_a_time(columns: int) -> int:
 
 
 class FrozenWeight:
-    """Weights that are dequantized for each gradient in parts, which is as fast as keeping them in bf16."""
+    """A weight in its serving format, dequantized in parts for each gradient, as fast as if kept in bf16."""
 
     def __init__(self, layer: Linear, method: LinearMethod, dtype: torch.dtype) -> None:
-        """method: the layer's serving method. dtype: the decoder's, in which gradients are multiplied."""
+        """method: the layer's serving method. dtype: the dtype of products with gradients."""
         self._layer = layer
         self._method = method
         self._dtype = dtype
@@ -30,7 +30,7 @@ class FrozenWeight:
         return self._method.apply(rows, self._layer, IDENTITY, None, out_dtype)
 
     def times(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Return gradients [T, out] times W: [T, in], the gradient of the layer's input."""
+        """Return gradients [T, out] times W, the gradient of the layer's input: [T, in]."""
         num_rows, step = self._layer.out_features, _rows_at_a_time(self._layer.in_features)
         if step >= num_rows:
             return gradients.to(self._dtype) @ self._rows(0, num_rows)
@@ -56,6 +56,6 @@ class _Product(torch.autograd.Function):
 
 
 def multiply_frozen(rows: torch.Tensor, weight: FrozenWeight, out_dtype: torch.dtype) -> torch.Tensor:
-    """Return `weight.product` with a gradient, which ignores that serving may round the input, for example to int8."""
+    """Return `weight.product` with a gradient for `rows`, as if serving did not round them, for example to int8."""
     result: torch.Tensor = _Product.apply(rows, weight, out_dtype)
     return result

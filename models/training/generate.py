@@ -1,4 +1,4 @@
-"""Generation of answers by a decoder in training, over the paged cache of the serving back end."""
+"""Generation by a decoder in training, over a paged KV cache with the serving back end."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,11 @@ def generate(
     num_samples: int = 1,
     lora: Lora | None = None,
 ) -> list[list[int]]:
-    """Return the tokens after each prompt, up to and including one of `end_ids`; all prompts in one batch.
+    """Generate after each prompt, up to and including one of `end_ids`, in one batch; return the generated tokens.
 
-    temperature: 0 takes the likeliest token. Draws depend on the seed and on all prompts. num_samples: per prompt, one
-    after the other in the result; the prompt is computed once for all of them. lora: the decoder's, to compute its
-    pairs by the kernels that serve adapters, which is faster and rounds differently.
+    temperature: 0 for greedy. Samples depend on the seed and on all prompts. num_samples: per prompt, consecutive in
+    the result; the prompt is computed once for all of them. lora: the decoder's; if given, its pairs are computed by
+    the kernels that serve adapters, which is faster and rounds differently.
     """
     with contextlib.nullcontext() if lora is None else serving_kernels(lora):
         run = PagedRun(decoder, prompts, num_samples, max_tokens, has_adapter=lora is not None and lora.is_adapted)
@@ -61,7 +61,7 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
 
 @contextlib.contextmanager
 def serving_kernels(lora: Lora) -> Iterator[None]:
-    """Make the decoder compute as in serving within the context, and its pairs by the kernels for adapters.
+    """Make the decoder compute as in serving within the context, with its LoRA pairs by the kernels for adapters.
 
     If `lora` is adapted, rows with adapter slot 0 use the current pairs. There are no gradients.
     """

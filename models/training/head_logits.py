@@ -1,4 +1,4 @@
-"""Functions of rows' logits with gradients, computed in chunks, since vocabularies are large."""
+"""Functions of logits, such as losses, with gradients, computed in chunks of rows, since vocabularies are large."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ RowFunction = Callable[[torch.Tensor, torch.Tensor], RowResults]
 
 
 def head_rows(decoder: Decoder, hidden: torch.Tensor) -> torch.Tensor:
-    """Return the inputs of the output layer for `hidden` [L, hidden], rows of the decoder's forward."""
+    """Return the inputs of the output layer. hidden: [L, hidden], rows of the decoder's forward."""
     norm = decoder.norm or IDENTITY
     return decoder.project_out(hidden, norm) if decoder.project_out is not None else norm(hidden)
 
@@ -27,16 +27,16 @@ def head_rows(decoder: Decoder, hidden: torch.Tensor) -> torch.Tensor:
 def of_logits(
     decoder: Decoder, hidden: torch.Tensor, given: torch.Tensor, compute: RowFunction
 ) -> tuple[torch.Tensor, ...]:
-    """Return the results of `compute` for all rows, [L] each; the first has a gradient by `hidden`.
+    """Return the results of `compute` for all rows, [L] each, computed in chunks; the first is differentiable.
 
-    hidden: [L, hidden], rows of the decoder's forward. given: [L, ...].
+    hidden: [L, hidden], rows of the decoder's forward. given: [L, ...], passed to `compute` with the logits.
     """
     results: tuple[torch.Tensor, ...] = _OfLogits.apply(head_rows(decoder, hidden), given, decoder, compute)
     return results
 
 
 class HeadLogits:
-    """Logits of some `head_rows`, `values`: [n, V] fp32, outside of autograd; `gradient` is the backward pass."""
+    """Logits `values` [n, V] fp32 of some `head_rows`, outside of autograd; `gradient` is the backward pass."""
 
     def __init__(self, decoder: Decoder, rows: torch.Tensor) -> None:
         assert decoder.head is not None
@@ -51,7 +51,7 @@ class HeadLogits:
         self.values = logits
 
     def gradient(self, by_logit: torch.Tensor) -> torch.Tensor:
-        """Return the rows' gradients [n, in] from gradients of their logits [n, V], which are overwritten."""
+        """Return the gradients [n, in] of the output layer's inputs from `by_logit` [n, V], which is overwritten."""
         if self._squashed is not None:
             by_logit *= 1 - self._squashed.square()
         if self._spec.logit_scale != 1.0:
@@ -60,7 +60,7 @@ class HeadLogits:
 
 
 class _OfLogits(torch.autograd.Function):
-    """Results whose gradient is computed in forward, chunk by chunk while the logits exist.
+    """The autograd function of `of_logits`. It computes gradients in forward, while each chunk's logits exist.
 
     A row's gradient is a multiple of its result's, so backward only scales it.
     """

@@ -1,4 +1,4 @@
-"""Loading of a checkpoint for training: as in the server, with attention and operations that have gradients."""
+"""Loading of a checkpoint for training: as in the server, but with attention and operations that have gradients."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from models.weight_cache.entry import files_state
 
 @dataclass(frozen=True, slots=True)
 class TrainingModel:
-    """A decoder with frozen weights, ready for `Lora`, and the family's rules for safetensors."""
+    """A decoder with frozen weights, ready for `Lora`, and its family's rules for tensor names in safetensors."""
 
     decoder: Decoder
     names: Rules
@@ -31,7 +31,7 @@ class TrainingModel:
 
 
 def load_for_training(files: ModelFiles, options: LoadOptions, progress: ProgressReport) -> TrainingModel:
-    """Load a model with the server's options, so that its weights have the same format and the same cached file.
+    """Load a model with the server's options, so that it has the same weight formats and the same weight cache entry.
 
     Raises a ModelError; UnsupportedModelError for a model that transformers' code computes.
     """

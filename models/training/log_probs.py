@@ -1,4 +1,4 @@
-"""TokenLogProbs: log probabilities of given tokens, computed without keeping a vocabulary's logits."""
+"""TokenLogProbs: log probabilities of given tokens, computed without keeping all logits."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from models.training.head_logits import RowResults, of_logits
 
 
 class TokenLogProbs(NamedTuple):
-    """Log probabilities of target tokens."""
+    """Log probabilities of target tokens, and whether each target is the most likely token."""
 
     log_probs: torch.Tensor  # [L] fp32, with a gradient
     is_likeliest: torch.Tensor  # [L] bool, whether greedy decoding would choose the target
 
 
 def token_log_probs(decoder: Decoder, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLogProbs:
-    """Return the log probabilities of `targets` [L] after `hidden` [L, hidden], rows of the decoder's forward."""
+    """Return the log probabilities of the next tokens `targets` [L] after `hidden` [L, hidden], forward's rows."""
     return TokenLogProbs(*of_logits(decoder, hidden, targets, _log_probs))
 
 

@@ -21,9 +21,9 @@ from models.training.trainable_layers import layer_kinds, trainable_layers
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """Rank, alpha and targets of an adapter.
+    """Rank, alpha and target layers of a LoRA adapter.
 
-    targets: last parts of names ("q_proj"); empty: every linear layer except experts, embeddings and head.
+    targets: last parts of layers' names ("q_proj"); empty: every linear layer except experts, embeddings and head.
     """
 
     rank: int
@@ -36,7 +36,7 @@ class LoraShape:
 
 
 class TrainableMethod(LinearMethod):
-    """A layer's serving method, through which gradients flow, with the layer's pairs.
+    """A layer's frozen serving method, with a gradient for its input, and the layer's LoRA pairs, if it is trained.
 
     No result overwrites values that a gradient needs: a residual is added in new memory.
     """
@@ -44,7 +44,7 @@ class TrainableMethod(LinearMethod):
     name = "trainable"
 
     def __init__(self, layer: Linear, adapter: TrainableAdapter | None, dtype: torch.dtype) -> None:
-        """layer: still with its serving method. dtype: the decoder's."""
+        """layer: a layer that still has its serving method. dtype: the dtype of the decoder."""
         self.frozen = layer.method
         self.weight = FrozenWeight(layer, layer.method, dtype)
         self.bias_dtype = self.frozen.bias_dtype
@@ -89,17 +89,17 @@ class TrainableMethod(LinearMethod):
 
 
 class Lora:
-    """All pairs of a decoder.
+    """All LoRA pairs of a decoder in training.
 
     Their parameters are views of one tensor, `values`, and their gradients of `gradients`, both [n] fp32, so that one
     operation updates all parameters or computes the norm of all gradients.
     """
 
     def __init__(self, decoder: Decoder, rules: Rules, shape: LoraShape, seed: int) -> None:
-        """Make every linear layer of `decoder` pass gradients, and the targets of `shape` trainable.
+        """Give every linear layer of `decoder` a gradient for its input, and the targets of `shape` trainable pairs.
 
-        rules: the family's, for safetensors. As in PEFT, A is random, by `seed`, and B is zero. Raises ModelError for
-        targets that the model does not have.
+        rules: the family's rules for tensor names in safetensors. As in PEFT, A is random, by `seed`, and B is zero.
+        Raises ModelError for targets that the model does not have.
         """
         self.shape = shape
         self.is_transposed = False  # whether transformers stores the matrices as [in, out], which PEFT must know
@@ -123,7 +123,7 @@ class Lora:
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the decoder computes with the pairs."""
+        """Whether the decoder applies the LoRA pairs; without them it computes as the base model."""
         return self.methods[0][1].is_adapted
 
     @is_adapted.setter
@@ -132,12 +132,12 @@ class Lora:
             method.is_adapted = value
 
     def matrices(self) -> Iterator[Pair]:
-        """Yield copies of every pair's matrices."""
+        """Yield copies of every pair's matrices, in PEFT's layout."""
         for adapter in self._adapters.values():
             yield from adapter.matrices()
 
     def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Initialize a pair with trained matrices. Raises ModelError if they do not fit."""
+        """Initialize the pair `name` with trained matrices. Raises ModelError if they do not fit."""
         for adapter in self._adapters.values():
             if name in adapter.names:
                 adapter.set_matrices(name, a, b)
@@ -169,7 +169,7 @@ class Lora:
 
 
 def frozen_weight(layer: Linear) -> FrozenWeight:
-    """Return the frozen weight of a layer of a decoder with a Lora."""
+    """Return the frozen weight of a linear layer whose decoder has a Lora."""
     assert isinstance(layer.method, TrainableMethod)
     return layer.method.weight
 

@@ -1,4 +1,4 @@
-"""TrainOperations: the serving operations, or torch's if a gradient is needed."""
+"""TrainOperations: the serving operations, or torch's where a gradient is needed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from models.kernels.ops import Convolve, CopyHeads, Experts, GateRows, HeadProdu
 
 
 class TrainOperations(Operations):
-    """Operations of a decoder that trains, and generates as fast as in serving. Kernels compute no gradients."""
+    """Operations of a decoder in training: torch's where a gradient is needed, the fast serving ones elsewhere."""
 
     name = "training"
 

@@ -1,4 +1,4 @@
-"""PagedRun: sequences that a decoder in training generates together, with their caches and steps."""
+"""PagedRun: sequences that a decoder in training generates together, with their KV cache."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _LOGIT_BYTES = 12  # per logit: the logit and its probability in fp32, and the t
 
 
 class PagedRun:
-    """Samples of some prompts, prompt after prompt.
+    """Generates several samples of each prompt. Sequences are numbered prompt after prompt.
 
     All samples of a prompt share its blocks before the block with its last token; from that block on, each sample has
     its own blocks:
@@ -34,7 +34,7 @@ class PagedRun:
         *,
         has_adapter: bool = False,
     ) -> None:
-        """max_tokens: after each prompt. has_adapter: whether all rows have the adapter in slot 0."""
+        """max_tokens: the most tokens generated after each prompt. has_adapter: whether all rows use adapter slot 0."""
         self._decoder = decoder
         self._prompts = prompts
         self._num_samples = num_samples
@@ -47,7 +47,7 @@ class PagedRun:
         self._caches = decoder.cache_layout.allocate_unshared(num_blocks, _BLOCK_SIZE, _CPU, num_states=2 * count)
 
     def begin(self) -> torch.Tensor:
-        """Compute the prompts and return logits after the last token of each sequence: [prompts * num_samples, V]."""
+        """Compute the prompts. Returns logits after the last token of each sequence: [prompts * num_samples, V]."""
         leaders = [
             (prompt * self._num_samples, blocks * _BLOCK_SIZE)
             for prompt, blocks in enumerate(self._num_shared)
@@ -64,7 +64,7 @@ class PagedRun:
         return self.step(sequences, rests)
 
     def step(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Compute the next tokens of some sequences and return logits after the last of each: [S, V]."""
+        """Compute new tokens `rows` of some sequences. Returns logits after the last token of each: [S, V]."""
         return self._decoder.logits(self._hidden(sequences, rows))
 
     def _hidden(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -98,7 +98,7 @@ class PagedRun:
         return StateGroupBatch.from_blocks(lengths, sources, targets, _CPU)
 
     def _lay_out(self, max_tokens: int) -> tuple[torch.Tensor, int]:
-        """Return every sequence's blocks, [sequences, M] int32, and the number of blocks."""
+        """Assign blocks to all sequences. Returns the block table, [sequences, M] int32, and the number of blocks."""
         tables: list[list[int]] = []
         end = 0
         for prompt, num_shared in zip(self._prompts, self._num_shared, strict=True):
@@ -113,7 +113,7 @@ class PagedRun:
 
 
 def cache_bytes(decoder: Decoder, num_sequences: int, num_tokens: int) -> int:
-    """Return the largest memory of a PagedRun with sequences of `num_tokens` each, including their logits."""
+    """Return the most bytes that a PagedRun of sequences with `num_tokens` tokens uses, with the logits of a step."""
     num_blocks = num_sequences * -(-num_tokens // _BLOCK_SIZE)
     layout = decoder.cache_layout
     num_bytes = num_blocks * layout.unshared_block_bytes(_BLOCK_SIZE) + 2 * num_sequences * layout.state_bytes

@@ -1,4 +1,4 @@
-"""Writing of tensors as a safetensors file without a copy of them in memory."""
+"""Writer of safetensors files that makes no copy of the tensors in memory."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,10 +9,10 @@ _HEADER_ALIGNMENT = 8
 
 
 def tensor_file_parts(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of the file, one part after the other.
+    """Yield the contents of a safetensors file, in parts.
 
     tensors: fp32, on the CPU; parts of contiguous tensors are views. safetensors' `save` makes two copies of all
-    tensors, and its `save_file` reports a full disk as an error without a number.
+    tensors, and its `save_file` reports a full disk as an error without an errno.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0

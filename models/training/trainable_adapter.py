@@ -1,4 +1,4 @@
-"""TrainableAdapter: the LoRA pairs of one linear layer, and its product with them, y = W x + scale * B A x."""
+"""TrainableAdapter: the trainable LoRA pairs of one linear layer, and the layer's output with them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from models.training.frozen_weight import FrozenWeight
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Consecutive rows of a layer's output that a pair's B fills."""
+    """Consecutive output rows of a layer, with the part of a pair's matrix B that adds to them."""
 
     first: int
     count: int
@@ -23,7 +23,7 @@ class Piece:
 
 
 class Pair(NamedTuple):
-    """A pair in PEFT's order: B's rows are in the order of transformers' layer."""
+    """A LoRA pair in PEFT's layout: the rows of B are in the order of transformers' layer."""
 
     name: str  # of transformers' layer: "model.layers.3.self_attn.q_proj"
     a: torch.Tensor  # [rank, in]
@@ -31,10 +31,10 @@ class Pair(NamedTuple):
 
 
 class TrainableAdapter:
-    """The pairs of one linear layer: several if it fuses several layers of transformers (q, k and v)."""
+    """The LoRA pairs of one linear layer: several if it fuses layers that are separate in transformers (q, k, v)."""
 
     def __init__(self, names: Sequence[str], a: torch.Tensor, pieces: Sequence[Piece], rank: int, scale: float) -> None:
-        """a: [pairs * rank, in], fp32. pieces: in the order of the layer's rows."""
+        """a: the pairs' matrices A, stacked: [pairs * rank, in], fp32. pieces: in the order of the layer's rows."""
         self.names = names
         self._a = a
         self._pieces = pieces
@@ -42,14 +42,14 @@ class TrainableAdapter:
         self._scale = scale
 
     def product(self, rows: torch.Tensor, weight: FrozenWeight, out_dtype: torch.dtype) -> torch.Tensor:
-        """Return the layer's product with rows [T, in]: [T, out] in `out_dtype`, with gradients of rows and pairs."""
+        """Return the layer's output with the pairs, [T, out] in `out_dtype`, with gradients for rows and pairs."""
         result: torch.Tensor = _Product.apply(
             rows, weight, self, out_dtype, self._a, *(piece.b for piece in self._pieces)
         )
         return result
 
     def matrices(self) -> Iterator[Pair]:
-        """Yield copies of each pair's matrices."""
+        """Yield copies of each pair's matrices, in PEFT's layout."""
         for index, name in enumerate(self.names):
             pieces = [piece for piece in self._pieces if piece.pair == index]
             b = torch.empty(sum(piece.count for piece in pieces), self._rank)
@@ -58,7 +58,7 @@ class TrainableAdapter:
             yield Pair(name, self._a.detach().split(self._rank)[index].clone(), b)
 
     def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Initialize a pair with trained matrices. Raises ModelError if their shapes differ."""
+        """Initialize the pair `name` with trained matrices. Raises ModelError if their shapes differ."""
         index = self.names.index(name)
         pieces = [piece for piece in self._pieces if piece.pair == index]
         num_rows = sum(piece.count for piece in pieces)
@@ -80,14 +80,14 @@ class TrainableAdapter:
         )
 
     def joint_b(self, num_outputs: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return all Bs times the scale, [num_outputs, pairs * rank], each in its rows and the columns of its A."""
+        """Return scale * B, [num_outputs, pairs * rank]: each pair's B in its own rows and columns, zeros elsewhere."""
         b = torch.zeros(num_outputs, self._a.shape[0], dtype=dtype)
         for rows, columns, piece in self._slices():
             b[rows, columns] = piece.b
         return b.mul_(self._scale)
 
     def split_b(self, joint: torch.Tensor) -> list[torch.Tensor]:
-        """Return the gradient of each piece's B [count, rank], fp32, from the gradient of `joint_b`."""
+        """Split the gradient of `joint_b` into each piece's gradient of B, [count, rank] fp32."""
         return [joint[rows, columns].to(torch.float32).mul_(self._scale) for rows, columns, _ in self._slices()]
 
     def _slices(self) -> Iterator[tuple[slice, slice, Piece]]:
@@ -97,9 +97,9 @@ class TrainableAdapter:
 
 
 class _Product(torch.autograd.Function):
-    """The product of rows with frozen weights and pairs.
+    """The autograd function of `TrainableAdapter.product`.
 
-    Frozen weights are multiplied as in serving, the pairs in the rows' type: bf16 takes a fifth of the time of fp32,
+    Frozen weights are multiplied as in serving, the pairs in the rows' dtype: bf16 takes a fifth of the time of fp32,
     and a gradient is rounded to 8 bits once, before it is added up in fp32.
     """
 

@@ -1,4 +1,4 @@
-"""Linear layers for which LoRA pairs can be trained, by their names in transformers."""
+"""The linear layers that LoRA can train, by their names in transformers."""
 
 from models.architecture.recurrence import GatedDeltaSpec
 from models.decoder import Decoder
@@ -8,9 +8,9 @@ from models.linear.linear import Linear
 
 
 def trainable_layers(decoder: Decoder, rules: Rules) -> dict[str, list[NamedLinear]]:
-    """Return transformers' layers by the decoder's module: all except experts, embeddings and the output layer.
+    """Return the trainable layers of transformers, by the name of the decoder's module that contains them.
 
-    rules: the family's, for safetensors.
+    Trainable are all layers except experts, embeddings and the output layer. rules: for tensor names in safetensors.
     """
     shards = {name: tuple(layer.shards) for name, layer in decoder.named_modules() if isinstance(layer, Linear)}
     named: dict[str, list[NamedLinear]] = {}
@@ -21,12 +21,12 @@ def trainable_layers(decoder: Decoder, rules: Rules) -> dict[str, list[NamedLine
 
 
 def layer_kinds(named: dict[str, list[NamedLinear]]) -> list[str]:
-    """Return the distinct last parts of the layers' names, such as "q_proj"."""
+    """Return the distinct last parts of the layers' names, such as "q_proj", which LoRA targets refer to."""
     return sorted({linear.kind for linears in named.values() for linear in linears})
 
 
 def _has_gguf_order(linear: NamedLinear, decoder: Decoder) -> bool:
-    """Whether a layer's rows have the order of Qwen3.5's GGUF files, which the rules cannot reverse."""
+    """Whether the layer's rows are in the order of Qwen3.5's GGUF files, which the rules cannot reverse."""
     first = linear.destinations[0]
     recurrence = None if first.layer is None else decoder.spec.layers[first.layer].recurrence
     return isinstance(recurrence, GatedDeltaSpec) and recurrence.tiles_key_heads and ".attn." in first.module

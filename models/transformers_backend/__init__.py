@@ -1,1 +1,1 @@
-"""Models without a family: transformers' code with headrace's attention and cache."""
+"""Models without a family of headrace's own: transformers' code with headrace's attention and KV cache."""

@@ -1,4 +1,4 @@
-"""ForeignModel: transformers' class and configuration for a config.json, unless its code cannot run the model."""
+"""ForeignModel: the transformers class and configuration of a config.json, if they can run here."""
 
 import inspect
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # a class th
 
 @dataclass(frozen=True, slots=True)
 class ForeignModel:
-    """A causal language model of transformers, which is built from `config`."""
+    """A causal language model of transformers: its class, and the configuration to build it with."""
 
     model_class: type[PreTrainedModel]
     config: PretrainedConfig
@@ -34,7 +34,7 @@ class ForeignModel:
 
 
 def find_foreign_model(overridden: OverriddenConfig) -> ForeignModel:
-    """Return transformers' class and configuration for a config.json. Never runs code from a checkpoint.
+    """Find transformers' class for a config.json, and convert the configuration. Never runs code from a checkpoint.
 
     Raises UnsupportedModelError if the class cannot run here.
     """

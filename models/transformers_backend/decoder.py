@@ -1,4 +1,4 @@
-"""TransformersDecoder: a causal model of transformers with the interface of a decoder, over the paged KV cache."""
+"""TransformersDecoder: a causal model of transformers as a decoder over the paged KV cache."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from models.transformers_backend.interface import CurrentStep, PagedLayer
 
 
 class TransformersDecoder(nn.Module):
-    """A decoder in which transformers' model sees the rows of all sequences as one sequence.
+    """A decoder that runs transformers' model on the rows of all sequences as if they were one sequence.
 
     Only headrace's attention and the positions distinguish sequences. transformers computes hidden states and logits in
     one call; here the body runs by itself, and the head with a stand-in for the body, so that logits are computed only
@@ -31,7 +31,7 @@ class TransformersDecoder(nn.Module):
     def __init__(
         self, model: PreTrainedModel, layers: Sequence[tuple[str, AttentionSpec]], compute: ComputeConfig
     ) -> None:
-        """model: made for `interface.PAGED`, with its weights. layers: from `observe`."""
+        """model: built with attention `interface.PAGED`, weights loaded. layers: from `observe`."""
         super().__init__()
         self.mixers = [spec for _, spec in layers]
         self.cache_layout = compute.cache_layout(self.mixers)
@@ -49,7 +49,7 @@ class TransformersDecoder(nn.Module):
     def forward(
         self, batch: ForwardBatch, kv: Sequence[LayerKV], output_rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return hidden states [T, hidden], the head's input; write the rows' K and V into `kv`, one tensor per layer.
+        """Return hidden states [T, hidden], the head's input; write the rows' K and V into the layers' caches `kv`.
 
         output_rows: [L] rows to return, by default all.
         """
@@ -74,7 +74,7 @@ class TransformersDecoder(nn.Module):
         raise AssertionError("models with recurrent layers are refused")
 
     def serve_context(self, max_len: int) -> None:
-        """Do nothing: scalings that depend on the length are refused."""
+        """Do nothing, since models whose rotary scaling depends on the context length are refused."""
 
     def weight_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())
@@ -107,7 +107,7 @@ def _adapters_refusal() -> UnsupportedModelError:
 
 
 class _BodyStandIn(nn.Module):
-    """A stand-in for the body that returns the given hidden states and otherwise has the body's attributes."""
+    """A stand-in for the model's body that returns the given hidden states and has the body's attributes."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

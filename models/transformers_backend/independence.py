@@ -20,7 +20,7 @@ _MAX_DIFFERENCE = 0.2  # relative to a row's norm; rounding in bf16 makes some h
 
 @torch.inference_mode()
 def check_independence(decoder: TransformersDecoder, vocab_size: int, name: str) -> None:
-    """Raise UnsupportedModelError if a sequence's rows change in chunks and together with another sequence."""
+    """Raise UnsupportedModelError if a sequence's hidden states differ when it is chunked and batched with another."""
     device = next(decoder.parameters()).device
     first, second = torch.randint(vocab_size, (2, _LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
     kv = decoder.cache_layout.allocate_unshared(_NUM_BLOCKS, _BLOCK_SIZE, device)
@@ -48,7 +48,7 @@ def check_independence(decoder: TransformersDecoder, vocab_size: int, name: str)
 
 
 def _batch(decoder: TransformersDecoder, parts: list[tuple[int, int, torch.Tensor]]) -> ForwardBatch:
-    """Return a batch. parts: (sequence, position of the first row, tokens). A sequence's only block has its number."""
+    """Return a batch of `parts`: (sequence, position of the first row, tokens). Sequence n has only block n."""
     table = torch.tensor([[sequence] for sequence, _, _ in parts], dtype=torch.int32)
     return forward_batch(
         [token_id for _, _, tokens in parts for token_id in tokens.tolist()],

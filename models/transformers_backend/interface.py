@@ -1,4 +1,4 @@
-"""The attention function that transformers' models call: headrace's, over the paged KV cache."""
+"""The attention function that transformers' models call: headrace's attention over the paged KV cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PAGED = "headrace"  # transformers makes no masks for a name without a registere
 
 @dataclass(slots=True, eq=False)
 class CurrentStep:
-    """The step that is being computed, set during a forward pass, since models do not pass on all arguments."""
+    """The batch and caches of the current forward pass, since transformers' models do not pass on all arguments."""
 
     batch: ForwardBatch | None = None
     kv: Sequence[LayerKV] = ()
@@ -28,7 +28,7 @@ class CurrentStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PagedLayer:
-    """Attention of a layer; the attribute `paged` of the module that calls it."""
+    """A layer's attention over the KV cache. transformers' attention module has it as attribute `paged`."""
 
     spec: AttentionSpec
     layer: int
@@ -37,7 +37,7 @@ class PagedLayer:
     step: CurrentStep
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-        """Store k and v, and attend: q [T, H, D], k [T, K, D], v [T, K, value size] -> [T, H, value size]."""
+        """Cache k and v, and attend: q [T, H, D], k [T, K, D], v [T, K, value_dim] -> [T, H, value_dim]."""
         self.step.on_progress()
         batch, kv = self.step.batch, self.step.kv[self.layer]
         assert batch is not None
@@ -49,7 +49,7 @@ class PagedLayer:
         return attended[..., :value_dim]
 
     def _padded(self, heads: torch.Tensor) -> torch.Tensor:
-        """Pad with zeros to the head size, since keys and values may differ in size; zeros change no result."""
+        """Pad heads with zeros to the head size, since keys and values may differ in size; zeros change no result."""
         return F.pad(heads, (0, self.spec.head_dim - heads.shape[-1])).contiguous()
 
 
@@ -62,7 +62,7 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend by transformers' interface: [1, heads, T, D] each -> [1, T, H, value size]; `observe` checked options."""
+    """Attend, as transformers' AttentionInterface: [1, heads, T, D] each -> [1, T, H, value_dim]."""
     paged: PagedLayer = module.paged
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     return paged.attend(q, k, v, s_aux)[None].to(query.dtype), None

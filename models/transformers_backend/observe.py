@@ -1,4 +1,4 @@
-"""Observation of each layer's attention by running a model once without weights.
+"""Detection of each layer's attention, by running a model without weights and recording its calls.
 
 Configurations call heads, windows, caps and scales by many names, and the model's code decides their meaning. A run on
 torch's meta device, which computes only shapes, shows how the code calls attention.
@@ -25,7 +25,7 @@ _NEUTRAL = ("dropout", "position_ids", "use_cache", "output_attentions", "cache_
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Properties of a model. layers: for each layer, the name of the module with attention, and the attention."""
+    """A model's properties, from a run without weights. layers: each layer's attention, with its module's name."""
 
     layers: tuple[tuple[str, AttentionSpec], ...]
     vocab_size: int
@@ -33,11 +33,11 @@ class Observed:
 
 
 class _UnsupportedAttentionError(Exception):
-    """The model calls attention in a way that is not supported; the text says why."""
+    """The model calls attention in a way that is not supported; the message gives the reason."""
 
 
 def observe(foreign: ForeignModel) -> Observed:
-    """Run a model without weights. Raises UnsupportedModelError for attention that the KV cache cannot serve."""
+    """Run a model without weights, and record its attention. Raises UnsupportedModelError if it is not supported."""
     name = foreign.model_class.__name__
     try:
         with torch.device("meta"), torch.inference_mode():
@@ -116,14 +116,14 @@ def _record(
 def _mask(
     q_length: int, kv_length: int, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **_: Any
 ) -> torch.Tensor:
-    """Return a mask without contents; its `window` is the size it allows, 0 for all positions up to a row."""
+    """Return an uninitialized mask with an attribute `window`, the result of `_window` for the mask function."""
     mask = torch.empty((1, 1, q_length, kv_length), dtype=torch.bool)
     mask.window = _window(mask_function, 3 * (local_size or 8))
     return mask
 
 
 def _window(mask_function: Callable[..., torch.Tensor], position: int) -> int | None:
-    """Return the number of positions that a row sees, its own included; 0: all, None: any other pattern."""
+    """Return the window of a mask function, the query included; 0 for a causal mask, None for any other pattern."""
     with torch.device("cpu"):
         zero, row, keys = torch.tensor(0), torch.tensor(position), torch.arange(position + 2)
         try:

@@ -1,4 +1,4 @@
-"""OpenedTransformersModel: a folder whose model transformers' code computes."""
+"""OpenedTransformersModel: a folder with a model that transformers' code computes."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from models.transformers_backend.observe import Observed, observe
 
 @dataclass(frozen=True, slots=True)
 class OpenedTransformersModel:
-    """A model that is described and known to run over the KV cache; its weights are not read yet."""
+    """A model of transformers that is known to run over the KV cache; its weights are not read yet."""
 
     root: Path
     overridden: OverriddenConfig
@@ -67,7 +67,7 @@ class OpenedTransformersModel:
 
     @property
     def gguf_metadata(self) -> None:
-        """No metadata: only headrace's own families read GGUF files."""
+        """None, since transformers' code does not run GGUF files here."""
 
     def build(
         self,
@@ -122,7 +122,7 @@ class OpenedTransformersModel:
 
 
 def open_through_transformers(files: ModelFiles, overrides: Mapping[str, Any]) -> OpenedTransformersModel:
-    """Describe the model in a folder by its configuration. Raises a ModelError."""
+    """Open the model in a folder by its configuration, without weights. Raises a ModelError."""
     root = files.folder
     overridden = override(files.config, overrides)
     if find_quantization_config(overridden.config, root) is not None:

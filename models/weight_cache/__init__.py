@@ -1,1 +1,1 @@
-"""Cache of packed weights, which later starts map instead of packing them again."""
+"""Cache of packed weights on disk: later starts map its files instead of packing the weights again."""

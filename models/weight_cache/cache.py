@@ -1,4 +1,4 @@
-"""WeightCache: files of packed weights in the cache folder, by key, within a share of the disk."""
+"""WeightCache: files of packed weights in the cache folder, limited to a share of the disk."""
 
 import contextlib
 import errno
@@ -35,10 +35,10 @@ _MIN_HUGE_PAGE_SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class WeightCache:
-    """Files of packed weights in a folder.
+    """A folder of files with packed weights, by key.
 
-    min_bytes: smaller models load just as fast without the cache. requires_huge_pages: save and map only files that the
-    system maps in huge pages, since steps would read others more slowly than the process's own memory.
+    min_bytes: smaller models are not cached, since they load just as fast. requires_huge_pages: save and map only files
+    that the system maps in huge pages, since steps would read others more slowly than the process's own memory.
     """
 
     folder: Path = field(default_factory=lambda: cache_folder() / "weights")
@@ -46,7 +46,7 @@ class WeightCache:
     requires_huge_pages: bool = True
 
     def find(self, key: str, progress: ProgressReport) -> WeightFile | None:
-        """Map the file saved under `key`; None if there is none, it is damaged, or it is not in huge pages."""
+        """Map the file of `key`; return None if it is missing, damaged or not in huge pages."""
         path = self.path(key)
         try:
             file = map_weight_file(path, lambda done, total: progress("map weights", done, total, "B"))
@@ -64,7 +64,7 @@ class WeightCache:
         return file
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor], extra: Any, progress: ProgressReport) -> None:
-        """Write a file for the next start. Failures are logged only, since this start does not need the file."""
+        """Write a file for the next start. Failures are only logged, since this start does not need the file."""
         needed_bytes = tensor_bytes(tensors)
         if needed_bytes < self.min_bytes or not can_be_written(tensors) or not hasattr(os, "O_TMPFILE"):
             return
@@ -86,7 +86,7 @@ class WeightCache:
 
     @contextlib.contextmanager
     def _unnamed_file(self) -> Iterator[BinaryIO]:
-        """Open a new file without a name and without a buffer.
+        """Open a new file that has no name yet, unbuffered.
 
         Without a name, it is deleted if the process is killed; without a buffer, pieces are written whole.
         """
@@ -94,7 +94,7 @@ class WeightCache:
             yield cast(BinaryIO, file)
 
     def _supports_huge_pages(self) -> bool:
-        """Whether the system maps files of the folder in huge pages, tested with a small file."""
+        """Whether the system maps files in this folder in huge pages; tested with a small file."""
         try:
             with self._unnamed_file() as file:
                 tensors = {"": torch.ones(2 * HUGE_PAGE_BYTES, dtype=torch.uint8)}
@@ -136,12 +136,12 @@ class WeightCache:
 
 
 def _open_path(file: BinaryIO) -> Path:
-    """Return a path that Linux has for every open file."""
+    """Return the path under which Linux shows the open file."""
     return Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def _link_file(file: BinaryIO, path: Path) -> None:
-    """Give an unnamed file the name `path`, replacing a file that has it."""
+    """Give an unnamed file the name `path`, replacing an existing file."""
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.unlink(missing_ok=True)
     # With src_dir_fd, which an absolute path does not need, Python calls linkat, which follows the link.

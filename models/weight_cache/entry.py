@@ -1,4 +1,4 @@
-"""CachedWeights: a model's entry in the weight cache, under a hash of everything that determines packed weights."""
+"""CachedWeights: a model's entry in the weight cache, by a hash of everything that determines packed weights."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ _CODE = Path(__file__).parents[1]  # all of models
 
 @dataclass(frozen=True, slots=True)
 class CachedWeights:
-    """A model's entry in the weight cache. state: `files_state` before the files were opened; the key includes it."""
+    """A model's entry in the weight cache. state: `files_state` from before the files were opened, part of the key."""
 
     cache: WeightCache
     key: str
@@ -37,7 +37,7 @@ class CachedWeights:
     state: str
 
     def restore(self, decoder: Decoder, progress: ProgressReport) -> int:
-        """Map the weights into a decoder whose memory is allocated. Return their bytes; 0 if they are not cached."""
+        """Map the cached weights into a decoder with allocated memory. Return their bytes; 0 if they are not cached."""
         file = self.cache.find(self.key, progress)
         if file is None:
             return 0
@@ -63,7 +63,7 @@ class CachedWeights:
 def cached_weights(
     cache: WeightCache, files: ModelFiles, state: str, weights: WeightOptions, overrides: Mapping[str, Any]
 ) -> CachedWeights:
-    """Return the entry of a model on native linear kernels. state: of `files_state`, before the files were opened."""
+    """Return the cache entry of a model on native kernels. state: `files_state` from before the files were opened."""
     digest = hashlib.blake2b(state.encode(), digest_size=20)
     if weights.quantize_to is None:  # the other options have no effect then; a draft of the same file shares the entry
         weights = WeightOptions(keeps_quantized=weights.keeps_quantized)
@@ -75,7 +75,7 @@ def cached_weights(
 
 
 def files_state(files: ModelFiles) -> str | None:
-    """Return a text that changes with every file that determines the weights; None if a file is missing.
+    """Return a text that changes whenever a file that determines the weights changes; None if a file is missing.
 
     The text has paths, sizes, inodes and times. Programs cannot set the time of change, and hashing a file would take
     longer than loading it.

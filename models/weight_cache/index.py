@@ -12,11 +12,11 @@ _MAGIC = b"hrimage1"  # changes with the format
 
 
 class WeightFileError(Exception):
-    """The file is damaged, or not a weight file."""
+    """The file is damaged, or is not a weight file of this model."""
 
 
 def packed_index(fields: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a weight file's index and tail. fields: the contents of the index, JSON."""
+    """Encode a weight file's index and tail. fields: the contents of the index, JSON."""
     index = json.dumps(fields).encode()
     return index + _TAIL.pack(len(index), _digest(index), _MAGIC)
 

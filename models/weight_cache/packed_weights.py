@@ -1,4 +1,4 @@
-"""Conversion of a decoder's loaded weights to tensors with records of the packed ones, and back."""
+"""Conversion of a decoder's loaded weights to named tensors and records of how they are packed, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ Records = dict[str, list[tuple[str | None, Record]]]  # (shard, record) by layer
 
 
 def collect_weights(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | None:
-    """Return all loaded weights; None if a layer is dequantized by torch, since it is not packed."""
+    """Return a decoder's weights by name, and records of the packed ones; None if torch dequantizes a layer."""
     tensors: dict[str, torch.Tensor] = {}
     records: Records = {}
     for name, module in decoder.named_modules():
@@ -43,7 +43,7 @@ def collect_weights(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records]
 
 @torch.no_grad()
 def restore_weights(decoder: Decoder, file: WeightFile) -> None:
-    """Put a file from `collect_weights` into a decoder of the same structure, whose memory is allocated.
+    """Load a file from `collect_weights` into a decoder of the same structure, with allocated memory.
 
     Raises WeightFileError if a weight is missing or has another shape, before any change.
     """
@@ -77,7 +77,7 @@ def _native_layers(modules: Mapping[str, nn.Module]) -> dict[str, tuple[Linear, 
 def _native_weights(
     layers: Mapping[str, tuple[Linear, NativeLinearMethod]], file: WeightFile
 ) -> dict[str, dict[str | None, NativeWeight]]:
-    """Return the packed weights of each layer, by shard. Raises WeightFileError if they do not fit the layers."""
+    """Return the packed weights by layer and shard. Raises WeightFileError if they do not fit the layers."""
     records: Records = file.extra["records"]
     try:
         for name, (layer, method) in layers.items():

@@ -1,4 +1,4 @@
-"""WeightFile: tensors in a file that is mapped and not read, so that their memory is the system's cache of the file.
+"""WeightFile: tensors in a memory-mapped file, which need no memory besides the system's page cache.
 
     tensors, from offset 0    each at a multiple of 64 bytes, which the kernels' vectors need
     zeros                     up to a multiple of 2 MiB
@@ -37,10 +37,10 @@ OnBytes = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightFile:
-    """A mapped file of tensors.
+    """A memory-mapped file of tensors.
 
     tensors: views of the mapping, which lives as long as any of them; writes to them stay in this process. extra: the
-    caller's data. num_bytes: of the mapping. huge_page_share: the share of it that is mapped in huge pages.
+    caller's data. num_bytes: the size of the mapping. huge_page_share: the share of it that is in huge pages.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -50,12 +50,12 @@ class WeightFile:
 
 
 def can_be_written(tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a weight file can hold tensors of these types."""
+    """Whether a weight file can store these tensors: they have a supported dtype and are contiguous."""
     return all(tensor.dtype in _DTYPES.values() and tensor.is_contiguous() for tensor in tensors.values())
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Return the bytes of the tensors in a file, without index and padding."""
+    """Return the bytes of all tensors, without index and padding."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
@@ -72,14 +72,14 @@ def write_weight_file(file: BinaryIO, tensors: Mapping[str, torch.Tensor], extra
 
 
 def _write(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Write all data; an unbuffered file may write less at a time."""
+    """Write all data, in several calls if necessary, since an unbuffered file may write only a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 class _PieceWriter:
-    """A writer that gathers tensors into pieces."""
+    """Writes tensors to a file in large pieces, and computes each piece's checksum."""
 
     def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
         self._file = file
@@ -90,7 +90,7 @@ class _PieceWriter:
         self.checksums: list[int] = []
 
     def add(self, tensor: torch.Tensor) -> int:
-        """Write a tensor and return its offset."""
+        """Append a tensor, and return its offset in the file."""
         offset = self.num_bytes + self._used
         data = tensor.detach().view(-1).view(torch.uint8)
         while len(data):
@@ -133,12 +133,12 @@ def map_weight_file(path: Path, on_bytes: OnBytes) -> WeightFile:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open without blocking: opening a pipe would wait for its writer."""
+    """Open a file without blocking: opening a pipe would wait for its writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
-    """Map the first `num_bytes` of the file as uint8; private, so that writes never change the file."""
+    """Map the first `num_bytes` of the file as uint8, copy-on-write, so that writes never change the file."""
     if num_bytes > os.fstat(file.fileno()).st_size:
         raise WeightFileError("it is truncated")
     if not num_bytes:
@@ -151,7 +151,7 @@ def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
 
 
 def _verify(mapped: torch.Tensor, checksums: list[int], on_bytes: OnBytes) -> None:
-    """Compare the checksums. This reads all data once, which also maps the pages."""
+    """Check the pieces' checksums. This reads all data once, which also maps the pages."""
     pieces = mapped.split(_PIECE_BYTES) if len(mapped) else ()
     done = 0
     for piece, expected in zip(pieces, checksums, strict=True):
@@ -162,7 +162,7 @@ def _verify(mapped: torch.Tensor, checksums: list[int], on_bytes: OnBytes) -> No
 
 
 def _checksum(piece: torch.Tensor) -> int:
-    """Return the sum of the 64-bit words modulo 2^64, on all threads, since every start sums the whole model."""
+    """Return the sum of the 64-bit words modulo 2^64; on all threads, since every start sums the whole model."""
     return sum_words(piece.view(torch.int64))
 
 
@@ -173,7 +173,7 @@ def _view(mapped: torch.Tensor, dtype_name: str, shape: list[int], offset: int) 
 
 
 def _huge_page_share(mapped: torch.Tensor) -> float:
-    """Return the share of a mapping, once read, that is in huge pages; 0 if the system does not report it."""
+    """Return the share of a mapping, already read, that is in huge pages; 0 if the system does not report it."""
     if not len(mapped) or not _SMAPS.exists():
         return 0.0
     prefix, in_huge_pages = f"{mapped.data_ptr():x}-", 0

@@ -38,10 +38,7 @@ class _LayerAdapter(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedPairs:
-    """An adapter's LoRA pairs (A, B) for one layer, packed for the kernels. kept:
-
-    owns the memory that `entry` points to.
-    """
+    """An adapter's LoRA pairs for one layer, packed for the kernels. kept: the memory that `entry` points to."""
 
     entry: _LayerAdapter
     kept: tuple[object, ...]
@@ -55,7 +52,7 @@ class AdaptedRows:
     slots: torch.Tensor
 
     def arguments(self) -> tuple[int, int]:
-        """Return the addresses of the table and of the slots, the last two arguments of kernels that apply adapters."""
+        """Return the addresses of the table and of the slots, two arguments of kernels that apply adapters."""
         assert self.slots.dtype == torch.int32
         assert self.slots.is_contiguous()
         return self.table_address, self.slots.data_ptr()
@@ -102,10 +99,7 @@ class AdapterTable:
         self._kept[slot] = packed
 
     def _stacked(self, pairs: Sequence[LowRankChange]) -> tuple[list[int], torch.Tensor]:
-        """Stack the pairs' matrices `a` to [ranks, in]; pairs that share one matrix share its rows.
-
-        Returns the first row of each pair, and the stack.
-        """
+        """Return each pair's first row in the stack of all distinct matrices `a`, and the stack: [ranks, in] bf16."""
         begins: dict[int, int] = {}  # by the address of `a`
         parts: list[torch.Tensor] = []
         for pair in pairs:
@@ -120,14 +114,13 @@ class AdapterTable:
         return pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena, library=self._library).data
 
     def rows(self, slots: torch.Tensor) -> AdaptedRows:
-        """Return this table with the slots of a call's rows. slots: [T] int32, -1 for rows without an adapter."""
+        """Return PackedLinear's argument `adapted` for rows with these slots: [T] int32, -1 for no adapter."""
         return AdaptedRows(ctypes.addressof(self._entries), slots)
 
     def adapt(self, x: torch.Tensor, slots: torch.Tensor, out: torch.Tensor, *, prepare: RowInput = PLAIN) -> None:
-        """Apply the rows' adapters in place to `out` [T, N], the layer's output for prologue(x).
+        """Apply the rows' adapters in place to `out` [T, N], the layer's output for x with the prologue `prepare`.
 
-        x, out: bf16 or fp32; rows may be strided. slots: [T] int32, -1 for rows without an adapter. prepare: the
-        prologue.
+        x, out: bf16 or fp32; rows may be strided. slots: [T] int32, -1 for rows without an adapter.
         """
         assert x.shape[1] == self._columns * (2 if prepare.is_gated else 1)
         assert x.stride(1) == out.stride(1) == 1

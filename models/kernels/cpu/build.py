@@ -166,10 +166,7 @@ def ensure_library(recipe: Recipe, folder: Path) -> Path:
 
 
 def best_level(probe: Path) -> str:
-    """Return the best instruction-set level of this processor. probe: the library compiled by PROBE.
-
-    Raises OSError if the probe cannot be loaded.
-    """
+    """Return this processor's best level, by the library `probe`. Raises OSError if it cannot be loaded."""
     return list(LEVELS)[ctypes.CDLL(str(probe)).hr_cpu_level()]
 
 

@@ -137,10 +137,7 @@ def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
 
 
 def chosen_level() -> str:
-    """Return the instruction-set level that the environment variable requests, by default the best one.
-
-    Raises SettingError if this processor does not run it.
-    """
+    """Return the requested instruction-set level, by default the best. Raises SettingError if it cannot run here."""
     given = os.environ.get(LEVEL_VARIABLE)
     if not given:
         return detect_level()
@@ -159,10 +156,7 @@ def detect_level() -> str:
 
 
 def load_level(name: str) -> KernelLibrary:
-    """Load the library of an instruction-set level; compile it first if it is missing.
-
-    Raises KernelBuildError if that fails.
-    """
+    """Load a level's library; compile it first if it is missing. Raises KernelBuildError if that fails."""
 
     def load(path: Path) -> KernelLibrary:
         if path.parent not in (build.kernel_folder(), build.PREBUILT_FOLDER):

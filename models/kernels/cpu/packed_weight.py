@@ -19,7 +19,7 @@ from models.kernels.formats import DENSE_DTYPES, NotFiniteError, WeightFormat
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeWeight(ABC):
-    """A matrix packed for a native kernel, which it names."""
+    """A packed matrix of any format, and the native kernel that multiplies by it."""
 
     format: int  # as the kernel's segments state it, like group_size
     rows: int  # outputs
@@ -102,10 +102,7 @@ def pack_weight(
 def gather_rows(
     weight: PackedWeight, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor:
-    """Look up rows of an embedding: return rows `ids`, dequantized to `dtype`, bf16 or fp32: [T, columns].
-
-    ids: [T] int64, each below the number of rows.
-    """
+    """Look up embeddings: rows `ids` ([T] int64, in range), dequantized to `dtype`, bf16 or fp32: [T, columns]."""
     library = library or required_library()
     if (own_dtype := DENSE_DTYPES.get(weight.format)) is not None:
         out = torch.empty(len(ids), weight.columns, dtype=own_dtype)

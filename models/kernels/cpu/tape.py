@@ -24,15 +24,12 @@ _aten = torch.ops.aten
 
 
 class Kernel:
-    """A native function. While a thread records a tape, its calls are added to the tape as well as run."""
+    """A native function. Calls by a thread that records a tape are run, and also added to the tape."""
 
     def __init__(
         self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
     ) -> None:
-        """arguments: a letter of TYPES for each argument.
-
-        replay_address: address of the HR_REPLAYABLE variant, or None.
-        """
+        """arguments: a letter of TYPES for each. replay_address: address of the HR_REPLAYABLE variant, or None."""
         function.argtypes = [TYPES[letter] for letter in arguments]  # type: ignore[attr-defined]
         function.restype = returns  # type: ignore[attr-defined]
         self._function = function
@@ -114,12 +111,11 @@ class Recording(NamedTuple):
 
 
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:
-    """Call `run` and return a tape of its native calls, or no tape if anything else computed in it.
+    """Call `run`, and return a tape of its native calls, or no tape if anything else computed in it.
 
     Calls of other threads are not recorded, since those threads may free their buffers.
 
-    run: may create tensors with torch.empty, new_empty and views, and must leave its results in buffers that outlive
-    it.
+    run: may make new tensors with torch.empty, new_empty and views; leaves its results in buffers that outlive it.
     """
     global _recorder
     assert _recorder is None, "one recording at a time"
@@ -146,7 +142,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False: to exclude torch.compile from this mode would import it, which takes half a second."""
+        """Return False, since excluding torch.compile from this mode would import it, which takes half a second."""
         return False
 
     def add(self, kernel: Kernel, arguments: Sequence[int | float | None]) -> None:

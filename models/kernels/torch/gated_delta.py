@@ -65,10 +65,7 @@ def _unit_heads(x: torch.Tensor, repeats: int, tiles_key_heads: bool) -> torch.T
 
 
 def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) -> torch.Tensor:
-    """Return the rule's outputs y [T, H, V], before norm and gate.
-
-    state: [blocks, H, K, V] fp32, read at the group's sources and written at its targets.
-    """
+    """Return y [T, H, V]. state: [blocks, H, K, V] fp32, read at the group's sources and written at its targets."""
     out = torch.empty_like(rows.v)
     singles: list[tuple[int, int, int]] = []  # (row, source, target)
     end = 0

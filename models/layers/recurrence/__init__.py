@@ -1,1 +1,1 @@
-"""Layers with a recurrence in attention's place."""
+"""Recurrent layers, which replace attention in some layers of hybrid models."""

@@ -14,7 +14,7 @@ from models.linear.method import LinearMethod
 
 
 class GatedDelta(Recurrence):
-    """The layer of GatedDeltaSpec.
+    """Linear attention by the gated delta rule, as GatedDeltaSpec describes it.
 
     Parameters: `in_proj` with the shards qkv, z, b and a; `conv_weight` [K, channels of q, k, v]; `A_log` and `dt_bias`
     [value heads]; `norm`; `out`.

@@ -1,4 +1,4 @@
-"""Recurrence: base of recurrent layers, with their projections, and speculative rows that wait for verification."""
+"""Recurrence: base class of recurrent layers, with their projections and the commit of accepted speculative rows."""
 
 from abc import abstractmethod
 
@@ -14,7 +14,7 @@ from models.linear.linear import Linear
 
 
 class Recurrence(nn.Module):
-    """A layer of in_proj, the recurrence itself (`scan`), and out."""
+    """A recurrent layer: the projection `in_proj`, the recurrence itself (`scan`), the projection `out`."""
 
     in_proj: Linear
     out: Linear
@@ -33,7 +33,7 @@ class Recurrence(nn.Module):
         state: LayerState,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return recurrence(norm(x)) (+ residual, used up; it may be x): [T, hidden]. Reads and writes `state`."""
+        """Return recurrence(norm(x)) (+ residual, overwritten; may be x): [T, hidden]. Reads and writes `state`."""
         rows = self.in_proj(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         if group.speculative_rows is not None:
             state.pending_rows = rows[group.speculative_rows]
@@ -42,9 +42,9 @@ class Recurrence(nn.Module):
         return hidden
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> None:
-        """Write the states after accepted rows. accepted_rows: [n] int64, indices into state.pending_rows."""
+        """Advance the states by accepted speculative rows: [n] int64, indices into state.pending_rows."""
         self.scan(state.pending_rows[accepted_rows], group, state)
 
     @abstractmethod
     def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
-        """Run the recurrence over rows of `in_proj`. Returns the input of `out`."""
+        """Run the recurrence over outputs of `in_proj`, and return the inputs of `out`. Reads and writes `state`."""

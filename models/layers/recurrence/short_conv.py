@@ -1,4 +1,4 @@
-"""Short convolution between two gates (ShortConvSpec): LFM2."""
+"""Short convolution with a gate before and after it (ShortConvSpec): LFM2."""
 
 import torch
 
@@ -12,7 +12,7 @@ from models.linear.method import LinearMethod
 
 
 class ShortConv(Recurrence):
-    """The layer of ShortConvSpec.
+    """A short causal convolution with a gate before and after it, as ShortConvSpec describes it.
 
     Parameters: `in_proj`, whose rows are b, c and v; `conv_weight` [K, hidden], `conv_bias`; `out`.
     """

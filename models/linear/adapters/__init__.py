@@ -1,1 +1,1 @@
-"""Low-rank adapters of linear layers: what a checkpoint has, and banks that compute with it by the slots of rows."""
+"""LoRA adapters of linear layers and embeddings: the contents of their files, and slots for rows with adapters."""

@@ -1,4 +1,4 @@
-"""Adapter: low-rank changes to linear layers (Hu et al. 2021), from one fine-tuning of a model."""
+"""Adapter: a LoRA adapter as read from its files (Hu et al. 2021)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,11 +8,10 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRankPair:
-    """A change of some outputs of a layer: scale * b (a x) + bias is added to outputs first .. first + len(b) - 1.
+    """A LoRA pair (A, B): adds scale * (b (a x) + bias) to outputs first .. first + len(b) - 1 of a layer.
 
-    gain: of DoRA (Liu et al. 2024): the rows of W + scale * b a, times these numbers, replace those of W, so that their
-    lengths are `magnitude`, as in the file. In an embedding, `a` has a column for each id, and scale * b a[:, id] is
-    added to a row of the table.
+    gain: for DoRA (Liu et al. 2024), the factor of each row of W + scale * b a that makes its length the file's
+    `magnitude`. In an embedding, `a` has a column for each id, and scale * b a[:, id] is added to the looked-up row.
     """
 
     first: int
@@ -28,13 +27,13 @@ class LowRankPair:
         return len(self.a)
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """Yield the tensors of the file; `gain` is computed with the model's weights."""
+        """Yield the tensors read from the file: all except `gain`, which is computed with the model's weights."""
         yield from (tensor for tensor in (self.a, self.b, self.bias, self.magnitude) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerAdapter:
-    """The pairs of one layer, at most one for each output; or a weight [out, in] that replaces the layer's own."""
+    """An adapter's part for one layer: LoRA pairs for distinct outputs, or a weight [out, in] that replaces its own."""
 
     pairs: tuple[LowRankPair, ...] = ()
     weight: torch.Tensor | None = None
@@ -44,7 +43,7 @@ class LayerAdapter:
         return max((pair.rank for pair in self.pairs), default=0)
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """Yield the tensors of the file."""
+        """Yield the tensors that are read from the adapter's file."""
         for pair in self.pairs:
             yield from pair.tensors()
         if self.weight is not None:
@@ -53,12 +52,12 @@ class LayerAdapter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """An adapter as it was read: on the CPU, in the file's dtype, its rows in the decoder's order.
+    """An adapter as read from its files: on the CPU, in the file's dtype, its rows in the decoder's order.
 
-    digest: 32 bytes, of everything that decides results, so that two adapters with one digest compute the same. layers:
-    by the decoder's module; "embed" is the look-up of tokens, "head" the output layer, also where that is the same
-    table. targets: the tensors of the base model that the adapter changes, by their names in the file. base_model: the
-    file's name of the model that the adapter was made for; "" without one.
+    digest: 32-byte hash of everything that decides results; adapters with the same digest compute the same. layers: by
+    the name of the decoder's module; "embed" adapts the look-up of tokens, "head" the output layer, also if both use
+    one table. targets: names of the base model's tensors that the adapter changes, as in the file. base_model: the name
+    of the base model in the file, or "".
     """
 
     digest: bytes

@@ -1,4 +1,4 @@
-"""AdapterBank: the adapters of one linear layer, one in each slot, and their part of the layer's product."""
+"""AdapterBank: the adapters of one linear layer by slot, and the layer's product with them."""
 
 from typing import Protocol, TypeVar
 
@@ -16,20 +16,20 @@ P = TypeVar("P")
 
 
 class AdapterBank(Protocol[P]):
-    """The adapters of one layer by slot. Slots are set between steps; a row without an adapter has slot -1."""
+    """The adapters of a linear layer by slot, set only between steps; rows without an adapter have slot -1."""
 
     @property
     def residual_last_slots(self) -> tuple[int, ...]:
-        """Slots whose gain (DoRA) would scale a residual too: the residual of their rows is added after `multiply`."""
+        """Slots whose DoRA gain would scale the residual too; the caller adds their rows' residual after `multiply`."""
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> P:
-        """Return the adapter as `set` takes it. May run on any thread, also during a step.
+        """Convert an adapter for `set`. May run on any thread, also during a step.
 
-        arena: memory of this adapter, in all layers.
+        arena: allocates this adapter's memory, for all layers.
         """
 
     def set(self, slot: int, prepared: P | None) -> None:
-        """Replace the adapter of a slot; None removes it. Computes nothing, since streams pause for it."""
+        """Replace the adapter in a slot; None empties the slot. Computes nothing, since streams pause meanwhile."""
 
     def multiply(
         self,
@@ -39,9 +39,9 @@ class AdapterBank(Protocol[P]):
         out_dtype: torch.dtype | None,
         slots: torch.Tensor,
     ) -> torch.Tensor:
-        """Multiply like `LinearMethod.apply` of the layer, and apply the adapters of the rows' slots, [T] int32.
+        """Compute the layer like `LinearMethod.apply`, and apply each row's adapter. slots: [T] int32.
 
-        residual: zero in rows of `residual_last_slots`.
+        residual: must be zero in rows of `residual_last_slots`.
         """
 
 

@@ -1,4 +1,4 @@
-"""Pairs of adapters in the form that banks compute with, their factors folded into their matrices."""
+"""Conversion of LoRA pairs to the form that banks compute with: scale, DoRA gain and bias folded in."""
 
 from typing import Protocol
 
@@ -10,19 +10,20 @@ from models.linear.method import LinearLayer, LinearMethod
 
 
 class AdaptedLayer(LinearLayer, Protocol):
-    """A layer as its bank of adapters sees it."""
+    """The interface of a linear layer that its adapter bank uses."""
 
     method: LinearMethod
 
     def read_rows(self, first: int, count: int) -> torch.Tensor:
-        """Return rows of the weight, dequantized: [count, in] fp32."""
+        """Return rows first .. first + count - 1 of the weight, dequantized: [count, in] fp32."""
 
 
 def computed_pair(layer: AdaptedLayer, pair: LowRankPair) -> LowRankChange:
-    """Fold the pair's factors into its matrix b, on the CPU in fp32. Its matrix a stays the same tensor.
+    """Fold the pair's scale and gain into its matrix b, on the CPU in fp32; a stays the same tensor.
 
-    With the gains c of a LowRankPair, and y = W x + bias of the layer:
-    c (W + scale * b a) x + bias = c y + (c * scale * b) a x + (1 - c) bias.
+    With the gain c of a LowRankPair, and y = W x + bias of the layer:
+
+        c (W + scale * b a) x + bias = c y + (c * scale * b) a x + (1 - c) bias
     """
     b = pair.b.to(torch.float32) * pair.scale
     shift = None if pair.bias is None else pair.bias.to(torch.float32) * pair.scale

@@ -1,4 +1,4 @@
-"""DecoderAdapters: the slots for adapters in all layers of a decoder."""
+"""DecoderAdapters: loads adapters into slots of all layers of a decoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from models.linear.linear import Linear
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedAdapter:
-    """An adapter as a decoder computes with it.
+    """An adapter that is converted for a decoder, ready to be put into a slot.
 
-    layers: as the layers' banks take it, by the layers' names. look_up: as the embedding's bank takes it.
+    layers: by the layers' names, for their banks. look_up: for the token embedding's bank.
     """
 
     layers: Mapping[str, Any]
@@ -24,13 +24,13 @@ class PreparedAdapter:
 
 
 class DecoderAdapters:
-    """Slots for adapters in all layers: `prepare` runs on any thread, also during a step, and `set` between two steps.
+    """Adapter slots in all layers. `prepare` may run on any thread, also during a step, `set` only between steps.
 
     Setting computes nothing, so that streams do not pause for it.
     """
 
     def __init__(self, embed: Embedding, layers: Mapping[str, Linear], max_slots: int, max_rank: int) -> None:
-        """layers: the layers that can have adapters, by name; their weights are loaded."""
+        """layers: the layers that adapters may change, by name, with their weights loaded."""
         self._embed = embed
         self._layers = layers
         self._max_slots, self._max_rank = max_slots, max_rank
@@ -40,7 +40,7 @@ class DecoderAdapters:
             layer.enable_adapters(max_slots)
 
     def prepare(self, adapter: Adapter) -> PreparedAdapter:
-        """Prepare an adapter for a slot. Raises AdapterError if its rank is above the limit, and MemoryError."""
+        """Convert an adapter for a slot. Raises AdapterError if its rank exceeds the limit, and MemoryError."""
         if adapter.rank > self._max_rank:
             raise AdapterError(
                 f"the adapter has rank {adapter.rank}; at most {self._max_rank} is served; raise --max-lora-rank"
@@ -66,7 +66,7 @@ class DecoderAdapters:
         self.version += self._layers_with_residuals_last() != before
 
     def _layers_with_residuals_last(self) -> list[str]:
-        """Return the layers with slots whose residual is added last."""
+        """Return the names of layers with `residual_last_slots`, whose native calls differ."""
         return [
             name
             for name, layer in self._layers.items()

@@ -1,4 +1,4 @@
-"""LookUpBank: the adapters of an embedding's look-up, by slot."""
+"""LookUpBank: LoRA adapters of an embedding, by slot."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from models.linear.adapters.torch_bank import rows_by_slot
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LookUpAdapter:
-    """An adapter of a look-up in a slot. The weight replaces the table."""
+    """An embedding's adapter in a slot: LoRA pairs, and a table that replaces the embedding's own, if not None."""
 
     pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...]  # a transposed [V, r], and b scaled, [d, r] fp32
     weight: torch.Tensor | None  # [V, d]
 
 
 class LookUpBank:
-    """The adapters of a look-up by slot: `prepare` runs on any thread, `set` between steps."""
+    """LoRA adapters of an embedding, by slot. `prepare` may run on any thread, `set` only between steps."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -37,7 +37,7 @@ class LookUpBank:
             self._adapters[slot] = prepared
 
     def adapt(self, ids: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        """Apply the adapters of the rows' slots to `rows` [T, d], which are looked up for `ids` and used up."""
+        """Apply the adapter of each row's slot to the embeddings `rows` [T, d] of `ids`, in place."""
         for slot, indices in rows_by_slot(slots, tuple(self._adapters)):
             adapter = self._adapters[slot]
             if adapter.weight is not None:

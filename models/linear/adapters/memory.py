@@ -1,4 +1,4 @@
-"""The memory that an adapter takes, by the layers that it changes."""
+"""The number of values in an adapter, by the layers that it changes."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ _RANKS = 16  # of a packed block
 
 
 def pair_numbers(layers: Iterable[Linear], rank: int) -> int:
-    """Return how many numbers an adapter has, with pairs of this rank for all shards of the layers."""
+    """Return the number of values in LoRA pairs of this rank for all shards of the layers, as in a file."""
     return sum(rank * (layer.in_features + size) for layer in layers for size in shard_sizes(layer))
 
 
 def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
-    """Return how many numbers a slot stores: shards' ranks are even, and a layer's ranks fill whole blocks."""
+    """Return the number of values in a slot's packed pairs: even ranks per shard, whole blocks of ranks per layer."""
     total = 0
     even_rank = rank + rank % 2
     for layer in layers:
@@ -24,5 +24,5 @@ def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
 
 
 def shard_sizes(layer: Linear) -> list[int]:
-    """Return the outputs of each shard; a layer without shards counts as one."""
+    """Return the number of outputs of each shard; a layer without shards counts as one shard."""
     return [count for _, count in layer.shards.values()] or [layer.out_features]

@@ -1,4 +1,4 @@
-"""NativeBank: the adapters of one linear layer on native kernels, in calls that can be recorded."""
+"""NativeBank: the adapters of one linear layer, computed by native kernels in calls that can be recorded."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from models.linear.native import NativeLinearMethod
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeAdapter:
-    """An adapter in a slot: packed pairs, and a weight that replaces the layer's own."""
+    """An adapter in a slot: LoRA pairs packed for the kernels, and a weight used instead of the layer's own, if any."""
 
     packed: PackedPairs | None
     has_gain: bool
@@ -27,14 +27,14 @@ class NativeAdapter:
 
 
 class NativeBank:
-    """An AdapterBank on native kernels.
+    """An AdapterBank that computes with native kernels.
 
-    Calls cannot be recorded while a slot has a weight that replaces the layer's own, or is one of `residual_last_slots`
-    in a layer with a residual.
+    Calls cannot be recorded while a slot has a weight that replaces the layer's own, or, in a layer with a residual, is
+    one of `residual_last_slots`.
     """
 
     def __init__(self, layer: AdaptedLayer, method: NativeLinearMethod, max_slots: int) -> None:
-        """method: the layer's own."""
+        """method: the layer's linear method."""
         self._layer = layer
         self._method = method
         self._table = AdapterTable(max_slots, layer.in_features)

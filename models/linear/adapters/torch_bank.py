@@ -15,7 +15,7 @@ from models.linear.adapters.computed_pair import AdaptedLayer, computed_pair
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchAdapter:
-    """An adapter in a slot: pairs, and a weight that replaces the layer's own."""
+    """An adapter in a slot: its LoRA pairs, and a weight used instead of the layer's own, if any."""
 
     pairs: tuple[LowRankChange, ...]
     weight: torch.Tensor | None
@@ -25,7 +25,7 @@ class TorchBank:
     """An AdapterBank that computes with torch."""
 
     def __init__(self, layer: AdaptedLayer, dtype: torch.dtype) -> None:
-        """dtype: of the products."""
+        """dtype: the dtype of products with the LoRA matrices."""
         self._layer = layer
         self._dtype = dtype
         self._adapters: dict[int, TorchAdapter] = {}
@@ -84,7 +84,7 @@ def _changed(y: torch.Tensor, change: LowRankChange, product: torch.Tensor) -> t
 
 
 def rows_by_slot(slots: torch.Tensor, loaded: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield each loaded slot that some rows have, with the indices [n] int64 of these rows."""
+    """Yield each slot in `loaded` that some rows use, with the indices [n] int64 of these rows."""
     for slot in loaded:
         rows = (slots == slot).nonzero().squeeze(1)
         if len(rows):
