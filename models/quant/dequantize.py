@@ -33,7 +33,7 @@ _CHUNK_ELEMENTS = 1 << 22  # dequantized at a time: bounds the fp32 temporaries
 def dequantize(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
     """Return the matrix [rows, columns] in `dtype`, computed in fp32 and rounded once.
 
-    Columns are in the order of the layer's inputs, after the permutation if there is one.
+    Columns are in the order of the layer's inputs, with the permutation undone.
     """
     rows, columns = tensor.shape
     out = torch.empty(rows, columns, dtype=dtype, device=tensor.codes.device)

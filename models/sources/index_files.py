@@ -25,7 +25,7 @@ class IndexFile:
 
 
 def find_index_file(client: httpx.Client, log: str) -> IndexFile | None:
-    """Return the wheel that pip is downloading, or None if only pip can fetch it (an index with a password).
+    """Return the wheel that pip is downloading, or None if there is none yet, or only pip can fetch it.
 
     log: the output of pip -vvv so far.
     """

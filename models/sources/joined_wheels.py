@@ -73,7 +73,7 @@ def can_resume(folder: Path, requirements: Sequence[str]) -> bool:
 
 
 def _stored_parts(folder: Path, requirements: Sequence[str]) -> list[WheelPart]:
-    """Return the parts that the folder has, if they are the first ones of `requirements`; else none."""
+    """Return the leading stored parts that match `requirements`; none if a requirement has no fixed version."""
     if not all("==" in requirement for requirement in requirements):
         return []
     try:
