@@ -58,7 +58,7 @@ class Lifecycle:
 
     @property
     def num_pending_prompt_tokens(self) -> int:
-        """Number of tokens that clients' running sequences still have to prefill, without the last of each."""
+        """Uncomputed tokens of clients' running sequences, without the last token of each, which counts as decoding."""
         if not self.running.num_counted:
             return 0
         behind = [len(each.tokens) - each.num_computed - 1 for each in self.running]  # without calls that add up

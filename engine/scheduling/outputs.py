@@ -47,8 +47,7 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
 
 
 def _progress_output(sequence: Sequence) -> RequestOutput | None:
-    """Return how much of the prompt is computed, which never falls, if the request asks for it and has no output
-    yet."""
+    """Return the prompt's progress, which never falls, if the request asks for it and has no output yet."""
     if sequence.has_output or not sequence.request.reports_progress:
         return None
     num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption)

@@ -23,7 +23,7 @@ class Pauses:
         self._num_used: dict[BlockPool, int] = {}  # their blocks; shared ones count once
 
     def resume(self) -> bool:
-        """Resume all paused sequences, unless sequences of an earlier class run or could; return whether it did so."""
+        """Resume all paused sequences, unless one of an earlier class runs or is ready; return whether it did so."""
         paused, running = self._lifecycle.paused, self._lifecycle.running
         if not paused:
             self._forget()
@@ -53,9 +53,8 @@ class Pauses:
             self._lifecycle.preempt(paused[-1], PreemptionReason.SERVICE_CLASS)
 
     def _count_used(self, pool: BlockPool) -> int:
-        """Return the number of blocks in the pool that paused sequences use. Cached until other sequences are paused:
-        their blocks do not change, may be most of the pool, and are asked for with almost every block that a client
-        allocates."""
+        """Return the number of blocks in the pool that paused sequences use. Cached while the same sequences are
+        paused: the blocks may be most of the pool, and almost every block that a client needs asks for the count."""
         paused = list(self._lifecycle.paused)
         if paused != self._counted:
             self._counted, self._num_used = paused, {}

@@ -64,8 +64,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute or report something. Sequences that wait for a grammar or adapter do not
-        count."""
+        """Whether a step would compute or report something; a sequence that waits for a grammar does not count."""
         lifecycle = self._lifecycle
         has_started = lifecycle.running or lifecycle.paused
         if has_started or self._outputs or self._aborts or lifecycle.waiting.has_ready:
@@ -90,8 +89,7 @@ class Scheduler:
 
     @property
     def adapters(self) -> AdapterSlots | None:
-        """The adapters' slots, or None without adapters. Requests to fill a slot are answered between update and
-        schedule."""
+        """The adapters' slots, or None without adapters. Slots are filled only between update and schedule."""
         return self._lifecycle.adapters
 
     @property
@@ -116,8 +114,7 @@ class Scheduler:
     # --- intake -------------------------------------------------------------------------------------------------------
 
     def add(self, request: EngineRequest, grammar: OutputGrammar | None = None) -> None:
-        """Accept a request. grammar: compiled request.grammar. Raises InvalidRequest if the request can never be
-        served."""
+        """Accept a request. grammar: request.grammar, compiled. Raises InvalidRequest if it can never be served."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._config.check_length(request)
         if request.adapter is not None and self.adapters is None:

@@ -112,6 +112,6 @@ class Sequence:
 
     @property
     def needs_prompt_rows(self) -> bool:
-        """Whether requested prompt log probabilities are missing. Then no cached prefix is used, since it has no
-        logits."""
+        """Whether requested prompt log probabilities are missing. If so, the prefix cache, without logits, is not
+        used."""
         return self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt - 1

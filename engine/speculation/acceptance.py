@@ -58,8 +58,7 @@ class Acceptance:
         return [state.rate.mean(prob, _REQUEST_WEIGHT) for prob in general]
 
     def continue_probs(self, source: DraftSource, num_tokens: int) -> list[float]:
-        """Return each position's probability to be drafted, given that the one before is: a draft model may stop
-        early."""
+        """Return each position's probability to be drafted if the one before is: a draft model may stop early."""
         if source is not DraftSource.DRAFT_MODEL:
             return [1.0] * num_tokens
         return [1.0, *_means(self._continuing, _CONTINUE_PRIOR, num_tokens - 1)]

@@ -17,8 +17,7 @@ _NUM_TOP = 5  # tokens of each position that are compared: more are never almost
 
 
 def compare_outputs(speculated: list[int], repeated: list[int], logprobs: list[TokenLogprobs]) -> AuditVerdict:
-    """Compare a request's tokens with its repetition's. logprobs: the repetition's, with the top few of each
-    position."""
+    """Compare a request's tokens with its repetition's. logprobs: top log probabilities of the repetition."""
     for ours, theirs, scores in zip(speculated, repeated, logprobs, strict=False):
         if ours == theirs:
             continue

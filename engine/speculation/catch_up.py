@@ -26,8 +26,7 @@ class CatchUp:
         self._mean_output_len += _NEW_WEIGHT * (num_output - self._mean_output_len)
 
     def compute(self, candidates: list[DraftCandidate], load: StepLoad, max_tokens: int) -> None:
-        """Compute the draft model's context where that pays. max_tokens: limit of a step, for all sequences
-        together."""
+        """Compute the draft model's context where that pays. max_tokens: limit of a step, over all sequences."""
         if not any(candidate.num_behind for candidate in candidates):
             return
         assert self._drafter is not None
@@ -76,7 +75,7 @@ class CatchUp:
 def plan_chunks(
     behind: list[tuple[Sequence, int]], num_spare: int, *, seconds_per_token: float, max_s: float | None
 ) -> list[tuple[Sequence, int]]:
-    """Return how many context tokens of each sequence to compute in this step; the first sequences come first.
+    """Return how many context tokens of each sequence to compute in this step, in the order given.
 
     behind: sequences, and the number of context tokens that the draft model lacks. num_spare: tokens that may be
     computed besides the step's own. max_s: seconds that other sequences may wait; None if there are no others.

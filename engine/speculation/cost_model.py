@@ -21,8 +21,7 @@ class CostModel:
         self._context_s_per_token = rate if known is None else known + _NEW_WEIGHT * (rate - known)
 
     def pass_s(self, num_drafting: int, plain_s: float) -> float:
-        """Return the seconds of a draft model's pass; until measured, the target's step time, scaled by relative
-        size."""
+        """Return the seconds of a draft model's pass; until measured, `plain_s` scaled by the relative size."""
         if self.passes.knows(num_drafting, num_drafting):
             return self.passes.estimate(num_drafting, num_drafting)
         return plain_s * self._relative_size

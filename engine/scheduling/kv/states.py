@@ -83,8 +83,7 @@ class StateAllocator:
                 yield entry
 
     def _can_move(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether the step may overwrite the state it continues from: that block moves to the first possible end
-        entry."""
+        """Whether the block of the state that the step reads can move to the first entry in which the step may end."""
         table, entry = sequence.tables[self._index], self._entry(sequence.num_computed)
         first = self._entry(_num_certain(sequence, num_tokens))
         return (

@@ -49,8 +49,7 @@ class StepBudget:
 
     @property
     def most_s(self) -> float:
-        """Maximum seconds of a step beside generation, for prompts that would otherwise have less than half of their
-        speed."""
+        """Maximum seconds of a step beside generation, for prompts that would otherwise run at less than half speed."""
         return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
@@ -114,8 +113,7 @@ class StepBudget:
             self._batch.observe(sample)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Halve the limit after a step of `num_tokens` ran out of memory. Returns False if less than one would be
-        left."""
+        """Halve the limit after a step of `num_tokens` ran out of memory. Returns False if none would be left."""
         return self._memory.shrink(num_tokens)
 
 

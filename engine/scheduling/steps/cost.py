@@ -22,8 +22,8 @@ class PromptCost(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """A measured step. position: mean position of the prompt tokens. num_prompts: prompts that the step computed tokens
-    of."""
+    """A measured step. position: mean position of its prompt tokens. num_prompts: number of prompts with tokens in
+    it."""
 
     num_tokens: int
     num_prompt_tokens: int
@@ -77,8 +77,7 @@ class StepCost:
         return sample.num_prompt_tokens, (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance
 
     def observe(self, sample: StepSample, *, others_s: float | None = None) -> None:
-        """Learn from a step that did not fail. others_s: seconds of the step without its prompts; default
-        `decode_s`."""
+        """Learn from a step that did not fail. others_s: its seconds without prompts, by default `decode_s`."""
         if sample.num_prompt_tokens == 0:
             known_s = sample.step_s if self._decode_s is None else self._decode_s
             # A step of twice the time is an exception, such as a disturbance, until it is the rule.

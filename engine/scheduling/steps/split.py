@@ -35,8 +35,7 @@ class Demand(NamedTuple):
 
     @property
     def is_prompt(self) -> bool:
-        """Whether the sequence is in prefill: it lacks more than one token of its prompt, or of those lost by
-        preemption."""
+        """Whether more than one token of the prompt, or of those lost by a preemption, is still to be computed."""
         sequence = self.sequence
         num_computed = sequence.num_with_draft - self.num_pending
         return max(sequence.num_prompt, sequence.num_computed_at_preemption) - num_computed > 1
@@ -80,8 +79,7 @@ class StepSplit:
         self._num_wanted = sum([demand.num_tokens * demand.cost + demand.context_cost for demand in self.demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
-        """Return a sequence's demand. num_pending: uncomputed tokens; of a waiting sequence, those after the cached
-        prefix."""
+        """Return a sequence's demand. num_pending: uncomputed tokens; if it waits, those after its cached prefix."""
         demand = Demand(sequence, num_pending, num_pending)
         if not demand.is_prompt:
             return demand
