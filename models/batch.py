@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVGroupBatch:
-    """Addresses of one KV group: layers that see the same positions (kv/groups.py).
+    """KV cache addresses of one KV group: layers that see the same positions (kv/groups.py).
 
     slot_mapping: [T] int64, slot (block * block_size + offset) that each row's K and V are written to.
     block_tables: [S, M] int32, each sequence's blocks in order of position, 0 where there is none: after the end, and
@@ -22,7 +22,7 @@ class KVGroupBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StateGroupBatch:
-    """Addresses of the group of recurrent layers, each of whose blocks has one state.
+    """State addresses of the recurrent layers' group, in which each block holds one state.
 
     sources: [S] int32, block of the state that each sequence continues from, -1 for a new sequence.
     targets: [T] int32, block that takes the state after each row, -1 where it is not stored.
@@ -30,7 +30,7 @@ class StateGroupBatch:
     speculative_rows: [n] int64, rows of sequences with a draft, which may be rejected. They have no targets; each layer
     keeps its inputs for them (LayerState.pending_rows), and `Decoder.commit_states` runs the accepted ones through the
     recurrence. None if there are no such rows.
-    query_lens, source_blocks and target_blocks are the host's copy.
+    query_lens, source_blocks and target_blocks are copies of lengths, sources and targets on the host.
     """
 
     sources: torch.Tensor
@@ -45,7 +45,8 @@ class StateGroupBatch:
     def from_blocks(
         cls, lengths: Sequence[int], sources: Sequence[int], targets: Sequence[int], device: torch.device
     ) -> "StateGroupBatch":
-        """Return the addresses without speculative rows. lengths: rows of each sequence; the others as the fields."""
+        """Return the addresses of a step without drafts. lengths: rows of each sequence; for the others see the
+        class."""
         return cls(
             sources=torch.tensor(sources, dtype=torch.int32, device=device),
             targets=torch.tensor(targets, dtype=torch.int32, device=device),
@@ -122,9 +123,9 @@ def forward_batch(
     """Build the batch of a step. The engine builds its own steps in buffers instead.
 
     token_ids, token_type_ids: of all sequences, one after the other. lengths: rows of each sequence, none 0. starts:
-    position of each sequence's first row, by default 0. tables: the block tables [S, M] int32 of each KV group, on the
-    CPU; without columns if attention does not use the cache. states: of the state group, if the decoder has one.
-    logit_rows: by default the last row of each sequence.
+    position of each sequence's first row, default 0. tables: the block tables [S, M] int32 of each KV group, on the
+    CPU; without columns if attention does not use the cache. states: addresses of the state group, if the decoder has
+    one. logit_rows: by default the last row of each sequence.
     """
     counts = torch.tensor(lengths)
     ends = counts.cumsum(0)

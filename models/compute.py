@@ -16,9 +16,9 @@ from models.kv.groups import group_layers
 
 @dataclass(frozen=True, slots=True)
 class ComputeConfig:
-    """The arithmetic of one model, chosen once before its decoder is built.
+    """How a model computes; chosen once before its decoder is built.
 
-    dtype: of activations and dense weights. kv_dtype: in which keys and values are stored.
+    dtype: dtype of activations and dense weights. kv_dtype: dtype of stored keys and values.
     """
 
     backend: AttentionBackend
@@ -28,7 +28,7 @@ class ComputeConfig:
     device: torch.device
 
     def cache_layout(self, mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> CacheLayout:
-        """Return the layout of the cache of a decoder. mixers: of its layers."""
+        """Return the layout of a decoder's cache. mixers: attention or recurrence of each layer."""
         return CacheLayout(tuple(map(self._layer_layout, mixers)), group_layers(mixers))
 
     def _layer_layout(self, mixer: AttentionSpec | RecurrenceSpec) -> LayerLayout:

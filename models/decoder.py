@@ -39,11 +39,11 @@ def allocate_module(module: nn.Module, device: torch.device) -> None:
 
 
 class Decoder(nn.Module):
-    """Token ids to hidden states to logits, or without an output layer to hidden states only.
+    """Computes hidden states from token ids and, with an output layer, logits from hidden states.
 
-    Built without memory: the loader assigns tensors, may set other methods of linear layers, and then allocates and
-    fills. Invariant: nothing of the batch or of the KV cache outlives a call, so one instance works with any number of
-    caches.
+    Built with unallocated parameters: the loader assigns tensors, may set other methods of linear layers, and then
+    allocates and fills the rest. Invariant: no call keeps state of its batch or KV cache, so one instance works with
+    any number of caches.
     """
 
     def __init__(self, spec: DecoderSpec, compute: ComputeConfig) -> None:
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
         self.serve_context(self.spec.max_position)
 
     def serve_context(self, max_len: int) -> None:
-        """Make ready for contexts of up to `max_len` tokens.
+        """Prepare for contexts of up to `max_len` tokens.
 
         Must precede the first forward, since keys in a cache keep the rotation that they were written with.
         """
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run all layers on x, the result of `embedded`, which is used up. The rest is as in `forward`."""
+        """Run all layers on x, the result of `embedded`, which may be overwritten. For the rest see `forward`."""
         last = len(kv) - 1
         for index, layer_kv in enumerate(kv):
             x = self.run_layer(index, x, rotary_embeddings, batch, layer_kv, output_rows if index == last else None)
@@ -161,7 +161,7 @@ class Decoder(nn.Module):
         kv: LayerCache,
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run one layer on x, which is used up. kv: the layer's own."""
+        """Run one layer on x, which may be overwritten. kv: the layer's own cache."""
         self.on_progress()
         if self.relative_bias is not None:
             batch = dataclasses.replace(batch, distance_bias=self.relative_bias.by_distance())
@@ -213,11 +213,11 @@ class Decoder(nn.Module):
 
     @property
     def adapters_version(self) -> int:
-        """A number that changes when steps with adapters need other native calls."""
+        """Version that changes when native calls recorded for steps with adapters become invalid."""
         return 0 if self._adapters is None else self._adapters.version
 
     def adapted_layers(self) -> dict[str, Linear]:
-        """Return the layers that can have adapters, by their names in Adapter.layers; not look-ups and experts."""
+        """Return the layers that can have adapters, all but embeddings and experts, by name as in Adapter.layers."""
         modules = dict(self.named_modules())
         inner = {name: module for name, module in modules.items() if isinstance(module, Linear)}
         skipped = ("embed", "position_embedding", "token_type_embedding")
@@ -226,11 +226,11 @@ class Decoder(nn.Module):
 
     @property
     def num_experts(self) -> list[int]:
-        """The number of experts of each layer that has experts."""
+        """Number of experts of each MoE layer."""
         return self._expert_counts.num_experts
 
     def take_rows_per_expert(self) -> torch.Tensor:
-        """Return the rows that each expert computed since the last call: [layers with experts, most experts], int64."""
+        """Return how many rows each expert has computed since the last call: [MoE layers, most experts], int64."""
         return self._expert_counts.take()
 
 

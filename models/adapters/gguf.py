@@ -16,7 +16,7 @@ _KNOWN_KEYS = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "
 
 
 def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
-    """Read an adapter in a GGUF file. architecture: GGUF's name for the base model's.
+    """Read an adapter in a GGUF file. architecture: the base model's architecture, by its GGUF name.
 
     Raises AdapterError, which names the file and the key or tensor.
     """
@@ -81,7 +81,7 @@ def _pair(target: str, a_tensor: StoredTensor, b_tensor: StoredTensor, alpha: fl
 
 
 def _read(tensor: StoredTensor) -> torch.Tensor:
-    """Copy a tensor into memory, in fp32 if the file has quantized numbers."""
+    """Copy a tensor into memory, dequantized to fp32 if the file has it quantized."""
     assert tensor.read is not None
     dtype = {"F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.format, torch.float32)
     try:

@@ -26,9 +26,9 @@ _MAX_DIFFERENCE = 0.2
 
 
 def place_adapter(stored: StoredAdapter, decoder: Decoder, rules: Rules) -> dict[str, LayerAdapter]:
-    """Return the adapter's changes by the decoder's module; see Adapter.layers.
+    """Return the adapter's changes by module name, as in Adapter.layers.
 
-    Raises AdapterError, which names a tensor that has no module or does not fit it.
+    Raises AdapterError, which names a tensor that belongs to no module or does not fit its module.
     """
     placer = _Placer(stored, decoder, NameMap(rules, len(decoder.spec.layers)))
     for pair in stored.pairs:
@@ -39,7 +39,7 @@ def place_adapter(stored: StoredAdapter, decoder: Decoder, rules: Rules) -> dict
 
 
 class _Placer:
-    """Pairs and weights of an adapter that have been placed in a decoder's modules."""
+    """Assigns an adapter's LoRA (A, B) pairs and whole weights to the modules of a decoder."""
 
     def __init__(self, stored: StoredAdapter, decoder: Decoder, names: NameMap) -> None:
         self._stored = stored
@@ -151,7 +151,7 @@ class _Placer:
         return layer
 
     def _rows(self, tensor: torch.Tensor, destination: Destination) -> torch.Tensor:
-        """Return rows [out, n] in the decoder's order."""
+        """Return a tensor [out, n] with its rows in the decoder's order."""
         if destination.transform is transpose:  # pairs are never transposed
             return tensor
         try:
@@ -177,7 +177,7 @@ def num_bytes_of(layers: Mapping[str, LayerAdapter]) -> int:
 
 
 def _adapted_lengths(layer: Linear, pair: LowRankPair) -> torch.Tensor:
-    """Return the lengths of the rows of W + scale * b a: [rows] fp32, on the CPU."""
+    """Return the L2 norms of the rows of W + scale * b a: [rows] fp32, on the CPU."""
     a = pair.a.to(torch.float32)
     lengths = torch.empty(len(pair.b))
     for start in range(0, len(pair.b), _ROWS_AT_A_TIME):

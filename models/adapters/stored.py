@@ -1,4 +1,4 @@
-"""StoredAdapter: the contents of an adapter's file, as changes of the base model's tensors by their names there."""
+"""StoredAdapter: an adapter as its file states it, with changes named by the base model's tensors."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredPair:
-    """A low-rank pair for one tensor, in the layout and order of rows of the base model's checkpoint; see LowRankPair.
+    """The LoRA pair (A, B) of one tensor, in the layout and row order of the base model's checkpoint; see LowRankPair.
 
-    name: of one of the pair's tensors, for messages. target: the base model's tensor, such as
-    "model.layers.0.self_attn.q_proj.weight". magnitude: the lengths of the adapted rows (DoRA). is_look_up: for an
-    embedding; `a` has a column for each id.
+    name: name of A or B in the file, for messages. target: name of the base model's tensor, such as
+    "model.layers.0.self_attn.q_proj.weight". magnitude: L2 norms of the adapted rows (DoRA). is_look_up: whether the
+    tensor is an embedding, for which `a` has a column per token id.
     """
 
     name: str
@@ -26,7 +26,7 @@ class StoredPair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredWeight:
-    """A whole tensor. is_copy: whether it is the base model's own, stored with an adapter that was trained with it."""
+    """A whole weight in an adapter's file. is_copy: whether it is only a copy of the base model's weight."""
 
     name: str
     target: str
@@ -36,7 +36,7 @@ class StoredWeight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredAdapter:
-    """An adapter's file. source: its name, for messages. is_gguf: whether it has GGUF's names and row order."""
+    """An adapter's file. source: its name, for messages. is_gguf: whether tensor names and row order are GGUF's."""
 
     source: str
     alpha: float

@@ -8,7 +8,7 @@ from models.architecture.norm import NormSpec
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """Attention of one layer: softmax(scale * q k^T + bias) v over the context before a query, all of it, or a part.
+    """Attention of one layer: softmax(scale * q k^T + bias) v, over a query's whole context or a window or chunk of it.
 
     Attention that is not causal needs a sequence's whole context in one step.
     """
@@ -61,7 +61,7 @@ class QKNormSpec:
 
 @dataclass(frozen=True, slots=True)
 class QueryTemperature:
-    """Queries times 1 + scale * ln(1 + floor((position + offset) / floor_scale)): Llama 4, Ministral 3."""
+    """Factor of queries, 1 + scale * ln(1 + floor((position + offset) / floor_scale)): Llama 4, Ministral 3."""
 
     scale: float
     floor_scale: float

@@ -1,4 +1,4 @@
-"""DecoderSpec: the layers of a decoder or an encoder, and what comes before and after them."""
+"""DecoderSpec: the layers of a decoder or an encoder, its embeddings and its heads."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,12 +35,12 @@ class DecoderSpec:
 
     @property
     def is_encoder(self) -> bool:
-        """Whether a token's hidden state depends on later ones."""
+        """Whether attention is bidirectional: a token's hidden state depends on later tokens."""
         return not all(spec.is_causal for spec in self.attention_specs)
 
     @property
     def attention_specs(self) -> list[AttentionSpec]:
-        """Attention of each layer that has it."""
+        """The AttentionSpec of each layer that has attention."""
         return [layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionSpec)]
 
     def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":

@@ -16,7 +16,7 @@ class Activation(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SwigluClamp:
-    """gate * sigmoid(alpha * gate) * (up + 1), gate at most `limit` and up within +-limit (gpt-oss)."""
+    """A clamped SwiGLU (gpt-oss): gate * sigmoid(alpha * gate) * (up + 1), gate at most `limit`, up within +-limit."""
 
     alpha: float
     limit: float
@@ -24,7 +24,7 @@ class SwigluClamp:
 
 @dataclass(frozen=True, slots=True)
 class MLPSpec:
-    """down(act(gate x) * up x) if gated, else down(act(up x))."""
+    """An MLP: down(act(gate x) * up x) if gated, else down(act(up x))."""
 
     intermediate_size: int
     activation: Activation
@@ -35,14 +35,14 @@ class MLPSpec:
 
 
 class RouterScore(enum.Enum):
-    """How the router's logits become scores."""
+    """Functions that turn router logits into scores."""
 
     SOFTMAX = enum.auto()
     SIGMOID = enum.auto()
 
 
 class GroupScore(enum.Enum):
-    """How a group of experts is scored."""
+    """Rules that score a group of experts."""
 
     BEST = enum.auto()  # by its best expert: DeepSeek V2
     BEST_TWO = enum.auto()  # by the sum of its best two: DeepSeek V3
@@ -50,9 +50,9 @@ class GroupScore(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """Choice of a row's experts, and their weights.
+    """The router of an MoE layer: selects each row's experts and weights their outputs.
 
-    score(W x + b) scores the experts; `correction`, a bias learned for balance, takes part in the choice but not in the
+    score(W x + b) scores the experts; `correction`, a bias learned for balance, affects the selection but not the
     weights. A softmax over only the chosen logits is SOFTMAX with `renormalizes`.
     """
 
@@ -70,7 +70,7 @@ class RouterSpec:
 
 @dataclass(frozen=True, slots=True)
 class MoESpec:
-    """Weighted sum of the chosen experts' outputs, plus the output of the shared expert, which gets every row."""
+    """A mixture of experts: the weighted sum of the selected experts' outputs, plus the output of a shared expert."""
 
     num_experts: int
     expert: MLPSpec
@@ -79,7 +79,7 @@ class MoESpec:
     has_shared_gate: bool = False  # shared output times sigmoid(w . x): Qwen2-MoE
 
     def contradiction(self) -> str | None:
-        """Return why no row can be routed with these numbers, or None. Kernels do not check them again."""
+        """Return why these settings can route no row, or None. Kernels do not check them again."""
         router, size = self.router, self.num_experts // self.router.num_groups
         if self.num_experts % router.num_groups or router.groups_per_token > router.num_groups:
             chosen = f"{router.groups_per_token} of {router.num_groups} groups"

@@ -18,16 +18,16 @@ class CachePart:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of a tile of slots, or of a state."""
+        """Bytes of this part for one tile of slots, or for one state."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """Layout of a layer's keys and values, which is the attention back end's own.
+    """Layout of a layer's keys and values, defined by the attention back end.
 
-    A position of a block is a slot (block * block_size + offset); `tile` slots lie together in each part.
-    compute_dtype: of the queries, keys and values that the back end takes, whatever the parts store.
+    A slot (block * block_size + offset) holds one position; each part stores `tile` slots together. compute_dtype:
+    dtype of the queries, keys and values that the back end takes, whatever dtype the parts have.
     """
 
     parts: tuple[CachePart, ...]
@@ -58,7 +58,7 @@ LayerLayout = KVLayout | StateLayout
 
 
 def state_layout(spec: RecurrenceSpec, dtype: torch.dtype) -> StateLayout:
-    """Return the layout of a recurrence's states. dtype: of the model's rows."""
+    """Return the layout of a recurrence's states. dtype: dtype of the model's activations."""
     if isinstance(spec, ShortConvSpec):
         return StateLayout((CachePart("inputs", (spec.kernel_size - 1, spec.num_channels), dtype),))
     return StateLayout(

@@ -48,13 +48,13 @@ class LayerSpec:
 
     @property
     def attention(self) -> AttentionSpec:
-        """The mixer of a layer with attention."""
+        """The AttentionSpec of a layer that has attention."""
         assert isinstance(self.mixer, AttentionSpec)
         return self.mixer
 
     @property
     def recurrence(self) -> RecurrenceSpec | None:
-        """The mixer of a layer with a recurrence, or None."""
+        """The RecurrenceSpec of a layer that has a recurrence, or None."""
         return None if isinstance(self.mixer, AttentionSpec) else self.mixer
 
     def with_window(self, window: int | None) -> "LayerSpec":

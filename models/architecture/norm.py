@@ -1,4 +1,4 @@
-"""NormSpec: a norm of rows."""
+"""NormSpec: an RMSNorm or LayerNorm."""
 
 import enum
 from dataclasses import dataclass

@@ -82,9 +82,7 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True)
 class RelativeBiasSpec:
-    """A learned number for each head and bucket of distances, added to the logits of all layers (Raffel et al.
-    2020).
-    """
+    """A learned bias per head and distance bucket, added to the attention scores of all layers (Raffel et al. 2020)."""
 
     num_buckets: int  # half of them for keys before the query
     max_distance: int  # all distances from here on share the last bucket

@@ -13,7 +13,7 @@ from models.kv.layer import LayerKV
 
 
 class AttentionBackend(ABC):
-    """A way to compute attention. Stateless, and shared by all layers: each call gets the cache of its layer."""
+    """An implementation of attention. Stateless, and shared by all layers: each call gets its layer's cache."""
 
     name: str
 
@@ -23,17 +23,17 @@ class AttentionBackend(ABC):
     ) -> str | None:
         """Return why this back end cannot serve such a layer on `device`, or None if it can.
 
-        dtype: of queries, keys and values. kv_dtype: in which keys and values are stored.
+        dtype: dtype of queries, keys and values. kv_dtype: dtype of the KV cache.
         """
 
     @abstractmethod
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
-        """Return the layout of one layer's keys and values, which is the back end's own. Dtypes as in `unsupported`."""
+        """Return this back end's layout of one layer's keys and values. Dtypes as in `unsupported`."""
 
     def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         """Apply a norm to each head of x [T, heads, D]. May change x; a back end with a kernel overrides this.
 
-        norm: over the last dimension, with a weight [D] or [heads, D].
+        norm: a norm over the last dimension, with a weight [D] or [heads, D].
         """
         return norm(x)
 

@@ -19,14 +19,14 @@ _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
 class CpuAttention(AttentionBackend):
     """Attention by the C++ kernels.
 
-    KV layout: one part, [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says. Where
-    values are part of the keys the third dimension is 1.
+    KV layout: one part, [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], whose inner order kv_layout.h
+    defines. If values are part of the keys, the third dimension is 1.
     """
 
     name = "cpu"
 
     def __init__(self, library: KernelLibrary | None = None) -> None:
-        """library: by default the one for this processor."""
+        """library: the kernel library, by default the one for this processor."""
         self._library = library or kernel_library()
 
     def unsupported(
@@ -92,7 +92,7 @@ class CpuAttention(AttentionBackend):
         rotary: RotaryEmbedding | None,
         group: KVGroupBatch | None,
     ) -> None:
-        """Rotate if `rotary` is given, and store if `kv` is. Rows may be strided, as views of a fused projection."""
+        """Rotate if `rotary` is given, and store if `kv` is. Rows may be strided views of a fused projection."""
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
         assert kv is None or kv.shape[2] == (1 if v is None else 2)

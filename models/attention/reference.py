@@ -21,9 +21,10 @@ _TILE = 1024  # positions in a tile of the context of many rows
 
 
 class ReferenceAttention(AttentionBackend):
-    """Attention in torch. KV layout: keys and values apart, [slots, num_kv_heads, head_dim] each, in a floating dtype.
+    """Attention in torch. KV layout: keys and values in separate parts, [slots, num_kv_heads, head_dim] each, in a
+    floating dtype.
 
-    There are no values where they are part of the keys.
+    There is no part of values if they are part of the keys.
     """
 
     name = "reference"
@@ -82,7 +83,7 @@ class _Part(NamedTuple):
 
 
 def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
-    """Return all rows of the batch, in parts with bounded temporaries."""
+    """Split all rows of the batch into parts whose temporary tensors are bounded."""
     parts: list[_Part] = []
     decodes: list[tuple[int, int, int]] = []  # (context, sequence, row)
     end = 0
@@ -101,7 +102,7 @@ def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
 
 
 def _decode_parts(decodes: list[tuple[int, int, int]], spec: AttentionSpec) -> list[_Part]:
-    """Return decodes in order of context, split where padding to the longest would gather too much."""
+    """Group single-row sequences by context length, split where padding to the longest would gather too much."""
     parts: list[_Part] = []
     for context, sequence, row in sorted(decodes):
         num_before = len(parts[-1].sequences) if parts else 0
@@ -138,7 +139,7 @@ def _gather(
 
 
 class OnlineSoftmax:
-    """Attention over a context that is added tile by tile: sums relative to the largest score so far."""
+    """Attention over a context that is added tile by tile; sums are kept relative to the largest score so far."""
 
     def __init__(
         self,

@@ -8,7 +8,8 @@ from models.architecture.attention import QueryTemperature
 
 
 class RotaryEmbedding(NamedTuple):
-    """cos and sin of the rows' angles, [T, rotary_dim / 2] fp32 each; computed once a step for all layers with them.
+    """cos and sin of the rows' angles, [T, rotary_dim / 2] fp32 each; computed once per step for all layers that use
+    them.
 
     Dimension d of a head is rotated with d + rotary_dim / 2; rotary_dim may be 0. q_scale: [T] fp32, multiplies rotated
     queries.
@@ -25,7 +26,7 @@ def rotary_embedding(
     attention_factor: float = 1.0,
     temperature: QueryTemperature | None = None,
 ) -> RotaryEmbedding:
-    """Return the embedding of `positions` [T], in fp32: bf16 has no different numbers for neighbors beyond 256.
+    """Return the embedding of `positions` [T], in fp32: bf16 cannot tell neighboring positions apart beyond 256.
 
     attention_factor: multiplies cos and sin, and so rotated queries and keys (yarn, longrope).
     """

@@ -1,4 +1,4 @@
-"""CacheEntry: a named entry of a cache, which can be removed."""
+"""CacheEntry: a model or other files in a cache, listed and removed as one."""
 
 import contextlib
 import enum
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class EntryKind(enum.StrEnum):
-    """Kinds of entries: models, then files that were made from them and can be made again."""
+    """Kinds of entries: models, then files that were derived from models and can be made again."""
 
     HUB = "hub"
     WHEELS = "wheels"
@@ -28,9 +28,9 @@ class CacheEntry:
     """A model in a cache, or files that were made from models.
 
     name: the MODEL argument for a model, else the kind. root: the entry's cache; no file outside of it is removed.
-    paths: files, folders and links to remove. contents: the files with the bytes. used_s: the last use, as time.time().
-    locks: files that are locked while the model is fetched; their names may be patterns, since such files come and go.
-    derived: entries that were made from this one.
+    paths: files, folders and links to remove. contents: the files that num_bytes counts. used_s: the last use, as
+    time.time(). locks: files that are locked while the model is fetched; their names may be patterns, since such files
+    come and go. derived: entries that were made from this one.
     """
 
     name: str
@@ -57,14 +57,14 @@ class CacheEntry:
 
     @property
     def last_used_s(self) -> float:
-        """The last use of the entry or its derived entries, which are used in place of its files."""
+        """Time of the last use of the entry or its derived entries, which are used in place of its files."""
         return max([self.used_s, *(entry.used_s for entry in self.derived)])
 
 
 def measure_files(files: Iterable[Path], *, are_read_by_listing: bool = False) -> tuple[int, float]:
-    """Return the files' bytes, and when one was last read or written; missing files count nothing.
+    """Return the files' total bytes, and the time of the last read or write. Missing files are skipped.
 
-    are_read_by_listing: whether listing the caches reads these files, so that only writing counts as use. Most systems
+    are_read_by_listing: whether listing the caches reads these files, so that only writes count as use. Most systems
     record only the first read of a day, or none; models/caches/uses.py records each load of a model.
     """
     num_bytes, used_s = 0, 0.0

@@ -17,7 +17,7 @@ _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
 
 
 def hub_entries(cache: Path) -> Iterator[CacheEntry]:
-    """Yield repositories with safetensors, and GGUF models; other files that other programs fetched are left out."""
+    """Yield an entry per repository with safetensors and per GGUF model; repositories without either are left out."""
     for folder in sorted(cache.glob(f"{_PREFIX}*")):
         if folder.is_dir() and not folder.is_symlink():
             yield from _entries(folder, folder.name.removeprefix(_PREFIX).replace("--", "/", 1))
@@ -58,7 +58,7 @@ def _whole(folder: Path, name: str) -> CacheEntry:
 
 
 def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> CacheEntry:
-    """Return an entry for some of a repository's files, and their blobs unless other files share them."""
+    """Return an entry for one model's files in a repository, and for their blobs unless other files share them."""
     blobs = {path.resolve() for path in paths} - {path.resolve() for path in others}
     own = sorted(blob for blob in blobs if blob.is_relative_to(folder.resolve()))
     return _entry(folder, name, folder, [*paths, *(blob for blob in own if blob not in paths)], own)
@@ -67,7 +67,7 @@ def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> Cac
 def _entry(
     folder: Path, name: str, root: Path, paths: list[Path], contents: list[Path], *, is_complete: bool = True
 ) -> CacheEntry:
-    """Return an entry of a repository. Its locks are all the repository's: an incomplete file's model is not known."""
+    """Return an entry of a repository, with all its locks: which model an incomplete file belongs to is unknown."""
     return CacheEntry(
         name,
         EntryKind.HUB,

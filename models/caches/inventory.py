@@ -1,4 +1,4 @@
-"""Inventory of the caches: all entries, models with the entries that were made from them."""
+"""Inventory of the caches: models with the entries derived from them, and all other entries."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEnt
 
 
 def _merged(entries: list[CacheEntry]) -> CacheEntry:
-    """Return one entry for packed weights whose models are in no cache (paths, mostly) or not recorded."""
+    """Merge the packed weights whose models are unknown or in no cache (local paths, mostly) into one entry."""
     return CacheEntry(
         name=str(EntryKind.PACKED_WEIGHTS),
         kind=EntryKind.PACKED_WEIGHTS,

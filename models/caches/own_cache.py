@@ -38,14 +38,14 @@ def wheel_entries(cache: Path) -> Iterator[CacheEntry]:
 
 
 def derived_entries(cache: Path) -> Iterator[CacheEntry]:
-    """Yield an entry for each kind that has files, except packed weights."""
+    """Yield an entry for each kind of derived files that exist, except packed weights."""
     for kind, name in _FOLDERS.items():
         if contents := tuple(files_below(cache / name)):
             yield CacheEntry(str(kind), kind, cache / name, contents, contents, *measure_files(contents))
 
 
 def packed_weights(cache: Path) -> Iterator[tuple[CacheEntry, frozenset[str]]]:
-    """Yield an entry for each file of packed weights, with its source files, if it states them."""
+    """Yield an entry for each file of packed weights, and its source files; empty if the file does not state them."""
     folder = cache / "weights"
     for path in sorted(folder.glob("*.weights")):
         model, sources = _sources(path)

@@ -1,4 +1,4 @@
-"""Removal of cache entries: only files within the cache, and the processes that use them."""
+"""Removal of cache entries, limited to files within the cache, and detection of processes that use them."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ def is_being_fetched(entry: CacheEntry) -> bool:
 
 
 def processes_using(entry: CacheEntry) -> list[int]:
-    """Return the ids of processes that have the entry's or its derived files open or mapped, as far as visible."""
+    """Return the ids of visible processes that have files of the entry or its derived entries open or mapped."""
     contents = {os.path.realpath(path) for each in (entry, *entry.derived) for path in each.contents}
     found = []
     for process in _PROC.glob("[0-9]*"):

@@ -45,7 +45,7 @@ class SafetensorsCheckpoint:
 
 
 def plain_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
-    """Return the dtype of most bytes of the unquantized tensors; bfloat16 if there are none."""
+    """Return the dtype that most bytes of the unquantized tensors have; bfloat16 if there are none."""
     bytes_of = Counter[torch.dtype]()
     for tensor in tensors:
         if tensor.format in _DTYPES:
@@ -119,7 +119,8 @@ def _check_header_size(path: Path) -> None:
 def _described(
     name: str, shape: tuple[int, ...], stored_as: str, path: Path, read_stored: Callable[[], torch.Tensor]
 ) -> StoredTensor:
-    """Describe a tensor. read_stored: returns it mapped, so that reading a part costs only that part."""
+    """Return a tensor's description. read_stored: returns the tensor memory-mapped, so that reading a part costs only
+    that part."""
     stored_dtype = _DTYPES.get(stored_as)
     item_bytes = _CODE_BYTES.get(stored_as, 0) if stored_dtype is None else stored_dtype.itemsize
 

@@ -49,7 +49,8 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OverriddenConfig:
-    """A configuration with the user's fields, and their names, such as "rope_parameters.factor"."""
+    """A configuration with the user's overrides, and the names of the overridden fields, such as
+    "rope_parameters.factor"."""
 
     config: HFConfig
     names: tuple[str, ...]

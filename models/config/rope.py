@@ -31,7 +31,7 @@ def rope_spec(
 ) -> RopeSpec:
     """Read rotary positions from `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before).
 
-    layer_type: selects its parameters if the configuration states them for each type of layer.
+    layer_type: selects the parameters to read if the configuration states them for each type of layer.
     """
     is_current = config.has("rope_parameters")
     scaling = config.section("rope_parameters" if is_current else "rope_scaling")

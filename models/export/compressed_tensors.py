@@ -15,7 +15,8 @@ from models.quant.tensor import Encoding, QuantTensor
 
 @dataclass(frozen=True, slots=True)
 class ExportFormat:
-    """Format of written matrices: INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits, too, with a scale per token."""
+    """Format of written matrices: INT4, INT8 or FP8_E4M3. rounds_inputs: whether activations are quantized to 8 bits,
+    too, with a scale per token."""
 
     encoding: Encoding
     rounds_inputs: bool = False
@@ -57,7 +58,8 @@ def compressed_tensors_config(
 ) -> dict[str, Any]:
     """Return the quantization_config of a checkpoint.
 
-    group_sizes: of each quantized module; None: one scale per row. ignored: linear modules that are not quantized.
+    group_sizes: group size of each quantized module; None: one scale per row. ignored: linear modules that are not
+    quantized.
     """
     sizes = sorted(set(group_sizes.values()), key=lambda size: size or 0, reverse=True)
     activations = {**_numbers(output_format.encoding), "strategy": "token", "dynamic": True}
@@ -93,7 +95,7 @@ def _numbers(encoding: Encoding) -> dict[str, Any]:
 
 
 def _patterns(modules: Sequence[str]) -> list[str]:
-    """Return regular expressions that match these modules, one for all layers; "w1" and "w2" are different modules."""
+    """Return regular expressions that match these modules; one expression covers a module of all layers."""
     names = (module.split(".") for module in modules)
     patterns = (r"\.".join(r"\d+" if name.isdigit() else re.escape(name) for name in parts) for parts in names)
     return sorted({f"re:{pattern}$" for pattern in patterns})

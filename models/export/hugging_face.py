@@ -35,7 +35,7 @@ _COPIED = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENS
 
 
 class FolderLayout:
-    """The layout of a model that is a folder in Hugging Face layout."""
+    """Export layout of a model that was loaded from a folder in Hugging Face layout."""
 
     def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
         assert files.root is not None
@@ -43,7 +43,7 @@ class FolderLayout:
         self._fields = dict(opened.config.fields)
 
     def name(self, assignment: Assignment) -> str:
-        """Return the tensor's name. Raises UnsupportedModelError for a part of a stack."""
+        """Return the tensor's name. Raises UnsupportedModelError for one expert of a stacked tensor."""
         name = assignment.tensor.name
         if name.endswith("]"):
             raise _stack_error(name)
@@ -66,7 +66,7 @@ class FolderLayout:
 
 
 class GGUFLayout:
-    """The layout of a model that is a GGUF file."""
+    """Export layout of a model that was loaded from a GGUF file."""
 
     def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
         """Prepare the export. Raises UnsupportedModelError for models that cannot be written correctly."""
@@ -82,7 +82,7 @@ class GGUFLayout:
         self._own_fields = _config_fields(opened.config, self._tokenizer)
 
     def name(self, assignment: Assignment) -> str:
-        """Return the tensor's name in the family, for a stack its expert's.
+        """Return the tensor's name in the family's safetensors checkpoints; for a stack, its expert's name.
 
         Raises UnsupportedModelError if the family has no name for it.
         """

@@ -1,4 +1,4 @@
-"""BERT: an encoder with learned positions, token types, norms after the sums, biases everywhere."""
+"""BERT: an encoder with learned positions, token types, post-norm layers, biases everywhere."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def with_scores(config: HFConfig, spec: DecoderSpec, activation: Activation = Ac
 
 
 def norm_names(names: Mapping[str, str]) -> Rules:
-    """Return rules for LayerNorms by their modules' names; in files of 2018 they have a gamma and a beta."""
+    """Return rules for LayerNorms by their modules' names; files of 2018 call the parameters gamma and beta."""
     rules: dict[str, To | tuple[To, ...] | None] = {}
     for pattern, module in names.items():
         rules |= {
@@ -134,7 +134,7 @@ def refuse_causal(file: GGUFMetadata) -> None:
 
 
 def gguf_num_token_types(file: GGUFMetadata) -> int:
-    """Return the number of token types; 0 without embeddings of them, as in files of DistilBERT."""
+    """Return the number of token types; 0 if the file has no embeddings of them, as DistilBERT's files."""
     types = file.tensors.get("token_types.weight")
     if types is None:
         return 0

@@ -231,7 +231,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _head_length(file: GGUFMetadata, part: str) -> int:
-    """Return the head size of keys or values. In newer files, the field without "mla" is for a row of the cache."""
+    """Return the head size of keys or values. In newer files, the field without "mla" is the size of a cached row."""
     return file.integer(file.first(f"attention.{part}_length_mla", f"attention.{part}_length"))
 
 

@@ -9,7 +9,7 @@ from models.architecture.norm import NormKind, NormSpec
 def encoder(
     layer: LayerSpec, num_layers: int, *, vocab_size: int, hidden_size: int, max_position: int, num_token_types: int
 ) -> DecoderSpec:
-    """Return an encoder of equal layers that end with a norm, with a norm of the embeddings and no output layer."""
+    """Return the spec of an encoder with equal post-norm layers, a norm of the embeddings and no output layer."""
     return DecoderSpec(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
@@ -24,7 +24,7 @@ def encoder(
 
 
 def attention_both_ways(hidden_size: int, num_heads: int, window: int | None = None) -> AttentionSpec:
-    """Return attention that is not causal. window: positions that a token sees to each side, itself included."""
+    """Return the spec of bidirectional attention. window: positions seen to each side, the token itself included."""
     head_dim = hidden_size // num_heads
     return AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, sliding_window=window, is_causal=False)
 

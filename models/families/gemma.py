@@ -149,9 +149,9 @@ def gguf_gemma3(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _score_divisor(fields: dict[str, Any], *, largest: int) -> int:
-    """Return the number whose root divides scores. No file states it: the head size, except in the largest model.
+    """Return the number by whose square root attention scores are divided: the head size, except in the largest model.
 
-    largest: number of layers of that model.
+    Files do not state it. largest: number of layers of the largest model.
     """
     if fields["num_hidden_layers"] == largest:
         return int(fields["hidden_size"] // fields["num_attention_heads"])

@@ -17,7 +17,7 @@ Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 class To:
     """A tensor's destination: a module such as "layers.{i}.attn.qkv", and the shard of a fused matrix that it fills.
 
-    parameter: its name, if the tensor's name does not end with it. when_present: if several names have this
+    parameter: the parameter's name, if the tensor's name does not end with it. when_present: if several names have this
     destination, a module that must be in the layer for this one to be transformers' name.
     """
 
@@ -60,10 +60,10 @@ class Destination:
 
 
 class NameMap:
-    """Compiled Rules."""
+    """Compiled Rules: maps a tensor's name to its destinations."""
 
     def __init__(self, rules: Rules, num_layers: int | None = None) -> None:
-        """num_layers: the decoder's; without it, "{x}" matches no number."""
+        """num_layers: number of the decoder's layers; without it, "{x}" matches no number."""
         self._rules = [(_compile(pattern), to) for pattern, to in rules.items()]
         self._num_layers = num_layers
 
@@ -86,7 +86,7 @@ class NameMap:
         return None, None
 
     def _is_after_the_last(self, number: str | None) -> bool:
-        """Whether "{x}" may match `number`; True for rules without it."""
+        """Whether "{x}" may match `number`; True for rules without "{x}"."""
         return number is None or (self._num_layers is not None and int(number) >= self._num_layers)
 
 

@@ -1,4 +1,4 @@
-"""OPT: LayerNorm, learned positions stored from the third row on, ReLU, biases everywhere."""
+"""OPT: LayerNorm, learned positions offset by two rows, ReLU, biases everywhere."""
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec

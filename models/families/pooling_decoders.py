@@ -1,4 +1,4 @@
-"""Decoders without an output layer: bases of embedding models, and rerankers and classifiers with a score head.
+"""Decoders without an output layer: base models that make embeddings, and rerankers and classifiers with a score head.
 
 The head scores a text by the state of its last token.
 """

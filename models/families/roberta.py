@@ -1,4 +1,4 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that are stored from the third row on."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT with position embeddings offset by two rows."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ from models.families.transforms import at_least_a_row, without_first_two_rows
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    """Describe RoBERTa, whose positions are counted from the padding's id + 1."""
+    """Describe RoBERTa, whose position embeddings start at the padding id + 1."""
     spec = bert.describe(config)
     padding = config.integer("pad_token_id", 1, minimum=0)
     if padding != 1:

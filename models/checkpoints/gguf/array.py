@@ -10,7 +10,7 @@ class GGUFArray:
     """An array of numbers or strings. The header's reader has checked that all items lie within the file."""
 
     def __init__(self, data: memoryview, count: int, dtype: np.dtype[Any] | None) -> None:
-        """data: the items as in the file. dtype: the type of numbers, or None for strings, each after its length."""
+        """data: the items as in the file. dtype: the numbers' type, or None for length-prefixed strings."""
         self.data = data
         self._count = count
         self._dtype = dtype

@@ -1,4 +1,4 @@
-"""GGUF blocks in plain torch, on any device: as in the file, and dequantized exactly like the gguf package.
+"""GGUF's quantized blocks in plain torch, on any device, dequantized exactly like the gguf package.
 
 If a super-block of 256 columns has a scale for each 16 or 32 of them, codes come as [.., scales, columns per scale].
 """

@@ -54,7 +54,7 @@ class GGUFCheckpoint:
 def _described(
     name: str, shape: tuple[int, ...], tensor_type: GGMLQuantizationType, data: np.ndarray, path: Path
 ) -> StoredTensor:
-    """Describe a tensor. data: its bytes, mapped."""
+    """Return a tensor's description. data: the tensor's bytes, memory-mapped."""
 
     def part(index: int) -> StoredTensor:
         return _described(f"{name}[{index}]", shape[1:], tensor_type, data.reshape(shape[0], -1)[index], path)

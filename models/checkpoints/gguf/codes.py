@@ -57,7 +57,7 @@ def stored_codes(
 
 
 def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
-    """Return the format in which a matrix is read, if it has more bits than the file's format."""
+    """Return the format in which a matrix is read, if it has more bits than the file's format, else None."""
     if tensor_type is GGMLQuantizationType.IQ4_XS:
         return "IQ4_NL"
     if tensor_type not in _INTEGERS:
@@ -88,7 +88,7 @@ def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _read_integers(tensor_type: GGMLQuantizationType, rows: torch.Tensor, not_finite: _MakeError) -> QuantTensor:
-    """Divide the gguf package's numbers by their scales, part of the matrix by part."""
+    """Recover a matrix's integer codes: the gguf package's dequantized values divided by their scales, part by part."""
     kind, read_scales = _INTEGERS[tensor_type]
     block_columns, block_bytes = GGML_QUANT_SIZES[tensor_type]
     columns = rows.shape[1] // block_bytes * block_columns

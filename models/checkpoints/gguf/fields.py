@@ -37,7 +37,8 @@ def common_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def window_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Return `sliding_window`, and `layer_types` if the file lists them; all full attention without a window."""
+    """Return `sliding_window`, and `layer_types` if the file lists them; without a window, all layers have full
+    attention."""
     window, num_layers = file.size("attention.sliding_window"), file.num_layers("block_count")
     name = "attention.sliding_window_pattern"
     pattern = file.raw(name)

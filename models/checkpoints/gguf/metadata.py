@@ -105,5 +105,5 @@ def gguf_metadata(
 
 
 def _plain(value: Any) -> Any:
-    """Return arrays as lists, unless they are longer than any list that is read."""
+    """Convert metadata arrays to lists, except arrays that are longer than any list that families read."""
     return value.values() if isinstance(value, GGUFArray) and len(value) <= _MAX_LISTED else value

@@ -15,9 +15,9 @@ def rope_parameters(file: GGUFMetadata, head_dim: int) -> dict[str, Any]:
 
 
 def rope_parameters_by_layer(file: GGUFMetadata, head_dim: int, *, window_theta: float | None = None) -> dict[str, Any]:
-    """Return rotary parameters by layer type, for families whose windowed layers have no scaling and their own base.
+    """Return rotary parameters by layer type, for families whose windowed layers have no scaling and their own theta.
 
-    window_theta: their base if the file does not state it.
+    window_theta: theta of windowed layers if the file does not state it.
     """
     full = rope_parameters(file, head_dim)
     theta = file.number("rope.freq_base_swa", window_theta or full["rope_theta"])

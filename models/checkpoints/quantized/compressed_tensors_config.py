@@ -22,7 +22,7 @@ class Format(enum.Enum):
 
 
 class Strategy(enum.Enum):
-    """Sets of weights that share a scale."""
+    """Granularities of scales: the weights that share one."""
 
     TENSOR = "tensor"
     CHANNEL = "channel"
@@ -55,7 +55,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class ModuleFormat:
-    """The form in which the modules of one group are stored."""
+    """Storage format of the modules in one group."""
 
     format: Format
     encoding: Encoding

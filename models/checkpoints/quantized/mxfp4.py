@@ -18,7 +18,7 @@ class MXFP4:
     """Reader of the experts of one MXFP4 checkpoint, with all experts of a projection as one tensor."""
 
     def __init__(self, config: HFConfig) -> None:
-        """Take the configuration that every reader gets; the layout does not depend on it."""
+        """config: ignored, since the layout does not depend on it."""
 
     def module_of(self, tensor: StoredTensor) -> str | None:
         return tensor.name.removesuffix("_blocks") if tensor.name.endswith("_blocks") else None

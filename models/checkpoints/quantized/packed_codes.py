@@ -29,7 +29,7 @@ def sorting_permutation(group_of: torch.Tensor, group_size: int, name: str) -> t
 
 
 def permute_codes(codes: torch.Tensor, permutation: torch.Tensor | None, bits: int) -> torch.Tensor:
-    """Return the columns of `codes` [rows, columns at `bits`] in the permutation's order."""
+    """Return `codes` with columns in the permutation's order. codes: [rows, columns], packed in pairs at 4 bits."""
     if permutation is None:
         return codes
     if bits == 8:
@@ -38,5 +38,5 @@ def permute_codes(codes: torch.Tensor, permutation: torch.Tensor | None, bits: i
 
 
 def signed_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Convert uint8 codes or zero points to QuantTensor's: 8-bit ones count from -128, and 4-bit ones stay."""
+    """Convert uint8 codes or zero points to QuantTensor's: 8-bit ones become int8, less 128; 4-bit ones stay."""
     return codes if bits == 4 else (codes ^ 0x80).view(torch.int8)

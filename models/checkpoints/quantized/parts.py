@@ -27,7 +27,7 @@ class ModulePart:
         self.read = tensor.read_stored
 
     def read_scales(self, first: int = 0, count: int | None = None) -> torch.Tensor:
-        """Return the scales, or `count` indices of their first dimension; E8M0 as uint8.
+        """Return the scales, or `count` of them along the first dimension from `first` on; E8M0 as uint8.
 
         Raises CheckpointError if they are not finite.
         """
