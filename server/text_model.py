@@ -22,7 +22,7 @@ from server.tools.history import GENERIC
 
 @dataclass(frozen=True, slots=True)
 class ChatModel:
-    """The chat template of a model, and the properties of its chats."""
+    """A model's chat template, and what it supports: tools, system messages, reasoning."""
 
     template: ChatTemplate
     tool_format: ToolFormat  # the generic format if the template shows no tools
@@ -35,7 +35,7 @@ class ChatModel:
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
-    """Everything that turns a model's text into tokens and back."""
+    """The text processing of one model: tokenizer, chat template and the threads they run on."""
 
     tokenizer: Tokenizer
     words: TokenWords
@@ -46,7 +46,7 @@ class TextModel:
 
     @property
     def capabilities(self) -> list[str]:
-        """Capabilities of the model, in Ollama's words."""
+        """Capabilities of the model under Ollama's names, such as "tools"."""
         found = ["completion"]
         if self.fill_in_middle is not None:
             found.append("insert")
@@ -58,9 +58,9 @@ class TextModel:
 
 
 def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> FillInMiddle:
-    """Return the model's tokens for filling in the middle, which a request's field `param` needs.
+    """Return the model's fill-in-the-middle tokens. Raises InvalidRequest if the model has none.
 
-    instead: the remedy for a model without them. Raises InvalidRequest if the model has none.
+    param: the request's field that needs them. instead: the remedy that the error names.
     """
     if text_model.fill_in_middle is None:
         raise InvalidRequest(
@@ -74,7 +74,7 @@ def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> Fil
 def build_text_model(
     info: TokenizerInfo, config: ServerConfig, workers: TextWorkers, templates: TemplateRunner
 ) -> TextModel:
-    """Return the text model, which works on `workers` and runs its chat template on `templates`.
+    """Build a model's TextModel. workers: run its slow work. templates: runs its chat template.
 
     Takes a second for a large vocabulary. Raises StartupError if the model's tokenizer or template cannot be used, and
     OptionError for an unknown parser.

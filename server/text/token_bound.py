@@ -1,4 +1,4 @@
-"""A lower bound of a text's tokens, computed from its bytes in milliseconds, while tokenization takes seconds.
+"""A lower bound on a text's number of tokens, computed from its bytes: milliseconds, where tokenizing takes seconds.
 
 The bound holds for tokenizers that keep every byte of a text: byte-level BPE, and SentencePiece's BPE with byte
 fallback. Each byte is then in one token, and each token is an entry of the vocabulary. Two bounds follow:
@@ -28,7 +28,7 @@ _PRE_TOKENIZERS = frozenset({"ByteLevel", "Split", "Metaspace", "Digits", "Punct
 
 
 class TooManyTokens(Exception):
-    """A text has at least `num_tokens` tokens, which is more than the limit."""
+    """Error for a text over a token limit. num_tokens: a lower bound on the text's number of tokens."""
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__(f"at least {num_tokens} tokens")
@@ -37,7 +37,7 @@ class TooManyTokens(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenBound:
-    """The weights and seams of one vocabulary."""
+    """A vocabulary's byte weights and seams, from which the tokens of a text are bounded; see the module."""
 
     classes: bytes  # byte -> index into `weights`
     weights: tuple[float, ...]
@@ -46,9 +46,10 @@ class TokenBound:
     needs_nfc: bool  # the tokenizer composes characters first
 
     def at_least(self, text: str, *, enough: int) -> int:
-        """Return a lower bound of the tokens of `text`. The search for a better bound stops above `enough`.
+        """Return a lower bound on the number of tokens of `text`. A bound above `enough` is not improved any further.
 
-        Control tokens in the text may count as tokens or as text. Tokens that the tokenizer adds do not count.
+        The bound holds whether or not control tokens in the text are parsed. Tokens that the tokenizer adds, such as
+        BOS, do not count.
         """
         if self.needs_nfc and not unicodedata.is_normalized("NFC", text):
             return 0
@@ -66,16 +67,17 @@ class TokenBound:
 
 
 def _num_seams(data: bytes, start: int) -> int:
-    """Return the number of seams that begin in a chunk."""
+    """Return the number of seams that begin in the chunk of `data` at `start`."""
     return data[start : start + _CHUNK_BYTES + 1].translate(_LETTERS_AS_A).count(_SEAM)
 
 
 def find_token_bound(
     tokenizer: tokenizers.Tokenizer, entries: Sequence[bytes], *, is_byte_level: bool
 ) -> TokenBound | None:
-    """Return the bound of a tokenizer with these entries (the bytes of each id); None if it may drop or replace text.
+    """Return the TokenBound of a tokenizer; None if the tokenizer may drop or replace text.
 
-    is_byte_level: entries are written in the byte alphabet, not with "▁" and byte pieces.
+    entries: the bytes of each token id. is_byte_level: True for byte-level BPE, False for SentencePiece's "▁" and
+    byte fallback.
     """
     normalizer, pre_tokenizer = steps_of(tokenizer.normalizer), steps_of(tokenizer.pre_tokenizer)
     if not _keeps_bytes(tokenizer, normalizer, pre_tokenizer, is_byte_level=is_byte_level):
@@ -133,10 +135,10 @@ def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _weights(texts: Sequence[bytes], known: frozenset[int], *, strips: bool) -> tuple[bytes, tuple[float, ...]]:
-    """Return the class of each byte, and the weight of each class.
+    """Return the class of each byte value, and the weight of each class.
 
-    A byte without an entry of its own may be dropped, or become an unknown token together with any number of neighbors.
-    Some control tokens strip any amount of space next to them, in ASCII or not.
+    A byte weighs nothing if it has no entry of its own, since it may be dropped or share an unknown token with any
+    number of neighbors, or if it may be part of white space that a control token strips.
     """
     longest = [0] * 256
     for text in sorted(set(texts), key=len):

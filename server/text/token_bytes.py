@@ -2,8 +2,8 @@
 
 Text is the concatenation of its tokens' bytes, decoded as UTF-8 with U+FFFD for invalid bytes. This holds for the two
 ways in which tokenizers of language models write bytes, byte-level alphabets and SentencePiece with byte fallback. It
-makes streaming exact, since a token's bytes depend on no other token. Words of encoders (WordPiece) are written with a
-space before them, which the original text may not have had.
+makes streaming exact, since a token's bytes depend on no other token. WordPiece, the tokenizer of encoders, is the
+exception: each word gets a space before it, which the original text may not have had.
 """
 
 import re
@@ -19,14 +19,14 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """The decoder of a tokenizer, for single tokens.
+    """A tokenizer's decoder applied to single tokens: `of` returns the bytes of a token.
 
-    `strips_space`: the first space of a text is not part of it, since encoding adds it. `is_byte_level`: tokens are
-    written in the byte alphabet.
+    `strips_space`: encoding adds a space before the text, which decoding must remove. `is_byte_level`: tokens are
+    spelled in GPT-2's byte-level alphabet.
     """
 
     def __init__(self, decoder: Decoder | None) -> None:
-        """Raises StartupError if the decoder has an unknown step."""
+        """Raises StartupError if there is no decoder, or if the decoder has an unknown step."""
         self.strips_space = False
         self._replacements: list[tuple[str, str]] = []
         self._has_byte_pieces = False
@@ -73,7 +73,7 @@ class TokenBytes:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Return GPT-2's alphabet, from character to byte: printable Latin-1 as itself, the other 68 bytes from U+0100."""
+    """Map GPT-2's byte-level alphabet to bytes: printable Latin-1 is itself, the other 68 bytes start at U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
@@ -85,7 +85,7 @@ _ALPHABET = _byte_level_alphabet()
 
 
 def _from_byte_level(token: str) -> bytes:
-    """Return the bytes of a token in the alphabet. An added token with other characters is plain text."""
+    """Return the bytes of a token in the byte-level alphabet. A token with other characters is plain text."""
     try:
         return bytes([_ALPHABET[character] for character in token])
     except KeyError:

@@ -10,7 +10,7 @@ _MAX_SEQUENCES = 10_000  # sequences of several tokens for the breakers of a req
 
 
 class TokenWords:
-    """A search for texts in a vocabulary. All methods may be called from any thread."""
+    """Lookup of the tokens and token sequences that spell or contain a text. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -18,21 +18,20 @@ class TokenWords:
         self._breaker = lru_cache(maxsize=256)(self._find_breaker)
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
-        """Return the sequences with which the tokenizer writes `word` inside a text, without and with a space before.
+        """Return the token sequences of `word` inside a text, without and with a space before it.
 
-        Spaces at its beginning are ignored, unless the word is only spaces. The text of a control token becomes that
-        token.
+        Leading spaces of `word` are ignored, unless it is only spaces. A control token's text becomes that token.
         """
         stripped = word.lstrip(" ") or word
         found = (self._tokenizer.encode_inside(text) for text in (stripped, f" {stripped}"))
         return list(dict.fromkeys(tuple(ids) for ids in found if ids))
 
     def breakers(self, texts: list[str]) -> tuple[bytes, tuple[tuple[int, ...], ...]]:
-        """Return a mask of all tokens that contain one of the texts, with a bit for each token, the lowest first, and
-        the sequences that spell one of the texts, beginning at the end of their first token.
+        """Return the DRY sequence breakers for these texts: a token mask, and token sequences.
 
-        The first call for a text reads the whole vocabulary, which takes tenths of a second. Raises InvalidRequest if
-        there are too many sequences.
+        The mask has a bit for each token, the lowest first, set if the token contains one of the texts. The sequences
+        spell a text that begins at the end of their first token. The first call for a text reads the whole vocabulary,
+        which takes tenths of a second. Raises InvalidRequest if there are too many sequences.
         """
         mask, sequences = 0, dict[tuple[int, ...], None]()
         for text in texts:
@@ -48,7 +47,7 @@ class TokenWords:
         return mask.to_bytes(-(-mask.bit_length() // 8), "little"), tuple(sequences)
 
     def _find_breaker(self, text: str) -> tuple[int, tuple[tuple[int, ...], ...]]:
-        """Return the bits of the tokens that contain the text, and the sequences that spell it."""
+        """Return the mask, as an integer, and the sequences of one text; see `breakers`."""
         pattern = text.encode()
         beginnings = tuple(pattern[:size] for size in range(1, len(pattern)))
         bits = bytearray(-(-self._tokenizer.vocab_size // 8))
@@ -61,7 +60,7 @@ class TokenWords:
         return int.from_bytes(bits, "little"), tuple(dict.fromkeys(sequences))
 
     def _tails(self, token: bytes, pattern: bytes) -> list[tuple[int, ...]]:
-        """Return the ids that complete the pattern, for each beginning of it that the token ends with."""
+        """Return the token ids that complete `pattern` after `token`, for each prefix of it that `token` ends with."""
         tails = []
         for size in range(1, len(pattern)):
             if token.endswith(pattern[:size]):

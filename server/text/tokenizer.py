@@ -1,4 +1,4 @@
-"""Tokenizer: conversion between text and token ids, with control over the text that may become control tokens."""
+"""Tokenizer: converts between text and token ids, and controls which text may become control tokens."""
 
 import functools
 import itertools
@@ -25,8 +25,8 @@ _MAX_VOCAB_SIZE = 1 << 21  # ids need not be dense
 class Tokenizer:
     """The tokenizer of a model. All methods may be called from any thread.
 
-    It has two objects of `tokenizers`, because whether the text of control tokens is parsed is a property of the
-    object: `_parsing` turns such text into control tokens, `_plain` into ordinary tokens.
+    There are two `tokenizers.Tokenizer` objects, since parsing of control tokens is a setting of the object: `_parsing`
+    turns text that spells a control token into that token, `_plain` into ordinary tokens.
     """
 
     def __init__(self, info: TokenizerInfo) -> None:
@@ -59,7 +59,7 @@ class Tokenizer:
 
     @property
     def library(self) -> tokenizers.Tokenizer:
-        """The tokenizer of `tokenizers` that parses control tokens. It must not be changed."""
+        """The `tokenizers.Tokenizer` that parses control tokens. Callers must not change it."""
         return self._parsing
 
     # --- text -> ids -------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Tokenizer:
         return self.with_one_bos(ids) if add_special_tokens else ids
 
     def encode_inside(self, text: str, *, parse_special: bool = True) -> list[int]:
-        """Return the ids of `text` within another text, without the space that some tokenizers add at the beginning."""
+        """Return the ids of `text` as part of a longer text: some tokenizers add a space at the beginning otherwise."""
         encode = functools.partial(self.encode, add_special_tokens=False, parse_special=parse_special)
         if self.strips_space and text:
             before, ids = encode(_LEAD), encode(_LEAD + text)
@@ -93,7 +93,7 @@ class Tokenizer:
         return encode(text)
 
     def encode_start(self, text: str, num_tokens: int, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the first ids of `text`: at least `num_tokens`, perhaps all."""
+        """Return at least the first `num_tokens` ids of `text`, without tokenizing all of a long text."""
         ids: list[int] = []
         for _, more in self._ids_of_pieces(self._parsing, text, add_special_tokens):
             ids += more
@@ -104,7 +104,7 @@ class Tokenizer:
     def encode_end(
         self, text: str, num_tokens: int, *, add_special_tokens: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """Return the last ids of `text`: at least `num_tokens`, perhaps all, after a BOS if `encode` adds one."""
+        """Return at least the last `num_tokens` ids of `text`, after a BOS if `encode` adds one."""
         tokenizer = self._parsing if parse_special else self._plain
         cuts = None if len(text) <= PIECE_SIZE else self._cuts
         if cuts is None or (add_special_tokens and not self._adds_in_front):
@@ -117,10 +117,10 @@ class Tokenizer:
         return self.with_one_bos(tail) if add_special_tokens else tail
 
     def encode_chat(self, prompt: str, hidden: Mapping[str, str], *, at_most: int | None = None) -> list[int]:
-        """Return the ids of a rendered chat template. `hidden` maps placeholders in the prompt to the texts they hide.
+        """Return the ids of a rendered chat. `hidden` maps placeholders in `prompt` to the texts that replace them.
 
-        Control tokens are parsed in the template's own text and never in hidden texts. Otherwise the ids are the same
-        as for the whole text without placeholders. Raises TooManyTokens like `encode`.
+        Control tokens are parsed in the template's own text and never in hidden texts. Apart from that, the ids equal
+        those of the text with all placeholders replaced. Raises TooManyTokens like `encode`.
         """
         if not hidden:
             self.check_bound(prompt, at_most)
@@ -157,14 +157,14 @@ class Tokenizer:
                     yield token_id, first + start, first + stop
 
     def _pieces(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the start and end of pieces whose joined ids are the ids of the text."""
+        """Yield (start, end) of pieces of a text that can be tokenized separately without changing its ids."""
         cuts = None if len(text) <= PIECE_SIZE else self._cuts
         return iter([(0, len(text))]) if cuts is None else cuts.pieces(text)
 
     def _ids_of_pieces(
         self, tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool
     ) -> Iterator[tuple[int, list[int]]]:
-        """Yield (end, ids) of each piece of the text."""
+        """Tokenize a text piece by piece; yield (end, ids) of each piece."""
         if len(text) > PIECE_SIZE and add_special_tokens and not self._adds_in_front:
             yield len(text), _ids(tokenizer, text, add_special_tokens)
             return
@@ -190,12 +190,12 @@ class Tokenizer:
             raise TooManyTokens(num_tokens)
 
     def prepare_for_long_texts(self) -> None:
-        """Compute in advance the properties that the first long text needs."""
+        """Compute now, not at the first long text, where long texts can be split and how to bound their tokens."""
         _ = self._cuts
 
     @functools.cached_property
     def _bound(self) -> TokenBound | None:
-        """Bound of a text's tokens; None if unknown. A large vocabulary takes tenths of a second."""
+        """Lower bound on a text's tokens; None if none is known. Takes tenths of a second for a large vocabulary."""
         ids = (token_id for token_id in range(_MAX_VOCAB_SIZE) if self.id_to_token(token_id) is not None)
         entries = [self.token_bytes(token_id) for token_id in itertools.islice(ids, self.vocab_size)]
         if len(entries) < self.vocab_size:
@@ -208,7 +208,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _adds_in_front(self) -> bool:
-        """Whether the post-processor adds tokens only at the beginning."""
+        """Whether special tokens are added only at the beginning of a text, not at its end."""
         return _ids(self._parsing, "a", True)[-1:] == _ids(self._parsing, "a", False)[-1:]
 
     def with_one_bos(self, ids: list[int]) -> list[int]:
@@ -223,7 +223,7 @@ class Tokenizer:
     # --- ids -> text -------------------------------------------------------------------------------------------------
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes that `token_id` adds to a text, which may be incomplete characters."""
+        """Return the bytes that a token adds to a text. They may end within a UTF-8 character."""
         found = self._bytes_of.get(token_id)
         if found is None:
             token = self.id_to_token(token_id)
@@ -232,12 +232,12 @@ class Tokenizer:
         return found
 
     def token_to_id(self, text: str) -> int | None:
-        """Return the id of the vocabulary's entry `text`, control tokens included."""
+        """Return the id of the token that the vocabulary spells `text`, control tokens included."""
         token_id: int | None = self._parsing.token_to_id(text)
         return token_id
 
     def id_to_token(self, token_id: int) -> str | None:
-        """Return the vocabulary's own spelling ("Ġthe", "<0x0A>"), or None if it has no such id."""
+        """Return the token in the vocabulary's own spelling ("Ġthe", "<0x0A>"); None for an unknown id."""
         if not 0 <= token_id < 2**32:
             return None
         token: str | None = self._parsing.id_to_token(token_id)
@@ -249,7 +249,7 @@ def _is_tag(text: str) -> bool:
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> list[int]:
-    """Return ids without offsets, from a batch of one, since `tokenizers` releases the GIL only for batches."""
+    """Tokenize one text without offsets, as a batch of one, since `tokenizers` releases the GIL only for batches."""
     (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
     ids: list[int] = encoding.ids
     return ids
@@ -268,8 +268,8 @@ def _load(tokenizer_json: bytes) -> tokenizers.Tokenizer:
 
 
 def _twin(tokenizer: tokenizers.Tokenizer, tokenizer_json: bytes) -> tokenizers.Tokenizer:
-    """Return a second tokenizer with its own switches that shares the vocabulary. Reading the vocabulary again would
-    take tenths of a second with Python's lock held, and as much memory."""
+    """Return a second tokenizer that shares the vocabulary, but not the setting for control tokens. Reading the
+    vocabulary again would double its memory, and hold the GIL for tenths of a second."""
     twin = tokenizers.Tokenizer(tokenizer.model)
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if (component := getattr(tokenizer, name)) is not None:

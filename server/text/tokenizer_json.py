@@ -1,7 +1,7 @@
 """parse_tokenizer: reads a tokenizer.json in steps, between which other threads run.
 
-The library reads the whole file with Python's lock held: 0.4 s for a vocabulary of 150,000, in which no request and no
-health probe is answered. Vocabulary and merges take most of that time, and can be passed separately.
+`tokenizers` reads a file while it holds the GIL: 0.4 s for a vocabulary of 150,000, in which no request and no health
+probe is answered. Vocabulary and merges take most of that time, and can be passed separately.
 """
 
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ _SETTINGS = frozenset(
 
 
 def parse_tokenizer(tokenizer_json: bytes) -> tokenizers.Tokenizer:
-    """Return the tokenizer as the library itself reads it, and raise the library's exceptions."""
+    """Parse a tokenizer.json, with the result and the exceptions of `tokenizers.Tokenizer.from_buffer`."""
     if len(tokenizer_json) >= _MIN_BYTES and (tokenizer := _in_steps(tokenizer_json)) is not None:
         return tokenizer
     return tokenizers.Tokenizer.from_buffer(tokenizer_json)
 
 
 def _in_steps(tokenizer_json: bytes) -> tokenizers.Tokenizer | None:
-    """Return the tokenizer; None if the file has unexpected parts, which the library may know, or report as errors."""
+    """Build the tokenizer in steps; None if the file has unknown parts, which only `tokenizers` can judge."""
     try:
         document = msgspec.json.decode(tokenizer_json)
         model = _bpe(document["model"])
@@ -48,7 +48,7 @@ def _in_steps(tokenizer_json: bytes) -> tokenizers.Tokenizer | None:
 
 
 def _bpe(model: Mapping[str, Any]) -> models.BPE | None:
-    """Return a BPE model; None for a model of another kind, or with unknown settings."""
+    """Build the BPE model of a tokenizer.json; None for a model of another kind, or with unknown settings."""
     if model["type"] != "BPE" or model.keys() - _PASSED_SEPARATELY - _SETTINGS:
         return None
     merges = [(left, right) for left, right in map(_pair, model["merges"])]
@@ -57,12 +57,12 @@ def _bpe(model: Mapping[str, Any]) -> models.BPE | None:
 
 
 def _pair(merge: str | list[str]) -> list[str]:
-    """Return a merge as a list, as in newer files; older files have a text."""
+    """Return both sides of a BPE merge: newer files have a list, older ones a text such as "t he"."""
     return merge.split(" ") if isinstance(merge, str) else merge
 
 
 def _with_model(model: models.BPE, document: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return the document's tokenizer with `model`. Tokens are added last, since the model determines their ids."""
+    """Build the document's tokenizer around `model`. Its added tokens come last: the model determines their ids."""
     empty = {**document["model"], "vocab": {}, "merges": []}
     rest = {**document, "model": empty, "added_tokens": []}
     tokenizer = tokenizers.Tokenizer.from_buffer(msgspec.json.encode(rest))
@@ -76,7 +76,7 @@ def _added_token(token: Mapping[str, Any]) -> AddedToken:
 
 
 def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-    """Return the added tokens in the form of a tokenizer.json, with the ids that they got."""
+    """Return the tokenizer's added tokens and their ids, in the form of a tokenizer.json."""
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return [
         {"id": token_id, "content": token.content, **{flag: getattr(token, flag) for flag in flags}}

@@ -1,7 +1,7 @@
 """Threads for slow work with a request's text: parsing, rendering and tokenization.
 
-They are few, and used for nothing else. More threads would only take processors from the engine, and each thread that
-runs Python code delays the event loop. The waiting work of a canceled request is dropped before it runs.
+The threads are few and do nothing else. More would only take processors from the engine, and each thread that runs
+Python code delays the event loop. If a request is canceled, its queued work is dropped.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _TRIM_DELAY_S = 1.0  # after a long text, when its request's objects are freed
 
 
 class TextWorkers:
-    """Threads in two lanes, so that short texts do not wait for long ones. For one event loop; threads start lazily."""
+    """Two thread pools, so that short texts do not wait for long ones. For one event loop; threads start lazily."""
 
     def __init__(self) -> None:
         self._short = ThreadPoolExecutor(MAX_SHORT, "text")
@@ -29,7 +29,7 @@ class TextWorkers:
         self._giving_back: asyncio.TimerHandle | None = None
 
     async def run(self, work: Callable[[], T], *, size: int) -> T:
-        """Return the result of `work`, whose text has `size` characters or bytes, or raise its exception."""
+        """Run `work` on a thread and return its result. size: characters or bytes of its text, to choose the pool."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._long if size > LONG_SIZE else self._short, work)
@@ -38,7 +38,7 @@ class TextWorkers:
                 self._giving_back = loop.call_later(_TRIM_DELAY_S, self._give_back, loop)
 
     async def run_unless_short(self, work: Callable[[], T], *, size: int) -> T:
-        """Return the result of `work` like `run`, but run it directly on the event loop if its text is short."""
+        """Run `work` directly on the event loop if its text is short, else on a thread; see `run`."""
         return work() if size <= _INLINE_SIZE else await self.run(work, size=size)
 
     def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -46,7 +46,7 @@ class TextWorkers:
         loop.run_in_executor(self._long, give_back_memory)
 
     def close(self) -> None:
-        """Drop waiting work. Running work continues to its end."""
+        """Drop queued work. Work that has started runs to its end."""
         if self._giving_back is not None:
             self._giving_back.cancel()
         for lane in (self._short, self._long):
@@ -54,7 +54,7 @@ class TextWorkers:
 
 
 def json_size(*values: Any) -> int:
-    """Return the characters of all texts and names, plus ITEM_SIZE for each value. Counting stops above LONG_SIZE."""
+    """Return the `size` of JSON values: all characters, plus ITEM_SIZE per value. Counting stops above LONG_SIZE."""
     size = 0
     pending = list(values)
     while pending and size <= LONG_SIZE:

@@ -25,7 +25,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class WrittenCall:
-    """A call to write. `arguments` is the JSON text of an object."""
+    """A tool call to write as text. `arguments` is the JSON text of an object."""
 
     name: str
     arguments: str
@@ -34,11 +34,11 @@ class WrittenCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat(ABC):
-    """A way of writing tool calls, by default one that can hold and enforce every schema, such as JSON.
+    """A way of writing tool calls as text. By default it can express and enforce every schema, as JSON can.
 
-    Formats are immutable and shared by all requests. name: in the registry, or "template" for a format that was
-    detected by rendering the chat template. call_id_length: number of letters and digits that the template requires in
-    a call's id; None if it takes any id. renders_calls: whether the template renders earlier calls; if not,
+    Formats are immutable and shared by all requests. name: its name in the registry, or "template" for a format that
+    was detected by rendering the chat template. call_id_length: number of letters and digits that the template requires
+    in a call's id; None if it takes any id. renders_calls: whether the template renders earlier calls; if not,
     server/tools/history.py writes them into the content. takes_several_calls: whether the template renders several
     calls of one answer; some templates refuse them, or render only the first.
     """
@@ -55,7 +55,7 @@ class ToolFormat(ABC):
         """Texts that may be special tokens, which the detokenizer must keep."""
 
     def describe_unwritable(self, _tool: Tool, /) -> str | None:
-        """Return a property or value of the tool's schema, in words, that this format cannot write, or None."""
+        """Describe, for an error, a name or value in the schema that this format cannot write; None without one."""
         return None
 
     def unenforced_paths(self, _tool: Tool, /) -> list[Location]:
@@ -64,7 +64,7 @@ class ToolFormat(ABC):
 
     @abstractmethod
     def write(self, calls: Sequence[WrittenCall]) -> str:
-        """Return the text of the calls as the model should write them if no text precedes them."""
+        """Return the text of the calls, as the model should write an answer of only these calls."""
 
     @abstractmethod
     def parser(self, names: Collection[str]) -> ToolParser:
@@ -76,7 +76,7 @@ class ToolFormat(ABC):
 
     @abstractmethod
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
-        """Return an expression that the whole answer, without its reasoning, must match.
+        """Return a grammar expression that the whole answer, without its reasoning, must match.
 
         With min_calls 0, the answer is text and any number of calls; without is_parallel, text and at most one call,
         with nothing after it. With min_calls 1, the answer is one call and nothing else; with is_parallel, one or

@@ -32,7 +32,7 @@ The result follows between <tool_response> and </tool_response>. Call a function
 def generic_messages(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, has_system_role: bool
 ) -> list[Message]:
-    """Return messages with the roles that every template knows, and an instruction that says how to call the tools."""
+    """Convert a chat to roles that every template knows, with an instruction that explains the tools and calls."""
     plain: list[Message] = []
     for index, message in enumerate(messages):
         if message["role"] == "tool":
@@ -74,9 +74,9 @@ def _with_instruction(
 
 
 def with_written_calls(tool_format: ToolFormat, message: Mapping[str, Any], index: int) -> Message:
-    """Return the message, number `index` of the chat, with its calls as text after its content.
+    """Return the message with its tool calls written as text after its content.
 
-    Raises InvalidRequest if a call's arguments are not a JSON object.
+    index: the message's position in the chat. Raises InvalidRequest if a call's arguments are not a JSON object.
     """
     changed = dict(message)
     calls = []
@@ -96,12 +96,12 @@ def with_written_calls(tool_format: ToolFormat, message: Mapping[str, Any], inde
 
 
 def call_path(index: int, position: int) -> str:
-    """Return the path of a call's arguments in the request."""
+    """Return the path, for errors, of the arguments of call number `position` in message number `index`."""
     return f"messages[{index}].tool_calls[{position}].function.arguments"
 
 
 def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
-    """Return the arguments of an earlier call, given as JSON text or as an object.
+    """Parse the arguments of an earlier call, which a client sends as JSON text or as an object.
 
     Raises InvalidRequest if they are not an object, or nested too deeply.
     """

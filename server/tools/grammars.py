@@ -1,4 +1,4 @@
-"""Grammars of whole answers with calls, and of the calls in them."""
+"""Grammars that constrain answers with tool calls, and the calls in them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -13,7 +13,7 @@ _INDEX = "[0-9]{1,3}"  # bounded, since a model may otherwise write digits until
 
 
 def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
-    """Return the grammar of an answer; see ToolFormat.grammar. body: grammar of a call after the layout's open."""
+    """Return the grammar of an answer; see ToolFormat.grammar. body: the grammar of a call, after `layout.open`."""
     is_parallel = is_parallel and layout.takes_several
     rest = builder.literal(layout.end) if layout.end else ""
     if is_parallel:
@@ -38,7 +38,7 @@ def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, mi
 def json_grammar(
     builder: GrammarBuilder, schema: Schema, *, item_separator: str = ", ", key_separator: str = ": "
 ) -> str:
-    """Return the grammar of a JSON value with the separators of the template, whatever spaces the schema asks for."""
+    """Return the grammar of a JSON value with these separators, which override the schema's whitespace options."""
     if schema is False:
         return builder.json(False)
     given = schema if isinstance(schema, Mapping) else {}
@@ -47,7 +47,7 @@ def json_grammar(
 
 
 def body_grammar(builder: GrammarBuilder, layout: CallLayout, tools: Sequence[Tool]) -> str:
-    """Return the grammar of the body of a call of one of the tools, with arguments in JSON."""
+    """Return the grammar of a call's body, for a call to any of the tools with arguments in JSON."""
     return builder.rule(*(_body_of(builder, layout, tool) for tool in tools))
 
 

@@ -1,4 +1,4 @@
-"""template_chat: earlier calls, their results and the tools in the form that the model's chat template takes."""
+"""template_chat: converts tools, tool calls and their results to the form that the model's chat template takes."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def template_chat(
     *,
     has_system_role: bool = True,
 ) -> TemplateChat:
-    """Return the chat with its calls in the form that the template takes. found: None means the generic format.
+    """Convert a chat's tools and calls to the form that the template takes. found: None means the generic format.
 
     messages and tools are in OpenAI's form and are not changed. has_system_role: whether the template takes a system
     message, for the generic format's instruction. Raises InvalidRequest if a call's arguments are not a JSON object and

@@ -24,7 +24,7 @@ class CallField(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CallLayout:
-    """The parts of an answer: text, after_text, begin, open, body, separator, open, body, ..., end."""
+    """The text around tool calls. Answers are: text, after_text, begin, open, body, separator, open, body, ..., end."""
 
     begin: str
     open: str
@@ -41,12 +41,12 @@ class CallLayout:
 
     @property
     def opening(self) -> str:
-        """Text before the body of the first call."""
+        """The text from the start of the calls to the body of the first one."""
         return self.begin + self.open
 
     @property
     def trigger(self) -> str | None:
-        """Mark that starts the calls within text; None if calls can only be the whole answer."""
+        """The mark that starts calls in an answer with text; None if an answer with calls has no other text."""
         first = next(iter(layout_words(self.opening)), "")
         return first if len(first) > 1 else None
 
@@ -58,7 +58,7 @@ class CallLayout:
         return tuple(dict.fromkeys(mark for text in texts for mark in _MARK.findall(text)))
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
-        """Return the text of the calls as the template writes them if no text precedes."""
+        """Return the text of the calls, as the template writes an answer of only these calls."""
         written = [self.open + self.write_body(call, index) for index, call in enumerate(calls)]
         return self.lead + self.begin + self.separator.join(written) + self.end
 
@@ -74,7 +74,7 @@ class CallLayout:
 
 @dataclass(frozen=True, slots=True)
 class ObjectKeys:
-    """Keys of a call that is a JSON object, and the text around the object."""
+    """The keys of a tool call that is written as a JSON object, and the text around the object."""
 
     before: str  # end of the layout's open, up to the object
     after: str  # end of the layout's body, after the object
@@ -85,12 +85,12 @@ class ObjectKeys:
 
 
 def layout_words(text: str) -> tuple[str, ...]:
-    """Return the words of a layout's text. Between words, models write more or less space than the template."""
+    """Split a layout's text into words, between which a model may write more or less space than the template."""
     return tuple(_WORD.findall(text))
 
 
 def object_keys(layout: CallLayout) -> ObjectKeys | None:
-    """Return the keys of the layout's calls; None if these are not JSON objects with the name as a value."""
+    """Return the keys of the layout's calls; None unless each call is a JSON object that contains the name."""
     text = layout.open + layout.write_body(WrittenCall("NAME", '{"ARGUMENTS": 0}', "ID"), 0)
     start = layout.open.find("{")
     if start < 0:

@@ -1,7 +1,7 @@
 """request_attributes: attributes of a request's span, by OpenTelemetry's conventions for HTTP and generative AI.
 
 They never contain a prompt, an answer, a path as it was sent, or other text of a client except its request id: the
-model's name is the server's. Times have vLLM's names, gen_ai.latency.*, since the conventions define none for a
+model's name is the server's. Latencies have vLLM's names, gen_ai.latency.*, since the conventions define none for a
 server's spans.
 """
 
@@ -70,7 +70,7 @@ def _generation(record: RequestRecord, sampling: SamplingParams) -> _Values:
 
 
 def _latencies(record: RequestRecord) -> _Values:
-    """Return the latencies in seconds. If each choice has its own, they are the first choice's."""
+    """Return the latency attributes, in seconds. With several choices, the first choice's latencies are used."""
     latencies = {"e2e": time.monotonic() - record.arrival_s}
     if record.first_token_s is not None:
         latencies["time_to_first_token"] = record.first_token_s

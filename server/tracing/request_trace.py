@@ -1,4 +1,4 @@
-"""RequestTrace: the spans of one request, made from its record when it is over."""
+"""RequestTrace: the spans of one request, created from its RequestRecord when the request has ended."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ _FAULTS = frozenset({RequestOutcome.FAILED, RequestOutcome.TIMEOUT})
 
 
 class TraceClock:
-    """Converts monotonic times to times of day. It reads both clocks once, when it is made, so that within a trace no
-    time runs backwards if the time of day is set. The engine's monotonic clock is the server's."""
+    """A converter from monotonic to wall-clock time. It reads both clocks once, when it is created, so that a change
+    of the wall clock never reorders a trace. The engine and the server share one monotonic clock."""
 
     def __init__(self) -> None:
         self._offset_ns = time.time_ns() - time.monotonic_ns()
@@ -37,7 +37,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class _Phase:
-    """A phase of the request, which becomes a span. Times are by time.monotonic()."""
+    """A phase of a request, such as prefill, which becomes a span. Times are by time.monotonic()."""
 
     name: str
     started_s: float
@@ -46,7 +46,7 @@ class _Phase:
 
 
 class RequestTrace:
-    """The server's span, open from the request's arrival on, with a child span for each phase."""
+    """The spans of one request: the server's span, open from its arrival on, and a child span for each phase."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class RequestTrace:
         admit: Callable[[int], bool],
         restarts: Sequence[Restart],
     ) -> None:
-        """admit: reserves room for that number of spans, or returns False."""
+        """admit: reserves room in the export queue for a number of spans, or returns False; see SpanGate."""
         self._tracer = tracer
         self._span = span
         self._clock = clock
@@ -72,14 +72,14 @@ class RequestTrace:
 
     @property
     def response_header(self) -> str | None:
-        """W3C's traceresponse header, by which the caller finds the span; None without a valid span."""
+        """Value of the W3C traceresponse header, which identifies the span to the caller; None without a valid span."""
         context = self._span.get_span_context()
         if not context.is_valid:
             return None
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def finish(self, record: RequestRecord) -> None:
-        """Hand over all spans of a request that is over, if the trace is sampled and there is room for them."""
+        """Queue the finished request's spans for export; drop them if the trace is not sampled or the queue is full."""
         if not self._span.is_recording():
             return
         phases = list(_phases(record))
@@ -129,7 +129,7 @@ def _phases(record: RequestRecord) -> Iterator[_Phase]:
 
 
 def _phases_of(choice: ChoiceTimes, submitted_s: float, attributes: Attributes) -> Iterator[_Phase]:
-    """Return the phases that the choice got to."""
+    """Yield the phases that the choice reached: queue, prefill and decode."""
     ended_s = choice.ended_s
     if ended_s is None:
         return

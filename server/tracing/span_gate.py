@@ -1,4 +1,4 @@
-"""SpanGate: an exporter that limits how many spans wait to be sent, and counts all of them by outcome."""
+"""SpanGate: an exporter that limits how many spans wait to be sent, and counts spans by outcome."""
 
 import logging
 import threading
@@ -17,10 +17,10 @@ _MAX_REASON = 300  # characters
 
 
 class SpanGate(SpanExporter):
-    """Wraps an exporter. A trace is admitted as a whole or not at all, so none arrives in parts. A slow or missing
-    collector costs traces that find no room, and never delays requests.
+    """Admission control around an exporter. A trace is admitted as a whole or not at all, so none arrives in parts.
+    With a slow or missing collector, traces that do not fit are dropped; requests are never delayed.
 
-    Invariant: admitted spans that the exporter is not done with are at most `max_spans`.
+    Invariant: at most `max_spans` spans are admitted and neither exported nor failed.
     """
 
     def __init__(self, exporter: SpanExporter, max_spans: int, count_spans: Callable[[str, int], None]) -> None:
@@ -45,7 +45,7 @@ class SpanGate(SpanExporter):
         return False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send spans. Called by the sending thread."""
+        """Send spans to the collector. Called by OpenTelemetry's export thread."""
         result = SpanExportResult.FAILURE
         self._reasons.message = ""
         try:
@@ -78,7 +78,7 @@ class SpanGate(SpanExporter):
 
 
 class _FirstMessage(logging.Handler):
-    """Keeps the first message, which has the cause of a failure; later ones only say that it was given up."""
+    """A log handler that keeps the first message of a failed export: later ones lack the cause of the failure."""
 
     message = ""
 

@@ -1,4 +1,4 @@
-"""start_tracing: tracing by --otlp-traces-endpoint and OpenTelemetry's own environment variables."""
+"""start_tracing: sets up tracing from --otlp-traces-endpoint and OpenTelemetry's own environment variables."""
 
 import importlib
 import logging
@@ -39,9 +39,10 @@ class CollectorEndpoint:
 
 
 def start_tracing(url: str | None, count_spans: Callable[[str, int], None]) -> "Tracing | None":
-    """Return None without a URL. count_spans: called from any thread, with an outcome and a number of spans.
+    """Return a tracing pipeline that exports to the collector at `url`; None without a URL.
 
-    Raises OptionError for an invalid URL or variable, and StartupError if the libraries are missing.
+    count_spans: called from any thread, with an outcome and a number of spans. Raises OptionError for an invalid URL or
+    variable, and StartupError if the libraries are missing.
     """
     if url is None:
         return None
@@ -67,8 +68,8 @@ def start_tracing(url: str | None, count_spans: Callable[[str, int], None]) -> "
 
 
 def parse_endpoint(url: str) -> CollectorEndpoint:
-    """Return the endpoint of the URL. The protocol is that of the scheme, or for http(s) that of
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL. Raises OptionError."""
+    """Parse a collector's URL. For http(s), OTEL_EXPORTER_OTLP_TRACES_PROTOCOL selects the protocol, else the scheme.
+    Raises OptionError."""
     try:
         parts = urlsplit(url)
         has_host = bool(parts.hostname) and parts.port != 0

@@ -34,7 +34,7 @@ class Tracing:
     the resource's attributes (OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES)."""
 
     def __init__(self, exporter: SpanExporter, count_spans: Callable[[str, int], None]) -> None:
-        """count_spans: called from any thread, with outcome and number. Raises ValueError for an invalid variable."""
+        """count_spans: see start_tracing. Raises ValueError for an invalid environment variable of OpenTelemetry."""
         logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it would quote a client's wrong headers
         max_spans = _size(*_QUEUE_SIZE)
         batch_size = min(max_spans, _size(*_BATCH_SIZE))
@@ -48,9 +48,9 @@ class Tracing:
 
     def begin(self, scope: Scope, method: str, arrival_s: float) -> RequestTrace | None:
         """Start the trace of a request, as a part of its caller's trace if the headers name one. Return None for
-        requests of monitoring.
+        health checks and other monitoring.
 
-        method: as in labels of metrics. arrival_s: by time.monotonic().
+        method: the value of the metrics' `method` label. arrival_s: by time.monotonic().
         """
         if route_path(scope) in MONITORING:
             return None
@@ -76,7 +76,7 @@ class Tracing:
 
 
 def _parent(headers: Headers) -> Context:
-    """Return the caller's context from W3C's headers. Several traceparent headers count as none."""
+    """Return the caller's trace context from W3C's headers. Several traceparent headers count as none."""
     parents = headers.getlist("traceparent")
     if len(parents) != 1:
         return Context()

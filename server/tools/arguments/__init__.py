@@ -1,1 +1,1 @@
-"""Schemas of arguments: the parts that formats without JSON can write, read and enforce."""
+"""JSON Schemas of tool arguments: the parts that formats other than JSON can write, read and enforce."""

@@ -1,4 +1,4 @@
-"""Schemas of values that are written neither as JSON nor as plain text: the part that a grammar enforces."""
+"""Schemas of argument values in a format's own notation, such as Gemma 4's, and the keywords its grammar enforces."""
 
 from functools import partial
 from typing import Any
@@ -14,13 +14,13 @@ _FOLLOWED = OUTSIDE | {"type", "items", "minItems", "maxItems", "properties", "r
 
 
 def scalar_constants(schema: Schema) -> list[Any]:
-    """Return the values that the schema lists; an empty list if there is no list, or if it has objects or arrays."""
+    """Return the schema's const or enum values; an empty list if it has none, or if one is an object or an array."""
     constants = constants_of(schema)
     return [] if any(isinstance(value, list | dict) for value in constants) else constants
 
 
 def choices_of(schema: Schema) -> list[Schema]:
-    """Return the alternatives of a schema that is only an anyOf, however nested; an empty list for other schemas."""
+    """Return the alternatives of a schema that is only an anyOf, nested ones flattened; empty for other schemas."""
     found: list[Schema] = []
     seen: set[int] = set()  # an alternative that leads back to a seen anyOf adds nothing
     stack = [schema]
@@ -46,7 +46,7 @@ def item_counts(schema: Schema) -> tuple[int, int | None]:
 
 
 def unenforced_value(schema: Schema, *, depth: int) -> list[Location]:
-    """Return the unenforced paths of a value. depth: levels of nested values that the grammar enforces."""
+    """Return the paths of a value's keywords that the grammar does not enforce. depth: nested levels it enforces."""
     if isinstance(schema, bool) or scalar_constants(schema):
         return []
     if choices := choices_of(schema):

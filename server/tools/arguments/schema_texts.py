@@ -1,4 +1,4 @@
-"""Names and texts that a schema of arguments requires, which a format may be unable to write."""
+"""Property names and string constants in a schema of arguments, which a format may be unable to write."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ def property_names(schema: object) -> Iterator[str]:
 
 
 def constant_texts(schema: object) -> Iterator[str]:
-    """Yield the strings in all values that the schema lists, at any depth."""
+    """Yield the strings in all const and enum values of the schema, at any depth."""
     stack: list[Any] = []
     for node in _schemas_within(schema):
         stack += [node["const"]] if "const" in node else node.get("enum", ())

@@ -1,4 +1,4 @@
-"""Schemas of arguments, and values that stand between tags without JSON's quotes, whose types follow from schemas."""
+"""Schemas of arguments, and the values between tags, which have no JSON quotes: their schema decides their type."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ OUTSIDE = frozenset({"$defs", "definitions", "x-guidance"})  # keywords that do 
 
 
 def schema_of(names: Collection[str], name: str) -> Schema:
-    """Return the schema of the tool's arguments if the parser was given schemas with the names, else True."""
+    """Return the schema of the arguments of tool `name`; True if `names` does not map to schemas."""
     schema = names[name] if isinstance(names, Mapping) else True
     return object_schema(schema) if isinstance(schema, Mapping | bool) else True
 
@@ -44,7 +44,7 @@ def schema_with_definitions(root: Schema, schema: Schema) -> Schema:
 
 
 def object_schema(schema: Schema) -> Schema:
-    """Return the schema of an object. Its `properties` also have those that are only listed as required."""
+    """Resolve an object's schema; its `properties` then include names that only `required` lists."""
     schema = schema_with_definitions(schema, schema)
     if isinstance(schema, bool):
         return schema
@@ -58,12 +58,12 @@ def object_schema(schema: Schema) -> Schema:
 
 
 def constants_of(schema: Schema) -> list[Any]:
-    """Return the values that the schema lists; an empty list if all values of its types are allowed."""
+    """Return the constants (const, enum) that the schema is limited to; an empty list if it is not."""
     return _constants_of(schema, schema, _MAX_REFERENCES)
 
 
 def value_text(value: object) -> str:
-    """Return the text of the value between tags."""
+    """Return a value as written between tags: a string without quotes, others as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -73,8 +73,8 @@ def types_of(schema: Schema) -> frozenset[str]:
 
 
 def json_value(text: str, schema: Schema) -> str:
-    """Return the JSON of a value between tags: a string if the schema has strings only or `text` is not JSON that fits
-    the schema's types, else `text` itself."""
+    """Return a value between tags as JSON: as a string if the schema allows only strings or `text` is not JSON of an
+    allowed type, else as `text` itself."""
     types = types_of(schema)
     if types != {"string"} and (value := json_of(text)) is not None:
         kind = _kind_of(value)
@@ -109,7 +109,7 @@ def _fits(kind: str, types: Collection[str]) -> bool:
 
 
 def _referenced_schema(root: Schema, schema: Schema) -> Schema | None:
-    """Return the schema that a mere reference, or an allOf of one schema, stands for; None for other schemas."""
+    """Return the schema that a $ref, or an allOf of one schema, stands for; None for other schemas."""
     if isinstance(schema, bool):
         return None
     keywords = schema.keys() - OUTSIDE - {"type"}
@@ -154,7 +154,7 @@ def _definition(root: Schema, reference: str) -> Schema | None:
 
 
 def _kind_of(value: str) -> str:
-    """Return the JSON type of a JSON text."""
+    """Return the name of a JSON text's type, as in a schema."""
     if value[0] in '"{[tfn':
         return {'"': "string", "{": "object", "[": "array", "t": "boolean", "f": "boolean", "n": "null"}[value[0]]
     return "number" if set(value) & set(".eE") else "integer"

@@ -18,9 +18,9 @@ _MEMBERS = OUTSIDE | {"type", "properties", "required", "additionalProperties"} 
 
 
 def unenforced_members(schema: Schema, value: Callable[[Schema], list[Location]]) -> list[Location]:
-    """Return the unenforced paths of an object whose members are written one by one.
+    """Return the paths of unenforced keywords in the schema of an object whose members are written one by one.
 
-    value: a function that returns the unenforced paths of a member's schema.
+    value: returns the paths of unenforced keywords in a member's schema.
     """
     schema = object_schema(schema)
     if isinstance(schema, bool):
@@ -34,7 +34,7 @@ def unenforced_members(schema: Schema, value: Callable[[Schema], list[Location]]
 
 
 def unenforced_text(schema: Schema) -> list[Location]:
-    """Return the unenforced paths of a value whose strings have no quotes and are recognized by the schema."""
+    """Return the paths of unenforced keywords if strings are unquoted, and recognized only by the schema."""
     types = types_of(schema)
     if isinstance(schema, bool) or (types and "string" not in types):
         return []
@@ -48,12 +48,12 @@ def unenforced_text(schema: Schema) -> list[Location]:
 
 
 def unenforced_string(schema: Schema) -> list[Location]:
-    """Return the unenforced paths of a value whose strings have no quotes and are recognized by their tag."""
+    """Return the paths of unenforced keywords if strings are unquoted, and recognized by a tag of their own."""
     return [] if constants_of(schema) else unenforced_text(schema)
 
 
 def _value_json(value: object) -> str:
-    """Return the value's JSON with the spelling of `json_value`."""
+    """Return the value as JSON text, spelled as `json_value` spells it."""
     return json_value(value_text(value), {"type": "string"} if isinstance(value, str) else True)
 
 

@@ -1,4 +1,4 @@
-"""find_layout: the layout of calls, from the text that a chat template writes around known ones."""
+"""find_layout: infers the layout of tool calls from the text that a chat template writes around known calls."""
 
 import itertools
 import re
@@ -33,7 +33,7 @@ class _Span:
 
 @dataclass(frozen=True, slots=True)
 class _Tags:
-    """The texts around keys and values that are not JSON."""
+    """The texts around the keys and values of arguments that are not written as JSON."""
 
     open_key: str
     open_string: str
@@ -42,7 +42,7 @@ class _Tags:
 
 
 def find_layout(renderings: Renderings, *, takes_object: bool) -> CallLayout | TaggedLayout | None:
-    """Return the layout of the template's calls; None if it writes none, or none that a layout can describe."""
+    """Return the layout of the template's calls; None if it renders no calls, or no layout describes them."""
     one = renderings.answer(1, takes_object=takes_object)
     tags = None if one is None else _find_tags(one, CALLS[0])
     spans = None if one is None else _find_spans(one, CALLS[0], tags, 0)
@@ -80,7 +80,7 @@ def _for_several(
     first: Sequence[_Span],
     second: Sequence[_Span],
 ) -> _Layout | None:
-    """Separate the text of each call from the text around all calls, by the text between two calls."""
+    """Return the layout of several calls: the text between two of them shows what is written once per call."""
     between = two[first[-1].stop : second[0].start]
     body = _with_index(parts, _parts(two, second))
     opened = common_end(opening, between)
@@ -100,7 +100,7 @@ def _for_several(
 def _with_index(
     first: Sequence[str | CallField], second: Sequence[str | CallField]
 ) -> tuple[str | CallField, ...] | None:
-    """Return the parts that both calls have, with the call's index where one has 0 and the other 1."""
+    """Merge the parts of two calls, with INDEX where one has 0 and the other 1; None for other differences."""
     parts: list[str | CallField] = []
     for one, other in zip(first, second, strict=True):
         if isinstance(one, str) and isinstance(other, str) and one != other:
@@ -141,7 +141,7 @@ def _find_spans(text: str, call: ProbeCall, tags: _Tags | None, start: int) -> l
 
 
 def _find_tags(text: str, call: ProbeCall) -> _Tags | None:
-    """Return the tags around keys and values; None if the arguments are JSON, or no tags repeat."""
+    """Return the tags around the call's keys and values; None if its arguments are JSON or have no such tags."""
     name = text.find(call.name)
     if name < 0 or ARGUMENTS.search(text):
         return None
@@ -162,7 +162,7 @@ def _find_tags(text: str, call: ProbeCall) -> _Tags | None:
 
 
 def _parts(text: str, spans: Sequence[_Span]) -> list[str | CallField]:
-    """Return the fields of the spans, and the text between them."""
+    """Split a call into its fields and the literal text between them."""
     parts: list[str | CallField] = [spans[0].field]
     for before, after in itertools.pairwise(spans):
         parts += [text[before.stop : after.start], after.field]
@@ -170,8 +170,8 @@ def _parts(text: str, spans: Sequence[_Span]) -> list[str | CallField]:
 
 
 def _find_opening(renderings: Renderings, before: str, *, takes_object: bool) -> tuple[str, str, str | None]:
-    """Return the text that opens the calls, the text before it if the answer has no text, and the text before it if
-    the answer has text (None if the template drops such text)."""
+    """Return the text that opens the calls, and CallLayout's `lead` and `after_text`: the white space before it in an
+    answer without and with text. after_text is None if the template drops the text."""
     with_text = renderings.answer(1, content=TEXT, takes_object=takes_object) or ""
     _, has_text, after = with_text.partition(TEXT)
     spans = _find_spans(after, CALLS[0], None, 0) or _find_spans(after, CALLS[0], _find_tags(after, CALLS[0]), 0)
@@ -192,7 +192,7 @@ def _space_only(text: str) -> str:
 
 
 def _without_turn_end(closing: str, renderings: Renderings) -> str:
-    """Return `closing` without the text that ends every turn."""
+    """Return the text after a call without its end-of-turn text, which follows every answer."""
     plain = renderings.answer(0, content=TEXT, takes_object=True) or ""
     end = common_end(closing, plain.partition(TEXT)[2])
     closing = closing[: len(closing) - len(end)]

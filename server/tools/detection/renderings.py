@@ -26,7 +26,7 @@ _MARK = re.compile(r"<[^<>\s]*>|\[[A-Z_/]+\]")
 
 @dataclass(frozen=True, slots=True)
 class ProbeCall:
-    """A call to find again in the rendered text."""
+    """A tool call with a unique name and id, which can be found in rendered text."""
 
     name: str
     id: str
@@ -37,7 +37,7 @@ CALLS = (ProbeCall("zqx_first", "zqxcall01"), ProbeCall("zqx_second", "zqxcall02
 
 
 class Renderings:
-    """Answers with known calls, as the template renders them after the generation prompt."""
+    """A chat template's renderings of assistant messages with known tool calls."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -49,7 +49,7 @@ class Renderings:
         return self.prompt is not None and all(call.name in self.prompt for call in CALLS)
 
     def answer(self, num_calls: int, *, content: str = "", takes_object: bool) -> str | None:
-        """Return the text of an answer with `num_calls` calls; None if the template refuses such an answer."""
+        """Return an answer with `num_calls` calls as rendered after the prompt; None if the template refuses it."""
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if num_calls:
             message["tool_calls"] = [_message_call(call, takes_object=takes_object) for call in CALLS[:num_calls]]
@@ -69,7 +69,7 @@ class Renderings:
 
 
 def common_end(first: str, second: str) -> str:
-    """Return the longest common end of both texts that cuts no tag."""
+    """Return the longest common suffix of both texts that does not start inside a tag."""
     size = _common_start(first[::-1], second[::-1])
     for text in (first, second):
         cut = len(text) - size
@@ -80,7 +80,7 @@ def common_end(first: str, second: str) -> str:
 
 
 def common_start(first: str, second: str) -> str:
-    """Return the longest common beginning of both texts that cuts no tag."""
+    """Return the longest common prefix of both texts that does not end inside a tag."""
     size = _common_start(first, second)
     for text in (first, second):
         for mark in _MARK.finditer(text):

@@ -48,7 +48,7 @@ _HINTS = (
 
 
 def find_tool_format(template: ChatTemplate) -> ToolFormat | None:
-    """Return the format of the template's calls; None if it shows no tools, or if its calls cannot be interpreted.
+    """Return the template's tool format; None if the template shows no tools, or its calls cannot be interpreted.
 
     Renders some ten short chats.
     """
@@ -67,8 +67,7 @@ def find_tool_format(template: ChatTemplate) -> ToolFormat | None:
 def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat | None:
     """Return the format that --tool-call-parser names, else the detected one, else None, which means "generic".
 
-    A named format is adapted to the way in which the template takes earlier calls. Raises OptionError for an unknown
-    name.
+    A named format is adapted to how the template renders earlier calls. Raises OptionError for an unknown name.
     """
     found = None if name == "generic" else find_tool_format(template)
     if name is None or (found is not None and found.name == name):
@@ -98,9 +97,9 @@ def _renders_text(template: ChatTemplate, messages: list[dict[str, str]]) -> boo
 
 
 def _takes_object(renderings: Renderings) -> bool | None:
-    """Whether the template takes arguments as an object; None if it does not render calls.
+    """Whether the template needs a call's arguments as an object, not as text; None if it does not render calls.
 
-    If it takes both objects and text, text is better: the model's own text stays in the prompt, and in the cache.
+    For a template that takes both, the result is False: with the model's own text, the prefix cache still matches.
     """
     as_object = renderings.answer(1, takes_object=True) or ""
     # A template that writes the arguments without a filter turns an object into Python's text.
@@ -142,7 +141,7 @@ def _format_of(layout: CallLayout | TaggedLayout) -> ToolFormat:
 
 
 def _round_trips(found: ToolFormat, answer: str, num_calls: int) -> bool:
-    """Whether the format writes calls like the template, and reads them back."""
+    """Whether the format writes calls as the template does, and parses them back."""
     match = ARGUMENTS.search(answer)
     arguments = match.group() if match else ARGUMENTS_TEXT
     calls = [WrittenCall(call.name, arguments, call.id) for call in CALLS[:num_calls]]
@@ -156,7 +155,7 @@ def _round_trips(found: ToolFormat, answer: str, num_calls: int) -> bool:
 
 
 def _adapt(found: ToolFormat, renderings: Renderings, takes_object: bool | None) -> ToolFormat:
-    """Return the format with the template's way of taking earlier calls. takes_object None: the template drops them."""
+    """Adapt the format to how the template renders earlier calls. takes_object: the result of `_takes_object`."""
     renders_calls = takes_object is not None
     two = renderings.answer(2, takes_object=takes_object is not False) or ""
     shows_both = CALLS[1].name in two or CALLS[1].id in two

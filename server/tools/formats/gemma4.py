@@ -43,7 +43,7 @@ _ANY_TYPES = frozenset(("string", "array", "object", "number", "boolean"))
 
 @dataclass(frozen=True, slots=True)
 class Gemma4Format(ToolFormat):
-    """The format of Gemma 4. A string cannot hold the mark that ends it."""
+    """The tool format of Gemma 4. A string value cannot contain the mark that ends strings."""
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ _NAMED = CallLayout(
 
 
 class _EitherCallReader:
-    """A reader of both ways, since models of one tokenizer version are served with templates of another."""
+    """A CallReader of both of Mistral's layouts: a model's tokenizer and its template may differ in version."""
 
     def __init__(self) -> None:
         self.opening: tuple[str, ...] = ()

@@ -90,7 +90,7 @@ def _read_answer(reader: TextReader, log: CallEventLog, names: Collection[str]) 
 
 
 def _read_message(reader: TextReader, log: CallEventLog, names: Collection[str]) -> Steps[None]:
-    """Read a header, and the arguments if it starts a call. A header without a recipient is not part of the text."""
+    """Read a message's header, and the arguments if it names a tool. A header without a recipient is dropped."""
     pieces: list[str] = []
     mark = yield from reader.read_until(_HEADER_END, pieces.append)
     if mark != "<|message|>":

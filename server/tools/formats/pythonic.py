@@ -1,4 +1,4 @@
-"""Llama 3.2 and 4 without JSON: the whole answer is a list of Python calls."""
+"""Llama 3.2 and 4: the whole answer is a list of Python calls instead of JSON."""
 
 from server.tools.styles.pythonic_format import PythonicFormat
 

@@ -1,1 +1,1 @@
-"""Reading of answers that are still arriving: text, JSON and calls, emitted as events."""
+"""Incremental parsing of answers while they are generated: text, JSON and tool calls, emitted as events."""

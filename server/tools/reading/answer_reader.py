@@ -1,4 +1,4 @@
-"""AnswerReader: a reader of whole answers, text and calls, with a CallReader for each call."""
+"""AnswerReader: parses whole answers, of text and tool calls, with a CallReader for each call."""
 
 from collections.abc import Collection, Mapping
 
@@ -16,9 +16,9 @@ _STRAY_MARKS = {"```json": "```", "<tools>": "</tools>", "<function_call>": "</f
 
 
 class AnswerReader:
-    """The reader of a format's answers. It is immutable and shared by all of them.
+    """The incremental parser of a format's answers, immutable and shared by all requests.
 
-    A call that breaks off is text, up to the position where it broke off; the search for calls continues there.
+    A malformed call counts as text up to the position of its fault, where the search for calls continues.
     """
 
     def __init__(
@@ -30,8 +30,7 @@ class AnswerReader:
     ) -> None:
         """other_triggers: marks that start calls instead of the layout's `begin`.
 
-        stray: the first characters of a call, by which a call without marks is recognized; None if there are no such
-        calls.
+        stray: the first characters by which a call without marks is recognized; None if every call needs a mark.
         """
         self._calls = calls
         self._stray = stray
@@ -74,7 +73,7 @@ class AnswerReader:
     def _read_stray_calls(
         self, reader: TextReader, log: CallEventLog, names: Collection[str], end: str, index: int
     ) -> Steps[int]:
-        """Read calls without marks of their own, which `end` may follow, and return the next index.
+        """Read calls without the format's marks, and the mark `end` if it follows; return the next call's index.
 
         Only their JSON shows that they are calls, and no grammar enforced their schema. Therefore they must be whole
         and fit the schema. A call with placeholders is an example, which no client could execute.
@@ -111,7 +110,7 @@ class AnswerReader:
         return False
 
     def _sees_stray(self, reader: TextReader) -> Steps[bool]:
-        """Return whether a call's first characters follow, with any space between. Only leading space is consumed."""
+        """Return whether the first characters of a call without marks follow. Only leading space is consumed."""
         assert self._stray is not None
         while True:
             yield from reader.skip_space()
@@ -125,7 +124,7 @@ class AnswerReader:
     def _read_calls(
         self, reader: TextReader, log: CallEventLog, names: Collection[str], opening: tuple[str, ...], index: int
     ) -> Steps[int]:
-        """Read the calls after their mark, and return the next index. Recorded text that is not a call becomes text."""
+        """Read the calls after their mark; return the next call's index. Anything that is not a call becomes text."""
         may_read = yield from self._skip_words(reader, opening)
         while may_read:
             outcome = yield from self._calls.read(reader, log, names, index)
@@ -149,14 +148,14 @@ class AnswerReader:
         return index
 
     def _drop_cut_off_word(self, reader: TextReader) -> None:
-        """Consume the beginning of a tag after a call if the answer ends within the tag."""
+        """Drop an incomplete tag after a call at the end of the answer."""
         if reader.has_ended and any(word.startswith(reader.unread) for word in (*self._calls.closing, *self._end)):
             reader.take_all()
 
     def _skip_to_next_call(self, reader: TextReader, *, is_text: bool) -> Steps[bool]:
-        """Consume the text between two calls, and return whether another call follows. Other text stays recorded.
+        """Consume the closing words and the separator after a call; return whether another call follows.
 
-        is_text: the call was text, and so is the text after it.
+        is_text: the call counted as text, so the consumed words stay recorded, to become text too.
         """
         yield from self._skip_present(reader, self._calls.closing)
         if not is_text:
@@ -183,7 +182,7 @@ class AnswerReader:
         return True
 
     def _skip_present(self, reader: TextReader, optional: tuple[str, ...]) -> Steps[bool]:
-        """Consume the words that follow, each of which may be missing, and return whether there were any."""
+        """Consume the optional words that follow, in order; return whether any was there."""
         found = False
         for word in optional:
             yield from reader.skip_space()
@@ -192,7 +191,7 @@ class AnswerReader:
 
 
 def _seen_object(reader: TextReader) -> Steps[str]:
-    """Return the object that starts here if it is whole and can be read as JSON, else "". Nothing is consumed."""
+    """Return the JSON object that starts here, else "". Waits for its end; nothing is consumed."""
     scanned, depth, is_string, is_escaped = 0, 0, False, False
     while scanned < _MAX_STRAY_CHARS:
         text = reader.unread[:_MAX_STRAY_CHARS]

@@ -1,8 +1,7 @@
-"""Checks of arguments that no grammar enforced: whether they match their schema, and whether the model knew them.
+"""Checks of arguments that no grammar enforced: whether they match their schema, and whether they are placeholders.
 
 The check knows the keywords for types, names, constants, limits and combinations, in the form that `prepare_schema`
-writes. Patterns, formats and multiples exclude nothing, because Python's regular expressions differ from those of the
-grammars.
+writes. It ignores patterns, formats and multiples: Python's regular expressions differ from the grammars'.
 """
 
 import json
@@ -29,7 +28,7 @@ _PLACEHOLDER = re.compile(r"your[_-]\w+(?:[_-]\w+)*|<your[ _-][\w -]+>", re.IGNO
 
 
 def json_fits(text: str, schema: Schema) -> bool:
-    """Whether the value of a JSON text violates none of the known keywords of the schema."""
+    """Whether a value, given as JSON text, satisfies all keywords of the schema that this check knows."""
     definitions = {} if isinstance(schema, bool) else schema.get("$defs", {})
     try:
         return _fits(json.loads(text), schema, definitions)
@@ -57,7 +56,7 @@ def _fits(value: Any, schema: Schema, definitions: Mapping[str, Schema]) -> bool
 
 
 def _is_within(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether the value of a number, or the size of another value, is within the schema's limits."""
+    """Whether a number, or the length of another value, is within the schema's limits."""
     if kind_of(value) in NUMBERS:
         return all(holds(value, schema[keyword]) for keyword, holds in _LIMITS.items() if keyword in schema)
     return all(

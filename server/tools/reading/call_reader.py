@@ -1,4 +1,4 @@
-"""CallReader: a reader of one call of a format, after the text that opens it; the two readers of calls with JSON."""
+"""CallReader: parses one tool call, after the text that opens it; and its implementations for calls with JSON."""
 
 import re
 from collections.abc import Callable, Collection
@@ -26,15 +26,15 @@ class CallOutcome(Enum):
 
 
 class CallReader(Protocol):
-    """A reader of calls. Readers are immutable."""
+    """An incremental parser of single calls. Readers are immutable."""
 
     @property
     def opening(self) -> tuple[str, ...]:
-        """Words that open a call, before the text that `read` consumes."""
+        """Words that open a call, before the text that `read` consumes; the AnswerReader consumes them."""
 
     @property
     def closing(self) -> tuple[str, ...]:
-        """Words after the text that `read` consumes."""
+        """Words that close a call, after the text that `read` consumes."""
 
     def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], index: int, /) -> Steps[CallOutcome]:
         """Read one call and log its events. index: the call's number in the answer, from 0."""
@@ -84,7 +84,7 @@ class _ObjectCall:
         return self.name is not None and not self.is_unknown
 
     def read_object(self) -> Steps[bool]:
-        """Consume the object. Returns False if it breaks off."""
+        """Consume the call's JSON object; return False if it is malformed or incomplete."""
         reader = self._reader
         num_open = 0
         is_first = True
@@ -134,7 +134,7 @@ class _ObjectCall:
 
 
 class NamedCallReader:
-    """A reader of calls whose name stands before the JSON: name<mark>{...}."""
+    """A reader of calls whose name precedes their JSON arguments: name<mark>{...}."""
 
     def __init__(
         self, layout: CallLayout, read_arguments: Callable[[TextReader, Emit], Steps[bool]] = read_arguments
@@ -164,7 +164,7 @@ class NamedCallReader:
         return CallOutcome.CALL if is_whole else CallOutcome.BROKEN_CALL
 
     def _read_head(self, reader: TextReader, index: int) -> Steps[tuple[str, str | None] | None]:
-        """Read the name and the id. Words after the name may be missing, since only an object must follow."""
+        """Read the call's name and id; None without a name. Words between name and arguments may be missing."""
         name = ""
         call_id: str | None = None
         for part in self._before:

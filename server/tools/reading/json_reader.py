@@ -1,4 +1,4 @@
-"""Readers of JSON that is still arriving, which emit valid JSON even where the model's is not.
+"""Incremental readers of the JSON that a model writes; they emit valid JSON even where the model's is not.
 
 Models also write Python literals ('x', True, None, tuples, trailing commas), raw line breaks in strings, and escapes
 that JSON does not have. Each has only one meaning and is emitted as JSON. Nothing is recursive, and each character is
@@ -29,7 +29,7 @@ _JSON_BRACKETS = {"(": "[", ")": "]"}
 
 
 class _Next(Enum):
-    """The tokens that may follow."""
+    """The kinds of JSON token that may come next."""
 
     VALUE = auto()
     ITEM_OR_END = auto()  # after "[", and after "," in it
@@ -46,9 +46,8 @@ ReadAtom = Callable[[TextReader, Emit, str, bool], Steps[bool]]
 def read_value(reader: TextReader, emit: Emit, read_atom: ReadAtom | None = None) -> Steps[bool]:
     """Consume one value and emit it as JSON, piece by piece.
 
-    Returns False if the value broke off, or if the text that follows cannot continue it, which is left unread. The
-    emitted text is the beginning of a value then. read_atom replaces read_json_atom for formats whose brackets hold
-    other values than JSON's.
+    Returns False if the text ends within the value, or cannot continue it; such text stays unread, and the emitted JSON
+    is incomplete. read_atom: reads keys and scalars in place of `read_json_atom`, in formats with other notations.
     """
     read_atom = read_atom or read_json_atom
     closing: list[str] = []  # brackets that close the open ones, the next one last
@@ -89,7 +88,7 @@ def read_value(reader: TextReader, emit: Emit, read_atom: ReadAtom | None = None
 
 
 def read_string(reader: TextReader) -> Steps[str | None]:
-    """Consume a string and return its value; None if there is no string here, or if it broke off."""
+    """Consume a string and return its value; None if there is no string here, or if it is incomplete."""
     pieces: list[str] = []
     if (yield from reader.peek()) not in _PLAIN or not (yield from _read_quoted(reader, pieces.append)):
         return None
@@ -98,7 +97,7 @@ def read_string(reader: TextReader) -> Steps[str | None]:
 
 
 def read_arguments(reader: TextReader, emit: Emit) -> Steps[bool]:
-    """Consume a call's arguments like read_value. A string that holds an object means the object, and null means {}."""
+    """Consume a call's arguments like read_value. A string that contains an object is read as it, and null as {}."""
     yield from reader.skip_space()
     if (char := (yield from reader.peek())) in _CLOSING:
         return (yield from read_value(reader, emit))
@@ -117,7 +116,7 @@ def read_arguments(reader: TextReader, emit: Emit) -> Steps[bool]:
 
 
 def json_of(text: str) -> str | None:
-    """Return `text` as JSON if it is one value, perhaps with space around it, else None."""
+    """Return `text` as valid JSON if it is one value, perhaps with space around it; else None."""
     reader = TextReader()
     reader.feed(text.strip())
     reader.end()
@@ -135,7 +134,7 @@ def _inside(closing: str) -> _Next:
 
 
 def read_json_atom(reader: TextReader, emit: Emit, comma: str, is_key: bool) -> Steps[bool]:
-    """Read a string, a number or a word of JSON or Python; a ReadAtom."""
+    """Read a string, a number, or a literal of JSON or Python such as true or None; the default ReadAtom."""
     if (yield from reader.peek()) in _PLAIN:
         emit(comma)
         return (yield from _read_quoted(reader, emit))

@@ -30,7 +30,7 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnd:
-    """The end of a call. The pieces of its arguments are one JSON value, unless the text broke off within them."""
+    """The end of a call. Its arguments, joined, are one JSON value, unless the text ended within them."""
 
 
 ToolEvent = AnswerText | CallStart | CallArguments | CallEnd
@@ -97,10 +97,10 @@ class CallEventLog:
 
 
 class ToolParser:
-    """The parser of one answer. How the text is cut into pieces changes nothing but the cuts between its events."""
+    """The incremental parser of one answer. Text may arrive in any pieces: joined, the events are the same."""
 
     def __init__(self, read: Callable[[TextReader, CallEventLog], Steps[object]], *, after_text: str | None) -> None:
-        """read: consumes the text and logs its events; returns when all text is consumed and has ended."""
+        """read: consumes the text and logs its events until the text has ended. after_text: see CallEventLog."""
         self._reader = TextReader()
         self._log = CallEventLog(after_text)
         self._steps = read(self._reader, self._log)

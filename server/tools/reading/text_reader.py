@@ -1,4 +1,4 @@
-"""TextReader: the text of an answer that is still arriving, read by generators that pause at its present end."""
+"""TextReader: buffers an answer's text while it arrives, for generators that pause until there is more."""
 
 import re
 from collections.abc import Callable, Generator
@@ -40,7 +40,7 @@ class TextReader:
         return self._text[self._position :]
 
     def record(self) -> None:
-        """Start to record consumed text, and drop what was recorded before."""
+        """Start recording the text that is consumed; an earlier recording is dropped."""
         self._recorded = []
 
     def recorded(self) -> str:
@@ -61,7 +61,7 @@ class TextReader:
         return self._text[self._position]
 
     def take(self, count: int = 1) -> str:
-        """Consume characters that are known to have arrived."""
+        """Consume and return `count` characters, which must have arrived."""
         text = self._text[self._position : self._position + count]
         self._position += count
         if self._recorded is not None:
@@ -73,7 +73,7 @@ class TextReader:
         return self.take(len(self._text) - self._position)
 
     def take_run(self, pattern: re.Pattern[str]) -> str:
-        """Consume the match of `pattern` here in the text that has arrived. The next piece may continue it."""
+        """Consume the match of `pattern` at this position, in the text so far. Later text may extend the match."""
         match = pattern.match(self._text, self._position)
         return self.take(len(match.group())) if match else ""
 
@@ -106,7 +106,7 @@ class TextReader:
         return True
 
     def read_until(self, marks: "Marks | None", emit: Callable[[str], object]) -> Steps[str | None]:
-        """Consume and emit the text up to the first mark, and return the mark, which stays unread, or None."""
+        """Consume and emit the text up to the first mark; return the mark, which stays unread, or None if none came."""
         while (yield from self.peek()):
             if marks is None:
                 start, mark = len(self._text), None
@@ -132,8 +132,8 @@ class Marks:
         self._whole = frozenset(texts)
 
     def find(self, text: str, position: int, *, has_ended: bool) -> tuple[int, str | None]:
-        """Return the position of the first mark, and the mark. If there is none, return the position where the
-        beginning of a mark may stand, or the end of the text, and None."""
+        """Return the position of the first mark, and the mark. If there is none, return None for the mark, and the
+        position of its possible beginning at the end of the text, or else the end."""
         while match := self._pattern.search(text, position):
             if match.group() in self._whole:
                 return match.start(), match.group()
@@ -144,7 +144,7 @@ class Marks:
 
 
 def _beginning(text: str) -> str:
-    r"""Return a pattern for `text` or a beginning of it at the end of the searched text: "ab" -> a(?:b|\Z)."""
+    r"""Return a pattern for `text`, or for a prefix of it where the searched text ends: "ab" -> a(?:b|\Z)."""
     pattern = ""
     for char in reversed(text[1:]):
         pattern = f"(?:{re.escape(char)}{pattern}|\\Z)"

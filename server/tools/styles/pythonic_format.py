@@ -25,7 +25,7 @@ _KEY = re.compile(r"\w+")
 
 
 class PythonicCallReader:
-    """A reader of name(key=value, ...) that emits the values, which are literals, as JSON while they arrive."""
+    """A CallReader of name(key=value, ...) that emits the arguments, Python literals, as JSON while they arrive."""
 
     opening: tuple[str, ...] = ()
     closing: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class PythonicCallReader:
 
 @dataclass(frozen=True, slots=True)
 class PythonicFormat(ToolFormat):
-    """The format of a list of calls that is the whole answer or stands between marks."""
+    """The format of calls in a Python list, which is the whole answer or stands between marks."""
 
     begin: str  # ends with the bracket
     end: str
@@ -105,7 +105,7 @@ def _keywords(arguments: Mapping[str, Any]) -> str:
 
 
 def _literal(value: object) -> str:
-    """Return the value as a Python literal with JSON's quotes."""
+    """Return the value as a Python literal, with strings quoted as in JSON."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""TaggedFormat: the ToolFormat of calls whose arguments stand between tags, which are read as JSON."""
+"""TaggedFormat: the ToolFormat of calls that write arguments between tags. Its parser emits them as JSON."""
 
 import json
 import re
@@ -88,7 +88,7 @@ class TaggedCallReader:
             comma = ", "
 
     def _read_value(self, reader: TextReader) -> Steps[str | None]:
-        """Return the text between the tags, without the template's line breaks; None if the value broke off."""
+        """Return the text between the tags, without the template's line breaks; None if the value is incomplete."""
         pieces: list[str] = []
         mark = yield from reader.read_until(self._value_end, pieces.append)
         if mark is None or not (yield from self._skip(reader, layout_words(self._layout.close_value))):
@@ -102,7 +102,7 @@ class TaggedCallReader:
         return value
 
     def _skip(self, reader: TextReader, expected: tuple[str, ...]) -> Steps[bool]:
-        """Consume the expected words up to the first that is missing, and return whether none is."""
+        """Consume the expected words, up to the first missing one; return whether all were there."""
         for word in expected:
             yield from reader.skip_space()
             if not (yield from reader.skip(word)):
@@ -112,7 +112,7 @@ class TaggedCallReader:
 
 @dataclass(frozen=True, slots=True)
 class TaggedFormat(ToolFormat):
-    """The format of a TaggedLayout. Strings have no quotes, so a string cannot hold its own closing tag."""
+    """The format of a TaggedLayout. Strings are not quoted, so a value cannot contain the tag that closes it."""
 
     layout: TaggedLayout
     other_triggers: tuple[str, ...] = ()  # other marks that models write before calls
@@ -147,7 +147,7 @@ class TaggedFormat(ToolFormat):
         return self.layout.write(calls)
 
     def _last_tag(self) -> tuple[str, ...]:
-        """Return the tag before the name. Models sometimes leave out the tag around it."""
+        """Return the last tag before the tool's name, which starts a call too: models sometimes omit the outer tag."""
         tags = [word for word in layout_words(self.layout.call.opening) if len(word) > 1 and word[0] == "<"]
         return tuple(tags[-1:])
 
@@ -174,7 +174,7 @@ class TaggedFormat(ToolFormat):
         return f"{builder.literal(self.layout.open_key)} {key} {values}"
 
     def _values(self, builder: GrammarBuilder, schema: Schema) -> list[str]:
-        """Return the grammars of the text after a key, up to the tag that closes the value."""
+        """Return the alternative grammars of a value, from the end of its key through the tag that closes it."""
         types = types_of(schema)
         constants = constants_of(schema)
         values = []

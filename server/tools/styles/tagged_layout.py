@@ -1,4 +1,4 @@
-"""TaggedLayout: the text around calls whose arguments stand between tags, with one pair or two for each argument."""
+"""TaggedLayout: the text around calls whose arguments stand between tags, such as <parameter=KEY>VALUE</parameter>."""
 
 import json
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from server.tools.layout import CallField, CallLayout, layout_words
 
 @dataclass(frozen=True, slots=True)
 class TaggedLayout:
-    """The parts of a call's body: its name, after_name, arguments, and close. Each argument is open_key, its key,
-    open_value, its value, and close_value."""
+    """The text around a call's name and arguments. The body is: name, after_name, arguments, close. An argument is:
+    open_key, key, open_value, value, close_value."""
 
     call: CallLayout  # its body is NAME, after_name, ARGUMENTS, close
     open_key: str
@@ -42,7 +42,7 @@ class TaggedLayout:
         return self.open_string if is_string and self.open_string is not None else self.open_value
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
-        """Return the text of the calls as the template writes them if no text precedes."""
+        """Return the text of the calls, as the template writes an answer of only these calls."""
         return self.call.write([WrittenCall(call.name, self._write_arguments(call.arguments)) for call in calls])
 
     def _write_arguments(self, arguments: str) -> str:
