@@ -1,1 +1,1 @@
-"""The engine: what each step computes, and computing it. Tokens and time; no text, no HTTP."""
+"""The engine: schedules and computes steps. It deals with tokens and time, not with text or HTTP."""

@@ -1,4 +1,4 @@
-"""HostAdapters: adapters in the host's memory as they were read; the least recently used are evicted."""
+"""HostAdapters: LRU cache of adapters in host memory, in the form in which they were read."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from engine.adapters.source import A
 
 
 class HostAdapters(Generic[A]):
-    """At most `limit` adapters. Beyond that, only adapters of started requests stay: their files may have changed.
+    """LRU cache of `limit` adapters, exceeded only for adapters of started requests: their files may have changed.
 
-    An evicted adapter is read again when a request needs it. Invariant: forgotten adapters are in memory.
+    An evicted adapter is read again when a request needs it. Invariant: `_forgotten` is a subset of `_adapters`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -30,8 +30,8 @@ class HostAdapters(Generic[A]):
         return adapter
 
     def add(self, adapter: A, in_use: Mapping[bytes, bool]) -> None:
-        """Add an adapter, and evict others beyond the limit. in_use: adapters of open requests, with whether one of
-        these was started."""
+        """Add an adapter, and evict others beyond the limit. in_use: the adapters of open requests, and whether one of
+        an adapter's requests has started."""
         self._forgotten.discard(adapter.digest)
         self._adapters[adapter.digest] = adapter
         self._adapters.move_to_end(adapter.digest)
@@ -40,14 +40,14 @@ class HostAdapters(Generic[A]):
             self._forgotten.discard(victim)
 
     def _victim(self, in_use: Mapping[bytes, bool], newest: bytes) -> bytes | None:
-        """Return the first adapter without an open request, or else the first without a started one."""
+        """Return the least recently used adapter without an open request, or else without a started one."""
         others = [digest for digest in self._adapters if digest != newest]
         unused = (digest for digest in others if digest not in in_use)
         not_started = (digest for digest in others if not in_use.get(digest))
         return next(unused, next(not_started, None))
 
     def forget(self, digest: bytes) -> None:
-        """Drop an adapter when its last request has ended: no new one will have it."""
+        """Mark an adapter to be dropped when its last request has ended: no new request will use it."""
         if digest in self._adapters:
             self._forgotten.add(digest)
 

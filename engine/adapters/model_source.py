@@ -10,8 +10,8 @@ from models.loaded_model import LoadedModel
 
 
 class ModelAdapters:
-    """Reads adapters for a model whose adapters are enabled, and puts them into its slots. Work beside the steps takes
-    one thread: with more, streams would pause."""
+    """Reads adapters for a model whose adapters are enabled, and puts them into its slots. Work that overlaps with
+    steps uses one thread: with more, streams would pause."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model

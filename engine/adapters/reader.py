@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadJob:
-    """A request of an operator to read and check an adapter. number: also of the answer."""
+    """An operator's request to read and check an adapter. number: identifies the answer."""
 
     number: int
     path: str
@@ -25,7 +25,7 @@ class LoadJob:
 
 @dataclass(frozen=True, slots=True)
 class PreparationJob(Generic[A]):
-    """The preparation of an adapter for a slot. adapter: None if it must be read again, with the digest of `ref`."""
+    """The preparation of an adapter for a slot. adapter: None if it must be read again; its digest must match `ref`."""
 
     slot: int
     ref: AdapterRef
@@ -53,8 +53,8 @@ class PreparationResult(Generic[A, P]):
 
 
 class AdapterReader(Generic[A, P]):
-    """Runs operators' loads one after the other, and preparations likewise, on a thread for each kind: so a request
-    does not wait for an operator's load. `start` and `collect` are called by the engine's thread."""
+    """Two threads with a queue each, for operators' loads and for preparations, so that a request does not wait for an
+    operator's load. `start` and `collect` are called by the engine's thread."""
 
     def __init__(self, source: AdapterSource[A, P], on_done: Callable[[], None]) -> None:
         """on_done: called by another thread when `collect` has a result."""
@@ -70,7 +70,7 @@ class AdapterReader(Generic[A, P]):
 
     @property
     def is_busy(self) -> bool:
-        """Whether `collect` has a result, or will have one."""
+        """Whether a job is running, queued, or done and not collected."""
         return self._num_open > 0
 
     def start(self, job: LoadJob | PreparationJob[A]) -> None:
@@ -85,12 +85,12 @@ class AdapterReader(Generic[A, P]):
         return done
 
     def wait(self) -> None:
-        """Wait until `collect` has a result, when there is nothing else to do."""
+        """Block until `collect` has a result; for an engine with nothing else to do."""
         assert self.is_busy
         self._done.put(self._done.get())
 
     def _jobs_of(self, thread: str) -> queue.SimpleQueue[LoadJob | PreparationJob[A]]:
-        """Return the queue of a thread, which is started when it is first needed."""
+        """Return the job queue of the thread with this name, after starting the thread if necessary."""
         if thread not in self._jobs:
             self._jobs[thread] = queue.SimpleQueue()
             threading.Thread(target=self._run, args=(self._jobs[thread],), name=thread, daemon=True).start()

@@ -1,4 +1,4 @@
-"""AdapterService: an engine's work with adapters between its steps."""
+"""AdapterService: loads adapters and fills the model's adapter slots, between the engine's steps."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Answer = AdapterLoaded | AdapterRefused
 
 
 class AdapterService(Generic[A, P]):
-    """Answers operators' loads, and fills the slots that the scheduler assigns.
+    """Answers operators' requests to load adapters, and fills the slots that the scheduler assigns.
 
     All methods are called by the engine's thread, and only `wait` waits. A slot is filled in two phases: while steps
     run, its adapter is read again if it is not in memory, and prepared; then, between two steps, it is put into the
@@ -31,7 +31,7 @@ class AdapterService(Generic[A, P]):
         on_done: Callable[[], None],
         on_answer: Callable[[Answer], None],
     ) -> None:
-        """on_done: called by another thread when there is work. on_answer: called by `begin_step`, once per `load`."""
+        """on_done: called by another thread when `begin_step` has work. on_answer: called by it, once per `load`."""
         self._source = source
         self._max_rank = max_rank
         self._on_answer = on_answer
@@ -50,19 +50,19 @@ class AdapterService(Generic[A, P]):
         return self._reader.is_busy
 
     def wait(self) -> None:
-        """Wait until there is work; only while `is_reading`."""
+        """Wait until `begin_step` has work. Must be called only while `is_reading`."""
         self._reader.wait()
 
     def load(self, number: int, path: str) -> None:
-        """Start to read and check an adapter; a later step answers."""
+        """Start to read and check an adapter; a later `begin_step` answers with this number."""
         self._reader.start(LoadJob(number, path))
 
     def forget(self, digest: bytes) -> None:
-        """Drop an adapter when its last request has ended."""
+        """Mark an adapter to be dropped when its last request has ended."""
         self._host.forget(digest)
 
     def begin_step(self, scheduler: Scheduler) -> None:
-        """Take the results of the reader, and start to fill other slots."""
+        """Answer finished loads, put prepared adapters into slots, and start to fill newly assigned slots."""
         assert scheduler.adapters is not None
         for done in self._reader.collect():
             if isinstance(done, LoadResult):
@@ -75,7 +75,7 @@ class AdapterService(Generic[A, P]):
             self._host.drop_forgotten(scheduler.adapter_digests)
 
     def stats(self, scheduler: Scheduler) -> AdapterStats:
-        """Return the statistics of the step that ends now."""
+        """Return the adapter statistics since the last call, at the end of a step."""
         assert scheduler.adapters is not None
         fill_s, self._fill_s = self._fill_s, []
         return scheduler.adapters.take_stats(on_host=len(self._host), fill_s=fill_s)

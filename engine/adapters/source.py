@@ -1,10 +1,10 @@
-"""AdapterSource: reads adapters, and puts them into slots."""
+"""AdapterSource: the interface by which the engine reads adapters and puts them into a model's slots."""
 
 from typing import Protocol, TypeVar
 
 
 class ReadAdapter(Protocol):
-    """An adapter in memory, as the engine sees it."""
+    """An adapter that has been read into memory: the properties that the engine uses."""
 
     @property
     def digest(self) -> bytes: ...
@@ -24,8 +24,8 @@ P = TypeVar("P")  # a prepared adapter, in the form that a slot takes
 
 
 class AdapterSource(Protocol[A, P]):
-    """The model's side of adapters. `read` and `prepare` are called by threads of their own while steps run; `put` and
-    `empty` between steps, when no row of the last or the next step has the slot. These must be fast: streams pause."""
+    """Interface to a model's adapters. `read` and `prepare` run on other threads while steps run. `put` and `empty` run
+    between steps, when no row of the last or the next step uses the slot; they must be fast, since streams pause."""
 
     def read(self, path: str) -> A:
         """Read an adapter. Raises ModelError if it is not an adapter of the model."""

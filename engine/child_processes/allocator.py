@@ -29,7 +29,7 @@ def return_large_buffers() -> None:
     """Return buffers of 1 MiB and more to the system when they are freed from now on, unless the user has set malloc's
     variables.
 
-    By itself glibc raises that size with each such buffer that is freed, up to 32 MiB, and has an arena for each
+    By default, glibc raises that threshold with each such buffer that is freed, up to 32 MiB, and has an arena per
     thread, which keeps all memory that its thread once needed.
     """
     _set_parameters({_MMAP_THRESHOLD: _LARGE_BYTES, _ARENA_MAX: _MAX_ARENAS})
@@ -42,7 +42,7 @@ def give_back_memory() -> None:
 
 
 def _set_parameters(values: dict[int, int]) -> None:
-    """Set parameters in order, up to the first that the C library refuses; none if the user has set one of them."""
+    """Set malloc's parameters in order, up to the first that is refused; none if the user has set one of them."""
     chosen = {"GLIBC_TUNABLES", *(_VARIABLES[parameter] for parameter in values)} & os.environ.keys()
     mallopt = _function("mallopt")
     if chosen or mallopt is None:

@@ -69,7 +69,7 @@ def is_full_disk(error: Exception) -> bool:
 
 
 def restore_priority(pid: int) -> None:
-    """Give another process the priority of this one, where the system allows it, so that it ends soon."""
+    """Raise another process to this one's priority, where the system allows it, so that it ends soon."""
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     for thread_id in _threads(pid):  # priorities are each thread's own, and a loop ends when the last of them has
         with contextlib.suppress(OSError):
@@ -100,7 +100,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _write(path: str, text: str) -> None:
-    """Write to a file of the system, unless it is missing or may not be written."""
+    """Write to a file under /proc; do nothing if it is missing or may not be written."""
     with contextlib.suppress(OSError), open(path, "w") as file:
         file.write(text)
 

@@ -1,4 +1,4 @@
-"""The environment of a process that computes: settings of OpenMP, which torch brings along."""
+"""The environment of child processes that compute: settings of torch's OpenMP library."""
 
 import logging
 import os

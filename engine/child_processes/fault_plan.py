@@ -1,4 +1,4 @@
-"""FaultPlan: the faults to inject, with their places and times, from a text such as `step:memory:*200,step:kill:900`.
+"""FaultPlan: the faults to inject, with their points and times, from a text such as `step:memory:*200,step:kill:900`.
 
 A fault is `point:action:when`; `when` counts the visits to the point, from 1, in the life of one process: `7` is the
 seventh visit alone, `*7` every seventh. Points and their actions:
@@ -9,8 +9,8 @@ seventh visit alone, `*7` every seventh. Points and their actions:
              exit, kill     the engine exits, or kills itself as the system's out-of-memory killer would
     request  raise          every step with this step's first request fails, from this step on
     logits   nan            the step's first row of logits, or first vector of a text, is not finite
-    output   delay=S        the outputs of the step leave S seconds later
-             corrupt        in their place bytes leave that are not a message
+    output   delay=S        the outputs of the step are sent S seconds later
+             corrupt        bytes that are not a message are sent in place of the outputs
     store    full           a transaction of the store finds the disk full
 """
 
@@ -45,7 +45,7 @@ class PlannedFault:
 
 
 class FaultPlan:
-    """All faults, with a count of visits to each point. A point must be visited by one thread at a time."""
+    """The planned faults of a process, and its visits to each point. One thread at a time may visit a point."""
 
     def __init__(self, text: str) -> None:
         """Parse a plan. Raises OptionError."""
@@ -53,7 +53,7 @@ class FaultPlan:
         self._counts = dict.fromkeys(_ACTIONS, 0)
 
     def has(self, point: str) -> bool:
-        """Return whether a fault may happen at the point."""
+        """Return whether the plan has a fault for the point."""
         return any(fault.point == point for fault in self._faults)
 
     def due(self, point: str) -> list[PlannedFault]:

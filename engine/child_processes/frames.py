@@ -13,7 +13,7 @@ _encoder = msgspec.msgpack.Encoder()  # keeps no state between calls: threads ma
 
 
 def encode_frame(message: msgspec.Struct) -> bytes:
-    """Return the frame whose payload is a message as msgpack."""
+    """Encode a message as msgpack, in a frame."""
     buffer = bytearray(_LENGTH.size)
     _encoder.encode_into(message, buffer, _LENGTH.size)
     _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
@@ -27,16 +27,16 @@ def send_frame(sock: socket.socket, payload: bytes, *, prefix: bytes = b"") -> N
 
 
 def receive_frame(sock: socket.socket) -> bytearray | None:
-    """Return the payload of the next frame, blocking; None if the other end is closed, also within a frame.
+    """Block until the next frame; return its payload, or None if the other end closes, even within a frame.
 
-    Raises msgspec.DecodeError if a frame of more than MAX_FRAME_BYTES is announced.
+    Raises msgspec.DecodeError if the frame's length is over MAX_FRAME_BYTES.
     """
     header = _receive_exactly(sock, _LENGTH.size)
     return None if header is None else _receive_exactly(sock, _payload_bytes(header))
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the payload of the next frame; see `receive_frame`."""
+    """Wait for the next frame and return its payload; asynchronous version of `receive_frame`."""
     try:
         header = await reader.readexactly(_LENGTH.size)
         return await reader.readexactly(_payload_bytes(header))

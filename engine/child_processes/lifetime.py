@@ -1,4 +1,4 @@
-"""The end of a child process: on SIGTERM, with its parent, and how it is described."""
+"""The end of a child process: on SIGTERM or with its parent, and the description of its exit status."""
 
 import ctypes
 import os

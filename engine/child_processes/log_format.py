@@ -28,7 +28,7 @@ class LogFormat(enum.StrEnum):
 
 
 def configure_logging(level: str, form: LogFormat) -> None:
-    """Write the root logger's lines to stderr, also in processes that this one starts from now on.
+    """Log to stderr in this format and at this level, also in processes that this one starts from now on.
 
     level: as in the option --log-level, such as "info".
     """
@@ -49,12 +49,12 @@ def set_log_level(level: str) -> None:
 
 
 def with_fields(**fields: object) -> dict[str, dict[str, object]]:
-    """Return the `extra` of a log call whose JSON line has these fields; the text line has the message alone."""
+    """Return `extra` for a log call: the fields are in its JSON line, and not in its text line."""
     return {_FIELDS: fields}
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """A handler that looks up sys.stderr for each line: while progress bars are drawn, lines go above them."""
+    """A handler that looks up sys.stderr for each record, since progress bars replace it to keep lines above them."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -65,8 +65,8 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for each record: text from a client cannot forge another line. A traceback follows in lines of its own,
-    which are indented, as no record's line is."""
+    """One line per record, with control characters escaped, so that a client's text cannot forge another line. A
+    traceback follows on indented lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if _CONTROL.search(record.message):
@@ -83,7 +83,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, the fields that the call gives, and a traceback."""
+    """One JSON object per record: time (UTC), level, logger, message, the call's fields (`with_fields`), traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)

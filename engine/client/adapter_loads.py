@@ -1,4 +1,4 @@
-"""AdapterLoads: operators' requests to read an adapter, until the engine has answered them."""
+"""AdapterLoads: operators' pending requests to load an adapter, until the engine answers."""
 
 import asyncio
 import itertools
@@ -9,7 +9,7 @@ from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, LoadAdap
 
 
 class AdapterLoads:
-    """Open requests to read an adapter, by number. If the engine ends, they raise EngineDied and are not sent again."""
+    """Pending requests to load an adapter, by number. If the engine ends, they raise EngineDied and are not resent."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -19,7 +19,7 @@ class AdapterLoads:
         return len(self._open)
 
     async def run(self, path: str, send: Callable[[LoadAdapter], None]) -> AdapterInfo:
-        """Return the engine's description of an adapter. Raises AdapterUnusable with its reason, and EngineDied."""
+        """Make the engine load an adapter; return its description. Raises AdapterUnusable and EngineDied."""
         number = next(self._numbers)
         answer = self._open[number] = asyncio.get_running_loop().create_future()
         try:

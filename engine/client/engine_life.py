@@ -1,4 +1,4 @@
-"""EngineLife: the engine's state over all its processes, and why it is not ready."""
+"""EngineLife: the engine's state across restarts of its process, and the reason while it is not ready."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ RESTART_WINDOW_S = 600.0
 
 
 class EngineLife:
-    """The state starts as LOADING, alternates with READY once for each process, and ends as DEAD.
+    """State machine of the engine: LOADING and READY for each process in turn, and finally DEAD.
 
     Invariants: `reason` is empty while READY; DEAD is final, and `wait_ready` and `wait_dead` return by then.
     """
@@ -45,19 +45,19 @@ class EngineLife:
             raise EngineUnavailable(self.reason)
 
     async def wait_ready(self) -> EngineInfo:
-        """Return the engine's description once it is ready. Raises StartupError or OptionError if it cannot start."""
+        """Wait until the engine is ready; return its description. Raises StartupError or OptionError on failure."""
         await self._decided.wait()
         if self._failure is not None:
             raise OptionError(self._failure) if self._is_option_wrong else StartupError(self._failure)
         return self.info
 
     async def wait_dead(self) -> str:
-        """Return the reason once the engine has failed for good."""
+        """Wait until the engine has failed for good; return the reason."""
         await self._dead.wait()
         return self.reason
 
     def stage(self) -> tuple[str | None, float | None]:
-        """Return the stage of loading, and the share of it that is done (0..1); None is unknown."""
+        """Return the stage of loading, and its progress (0..1). Each is None if unknown, or not LOADING."""
         loading = self.loading
         if self.state is not EngineState.LOADING or loading is None:
             return None, None
@@ -75,7 +75,7 @@ class EngineLife:
         self.reason = ""
 
     def release_waiting(self) -> None:
-        """Make `wait_ready` return."""
+        """Wake the callers of `wait_ready`."""
         self._decided.set()
 
     def hang(self, reason: str) -> None:
@@ -84,7 +84,7 @@ class EngineLife:
         self._enter_loading(reason)
 
     def fail(self, failed: Failed) -> None:
-        """Record why the engine cannot start, as it reports before it ends."""
+        """Record the error that the engine's process reports, before it ends, if it cannot start."""
         self._failure, self._is_option_wrong = failed.message, failed.is_option
 
     def end_process(self, reason: str) -> bool:
@@ -95,8 +95,8 @@ class EngineLife:
         return is_unexpected
 
     def take_restart(self) -> bool:
-        """Return whether one more process may be started, and count it if so. An engine that was never ready is not
-        started again."""
+        """Return whether one more process may be started; if so, count the restart. An engine that was never ready is
+        not started again."""
         if self.is_stopping or self._failure is not None or self._info is None:
             return False
         now = time.monotonic()
@@ -114,7 +114,7 @@ class EngineLife:
         self._enter_loading(f"the engine {how} and is being started again")
 
     def die(self, failure: str | None = None) -> None:
-        """Record that no process will follow. failure: of the supervision itself."""
+        """Record that no process will follow. failure: the error, if the supervision itself failed."""
         self.state = EngineState.DEAD
         self._failure = failure or self._failure
         if self._failure is None:

@@ -25,8 +25,8 @@ _STREAM_LIMIT_BYTES = 1 << 20
 class EngineProcess:
     """A child process and the API process's end of the socket pair to it.
 
-    The socket is read through one descriptor and written through another: a transport that cannot write any more drops
-    unread bytes, and those say which requests the engine had started when it ended, and what it had sent of them.
+    The socket is read and written through separate descriptors: an asyncio transport whose write fails drops unread
+    bytes, which may hold the last outputs of the engine and say which requests it had started.
     """
 
     def __init__(self, command: tuple[str, ...], config: EngineConfig) -> None:
@@ -44,7 +44,7 @@ class EngineProcess:
         self._outbox: asyncio.Queue[bytes | AddPooling] | None = None
 
     async def run(self, on_message: Callable[[FromEngine], None]) -> int:
-        """Pass on the engine's messages until it closes its end of the socket; return its exit status."""
+        """Call `on_message` with the engine's messages until it closes the socket; return its exit status."""
         self._outbox = asyncio.Queue()
         sender = asyncio.create_task(send_all(self._outbox, self._socket.dup()), name="engine-sender")
         reader, writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)
@@ -61,13 +61,13 @@ class EngineProcess:
     def send(self, message: ToEngine) -> None:
         """Send a message, or drop it if the process has ended.
 
-        Texts to pool are encoded when their turn comes: a request may have a thousand times as many as others.
+        AddPooling messages are encoded only when they are sent: one request may queue very many of them.
         """
         if self._outbox is not None:
             self._outbox.put_nowait(message if isinstance(message, AddPooling) else encode_frame(message))
 
     def kill(self) -> None:
-        """End the engine and the processes that it has started, such as a compiler: they are in its session."""
+        """Kill the engine and all processes in its session, such as a compiler that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -85,8 +85,8 @@ class EngineProcess:
 
 
 async def _receive(reader: asyncio.StreamReader) -> FromEngine | None:
-    """Return the next message from the engine; None if it is gone, or sends bytes that are not a message: then it must
-    be ended."""
+    """Return the next message from the engine; None if the process is gone, or sends invalid bytes and must be
+    killed."""
     try:
         frame = await read_frame(reader)
         return None if frame is None else decode_from_engine(frame)
@@ -96,8 +96,8 @@ async def _receive(reader: asyncio.StreamReader) -> FromEngine | None:
 
 
 async def send_all(outbox: asyncio.Queue[bytes | AddPooling], sock: socket.socket) -> None:
-    """Send frames and messages in order until the other end is closed, which the reader reports. Closes the socket.
-    The event loop serves other tasks between two messages."""
+    """Send frames and AddPooling messages in order until the other end is closed, which is no error here: the reader
+    notices it. Closes the socket. The event loop serves other tasks between two AddPooling messages."""
     loop = asyncio.get_running_loop()
     with sock, contextlib.suppress(ConnectionError):
         sock.setblocking(False)

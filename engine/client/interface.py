@@ -1,4 +1,4 @@
-"""EngineClient: the API process's interface to an engine, in whichever process it runs."""
+"""EngineClient: the API process's interface to an engine, which usually runs in a child process."""
 
 import enum
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -82,24 +82,24 @@ class EngineClient(Protocol):
     def check_capacity(
         self, num_requests: int, num_new_tokens: int = 1, service_class: ServiceClass = ServiceClass.INTERACTIVE
     ) -> None:
-        """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, with no await between.
+        """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, before the next await.
 
-        num_new_tokens: of their prompts; a prompt that several share counts once. Lines of batches are not in the
-        clients' queue, and are never refused because of its length.
+        num_new_tokens: the requests' prompt tokens; a prompt that several share counts once. Lines of batches are not
+        in the clients' queue, and are never refused because of its length.
         """
 
     @property
     def batch_lane(self) -> BatchLane:
-        """The limit on lines of batches in the engine; a batch takes room in it before it submits a line."""
+        """The limit on lines of batches in the engine; a batch must acquire room before it submits a line."""
 
     def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
-        """Return when a request that is submitted now would have its first token. num_new_tokens: see `submit`."""
+        """Predict when a request that is submitted now would get its first token. num_new_tokens: see `submit`."""
 
     def drain_s(self) -> float:
-        """Return how long the waiting requests will take at the recent rate, in seconds and within bounds."""
+        """Estimate the seconds until all waiting requests have ended, at the recent rate and within bounds."""
 
     def set_log_level(self, level: str) -> None:
-        """Set the running engine's log level. Engines that are started later take theirs from the environment."""
+        """Set the log level of the running engine process. Later processes inherit theirs from the environment."""
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         """Submit a request. The caller must iterate to the end or abort.
@@ -116,10 +116,10 @@ class EngineClient(Protocol):
         """
 
     def forget_adapter(self, digest: bytes) -> None:
-        """Report that no new request will have this adapter."""
+        """Notify the engine that no new request will use this adapter."""
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
-        """Return the outputs of texts, in order. Only for an engine whose info has `pooling`, which generates nothing.
+        """Compute the texts' vectors or scores; return them in order. Only for an engine whose info has `pooling`.
 
         Together the texts count as one waiting request. If the engine process ends, the next one computes the texts
         that are left. Raises QueueFull and EngineUnavailable before anything is computed, EngineDied if the engine ends
@@ -130,7 +130,7 @@ class EngineClient(Protocol):
 
 
 def ignore(*_: object) -> None:
-    """Ignore an event that the caller does not listen to."""
+    """Do nothing; the default of a callback."""
 
 
 @dataclass(frozen=True, slots=True)

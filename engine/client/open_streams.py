@@ -1,4 +1,4 @@
-"""OpenStreams: open requests and their streams, over the lives of several engine processes."""
+"""OpenStreams: open requests and their streams, across restarts of the engine process."""
 
 import secrets
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _SUSPECT = "the engine ended twice while it worked on this request, which may be
 
 @dataclass(slots=True)
 class _Open:
-    """One request. is_sent: to the current engine, which computes the request once it `is_started`."""
+    """An open request. is_sent: the current engine has the request. is_started: it has begun to compute the request."""
 
     request: EngineRequest
     stream: OutputStream
@@ -39,12 +39,12 @@ class _Open:
 
     @property
     def can_continue(self) -> bool:
-        """Whether another engine can continue the output. Mirostat's limit depends on the logits of all tokens before,
-        which are lost."""
+        """Whether another engine can continue the output. With mirostat it cannot: the sampler's state depends on the
+        logits of all earlier tokens, which are lost."""
         return self.last is None or self.request.sampling.mirostat is None
 
     def next_request(self) -> EngineRequest:
-        """Return the request as the next engine gets it, with the output so far."""
+        """Build the request to send to the next engine, which continues after the output so far."""
         if self.last is None:
             return msgspec.structs.replace(self.request, start_by_s=None) if self.was_started else self.request
         return msgspec.structs.replace(
@@ -62,10 +62,10 @@ class _Open:
 
 
 class OpenStreams:
-    """Streams by request id, in the order in which they came.
+    """The streams of open requests by request id, in order of arrival.
 
-    A request that an engine has started is continued by the next one, after the tokens that its stream has got, and
-    with the same seed: so its text is the same as without the restart. Invariants: no stream here has had its terminal
+    If the engine restarts, the next process continues each started request after the tokens that its stream has
+    received, with the same seed, so that its text does not change. Invariants: no stream here has received its terminal
     output or an error; the backlog has the requests that the current engine has not started.
     """
 
@@ -81,7 +81,7 @@ class OpenStreams:
 
     @property
     def num_clients(self) -> int:
-        """Open requests of clients."""
+        """Number of open requests that are not lines of batches."""
         return len(self._open) - self.num_batch
 
     def __contains__(self, request_id: str) -> bool:
@@ -90,8 +90,8 @@ class OpenStreams:
     def open(
         self, request: EngineRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
-        """Return the stream of a request that will be sent. A request without a seed gets one, for all engines.
-        num_new_tokens: see EngineClient.submit."""
+        """Add an unsent request, and return its stream. A request without a seed gets one, which stays the same if the
+        engine restarts. num_new_tokens: see EngineClient.submit."""
         if request.sampling.seed is None:
             request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
@@ -125,8 +125,8 @@ class OpenStreams:
         return [each.next_request() for each in unsent]
 
     def start(self, request_ids: list[str]) -> int:
-        """Record that the engine starts these requests; some may have ended, or be the engine's own. Return the number
-        of new prompt tokens of the clients' requests among them."""
+        """Record that the engine starts these requests; unknown ids are ignored. Return the number of new prompt tokens
+        of the clients' requests among them."""
         num_tokens = 0
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None:
@@ -136,8 +136,8 @@ class OpenStreams:
         return num_tokens
 
     def deliver(self, output: RequestOutput) -> int | None:
-        """Put an output into its request's stream, which its terminal output closes. Return the number of tokens of a
-        client's request that was started and has now ended, else None."""
+        """Put an output into its request's stream; a terminal output closes the stream. Return the request's number of
+        output tokens if it ends now, was started, and is not a line of a batch; else None."""
         each = self._open.get(output.id)
         if each is None:
             raise AssertionError(f"output for {output.id}, which is not open")
@@ -161,7 +161,7 @@ class OpenStreams:
         return len(each.output_ids)
 
     def drop_unsent(self, request_id: str) -> bool:
-        """Forget a request whose stream was aborted; return False if an engine has it, or it has ended."""
+        """Remove an aborted request that no engine has; return False if an engine has it, or it has ended."""
         each = self._open.get(request_id)
         if each is None or each.is_sent:
             return False
@@ -169,7 +169,7 @@ class OpenStreams:
         return True
 
     def expire_unsent(self, now: float) -> None:
-        """End requests whose time (in time.monotonic()) is over while no engine has them."""
+        """End unsent requests whose deadline has passed. now: time.monotonic()."""
         for each in list(self._open.values()):
             reason = None if each.is_sent else each.next_request().time_over(now)
             if reason is not None:
@@ -177,11 +177,11 @@ class OpenStreams:
                 self.deliver(RequestOutput(id=each.request.id, finish_reason=reason, num_cached_tokens=num_cached))
 
     def engine_ended(self, reason: str) -> list[EngineRequest]:
-        """Prepare for the next engine; return the requests that will be sent to it.
+        """Mark all requests as unsent for the next engine, and return them, without those that fail.
 
-        A stream raises EngineDied if its request was started and cannot be continued, for `reason`, and if its request
-        was being computed when MAX_DEATHS engines ended. If the engine had started none, any request that it was sent
-        may be the cause.
+        A stream raises EngineDied if its output cannot be continued (with `reason` as message), or if its request was
+        being computed when MAX_DEATHS engines ended. If an engine had started none of its requests, any of them may be
+        the cause.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         suspects = [each for each in were_sent if each.is_started] or were_sent

@@ -1,11 +1,11 @@
-"""OutputGroups: sends the outputs of requests that no client reads along in groups of tokens."""
+"""OutputGroups: merges the outputs of requests that no client streams, to send several tokens at a time."""
 
 from engine.client.output_stream import merge_outputs
 from engine.protocol import EngineRequest, RequestOutput
 
 
 class OutputGroups:
-    """Keeps a request's outputs until they have `tokens_per_output` tokens, or the request ends.
+    """Buffer that merges a request's outputs until they have `tokens_per_output` tokens, or the request ends.
 
     Invariant: a kept output has fewer tokens than its request's `tokens_per_output`, and its request has not ended.
     """
@@ -19,7 +19,7 @@ class OutputGroups:
             self._sizes[request.id] = request.tokens_per_output
 
     def pass_on(self, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        """Add a step's outputs to the kept ones; return the outputs to send now."""
+        """Merge a step's outputs into the buffered ones; return the outputs to send now."""
         return outputs if not self._sizes else [each for output in outputs if (each := self._take(output)) is not None]
 
     def _take(self, output: RequestOutput) -> RequestOutput | None:

@@ -58,7 +58,7 @@ class OutputStream:
         self._wakeup.set()
 
     def fail(self, error: EngineDied) -> None:
-        """Raise `error` in the reader, after the buffered output, unless it has aborted."""
+        """Raise `error` in the reader, after the buffered output, unless the reader has aborted."""
         if not self.is_aborted:
             self._error = error
             self._wakeup.set()
@@ -94,7 +94,7 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
 
 
 def _joined_counts(first: RequestOutput, second: RequestOutput) -> list[int]:
-    """Join `num_predicted` of two outputs. One of them may lack it if counting failed: then it adds nothing."""
+    """Concatenate `num_predicted` of two outputs. An output without counts (counting failed) adds no predictions."""
     if not first.num_predicted and not second.num_predicted:
         return []
     before = first.num_predicted or [0] * len(first.new_ids)

@@ -1,4 +1,4 @@
-"""PoolingCalls: open calls to pool texts, over the lives of several engine processes."""
+"""PoolingCalls: open calls to pool texts, across restarts of the engine process."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ _MESSAGE_TOKENS = 1 << 15
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """Texts that came together, and whose outputs are returned together. is_batch: of a batch's line."""
+    """The texts of one call, whose outputs are returned together. is_batch: the call is for a line of a batch."""
 
     answer: asyncio.Future[list[PoolingOutput]]
     requests: Sequence[PoolingRequest]
@@ -27,7 +27,7 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """One text. is_sent: to the current engine, which computes the text once it `is_started`."""
+    """An open text. is_sent: the current engine has the text. is_started: it has begun to compute the text."""
 
     request: PoolingRequest
     call: _Call
@@ -37,7 +37,7 @@ class _Open:
 
 
 class PoolingCalls:
-    """Open texts by request id, in the order in which they came.
+    """The texts of open calls by request id, in order of arrival.
 
     A text that an engine has not finished is sent to the next one. Texts of batches are in no queue, and count neither
     as waiting nor as running. Invariants: the call of each open text waits for it; the numbers of waiting texts, tokens
@@ -45,7 +45,7 @@ class PoolingCalls:
     """
 
     def __init__(self, queue: QueueLimit) -> None:
-        """queue: counts each call once, however many texts it has."""
+        """queue: limits the waiting calls; a call counts once, however many texts it has."""
         self.num_waiting = 0
         self.num_waiting_tokens = 0
         self.num_batch = 0  # open texts of batches
@@ -79,8 +79,8 @@ class PoolingCalls:
     async def run(
         self, requests: Sequence[PoolingRequest], *, send: Callable[[], None], on_abort: Callable[[list[str]], None]
     ) -> list[PoolingOutput]:
-        """Return the outputs of requests of one service class, in order. Raises QueueFull, and EngineDied if no engine
-        can compute them.
+        """Submit texts of one service class; return their outputs in order. Raises QueueFull, and EngineDied if no
+        engine can compute them.
 
         send: called when `take_unsent` has requests. on_abort: called with the ids of sent requests whose outputs no
         caller waits for any more.
@@ -105,7 +105,7 @@ class PoolingCalls:
             self._forget_call(call, on_abort)
 
     def _forget_call(self, call: _Call, on_abort: Callable[[list[str]], None]) -> None:
-        """Forget the open texts of a call whose caller has gone, or that has failed."""
+        """Remove a call's remaining open texts, after its caller was canceled or it ended early."""
         left = [self._open[request.id] for request in call.requests if request.id in self._open]
         for each in left:
             self._forget(each)
@@ -120,15 +120,15 @@ class PoolingCalls:
         return [each.request for each in unsent.values()]
 
     def start(self, request_ids: Sequence[str]) -> None:
-        """Record that the engine starts to compute these texts; some may be gone."""
+        """Record that the engine starts to compute these texts; some may have ended already."""
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None and not each.is_started:
                 self._wait_no_more(each)
                 each.is_started = True
 
     def deliver(self, output: PoolingOutput) -> None:
-        """Keep an output for its call, if that is still open. The call returns with its last output, or when one of its
-        texts has waited too long."""
+        """Store an output for its call, if the call is still open. The call returns with its last output, or when one
+        of its texts has waited too long."""
         if (each := self._open.get(output.id)) is None:
             return
         self._forget(each)
@@ -143,16 +143,16 @@ class PoolingCalls:
             self._queue.rest()
 
     def expire_unsent(self, now: float) -> None:
-        """End texts whose time (in time.monotonic()) is over while no engine has them."""
+        """End unsent texts whose deadline has passed. now: time.monotonic()."""
         for each in list(self._unsent.values()):
             if (reason := each.request.time_over(now)) is not None:
                 self.deliver(PoolingOutput(id=each.request.id, finish_reason=reason))
 
     def engine_ended(self) -> list[PoolingRequest]:
-        """Prepare for the next engine; return the texts that will be sent to it.
+        """Mark all texts as unsent for the next engine, and return them, without those of calls that fail.
 
-        A call raises EngineDied if one of its texts was being computed when MAX_DEATHS engines ended. If the engine had
-        started none, any text that it was sent may be the cause.
+        A call raises EngineDied if one of its texts was being computed when MAX_DEATHS engines ended. If an engine had
+        started none of its texts, any of them may be the cause.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         for each in [each for each in were_sent if each.is_started] or were_sent:
@@ -212,7 +212,7 @@ class PoolingCalls:
 
 
 def message_slices(requests: Sequence[PoolingRequest]) -> Iterator[list[PoolingRequest]]:
-    """Yield the requests of one message after the other: some ten thousand tokens, which are encoded within a
+    """Split requests into the contents of messages of some ten thousand tokens, which are encoded within a
     millisecond."""
     part: list[PoolingRequest] = []
     num_tokens = 0

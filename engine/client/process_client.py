@@ -56,7 +56,7 @@ _COMMAND = (sys.executable, "-P", "-m", "engine.process")  # -P: not from the cu
 
 
 class ProcessClient:
-    """Owner of the engine process. All methods run on the event loop that called `start`.
+    """EngineClient that owns the engine process. All methods run on the event loop that called `start`.
 
     Invariant: when the process ends, every open stream or call raises EngineDied or is sent to the next process, so
     that no caller waits for an engine that is gone.
@@ -153,7 +153,7 @@ class ProcessClient:
 
     @property
     def _queue(self) -> Intake | PoolingCalls:
-        """The queue of requests that the engine's kind takes."""
+        """The queue in use: the Intake of a model that generates, or the PoolingCalls of one that pools."""
         return self._intake if self.info.generates else self._pooling
 
     @property

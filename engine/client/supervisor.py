@@ -19,7 +19,7 @@ WATCH_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class EngineUser:
-    """The supervisor's view of the client that sends requests to the engine."""
+    """Callbacks of the client that sends requests to the engine, called by the supervisor."""
 
     handle: Callable[[FromEngine], None]
     continue_requests: Callable[[], None]  # a process has ended, and the next one is about to be started
@@ -30,7 +30,7 @@ class EngineUser:
 class EngineSupervisor:
     """Starts, watches and restarts the engine process. All methods run on the event loop that called `start`.
 
-    Invariant: when a process ends, the user continues its requests or gives up before anything else happens.
+    Invariant: when a process ends, the EngineUser continues its requests or gives up before anything else happens.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class EngineSupervisor:
             self._engine.send(message)
 
     async def stop(self) -> None:
-        """Stop the process now, and start none again."""
+        """Stop the process now; no other is started."""
         self._life.is_stopping = True
         self._life.reason = "the server is stopping"
         if self._life.state is EngineState.LOADING and self._engine is not None:
@@ -78,7 +78,7 @@ class EngineSupervisor:
             await self._engine.kill_and_wait()
 
     async def _supervise(self) -> None:
-        """Run engine processes, one after the other, until none may be started any more."""
+        """Run engine processes, one after the other, until no restart is allowed."""
         life = self._life
         while True:
             await self._run_once()
@@ -98,7 +98,7 @@ class EngineSupervisor:
             life.restart()
 
     def _supervision_ended(self, task: "asyncio.Task[None]") -> None:
-        """Make the engine DEAD after a fault of the supervision itself, which no client would notice otherwise."""
+        """Done callback: make the engine DEAD if the supervision itself failed, or clients would wait forever."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         logger.error("the engine's supervision failed", exc_info=error)
@@ -137,13 +137,13 @@ class EngineSupervisor:
 class ProgressClock:
     """Seconds without a sign of progress by the engine.
 
-    Only time in which this process itself ran counts: where it was stopped or starved, the engine's messages lie unread
-    in the socket, and their absence says nothing. So the time between two reads of the clock counts for at most
-    `max_gap_s`, and the clock must be read more often than that.
+    Only time in which this process ran counts: while it is stopped or starved, the engine's messages stay unread in the
+    socket. So the time between two reads of the clock counts for at most `max_gap_s`, and the clock must be read more
+    often than that.
     """
 
     def __init__(self, now: float, *, max_gap_s: float) -> None:
-        """now: time.monotonic(), here and below."""
+        """now: time.monotonic(), here and in the other methods."""
         self._max_gap_s = max_gap_s
         self._read_s = now
         self._silent_s = 0.0

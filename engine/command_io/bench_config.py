@@ -58,7 +58,7 @@ class RooflineConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationConfig:
-    """Options of `headrace bench spec`: the speed-up by drafts, by batch size, in turns with and without them."""
+    """Options of `headrace bench spec`: the speed-up by speculative decoding, by batch size, in alternating runs."""
 
     case: tuple[str, ...] = _option(
         (),

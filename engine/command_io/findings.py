@@ -15,7 +15,7 @@ class Severity(enum.StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """The result of a check. subject: a word or two. message: the result and, unless it is fine, a remedy."""
+    """The result of a check. subject: its topic. message: the finding and, unless all is well, a remedy."""
 
     subject: str
     severity: Severity
@@ -35,7 +35,7 @@ def problem(subject: str, message: str) -> Finding:
 
 
 class ModelToCheck(msgspec.Struct, frozen=True):
-    """A model to check. name: as the server would call it; '' if there is one model."""
+    """A model to check. name: the model's name in the server; '' if it is the only model."""
 
     name: str
     config: EngineConfig

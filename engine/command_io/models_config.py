@@ -4,8 +4,8 @@ import msgspec
 
 
 class ModelsJob(msgspec.Struct, frozen=True):
-    """A listing or removal of models. remove: names of entries; None lists all. asks: whether to ask for confirmation.
-    is_forced: whether to remove entries that are in use."""
+    """A request to list or remove cached models. remove: names of the entries to remove; None lists all. asks: whether
+    to ask for confirmation. is_forced: whether to remove entries that are in use."""
 
     as_json: bool = False
     remove: tuple[str, ...] | None = None

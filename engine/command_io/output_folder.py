@@ -12,14 +12,14 @@ from engine.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
-    """The folders of a checkpoint. path: absolute. partial: next to it, named by a unique token."""
+    """The folders of a checkpoint. path: the final folder. partial: the incomplete one, named by a unique token."""
 
     path: Path
     partial: Path
 
     @classmethod
     def of(cls, out: str, token: str) -> "OutputFolder":
-        """Return the folders for --out as it was typed. If it is a link, its target is replaced. Raises OptionError."""
+        """Return the folders for a value of --out. If this is a link, its target is replaced. Raises OptionError."""
         try:
             folder = Path(out).expanduser().resolve()
             folder.exists()

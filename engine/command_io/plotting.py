@@ -1,4 +1,4 @@
-"""Plots in files: whether one can be written, and writing it."""
+"""Plots in files: checking that one can be written, and writing it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_plotting(path: str) -> None:
-    """Raise StartupError if no plot could be written to `path`, before the measurement and not after it."""
+    """Raise StartupError if no plot can be written to `path`; to be called before a long measurement."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:

@@ -1,4 +1,4 @@
-"""The command that starts `headrace` on this machine, and its place in messages that show commands.
+"""The command that starts `headrace` on this machine, for messages that show commands.
 
 The command that was started is not always on the PATH: `make serve` starts .venv/bin/headrace. A command that is shown
 must work when it is pasted into the terminal that the program was started from.
@@ -34,7 +34,7 @@ _SHOWN = re.compile(rf"(?<![\w/.-]){NAME}(?= (?:{'|'.join(COMMAND_NAMES)}|COMMAN
 
 
 def as_typed(text: str) -> str:
-    """Return `text` with its commands as they have to be typed."""
+    """Replace `headrace` in the commands that `text` shows by the command that works in this terminal."""
     return _SHOWN.sub(lambda _: program(), text)
 
 
@@ -45,8 +45,8 @@ def program() -> str:
 
 
 def find_program(started_as: str, python: str, folder: Path) -> str:
-    """Return the command for `headrace`. started_as: argv[0] of this process. python: its interpreter; an installation
-    puts its script next to it."""
+    """Return the command for `headrace`. started_as: argv[0] of this process. python: its interpreter, next to which an
+    installation puts the `headrace` script."""
     on_path = shutil.which(NAME)
     own = next((each for each in (started_as, os.path.join(os.path.dirname(python), NAME)) if _is_script(each)), None)
     if own is None:

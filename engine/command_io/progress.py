@@ -22,7 +22,7 @@ def stderr_lines() -> StageLines:
 def counting_bars(*, redraws_itself: bool) -> Progress:
     """Return bars for a benchmark's runs, on stderr if that is a terminal, so that stdout has the report alone.
 
-    redraws_itself: twice a second, by a thread; else the caller calls `refresh` after it advances a bar.
+    redraws_itself: whether a thread redraws them twice a second; else the caller calls `refresh` after each advance.
     """
     console = Console(file=sys.stderr)
     return Progress(

@@ -14,7 +14,7 @@ class QuantizationMethod(enum.StrEnum):
 
 
 class Scheme(enum.StrEnum):
-    """A scheme of quantization. int4, int8 and fp8 round weights alone, as --quantization does; the others round
+    """A quantization scheme. int4, int8 and fp8 quantize only weights, as --quantization does; the others quantize
     activations too."""
 
     INT4 = "int4"
@@ -41,7 +41,7 @@ _option = partial(option, group="Quantization")
 
 @dataclass(frozen=True, slots=True)
 class QuantizeConfig:
-    """The options of a quantization. Raises StartupError for options that contradict each other."""
+    """The options of `headrace quantize`. Raises StartupError for options that contradict each other."""
 
     scheme: Scheme = _option(
         Scheme.INT4,

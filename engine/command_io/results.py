@@ -12,7 +12,7 @@ from engine.errors import OptionError, StartupError
 
 
 def check_results_file(path: str | None) -> None:
-    """Raise OptionError if no results could be written to `path`, before the measurement and not after it."""
+    """Raise OptionError if no results can be written to `path`; to be called before a long measurement."""
     if path is None:
         return
     file = Path(path)

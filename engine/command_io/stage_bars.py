@@ -60,7 +60,7 @@ class StageBars:
         self._progress.stop()
 
     def _end_last(self) -> None:
-        """Fill the bar of a stage whose size was never known."""
+        """Fill the last stage's bar if its size was never known."""
         for task in self._progress.tasks:
             if task.description == self._last and task.total is None:
                 self._progress.update(task.id, completed=1, total=1)
@@ -91,7 +91,7 @@ def _field(name: str, column: Column) -> TextColumn:
 
 
 class _Name(ProgressColumn):
-    """The stage's name, cut in its middle if it is too long: names of files differ at their ends."""
+    """A column with the stage's name, shortened in the middle: names of files differ at their ends."""
 
     def render(self, task: Task) -> RenderableType:
         return _Cut(task.description)
@@ -109,7 +109,7 @@ class _Cut:
 
 
 class _Pace(TimeElapsedColumn):
-    """The time that a stage takes; for a running download, bytes per second and the time left."""
+    """A column with the time that a stage takes; for a running download, bytes per second and the time left."""
 
     max_refresh = 0.5
 

@@ -32,7 +32,7 @@ class StageLines:
             self._write(f"{stage}: {far}{share}")
 
     def say(self, line: str) -> None:
-        """Write a line of another kind."""
+        """Write a line that is not about the progress of a stage."""
         self._write(line)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Weighing(msgspec.Struct, frozen=True, tag=True):
-    """Progress of the weighing process, which may have to fetch files. A Weighed for each model follows, in order."""
+    """Progress of the process that weighs models, and may download files. A Weighed per model follows, in order."""
 
     stage: str
     done: int

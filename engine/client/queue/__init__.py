@@ -1,1 +1,1 @@
-"""Requests that wait for the engine: how many may, and when each will have its first token."""
+"""Requests that wait for the engine: limits on their number, and predictions of their first tokens."""

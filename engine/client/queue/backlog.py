@@ -1,4 +1,4 @@
-"""Backlog: the waiting requests, and the number of their prompt tokens."""
+"""Backlog: the requests that wait for the engine, and their prompt tokens, by service class."""
 
 from engine.protocol import ServiceClass
 
@@ -6,7 +6,7 @@ _ORDER = {each: rank for rank, each in enumerate(ServiceClass)}  # the engine se
 
 
 class Backlog:
-    """Requests by id that the engine has not started. Invariant: the sums match the requests."""
+    """Requests that the engine has not started, counted by service class. Invariant: the sums match the requests."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[int, int]] = {}  # rank and prompt tokens
@@ -22,15 +22,15 @@ class Backlog:
         return self.num_tokens_before(ServiceClass.BACKGROUND)
 
     def num_requests_before(self, service_class: ServiceClass) -> int:
-        """Return the number of requests that are served before a new one of this class."""
+        """Return the number of waiting requests that are served before a new request of this class."""
         return sum(self._num_requests[: _ORDER[service_class] + 1])
 
     def num_tokens_before(self, service_class: ServiceClass) -> int:
-        """Return the prompt tokens of the requests that are served before a new one of this class."""
+        """Return the prompt tokens of the requests that are served before a new request of this class."""
         return sum(self._num_tokens[: _ORDER[service_class] + 1])
 
     def add(self, request_id: str, service_class: ServiceClass, num_tokens: int) -> None:
-        """Add a request, or replace it. num_tokens: of its prompt, without tokens that another request computes."""
+        """Add or replace a request. num_tokens: its prompt tokens, except those that another request computes."""
         self.remove(request_id)
         rank = _ORDER[service_class]
         self._waiting[request_id] = rank, num_tokens
@@ -38,7 +38,7 @@ class Backlog:
         self._num_tokens[rank] += num_tokens
 
     def remove(self, request_id: str) -> None:
-        """Remove a request that was started or has ended, if it is here."""
+        """Remove a request that was started or has ended; do nothing if it is not in the backlog."""
         if request_id in self._waiting:
             rank, num_tokens = self._waiting.pop(request_id)
             self._num_requests[rank] -= 1

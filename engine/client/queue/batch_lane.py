@@ -1,4 +1,4 @@
-"""BatchLane: how many lines of batches the engine has at a time, and when they are prepared."""
+"""BatchLane: limits how many lines of batches the engine has at a time, and when lines are prepared."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ class BatchLane:
 
     Lines in the engine's queue cost a step nothing, but each is a task and a prompt in memory. To prepare a line (to
     render and tokenize it) takes the event loop and the processors from clients. So one line is prepared at a time, and
-    none while clients have work; the engine then has enough lines for the time after that.
+    none while clients have work; the lines that the engine has by then keep it busy afterwards.
 
     Invariants: lines in the engine are within the limit, unless one alone is larger; and no line waits that would fit.
     """
@@ -27,7 +27,7 @@ class BatchLane:
         has_clients: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """limit: in requests; None is twice as many as the engine runs at a time. has_clients: returns whether the
+        """limit: in requests; None is twice the number that the engine runs at a time. has_clients: returns whether the
         engine has requests of clients."""
         self._given = limit
         self._limit = limit or 1
@@ -43,7 +43,7 @@ class BatchLane:
         self._admit()
 
     async def quiet(self, at_most_s: float = math.inf) -> None:
-        """Wait until no client has work, or for `at_most_s`."""
+        """Wait until the engine has no requests of clients, but at most `at_most_s`."""
         waited_s = 0.0
         while self._has_clients() and waited_s < at_most_s:
             await self._sleep(_POLL_S)
@@ -51,7 +51,7 @@ class BatchLane:
 
     @contextlib.asynccontextmanager
     async def preparing(self) -> AsyncIterator[None]:
-        """Hold the turn to prepare a line, which comes when no client has work."""
+        """Wait for the turn to prepare a line: one line at a time, and only while no client has work."""
         async with self._turn:
             await asyncio.sleep(0)  # clients' requests that have come over the network meanwhile go first
             await self.quiet()
@@ -59,7 +59,7 @@ class BatchLane:
 
     @contextlib.asynccontextmanager
     async def room(self, num_requests: int = 1) -> AsyncIterator[None]:
-        """Hold room for the requests of one line."""
+        """Wait for room for the requests of one line, and hold it while the context lasts."""
         await self._take(num_requests)
         try:
             yield

@@ -1,8 +1,8 @@
-"""FirstTokenPredictor: predicts when a request that comes now would have its first token.
+"""FirstTokenPredictor: predicts when a request that arrives now would get its first token.
 
-That is when a slot is free, and the prompts before the request and its own are computed. StepPace measures how fast
-prompts are computed and answers grow. When a slot will be free follows from the lengths of the running answers so far,
-and from the lengths of earlier ones (OutputLengths).
+The first token needs a free slot, and the computation of the request's prompt and of all prompts before it. StepPace
+measures how fast prompts are computed and answers grow. The time until a slot is free is estimated from the present
+lengths of the running answers and from the final lengths of earlier answers (OutputLengths).
 """
 
 import time
@@ -41,7 +41,7 @@ class FirstToken:
 
 
 class FirstTokenPredictor:
-    """Observes all steps, and predicts from them and from the requests that wait and run at the time."""
+    """Predictor of first tokens, from the engine's steps so far and the requests that wait and run."""
 
     def __init__(
         self,
@@ -69,15 +69,15 @@ class FirstTokenPredictor:
         self._curves: dict[bool, tuple[int, list[float]]] = {}  # of the last step
 
     def on_ready(self, info: EngineInfo) -> None:
-        """Start to observe an engine that is ready, perhaps after another one: its steps do not test the predictions
-        that were made before."""
+        """Start to observe an engine that is ready. After a restart, earlier predictions are dropped: the new engine's
+        steps do not test them."""
         self._info = info
         self._open = {}
         self._pace.set_measured(info.prefill_seconds_per_token, info.decode_step_s)
         self.on_step(StepStats(), ())
 
     def on_started(self, num_prompt_tokens: int) -> None:
-        """Count a request's prompt that the engine starts to compute."""
+        """Count the prompt tokens of requests that the engine starts to compute."""
         self._started_tokens += num_prompt_tokens
         self._curves = {}
 
@@ -100,7 +100,7 @@ class FirstTokenPredictor:
                 self._learn(output)
 
     def _learn(self, output: RequestOutput) -> None:
-        """Learn from a first token; a request that ends without one says nothing."""
+        """Compare a first token with its prediction; nothing is learned from a request that ends without one."""
         prediction, since_s = self._open.pop(output.id, (None, 0.0))
         if prediction is not None and output.new_ids:
             real_s = self._stepped_s - since_s
@@ -109,11 +109,11 @@ class FirstTokenPredictor:
             self._on_known(prediction, real_s)
 
     def expect(self, request_id: str, num_new_tokens: int, service_class: ServiceClass) -> None:
-        """Predict the first token of a new request, and compare with the real time later."""
+        """Predict a new request's first token, and keep the prediction to compare it with the real time."""
         self._open[request_id] = self.predict(num_new_tokens, service_class), self._clock()
 
     def predict(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
-        """Return when a request that comes now would have its first token. num_new_tokens: of its prompt."""
+        """Predict when a request that arrives now would get its first token. num_new_tokens: its prompt tokens."""
         info, pace = self._info, self._pace
         if info is None:
             return FirstToken(0.0, 0.0, 0.0)
@@ -146,8 +146,8 @@ class FirstTokenPredictor:
     def _ends_s(
         self, num_ends: int, num_beginning: int, num_running: int, curve: list[float], max_tokens: int
     ) -> float:
-        """Return how long it takes until `num_ends` sequences, of the running ones and their successors, have ended.
-        num_beginning: free slots, in which sequences begin now."""
+        """Estimate the seconds until `num_ends` sequences, running ones and their successors, have ended.
+        num_beginning: number of free slots, in which sequences begin now. curve: see `_curve`."""
         if num_ends <= 0:
             return 0.0
         per_token_s = self._pace.seconds_per_output_token
@@ -161,7 +161,7 @@ class FirstTokenPredictor:
 
     def _curve(self, *, counts_yielding: bool) -> tuple[int, list[float]]:
         """Return the number of running sequences, and how many of them will have ended at each horizon.
-        counts_yielding: whether sequences that give up their slots to others are among them."""
+        counts_yielding: whether to include sequences of classes that give up their slots to others."""
         if counts_yielding not in self._curves:
             running = [each for each in self._running() if counts_yielding or each.service_class not in _YIELDING]
             sample = running[:: 1 + len(running) // _MAX_SAMPLE]
@@ -176,7 +176,7 @@ class FirstTokenPredictor:
 
 
 def _crossing(curve: Sequence[float], level: float) -> float:
-    """Return the horizon at which the curve crosses `level`, interpolated between two by a straight line."""
+    """Return the horizon at which the curve crosses `level`, by linear interpolation."""
     for index, value in enumerate(curve):
         if value >= level:
             if index == 0:

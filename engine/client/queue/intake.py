@@ -1,4 +1,4 @@
-"""Intake: the engine's load, whether it may take more requests, and when a request would have its first token."""
+"""Intake: tracks the engine's load, limits its queue, and predicts when a request would get its first token."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutpu
 
 
 class Intake:
-    """Follows the open requests and the engine's steps. stats: of the current engine's last step."""
+    """Admission of requests to the engine, by its queue and its steps. stats: statistics of the engine's last step."""
 
     def __init__(
         self,
@@ -21,7 +21,7 @@ class Intake:
         shares_prefixes: bool,
         on_first_token: Callable[[FirstToken, float], None],
     ) -> None:
-        """shares_prefixes: whether requests with one prompt compute it once. on_first_token: see EngineCallbacks."""
+        """shares_prefixes: requests with the same prompt compute it once. on_first_token: see EngineCallbacks."""
         self.stats = StepStats()
         self._streams = streams
         self._queue = queue
@@ -30,13 +30,13 @@ class Intake:
         self._max_num_seqs = 0
 
     def on_ready(self, info: EngineInfo) -> None:
-        """Take over the limits and measurements of an engine that is ready."""
+        """Adopt the limits and measurements of an engine that is ready."""
         self._max_num_seqs = info.max_num_seqs
         self._predictor.on_ready(info)
 
     @property
     def num_waiting(self) -> int:
-        """Waiting requests of clients."""
+        """Number of waiting requests that are not lines of batches."""
         return max(self.stats.waiting, self._streams.num_clients - self.stats.running)
 
     def check(self, num_requests: int, num_new_tokens: int) -> None:
@@ -47,7 +47,7 @@ class Intake:
         self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
 
     def check_requests(self, num_requests: int) -> int:
-        """Return how many requests would wait with `num_requests` more. Raises QueueFull."""
+        """Return how many requests would wait after `num_requests` more. Raises QueueFull if these are too many."""
         # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a slot.
         num_slots = self.stats.running if self.stats.waiting else self._max_num_seqs
         num_waiting = self._streams.num_clients + num_requests - num_slots
@@ -58,13 +58,13 @@ class Intake:
         return self._predictor.predict(num_new_tokens, service_class)
 
     def drain_s(self) -> float:
-        """Return how long the waiting requests will take at the recent rate, in seconds."""
+        """Estimate the seconds until all waiting requests have ended, at the recent rate."""
         return self._queue.drain_s(self.num_waiting, time.monotonic())
 
     def open(
         self, request: EngineRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
-        """Return the stream of a request that will be sent. num_new_tokens: see EngineClient.submit."""
+        """Add an unsent request, and return its stream. num_new_tokens: see EngineClient.submit."""
         is_batch = request.service_class is ServiceClass.BATCH
         if not self._streams.num_clients and not is_batch:
             self._queue.begin(time.monotonic())

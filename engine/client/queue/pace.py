@@ -1,4 +1,4 @@
-"""StepPace: how long steps take and how many tokens sequences get in them, learned from past steps."""
+"""StepPace: estimates the duration of steps, and the tokens that a sequence gets in one, from past steps."""
 
 _WEIGHT = 0.99  # of earlier steps, for each step that is added: the last hundred or so count
 _MIN_SPREAD = 0.5  # of the steps' tokens over their mean; steps of one size do not say what a token costs
@@ -9,9 +9,9 @@ _BESIDE_S, _BESIDE_STEPS, _MIN_TOKENS = 0.07, 2.5, 8
 
 
 class StepPace:
-    """A line a + b n through the last steps by least squares: the time of a step of n tokens.
+    """Least-squares fit of the time of recent steps: a step of n tokens takes a + b n seconds.
 
-    While steps are all of one size, the line keeps its slope and follows their mean.
+    While all steps have about the same size, b stays and a follows their mean time.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,8 @@ class StepPace:
         self._queried = self._hits = 0.0
 
     def set_measured(self, seconds_per_token: float, decode_s: float) -> None:
-        """Take the warm-up's measurements unless steps are known: seconds per prompt token, and for a step of one
-        generating sequence; 0 is unknown."""
+        """Start from the warm-up's measurements if no step has been observed: seconds per prompt token, and seconds of
+        a step with one generating sequence; 0 is unknown."""
         if self._weight == 0:
             self._seconds_per_token = seconds_per_token
             self._overhead_s = max(0.0, decode_s - seconds_per_token)
@@ -33,7 +33,7 @@ class StepPace:
                 self._output_s = _FIRST_STEPS * decode_s
 
     def observe(self, num_tokens: int, step_s: float, num_outputs: int, num_output_tokens: int) -> None:
-        """Learn from a step of `num_tokens` that gave `num_outputs` sequences `num_output_tokens` tokens together."""
+        """Learn from a step that computed `num_tokens`, and gave `num_output_tokens` to `num_outputs` sequences."""
         self._weight = _WEIGHT * self._weight + 1
         self._sum_n = _WEIGHT * self._sum_n + num_tokens
         self._sum_s = _WEIGHT * self._sum_s + step_s
@@ -60,7 +60,7 @@ class StepPace:
 
     @property
     def uncached(self) -> float:
-        """Share of the prompts' tokens that the prefix cache does not have."""
+        """Share of prompt tokens that miss the prefix cache."""
         return 1.0 - self._hits / self._queried if self._queried else 1.0
 
     @property
@@ -73,8 +73,8 @@ class StepPace:
     def prefill_s(
         self, num_tokens: float, *, num_generating: int, max_step_tokens: int, is_timed: bool = True
     ) -> float:
-        """Return how long `num_tokens` of prompts take while `num_generating` sequences generate, in steps of at most
-        `max_step_tokens`. is_timed: whether the engine also bounds the time of steps."""
+        """Estimate the seconds that `num_tokens` of prompts take while `num_generating` sequences generate, in steps of
+        at most `max_step_tokens`. is_timed: whether the engine also limits the duration of steps."""
         per_token_s = self._seconds_per_token
         decode_s = self._overhead_s + num_generating * per_token_s
         step_tokens = float(max_step_tokens)

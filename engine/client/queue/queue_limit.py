@@ -11,7 +11,7 @@ _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
 
 
 class QueueLimit:
-    """Limits on waiting requests, and the rate at which requests end. Times are time.monotonic(), in order."""
+    """Limits on the queue, and the rate at which requests end. now: time.monotonic(), never decreasing."""
 
     def __init__(self, max_num_waiting: int, max_num_tokens: int | None = None) -> None:
         """max_num_tokens: prompt tokens of waiting requests; None is no limit."""
@@ -21,12 +21,12 @@ class QueueLimit:
         self._ends: deque[float] = deque()  # of the window
 
     def begin(self, now: float) -> None:
-        """Start to measure: there is work after none, and the rate before says nothing of it."""
+        """Start to measure the rate: work has arrived after a pause, and earlier rates no longer apply."""
         self._busy_since_s = now
         self._ends.clear()
 
     def rest(self) -> None:
-        """Stop to measure: there is no work any more."""
+        """Stop measuring the rate: there is no work left."""
         self._busy_since_s = None
         self._ends.clear()
 
@@ -36,7 +36,7 @@ class QueueLimit:
         self._forget(now)
 
     def check(self, num_waiting: int, now: float) -> None:
-        """Raise QueueFull if `num_waiting` requests, with the new ones, are too many."""
+        """Raise QueueFull if `num_waiting` requests, including the new ones, exceed the limit."""
         if num_waiting > self._max_num_waiting:
             retry_after_s = self.drain_s(num_waiting, now)
             raise QueueFull(
@@ -46,7 +46,7 @@ class QueueLimit:
             )
 
     def check_tokens(self, num_tokens: int, *, waiting: int, num_waiting: int, now: float) -> None:
-        """Raise QueueFull if prompts of `num_tokens` are too many beside `waiting` tokens of `num_waiting` others.
+        """Raise QueueFull if `num_tokens` more prompt tokens are too many, with `waiting` tokens in the queue.
 
         An empty queue takes any prompt: otherwise, a prompt that is longer than the limit would always be refused.
         """
@@ -63,8 +63,8 @@ class QueueLimit:
         )
 
     def drain_s(self, num_waiting: int, now: float) -> float:
-        """Return how long `num_waiting` requests take at the recent rate, in seconds and within bounds; if none has
-        ended, as if one just had."""
+        """Estimate how long `num_waiting` requests take at the recent rate, in seconds and within bounds. If no request
+        has ended yet, one is assumed to end now."""
         self._forget(now)
         elapsed_s = 0.0 if self._busy_since_s is None else min(_WINDOW_S, now - self._busy_since_s)
         return min(_MAX_RETRY_S, max(_MIN_RETRY_S, num_waiting * elapsed_s / max(1, len(self._ends))))

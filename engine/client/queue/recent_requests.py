@@ -19,7 +19,7 @@ _MIN_FACTOR, _MAX_FACTOR = 0.5, 4.0
 
 
 class OutputLengths:
-    """Lengths of the last answers in tokens, whatever ended them."""
+    """The lengths of recent answers in tokens, whatever their finish reason."""
 
     def __init__(self) -> None:
         self._lengths: deque[int] = deque()  # in the order in which they ended
@@ -33,7 +33,7 @@ class OutputLengths:
 
     @property
     def are_known(self) -> bool:
-        """Whether enough answers have ended."""
+        """Whether enough answers have ended to estimate from their lengths."""
         return len(self._sorted) >= _MIN_KNOWN
 
     def mean(self, at_most: int) -> float:
@@ -44,9 +44,9 @@ class OutputLengths:
         return (total + num_guessed * min(at_most, _FIRST_GUESS)) / (len(self._sorted) + num_guessed)
 
     def probability_of_end(self, length: int, num_more: float, at_most: int) -> float:
-        """Return the probability that an answer of `length` tokens, which may have `at_most`, ends within `num_more`.
+        """Return the probability that an answer of `length` tokens ends within `num_more` tokens, or at `at_most`.
 
-        An answer that is longer than all that are known is expected to continue for a while.
+        An answer that is longer than all recent ones is expected to continue for a while.
         """
         end = length + num_more
         if end >= at_most:
@@ -61,7 +61,7 @@ class OutputLengths:
 
 
 class Calibration:
-    """The last ratios of real to predicted times."""
+    """Recent ratios of the real to the predicted times of first tokens."""
 
     def __init__(self) -> None:
         self._ratios: deque[float] = deque()  # in the order in which they came
@@ -69,7 +69,7 @@ class Calibration:
 
     @property
     def factor(self) -> float:
-        """The ratio that nine of ten requests stayed below."""
+        """The 90th percentile of the ratios, within bounds."""
         if len(self._sorted) < _MIN_KNOWN:
             return _FIRST_FACTOR
         ratio = self._sorted[min(len(self._sorted) - 1, int(_QUANTILE * len(self._sorted)))]

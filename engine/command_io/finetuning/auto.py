@@ -16,7 +16,7 @@ _KL_WEIGHT = 0.0
 
 
 class _Defaults(NamedTuple):
-    """The numbers of a method. LoRA learns with 10 to 15 times the rate of full fine-tuning; plain text with less."""
+    """A method's default hyperparameters. LoRA takes 10 to 15 times the learning rate of full fine-tuning."""
 
     least_steps: int
     most_epochs: int
@@ -37,7 +37,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class ResolvedHyperparameters:
-    """All hyperparameters as numbers. given: as the user gave them."""
+    """All hyperparameters with their final values. given: the hyperparameters that the user gave."""
 
     given: Hyperparameters
     n_epochs: int
@@ -62,14 +62,14 @@ def default_rank(method: TrainingMethod) -> int:
 
 
 def default_completion_tokens(max_model_len: int | None) -> int:
-    """Return the default for the tokens of an answer in reinforcement. max_model_len: None if it is unknown."""
+    """Return the default limit on an answer's tokens in reinforcement learning. max_model_len: None if unknown."""
     return _COMPLETION_TOKENS if max_model_len is None else max(1, min(_COMPLETION_TOKENS, max_model_len // 2))
 
 
 def resolve_hyperparameters(
     method: TrainingMethod, given: Hyperparameters, num_items: int, num_questions: int
 ) -> ResolvedHyperparameters:
-    """Choose all hyperparameters. num_items: lines of the file. num_questions: for replayed answers of the base."""
+    """Choose hyperparameters that are not given. num_items: examples. num_questions: prompts for replayed answers."""
     default = _DEFAULTS[method]
     batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), num_items)
     steps_per_epoch = math.ceil(num_items / batch_size)
@@ -98,8 +98,9 @@ def resolve_hyperparameters(
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
-    """Numbers of reinforcement. group_size: answers to each prompt of a step. max_tokens: of an answer. eval_samples:
-    answers to each prompt of the validation file. kl_weight: of the divergence from the base, in nats per token."""
+    """Settings of sampling in reinforcement learning. group_size: answers per prompt in a step. max_tokens: limit of an
+    answer. eval_samples: answers per validation prompt. kl_weight: weight of the KL divergence from the base model, in
+    nats per token."""
 
     group_size: int
     max_tokens: int
@@ -109,7 +110,7 @@ class RolloutSettings:
 
 
 def rollout_settings(given: Hyperparameters, num_valid: int) -> RolloutSettings:
-    """Choose the numbers that the user has not given. num_valid: prompts of the validation file."""
+    """Choose the settings that the user has not given. num_valid: number of prompts in the validation file."""
     multiplier = 1.0 if given.compute_multiplier is None else given.compute_multiplier
     group_size = given.group_size or max(_LEAST_GROUP, round(multiplier * _GROUP_SIZE))
     eval_samples = min(group_size, math.ceil(_VALIDATED / max(1, num_valid)))

@@ -14,7 +14,7 @@ DEFAULT_LENGTH = 1024  # unless the model takes fewer
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """The options of a training. Raises StartupError for options that contradict each other."""
+    """The options of a fine-tuning run. Raises StartupError for options that contradict each other."""
 
     out: str | None = _option(None, "Folder for the adapter; a job that was stopped resumes in the same folder.")
     method: TrainingMethod = _option(

@@ -1,4 +1,4 @@
-"""Events of a job, in the order of time, as JSON lines."""
+"""Event log of a job: JSON lines in chronological order."""
 
 import contextlib
 import errno
@@ -22,10 +22,10 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobEventLog:
-    """Appends events to a file. After a crash the last line may be cut; `parse_events` leaves it out."""
+    """Appends events to a file. After a crash the last line may be incomplete; `parse_events` skips it."""
 
     def __init__(self, path: Path, on_event: Callable[[JobEvent], object] = lambda _: None) -> None:
-        """on_event: called with each event, too. Raises OSError."""
+        """on_event: also called with each event. Raises OSError."""
         self._on_event = on_event
         self._file = path.open("ab", buffering=0)
         if self._file.tell() and not _ends_with_newline(path):
@@ -40,7 +40,7 @@ class JobEventLog:
         data: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> JobEvent:
-        """Append an event. data, more: values for programs. Raises OSError."""
+        """Append an event. data, more: merged into the event's machine-readable `data`. Raises OSError."""
         event = JobEvent(created_at=time.time(), message=message, level=level, kind=kind, data={**(data or {}), **more})
         line = msgspec.json.encode(event) + b"\n"
         if self._file.write(line) < len(line):  # a disk that fills up takes a part
@@ -53,7 +53,7 @@ class JobEventLog:
 
 
 def parse_events(data: bytes) -> list[JobEvent]:
-    """Return all whole events in a file's content."""
+    """Parse an event log, without incomplete lines."""
     decoder = msgspec.json.Decoder(JobEvent)
     events = []
     for line in data.splitlines():

@@ -20,22 +20,22 @@ _MAX_CHARACTERS = 1 << 24
 
 
 class Questions(msgspec.Struct, frozen=True):
-    """The content of `questions`."""
+    """The content of the file `questions`. id: unique, so that the answers can be matched."""
 
     id: str
     questions: list[ScoreQuestion]
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """The content of `answers`. id: of the questions. answers: one for each, in their order."""
+    """The content of the file `answers`. id: the id of the Questions. answers: one per question, in order."""
 
     id: str
     answers: list[ScoreAnswer]
 
 
 def asker(folder: JobFolder, *, sleep: Callable[[float], object] = time.sleep) -> AskAll:
-    """Return a function that asks the server through the mailbox, part by part, and waits for the answers without a
-    time limit. It raises OSError."""
+    """Return a function that sends questions to the server through the mailbox, in batches, and waits for the answers
+    without a timeout. The function raises OSError."""
 
     def ask(questions: list[ScoreQuestion]) -> list[ScoreAnswer]:
         mail = Questions(secrets.token_hex(8), questions)

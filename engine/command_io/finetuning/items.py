@@ -1,4 +1,4 @@
-"""TrainingItems and GradedPrompts: examples as token ids, made where text is known and read by the trainer."""
+"""TrainingItems and GradedPrompts: tokenized examples, written before a job starts and read by the trainer."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from engine.command_io.finetuning.job import write_parts_atomically
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """A text as token ids. trained: spans [first, last) of the tokens to learn, none in a prompt."""
+    """A text as token ids. trained: spans [first, last) of the tokens that the loss covers, none in a prompt."""
 
     ids: list[int]
     trained: list[tuple[int, int]] = []
@@ -21,7 +21,7 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class TrainingItem(msgspec.Struct, frozen=True):
-    """An example. passages: the one to learn; for a preference, the preferred one and the other. line: in the file."""
+    """An example. passages: one; for DPO, the preferred and the rejected one. line: its line in the user's file."""
 
     passages: list[Passage]
     line: int = 0
@@ -41,7 +41,7 @@ class TrainingItem(msgspec.Struct, frozen=True):
 
 
 class GradedPrompt(msgspec.Struct, frozen=True):
-    """A prompt for reinforcement. item: the fields that the job's grader reads. line: in the file."""
+    """A prompt for reinforcement. item: fields that the job's grader reads. line: its line in the user's file."""
 
     ids: list[int]
     item: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""FinetuningJob: the request of a training, as job.json; JobFolder: the paths of a job's files."""
+"""FinetuningJob: a training request, stored as job.json. JobFolder: the paths of a job's files."""
 
 import contextlib
 import enum
@@ -41,7 +41,7 @@ class Pacing(enum.StrEnum):
 
 
 class ScaleRewards(enum.StrEnum):
-    """The standard deviation of rewards that advantages in reinforcement learning are divided by."""
+    """The set of rewards whose standard deviation advantages in reinforcement learning are divided by."""
 
     GROUP = "group"  # of the answers to the same prompt
     BATCH = "batch"  # of all answers of a step
@@ -49,7 +49,7 @@ class ScaleRewards(enum.StrEnum):
 
 
 class Schedule(enum.StrEnum):
-    """The schedule of the learning rate after its warm-up."""
+    """The learning-rate schedule after the warm-up."""
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -87,9 +87,9 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A training to do. engine: the options that the model is served with. start: folder of an adapter to continue to
-    train, relative to the job's folder if it is within that. grader: for reinforcement, as the client wrote it; see
-    `parse_grader`. thought: for reinforcement, the marks of a model that thinks."""
+    """A fine-tuning job to run. engine: the options that the model is served with. start: folder of an adapter to
+    continue to train, relative to the job's folder if within it. grader: for reinforcement, as the client wrote it; see
+    `parse_grader`. thought: for reinforcement with a reasoning model, the marks around its thoughts."""
 
     engine: EngineConfig
     method: TrainingMethod
@@ -102,8 +102,8 @@ class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobFolder:
-    """The files of a job, except its adapters. A job that is started again in the same folder continues, also if the
-    folder was moved: no file in it names a folder above."""
+    """The files of a job, except its adapters. A job that is started again in the same folder continues, even if the
+    folder was moved: no file in it refers to a folder above."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,12 +128,12 @@ class JobFolder:
         self.answers = path / "answers.json"  # of the grading models
 
     def plot(self, name: str) -> Path:
-        """Return the path of a curve's picture, which is drawn if matplotlib is installed. name: see Curve."""
+        """Return the path of the plot of a curve, which is drawn if matplotlib is installed. name: see Curve."""
         return self.path / f"{name}.png"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file, which has the old content or the new, also after a loss of power. Raises OSError."""
+    """Write a file atomically: even after a power failure, it has the old content or the new. Raises OSError."""
     write_parts_atomically(path, [content])
 
 

@@ -1,4 +1,4 @@
-"""The hyperparameters of each method, and the given ones that contradict others."""
+"""The hyperparameters that each training method takes, and a check of given ones that do not apply."""
 
 from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, TrainingMethod
 
@@ -24,7 +24,7 @@ def fields_of(method: TrainingMethod) -> list[str]:
 
 
 def misplaced(given: Hyperparameters, method: TrainingMethod, *, has_validation: bool) -> list[tuple[str, str]]:
-    """Return the names of given hyperparameters that cannot be honored, each with the reason."""
+    """Return the given hyperparameters that do not apply to the job, each as (name, reason)."""
     found = [
         (name, f"it is {owner}'s, and the method is {method}: leave it out")
         for name, owner in _OF_ONE_METHOD.items()

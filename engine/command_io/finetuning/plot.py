@@ -1,4 +1,4 @@
-"""The results of a job as a line of text, and as a picture."""
+"""Plots of a job's results: as a line of text, and as an image file."""
 
 import importlib.util
 import itertools
@@ -12,8 +12,8 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """Return a bar for each value, its height between the smallest and the largest. If there are more than `width`
-    values, each bar is a mean."""
+    """Draw values as a line of block characters, scaled from the smallest to the largest. If there are more than
+    `width` values, each character is a mean."""
     if not values:
         return ""
     count = min(width, len(values))
@@ -55,7 +55,7 @@ def _points(results: Sequence[ResultRow], name: str) -> list[tuple[int, float]]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return running means: of each value and the ones before it, over a tenth of all values."""
+    """Return trailing moving averages, with a window of a tenth of all values."""
     count = max(1, len(values) // 10)
     windows = (values[max(0, end - count) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]

@@ -1,4 +1,4 @@
-"""The results of a job: one row per step, in OpenAI's columns, and the two of them that are drawn."""
+"""The results of a job: one row per step in OpenAI's columns, and the columns to plot."""
 
 import csv
 import io
@@ -12,10 +12,10 @@ from engine.command_io.finetuning.job import write_atomically
 
 
 class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The results of a step. Values that the method does not have are None, and so are validations in most steps.
+    """The results of a step. Fields of other methods are None, and so are validation results in most steps.
 
-    Losses are means over trained tokens, in nats, or over pairs; accuracies are shares of them. Rewards and
-    completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples without an end.
+    Losses are means over trained tokens, in nats, or over preference pairs; accuracies are shares of these. Rewards and
+    completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples that were cut off.
     has_signal: whether answers to one prompt had different rewards.
     """
 
@@ -33,8 +33,8 @@ class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A method's results. columns: of the results file after the step, by ResultRow's names, which are OpenAI's. train,
-    valid: the two columns that are drawn; their quantity is `name`."""
+    """The columns of a method's results. columns: fields of ResultRow to write after `step` (OpenAI's names). train,
+    valid: the two columns to plot. name: the quantity that they measure."""
 
     name: str
     columns: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Thoughts: the marks around them, and where the answer begins behind one."""
+"""Thoughts of reasoning models: the marks around them, and the position where the answer begins."""
 
 import bisect
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ class ThoughtMarks(msgspec.Struct, frozen=True):
 def answer_start(
     ids: Sequence[int], marks: ThoughtMarks, decode: Callable[[Sequence[int]], str], *, prompt: str
 ) -> int:
-    """Return how many of the ids belong to a thought with its marks: 0 without one, all if it does not end.
+    """Return how many of the first ids are a thought and its marks: 0 without a thought, all if it does not end.
 
     decode: must keep special tokens, which marks often are. prompt: its end may open the thought.
     """

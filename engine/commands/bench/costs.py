@@ -1,4 +1,4 @@
-"""The least cost of a phase: bytes from memory and operations, computed from shapes."""
+"""Lower bounds on the cost of a phase: bytes moved and operations, computed from shapes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from models.linear.linear import Linear
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Bytes and operations. dtype: of the operations, int8 for quantized weights, else the activations'."""
+    """Bytes moved and operations. dtype: the precision of the operations; int8 for quantized weights."""
 
     num_bytes: int = 0
     flops: int = 0
@@ -27,8 +27,8 @@ class Cost:
 
 
 def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
-    """Return the cost of a linear layer: its stored weight once, the rows in and out, and a multiply and an add for
-    each element of the weight and row. x: [..., n], the layer's input."""
+    """Return the cost of a linear layer: bytes of its stored weight, inputs and outputs, and a multiply and an add per
+    row and weight element. x: [..., n], the layer's input."""
     rows = x.numel() // x.shape[-1]
     num_weights = layer.in_features * layer.out_features
     stored_bytes = weight_bytes(layer)
@@ -40,7 +40,7 @@ def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
 
 
 def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
-    """Return the cost of the experts that got rows. counts: [E], rows of each."""
+    """Return the cost of the MoE experts that have rows. counts: [E], the number of rows of each expert."""
     total = Cost()
     for expert, rows in zip(experts, counts.tolist(), strict=True):
         for layer in expert.linears if rows else ():
@@ -49,7 +49,7 @@ def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
 
 
 def _arithmetic(bytes_per_weight: float) -> str:
-    """Return the fastest precision for weights of this width: int8 below 16 bits."""
+    """Return the fastest arithmetic for weights of this width: int8 below 2 bytes, then bfloat16, then float32."""
     if bytes_per_weight < 2:
         return "int8"
     return "bfloat16" if bytes_per_weight < 4 else "float32"
@@ -72,8 +72,8 @@ def _tensors_in(values: object) -> Iterator[torch.Tensor]:
 def attention_cost(
     q: torch.Tensor, kv: LayerKV, batch: ForwardBatch, group: KVGroupBatch, spec: AttentionSpec, **_: object
 ) -> Cost:
-    """Return the cost of attention: visible keys and values once for each sequence, queries and results once, and two
-    products of each row with each position that it sees."""
+    """Return the cost of attention: visible keys and values are read once per sequence, queries and outputs move once,
+    and each row is multiplied with the key and value of each position that it sees."""
     del group
     sees_all = spec.sliding_window is None and spec.chunk is None
     read = visible = 0
@@ -92,7 +92,7 @@ def attention_cost(
 
 
 def kv_write_cost(kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> Cost:
-    """Return the cost of writing keys and values to the cache: each is read and written."""
+    """Return the cost of writing keys and values to the KV cache: each is read once and written once."""
     del group
     return Cost(k.nbytes + (0 if v is None else v.nbytes) + len(k) * kv.layout.position_bytes)
 

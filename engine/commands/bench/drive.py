@@ -45,7 +45,7 @@ class BatchRun:
 
 
 def run_batch(engine: Engine, requests: Sequence[EngineRequest]) -> BatchRun:
-    """Add all requests and run them to their end. Raises StartupError if one fails."""
+    """Add all requests to the engine, and step until they have ended. Raises StartupError if one fails."""
     for request in requests:
         engine.add(request)
     waiting = {request.id for request in requests}
@@ -65,7 +65,7 @@ def run_batch(engine: Engine, requests: Sequence[EngineRequest]) -> BatchRun:
 
 
 class RequestMaker:
-    """A maker of greedy requests with random prompts, which are all different, so that the prefix cache has none."""
+    """Source of greedy requests with random prompts, all different, so that none hits the prefix cache."""
 
     def __init__(self, vocab_size: int, seed: int) -> None:
         self._vocab_size = vocab_size
@@ -85,7 +85,7 @@ class RequestMaker:
 
 
 def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
-    """Raise StartupError unless `batch_size` sequences run at a time without preemptions."""
+    """Raise StartupError unless `batch_size` sequences of this length can run together without preemptions."""
     if tokens_each > info.max_model_len:
         raise StartupError(
             f"prompt and output have {tokens_each:,} tokens; this engine takes {info.max_model_len:,}; shorten them"

@@ -13,7 +13,7 @@ from engine.protocol import EngineInfo
 
 @dataclass(frozen=True, slots=True)
 class LatencyResult:
-    """The result for one batch size, over the runs."""
+    """The measurements of one batch size, over all runs."""
 
     batch_size: int
     prefill_ms: Spread  # first step to the last sequence's first token

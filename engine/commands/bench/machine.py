@@ -22,7 +22,7 @@ _REPEATS = 5
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured limits, with as many threads as the engine has."""
+    """Measured peak rates of this machine, with the engine's number of threads."""
 
     name: str  # of the processor
     device: str
@@ -32,7 +32,7 @@ class Machine:
     gemm_flops_per_s: dict[str, float]  # by dtype; int8 counts operations, and is absent where torch has no operator
 
     def best_of(self, again: "Machine") -> "Machine":
-        """Return the better numbers of two measurements of one machine."""
+        """Return the higher rate of each kind from two measurements of one machine."""
         rates = {name: max(rate, again.gemm_flops_per_s.get(name, 0.0)) for name, rate in self.gemm_flops_per_s.items()}
         read_rate = max(self.read_bytes_per_s, again.read_bytes_per_s)
         return dataclasses.replace(self, read_bytes_per_s=read_rate, gemm_flops_per_s=rates)
@@ -51,7 +51,7 @@ def measure_machine(device: torch.device, probe: "ReadProbe") -> Machine:
 
 
 class ReadProbe:
-    """A buffer whose reads are timed: as large as the weights, far larger than the last-level cache, in equal pages."""
+    """A buffer to measure read bandwidth: as large as the weights, larger than all caches, in similar pages."""
 
     def __init__(self, device: torch.device, weight_bytes: int) -> None:
         min_bytes = max(_MIN_BUFFER_BYTES, _CACHES_IN_BUFFER * _last_level_cache_bytes())

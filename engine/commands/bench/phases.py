@@ -160,7 +160,7 @@ def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False)
 def _timed(
     clock: PhaseClock, phase: Phase, owner: Any, name: str, cost: Callable[..., Cost] | None = None
 ) -> Iterator[None]:
-    """Replace the function `name` of an object or module by one that is clocked; `cost` takes the same arguments."""
+    """Time the function `name` of an object or module while the context lasts; `cost` takes the same arguments."""
     function = getattr(owner, name)
 
     def clocked(*args: Any, **kwargs: Any) -> Any:
@@ -176,7 +176,7 @@ def _timed(
 
 @contextlib.contextmanager
 def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
-    """Clock experts that are computed in one native call; others are ordinary Linear layers."""
+    """Time MoE experts that are computed in one native call; others are Linear layers, timed as such."""
     native = moe._experts
     if not isinstance(native, NativeExperts):
         yield

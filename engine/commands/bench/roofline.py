@@ -29,7 +29,7 @@ class PhaseResult:
 
     @property
     def share(self) -> float | None:
-        """Share of the limit that is reached: 1 is as fast as the machine can be."""
+        """Limit over measured time: 1 is as fast as the machine allows."""
         return None if self.limit_ms is None or self.ms == 0 else self.limit_ms / self.ms
 
 
@@ -181,5 +181,5 @@ def _result(samples: _Samples, machine: Machine) -> RooflineResult:
 
 
 def limit_s(cost: Cost, machine: Machine) -> float:
-    """Return the least seconds for a cost: reading its bytes and computing its operations overlap."""
+    """Return the least seconds for a cost: the longer of its memory and its compute time, which overlap."""
     return max(cost.num_bytes / machine.read_bytes_per_s, cost.flops / machine.compute_rate(cost.dtype))

@@ -1,4 +1,4 @@
-"""Tables of a roofline."""
+"""Tables of the results of `headrace bench roofline`."""
 
 from rich import box
 from rich.console import Group

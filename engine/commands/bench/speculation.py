@@ -24,7 +24,7 @@ from engine.speculation.settings import speculation_settings
 
 @dataclass(frozen=True, slots=True)
 class SpeculationResult:
-    """The result for one case and batch size. Rates are of all sequences together, while all of them generate."""
+    """The result for one case and batch size. Rates are summed over the batch, while all its sequences generate."""
 
     case: str
     batch_size: int
@@ -47,11 +47,11 @@ class _Run:
 
 
 class _TooShortError(StartupError):
-    """A text ended before the last one had started, so that nothing was measured; the engine is idle again."""
+    """Error for a batch in which a text ended before the last one had started: there is nothing to measure."""
 
 
 def check(config: SpeculationConfig, engine_config: EngineConfig) -> None:
-    """Raise StartupError for options that would stop the benchmark after its model has been loaded, or at its end."""
+    """Raise StartupError now for options that would otherwise fail after the model is loaded, or at the end."""
     has_draft = speculation_settings(engine_config).draft_model is not None
     parse_cases(config.case, [source for source in DraftSource if has_draft or source is not DraftSource.DRAFT_MODEL])
     if config.plot is not None:
@@ -144,7 +144,7 @@ def _requests(
 
 
 def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
-    """Run all requests to their end, and take the time while all of them generate."""
+    """Run all requests to their end, and measure the rate while all of them generate."""
     ids: dict[str, list[int]] = {request.id: [] for request in requests}
     for request in requests:
         engine.add(request)

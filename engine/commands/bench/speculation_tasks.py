@@ -15,7 +15,7 @@ from engine.speculation.proposers import DraftSource
 
 
 class BenchTask(enum.StrEnum):
-    """The text that a case generates."""
+    """The kind of text that a case generates."""
 
     EDIT = "edit"  # a part of a file once more, with a name changed
     CODE = "code"  # the rest of a file
@@ -72,10 +72,10 @@ def parse_cases(texts: Sequence[str], available: Collection[DraftSource]) -> lis
 
 
 class TaskTexts:
-    """A supply of texts that are all different, so that no cache has one of them."""
+    """A supply of texts that are all different, so that none hits the prefix cache."""
 
     def __init__(self, info: EngineInfo, num_lines: int) -> None:
-        """num_lines: of source code in each text."""
+        """num_lines: lines of source code in each text."""
         self._tokenizer = tokenizers.Tokenizer.from_buffer(info.tokenizer.tokenizer_json)
         self._parts = _parts(num_lines)
 
@@ -95,7 +95,7 @@ class TaskTexts:
 
 
 def _parts(num_lines: int) -> Iterator[str]:
-    """Yield parts of modules in turn, so that neighbors are from different modules."""
+    """Yield parts of source files, from each module in turn, so that consecutive parts differ in module."""
     sources = [inspect.getsource(importlib.import_module(name)).splitlines() for name in _MODULES]
     for first in range(_SKIPPED_LINES, max(map(len, sources)) - num_lines, num_lines):
         for lines in sources:

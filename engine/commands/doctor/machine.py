@@ -55,7 +55,7 @@ def device_finding(device: Device) -> Finding:
 
 
 def kernel_finding() -> Finding:
-    """Check the kernels for this processor and their level. Compiles the small library that detects the level."""
+    """Check the CPU kernels and their instruction-set level. Compiles the small library that detects the level."""
     try:
         level = chosen_level()
         recipe = build.level_recipe(level)
@@ -78,7 +78,7 @@ def kernel_finding() -> Finding:
 
 
 def core_findings(requested: int | None) -> Iterator[Finding]:
-    """Report how many threads would compute, and the limits that keep the number down."""
+    """Report the number of compute threads, and the limits that reduce it."""
     num_cpus, allowed, quota = os.cpu_count() or 1, len(allowed_cpus()), cpu_quota()
     try:
         threads = compute_threads(requested)

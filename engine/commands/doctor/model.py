@@ -19,11 +19,11 @@ _CONTEXT = 4096  # tokens of a usual conversation
 
 
 class _NotHere(Exception):
-    """The model is not on this machine."""
+    """Error for a model whose files are not on this machine."""
 
 
 def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
-    """Check each model by itself, and compare a single model with the memory. Without models, report the memory."""
+    """Check each model; a single one must also fit into memory. Without models, report only the free memory."""
     config = models[0].config if models else EngineConfig()
     device = torch.device("cuda" if config.device is not Device.CPU and torch.cuda.is_available() else "cpu")
     free, most = free_memory_bytes(device), obtainable_memory_bytes(device)
@@ -61,7 +61,7 @@ def _local(model: str) -> ModelFiles:
 
 
 def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Iterator[Finding]:
-    """Compare a need with the memory. free: bytes that are free. most: bytes that could be made free by swapping."""
+    """Compare a model's memory need with the memory. free: free bytes. most: free bytes after swapping."""
     kv = needs.token_kv_bytes * _context(needs) if needs.has_kv_cache else needs.least_kv_bytes
     total = needs.weight_bytes + (config.kv_cache_memory_bytes or kv)
     if total > most:

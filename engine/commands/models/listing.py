@@ -1,4 +1,4 @@
-"""The content of the caches, as a table on a terminal, as lines elsewhere, or as JSON."""
+"""Listing of the model caches: a table on a terminal, tab-separated lines elsewhere, or JSON."""
 
 import datetime
 import sys

@@ -41,7 +41,7 @@ def remove_named(job: ModelsJob, entries: Sequence[CacheEntry]) -> int:
 
 
 def _named(name: str, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
-    """Return the entry of a name, or all GGUF models of a hub's repository of that name. Raises StartupError."""
+    """Find the entry with a name, or all GGUF models of the hub repository with that name. Raises StartupError."""
     wanted = name.lower()
     if found := [entry for entry in entries if wanted in (entry.name.lower(), entry.short_name.lower())]:
         return found

@@ -1,4 +1,4 @@
-"""pull: fetches a model's files as a start would, and compares them with their hashes."""
+"""pull: fetches a model's files, as the server does when it starts, and verifies their hashes."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from models.sources.verification import StoredFile, damaged_files, hide_files, s
 
 
 def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
-    """Fetch and verify a model; return a line about it. Damaged files are fetched again, once.
+    """Fetch and verify a model; return a one-line summary. Damaged files are fetched again, once.
 
     Raises a ModelError or StartupError.
     """
@@ -26,7 +26,7 @@ def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
 def _fetch_again(
     damaged: Sequence[StoredFile], model: str, revision: str | None, progress: ProgressReport
 ) -> ModelFiles:
-    """Fetch damaged files again. Raises StartupError, and leaves the files as they were."""
+    """Fetch damaged files again. Raises StartupError on failure, and then leaves the files as they were."""
     names = _names(damaged)
     with hide_files(damaged):
         try:

@@ -1,1 +1,1 @@
-"""`headrace quantize`: calibration, and a quantized checkpoint."""
+"""`headrace quantize`: calibrates a model, and writes a quantized checkpoint."""

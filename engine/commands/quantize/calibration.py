@@ -42,7 +42,7 @@ def calibration_text(path: str | None) -> str:
 def calibration_batches(
     chunks: tuple[tuple[int, ...], ...], max_tokens: int, groups: Sequence[LayerGroup], device: torch.device
 ) -> list[ForwardBatch]:
-    """Return batches of chunks from all over the text, of at most `max_tokens` together, or of one chunk.
+    """Return batches of chunks, spread evenly over the text: up to `max_tokens` tokens in all, at least one chunk.
 
     Raises StartupError for a text that is too short to be representative.
     """
@@ -63,9 +63,9 @@ def calibration_batches(
 class InputStats:
     """The recorded inputs of one linear layer of the unquantized model.
 
-    square_sums: [in] fp32, of the inputs. samples: some of the inputs, if any are recorded. targets: for each call, the
-    inputs or the outputs (with the residual, if the layer adds to one), whichever are narrower. Experts have none,
-    since a router behind quantized layers may send them other rows.
+    square_sums: [in] fp32, the sum of squares of each input column. samples: some of the input rows, if recorded.
+    targets: for each call, the inputs or the outputs (with the residual, if the layer adds to one), whichever are
+    narrower. Experts have none, since a router behind quantized layers may send them other rows.
     """
 
     square_sums: torch.Tensor
@@ -79,7 +79,7 @@ def watched_inputs(
 ) -> Iterator[dict[str, InputStats]]:
     """Record the inputs of the linear layers inside `layer` while the context lasts, by name, in the order of calls.
 
-    row_interval: inputs from one sample to the next; None samples none.
+    row_interval: rows from one sampled row to the next; None samples none.
     """
     stats: dict[str, InputStats] = {}
     experts = [name for name, module in layer.named_modules() if isinstance(module, MoE)]
@@ -102,17 +102,17 @@ def watched_inputs(
 
 
 class InputSums:
-    """Sums over the input rows x that one linear layer gets behind quantized layers.
+    """Sums over the input rows x that a linear layer receives when the layers before it are quantized.
 
     hessian: [in, in] fp32, the sum of x x^T; until `complete` valid only on and above its diagonal. error_sums: the sum
-    of d x^T, or None without targets; d is the target less the actual value, of outputs if they are narrower than
-    inputs ([out, in]), else of inputs ([in, in]). held_out: (x, d) of rows that are in no sum.
+    of d x^T, or None without targets; d is the target minus the actual value, of outputs if they are narrower than
+    inputs ([out, in]), else of inputs ([in, in]). held_out: (x, d) of the rows that are kept out of the sums.
     """
 
     def __init__(
         self, linear: Linear, targets: Sequence[torch.Tensor] = (), divisors: torch.Tensor | None = None
     ) -> None:
-        """targets: of InputStats, for each call. divisors: [in]; the inputs have been divided by them since."""
+        """targets: InputStats.targets. divisors: [in], by which the inputs are divided since targets were recorded."""
         self._targets = iter(targets)
         self._divisors = divisors
         width = linear.out_features if has_narrow_outputs(linear) else linear.in_features
@@ -121,7 +121,7 @@ class InputSums:
         self.held_out: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(self, linear: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Add the rows of a call. This is a hook of torch, called before the layer."""
+        """Add the input rows of a call. A forward pre-hook of torch."""
         assert isinstance(linear, Linear)
         rows = _input_rows(args)
         if self.error_sums is not None:
@@ -137,7 +137,7 @@ class InputSums:
             )
 
     def _errors(self, linear: Linear, rows: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """Return the next target less the actual value: [T, out or in]."""
+        """Return the target of the next call minus the actual value: [T, out or in]."""
         target = next(self._targets)
         if not has_narrow_outputs(linear):
             return (target if self._divisors is None else target / self._divisors) - rows
@@ -166,13 +166,13 @@ class InputSums:
 
 
 class _StopForward(Exception):
-    """Ends a forward pass when the rest of the layer need not be computed."""
+    """Exception that ends a forward pass when the rest of the layer need not be computed."""
 
 
 def sum_inputs(sums: Mapping[str, InputSums], layer: nn.Module, steps: Iterable[Callable[[], None]]) -> None:
     """Run the steps, which compute `layer`, and add the inputs of its linear layers to the sums; complete the sums.
 
-    If there is one linear layer, with targets, each step ends there: the layer runs once in a step.
+    If `sums` has a single linear layer, with targets, each step stops at that layer, which is called once per step.
     """
 
     def stop(*_: object) -> None:
@@ -193,9 +193,9 @@ def sum_inputs(sums: Mapping[str, InputSums], layer: nn.Module, steps: Iterable[
 
 @contextlib.contextmanager
 def rounded_inputs(layer: nn.Module, encoding: Encoding, only: str | None = None) -> Iterator[None]:
-    """Make linear layers inside `layer` round their inputs by token, as in serving, while the context lasts.
+    """Make linear layers inside `layer` quantize their inputs per token, as in serving, while the context lasts.
 
-    only: the name of the one layer that rounds; None is all.
+    only: the name of the single linear layer to change; None changes all.
     """
 
     def round_rows(
@@ -219,6 +219,6 @@ def has_narrow_outputs(linear: Linear) -> bool:
 
 
 def _input_rows(args: tuple[Any, ...]) -> torch.Tensor:
-    """Return the rows that multiply the matrix, [T, in] fp32, from the arguments of Linear.forward."""
+    """Return the rows that Linear.forward multiplies by its weight, [T, in] fp32, from its arguments."""
     prologue = args[1] if len(args) > 1 else IDENTITY
     return prologue(args[0]).to(torch.float32)

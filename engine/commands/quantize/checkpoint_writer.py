@@ -32,7 +32,7 @@ OUTPUT_FORMATS = {
 
 @dataclass(slots=True)
 class ConversionResult:
-    """The output of a conversion, for the report."""
+    """Summary of a written checkpoint, for the report."""
 
     num_bytes: int = 0
     group_sizes: dict[str, int | None] = field(default_factory=dict)  # of each quantized module; None: a scale per row
@@ -52,12 +52,12 @@ def _same(values: torch.Tensor) -> torch.Tensor:
 
 
 class CheckpointWriter:
-    """Writes into `folder`, tensor by tensor. output_format, dtype: of quantized tensors and of their scales."""
+    """Writes a checkpoint tensor by tensor. output_format: of quantized tensors. dtype: of their scales."""
 
     def __init__(
         self, folder: Path, layout: Layout, decoder: Decoder, config: QuantizeConfig, dtype: torch.dtype
     ) -> None:
-        """layout: names and order of rows in the file. dtype: also of tensors that are stored in other formats."""
+        """layout: tensor names and row order. dtype: of scales, and of tensors whose stored format is not kept."""
         self.output_format = OUTPUT_FORMATS[config.scheme]
         self.dtype = dtype
         self._folder = folder
@@ -103,8 +103,8 @@ class CheckpointWriter:
     def write_unquantized(
         self, assignment: Assignment, fold_factors: Callable[[torch.Tensor], torch.Tensor] = _same
     ) -> None:
-        """Write a tensor as it is stored, times its factors. A tensor that is stored quantized, or comes from a GGUF,
-        is written in the checkpoint's dtype."""
+        """Write a tensor unquantized, with `fold_factors` applied, in its stored dtype; in the checkpoint's dtype if it
+        is stored quantized or comes from a GGUF."""
         name = self._layout.name(assignment)
         values = self._layout.values(assignment, self._decoder, self._plain_dtype(assignment))
         check_finite(assignment.tensor, values)
@@ -118,7 +118,7 @@ class CheckpointWriter:
         return self.dtype if tensor.read_stored is None else _STORED_DTYPES.get(tensor.format, self.dtype)
 
     def finish(self) -> ConversionResult:
-        """Write the rest: indices, configuration, tokenizer. Raises StartupError."""
+        """Complete the checkpoint with its index, configuration and tokenizer. Raises StartupError."""
         result = self._result
         fields = compressed_tensors_config(self.output_format, result.group_sizes, result.unquantized)
         try:

@@ -1,1 +1,1 @@
-"""Graders: rewards of answers in reinforcement learning, in the shapes of OpenAI's API. No torch here."""
+"""Graders: reward functions of reinforcement learning, defined as in OpenAI's API. No torch here."""

@@ -1,4 +1,4 @@
-"""Grader: one of OpenAI's graders, checked; and the fields and models that it needs."""
+"""Grader: the parsed form of OpenAI's graders, and the fields and models that a grader needs."""
 
 import enum
 from collections.abc import Iterator, Mapping
@@ -62,7 +62,7 @@ class ScoreMessage:
 
 @dataclass(frozen=True, slots=True)
 class ScoreModel:
-    """A grader that asks a model for a number. low, high: limits of the number, which is clamped to them."""
+    """A grader that asks a model for a score. low, high: the range to which the score is clamped."""
 
     name: str
     model: str
@@ -78,7 +78,7 @@ Single = StringCheck | TextSimilarity | ScoreModel
 
 @dataclass(frozen=True, slots=True)
 class Multi:
-    """A grader that combines others by a formula. graders: by the names of their rewards in the formula."""
+    """A grader that combines others by a formula. graders: the others, by their variables in the formula."""
 
     name: str
     graders: Mapping[str, Single]
@@ -103,7 +103,7 @@ def needed_models(grader: Grader) -> list[str]:
 
 
 def references(grader: Grader) -> Iterator[tuple[str, FieldReference]]:
-    """Yield all references to fields of items and samples, each with the path of the template that has it."""
+    """Yield each reference to a field of the item or the sample, as (path of its template in the grader, reference)."""
     for path, each in singles(grader).items():
         start = f"{path}." if path else ""
         if isinstance(each, ScoreModel):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 class FaultKind(enum.StrEnum):
-    """Kinds of faults. The values are the flags in OpenAI's answer to a run of a grader."""
+    """Kinds of faults. The values are the flags in the response of OpenAI's endpoint that runs a grader."""
 
     SAMPLE_PARSE = "sample_parse_error"  # a template reads JSON, and the sample is not JSON
     INVALID_VARIABLE = "invalid_variable_error"  # a template names a field that does not exist
@@ -23,7 +23,7 @@ class GradingFault:
 
 
 class Ungradable(Exception):
-    """A sample cannot be graded; its reward becomes 0."""
+    """Error for a sample that cannot be graded; its reward becomes 0."""
 
     def __init__(self, kind: FaultKind, message: str) -> None:
         super().__init__(message)

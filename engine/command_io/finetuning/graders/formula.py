@@ -56,13 +56,13 @@ class Formula:
 
 
 def is_variable(name: str) -> bool:
-    """Return whether a grader's name can stand in a formula. Python's parser changes names that are not in NFKC."""
+    """Return whether a grader's name can be a variable in a formula. Python's parser changes non-NFKC names."""
     is_free = not keyword.iskeyword(name) and name not in (*_OF_ONE, *_OF_SOME)
     return is_free and name.isidentifier() and unicodedata.normalize("NFKC", name) == name
 
 
 def parse_formula(text: str, names: Collection[str], param: str) -> Formula:
-    """Parse a formula. names: of the graders. Raises InvalidRequest for anything but arithmetic over their rewards."""
+    """Parse a formula. names: the graders, which are its variables. Raises InvalidRequest for other expressions."""
     if len(text) > _MAX_CHARACTERS:
         raise InvalidRequest.of(param, f"has {len(text):,} characters; it may have {_MAX_CHARACTERS:,}: shorten it")
     source = text.strip().replace("^", "**")
@@ -113,8 +113,8 @@ def _check(node: ast.expr, text: str, names: Collection[str], param: str) -> Non
 
 
 def _is_plainly_written(node: ast.expr, source: str) -> bool:
-    """Return whether a number or a name is written as formulas allow. Python's parser also accepts `0x10`, and reads a
-    full-width letter as `a`."""
+    """Return whether a formula's number or name is written in the allowed form. Python's parser accepts more: `0x10`,
+    and full-width letters in place of ASCII ones."""
     if not isinstance(node, ast.Constant | ast.Name):
         return True
     written = ast.get_source_segment(source, node) or ""

@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+
 
 @dataclass(frozen=True, slots=True)
 class ScoreQuestion:
-    """A question to a model, which answers with a number from low to high. messages: in the shape of OpenAI's chats."""
+    """A question that a grading model answers with a score from low to high. messages: in OpenAI's chat format."""
 
     model: str
     messages: list[dict[str, str]]
@@ -53,7 +53,7 @@ AskAll = Callable[[Sequence[ScoreQuestion]], Sequence[ScoreAnswer]]  # an answer
 
 @dataclass(frozen=True, slots=True)
 class PartGrade:
-    """The grade by one grader. name: the grader's own. key: its name in a formula, empty for the whole grader."""
+    """The grade by one grader. name: the grader's name. key: its variable in the formula; empty outside a formula."""
 
     key: str
     name: str
@@ -64,7 +64,7 @@ class PartGrade:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The grade of a sample. parts: by the graders that a multi grader combines, in their order."""
+    """The grade of a sample. parts: the grades by the graders that a multi grader combines, in order."""
 
     whole: PartGrade
     parts: tuple[PartGrade, ...] = ()
@@ -84,7 +84,7 @@ class Grade:
 
 @dataclass(slots=True)
 class Grading:
-    """The grading of one sample. questions: to answer first, by their paths in the grader."""
+    """The grading of one sample. questions: for grading models, to answer before `grade`; by path in the grader."""
 
     grader: Grader
     item: Mapping[str, Any]
@@ -102,7 +102,7 @@ class Grading:
                     self._faults[path] = error.fault
 
     def grade(self, answers: Mapping[str, ScoreAnswer]) -> Grade:
-        """Return the grade. answers: to the questions, by the same paths."""
+        """Return the grade. answers: the grading models' answers, by the paths of `questions`."""
         parts = [self._part(path, each, answers) for path, each in singles(self.grader).items()]
         if not isinstance(self.grader, Multi):
             return Grade(parts[0])
@@ -121,7 +121,7 @@ class Grading:
             return PartGrade(key, grader.name, grader.type, 0.0, error.fault)
 
     def _reward(self, path: str, grader: Single, answers: Mapping[str, ScoreAnswer]) -> float:
-        """Return the reward by a single grader. Raises Ungradable."""
+        """Compute the reward of a single grader. Raises Ungradable."""
         match grader:
             case StringCheck(operation=operation):
                 return float(_matches(operation, *self._texts(grader)))
@@ -143,7 +143,7 @@ class Grading:
 
 
 def grade_all(grader: Grader, pairs: Sequence[tuple[Mapping[str, Any], Sample]], ask_all: AskAll) -> list[Grade]:
-    """Return the grades of samples with their items, in order. ask_all: called once, with all questions."""
+    """Grade pairs of an item and a sample, in order. ask_all: called once, with the questions of all pairs."""
     gradings = [Grading(grader, item, sample) for item, sample in pairs]
     keys = [(index, path) for index, each in enumerate(gradings) for path in each.questions]
     questions = [gradings[index].questions[path] for index, path in keys]

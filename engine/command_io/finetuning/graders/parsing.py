@@ -67,7 +67,7 @@ def ignored_fields(body: Mapping[str, Any], param: str) -> list[str]:
 
 
 def with_names(body: dict[str, Any]) -> dict[str, Any]:
-    """Return a valid grader's body with the names that were left out: OpenAI's types require them."""
+    """Fill in the names that a valid grader's body leaves out: OpenAI's types require them."""
     named = _named(body, body["type"])
     if body["type"] != GraderType.MULTI or named_bodies(body["graders"]) is not body["graders"]:
         return named
@@ -79,7 +79,7 @@ def _named(body: dict[str, Any], default: str) -> dict[str, Any]:
 
 
 def named_bodies(graders: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts of a multi grader by name. OpenAI's clients may send a single grader, with its name inside."""
+    """Return a multi grader's parts by name. OpenAI's clients may send only one, which contains its own name."""
     name = graders.get("name")
     return {name: graders} if isinstance(graders.get("type"), str) and isinstance(name, str) else graders
 

@@ -13,7 +13,7 @@ FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An answer in OpenAI's terms. output_tools: the tool calls; None if they are not known."""
+    """An answer to grade, with the fields of OpenAI's samples. output_tools: the tool calls; None if unknown."""
 
     output_text: str
     output_tools: Sequence[dict[str, Any]] | None = None

@@ -24,7 +24,7 @@ _HOW = "write {{item.FIELD}}, {{item.FIELD.PART[0]}} or {{sample.output_text}}"
 
 @dataclass(frozen=True, slots=True)
 class FieldReference:
-    """A reference to a value. path: the field's name, then keys and indices. text: the reference as written."""
+    """A template's reference to a value. path: the field's name, then keys and indices. text: as written."""
 
     namespace: str
     path: tuple[str | int, ...]
@@ -62,7 +62,7 @@ class Template:
         return [part for part in self.parts if isinstance(part, FieldReference)]
 
     def rendered(self, item: Mapping[str, Any], sample: Sample) -> str:
-        """Fill in the template: with texts as they are, and other values as JSON. Raises Ungradable."""
+        """Fill in the template: strings as they are, other values as JSON. Raises Ungradable."""
         texts, num_characters = [], 0
         for part in self.parts:
             texts.append(part if isinstance(part, str) else _text(part.value(item, sample)))
@@ -74,7 +74,7 @@ class Template:
         return "".join(texts)
 
     def least_length(self, item: Mapping[str, Any]) -> int:
-        """Return the least number of characters when filled in, over all samples. Raises Ungradable."""
+        """Return a lower bound on the filled-in template's characters, for any sample. Raises Ungradable."""
         fixed = (part for part in self.parts if isinstance(part, str) or part.namespace == ITEM)
         return sum(len(part if isinstance(part, str) else _text(part.value(item, Sample("")))) for part in fixed)
 
