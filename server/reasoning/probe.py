@@ -49,7 +49,7 @@ def render_trial(
     kwargs: Mapping[str, Any],
     add_generation_prompt: bool = True,
 ) -> str | None:
-    """Return the prompt for a trial chat, by default one user message; None if the template refuses it."""
+    """Render a trial chat, by default of one user message; return None if the template refuses it."""
     try:
         return template.render(messages or [_USER], kwargs=kwargs, add_generation_prompt=add_generation_prompt).prompt
     except InvalidRequest:

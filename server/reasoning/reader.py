@@ -12,7 +12,7 @@ class ReasoningReader(Protocol):
 
     @property
     def is_thinking(self) -> bool:
-        """Whether the next text belongs to the thought, judged from the text so far."""
+        """Whether the text so far ends within the thought."""
 
     def push(self, text: str) -> tuple[str, str]:
         """Return the reasoning and the content that can be sent now. Text that may be part of a mark is held back."""

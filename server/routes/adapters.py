@@ -22,7 +22,7 @@ router = APIRouter(tags=["Models"])
 
 @router.post("/v1/load_lora_adapter", dependencies=[OPERATORS_ONLY])
 async def load_lora_adapter(request: Request, context: Context, body: Json[LoadAdapterRequest]) -> PlainTextResponse:
-    """Serve a LoRA adapter from below --adapter-dir, under its own name."""
+    """Load a LoRA adapter from below --adapter-dir, and serve it under the given name."""
     context.drain.check()
     headers = ignored_body(body, context)
     models = context.models

@@ -1,4 +1,4 @@
-"""GET /dashboard/events, GET /dashboard/requests/{request_id}: the engine's work, for the dashboard."""
+"""GET /dashboard/events, GET /dashboard/requests/{request_id}: the engine's activity, for the dashboard."""
 
 import contextlib
 from collections.abc import AsyncGenerator

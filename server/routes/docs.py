@@ -64,7 +64,7 @@ async def page() -> Response:
 
 @router.api_route("/docs/{name}", methods=["GET", "HEAD"], include_in_schema=False)
 async def asset(request: Request, name: str) -> Response:
-    """Send a file of the page."""
+    """Return a file that the page uses."""
     if name not in _TYPES:
         raise HTTPException(404)
     headers = {**PAGE_HEADERS, "cache-control": "max-age=3600", "vary": "accept-encoding"}

@@ -25,7 +25,7 @@ _POLL_S = 0.05
 
 @router.post("/drain")
 async def drain(request: Request, context: Context) -> JSONResponse:
-    """Accept no new requests. With `wait=S`, answer when all running requests are finished, or after S seconds."""
+    """Accept no new requests. With `wait=S`, respond when all running requests are finished, or after S seconds."""
     wait_s = query_int(request, "wait") or 0
     if wait_s > _MAX_WAIT_S:
         raise InvalidRequest(f"wait is {wait_s} seconds; it may be {_MAX_WAIT_S} at most", param="wait")

@@ -35,7 +35,7 @@ _PAIR = "metadata["
 
 @router.post("/v1/fine_tuning/jobs")
 async def create_fine_tuning_job(request: Request, context: Context, body: Json[FinetuningRequest]) -> Response:
-    """Train an adapter of a served model on a file, and serve it under a name of its own."""
+    """Start a fine-tuning job: train an adapter of a served model on a file, and serve it under a new name."""
     context.drain.check()
     grader, integrations = requested_grader(body), ignored_integrations(body)
     unused = [*integrations, *([] if grader is None else grader.ignored)]
@@ -102,7 +102,7 @@ def _insert(
 
 @router.get("/v1/fine_tuning/jobs")
 async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
-    """List the caller's fine-tuning jobs, the newest first: all, or those whose metadata has `metadata[KEY]=VALUE`."""
+    """List the caller's fine-tuning jobs, newest first. `metadata[KEY]=VALUE` selects jobs with that metadata."""
     query = page_query(request, FinetuningPageQuery)
     metadata, has_none = _metadata_filter(request)
     owner = request.state.owner

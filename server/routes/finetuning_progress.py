@@ -28,7 +28,7 @@ add_refusals(router, _NOT_SERVED)
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/events")
 async def list_fine_tuning_events(request: Request, context: Context, job_id: str) -> Response:
-    """List the events of a fine-tuning job, including the metrics of each step, the newest first."""
+    """List the events of a fine-tuning job, including the metrics of each step, newest first."""
     query = page_query(request, FinetuningPageQuery)
     record = await find_job(request, context, job_id)
     before = None
@@ -45,7 +45,7 @@ async def list_fine_tuning_events(request: Request, context: Context, job_id: st
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
 async def list_fine_tuning_checkpoints(request: Request, context: Context, job_id: str) -> Response:
-    """List the adapters that a fine-tuning job made at the ends of its epochs, the newest first."""
+    """List the adapters that a fine-tuning job saved at the ends of its epochs, newest first."""
     query = page_query(request, FinetuningPageQuery)
     record = await find_job(request, context, job_id)
     every = [checkpoint_object(record, each) for each in reversed(record.checkpoints)]

@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/alpha/graders: check graders, or try them on a sample, before a job trains with them."""
+"""/v1/fine_tuning/alpha/graders: check graders, or try them on a sample, before a job trains with their rewards."""
 
 import asyncio
 import time
@@ -41,7 +41,7 @@ _ANSWER_TIMEOUT_S = 300.0
 
 @router.post("/v1/fine_tuning/alpha/graders/validate")
 async def validate_grader(context: Context, body: Json[GraderValidateRequest]) -> Response:
-    """Check a grader."""
+    """Check that a grader is valid, without running it."""
     _, headers = await _checked(context, body)
     return json_response(GraderValidation(with_names(body.grader)), headers)
 

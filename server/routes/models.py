@@ -99,7 +99,7 @@ def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dic
 
 
 def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
-    """Return the fields that OpenAI's and vLLM's cards do not have. Most are known once the model has been loaded."""
+    """Return this server's own fields of a model card. Most are known only once the model has been loaded."""
     needs = {} if model.loadable is None else {"memory_bytes": model.loadable.need_bytes}
     if info is None:
         return {**needs, "capabilities": model.capabilities} if model.capabilities else needs

@@ -1,4 +1,4 @@
-"""GET /metrics, /version and /log-level, PUT /log-level: for operators."""
+"""GET /metrics and /version, GET and PUT /log-level: routes for operators."""
 
 import importlib.metadata
 import logging

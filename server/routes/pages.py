@@ -1,4 +1,4 @@
-"""GET / and /dashboard: the pages for browsers, and their files."""
+"""GET / and /dashboard: the chat page, the dashboard, and the files that they use."""
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
@@ -31,7 +31,7 @@ async def dashboard(request: Request) -> Response:
 
 @router.api_route("/assets/{name:path}", methods=["GET", "HEAD"], include_in_schema=False)
 async def asset(request: Request, name: str) -> Response:
-    """Send a file of a page."""
+    """Return a file that a page uses."""
     if name not in NAMES or name.endswith(".html"):
         raise HTTPException(404)
     return _answer(name, request)

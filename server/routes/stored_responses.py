@@ -40,7 +40,7 @@ async def get_response(request: Request, context: Context, response_id: str) -> 
 
 
 async def _current(request: Request, context: Context, response_id: str) -> dict[str, Any]:
-    """Return the response in its current state. Raises NotStored."""
+    """Return the current state of a stored or running response. Raises NotStored."""
     if (found := running_response(context, request.state.owner, response_id)) is not None:
         current: dict[str, Any] = msgspec.to_builtins(found[1].response)
         return current

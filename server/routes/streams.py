@@ -12,7 +12,7 @@ router = APIRouter(tags=["Resumable streams"])
 
 @router.get("/v1/streams/{stream_id}")
 async def get_stream(request: Request, stream_id: str) -> Response:
-    """Continue a resumable stream after the event in `Last-Event-ID`, or after number `starting_after`."""
+    """Continue a resumable stream after the event `Last-Event-ID`, or after event number `starting_after`."""
     return resumed(request, stream_id, after=query_int(request, "starting_after"))
 
 

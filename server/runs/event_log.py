@@ -29,7 +29,7 @@ class EventLog:
 
     @property
     def num_events(self) -> int:
-        """The number of events so far, which is the number of the last one."""
+        """The number of events so far, dropped ones included, which is the number of the last event."""
         return self.num_dropped + len(self._events)
 
     def append(self, event: bytes) -> None:

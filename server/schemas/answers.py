@@ -202,7 +202,7 @@ class TextChoice(msgspec.Struct):
 
 
 class TextCompletion(msgspec.Struct, kw_only=True):
-    """A completion, or a chunk of a stream."""
+    """A text completion, or a chunk of its stream."""
 
     id: str
     object: str = "text_completion"

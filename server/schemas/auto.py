@@ -18,7 +18,7 @@ class _Checked:
         raise NotImplementedError
 
     def described(self) -> dict[str, Any]:
-        """Return the JSON schema of the values other than "auto" and null."""
+        """Return the JSON schema of the valid values other than "auto" and null."""
         raise NotImplementedError
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:

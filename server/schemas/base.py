@@ -1,4 +1,4 @@
-"""Strict request bodies: no coercion, no 422, and errors that name the field, the value and the limit."""
+"""Strict validation of request bodies: no coercion, no 422, and errors that name the field, the value and the limit."""
 
 import functools
 from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ from server.schemas.plain_answers import ListPage
 
 
 class BatchStatus(enum.StrEnum):
-    """The status of a batch, in order. A batch may also end as failed, expired or cancelled."""
+    """The status of a batch. Every batch ends as completed, failed, expired or cancelled."""
 
     VALIDATING = "validating"
     IN_PROGRESS = "in_progress"

@@ -1,4 +1,4 @@
-"""The body of POST /v1/batches, and the parameters of lists of batches."""
+"""The body of POST /v1/batches, and query parameters of lists of batches."""
 
 import re
 from typing import Annotated
@@ -16,7 +16,7 @@ _MAX_WINDOW_S = 30 * 86400
 
 
 def window_s(window: str) -> int:
-    """Return the seconds of a valid completion window."""
+    """Convert a valid completion window, such as 24h, to seconds."""
     match = _WINDOW.fullmatch(window)
     assert match is not None, "the schema has checked it"
     return int(match[1]) * _UNITS_S[match[2]]

@@ -66,7 +66,7 @@ class InfillRequest(GenerationRequest):
 
     @property
     def size(self) -> int:
-        """Number of characters in all texts."""
+        """Number of characters in the prefix, prompt, suffix and extra files."""
         files = sum(len(file.text) for file in self.input_extra or [])
         return len(self.input_prefix) + len(self.prompt or "") + len(self.input_suffix) + files
 

@@ -127,7 +127,8 @@ class OllamaEmbedRequest(StrictModel):
 
 
 class OllamaEmbeddingsRequest(StrictModel):
-    """The body of POST /api/embeddings, Ollama's older form. Without a prompt, the request only loads the model."""
+    """The body of POST /api/embeddings, which /api/embed replaces. Without a prompt, the request only loads the
+    model."""
 
     model: Annotated[str, Field(min_length=1)]
     prompt: str | None = None

@@ -1,4 +1,4 @@
-"""Tools of a Responses request, and the choice between them."""
+"""Tools of a Responses request, and its tool choice."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -59,7 +59,7 @@ class RerankRequest(PoolingFields):
 
 
 class ScoreRequest(PoolingFields):
-    """The body of POST /score, in vLLM's shape: one text and n others, or n pairs."""
+    """The body of POST /score, in vLLM's shape: one text to compare with n others, or n pairs."""
 
     text_1: Annotated[list[str], _named("text_1")] | None = None
     text_2: Annotated[list[str], _named("text_2")] | None = None

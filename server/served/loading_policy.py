@@ -241,7 +241,7 @@ class LoadingPolicy:
                 self._advance_loaded(model)
 
     def _models_to_load(self) -> list[tuple[LoadPriority, LoadableModel]]:
-        """Return the models that requests wait for, in the order in which they are loaded."""
+        """Return the models that requests or operators wait for, in the order in which to load them."""
         models = [(priority, each) for each in self._models.values() if (priority := each.load_priority) is not None]
         return sorted(models, key=lambda each: each[0])
 

@@ -204,7 +204,8 @@ class ServedModel:
 
     @contextlib.asynccontextmanager
     async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:
-        """Keep the model loaded within the context. is_batch: no client waits for the work. Raises as `acquire`."""
+        """Return a context in which the model is loaded. is_batch: no client waits for the work. Raises as
+        `acquire`."""
         if self.loader is None:
             yield
             return

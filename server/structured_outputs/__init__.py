@@ -1,1 +1,1 @@
-"""Structured outputs: JSON schemas, regular expressions, choices and grammars become one grammar for the engine."""
+"""Structured outputs: conversion of JSON schemas, regular expressions, choices and grammars for the engine."""

@@ -1,4 +1,4 @@
-"""Fields of a request that constrain its answer, with the names of OpenAI, vLLM and SGLang."""
+"""Request fields that constrain the answer, under the names of OpenAI, vLLM and SGLang."""
 
 from typing import Annotated, Any, Literal
 

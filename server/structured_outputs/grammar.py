@@ -15,8 +15,8 @@ class GrammarBuilder:
     """
 
     def __init__(self, special_ids: Mapping[str, int]) -> None:
-        """special_ids: ids, by their texts, of the tokens that the engine's grammars treat as special: the tokenizer's
-        special tokens, and all added tokens with a text like <this>."""
+        """special_ids: the token ids, by text, that the engine's grammars treat as special: the tokenizer's special
+        tokens, and all added tokens with a text like <this>."""
         self._special_ids = special_ids
         longest_first = sorted(special_ids, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if special_ids else None
@@ -55,7 +55,7 @@ class GrammarBuilder:
         return " ".join([lazy, *map(self._token_or_string, rest)])
 
     def rule(self, *alternatives: str) -> str:
-        """Return an expression for one of the alternatives. It can be repeated: `rule(...) + "*"`."""
+        """Return an expression for any one of the alternatives. It can be repeated: `rule(...) + "*"`."""
         return self._add("", " | ".join(alternatives))
 
     def build(self, start: str) -> str:

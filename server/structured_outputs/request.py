@@ -49,7 +49,7 @@ class Constraint:
 
 
 def unknown_fields(fields: Mapping[str, Any]) -> list[str]:
-    """Return the paths of unknown fields within the fields that `constraint_of` reads. Raises InvalidRequest."""
+    """Return the paths of undeclared fields within the constraint fields. Raises InvalidRequest."""
     return list(_validated(fields).extra)
 
 
@@ -74,7 +74,7 @@ def _validated(fields: Mapping[str, Any]) -> StructuredFields:
 
 
 def _given_constraints(body: StructuredFields) -> dict[str, Any]:
-    """Return the values of all fields that set a constraint, by their paths."""
+    """Return the values of the constraint fields that are set, by their paths."""
     outputs = body.structured_outputs or StructuredOutputs()
     if outputs.disable_additional_properties:
         path = "structured_outputs.disable_additional_properties"

@@ -29,7 +29,7 @@ def num_ebnf_rules(grammar: str) -> int:
 
 
 def lark_of_ebnf(grammar: str, param: str) -> str:
-    """Return the grammar in Lark's syntax. Raises InvalidRequest."""
+    """Convert an EBNF grammar to Lark's syntax. Raises InvalidRequest."""
     num_rules = num_ebnf_rules(grammar)
     if num_rules > MAX_RULES:
         raise InvalidRequest(

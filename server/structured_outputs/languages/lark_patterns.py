@@ -38,7 +38,7 @@ _COMMON = {
 
 
 class _NoPattern(Exception):
-    """The grammar cannot be converted to a pattern."""
+    """The grammar cannot be converted to a regular expression."""
 
 
 def pattern_of_lark(grammar: str) -> str | None:

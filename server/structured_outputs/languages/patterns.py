@@ -63,7 +63,7 @@ def unsupported_construct(pattern: str) -> str | None:
 
 
 def largest_repeat(pattern: str) -> int:
-    """Return the largest number in the pattern's repetitions, such as 5 in a{2,5}."""
+    """Return the largest repetition count in the pattern, such as 5 for a{2,5}."""
     return max((int(count) for match in _REPEAT.finditer(pattern) for count in match.groups() if count), default=0)
 
 

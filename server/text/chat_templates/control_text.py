@@ -1,4 +1,4 @@
-"""Protection against control tokens in clients' texts, which a chat template inserts into a prompt.
+"""Protection of prompts against control tokens that clients spell in texts, which a chat template inserts.
 
 The template's own "<|im_end|>" must be parsed as a control token and a client's must not, but after rendering they
 look the same. So each part of a client's text that spells a control token is replaced by a placeholder before

@@ -81,7 +81,7 @@ def text_of(content: object) -> str:
 
 
 def append_text(content: str | list[dict[str, Any]], end: str) -> str | list[dict[str, Any]]:
-    """Return the content with `end` after its text."""
+    """Return the content with `end` appended to its text."""
     if isinstance(content, str):
         return content + end
     if not content:

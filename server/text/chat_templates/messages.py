@@ -37,7 +37,8 @@ def send_message(channel: socket.socket, kind: MessageKind, payload: bytes) -> N
 
 
 def receive_message(channel: socket.socket) -> tuple[MessageKind, bytearray]:
-    """Return the next message. Raises EOFError if the other end is closed or sends no frame, and TimeoutError."""
+    """Return the next message. Raises EOFError if the other end is closed or sends an invalid frame, and
+    TimeoutError."""
     try:
         frame = frames.receive_frame(channel)
     except msgspec.DecodeError as error:

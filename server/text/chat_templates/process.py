@@ -1,6 +1,6 @@
 """`python -m server.text.chat_templates.process SECONDS BYTES`: a process that runs templates for the server.
 
-It runs one template at a time, within these TemplateLimits. stdin is a socket.
+It runs one template at a time, within TemplateLimits(SECONDS, BYTES). stdin is its socket to the server.
 
 The system limits a template's memory with RLIMIT_AS (on Linux), its processor time with RLIMIT_CPU, which ends this
 process even if the server has died, and its files with RLIMIT_FSIZE. The server limits the real time.

@@ -39,7 +39,7 @@ class TemplateRunner(Protocol):
     """Reads and renders templates. Both methods may be called from any thread, and raise TemplateOverrun."""
 
     def inspect(self, source: str) -> TemplateFacts:
-        """Return the facts of a template. Raises TemplateUnreadable."""
+        """Parse a template and return facts about it. Raises TemplateUnreadable."""
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
         """Return the rendered text. Variables may be of the types that JSON has, with strings as keys. Raises
