@@ -86,7 +86,7 @@ _speculation = partial(option, group="Speculation")
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Options of the engine process. None: chosen at the start, and logged.
+    """Options of the engine process. Where None is allowed, the engine chooses a value at startup and logs it.
 
     Raises StartupError for options that contradict each other.
     """
@@ -268,7 +268,7 @@ class EngineConfig:
             )
 
     def generating_options(self) -> list[str]:
-        """Return the names of given options that a model that pools texts does not have."""
+        """Return the names of set options that only apply to generation, and so not to a pooling model."""
         defaults = EngineConfig()
         return [name for name in _GENERATING if getattr(self, name) != getattr(defaults, name)]
 

@@ -1,4 +1,4 @@
-"""Engine: one model's scheduler and runner together. It takes requests and aborts, and advances all by one step."""
+"""Engine: one model's scheduler and runner together. Takes requests and aborts, and runs one step at a time."""
 
 import logging
 import time
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 class Engine:
     """A ServedEngine that generates text. One thread calls `handle`, `add`, `abort` and `step`, in any order.
 
-    Every request that is added ends with exactly one terminal output, whatever happens to it.
+    Every added request ends with exactly one terminal output, whatever happens.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Engine:
         adapters: AdapterService[Any, Any] | None = None,
         on_started: Callable[[list[str]], None] | None = None,
     ) -> None:
-        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks and,
-        if its model has recurrent layers, `num_states` states.
+        """`config` must have max_model_len and max_num_batched_tokens resolved; `runner` has `num_blocks` KV blocks
+        and, if its model has recurrent layers, `num_states` states.
 
-        budget: tokens of a step, by default always max_num_batched_tokens. speculator: by default one that uses
-        requests' own predictions. grammars: without it requests with a grammar are refused. adapters: of an engine with
-        --enable-lora. on_started: called before the first step that computes requests, with their ids.
+        budget: tokens per step, by default always max_num_batched_tokens. speculator: by default, drafts only from
+        requests' predicted outputs. grammars: None refuses requests with a grammar. adapters: required exactly with
+        --enable-lora. on_started: called with the ids of requests before the first step that computes them.
         """
         self._runner = runner
         self._budget = budget or StepBudget(config.max_num_batched_tokens)
@@ -103,12 +103,12 @@ class Engine:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether a grammar is being compiled or an adapter read: `has_work` will become true by itself."""
+        """Whether a grammar is compiling or an adapter is loading; `has_work` becomes true when it is ready."""
         is_compiling = self._grammars is not None and self._grammars.is_compiling
         return is_compiling or (self.adapters is not None and self.adapters.is_reading)
 
     def wait_for_prepared(self) -> None:
-        """Return when a grammar has been compiled, or an adapter read; call it only while `is_preparing`."""
+        """Block until a grammar is compiled or an adapter loaded. Call only while `is_preparing`."""
         if self._grammars is not None and self._grammars.is_compiling:
             self._grammars.wait()
         else:
@@ -158,7 +158,7 @@ class Engine:
         self._scheduler.abort(request_id, reason)
 
     def step(self) -> StepOutputs:
-        """Compute one batch; returns the outputs of all sequences with something to report, aborts and refusals too."""
+        """Run one step; return outputs of all requests with something to report, also aborted and refused ones."""
         start_s = time.perf_counter()
         self._collect_grammars()
         if self.adapters is not None:
@@ -213,8 +213,8 @@ class Engine:
         scheduled_s: float,
         executed_s: float,
     ) -> dict[str, float]:
-        """Return the step's times and work as fields of StepStats. The given times are by time.perf_counter(), in
-        order."""
+        """Return the durations of the step's phases, and its FLOPs and bytes, as fields of StepStats. The arguments are
+        time.perf_counter() readings."""
         if not _is_counted(plan):
             return {}
         now_s = time.perf_counter()
@@ -231,16 +231,16 @@ class Engine:
 
     @property
     def draft_sources(self) -> frozenset[DraftSource]:
-        """All sources from which drafts could come."""
+        """All configured draft sources, including disabled ones."""
         return self._speculator.all_sources
 
     def set_draft_sources(self, sources: Collection[DraftSource]) -> None:
-        """Take drafts from these sources only, for comparisons. What a fault switched off stays off."""
+        """Restrict drafting to these sources, for comparisons. Speculation that a fault turned off stays off."""
         assert self.draft_sources.issuperset(sources)
         self._speculator.sources = frozenset(sources)
 
     def _collect_grammars(self) -> None:
-        """Open the gates of sequences whose grammars are compiled, and end those whose grammars are refused."""
+        """Make sequences with compiled grammars schedulable, and fail those whose grammars were refused."""
         for sequence_id, refused in () if self._grammars is None else self._grammars.collect():
             self._scheduler.fail(sequence_id, refused.error, is_refused=True)
 
@@ -257,7 +257,7 @@ class Engine:
         }
 
     def _draft(self) -> None:
-        """Set drafts by the speculator. A fault of it ends no request."""
+        """Draft for the running sequences. If the speculator raises, log it and run the step without drafts."""
         try:
             self._speculator.draft(self._scheduler)
         except Exception:
@@ -269,7 +269,7 @@ class Engine:
     def _learn(
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> list[RequestOutput]:
-        """Report the step to the speculator; returns the outputs with its additions."""
+        """Report the step to the speculator; return the outputs with its statistics added."""
         if not plan.items:
             return outputs
         try:
@@ -294,5 +294,5 @@ class Engine:
 
 
 def _is_counted(plan: StepPlan) -> bool:
-    """Whether the step computes anything for a service class that counts in metrics."""
+    """Whether the step serves any request whose service class is counted in metrics."""
     return any(item.sequence.service.counted_as is not CountedAs.NOTHING for item in plan.items)

@@ -1,7 +1,7 @@
 """The engine process: `python -m engine.process FD` serves the socket FD until the other end closes it.
 
-A reader thread takes messages off the socket into a queue; the main thread steps the engine. The reader of this
-process's outputs must not stop reading: the socket's buffer is the only queue in that direction.
+A reader thread puts messages from the socket into a queue; the main thread steps the engine. The API process must keep
+reading the outputs: in that direction, the socket's buffer is the only queue.
 """
 
 import logging
@@ -51,7 +51,7 @@ Inbox = queue.SimpleQueue[ToEngine | None]  # None wakes the engine: a grammar h
 
 
 def main() -> None:
-    """Load, report READY or FAILED, and step until the API process says stop."""
+    """Load the model, report READY or FAILED, and serve until the API process says stop."""
     form = LogFormat(os.environ.get(FORM_VARIABLE, LogFormat.TEXT))
     configure_logging(os.environ.get(LEVEL_VARIABLE, "info"), form)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager may signal the whole group
@@ -100,7 +100,7 @@ def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":
 
 
 def _serve(engine: ServedEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
-    """Step while there is work; otherwise wait for messages, and call `pulse` while something is prepared."""
+    """Step while there is work, else wait for messages; call `pulse` while a grammar or adapter is prepared."""
     while True:
         if not engine.has_work:
             if engine.is_preparing:
@@ -118,7 +118,7 @@ def _serve(engine: ServedEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[
 
 
 def _handle_next(engine: ServedEngine, inbox: Inbox, sock: "Sender") -> bool:
-    """Handle the next message, unless a time limit or a pulse is due first. Returns False to stop."""
+    """Wait for a message and handle it, or return when a deadline or pulse is due. Returns False to stop."""
     wait_s = engine.seconds_to_deadline
     if engine.is_preparing:
         wait_s = _PULSE_INTERVAL_S if wait_s is None else min(wait_s, _PULSE_INTERVAL_S)
@@ -130,7 +130,7 @@ def _handle_next(engine: ServedEngine, inbox: Inbox, sock: "Sender") -> bool:
 
 
 def _handle(engine: ServedEngine, message: ToEngine | None, sock: "Sender") -> bool:
-    """Handle one message, and send the answer to it if there is one. Returns False to stop."""
+    """Handle one message and send the reply, if any. Returns False to stop."""
     match message:
         case None:
             pass
@@ -144,7 +144,8 @@ def _handle(engine: ServedEngine, message: ToEngine | None, sock: "Sender") -> b
 
 
 def _read(sock: socket.socket, inbox: Inbox) -> None:
-    """Feed the inbox. Exit when the API process is gone, even inside a long step: nothing reads the outputs."""
+    """Move messages from the socket to the inbox. Exits the process when the API process is gone, even during a
+    step."""
     try:
         while (frame := receive_frame(sock)) is not None:
             inbox.put(decode_to_engine(frame))
@@ -155,7 +156,7 @@ def _read(sock: socket.socket, inbox: Inbox) -> None:
 
 
 class Sender(Protocol):
-    """The socket, for sending messages."""
+    """The part of a socket's interface that sends messages."""
 
     def sendall(self, data: bytes, /) -> None: ...
 
@@ -168,9 +169,10 @@ def _send(sock: Sender, message: FromEngine) -> None:
 
 
 class Pulse:
-    """Reports to the API process that long work progresses, at most once a second.
+    """Reports to the API process that long work is progressing, at most once a second.
 
-    The engine's own thread calls it from within its work: so it says more than that the process lives.
+    Called on the engine's own thread from within the work, so a report shows that the work advances, not only that the
+    process lives.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -185,7 +187,7 @@ class Pulse:
 
 
 class LoadingReporter:
-    """A ProgressReport that sends Loading messages, at most twenty a second and always the last of a stage."""
+    """A ProgressReport that sends Loading messages: at most twenty a second, and always the last of a stage."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -55,7 +55,7 @@ def _weighed(config: EngineConfig) -> Weighed:
 
 
 class _Reporter:
-    """A ProgressReport that prints at most ten times a second."""
+    """A ProgressReport that prints at most ten updates a second."""
 
     def __init__(self, model: str) -> None:
         self._model = model

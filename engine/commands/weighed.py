@@ -1,4 +1,4 @@
-"""weigh_files: the memory that a model would need, from its files' headers."""
+"""weigh_files: estimates the memory that a model needs, from the headers of its files."""
 
 import math
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
 
 
 def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) -> dict[str, Any]:
-    """Return the fields about adapters; none if the model is computed by transformers' code, which has no adapters."""
+    """Return Weighed's fields about adapters; none for transformers' model code, which has no adapters."""
     if not config.enable_lora or not isinstance(opened, OpenedModel):
         return {}
     dtype = _dtype(config)
@@ -89,7 +89,7 @@ def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) 
 
 
 def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:
-    """Return the bytes of a token's keys and values in all layers. Every back end stores as much as the reference."""
+    """Return the KV cache bytes per token, over all layers; the same for every attention back end."""
     dtype = _dtype(config)
     return sum(ReferenceAttention().layout(each, dtype, dtype).position_bytes for each in layers)
 
@@ -99,8 +99,8 @@ def _dtype(config: EngineConfig) -> torch.dtype:
 
 
 def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineConfig) -> int:
-    """Estimate the bytes of the weights in memory, rather too many than too few: weights that are quantized while they
-    are loaded count as they are stored."""
+    """Estimate the bytes of the loaded weights, erring on the high side: weights quantized during loading count at
+    their stored size."""
     stored = sum(path.stat().st_size for path in files.weight_files)
     if opened is None:
         return stored

@@ -1,1 +1,1 @@
-"""A small model that drafts for a large one: loading, checking and running it."""
+"""Draft model for speculative decoding: loading, checking and running the small model."""

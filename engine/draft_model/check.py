@@ -1,4 +1,4 @@
-"""The check that a draft model has the target's vocabulary."""
+"""check_draft: checks that a draft model has the target's vocabulary."""
 
 import json
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from models.tokenizer.assets import TokenizerAssets
 
 
 def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
-    """Raise StartupError unless the draft model has the same tokens under the same ids.
+    """Raise StartupError unless the draft model has the same tokens under the same ids as the target.
 
-    One of them may lack tokens that were added to the other's vocabulary, such as control tokens: tokens that only the
-    target has end the drafting of a sequence, and tokens that only the draft has are never accepted.
+    Tokens added to only one vocabulary, such as control tokens, are allowed: a target-only token ends the drafting for
+    its sequence, and a draft-only token is never accepted.
     """
     ours, theirs = _Vocabulary.of(target), _Vocabulary.of(draft)
     both = ours.tokens.keys() & theirs.tokens.keys()
@@ -29,7 +29,7 @@ def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """Tokens of a tokenizer by id, without padding. added_ids: tokens besides the trained vocabulary."""
+    """Tokens of a tokenizer by id, without padding. added_ids: ids of tokens added to the trained vocabulary."""
 
     tokens: dict[int, str]
     added_ids: set[int]

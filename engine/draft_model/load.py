@@ -1,4 +1,4 @@
-"""A draft model from its option to a DraftModel that drafts for the target."""
+"""Loading of the draft model, from its option to a DraftModel that drafts for the target."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from models.weight_cache.cache import WeightCache
 
 
 def resolve_draft(settings: SpeculationSettings, report: ProgressReport) -> ModelFiles | None:
-    """Return the draft model's files, or None. Raises StartupError if there are none, or for recurrent layers."""
+    """Resolve the draft model's files, if one is set. Raises StartupError if it is missing or has recurrent layers."""
     if settings.draft_model is None:
         return None
     with _named(settings):
@@ -43,8 +43,8 @@ def load_draft(
     weight_cache: WeightCache | None = None,
     report: ProgressReport,
 ) -> LoadedModel:
-    """Load the draft model on the target's device and in its dtype. Raises StartupError; for another vocabulary before
-    weights are read."""
+    """Load the draft model on the target's device and in its dtype. Raises StartupError; for another vocabulary than
+    the target's, before weights are read."""
     with _named(settings):
         options = LoadOptions(
             dtype=str(target.dtype).removeprefix("torch."),
@@ -81,7 +81,7 @@ def make_drafter(
 
 @contextlib.contextmanager
 def _named(settings: SpeculationSettings) -> Iterator[None]:
-    """Name the draft model in errors: otherwise errors of two models would be hard to tell apart."""
+    """Turn a ModelError in the block into a StartupError that names the draft model, not the target."""
     try:
         yield
     except ModelError as error:

@@ -1,11 +1,11 @@
-"""DraftModel: a small model that shares the target's block ids and drafts for many sequences together.
+"""DraftModel: a small model that shares the target's block ids and drafts for many sequences in one batch.
 
-For each of the target's sequences it has a draft sequence: another Sequence over the same tokens and blocks, with a
-num_computed of its own. Drafting runs plans of draft sequences. KV of rejected tokens is overwritten, as in the target.
-Blocks that the draft model has computed are registered under their digest, so that prefix hits and preemption save it
-what they save the target.
+Each target sequence gets a draft sequence: another Sequence over the same tokens and blocks, with a num_computed of its
+own. A drafting pass runs a StepPlan of draft sequences. KV of rejected tokens is overwritten, as in the target. Blocks
+that the draft model has computed are registered under their digest, so that prefix cache hits and resumed sequences
+skip the same work as in the target.
 
-The draft model computes nothing for a sequence until it drafts for it; then it has to catch up with the context first.
+The draft model computes nothing for a sequence until its first draft, and then has to catch up with the context.
 """
 
 import math
@@ -27,11 +27,12 @@ _MAX_BEHIND = 16
 
 @dataclass(frozen=True, slots=True)
 class NextTokens:
-    """For each item that needs logits a token, or None where logits are not finite, and the distribution that it was
-    drawn from ([V] fp32, V the target's), or None where it is the most likely token.
+    """Results of a drafting pass, one entry for each item that needs logits.
 
-    confidences: how likely the token is to be accepted, by the distribution alone and not by the token that was drawn
-    from it: then whether a draft continues depends only on the tokens before, and verification stays exact.
+    token_ids: None where logits are not finite. probabilities: the distribution that the token was drawn from, [V] fp32
+    over the target's vocabulary; None where the most likely token was taken. confidences: the estimated probability
+    that the token is accepted. It depends on the distribution, not on the drawn token, so that verification stays exact
+    when a draft stops at a low confidence.
     """
 
     token_ids: list[int | None]
@@ -41,7 +42,7 @@ class NextTokens:
 
 
 class DraftRunner(Protocol):
-    """Computes plans of draft sequences on the draft model."""
+    """Runs plans of draft sequences on the draft model."""
 
     num_tables: int  # of a draft sequence: one for each group of the draft model's layers, all alike
 
@@ -53,10 +54,10 @@ class DraftRunner(Protocol):
 
 @dataclass(slots=True)
 class DraftSequence:
-    """The draft model's progress with one of the target's sequences.
+    """Progress of the draft model with one target sequence.
 
-    Invariant: the draft model's KV of the first `sequence.num_computed` tokens is in the blocks. The last of these
-    tokens may be those in `computed_draft`, which are unverified until `_synced` compares them with the accepted ones.
+    Invariant: the blocks hold the draft model's KV of the first `sequence.num_computed` tokens. The last of them may be
+    drafted tokens (`computed_draft`), unverified until `_synced` compares them with the accepted tokens.
     """
 
     sequence: Sequence
@@ -69,22 +70,22 @@ class DraftSequence:
 
 
 def widest_group(groups: abc.Sequence[KVGroup]) -> int:
-    """Return the group of the target whose blocks reach back furthest, and so can be shared with a draft model."""
+    """Return the index of the target's KV group with the longest window, whose blocks the draft model shares."""
     return max(range(len(groups)), key=lambda i: -1 if groups[i].is_state else groups[i].window or math.inf)
 
 
 class DraftModel:
-    """Drafts for the speculator.
+    """The draft model's side of speculative decoding: decides how far it can draft, catches up, and drafts.
 
-    probabilities: of the drafts since the last `begin_step`, by sequence: [k, V], where tokens were drawn at random.
-    Always the same mapping: the sampler, which verifies against it, has a reference to it.
+    probabilities: the distributions of randomly drawn drafts since the last `begin_step`, by sequence id, [k, V]. The
+    mapping object never changes: the sampler holds a reference to it for verification.
     """
 
     def __init__(
         self, runner: DraftRunner, *, block_size: int, max_len: int, kv_group: int = 0, relative_size: float = 0.0
     ) -> None:
-        """max_len: of the draft model's context. kv_group: the target's group whose blocks are shared, see
-        `widest_group`. relative_size: bytes of the draft model's weights over the target's."""
+        """max_len: the draft model's context length. kv_group: index of the target's KV group whose block ids are
+        shared, see `widest_group`. relative_size: weight bytes of the draft model divided by the target's."""
         self._runner = runner
         self._block_size = block_size
         self._max_len = max_len
@@ -98,14 +99,14 @@ class DraftModel:
         self.probabilities.clear()
 
     def max_draft_len(self, target: Sequence) -> int:
-        """Return the longest draft that fits in the context; 0 for unknown tokens, or if the beginning left all
-        windows."""
+        """Return the most tokens that can be drafted within the draft model's context; 0 if it cannot draft for this
+        sequence: tokens it has no embeddings for, or a first block that the target has freed."""
         if target.tables[self._kv_group][0] == NO_BLOCK or not self._synced(target).can_draft:
             return 0
         return max(0, self._max_len - len(target.tokens))
 
     def num_behind(self, target: Sequence) -> int:
-        """Return the tokens to catch up with; 0 where the first pass of a draft can include them."""
+        """Return how many tokens `catch_up` must compute before a draft; 0 if the first drafting pass can."""
         num_behind = self._synced(target).sequence.num_pending - 1
         return num_behind if num_behind >= _MAX_BEHIND else 0
 
@@ -138,7 +139,7 @@ class DraftModel:
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
     def _synced(self, target: Sequence) -> DraftSequence:
-        """Return the target's draft sequence, updated by what has happened to the target since the last call."""
+        """Return the target's draft sequence, brought up to date with the target's accepted tokens and block tables."""
         draft_sequence = self._draft_sequences.get(target.id)
         if draft_sequence is None or draft_sequence.num_admitted != target.num_admitted:
             draft_sequence = self._new_draft_sequence(target)
@@ -170,7 +171,7 @@ class DraftModel:
         return draft_sequence
 
     def _match(self, draft_sequence: DraftSequence, target: Sequence) -> None:
-        """Reuse blocks that the draft model has computed for other sequences, or before a preemption."""
+        """Reuse blocks whose KV the draft model has computed already, for another sequence or before a preemption."""
         sequence, size = draft_sequence.sequence, self._block_size
         blocks = sequence.tables[0]
         num_full = min((len(target.tokens) - 1) // size, len(target.block_hashes), len(blocks))
@@ -181,7 +182,7 @@ class DraftModel:
         draft_sequence.num_registered = max(draft_sequence.num_registered, index)
 
     def _register(self, draft_sequence: DraftSequence, target: Sequence) -> None:
-        """Register blocks of accepted tokens that the draft model has filled."""
+        """Register the full blocks of accepted tokens that the draft model has computed, by digest."""
         if not draft_sequence.can_draft:
             return
         blocks = draft_sequence.sequence.tables[0]
@@ -193,7 +194,8 @@ class DraftModel:
     # --- passes -------------------------------------------------------------------------------------------------------
 
     def _run_passes(self, active: list[tuple[DraftSequence, int]], min_path_prob: float) -> tuple[int, bool]:
-        """Draft a token a sequence and pass; returns the number of passes, and whether all were typical."""
+        """Draft a token per sequence and pass; return the number of passes, and whether all times are
+        representative."""
         num_passes, is_representative = 0, True
         path_probs = {each.sequence.id: 1.0 for each, _ in active}
         distributions: dict[str, list[torch.Tensor]] = {}
@@ -232,7 +234,7 @@ class DraftModel:
         return result
 
     def _forget_written(self, item: PlanItem) -> None:
-        """Forget the contents of the blocks that a pass is about to write."""
+        """Unregister the blocks that a pass will overwrite."""
         blocks = item.sequence.tables[0]
         for block in blocks[item.start // self._block_size : (item.end - 1) // self._block_size + 1]:
             self._digests.pop(block, None)

@@ -1,4 +1,4 @@
-"""TorchDraftRunner: computes plans of a draft model, on tapes like the target's, with a KV cache over the same block
+"""TorchDraftRunner: runs plans of the draft model on an executor of its own, with a KV cache over the target's block
 ids."""
 
 import torch
@@ -32,8 +32,8 @@ class TorchDraftRunner:
         eos_token_ids: list[int],
         sampling: DraftSampling,
     ) -> None:
-        """target_vocab_size: of the target's output layer; the draft model's may differ. eos_token_ids: the
-        target's."""
+        """target_vocab_size: width of the target's logits, which may differ from the draft model's. eos_token_ids: the
+        target's EOS tokens."""
         self._model = model
         self._groups = (KVGroup(block_size),) * len(model.cache_layout.groups)  # no group frees blocks out of a window
         self._target_vocab_size = target_vocab_size
@@ -72,16 +72,15 @@ class TorchDraftRunner:
         return NextTokens(token_ids, distributions, confidences, pending.is_representative)
 
     def _at_target_width(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the draft model's logits at the target's width, whose ids a request's parameters may name: [L, V]."""
+        """Pad or cut the draft model's logits to the target's vocabulary, which request parameters use: [L, V]."""
         num_missing = self._target_vocab_size - logits.shape[-1]
         if num_missing > 0:
             return torch.nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
         return logits[:, : self._target_vocab_size]
 
     def _is_sampled(self, row: LogitsRow) -> bool:
-        """Whether the token is drawn at random. Not for a request with a seed: its output would depend on how long
-        drafts are, and so on what they cost at the time. Nor with mirostat, whose limit follows the tokens that the
-        target drew."""
+        """Whether the drafted token is drawn at random. Never with a seed: the output would depend on draft lengths,
+        which adapt to measured times. Nor with mirostat, whose limit follows the tokens that the target drew."""
         sampling = row.sampling
         is_random = not sampling.is_greedy and sampling.seed is None and sampling.mirostat is None
         return self._sampling is DraftSampling.SAMPLED and is_random
@@ -94,6 +93,6 @@ class TorchDraftRunner:
 
 
 def _last_row(item: PlanItem) -> LogitsRow:
-    """Return the row behind all tokens that the draft sequence has drafted so far."""
+    """Return the sampling row after the item's last token, which may be a drafted one."""
     num_drafted = len(item.sequence.draft)
     return row_of(item.sequence, item.end - num_drafted, num_drafted)

@@ -1,1 +1,1 @@
-"""Faults that tests inject into the engine process, by wrappers around its parts."""
+"""Fault injection for tests: wrappers around parts of the engine process."""

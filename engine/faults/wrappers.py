@@ -1,6 +1,6 @@
-"""FaultyRunner, FaultyPooler and FaultySocket: wrap the real ones, and inject the faults of a plan.
+"""FaultyRunner, FaultyPooler and FaultySocket: wrap the real objects and inject planned faults.
 
-engine/child_processes/fault_plan.py lists the faults. Each fault is logged when it happens.
+engine/child_processes/fault_plan.py lists the faults. Each injected fault is logged.
 """
 
 import logging
@@ -69,7 +69,7 @@ class FaultyPooler:
 
 
 class _Faults:
-    """Faults that are due once, and requests whose steps fail from then on."""
+    """Planned faults and the ids of requests that they doomed: every step with such a request raises."""
 
     def __init__(self, faults: FaultPlan) -> None:
         self._faults = faults
@@ -81,7 +81,7 @@ class _Faults:
             yield fault
 
     def inject(self, ids: list[str]) -> None:
-        """Break a step of these requests, if that is due."""
+        """Inject the faults that are due in a step with the requests `ids`."""
         for fault in self.due("step"):
             _break_step(fault)
         for _ in self.due("request"):
@@ -105,7 +105,7 @@ def _break_step(fault: PlannedFault) -> None:
 
 
 class FaultySocket:
-    """The engine's end of the socket, for sending outputs."""
+    """Engine-side socket that delays or corrupts the frames of outputs it sends."""
 
     def __init__(self, sock: socket.socket, faults: FaultPlan) -> None:
         self._sock = sock

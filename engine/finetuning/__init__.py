@@ -1,1 +1,2 @@
-"""The trainer: it makes an adapter from a job's folder, in a process of its own that may be stopped at any time."""
+"""The trainer process, which trains a LoRA adapter from a job's folder, and can be stopped and continued at any
+time."""

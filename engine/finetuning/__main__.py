@@ -1,6 +1,6 @@
 """`python -m engine.finetuning FOLDER`: the process that trains the job of a JobFolder.
 
-It ends with its parent, and on SIGTERM. Started again, it continues from the state that was saved last.
+It exits with its parent, and on SIGTERM. Started again, it continues from the last saved state.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _reason(error: OSError) -> str:
-    """Return an error's text without its folder, which clients of a server must not see."""
+    """Return an OSError's text without the folder's path, which clients of a server must not see."""
     where = "" if error.filename is None else f"{Path(error.filename).name}: "
     return f"{where}{error.strerror or error}"
 

@@ -1,8 +1,7 @@
-"""`python -m engine.finetuning.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer and the length of its
-context into a job's folder.
+"""`python -m engine.finetuning.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer and context length
+into a job's folder.
 
-OPTIONS is an EngineConfig as JSON. The tokenizer turns the text of examples into token ids, in a process that does not
-compute.
+OPTIONS is an EngineConfig as JSON. With the tokenizer, a process that loads no model can tokenize the examples.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""check_memory: whether the machine has the memory that training takes besides the weights."""
+"""check_memory: checks that the machine has the memory that training needs on top of the weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _WORK_BYTES = 256 << 20  # for parts of logits, and for weights while they are d
 
 @dataclass(frozen=True, slots=True)
 class GenerationMemory:
-    """Memory of the answers that are generated together. num_bytes: of the caches of all sequences."""
+    """Memory needed to sample a batch of answers. num_bytes: KV cache of all its sequences."""
 
     num_sequences: int
     num_bytes: int
@@ -35,8 +35,9 @@ def check_memory(
 ) -> None:
     """Raise NotEnoughMemory, with the arithmetic, if training needs more memory than is free.
 
-    decoder: has its weights already. num_tokens: computed together for gradients. keeps_best: whether there is
-    validation. generation: of a step's answers, which are generated before gradients are computed.
+    decoder: with weights loaded, so that they no longer count. num_tokens: tokens in one backward pass. keeps_best: a
+    copy of the best adapter is kept, as with a validation file. generation: memory for sampling answers, which is free
+    again before the gradients are computed.
     """
     per_number = _PARAMETER_BYTES + (_BEST_BYTES if keeps_best else 0)
     num_trained = lora.values.numel()
@@ -56,17 +57,17 @@ def check_memory(
 
 
 def most_tokens(sizes: Sequence[int], batch_size: int) -> int:
-    """Return the most tokens that are computed together: MAX_TOKENS, unless one item has more, or a step fewer.
+    """Return the most tokens in one backward pass: MAX_TOKENS, less if a step has fewer, more if a single item does.
 
-    sizes: tokens of all items. batch_size: items of a step.
+    sizes: token counts of all items. batch_size: items per step.
     """
     largest = sorted(sizes, reverse=True)[:batch_size]
     return max(largest[0], min(MAX_TOKENS, sum(largest)))
 
 
 def _token_bytes(decoder: Decoder) -> int:
-    """Return the bytes of one token's activations until its gradient is known. Of experts, only the token's own count;
-    the head's rows are computed in parts, which are dropped."""
+    """Return the activation bytes kept for the backward pass, per token. Only the experts that a token is routed to
+    count, and the output layer does not, since its logits are computed in parts."""
     moe = next((layer.mlp for layer in decoder.spec.layers if isinstance(layer.mlp, MoESpec)), None)
     share = 1.0 if moe is None else moe.router.experts_per_token / moe.num_experts
     numbers = 0.0

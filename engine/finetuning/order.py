@@ -1,6 +1,6 @@
-"""The order of a training: which examples and replayed answers each step takes, and its learning rate.
+"""The training schedule: which examples and replayed answers each step takes, and its learning rate.
 
-All are functions of the seed and the step, so that a job can continue at any step.
+All are pure functions of the seed and the step, so that a job can continue at any step.
 """
 
 import math
@@ -15,7 +15,7 @@ _FIRST_SHARE = 0.3  # of the ordered examples, with which a paced curriculum beg
 
 
 class BatchOrder:
-    """The examples of each step, epoch by epoch, or by a curriculum."""
+    """The examples of each step, shuffled epoch by epoch or ordered by a curriculum."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class BatchOrder:
         ranked: Sequence[int] | None = None,
         pacing: Pacing = Pacing.NONE,
     ) -> None:
-        """ranked: all items in a curriculum's order; None shuffles them in each epoch."""
+        """ranked: the indices of all items in the curriculum's order; None shuffles them in each epoch."""
         self._num_items = num_items
         self._batch_size = batch_size
         self._num_steps = num_steps
@@ -37,7 +37,7 @@ class BatchOrder:
         self.steps_per_epoch = -(-num_items // batch_size)
 
     def batch(self, step: int) -> list[int]:
-        """Return the items of a step, counted from 0. Without pacing, the last step of an epoch may have fewer."""
+        """Return the item indices of a step, counted from 0. Without pacing, an epoch's last step may be smaller."""
         if self._ranked is not None and self._pacing is not Pacing.NONE:
             count = self._num_known(step)
             ranks = random.Random(f"{self._seed} {step}").sample(range(count), min(self._batch_size, count))
@@ -46,7 +46,7 @@ class BatchOrder:
         return list(self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size])
 
     def sum_of(self, sizes: Sequence[int], num_steps: int) -> int:
-        """Return the sum of the sizes of the items that the first `num_steps` take. sizes: of all items."""
+        """Return the total size of the items in the first `num_steps` steps. sizes: one for each item."""
         num_whole = 0 if self._pacing is not Pacing.NONE else num_steps // self.steps_per_epoch
         rest = range(num_whole * self.steps_per_epoch, num_steps)
         return num_whole * sum(sizes) + sum(sizes[index] for step in rest for index in self.batch(step))
@@ -55,7 +55,7 @@ class BatchOrder:
         return self._shuffled.by(f"{self._seed} {epoch}") if self._ranked is None else self._ranked
 
     def _num_known(self, step: int) -> int:
-        """Return the number of items that a step draws from: all from the middle of the training on."""
+        """Return how many of the first items of the curriculum a step draws from; all from halfway through training."""
         progress = min(1.0, 2 * step / max(1, self._num_steps))
         if self._pacing is Pacing.SQRT:
             share = (progress * (1 - _FIRST_SHARE**2) + _FIRST_SHARE**2) ** 0.5
@@ -65,17 +65,17 @@ class BatchOrder:
 
 
 class ReplayOrder:
-    """The replayed answers of each step: all once in random order, then all again in another order."""
+    """The replayed answers of each step: passes over all answers, reshuffled for each pass."""
 
     def __init__(self, num_answers: int, per_step: float, seed: int) -> None:
-        """per_step: on average; some steps take one more than others."""
+        """per_step: average number of answers per step; a fraction makes some steps take one more."""
         self._num_answers = num_answers
         self._per_step = per_step
         self._seed = seed
         self._shuffled = _Shuffled(num_answers)
 
     def batch(self, step: int) -> list[int]:
-        """Return the answers of a step, counted from 0."""
+        """Return the indices of the answers replayed in a step, counted from 0."""
         if not self._num_answers:
             return []
         first, last = math.floor(step * self._per_step), math.floor((step + 1) * self._per_step)
@@ -87,7 +87,7 @@ class ReplayOrder:
 
 
 class _Shuffled:
-    """A shuffled range that keeps its last order: many steps ask for the same one, and shuffling takes long."""
+    """A shuffled range that caches its last permutation: consecutive steps need the same one, and shuffling is slow."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -95,7 +95,7 @@ class _Shuffled:
         self._order: list[int] = []
 
     def by(self, seed: str) -> Sequence[int]:
-        """Return all numbers below the count, shuffled by the seed."""
+        """Return range(count) shuffled by the seed."""
         if seed != self._seed:
             order = list(range(self._count))
             random.Random(seed).shuffle(order)
@@ -114,7 +114,7 @@ Item = TypeVar("Item", bound=Sized)
 def ranked(
     order: Order, items: Sequence[Item], difficulty: Callable[[Item], float], progress: ProgressReport
 ) -> list[int] | None:
-    """Return the items in a curriculum's order; None for a random order. difficulty: of an item before training."""
+    """Return the item indices in the curriculum's order; None for random order. difficulty: rates an item."""
     match order:
         case Order.NONE:
             return None
@@ -132,7 +132,7 @@ def ranked(
 
 
 def learning_rate(highest: float, step: int, num_steps: int, warmup_ratio: float, schedule: Schedule) -> float:
-    """Return the learning rate of a step, counted from 0: it rises to the highest in the warm-up, then falls."""
+    """Return the learning rate of a step, counted from 0: linear warm-up to `highest`, then the schedule."""
     num_warmup = math.ceil(warmup_ratio * num_steps)
     if step < num_warmup:
         return highest * (step + 1) / num_warmup

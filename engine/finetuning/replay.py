@@ -1,4 +1,4 @@
-"""Replay: the base's own answers to everyday questions, which training must not change."""
+"""Replay: the base model's own answers to everyday questions, which anchor the adapter to the base model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ _MAX_HELD_OUT = 8  # questions
 
 
 class ReplayedAnswers(msgspec.Struct, frozen=True):
-    """Answers of the base. pool: the answers that steps replay. held_out: other answers, which are only measured."""
+    """Answers of the base model. pool: replayed in training steps. held_out: only used to measure the divergence."""
 
     pool: list[TrainingItem]
     held_out: list[TrainingItem]
 
 
 class _Replay(msgspec.Struct, frozen=True):
-    """The file of a job's answers. digest: of the job. wanted: the requested number of answers."""
+    """The JSON file with a job's replayed answers. digest: the job's. wanted: the requested number of answers."""
 
     digest: str
     wanted: int
@@ -35,7 +35,7 @@ class _Replay(msgspec.Struct, frozen=True):
 
 
 def num_questions(prompts: Sequence[Passage]) -> int:
-    """Return how many of the prompts are replayed; the last prompts are held out."""
+    """Return how many of the prompts are replayed; the rest, at the end, are held out."""
     return len(prompts) - min(_MAX_HELD_OUT, len(prompts) // 4)
 
 
@@ -49,10 +49,11 @@ def replayed_answers(
     seed: int,
     progress: ProgressReport,
 ) -> ReplayedAnswers:
-    """Return `wanted` answers and the held-out ones: from the job's folder if they were generated before, else new.
+    """Return `wanted` answers of the base model to replay and the held-out ones, generating them unless the job's
+    folder has them.
 
-    digest: of the job. Empty if there are no prompts. Raises OSError, and StartupError if a prompt leaves no room for
-    an answer.
+    digest: the job's. Returns no answers if there are no prompts. Raises OSError, and StartupError if a prompt leaves
+    no room for an answer.
     """
     prompts = read_rows(folder.prompts, Passage)
     if not prompts or not wanted:
@@ -91,7 +92,7 @@ def _item(prompt: Sequence[int], answer: Sequence[int]) -> TrainingItem:
 
 
 def _read(path: Path) -> _Replay | None:
-    """Read the file of answers; None if there is none, or one of an earlier version."""
+    """Read the file of answers; return None if it is missing or has the format of another version."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Replay)
     except (FileNotFoundError, msgspec.DecodeError):

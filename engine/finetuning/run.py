@@ -1,4 +1,4 @@
-"""run: loads the model of a job's folder, prepares the task, and trains an adapter."""
+"""train: loads the model of a job's folder, prepares the task, and trains the adapter."""
 
 import dataclasses
 import hashlib
@@ -46,7 +46,7 @@ _CHOSEN = ("n_epochs", "batch_size", "learning_rate", "lora_rank")  # hyperparam
 def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEvent], object] = lambda _: None) -> Path:
     """Train the job of a folder; return the folder of the finished adapter. on_event: called with each event.
 
-    Raises StartupError or ModelError for a job that cannot be done.
+    Raises StartupError or ModelError if the job cannot run.
     """
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     retain_freed_memory()
@@ -93,7 +93,7 @@ def _setup(folder: JobFolder, job: FinetuningJob) -> TaskSetup:
 
 
 def _num_threads(wanted: int | None, events: JobEventLog) -> int:
-    """Return the number of threads that the job asks for, within this machine's: it may have been made on another."""
+    """Return the job's number of threads, capped at this machine's CPUs: the job may come from a larger machine."""
     num_cpus = len(allowed_cpus())
     if wanted is not None and wanted > num_cpus:
         events.add(
@@ -106,10 +106,10 @@ def _num_threads(wanted: int | None, events: JobEventLog) -> int:
 
 
 def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int) -> ResolvedHyperparameters:
-    """Choose the job's hyperparameters, or read those that it was started with from its first event.
+    """Choose the job's hyperparameters; for a job that continues, take them from its events.
 
-    A later version of headrace may choose others, and half of one schedule would be followed by half of another.
-    Raises OSError.
+    Another version of headrace might choose others, and the learning rate schedule must not change midway. Raises
+    OSError.
     """
     chosen = _chosen_before(folder)
     if chosen is None:
@@ -125,7 +125,7 @@ def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_question
 
 
 def _chosen_before(folder: JobFolder) -> dict[str, Any] | None:
-    """Return the hyperparameters of the job's first event; None if the job is new, or its events are gone."""
+    """Return the hyperparameters logged by an earlier run; None without a saved state or such an event."""
     if not (folder.state.exists() and folder.events.exists()):
         return None
     found = [event.data for event in parse_events(folder.events.read_bytes())]

@@ -1,4 +1,4 @@
-"""SampleWriter: answers a job's sample prompts after each epoch, so that a user can read what was learned."""
+"""SampleWriter: answers a job's sample prompts after each epoch, so that a user can judge the adapter."""
 
 import tokenizers
 
@@ -20,7 +20,7 @@ class SampleWriter:
         self._tokenizer = load_job_tokenizer(folder)
 
     def sample(self, epoch: int) -> None:
-        """Answer each prompt that leaves room for an answer, and add an event for it."""
+        """Answer each sample prompt that leaves room for an answer, and log the answer as an event."""
         if not self._prompts:
             return
         prompts = [prompt.ids for prompt in self._prompts.values()]
@@ -38,5 +38,5 @@ class SampleWriter:
 
 
 def load_job_tokenizer(folder: JobFolder) -> tokenizers.Tokenizer | None:
-    """Load the model's tokenizer from the job's folder; None if it is not there."""
+    """Load the tokenizer that `engine.finetuning.describe` wrote into the job's folder; None if it is missing."""
     return tokenizers.Tokenizer.from_file(str(folder.tokenizer)) if folder.tokenizer.exists() else None

@@ -17,7 +17,7 @@ from models.training.lora import Lora
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """The parts that every task is made of. anchor: remembers the base's outputs for `answers`."""
+    """The objects that every TrainingTask is built from. anchor: with references for all `answers`."""
 
     decoder: Decoder
     lora: Lora
@@ -29,7 +29,7 @@ class TaskContext:
     def orders(
         self, items: Sequence[Item], difficulty: Callable[[Item], float], seed: int
     ) -> tuple[BatchOrder, ReplayOrder]:
-        """Return the order of the file's items and of the replayed answers. difficulty: see `ranked`."""
+        """Return the schedules of the training items and of the replayed answers. difficulty: see `ranked`."""
         resolved, given = self.resolved, self.resolved.given
         ranks = ranked(given.order, items, difficulty, self.progress)
         order = BatchOrder(len(items), resolved.batch_size, resolved.num_steps, seed, ranks, given.pacing)
@@ -37,27 +37,27 @@ class TaskContext:
 
 
 class TaskSetup(Protocol):
-    """A method's preparation, made from a job's folder before the model is loaded. curve: see Curve."""
+    """Preparation of a job before the model is loaded, by training method. curve: the result columns, see Curve."""
 
     @property
     def curve(self) -> Curve: ...
 
     @property
     def num_items(self) -> int:
-        """Number of lines of the training file."""
+        """Number of examples in the training file."""
 
     @property
     def longest(self) -> int:
-        """Number of tokens of the longest sequence."""
+        """Number of tokens in the longest sequence of the training data."""
 
     def check_length(self, limit: int) -> None:
-        """Raise StartupError if a sequence has more than `limit` tokens, the model's context."""
+        """Raise StartupError if a sequence exceeds the model's context of `limit` tokens."""
 
     def check_memory(self, decoder: Decoder, lora: Lora, resolved: ResolvedHyperparameters) -> None:
-        """Raise NotEnoughMemory if training needs more than is free."""
+        """Raise NotEnoughMemory if training needs more memory than is free."""
 
     def describe(self, resolved: ResolvedHyperparameters) -> tuple[str, Mapping[str, Any]]:
-        """Describe the data for people, and return the method's own hyperparameters for programs."""
+        """Return a line that describes the data, and the method's own hyperparameters for the event's `data`."""
 
     def make_task(self, context: TaskContext) -> TrainingTask:
-        """Make the task. Raises StartupError if the model cannot do it."""
+        """Build the task. Raises StartupError if the model does not support the method."""

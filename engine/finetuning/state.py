@@ -1,4 +1,4 @@
-"""TrainingState: everything that a job needs to continue, to the last bit, as if it had never stopped."""
+"""TrainingState: everything that makes an interrupted job continue with bit-identical results."""
 
 import math
 from pathlib import Path
@@ -16,8 +16,8 @@ _META = "training"
 
 
 class Measurements(msgspec.Struct, frozen=True):
-    """Measurements of the current adapter; None where there is nothing to measure with. Losses are means in nats,
-    rewards means over samples."""
+    """Evaluation results of the current adapter; None where there is no data to evaluate on. Losses are means in nats,
+    rewards are means over sampled answers."""
 
     valid_loss: float | None = None
     valid_accuracy: float | None = None
@@ -27,7 +27,7 @@ class Measurements(msgspec.Struct, frozen=True):
 
 
 class TrainingProgress(msgspec.Struct, kw_only=True):
-    """The progress of a job. digest: of the job and its examples. step: number of updates done."""
+    """Progress of a job. digest: hash of the job and its examples. step: number of completed updates."""
 
     digest: str
     step: int = 0
@@ -39,18 +39,18 @@ class TrainingProgress(msgspec.Struct, kw_only=True):
     best_step: int | None = None
 
     def is_best(self, found: Measurements) -> bool:
-        """Return whether the measurements are the best so far on the validation file."""
+        """Return whether these results on the validation file beat all earlier ones."""
         if found.valid_reward is not None:
             return self.best_reward is None or found.valid_reward > self.best_reward
         return found.valid_loss is not None and (self.best_loss is None or found.valid_loss < self.best_loss)
 
     def set_best(self, found: Measurements) -> None:
-        """Record the measurements of the last step as the best."""
+        """Record these measurements, after the current step, as the best."""
         self.best_loss, self.best_reward, self.best_step = found.valid_loss, found.valid_reward, self.step
 
 
 class TrainingState:
-    """The adapter's values, the optimizer's moments, the best values so far, and TrainingProgress."""
+    """The adapter's weights, the optimizer's moments, the best weights so far, and TrainingProgress."""
 
     def __init__(self, values: torch.Tensor, gradients: torch.Tensor, weight_decay: float, digest: str) -> None:
         self.progress = TrainingProgress(digest=digest)
@@ -64,9 +64,9 @@ class TrainingState:
         return self._parameter.detach()
 
     def update(self, learning_rate: float, max_grad_norm: float) -> float:
-        """Update the values by one step of AdamW; return the gradient's norm before it was clipped.
+        """Update the weights by one step of AdamW; return the gradient norm before clipping.
 
-        Raises StartupError if the gradient is not finite; the values are unchanged then.
+        Raises StartupError if the gradient is not finite; the weights stay unchanged then.
         """
         norm = float(torch.nn.utils.clip_grad_norm_([self._parameter], max_grad_norm))
         if not math.isfinite(norm):
@@ -82,7 +82,7 @@ class TrainingState:
         self.best = self.values.clone()
 
     def save(self, path: Path) -> None:
-        """Write the state to a file, atomically. Raises OSError."""
+        """Write the state to a file atomically. Raises OSError."""
         tensors = {"values": self.values, **self._moments()}
         if self.best is not None:
             tensors["best"] = self.best

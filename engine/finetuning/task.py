@@ -1,4 +1,4 @@
-"""TrainingTask: the computation and measurements of a training method; the trainer does the rest."""
+"""TrainingTask: the part of the training loop that depends on the method: the gradients and the evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from engine.finetuning.state import Measurements
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """The outcome of a step before the weights are updated. summary: the main number, for people. data: all numbers,
-    for programs. warnings: for the user."""
+    """The outcome of a step, before the optimizer's update. summary: the main metric, for the log line. data: all
+    metrics, for the event. warnings: for the user."""
 
     result: ResultRow
     summary: str
@@ -20,24 +20,25 @@ class StepOutcome:
 
 
 class TrainingTask(Protocol):
-    """A training method. Its steps are functions of the adapter's values, the seed and the step, so that a job that was
-    stopped computes the same."""
+    """A training method. Each step is a function of the adapter's weights, the seed and the step number, so that a
+    restarted job repeats it exactly."""
 
     @property
     def steps_per_epoch(self) -> int: ...
 
     def compute(self, step: int) -> StepOutcome:
-        """Compute a step, counted from 0, and fill its gradients. Changes nothing else: it may be interrupted."""
+        """Compute the gradients of a step, counted from 0. Changes no other state, so that it may be interrupted."""
 
     def measure(self) -> Measurements:
-        """Measure the current adapter with all data that there is."""
+        """Evaluate the current adapter on the validation file and on the data that detects forgetting."""
 
     def conclude(self, results: Sequence[ResultRow]) -> str | None:
-        """Return a warning about the whole job, if there is one. Called after the last step is computed.
+        """Return a warning about the job as a whole, or None. Called once, after the last step's gradients are
+        computed.
 
-        results: of all steps. Raises StartupError if the job has failed.
+        results: of all steps. Raises StartupError if the job as a whole has failed.
         """
 
     def trained_tokens(self, results: Sequence[ResultRow]) -> int:
-        """Return the number of tokens that the steps of these results have learned from, each as often as it was seen,
-        as OpenAI counts billed tokens."""
+        """Return the number of tokens trained on in these steps, counting repetitions, as OpenAI counts billed
+        tokens."""

@@ -23,8 +23,8 @@ _SAVE_INTERVAL_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The outputs of a training. curve: see Curve. save_adapter: writes the current adapter into a folder. sample:
-    answers the sample prompts after an epoch, and adds events."""
+    """The destinations of a training job's results. curve: see Curve. save_adapter: writes the current adapter to a
+    folder. sample: answers the sample prompts after an epoch and logs the answers as events."""
 
     folder: JobFolder
     events: JobEventLog
@@ -35,12 +35,12 @@ class Outputs:
 
 
 class Trainer:
-    """The training loop of one job, from its state to its end."""
+    """The training loop of one job."""
 
     def __init__(
         self, task: TrainingTask, resolved: ResolvedHyperparameters, state: TrainingState, outputs: Outputs
     ) -> None:
-        """state: new, or loaded from an earlier run."""
+        """state: a new state, or the saved state of an interrupted run."""
         self._task = task
         self._resolved = resolved
         self._state = state
@@ -48,7 +48,7 @@ class Trainer:
         self._saved_s = time.monotonic()
 
     def run(self) -> None:
-        """Train to the end. A later run continues a run that was ended early. Raises OSError."""
+        """Train from the current state to the end, saving the state on the way. Raises OSError."""
         progress = self._state.progress
         if progress.before is None:
             progress.before = self._task.measure()
@@ -64,7 +64,7 @@ class Trainer:
         self._finish()
 
     def _step(self, step: int) -> Measurements | None:
-        """Do a step; return the measurements after it, if any were due."""
+        """Run one training step; return the measurements if an evaluation was due after it."""
         given = self._resolved.given
         began_s = time.monotonic()
         try:
@@ -108,7 +108,7 @@ class Trainer:
         return self._ends_epoch(step) or (interval is not None and step % interval == 0)
 
     def _compare(self, found: Measurements) -> None:
-        """Compare measurements with earlier ones: warn, and keep the best values."""
+        """Compare measurements with earlier ones: log warnings, and keep the weights if they are the best so far."""
         progress = self._state.progress
         for warning in warnings(progress, found):
             self._outputs.events.add(warning, level="warn")

@@ -1,4 +1,4 @@
-"""Conclusions from measurements: warnings, a line at the end of a training, and numbers by OpenAI's names."""
+"""Conclusions from measurements: warnings, the final summary line, and metrics under OpenAI's names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _OF_MEASUREMENTS = {  # by Measurements' name
 
 
 def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
-    """Return warnings about an epoch that ends with the measurements `found`. progress: before this epoch."""
+    """Return warnings about the latest measurements `found`. progress: without these measurements."""
     said = []
     if found.valid_loss is not None:
         if progress.best_loss is not None and found.valid_loss >= progress.best_loss:
@@ -57,7 +57,7 @@ def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
 
 
 def stopped_early(progress: TrainingProgress) -> str:
-    """Return the message that training stopped early, with the best step."""
+    """Return the message that training stopped early, naming the best step and its result."""
     if progress.best_reward is not None:
         best = f"a mean reward of {progress.best_reward:.4f} on the validation file"
     else:
@@ -66,7 +66,7 @@ def stopped_early(progress: TrainingProgress) -> str:
 
 
 def before_and_after(before: Measurements, after: Measurements) -> str | None:
-    """Compare the measurements before and after training in one line; None if there are none."""
+    """Return a line that compares the measurements before and after training; None if there is nothing to compare."""
     pairs = (
         ("perplexity on the validation file" if after.text_loss is not None else "validation loss", "valid_loss"),
         ("perplexity on general text", "text_loss"),
@@ -86,7 +86,7 @@ def before_and_after(before: Measurements, after: Measurements) -> str | None:
 
 
 def means(results: Sequence[ResultRow]) -> dict[str, float]:
-    """Return the means over the steps that have a value; a value that no step has is left out."""
+    """Return each metric's mean over the steps that have it, by OpenAI's names."""
     columns = {
         name: [value for result in results if (value := getattr(result, name)) is not None] for name in _OF_STEPS
     }
@@ -94,12 +94,12 @@ def means(results: Sequence[ResultRow]) -> dict[str, float]:
 
 
 def measured_values(found: Measurements) -> dict[str, float]:
-    """Return the measurements that there are, by OpenAI's names."""
+    """Return the available measurements, by OpenAI's names."""
     return _named({name: getattr(found, name) for name in _OF_MEASUREMENTS})
 
 
 def validated(result: ResultRow, found: Measurements) -> ResultRow:
-    """Return a step's results with the measurements after it."""
+    """Return a step's results with the validation measurements filled in."""
     return msgspec.structs.replace(
         result,
         valid_loss=found.valid_loss,

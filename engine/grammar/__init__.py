@@ -1,1 +1,1 @@
-"""Grammars that outputs must match: compiled beside the steps, and followed token by token."""
+"""Grammars that constrain outputs: compiled in the background, and followed token by token."""

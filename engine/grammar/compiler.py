@@ -1,4 +1,4 @@
-"""GrammarCompiler: compiles grammars beside the engine's steps, and keeps compiled ones in a bounded cache."""
+"""GrammarCompiler: compiles grammars in the background, and caches compiled ones within a memory limit."""
 
 import queue
 from collections import OrderedDict, abc
@@ -19,7 +19,7 @@ _BYTES_PER_CHARACTER = 40
 
 @dataclass(slots=True)
 class GrammarTally:
-    """Counts since the last `take_tally`."""
+    """Compile times by outcome, and cache queries and hits, since the last `take_tally`."""
 
     compile_s: dict[CompileOutcome, list[float]] = field(default_factory=dict)
     queries: int = 0
@@ -27,15 +27,15 @@ class GrammarTally:
 
 
 class GrammarCompiler:
-    """Compiles on threads of its own. The engine's thread calls `start`, `collect` and `forget`.
+    """Compiles grammars on its own threads. Only the engine's thread may call `start`, `collect` and `forget`.
 
-    A sequence's grammar is ready immediately if it is cached, and otherwise after a later `collect`.
+    A sequence's grammar is ready immediately on a cache hit, and otherwise after a later `collect`.
     """
 
     def __init__(
         self, source: TokenizerSource, *, timeout_s: float, cache_bytes: int, on_compiled: abc.Callable[[], None]
     ) -> None:
-        """on_compiled: called by another thread when `collect` has something to do."""
+        """on_compiled: called on another thread when `collect` has something to do."""
         self._eos_token_ids = frozenset(source.eos_token_ids)
         self._on_compiled = on_compiled
         self.cache = GrammarCache(cache_bytes)
@@ -51,12 +51,12 @@ class GrammarCompiler:
 
     @property
     def has_compiled(self) -> bool:
-        """Whether `collect` has something to do."""
+        """Whether a compilation has finished that `collect` has not yet processed."""
         return not self._done.empty()
 
     @property
     def is_compiling(self) -> bool:
-        """Whether `collect` will have something to do, now or later."""
+        """Whether any compilation is running or waits for `collect`."""
         return bool(self._waiting)
 
     @property
@@ -65,14 +65,15 @@ class GrammarCompiler:
         return sum(len(sequences) for sequences in self._waiting.values())
 
     def wait(self) -> None:
-        """Return when `collect` has something to do; call it only while compiling."""
+        """Block until `collect` has something to do. Call only while `is_compiling`."""
         assert self.is_compiling
         self._done.put(self._done.get())
 
     def start(
         self, sequence_id: str, text: str, *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
     ) -> SequenceGrammar:
-        """Return the grammar of one sequence. appends_forced, output_ids: as SequenceGrammar takes them."""
+        """Return a new sequence's grammar; compile it if not cached. appends_forced, output_ids: see
+        SequenceGrammar."""
         grammar = SequenceGrammar(self._eos_token_ids, appends_forced=appends_forced, output_ids=output_ids)
         self._tally.queries += 1
         if (matcher := self.cache.get(text)) is not None:
@@ -90,12 +91,12 @@ class GrammarCompiler:
         return grammar
 
     def forget(self, sequence_id: str, text: str) -> None:
-        """Forget a sequence that has ended. A grammar for which no sequence waits is given up."""
+        """Drop a sequence that has ended. A compilation that no other sequence waits for is canceled."""
         if self._waiting.get(text, {}).pop(sequence_id, None) is not None and not self._waiting[text]:
             self._lanes.cancel(text)
 
     def collect(self) -> list[tuple[str, Compilation]]:
-        """Make grammars ready that have been compiled; returns the refused ones, with the sequences' ids."""
+        """Mark grammars that have compiled as ready; return failed compilations with their sequences' ids."""
         refused: list[tuple[str, Compilation]] = []
         while not self._done.empty():
             done = self._done.get()
@@ -118,17 +119,17 @@ class GrammarCompiler:
         return tally
 
     def close(self) -> None:
-        """End the trial processes, and with them all compilations."""
+        """Kill the trial processes, which ends all compilations."""
         self._trials.close()
         self._lanes.close()
 
     def _finish(self, done: Compilation) -> None:
-        """Take a compilation, on a thread of the lanes."""
+        """Queue a finished compilation for `collect`; called on a compile thread."""
         self._done.put(done)
         self._on_compiled()
 
     def _matcher(self, text: str) -> llguidance.LLMatcher:
-        """Compile a grammar in this process, with the states that its first mask needs."""
+        """Compile a grammar in this process, and warm up the parser states that its first mask needs."""
         assert self._vocabulary is not None
         matcher = self._vocabulary.result().matcher(text)
         matcher.compute_ff_tokens()
@@ -137,7 +138,7 @@ class GrammarCompiler:
 
 
 class GrammarCache:
-    """Compiled grammars by their text, within a number of bytes. The least recently used goes first."""
+    """An LRU cache of compiled grammars by their text, bounded in (estimated) bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

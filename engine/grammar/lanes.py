@@ -1,13 +1,14 @@
-"""CompileLanes: compile grammars, so that slow ones do not hold up others.
+"""CompileLanes: compiles grammars in a fast and a slow lane, so that slow ones do not hold up others.
 
-A grammar starts in the fast lane, and has a fraction of a second there; nearly all need less than a tenth of that. A
-grammar that needs more continues in the slow lane, in the process that it is in, and the fast lane gets another one:
+A grammar starts in the fast lane, with a time limit of a fraction of a second; nearly all need less than a tenth of it.
+A grammar that needs more continues in the slow lane, in the process that is compiling it, and the fast lane gets a new
+process:
 
     fast lane   |g1|g2|SLOW..|g3|g4|g5|
     slow lane                |SLOW.....................|
 
-The slow lane has a limited number of processes, as their memory is limited. Where it is full, the process is given up,
-and the grammar starts again when its turn comes.
+The slow lane has a limited number of processes, to limit memory. If it is full, the process is ended, and the grammar
+starts over when its turn comes.
 """
 
 import enum
@@ -36,7 +37,7 @@ _MAX_MASK_S = 0.25  # on trial: slower masks would hold up the steps of all requ
 
 
 class CompileOutcome(enum.StrEnum):
-    """The ways in which compiling a grammar can end."""
+    """How the compilation of a grammar ended."""
 
     COMPILED = "compiled"
     INVALID = "invalid"
@@ -46,7 +47,7 @@ class CompileOutcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """One grammar that is compiled or refused. error: for the client."""
+    """The result of compiling one grammar: a `matcher`, or on failure an `error`, the message for the client."""
 
     text: str
     outcome: CompileOutcome
@@ -56,7 +57,7 @@ class Compilation:
 
 
 class RunningTrial(Protocol):
-    """A process that tries one grammar; see TrialProcess."""
+    """A process that is compiling one grammar on trial; see TrialProcess."""
 
     def reply(self, timeout_s: float, /) -> Trial | None: ...
 
@@ -71,7 +72,7 @@ Running = TypeVar("Running", bound=RunningTrial)
 
 
 class Trials(Protocol[Running]):
-    """See TrialProcesses."""
+    """A pool of trial processes; see TrialProcesses."""
 
     def start(self, grammar: str, /) -> Running: ...
 
@@ -79,9 +80,10 @@ class Trials(Protocol[Running]):
 
 
 class CompileLanes(Generic[Running]):
-    """Compiles grammars on threads of its own. `submit`, `cancel` and `close` are for one thread.
+    """Compiles grammars on its own threads. Only one thread may call `submit`, `cancel` and `close`.
 
-    Invariants: a grammar is in one lane, once. The step that leaves a trial process ends it, or puts it back.
+    Invariants: a grammar is in one lane, once. The step that is done with a trial process ends it or returns it to the
+    pool.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class CompileLanes(Generic[Running]):
         on_done: abc.Callable[[Compilation], None],
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """make: compiles here, after a good trial. on_done: called once for each grammar, by another thread."""
+        """make: compiles a grammar in this process, after its trial. on_done: called once per grammar, on a thread."""
         self._trials = trials
         self._make = make
         self._timeout_s = timeout_s
@@ -110,19 +112,19 @@ class CompileLanes(Generic[Running]):
         self._fast.submit(self._step, text, lambda: self._try_fast(text))
 
     def cancel(self, text: str) -> None:
-        """End the text's trial, or prevent it from starting."""
+        """Cancel the compilation of a grammar, killing its running trial."""
         with self._lock:
             self._canceled.add(text)
             if text in self._running:
                 self._running[text].kill()
 
     def close(self) -> None:
-        """Return when nothing is compiled any longer. Trials should have been ended before."""
+        """Drop queued compilations and wait for running ones; kill the trials before, so that this is quick."""
         self._fast.shutdown(cancel_futures=True)
         self._slow.shutdown(cancel_futures=True)
 
     def _step(self, text: str, step: abc.Callable[[], Compilation | None]) -> None:
-        """Run a step on a thread of a lane. step: returns None if the grammar continues in the slow lane."""
+        """Run a compile step on a lane's thread. step: returns None if the grammar moves to the slow lane."""
         start_s = time.perf_counter()
         try:
             done = step()
@@ -157,7 +159,7 @@ class CompileLanes(Generic[Running]):
         return None
 
     def _try_slow(self, text: str, process: Running | None) -> Compilation:
-        """Try a grammar in the slow lane. process: tries it already; None: it starts again."""
+        """Try a grammar in the slow lane. process: the process that is already compiling it; None starts over."""
         try:
             trial = self._slow_trial(text, process)
             if isinstance(trial, Compilation):
@@ -185,7 +187,7 @@ class CompileLanes(Generic[Running]):
         return trial
 
     def _reply(self, text: str, process: Running, timeout_s: float) -> Trial | Compilation | None:
-        """Return the outcome of the trial; a Compilation where the process has died; None if not in time."""
+        """Wait for the trial's result; return a failed Compilation if its process died, None on timeout."""
         start_s = time.perf_counter()
         try:
             with self._killable(text, process):
@@ -198,7 +200,7 @@ class CompileLanes(Generic[Running]):
 
     @contextmanager
     def _killable(self, text: str, process: Running) -> abc.Iterator[None]:
-        """Inside the block, `cancel` ends the process."""
+        """Register the process, so that `cancel` can kill it while the block runs."""
         with self._lock:
             self._running[text] = process
             if text in self._canceled:
@@ -214,7 +216,7 @@ class CompileLanes(Generic[Running]):
             return text in self._canceled
 
     def _make_at_low_priority(self, text: str) -> llguidance.LLMatcher:
-        """Compile on a thread of its own, since a priority cannot be raised again."""
+        """Compile in this process on a throw-away thread, since a thread's priority cannot be raised again."""
         with ThreadPoolExecutor(1, initializer=_lower_priority) as thread:
             return thread.submit(self._make, text).result()
 

@@ -1,4 +1,4 @@
-"""SequenceGrammar: one sequence's position in its grammar."""
+"""SequenceGrammar: the state of one sequence's grammar, advanced token by token."""
 
 from collections import abc, deque
 from contextlib import contextmanager
@@ -10,12 +10,11 @@ from engine.scheduling.grammar import GrammarError, GrammarTooComplex
 
 
 class SequenceGrammar:
-    """An OutputGrammar, which follows a sequence's output token by token.
+    """An OutputGrammar on llguidance that follows one sequence's output.
 
-    Where the grammar leaves one text only (a key, a bracket), the tokens of that text are *forced*. They are the tokens
-    that the model's own tokenizer makes of it, up to the first that a longer token, reaching beyond the text, could
-    replace. A stretch of forced tokens is determined once, when it begins: otherwise its tokens could depend on where a
-    step ends.
+    Where the grammar allows only one text (a key, a bracket), the tokens of that text are *forced*. They are the model
+    tokenizer's own tokens for the text, up to the first that a longer token, reaching beyond the text, could replace. A
+    run of forced tokens is determined when it begins: otherwise it could depend on where a step ends.
 
     Invariants: the matcher has consumed the sequence's output; the tokens in `_forced` must follow it.
     """
@@ -23,8 +22,8 @@ class SequenceGrammar:
     def __init__(
         self, eos_token_ids: frozenset[int], *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
     ) -> None:
-        """appends_forced: forced tokens join the output immediately, and are never sampled. output_ids: tokens that the
-        sequence has from another engine, which followed the same grammar."""
+        """appends_forced: append forced tokens to the output directly, without sampling them. output_ids: output that
+        another engine generated under the same grammar, for a resumed request."""
         self._eos_token_ids = eos_token_ids
         self._appends_forced = appends_forced
         self._matcher: llguidance.LLMatcher | None = None
@@ -53,10 +52,11 @@ class SequenceGrammar:
         return self._matcher
 
     def start(self, matcher: llguidance.LLMatcher) -> None:
-        """Start to follow the grammar. matcher: at the beginning of the compiled grammar, and the sequence's own from
+        """Begin following the grammar. matcher: a fresh copy at the start of the grammar, owned by this sequence from
         now on.
 
-        Raises GrammarError where there is no output yet; otherwise `advance` does, so that it ends this sequence alone.
+        Raises GrammarError if the grammar fails before any output. If `output_ids` do not match, the first `advance`
+        raises, so that only this sequence ends.
         """
         self._matcher = matcher
         callback, self._when_ready = self._when_ready, None  # it may refer to an object that holds this grammar
@@ -70,7 +70,7 @@ class SequenceGrammar:
             self._failure = error
 
     def advance(self, token_ids: abc.Sequence[int], *, max_tokens: int) -> list[int]:
-        """See OutputGrammar. Raises GrammarError also where the mask that chose the tokens could not be computed."""
+        """See OutputGrammar. Also raises GrammarError if the mask for sampling the tokens could not be computed."""
         self._check()
         output: list[int] = []
         for token_id in token_ids:
@@ -96,7 +96,7 @@ class SequenceGrammar:
         return self.matcher.validate_tokens(list(draft))
 
     def can_follow(self, token_id: int) -> bool:
-        """Whether the token could follow and does not end the text, in microseconds; a mask may take milliseconds."""
+        """Whether the token can come next and is not EOS. Takes microseconds, where a mask may take milliseconds."""
         return token_id not in self._eos_token_ids and self.num_matching([token_id]) == 1
 
     @property
@@ -130,7 +130,7 @@ class SequenceGrammar:
         self._check()
 
     def _check(self) -> None:
-        """Raise after an error: the matcher is stopped then, as if it were complete, and its mask allows the end."""
+        """Raise GrammarError if the matcher has failed: a failed matcher looks complete, and its mask allows EOS."""
         if self._failure is not None:
             raise self._failure
         if self.matcher.is_error():

@@ -1,7 +1,7 @@
 """try_grammar: compiles a grammar on trial, and reports the outcome.
 
-A grammar comes from a client, and compiling one can take minutes, all memory, or the whole process down with it. So
-each is first compiled in a process that can be killed, and in the engine only when that succeeded.
+Grammars come from clients, and compiling one can take minutes, exhaust memory or crash the process. So a grammar is
+compiled in a killable process first, and in the engine only after that succeeded.
 """
 
 import re
@@ -19,7 +19,7 @@ _NO_WAY_BACK = "it has max_tokens=... or stop=..., which cannot be followed; use
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """The outcome of a trial. error: for the client; empty if compiling succeeded."""
+    """The outcome of compiling a grammar on trial. error: the message for the client; empty on success."""
 
     error: str
     compile_s: float
@@ -43,7 +43,7 @@ def try_grammar(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
 
 
 def _plain(error: str) -> str:
-    """Return the library's message for a client: without the grammar that the server wrote, and without internals."""
+    """Return llguidance's error as a message for the client, without library internals or the server's grammar text."""
     line = error.partition("\n")[0].replace("<non-verbose/>", "").strip()
     if line.startswith("panic"):
         return "the grammar library failed on it; write it another way"
@@ -58,7 +58,7 @@ def _plain(error: str) -> str:
 
 
 def _plain_contradiction(reason: str) -> str:
-    """Return a contradiction in a schema in plain words; messages that name numbers are plain enough."""
+    """Return llguidance's "unsatisfiable schema" reason in plain words."""
     if reason.startswith("Regex is empty"):
         return "no text has the pattern, format, length and constants that are asked for together"
     if reason == "incompatible types":
@@ -69,8 +69,7 @@ def _plain_contradiction(reason: str) -> str:
 
 
 def _fault_of_first_token(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> str:
-    """Return why a token cannot be followed, or cannot be undone, as drafts need it; the library cannot undo a token
-    where a grammar counts tokens. Empty if both work."""
+    """Return an error if the grammar cannot accept a first token, or not roll it back as drafts require; else ""."""
     mask = matcher.compute_bitmask()
     first = next(
         (i for i in range(len(mask) * 8) if mask[i // 8] >> i % 8 & 1 and i not in vocabulary.eos_token_ids), None

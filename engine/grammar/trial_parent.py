@@ -1,11 +1,11 @@
-"""`python -m engine.grammar.trial_parent`: reads a model's vocabulary once, and forks processes that try grammars.
+"""`python -m engine.grammar.trial_parent`: loads a model's vocabulary once, and forks processes that try grammars.
 
-A fork takes milliseconds and shares the vocabulary, while a new process would read it for a second. stdin is a socket.
-The first message is a frame with a TokenizerSource in msgpack; an empty frame in reply says that it is read. Every
-other message is a process id of four bytes. The id 0, with a socket attached, requests a process at that socket's other
-end, and its id is the reply. Any other id says that the process has ended and is not needed any longer: until then its
-id is not given to another process. At its socket a process gets frames with a grammar's text, each with a Trial in
-reply.
+A fork takes milliseconds and shares the vocabulary, which a new process would take a second to load. stdin is a socket.
+The first message is a frame with a TokenizerSource in msgpack; an empty frame in reply says that it is loaded. Every
+other message is a process id of four bytes. The id 0, sent with an attached socket, requests a process that serves the
+socket; the reply is the new process's id. Any other id says that this process has ended and can be reaped; until then
+the system does not reuse the id. On its socket, a process receives frames with a grammar's text, and answers each with
+a Trial.
 """
 
 import contextlib

@@ -23,10 +23,10 @@ _LOW_PRIORITY = 19
 
 
 class TrialProcess:
-    """A process that compiles. Its methods are for one thread, except `kill`."""
+    """A child process that compiles one grammar at a time. Only `kill` may be called from other threads."""
 
     def __init__(self, process_id: int, channel: socket.socket, on_ended: abc.Callable[[int], None]) -> None:
-        """on_ended: gets the process id, which may be another process's from then on."""
+        """on_ended: called with the process id by `end`; the system may reuse the id afterwards."""
         self._process_id = process_id
         self._channel = channel
         self._on_ended = on_ended
@@ -35,7 +35,7 @@ class TrialProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether an idle process lives: the only message that it can send is its end."""
+        """Whether the process lives. Only valid while it is idle: then its socket becomes readable only on exit."""
         return not _is_readable(self._channel, 0)
 
     def start(self, grammar: str) -> None:
@@ -43,7 +43,7 @@ class TrialProcess:
             send_frame(self._channel, grammar.encode())
 
     def reply(self, timeout_s: float) -> Trial | None:
-        """Return the outcome; None if it is not known in time. Raises EOFError if the process has died."""
+        """Wait for the trial's outcome; return None on timeout. Raises EOFError if the process has died."""
         if not _is_readable(self._channel, timeout_s):
             return None
         try:
@@ -55,12 +55,12 @@ class TrialProcess:
         return msgspec.msgpack.decode(reply, type=Trial)
 
     def lower_priority(self) -> None:
-        """Give the engine's threads priority over the process, for the rest of its life."""
+        """Lower the process's CPU priority below the engine's, permanently."""
         with contextlib.suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, self._process_id, _LOW_PRIORITY)
 
     def kill(self) -> None:
-        """End the running trial, whose `reply` fails then; for any thread."""
+        """Kill the process; a waiting `reply` raises EOFError. May be called from any thread."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             if not self._has_ended:
                 os.kill(self._process_id, signal.SIGKILL)
@@ -76,8 +76,7 @@ class TrialProcess:
 
 
 class TrialProcesses:
-    """Processes that try grammars, and their parent, which is started with the first, and again if it has died. Threads
-    may share this object."""
+    """A thread-safe pool of trial processes. Their common parent starts with the first, and again if it has died."""
 
     def __init__(self, source: TokenizerSource) -> None:
         self._source = msgspec.msgpack.encode(source)
@@ -87,14 +86,14 @@ class TrialProcesses:
         self._is_closed = False
 
     def start(self, grammar: str) -> TrialProcess:
-        """Return a process that tries the grammar. The caller ends it, or puts it back."""
+        """Try the grammar in an idle or new process. The caller must `end` the process or `put_back` it."""
         with self._lock:
             process = self._idle_one() or self._new()
         process.start(grammar)
         return process
 
     def put_back(self, process: TrialProcess) -> None:
-        """Keep a process for the next grammar. process: has replied, and is in its first state again."""
+        """Return a process to the pool after its trial has replied."""
         with self._lock:
             if not self._is_closed:
                 self._idle.append(process)
@@ -102,7 +101,7 @@ class TrialProcesses:
         process.end()
 
     def close(self) -> None:
-        """End all processes. Running trials fail."""
+        """Kill all processes. Running trials fail."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -128,7 +127,7 @@ class TrialProcesses:
 
 
 class _Parent:
-    """A process that has read the vocabulary, and forks. See `engine.grammar.trial_parent`."""
+    """The process that loads the vocabulary and forks trial processes. See `engine.grammar.trial_parent`."""
 
     def __init__(self, source: bytes) -> None:
         self._control, theirs = socket.socketpair()
@@ -157,7 +156,7 @@ class _Parent:
         return TrialProcess(process_id, ours, self._forget)
 
     def kill(self) -> None:
-        """Kill the parent, with the processes that it has forked."""
+        """Kill the parent, and with it all processes that it forked."""
         self._process.kill()
         self._process.wait()
 
@@ -167,7 +166,7 @@ class _Parent:
 
 
 def _is_readable(channel: socket.socket, timeout_s: float) -> bool:
-    """Whether a reply, or the end of the process, comes in time."""
+    """Wait until the socket has a reply or is closed; return False on timeout."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     return bool(poll.poll(max(0.0, timeout_s) * 1000))

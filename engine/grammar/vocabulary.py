@@ -1,4 +1,4 @@
-"""GrammarVocabulary: a model's tokens, as llguidance reads them."""
+"""GrammarVocabulary: a model's tokenizer in llguidance's form."""
 
 import re
 import secrets
@@ -12,7 +12,7 @@ _BEYOND_LIMITS = re.compile(r"too many (?:expressions|states|items)|items; max i
 
 
 class TokenizerSource(msgspec.Struct, frozen=True):
-    """All that a process needs to know of a model to compile grammars for it."""
+    """The parts of a model's tokenizer that a process needs to compile grammars."""
 
     tokenizer_json: bytes
     vocab_size: int  # width of the output layer
@@ -21,7 +21,7 @@ class TokenizerSource(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class GrammarVocabulary:
-    """A model's vocabulary as llguidance reads it. Slow to make: a second for 150,000 tokens."""
+    """A model's tokenizer in llguidance's form. Slow to build: a second for 150,000 tokens."""
 
     tokenizer: llguidance.LLTokenizer
     vocab_size: int
@@ -35,20 +35,21 @@ class GrammarVocabulary:
         return cls(tokenizer, source.vocab_size, frozenset(source.eos_token_ids))
 
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
-        """Return a new matcher; its `get_error` says whether the grammar could be compiled. Releases Python's lock."""
+        """Compile a grammar; the matcher's `get_error` is not empty if that failed. Releases the GIL."""
         return llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
 
 
 def is_beyond_limits(reason: str) -> bool:
-    """Whether the library's message says that the grammar is too complex."""
+    """Return whether llguidance's error message says that the grammar exceeds a complexity limit."""
     return _BEYOND_LIMITS.search(reason) is not None
 
 
 def _unspelled(tokenizer_json: bytes) -> str:
-    """Return the tokenizer with its special tokens renamed, so that no text of a grammar spells one.
+    """Return tokenizer_json with the special tokens renamed to random names that no grammar text can spell.
 
-    A key or a value that reads <|im_end|> is text: it must be forced in ordinary tokens. Grammars name special tokens
-    by their ids. llguidance takes for special: tokens that are, and tokens that were added with a text like <this>.
+    A JSON key or value that reads <|im_end|> is text and must be tokenized as ordinary tokens; grammars refer to
+    special tokens by id. llguidance also treats added tokens with a text like <this> as special, so these are renamed
+    too.
     """
     tokenizer = msgspec.json.decode(tokenizer_json)
     secret = secrets.token_hex(8)

@@ -1,1 +1,1 @@
-"""Texts that become vectors or scores: their queue, their batches, and the engine that computes them."""
+"""Pooling models, which turn texts into vectors or scores: queue, batching, and the engine that runs the batches."""

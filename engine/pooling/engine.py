@@ -1,4 +1,4 @@
-"""PoolingEngine: a model's queue of texts, and its steps, which compute several texts together."""
+"""PoolingEngine: the queue of a pooling model, and its steps, each of which computes a batch of texts."""
 
 import logging
 import time
@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 class TextPooler(Protocol):
-    """Pooler, as far as the engine knows it."""
+    """The interface of Pooler that the engine uses."""
 
     def compute(self, requests: Sequence[PoolingRequest]) -> "list[torch.Tensor]": ...
 
 
 class PoolingEngine:
-    """A ServedEngine that pools texts. Every text that is added ends with exactly one output, unless it is aborted."""
+    """A ServedEngine for a pooling model. Every added text ends with exactly one output, unless it is aborted."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class PoolingEngine:
         max_num_seqs: int,
         on_started: Callable[[list[str], StepStats], None] | None = None,
     ) -> None:
-        """max_num_seqs: texts in a batch. on_started: called before a batch is computed, with its ids and gauges."""
+        """max_num_seqs: most texts in a batch. on_started: called before a batch runs, with its ids and gauges."""
         self._pooler = pooler
         self._info = info
         self._queue = queue
@@ -84,7 +84,7 @@ class PoolingEngine:
     def add(self, requests: Sequence[PoolingRequest]) -> None:
         """Queue texts. A text that can never be computed ends with an error output in the next step.
 
-        The API process refuses such texts before it submits them, with the right status; this is a second check.
+        The API process rejects such texts before submitting them, with the right HTTP status; this is a second check.
         """
         for request in requests:
             try:
@@ -124,7 +124,7 @@ class PoolingEngine:
             self._queue.remove(request_id)
 
     def step(self) -> PoolingOutputs:
-        """Compute one batch. Returns its outputs, and outputs of texts that were refused or whose time is over."""
+        """Compute one batch; return its outputs, and outputs of texts that were refused or have timed out."""
         started_s = time.perf_counter()
         for request, reason in self._queue.take_expired(time.monotonic()):
             self._outputs.append(PoolingOutput(id=request.id, finish_reason=reason))
@@ -165,7 +165,8 @@ class PoolingEngine:
         )
 
     def _compute(self, batch: Sequence[PoolingRequest], num_tokens: int) -> "list[torch.Tensor | str] | None":
-        """Return the values of each text, or an error message; None if memory did not suffice for them."""
+        """Return each text's values or error message; None to retry with smaller batches after running out of
+        memory."""
         start_s = time.perf_counter()
         try:
             results: list[torch.Tensor | str] = list(self._pooler.compute(batch))

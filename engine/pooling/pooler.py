@@ -16,7 +16,7 @@ _SCORES = (PoolingTask.CLASSIFY, PoolingTask.SCORE)
 
 
 class Pooler:
-    """Computes vectors and scores of texts. scheme: of vectors, if the model makes some."""
+    """Computes vectors and scores of texts. scheme: how token states become a vector; None without embeddings."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Pooler:
         return values.cpu()
 
     def _only_rows(self, requests: Sequence[PoolingRequest], lengths: list[int]) -> torch.Tensor | None:
-        """Return the rows whose last states are used, if these are the first or last of all texts; else None."""
+        """Return the rows whose hidden states are used, if all texts use only their first or last row; else None."""
         used = {self._only_row(request.params.task) for request in requests}
         if used == {TokenPooling.CLS}:
             return torch.tensor([0, *lengths[:-1]]).cumsum(0)

@@ -1,4 +1,4 @@
-"""PoolingQueue: waiting texts, in the order in which they are computed."""
+"""PoolingQueue: texts that wait for a batch, in the order of service."""
 
 import heapq
 import itertools
@@ -12,13 +12,14 @@ _Key = tuple[int, float, float, int]  # rank of the class, priority, turn, order
 
 
 class PoolingQueue:
-    """Texts by service class; within a class, first come, first served among a tenant's, and in turns among tenants.
+    """Waiting texts by service class; within a class, tenants are served by fair queuing, and each tenant's texts first
+    come, first served.
 
-    A tenant's next text has its turn when its last one's is over, whose length is its tokens over the tenant's weight
-    (start-time fair queuing: Goyal et al., SIGCOMM 1996). Where priorities are honored, they come before turns.
+    A tenant's next text starts, in virtual time, where its last one ended; a text's length is its tokens divided by the
+    tenant's weight (start-time fair queuing: Goyal et al., SIGCOMM 1996). If priorities are honored, they come before
+    fairness.
 
-    Invariant: the heaps have an entry for each waiting text; entries of texts that have left stay until they come to
-    the top.
+    Invariant: the heaps have an entry for each waiting text; entries of removed texts stay until they reach the top.
     """
 
     def __init__(self, *, honors_priority: bool) -> None:
@@ -40,7 +41,7 @@ class PoolingQueue:
 
     @property
     def next_limit_s(self) -> float | None:
-        """The earliest time at which a text's time is over; None if none has a limit."""
+        """Earliest time limit of a waiting text, on the time.monotonic() clock; None if no text has one."""
         while self._limits and self._limits[0][1] not in self._waiting:
             heapq.heappop(self._limits)
         return self._limits[0][0] if self._limits else None
@@ -51,7 +52,7 @@ class PoolingQueue:
         self._push(request, begins)
 
     def put_back(self, requests: Sequence[PoolingRequest]) -> None:
-        """Queue texts that were taken again, before others of their class and priority."""
+        """Requeue texts that `take` returned, before all others of their class and priority."""
         for request in requests:
             self._turns.setdefault(request.tenant, self._now)
             self._push(request, -math.inf)
@@ -92,11 +93,11 @@ class PoolingQueue:
         return self._waiting[self._order[0][1]].service_class if self._order else None
 
     def take(self, max_tokens: int, max_texts: int, max_vectors: int | None = None) -> Sequence[PoolingRequest]:
-        """Remove and return the next texts, as many as fit, and at least one. max_vectors: of token_embed; None: any
-        number.
+        """Remove and return the next batch of texts: as many as fit, and at least one. max_vectors: limit on the
+        vectors of token_embed tasks.
 
-        Texts of a class that yields immediately are in a batch of their own, so that other texts get no longer step
-        because of them.
+        Texts of a class that yields immediately get a batch of their own, so as not to lengthen the step of other
+        texts.
         """
         taken: list[PoolingRequest] = []
         num_tokens = num_vectors = 0

@@ -1,4 +1,4 @@
-"""PoolingStepSize: how many tokens the next batch may have, from the times of the last ones."""
+"""PoolingStepSize: limits the tokens of the next batch, from the measured times of earlier ones."""
 
 from engine.protocol import ServiceClass
 from engine.scheduling.fairness.service_rules import SERVICE_RULES
@@ -13,13 +13,13 @@ _SHARE = 0.2  # of the last batch in the estimate
 
 class PoolingStepSize:
     def __init__(self, max_tokens: int | None) -> None:
-        """max_tokens: of every batch; None: as many as take a quarter of a second, or 50 ms for classes that yield."""
+        """max_tokens: limit of every batch; None adapts it to a duration of 250 ms, or 50 ms for classes that yield."""
         self._max_tokens = max_tokens
         self._limit = _MAX_TOKENS
         self.seconds_per_token = 0.0  # 0 is unknown
 
     def tokens(self, service_class: ServiceClass) -> int:
-        """Return the limit of a batch whose first text is of this class; one text may exceed it."""
+        """Return the token limit of a batch whose first text has this class. A single longer text may exceed it."""
         if self._max_tokens is not None:
             return min(self._limit, self._max_tokens)
         if not self.seconds_per_token:
@@ -30,7 +30,7 @@ class PoolingStepSize:
 
     @property
     def most(self) -> int:
-        """Most tokens of any batch of several texts."""
+        """Largest token limit that a batch of any class can have."""
         return min(self._limit, self._max_tokens or _MAX_TOKENS)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
@@ -41,7 +41,7 @@ class PoolingStepSize:
         self.seconds_per_token = sample if not known else known + _SHARE * (sample - known)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Halve the limit after `num_tokens` ran out of memory. Returns False if fewer tokens are impossible."""
+        """Halve the limit after a batch of `num_tokens` ran out of memory. Returns False if it had only one token."""
         if num_tokens <= 1:
             return False
         self._limit = max(1, num_tokens // 2)

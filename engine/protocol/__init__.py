@@ -1,7 +1,7 @@
-"""Wire types between the API process and the engine process.
+"""Message types between the API process and the engine process.
 
-One message carries a request in; one message a step carries the outputs of all its sequences out. Everything here is a
-frozen msgspec struct, so a frame is plain msgpack and nothing that came from a network is ever unpickled.
+One message carries a request in; one message per step carries the outputs of all its sequences out. All types are
+frozen msgspec structs: a frame is plain msgpack, and data from a network is never unpickled.
 """
 
 from engine.protocol.adapters import AdapterInfo, AdapterRef, AdapterStats

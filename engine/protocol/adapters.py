@@ -1,4 +1,4 @@
-"""Adapters on the wire: which version a request has, its properties, and statistics."""
+"""LoRA adapters in messages: the version that a request uses, its properties, and statistics."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ NO_ADAPTERS = "this model can have no LoRA adapters: they are for models that ge
 
 
 class AdapterRef(msgspec.Struct, frozen=True):
-    """One version of an adapter: other contents or another scale under the same name are another version."""
+    """One version of an adapter. Changed contents or another scale make another version, even under the same name."""
 
     name: str  # in the request, for logs and metrics
     path: str  # to read the adapter again after an eviction
@@ -14,7 +14,7 @@ class AdapterRef(msgspec.Struct, frozen=True):
 
 
 class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The properties of an adapter that the engine has read."""
+    """Properties of an adapter that the engine has loaded."""
 
     digest: bytes
     rank: int  # the largest of its layers
@@ -23,7 +23,7 @@ class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdapterStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Adapters after one step; `fill_s` and `evictions` are increments."""
+    """Statistics of the adapters after one step. `fill_s` and `evictions` are increments, the others gauges."""
 
     running: list[str] = []  # names of running requests' adapters
     waiting: list[str] = []  # names of waiting requests' adapters

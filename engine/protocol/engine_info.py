@@ -6,7 +6,7 @@ from engine.protocol.pooling import PoolingInfo
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the API process needs to convert text to ids and back, without torch or transformers."""
+    """All data that the API process needs to encode and decode text without torch or transformers."""
 
     tokenizer_json: bytes
     chat_template: str | None
@@ -18,7 +18,7 @@ class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's predictions compared with the same weights unquantized, on average over a text (engine/quality)."""
+    """Predictions compared with the unquantized weights' predictions, averaged over a text (engine/quality)."""
 
     kl_divergence: float  # nats per token
     top1_agreement: float  # share of positions with the same likeliest token
@@ -34,7 +34,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The model and settings of an engine; sent once, with READY."""
+    """The model and settings of an engine; sent once, in Ready."""
 
     architecture: str
     device: str
@@ -64,5 +64,5 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def generates(self) -> bool:
-        """Whether the engine generates text. Otherwise it pools texts: `pooling` says how."""
+        """Whether the engine generates text; otherwise it serves a pooling model, described by `pooling`."""
         return self.pooling is None

@@ -1,4 +1,4 @@
-"""A sequence to generate: the request, and its outputs step by step."""
+"""Requests to generate a sequence, and their outputs, step by step."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True):
-    """A limit on a thought: when it is spent, the next token is the mark that ends the thought."""
+    """Token limit on a model's thinking; once it is spent, `end_id` is forced as the next token."""
 
     max_tokens: int  # between the marks
     start_id: int | None  # the mark that begins the thought; None if the prompt ends with it
@@ -18,9 +18,10 @@ class ThinkingBudget(msgspec.Struct, frozen=True):
 
 
 class Resumption(msgspec.Struct, frozen=True, kw_only=True):
-    """The output so far of a request that another engine has started, with its counts; the next engine continues both.
+    """The output so far of a request that is resumed on another engine, and its counters, which the new engine
+    continues.
 
-    The tokens are known, as after a preemption: they are computed again, and not sampled.
+    As after a preemption, these tokens are prefilled again, not sampled.
     """
 
     output_ids: list[int]  # at least one
@@ -31,7 +32,7 @@ class Resumption(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueuedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a request of any kind by which it waits its turn. All times are time.monotonic()."""
+    """The fields that queuing uses, common to generation and pooling requests. All times are time.monotonic()."""
 
     id: str  # made by the server, never a client's header
     prompt_ids: list[int]
@@ -47,7 +48,7 @@ class QueuedRequest(msgspec.Struct, frozen=True, kw_only=True):
         check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)
 
     def time_over(self, now_s: float) -> FinishReason | None:
-        """Return why the request, of which nothing is computed, ends now; None if it may wait longer."""
+        """Return the reason if a request that has not started has timed out at `now_s`, else None."""
         if self.deadline_s is not None and self.deadline_s <= now_s:
             return FinishReason.TIMEOUT
         if self.start_by_s is not None and self.start_by_s <= now_s:
@@ -56,7 +57,7 @@ class QueuedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineRequest(QueuedRequest, frozen=True, kw_only=True):
-    """One sequence to generate. A client's request with n choices becomes n of these, which share the prompt's
+    """One sequence to generate. A client's request with n choices becomes n EngineRequests, which share the prompt's KV
     blocks."""
 
     sampling: SamplingParams
@@ -72,7 +73,7 @@ class EngineRequest(QueuedRequest, frozen=True, kw_only=True):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Natural-log probabilities from the raw logits, before any sampling parameter."""
+    """Natural-log probabilities of one position, from the raw logits, before any sampling parameter."""
 
     token_id: int
     logprob: float
@@ -81,7 +82,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The new output of one request after one step. `finish_reason` marks the single terminal output."""
+    """New output of one request after a step. `finish_reason` is set only on the request's last output."""
 
     id: str
     new_ids: list[int] = []

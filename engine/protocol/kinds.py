@@ -1,4 +1,4 @@
-"""Closed sets: service classes, reasons why a sequence ends, and results of audits."""
+"""Enums of the protocol: service classes, reasons why a sequence ends, and audit results."""
 
 import enum
 
@@ -15,7 +15,7 @@ class FinishReason(enum.StrEnum):
 
 
 class AbortReason(enum.StrEnum):
-    """Why the API process ends a sequence early. STOP_STRING ends it with FinishReason.STOP, the others with ABORT."""
+    """Why the API process aborts a sequence. STOP_STRING ends it with FinishReason.STOP, the others with ABORT."""
 
     CLIENT_GONE = "client_gone"
     STOP_STRING = "stop_string"
@@ -23,7 +23,7 @@ class AbortReason(enum.StrEnum):
 
 
 class ServiceClass(enum.StrEnum):
-    """The kind of client that a sequence is for. engine/scheduling/fairness/service_rules.py has its consequences."""
+    """Scheduling class, by the kind of client. Rules: engine/scheduling/fairness/service_rules.py."""
 
     URGENT = "urgent"  # a client waits, and other clients may wait longer
     INTERACTIVE = "interactive"  # a client waits
@@ -33,7 +33,7 @@ class ServiceClass(enum.StrEnum):
 
 
 class AuditVerdict(enum.StrEnum):
-    """How a sequence generated with drafts compares with its repetition without them."""
+    """Result of comparing a sequence generated with drafts to the same sequence generated again without them."""
 
     EQUAL = "equal"
     NEAR_TIE = "near_tie"  # they differ from a position on where the two best tokens were almost equal

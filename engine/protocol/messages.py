@@ -1,4 +1,4 @@
-"""Messages between the API process and the engine process, and their decoding."""
+"""Messages between the API process and the engine process, and how to decode them."""
 
 from typing import TypeVar
 
@@ -28,26 +28,26 @@ class AbortRequest(msgspec.Struct, frozen=True, tag=True):
 
 
 class AbortPooling(msgspec.Struct, frozen=True, tag=True):
-    """No caller waits for these texts any more. They get no output, unless they are being computed."""
+    """Drop these texts, which no caller waits for any more. Only texts already being computed get an output."""
 
     ids: list[str]
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, tag=True):
-    """Read an adapter and check it against the model; the answer has the same number."""
+    """Load an adapter and check it against the model. The reply, AdapterLoaded or AdapterRefused, has its number."""
 
     number: int
     path: str
 
 
 class ForgetAdapter(msgspec.Struct, frozen=True, tag=True):
-    """No new request will have this adapter."""
+    """The adapter was unloaded: no new request will use it."""
 
     digest: bytes
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """Stop now; the API process has drained, or has given up on the running requests."""
+    """Stop now: the API process has drained, or has given up on the running requests."""
 
 
 class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
@@ -61,7 +61,7 @@ ToEngine = AddRequest | AddPooling | AbortRequest | AbortPooling | LoadAdapter |
 
 
 class Loading(msgspec.Struct, frozen=True, tag=True):
-    """Progress of the start, for /health and the terminal's bars. total: 0 is unknown."""
+    """Startup progress, for /health and the terminal's progress bars. total: 0 if unknown."""
 
     stage: str  # "download model", "load weights", "warm up"
     done: int
@@ -71,7 +71,7 @@ class Loading(msgspec.Struct, frozen=True, tag=True):
 
 
 class TokenizerReady(msgspec.Struct, frozen=True, tag=True):
-    """The tokenizer, sent before the weights are loaded: the API process prepares its own form of it meanwhile."""
+    """The tokenizer, sent before the weights are loaded, so that the API process can build its own in the meantime."""
 
     tokenizer: TokenizerInfo
 
@@ -81,7 +81,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The engine cannot start, and another try would not help. message: for the user."""
+    """The engine cannot start, and a retry would not help. message: for the user."""
 
     message: str
     is_option: bool = False  # an option is wrong, not the model or the machine
@@ -108,9 +108,9 @@ class AdapterRefused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """The next step is the first that computes these requests: if the engine ends now, they may be the cause.
+    """The next step is the first to compute these requests. If the engine dies now, they may be the cause.
 
-    stats: gauges for the step, from an engine that pools texts, whose requests run within one step.
+    stats: gauges at the step's beginning; only from a pooling engine, whose requests run within a single step.
     """
 
     ids: list[str]
@@ -118,7 +118,7 @@ class Started(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class Working(msgspec.Struct, frozen=True, tag=True):
-    """A long step makes progress, or a grammar is still being compiled: the engine does not hang."""
+    """A sign of life during a long step or while a grammar compiles, so that the engine is not taken for stuck."""
 
 
 FromEngine = (
@@ -140,13 +140,13 @@ _from_engine = msgspec.msgpack.Decoder(FromEngine)
 
 
 def decode_to_engine(payload: bytes | bytearray) -> ToEngine:
-    """Decode a message to the engine. Raises msgspec.DecodeError if the bytes are not a message, and InvalidRequest for
+    """Decode a message to the engine. Raises msgspec.DecodeError for an invalid message, and InvalidRequest for
     parameters out of range."""
     return _decoded(_to_engine, payload)
 
 
 def decode_from_engine(payload: bytes | bytearray) -> FromEngine:
-    """Decode a message from the engine. Raises msgspec.DecodeError if the bytes are not a message."""
+    """Decode a message from the engine. Raises msgspec.DecodeError for an invalid message."""
     return _decoded(_from_engine, payload)
 
 

@@ -1,7 +1,7 @@
-"""Requests to pool texts, their parameters and outputs, and the abilities of a pooling model.
+"""Pooling requests, their parameters and outputs, and the capabilities of a pooling model.
 
-One text is one request. A pair, for a cross-encoder, is one text with token types: the server joins it as the model's
-tokenizer does.
+One text is one request. For a cross-encoder, a pair of texts is one text with token types: the server joins the pair as
+the model's tokenizer does.
 """
 
 import enum
@@ -20,7 +20,7 @@ MAX_TOKEN_VALUES = 1 << 24
 
 
 class PoolingTask(enum.StrEnum):
-    """A task of a pooling model, with the shape of its output."""
+    """A task of a pooling model. The comments give the shape of its output."""
 
     EMBED = "embed"  # one vector: [D]
     TOKEN_EMBED = "token_embed"  # one vector per token, unpooled: [T, D]
@@ -29,10 +29,10 @@ class PoolingTask(enum.StrEnum):
 
 
 class PoolingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """The computation for a text. Validated when built; raises InvalidRequest. `PoolingInfo.check` checks parameters
-    against the model.
+    """Parameters of a pooling request. Raises InvalidRequest when built; `PoolingInfo.check` checks them against the
+    model.
 
-    normalize: whether vectors get length 1, or scores the model's activation; None is the model's default.
+    normalize: scale vectors to length 1, or apply the model's activation to scores; None takes the model's default.
     """
 
     task: PoolingTask
@@ -59,12 +59,12 @@ _CAPABILITIES = {
 
 
 def capabilities_of(tasks: Sequence[PoolingTask]) -> list[str]:
-    """Return the capabilities that a model's card lists for these tasks."""
+    """Return the names under which a model card lists these tasks."""
     return [name for task in tasks for name in _CAPABILITIES[task]]
 
 
 class PoolingRequest(QueuedRequest, frozen=True, kw_only=True):
-    """One text to pool. prompt_ids: with the model's special tokens."""
+    """One text to pool. prompt_ids: tokens with the special tokens that the model expects."""
 
     token_type_ids: list[int] | None = None  # as many as prompt_ids; None: all 0
     params: PoolingParams
@@ -75,10 +75,10 @@ class PoolingRequest(QueuedRequest, frozen=True, kw_only=True):
 
 
 class PoolingOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The output of a PoolingRequest; each request has exactly one.
+    """The single output of a PoolingRequest.
 
-    values: fp32, little-endian, row by row, of `shape`; see PoolingTask. finish_reason: STOP with values, else the
-    reason why there are none.
+    values: fp32, little-endian, row-major, of `shape`; see PoolingTask. finish_reason: STOP if there are values, else
+    why there are none.
     """
 
     id: str
@@ -94,7 +94,7 @@ class PoolingOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The abilities and defaults of a pooling model."""
+    """Capabilities and defaults of a pooling model."""
 
     tasks: list[PoolingTask]
     dimensions: int  # of a whole vector
@@ -112,11 +112,11 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
         return capabilities_of(self.tasks)
 
     def values_per_token(self, params: PoolingParams) -> int:
-        """Return how many numbers an output has for each token of its input; 0 if that does not depend on tokens."""
+        """Return the number of output values per input token; 0 for tasks whose output size is fixed."""
         return (params.dimensions or self.dimensions) if params.task is PoolingTask.TOKEN_EMBED else 0
 
     def check(self, params: PoolingParams) -> None:
-        """Raise InvalidRequest if the model cannot compute this."""
+        """Raise InvalidRequest if the model does not support these parameters."""
         if params.task not in self.tasks:
             raise InvalidRequest(
                 f"this model cannot {params.task.value}; it can: {', '.join(task.value for task in self.tasks)}"

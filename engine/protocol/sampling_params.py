@@ -1,4 +1,4 @@
-"""SamplingParams: how the tokens of a sequence are chosen, and when it stops."""
+"""SamplingParams: how a sequence's tokens are sampled, and when it stops."""
 
 import math
 from itertools import chain
@@ -13,8 +13,8 @@ _GREEDY_TEMPERATURE = 1e-5
 
 
 class DryParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of DRY, which penalizes a token that would continue a repetition: engine/sampling/steps/dry.py. The
-    server finds the breakers, since they are text."""
+    """Parameters of the DRY repetition penalty: engine/sampling/steps/dry.py. The server converts the text breakers to
+    tokens."""
 
     multiplier: float
     base: float = 1.75
@@ -31,7 +31,7 @@ class DryParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class XtcParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of XTC, which excludes top choices: engine/sampling/steps/xtc.py."""
+    """Parameters of XTC sampling, which excludes the top choices: engine/sampling/steps/xtc.py."""
 
     probability: float
     threshold: float = 0.1
@@ -42,7 +42,7 @@ class XtcParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MirostatParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters of mirostat, which steers the surprise of the text: engine/sampling/steps/mirostat.py."""
+    """Parameters of mirostat sampling, which controls the surprise of the text: engine/sampling/steps/mirostat.py."""
 
     version: int
     tau: float = 5.0  # the target, in bits
@@ -55,10 +55,10 @@ class MirostatParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How to choose a sequence's tokens, and when to stop. The server handles stop strings: they need text.
+    """How to sample a sequence's tokens, and when to stop. Stop strings are handled by the server, which has the text.
 
-    Validated when built; raises InvalidRequest. `check_vocabulary` checks token ids against the model, and admission
-    the length of the prompt.
+    Raises InvalidRequest when built. Token ids are checked later by `check_vocabulary`, the prompt's length at
+    admission.
     """
 
     max_tokens: int
@@ -110,7 +110,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is chosen, without a random number."""
+        """Whether sampling is greedy: the most likely token, without a random draw."""
         return self.temperature < _GREEDY_TEMPERATURE
 
     @property
@@ -119,7 +119,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def edits_logits(self) -> bool:
-        """Whether the sequence's logits are edited before tokens are chosen, other than by a grammar and a budget."""
+        """Whether logits are edited before sampling, apart from grammar masks and the thinking budget."""
         return bool(
             self.logit_bias
             or self.has_penalties
@@ -130,7 +130,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise InvalidRequest if a token id is outside [0, vocab_size). vocab_size: width of the output layer."""
+        """Raise InvalidRequest for a token id outside [0, vocab_size). vocab_size: width of the output layer."""
         for token_id in self.stop_token_ids:
             check_range("stop_token_ids", token_id, 0, vocab_size - 1)
         for token_id in self.logprob_token_ids:

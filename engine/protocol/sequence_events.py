@@ -1,7 +1,7 @@
-"""SequenceEvents: the history of one sequence in the engine, for operators who trace a request.
+"""Sequence events: the history of one sequence in the engine, for request traces.
 
 A sequence has few events: one for each admission, each preemption, each chunk of its prompt and each new reason to
-wait, and none for a step that decodes. `at_s` is time.monotonic(), which is one clock for both processes.
+wait, none for decoding steps. `at_s` is time.monotonic(), a clock that both processes share.
 """
 
 import enum
@@ -33,7 +33,7 @@ class Queued(_Event, frozen=True):
 
 
 class Waits(_Event, frozen=True):
-    """The sequence waits, for a new reason. is_shared: other tenants' sequences of its service class run."""
+    """The sequence waits for a new reason. is_shared: other tenants have running sequences in its service class."""
 
     reason: WaitReason
     is_shared: bool
@@ -44,15 +44,15 @@ class Admitted(_Event, frozen=True):
 
 
 class Computed(_Event, frozen=True):
-    """A step computed a part of the sequence's prompt, or of the tokens that a preemption lost."""
+    """A step computed a chunk of the sequence's prompt, or recomputed tokens lost in a preemption."""
 
     num_tokens: int
     num_left: int
 
 
 class Preempted(_Event, frozen=True):
-    """The sequence gave up its room and waits. reason: a PreemptionReason of engine/scheduling/steps/tally.py, or
-    "out_of_memory" if memory did not suffice for a step."""
+    """The sequence was preempted and waits again. reason: a PreemptionReason of engine/scheduling/steps/tally.py, or
+    "out_of_memory" if a step ran out of memory."""
 
     reason: str
     num_lost: int  # computed tokens

@@ -1,4 +1,4 @@
-"""ServedEngine: the interface of an engine of any kind to the process that runs it."""
+"""ServedEngine: the interface between the engine process and its engine, generating or pooling."""
 
 from typing import Protocol
 
@@ -6,26 +6,25 @@ from engine.protocol.messages import FromEngine, ToEngine
 
 
 class ServedEngine(Protocol):
-    """An engine that one thread drives: it calls `handle` and `step`, in any order."""
+    """An engine driven by one thread, which calls `handle` and `step` in any order."""
 
     send_s: float  # time to send the outputs of the last step; set by the process
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has something to compute or to report."""
+        """Whether `step` has something to compute or to output."""
 
     @property
     def is_preparing(self) -> bool:
-        """Whether something is prepared beside the steps, such as a grammar, and `has_work` will become true by
-        itself."""
+        """Whether work runs in the background, such as compiling a grammar, after which `has_work` becomes true."""
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Seconds until `has_work` becomes true because a request's time is over; None if no request has a limit."""
+        """Seconds until a waiting request times out, which makes `has_work` true; None without time limits."""
 
     def handle(self, message: ToEngine) -> FromEngine | None:
-        """Take a message of the API process; returns the answer to it, if there is one. Messages for other kinds of
-        engines are ignored."""
+        """Handle a message of the API process; return the reply, if any. Messages for another kind of engine are
+        ignored."""
 
     def step(self) -> FromEngine:
-        """Compute one batch; returns the outputs to send."""
+        """Compute one batch; return the outputs to send."""

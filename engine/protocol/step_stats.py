@@ -1,4 +1,4 @@
-"""StepStats: the statistics of one step of the engine."""
+"""StepStats: metrics of one engine step."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from engine.protocol.sequence_events import SequenceEvent
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The statistics of one step. Gauges are values after the step; the rest are this step's increments."""
+    """Metrics of one step: gauges with values after the step, and increments during the step."""
 
     is_beginning: bool = False  # gauges alone, of a step that begins
     running: int = 0
@@ -79,5 +79,5 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def num_computed(self) -> int:
-        """Number of computed tokens that count in metrics."""
+        """Tokens computed in the step for service classes that count in metrics."""
         return self.prefill_tokens + self.decode_tokens + self.batch_prefill_tokens + self.batch_decode_tokens

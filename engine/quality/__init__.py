@@ -1,1 +1,1 @@
-"""The quality that quantization costs a model, measured and stored with its weights."""
+"""The quality loss due to quantization, measured and stored with the weights."""

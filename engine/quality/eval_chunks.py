@@ -1,4 +1,4 @@
-"""EvalChunks: the text on which quality is measured, as chunks of token ids."""
+"""EvalChunks: the evaluation text as chunks of token ids."""
 
 from pathlib import Path
 
@@ -14,19 +14,19 @@ EvalChunks = tuple[tuple[int, ...], ...]  # of at least two token ids each
 
 
 def chunk_targets(chunks: EvalChunks) -> torch.Tensor:
-    """Return the tokens to predict, [N] int64: all tokens of each chunk but the first."""
+    """Return the tokens to predict, [N] int64: every token of each chunk except its first."""
     return torch.tensor([token for chunk in chunks for token in chunk[1:]])
 
 
 def builtin_text() -> str:
-    """Return the text that ships with the project: about 2,500 tokens of prose, code, tables and talk."""
+    """Return the built-in evaluation text: about 2,500 tokens of prose, code, tables and dialogue."""
     return _TEXT.read_text(encoding="utf-8")
 
 
 def split_into_chunks(text: str, assets: TokenizerAssets, max_position: int) -> EvalChunks:
-    """Split `text` into chunks of CHUNK_LEN tokens, or of the model's context if that is shorter.
+    """Split `text` into chunks of CHUNK_LEN tokens, or of the model's context length if that is shorter.
 
-    If a plain prompt begins with BOS, each chunk does too. A last chunk of one token is dropped.
+    Each chunk begins with BOS if plain prompts do. A last chunk of one token is dropped.
     """
     tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
     prefix = bos_prefix(tokenizer, assets)
@@ -37,7 +37,7 @@ def split_into_chunks(text: str, assets: TokenizerAssets, max_position: int) -> 
 
 
 def bos_prefix(tokenizer: Tokenizer, assets: TokenizerAssets) -> list[int]:
-    """Return the ids before every plain prompt: BOS, or none."""
+    """Return the token ids that precede every plain prompt: BOS, or none."""
     prefix = list(tokenizer.encode("").ids)
     if assets.add_bos_token and assets.bos_token_id is not None:
         prefix.insert(0, assets.bos_token_id)

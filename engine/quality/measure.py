@@ -1,9 +1,9 @@
-"""Comparison of a model's predictions with the predictions of the same weights unquantized.
+"""Comparison of a quantized model's predictions with the unquantized model's.
 
-The reference is computed first, layer by layer, and reduced to the numbers that the comparison needs, so that two
-models are never in memory. Its distribution at a position is stored as the NUM_TOP likeliest tokens, and the mass of
-all others together. The KL divergence of distributions that are merged in this way is at most the full one; for SmolLM2
-in int4 it was 0.112, and the full one 0.115.
+The reference model runs first, layer by layer, and its predictions are reduced to what the comparison needs, so that
+two models are never in memory. A reference distribution is stored as the NUM_TOP likeliest tokens and the total mass of
+the others. The KL divergence of distributions merged like this is at most the full one; for SmolLM2 in int4 it was
+0.112 instead of 0.115.
 """
 
 import math
@@ -28,7 +28,8 @@ _MIN_MASS = 1e-12  # of a probability that rounding may have made 0
 class Predictions:
     """A model's predictions at N positions.
 
-    token_ids, log_probs: [N, NUM_TOP], the likeliest tokens, best first. target_log_probs: [N], of the text's tokens.
+    token_ids, log_probs: [N, NUM_TOP], the likeliest tokens, best first. target_log_probs: [N], log probabilities of
+    the text's own tokens.
     """
 
     token_ids: torch.Tensor
@@ -42,7 +43,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceModel:
-    """The reference that models are compared with. name: of its weights."""
+    """The unquantized model to compare with: the evaluation text and its predictions. name: describes its weights."""
 
     name: str
     eval_chunks: EvalChunks
@@ -51,7 +52,7 @@ class ReferenceModel:
 
 @torch.inference_mode()
 def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressReport) -> Predictions:
-    """Predict the chunks with the weights of `stream`, whose layers are used up."""
+    """Run the model of `stream` on the chunks, layer by layer. Consumes the stream's layers."""
     decoder = stream.decoder
     device = stream.device
     stream.load_non_layer_weights()
@@ -72,7 +73,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
 
 @torch.inference_mode()
 def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress: ProgressReport) -> Quality:
-    """Compare the model's predictions on the reference's chunks with the reference's own."""
+    """Run the model on the reference's chunks, and compare its predictions with the reference's."""
     eval_chunks, predictions = reference.eval_chunks, reference.predictions
     targets = chunk_targets(eval_chunks).to(model.device)
     divergence = agreements = log_likelihood = 0.0
@@ -105,7 +106,7 @@ def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: Progress
 
 
 def _split_rows(hidden: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield parts of at most _LOGIT_ROWS rows, each with the number of its first row."""
+    """Yield the rows in parts of at most _LOGIT_ROWS, each with the overall index of its first row."""
     first = 0
     for rows in hidden:
         for part in rows.split(_LOGIT_ROWS):
@@ -115,7 +116,7 @@ def _split_rows(hidden: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, 
 
 def kl_divergence_of(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
     """Return KL(expected, actual), [n] in nats, from log probabilities [n, NUM_TOP] of the same tokens; all other
-    tokens count as one."""
+    tokens are merged into one."""
     p = expected.exp()
     top = (p * (expected - actual)).sum(-1)
     rest_p = (1.0 - p.double().sum(-1)).clamp_min(_MIN_MASS)

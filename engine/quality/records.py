@@ -1,7 +1,7 @@
-"""headrace_quality.json: measured qualities, stored with the weights and valid while nothing has changed.
+"""headrace_quality.json: quality measurements, stored with the weights and valid until model or options change.
 
-Weights and tokenizer are identified by a hash of their files, so that copies are recognized. Hashing takes a while: the
-hash is stored with a fingerprint of the files' names, sizes and times, and computed again if that differs.
+Weights and tokenizer are identified by a hash of their files, so that copies are recognized. Hashing is slow, so the
+hash is cached under a fingerprint of the files' names, sizes and times.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _MAX_STORED = 32  # records and hashes in one file; the oldest are dropped
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A measured quality. weights: hash of the model's files. key: everything else that determines the result."""
+    """A quality measurement. weights: hash of the model's files. key: everything else that the result depends on."""
 
     key: dict[str, str]
     quality: Quality
@@ -50,12 +50,12 @@ class _File(msgspec.Struct):
 
 
 class QualityRecords:
-    """The measured qualities of one model. A quality is stored only if the model's files have not changed since this
-    object was made."""
+    """The stored quality measurements of one model. Nothing is stored if the model's files have changed since this
+    object was created."""
 
     def __init__(self, files: ModelFiles, progress: ProgressReport, *, final_folder: Path | None = None) -> None:
-        """progress: called with ("hash weights", bytes done, all bytes, "B"). final_folder: the folder's name after it
-        will be moved, if it will."""
+        """progress: called with ("hash weights", bytes done, total bytes, "B"). final_folder: the path that the model's
+        folder will be moved to, if it will."""
         folder = (files.root or files.gguf[0].parent).resolve()
         name = hashlib.sha256(str(final_folder or folder).encode()).hexdigest()[:32]
         self._files = files
@@ -68,8 +68,7 @@ class QualityRecords:
         self._hash = ""  # once it is known
 
     def find(self, key: Mapping[str, str]) -> Quality | None:
-        """Return the quality that was measured with this key and these weights, whatever their files' names and
-        times."""
+        """Return the quality measured with this key and weights with the same contents, or None."""
         files = [_read(path, warns=True) for path in self._paths]
         found = [record for file in files for record in file.records if record.key == key]
         if not found:
@@ -85,9 +84,9 @@ class QualityRecords:
         return quality
 
     def store(self, key: Mapping[str, str], quality: Quality) -> None:
-        """Store a quality with the weights, or in the cache if that fails, in place of an earlier one.
+        """Store a quality next to the weights, or in the cache folder if that fails, replacing an earlier one.
 
-        A failure is logged, and no error.
+        Errors are logged and not raised.
         """
         weights = self._known_hash([_read(path) for path in self._paths]) or self._compute_hash()
         if not weights:
@@ -103,7 +102,7 @@ class QualityRecords:
         return next(filter(None, [self._hash, *(file.hashes.get(self._fingerprint) for file in files)]), "")
 
     def _compute_hash(self) -> str:
-        """Hash the weights; return "" if they cannot be read, or have changed."""
+        """Hash the weights; return "" if they cannot be read or have changed."""
         try:
             weights = _hash_of(self._files, self._progress)
         except OSError as error:
@@ -134,12 +133,12 @@ class QualityRecords:
 
 
 def _paths(files: ModelFiles) -> list[Path]:
-    """Return all files that determine a model's predictions."""
+    """Return the files that determine a model's predictions: weights and tokenizer."""
     return sorted({*files.weight_files, *files.tokenizer_files})
 
 
 def _fingerprint(files: ModelFiles) -> str:
-    """Return a hash of the files' names, sizes, times and inodes, without reading them."""
+    """Return a hash of the files' names, sizes, times and inodes, without reading their contents."""
     digest = hashlib.sha256()
     for path in _paths(files):
         digest.update(path.name.encode(errors="surrogateescape"))
@@ -181,7 +180,7 @@ def _read(path: Path, *, warns: bool = False) -> _File:
 
 
 def _check(quality: Quality) -> None:
-    """Raise ValueError for numbers that no measurement gives."""
+    """Raise ValueError if the numbers cannot come from a measurement."""
     numbers = (quality.kl_divergence, quality.top1_agreement, quality.perplexity, quality.reference_perplexity)
     is_valid = all(map(math.isfinite, numbers)) and min(quality.perplexity, quality.reference_perplexity) > 0
     if not is_valid or not 0 < quality.num_tokens < 1 << 53:

@@ -1,4 +1,4 @@
-"""QualityReport: the measured or stored quality of a start, checked against --max-quality-loss."""
+"""QualityReport: the quality measurement at startup, checked against --max-quality-loss."""
 
 import gc
 import hashlib
@@ -31,8 +31,8 @@ _UNQUANTIZED = WeightOptions(keeps_quantized=False)
 
 
 class QualityReport:
-    """The quality of one start. Call `before_loading` while no weights are in memory, and `after_loading` when the
-    model is loaded."""
+    """Measures or looks up the quality during startup. Call `before_loading` while no weights are in memory, and
+    `after_loading` once the model is loaded."""
 
     def __init__(self, config: EngineConfig, files: ModelFiles, device: torch.device, progress: ProgressReport) -> None:
         self._config = config
@@ -49,7 +49,7 @@ class QualityReport:
         return self._config.quality_report or self._config.max_quality_loss is not None
 
     def before_loading(self) -> None:
-        """Find an earlier measurement, or else compute the reference, layer by layer."""
+        """If a report was requested, look up a stored measurement, or else compute the reference predictions."""
         if not self._is_requested:
             return
         self._found = self._records.find(self._key)
@@ -60,7 +60,7 @@ class QualityReport:
             self._reference = measure_reference(self._files, opened, dtype, self._device, self._progress)
 
     def after_loading(self, model: LoadedModel) -> Quality | None:
-        """Return the quality if it was requested or is known. Raises StartupError like `check_quality`."""
+        """Return the quality, measured or stored; None if there is none. Raises StartupError like `check_quality`."""
         if not self._is_requested:  # a measurement by `headrace quantize` or an earlier start is shown anyway
             return self._records.find(self._key)
         quality = self._found
@@ -77,9 +77,9 @@ class QualityReport:
 def measure_reference(
     files: ModelFiles, opened: OpenedModel, dtype: torch.dtype, device: torch.device, progress: ProgressReport
 ) -> ReferenceModel:
-    """Compute the predictions of the dequantized weights on the text that ships with the project.
+    """Compute the dequantized model's predictions on the built-in text.
 
-    opened: the contents of `files`. Raises a ModelError.
+    opened: the opened model of `files`. Raises ModelError.
     """
     assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     eval_chunks = split_into_chunks(builtin_text(), assets, opened.spec.max_position)
@@ -93,7 +93,7 @@ def measure_reference(
 
 
 def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
-    """Return everything but the weights that determines the result of a measurement."""
+    """Return everything, except the weights, that a measurement depends on."""
     return {
         "dtype": config.dtype.value,
         "device": device.type,
@@ -108,12 +108,12 @@ def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
 
 
 def overrides_of(config: EngineConfig) -> dict[str, Any]:
-    """Return the user's changes to the model's configuration. Raises a ModelError."""
+    """Return the overrides of config.json from the options. Raises ModelError."""
     return dict(parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta))
 
 
 def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None:
-    """Raise StartupError if the perplexity grew by more than `limit`, or is not finite. remedy: for the former."""
+    """Raise StartupError if a perplexity is not finite or grew by more than `limit`. remedy: advice in the message."""
     if not math.isfinite(quality.reference_perplexity):
         raise StartupError(
             f"quality cannot be measured: the perplexity of the unquantized weights is {quality.reference_perplexity}, "
@@ -130,7 +130,7 @@ def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None
 
 
 def describe_quality(quality: Quality) -> str:
-    """Return a line for the operator."""
+    """Return a line for the log with the perplexities, the KL divergence and the top-1 agreement."""
     return (
         f"Quality: perplexity {quality.perplexity:.4g} against {quality.reference_perplexity:.4g} "
         f"({quality.loss:+.2%}), KL divergence {quality.kl_divergence:.2g} nats a token, likeliest token the same in "

@@ -1,1 +1,1 @@
-"""Step plans on a real model: batches, the KV cache's size, replayed steps."""
+"""Running step plans on a model: batch building, the size of the KV cache, replay of recorded steps."""

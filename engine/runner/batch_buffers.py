@@ -1,4 +1,4 @@
-"""BatchBuffers: the numbers of a step on the host, in one buffer for each type."""
+"""BatchBuffers: host-side staging of a step's inputs, in one buffer per dtype."""
 
 from array import array
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from models.batch import ForwardBatch, KVGroupBatch
 
 
 class BatchShape(NamedTuple):
-    """Numbers of rows, sequences, rows that need logits, and entries of the widest block table."""
+    """Sizes of a step's inputs. width: entries of the longest block table."""
 
     rows: int
     sequences: int
@@ -19,7 +19,7 @@ class BatchShape(NamedTuple):
 
 
 class BatchTensors(NamedTuple):
-    """The numbers as tensors on the device; see ForwardBatch. groups: groups with keys and values."""
+    """A step's inputs as tensors on the device; see ForwardBatch. groups: slots and block tables of each KV group."""
 
     token_ids: torch.Tensor
     positions: torch.Tensor
@@ -31,11 +31,11 @@ class BatchTensors(NamedTuple):
 
 
 class BatchBuffers:
-    """Buffers for a step of up to `max_rows` rows. On a CPU they are used again for each step: their addresses do not
-    change, so that tapes can read from them."""
+    """Host buffers for the inputs of a step of up to `max_rows` rows. On a CPU, every step uses the same memory, so
+    that recorded tapes can read from its addresses."""
 
     def __init__(self, max_rows: int, max_sequences: int, max_blocks: int, num_groups: int) -> None:
-        """max_blocks: widest block table. num_groups: KV groups, without recurrent states."""
+        """max_blocks: most entries of a block table. num_groups: KV groups, not counting recurrent states."""
         self.max_rows = max_rows
         self._max_sequences = max_sequences
         self._max_blocks = max_blocks
@@ -46,17 +46,17 @@ class BatchBuffers:
         self._last: tuple[BatchShape, BatchTensors] | None = None
 
     def contains(self, batch: ForwardBatch) -> bool:
-        """Whether the batch was built here."""
+        """Whether the batch's tensors are views of these buffers."""
         return batch.token_ids.data_ptr() == self._longs.buffer_info()[0]
 
     def write_rows(self, *columns: Sequence[int]) -> None:
-        """Write token_ids, positions, logit_rows, and the slots of each group."""
+        """Write the per-row inputs: token_ids, positions, logit_rows, and the KV slots of each group."""
         for place, numbers in enumerate(columns):
             start = place * self.max_rows
             self._longs[start : start + len(numbers)] = array("q", numbers)
 
     def write_lengths(self, row_ends: Sequence[int], context_lens: Sequence[int]) -> None:
-        """Write where each sequence's rows end, and the lengths of contexts. row_ends: starts with a 0."""
+        """Write the sequences' row offsets and context lengths. row_ends: cumulative row counts, starting with 0."""
         self._ints[: len(row_ends)] = array("i", row_ends)
         start = self._max_sequences + 1
         self._ints[start : start + len(context_lens)] = array("i", context_lens)
@@ -66,16 +66,16 @@ class BatchBuffers:
         self._ints[self._num_lengths : self._num_lengths + len(slots)] = array("i", slots)
 
     def write_tables(self, group: int, tables: Sequence[Sequence[int]], width: int) -> None:
-        """Write the block tables of a group, each filled up with 0 to `width`."""
+        """Write the block tables of a group, each padded with 0 to `width` entries."""
         start = self._num_lengths + self.max_rows + group * self._max_sequences * self._max_blocks
         for table in tables:
             self._ints[start : start + width] = array("i", [*table, *[0] * (width - len(table))])
             start += self._max_blocks
 
     def tensors(self, shape: BatchShape, device: torch.device) -> BatchTensors:
-        """Return views of the numbers that a step of this shape has written; on other devices than the CPU, of copies.
+        """Return the written inputs as tensors: views on a CPU, copies on other devices.
 
-        Most steps have the shape of the last one, and then no view is made.
+        The views are reused while consecutive steps have the same shape, as most do.
         """
         if self._last is None or self._last[0] != shape:
             self._last = shape, self._views(shape, device)

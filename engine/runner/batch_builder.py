@@ -1,7 +1,7 @@
 """StepPlan -> ForwardBatch: token rows, positions and slots, as plain lists that are copied once.
 
-In Python and not in numpy: the weights that a step reads evict everything else from the processor's caches, so that
-fetching each operator again costs more than a loop over a few hundred numbers.
+Python lists are faster here than numpy: a step streams the weights through the processor's caches, so fetching the code
+of each numpy operator again costs more than a loop over a few hundred numbers.
 """
 
 from collections import abc
@@ -24,11 +24,10 @@ def build_batch(
     *,
     has_adapters: bool = True,
 ) -> ForwardBatch:
-    """Return the batch of a plan, with rows sequence after sequence in the plan's order. groups: one for each block
-    table.
+    """Build the batch of a plan, with rows in the order of the plan's items. groups: the KV group of each block table.
 
-    buffers: hold the batch until the next one is built, if it has few enough rows; otherwise it gets buffers of its
-    own. has_adapters: whether the adapter slots of sequences are this model's.
+    buffers: reused for the batch, which is then valid until the next one is built; a batch with too many rows gets new
+    buffers. has_adapters: False for a draft model, to which the sequences' adapter slots do not apply.
     """
     block_size = groups[0].block_size
     rows = _rows(plan.items, groups, block_size, has_adapters=has_adapters)
@@ -54,7 +53,7 @@ def build_batch(
 
 
 class _Rows(NamedTuple):
-    """The numbers of a batch, as in ForwardBatch. slots: for each group with keys and values."""
+    """A batch's inputs as lists; see ForwardBatch. slots: KV slots of the rows, for each group with keys and values."""
 
     token_ids: list[int]
     positions: list[int]
@@ -105,7 +104,7 @@ def _write(
     device: torch.device,
     buffers: BatchBuffers | None,
 ) -> BatchTensors:
-    """Copy the numbers to `buffers`, or to new ones, and view them as tensors."""
+    """Copy the lists into `buffers`, or into new buffers if these are too small, and return them as tensors."""
     num_rows = len(rows.token_ids)
     width = -(-max(rows.context_lens) // groups[0].block_size)
     if buffers is None or num_rows > buffers.max_rows:
@@ -121,7 +120,7 @@ def _write(
 
 
 def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> abc.Sequence[list[int]]:
-    """Return each sequence's blocks of one KV group, in order of position, up to the longest context of this step."""
+    """Return each sequence's block table of a group, cut to `width` entries; 0 for blocks out of the window."""
     tables = [item.sequence.tables[index][:width] for item in items]
     if group.is_full_attention:
         return tables

@@ -1,4 +1,4 @@
-"""Runs a plan so that a fault of the runner ends only the sequences that cause it."""
+"""execute_contained: runs a step plan so that an exception ends only the sequences that cause it."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -> StepResult | None:
-    """Compute a plan. Returns None after a shortage of memory, which makes the budget smaller."""
+    """Run a plan. If memory runs out, shrink the budget and return None; smaller steps must then be scheduled."""
     start_s = time.perf_counter()
     try:
         result = run_step(runner, plan)
@@ -38,10 +38,10 @@ def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -
 
 
 def _execute_apart(runner: Runner[Any], plan: StepPlan, error: Exception) -> StepResult:
-    """Run a plan that failed item by item, so that only sequences end that fail alone.
+    """Run a failed plan again item by item, so that only sequences that fail on their own end.
 
-    Keys and values are written again as they were. But a recurrent state may have been overwritten by the step that
-    failed, and the old one is needed to compute it again: then all sequences end, with `error`.
+    Rerunning writes the same keys and values. A recurrent state may have been overwritten by the failed step, though,
+    and the old one is needed: then every sequence ends with `error`.
     """
     rows = [_failed(error)] * len(plan.items)
     if len(plan.items) > 1 and not any(group.is_state for group in runner.kv_groups):

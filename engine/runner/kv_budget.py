@@ -1,4 +1,4 @@
-"""The size of the KV cache: from free memory, the container's limit, and what requests can use."""
+"""Sizing of the KV cache: from free memory, the container's limit, and the most that requests can use."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _SHORT_LEN, _SHORT_PART = 512, 8
 
 @dataclass(frozen=True, slots=True)
 class KVBudget:
-    """The pools that were chosen. `reason` and `warnings` are for the operator."""
+    """The chosen sizes of the KV pool and the state pool. `reason` and `warnings` are log lines for the operator."""
 
     num_blocks: int
     kv_bytes: int
@@ -48,11 +48,11 @@ def plan_kv_budget(
     reserved_bytes: int = 0,
     device: torch.device,
 ) -> KVBudget:
-    """Return the blocks of the pool, the longest request that it admits, and the number of recurrent states.
+    """Choose the number of KV blocks and recurrent states, and the longest request that fits.
 
-    bytes_per_state: of all recurrent layers of the model; 0 without such layers. reserved_bytes: free bytes that are
-    for other things, unless the size of the cache is set by the user. Raises StartupError if not even one block fits,
-    or if model or pool cannot hold the requested context.
+    bytes_per_state: over all recurrent layers; 0 without such layers. reserved_bytes: free memory that the cache must
+    leave for other uses, unless --kv-cache-memory-bytes is set. Raises StartupError if not even one block fits, or if
+    the model or the pool cannot hold the requested context.
     """
     requested_len = config.max_model_len or model_max_len
     if requested_len > model_max_len:
@@ -78,20 +78,21 @@ def plan_kv_budget(
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """The memory that sequences need."""
+    """Memory needs of sequences."""
 
     groups: tuple[KVGroup, ...]
     bytes_per_block: int
     bytes_per_state: int
 
     def sequence_bytes(self, num_tokens: int, num_states: int = 1) -> int:
-        """Return the bytes of the keys and values of one sequence, and of its recurrent states."""
+        """Return the peak bytes of one sequence: KV blocks for `num_tokens` tokens, and recurrent states."""
         return peak_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
 
     def num_states(self, num_bytes: int, max_num_seqs: int, requested_len: int, *, min_len: int) -> int:
-        """Return how many states to allocate of `num_bytes`, besides a sequence of at least `min_len` tokens.
+        """Return how many recurrent states to allocate from `num_bytes`, leaving KV blocks for a sequence of `min_len`
+        tokens.
 
-        As many as sequences of the usual length need; as many as running sequences can use if those are small.
+        Enough for sequences of the usual length, or for all running sequences if states are small.
         """
         if not self.bytes_per_state:
             return 0
@@ -105,7 +106,7 @@ class _Demand:
 
 
 def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_blocks: int, requested_len: int) -> int:
-    """Return the longest sequence that the pool holds, up to `requested_len`. Raises StartupError if too short."""
+    """Return the longest sequence that fits, up to `requested_len`. Raises StartupError if --max-model-len does not."""
     if num_blocks < peak_blocks(demand.groups, 1):
         state = "and one recurrent state " if demand.bytes_per_state else ""
         raise StartupError(
@@ -141,7 +142,7 @@ def _total_bytes(
     reserved_bytes: int,
     device: torch.device,
 ) -> tuple[int, str]:
-    """Return the cache's size, and where the number comes from."""
+    """Return the cache's size, and the reason for it as a log text."""
     if config.kv_cache_memory_bytes is not None:
         num_bytes = config.kv_cache_memory_bytes
         if num_bytes > free_bytes:
@@ -158,7 +159,7 @@ def _total_bytes(
 
 
 def format_bytes(count: int) -> str:
-    """Return 1,932,735,283 as '1.8 GiB'."""
+    """Format a number of bytes, such as 1,932,735,283 as '1.8 GiB'."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":

@@ -1,4 +1,4 @@
-"""TorchRunner: computes step plans with a loaded model, on a CPU or a CUDA device."""
+"""TorchRunner: runs step plans on a loaded model, on a CPU or a CUDA device."""
 
 import math
 import time
@@ -30,9 +30,10 @@ _PROMPT_LOGIT_ROWS = 128
 
 
 class _PromptRows(NamedTuple):
-    """Rows of one item of a step in which log probabilities of prompts are requested.
+    """One plan item's part in a step that computes prompt log probabilities.
 
-    num_top: best tokens of each position; None where a request wants none. targets: the prompt's tokens after each row.
+    num_top: number of top tokens to report; None if this request wants no prompt log probabilities. targets: the prompt
+    tokens that the rows predict.
     """
 
     num_rows: int
@@ -42,7 +43,7 @@ class _PromptRows(NamedTuple):
 
 
 class PendingStep(NamedTuple):
-    """A step that was launched; see TorchRunner. logits: [L, V] fp32, of `rows`; None without rows."""
+    """A launched step; see TorchRunner. logits: [L, V] fp32, of `rows`; None without rows."""
 
     plan: StepPlan
     forward: PendingForward
@@ -55,7 +56,7 @@ class PendingStep(NamedTuple):
 
 
 class TorchRunner:
-    """Owns the KV tensors and the sampler's state. The scheduler decides about the contents of blocks."""
+    """Runs forward passes and samples. Owns KV tensors and sampling state; the scheduler decides what blocks hold."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class TorchRunner:
         num_states: int = 0,
         draft_probs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """draft_probs: the distributions of the current step's drafts, as Sampler.sample takes them."""
+        """draft_probs: the draft distributions of the current step, updated in place; see Sampler.sample."""
         self._model = model
         self._block_size = block_size
         self.kv_groups = kv_groups(model.cache_layout.groups, block_size)
@@ -84,7 +85,7 @@ class TorchRunner:
 
     @property
     def position_cost(self) -> float:
-        """Operations for each position before a prompt's token, relative to the token's own; 0 is unknown."""
+        """FLOPs that each context position adds to a prompt token, over the token's other FLOPs; 0 if unknown."""
         return 0.0 if self._work is None else self._work.position_cost
 
     def release(self, sequence: Sequence) -> None:
@@ -131,26 +132,26 @@ class TorchRunner:
         return StepResult(rows, pending.forward.is_representative, *counts, sample_s=sample_s, work=pending.work)
 
     def _speculative_spans(self, plan: StepPlan) -> list[list[StateSpan]]:
-        """Return the plan's rows for each state group, if a sequence has a draft."""
+        """Return the plan's state spans for each group of recurrent layers; empty if no sequence has a draft."""
         if not self._state_groups or not any(item.num_draft for item in plan.items):
             return []
         return [state_spans(plan, index, self._block_size) for index in self._state_groups]
 
     def _commit_accepted_states(self, spans: list[list[StateSpan]], rows: list[RowResult]) -> None:
-        """Write the recurrent states of sequences with a draft, now that the accepted part is known."""
+        """Write the recurrent states after the accepted tokens of sequences with drafts."""
         for of_group in spans:
             accepted = accepted_states(of_group, rows, self._block_size, self._model.device)
             if accepted is not None:
                 self._model.decoder.commit_states(*accepted, self._kv)
 
     def end_warm_up(self) -> None:
-        """Reset the counts, which include the throw-away sequences."""
+        """Reset the statistics that the warm-up has produced."""
         self._expert_load.reset()
 
     def _with_prompt_logprobs(
         self, prompts: list[_PromptRows], rows: list[RowResult], hidden: torch.Tensor
     ) -> list[RowResult]:
-        """Return the results with log probabilities of prompts. hidden: [T, hidden], of all rows of the step."""
+        """Return the results with prompt log probabilities added. hidden: [T, hidden], for all rows of the step."""
         result = []
         end = 0
         for prompt, row in zip(prompts, rows, strict=True):
@@ -161,7 +162,7 @@ class TorchRunner:
         return result
 
     def _prompt_logprobs(self, prompt: _PromptRows, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
-        """Return the log probabilities of the prompt tokens that follow an item's rows. hidden: [num_rows, hidden]."""
+        """Return the log probabilities of an item's targets; None if not requested. hidden: [num_rows, hidden]."""
         if prompt.num_top is None:
             return None
         result: list[TokenLogprobs] = []
@@ -189,7 +190,7 @@ def _prompts(plan: StepPlan, batch: ForwardBatch) -> list[_PromptRows]:
 
 
 class ExpertLoad:
-    """The rows that a decoder's experts computed, and how unevenly they are spread lately."""
+    """Statistics of an MoE decoder: rows computed by each expert, and the recent load imbalance."""
 
     def __init__(self, decoder: ModelDecoder) -> None:
         self._decoder = decoder
@@ -197,8 +198,8 @@ class ExpertLoad:
         self._recent = torch.zeros(decoder.take_rows_per_expert().shape, dtype=torch.float64)
 
     def take(self) -> tuple[list[int], float | None]:
-        """Return the rows of each expert since the last call, summed over layers; and the busiest expert's share of a
-        layer's recent rows over the mean share, averaged over layers: 1 is even."""
+        """Return the rows per expert since the last call, summed over layers, and the recent load imbalance: the
+        busiest expert's rows over the mean per expert, averaged over layers (1 is even); None without experts."""
         if not self._decoder.num_experts:
             return [], None
         rows = self._decoder.take_rows_per_expert()

@@ -1,4 +1,4 @@
-"""Addresses of recurrent states: where each sequence of a step continues from, and where rows write a state."""
+"""Recurrent states of a step: the blocks that each sequence's state is read from and written to."""
 
 from collections import abc
 from typing import NamedTuple
@@ -12,11 +12,10 @@ from models.batch import StateGroupBatch
 
 
 class StateSpan(NamedTuple):
-    """Rows of one sequence, as the group of its recurrent layers computes them.
+    """The rows of one sequence in a step, for one group of recurrent layers.
 
-    source: the block with the state that the rows continue from. blocks: entries of the sequence's table, from that of
-    the first row to that of the last. num_draft: the last of the rows, which may be rejected; then no row writes a
-    state yet.
+    source: block of the state before the first row. blocks: entries of the sequence's table that the rows cover.
+    num_draft: number of draft rows at the end. If there are any, no state is written until they are verified.
     """
 
     start: int  # position of the first row
@@ -27,7 +26,7 @@ class StateSpan(NamedTuple):
 
 
 def state_spans(plan: StepPlan, index: int, block_size: int) -> list[StateSpan]:
-    """Return the plan's rows as the state group `index` computes them, one span for each item."""
+    """Return one span for each item of the plan, for the state group `index`."""
     spans = []
     for item in plan.items:
         table = item.sequence.tables[index]
@@ -38,7 +37,7 @@ def state_spans(plan: StepPlan, index: int, block_size: int) -> list[StateSpan]:
 
 
 def state_group_batch(spans: abc.Sequence[StateSpan], block_size: int, device: torch.device) -> StateGroupBatch:
-    """Return the addresses of a step's states. A sequence with a draft writes none: see `accepted_states`."""
+    """Return the source and target blocks of a step's states. With a draft none is written: see `accepted_states`."""
     query_lens = [span.num_rows for span in spans]
     targets = [target for span in spans for target in _targets(span, block_size)]
     speculative_rows = list(_speculative_rows(spans))
@@ -56,10 +55,10 @@ def state_group_batch(spans: abc.Sequence[StateSpan], block_size: int, device: t
 def accepted_states(
     spans: abc.Sequence[StateSpan], results: abc.Sequence[RowResult], block_size: int, device: torch.device
 ) -> tuple[torch.Tensor, StateGroupBatch] | None:
-    """Return the accepted ones of a step's speculative rows, [n] int64, and the states to write after them; None if
-    there are no drafts.
+    """Return the accepted rows among the step's speculative rows, [n] int64, and the states to write after them; None
+    if there are none.
 
-    spans, results: of the step's items.
+    spans, results: one for each item of the step.
     """
     accepted: list[StateSpan] = []
     accepted_rows: list[int] = []
@@ -78,8 +77,8 @@ def accepted_states(
 
 
 def _targets(span: StateSpan, block_size: int) -> list[int]:
-    """Return the block for the state after each row, or NO_BLOCK: the last row writes one, and so does the last row of
-    each full block whose entry has a block."""
+    """Return, for each row, the block for the state after it, or NO_BLOCK. States are written after the last row, and
+    at each block boundary for which the table has a block."""
     targets = [NO_BLOCK] * span.num_rows
     if span.num_draft:
         return targets

@@ -1,10 +1,10 @@
-"""ModelWork: the bytes that a step's forward pass moves and its operations, from the plan and the sizes of the model.
+"""ModelWork: estimates the FLOPs and memory traffic of a step's forward pass, from the plan and the model's sizes.
 
-The least that any implementation must do: weights as they are stored, each once a step, and as many experts as even
-routing would choose; keys and values that rows see, once a sequence; a multiply and an add for each weight and row, and
-for each number of a key and value that a row sees. Activations stay in caches and count nothing; the recurrences'
-arithmetic is small beside their projections. So time over work shows how well the machine was used, as far as that is
-known without measuring it (S. Williams, A. Waterman, D. Patterson: Roofline, 2009).
+The estimate is a lower bound for any implementation. Each stored weight is read once per step, and as many experts as
+even routing would select. Keys and values are read once per sequence. Each weight and row, and each key or value
+element that a row attends to, takes a multiply and an add. Activations count nothing, since they stay in caches; nor
+does the arithmetic of recurrences, which is small next to their projections. Time over work shows how well the hardware
+is used (roofline model: S. Williams, A. Waterman, D. Patterson, 2009).
 """
 
 from collections.abc import Iterable
@@ -28,14 +28,14 @@ class _Experts:
     num_bytes: int  # of one expert
 
     def read_bytes(self, num_rows: int) -> float:
-        """Return the expected bytes that are read if each expert is as likely as any other."""
+        """Return the expected bytes of expert weights that `num_rows` rows read under even routing."""
         is_idle = (1 - self.num_chosen / self.num_experts) ** num_rows
         return self.num_experts * (1 - is_idle) * self.num_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
-    """Layers that see the same positions."""
+    """Cost of the attention layers that share a window."""
 
     window: int  # 0: all positions
     is_chunked: bool
@@ -43,11 +43,11 @@ class _Attention:
     flops_per_position: int  # for each position that a row sees
 
     def first_seen(self, position: int) -> int:
-        """Return the first position that a row sees, with a window."""
+        """Return the first position that the row at `position` attends to. Only for layers with a window."""
         return position // self.window * self.window if self.is_chunked else max(0, position - self.window + 1)
 
     def num_seen(self, start: int, end: int) -> int:
-        """Return the number of positions that rows at start..end - 1 see, with a window; each row sees itself."""
+        """Return how many positions rows start..end - 1 attend to, including themselves. Only with a window."""
         return self._num_seen_before(end) - self._num_seen_before(start)
 
     def _num_seen_before(self, end: int) -> int:
@@ -57,17 +57,17 @@ class _Attention:
 
 
 def _triangle(number: int) -> int:
-    """1 + 2 + ... + number."""
+    """Return 1 + 2 + ... + number."""
     return number * (number + 1) // 2
 
 
 def model_work(model: LoadedModel) -> "ModelWork | None":
-    """Return the work of a model; None for a model of transformers, whose parts are not known."""
+    """Return the ModelWork of a model; None for transformers' model code, whose structure is not known."""
     return ModelWork(model, model.decoder) if isinstance(model.decoder, Decoder) else None
 
 
 class ModelWork:
-    """A model's sizes, read once."""
+    """Estimates the work of step plans on one model, whose sizes are read once."""
 
     def __init__(self, model: LoadedModel, decoder: Decoder) -> None:
         routed = [each for each in decoder.layers.modules() if isinstance(each, MoE)]
@@ -90,11 +90,11 @@ class ModelWork:
 
     @property
     def position_cost(self) -> float:
-        """Operations that each position before a row adds to it, over the row's own."""
+        """FLOPs that each context position adds to a row, relative to the row's other FLOPs."""
         return sum(attention.flops_per_position for attention in self._full) / self._flops_per_row
 
     def of(self, plan: StepPlan) -> StepWork:
-        """Return the work of the plan's items."""
+        """Estimate the work of a plan's forward pass."""
         num_rows = num_logits = num_read = num_seen = 0
         read_bytes, flops = float(self._dense_bytes), 0
         for _, start, num_new, num_draft, needs_logits in plan.items:  # each step, for each sequence: few calls
@@ -121,13 +121,13 @@ class ModelWork:
 
 
 def _chosen_linears(layer: MoE) -> list[Linear]:
-    """Return the linear layers of as many experts as a row goes through."""
+    """Return the linear layers of as many experts as each row is routed to."""
     chosen = layer.experts[: layer.router.spec.experts_per_token]
     return [each for each in chosen.modules() if isinstance(each, Linear)]
 
 
 def _attention_of(model: LoadedModel) -> list[_Attention]:
-    """Return one _Attention for each kind of window."""
+    """Return one _Attention for each kind of window in the model."""
     by_window: dict[tuple[int, bool], list[tuple[AttentionSpec, int]]] = {}  # with the bytes of a position
     for spec, layout in zip(model.decoder.mixers, model.cache_layout.layers, strict=True):
         if isinstance(spec, AttentionSpec) and isinstance(layout, KVLayout):
@@ -144,6 +144,6 @@ def _attention_of(model: LoadedModel) -> list[_Attention]:
 
 
 def num_bytes(modules: Iterable[nn.Module]) -> int:
-    """Return the bytes of all tensors, packed ones too, each once."""
+    """Return the total bytes of the modules' parameters and buffers, counting shared tensors once."""
     tensors = {id(tensor): tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers())}
     return sum(tensors.values())

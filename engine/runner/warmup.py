@@ -1,4 +1,4 @@
-"""Warm-up before READY: the first request finds caches and tapes warm, and the speed of a prefill is measured."""
+"""Warm-up before READY: fills caches, records tapes, and measures the speed of prefill and decoding."""
 
 import time
 from collections.abc import Callable
@@ -21,11 +21,11 @@ class WarmUpTimes(NamedTuple):
 def warm_up(
     runner: Runner[Any], *, num_blocks: int, block_size: int, report: Callable[[int, int], None]
 ) -> WarmUpTimes:
-    """Run two prefills and two decodes of a throw-away sequence; returns the times of the last of each.
+    """Run two prefills and two decode steps of a throw-away sequence; return the durations of the second of each.
 
-    The first prefill is short: it includes work of a first step only, and it bounds the length of the second, which is
-    measured. The second decode runs as all later ones do. Blocks 0.. of the pool are written: it is still unused, and
-    nothing is cached there yet. `report(done, total)` reports progress.
+    The first prefill is short: it absorbs one-time costs, and from its time the length of the second, measured one
+    follows. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
+    (done, total).
     """
     most_tokens = min(
         _MAX_TRIAL_TOKENS, num_blocks // sum(not group.is_state for group in runner.kv_groups) * block_size

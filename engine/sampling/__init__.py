@@ -1,1 +1,1 @@
-"""Tokens from logits."""
+"""Sampling: from logits to tokens."""

@@ -1,8 +1,8 @@
-"""The distribution of a row of edited logits, after temperature and limits, and draws from it.
+"""The sampling distribution of each row of edited logits (temperature and truncation), and draws from it.
 
-The order: temperature, top-n-sigma, top-k, typical, top-p, min-p, XTC. Temperature comes first as in vLLM and
-transformers, and the limits in llama-server's order. Mirostat replaces all of them; it is a step by itself, since it
-depends on the tokens that were drawn.
+Order: temperature, top-n-sigma, top-k, typical, top-p, min-p, XTC. Temperature comes first as in vLLM and transformers;
+the truncations follow llama-server's order. Mirostat replaces all of them; it is a separate step, since it depends on
+the tokens drawn before.
 """
 
 import torch
@@ -17,9 +17,9 @@ from models.kernels.torch.logits import LogitOperations
 
 
 def draw_ids(ops: LogitOperations, logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float]) -> list[int]:
-    """Draw one token id a row, at its temperature and limits.
+    """Draw one token id per row, after temperature and truncation.
 
-    logits: [L, V] fp32, edited, and in place here, too. uniforms: [L].
+    logits: [L, V] fp32, edited; modified in place. uniforms: [L], a random number per row.
     """
     _narrow(logits, rows)
     draws = []
@@ -39,13 +39,13 @@ def draw_ids(ops: LogitOperations, logits: torch.Tensor, rows: list[LogitsRow], 
 
 
 def _narrow(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
-    """Apply, in place, the limits whose survivors need not be the likeliest tokens."""
+    """Apply top-n-sigma and typical sampling in place; the other truncations follow with the draw."""
     apply_top_n_sigma(logits, rows)
     apply_typical(logits, rows)
 
 
 def probabilities(logits: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
-    """Return the distributions that `draw_ids` draws from, over the whole vocabulary: [L, V] fp32. logits: as there."""
+    """Return the distributions that `draw_ids` samples from: [L, V] fp32. logits: edited, modified in place."""
     _narrow(logits, rows)
     result = torch.zeros_like(logits)
     params = [row.sampling for row in rows]
@@ -57,7 +57,7 @@ def probabilities(logits: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
 
 
 def _weights(logits: torch.Tensor, rows: list[LogitsRow], draws: list[Draw]) -> list[WeightedRows]:
-    """Return the weights to draw from, without the top choices of rows that lose them."""
+    """Return the unnormalized probabilities to draw from, with XTC applied."""
     groups = weighted_rows(logits, draws)
     for group in groups:
         _exclude_top_choices(group.weights, [rows[index] for index in group.rows])
@@ -65,7 +65,7 @@ def _weights(logits: torch.Tensor, rows: list[LogitsRow], draws: list[Draw]) -> 
 
 
 def _exclude_top_choices(weights: torch.Tensor, rows: list[LogitsRow]) -> None:
-    """Set the weights ([l, C]) of top choices to 0, in rows that lose them."""
+    """Apply XTC to weights ([l, C]) in place, in rows where the random draw says so."""
     excluding, thresholds = [], []
     for index, row in enumerate(rows):
         xtc = row.sampling.xtc

@@ -1,7 +1,6 @@
-"""Random numbers that depend only on a request's seed and a token's position.
+"""Counter-based random numbers, which depend only on a request's seed and a token's position.
 
-A counter-based generator instead of a stateful one: the token at a position is the same whether the request ran alone,
-in a batch, in chunks, or again after a preemption.
+So a token is the same whether its request ran alone, in a batch, in chunks, or again after a preemption.
 """
 
 import enum
@@ -12,7 +11,7 @@ _KEY = struct.Struct("<qq")
 
 
 class Purpose(enum.Enum):
-    """The decision that a random number makes; numbers of different purposes at one position are independent."""
+    """The use of a random number. Numbers for different purposes at one position are independent."""
 
     SAMPLE = b""
     PROPOSE = b"propose"  # a draft model's token
@@ -21,6 +20,6 @@ class Purpose(enum.Enum):
 
 
 def uniform(seed: int, position: int, purpose: Purpose = Purpose.SAMPLE) -> float:
-    """Return a number in [0, 1) with 53 random bits, a pure function of its arguments, mixed by blake2b."""
+    """Return a random number in [0, 1) with 53 bits: a pure function of the arguments, by blake2b hashing."""
     digest = hashlib.blake2b(_KEY.pack(seed, position), digest_size=8, person=purpose.value).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

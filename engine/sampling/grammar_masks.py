@@ -1,7 +1,7 @@
-"""GrammarMasks: the tokens that grammars allow at each row of a step.
+"""GrammarMasks: masks the tokens that a grammar does not allow, in each row of a step.
 
-A greedy row whose best token matches needs no mask: among the tokens that match, it is still the best. The masks of
-other rows are computed while the model runs.
+A greedy row whose best token is allowed needs no mask, which would not change its argmax. The masks of other rows are
+computed while the model runs.
 """
 
 import time
@@ -18,7 +18,7 @@ from models.kernels.torch.logits import LogitOperations
 
 
 class GrammarMasks:
-    """Masks rows of logits. Its buffers grow with the largest step; its thread starts with the first mask ahead."""
+    """Applies grammar masks to logits. Buffers grow to the largest step; a thread starts with the first mask."""
 
     def __init__(self, ops: LogitOperations) -> None:
         self._ops = ops
@@ -29,7 +29,7 @@ class GrammarMasks:
         self._seconds = 0.0
 
     def start(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:
-        """Start to compute the masks that `apply` will need for these rows. vocab_size: the width of their logits."""
+        """Start computing the masks that `apply` will need for these rows. vocab_size: the logits' width."""
         needed = [index for index, row in enumerate(rows) if row.grammar is not None and _needs_mask(row, row.grammar)]
         return self._ahead.start(rows, needed, vocab_size)
 
@@ -40,10 +40,10 @@ class GrammarMasks:
         best_ids: abc.Sequence[int] | None = None,
         ahead: PendingMasks = NO_MASKS,
     ) -> list[int]:
-        """Set the logits ([L, V] fp32) of tokens that do not match to -inf; returns the indices of the masked rows.
+        """Set the logits ([L, V] fp32) of disallowed tokens to -inf; return the indices of the masked rows.
 
-        best_ids: [L], the token of each row's largest logit; rows that need nothing but it, and whose own matches, are
-        left alone. ahead: the masks that `start` computes for these rows.
+        best_ids: [L], the argmax of each row; rows that only need an allowed argmax are not masked. ahead: the masks
+        from `start` for these rows.
         """
         constrained = [index for index, row in enumerate(rows) if row.grammar is not None]
         if not constrained:
@@ -66,19 +66,19 @@ class GrammarMasks:
         return sorted([*known, *others])
 
     def take_tally(self) -> tuple[int, float]:
-        """Return (masked rows, seconds that steps waited for their masks) since the last call."""
+        """Return (masked rows, seconds that steps waited for masks) since the last call."""
         tally = self._num_rows, self._seconds
         self._num_rows, self._seconds = 0, 0.0
         return tally
 
 
 def _needs_mask(row: LogitsRow, grammar: OutputGrammar) -> bool:
-    """Whether it is clear before there are logits that a row needs a mask. A row with one token left takes no time."""
+    """Return whether a row surely needs a mask that takes time: a mask with a single allowed token takes none."""
     return not row.takes_best and (bool(row.num_drafted) or grammar.forced_next is None)
 
 
 def _is_best_matching(row: LogitsRow, best_id: int) -> bool:
-    """Whether the row's token will be `best_id`, with a mask and without."""
+    """Return whether the row takes `best_id`, its argmax, and the grammar allows it, so that no mask is needed."""
     if not row.takes_best:
         return False
     grammar = row.grammar

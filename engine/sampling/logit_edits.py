@@ -1,4 +1,4 @@
-"""LogitEditor: changes logits before tokens are chosen. A row enters only the steps that its request uses."""
+"""LogitEditor: edits logits before sampling. A row only goes through the steps that its request uses."""
 
 from collections import abc
 
@@ -13,7 +13,7 @@ from models.kernels.torch.logits import LogitOperations
 
 
 class LogitEditor:
-    """Holds what the steps know of sequences until they are released."""
+    """Applies grammar masks, thinking budgets and the logit steps. Keeps each sequence's state until `release`."""
 
     def __init__(self, eos_token_ids: list[int], ops: LogitOperations) -> None:
         self.masks = GrammarMasks(ops)
@@ -30,9 +30,9 @@ class LogitEditor:
         best_ids: abc.Sequence[int] | None = None,
         masks: PendingMasks = NO_MASKS,
     ) -> list[int]:
-        """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed.
+        """Edit `logits` ([L, V] fp32) in place; return the indices of the changed rows.
 
-        best_ids, masks: see GrammarMasks; without best_ids every row with a grammar is masked.
+        best_ids, masks: see GrammarMasks.apply; without best_ids, every row with a grammar is masked.
         """
         masked = self.masks.apply(logits, rows, best_ids, masks)
         edited = []

@@ -1,4 +1,4 @@
-"""Log probabilities as responses report them: from raw logits, always finite."""
+"""Log probabilities for responses: from raw logits, always finite."""
 
 import msgspec
 import torch
@@ -12,9 +12,9 @@ _FLOOR = -9999.0
 def token_logprobs(
     logits: torch.Tensor, token_ids: list[int], num_top: list[int], *, with_ranks: bool = False
 ) -> list[TokenLogprobs]:
-    """Return the chosen tokens' log probabilities and the best `num_top` of each row, with ranks on request.
+    """Return, for each row, the log probability of the given token and of the `num_top` best, with ranks on request.
 
-    logits: [L, V] fp32, before any sampling parameter; token_ids, num_top: one a row.
+    logits: [L, V] fp32, before any sampling parameter. token_ids, num_top: one per row.
     """
     device = logits.device
     log_total = torch.logsumexp(logits, dim=-1, keepdim=True)
@@ -46,9 +46,10 @@ def token_logprobs(
 def with_requested_tokens(
     entries: list[TokenLogprobs], logits: torch.Tensor, requested: list[tuple[int, ...]]
 ) -> list[TokenLogprobs]:
-    """Return the entries with a `top` of the row's own list of tokens, in its order, where that list is not empty.
+    """Return the entries, with `top` replaced by the log probabilities of the requested tokens, in order, where a row
+    requests any.
 
-    logits: [L, V], as above; requested: one list a row.
+    logits: [L, V], raw. requested: token ids for each row, empty to keep the entry.
     """
     log_total = torch.logsumexp(logits, dim=-1)
     rows = torch.tensor([row for row, ids in enumerate(requested) for _ in ids], device=logits.device)

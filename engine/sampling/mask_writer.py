@@ -1,4 +1,4 @@
-"""MaskWriter: the tokens that grammars allow at rows, as bits."""
+"""MaskWriter: computes the bit masks of the tokens that grammars allow."""
 
 from collections import abc
 
@@ -12,14 +12,14 @@ _ALL = 0xFFFFFFFF  # a word that allows everything
 
 
 class MaskWriter:
-    """Writes masks into one buffer, which grows with the largest step; for one thread at a time."""
+    """Computes masks into one buffer, which grows to the largest step. Not thread-safe."""
 
     def __init__(self, num_threads: int) -> None:
         self._executor = llguidance.LLExecutor(num_threads=num_threads)
         self._buffer = np.empty((0, 0), dtype=np.uint32)
 
     def masks(self, rows: abc.Sequence[LogitsRow], vocab_size: int) -> np.ndarray:
-        """Return [len(rows), words] uint32, the lowest bit first; valid until the next call. Each row has a grammar."""
+        """Return masks, [len(rows), words] uint32, lowest bit first; valid until the next call. Rows need grammars."""
         num_words = -(-vocab_size // _WORD_BITS)
         if self._buffer.shape[0] < len(rows) or self._buffer.shape[1] != num_words:
             self._buffer = np.empty((len(rows), num_words), dtype=np.uint32)

@@ -1,6 +1,6 @@
-"""MasksAhead: masks of the next tokens, computed on a thread of their own while the model computes the logits.
+"""MasksAhead: computes the grammar masks of a step on a background thread, while the model computes the logits.
 
-The tokens that a row's grammar allows depend on the tokens before it, which are known when a step begins.
+A row's mask depends only on the tokens before it, which are known when the step begins.
 """
 
 from collections import abc
@@ -13,18 +13,18 @@ from engine.sampling.rows import LogitsRow
 
 
 class PendingMasks:
-    """Masks of some rows of a step, which a thread computes. No other thread may use the rows' grammars until `take` or
-    `wait` has returned."""
+    """Masks that a thread is computing for some rows of a step. No other thread may use these rows' grammars until
+    `take` or `wait` returns."""
 
     def __init__(self, indices: abc.Sequence[int], future: Future[np.ndarray] | None) -> None:
-        """indices: of the rows, among all of the step."""
+        """indices: the rows that have masks, as indices into the step's rows."""
         self._indices = indices
         self._future = future
 
     def take(self) -> tuple[dict[int, int], np.ndarray | None]:
-        """Wait for the masks; returns them, and which of them belongs to each row, by the row's index.
+        """Wait for the masks; return a dict from row index to mask index, and the masks.
 
-        Later calls return none. Raises what computing the masks raised.
+        Returns no masks on later calls. Raises any error from computing them.
         """
         future, self._future = self._future, None
         if future is None:
@@ -32,7 +32,7 @@ class PendingMasks:
         return {index: place for place, index in enumerate(self._indices)}, future.result()
 
     def wait(self) -> None:
-        """Return when the grammars are free again, whether or not the masks were taken."""
+        """Wait until the thread no longer uses the grammars, whether or not the masks were taken."""
         if self._future is not None:
             self._future.exception()
 
@@ -41,15 +41,15 @@ NO_MASKS = PendingMasks((), None)
 
 
 class MasksAhead:
-    """Computes masks on a thread, which starts with the first mask."""
+    """Computes masks on a background thread, which starts with the first mask."""
 
     def __init__(self, writer: MaskWriter) -> None:
-        """writer: for this object alone; its masks are valid until the next step's are started."""
+        """writer: owned by this object. Its masks are valid until the next step's `start`."""
         self._writer = writer
         self._thread: ThreadPoolExecutor | None = None
 
     def start(self, rows: abc.Sequence[LogitsRow], indices: abc.Sequence[int], vocab_size: int) -> PendingMasks:
-        """Compute the masks of the rows with these indices. vocab_size: the width of their logits."""
+        """Start computing the masks of the rows with these indices. vocab_size: the width of the logits."""
         if not indices:
             return NO_MASKS
         if self._thread is None:

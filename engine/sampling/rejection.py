@@ -1,14 +1,13 @@
-"""Verification of drafts: the emitted tokens follow the target's distribution, whatever the draft was.
+"""Verification of drafts: emitted tokens follow the target's distribution, whatever the draft was.
 
-Two cases. If the draft's tokens are deterministic (prompt lookup, a client's prediction, a greedy draft model), the
-target samples its own token at each position, and a drafted token is accepted while it is the sampled one. That is
-rejection sampling with a one-point q, and it gives exactly the output of decoding without drafts: the random number of
-a position is the same.
+If draft tokens are deterministic (prompt lookup, a client's prediction, a greedy draft model), the target samples its
+own token at each position, and draft tokens are accepted up to the first that differs. This is rejection sampling with
+a one-point q, and it gives exactly the output of decoding without drafts: each position uses the same random number.
 
 If a draft model sampled d from q, d is accepted with probability min(1, p(d) / q(d)), and the first rejected token is
 replaced by a draw from max(p - q, 0); if all are accepted, the target samples one more token as usual (Leviathan et al.
-2023, algorithm 1; Chen et al. 2023, theorem 1). This accepts most, and preserves the distribution of the output, but
-not the output of a given seed. It is exact only if no drafted token is dropped because of its value: whether a draft
+2023, algorithm 1; Chen et al. 2023, theorem 1). This accepts the most tokens and preserves the output's distribution,
+but not the output of a given seed. It is exact only if no draft token is dropped because of its value: whether a draft
 continues may depend only on the tokens before.
 """
 
@@ -20,7 +19,7 @@ from models.kernels.torch.draw import draw
 
 
 def agreeing_prefix(drafted: abc.Sequence[int], sampled: abc.Sequence[int]) -> int:
-    """Return how many drafted tokens equal the sampled ones at their positions, up to the first difference."""
+    """Return the length of the common prefix of drafted and sampled tokens."""
     for index, (proposed, token_id) in enumerate(zip(drafted, sampled, strict=False)):
         if proposed != token_id:
             return index
@@ -36,11 +35,12 @@ def verify(
     accept_uniforms: torch.Tensor,
     sample_uniforms: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how many tokens of each sampled draft are accepted, and the token after them: ([N], [N]) int64.
+    """Verify sampled drafts; return the number of accepted tokens of each, and the token after them: ([N], [N]) int64.
 
     p: [D + N, V], the target's probabilities, draft after draft: at each drafted position and at the one after. q: [D,
-    V], the distributions that draft_ids ([D] int64) were sampled from. draft_lens: [N] int64, which add up to D.
-    accept_uniforms: [D] and sample_uniforms: [D + N], fp64 in [0, 1), independent of each other and of the drafting.
+    V], the distributions that draft_ids ([D] int64) were sampled from. draft_lens: [N] int64, with sum D.
+    accept_uniforms: [D] and sample_uniforms: [D + N], fp64 in [0, 1), independent of each other and of the draft's
+    random numbers.
     """
     num_drafts, num_drafted = len(draft_lens), len(draft_ids)
     device = draft_ids.device
@@ -61,6 +61,6 @@ def verify(
 
 
 def _residual(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Return max(p - q, 0) by row; p itself where rounding leaves nothing, or where q has NaN."""
+    """Return max(p - q, 0) for each row, not normalized; p itself where rounding leaves nothing, or where q has NaN."""
     rest = (p - q).clamp(min=0.0)
     return torch.where(rest.sum(dim=-1, keepdim=True) > 0, rest, p)

@@ -1,4 +1,4 @@
-"""LogitsRow: all that a sampling step may know of a line of logits."""
+"""LogitsRow: the inputs of sampling for one row of logits."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from engine.scheduling.sequence import Sequence
 
 
 class LogitsRow(NamedTuple):
-    """A line of logits, which predicts the token at `position` of a sequence.
+    """One row of logits, which predicts the token at `position` of a sequence.
 
-    The tokens before it are the sequence's first `num_known` tokens and the first `num_drafted` of its draft, which the
-    row assumes to be accepted. All that a sampling step depends on belongs to that prefix. A row is data: it stays as
-    it is while its sequence advances. Only the grammar moves on, and not before the step's result is known.
+    Its prefix is the sequence's first `num_known` tokens and the first `num_drafted` tokens of the draft, assumed to be
+    accepted. Sampling steps depend only on this prefix. A row does not change when its sequence advances, except for
+    the shared grammar, which advances only after the step's result is known.
     """
 
     sequence_id: str
@@ -29,31 +29,31 @@ class LogitsRow(NamedTuple):
 
     @property
     def drafted(self) -> list[int]:
-        """The draft tokens before the predicted one."""
+        """Draft tokens before the predicted token."""
         return self.draft[: self.num_drafted]
 
     @property
     def num_known(self) -> int:
-        """Tokens before the draft: the prompt and the accepted output."""
+        """Number of tokens before the draft: the prompt and the accepted output."""
         return self.position - self.num_drafted
 
     @property
     def num_output(self) -> int:
-        """Output tokens before the predicted one."""
+        """Number of output tokens before the predicted token, draft tokens included."""
         return self.position - self.num_prompt
 
     @property
     def takes_best(self) -> bool:
-        """Whether the token is that of the largest logit, which nothing but a grammar edits."""
+        """Whether the row's token is the argmax of the raw logits, or with a grammar, of the allowed ones."""
         return self.sampling.is_greedy and not self.sampling.edits_logits and self.thinking is None
 
     def known_from(self, start: int) -> list[int]:
-        """Return the tokens from position `start` on, up to the draft."""
+        """Return the known tokens from position `start` on, without the draft."""
         return self.tokens[start : self.num_known]
 
 
 def row_of(sequence: Sequence, num_known: int, num_drafted: int = 0) -> LogitsRow:
-    """Return the row that follows a sequence's first `num_known` tokens and `num_drafted` tokens of its draft."""
+    """Return the row after `num_known` tokens of a sequence and `num_drafted` tokens of its draft."""
     request = sequence.request
     return LogitsRow(
         request.id,
@@ -70,7 +70,7 @@ def row_of(sequence: Sequence, num_known: int, num_drafted: int = 0) -> LogitsRo
 
 
 def rows_of_plan(plan: StepPlan) -> list[LogitsRow]:
-    """Return the rows of a step's logits in order: for each item that needs logits, one a drafted token and one
+    """Return the rows of a step's logits in order: for each item that needs logits, one per draft token and one
     more."""
     return [
         row_of(sequence, start + num_new - num_draft, num_drafted)
@@ -81,5 +81,5 @@ def rows_of_plan(plan: StepPlan) -> list[LogitsRow]:
 
 
 def first_rows(rows: list[LogitsRow]) -> list[int]:
-    """Return the index of each sequence's first row."""
+    """Return the index of the first row of each sequence."""
     return [index for index, row in enumerate(rows) if not row.num_drafted]

@@ -1,10 +1,9 @@
-"""Sampler: the next tokens of each sequence, by a fixed pipeline whose steps are skipped when no row uses them.
+"""Sampler: chooses each sequence's next tokens by a fixed pipeline, skipping steps that no row uses.
 
 grammar mask -> logit bias -> penalties -> DRY -> allowed tokens -> bad words, minimum length -> thinking budget ->
 temperature -> top-n-sigma -> top-k -> typical -> top-p, min-p -> XTC -> draw; or mirostat after the temperature. Log
-probabilities come from the raw logits. A sequence with a draft has a row for each drafted token and one more. Every row
-goes through the same pipeline, as if the drafted tokens before it were accepted, and rejection.py decides how many of
-them are.
+probabilities come from the raw logits. A sequence with a draft has a row for each draft token and one more. Each row is
+sampled as if the draft tokens before it were accepted; rejection.py then decides how many are.
 """
 
 import math
@@ -29,15 +28,14 @@ _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this requ
 
 
 def corrupted() -> RowResult:
-    """Return the result of a row that cannot be sampled, or whose log probabilities are not finite."""
+    """Return the error result for a row whose logits or log probabilities are not finite."""
     return RowResult([], error=_NOT_FINITE, is_corrupted=True)
 
 
 class Sampler:
-    """Chooses tokens; holds the steps' knowledge of sequences until they are released."""
+    """Samples the next tokens of each sequence. Keeps each sequence's sampling state until `release`."""
 
     def __init__(self, eos_token_ids: list[int], device: torch.device = _CPU) -> None:
-        """device: of the logits."""
         self._ops = select_operations(torch.float32, device).logits()
         self._editor = LogitEditor(eos_token_ids, self._ops)
         self.masks = self._editor.masks
@@ -54,14 +52,14 @@ class Sampler:
         draft_probs: Mapping[str, torch.Tensor] | None = None,
         masks: PendingMasks = NO_MASKS,
     ) -> list[RowResult]:
-        """Return the next tokens of each sequence: the accepted ones of its draft and one more.
+        """Return the next tokens of each sequence: the accepted tokens of its draft, and one more.
 
-        rows: for each sequence one for each token of its draft and one more, as `rows_of_plan` makes them. logits:
-        [L, V] fp32, edited in place. draft_probs: for sequences (by id) with a sampled draft, the distributions that it
-        was sampled from: [k, V]. masks: from `masks.start`, of the same rows.
+        rows: for each sequence, one row per draft token and one more, as `rows_of_plan` returns them. logits: [L, V]
+        fp32, edited in place. draft_probs: by sequence id, the distributions that a randomly drawn draft was sampled
+        from: [k, V]. masks: from `masks.start` with the same rows.
 
-        A sequence whose tokens need logits that are not finite gets an error, and so does one whose own parameters rule
-        out every token; others are not affected.
+        A sequence gets an error if its tokens need logits that are not finite, or if its own parameters rule out every
+        token; other sequences are not affected.
         """
         best_values, chosen = self._ops.best_ids(logits)  # the values also tell which rows are finite
         if not all(map(math.isfinite, best_values.tolist())):
@@ -93,9 +91,10 @@ class Sampler:
         masks: PendingMasks,
         is_finite: torch.Tensor,
     ) -> list[RowResult]:
-        """Sample a batch in which some rows have no usable logits; see `sample`. is_finite: [L], which rows have.
+        """Sample a batch in which some rows are not finite; see `sample`. is_finite: [L], one flag per row.
 
-        A sequence whose tokens come from finite rows only does not need the others: they follow a rejected draft token.
+        A sequence fails only if one of its returned tokens comes from such a row: rows after a rejected draft token do
+        not matter.
         """
         logits[~is_finite] = 0.0
         can_sample = is_finite.tolist()
@@ -111,7 +110,7 @@ class Sampler:
         chosen: list[int],
         draft_probs: Mapping[str, torch.Tensor],
     ) -> list[list[int]]:
-        """Return the tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
+        """Return the tokens of each sequence. logits: [L, V], edited. chosen: the argmax of each row."""
         stochastic_ids = {row.sequence_id for row in rows if row.draft and row.sequence_id in draft_probs}
         steered_ids = {row.sequence_id for row in rows if row.sampling.mirostat and not row.sampling.is_greedy}
         assert stochastic_ids.isdisjoint(steered_ids), "a draft drawn at random for a sequence with mirostat"
@@ -145,7 +144,7 @@ class Sampler:
 def _verify_stochastic(
     logits: torch.Tensor, rows: list[LogitsRow], ids: abc.Set[str], draft_probs: Mapping[str, torch.Tensor]
 ) -> list[list[int]]:
-    """Return the tokens of the sequences with these ids, whose drafts were sampled."""
+    """Verify the randomly drawn drafts of the sequences `ids` by rejection sampling; return their tokens."""
     if not ids:
         return []
     device = logits.device
@@ -172,7 +171,7 @@ def _uniforms(rows: list[LogitsRow], purpose: Purpose = Purpose.SAMPLE) -> list[
 
 
 def _with_logprobs(results: list[RowResult], rows: list[LogitsRow], raw: torch.Tensor) -> list[RowResult]:
-    """Return the results with log probabilities where requested. raw: all rows of these sequences, before any edit."""
+    """Return the results with requested log probabilities. raw: unedited logits of the requesting sequences."""
     firsts = [rows[start] for start in first_rows(rows)]
     chosen_rows: list[int] = []
     token_ids: list[int] = []
@@ -200,10 +199,10 @@ def _with_logprobs(results: list[RowResult], rows: list[LogitsRow], raw: torch.T
 
 
 def _refusals(results: list[RowResult], rows: list[LogitsRow], impossible_rows: abc.Set[int]) -> list[RowResult]:
-    """Return the results, with an error for each sequence one of whose tokens comes from a row without a token.
+    """Return the results, replaced by an error where a sequence's parameters rule out every token.
 
-    results: one for each sequence of `rows`. impossible_rows: the indices of rows in which no token is left. A row that
-    follows a rejected draft token is not needed.
+    results: one per sequence of `rows`. impossible_rows: indices of rows without an allowed token; they do not matter
+    after a rejected draft token.
     """
     refused = []
     for result, start in zip(results, first_rows(rows), strict=True):
@@ -221,7 +220,7 @@ def _refusal(row: LogitsRow) -> RowResult:
 
 
 def _banning_parameters(row: LogitsRow) -> list[str]:
-    """Return the parameters of the row's request that rule tokens out; at least one does."""
+    """Return the names of the request's parameters that rule out tokens; at least one."""
     sampling = row.sampling
     uses = {
         "allowed_token_ids": sampling.allowed_token_ids is not None,

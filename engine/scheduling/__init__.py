@@ -1,1 +1,1 @@
-"""Which tokens the next step computes, for which sequences."""
+"""The scheduler: decides which tokens of which sequences the next step computes."""

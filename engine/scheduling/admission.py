@@ -1,4 +1,4 @@
-"""Admission: which waiting sequences the next step starts with, and which sequences they preempt."""
+"""Admission: which waiting sequences start in the next step, and which sequences they preempt."""
 
 from engine.protocol.sequence_events import WaitReason
 from engine.scheduling.claims import Claims, Victim
@@ -18,18 +18,17 @@ _MAX_BLOCKED = 16  # sequences that cannot be admitted, of as many tenants; othe
 
 
 class AdmissionRound:
-    """Chooses newcomers, the least served tenant's first; preempts where a newcomer may take the blocks of
-    others.
+    """Chooses the waiting sequences to admit in a step, least served tenant first, preempting others where allowed.
 
-    Sequences for which nothing is left of the step are passed over, and sequences that wait for a prefix that is being
-    computed are set aside. Behind a sequence that cannot be admitted, no other takes what is free: that is reserved for
-    it.
+    A sequence that would get no tokens in this step is skipped. A sequence whose prefix is being computed by another is
+    set aside. When a sequence cannot be admitted, no sequence behind it may take free slots or blocks: they are
+    reserved for it.
     """
 
     def __init__(
         self, kv: KVManager, lifecycle: Lifecycle, claims: Claims, prefix_waits: PrefixWaits, split: StepSplit
     ) -> None:
-        """split: of the running sequences. Newcomers are added to it, and preempted sequences are dropped."""
+        """split: how the step's tokens are split; admitted sequences are added to it, preempted ones removed."""
         self._kv = kv
         self._lifecycle = lifecycle
         self._claims = claims
@@ -45,7 +44,7 @@ class AdmissionRound:
         self._num_reserved = self._count_reserved()
 
     def choose(self) -> list[Sequence]:
-        """Return the newcomers. They are admitted when the running sequences have their blocks."""
+        """Return the sequences to admit. The caller admits them after the running sequences have got their blocks."""
         for sequence in self._lifecycle.waiting.in_turn(self._most_pending):
             if sequence in self._preempted:
                 continue
@@ -77,7 +76,7 @@ class AdmissionRound:
         return self._newcomers
 
     def _has_others_before(self, rank: int) -> bool:
-        """Whether sequences of lower ranks run or could have run, or have paused sequences that were not resumed."""
+        """Whether sequences of lower ranks are running or ready to run, or paused sequences have yet to resume."""
         running = self._lifecycle.running
         if (running and running[0].service.rank < rank) or self._lifecycle.paused:
             return True
@@ -85,7 +84,7 @@ class AdmissionRound:
         return first_rank is not None and first_rank < rank
 
     def _block(self, sequence: Sequence) -> bool:
-        """Note that a sequence cannot be admitted; returns whether another tenant's may still preempt."""
+        """Record that a sequence cannot be admitted; return whether to try other tenants' sequences."""
         self._lifecycle.note_wait(sequence, self._wait_reason())
         self._most_pending[sequence.account] = 0
         self._blocked_rank = sequence.service.rank
@@ -109,7 +108,7 @@ class AdmissionRound:
         return False
 
     def _waits_for_adapter(self, sequence: Sequence) -> bool:
-        """Whether the sequence's adapter has no slot; no sequence behind it waits for that."""
+        """Return whether the sequence must wait for its adapter; it is set aside then, and does not block others."""
         adapters = self._lifecycle.adapters
         if adapters is None or sequence.request.adapter is None or adapters.offer(sequence):
             return False
@@ -118,12 +117,12 @@ class AdmissionRound:
         return True
 
     def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch | None) -> bool:
-        """Whether another sequence computes the next full block of a waiting one in this step. It will also leave in
-        the cache what the waiting one needs to continue where the two diverge.
+        """Return whether the sequence should wait, because another computes its next full block in this step.
 
-        The wait ends when the shared part is computed, or its owner has stopped: only sequences of this step count. No
-        sequence waits for one of a class that is served after its own, which may progress slowly. match: None to look
-        at one block only.
+        It is set aside then, and the other sequence will cache what this one needs to continue from where the two
+        diverge. The wait ends when the shared part is computed or the other sequence has stopped. A sequence never
+        waits for one of a higher rank, which may progress slowly. match: None to check only whether the next block is
+        cached, which is cheaper.
         """
         for other, num_tokens in self._split.tokens().items():
             if other.service.rank > sequence.service.rank:
@@ -142,7 +141,8 @@ class AdmissionRound:
     # --- slots and blocks ---------------------------------------------------------------------------------------------
 
     def _make_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
-        """Whether a sequence can be admitted, if need be after preempting others: few, and none in vain."""
+        """Make room for the sequence, preempting others if needed, and return whether it fits. Preempts as few as
+        possible, and none if that would not be enough."""
         if self._blocked_rank is None and self._can_admit(sequence, match):
             return True
         victims = self._claims.victims(sequence, self._kv.capacity.blocks_taken(sequence, match))
@@ -167,8 +167,8 @@ class AdmissionRound:
         return self._lifecycle.num_free_slots + num_more > len(self._newcomers)
 
     def _can_admit(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
-        """Whether there is a slot, and blocks for all known tokens besides what others still need for theirs: a prompt
-        that is started and then preempted for lack of blocks was computed for nothing."""
+        """Whether there is a slot, and blocks for all tokens beyond what others still need: a prompt preempted for lack
+        of blocks is computed in vain. without: victims to preempt first."""
         num_slots = sum(map(_frees_slot, without or ()))
         return self._has_slot(num_slots) and self._has_blocks(sequence, match, without)
 
@@ -193,7 +193,7 @@ class AdmissionRound:
         )
 
     def _count_reserved(self) -> int:
-        """Return the number of blocks that running sequences still need for their known tokens."""
+        """Return how many more blocks the running sequences need for the tokens that they already have."""
         return sum(self._kv.capacity.blocks_needed(sequence) for sequence in self._lifecycle.running)
 
     def _add(self, demand: Demand, match: PrefixMatch) -> None:
@@ -206,5 +206,5 @@ class AdmissionRound:
 
 
 def _frees_slot(victim: Victim) -> bool:
-    """Whether a victim has a slot to give up, and not only blocks."""
+    """Whether preempting the victim frees a slot; a paused sequence only has blocks."""
     return victim[0].status is SequenceStatus.RUNNING

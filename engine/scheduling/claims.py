@@ -1,15 +1,15 @@
-"""Claims: which running sequences are preempted, and for which waiting ones.
+"""Claims: which running sequences may be preempted, and for which waiting ones.
 
-A waiting sequence that finds no slot, or too few blocks, may preempt sequences of
+A waiting sequence that lacks a slot or blocks may preempt sequences
 
-- classes that yield, if its own has a lower rank;
-- its own tenant with a worse priority, under that policy;
-- tenants that use more than their share of slots and blocks, if its own uses less; the larger of the two parts counts
-  (dominant resource fairness: Ghodsi et al., NSDI 2011).
+- of classes that yield and have a higher rank than its own;
+- of its own tenant with a worse priority, under the priority policy;
+- of tenants above their share of slots and blocks, if its own tenant stays within its share; the larger of the two
+  fractions counts (dominant resource fairness: Ghodsi et al., NSDI 2011).
 
-No sequence preempts one that could preempt it in turn: ranks and priorities are strict, and a tenant keeps its share. A
-sequence preempts other tenants' sequences once in its life. So preemptions are bounded by the number of sequences, and
-a tenant's first sequences, which are within its share, progress in any case.
+No sequence can preempt another that could preempt it in turn: ranks and priorities are strict, and a tenant keeps its
+share. A sequence preempts other tenants' sequences at most once in its life. So preemptions are bounded by the number
+of sequences, and a tenant's first sequences, which are within its share, always progress.
 """
 
 from engine.config import SchedulingPolicy
@@ -25,7 +25,7 @@ Victim = tuple[Sequence, PreemptionReason]
 
 
 class Claims:
-    """Names victims; callers preempt as many of them as they need."""
+    """Selects the sequences that may be preempted; the caller preempts as many as needed."""
 
     def __init__(self, capacity: KVCapacity, lifecycle: Lifecycle, config: SchedulerConfig) -> None:
         self._capacity = capacity
@@ -34,15 +34,15 @@ class Claims:
         self._known: dict[int, TenantShares] = {}  # by rank
 
     def forget_blocks(self) -> None:
-        """Forget how many blocks sequences use: they are counted once a step, and again after a preemption."""
+        """Drop the cached block counts of sequences. Call after each step and each preemption."""
         self._known.clear()
 
     def check(self) -> None:
-        """Assert that between steps no sequences are kept, which may have ended."""
+        """Assert that nothing is cached between steps: it could refer to ended sequences."""
         assert not self._known
 
     def make_way(self) -> None:
-        """Preempt or pause sequences of classes that yield immediately, while one of a lower rank is ready to run."""
+        """Preempt or pause sequences that yield immediately, while a sequence of a lower rank is ready."""
         running = self._lifecycle.running
         while running and running[-1].service.yields_immediately:
             first_rank = self._lifecycle.waiting.first_rank
@@ -54,8 +54,8 @@ class Claims:
                 self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
 
     def victims(self, sequence: Sequence, num_blocks: int) -> list[Victim]:
-        """Return the sequences that a waiting sequence may preempt, in the order in which they are; paused ones have
-        only blocks to give up. num_blocks: that the sequence needs."""
+        """Return the sequences that a waiting sequence may preempt, in order; paused ones free only blocks. num_blocks:
+        blocks that the waiting sequence needs."""
         running, rank = self._lifecycle.running, sequence.service.rank
         paused = [each for each in reversed(self._lifecycle.paused) if each.service.rank > rank]
         victims = [(each, PreemptionReason.SERVICE_CLASS) for each in paused]
@@ -72,11 +72,10 @@ class Claims:
         return victims
 
     def block_victim(self) -> Sequence:
-        """Return the running or paused sequence that loses its blocks when a running one before it needs some: the last
-        in the order; or, where that one runs and shares its class with other tenants, the last of the tenant that has
-        most blocks for its weight.
+        """Return the running or paused sequence to preempt when a running one runs out of blocks.
 
-        It is never the first in the order.
+        Normally the last in the order of service. If that one is running and other tenants run in its class, the last
+        sequence of the tenant with the most blocks for its weight. Never the first in the order.
         """
         running, paused = self._lifecycle.running, self._lifecycle.paused
         last = running[-1]
@@ -87,7 +86,7 @@ class Claims:
         return self._shares(last.service.rank).largest(but=running[0])
 
     def _shares(self, rank: int) -> TenantShares:
-        """Return the tenants' shares of one class, without the slots and blocks of classes of lower ranks."""
+        """Return the tenants' shares of a class, out of the slots and blocks that lower ranks leave."""
         running = [
             (each, self._capacity.blocks_used(each)) for each in self._lifecycle.running if each.service.rank <= rank
         ]
@@ -102,5 +101,5 @@ class Claims:
 
 
 def _is_before(waiting: Sequence, running: Sequence) -> bool:
-    """Whether both are of one tenant and class, and the waiting one has the better priority."""
+    """Whether both have the same tenant and service class, and the waiting one has the better priority."""
     return waiting.account is running.account and waiting.request.priority < running.request.priority

@@ -1,4 +1,4 @@
-"""SchedulerConfig: what the scheduler has to know of the options, the model and the memory."""
+"""SchedulerConfig: the scheduler's options, with the sizes of the model and the cache."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from engine.scheduling.kv.groups import KVGroup, peak_blocks
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """EngineConfig's scheduling options, with every default resolved."""
+    """Scheduling options of EngineConfig with all defaults resolved, and the sizes of the KV pools."""
 
     num_blocks: int
     block_size: int
@@ -42,7 +42,7 @@ class SchedulerConfig:
         kv_groups: tuple[KVGroup, ...],
         eos_token_ids: list[int],
     ) -> "SchedulerConfig":
-        """Return the options of a config whose None values the start of the engine has resolved."""
+        """Take the options from a config whose None values have been resolved at startup."""
         assert config.max_model_len is not None
         assert config.max_num_batched_tokens is not None
         return cls(
@@ -61,7 +61,7 @@ class SchedulerConfig:
         )
 
     def check_length(self, request: EngineRequest) -> None:
-        """Raise InvalidRequest for a prompt, an answer or a prediction that can never fit the context."""
+        """Raise InvalidRequest if the prompt, the requested output or the prediction can never fit the context."""
         num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
         if num_prompt == 0:
             raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")

@@ -1,6 +1,6 @@
-"""OutputGrammar: a grammar that a sequence's output must match, as scheduler, speculator and sampler know it.
+"""OutputGrammar: the interface of a sequence's output grammar, for the scheduler, the speculator and the sampler.
 
-`engine.grammar` implements it. The scheduler itself loads no library of grammars.
+`engine.grammar` implements it, so the scheduler itself loads no grammar library.
 """
 
 from collections import abc
@@ -9,15 +9,15 @@ from typing import Any, Protocol
 
 
 class GrammarError(Exception):
-    """A grammar failed while it was followed; its sequence cannot continue."""
+    """Following the grammar failed; the sequence cannot continue."""
 
 
 class GrammarTooComplex(GrammarError):
-    """Following the grammar takes more work or memory than one token may: the request is at fault."""
+    """Following the grammar exceeded the work or memory allowed per token; the client's grammar is at fault."""
 
 
 class OutputGrammar(Protocol):
-    """One sequence's position in its grammar."""
+    """The state of one sequence's grammar after its output so far."""
 
     num_forced: int  # tokens appended so far that the grammar forced
 
@@ -30,25 +30,26 @@ class OutputGrammar(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the output matches and can only end."""
+        """Whether the output matches the grammar and nothing but its end may follow."""
 
     def advance(self, token_ids: abc.Sequence[int], *, max_tokens: int) -> list[int]:
-        """Follow the tokens that the sequence got. Returns them up to the one that completes the output, and the forced
-        tokens after them, at most `max_tokens` in all. Raises GrammarError for a token that does not match."""
+        """Advance by sampled tokens; return the tokens to output: `token_ids`, up to the one that completes the output,
+        then any appended forced tokens, at most `max_tokens` in all. Raises GrammarError for a token that does not
+        match."""
 
     def num_matching(self, draft: abc.Sequence[int]) -> int:
-        """Return how many of the draft's tokens could follow."""
+        """Return how many tokens of the draft, from its start, the grammar allows."""
 
     def can_follow(self, token_id: int) -> bool:
-        """Whether the token could follow and does not end the text."""
+        """Whether the token is allowed next and is not EOS."""
 
     def following(self, draft: abc.Sequence[int]) -> AbstractContextManager[bool]:
-        """Count the draft as output inside the block; yields False, and counts nothing, if it does not match."""
+        """Advance by the draft inside the block, and roll back on exit. Yields whether all of it matches."""
 
     @property
     def forced_next(self) -> int | None:
-        """The only token that can follow, or None where there are several."""
+        """The only token allowed next; None if the grammar allows several."""
 
     @property
     def matcher(self) -> Any:
-        """The compiled grammar, as the library that computes masks takes it."""
+        """The underlying llguidance matcher, for computing masks."""

@@ -34,7 +34,7 @@ _CPU = torch.device("cpu")
 
 
 def quantize(model: str, config: QuantizeConfig, output: OutputFolder, progress: ProgressReport) -> None:
-    """Quantize a model into the folder of --out, which appears when it is complete, or not at all."""
+    """Quantize a model into the folder of --out. The folder appears only when the checkpoint is complete."""
     _check_out(output)
     text = calibration_text(config.calibration) if config.is_calibrated else None
     set_num_threads(config.threads or usable_cores())
@@ -52,7 +52,7 @@ def quantize(model: str, config: QuantizeConfig, output: OutputFolder, progress:
 
 @contextlib.contextmanager
 def _partial_folder(output: OutputFolder) -> Iterator[Path]:
-    """Make the folder in which the checkpoint is written, and remove it afterwards if it was not moved into place."""
+    """Create the temporary folder for the checkpoint; remove it on exit unless it was renamed to --out."""
     absent = [folder for folder in output.path.parents if not folder.exists()]
     try:
         with _refused(f"make the folder {output.path}"):
@@ -68,7 +68,7 @@ def _partial_folder(output: OutputFolder) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _refused(act: str) -> Iterator[None]:
-    """Turn an OSError within the context into a StartupError. act: what cannot be done, in the message."""
+    """Turn an OSError in the block into a StartupError "cannot {act}: ..."."""
     try:
         yield
     except OSError as error:
@@ -91,10 +91,10 @@ def _check_out(output: OutputFolder) -> None:
 
 
 def _measure(source: ModelFiles, output: OutputFolder, config: QuantizeConfig, progress: ProgressReport) -> Quality:
-    """Measure the written model against its source, and store the result with its weights, where a start with
-    --quality-report reads it.
+    """Compare the quantized model with its source, and store the result beside its weights, where a server started with
+    --quality-report looks for it.
 
-    Raises StartupError like `check_quality`.
+    Raises StartupError if the quality is too low, see `check_quality`.
     """
     opened = open_model(source)
     dtype = resolve_dtype("auto", opened.checkpoint.dtype, _CPU)

@@ -36,9 +36,9 @@ def convert(
     folder: Path,
     progress: ProgressReport,
 ) -> ConversionResult:
-    """Write the quantized model into `folder`, which must be empty. text: to calibrate on, or None.
+    """Write the quantized model into `folder`, which must be empty. text: to calibrate on; None for no calibration.
 
-    Raises a ModelError, and StartupError for a bad text or too little space.
+    Raises ModelError, and StartupError for an unusable text or too little disk space.
     """
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
@@ -56,7 +56,7 @@ def convert(
 
 
 def _stored_dtype(opened: OpenedModel) -> torch.dtype:
-    """Return the dtype of scales and of tensors from a GGUF: the checkpoint's own if it is fp16, else bf16."""
+    """Return the dtype of scales and of tensors converted from GGUF: fp16 if the checkpoint is fp16, else bf16."""
     return opened.checkpoint.dtype if opened.checkpoint.dtype == torch.float16 else torch.bfloat16
 
 
@@ -68,7 +68,7 @@ def _write_layers(
     batches: Sequence[ForwardBatch],
     progress: ProgressReport,
 ) -> ConversionResult:
-    """Quantize and write all layers. Without `batches` to calibrate on, weights are rounded to the nearest."""
+    """Quantize and write all layers. Without calibration `batches`, weights are rounded to nearest."""
     for assignment in stream.assignments:
         if layer_of(assignment) is None:
             writer.write_unquantized(assignment)
@@ -97,7 +97,7 @@ def _round_layer(plan: Sequence[Assignment], stream: LayerStream, layout: Layout
 def check_matrices(
     plan: Sequence[Assignment], layout: Layout, decoder: Decoder, writer: CheckpointWriter, scheme: Scheme
 ) -> None:
-    """Raise UnsupportedModelError for matrices that compressed-tensors cannot represent."""
+    """Raise UnsupportedModelError if compressed-tensors cannot represent one of the planned matrices."""
     inner = [each for each in plan if writer.is_inner_linear(each)]
     names = Counter(each.tensor.name for each in inner)
     for assignment in plan:

@@ -1,7 +1,7 @@
-"""Folding: factors on a matrix's columns that the norm or matrix before it undoes, so that the model is unchanged.
+"""Folding: equalization factors on a matrix's columns, undone in the norm or matrix before, so the model is unchanged.
 
 norm -> qkv,  norm -> gate and up     the norm's weight is divided, where norms come before matrices
-up -> down                            up's rows are divided, since act(gate) * up passes factors of up on
+up -> down                            up's rows are divided, since act(gate) * up is linear in up
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +22,14 @@ ChooseFactors = Callable[[str, Linear], torch.Tensor]
 
 
 class Folding:
-    """Factors of the matrices of one decoder layer. Matrices whose inputs cannot be divided have none."""
+    """Equalization factors of a decoder layer's matrices. A matrix whose inputs cannot be rescaled has none."""
 
     def __init__(self) -> None:
         self.column_factors: dict[str, torch.Tensor] = {}  # name in the decoder layer -> [columns]
         self._row_factors: dict[tuple[str, str | None], torch.Tensor] = {}  # (name, shard) -> [rows]
 
     def folded(self, values: torch.Tensor, name: str, assignment: Assignment) -> torch.Tensor:
-        """Return a tensor of the module `name`, multiplied by its factors."""
+        """Return a stored tensor of the module `name` with the module's row and column factors applied."""
         destination = assignment.destination
         row_factors = self._row_factors.get((name, destination.shard))
         if row_factors is not None:
@@ -39,7 +39,6 @@ class Folding:
         return values
 
     def multiply_weights(self, layer: nn.Module) -> None:
-        """Multiply the matrices in memory by their factors."""
         for name, factors in self.column_factors.items():
             _linear(layer, name).weight.mul_(factors)
         for (name, shard), factors in self._row_factors.items():
@@ -48,14 +47,14 @@ class Folding:
                 linear.weight.narrow(0, *linear.rows(shard)).mul_(factors[:, None])
 
     def multiply_outputs(self, name: str, linear: Linear, outputs: torch.Tensor) -> None:
-        """Multiply outputs [T, out] of the linear layer `name`, recorded before its rows had factors, by them."""
+        """Apply the row factors of the linear layer `name`, in place, to outputs [T, out] recorded before folding."""
         for (of, shard), factors in self._row_factors.items():
             if of == name and shard is not None:
                 outputs.narrow(1, *linear.rows(shard)).mul_(factors)
 
     def fold_norm(self, norm_name: str, norm: Norm, name: str, factors: torch.Tensor, dtype: torch.dtype) -> None:
-        """Divide a norm's weight by the factors of the matrix behind it. The weight is rounded to `dtype`; the columns'
-        factors make up for that."""
+        """Divide a norm's weight by the column factors of the matrix `name` that reads its output. The divided weight
+        is rounded to `dtype`, and the column factors are corrected for the rounding."""
         assert norm.weight is not None
         weight = norm.weight.to(torch.float32)
         divided = (weight / factors).to(dtype).to(torch.float32)
@@ -67,7 +66,7 @@ class Folding:
             parameter.mul_(share)
 
     def fold_up(self, mlp: MLP, factors: torch.Tensor) -> None:
-        """Divide up's rows by the factors of down's columns."""
+        """Divide the rows of the up projection by the column factors of the down projection."""
         self._row_factors["mlp.gate_up", "up"] = 1.0 / factors
         self.column_factors["mlp.down"] = factors
         gate_up, _ = mlp.linears
@@ -83,9 +82,9 @@ def fold(
     choose_factors: ChooseFactors,
     dtype: torch.dtype,
 ) -> Folding:
-    """Choose factors for the matrices of layer `index`, and divide the norms and matrices before them, as in the file.
+    """Choose column factors for the matrices of layer `index`, and divide the norms and matrices before them in memory.
 
-    plan: of this layer. dtype: of norms in the file.
+    plan: this layer's assignments. dtype: the dtype in which norms are stored.
     """
     folding = Folding()
     if not isinstance(layer, DecoderLayer):  # branches that share a norm
@@ -111,7 +110,7 @@ def fold(
 
 
 def _is_as_stored(assignments: Mapping[tuple[str, str | None], Assignment], name: str, shard: str | None) -> bool:
-    """Return whether the file has these rows by themselves, in order and unchanged."""
+    """Return whether these rows are a checkpoint tensor of their own, loaded without a transform."""
     assignment = assignments.get((name, shard))
     return assignment is not None and assignment.destination.transform is None
 

@@ -33,7 +33,7 @@ _CORRECTED = (Encoding.INT4,)  # for errors of the layers before, which 8 bits m
 
 
 class LayerCalibration:
-    """The calibration of layer `index`. layer: its module while it is in memory."""
+    """Calibrated quantization of layer `index`. layer: the loaded module of that layer."""
 
     def __init__(
         self, stream: LayerStream, layout: Layout, writer: CheckpointWriter, index: int, layer: nn.Module
@@ -50,8 +50,8 @@ class LayerCalibration:
         self._corrects = self._format.encoding in _CORRECTED
 
     def run(self, forwards: Sequence[LayerwiseForward], reference_passes: Sequence[LayerwiseForward]) -> None:
-        """Quantize and write the layer. `forwards` advance through the written layer, and `reference_passes`, if they
-        are needed, through the original one."""
+        """Quantize and write the layer. `forwards` advance through the quantized layer, `reference_passes` (used only
+        for formats that need them) through the original one."""
         self._check_finite()
         stats = self._input_stats(reference_passes)
         folding = Folding()
@@ -70,7 +70,7 @@ class LayerCalibration:
     # --- inputs of the unquantized layer ------------------------------------------------------------------------------
 
     def _input_stats(self, reference_passes: Sequence[LayerwiseForward]) -> Mapping[str, InputStats]:
-        """Return the recorded inputs of each linear layer. Advances the passes."""
+        """Run the reference passes through the layer; return statistics of each linear layer's inputs, by name."""
         if not self._equalizes and not self._corrects:
             return {}
         interval = _row_interval(reference_passes) if self._equalizes else None
@@ -95,7 +95,7 @@ class LayerCalibration:
         return fold(self._layer, spec, self._index, self._plan, choose_factors, self._writer.dtype)
 
     def _write_unquantized(self, folding: Folding) -> dict[str, list[Assignment]]:
-        """Write the tensors that stay unquantized; return the others by linear layer."""
+        """Write the tensors that stay unquantized; return the assignments to quantize, by linear layer."""
         quantized: dict[str, list[Assignment]] = {}
         for assignment in self._plan:
             name = _name_in_layer(assignment)
@@ -109,7 +109,8 @@ class LayerCalibration:
     def _targets(
         self, stats: Mapping[str, InputStats], folding: Folding, num_passes: int
     ) -> dict[str, list[torch.Tensor]]:
-        """Return the targets of the linear layers that ran in every pass, in the order in which they are computed."""
+        """Return the reference outputs, one per pass, of the linear layers that ran in every pass, in execution
+        order."""
         targets = {name: own.targets for name, own in stats.items() if len(own.targets) == num_passes}
         for name, own in targets.items():
             if has_narrow_outputs(self._linears[name]):
@@ -126,7 +127,8 @@ class LayerCalibration:
         targets: dict[str, list[torch.Tensor]],
         folding: Folding,
     ) -> None:
-        """Quantize the matrices one by one, each for its inputs behind the quantized ones. Uses up the targets."""
+        """Quantize in stages, each calibrated on inputs computed by the quantized matrices before. Empties
+        `targets`."""
         rounding: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._format.rounds_inputs:
             rounding = rounded_inputs(self._layer, self._format.encoding)
@@ -148,7 +150,7 @@ class LayerCalibration:
                 self._stream.compute(self._index, each)
 
     def _finish_attention(self, layer: DecoderLayer, forwards: Sequence[LayerwiseForward]) -> None:
-        """Advance through attention, after all its matrices are quantized, so that it is not computed again."""
+        """Advance the passes through the fully quantized attention, so that later stages need not compute it again."""
         with layer.without_mlp():
             for each in forwards:
                 self._stream.compute(self._index, each)
@@ -178,13 +180,13 @@ def _row_interval(forwards: Sequence[LayerwiseForward]) -> int:
 
 
 def _stages(names: Collection[str], in_order: Collection[str]) -> list[list[str]]:
-    """Return the linear layers that are calibrated together: each of `in_order` by itself, then all others."""
+    """Return the linear layers by calibration stage: each of `in_order` alone, then all others in one stage."""
     others = [name for name in names if name not in in_order]
     return [[name] for name in in_order if name in names] + ([others] if others else [])
 
 
 def _num_attention_stages(stages: Sequence[Sequence[str]]) -> int:
-    """Return the number of stages after which all of attention is quantized."""
+    """Return the number of stages up to and including the last with an attention matrix."""
     return 1 + max((n for n, names in enumerate(stages) if any(name.startswith("attn.") for name in names)), default=-1)
 
 

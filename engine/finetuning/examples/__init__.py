@@ -1,1 +1,1 @@
-"""Learning the examples of a file: chats, prompts and completions, preferences, or plain text."""
+"""Training on the examples of a file: chats, prompts with completions, preference pairs, or plain text."""

@@ -1,4 +1,4 @@
-"""ExampleSetup: prepares a job that learns the examples of a file."""
+"""ExampleSetup: prepares a fine-tuning job that trains on the examples of a file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +56,7 @@ class ExampleSetup:
         text = general_text(self._folder, decoder.spec.max_position) if is_text else []
 
         def difficulty(item: TrainingItem) -> float:
-            """Return the loss of an example before training; all examples together take a third of an epoch."""
+            """Return the loss of an example before training. Rating all examples takes about a third of an epoch."""
             return evaluate(TokenObjective(decoder), [TrainingItem(item.passages[:1])], decoder).loss
 
         orders = context.orders(self._items, difficulty, self._job.seed)
@@ -72,9 +72,9 @@ class ExampleSetup:
 
 
 def general_text(folder: JobFolder, max_position: int) -> list[TrainingItem]:
-    """Return the text that ships with the project, in separate sequences; empty without the model's tokenizer.
+    """Return the built-in text, in separate sequences; empty if the job has no tokenizer.
 
-    On these 2,500 tokens of prose, code, tables and talk, pretraining measures its damage to other texts.
+    Pretraining measures forgetting on its 2,500 tokens of prose, code, tables and dialogue.
     """
     tokenizer = load_job_tokenizer(folder)
     if tokenizer is None:

@@ -1,4 +1,4 @@
-"""ExampleTask: learns the examples of a file in a fixed order (supervised, dpo, pretraining)."""
+"""ExampleTask: trains on the examples of a file in a fixed order (supervised, DPO, pretraining)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from engine.finetuning.task import StepOutcome
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The items of a job. text: general text, on which perplexity is measured."""
+    """The training, validation and general-text items of a job. text: measures forgetting by its perplexity."""
 
     items: Sequence[TrainingItem]
     valid: Sequence[TrainingItem]
@@ -25,7 +25,7 @@ class ExampleTask:
     def __init__(
         self, context: TaskContext, objective: Objective, data: TrainingData, orders: tuple[BatchOrder, ReplayOrder]
     ) -> None:
-        """objective: must already remember the base's values that it compares with."""
+        """objective: with its reference values computed. orders: of the examples, and of the replayed answers."""
         self._context = context
         self._objective = objective
         self._data = data

@@ -1,1 +1,2 @@
-"""The loss of a step and its gradients: of the examples, and of the anchor that keeps the adapter near its base."""
+"""The training loss and its gradients: on the examples, plus an anchor that keeps the adapter close to the base
+model."""

@@ -1,4 +1,4 @@
-"""Anchor: keeps the decoder's next-token distributions on replayed answers close to its base's."""
+"""Anchor: penalizes divergence from the base model's next-token distributions, on replayed answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ _FIRST = 4  # tokens of an answer, which decide how it continues
 
 @dataclass(frozen=True, slots=True)
 class AnchorWeights:
-    """Weights of two mean divergences in the loss. mean: over all tokens. first: over the first tokens of each answer,
-    in addition: an answer that begins like the base's mostly continues like it."""
+    """Loss weights of two mean divergences. mean: over all tokens of the replayed answers. first: over the first tokens
+    of each answer, in addition, since they decide how the answer continues."""
 
     mean: float
     first: float
 
 
 class Anchor:
-    """The loss of replayed answers: the divergence of all next-token distributions from the base's.
+    """The loss on replayed answers: the divergence from the base model's distribution at every token.
 
-    The negative log probability of the answers would pull away from the base itself. The divergence is 0 there, and
-    each token gives a signal over the whole vocabulary.
+    Unlike the answers' negative log probability, the divergence is zero for the base model itself, and each token gives
+    a signal over the whole vocabulary.
     """
 
     def __init__(self, decoder: Decoder, lora: Lora, weights: AnchorWeights) -> None:
@@ -39,8 +39,8 @@ class Anchor:
         self._items: list[TrainingItem] = []  # keeps them, and so their identities, alive
 
     def remember(self, items: Sequence[TrainingItem]) -> None:
-        """Compute and keep the base's outputs for items, without any adapter, as the references: 2 bytes for each
-        number of a hidden state, of each trained token."""
+        """Compute the base model's hidden states on the items, without the adapter, and keep them as references: 2
+        bytes per element, for each trained token."""
         self._items += items
         for item in items:
             self._base_rows[id(item)] = base_rows(self._decoder, self._lora, [item])
@@ -48,9 +48,10 @@ class Anchor:
     def loss(
         self, items: Sequence[TrainingItem], rows: TrainedRows, together: Sequence[TrainingItem]
     ) -> tuple[torch.Tensor, float]:
-        """Return the loss that remembered items add to a step, and the sum of their tokens' divergences in nats.
+        """Return the items' contribution to the step's loss, and the sum of their tokens' divergences in nats.
 
-        rows: of `items`. together: all items that the step replays, which the loss is a mean over.
+        items: known from `remember`. rows: the hidden states of `items`. together: all items replayed in the step, over
+        whose tokens the loss is averaged.
         """
         found = self._divergences(items, rows)
         is_first = torch.cat([torch.arange(item.num_trained) < _FIRST for item in items])
@@ -61,7 +62,7 @@ class Anchor:
 
     @torch.no_grad()
     def measure(self, items: Sequence[TrainingItem]) -> float:
-        """Return the mean divergence per token of remembered items, in nats."""
+        """Return the mean divergence per token, in nats, of items known from `remember`."""
         total = sum(float(self._divergences([item], compute_rows(self._decoder, [item])).sum()) for item in items)
         return total / sum(item.num_trained for item in items)
 
@@ -72,7 +73,7 @@ class Anchor:
 
 
 def base_rows(decoder: Decoder, lora: Lora, items: Sequence[TrainingItem]) -> torch.Tensor:
-    """Return the output layer's inputs when the base, without any adapter, computes the trained tokens: [L, in]."""
+    """Return the base model's inputs to the output layer at the trained tokens, without the adapter: [L, in]."""
     # Not under no_grad, where layers without an adapter compute as in serving, which rounds in other places.
     is_adapted, lora.is_adapted = lora.is_adapted, False
     try:

@@ -1,4 +1,4 @@
-"""Layout: passages as the sequences of a batch, in which a prompt that several passages share stands once."""
+"""Layout: arranges passages as the sequences of a batch, computing a prompt that several passages share only once."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ _LEAST_SHARED = 8  # tokens: a shorter prompt is not worth a sequence of its own
 
 @dataclass(slots=True)
 class Layout:
-    """The sequences of a batch. prefixes: for each sequence, the sequence that it continues, or None. rows: the row
-    that predicts each trained token, counted over all sequences."""
+    """The sequences of a batch. prefixes: for each sequence, the index of the sequence that it continues, or None.
+    rows: for each trained token, the row of the batch that predicts it."""
 
     sequences: list[Sequence[int]] = field(default_factory=list)
     prefixes: list[int | None] = field(default_factory=list)
@@ -20,7 +20,7 @@ class Layout:
     num_tokens: int = 0
 
     def add(self, ids: Sequence[int], prefix: int | None) -> tuple[int, int]:
-        """Add a sequence; return its number and its first row."""
+        """Add a sequence; return its index and its first row in the batch."""
         self.sequences.append(ids)
         self.prefixes.append(prefix)
         self.num_tokens += len(ids)
@@ -28,7 +28,7 @@ class Layout:
 
 
 def lay_out(passages: Sequence[Passage], *, shares: bool) -> Layout:
-    """Lay out passages as sequences. shares: whether passages can continue a shared prompt."""
+    """Lay out passages as sequences. shares: whether a common prompt becomes a sequence that passages continue."""
     layout = Layout()
     counts = Counter(prompt_of(passage) for passage in passages) if shares else Counter()
     known: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -51,7 +51,7 @@ def lay_out(passages: Sequence[Passage], *, shares: bool) -> Layout:
 
 
 def prompt_of(passage: Passage) -> tuple[int, ...]:
-    """Return the tokens before the first trained token."""
+    """Return the passage's tokens before the first trained token."""
     return tuple(passage.ids[: passage.trained[0][0]]) if passage.trained else tuple(passage.ids)
 
 

@@ -1,4 +1,4 @@
-"""Objectives: the loss of a step's items and its gradients, computed part by part so that memory stays bounded."""
+"""Objectives: the loss of a step's items and its gradients, computed in parts to bound memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ MAX_TOKENS = 1024  # of passages that are computed together
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """The loss of a step or of a validation file.
+    """The loss of a training step or of a validation file.
 
-    loss: mean over `count` tokens or pairs. accuracy: share of the tokens that greedy decoding would get right, or of
-    the pairs whose preferred passage gained more. divergence: from the base on replayed answers, in nats per token.
+    loss: mean over `count` tokens (DPO: pairs). accuracy: share of tokens that greedy decoding gets right (DPO: of
+    pairs whose preferred passage gained more). divergence: from the base model on replayed answers, in nats per token.
     """
 
     loss: float
@@ -34,7 +34,7 @@ class StepLoss:
 
 
 def bounded_parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[TrainingItem]]:
-    """Split items, in order, into parts of at most MAX_TOKENS, or of one item. Shared prompts count once."""
+    """Split items, in order, into parts of at most MAX_TOKENS or one item. A prompt shared in a part counts once."""
     shares = shares_prefixes(decoder)
     found: list[list[TrainingItem]] = []
     size = 0
@@ -55,10 +55,10 @@ def bounded_parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[
 
 class Objective(Protocol):
     def count(self, items: Sequence[TrainingItem]) -> int:
-        """Return the divisor of the sum of a step's losses: its tokens or pairs."""
+        """Return the number of tokens or pairs that the loss of a step is averaged over."""
 
     def losses(self, items: Sequence[TrainingItem], rows: TrainedRows) -> tuple[torch.Tensor, int]:
-        """Return the sum of the items' losses, and the number of correct tokens or pairs. rows: of `items`."""
+        """Return the items' summed loss, and the number of correct tokens or pairs. rows: their hidden states."""
 
 
 class TokenObjective:
@@ -77,11 +77,11 @@ class TokenObjective:
 
 
 class PreferenceObjective:
-    """DPO's loss of a pair, -log sigmoid(beta * (gain of the preferred passage - gain of the other)).
+    """The DPO loss of preference pairs: -log sigmoid(beta * (gain of the preferred passage - gain of the other)).
 
-    A gain is the log probability of a passage relative to its value before training. Added, times `rpo_alpha`, is the
-    mean negative log probability of the preferred passage's tokens (Pang et al. 2024): without it, both passages may
-    get less likely as long as the other one does so faster.
+    A passage's gain is its log probability minus its log probability before training. If `rpo_alpha` is set, the
+    preferred passage's mean negative log probability is added, times `rpo_alpha` (Pang et al. 2024): plain DPO lets
+    both passages get less likely, as long as the other does so faster.
     """
 
     def __init__(self, decoder: Decoder, beta: float, rpo_alpha: float) -> None:
@@ -96,7 +96,7 @@ class PreferenceObjective:
 
     @torch.no_grad()
     def remember(self, items: Sequence[TrainingItem]) -> None:
-        """Compute and keep the items' log probabilities by the current decoder as the references."""
+        """Compute the items' log probabilities under the current weights, and keep them as DPO's references."""
         self._items += items
         for part in bounded_parts(items, self._decoder):
             log_probs = self._log_probs(part, compute_rows(self._decoder, part))
@@ -113,12 +113,12 @@ class PreferenceObjective:
         return loss, int((margins > 0).sum())
 
     def _margins(self, items: Sequence[TrainingItem], log_probs: torch.Tensor) -> torch.Tensor:
-        """Return beta * the difference of the gains for each pair: [items]."""
+        """Return beta times the difference of the two gains, for each pair: [items]."""
         gains = log_probs - torch.stack([self._references[id(item)] for item in items])
         return self._beta * (gains[:, 0] - gains[:, 1])
 
     def _log_probs(self, items: Sequence[TrainingItem], rows: TrainedRows) -> torch.Tensor:
-        """Return the sums of log probabilities over the passages' trained tokens: [items, 2]."""
+        """Return each passage's log probability, summed over its trained tokens: [items, 2]."""
         sizes = [passage.num_trained for item in items for passage in item.passages]
         found = token_log_probs(self._decoder, rows.hidden, rows.targets).log_probs.split(sizes)
         return torch.stack([each.sum() for each in found]).view(-1, 2)
@@ -132,7 +132,7 @@ def add_gradients(
     anchor: Anchor | None = None,
     replayed: Sequence[TrainingItem] = (),
 ) -> StepLoss:
-    """Fill `lora.gradients` with the gradients of the items' mean loss and of the anchor's loss."""
+    """Overwrite `lora.gradients` with the gradients of the items' mean loss plus the anchor's loss on `replayed`."""
     lora.gradients.zero_()
     count, num_replayed = objective.count(items), sum(item.num_trained for item in replayed)
     total, right, diverged = 0.0, 0, 0.0

@@ -1,4 +1,4 @@
-"""TrainedRows: the decoder's hidden states that predict the trained tokens of some items."""
+"""TrainedRows: the hidden states that predict the trained tokens of some items."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from models.training.batch import pack, shares_prefixes, training_caches
 
 
 class TrainedRows(NamedTuple):
-    """One row for each trained token, passage after passage."""
+    """Hidden states and target ids of the trained tokens, one row per token, passage after passage."""
 
     hidden: torch.Tensor  # [L, hidden], from which the token is predicted
     targets: torch.Tensor  # [L] int64, the token
@@ -23,7 +23,7 @@ class TrainedRows(NamedTuple):
 
 
 def compute_rows(decoder: Decoder, items: Sequence[TrainingItem]) -> TrainedRows:
-    """Compute all passages of the items in one forward pass, in which a shared prompt is computed once."""
+    """Run all passages of the items through the decoder in one forward pass. A shared prompt is computed once."""
     passages = [passage for item in items for passage in item.passages]
     layout = lay_out(passages, shares=shares_prefixes(decoder))
     targets = [token for passage in passages for first, last in passage.trained for token in passage.ids[first:last]]

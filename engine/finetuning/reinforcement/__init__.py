@@ -1,1 +1,1 @@
-"""Reinforcement learning: the adapter's own answers are graded, and those above their prompt's mean become likelier."""
+"""Reinforcement learning (GRPO): trains on the adapter's own graded answers, toward those with higher rewards."""

@@ -1,4 +1,4 @@
-"""Advantages: how much better each answer is than the other answers to its prompt."""
+"""advantages: how much better each answer is than the other answers to its prompt."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ Rewards = Sequence[Sequence[float | None]]  # of each prompt's answers; None whe
 
 
 def advantages(groups: Rewards, scale: ScaleRewards) -> list[list[float]]:
-    """Return rewards minus their group's mean (Shao et al. 2024), and 0 for answers without a reward.
+    """Return each reward minus its group's mean (Shao et al. 2024), scaled; 0 for answers without a reward.
 
-    They are divided by a standard deviation. By that of their own group (GRPO), prompts that are almost always or
-    almost never answered right get the weight of all others (Liu et al. 2025). By that of the whole step they do not,
-    and the scale of a grader's numbers still makes no difference. Or they are not divided.
+    GROUP divides by the standard deviation of the answer's group (GRPO): prompts that are almost always or almost never
+    answered right then weigh as much as all others (Liu et al. 2025). BATCH divides by the standard deviation over the
+    whole step: this avoids that bias and is still independent of the grader's scale. NONE does not divide.
     """
     centered = [_centered(group) for group in groups]
     match scale:
@@ -31,7 +31,7 @@ def advantages(groups: Rewards, scale: ScaleRewards) -> list[list[float]]:
 
 
 def has_signal(group: Sequence[float | None]) -> bool:
-    """Return whether some of the answers are better than others: if not, nothing can be learned from them."""
+    """Return whether the rewards of the group differ; if not, the group gives no gradient."""
     return len(set(group) - {None}) > 1
 
 

@@ -1,4 +1,4 @@
-"""PolicyObjective: the loss of a step's answers, whose gradient is minus the gradient of the mean reward."""
+"""PolicyObjective: the policy-gradient loss of a step's answers; minimizing it maximizes the mean reward."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,18 +14,18 @@ from models.training.lora import Lora
 
 
 class PolicyObjective:
-    """The loss of each token: minus its answer's advantage times its log probability, plus, times `kl_weight`, the
-    divergence of the distribution that it was drawn from, from the base's.
+    """The policy-gradient loss per token: -advantage * log probability + `kl_weight` * KL divergence from the base
+    model.
 
-    The answers are always the current adapter's, and a step makes one update: so GRPO's ratio to the probabilities at
-    the time of drawing is 1, and is not clipped. Every token of a step counts the same (Yu et al. 2025). The divergence
-    is over all next tokens; its gradient is the expected gradient of GRPO's estimate by the drawn token.
+    Every step makes one update on answers sampled from the current adapter, so GRPO's importance ratio is 1 and needs
+    no clipping. Every token of a step has the same weight (Yu et al. 2025). The divergence is computed over the full
+    vocabulary; its gradient is the expected gradient of GRPO's single-sample estimate.
     """
 
     def __init__(
         self, decoder: Decoder, lora: Lora, advantages: Mapping[int, float], num_tokens: int, kl_weight: float
     ) -> None:
-        """advantages: by the item's identity. num_tokens: of all answers of the step, learned from or not."""
+        """advantages: by id() of the item. num_tokens: tokens in all the step's answers, with or without a signal."""
         self._decoder = decoder
         self._lora = lora
         self._advantages = advantages
@@ -36,7 +36,7 @@ class PolicyObjective:
 
     @property
     def kl(self) -> float | None:
-        """The mean divergence of the tokens in losses so far, in nats; None if it has no weight."""
+        """Mean KL divergence per token so far, in nats; None if none was computed, as with `kl_weight` 0."""
         return self._divergence / self._num_compared if self._num_compared else None
 
     def count(self, items: Sequence[TrainingItem]) -> int:  # noqa: ARG002

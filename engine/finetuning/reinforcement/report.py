@@ -1,4 +1,4 @@
-"""Statistics of a step's answers and grades, by the names in OpenAI's events."""
+"""Statistics of a step's answers and grades, under OpenAI's names for fine-tuning events."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,18 +13,19 @@ _MAX_SHOWN = 500  # characters of an answer
 
 
 def reward_of(grade: Grade) -> float | None:
-    """Return the reward of an answer; None if the grading model could not be reached."""
+    """Return an answer's reward; None if a grading model could not be reached."""
     return None if any(fault.kind is FaultKind.MODEL_SERVER for fault in grade.faults) else grade.reward
 
 
 def mean_reward(grades: Sequence[Grade]) -> float | None:
-    """Return the mean reward of the answers that could be graded; None if there are none."""
+    """Return the mean reward over the answers that have one; None if none has."""
     rewards = [reward for grade in grades if (reward := reward_of(grade)) is not None]
     return sum(rewards) / len(rewards) if rewards else None
 
 
 def fault_of(grade: Grade) -> GradingFault | None:
-    """Return why an answer could not be graded; None if it was, also if some parts of a multi grader were not."""
+    """Return why an answer could not be graded; None if it was. A failed part of a multi-grader does not count, unless
+    its model could not be reached."""
     of_model = (fault for fault in grade.faults if fault.kind is FaultKind.MODEL_SERVER)
     return next(of_model, grade.whole.fault)
 
@@ -41,7 +42,7 @@ def all_at_fault(step: int, grades: Sequence[Grade]) -> str | None:
 
 
 def rollout_figures(rollouts: Sequence[Rollout], grades: Sequence[Grade], group_size: int) -> dict[str, Any]:
-    """Return a step's numbers for programs, other than the mean reward. rollouts: of a step, group after group."""
+    """Return a step's statistics, except the mean reward, for the event's `data`. rollouts: sorted by group."""
     rewards = [reward_of(grade) for grade in grades]
     groups = [rewards[start : start + group_size] for start in range(0, len(rewards), group_size)]
     num_tokens = sum(len(rollout.ids) for rollout in rollouts)
@@ -62,7 +63,7 @@ def rollout_figures(rollouts: Sequence[Rollout], grades: Sequence[Grade], group_
 
 
 def _scores(grades: Sequence[Grade]) -> list[dict[str, Any]]:
-    """Return each grader's mean reward over the answers for which its model could be reached."""
+    """Return each grader's mean reward, without answers for which its model could not be reached."""
     found = []
     for column in _by_grader(grades):
         rewards = [
@@ -90,8 +91,8 @@ def _by_grader(grades: Sequence[Grade]) -> list[tuple[PartGrade, ...]]:
 
 
 def _best_and_worst(rollouts: Sequence[Rollout], rewards: Sequence[float | None]) -> list[dict[str, Any]]:
-    """Return the answers with the highest and the lowest reward, for people to read: a grader may reward answers that
-    no user wants."""
+    """Return the answers with the highest and the lowest reward, so that a person can spot a grader that rewards bad
+    answers."""
     graded = [(reward, number) for number, reward in enumerate(rewards) if reward is not None]
     if not graded:
         return []

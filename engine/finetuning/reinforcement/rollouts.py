@@ -1,4 +1,4 @@
-"""Rollouts: answers by the current adapter, which are graded and learned from."""
+"""Rollouts: answers sampled from the current adapter, to be graded and trained on."""
 
 import random
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ _TEMPERATURE = 1.0  # of the trained distribution: only its samples give the gra
 
 
 def num_together(num_samples: int) -> int:
-    """Return how many sequences are generated together: whole groups of `num_samples`."""
+    """Return how many sequences are sampled in one batch: whole groups of `num_samples`."""
     return max(1, _MAX_TOGETHER // num_samples) * num_samples
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """An answer to a prompt. ids: after the prompt's. text: without a thought before the answer. is_complete: whether
-    the last id ends the answer; else it was cut off."""
+    """A sampled answer to a prompt. ids: the answer's tokens. text: the answer without its thinking. is_complete:
+    whether the answer ended by itself; otherwise the token limit cut it off."""
 
     prompt: GradedPrompt
     ids: list[int]
@@ -48,7 +48,7 @@ class RolloutSampler:
         max_tokens: int,
         thought: ThoughtMarks | None = None,
     ) -> None:
-        """max_tokens: of an answer. thought: marks of the thought, if the model thinks."""
+        """max_tokens: limit per answer. thought: marks around the thinking part, for a reasoning model."""
         self._decoder = decoder
         self._lora = lora
         self._tokenizer = tokenizer
@@ -57,7 +57,7 @@ class RolloutSampler:
         self._thought = thought
 
     def sample(self, prompts: Sequence[GradedPrompt], num_samples: int, seed: str) -> list[list[Rollout]]:
-        """Sample a group of answers to each prompt: the same for the same seed, prompts and adapter."""
+        """Sample `num_samples` answers to each prompt. Deterministic for the same seed, prompts and adapter."""
         groups: list[list[Rollout]] = []
         step = num_together(num_samples) // num_samples
         for start in range(0, len(prompts), step):
@@ -78,11 +78,11 @@ class RolloutSampler:
         return groups
 
     def rollout(self, prompt: GradedPrompt, ids: list[int]) -> Rollout:
-        """Make a rollout of the ids that were sampled after the prompt's."""
+        """Make the Rollout of an answer's token ids."""
         return Rollout(prompt, ids, self._answer(prompt, ids), ids[-1] in self._end_ids)
 
     def _answer(self, prompt: GradedPrompt, ids: list[int]) -> str:
-        """Decode an answer as a server would: without the thought."""
+        """Decode an answer as a server would: without the thinking."""
         if self._thought is None:
             return self._tokenizer.decode(ids)
 

@@ -1,4 +1,4 @@
-"""ReinforcementSetup: prepares a job that learns from the rewards of its own answers."""
+"""ReinforcementSetup: prepares a job that trains on rewards for its own answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,7 +81,7 @@ class ReinforcementSetup:
         sampler, grade = self._sampler(context.decoder, context.lora), self._grade()
 
         def difficulty(prompt: GradedPrompt) -> float:
-            """Return the negative mean reward of a prompt's answers."""
+            """Return the difficulty of a prompt: the negative mean reward of its answers before training."""
             (group,) = sampler.sample([prompt], settings.group_size, f"{seed} difficulty {prompt.line}")
             reward = mean_reward(grade(group))
             return 0.0 if reward is None else -reward

@@ -1,4 +1,4 @@
-"""ReinforcementTask: each step samples answers to some prompts, grades them, and makes the better ones likelier."""
+"""ReinforcementTask: each step samples answers to some prompts, grades them, and reinforces the better ones."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ GradeAll = Callable[[Sequence[Rollout]], Sequence[Grade]]
 
 
 class ReinforcementTask:
-    """Group relative policy optimization (GRPO: Shao et al. 2024), with one update for each step's answers.
+    """Group relative policy optimization (GRPO: Shao et al. 2024), with one update per step.
 
-    The answers of a step depend on the seed, the step and the adapter alone: a step that was interrupted draws the same
-    answers again.
+    A step's answers depend only on the seed, the step and the adapter: an interrupted step samples the same answers
+    again.
     """
 
     def __init__(
@@ -113,9 +113,10 @@ class ReinforcementTask:
         )
 
     def conclude(self, results: Sequence[ResultRow]) -> str | None:
-        """Raise StartupError if no answer of the job could be graded; return a warning if all rewards were equal.
+        """Raise StartupError if no answer of the job could be graded; return a warning if rewards never differed within
+        a group.
 
-        results: also of earlier runs of the job.
+        results: of all steps, including steps before a restart.
         """
         steps = counted(len(results), "step")
         if all(result.train_mean_reward is None for result in results):
@@ -135,7 +136,7 @@ class ReinforcementTask:
         return total
 
     def _check(self, grades: Sequence[Grade]) -> None:
-        """Raise StartupError if no answer could be graded for several steps: nothing can be learned then."""
+        """Raise StartupError after several consecutive steps in which no answer could be graded."""
         self._num_failed = self._num_failed + 1 if mean_reward(grades) is None else 0
         self._last_fault = fault_of(grades[0])
         if self._num_failed == _MOST_FAILED:
@@ -156,7 +157,7 @@ class ReinforcementTask:
     def _learned(
         self, groups: Sequence[Sequence[Rollout]], grades: Sequence[Grade]
     ) -> tuple[list[TrainingItem], PolicyObjective]:
-        """Return the answers to learn from, and their objective. Groups whose rewards are all equal are left out."""
+        """Return the answers to train on, and their objective. Groups with equal rewards are left out."""
         settings, size = self._settings, self._settings.group_size
         starts = range(0, len(grades), size)
         rewards = [[reward_of(grade) for grade in grades[start : start + size]] for start in starts]
@@ -174,7 +175,7 @@ class ReinforcementTask:
         )
 
     def _mean_reward(self, prompts: Sequence[GradedPrompt]) -> float | None:
-        """Return the mean reward on the prompts. The seed is the same each time, so that adapters compare better."""
+        """Return the mean reward of sampled answers to the prompts, with a fixed seed for comparable results."""
         groups = self._sampler.sample(prompts, self._settings.eval_samples, f"{self._seed} validation")
         return mean_reward(self._grade(list(chain.from_iterable(groups))))
 

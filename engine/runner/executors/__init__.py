@@ -1,1 +1,1 @@
-"""Executors: what computes a batch on a model's layers. Each is behind the interface of `executor.py`."""
+"""Executors: run a batch through a model's layers. The interface is in `executor.py`."""

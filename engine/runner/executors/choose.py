@@ -1,4 +1,4 @@
-"""The choice of an executor for a model."""
+"""Selection of the executor for a model and device."""
 
 from collections.abc import Sequence
 
@@ -9,5 +9,5 @@ from models.loaded_model import LoadedModel
 
 
 def make_executor(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> Executor:
-    """Return the fastest executor that can run the model on its device. kv: the tensors that every pass uses."""
+    """Create the fastest executor that can run the model on its device. kv: the cache tensors of every pass."""
     return recorded_executor(model, kv, block_size) or EagerExecutor(model.decoder, kv)

@@ -1,4 +1,4 @@
-"""Executor: the interface of what computes a batch on a model's layers, and the one for any device."""
+"""Executor: the interface for running a batch through a model's layers, and the implementation for any device."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -14,8 +14,8 @@ from models.loaded_model import ModelDecoder
 class PendingForward(NamedTuple):
     """A forward pass that was launched.
 
-    hidden: states of the output rows after the last layer, [L, hidden]. On a device they may still be computed:
-    operators on them queue behind the pass, and the host may read them after `collect`.
+    hidden: final hidden states of the output rows, [L, hidden]. On a device they may not be computed yet: device
+    operators may use them, but the host may read them only after `collect`.
     """
 
     hidden: torch.Tensor
@@ -23,23 +23,22 @@ class PendingForward(NamedTuple):
 
 
 class Executor(Protocol):
-    """Runs forward passes of one decoder over one KV cache, in the order in which they are launched."""
+    """Runs forward passes of one decoder over one KV cache, in launch order."""
 
     @property
     def buffers(self) -> BatchBuffers | None:
-        """Where batches are built, if the executor needs their numbers at known addresses. A batch in them is valid
-        until the next one is built."""
+        """Buffers to build batches in, if the executor needs inputs at fixed addresses; else None. A batch in them is
+        valid until the next one is built."""
 
     def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
-        """Start a pass, without waiting for the device. output_rows: the rows whose states are needed; None: all."""
+        """Launch a pass without waiting. output_rows: rows whose hidden states are returned; None: all."""
 
     def collect(self, pending: PendingForward) -> torch.Tensor:
-        """Wait for a pass and return its hidden states, which are valid until the next pass is launched."""
+        """Wait for a pass and return its hidden states; they are valid until the next launch."""
 
 
 class EagerExecutor:
-    """Runs a decoder operator by operator. The order of operators on the device is left to torch's stream: nothing has
-    to be waited for here."""
+    """Runs a decoder operator by operator. On a device, torch's stream keeps the order, so `collect` need not wait."""
 
     buffers = None
 

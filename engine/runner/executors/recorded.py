@@ -1,4 +1,4 @@
-"""RecordedExecutor: replays steps of few rows from tapes of native calls, without Python between the calls."""
+"""RecordedExecutor: replays small steps from recorded tapes of native calls, without Python between the calls."""
 
 import dataclasses
 import logging
@@ -23,7 +23,7 @@ MAX_ROWS = 32  # with more rows, Python's time is small beside the kernels'
 
 
 class _Inputs(NamedTuple):
-    """The inputs of a step, besides its batch."""
+    """Input tensors of a step, in addition to the batch: embedded tokens and rotary tables."""
 
     x: torch.Tensor
     rotary_embeddings: list[RotaryEmbedding]
@@ -44,7 +44,7 @@ class _Inputs(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """The properties of a step that decide which native calls it makes, besides the decoder's."""
+    """Properties of a step that determine its sequence of native calls, for a given decoder."""
 
     rows: int
     sequences: int
@@ -52,14 +52,14 @@ class _Key(NamedTuple):
 
 
 class RecordedExecutor:
-    """An Executor that has one tape for each _Key of a step, where such steps can be recorded.
+    """An Executor that records one tape per _Key, for steps that can be recorded, and replays it.
 
-    Only batches that are built in `buffers` have a tape. All tapes share these, further input buffers and a workspace:
-    so one step is computed at a time, and complete when it is launched.
+    Only batches built in `buffers` use tapes. All tapes share these buffers, the input tensors and a workspace, so only
+    one step can run at a time; `launch` returns when it is computed.
     """
 
     def __init__(self, decoder: Decoder, kv: Sequence[LayerCache], library: KernelLibrary, *, max_blocks: int) -> None:
-        """kv: the tensors that every step uses. max_blocks: widest block table."""
+        """kv: the cache tensors of every step. max_blocks: most entries of a block table."""
         self._decoder = decoder
         self._kv = kv
         self._replay = library.replay
@@ -88,8 +88,8 @@ class RecordedExecutor:
         return [(key.rows, key.sequences) for key, tape in self._tapes.items() if tape is not None]
 
     def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
-        """Compute a step. Steps that are too large or cannot be recorded run without a tape, and so do those with
-        drafts over recurrent layers, which make tensors that outlive the step."""
+        """Compute a step, replaying its tape if there is one. Steps that are too large or cannot be recorded run
+        without a tape; so do drafts over recurrent layers, whose tensors outlive the step."""
         key = _Key(len(batch.token_ids), len(batch.query_lens), self._has_adapters(batch))
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
@@ -109,7 +109,7 @@ class RecordedExecutor:
         return pending.hidden
 
     def _has_adapters(self, batch: ForwardBatch) -> bool:
-        """Whether the step's calls are those with adapters. Drops their tapes if the decoder makes other calls now."""
+        """Return whether any row has an adapter. Drops tapes with adapters if the adapter kernels have changed."""
         if batch.adapter_slots is None:
             return False
         if self._adapters_version != self._decoder.adapters_version:
@@ -120,7 +120,7 @@ class RecordedExecutor:
     def _record(
         self, key: _Key, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch
     ) -> None:
-        """Run the step, and store its tape if it can be recorded."""
+        """Run the step while recording it, and store the tape; None if the step cannot be recorded."""
         tape, unrecordable_op = record(
             lambda: self._run_in_place(x, rotary_embeddings, batch), self._workspace, self._replay
         )
@@ -136,7 +136,7 @@ class RecordedExecutor:
             x.copy_(hidden)  # a layer without a kernel made a new tensor; this copy cannot be recorded either
 
     def _with_state_buffers(self, batch: ForwardBatch) -> ForwardBatch:
-        """Return the batch with the addresses of its states copied to where tapes read them."""
+        """Return the batch with its recurrent-state indices copied into the fixed buffers that tapes read."""
         if not any(isinstance(group, StateGroupBatch) for group in batch.groups):
             return batch
         groups = tuple(
@@ -147,7 +147,7 @@ class RecordedExecutor:
 
 
 def recorded_executor(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> RecordedExecutor | None:
-    """Return None if steps are not made of native calls: on other devices, and in transformers' code."""
+    """Create a RecordedExecutor; None on devices other than the CPU, or with transformers' model code."""
     if model.device.type != "cpu" or not isinstance(model.decoder, Decoder):
         return None
     library = kernel_library()
@@ -160,7 +160,7 @@ def _has_speculative_rows(batch: ForwardBatch) -> bool:
 
 
 def _state_buffers() -> StateGroupBatch:
-    """Return buffers for the addresses of MAX_ROWS rows of as many sequences."""
+    """Allocate buffers for the state indices of up to MAX_ROWS rows."""
     return StateGroupBatch(
         sources=torch.empty(MAX_ROWS, dtype=torch.int32),
         targets=torch.empty(MAX_ROWS, dtype=torch.int32),
@@ -173,7 +173,7 @@ def _state_buffers() -> StateGroupBatch:
 
 
 def _copied(group: StateGroupBatch, to: StateGroupBatch) -> StateGroupBatch:
-    """Return the group with its addresses in the first rows of the buffers."""
+    """Return the group with its state indices copied into the buffers `to`."""
     return dataclasses.replace(
         group,
         sources=to.sources[: len(group.sources)].copy_(group.sources),

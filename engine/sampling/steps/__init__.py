@@ -1,1 +1,1 @@
-"""Steps of the sampler's pipeline, a file for each."""
+"""Steps of the sampling pipeline, one per file."""

@@ -1,4 +1,4 @@
-"""AllowedTokens: rows in which all tokens but those in `allowed_token_ids` are ruled out."""
+"""AllowedTokens: rules out all tokens except `allowed_token_ids`."""
 
 from collections import abc
 
@@ -8,7 +8,7 @@ from engine.sampling.rows import LogitsRow
 
 
 class AllowedTokens:
-    """Holds the ids as a tensor, since they may be most of the vocabulary."""
+    """Masks all tokens except the given ids, which are kept as a tensor since they may be most of the vocabulary."""
 
     def __init__(self, token_ids: abc.Sequence[int], device: torch.device) -> None:
         self._ids = torch.tensor(token_ids, device=device)

@@ -1,7 +1,7 @@
-"""BadWords: tokens that would complete a sequence that the output must not contain.
+"""BadWords: bans tokens that would complete a token sequence that the output must not contain.
 
-A word is a sequence of tokens. Its last token is banned wherever the output ends with the tokens before it; a word of
-one token is banned everywhere. The end of the prompt does not count: a word is made of generated tokens.
+A bad word is a sequence of tokens. Its last token is banned wherever the output ends with the tokens before it; a word
+of one token is always banned. Only generated tokens count, not the end of the prompt.
 """
 
 from collections import abc
@@ -12,7 +12,7 @@ from engine.sampling.rows import LogitsRow
 
 
 class BadWords:
-    """Words by the token before their last one, so that a row looks only at words that it could complete."""
+    """Bans completions of bad words, indexed by the next-to-last token so that a row checks few words."""
 
     def __init__(self, words: abc.Sequence[tuple[int, ...]]) -> None:
         self._always = sorted({word[0] for word in words if len(word) == 1})
@@ -29,7 +29,7 @@ class BadWords:
         return bool(banned)
 
     def banned_ids(self, row: LogitsRow) -> list[int]:
-        """Return the tokens that complete a word in this row."""
+        """Return the token ids that would complete a bad word in this row."""
         first = max(row.num_prompt, row.num_known - self._longest)
         output = [*row.known_from(first), *row.drafted]
         candidates = self._after.get(output[-1], []) if output else []

@@ -1,12 +1,12 @@
-"""DryPenalties: penalizes the tokens that would continue a repetition (DRY, "don't repeat yourself", by p-e-w, 2024).
+"""DryPenalties: penalizes tokens that would continue a repetition (DRY, "don't repeat yourself", by p-e-w, 2024).
 
-If the last n tokens occurred before, the token that followed them there would make the repetition n + 1 long. From n =
-allowed_length on, its logit is lowered: by multiplier * base ** (n - allowed_length), for the longest n of each token.
-Repetitions are looked for in the last `window` tokens, prompt included, and do not reach back over a breaker: a token
-that contains one of the breakers' texts, or a sequence of tokens that spells one. As in llama.cpp, a token that
-contains a breaker is never penalized.
+If the last n tokens occurred before, sampling the token that followed them there makes the repetition n + 1 long. From
+n = allowed_length on, its logit is lowered by multiplier * base ** (n - allowed_length), for the longest n of each
+token. Repetitions are searched in the last `window` tokens, including the prompt, and do not extend back over a
+breaker: a token that contains one of the breaker strings, or a token sequence that spells one. As in llama.cpp, a token
+that contains a breaker is never penalized.
 
-Numpy and not torch: the arrays are short, and torch's operators would take longer to call than to run.
+Uses numpy, not torch: the arrays are short, and calling torch's operators would take longer than running them.
 """
 
 import copy
@@ -24,23 +24,23 @@ _MAX_PENALTY = 1e30
 
 
 class Repetitions:
-    """The length of the repetition that ends at each place of the last `window` tokens of a growing sequence.
+    """Tracks how long a repetition ends at each of the last `window` tokens of a growing sequence.
 
-    Invariant: `_lengths[i]` is the number of tokens that the text up to `tokens[i]` and the text up to the last token
-    have in common at their ends, as far as the window reaches; at the last token itself it has no meaning.
+    Invariant: `_lengths[i]` is the length of the longest common suffix of the text up to `tokens[i]` and the whole
+    text, within the window; at the last token it has no meaning.
     """
 
     __slots__ = ("_lengths", "_window", "num_seen", "tokens")
 
     def __init__(self, tokens: abc.Sequence[int], window: int) -> None:
-        """tokens: all so far; only the last `window` are looked at."""
+        """tokens: the whole sequence so far; only the last `window` are used."""
         self._window = window
         self.num_seen = len(tokens)
         self.tokens = np.array(tokens[-window:], dtype=np.int64)
         self._lengths = np.array(_common_suffixes(self.tokens.tolist()), dtype=np.int64)
 
     def push(self, token_ids: abc.Iterable[int]) -> None:
-        """Append tokens, each at a cost of the window's length."""
+        """Append tokens, in O(window) time each."""
         for token_id in token_ids:
             self.num_seen += 1
             longer = np.append(np.where(self.tokens == token_id, np.append(0, self._lengths[:-1]) + 1, 0), 0)
@@ -48,7 +48,7 @@ class Repetitions:
             self._lengths = longer[-self._window :]
 
     def extended_by(self, token_ids: list[int]) -> "Repetitions":
-        """Return the repetitions after more tokens; this object does not change."""
+        """Return a copy with more tokens appended; this object does not change."""
         if not token_ids:
             return self
         longer = copy.copy(self)
@@ -56,16 +56,16 @@ class Repetitions:
         return longer
 
     def lengths(self) -> np.ndarray:
-        """Return the length of the repetition that ends at each token, except the last: [n - 1]."""
+        """Return the length of the repetition that ends at each token of the window except the last: [n - 1]."""
         inside = np.arange(1, len(self.tokens))  # tokens of the window up to each place
         return np.minimum(self._lengths[:-1], inside)
 
 
 def _common_suffixes(tokens: list[int]) -> list[int]:
-    """Return, for each place, how many tokens the text up to it and the whole have in common at their ends; 0 at the
-    last.
+    """Return, for each position, the length of the longest common suffix of the text up to it and the whole text; 0 for
+    the last.
 
-    The Z function of the reversed text, in linear time (Gusfield 1997, section 1.4).
+    Computed as the Z function of the reversed text, in linear time (Gusfield 1997, section 1.4).
     """
     text, n = tokens[::-1], len(tokens)
     z = [0] * n
@@ -81,7 +81,7 @@ def _common_suffixes(tokens: list[int]) -> list[int]:
 
 
 class _Breakers:
-    """Tokens and sequences of tokens over which no repetition reaches."""
+    """Tokens and token sequences that a repetition may not extend over."""
 
     def __init__(self, params: DryParams, vocab_size: int) -> None:
         bits = np.unpackbits(np.frombuffer(params.breaker_mask, dtype=np.uint8), bitorder="little").astype(bool)
@@ -94,7 +94,7 @@ class _Breakers:
         self._begins[list(self._tails)] = True
 
     def num_after_last(self, tokens: np.ndarray) -> int:
-        """Return how many tokens follow the last breaker; all of them if there is none."""
+        """Return the number of tokens after the last breaker; all of them if there is none."""
         for place in np.flatnonzero(self._begins[tokens])[::-1].tolist():
             head, end = int(tokens[place]), place + 1
             lengths = [
@@ -106,10 +106,10 @@ class _Breakers:
 
 
 class DryPenalties:
-    """Follows the repetitions of one sequence."""
+    """Applies DRY to one sequence, tracking its repetitions."""
 
     def __init__(self, params: DryParams, tokens: abc.Sequence[int], *, vocab_size: int) -> None:
-        """tokens: the sequence's, so far."""
+        """tokens: the sequence so far, with its prompt."""
         self._params = params
         self.repetitions = Repetitions(tokens, params.window)
         self._breakers = _Breakers(params, vocab_size)
@@ -124,7 +124,7 @@ class DryPenalties:
 
 
 def _penalties(repetitions: Repetitions, breakers: _Breakers, params: DryParams) -> tuple[np.ndarray, np.ndarray]:
-    """Return token ids and the penalties to subtract from their logits."""
+    """Return token ids, and the penalty to subtract from the logit of each."""
     tokens, allowed = repetitions.tokens, params.allowed_length
     longest = breakers.num_after_last(tokens)
     none = np.zeros(0, dtype=np.int64), np.zeros(0)

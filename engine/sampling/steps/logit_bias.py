@@ -1,4 +1,4 @@
-"""LogitBias: adds a request's biases to the logits of single tokens."""
+"""LogitBias: adds the request's `logit_bias` to the logits."""
 
 from collections import abc
 

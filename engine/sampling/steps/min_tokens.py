@@ -1,4 +1,4 @@
-"""MinTokens: rules out the tokens that would end a sequence before it has its minimum length."""
+"""MinTokens: rules out EOS and stop tokens until the output has its minimum length."""
 
 import torch
 

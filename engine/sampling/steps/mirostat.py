@@ -1,15 +1,16 @@
 """Mirostat: truncation that steers the surprise of the text to a target (Basu et al. 2020).
 
-A limit mu, in bits, follows the sampled tokens: mu' = mu - eta * (surprise - tau), and it begins at 2 tau.
+A limit mu, in bits, is updated after each sampled token: mu' = mu - eta * (surprise - tau); it starts at 2 tau.
 
-1: the k likeliest tokens survive, where k is such that a Zipf distribution with the row's exponent has surprise mu; the
-exponent is estimated from the 100 likeliest tokens. The surprise is that of the model's distribution, as in the paper.
+Version 1 keeps the k likeliest tokens, where k is such that a Zipf distribution with the row's exponent has surprise
+mu; the exponent is estimated from the 100 likeliest tokens. A token's surprise is under the model's distribution, as in
+the paper.
 
-2: the tokens survive whose surprise is at most mu. The surprise is that among the survivors, as in llama.cpp.
+Version 2 keeps the tokens whose surprise is at most mu. A token's surprise is under the truncated distribution, as in
+llama.cpp.
 
-mu at a token depends on the tokens before it and their logits, so a row of a draft needs the rows before: each
-sequence's rows are drawn one after the other, up to the first drafted token that is not the one drawn. A token that a
-grammar forced without a row had no surprise.
+mu at a token depends on the tokens before it and their logits, so the rows of a draft are drawn one after the other, up
+to the first that differs from the draft. Tokens that a grammar forced without a row count as surprise 0.
 """
 
 import math
@@ -26,9 +27,9 @@ _NUM_ESTIMATING = 100  # tokens from which the exponent is estimated
 
 
 class Mirostat:
-    """Holds mu of sequences until they are released.
+    """Samples with mirostat. Keeps each sequence's history of mu until `release`.
 
-    Invariant: entry i of a sequence's list is mu at its output token i; the last is mu at the next token.
+    Invariant: entry i of a sequence's list is mu at its output token i; the last entry is mu at the next token.
     """
 
     def __init__(self) -> None:
@@ -38,9 +39,9 @@ class Mirostat:
         self._mus.pop(sequence_id, None)
 
     def sample(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
-        """Return the tokens of a sequence that has `mirostat`: the accepted ones of its draft and one more.
+        """Return the tokens of one sequence that uses mirostat: the accepted tokens of its draft, and one more.
 
-        rows: of the sequence alone. logits: [len(rows), V] fp32, edited.
+        rows: all rows of this sequence. logits: [len(rows), V] fp32, edited.
         """
         first = rows[0]
         params = first.sampling.mirostat
@@ -65,7 +66,7 @@ def _next_mu(mu: float, surprise: float, params: MirostatParams) -> float:
 
 
 def _draw(scaled: torch.Tensor, mu: float, number: float, params: MirostatParams) -> tuple[int, float]:
-    """Return (token id, its surprise in bits). scaled: [V], logits over the temperature; number: in [0, 1)."""
+    """Return (token id, its surprise in bits). scaled: [V], logits over temperature. number: random, in [0, 1)."""
     surprises = scaled.double().log_softmax(dim=-1) / -math.log(2.0)
     limit = max(float(surprises.min()), mu if params.version == 2 else _largest_surprise(surprises, mu))
     ids = (surprises <= limit).nonzero().squeeze(-1)
@@ -78,7 +79,7 @@ def _draw(scaled: torch.Tensor, mu: float, number: float, params: MirostatParams
 
 
 def _largest_surprise(surprises: torch.Tensor, mu: float) -> float:
-    """Return the largest surprise of the k likeliest tokens, for the k of version 1. surprises: [V]."""
+    """Return the surprise of the k-th likeliest token, with k as in mirostat version 1. surprises: [V], in bits."""
     finite = surprises[torch.isfinite(surprises)]
     best = finite.topk(min(_NUM_ESTIMATING, len(finite)), largest=False).values  # ascending
     k = _num_tokens(best.tolist(), mu, len(surprises))
@@ -88,7 +89,7 @@ def _largest_surprise(surprises: torch.Tensor, mu: float) -> float:
 
 
 def _num_tokens(best_surprises: list[float], mu: float, vocab_size: int) -> int:
-    """Return k as in the paper's algorithm 1, at least 1, with the exponent estimated by least squares."""
+    """Return mirostat's k (algorithm 1 of the paper), at least 1. The Zipf exponent is estimated by least squares."""
     numerator = denominator = 0.0
     for rank, (surprise, next_surprise) in enumerate(pairwise(best_surprises), 1):
         t = math.log((rank + 1) / rank)

@@ -1,6 +1,6 @@
 """Penalties: repetition, presence and frequency penalties for tokens that occurred.
 
-Only the tokens that occurred are touched, so a row's cost grows with its distinct tokens and not with the vocabulary.
+Only logits of tokens that occurred are touched, so the cost grows with those and not with the vocabulary.
 """
 
 from collections import Counter, abc
@@ -12,8 +12,10 @@ from engine.sampling.rows import LogitsRow
 
 
 class Penalties:
-    """Repetition (Keskar et al. 2019, CTRL) divides positive logits and multiplies negative ones, for every token of
-    prompt and output. Presence and frequency are OpenAI's: they are subtracted for tokens of the output.
+    """Applies the penalties of one sequence, counting its tokens.
+
+    The repetition penalty (CTRL: Keskar et al. 2019) divides positive logits and multiplies negative ones, for every
+    token of the prompt and output. OpenAI's presence and frequency penalties are subtracted for tokens of the output.
 
     Invariant: the counts cover exactly the first `_num_seen` tokens; tokens are only appended, even after a preemption.
     """
@@ -40,7 +42,7 @@ class Penalties:
 def _penalize(
     logits: torch.Tensor, sampling: SamplingParams, prompt: abc.Set[int], output: abc.Mapping[int, int]
 ) -> None:
-    """prompt: its distinct tokens. output: how often each of its tokens occurs."""
+    """Apply penalties in place. prompt: its distinct tokens. output: the number of occurrences of each token."""
     if sampling.repetition_penalty != 1.0:
         ids = torch.tensor([*output, *(prompt - output.keys())], device=logits.device)
         values = logits[ids]

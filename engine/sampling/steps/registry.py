@@ -1,4 +1,4 @@
-"""The steps that edit the logits of single rows, in their order."""
+"""The pipeline steps that edit the logits of single rows, in order."""
 
 from typing import Protocol
 
@@ -14,14 +14,14 @@ from engine.sampling.steps.penalties import Penalties
 
 
 class LogitStep(Protocol):
-    """A step for the rows of one sequence. The result for a row depends on nothing but the row."""
+    """A step that edits the rows of one sequence. Its result depends only on the row."""
 
     def apply(self, logits: torch.Tensor, row: LogitsRow, /) -> bool:
-        """Edit the logits ([V] fp32) of a row in place; returns whether any have changed."""
+        """Edit the logits ([V] fp32) of a row in place; return whether any changed."""
 
 
 def logit_steps(row: LogitsRow, logits: torch.Tensor, eos_token_ids: list[int]) -> tuple[LogitStep, ...]:
-    """Return the steps that the request of a row uses, for all rows of its sequence. logits: [V], of any row."""
+    """Create the steps that a row's request uses. logits: [V], for the vocabulary's size and the device."""
     sampling = row.sampling
     steps: list[LogitStep] = []
     if sampling.logit_bias:

@@ -1,4 +1,4 @@
-"""BudgetedThought: rows that must end a thought because its budget is spent."""
+"""BudgetedThought: forces the end of a model's thinking once its token budget is spent."""
 
 import dataclasses
 from collections import abc
@@ -11,7 +11,7 @@ from engine.sampling.rows import LogitsRow
 
 @dataclasses.dataclass(slots=True)
 class BudgetedThought:
-    """A sequence's thought after `num_seen` of its output tokens. num_tokens: of the thought; None before it begins."""
+    """A sequence's thinking after `num_seen` output tokens. num_tokens: spent tokens; None before it begins."""
 
     budget: ThinkingBudget
     num_tokens: int | None
@@ -23,10 +23,11 @@ class BudgetedThought:
         return None if budget is None else cls(budget, 0 if budget.start_id is None else None)
 
     def end_if_spent(self, logits: torch.Tensor, row: LogitsRow) -> bool:
-        """Rule out all tokens but the mark that ends the thought, if the row's budget is spent; returns whether it is.
+        """If the budget is spent, rule out all tokens except the one that ends the thinking; return whether the row was
+        changed.
 
-        logits: [V] fp32. Where a grammar rules the mark out, as within a character of several tokens, a later row ends
-        the thought.
+        logits: [V] fp32. If a grammar does not allow the end token here, for example within a multi-token character, a
+        later row ends the thinking.
         """
         self._push(row.known_from(row.num_prompt + self.num_seen))
         ahead = dataclasses.replace(self)

@@ -1,7 +1,7 @@
-"""Top-n-sigma: only tokens whose logits are within n standard deviations of the largest (Tang et al. 2024).
+"""Top-n-sigma: keeps tokens whose logits are within n standard deviations of the largest (Tang et al. 2024).
 
-The deviation is that of the row's finite logits, and so of the tokens that bans and grammars leave. Temperature scales
-the logits and their deviation alike, and does not change which tokens survive.
+The deviation is over the row's finite logits, that is without tokens ruled out by bans or grammars. Temperature scales
+logits and deviation alike, so it does not change which tokens are kept.
 """
 
 import torch
@@ -10,7 +10,7 @@ from engine.sampling.rows import LogitsRow
 
 
 def apply_top_n_sigma(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
-    """Set the logits ([L, V] fp32) of the other tokens to -inf, in rows with a top_n_sigma."""
+    """Set the logits ([L, V] fp32) of tokens outside the range to -inf, in rows that use top_n_sigma."""
     chosen = [index for index, row in enumerate(rows) if row.sampling.top_n_sigma > 0.0]
     if not chosen:
         return

@@ -1,8 +1,8 @@
-"""Locally typical sampling: the tokens whose surprise is closest to the expected one (Meister et al. 2022).
+"""Locally typical sampling: keeps the tokens whose surprise is closest to the expected surprise (Meister et al. 2022).
 
-The expected surprise is the entropy of the row's distribution. In the order of |surprise - entropy|, the first tokens
-survive whose probabilities add up to typical_p; tokens with equal values survive or go together. The likeliest token
-may be among those that go.
+The expected surprise is the entropy of the row's distribution. Tokens are kept in the order of |surprise - entropy|
+until their probabilities add up to typical_p; tokens with equal values are kept or dropped together. The likeliest
+token may be dropped.
 """
 
 import torch
@@ -13,9 +13,9 @@ _WINDOW = 256  # likeliest tokens; most often they have the mass
 
 
 def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
-    """Set the logits ([L, V] fp32, before temperature) of the other tokens to -inf, in rows with a typical_p.
+    """Set the logits ([L, V] fp32, before temperature) of atypical tokens to -inf, in rows that use typical_p.
 
-    Top-k comes before: in these rows the logits below the k largest are -inf, too.
+    Top-k comes before: in these rows, logits outside the top k are set to -inf too.
     """
     chosen = [index for index, row in enumerate(rows) if row.sampling.typical_p < 1.0]
     if not chosen:
@@ -36,7 +36,7 @@ def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
 
 
 def _largest_distance(distance: torch.Tensor, probs: torch.Tensor, mass: float) -> torch.Tensor:
-    """Return the largest distance of a token that survives. distance, probs: [V]."""
+    """Return the largest |surprise - entropy| of a kept token. distance, probs: [V]."""
     # The likeliest tokens of that mass bound it. Sorting only tokens within the bound is far cheaper than sorting all.
     likeliest, ids = probs.topk(min(len(probs), _WINDOW))
     num_enough = int((likeliest.cumsum(dim=-1) < mass).sum()) + 1

@@ -1,8 +1,7 @@
-"""XTC, "exclude top choices" (p-e-w, 2024): with some probability, a row loses its likeliest tokens.
+"""XTC, "exclude top choices" (p-e-w, 2024): with some probability, drops a row's likeliest tokens.
 
-Of the tokens whose probability is at least the threshold, all but the least likely are excluded; if several are the
-least likely, all of these stay. XTC comes after all other limits, and the probabilities are taken among the tokens that
-survive these.
+Among tokens with at least the threshold's probability, all except the least likely are dropped; tokens tied for the
+least likely stay. XTC comes after all other truncations, and uses probabilities renormalized over the remaining tokens.
 """
 
 import torch
@@ -12,14 +11,14 @@ from engine.sampling.rows import LogitsRow
 
 
 def excludes_top_choices(row: LogitsRow) -> bool:
-    """Whether this row loses its top choices: by a random number of its own, a function of seed and position."""
+    """Return whether XTC applies to this row, decided by a random number that depends only on seed and position."""
     xtc = row.sampling.xtc
     assert xtc is not None
     return uniform(row.seed, row.position, Purpose.XTC) < xtc.probability
 
 
 def without_top_choices(weights: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """Return the weights with the top choices set to 0. weights: [l, C], of any scale; thresholds: [l]."""
+    """Return the weights with dropped tokens set to 0. weights: [l, C], unnormalized. thresholds: [l]."""
     probs = weights.double()
     probs = probs / probs.sum(dim=-1, keepdim=True)
     is_top = probs >= thresholds.unsqueeze(-1)

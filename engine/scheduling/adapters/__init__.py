@@ -1,1 +1,1 @@
-"""Slots of the model's adapter banks: which adapter has one, and which sequences wait for one."""
+"""Scheduling of LoRA adapters: which adapters occupy the model's adapter slots, and which sequences wait for a slot."""

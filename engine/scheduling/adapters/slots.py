@@ -1,4 +1,4 @@
-"""AdapterSlots: which adapters have a slot of the model's banks, and which sequences wait for one."""
+"""AdapterSlots: assigns the model's adapter slots to adapters, and makes sequences wait whose adapter has none."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ PATIENCE_S = 1.0  # of a waiting sequence, until a slot whose adapter others kee
 
 
 class Fill(NamedTuple):
-    """An adapter to read, if it is not in memory, and to put into a slot."""
+    """An order to load an adapter, if it is not in memory, and write it into a slot."""
 
     slot: int
     adapter: AdapterRef
@@ -23,10 +23,10 @@ class Fill(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One slot of the model's adapter banks.
+    """One of the model's adapter slots.
 
-    users: see AdapterSlots. closed_from: the slot gets another adapter when its users have ended; sequences of this
-    rank and of higher ranks do not become users any more.
+    users: sequences that hold the slot, see AdapterSlots. closed_from: no further sequences of this service rank or a
+    higher one may use the slot, which is to be freed for another adapter; infinity for an open slot.
     """
 
     number: int
@@ -41,27 +41,27 @@ class Slot:
         return self.closed_from < math.inf
 
     def admits(self, sequence: Sequence) -> bool:
-        """Whether a sequence with the slot's adapter may be, or become, its user."""
+        """Whether a sequence with the slot's adapter may use the slot."""
         return sequence in self.users or sequence.service.rank < self.closed_from
 
     def has_before(self, rank: int) -> bool:
-        """Whether any of its users has a lower rank."""
+        """Whether a sequence with a lower service rank than `rank`, which is served first, uses this slot."""
         return any(user.service.rank < rank for user in self.users)
 
 
 class AdapterSlots:
-    """Assigns slots to adapters. A sequence whose adapter has no slot is set aside, and no sequence behind it waits for
-    that.
+    """Assigns slots to adapters. A sequence whose adapter has no slot is set aside, without blocking the sequences
+    behind it.
 
-    The users of a slot are the running sequences that have its adapter, and waiting ones that it was promised to. Only
-    a slot without users gets another adapter, the least recently used first; so a sequence keeps the version of its
-    adapter with which it started. A sequence that waits longer than PATIENCE_S makes a slot closed to new users, except
-    to sequences of lower service ranks: a batch that waits keeps no client out.
+    A slot's users are the running sequences with its adapter, and waiting sequences that the slot is promised to. Only
+    a slot without users is reassigned, least recently used first, so a running sequence keeps the adapter version that
+    it started with. When a sequence has waited longer than PATIENCE_S, a slot is closed to new users of the same or
+    higher service ranks; lower ranks may still enter, so that a waiting batch does not keep clients out.
 
-    Invariants: an adapter has at most one slot; a running sequence with an adapter is a user of that slot, which is
-    filled; while a sequence is set aside here, no slot without users is free for its adapter, unless a sequence waits
-    that has the slot's adapter and comes before it; each closed slot is for another group without a slot, of the rank
-    from which it is closed or a lower one.
+    Invariants: an adapter has at most one slot. A running sequence with an adapter is a user of that adapter's slot,
+    which is filled. While a sequence is set aside, there is no unused slot for its adapter, except one whose adapter a
+    waiting sequence of a lower rank needs. Each closed slot is closed for a different group without a slot, whose rank
+    is at most `closed_from`.
     """
 
     def __init__(self, num_slots: int, waiting: FairQueue, clock: Callable[[], float]) -> None:
@@ -77,7 +77,8 @@ class AdapterSlots:
     # --- sequences ----------------------------------------------------------------------------------------------------
 
     def offer(self, sequence: Sequence) -> bool:
-        """Promise a waiting sequence the slot of its adapter, or else set it aside; returns whether it may run."""
+        """Promise a waiting sequence its adapter's slot, if that is filled and open, and return True. Otherwise set the
+        sequence aside, start filling a free slot if there is one, and return False."""
         slot = self._by_digest.get(adapter_of(sequence).digest)
         if slot is not None and slot.admits(sequence):
             if not slot.is_filling:
@@ -92,7 +93,7 @@ class AdapterSlots:
         self._waiters.join(sequence)
 
     def admit(self, sequence: Sequence) -> None:
-        """Start to use the slot that was promised to a waiting sequence, which runs now."""
+        """Record that a waiting sequence starts running on the slot promised to it."""
         slot = self._by_digest[adapter_of(sequence).digest]
         assert sequence in slot.users
         self._num_uses += 1
@@ -102,7 +103,7 @@ class AdapterSlots:
         self._running_names[adapter_of(sequence).name] += 1
 
     def leave(self, sequence: Sequence) -> None:
-        """Forget a sequence that waits or runs no more."""
+        """Remove a sequence that has ended, waiting or running, and release its slot."""
         if sequence.adapter_slot < 0:
             self._waiters.leave(sequence)
         else:
@@ -113,12 +114,12 @@ class AdapterSlots:
         self._update_waiters()
 
     def preempt(self, sequence: Sequence) -> None:
-        """Release the slot of a running sequence, which waits again."""
+        """Release the slot of a running sequence that goes back to waiting."""
         self.join(sequence)  # before it leaves, so that no later sequence gets its slot
         self.leave(sequence)
 
     def begin_step(self) -> list[Sequence]:
-        """Close slots for sequences that have waited long enough; returns running sequences to preempt for others."""
+        """Close slots for groups that waited too long; return running sequences to preempt to free a slot."""
         groups = self._groups_without_slot()
         if not groups:
             return []
@@ -127,8 +128,8 @@ class AdapterSlots:
         return self._victims(groups[0].rank)
 
     def _close(self, ranks: Iterable[int]) -> None:
-        """Close a slot for each of the groups that have these ranks, in order: one that is closed already, or else one
-        whose users do not come before the group, or else the one with the fewest users."""
+        """Close a slot for each of the groups with these ranks, in order. Prefers slots that are closed already, then
+        without users of lower ranks than the group's, then with the fewest users."""
         slots = [slot for slot in self._slots if not slot.is_filling]
         for rank in ranks:
             if not slots:
@@ -140,7 +141,7 @@ class AdapterSlots:
             slot.closed_from = min(slot.closed_from, rank)
 
     def _victims(self, rank: int) -> list[Sequence]:
-        """Return the running users of a slot whose users all yield to this rank; promises to waiting ones end."""
+        """Return the running users of a slot whose users all yield to this rank, and cancel the slot's promises."""
         for slot in self._slots:
             if not slot.is_filling and all(each.service.yields and each.service.rank > rank for each in slot.users):
                 victims = [each for each in slot.users if each.adapter_slot >= 0]
@@ -152,7 +153,7 @@ class AdapterSlots:
     # --- slots --------------------------------------------------------------------------------------------------------
 
     def take_fills(self) -> list[Fill]:
-        """Return the fills since the last call; each is answered by `filled` or `failed`."""
+        """Return the fills ordered since the last call. The caller reports each by `filled` or `failed`."""
         fills, self._fills = self._fills, []
         return fills
 
@@ -163,7 +164,7 @@ class AdapterSlots:
         self._update_waiters()
 
     def failed(self, number: int) -> list[Sequence]:
-        """Empty a slot whose adapter could not be read. Returns the sequences that waited for it, which must end."""
+        """Clear a slot whose adapter could not be loaded; return the waiting sequences, which must fail."""
         slot = self._slots[number]
         assert slot.is_filling
         assert slot.adapter is not None
@@ -182,14 +183,14 @@ class AdapterSlots:
 
     @property
     def is_filling(self) -> bool:
-        """Whether a slot is being filled, and sequences wait for that."""
+        """Whether an adapter is being loaded into a slot."""
         return any(slot.is_filling for slot in self._slots)
 
     def digests(self) -> set[bytes]:
         return set(self._by_digest)
 
     def take_stats(self, **known: Any) -> AdapterStats:
-        """Return the statistics of the step that ends now. known: fields that others fill in."""
+        """Return the step's adapter statistics, and reset the increments. known: fields known only to the caller."""
         evictions, self._num_evictions = self._num_evictions, 0
         return AdapterStats(
             running=sorted(+self._running_names),
@@ -204,7 +205,7 @@ class AdapterSlots:
     # --- decisions ----------------------------------------------------------------------------------------------------
 
     def _update_waiters(self) -> None:
-        """Put sequences back in line that may run now, and give free slots to sequences that wait for one."""
+        """Put sequences back in line whose slot is ready, and assign free slots to waiting groups."""
         self._reopen()
         for group in self._waiters.groups():
             slot = self._by_digest.get(group.digest)
@@ -218,7 +219,7 @@ class AdapterSlots:
             self._update_waiters()
 
     def _reopen(self) -> bool:
-        """Open all slots if one of them is closed for no group. Returns whether one was."""
+        """Open all slots if some closed slot has no group that waits for it; return whether it did."""
         if self._is_each_closed_for_a_group():
             return False
         for slot in self._slots:
@@ -238,19 +239,19 @@ class AdapterSlots:
         return [group for group in self._waiters.groups() if group.digest not in self._by_digest]
 
     def _free_slot(self, rank: int) -> Slot | None:
-        """Return a slot for a sequence of this rank: an empty one, or the least recently used slot without users. A
-        slot is not free if a sequence of a lower rank waits for its adapter."""
+        """Return a slot to reassign for this rank: empty, or the least recently used without users; None if there is
+        none. A slot is kept if a waiting sequence of a lower rank needs its adapter."""
         free = [
             slot for slot in self._slots if not slot.users and not slot.is_filling and not self._is_wanted(slot, rank)
         ]
         return min(free, key=lambda slot: (slot.adapter is not None, slot.last_use), default=None)
 
     def _is_wanted(self, slot: Slot, rank: int) -> bool:
-        """Whether sequences of lower ranks wait for the slot's adapter."""
+        """Whether a waiting sequence of a lower rank needs the slot's adapter."""
         return self._waiters.is_wanted(None if slot.adapter is None else slot.adapter.digest, rank)
 
     def _assign(self, slot: Slot, sequence: Sequence) -> None:
-        """Start to fill a slot with the sequence's adapter, and promise it to the sequence."""
+        """Order the sequence's adapter to be loaded into the slot, and promise the slot to the sequence."""
         if slot.adapter is not None:
             self._num_evictions += 1
             self._empty(slot)
@@ -268,7 +269,7 @@ class AdapterSlots:
         slot.users.clear()
 
     def check(self, running: list[Sequence], waiting: list[Sequence]) -> None:
-        """Assert the invariants, given all unfinished sequences."""
+        """Assert the class's invariants, given all unfinished sequences."""
         filled = {slot.adapter.digest: slot for slot in self._slots if slot.adapter is not None}
         assert filled == self._by_digest
         for sequence in (each for each in running if each.request.adapter is not None):

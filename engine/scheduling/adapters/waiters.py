@@ -1,4 +1,4 @@
-"""AdapterWaiters: waiting sequences with their adapters; some are set aside until their adapter has a slot."""
+"""AdapterWaiters: waiting sequences by adapter, including those set aside until their adapter has a slot."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from engine.scheduling.sequence import Gate, Sequence
 
 
 class WaitingGroup(NamedTuple):
-    """Waiting sequences of one service class and adapter."""
+    """The waiting sequences of one service class that need the same adapter."""
 
     rank: int
     digest: bytes
@@ -21,13 +21,14 @@ class WaitingGroup(NamedTuple):
 
 
 class AdapterWaiters:
-    """Counts waiting sequences by adapter, and keeps those that wait for a slot.
+    """Counts waiting sequences by adapter, and keeps those that are set aside for lack of a slot.
 
-    Invariants: a sequence set aside here is so in the queue; each waiting sequence with an adapter counts once.
+    Invariants: a sequence set aside here is set aside in the queue too; each waiting sequence with an adapter counts
+    once.
     """
 
     def __init__(self, queue: FairQueue, clock: Callable[[], float]) -> None:
-        """queue: of all waiting sequences."""
+        """queue: the queue of all waiting sequences."""
         self._queue = queue
         self._clock = clock
         self._aside: dict[WaitingGroup, dict[Sequence, float]] = {}  # since when each waits, in order
@@ -71,26 +72,25 @@ class AdapterWaiters:
                 del self._aside[group]
 
     def groups(self) -> list[WaitingGroup]:
-        """Return the groups that are set aside, by service class, and then by waiting time, the longest first."""
+        """Return the groups set aside, sorted by service rank, then by waiting time, longest first."""
         return sorted(self._aside, key=lambda group: (group.rank, self.since_s(group)))
 
     def since_s(self, group: WaitingGroup) -> float:
-        """Return when the first sequence of a group came to wait, by the clock."""
+        """Return when the group's longest-waiting sequence was set aside, on the clock's scale."""
         return next(iter(self._aside[group].values()))
 
     def members(self, group: WaitingGroup) -> list[Sequence]:
-        """Return a group's sequences in the order in which they came to wait."""
+        """Return the group's sequences that are set aside, longest-waiting first."""
         return list(self._aside[group])
 
     def members_with(self, digest: bytes) -> list[Sequence]:
         return [each for group in self.groups() if group.digest == digest for each in self._aside[group]]
 
     def is_wanted(self, digest: bytes | None, before_rank: int) -> bool:
-        """Whether sequences of lower ranks wait, in line or set aside, that have this adapter."""
+        """Whether a waiting sequence, in line or set aside, with a rank below `before_rank` needs this adapter."""
         return any(group.digest == digest and group.rank < before_rank for group in self._num_waiting)
 
     def check(self, waiting: Iterable[Sequence]) -> None:
-        """Assert the invariants, given all waiting sequences."""
         adapted = [each for each in waiting if each.request.adapter is not None]
         aside = {each for group in self._aside.values() for each in group}
         assert aside == {each for each in adapted if Gate.ADAPTER in each.closed_gates}
@@ -100,6 +100,6 @@ class AdapterWaiters:
 
 
 def adapter_of(sequence: Sequence) -> AdapterRef:
-    """Return the adapter of a sequence that has one."""
+    """Return the adapter of a sequence, which must have one."""
     assert sequence.request.adapter is not None
     return sequence.request.adapter

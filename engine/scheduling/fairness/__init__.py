@@ -1,1 +1,1 @@
-"""Who is served next: service classes and their rules, and the tenants of a class by what they were served."""
+"""Order of service: service classes and their rules, and fair queuing among the tenants of a class."""

@@ -1,8 +1,8 @@
-"""TenantAccount: the service that one tenant had in one service class, as a virtual token counter.
+"""TenantAccount: the service that a tenant has received in one service class, as a virtual token counter.
 
-The counters are from Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): tokens served, outputs
-weighted twice as much as inputs, divided by the tenant's share. Tokens from the prefix cache are free, since they cost
-no computing, as in Cao et al., "Locality-aware Fair Scheduling in LLM Serving" (2025).
+As in Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024), the counter is the number of tokens served,
+with output tokens weighted twice, divided by the tenant's weight. Tokens from the prefix cache are free, since they
+cost no computation, as in Cao et al., "Locality-aware Fair Scheduling in LLM Serving" (2025).
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ _PROMPT_COST, _OUTPUT_COST = 1.0, 2.0  # as in the paper: an output token takes 
 
 @dataclass(slots=True, eq=False)
 class TenantAccount:
-    """A tenant's account. Invariant: `counter` >= `floor`, which the last lift set: a refund restores no credit that a
-    lift removed."""
+    """A tenant's account in one service class. Invariant: `counter` >= `floor`, which the last `lift` set: refunds do
+    not restore credit that it removed."""
 
     name: str = ""
     weight: float = 1.0  # of the tenant's latest request
@@ -26,22 +26,22 @@ class TenantAccount:
 
     @property
     def prompt_level(self) -> float:
-        """Prompt tokens that the tenant had lately, over its weight."""
+        """Recent prompt tokens of the tenant, divided by its weight."""
         return self.recent_prompt_tokens / self.weight
 
     def charge_prompt(self, num_tokens: int) -> None:
-        """Add prompt tokens to the counter. num_tokens: negative for a refund."""
+        """Charge prompt tokens. num_tokens: negative for a refund."""
         self.counter = max(self.floor, self.counter + _PROMPT_COST * num_tokens / self.weight)
 
     def charge_output(self, num_tokens: int) -> None:
         self.counter += _OUTPUT_COST * num_tokens / self.weight
 
     def count_step(self, num_prompt_tokens: float) -> None:
-        """Count the prompt tokens of a step; a token far into a prompt counts for several."""
+        """Add a step's prompt tokens, weighted by their cost, to the decaying count of recent prompt tokens."""
         recent = _RECENT * self.recent_prompt_tokens + num_prompt_tokens
         self.recent_prompt_tokens = recent if recent > _NO_TOKENS else 0.0
 
     def lift(self, counter: float) -> None:
-        """Remove the credit of an idle time, in which other tenants were served up to `counter`."""
+        """Raise the counter to `counter`, the level of the other tenants, so that idle time earns no credit."""
         if counter > self.counter:
             self.counter = self.floor = counter

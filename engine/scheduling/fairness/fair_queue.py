@@ -1,4 +1,4 @@
-"""FairQueue: waiting sequences by service class; within a class the tenant that was served least is first."""
+"""FairQueue: waiting sequences by service class; within a class, the least served tenant is first."""
 
 from collections import Counter, abc
 
@@ -9,8 +9,8 @@ from engine.scheduling.sequence import Sequence
 
 
 class FairQueue(ClassCounts):
-    """Sequences stand in line or are set aside: sequences that are not ready, and those that callers set aside. The
-    cost of a step does not grow with the number of waiting sequences."""
+    """The queue of waiting sequences. Each is either in line or set aside, because it is not ready or a caller set it
+    aside. The cost of a step does not grow with the number of waiting sequences."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class FairQueue(ClassCounts):
         return (each for turns in self._ranks.values() for queue in turns.queues.values() for each in queue)
 
     def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:
-        """Yield the sequences in line; see TenantTurns. Sequences that join the line meanwhile may be among them."""
+        """Yield sequences in line in turn; see TenantTurns. May include sequences that join meanwhile."""
         for rank in sorted(self._ranks):
             yield from self._ranks[rank].in_turn(limits)
 
@@ -36,34 +36,34 @@ class FairQueue(ClassCounts):
 
     @property
     def first_rank(self) -> int | None:
-        """The lowest rank of the service classes that have sequences in line, or None."""
+        """Lowest service rank with sequences in line; None if the line is empty."""
         has_line = {rank: any(each.is_in_line for each in turns.queues.values()) for rank, turns in self._ranks.items()}
         return min((rank for rank in has_line if has_line[rank]), default=None)
 
     @property
     def has_ready(self) -> bool:
-        """Whether any sequence waits for something else than a gate."""
+        """Whether any waiting sequence is ready: not held back by a gate, such as its grammar."""
         return len(self._unready) < self._num_waiting
 
     @property
     def num_tenants(self) -> int:
-        """Number of tenants with waiting sequences that count in metrics."""
+        """Number of tenants with waiting sequences, counting only service classes in metrics."""
         return len(self._names)
 
     def accounts(self, rank: int) -> abc.Collection[TenantAccount]:
-        """Return the accounts with waiting sequences of this rank."""
+        """Return the accounts of tenants with waiting sequences of this service rank."""
         return () if (turns := self._ranks.get(rank)) is None else turns.queues.keys()
 
     def weight(self, rank: int) -> float:
         return 0.0 if (turns := self._ranks.get(rank)) is None else turns.weight
 
     def add_new(self, sequence: Sequence) -> None:
-        """Add a sequence that has just arrived."""
+        """Add a newly arrived sequence, removing the credit of its tenant's idle time."""
         self._turns(sequence).lift(sequence.account)
         self.add(sequence)
 
     def add(self, sequence: Sequence) -> None:
-        """Add a sequence that ran before: its tenant was not idle."""
+        """Add a sequence without changing its tenant's credit, as after a preemption."""
         if not sequence.is_ready:
             self._unready.add(sequence)
         queue = self._turns(sequence).add(sequence, is_aside=not sequence.is_ready)
@@ -84,13 +84,13 @@ class FairQueue(ClassCounts):
         self._count(sequence, -1)
 
     def set_aside(self, sequence: Sequence) -> None:
-        """Take a sequence out of the line; it still waits."""
+        """Take a sequence out of the line; it stays in the queue."""
         if not sequence.is_ready:
             self._unready.add(sequence)
         self._turns(sequence).queues[sequence.account].set_aside(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
-        """Put a sequence in line, unless it is there, or has left."""
+        """Put a sequence back in line if it is set aside."""
         queue = self._turns(sequence).queues.get(sequence.account)
         if queue is not None and queue.is_aside(sequence):
             self._unready.discard(sequence)
@@ -101,16 +101,16 @@ class FairQueue(ClassCounts):
         return self._turns(sequence).queues[sequence.account].is_aside(sequence)
 
     def correct_length(self, sequence: Sequence, num_to_compute: int) -> None:
-        """Update the number of tokens that a sequence in line has to compute, since the cache has changed."""
+        """Update how many tokens a sequence in line has to compute, after the prefix cache has changed."""
         if sequence.num_to_compute != num_to_compute:
             self._turns(sequence).queues[sequence.account].correct_length(sequence, num_to_compute)
 
     def advance(self, sequence: Sequence) -> None:
-        """Note that the turn of a sequence's tenant may come earlier: its charge was refunded."""
+        """Update the tenant's turn after a refund, which may move it forward."""
         self._turns(sequence).advance(sequence.account)
 
     def forget_tenants(self) -> None:
-        """Forget all tenants, when no sequence waits: the next to arrive owe nothing."""
+        """Drop all tenants' state. Only when no sequence waits: later arrivals start even."""
         assert not self._num_waiting
         self._ranks.clear()
 
@@ -120,7 +120,6 @@ class FairQueue(ClassCounts):
         return turns
 
     def check(self) -> None:
-        """Assert the invariants of the turns, and that the counts are right."""
         for turns in self._ranks.values():
             turns.check()
         waiting = list(self)

@@ -1,4 +1,4 @@
-"""The order of service: which running sequence is scheduled first; the last in the order is preempted first."""
+"""The order of service of running sequences: the first is scheduled first, the last is preempted first."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections import abc
@@ -9,9 +9,9 @@ from engine.scheduling.sequence import Order, Sequence
 
 
 def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> Order:
-    """Return the key that a sequence keeps for life. `number` counts intakes and makes keys unique.
+    """Return the sort key that a sequence keeps for life. number: counts arrivals in the engine, so keys are unique.
 
-    A preempted sequence returns to the position of its key, before all sequences of its tenant that arrived later.
+    A preempted sequence keeps its key, and so comes before all sequences of its tenant that arrived later.
     """
     rank, request = sequence.service.rank, sequence.request
     if policy is SchedulingPolicy.PRIORITY:
@@ -20,7 +20,7 @@ def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> 
 
 
 class ClassCounts:
-    """Counts a queue's sequences by service class."""
+    """Counts of a queue's sequences by service class."""
 
     def __init__(self) -> None:
         self._num_by_class = dict.fromkeys(ServiceClass, 0)
@@ -36,8 +36,8 @@ class ClassCounts:
 
 
 class ServiceQueue(ClassCounts):
-    """Sequences sorted by `order`. Inserting and removing cost a binary search and a memmove: at a thousand sequences
-    that is a microsecond, and unlike a heap it iterates in order and removes from the middle."""
+    """Sequences sorted by `order`. Unlike a heap, iterates in order and removes from the middle. Inserting and removing
+    take a binary search and a memmove: a microsecond at a thousand sequences."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ServiceQueue(ClassCounts):
         return self._entries[index]
 
     def after(self, order: Order | None) -> abc.Iterator[Sequence]:
-        """Yield the sequences behind a position in the order; None is before all."""
+        """Yield the sequences whose key is greater than `order`; None yields all."""
         begin = 0 if order is None else bisect_right(self._entries, order, key=_order)
         return (self._entries[index] for index in range(begin, len(self._entries)))
 

@@ -1,4 +1,4 @@
-"""SERVICE_RULES: how the engine serves each service class."""
+"""SERVICE_RULES: how the engine schedules each service class."""
 
 import enum
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from engine.protocol import ServiceClass
 
 
 class Yielding(enum.Enum):
-    """When a running sequence gives up its slot and its blocks to a waiting one of a lower rank."""
+    """When a running sequence gives up its slot and blocks to a waiting sequence of a lower rank."""
 
     NEVER = enum.auto()
     FOR_ROOM = enum.auto()  # if both do not fit
@@ -16,7 +16,7 @@ class Yielding(enum.Enum):
 
 
 class CountedAs(enum.Enum):
-    """The metrics of requests, steps, preemptions and prefixes in which a sequence counts."""
+    """Which set of metrics (requests, steps, preemptions, prefix cache) a sequence counts in."""
 
     CLIENTS = enum.auto()
     BATCH = enum.auto()  # metrics of their own, so that a batch does not hide what clients get
@@ -25,7 +25,7 @@ class CountedAs(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceRules:
-    """How sequences of one class are served. Classes that yield have higher ranks than those that do not."""
+    """Scheduling rules of a service class. Classes that yield have higher ranks than those that do not."""
 
     rank: int  # sequences of lower ranks are served before, and preempted after
     yielding: Yielding
@@ -41,12 +41,12 @@ class ServiceRules:
 
     @property
     def yields_immediately(self) -> bool:
-        """Whether its sequences are in no step while one of a lower rank is ready."""
+        """Whether sequences of this class leave the step as soon as a sequence of a lower rank is ready."""
         return self.yielding in (Yielding.IMMEDIATELY, Yielding.BY_PAUSING)
 
     @property
     def yields(self) -> bool:
-        """Whether waiting sequences of lower ranks are admitted before its sequences get tokens of a step."""
+        """Whether this class gives way to waiting sequences of lower ranks, immediately or for lack of room."""
         return self.yielding is not Yielding.NEVER
 
 

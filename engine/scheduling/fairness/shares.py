@@ -1,4 +1,4 @@
-"""TenantShares: the part of the running slots and blocks that each tenant uses, and its fair share."""
+"""TenantShares: each tenant's usage of the running slots and blocks, compared with its fair share."""
 
 from collections import abc
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class _Usage:
 
 
 class TenantShares:
-    """A snapshot of one service class. A share is a tenant's weight over that of all tenants with sequences there."""
+    """Usage of one service class. A tenant's share is its weight over that of all tenants with sequences there."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class TenantShares:
         num_slots: int,
         num_blocks: int,
     ) -> None:
-        """running: in the order of service, with their blocks. weight_waiting: total weight of the accounts in
-        `waiting`. num_slots, num_blocks: limits of the class."""
+        """running: sequences with their block counts, in the order of service. weight_waiting: total weight of the
+        tenants in `waiting`. num_slots, num_blocks: available to the class."""
         self._usage: dict[TenantAccount, _Usage] = {}  # of tenants with running sequences
         for sequence, blocks in running:
             usage = self._usage.setdefault(sequence.account, _Usage())
@@ -48,9 +48,9 @@ class TenantShares:
         self._above_share = [account for account, usage in self._usage.items() if self._excess(account, usage) >= 0]
 
     def victims(self, sequence: Sequence, num_blocks: int) -> list[Sequence]:
-        """Return running sequences whose tenants use more than their share even without them, in the order in which
-        they are preempted; none if the waiting `sequence`, which needs `num_blocks`, would take its tenant over its own
-        share, or its tenant was served more."""
+        """Return the running sequences, in order, that may be preempted for the waiting `sequence`, which needs
+        `num_blocks`. Their tenants stay at or above their share without them, and were served about as much as the
+        tenant of `sequence`, or more. Returns none if the latter would exceed its share."""
         own = self._usage.get(sequence.account, _Usage())
         part = self._part(len(own.sequences) + 1, own.num_blocks + num_blocks)
         if own.sequences and part > self._share(sequence.account):
@@ -78,7 +78,7 @@ class TenantShares:
         return lasts[max(others, key=lambda account: self._usage[account].num_blocks / account.weight)]
 
     def _excess(self, account: TenantAccount, usage: _Usage) -> float:
-        """Return by how much a tenant would exceed its share without its last sequence, relative to the share."""
+        """Return how far a tenant would be above its share without its last sequence, as a fraction of the share."""
         if not usage.sequences:
             return -1.0
         return self._part(len(usage.sequences) - 1, usage.num_blocks - usage.blocks[-1]) / self._share(account) - 1

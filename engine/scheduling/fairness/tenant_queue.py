@@ -1,4 +1,4 @@
-"""TenantQueue: the waiting sequences of one tenant in one service class, found in order and by length."""
+"""TenantQueue: one tenant's waiting sequences in one service class, searchable by order and length."""
 
 import itertools
 from collections import abc
@@ -10,11 +10,11 @@ _MAX_SCANNED = 64  # sequences of the length class that a limit cuts through; th
 
 
 class TenantQueue:
-    """Sequences are in classes by `num_to_compute`, each class twice as long as the one before, and within a class in
-    order.
+    """One tenant's waiting sequences. They are in buckets by `num_to_compute`, in powers of two, each sorted by the
+    order of service.
 
-    So the next sequence that is no longer than a limit is found without a look at the others. Sequences that cannot
-    run, whichever others do, are set aside. Invariant: a sequence is in its length class or aside.
+    So the next sequence up to a length limit is found without scanning all. Sequences that cannot run now, whichever
+    others do, are set aside. Invariant: a sequence is either in its length bucket or set aside.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class TenantQueue:
 
     @property
     def is_in_line(self) -> bool:
-        """Whether any sequence could be next."""
+        """Whether any of the tenant's sequences is in line, and not set aside."""
         return self._num_in_line > 0
 
     def is_aside(self, sequence: Sequence) -> bool:
@@ -60,13 +60,13 @@ class TenantQueue:
         self._line_up(sequence)
 
     def correct_length(self, sequence: Sequence, num_to_compute: int) -> None:
-        """Move a sequence in line to the length class of `num_to_compute` tokens."""
+        """Set a sequence's `num_to_compute`, moving it to the matching length bucket."""
         self._leave_line(sequence)
         sequence.num_to_compute = num_to_compute
         self._line_up(sequence)
 
     def next_after(self, order: Order | None = None, most: int | None = None) -> Sequence | None:
-        """Return the first sequence behind a position, or of all, with at most `most` tokens to compute."""
+        """Return the next sequence in line, after the key `order` if given, with at most `most` tokens to compute."""
         first: Sequence | None = None
         for length_class, queue in self._by_length.items():
             if most is not None and 1 << length_class > 2 * most:

@@ -1,4 +1,4 @@
-"""Tenants: the accounts of all tenants, one for each service class, and the charges of sequences to them."""
+"""Tenants: the accounts of all tenants, one per service class, and how sequences are charged to them."""
 
 from collections import abc, defaultdict
 
@@ -9,9 +9,10 @@ from engine.scheduling.steps.split import Demand
 
 
 class Tenants:
-    """Accounts by service class, so that a tenant's background requests take nothing from its clients' requests.
+    """Tenants' accounts. They are separate by service class, so that a tenant's background requests do not count
+    against its interactive ones.
 
-    Accounts are kept as long as there is any sequence: a tenant that comes back is known by the service that it had.
+    Accounts are kept while the engine has any sequence, so a returning tenant keeps its record of service.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Tenants:
         return account
 
     def count_step(self, plan: StepPlan, demands: abc.Iterable[Demand]) -> None:
-        """Count the prompt tokens of each tenant in a step. demands: of the step, for the cost of its tokens."""
+        """Add a step's prompt tokens to each tenant's recent count. demands: of the step, with token prices."""
         if len(self._accounts) > 1:
             prices = {demand.sequence: demand.price for demand in demands}
             num_tokens: dict[TenantAccount, float] = defaultdict(float)
@@ -40,17 +41,17 @@ class Tenants:
             self._had_prompts = {account for account in self._had_prompts if account.recent_prompt_tokens}
 
     def clear(self) -> None:
-        """Forget all accounts, when there is no sequence: no tenant waited for another."""
+        """Drop all accounts. Only when the engine has no sequence, and so no tenant waits for another."""
         self._accounts.clear()
         self._had_prompts.clear()
 
 
 def charge_prompt(sequence: Sequence, num_tokens: int) -> None:
-    """Charge the prompt of a sequence that is about to run: `num_tokens` of it are not cached.
+    """Charge the uncached prompt tokens of a sequence that will be admitted.
 
-    The prompt is charged as a whole, before it is computed, so that the next sequence to run can be another tenant's.
-    Until the sequence is admitted a second call corrects the first; afterwards it is charged no more, however often it
-    is preempted.
+    The whole prompt is charged before it is computed, so that the next admitted sequence can be another tenant's.
+    Before the sequence is admitted, another call replaces the charge; afterwards calls do nothing, even after a
+    preemption.
     """
     if sequence.num_cached is None:
         sequence.account.charge_prompt(num_tokens - sequence.num_charged)
@@ -58,7 +59,7 @@ def charge_prompt(sequence: Sequence, num_tokens: int) -> None:
 
 
 def refund_uncomputed(sequence: Sequence) -> None:
-    """Give back the charge for prompt tokens that were not computed before the sequence ended."""
+    """Refund the charge for prompt tokens of an ended sequence that were never computed."""
     if sequence.num_output:
         return
     num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption) - (sequence.num_cached or 0)

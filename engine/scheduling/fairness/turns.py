@@ -1,4 +1,4 @@
-"""TenantTurns: the order of tenants within one service class: the tenant that was served least is next."""
+"""TenantTurns: the order of tenants within a service class; the least served tenant is next."""
 
 import heapq
 from collections import abc
@@ -14,16 +14,15 @@ _Entry = tuple[float, Order, int, TenantAccount]
 
 
 class TenantTurns:
-    """Each tenant's sequences are in their order; which tenant is next follows from the counters.
+    """Orders the sequences of a service class: tenants by their counters, and each tenant's sequences by their order.
 
-    A tenant that had nothing waiting is lifted to the least served tenant with waiting sequences, or else to the last
-    that had any (Sheng et al., algorithm 2). Otherwise a tenant could be idle for an hour and then have an hour for
-    itself.
+    When a tenant with nothing waiting gets a new sequence, its counter is lifted to the least served tenant with
+    waiting sequences, or to the last tenant that had any (Sheng et al., algorithm 2). Otherwise an idle hour would
+    entitle it to an hour of the engine for itself.
 
-    The tenants are in a heap, in which each tenant with a sequence in line has one valid entry, no greater than its
-    turn: counters grow, and first sequences leave, while an entry stays as it is until it comes to the top. A change
-    that makes a turn come earlier makes a new entry (`advance`). So a step costs no more with many tenants than with
-    few.
+    Tenants are in a heap with lazy updates. Each tenant with a sequence in line has one valid entry, which is never
+    later than its actual turn: counters only grow, and an outdated entry is corrected when it reaches the top. When a
+    turn becomes earlier, `advance` adds a new entry. So the cost of a step does not grow with the number of tenants.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class TenantTurns:
         self._num_entries = 0
 
     def lift(self, account: TenantAccount) -> None:
-        """Remove the credit of a tenant's idle time, before a new sequence of the tenant is added."""
+        """Remove the credit of a tenant's idle time. Call before adding a new sequence."""
         if account in self.queues:
             return
         if self.queues:
@@ -73,7 +72,7 @@ class TenantTurns:
         return queue
 
     def advance(self, account: TenantAccount) -> None:
-        """Update a tenant's turn, which may come earlier: a sequence joined the line, or tokens were refunded."""
+        """Update a tenant's turn, which may have become earlier: a sequence joined, or tokens were refunded."""
         queue = self.queues.get(account)
         if account in self._held or queue is None or (first := queue.next_after()) is None:
             return
@@ -88,10 +87,11 @@ class TenantTurns:
             heapq.heapify(self._heap)
 
     def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:
-        """Yield sequences in line, one tenant's after another's, by counter; equal counters by the sequences' order.
+        """Yield the sequences in line, always the next of the tenant with the lowest counter; ties go by the sequences'
+        order.
 
-        Charges count immediately, and so do `limits`: the most tokens that a tenant's next sequence may have to
-        compute, where there is a limit.
+        Charges made during the iteration take effect immediately. limits: by tenant, the most tokens that its next
+        sequence may have to compute; changes take effect immediately too.
         """
         self._release_held()
         candidates: list[tuple[float, Order, int, Sequence]] = []  # the next sequence of each tenant that had its turn
@@ -116,7 +116,7 @@ class TenantTurns:
                     heapq.heappush(candidates, (account.counter, following.order, id(following), following))
 
     def _peek(self) -> _Entry | None:
-        """Return the valid entry of the tenant whose turn it is."""
+        """Return the heap entry of the tenant whose turn it is, or None, discarding and correcting outdated entries."""
         while self._heap:
             counter, order, number, account = entry = self._heap[0]
             if self._valid.get(account) != entry[:3]:
@@ -137,7 +137,7 @@ class TenantTurns:
             self.advance(account)
 
     def check(self) -> None:
-        """Assert that each tenant in line has an entry, which is not too late."""
+        """Assert that each tenant in line has a heap entry that is not later than its turn."""
         self._release_held()
         assert sorted(self._valid.values()) == sorted(
             each[:3] for each in self._heap if self._valid.get(each[3]) == each[:3]

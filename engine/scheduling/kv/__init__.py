@@ -1,1 +1,1 @@
-"""Blocks of the KV cache: who holds them, prefixes that are shared, recurrent states."""
+"""KV cache blocks and recurrent states: ownership, prefix sharing, eviction."""

@@ -1,4 +1,4 @@
-"""BlockPool: reference counts of KV blocks, free blocks, and cached blocks."""
+"""BlockPool: reference counts of KV blocks, the free lists, and the index of cached blocks."""
 
 import time
 from collections import OrderedDict
@@ -9,18 +9,18 @@ OnEvicted = Callable[[int, bytes, float], None]
 
 
 class EvictionTally:
-    """Counts evicted blocks by the time that they had been free."""
+    """Counts evicted blocks by how long they had been free."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._counts: dict[float, int] = {}  # by the time at which the blocks became free
 
     def add(self, _block: int, _digest: bytes, freed_s: float) -> None:
-        """Count an evicted block; an OnEvicted."""
+        """Count an evicted block. Has the signature of the pool's `on_evicted` callback."""
         self._counts[freed_s] = self._counts.get(freed_s, 0) + 1
 
     def take(self) -> list[tuple[float, int]]:
-        """Return (seconds for which blocks had been free, number of these blocks), counted since the last call."""
+        """Return (seconds that blocks had been free, number of these blocks), counted since the last call."""
         if not self._counts:
             return []
         counts, self._counts = self._counts, {}
@@ -29,7 +29,7 @@ class EvictionTally:
 
 
 class BlockPool:
-    """Reference counts, free lists, and a table from digest to block.
+    """Reference counts and free lists of blocks, and the index of cached blocks by digest.
 
     States of a block:
 
@@ -41,9 +41,9 @@ class BlockPool:
     a block has at most one digest.
 
     Blocks are reused in this order: blank blocks, cached blocks of low priority, other cached blocks; each least
-    recently freed first. Blocks that fall out of a window have low priority: otherwise a long sequence, which frees a
-    block for each one that it takes, would evict the prefixes of others. Blocks that only sequences with
-    `is_evicted_first` used have low priority too.
+    recently freed first. Blocks that fall out of a window get low priority: otherwise a long sequence, which frees a
+    block for each one that it takes, would evict other sequences' prefixes. So do blocks that only sequences with
+    `is_evicted_first` used.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Number of blocks that can be allocated, cached ones included."""
+        """Number of blocks that can be allocated, including free cached blocks."""
         return len(self._free_low_priority) + len(self._free_cached)
 
     @property
@@ -77,13 +77,13 @@ class BlockPool:
         return self.num_blocks - self.num_free
 
     def num_protected(self, *, is_evicted_first: bool) -> int:
-        """Return the number of free blocks that a sequence may not take, unless it runs alone. With `is_evicted_first`
-        these are the blocks whose prefix is likely to be needed again, up to half of the pool."""
+        """Return the number of free blocks that a sequence must leave unless it runs alone: with `is_evicted_first`,
+        cached blocks of normal priority, up to half of the pool; otherwise none."""
         return min(len(self._free_cached), self.num_blocks // 2) if is_evicted_first else 0
 
     @property
     def num_unprotected(self) -> int:
-        """Number of free blocks that are allocated before those whose prefix is likely to be needed again."""
+        """Number of free blocks that are blank or have low priority, and so are allocated first."""
         return len(self._free_low_priority)
 
     def is_free(self, block: int) -> bool:
@@ -93,14 +93,14 @@ class BlockPool:
         return self._references[block]
 
     def find(self, digest: bytes) -> int | None:
-        """Return the block, in use or free, whose prefix has this digest."""
+        """Return the block, in use or free, that is registered under this digest; None if there is none."""
         return self._blocks_by_digest.get(digest)
 
     def allocate(self, num_blocks: int, *, is_evicted_first: bool = False) -> list[int]:
-        """Take blocks with undefined content, evicting cached prefixes as needed. The caller has checked num_free.
+        """Take blocks with undefined content, evicting cached blocks as needed. The caller must have checked num_free.
 
-        is_evicted_first: the blocks have low priority when they are freed, unless other sequences share them until
-        then. Each evicted block is reported to `on_evicted`; it has its content until the next step runs.
+        is_evicted_first: the blocks get low priority when freed, unless sequences without this flag have shared them.
+        Evictions are reported to `on_evicted`; an evicted block keeps its content until the next step runs.
         """
         assert num_blocks <= self.num_free, f"{num_blocks} blocks requested, {self.num_free} free"
         blocks = []
@@ -118,7 +118,7 @@ class BlockPool:
         return blocks
 
     def share(self, blocks: Iterable[int], *, is_evicted_first: bool = False) -> None:
-        """Add a reference to each of these cached blocks. is_evicted_first: the new user does not need them cached."""
+        """Add a reference to each of these cached blocks. is_evicted_first: as in `allocate`, for the new user."""
         for block in blocks:
             assert self._digests[block] is not None, f"block {block} is shared but has no known prefix"
             if self._references[block] == 0:
@@ -129,9 +129,10 @@ class BlockPool:
             self.num_shared += self._references[block] == 2
 
     def free(self, blocks: list[int], *, has_low_priority: bool = False) -> None:
-        """Drop one reference to each block of a table, tail first: a shared head then outlives its rarer tails.
+        """Drop one reference to each block of a table, last block first, so that the rarer tails are evicted before
+        shared heads.
 
-        has_low_priority: no sequence is likely to need these blocks again, so they are evicted before others.
+        has_low_priority: the blocks are unlikely to be needed again, and are evicted before others.
         """
         now_s = self._clock()
         for block in reversed(blocks):
@@ -149,13 +150,13 @@ class BlockPool:
             self._freed_s[block] = now_s
 
     def demote(self, block: int) -> None:
-        """Give a free cached block low priority."""
+        """Give a free cached block low priority; does nothing for other blocks."""
         if block in self._free_cached:
             del self._free_cached[block]
             self._free_low_priority[block] = None
 
     def register(self, block: int, digest: bytes) -> None:
-        """Make a full block that is in use findable. If another block has the same content, that one stays findable."""
+        """Register a full block in use under its digest, unless another block is registered under it."""
         assert self._references[block] > 0, f"block {block} is registered but not in use"
         assert self._digests[block] is None, f"block {block} is registered twice"
         if digest not in self._blocks_by_digest:
@@ -163,7 +164,7 @@ class BlockPool:
             self._digests[block] = digest
 
     def unregister(self, block: int) -> None:
-        """Make a block unfindable. References to it stay valid."""
+        """Remove a block from the index, so that it gets no further hits. References to it stay valid."""
         digest = self._digests[block]
         if digest is None:
             return

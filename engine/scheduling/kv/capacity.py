@@ -1,4 +1,4 @@
-"""KVCapacity: whether blocks and states suffice for a sequence, besides what other sequences have and need."""
+"""KVCapacity: computes whether free blocks and states suffice for a sequence, given what others hold and still need."""
 
 from collections import Counter, abc
 from itertools import zip_longest
@@ -10,15 +10,15 @@ from engine.scheduling.sequence import Sequence
 
 
 class KVCapacity:
-    """Counts free and needed blocks and states; changes nothing.
+    """Counts free and needed blocks and states, without changing anything.
 
-    `without`: running sequences whose blocks and states count as free, because they would be preempted.
+    without: running sequences whose blocks and states count as free, as if they were preempted.
     """
 
     def __init__(
         self, groups: tuple[KVGroup, ...], pools: abc.Sequence[BlockPool], pool: BlockPool, states: BlockPool
     ) -> None:
-        """pools: the pool of each group, either `pool` or `states`."""
+        """pools: for each KV group its pool, either `pool` (keys and values) or `states`."""
         self._groups = groups
         self._pools = pools
         self._pool = pool
@@ -34,7 +34,7 @@ class KVCapacity:
         num_states_reserved: int = 0,
         without: abc.Collection[Sequence] = (),
     ) -> bool:
-        """Whether all tokens of a waiting sequence fit, with `match` shared, besides what is reserved for others."""
+        """Whether all tokens of a waiting sequence fit, sharing `match`, beyond what is reserved for others."""
         if self._has_states:
             num_free = self._states.num_free + self._num_freed(self._states, without)
             if num_free <= num_states_reserved:
@@ -44,20 +44,20 @@ class KVCapacity:
     def blocks_free_after(
         self, sequence: Sequence, match: PrefixMatch, num_reserved: int, *, without: abc.Collection[Sequence] = ()
     ) -> int:
-        """Return the number of free blocks that remain when a waiting sequence has the blocks that all its tokens need,
-        with `match` shared, and others have the blocks that are reserved for them; negative if there are not enough."""
+        """Return how many blocks would stay free if a waiting sequence, sharing `match`, got blocks for all its tokens
+        and others got their reserved blocks; negative if there are too few."""
         num_free = self._pool.num_free + self._num_freed(self._pool, without) - num_reserved
         return num_free - self.blocks_taken(sequence, match, without=without)
 
     def blocks_taken(self, sequence: Sequence, match: PrefixMatch, *, without: abc.Collection[Sequence] = ()) -> int:
-        """Return how many free blocks a waiting sequence takes for all its tokens, unused cached ones included."""
+        """Return how many free blocks a waiting sequence takes, including free cached blocks of `match`."""
         shared = blocks_of(match.tables, self._pools, self._pool)
         freed = {block for other in without for block in blocks_of(other.tables, self._pools, self._pool)}
         num_unused = sum(self._pool.is_free(block) or block in freed for block in shared)
         return num_unused + peak_blocks(self._groups, len(sequence.tokens)) - len(shared)
 
     def blocks_needed(self, sequence: Sequence) -> int:
-        """Return how many blocks a running sequence still needs for its known tokens. It has its state."""
+        """Return how many more KV blocks, not states, a running sequence needs for its tokens and draft."""
         blocks_needed, num_tokens = 0, sequence.num_with_draft
         for group, table in zip(self._groups, sequence.tables, strict=True):
             num_new_entries = group.num_entries(num_tokens) - len(table)
@@ -67,7 +67,7 @@ class KVCapacity:
         return max(0, blocks_needed)
 
     def blocks_used(self, sequence: Sequence) -> int:
-        """Return the number of blocks that a running sequence uses, shared ones included."""
+        """Return the number of KV blocks that a running sequence holds, including shared ones."""
         tables = zip(sequence.tables, self._pools, strict=True)
         return sum([len(table) - table.count(NO_BLOCK) for table, pool in tables if pool is self._pool])
 
@@ -75,14 +75,14 @@ class KVCapacity:
         return blocks_of(sequence.tables, self._pools, pool)
 
     def _num_freed(self, pool: BlockPool, sequences: abc.Collection[Sequence]) -> int:
-        """Return the number of blocks that become free if these sequences are preempted."""
+        """Return how many of the pool's blocks preempting these sequences would free."""
         references = Counter(block for sequence in sequences for block in blocks_of(sequence.tables, self._pools, pool))
         return sum(pool.references(block) == count for block, count in references.items())
 
 
 def blocks_of(tables: list[list[int]], pools: abc.Sequence[BlockPool], pool: BlockPool) -> list[int]:
-    """Return the blocks of `pool`, in order of position over all groups, so that they are freed tail first. pools: the
-    pool of each table."""
+    """Return the tables' blocks that belong to `pool`, sorted by position over all groups, as `BlockPool.free` needs
+    them. pools: the pool of each table."""
     of_pool = [table for table, its_pool in zip(tables, pools, strict=False) if its_pool is pool]
     if len(of_pool) == 1:
         return [block for block in of_pool[0] if block != NO_BLOCK]

@@ -1,4 +1,4 @@
-"""KVGroup: layers whose cache needs the same positions, and so share one block table a sequence.
+"""KVGroup: layers that need the same cached positions, and so share one block table per sequence.
 
 full attention   needs all positions          [x][x][x][x][x]
 window of W      needs positions W still sees [ ][ ][ ][x][x]     blocks that fell out of the window are freed
@@ -14,7 +14,7 @@ NO_BLOCK = -1  # a table entry whose block was freed, or never allocated
 
 @dataclass(frozen=True, slots=True)
 class KVGroup:
-    """Rules of one group: which entries of a sequence's table it needs. `block_size`: tokens of one entry."""
+    """Which entries of a sequence's block table a group of layers needs. block_size: tokens per entry."""
 
     block_size: int
     window: int | None = None  # a token sees itself and the window - 1 tokens before it; None: all before it
@@ -26,7 +26,7 @@ class KVGroup:
         return self.window is None and not self.is_state
 
     def first_needed_entry(self, num_computed: int) -> int:
-        """Return the first entry that any token from `num_computed` on can see."""
+        """Return the first table entry that tokens from `num_computed` on attend to."""
         if self.is_state:
             return max(0, num_computed - 1) // self.block_size
         if self.window is None:
@@ -36,11 +36,11 @@ class KVGroup:
         return max(0, num_computed - self.window + 1) // self.block_size
 
     def num_entries(self, num_tokens: int) -> int:
-        """Return the length of a table that covers the first `num_tokens` tokens."""
+        """Return the number of table entries for the first `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
     def peak_blocks(self, num_tokens: int, step: int) -> int:
-        """Return the most KV blocks in use while `num_tokens` tokens are computed, at most `step` in one step."""
+        """Return the most KV blocks in use at any time while computing `num_tokens` tokens, up to `step` per step."""
         if self.window is None:
             return self.num_entries(num_tokens)
         span = self.window - 1 + step  # positions that one step reads or writes, wherever they begin in a block
@@ -48,7 +48,7 @@ class KVGroup:
 
 
 def peak_blocks(groups: tuple[KVGroup, ...], num_tokens: int) -> int:
-    """Return how many KV blocks suffice to compute `num_tokens` tokens of a sequence, one block of tokens at a time."""
+    """Return how many KV blocks suffice, over all groups, to compute a sequence one block of tokens per step."""
     step = min(group.block_size for group in groups)
     return sum(group.peak_blocks(num_tokens, step) for group in groups if not group.is_state)
 
@@ -56,7 +56,7 @@ def peak_blocks(groups: tuple[KVGroup, ...], num_tokens: int) -> int:
 def standalone_tables(
     groups: tuple[KVGroup, ...], num_tokens: int, first_block: int = 0, state: int = 0
 ) -> list[list[int]]:
-    """Return tables outside the scheduler: blocks from `first_block` on for all tokens, and one state."""
+    """Return tables for use without a scheduler: blocks from `first_block` on, and the state block `state`."""
     width = -(-num_tokens // groups[0].block_size)
     starts = itertools.count(first_block, width)
     return [

@@ -1,4 +1,4 @@
-"""KVManager: allocates and frees the blocks of sequences, finds cached prefixes, registers blocks as they fill."""
+"""KVManager: allocates and frees sequences' KV blocks, looks up cached prefixes, and registers full blocks."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -13,12 +13,13 @@ from engine.scheduling.sequence import Sequence
 
 
 class KVManager:
-    """The only writer of Sequence.tables and Sequence.block_hashes.
+    """Manages the KV blocks and recurrent states of all sequences; the only writer of Sequence.tables and
+    Sequence.block_hashes.
 
-    One pool serves all groups with keys and values: a block is `block_size` tokens of one group's layers. A group of
-    recurrent states has another pool. Invariants: a running sequence's tables have exactly the blocks that its groups
-    need from num_computed on; the reference count of a block is the number of tables with it; a block in several tables
-    is full, computed and accepted in each of them.
+    One pool serves all groups with keys and values: a block holds `block_size` tokens of one group's layers. Recurrent
+    states have another pool. Invariants: a running sequence's tables hold exactly the blocks that its groups need from
+    num_computed on; a block's reference count is the number of tables with it; a block in several tables is full,
+    computed and accepted in each of them.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
@@ -43,11 +44,10 @@ class KVManager:
     # --- prefixes -----------------------------------------------------------------------------------------------------
 
     def match(self, sequence: Sequence) -> PrefixMatch:
-        """Return the longest cached prefix that a waiting sequence can start with: every group has the blocks that it
-        needs.
+        """Return the longest cached prefix that a waiting sequence can start from, with blocks for every group.
 
-        The match never covers the last token, whose logits are needed. The hashes are there: from intake, and from
-        `commit` if the sequence ran before.
+        The match never includes the last token, whose logits are needed. The block hashes must be up to date, as they
+        are after arrival and `commit`.
         """
         is_looked_up = self._enable_prefix_caching and not sequence.needs_prompt_rows
         return self._prefixes.longest_match(
@@ -55,15 +55,15 @@ class KVManager:
         )
 
     def num_uncached(self, sequence: Sequence) -> int:
-        """Return the number of tokens that a waiting sequence would compute if it started now."""
+        """Return how many tokens a waiting sequence would have to compute if it started now."""
         return sequence.num_pending - self.match(sequence).num_tokens
 
     def num_shareable_blocks(
         self, waiting: Sequence, match: PrefixMatch | None, other: Sequence, *, num_computed: int
     ) -> int:
-        """Return the number of blocks that a waiting sequence will share with another that computes, in this step, the
-        block after `match`; 0 if the other does not, or if that cannot be known without a match. num_computed: tokens
-        of the other when the step begins."""
+        """Return how many prefix blocks a waiting sequence could share with `other`, if `other` computes the block
+        after `match` in this step; else 0. match: None only checks whether that block is cached. num_computed: tokens
+        of `other` before the step."""
         ours, theirs = other.block_hashes, waiting.block_hashes
         most = min(len(ours), self._num_matchable_blocks(waiting))
         index = num_computed // self._block_size
@@ -74,12 +74,12 @@ class KVManager:
         return bisect_left(range(most), True, key=lambda position: ours[position] != theirs[position])
 
     def _is_cached_at(self, index: int, hashes: list[bytes]) -> bool:
-        """Whether a match could have the block at `index`; certainly not if full attention lacks it."""
+        """Whether the block at `index` may be cached. A definite no only if the full attention group lacks it."""
         full = next((number for number, group in enumerate(self._groups) if group.is_full_attention), None)
         return full is None or self._prefixes.find(full, hashes[index]) is not None
 
     def add_branch_point(self, sequence: Sequence, num_blocks: int) -> None:
-        """Make a running sequence cache what waiting ones need to continue after its first `num_blocks`."""
+        """Make a running sequence cache what others need to continue after its first `num_blocks` blocks."""
         if num_blocks not in sequence.branch_points:
             sequence.branch_points += (num_blocks,)
         for allocator in self._state_allocators:
@@ -88,7 +88,7 @@ class KVManager:
     # --- admission ----------------------------------------------------------------------------------------------------
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
-        """Give a waiting sequence its cached prefix."""
+        """Start a waiting sequence on its cached prefix, sharing the prefix's blocks."""
         assert not sequence.tables
         assert sequence.num_computed == 0
         for pool in (self.pool, self.states):
@@ -102,11 +102,11 @@ class KVManager:
     # --- allocation ---------------------------------------------------------------------------------------------------
 
     def is_allocated(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether a running sequence has all blocks of its first `num_tokens` tokens; never with recurrent states."""
+        """Whether a running sequence has blocks for `num_tokens` tokens. Always False with recurrent states."""
         return not self._state_allocators and min(map(len, sequence.tables)) * self._block_size >= num_tokens
 
     def max_tokens_that_fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
-        """Return how many of the first `num_tokens` tokens fit, with `num_free` more blocks and the free states."""
+        """Return how many of the first `num_tokens` tokens fit into `num_free` more blocks and the free states."""
         while num_tokens > sequence.num_computed and not self._can_allocate(sequence, num_tokens, num_free):
             num_tokens = max(sequence.num_computed, (num_tokens - 1) // self._block_size * self._block_size)
         return num_tokens
@@ -117,7 +117,7 @@ class KVManager:
         )
 
     def num_new_blocks(self, sequence: Sequence, num_tokens: int) -> int:
-        """Return the number of blocks that `allocate` takes, without states."""
+        """Return how many KV blocks `allocate` would take, not counting states."""
         return sum(
             max(0, group.num_entries(num_tokens) - len(table))
             for group, table in zip(self._groups, sequence.tables, strict=True)
@@ -125,13 +125,13 @@ class KVManager:
         )
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> None:
-        """Add the blocks and states that the first `num_tokens` tokens need; `max_tokens_that_fit` has checked them."""
+        """Allocate blocks and states for the first `num_tokens` tokens. Check `max_tokens_that_fit` before."""
         self.allocate_blocks(sequence, num_tokens)
         for allocator in self._state_allocators:
             allocator.allocate(sequence, num_tokens)
 
     def allocate_blocks(self, sequence: Sequence, num_tokens: int) -> int:
-        """Add the blocks alone, before it is known whether a step will need them; returns their number."""
+        """Allocate only the KV blocks, before it is certain that a step needs them; return their number."""
         num_added = 0
         for group, table in zip(self._groups, sequence.tables, strict=True):
             num_new_blocks = group.num_entries(num_tokens) - len(table)
@@ -141,7 +141,7 @@ class KVManager:
         return num_added
 
     def trim(self, sequence: Sequence, num_tokens: int) -> None:
-        """Free the blocks beyond the first `num_tokens` tokens, such as the blocks of rejected drafts."""
+        """Free the blocks after the first `num_tokens` tokens, such as blocks of rejected drafts."""
         num_entries = -(-num_tokens // self._block_size)
         for table, pool in zip(sequence.tables, self._pools, strict=True):
             if num_entries < len(table):
@@ -149,15 +149,15 @@ class KVManager:
                 del table[num_entries:]
 
     def free(self, sequence: Sequence) -> None:
-        """Free all blocks of a sequence; registered ones stay findable until they are evicted."""
+        """Free all blocks of a sequence. Registered blocks stay in the prefix cache until they are evicted."""
         for pool in (self.pool, self.states):
             pool.free(self._blocks(sequence.tables, pool))
         sequence.tables = []
 
     def discard(self, sequence: Sequence) -> None:
-        """Free all blocks of a sequence and unregister their contents, after an error: no sequence may build on them.
+        """Free all blocks of a failed sequence, and unregister its contents so that no sequence reuses them.
 
-        Blocks that the sequence freed before are unregistered too: each is findable under its digest, or was evicted.
+        Includes blocks that the sequence freed earlier, if they are still cached.
         """
         for index, table in enumerate(sequence.tables):
             for digest in sequence.block_hashes[: len(table)]:
@@ -169,8 +169,8 @@ class KVManager:
     # --- contents -----------------------------------------------------------------------------------------------------
 
     def commit(self, sequence: Sequence, num_computed_before: int) -> None:
-        """Register the blocks that became full when num_computed rose from `num_computed_before`, and free those that
-        no later token sees, or that have rejected tokens only."""
+        """Update the cache after a step: register blocks that became full, and free blocks that no later token needs or
+        that only hold rejected tokens. num_computed_before: the sequence's num_computed before the step."""
         first, end = num_computed_before // self._block_size, sequence.num_computed // self._block_size
         if first < end and self._enable_prefix_caching:
             self.extend_hashes(sequence)
@@ -187,7 +187,7 @@ class KVManager:
         self.trim(sequence, sequence.num_computed)
 
     def _free_out_of_window(self, sequence: Sequence, index: int, out_of_window: range) -> None:
-        """Free the blocks of these entries, with low priority unless a prefix hit at a branch point needs them."""
+        """Free these entries' blocks, with low priority unless a prefix hit is likely to need them."""
         table, pool, is_state = sequence.tables[index], self._pools[index], self._groups[index].is_state
         positions = [position for position in reversed(out_of_window) if table[position] != NO_BLOCK]
         if positions and is_state:
@@ -205,7 +205,7 @@ class KVManager:
         )
 
     def _replace_checkpoint(self, sequence: Sequence, index: int, position: int) -> None:
-        """Note the last checkpoint, and give the one before low priority unless it is at a branch point."""
+        """Record the latest state checkpoint, and give the previous one low priority unless it is at a branch point."""
         previous, sequence.checkpoint = sequence.checkpoint, position
         if previous is None or not self._enable_prefix_caching or self._is_at_branch(sequence, index, previous):
             return
@@ -214,7 +214,7 @@ class KVManager:
             self.states.demote(block)
 
     def extend_hashes(self, sequence: Sequence) -> None:
-        """Hash the blocks of `tokens` that have become full; each block is hashed once in a sequence's life."""
+        """Hash the sequence's newly full blocks; each block is hashed only once in a sequence's life."""
         if not self._enable_prefix_caching:
             return
         size, hashes, tokens = self._block_size, sequence.block_hashes, sequence.tokens
@@ -230,7 +230,6 @@ class KVManager:
         return (len(sequence.tokens) - 1) // self._block_size
 
     def check(self, running: list[Sequence]) -> None:
-        """Assert the invariants above, given all sequences that have blocks."""
         for sequence in running:
             assert len(sequence.tables) == len(self._groups), sequence.id
             num_hashes = len(sequence.block_hashes)
