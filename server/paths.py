@@ -1,4 +1,4 @@
-"""Paths of requests: the ones that monitoring polls, and the prefix of --root-path."""
+"""Request paths: paths that monitoring polls, and removal of the prefix of --root-path."""
 
 from collections.abc import MutableMapping
 from typing import Any

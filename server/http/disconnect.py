@@ -1,4 +1,4 @@
-"""until_disconnect: work that ends when its client disconnects."""
+"""until_disconnect: runs work that is canceled if the client disconnects."""
 
 import asyncio
 from collections.abc import Awaitable

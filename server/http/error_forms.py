@@ -14,7 +14,7 @@ from server.protocols.path_forms import form_of
 
 
 def reply_to(error: Exception, request_id: str) -> ErrorReply:
-    """Return the reply to an exception, and note it in the request's record."""
+    """Return the error reply for an exception, and record the error in the request's record."""
     reply = describe_error(error, request_id)
     if (record := current_record()) is not None:
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)

@@ -66,7 +66,7 @@ def _check_page(request: Request) -> None:
 
 
 def _decoder(request: Request) -> "MultipartDecoder":
-    """Return a decoder of the body. Raises InvalidRequest for a body that is not a form."""
+    """Return a multipart decoder for the body. Raises InvalidRequest if the content-type is not that of a form."""
     from werkzeug.http import parse_options_header  # slow to import
     from werkzeug.sansio.multipart import MultipartDecoder
 

@@ -1,4 +1,4 @@
-"""acquire_model: the model of a request, loaded on demand and kept loaded until the request ends."""
+"""acquire_model: loads a request's model on demand, and keeps it loaded until the request ends."""
 
 import asyncio
 import time

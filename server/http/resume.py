@@ -80,7 +80,7 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
 def stream_run(
     request: Request, run: Run, *, after: int, with_ids: bool = True, headers: Mapping[str, str] | None = None
 ) -> EventStream:
-    """Return a response that streams the run's events after number `after`. headers: in addition to the run's own."""
+    """Return a response that streams the run's events after number `after`. headers: added to the run's headers."""
     form = run.options.form
     return EventStream(
         _read(run, after, with_ids),

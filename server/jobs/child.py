@@ -29,7 +29,7 @@ class ProcessorUse:
 
 
 class Child(Protocol):
-    """The server's view of a child process, which has its own session, and ends with the server."""
+    """Interface of a child process, which has its own session, and ends with the server."""
 
     async def wait(self) -> int:
         """Return the exit status, or the negative number of the signal that ended the process."""
@@ -74,7 +74,7 @@ class ChildEnding:
             self.child.kill()
 
     def kill_after(self, seconds: float) -> None:
-        """Kill the child after `seconds`, until which it saves at normal priority: the server's end waits for it."""
+        """Kill the child after `seconds`. Until then it saves its work at normal priority: the server waits."""
         if self.child is not None:
             self.child.raise_priority()
         asyncio.get_running_loop().call_later(seconds, self.kill)

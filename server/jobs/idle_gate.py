@@ -13,7 +13,7 @@ _IDLE_AFTER_S = 0.5  # between a client's answer and its next question a process
 
 
 class IdleGate:
-    """Closed while requests run or wait, and for half a second after.
+    """A gate that is closed while requests run or wait, and for half a second after.
 
     `note_request` closes the gate immediately; `look` opens it. Invariant: while the gate is closed, every process that
     was admitted is suspended. A gate that is not active never closes.

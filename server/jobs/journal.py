@@ -16,8 +16,8 @@ def _leave(_record: Any) -> None:
 
 
 class Journal(Generic[Record]):
-    """Record and events of a job. `record` is as stored, except for clients' later changes, even if `change` is
-    canceled."""
+    """Record and events of one job. `record` is as stored, except for later changes by clients, even after a
+    cancellation."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ class _Mark:
 
 
 class StallDetector:
-    """Watches one job. After a stall is reported, the next is only once the job progressed twice within a minute."""
+    """Watches one job. A stall is reported once, until the job makes progress again without pauses of a minute."""
 
     def __init__(self, gate: IdleGate, *, gives_way: bool, now: Callable[[], float] = time.monotonic) -> None:
         """gives_way: whether the job's processes run at a lower priority than the server."""

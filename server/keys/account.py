@@ -1,4 +1,4 @@
-"""Account: how much a key has used of its limits."""
+"""Account: tracks how much a key has used of its limits."""
 
 import enum
 import math
@@ -19,7 +19,7 @@ _CONCURRENCY_RETRY_S = 1.0  # it is not known when a running request ends
 
 
 class Limit(enum.StrEnum):
-    """A limit for which requests of a key are refused."""
+    """Kind of limit for which a key's requests are refused."""
 
     REQUESTS = "requests"
     TOKENS = "tokens"
@@ -45,7 +45,7 @@ class ReservedBudget:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """The remaining part of a limit, and the seconds until all of it is available again."""
+    """Remaining amount of a limit, and seconds until all of it is available again."""
 
     limit: int
     remaining: int
@@ -53,9 +53,9 @@ class LimitStatus:
 
 
 class Account:
-    """Use of one key's limits; it stays when the limits change. For one event loop.
+    """Tracks one key's use of its limits, and keeps it when the limits change. For one event loop.
 
-    Invariants: `num_open` reservations are open, and `_own_reserved` is their sum, which is a part of `reserved`.
+    Invariants: `num_open` reservations are open; `_own_reserved` is their sum, which `reserved` includes.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Account:
         clock: Callable[[], float] = time.monotonic,
         reserved: ReservedBudget | None = None,
     ) -> None:
-        """on_refused: called with the key's name and the limit. clock: seconds, never going back. reserved: from
-        another account of the same key, which shares the budget."""
+        """on_refused: called with the key's name and the limit. clock: monotonic time in seconds. reserved: taken from
+        another account of the same key, to share its budget."""
         self.num_open = 0
         self.requests: TokenBucket | None = None
         self.tokens: TokenBucket | None = None
@@ -81,7 +81,7 @@ class Account:
         self.set_limits(key)
 
     def set_limits(self, key: ApiKey) -> None:
-        """Take the limits of another version of the key; use so far still counts."""
+        """Apply the limits of a changed key; previous use still counts."""
         self._key = key
         self.requests = self._bucket(self.requests, key.requests_per_minute)
         self.tokens = self._bucket(self.tokens, key.tokens_per_minute)
@@ -93,7 +93,7 @@ class Account:
         return bucket
 
     def count_request(self) -> Hold | None:
-        """Count a request, and return a hold for `end_request`; None without a limit. Raises RateLimited."""
+        """Count a request, and return the hold for `end_request`; None without a rate limit. Raises RateLimited."""
         if self.requests is None or (hold := self.requests.hold(1)) is not None:
             return None if self.requests is None else hold
         wait_s, per_minute = self.requests.wait_s(1), self._key.requests_per_minute
@@ -102,20 +102,20 @@ class Account:
         raise self._refused(Limit.REQUESTS, f"{may}; the next one is accepted in {wait_s:.1f} s", wait_s)
 
     def end_request(self, hold: Hold | None, *, is_counted: bool) -> None:
-        """End a counted request. is_counted: False if the server had no room for it."""
+        """Settle the hold of `count_request`. is_counted: False if the server had no room for the request."""
         if hold is not None and self.requests is not None and hold in self.requests:
             self.requests.settle(hold, int(is_counted))
 
     def check_available(self) -> None:
-        """Raise the errors that `reserve` would for the smallest request, before any work on the real one."""
+        """Raise the errors that `reserve` would raise for the smallest request. An early check, without the prompt."""
         self._check_concurrency()
         self._check_budget(1)
         if self.tokens is not None and self.tokens.level < 1:
             raise self._tokens_refused(self.tokens, 1)
 
     def reserve(self, prompt_tokens: int, output_tokens: int, *, is_open_ended: bool) -> TokenReservation:
-        """Reserve tokens for a request's prompts, and for its answers at most. is_open_ended: the answers have no limit
-        of their own, so a usual length is reserved.
+        """Reserve tokens for a request's prompts and the maximum of its output. is_open_ended: the output has no limit
+        of its own, so less is reserved if the key's limits require it.
 
         Raises RateLimited, TokensLimited or BudgetSpent, and then nothing is reserved.
         """
@@ -134,7 +134,7 @@ class Account:
         return TokenReservation(wanted, hold)
 
     def settle(self, reservation: TokenReservation, used_tokens: int) -> None:
-        """End a reservation, and count the tokens that its prompts and answers used. The second call has no effect."""
+        """End a reservation, and count the tokens of prompts and output that were used. A second call has no effect."""
         if not reservation.is_open:
             return
         reservation.is_open = False
@@ -155,19 +155,19 @@ class Account:
 
     @property
     def requests_left(self) -> LimitStatus | None:
-        """Status of the limit of requests; None without one."""
+        """Status of the requests per minute; None without such a limit."""
         return None if self.requests is None else _left_in(self.requests)
 
     @property
     def tokens_left(self) -> LimitStatus | None:
-        """Status of the rate or budget of tokens, whichever has less left or the longer wait; None without both."""
+        """Status of the tokens per minute or the token budget, whichever has less left; None without both."""
         parts = [] if self.tokens is None else [_left_in(self.tokens)]
         if (left := self.budget_left) is not None and (budget := self._key.budget_tokens) is not None:
             parts.append(LimitStatus(budget, max(0, left), self._spending.seconds_left(self._key.budget_period)))
         return min(parts, key=lambda part: (part.remaining, -part.reset_s), default=None)
 
     def _max_reservation(self) -> int:
-        """Return the most that a request can reserve, however long it waits."""
+        """Return the most tokens that a request can reserve, however long it waits."""
         limits = (self._key.tokens_per_minute, self.budget_left)
         return min((limit for limit in limits if limit is not None), default=sys.maxsize)
 

@@ -1,8 +1,8 @@
-"""TokenBucket: a rate limit with a burst. Amounts can be held before it is known how much will be used.
+"""TokenBucket: a rate limit that allows bursts. An amount can be held first, and settled when its real use is known.
 
-The level rises by the rate, up to the capacity, which is one minute's amount, and falls by what is taken. An amount
-that was held and not used is given back as if it had not been taken. So of all that is taken in a minute, at most the
-capacity and the minute's own amount is used, however long amounts were held.
+The level rises by the rate, up to the capacity, which is one minute's amount, and falls by what is taken. The unused
+part of a hold is given back as if it had not been taken. So of all that is taken in a minute, at most the capacity and
+the minute's own amount is used, however long amounts were held.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _MINUTE_S = 60.0
 
 @dataclass(eq=False, slots=True)
 class Hold:
-    """An amount that was taken before it is known how much of it is used."""
+    """An amount that was taken from a bucket before its real use is known."""
 
     amount: float
     peak: float  # the highest level since it was taken
@@ -22,11 +22,11 @@ class Hold:
 class TokenBucket:
     """A bucket that starts full and refills at a rate. For one event loop.
 
-    Invariant: the level is at most the capacity. It is below 0 only by use beyond what was held.
+    Invariant: the level is at most the capacity. It is negative only after more was used than was held.
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
-        """clock: seconds, never going back."""
+        """clock: monotonic time in seconds."""
         self.capacity = per_minute
         self._clock = clock
         self._level = per_minute
@@ -49,7 +49,7 @@ class TokenBucket:
         return max(0.0, (amount - self.level) * _MINUTE_S / self.capacity)
 
     def take(self, amount: float) -> bool:
-        """Take the amount for good if it is available, and return whether it is."""
+        """Take the amount if it is available, and return whether it was."""
         if self.level < amount:
             return False
         self._note_peaks()
@@ -57,7 +57,7 @@ class TokenBucket:
         return True
 
     def hold(self, amount: float) -> Hold | None:
-        """Take an amount, which must be settled later; return None if it is not available."""
+        """Take an amount until `settle`; return None if it is not available."""
         if not self.take(amount):
             return None
         hold = Hold(amount, self._level)
@@ -70,8 +70,8 @@ class TokenBucket:
     def settle(self, hold: Hold, used: float) -> None:
         """Give back the unused part of a hold, or take what was used beyond it.
 
-        At most the smallest gap between the level and the capacity since the hold is given back. If that much less had
-        been taken, the level would have been higher by it ever since, and never above the capacity.
+        Gives back at most the smallest gap between level and capacity since the hold: had less been taken, the bucket
+        would have been full then, and could not have risen further.
         """
         self._advance()
         self._note_peaks()
@@ -82,7 +82,7 @@ class TokenBucket:
             other.peak = min(self.capacity, other.peak + max(0.0, given_back))
 
     def change_rate(self, per_minute: float) -> None:
-        """Set another rate. A higher one adds the difference to the level, a lower one cuts the level to the new
+        """Change the rate. A higher rate raises the level by the difference; a lower one caps it at the new
         capacity."""
         self._advance()
         self._note_peaks()
@@ -97,7 +97,7 @@ class TokenBucket:
         self._updated_s = now
 
     def _note_peaks(self) -> None:
-        """Update the peaks of all holds. Must be called before the level falls."""
+        """Update each hold's highest level. Must be called before the level falls."""
         for held in self._held:
             held.peak = max(held.peak, self._level)
 

@@ -31,7 +31,7 @@ class Caller:
         return self.models is None or model in self.models
 
     def cache_salt(self, given: str) -> str:
-        """Return the salt for the prefix cache. given: the request's own. Salts of different scopes always differ."""
+        """Return the salt for the prefix cache: the request's salt, `given`, combined with the caller's cache scope."""
         is_plain = not self.cache_scope and not _SCOPE_PREFIX.match(given)
         return given if is_plain else f"{len(self.cache_scope)}:{self.cache_scope}{given}"
 
@@ -41,7 +41,7 @@ ANYBODY = Caller(owner="", is_operator=False, reads_metrics=True)
 
 
 def option_caller(key: bytes, number: int, *, is_operator: bool, cache_scope: str) -> Caller:
-    """Return the caller with the key of --api-key at the given position."""
+    """Return the caller for a key of --api-key. number: the key's position among the option's values, from 1."""
     return Caller(
         owner=key_owner(key),
         is_operator=is_operator,
@@ -52,7 +52,7 @@ def option_caller(key: bytes, number: int, *, is_operator: bool, cache_scope: st
 
 
 def named_caller(key: ApiKey, account: Account, *, shares_cache: bool) -> Caller:
-    """Return the caller with a key of the keys file."""
+    """Return the caller for a key of the keys file. shares_cache: whether keys share cached prefixes by default."""
     scope = f"group {key.cache_group}" if key.cache_group is not None else "" if shares_cache else f"key {key.name}"
     return Caller(
         owner=name_owner(key.name),
@@ -68,12 +68,12 @@ def named_caller(key: ApiKey, account: Account, *, shares_cache: bool) -> Caller
 
 
 def key_owner(key: bytes) -> str:
-    """Return the owner of the objects that a client with this key creates. It does not reveal the key."""
+    """Return the owner id for objects that a client with this key creates. It does not reveal the key."""
     return hashlib.blake2b(key, digest_size=16, person=b"headrace owner").hexdigest()
 
 
 def name_owner(name: str) -> str:
-    """Return the owner of the objects of a named key, which stay its own when the key is replaced."""
+    """Return the owner id for objects of a named key. It stays the same when the key is replaced."""
     return hashlib.blake2b(name.encode(), digest_size=16, person=b"headrace named").hexdigest()
 
 
@@ -91,6 +91,6 @@ def set_current_caller(caller: Caller) -> None:
 
 
 def caller_of(scope: MutableMapping[str, Any]) -> Caller:
-    """Return the caller of an ASGI scope."""
+    """Return the caller that is set in an ASGI scope."""
     caller: Caller = scope["state"]["caller"]
     return caller

@@ -23,14 +23,14 @@ _Count = Annotated[int, Meta(ge=1, le=_MOST)]
 
 
 class BudgetPeriod(enum.StrEnum):
-    """A period of UTC, at whose start the whole budget is available again."""
+    """Period of a token budget: a UTC day or month."""
 
     DAY = "day"
     MONTH = "month"
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A key's name, its hash, its permissions and limits. None is no limit."""
+    """Entry of a keys file: a key's name, hash, permissions and limits. None means no limit."""
 
     name: str
     hash: str  # HASH_PREFIX and the hexadecimal SHA-256 of the key
@@ -63,5 +63,5 @@ def key_digest(key: bytes) -> bytes:
 
 
 def key_hash(key: str) -> str:
-    """Return the text that a keys file has in place of the key."""
+    """Return the hash that a keys file contains in place of the key."""
     return HASH_PREFIX + key_digest(key.encode()).hex()

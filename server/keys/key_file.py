@@ -1,4 +1,4 @@
-"""read_keys: parses a keys file, or reports an error and its place."""
+"""read_keys: parses a keys file; its errors name the line or field."""
 
 import difflib
 import json
@@ -51,7 +51,7 @@ def parse_keys(text: str) -> list[ApiKey]:
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise OptionError unless the name is allowed for a key."""
+    """Raise OptionError unless the name is allowed for a key. where: the place of the name, for the message."""
     if not re.fullmatch(NAME_PATTERN, name) or name in NO_NAMES:
         raise OptionError(
             f"{where} is {name[:80]!r}; it must be 1 to 64 letters, digits, '.', '_' and '-', begin with a letter or "
@@ -114,7 +114,7 @@ def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _error_text(fault: str) -> str:
-    """Return msgspec's message with the path first, and the closest known field instead of an unknown one."""
+    """Return msgspec's message with the path first. For an unknown field, suggest the closest known one."""
     what, _, where = fault.partition(" - at ")
     path = where.strip("`").removeprefix("$").removeprefix(".")
     if unknown := _UNKNOWN_FIELD.fullmatch(what):
@@ -127,7 +127,7 @@ def _error_text(fault: str) -> str:
 
 
 def _check(keys: Iterable[ApiKey]) -> None:
-    """Check what the schema does not express. Raises OptionError."""
+    """Check what the schema does not express, such as unique names. Raises OptionError."""
     names: dict[str, int] = {}
     hashes: dict[str, str] = {}
     for number, key in enumerate(keys):

@@ -49,7 +49,7 @@ def replace_hash(path: Path, name: str, new_hash: str) -> None:
 
 
 def _with_key(text: str, key: ApiKey) -> str:
-    """Return the text with one more entry. Raises OptionError if adding lines at the end is not enough."""
+    """Return the text with one more entry. Raises OptionError if the text does not end with the list of keys."""
     wanted = [*parse_keys(text), key]
     if text.lstrip().startswith("{"):
         content = json.loads(text)

@@ -19,10 +19,10 @@ from server.store.usage_table import UsageTable
 
 
 class KeyManager:
-    """The keys of one server, and their usage."""
+    """Holds the keys of one server and their usage, and runs the tasks that reload and store them."""
 
     def __init__(self, config: ServerConfig, metrics: Metrics, database: Database) -> None:
-        """Raises OptionError if the keys file or the usage log cannot be used."""
+        """Load the keys. Raises OptionError if the keys file or the usage log cannot be used."""
         self.spending = Spending()
         self._metrics = metrics
         self._path = None if config.api_keys_file is None else Path(config.api_keys_file)
@@ -38,7 +38,7 @@ class KeyManager:
         self._log = None if config.usage_log is None else UsageLog(Path(config.usage_log), metrics)
 
     def count(self, record: RequestRecord) -> None:
-        """Count the usage of a request that is over, unless its route does not count."""
+        """Count a finished request in its key's usage, unless its route does not count."""
         if not record.is_usage:
             return
         self._metrics.count_key_usage(record)
@@ -60,7 +60,7 @@ class KeyManager:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Reload changed keys and store usage within the context, and all usage at its end. Raises StorageFailed."""
+        """Reload changed keys and store usage while the context is open. Raises StorageFailed at its start."""
         await self.usage.load()
         work = [self.usage.run()]
         work += [self._watcher.run()] if self._watcher is not None else []

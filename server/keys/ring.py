@@ -1,4 +1,4 @@
-"""KeyRing: the keys that are accepted now."""
+"""KeyRing: the API keys that are accepted now, and the caller behind each."""
 
 import dataclasses
 import time
@@ -19,8 +19,7 @@ _EXPIRED = "expired"
 
 
 class KeyRing:
-    """Keys of options and of the keys file, found by their digests. The time of a look-up can reveal only digests,
-    which reveal nothing about keys.
+    """Keys of --api-key and of the keys file, looked up by digest, so that timing reveals nothing about keys.
 
     If a key is in both, the entry of the file counts.
     """
@@ -58,7 +57,7 @@ class KeyRing:
         self.replace(file_keys or ())
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
-        """Replace the keys of the file. Use so far counts against the new limits; running requests continue."""
+        """Replace the keys of the file. Previous use counts against the new limits; running requests continue."""
         self.keys = tuple(keys)
         accounts = {key.name: self._account(self._accounts, key) for key in self.keys}
         self._accounts = accounts
@@ -83,7 +82,7 @@ class KeyRing:
         return account
 
     def find(self, token: bytes) -> Caller:
-        """Return the caller with this key. Raises InvalidApiKey."""
+        """Return the caller with this key. Raises InvalidApiKey or ExpiredApiKey."""
         found = self._accepted.get(key_digest(token))
         if found is None:
             raise InvalidApiKey(
@@ -98,7 +97,7 @@ class KeyRing:
         return caller
 
     def batch_caller(self, owner: str) -> Caller | None:
-        """Return the caller that owns a batch, with only the budget of its key's limits: batches wait for capacity
+        """Return the caller that owns a batch; only the budget of its key limits batches, which wait for capacity
         anyway. None while no key of the owner is accepted."""
         if not self.asks_for_keys:
             return ANYBODY if owner == ANYBODY.owner else None

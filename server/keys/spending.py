@@ -12,7 +12,7 @@ def utc_now() -> datetime.datetime:
 
 
 class Spending:
-    """Tokens used by each key, by days and months in UTC. Setting the clock back starts no period again."""
+    """Tokens used by each key in the current UTC day and month. Setting the clock back restarts no period."""
 
     def __init__(self, now: Callable[[], datetime.datetime] = utc_now) -> None:
         self._now = now
@@ -20,7 +20,7 @@ class Spending:
         self._tokens: dict[BudgetPeriod, Counter[str]] = {period: Counter() for period in BudgetPeriod}
 
     def add(self, name: str, num_tokens: int, at: datetime.datetime | None = None) -> None:
-        """Count tokens of a request that ended at the given time, or now. Past periods are ignored.
+        """Count tokens of a request that ended at `at`, or now. A period that has passed is ignored.
 
         A request that ends now counts in the current periods even if the clock was ahead and has been set back.
         """

@@ -1,4 +1,4 @@
-"""UsageBook: usage by key and hour."""
+"""UsageBook: counts requests and tokens by key and hour, and stores the counts."""
 
 import asyncio
 import datetime
@@ -54,7 +54,7 @@ class UsageBook:
             self._spending.add(row.key, row.prompt_tokens + row.output_tokens, at)
 
     def add(self, record: RequestRecord) -> None:
-        """Count a request that is over."""
+        """Count a finished request."""
         hour_s = int(self._now().timestamp()) // HOUR_S * HOUR_S
         counts = self._unwritten.setdefault((record.key_name or "", hour_s, record.outcome.value), Counter())
         counts[_REQUESTS] += 1
@@ -101,7 +101,7 @@ class UsageBook:
         width: BucketWidth = BucketWidth.HOUR,
         max_buckets: int | None = None,
     ) -> Sequence[UsageRow]:
-        """Return rows of usage as UsageTable.read does. Raises StorageFailed and TooManyBuckets."""
+        """Store pending counts, and return UsageTable.read's rows. Raises StorageFailed and TooManyBuckets."""
         await self.flush()
         if self._unwritten and self._has_failed:
             raise StorageFailed("recent usage could not be stored, so it cannot be reported now")

@@ -1,4 +1,4 @@
-"""UsageLog: a file with a line of JSON for each request that is over."""
+"""UsageLog: writes a line of JSON for each finished request to a file."""
 
 import asyncio
 import contextlib
@@ -29,14 +29,14 @@ _PIPE_WAIT_S = 1.0  # for a pipe's reader, in one write
 
 
 class UsageLog:
-    """The file of --usage-log. A thread writes lines in order; lines that cannot be written are dropped and counted,
-    and a warning is logged once.
+    """Writes the file of --usage-log. A thread writes the lines in order; lines that cannot be written are dropped and
+    counted, and a warning is logged once.
 
     Before each write, the file is opened again if its path names another one, so the file may be renamed at any time.
     """
 
     def __init__(self, path: Path, metrics: Metrics, *, now: Callable[[], datetime.datetime] = utc_now) -> None:
-        """Raises OptionError if the file cannot be written to."""
+        """Open the file. Raises OptionError if it cannot be written to."""
         self._path = path
         self._metrics = metrics
         self._now = now
@@ -51,7 +51,7 @@ class UsageLog:
             raise OptionError(f"--usage-log {path} cannot be written: {_reason(error)}") from error
 
     def add(self, record: RequestRecord) -> None:
-        """Queue the line of a request that is over."""
+        """Queue the line of a finished request."""
         if len(self._lines) >= _MAX_LINES:
             self._lose(1, "it does not keep up")
             return
@@ -99,7 +99,7 @@ class UsageLog:
             self._has_failed = False
 
     def _write(self, lines: list[bytes]) -> tuple[int, str]:
-        """Write each line as a whole or not at all; return the number of lost lines, and the reason."""
+        """Write each line as a whole or not at all; return the number of lost lines, and the reason for the loss."""
         try:
             self._follow_path()
             status = os.fstat(self._file)
@@ -123,7 +123,7 @@ class UsageLog:
         return len(lines) - whole, "the disk is full"
 
     def _write_each(self, lines: list[bytes]) -> tuple[int, str]:
-        """Write to a pipe, which takes lines of up to PIPE_BUF bytes as a whole; wait only a moment for its reader."""
+        """Write to a pipe line by line, which is atomic up to PIPE_BUF bytes. Its reader has a second to keep up."""
         ends_s = time.monotonic() + _PIPE_WAIT_S
         poller = select.poll()
         poller.register(self._file, select.POLLOUT)
@@ -138,7 +138,7 @@ class UsageLog:
         return 0, ""
 
     def _follow_path(self) -> None:
-        """Open the path again if it names another file now. Raises OSError."""
+        """Open the path again if it names another file by now, or after `reopen`. Raises OSError."""
         held = os.fstat(self._file)
         try:
             found = os.stat(self._path)

@@ -1,4 +1,4 @@
-"""usage_report: rows of usage as /v1/usage reports them, by key and period."""
+"""usage_report: adds up rows of usage by key and period, as /v1/usage reports them."""
 
 import datetime
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from server.store.usage_table import HOUR_S, BucketWidth, UsageRow
 
 
 def usage_report(rows: Sequence[UsageRow], width: BucketWidth, since_s: int, until_s: int) -> list[UsageBucket]:
-    """Return a bucket for each key and period in which it was used, oldest first. rows: as the table adds them up."""
+    """Return a bucket for each key and period with usage, oldest first. rows: from the table, by the same width."""
     buckets: dict[tuple[int, str], UsageBucket] = {}
     for row in rows:
         start_s, end_s = (since_s, until_s) if width is BucketWidth.ALL else _period(row.start_s, width)
@@ -27,7 +27,7 @@ def usage_report(rows: Sequence[UsageRow], width: BucketWidth, since_s: int, unt
 
 
 def _period(start_s: int, width: BucketWidth) -> tuple[int, int]:
-    """Return the start and end of the hour, day or month of UTC that starts then."""
+    """Return the start and end of the UTC hour, day or month that starts at `start_s`."""
     if width is BucketWidth.HOUR:
         return start_s, start_s + HOUR_S
     start = datetime.datetime.fromtimestamp(start_s, datetime.UTC)

@@ -20,11 +20,11 @@ _Signature = tuple[int, int, int, int] | None  # of a file: device, inode, size,
 
 
 class KeysWatcher:
-    """Checks the file four times a second, and reads it when two checks in a row find the same file, so that a file
-    that is being written is left alone. If a file cannot be used, the previous keys stay."""
+    """Checks the keys file four times a second. A changed file is read once two checks in a row find it the same, so
+    that a file that is being written is left alone. If a file cannot be used, the previous keys stay."""
 
     def __init__(self, path: Path, ring: KeyRing, metrics: Metrics) -> None:
-        """ring: has the keys of the file as it is now."""
+        """ring: a ring that already has the keys of the file."""
         self._path = path
         self._ring = ring
         self._metrics = metrics
@@ -43,7 +43,7 @@ class KeysWatcher:
         self._must_read = True
 
     async def check(self) -> None:
-        """Check the file once, and reload it in a thread if it has changed: many keys take seconds to read."""
+        """Check the file once, and reload it if it has changed, in a thread, since many keys take seconds to read."""
         signature = _signature(self._path)
         is_stable, self._seen = signature == self._seen, signature
         if not is_stable or (signature == self._read and not self._must_read):
@@ -72,7 +72,7 @@ class KeysWatcher:
 
 
 def _read_file(path: Path) -> list[ApiKey]:
-    """Read the keys. Raises OptionError also for a pipe or a device, whose end may never come."""
+    """Read the keys. Raises OptionError also for a pipe or a device, which might never end."""
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
     except OSError:

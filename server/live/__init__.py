@@ -1,1 +1,1 @@
-"""Data for the dashboard: the engine's steps and the requests, sent to watchers."""
+"""Data for the dashboard: engine steps and requests, streamed to the clients that watch (watchers)."""

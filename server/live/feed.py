@@ -1,4 +1,4 @@
-"""LiveFeed: frames of the engine's work, sent to watchers four times a second."""
+"""LiveFeed: sends frames of an engine's state to watchers four times a second."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ class EngineHealth(msgspec.Struct, frozen=True):
 
 
 class ModelSummary(msgspec.Struct, frozen=True):
-    """One of the server's models, whether it is the watched one or not."""
+    """State of one of the server's models."""
 
     name: str
     state: str  # unloaded, loading, loaded, unloading or failed
@@ -35,7 +35,7 @@ class ModelSummary(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One message to watchers."""
+    """One message of the dashboard's stream."""
 
     at_ms: int  # Unix time
     interval_s: float  # since the frame before
@@ -49,10 +49,10 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class LiveFeed:
-    """Frames of one engine for its watchers. Without watchers no task runs, and a step costs next to nothing."""
+    """Sends frames of one engine to watchers. Without watchers no task runs, and a step costs next to nothing."""
 
     def __init__(self, client: EngineClient, overview: Callable[[], list[ModelSummary]] = list) -> None:
-        """overview: returns all models if there are several."""
+        """overview: returns a summary of each model; nothing if the server has one model."""
         self.requests = RequestTable(client)
         self._overview = overview
         self._client = client
@@ -106,7 +106,7 @@ class LiveFeed:
         return self._task
 
     def _on_sender_done(self, task: asyncio.Task[None]) -> None:
-        """End all streams if a frame could not be made: they would wait forever. The next watcher starts again."""
+        """End all streams if making a frame failed, since they would wait forever. The next watcher starts anew."""
         if not task.cancelled() and task.exception() is not None and self._task is task:
             self._task = None
             self.close()

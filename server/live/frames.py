@@ -1,4 +1,4 @@
-"""EngineFrame: the engine's work since the previous frame, for watchers."""
+"""EngineFrame: the engine's work since the previous frame."""
 
 from collections import deque
 
@@ -56,7 +56,7 @@ class Phases(msgspec.Struct, frozen=True):
 
 
 class EngineFrame(msgspec.Struct, frozen=True):
-    """The engine's work in one frame: sums over its steps, and other values as they are at its end."""
+    """The engine's work since the previous frame: sums over its steps, and gauges as of the last step."""
 
     num_steps: int = 0
     steps: list[FrameStep] = []
@@ -74,7 +74,7 @@ class EngineFrame(msgspec.Struct, frozen=True):
 
 
 class FrameBuilder:
-    """Collects steps between two frames."""
+    """Collects the statistics of steps for the next frame."""
 
     def __init__(self, last: StepStats) -> None:
         """last: statistics of the step before the first one that is added."""

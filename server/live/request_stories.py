@@ -15,7 +15,7 @@ MAX_CHOICES = 4  # in a story
 
 
 class ChoiceStory(msgspec.Struct, frozen=True):
-    """The engine's work on one choice, in order. Times are in seconds from the request's arrival."""
+    """Events of one choice in the engine, in order. Times are in seconds from the request's arrival."""
 
     moments: list[Moment]
     num_left_out: int  # moments left out, in the middle
@@ -35,7 +35,7 @@ class RequestStory(msgspec.Struct, frozen=True):
 
 
 class SequenceStories:
-    """Stories of sequences by the engine's ids. Events of other sequences are ignored."""
+    """Histories of followed sequences, by the engine's sequence ids. Events of other sequences are ignored."""
 
     def __init__(self) -> None:
         self._stories: dict[str, SequenceStory] = {}
@@ -44,7 +44,7 @@ class SequenceStories:
         return len(self._stories)
 
     def follow(self, record: RequestRecord) -> None:
-        """Follow the sequences of a request that the engine has just received."""
+        """Start the histories of a request's sequences, which the engine has just received."""
         for sequence_id in followed_sequences(record):
             self._stories.setdefault(sequence_id, SequenceStory())
 
@@ -53,26 +53,26 @@ class SequenceStories:
             self._stories.pop(sequence_id, None)
 
     def add_step(self, stats: StepStats) -> None:
-        """Add the events of a step."""
+        """Add the events of an engine step."""
         for event in stats.events:
             if (story := self._stories.get(event.id)) is not None:
                 story.add(event, stats.step_s)
 
     def engine_ended(self, at_s: float, reason: RestartReason, sequence_ids: Iterable[str]) -> None:
-        """Note the engine's end in the stories of the given sequences, unless they have ended."""
+        """Add the engine's end to the histories of the given sequences that have not ended."""
         for sequence_id in sequence_ids:
             story = self._stories.get(sequence_id)
             if story is not None and not story.has_ended:
                 story.engine_ended(at_s, reason)
 
     def choices(self, sequence_ids: Iterable[str], arrival_s: float) -> list[ChoiceStory]:
-        """Return the stories of a request's choices. arrival_s: of the request, by time.monotonic()."""
+        """Return the histories of a request's choices. arrival_s: the request's arrival by time.monotonic()."""
         stories = [story for each in sequence_ids if (story := self._stories.get(each)) is not None]
         return [_choice(story, arrival_s) for story in stories]
 
 
 def story_without_choices(record: RequestRecord, request: LiveRequest) -> RequestStory:
-    """Return the story of a request without `choices`, to which events may still be added. The record is not kept."""
+    """Return a request's story, with `choices` left empty. The record is not kept."""
     return RequestStory(
         request=request,
         response_id=record.response_id,
@@ -86,7 +86,7 @@ def story_without_choices(record: RequestRecord, request: LiveRequest) -> Reques
 
 
 def followed_sequences(record: RequestRecord) -> list[str]:
-    """Return the engine's ids of the request's first choices, which have stories."""
+    """Return the engine's ids of the request's sequences that get a history: its first choices."""
     return list(itertools.islice(record.sequence_ids, MAX_CHOICES))
 
 

@@ -1,4 +1,4 @@
-"""RequestTable: the open requests, and the last ones that are over."""
+"""RequestTable: the open requests, and the last finished ones."""
 
 import heapq
 import time
@@ -23,7 +23,7 @@ NUM_RECENT_REFUSED = 100  # requests refused before a generation
 
 
 class _KnownRequest(NamedTuple):
-    """A request without the stories of its choices. Times are by time.monotonic()."""
+    """A request, without the histories of its choices. Times are by time.monotonic()."""
 
     story: RequestStory
     arrival_s: float
@@ -32,8 +32,8 @@ class _KnownRequest(NamedTuple):
 
 
 class RequestTable:
-    """The open generations, and the last requests that are over. Refused requests, which cost a client nothing, are
-    kept apart, so that they displace no others."""
+    """The open generations, and the last finished requests. Refused requests are kept apart: they cost a client
+    nothing, and could displace all others."""
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
@@ -43,7 +43,7 @@ class RequestTable:
         self._stories = SequenceStories()
 
     def begin(self, generation: LiveGeneration) -> None:
-        """Add a generation whose sequences have been submitted."""
+        """Add a generation whose sequences have been submitted to the engine."""
         self._open[id(generation)] = generation
         if (record := generation.record) is not None:
             record.prefill_token_s = self._client.info.prefill_seconds_per_token
@@ -53,14 +53,14 @@ class RequestTable:
         self._open.pop(id(generation), None)
 
     def on_over(self, record: RequestRecord) -> None:
-        """Keep a request that is over, if it was for a generation or was refused."""
+        """Keep a finished request, if it started a generation or was refused."""
         if record.has_started:
             self._keep(self._ended, NUM_RECENT, record)
         elif record.num_choices or record.num_inputs or record.error_code is not None:
             self._keep(self._refused, NUM_RECENT_REFUSED, record)
 
     def discard(self, record: RequestRecord) -> None:
-        """Forget a request that is over, such as a line of a batch, which would displace all others."""
+        """Forget a finished request that must not be listed, such as a line of a batch, which would displace others."""
         self._stories.forget(record.sequence_ids)
 
     def _keep(self, kept: deque[_KnownRequest], max_kept: int, record: RequestRecord) -> None:
@@ -73,12 +73,12 @@ class RequestTable:
             self._stories.add_step(stats)
 
     def engine_ended(self, reason: RestartReason) -> None:
-        """Note that the engine ended and is started again with the requests that can continue."""
+        """Add the engine's end to the histories of the open requests; some continue after its restart."""
         records = [record for live in self._open.values() if (record := live.record) is not None]
         self._stories.engine_ended(time.monotonic(), reason, chain.from_iterable(each.sequence_ids for each in records))
 
     def find(self, name: str) -> RequestStory | None:
-        """Return the story of the newest request with this id, which may be the request's or its answer's."""
+        """Return the story of the newest request with this request id or response id."""
         newest = max(self._with_id(name), key=lambda known: known.arrival_s, default=None)
         if newest is None:
             return None
@@ -109,7 +109,7 @@ class RequestTable:
         return len(self._open)
 
     def recent(self) -> list[LiveRequest]:
-        """Return the requests that are over, newest first."""
+        """Return the finished requests, newest first."""
         merged = heapq.merge(self._ended, self._refused, key=lambda kept: kept.ended_s, reverse=True)
         return [kept.story.request for kept in merged]
 
@@ -131,7 +131,7 @@ def _known(record: RequestRecord, request: LiveRequest) -> _KnownRequest:
 
 
 def request_not_known(name: str) -> RequestNotKnown:
-    """Return the error for an id that no table has."""
+    """Return the error for an id that no table of requests has."""
     return RequestNotKnown(
         f"no request with the id {quote(name)} is open, among the last {NUM_RECENT} with an answer, or the "
         f"last {NUM_RECENT_REFUSED} that were refused; its id is in its answer's header x-request-id, or in the "
@@ -140,7 +140,7 @@ def request_not_known(name: str) -> RequestNotKnown:
 
 
 class Latencies(msgspec.Struct, frozen=True):
-    """Seconds at the 50th, 90th and 99th percentile; empty lists without requests."""
+    """Latencies in seconds at the 50th, 90th and 99th percentile; empty lists without requests."""
 
     num_requests: int
     first_token_s: list[float]

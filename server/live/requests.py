@@ -1,4 +1,4 @@
-"""LiveRequest: one request as watchers see it, open or over."""
+"""LiveRequest: an open or finished request, as the dashboard shows it."""
 
 import time
 from typing import Protocol
@@ -9,7 +9,7 @@ from server.metrics.request_record import RequestRecord
 
 
 class GenerationProgress(msgspec.Struct, frozen=True):
-    """Counts and times of a running generation, over all choices."""
+    """Token counts and latencies of a running generation, over all choices."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -19,7 +19,7 @@ class GenerationProgress(msgspec.Struct, frozen=True):
 
 
 class LiveGeneration(Protocol):
-    """A generation that runs or waits."""
+    """A generation that is running or waiting."""
 
     @property
     def record(self) -> RequestRecord | None: ...
@@ -28,7 +28,7 @@ class LiveGeneration(Protocol):
 
 
 class LiveRequest(msgspec.Struct, frozen=True):
-    """State of one request."""
+    """State of an open or finished request."""
 
     id: str
     route: str

@@ -1,4 +1,4 @@
-"""SequenceStory: the engine's work on one sequence with times, collected from its events in bounded memory."""
+"""SequenceStory: the timed events of one sequence in the engine, in bounded memory."""
 
 import enum
 
@@ -11,7 +11,7 @@ MAX_MOMENTS = 64  # of a sequence
 
 
 class MomentKind(enum.StrEnum):
-    """Kinds of moments. The comments name each kind's fields, besides its time."""
+    """Kinds of events in a sequence's life. The comments name the fields that each kind has besides its time."""
 
     QUEUED = "queued"  # num_running, num_waiting, num_tokens: of output that a previous engine generated
     WAITS = "waits"  # reason: a WaitReason; is_shared: other tenants hold room that it cannot claim
@@ -40,15 +40,15 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SequenceStory:
-    """The moments of one sequence. Invariant: at most MAX_MOMENTS. If there are more, consecutive chunks of the prompt
-    are merged, and then moments in the middle are left out."""
+    """Events of one sequence. Invariant: at most MAX_MOMENTS. If there are more, consecutive chunks of the prompt are
+    merged, and then events in the middle are left out."""
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []
         self.num_left_out = 0
 
     def add(self, event: SequenceEvent, step_s: float) -> None:
-        """step_s: duration of the event's step."""
+        """Add an event. step_s: duration of the engine step in which it happened."""
         self._add(_moment(event, step_s))
 
     def engine_ended(self, at_s: float, reason: RestartReason) -> None:
@@ -104,7 +104,7 @@ def _moment(event: SequenceEvent, step_s: float) -> Moment:
 
 
 def _merged(moments: list[Moment]) -> list[Moment]:
-    """Merge consecutive chunks in pairs."""
+    """Merge consecutive chunks of the prompt in pairs."""
     merged: list[Moment] = []
     can_merge = False  # with the last moment of `merged`
     for moment in moments:

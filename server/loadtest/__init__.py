@@ -1,1 +1,1 @@
-"""`headrace bench serve`: a load on a server over HTTP, and its measurement from the clients' side."""
+"""`headrace bench serve`: puts a load on a server over HTTP, and measures it from the clients' side."""

@@ -46,7 +46,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    """The needed fields of a chunk. The decoder skips all other fields, which keeps the client cheap."""
+    """Fields of a streamed chunk that are needed. The decoder skips all others, which keeps the client cheap."""
 
     choices: list[_Choice] = []
     usage: _Usage | None = None
@@ -57,7 +57,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class LoadClient:
-    """A client that sends requests of a load; an async context manager."""
+    """HTTP client that sends the requests of a load; an async context manager."""
 
     def __init__(
         self, config: LoadConfig, api_key: str | None, transport: httpx.AsyncBaseTransport | None = None

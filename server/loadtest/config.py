@@ -26,7 +26,7 @@ class PromptFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadConfig:
-    """The load to put on a server, and the output of results. None means no limit, or no output."""
+    """Options of `headrace bench serve`. None means no limit, or no output."""
 
     url: str = _server("http://127.0.0.1:8000", "Address of the server, without /v1.")
     endpoint: LoadEndpoint = _server(LoadEndpoint.COMPLETIONS, "API to call, always streaming.")

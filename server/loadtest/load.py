@@ -14,7 +14,7 @@ from server.loadtest.workload import Conversation
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """A finished load. `traces` are in the order in which requests ended."""
+    """Results of a load. `traces` are in the order in which requests ended."""
 
     traces: list[Trace]
     duration_s: float  # first request sent to last answer
@@ -24,7 +24,7 @@ class LoadRun:
 async def run_load(
     client: LoadClient, conversations: Sequence[Conversation], config: LoadConfig, on_request: Callable[[Trace], None]
 ) -> LoadRun:
-    """Run all conversations with the options in `config`; on_request is called with each finished request."""
+    """Run all conversations with the options in `config`; on_request is called with each finished request's trace."""
     gate = asyncio.Semaphore(config.max_concurrency or len(conversations))
     traces: list[Trace] = []
 
@@ -66,7 +66,7 @@ def arrival_times(count: int, rate: float | None, burstiness: float, seed: int) 
 async def converse(
     client: LoadClient, conversation: Conversation, endpoint: LoadEndpoint, record: Callable[[Trace], None]
 ) -> None:
-    """Send the turns in order, each with all earlier turns and answers. A failed turn ends the conversation."""
+    """Send a conversation's turns in order, each with all earlier turns and answers. A failed turn ends it."""
     transcript = ""
     messages: list[Message] = []
     for turn in conversation:

@@ -84,7 +84,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 class Latency(enum.StrEnum):
-    """Latencies for which a limit can be set."""
+    """Latencies that --goodput can limit."""
 
     TTFT = "ttft"
     TPOT = "tpot"

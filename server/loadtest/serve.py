@@ -57,7 +57,7 @@ async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, LoadRun
 
 
 async def _probe_scale(client: LoadClient, config: LoadConfig) -> TextScale:
-    """Measure the number of tokens per word in the server's vocabulary, with two short requests."""
+    """Measure the number of tokens per word with the server's tokenizer, by two short requests."""
     probes = []
     for num_words in _PROBE_WORDS:
         text = " ".join(random_words(random.Random(f"{config.seed} probe {num_words}"), num_words))

@@ -30,7 +30,7 @@ _WORDS = _TEXT.split()
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a client: a whole prompt of token ids, or text that follows the previous turns."""
+    """One turn of a client: a whole prompt of token ids, or text that follows the previous turns."""
 
     prompt: list[int] | str
     output_len: int
@@ -42,14 +42,14 @@ Conversation = list[Turn]  # often of one turn
 
 @dataclass(frozen=True, slots=True)
 class TextScale:
-    """The number of words per token, and of tokens in an empty prompt (BOS, chat template)."""
+    """Conversion of tokens to words: words per token, and tokens of an empty prompt (BOS, chat template)."""
 
     words_per_token: float = 1.0
     fixed_tokens: float = 0.0
 
     @classmethod
     def from_probes(cls, short: tuple[int, int], long: tuple[int, int]) -> "TextScale":
-        """Return the line through two probes of (words, tokens)."""
+        """Fit the scale to two measured prompts, each as (words, tokens)."""
         (short_words, short_tokens), (long_words, long_tokens) = short, long
         slope = (long_words - short_words) / max(1, long_tokens - short_tokens)
         return cls(slope, short_tokens - short_words / slope)

@@ -1,1 +1,1 @@
-"""Metrics for operators: ONE table of metrics, their values, and one record of each request."""
+"""Metrics for operators: the table that defines all metrics, their values, and the record of each request."""

@@ -1,4 +1,4 @@
-"""Upper bounds of the histograms' buckets; vLLM's for histograms that vLLM has too, so that queries carry over."""
+"""Histogram buckets, as upper bounds; equal to vLLM's where vLLM has the histogram, so that queries carry over."""
 
 TTFT_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0),

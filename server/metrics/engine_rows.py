@@ -1,4 +1,4 @@
-"""Rows of the table about the engine's caches and features: how each is read from StepStats."""
+"""Metrics of the engine's caches and features, and how each is read from StepStats."""
 
 from server.metrics import buckets
 from server.metrics.scheduler_rows import SCHEDULER_ROWS

@@ -1,4 +1,4 @@
-"""Families: every metric of the table, without series yet, in one registry for all models of a server."""
+"""Families: registers all metrics of the table, in one Prometheus registry for all models of a server."""
 
 import importlib.metadata
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _OPENMETRICS = "application/openmetrics-text"
 
 
 class Families(Collector):
-    """The metrics of one server, and their export."""
+    """A server's Prometheus metrics, and their export."""
 
     def __init__(self, *, has_vllm_names: bool = False) -> None:
         """has_vllm_names: also export metrics under vLLM's names."""
@@ -55,7 +55,7 @@ class Families(Collector):
             yield from collector.collect()
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return all samples as text, and its content type. accept: the scraper's; only OpenMetrics has exemplars."""
+        """Return all samples as text, and its content type. accept: Accept header; only OpenMetrics has exemplars."""
         kinds = (each.partition(";")[0].strip().lower() for each in accept.split(","))
         if _OPENMETRICS in kinds:
             # All names are plain; the library's default would write vLLM's without their colon.
@@ -77,7 +77,7 @@ class Families(Collector):
 
 
 class KeyLabels:
-    """Labels for names of keys: the first MAX_KEY_LABELS names keep their own label, later ones get OTHER."""
+    """Label values for key names: the first MAX_KEY_LABELS names keep their own value, later ones get OTHER."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -91,8 +91,8 @@ class KeyLabels:
 
 
 class EngineProcesses(Collector):
-    """The system's metrics of the engine processes: without labels, as of any other program, if the server has one
-    model, and with the model's name if it has several."""
+    """Process metrics of the engines, such as CPU time and memory. They have the label of the model's name only if the
+    server has several models."""
 
     def __init__(self) -> None:
         self.pids: dict[str, int | None] = {}  # by the model's name; None while there is no process

@@ -45,7 +45,7 @@ class RequestRecord:
         on_over: Callable[["RequestRecord"], None],
         model_name: str | None = None,
     ) -> None:
-        """The creator holds the record. method: as its label. model_name: if the server has only one model."""
+        """Start with one hold, the creator's. method: label in the metrics. model_name: the server's only model."""
         self.request_id = request_id
         self.method = method
         self.model_name = model_name  # None until the request's model is known
@@ -99,25 +99,25 @@ class RequestRecord:
             self._on_over(self)
 
     def on_end(self, action: Callable[[], None]) -> None:
-        """Call `action` when the request is over."""
+        """Register an action to call when the request is over."""
         self._at_end.append(action)
 
     def note_error(self, status: int, code: str, shed_reason: ShedReason | None = None) -> None:
-        """Note an error that was reported to the client, in whatever form."""
+        """Record the error that was reported to the client, in whatever format."""
         self.error_status, self.error_code, self.shed_reason = status, code, shed_reason
 
     def note_submitted(self, sampling: SamplingParams) -> None:
-        """Note that the generation is submitted to the engine now."""
+        """Record that the generation is submitted to the engine now."""
         self.sampling, self.submitted_s = sampling, time.monotonic()
 
     def note_ends(self, reasons: Sequence[FinishReason]) -> None:
-        """Note how the choices ended."""
+        """Record the finish reasons of the choices."""
         self.choice_ends = [reason.value for reason in reasons]
         self.finish_reasons = sorted(set(self.choice_ends))
 
     @property
     def was_not_taken(self) -> bool:
-        """Whether the server had no capacity or no engine for the request, before any of it was computed."""
+        """Whether the request was refused for lack of capacity or an engine, before any of it was computed."""
         return self.shed_reason is not None or (self.error_status == _UNAVAILABLE and not self.has_started)
 
     @property
@@ -145,7 +145,7 @@ def current_record() -> RequestRecord | None:
 
 
 def note_response_id(response_id: str) -> None:
-    """Note the id in the request's answer."""
+    """Set the id of the response in the current request's record."""
     if (record := _current.get()) is not None:
         record.response_id = response_id
 

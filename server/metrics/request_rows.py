@@ -1,4 +1,4 @@
-"""Rows of the table about requests, as the API process counts and times them."""
+"""Metrics of requests, which the API process counts and times."""
 
 from server.metrics import buckets
 from server.metrics.spec import MODEL, MetricSpec, counter, histogram

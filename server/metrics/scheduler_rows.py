@@ -1,4 +1,4 @@
-"""Rows of the table about the scheduler and the engine's steps: how each is read from StepStats."""
+"""Metrics of the scheduler and the engine's steps, and how each is read from StepStats."""
 
 from server.metrics import buckets
 from server.metrics.spec import MODEL, MetricSpec, counter, gauge, histogram

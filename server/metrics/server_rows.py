@@ -1,4 +1,4 @@
-"""Rows of the table about the API process: keys, files and jobs, connections, and the engine process."""
+"""Metrics of the API process: keys, files and jobs, connections, and the engine process."""
 
 from server.metrics import buckets
 from server.metrics.spec import MODEL, MetricSpec, counter, gauge, histogram

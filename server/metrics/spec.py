@@ -1,4 +1,4 @@
-"""MetricSpec: one row of the table of metrics."""
+"""MetricSpec: the definition of one metric."""
 
 import enum
 from collections.abc import Callable, Mapping
@@ -24,9 +24,9 @@ class MetricType(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One row of the table. `step` reads a gauge's value, a counter's increment or an observation; None means no
-    observation. `step_by` reads one for each value of the last label. Rows with neither are set by the API process.
-    `is_vllm`: vLLM has the metric under the same name, with these labels and `engine`."""
+    """Definition of one metric. `step` reads a gauge's value, a counter's increment or an observation from StepStats,
+    or returns None for no observation. `step_by` reads one for each value of the last label. The API process sets
+    metrics with neither. `is_vllm`: vLLM has the metric under the same name, with these labels and `engine`."""
 
     type: MetricType
     name: str
@@ -39,7 +39,7 @@ class MetricSpec:
 
     @property
     def unit(self) -> str:
-        """Unit for OpenMetrics, which is a part of the name; empty for plain numbers."""
+        """Unit for OpenMetrics, read from the end of the name; empty if it has none."""
         ending = self.name.removesuffix("_total").rpartition("_")[2]
         return ending if ending in _UNITS else ""
 

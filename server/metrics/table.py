@@ -1,4 +1,4 @@
-"""ONE table of metrics: name, type, help, labels, and how each is read from the engine's StepStats.
+"""The table of all metrics: name, type, help, labels, and how each is read from the engine's StepStats.
 
 Names, meanings and buckets follow vLLM's `vllm:*`, so dashboards carry over by renaming metrics, or unchanged
 (server/metrics/vllm_names.py).

@@ -1,4 +1,4 @@
-"""Metrics: the values of the metrics in the table, for one model."""
+"""Metrics: sets and counts the values of the table's metrics, for one model."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,10 +31,10 @@ Metric = Counter | Gauge | Histogram
 
 
 class Metrics:
-    """Values of one model, and of metrics that all models share. Counters survive an engine's restart."""
+    """Values of one model's metrics, and of metrics that all models share. Counters survive an engine's restart."""
 
     def __init__(self, model_name: str, *, has_vllm_names: bool = False, families: Families | None = None) -> None:
-        """has_vllm_names: also export metrics under vLLM's names. families: of another model of the same server."""
+        """has_vllm_names: also export metrics under vLLM's names. families: shared with the server's other models."""
         self.model_name = model_name
         self._families = families or Families(has_vllm_names=has_vllm_names)
         self._families.processes.pids[model_name] = None
@@ -54,11 +54,11 @@ class Metrics:
                 self.add(name, 0, value)
 
     def for_model(self, model_name: str) -> "Metrics":
-        """Return the values of another model of the same server."""
+        """Return the Metrics of another model of the same server."""
         return Metrics(model_name, families=self._families)
 
     def _bind(self, spec: MetricSpec) -> None:
-        """Add the metric of a row, bound to the model's name where that is its only label."""
+        """Set up a metric for updates, bound to the model's name if that is its only label."""
         self._own_labels[spec.name] = own = (self.model_name,) if MODEL in spec.labels else ()
         bound = own if len(spec.labels) == 1 else ()
         match spec.type:
@@ -81,13 +81,13 @@ class Metrics:
         return self._counters.get(name) or self._gauges.get(name) or self._histograms[name]
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return all values in the format that the header `accept` asks for, and its content type."""
+        """Return all metrics as text, in the format that the Accept header asks for, and the content type."""
         return self._families.scrape(accept)
 
     # --- from the engine's client -------------------------------------------------------------------------------------
 
     def on_step(self, stats: StepStats) -> None:
-        """Record the statistics of one step."""
+        """Record the statistics of one engine step."""
         for read, write in self._step_increments:
             if increment := read(stats):  # most are 0 in most steps
                 write(increment)
@@ -111,8 +111,8 @@ class Metrics:
                 self.observe("grammar_compile_time_seconds", compile_s)
 
     def _count_experts(self, rows: list[int]) -> None:
-        """Count the rows of each expert. A series is created when its count is first above 0. With very many experts, a
-        label is a range."""
+        """Count the rows that each MoE expert computed. A series is created when its count is first above 0. With very
+        many experts, a label is a range of experts."""
         width = max(1, -(-len(rows) // _MAX_EXPERT_LABELS))
         for first in range(0, len(rows), width):
             if count := sum(rows[first : first + width]):
@@ -136,7 +136,7 @@ class Metrics:
             self.observe("lora_load_time_seconds", seconds)
 
     def _set_info(self, name: str, value: float, *labels: str) -> None:
-        """Set a gauge whose labels are the information, and remove its former series, or they would pile up."""
+        """Set an info gauge, whose labels carry the values, and remove its former series, or they would pile up."""
         former = self._info_labels.get(name)
         if former == labels:
             return
@@ -146,22 +146,22 @@ class Metrics:
         self.set(name, value, *labels)
 
     def on_first_token(self, prediction: FirstToken, real_s: float) -> None:
-        """Compare the predicted time to a request's first token with the real one."""
+        """Record a request's predicted time to first token, and the ratio of the real time to it."""
         self.observe("predicted_time_to_first_token_seconds", prediction.expected_s)
         if prediction.expected_s >= _MIN_EXPECTED_S:
             self.observe("time_to_first_token_prediction_ratio", real_s / prediction.expected_s)
 
     def on_process(self, pid: int | None) -> None:
-        """Note the pid of the engine process that runs from now on; None if it has ended."""
+        """Set the pid of the running engine process; None if it has ended."""
         self._families.processes.pids[self.model_name] = pid
 
     def on_ready(self, info: EngineInfo, *, has_prefix_cache: bool) -> None:
-        """Set the labels for the KV cache's shape, which may differ after a restart."""
+        """Set the info gauge of the KV cache's shape, which may differ after a restart."""
         shape = (info.block_size, info.num_blocks, info.kv_bytes, info.dtype, has_prefix_cache)
         self._set_info("cache_config_info", 1, *map(str, shape))
 
     def count_spans(self, outcome: str, num_spans: int) -> None:
-        """Count spans. May be called from any thread."""
+        """Count trace spans by outcome. May be called from any thread."""
         self.add("trace_spans_total", num_spans, outcome)
 
     def on_startup_phase(self, phase: str, seconds: float) -> None:
@@ -197,26 +197,26 @@ class Metrics:
         return float(family.samples[0].value)
 
     def count_prompt_sources(self, num_tokens: int, num_cached: int) -> None:
-        """Count where the keys and values of a prompt came from, once it has started to run."""
+        """Count a prompt's tokens by the source of their KV, cache or computation, once the prompt has started."""
         self.add("prompt_tokens_cached_total", num_cached)
         self.add("prompt_tokens_by_source_total", num_tokens - num_cached, "local_compute")
         self.add("prompt_tokens_by_source_total", num_cached, "local_cache_hit")
         self.observe("request_prefill_kv_computed_tokens", num_tokens - num_cached)
 
     def count_queue_time(self, outcome: str, queue_s: float, trace_id: str | None = None) -> None:
-        """outcome: "scheduled", or the reason why the request ended before it ran. trace_id: as in `observe`."""
+        """Observe a queue time. outcome: "scheduled", or the reason why the request ended before it ran."""
         self.observe("request_queue_time_seconds", queue_s, trace_id=trace_id)
         self.observe("queue_time_seconds", queue_s, outcome, trace_id=trace_id)
 
     def count_ended(self, reason: FinishReason, num_tokens: int) -> None:
-        """Count a choice that ended with `num_tokens`."""
+        """Count an ended choice with `num_tokens` output tokens, by its finish reason."""
         self.add("request_success_total", 1, reason.value)
         self.observe("request_generation_tokens", num_tokens)
         if reason in _WASTING:
             self.add("wasted_tokens_total", num_tokens, reason.value)
 
     def count_http(self, record: RequestRecord) -> None:
-        """Count an answered request; its labels have a bounded number of values."""
+        """Count an answered HTTP request. The number of label values is bounded."""
         labels = (record.method, record.route, str(record.status))
         self.add("http_requests_total", 1, *labels)
         self.observe("http_request_duration_seconds", record.http_s, *labels, trace_id=record.trace_id)
@@ -224,13 +224,13 @@ class Metrics:
         self.observe("http_response_size_bytes", record.response_bytes, *labels)
 
     def count_request(self, record: RequestRecord) -> None:
-        """Count a request that is over, with its generation."""
+        """Count a finished request by route, outcome and error."""
         self.add("requests_total", 1, record.route, record.outcome.value, record.error_code or "none")
         if record.shed_reason is not None:
             self.add("requests_shed_total", 1, record.shed_reason.value)
 
     def count_key_usage(self, record: RequestRecord) -> None:
-        """Count the request if its key has a name."""
+        """Count the request and its tokens for its key, if the key has a name."""
         if record.key_name is None:
             return
         key = self._key_labels.of(record.key_name)
@@ -244,7 +244,7 @@ class Metrics:
 
 
 def _writer(metric: Metric) -> Callable[[float], None]:
-    """Return the function that takes the value of a step."""
+    """Return the function that records a value in the metric."""
     match metric:
         case Counter():
             return metric.inc

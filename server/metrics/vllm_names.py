@@ -1,4 +1,4 @@
-"""VllmNames: metrics under vLLM's names and labels, made from ours when they are scraped."""
+"""VllmNames: exports metrics under vLLM's names and labels too, converted at each scrape."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -26,7 +26,7 @@ _UNCOUNTED_ROUTES = MONITORING | {"/version"}  # not counted in vLLM's HTTP metr
 
 
 class VllmNames(Collector):
-    """Copies of a registry's families with vLLM's labels; values that differ only in other labels are added up."""
+    """Copies a registry's metrics with vLLM's labels; values that differ only in other labels are added up."""
 
     def __init__(self, registry: Collector) -> None:
         self._registry = registry
@@ -77,7 +77,7 @@ def _with_engine(labels: Labels) -> Labels:
 
 
 def _cache_config(labels: Labels) -> Labels:
-    """Return the labels that routers read: `block_size` and `num_gpu_blocks`."""
+    """Return the labels with vLLM's `num_gpu_blocks`, which routers read, as they read `block_size`."""
     return {**labels, **_ENGINE, "num_gpu_blocks": labels["num_blocks"]}
 
 
@@ -94,7 +94,7 @@ def _all_handlers(labels: Labels) -> Labels | None:
 
 
 def _handler_alone(labels: Labels) -> Labels | None:
-    """Return the labels of a sum or a count; a summary has no buckets."""
+    """Return the labels of a summary's sum or count; None for buckets, which a summary does not have."""
     handler = _handler(labels)
     return None if handler is None or "le" in handler else {"handler": handler["handler"]}
 
@@ -105,7 +105,7 @@ def _handler_with_status(labels: Labels) -> Labels | None:
 
 
 def _awake(ready: Metric) -> Iterable[Metric]:
-    """Return vLLM's metric of engines that can sleep. A ready engine is awake; others have no samples."""
+    """Yield vLLM's metric of the sleep state: a ready engine is awake; others have no samples."""
     awake = [sample.labels for sample in ready.samples if sample.value]
     if not awake:
         return

@@ -1,1 +1,1 @@
-"""The OpenAPI document: the API's description, made of routes, operations and the schemas of bodies and answers."""
+"""The OpenAPI document, made from routes, operations, and the schemas of request and response bodies."""

@@ -1,4 +1,4 @@
-"""openapi_document: the description of all routes in OpenAPI 3.1."""
+"""openapi_document: describes all routes as an OpenAPI 3.1 document."""
 
 import importlib.metadata
 import re
@@ -36,7 +36,7 @@ _EACH = {EVENTS: "each event", LINES: "each line"}
 
 
 def operations(routes: Iterable[Any]) -> Iterator[tuple[str, str, APIRoute]]:
-    """Yield method, path and route of each route that is described, by their groups. HEAD is left out beside GET."""
+    """Yield method, path and route of each documented route, in the order of tags. HEAD is left out."""
     described = [route for route in routes if isinstance(route, APIRoute) and route.include_in_schema]
     for route in sorted(described, key=lambda route: TAGS.index(str(route.tags[0]))):
         path = route.path.replace(":path", "")
@@ -44,7 +44,7 @@ def operations(routes: Iterable[Any]) -> Iterator[tuple[str, str, APIRoute]]:
 
 
 def body_models(route: APIRoute) -> list[type[BaseModel]]:
-    """Return the types that the route's dependencies read its body as."""
+    """Return the models that the route's dependencies validate the body with."""
     found = (getattr(dependency.call, "body_model", None) for dependency in route.dependant.dependencies)
     return [model for model in found if model is not None]
 
@@ -56,8 +56,8 @@ def openapi_document(
     open_paths: Iterable[str] = (),
     root_path: str = "",
 ) -> dict[str, Any]:
-    """Describe the routes. described_as: their operations, by method and path. open_paths: paths that need no key.
-    root_path: what a proxy strips. Raises KeyError for a route without an operation."""
+    """Return the OpenAPI document. described_as: operations by method and path. open_paths: paths that need no key.
+    root_path: prefix that a proxy strips. Raises KeyError for a route without an operation."""
     described = [
         _Described(method, path, route, described_as[f"{method} {path}"]) for method, path, route in operations(routes)
     ]
@@ -90,7 +90,7 @@ def openapi_document(
 
 @dataclass(frozen=True, slots=True)
 class _Described:
-    """A route, and its operation."""
+    """A route with one of its methods, and the operation that describes it."""
 
     method: str
     path: str
@@ -99,7 +99,7 @@ class _Described:
 
     @property
     def models(self) -> list[type[BaseModel]]:
-        """Types of the body."""
+        """Models of the request's body."""
         return [*body_models(self.route), *self.operation.bodies]
 
     def document(
@@ -163,7 +163,7 @@ class _Described:
 
 
 def _answer_schema(media: str, kind: Any, operation: Operation, answers: AnswerSchemas) -> Schema:
-    """Return the schema of an answer. An event is an object whose data is JSON, as in OpenAPI 3.2's streams."""
+    """Return the schema of a response. An event is an object whose data is JSON, as in OpenAPI 3.2's streams."""
     text: Schema = {"type": "string"}
     if media != EVENTS:
         return text if kind is None else answers.of(kind)

@@ -1,4 +1,4 @@
-"""Operation: the parts of a route's description that its signature does not have."""
+"""Operation: the parts of a route's OpenAPI description that its signature does not have."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ BYTES = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A parameter of the query."""
+    """A query parameter."""
 
     name: str
     schema: Mapping[str, Any]
@@ -40,12 +40,12 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """Description of one operation.
+    """OpenAPI description of one route and method.
 
-    answers: of status 200, by media type; for a stream, the type of its events or lines. None is plain text. form: the
-    schema of a multipart body, which may have a file. example: of the body. bodies: types of a body that the route
-    reads by hand. errors: in addition to those of every route, and of every route with a body. unready: the type of 503
-    answers that are no errors.
+    answers: types of responses of status 200, by media type; for a stream, of its events or lines; None for plain text.
+    form: schema of a multipart body, which may have a file. example: example of the body. bodies: models that the route
+    validates its body with by hand. errors: errors besides those of every route, and of every route with a body.
+    unready: type of 503 responses that are not errors.
     """
 
     answers: Mapping[str, Any]

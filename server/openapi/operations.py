@@ -1,4 +1,4 @@
-"""Descriptions of the routes that are no endpoints: answers, examples and errors."""
+"""OpenAPI descriptions of routes that are not endpoints: responses, examples and errors."""
 
 from collections.abc import Mapping
 from functools import partial

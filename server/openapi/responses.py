@@ -24,7 +24,7 @@ RATE_HEADERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def error_answers(errors: Iterable[type[Exception]], path: str, answers: AnswerSchemas) -> dict[str, Any]:
-    """Return the errors by status, in the form of the path's protocol."""
+    """Return the error responses by status, in the format of the path's API."""
     content = {"application/json": {"schema": answers.of(form_of(path).error_object)}}
     listed = set(errors)
     by_status: dict[int, list[type[Exception]]] = {}
@@ -38,7 +38,7 @@ def error_answers(errors: Iterable[type[Exception]], path: str, answers: AnswerS
 
 
 def _description(status: int, errors: Iterable[type[Exception]]) -> str:
-    """Return the codes and first lines of the errors of one status."""
+    """Return the description of a status: the code and the first docstring line of each of its errors."""
     found = [
         f"`{ERRORS[error].code}`: {_first_line(error)}" if ERRORS[error].code else _first_line(error)
         for error in errors
@@ -52,6 +52,6 @@ def _first_line(error: type[Exception]) -> str:
 
 
 def rate_header_references(path: str) -> dict[str, Any]:
-    """Return the rate headers of a path, in the form of its protocol."""
+    """Return references to the rate headers that the path's API uses."""
     prefix = "anthropic-" if form_of(path).has_anthropic_headers else "x-"
     return {name: {"$ref": f"#/components/headers/{name}"} for name in RATE_HEADERS if name.startswith(prefix)}

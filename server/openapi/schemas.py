@@ -1,4 +1,4 @@
-"""JSON schemas of bodies, from pydantic's models, and of answers, from msgspec's structs."""
+"""JSON schemas of request bodies, from pydantic models, and of responses, from msgspec structs."""
 
 import enum
 import types
@@ -27,7 +27,7 @@ _PRIMITIVES: Mapping[Any, Schema] = {
 
 
 def body_schemas(models: Iterable[type[BaseModel]]) -> tuple[Mapping[type[BaseModel], Schema], dict[str, Schema]]:
-    """Return a reference for each model, and the schemas by their names."""
+    """Return a reference for each pydantic model, and the referenced schemas by name."""
     wanted = [*dict.fromkeys(models)]
     found, definitions = models_json_schema([(model, "validation") for model in wanted], ref_template=REF + "{model}")
     references = {model: _renamed(found[model, "validation"]) for model in wanted}
@@ -54,16 +54,16 @@ def _renamed(value: Any) -> Any:
 
 
 class AnswerSchemas:
-    """Schemas of structs. msgspec's own function refuses unions of structs whose tag is a plain field."""
+    """JSON schemas of msgspec structs. msgspec's own function refuses unions with a plain field as the tag."""
 
     def __init__(self, taken: Iterable[str]) -> None:
-        """taken: names that structs may not have."""
+        """taken: names of components that exist already."""
         self.components: dict[str, Schema] = {}
         self._names: dict[type, str] = {}
         self._taken = {*taken}
 
     def of(self, kind: Any) -> Schema:
-        """Return the schema of `kind`. Structs become references to components."""
+        """Return the schema of a type. Structs become references to components."""
         if kind in _PRIMITIVES:
             return dict(_PRIMITIVES[kind])
         origin, arguments = get_origin(kind), get_args(kind)
@@ -89,7 +89,7 @@ class AnswerSchemas:
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def _struct(self, kind: type[msgspec.Struct]) -> str:
-        """Return the struct's name among the components."""
+        """Add the struct's schema to the components, unless it is there, and return its name."""
         if kind in self._names:
             return self._names[kind]
         name = kind.__name__
@@ -116,7 +116,7 @@ class AnswerSchemas:
 
 
 def _plain(schema: Schema) -> Schema:
-    """Return the schema without titles, which only repeat names, and with the first paragraph of its docstring."""
+    """Return the schema without titles, which repeat names, and with only the first paragraph of its docstring."""
     plain: Schema = _untitled(schema)
     text = plain.get("description")
     if isinstance(text, str):

@@ -1,4 +1,4 @@
-"""Descriptions of the routes of files, batches and fine-tuning jobs."""
+"""OpenAPI descriptions of the routes of files, batches and fine-tuning jobs."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -1,1 +1,1 @@
-"""The pages for browsers: their files, and how these are served."""
+"""The web pages: their static files, and how they are served."""

@@ -1,4 +1,4 @@
-"""Files of the pages: found when the server starts, read and compressed at their first request."""
+"""Static files of the web pages: found when the server starts, read and compressed at their first request."""
 
 import functools
 import gzip
@@ -25,7 +25,7 @@ _PACKED = ".gz"  # libraries are stored compressed
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """One file as it is sent."""
+    """One static file, ready to send."""
 
     media_type: str
     packed: bytes  # gzip
@@ -53,7 +53,7 @@ NAMES = frozenset(_RESOURCES)
 
 @functools.cache
 def page_file(name: str) -> PageFile:
-    """Return the file. Raises KeyError for a name that is not in NAMES."""
+    """Return the static file of that name. Raises KeyError if the name is not in NAMES."""
     resource = _RESOURCES[name]
     data = resource.read_bytes()
     packed = data if resource.name.endswith(_PACKED) else gzip.compress(data, 9, mtime=0)

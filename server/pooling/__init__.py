@@ -1,1 +1,1 @@
-"""Requests to pooling models: texts are encoded, computed together, counted, and written as numbers."""
+"""Requests to pooling models: tokenizing inputs, computing and counting them, and encoding vectors and scores."""

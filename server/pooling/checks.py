@@ -1,4 +1,4 @@
-"""Checks of requests to a pooling model that do not look at their texts."""
+"""Checks of a pooling request, except of its texts."""
 
 from engine.errors import InvalidRequest
 from engine.protocol import PoolingInfo, PoolingParams, PoolingTask
@@ -8,7 +8,7 @@ from server.served.model import ServedModel
 
 
 def check_pooling_fields(body: PoolingFields, model: ServedModel) -> list[str]:
-    """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest."""
+    """Check the body's fields, and return the names of ignored ones. Needs no engine. Raises InvalidRequest."""
     body.check()
     is_strict = model.config.strict_parameters
     extra = {**body.extra, "cache_salt": body.cache_salt}
@@ -21,7 +21,7 @@ def check_pooling_fields(body: PoolingFields, model: ServedModel) -> list[str]:
 
 
 def pooling_info(model: ServedModel) -> PoolingInfo:
-    """Return tasks and limits of a pooling model. Raises InvalidRequest for a model that generates text."""
+    """Return the model's pooling tasks and limits. Raises InvalidRequest for a model that generates text."""
     info = (model.info or model.client.info).pooling
     if info is None:
         raise InvalidRequest(
@@ -36,7 +36,7 @@ def pooling_info(model: ServedModel) -> PoolingInfo:
 def checked_params(
     model: ServedModel, task: PoolingTask, *, dimensions: int | None = None, normalize: bool | None = None
 ) -> PoolingParams:
-    """Return the params of a task. Raises InvalidRequest if the model cannot do what they ask for."""
+    """Return the PoolingParams of a task. Raises InvalidRequest if the model does not support them."""
     params = PoolingParams(task=task, dimensions=dimensions, normalize=normalize)
     pooling_info(model).check(params)
     return params

@@ -1,4 +1,4 @@
-"""pool: computes the inputs of one request, and counts them."""
+"""pool: computes the inputs of one request in the engine, and counts them."""
 
 import uuid
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from server.served.model import ServedModel
 
 
 async def pool(model: ServedModel, inputs: EncodedInputs) -> list[PoolingOutput]:
-    """Return the outputs of all inputs, in order. Canceling it ends the inputs that the engine has not started.
+    """Compute all inputs, and return their outputs in order. Cancellation ends inputs that the engine has not started.
 
     Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
     QueueTimeout, RequestFailed and InvalidRequest after.
@@ -63,7 +63,7 @@ def _requests(inputs: EncodedInputs) -> list[PoolingRequest]:
 
 
 def _check(model: ServedModel, inputs: EncodedInputs, outputs: Sequence[PoolingOutput]) -> None:
-    """Raise the error of the first input that has no values."""
+    """Raise the error of the first input that was not computed."""
     for path, output in zip(inputs.paths, outputs, strict=True):
         match output.finish_reason:
             case FinishReason.STOP:

@@ -1,4 +1,4 @@
-"""RequestEncoder: inputs of a pooling model as token ids, encoded slice by slice beside other requests."""
+"""RequestEncoder: tokenizes the inputs of a pooling request slice by slice, so that other requests get their turn."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _ORIGIN_OF_IDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedInputs:
-    """Inputs that are computed together, all with the same params. paths: their names in the request, for errors."""
+    """Tokenized inputs of one request, all with the same params. paths: paths in the request, for errors."""
 
     items: Sequence[EncodedInput]
     paths: Sequence[str]
@@ -44,7 +44,7 @@ class EncodedInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairNames:
-    """Names of the two sides of pairs in the request, and the limit for the second."""
+    """Names of the request's fields for the first and second texts of pairs, and the token limit of second texts."""
 
     first: str
     second: str
@@ -52,13 +52,13 @@ class PairNames:
 
 
 class RequestEncoder:
-    """The encoder of one request's inputs. Its methods check their lengths, and raise InvalidRequest with the path of
-    the input at fault. name: of the inputs in the request."""
+    """Tokenizes one request's inputs, and checks their lengths. Its methods raise InvalidRequest with the path of the
+    input at fault. name: name of the request's field with the inputs."""
 
     def __init__(
         self, body: PoolingFields, text_model: TextModel, info: EngineInfo, *, values_per_token: int = 0
     ) -> None:
-        """values_per_token: numbers in the answer for each token of the inputs; 0 if they do not depend on tokens."""
+        """values_per_token: numbers that the response has for each input token; 0 if it has a fixed number."""
         assert info.pooling is not None
         self._text_model = text_model
         self._info = info
@@ -67,7 +67,7 @@ class RequestEncoder:
         self._cut = _requested_cut(body, info.pooling)
 
     async def inputs(self, body: InputFields, name: str) -> list[EncodedInput]:
-        """Encode the inputs of the body one by one, or its conversation."""
+        """Encode each input of the body, or else its messages, as one input."""
         if body.messages is not None:
             encoded_chat = await self._chat(body)
             self._check_size(len(encoded_chat.ids), 1, "messages")
@@ -92,7 +92,7 @@ class RequestEncoder:
     async def texts(
         self, texts: Sequence[str], name: str, *, add_special_tokens: bool = True, max_text_tokens: int | None = None
     ) -> list[EncodedInput]:
-        """Encode each text as one input. max_text_tokens: tokens that stay of each text, without special ones."""
+        """Encode each text as one input. max_text_tokens: tokens kept of each text, not counting special tokens."""
         paths = paths_of(name, len(texts))
         _check_characters(texts, paths)
         encoder, cut = self._text_model.inputs, self._cut
@@ -101,7 +101,7 @@ class RequestEncoder:
         return await self._in_slices(encode, texts, list(map(len, texts)), paths)
 
     async def pairs(self, pairs: Sequence[tuple[str, str]], names: PairNames) -> list[EncodedInput]:
-        """Encode each pair as one input."""
+        """Encode each pair of texts as one input."""
         paths = paths_of(names.second, len(pairs))
         _check_characters([first for first, _ in pairs], [names.first] * len(pairs))
         _check_characters([second for _, second in pairs], paths)
@@ -130,7 +130,7 @@ class RequestEncoder:
         sizes: Sequence[int],
         paths: Sequence[str],
     ) -> list[EncodedInput]:
-        """Encode all items, slice by slice. No slice follows the first item that is too long, or a disconnect."""
+        """Encode all items, slice by slice. Stops at the first item that is too long, and when canceled."""
         total = sum(sizes)
         encoded: list[EncodedInput] = []
         num_tokens = 0
@@ -144,7 +144,7 @@ class RequestEncoder:
         return encoded
 
     def _check_size(self, num_tokens: int, num_inputs: int, name: str) -> None:
-        """Raise InvalidRequest if the inputs so far have too many tokens."""
+        """Raise InvalidRequest if the inputs so far have too many tokens, or too many numbers to return."""
         inputs = f"the first {num_inputs} inputs have" if num_inputs > 1 else f"{name} has"
         if num_tokens > MAX_TOKENS:
             raise InvalidRequest(
@@ -163,7 +163,7 @@ class RequestEncoder:
 
 
 def _requested_cut(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
-    """Return the cut that the request asks for; None for inputs that are taken whole or refused."""
+    """Return the truncation that the request asks for; None if it asks for none, and longer inputs are refused."""
     if not body.is_truncated:
         return None
     limit = pooling.max_input_tokens
@@ -172,7 +172,7 @@ def _requested_cut(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
 
 
 def _check_cut(cut: Cut | None, num_added: int) -> None:
-    """Raise InvalidRequest if nothing of a text would be left."""
+    """Raise InvalidRequest if truncation would leave only the `num_added` special tokens."""
     if cut is not None and cut.max_tokens <= num_added:
         raise InvalidRequest(
             f"truncate_prompt_tokens is {cut.max_tokens}, and {num_added} of an input's tokens are the model's special "
@@ -198,7 +198,7 @@ def _check_lengths(inputs: Sequence[EncodedInput], pooling: PoolingInfo, paths: 
 
 
 def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each slice."""
+    """Yield start and end of each slice of items."""
     start, size = 0, 0
     for number, each in enumerate(sizes):
         if number > start and (number - start >= _SLICE_TEXTS or size + each > _SLICE_CHARACTERS):
@@ -210,7 +210,7 @@ def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def paths_of(name: str, num_items: int) -> list[str]:
-    """Return the paths of the items in the request."""
+    """Return the paths of a field's items in the request: the field's name, with an index if there are several."""
     return [name] if num_items == 1 else [f"{name}[{number}]" for number in range(num_items)]
 
 
@@ -223,7 +223,7 @@ def _check_characters(texts: Sequence[str], paths: Sequence[str]) -> None:
 
 
 def _checked_ids(inputs: Sequence[list[int]], vocab_size: int, cut: Cut | None, name: str) -> list[EncodedInput]:
-    """Check token ids. They stay as they are: the client has put the special tokens there."""
+    """Check and truncate token ids. No special tokens are added, since the client has put them there."""
     encoded = []
     for ids, path in zip(inputs, paths_of(name, len(inputs)), strict=True):
         check_token_ids(ids, vocab_size, path, _ORIGIN_OF_IDS)

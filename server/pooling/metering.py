@@ -13,7 +13,7 @@ from server.pooling.encoding import EncodedInputs
 
 
 class PoolingMeter:
-    """Created before anything is computed. `begin` follows, and then one of `refuse`, `end` and `take`."""
+    """Meter of one pooling request, created before it is computed. Call `begin`, then `refuse`, `end` or `take`."""
 
     def __init__(
         self, metrics: Metrics, record: RequestRecord | None, account: Account | None, inputs: EncodedInputs
@@ -51,13 +51,13 @@ class PoolingMeter:
         self._settle(0)
 
     def end(self, reason: FinishReason) -> None:
-        """Record an end without outputs. After an abort, the key is charged for all inputs: how many were computed is
-        not known, and requests that are left in time would be free otherwise."""
+        """Record an end without outputs. After an abort, the key is charged for all inputs: the number computed is
+        unknown, and clients could avoid all charges by disconnecting in time."""
         self._count_ends({reason: len(self._lengths)})
         self._settle(self._num_tokens if reason is FinishReason.ABORT else 0)
 
     def take(self, outputs: Sequence[PoolingOutput]) -> None:
-        """Record the outputs of a request that was computed."""
+        """Record the outputs of a computed request."""
         computed = sum(
             length
             for length, output in zip(self._lengths, outputs, strict=True)

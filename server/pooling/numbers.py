@@ -1,4 +1,4 @@
-"""Vectors and scores in answers: JSON's numbers, or base64 of little-endian fp32."""
+"""Vectors and scores in responses: JSON numbers, or base64 of little-endian fp32."""
 
 import base64
 import math
@@ -28,8 +28,8 @@ async def values_as_json(
 ) -> list[msgspec.Raw]:
     """Return each output's values as JSON.
 
-    Outputs are encoded one by one, so that other threads run between them: one call for all would hold Python's lock
-    for tenths of a second.
+    Outputs are encoded one by one, so that other threads run in between: one call for all would hold the GIL for tenths
+    of a second.
     """
     num_values = sum(len(output.values) for output in outputs) // 4
     write = as_base64 if is_base64 else as_numbers
@@ -38,7 +38,7 @@ async def values_as_json(
 
 
 def as_numbers(output: PoolingOutput) -> msgspec.Raw:
-    """Return a list of numbers, or a list of lists if the output has rows."""
+    """Return the values as a JSON list of numbers, or as a list of lists if the output has rows."""
     numbers = floats_of(output.values)
     if len(output.shape) < 2:
         return msgspec.Raw(_ENCODE(numbers.tolist()))
@@ -52,7 +52,7 @@ def as_base64(output: PoolingOutput) -> msgspec.Raw:
 
 
 def cosine(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the cosine of the angle between two vectors of one length; 0 if one of them is zero."""
+    """Return the cosine similarity of two vectors of equal length; 0 if one of them is zero."""
     product = sum(a * b for a, b in zip(first, second, strict=True))
     norms = math.hypot(*first) * math.hypot(*second)
     return max(-1.0, min(1.0, product / norms)) if norms else 0.0

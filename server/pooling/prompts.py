@@ -1,4 +1,4 @@
-"""Prompts in front of inputs: by the name of the model's prompt, or by the purpose of the input."""
+"""Prompts that a pooling model puts in front of inputs, selected by prompt_name or input_type."""
 
 from engine.errors import InvalidRequest
 from engine.protocol import PoolingInfo
@@ -16,7 +16,7 @@ _ALIKE = {name: group for group in (_QUERIES, _PASSAGES, *_OTHERS) for name in g
 
 
 def prompt_text(info: PoolingInfo, prompt_name: str | None, input_type: str | None) -> str:
-    """Return the text in front of inputs, "" for none. Raises InvalidRequest for a prompt that the model lacks."""
+    """Return the prompt to put in front of inputs, "" for none. Raises InvalidRequest if the model lacks it."""
     if prompt_name is not None:
         if prompt_name not in info.prompts:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Scores of pairs of texts: by a cross-encoder, which reads both texts together, or by the angle between embeddings."""
+"""Scores of text pairs: by a cross-encoder, which reads both texts together, or by cosine similarity of embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from server.served.model import ServedModel
 
 @dataclass(frozen=True, slots=True)
 class EncodedPairs:
-    """The encoded texts of pairs.
+    """Tokenized inputs for the scores of text pairs.
 
-    pair_indices: where each pair's embeddings are among the inputs. None for a cross-encoder, whose inputs are the
+    pair_indices: positions of each pair's two texts among the inputs. None for a cross-encoder, whose inputs are the
     pairs and whose outputs are the scores.
     """
 
@@ -36,8 +36,8 @@ async def encoded_pairs_of(
     task: PoolingTask,
     use_activation: bool | None,
 ) -> EncodedPairs:
-    """Encode what the model must compute for the pairs' scores. task: SCORE or EMBED. Raises AnswerTimeout, and
-    InvalidRequest, which names the text at fault."""
+    """Encode the inputs for the pairs' scores: the pairs if task is SCORE, their texts if it is EMBED. Raises
+    AnswerTimeout, and InvalidRequest, which names the text at fault."""
     async with terms.in_time():
         encoder = RequestEncoder(body, await model.text_model(), model.client.info)
         if task is PoolingTask.SCORE:

@@ -1,1 +1,1 @@
-"""Protocols of clients: how a request is translated, and how a generation is written, as a whole and as a stream."""
+"""API protocols: translation of requests, and formatting of generations as responses and streams."""

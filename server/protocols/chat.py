@@ -1,4 +1,4 @@
-"""ChatFormatter: a generation as OpenAI's chat completion."""
+"""ChatFormatter: formats a generation as OpenAI's chat completion."""
 
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class _Answer:
 
 
 class ChatFormatter:
-    """Writes one chat completion."""
+    """Formats one generation as a chat completion, or as its chunks."""
 
     stream_form = OPENAI_STREAM
     broken = staticmethod(openai_error)
@@ -135,7 +135,7 @@ class ChatFormatter:
             yield self._chunk([], self._reports.of_answer(generation))
 
     def _deltas(self, delta: ChoiceDelta) -> Iterable[ChatDelta]:
-        """Yield what a delta adds, in order. A delta with tokens and no text still carries their log probabilities."""
+        """Yield the chunk deltas for a delta, in order. Tokens without text get an empty one, for their logprobs."""
         if delta.text:
             yield ChatDelta(content=delta.text)
         for piece in delta.pieces:

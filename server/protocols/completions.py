@@ -1,4 +1,4 @@
-"""CompletionFormatter: a generation as OpenAI's text completion."""
+"""CompletionFormatter: formats a generation as OpenAI's text completion."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -14,7 +14,7 @@ from server.text.tokenizer import Tokenizer
 
 
 class CompletionFormatter:
-    """Writes one text completion. Its chunks are completions of one choice."""
+    """Formats one generation as a text completion, or as its chunks, each a completion with one choice."""
 
     stream_form = OPENAI_STREAM
     broken = staticmethod(openai_error)
@@ -56,7 +56,7 @@ class CompletionFormatter:
         return TextCompletion(choices=choices, **self._reports.of_answer(generation))
 
     def _add_prompt_logprobs(self, choices: list[TextChoice], delta: ChoiceDelta, generation: Generation) -> None:
-        """Add the prompt's log probabilities, which come with its first choice, to all its choices."""
+        """Add a prompt's logprobs, which come with the prompt's first choice, to all choices of the prompt."""
         if self._num_prompt_logprobs is None or delta.prompt_logprobs is None:
             return
         scores = prompt_logprobs(delta.prompt_logprobs, self._num_prompt_logprobs, self._tokenizer)

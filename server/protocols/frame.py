@@ -1,4 +1,4 @@
-"""Streams: their events, pings and end marks, and the AnswerFormatter of each protocol, which writes them."""
+"""Framing of streamed events, and AnswerFormatter, the interface of each protocol's formatter."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def frame(message: Any) -> bytes:
-    """Return one event. JSON escapes line breaks, so a message is always one data line."""
+    """Return the message as one server-sent event. JSON escapes line breaks, so it is always one data line."""
     return b"data: " + _encode(message) + b"\n\n"
 
 
@@ -30,26 +30,26 @@ OPENAI_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"data: [DONE]\n\
 
 
 def openai_loading_error(body: bytes) -> bytes:
-    """Return the end of a stream that began while its model was loaded. body: of the error's answer."""
+    """Return the end of the stream, after loading its model has failed. body: the body of the error response."""
     return b"data: " + body + b"\n\ndata: [DONE]\n\n"
 
 
 def openai_error(reply: ErrorReply) -> bytes:
-    """Return an error as an event. OpenAI's clients raise an APIError at an event with a truthy `error`."""
+    """Return the event for an error. OpenAI's clients raise an APIError at an event with a truthy `error`."""
     return b"data: " + reply.body() + b"\n\n"
 
 
 class AnswerFormatter(Protocol):
-    """Writes the generation of one request."""
+    """Formats one request's generation as a response or a stream of the protocol."""
 
     @property
     def stream_form(self) -> StreamForm: ...
 
     async def collect(self, generation: Generation) -> Any:
-        """Return the whole answer, when all choices have ended."""
+        """Return the whole response, once all choices have ended."""
 
     def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        """Yield the events of the stream. The first event comes after the generation's first delta."""
+        """Yield the events of the stream, the first one not before the generation's first delta."""
 
     def broken(self, reply: ErrorReply) -> bytes:
         """Return the event that ends a stream after an error."""

@@ -1,4 +1,4 @@
-"""InfillFormatter: a generation as llama-server's answer to /infill."""
+"""InfillFormatter: formats a generation as llama-server's response to /infill."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -16,7 +16,7 @@ _STREAM = StreamForm("text/event-stream", b": ping\n\n", b"")  # the event with 
 
 
 class InfillFormatter:
-    """Writes one infill. The last event of a stream is the whole answer without its content."""
+    """Formats one infill. The last event of a stream is the whole response without its content."""
 
     stream_form = _STREAM
     broken = staticmethod(openai_error)
@@ -76,7 +76,7 @@ class InfillFormatter:
         }
 
     def _chosen(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields that response_fields names. A nested field is at the top, under its path."""
+        """Return only the fields named by response_fields. A nested field moves to the top level, under its path."""
         if not self._fields:
             return answer
         chosen = {}
@@ -90,7 +90,7 @@ class InfillFormatter:
 
 
 def _settings(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, Any]:
-    """Return the parameters in effect, with defaults for those that the request leaves out."""
+    """Return the sampling parameters in effect, including defaults."""
     return {
         "n_predict": sampling.max_tokens,
         "seed": sampling.seed,

@@ -1,4 +1,4 @@
-"""Log probabilities of tokens in the formats of OpenAI's APIs and of vLLM's extensions."""
+"""Formats of log probabilities in OpenAI's APIs and in vLLM's extensions."""
 
 from engine.protocol import TokenLogprobs
 from server.generation.choice import ScoredToken
@@ -14,10 +14,10 @@ from server.text.tokenizer import Tokenizer
 
 
 class LogprobsFormat:
-    """Log probabilities of one answer in the formats of OpenAI's APIs, with the names of its tokens."""
+    """Formats the log probabilities of an answer for OpenAI's APIs, in which tokens have names."""
 
     def __init__(self, tokenizer: Tokenizer, *, as_token_ids: bool = False) -> None:
-        """as_token_ids: whether names have the form token_id:5, so that no two tokens share a name."""
+        """as_token_ids: whether tokens are named like token_id:5, so that no two tokens share a name."""
         self._tokenizer = tokenizer
         self._as_token_ids = as_token_ids
 
@@ -25,7 +25,7 @@ class LogprobsFormat:
         return f"token_id:{token_id}" if self._as_token_ids else token_name(token_id, self._tokenizer)
 
     def of_chat(self, tokens: list[ScoredToken]) -> ChatLogprobs:
-        """Return the format of chats: one object per token, with the best tokens as a list."""
+        """Return the logprobs of a chat completion: one object per token, with its most likely alternatives."""
         content = []
         for token in tokens:
             assert token.logprob is not None  # only a prompt's first token has none, and chats never show it
@@ -37,7 +37,7 @@ class LogprobsFormat:
         return self.name(token_id), logprob, list(self._tokenizer.token_bytes(token_id))
 
     def of_text(self, tokens: list[ScoredToken]) -> TextLogprobs:
-        """Return the format of text completions: parallel lists, with the best tokens and the token itself as a map."""
+        """Return a text completion's logprobs: parallel lists, with a map of the likeliest tokens for each token."""
         return TextLogprobs(
             tokens=[self.name(token.token_id) for token in tokens],
             token_logprobs=[token.logprob for token in tokens],
@@ -57,7 +57,7 @@ class LogprobsFormat:
 
 
 def prompt_logprobs(scores: list[TokenLogprobs | None], num_top: int, tokenizer: Tokenizer) -> PromptLogprobs:
-    """Return a prompt's tokens in vLLM's format: for each a map of itself and the best `num_top`."""
+    """Return a prompt's logprobs in vLLM's format: for each token, a map of it and the best `num_top` tokens."""
     return [None if score is None else _candidates(score, num_top, tokenizer) for score in scores]
 
 

@@ -1,4 +1,4 @@
-"""PathForm: the form of errors and rate headers of a protocol, by the prefix of its paths."""
+"""PathForm: the API's format of errors and rate headers, by path prefix."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from server.schemas.errors import AnthropicError, OllamaError, OpenAIError
 
 @dataclass(frozen=True, slots=True)
 class PathForm:
-    """Form of errors and headers of the paths with a prefix.
+    """Format of errors and rate headers for the paths with a prefix.
 
-    error: makes the response of an error's reply and the request's id. error_object: the type of its body.
+    error: makes the response from an error's reply and the request's id. error_object: type of the response's body.
     """
 
     prefix: str
@@ -32,5 +32,5 @@ _OTHERS = PathForm("/", lambda reply, _: reply.response(), OpenAIError)
 
 
 def form_of(path: str) -> PathForm:
-    """Return the form of errors and headers for a path, which need not be a route's."""
+    """Return the format of errors and rate headers for a path, whether or not there is such a route."""
     return next((form for form in _FORMS if path.startswith(form.prefix)), _OTHERS)

@@ -1,4 +1,4 @@
-"""Fields of OpenAI's answers besides choices: id, usage, service tier, and times if the request asks for them."""
+"""Fields of OpenAI's responses besides choices: id, usage, service tier, and timings if the request asks for them."""
 
 import time
 import uuid
@@ -15,7 +15,7 @@ from server.schemas.sampling import GenerationRequest
 
 
 class Reports:
-    """Fields of one request's answer or chunks by their names. Fields that the request does not ask for are absent.
+    """Makes the fields of a request's response or chunks besides choices. Omits fields that are not asked for.
 
     All chunks have the same id and time.
     """
@@ -46,7 +46,7 @@ class Reports:
         return fields
 
     def of_progress(self, generation: Generation, delta: ChoiceDelta) -> dict[str, Any]:
-        """Return the fields of a chunk without text, while the prompt is computed."""
+        """Return the fields of a progress chunk, which is sent while the prompt is computed."""
         assert delta.num_prompt_computed is not None
         choice = generation.choices[delta.index]
         progress = PromptProgress(
@@ -58,7 +58,7 @@ class Reports:
         return {**self.of_chunk(generation), "prompt_progress": progress}
 
     def of_answer(self, generation: Generation) -> dict[str, Any]:
-        """Return the fields of a whole answer, or of the chunk with usage that ends a stream."""
+        """Return the fields of a whole response, or of the usage chunk that ends a stream."""
         fields: dict[str, Any] = {**self._common, "usage": generation.usage()}
         if self._has_timings:
             fields["timings"] = timings_of(generation)
@@ -68,7 +68,7 @@ class Reports:
 
 
 def timings_of(generation: Generation) -> Timings:
-    """Return the times of all choices together, so far."""
+    """Return the timings of all choices together, so far."""
     usage, times = generation.usage(), generation.times()
     cache_n = usage.prompt_tokens_details.cached_tokens
     prompt_n, predicted_n = generation.num_prompt_computed - cache_n, usage.completion_tokens
@@ -92,7 +92,7 @@ def timings_of(generation: Generation) -> Timings:
 
 
 def metrics_of(generation: Generation) -> RequestMetrics:
-    """Return the times of an answer with one choice, which has ended."""
+    """Return the timings of a finished generation with one choice."""
     times, num_tokens = generation.times(), generation.usage().completion_tokens
     output_ms = times.output_s * 1000
     computed_s = times.prompt_s + times.output_s

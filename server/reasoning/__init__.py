@@ -1,1 +1,1 @@
-"""Reasoning: the marks around thoughts, detected from the chat template, and readers that separate thoughts."""
+"""Reasoning: marks around thoughts, detected from the chat template, and readers that split thoughts from answers."""

@@ -33,7 +33,7 @@ _HARMONY_LEVELS = frozenset({"low", "medium", "high"})
 class EffortVariables:
     """The variables of one template that control how much the model thinks.
 
-    switches: turn thinking on and off. names: all that the template reads.
+    switches: variables that turn thinking on and off. names: all control variables that the template reads.
     """
 
     def __init__(self, template: ChatTemplate) -> None:
@@ -45,9 +45,9 @@ class EffortVariables:
         self._levels = texts | _HARMONY_LEVELS if HARMONY.start in template.source else texts
 
     def kwargs(self, effort: ReasoningEffort) -> tuple[dict[str, Any], bool]:
-        """Return the template's variables for `effort`, and whether they honor it.
+        """Return the template's variables for `effort`, and whether the template supports that effort.
 
-        If the template does not have the level, the variables may still turn thinking on, for every level but none.
+        If it does not have the level, the variables may still turn thinking on, for every level but none.
         """
         switches: dict[str, Any] = dict.fromkeys(self.switches, effort is not ReasoningEffort.NONE)
         if effort is ReasoningEffort.NONE and switches:

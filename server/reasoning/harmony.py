@@ -33,7 +33,7 @@ class _Part(Enum):
 
 
 class HarmonyReader:
-    """A ReasoningReader of any number of messages.
+    """A ReasoningReader for text that consists of Harmony messages.
 
     Messages of the channel "analysis" are reasoning, other messages are content, without headers and ends. A line break
     separates two messages of the same kind. A message to a recipient is a tool call in any channel: it is content with
@@ -43,7 +43,7 @@ class HarmonyReader:
     """
 
     def __init__(self, *, is_open: bool) -> None:
-        """is_open: the prompt ends inside a message of the channel "analysis"."""
+        """is_open: whether the prompt ends inside a message of the channel "analysis"."""
         self._pending = ""
         self._part = _Part.ANALYSIS if is_open else _Part.HEADER
         self._sent_parts: set[_Part] = set()
@@ -72,11 +72,11 @@ class HarmonyReader:
         return (text, "") if self._part is _Part.ANALYSIS else ("", text)
 
     def check(self) -> None:
-        """Assert that no text is pending that certainly belongs to a message."""
+        """Assert that the only pending text is a header, or the possible beginning of a mark."""
         assert self._part is _Part.HEADER or len(self._pending) == partial_mark(self._pending, _BODY_MARKS)
 
     def _read_header(self) -> str:
-        """Return the header's text if it starts a tool call. Sets the next part unless the header is incomplete."""
+        """Read a complete header, and set the part that follows it. Return its text if it starts a tool call."""
         text = self._pending.lstrip()
         if not any(text.startswith(start) or start.startswith(text) for start in _HEADER_STARTS):
             self._part = _Part.ANSWER

@@ -1,4 +1,4 @@
-"""Thoughts of earlier answers, in the field from which the chat template reads them."""
+"""Thoughts of earlier answers, moved to the message field that the chat template reads."""
 
 from collections.abc import Mapping
 from typing import Any

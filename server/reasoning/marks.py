@@ -1,4 +1,4 @@
-"""ReasoningMarks: the texts around a model's thought, detected from its chat template."""
+"""ReasoningMarks: the texts that enclose a model's thought, detected from its chat template."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -101,7 +101,7 @@ def _partial(text: str, mark: str) -> int:
 
 
 def opens_thought(prompt: str, marks: ReasoningMarks) -> bool:
-    """Whether the prompt ends with an open thought, in which the model's text begins."""
+    """Whether the prompt ends with the start of a thought, so that the model's output begins inside it."""
     return prompt.rstrip().endswith(marks.start)
 
 

@@ -1,4 +1,4 @@
-"""GenerationParams: a request to the engine, with prompts encoded and limits checked."""
+"""GenerationParams: a generation request with tokenized prompts and checked limits."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -29,7 +29,7 @@ async def text_prompts(
     echo: bool,
     truncation: Truncation | None,
 ) -> list[Prompt]:
-    """Return the prompts of a text completion. Raises InvalidRequest and ContextLengthExceeded."""
+    """Tokenize the prompts of a text completion. Raises InvalidRequest and ContextLengthExceeded."""
     tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:

@@ -28,7 +28,7 @@ class Certificates:
     """Holds the TLS context for new connections. An open connection keeps the context that it started with."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        """Raises StartupError if the files cannot be used."""
+        """Load the files. Raises StartupError if they cannot be used."""
         self._config = config
         self._stamp = self._look()
         self.context = make_context(config)

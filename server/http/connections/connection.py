@@ -37,7 +37,7 @@ _REFUSED_HEAD_S = 2.0  # for a surplus connection to send its request, and again
 
 
 class _Section(enum.Enum):
-    """Part of a request that the next byte belongs to."""
+    """Part of a request to which the next received byte belongs."""
 
     HEAD = "head"
     BODY = "body"

@@ -15,10 +15,10 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class TrustedProxies:
-    """Proxies of --forwarded-allow-ips."""
+    """Proxies listed in --forwarded-allow-ips, whose X-Forwarded-* headers are used."""
 
     def __init__(self, proxies: Iterable[str]) -> None:
-        """proxies: addresses, networks, UNIX_PROXY and ANY_PROXY."""
+        """proxies: addresses, networks, UNIX_PROXY or ANY_PROXY."""
         self._words = frozenset(proxies) & {ANY_PROXY, UNIX_PROXY}
         self._networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy not in self._words]
 
@@ -51,8 +51,8 @@ def _text(address: _Address | None) -> str | None:
 
 
 def _address(text: str) -> _Address | None:
-    """Return the address in "10.0.0.1", "10.0.0.1:80", "2001:db8::1" or "[2001:db8::1]:80". The address of
-    "::ffff:10.0.0.1" is "10.0.0.1"."""
+    """Parse the address in "10.0.0.1", "10.0.0.1:80", "2001:db8::1" or "[2001:db8::1]:80"; None if it is invalid. An
+    IPv4-mapped address, "::ffff:10.0.0.1", gives "10.0.0.1"."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -25,7 +25,7 @@ COUNTED_STATE = "counted"  # in a scope's state: the share of its key's rate tha
 
 
 class AuthMiddleware:
-    """Requires a key, if the server has any, on every path not in OPEN_PATHS, and so on every new route.
+    """Requires a key, if the server has keys, on every path except OPEN_PATHS. New routes are closed by default.
 
     A POST counts against the request limit of its key, unless the server has no room or no engine for it.
     """

@@ -18,7 +18,7 @@ class QueueMiddleware:
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises QueueFull, or EngineUnavailable."""
+        """Check the queue, and forward the request. Raises QueueFull or EngineUnavailable."""
         if scope["type"] == "http" and scope["method"] == "POST" and (path := route_path(scope)) in self._paths:
             self._check(path, Headers(scope=scope))
         await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""RequestMiddleware: the layer around every request.
+"""RequestMiddleware: gives every request an id, a record, a trace and error responses.
 
 It is pure ASGI, since Starlette's BaseHTTPMiddleware would hide disconnects from handlers.
 """
@@ -186,7 +186,7 @@ def _check_connection(scope: Scope) -> None:
 
 
 def check_head(scope: Scope) -> None:
-    """Raise HeadersTooLarge or AmbiguousRequest, after which the connection is closed."""
+    """Raise HeadersTooLarge or AmbiguousRequest for an invalid head, after which the connection is closed."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
     if len(headers) > _MAX_HEADERS or size > _MAX_HEAD_BYTES:

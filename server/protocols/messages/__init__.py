@@ -1,1 +1,1 @@
-"""Anthropic's Messages: a request becomes a chat, and a generation an answer of content blocks."""
+"""Anthropic's Messages API: translation of a request to a chat, and of a generation to content blocks."""

@@ -1,4 +1,4 @@
-"""MessagesFormatter: a generation as Anthropic's message."""
+"""MessagesFormatter: formats a generation as Anthropic's message."""
 
 import uuid
 from collections.abc import AsyncGenerator, Iterator
@@ -45,7 +45,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class MessagesFormatter:
-    """Writes one message."""
+    """Formats one generation as a message, or as its events."""
 
     stream_form = StreamForm("text/event-stream", b'event: ping\ndata: {"type":"ping"}\n\n', b"")
 
@@ -149,7 +149,7 @@ def _text_of(piece: ChoicePiece) -> str:
 
 
 def _opening(piece: ChoicePiece) -> BlockContent:
-    """Return the block that starts with `piece`, still empty."""
+    """Return the content block that `piece` opens, still empty."""
     match piece:
         case Content():
             return ContentText()
@@ -160,7 +160,7 @@ def _opening(piece: ChoicePiece) -> BlockContent:
 
 
 def _tool_use_id(call_id: str) -> str:
-    """Return a server-made id with Anthropic's prefix, or the model's own id, since the model reads it again."""
+    """Return a server-made call id with Anthropic's prefix. A model-made id stays, since the model reads it again."""
     return f"toolu_{call_id.removeprefix('call_')}" if call_id.startswith("call_") else call_id
 
 
@@ -172,7 +172,7 @@ def _closing(opened: ChoicePiece | None, index: int) -> Iterator[Event]:
 
 
 def _input_of(arguments: str) -> dict[str, Any]:
-    """Return the complete part of the arguments. A value that is cut off is left out, as by Anthropic's clients."""
+    """Return the parsed arguments of a call. A value that is cut off is left out, as by Anthropic's clients."""
     try:
         value = pydantic_core.from_json(arguments or "{}", allow_partial=True)
     except ValueError:  # a call that the model wrote as text, outside of the grammar

@@ -1,4 +1,4 @@
-"""Anthropic's errors: the object in responses and in events of streams."""
+"""Anthropic's errors: the error object in responses and in events of streams."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _TYPES: Mapping[int, str] = {
 
 
 def error_body(reply: ErrorReply, request_id: str) -> bytes:
-    """Return the error object. The message names the field, and the code is where Anthropic's own codes are."""
+    """Return the error object. The server's error code is in `details`, where Anthropic's own codes are."""
     kind = _TYPES.get(reply.status, "invalid_request_error" if reply.status < 500 else "api_error")
     error: dict[str, object] = {"type": kind, "message": reply.message}
     if reply.code is not None:
@@ -35,13 +35,13 @@ def messages_error(reply: ErrorReply, request_id: str) -> Response:
 
 
 def messages_loading_error(body: bytes) -> bytes:
-    """Return the end of a stream that began while its model was loaded. body: of the error's answer."""
+    """Return the end of the stream, after loading its model has failed. body: the body of the error response."""
     return b"event: error\ndata: " + body + b"\n\n"
 
 
 @contextlib.contextmanager
 def anthropic_words() -> Iterator[None]:
-    """Describe a prompt that is too long as Anthropic does: agents read the numbers and shorten it."""
+    """Word ContextLengthExceeded from the context as Anthropic does: agents read its numbers and shorten the prompt."""
     try:
         yield
     except ContextLengthExceeded as error:

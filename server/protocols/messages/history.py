@@ -1,4 +1,4 @@
-"""messages_of_blocks: Anthropic's messages of content blocks as a chat's messages."""
+"""messages_of_blocks: turns Anthropic's messages of content blocks into a chat's messages."""
 
 import json
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ _ALLOWED = {
 
 
 def messages_of_blocks(body: MessagesPrompt, *, takes_late_system: bool) -> tuple[list[ChatMessage], list[str]]:
-    """Return the chat's messages, neighbors of one role as one, and the paths of what is not in them.
+    """Return the chat's messages, adjacent ones of the same role merged, and the paths of ignored blocks.
 
-    takes_late_system: whether the template shows a system message after the first; otherwise it becomes the user's.
+    takes_late_system: whether the template renders a system message after the first; otherwise it becomes the user's.
     Raises InvalidRequest for a block in a message of the wrong role, a user message without blocks, and calls at the
     end.
     """
@@ -110,7 +110,7 @@ def _thought_fields(thoughts: Sequence[str]) -> dict[str, Any]:
 
 
 def _add(chat: list[ChatMessage], message: ChatMessage) -> None:
-    """Append the message, or join it with the last one if both are of one role."""
+    """Append the message, or merge it into the last one if both have the same role."""
     if not chat or chat[-1].role != message.role:
         chat.append(message)
         return

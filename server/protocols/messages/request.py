@@ -1,4 +1,4 @@
-"""translate_message: a Messages request as a chat."""
+"""translate_message: turns a Messages request into a chat request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ _SAME = ("model", "temperature", "top_p", "top_k", "stream")
 
 @dataclass(slots=True)
 class TranslatedMessage:
-    """A chat's parts as they are collected, and the paths of what is not honored.
+    """Parts of the chat request while they are collected, and the paths of ignored fields.
 
-    names: what the client calls the chat's options, as in ChatRequest.
+    names: the client's names of the options, as in ChatRequest.
     """
 
     messages: list[ChatMessage]
@@ -38,12 +38,12 @@ class TranslatedMessage:
 
 
 def translate_message(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> tuple[ChatRequest, list[str]]:
-    """Return the request's chat, without max_tokens, and the paths of what is not honored.
+    """Return the request as a chat request without max_tokens, and the paths of ignored fields.
 
-    chat: how the model holds a chat. None if it cannot, or if that is not known yet; making the prompt refuses the
-    former.
+    chat: the model's ChatModel. None if it has no chat template, which is refused when the prompt is made, or if that
+    is not known yet.
 
-    Raises InvalidRequest in the client's words.
+    Raises InvalidRequest with the client's names of fields.
     """
     if body.thread is not None:
         raise InvalidRequest(
@@ -120,7 +120,7 @@ def _output_format(body: MessagesPrompt, translated: TranslatedMessage) -> None:
 
 
 def _thinking(body: MessagesPrompt, chat: ChatModel | None, translated: TranslatedMessage) -> None:
-    """Translate effort and `thinking` to the template's variables. A model without thoughts ignores them."""
+    """Translate effort and `thinking` to options of the chat. `thinking` is ignored for a model that cannot think."""
     effort = None if body.output_config is None else body.output_config.effort
     if effort is not None:
         translated.set("reasoning_effort", "xhigh" if effort == "max" else effort, called="output_config.effort")

@@ -1,1 +1,1 @@
-"""Ollama's protocol: requests as chats and completions, and a generation as lines of JSON."""
+"""Ollama's protocol: translation of requests to chats and completions, and generations as lines of JSON."""

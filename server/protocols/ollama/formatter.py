@@ -1,4 +1,4 @@
-"""OllamaFormatter: a generation as the lines of /api/chat or /api/generate, or as one answer."""
+"""OllamaFormatter: formats a generation as the lines of /api/chat or /api/generate, or as one response."""
 
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -28,7 +28,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Part:
-    """Content of one line, or of a whole answer."""
+    """Content of one line, or of a whole response."""
 
     content: str = ""
     thinking: str = ""
@@ -71,14 +71,14 @@ def timestamp(seconds: float | None = None) -> str:
 
 
 class OllamaFormatter:
-    """Writes one generation. A call comes whole, in one line, since its arguments are an object."""
+    """Formats one generation. A tool call is sent whole, in one line, since its arguments are a JSON object."""
 
     stream_form = OLLAMA_STREAM
 
     def __init__(
         self, write: AnswerWriter, model: str, tokenizer: Tokenizer, arrival_s: float, *, has_logprobs: bool
     ) -> None:
-        """model: the client's name of it. arrival_s: time.monotonic() when the request came."""
+        """model: the model's name as the client wrote it. arrival_s: arrival of the request by time.monotonic()."""
         self._write = write
         self._model = model
         self._logprobs = LogprobsFormat(tokenizer)
@@ -148,14 +148,14 @@ class OllamaFormatter:
 
 
 class _Calls:
-    """Collects calls that come in pieces."""
+    """Assembles tool calls from their pieces."""
 
     def __init__(self) -> None:
         self._open: OllamaAnswerCall | None = None
         self._arguments: list[str] = []
 
     def push(self, piece: CallPiece) -> list[OllamaAnswerCall]:
-        """Add a piece of a call. Returns the call that ends because the piece starts another one."""
+        """Add a piece of a call. If it starts another call, return the one before, which has ended."""
         ended = []
         if piece.name is not None:
             ended = self.end()
@@ -164,7 +164,7 @@ class _Calls:
         return ended
 
     def end(self, *, is_cut_off: bool = False) -> list[OllamaAnswerCall]:
-        """Return the open call. A call whose arguments are not an object, for instance cut off, is left out."""
+        """Return the open call. A call whose arguments are not a JSON object, such as one cut off, is left out."""
         call, arguments = self._open, "".join(self._arguments)
         self._open, self._arguments = None, []
         if call is None or is_cut_off or not _is_object(arguments := arguments.strip() or "{}"):
@@ -182,5 +182,5 @@ def _is_object(text: str) -> bool:
 
 
 def _nanoseconds(seconds: float) -> int:
-    """Return nanoseconds, at least 1 since clients divide by durations."""
+    """Return the duration in nanoseconds, at least 1, since clients divide by it."""
     return max(1, round(seconds * 1e9))

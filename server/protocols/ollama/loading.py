@@ -1,4 +1,4 @@
-"""The model that an Ollama client means, NAME:TAG with a missing tag for `latest`, and how long it stays loaded."""
+"""Ollama's model names, NAME:TAG with `latest` as the default tag, and keep_alive, the time a model stays loaded."""
 
 import math
 import re
@@ -41,7 +41,7 @@ def served_name(name: str, served: Sequence[str]) -> str:
 
 
 def ollama_model(name: str, models: ServedModels) -> ServedModel:
-    """Return the model that Ollama's clients mean by `name`. Raises ModelNotFound."""
+    """Return the model that an Ollama client calls `name`. Raises ModelNotFound."""
     return models.find(served_name(name, models.visible_names))
 
 
@@ -51,12 +51,12 @@ def model_of(body: OllamaBody, models: ServedModels) -> ServedModel:
 
 
 def follows_keep_alive(model: ServedModel) -> bool:
-    """Whether the model is loaded on demand; a pinned model stays loaded until an operator unloads it."""
+    """Whether keep_alive applies to the model: it is loaded on demand, and not pinned by an operator."""
     return model.loadable is not None and not model.loadable.is_pinned
 
 
 def keep_loaded(model: ServedModel, keep_alive: float | str | None) -> bool:
-    """Keep the model loaded as long as the request says. False if it does not follow keep_alive. Raises
+    """Apply the request's keep_alive, and return whether it was given and applies to the model. Raises
     InvalidRequest."""
     if keep_alive is None or not follows_keep_alive(model):
         return False
@@ -66,8 +66,8 @@ def keep_loaded(model: ServedModel, keep_alive: float | str | None) -> bool:
 
 
 def accept_fields(body: OllamaBody, model: ServedModel, unhonored: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return the served name and the names of ignored fields, and keep the model loaded as long as the body says.
-    unhonored: fields that are not translated, by their paths. Raises InvalidRequest."""
+    """Apply the body's keep_alive, and return the served name and the names of ignored fields. unhonored: untranslated
+    fields by path. Raises InvalidRequest."""
     if keep_loaded(model, body.keep_alive):
         del unhonored["keep_alive"]
     ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
@@ -75,13 +75,13 @@ def accept_fields(body: OllamaBody, model: ServedModel, unhonored: dict[str, Any
 
 
 def check_keep_alive(keep_alive: float | str | None) -> None:
-    """Raise InvalidRequest for a keep_alive that is not a time."""
+    """Raise InvalidRequest unless keep_alive is a duration."""
     if keep_alive is not None:
         keep_alive_s(keep_alive)
 
 
 def keep_alive_s(value: float | str) -> float:
-    """Return seconds after the last request, infinite for anything negative or beyond ten years.
+    """Return the seconds from the last request to unloading; infinite if negative or beyond ten years.
 
     value: a number of seconds, or a duration in Go's form: "5m", "1h30m", "-1". Raises InvalidRequest.
     """

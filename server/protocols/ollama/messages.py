@@ -1,4 +1,4 @@
-"""Ollama's messages as a chat's messages."""
+"""messages_with_ids: turns Ollama's messages into a chat's messages."""
 
 from collections.abc import Sequence
 from typing import get_args
@@ -14,10 +14,10 @@ _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "function"
 
 
 def messages_with_ids(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
-    """Return the chat's messages. Calls get ids where they have none. A tool's result gets the id of the call that it
-    answers: the first call of its tool without a result, or the first of all if the result does not name its tool.
+    """Return the chat's messages. A call without an id gets one. A tool's result gets the id of the call that it
+    answers: the first unanswered call of its tool, or the first unanswered call if the result does not name its tool.
 
-    Raises InvalidRequest for a role that is not known.
+    Raises InvalidRequest for an unknown role.
     """
     chat: list[ChatMessage] = []
     pending: list[tuple[str | None, str]] = []  # id and tool of each call without a result, in order

@@ -1,4 +1,4 @@
-"""The served model in Ollama's forms, from the engine's facts and the chat template."""
+"""Lists and details of served models in Ollama's formats."""
 
 import hashlib
 from typing import Any
@@ -16,7 +16,7 @@ _NEVER = "9999-12-31T23:59:59Z"
 
 
 def model_card(name: str, info: EngineInfo | None, created_s: int) -> OllamaModel:
-    """Return the model's entry in a list. info: None while the model loads."""
+    """Return the model's entry in the list of models. info: None while the model is loading."""
     card = OllamaModel(name=tagged(name), model=tagged(name), modified_at=timestamp(created_s))
     if info is not None:
         card.size = info.weight_bytes
@@ -26,7 +26,7 @@ def model_card(name: str, info: EngineInfo | None, created_s: int) -> OllamaMode
 
 
 def running_model(name: str, info: EngineInfo, expires_s: float | None = None) -> OllamaRunningModel:
-    """Return the entry of a loaded model. expires_s: Unix time when it will be unloaded; None is never."""
+    """Return the model's entry in the list of loaded models. expires_s: Unix time of its unloading; None for never."""
     return OllamaRunningModel(
         name=tagged(name),
         model=tagged(name),
@@ -59,7 +59,7 @@ def _details(info: EngineInfo) -> OllamaDetails:
 
 
 def _model_info(info: EngineInfo) -> dict[str, Any]:
-    """Return the model's facts under the names of GGUF's metadata."""
+    """Return the model's metadata under GGUF's names."""
     tokenizer = info.tokenizer
     family = _family(info)
     found: dict[str, Any] = {

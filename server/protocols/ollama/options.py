@@ -1,4 +1,4 @@
-"""Ollama's `options` as fields of a chat or completion. schemas/parameters.py says what happens to other options."""
+"""Translation of Ollama's `options` to fields of a chat or completion. schemas/parameters.py handles other options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +39,7 @@ def option_fields(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def output_limit(options: Mapping[str, Any]) -> int | None:
-    """Return the limit of generated tokens, num_predict; None if there is none. Raises InvalidRequest."""
+    """Return num_predict, the limit of output tokens; None for no limit. Raises InvalidRequest."""
     limit = options.get("num_predict")
     if limit is None or limit in _UNLIMITED:
         return None
@@ -52,7 +52,7 @@ def output_limit(options: Mapping[str, Any]) -> int | None:
 
 
 def other_options(options: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
-    """Return the options that are not honored, by their paths. A num_ctx that equals the context changes nothing."""
+    """Return the untranslated options by path. Leaves out a num_ctx that equals the model's context length."""
     return {
         f"options.{option}": value
         for option, value in options.items()

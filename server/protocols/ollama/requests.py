@@ -1,4 +1,4 @@
-"""Ollama's requests as chats, completions and embeddings."""
+"""Translation of Ollama's requests to chats, completions and embeddings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,25 +33,25 @@ _LEVELS = {"low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
 
 
 def is_load(body: OllamaChatRequest | OllamaGenerateRequest) -> bool:
-    """Whether the request only loads the model."""
+    """Whether the request has no prompt, and only loads or unloads the model."""
     if isinstance(body, OllamaChatRequest):
         return not body.messages
     return not body.prompt and not body.suffix
 
 
 def is_unload(body: OllamaChatRequest | OllamaGenerateRequest) -> bool:
-    """Whether the request only unloads the model."""
+    """Whether the request has no prompt and a keep_alive of 0, and only unloads the model."""
     return is_load(body) and body.keep_alive is not None and keep_alive_s(body.keep_alive) == 0
 
 
 def unhonored_fields(body: OllamaRequest, info: EngineInfo) -> dict[str, Any]:
-    """Return the fields that are not translated, by their paths, for `ignored_parameters`."""
+    """Return the untranslated fields by path, for `ignored_parameters`."""
     given = {"keep_alive": body.keep_alive, "truncate": body.truncate, "shift": body.shift}
     return {**body.extra, **given, **other_options(body.options or {}, info.max_model_len)}
 
 
 def translate_chat(body: OllamaChatRequest, model: str, chat: ChatModel | None) -> ChatRequest:
-    """Translate a chat. model: the served name. Raises InvalidRequest in the client's words."""
+    """Translate an /api/chat request. model: the served name. Raises InvalidRequest with the client's names."""
     messages = messages_with_ids(body.messages or [])
     with ClientPaths(FIELD_NAMES).in_errors():
         tools = validate(ToolFields, {"tools": [{"type": "function", **tool} for tool in body.tools or []] or None})
@@ -61,10 +61,10 @@ def translate_chat(body: OllamaChatRequest, model: str, chat: ChatModel | None) 
 def translate_generation(
     body: OllamaGenerateRequest, model: str, chat: ChatModel | None
 ) -> ChatRequest | CompletionRequest:
-    """Translate a generation: to a chat of one message, or to a completion of a raw prompt, around a suffix, or by a
-    model without a template.
+    """Translate an /api/generate request to a chat of one message; or to a completion, if its prompt is raw or has a
+    suffix, or the model has no chat template.
 
-    model: the served name. Raises InvalidRequest in the client's words.
+    model: the served name. Raises InvalidRequest with the client's names of fields.
     """
     if body.raw or body.suffix or chat is None:
         with ClientPaths(GENERATE_NAMES).in_errors():
@@ -106,7 +106,7 @@ def _completion(body: OllamaGenerateRequest, fields: dict[str, Any]) -> Completi
 
 
 def _fields(body: OllamaRequest, model: str) -> dict[str, Any]:
-    """Return the fields that chats and completions share."""
+    """Return the fields that chats and completions have in common."""
     fields: dict[str, Any] = {**option_fields(body.options or {}), "model": model}
     if body.format == "json":
         fields["guided_json"] = {"type": "object"}
@@ -130,8 +130,8 @@ def _thinking(body: OllamaRequest, chat: ChatModel | None) -> dict[str, Any]:
 
 
 def translate_embed(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
-    """Translate a request with inputs. Inputs that are too long are cut, unless the request says not to. Vectors have
-    length 1, as Ollama's.
+    """Translate an /api/embed request. Inputs that are too long are truncated, unless `truncate` is false. Vectors are
+    normalized, as Ollama's are.
 
     model: the served name. Raises InvalidRequest.
     """
@@ -142,14 +142,14 @@ def translate_embed(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
 
 
 def translate_embeddings(body: OllamaEmbeddingsRequest, model: str) -> EmbeddingRequest:
-    """Translate a request to the older endpoint, whose vectors are as the model makes them. Raises InvalidRequest."""
+    """Translate a request to the older /api/embeddings, with the model's own normalization. Raises InvalidRequest."""
     return validate(EmbeddingRequest, {"model": model, "input": body.prompt or "", "truncate_prompt_tokens": -1})
 
 
 def unhonored_embed_fields(body: OllamaEmbedRequest | OllamaEmbeddingsRequest, max_tokens: int) -> dict[str, Any]:
-    """Return the fields that are not translated, by their paths, for `ignored_parameters`.
+    """Return the untranslated fields by path, for `ignored_parameters`.
 
-    A num_ctx that equals the model's limit changes nothing.
+    Leaves out a num_ctx that equals the model's limit.
     """
     options = {
         f"options.{name}": value

@@ -1,1 +1,1 @@
-"""OpenAI's Responses API: items become a chat's messages, and the answer becomes items again."""
+"""OpenAI's Responses API: translation of items to a chat's messages, and of the generation to output items."""

@@ -1,4 +1,4 @@
-"""ResponseFormatter: a generation as OpenAI's response."""
+"""ResponseFormatter: formats a generation as OpenAI's response."""
 
 import secrets
 import time
@@ -49,12 +49,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def event_frame(event: Event) -> bytes:
-    """Return an event with its type on a line of its own, as OpenAI sends it."""
+    """Return the event as server-sent event with an `event:` line for its type, as OpenAI sends it."""
     return b"event: " + event.type.encode() + b"\ndata: " + _encode(event) + b"\n\n"
 
 
 class ResponseFormatter:
-    """Writes one response. `response` is always its current state, with the items that have ended."""
+    """Formats one response. `response` is always its current state, with the items that have ended."""
 
     stream_form = RESPONSES_STREAM
 
@@ -86,7 +86,7 @@ class ResponseFormatter:
             yield event_frame(event)
 
     def broken(self, reply: ErrorReply) -> bytes:
-        """Return the event of the error, after the stream's first events if none were sent: clients accept no other
+        """Return the event of the error, after the stream's first events if they were not sent: clients accept no other
         event as the first."""
         beginning = [event_frame(self._numbered(event)) for event in self._begin_stream()]
         if self._open is not None:
@@ -112,7 +112,7 @@ class ResponseFormatter:
                         yield self._numbered(event)
 
     def _begin_stream(self) -> Iterator[Event]:
-        """Yield the stream's first events, once."""
+        """Yield the stream's first events, if they were not sent yet."""
         if not self._has_started:
             self._has_started = True
             for kind in ("response.created", "response.in_progress"):
@@ -201,12 +201,12 @@ class ResponseFormatter:
 
 
 def _padding(text: str) -> str:
-    """Return random characters that hide the length of the text, up to a multiple of _PADDED."""
+    """Return random characters that pad the text to a multiple of _PADDED, to hide its length."""
     return secrets.token_urlsafe(_PADDED)[: _PADDED - len(text) % _PADDED]
 
 
 def _error_code(reply: ErrorReply) -> str:
-    """Return one of the codes that OpenAI's clients know."""
+    """Return the error code of OpenAI's that is closest to the error."""
     if reply.status >= 500:
         return "server_error"
     return "rate_limit_exceeded" if reply.status == 429 else "invalid_prompt"

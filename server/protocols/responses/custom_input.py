@@ -1,4 +1,4 @@
-"""Inputs of custom tools, inside the arguments of the functions that stand for the tools."""
+"""Custom tools: the model calls each as a function, whose one argument is the tool's free-form input."""
 
 import json
 import re
@@ -11,12 +11,12 @@ _WHOLE = re.compile(r'(?:[^"\\]|\\[^u]|\\u[0-9a-fA-F]{4})*+')  # of a string's t
 
 
 def arguments_of(text: str) -> str:
-    """Return the JSON arguments of a custom tool's call with this input."""
+    """Return the JSON arguments of the function for a custom tool's input."""
     return json.dumps({FIELD: text}, ensure_ascii=False)
 
 
 def parameters_of(pattern: str | None) -> dict[str, Any]:
-    """Return the parameters of the function for a custom tool. pattern: what the whole input must match."""
+    """Return the JSON schema of the function for a custom tool. pattern: regex that the whole input must match."""
     limit = {} if pattern is None else {"pattern": f"^(?:{pattern})$"}
     return {
         "type": "object",
@@ -27,7 +27,7 @@ def parameters_of(pattern: str | None) -> dict[str, Any]:
 
 
 class CustomInput:
-    """Reads the arguments' JSON piece by piece, and returns the input's text as it comes.
+    """Decodes the tool's input from the function's JSON arguments as they stream.
 
     Arguments that are not an object with an input first count as the input itself, so nothing that the model wrote is
     lost.
@@ -58,7 +58,7 @@ class CustomInput:
         return rest
 
     def _decoded(self) -> str:
-        """Return the complete part of the string in `_pending`."""
+        """Decode the pending part of the JSON string, up to an incomplete escape, and return it."""
         whole = _WHOLE.match(self._pending)
         assert whole is not None, "the pattern matches an empty text"
         text: str = self._half + json.loads(f'"{whole[0]}"', strict=False)
@@ -69,5 +69,5 @@ class CustomInput:
 
 
 def _joined(text: str) -> str:
-    """Return the text with a character for each pair of surrogates, and U+FFFD for each half without the other."""
+    """Return the text with surrogate pairs joined, and U+FFFD in place of each unpaired surrogate."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

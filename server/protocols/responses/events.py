@@ -13,20 +13,20 @@ class Event(msgspec.Struct, kw_only=True):
 
 
 class ResponseEvent(Event, kw_only=True):
-    """The start (response.created, response.in_progress) or the end (response.completed and others)."""
+    """Start (response.created, response.in_progress) or end (response.completed and others) of a response."""
 
     response: Response
 
 
 class ItemEvent(Event, kw_only=True):
-    """response.output_item.added, response.output_item.done."""
+    """Start or end of an output item: response.output_item.added, response.output_item.done."""
 
     output_index: int
     item: OutputItem
 
 
 class PartEvent(Event, kw_only=True):
-    """response.content_part.added, response.content_part.done."""
+    """Start or end of a content part: response.content_part.added, response.content_part.done."""
 
     item_id: str
     output_index: int
@@ -35,7 +35,7 @@ class PartEvent(Event, kw_only=True):
 
 
 class Delta(Event, kw_only=True):
-    """A piece of a text: of a call's arguments or input, or, with content_index, of a part of an item."""
+    """A piece of text: of a call's arguments or input or, with content_index, of a content part."""
 
     item_id: str
     output_index: int
@@ -46,7 +46,7 @@ class Delta(Event, kw_only=True):
 
 
 class TextDone(Event, kw_only=True):
-    """response.output_text.done, response.reasoning_text.done."""
+    """End of a text: response.output_text.done, response.reasoning_text.done."""
 
     item_id: str
     output_index: int
@@ -74,7 +74,7 @@ StreamEvent = ResponseEvent | ItemEvent | PartEvent | Delta | TextDone | Argumen
 
 
 def responses_loading_error(body: bytes) -> bytes:
-    """Return the end of a stream that began while its model was loaded. body: of the error's answer."""
+    """Return the end of the stream, after loading its model has failed. body: the body of the error response."""
     error = msgspec.json.decode(body)["error"]
     event = {"type": "error", "sequence_number": 0, **{key: error[key] for key in ("code", "message", "param")}}
     return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"

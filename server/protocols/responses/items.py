@@ -1,4 +1,4 @@
-"""messages_of_items: the items of a request as the messages of a chat."""
+"""messages_of_items: turns the items of a request into the messages of a chat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ _THOUGHT = "reasoning_content"
 
 @dataclass(slots=True)
 class _Turn:
-    """One message of the assistant: all its items between two messages of others."""
+    """One message of the assistant, made of all its items between two other messages."""
 
     message: ChatMessage
     has_content: bool = False
 
     def takes_text(self) -> bool:
-        """Whether a thought or content belongs to this turn. After content it starts a new turn, unless the turn has
+        """Whether the next thought or text belongs to this turn. After text it starts a new turn, unless the turn has
         calls."""
         return bool(self.message.calls) or not self.has_content
 
@@ -56,7 +56,7 @@ def messages_of_items(
     left_out: frozenset[int] = frozenset(),
     instructions: str | None = None,
 ) -> tuple[list[ChatMessage], list[str]]:
-    """Return the messages, and the paths of items, or parts of items, that the model is not shown.
+    """Return the messages, and the paths of items and fields that are ignored.
 
     num_stored: how many of the items come from earlier responses. left_out: positions of items to leave out.
 
@@ -109,8 +109,8 @@ def messages_of_items(
 def _without_call(
     item: FunctionCallOutputItem | CustomToolCallOutputItem, path: str, *, is_stored: bool
 ) -> InvalidRequest:
-    """Return the error. Only a conversation can have a stored output without its call, since items are added and
-    deleted."""
+    """Return the error for an output without its call. A stored one can only be in a conversation, whose items clients
+    delete."""
     missing = f"{quote(item.call_id)}, and no item before it is a call of that id"
     if is_stored:
         return InvalidRequest(
@@ -134,7 +134,7 @@ def _texts(parts: _Parts) -> list[ContentPart]:
 
 
 def _thought(item: ReasoningItem) -> str | None:
-    """Return the thought, or else the summary that another server made of it; None if neither can be read."""
+    """Return the item's thought, or else the summary of it by another server; None if neither can be read."""
     if item.content:
         return "".join(part.text for part in item.content)
     if item.encrypted_content and (decoded := decode_thought(item.encrypted_content)) is not None:

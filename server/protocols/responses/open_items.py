@@ -1,4 +1,4 @@
-"""Output items while they are written, and the events of each from start to end."""
+"""Output items while they are generated, and the events of each from start to end."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from server.schemas.answers import ChatLogprob
 
 
 class OpenItem(ABC):
-    """An item that the answer is in. Its objects in events are never changed afterwards."""
+    """The output item that is being generated. Objects that it puts into events are never changed afterwards."""
 
     def __init__(self, prefix: str, index: int) -> None:
         self._id = new_id(prefix)
@@ -37,7 +37,7 @@ class OpenItem(ABC):
 
     @abstractmethod
     def end(self, status: str) -> Iterator[Event]:
-        """Yield the events of the item's end. status: completed, or incomplete if the answer broke off in it."""
+        """Yield the events of the item's end. status: completed, or incomplete if the item was cut off."""
 
     def _added(self, item: OutputItem) -> Event:
         return ItemEvent(type="response.output_item.added", output_index=self._index, item=item)
@@ -99,7 +99,7 @@ class OpenMessage(OpenItem):
 
 class OpenReasoning(OpenItem):
     def __init__(self, index: int, *, is_encoded: bool) -> None:
-        """is_encoded: whether the item carries its thought a second time, in encrypted_content."""
+        """is_encoded: whether the item repeats its thought in encrypted_content."""
         super().__init__("rs", index)
         self._is_encoded = is_encoded
 
@@ -124,7 +124,7 @@ class OpenReasoning(OpenItem):
 
 
 class OpenCall(OpenItem):
-    """A call of a client's tool, which the model writes as a function's call."""
+    """A call of a function tool or a custom tool."""
 
     def __init__(self, prefix: str, index: int, call_id: str, name: str, namespace: str | None) -> None:
         super().__init__(prefix, index)

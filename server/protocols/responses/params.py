@@ -1,4 +1,4 @@
-"""response_params: a response as the chat that answers it, and as params for the engine."""
+"""response_params: turns a Responses request into a chat request and GenerationParams."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from server.text.workers import ITEM_SIZE
 
 @dataclass(frozen=True, slots=True)
 class ResponseParams:
-    """Params of a response. headers: of the HTTP response."""
+    """A Responses request as a chat and as GenerationParams. headers: headers of the HTTP response."""
 
     request: TranslatedResponse
     generation: GenerationParams
@@ -29,9 +29,9 @@ class ResponseParams:
 async def response_params(
     body: ResponsesRequest, items: Sequence[InputItem], model: ServedModel, arrival_s: float, *, num_stored: int = 0
 ) -> ResponseParams:
-    """Return the params of a response.
+    """Return the params of a Responses request.
 
-    items: all items that the model is shown. num_stored: how many of them come from earlier responses. Raises as
+    items: all items to show to the model. num_stored: how many of them come from earlier responses. Raises as
     chat_params.
     """
 
@@ -47,7 +47,7 @@ async def response_params(
 async def check_response(
     body: PromptFields, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> None:
-    """Check the parts of a response's request that need no engine. Raises InvalidRequest, in the client's words."""
+    """Check the parts of a Responses request that need no engine. Raises InvalidRequest with the client's names."""
     request = await _translated(body, items, model, num_stored)
     check_chat(request.chat, model)
 
@@ -55,7 +55,7 @@ async def check_response(
 async def num_input_tokens(
     body: InputTokensRequest, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> tuple[int, dict[str, str]]:
-    """Return the length of the prompt, which may be longer than the context, and headers. Raises as response_params."""
+    """Return the number of prompt tokens, which may exceed the context, and headers. Raises as response_params."""
     request = await _translated(body, items, model, num_stored)
     with request.chat.paths.in_errors():
         chat = request.chat
@@ -77,5 +77,5 @@ async def _translated(
 
 
 def _ignored(request: TranslatedResponse, of_chat: Sequence[str]) -> dict[str, str]:
-    """Return the header that lists what is not honored, in the client's words."""
+    """Return the response header that lists ignored fields by the client's names."""
     return ignored_header([*request.ignored, *(request.chat.paths[path] for path in of_chat)])

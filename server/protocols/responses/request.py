@@ -1,4 +1,4 @@
-"""translate_response: a response's body as the chat that answers it."""
+"""translate_response: turns the body of a Responses request into a chat request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class TranslatedResponse:
-    """A response as a chat. called: tools by the names that the answer's calls have.
+    """A Responses request as a chat request. called: the client's tools by the names of the model's functions.
 
-    ignored: paths of what is given and not honored, in the client's words.
+    ignored: paths of ignored fields, with the client's names.
     """
 
     chat: ChatRequest
@@ -40,10 +40,10 @@ class TranslatedResponse:
 def translate_response(
     body: PromptFields, items: Sequence[InputItem], *, num_stored: int = 0, left_out: frozenset[int] = frozenset()
 ) -> TranslatedResponse:
-    """Translate a response.
+    """Translate a Responses request to a chat request.
 
     items: shown to the model, except those at the positions `left_out`. num_stored: how many of them come from earlier
-    responses. Raises InvalidRequest and UnsupportedParameter in the client's words.
+    responses. Raises InvalidRequest and UnsupportedParameter with the client's names of fields.
     """
     messages, ignored = messages_of_items(
         items, num_stored=num_stored, left_out=left_out, instructions=body.instructions
@@ -97,7 +97,7 @@ def _effort(body: PromptFields) -> str | None:
 
 
 def _ignored(body: PromptFields) -> list[str]:
-    """Return the paths of fields that change nothing."""
+    """Return the paths of fields that are accepted and have no effect."""
     ignored = []
     if body.text is not None:
         ignored += [f"text.{name}" for name in body.text.extra]

@@ -1,4 +1,4 @@
-"""Stored and listed items: JSON objects, each with an id."""
+"""Conversion of items to the JSON objects that are stored and listed, each with an id, and back."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,5 +33,5 @@ def _object(item: InputItem) -> dict[str, Any]:
 
 
 def items_of(objects: Sequence[dict[str, Any]]) -> list[InputItem]:
-    """Return stored objects, of a request or an answer, as items for `translate_response`."""
+    """Return stored objects, from requests or responses, as items for `translate_response`."""
     return validate(StoredItems, {"items": list(objects)}).items

@@ -5,7 +5,7 @@ from server.text.tokenizer import Tokenizer
 
 
 class TextTokens:
-    """Tokens whose text is not sent yet, since a stop string or the end of a character could follow."""
+    """Holds generated tokens until their text is sent, which stop strings and incomplete characters can delay."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -15,8 +15,8 @@ class TextTokens:
         self._pending += tokens
 
     def pass_over(self, text: str) -> None:
-        """Forget the tokens up to the end of `text`, which belongs to a thought or a call. Forgets all tokens if they
-        do not spell the text."""
+        """Drop the tokens up to the end of `text`, which belongs to a thought or a call. Drops all tokens if they do
+        not spell the text."""
         pieces, spelled = self._spelled()
         wanted = text.encode()
         start = spelled.rfind(wanted) if wanted else -1
@@ -24,8 +24,8 @@ class TextTokens:
         self._pending = self._pending[last:]
 
     def take(self, text: str, *, is_last: bool) -> list[ScoredToken]:
-        """Return the tokens that spell `text`, and forget those before them. Returns all tokens if they do not spell
-        it.
+        """Return the tokens that spell `text`, and drop them and all before them. Returns all tokens if they do not
+        spell it.
 
         is_last: whether to take the last occurrence of the text among the pending tokens; otherwise the first.
         """

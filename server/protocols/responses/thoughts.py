@@ -15,7 +15,7 @@ def encode_thought(text: str) -> str:
 
 
 def decode_thought(encoded: str) -> str | None:
-    """Return the thought; None if the content is not from this server."""
+    """Return the thought in `encrypted_content`; None if it is not from this server."""
     if not encoded.startswith(_MARK):
         return None
     try:

@@ -1,4 +1,4 @@
-"""ToolTable: a response's tools as the functions of a chat, and the tool of each call."""
+"""ToolTable: a request's tools as functions for the model, and the tool behind each function."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ _SEPARATOR = "__"
 
 
 def chat_name(name: str, namespace: str | None) -> str:
-    """Return the name by which the model knows a tool. A namespace is put in front."""
+    """Return the name of a tool's function for the model: the tool's name, after its namespace if it has one."""
     if not namespace:
         return name
     return namespace + ("" if namespace.endswith(_SEPARATOR) else _SEPARATOR) + name
@@ -33,7 +33,7 @@ def chat_name(name: str, namespace: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CalledTool:
-    """The client's tool behind a function of the chat."""
+    """The client's tool that a function for the model stands for."""
 
     name: str
     namespace: str | None = None
@@ -42,8 +42,8 @@ class CalledTool:
 
 @dataclass(slots=True)
 class ToolTable:
-    """The chat's functions. called: the client's tools by the functions' names. ignored: paths of tools that are not
-    offered to the model, and of what is not enforced."""
+    """Functions for the model. called: the client's tools by function name. ignored: paths of tools that are not
+    offered to the model, and of formats that are not enforced."""
 
     definitions: list[OfferedTool] = field(default_factory=list)
     called: dict[str, CalledTool] = field(default_factory=dict)
@@ -85,8 +85,7 @@ class ToolTable:
 
 
 def tool_table(body: PromptFields) -> ToolTable:
-    """Return the table of a body's tools. Raises InvalidRequest for two tools of one name, and for a format that is not
-    a regular expression."""
+    """Return the table of a body's tools. Raises InvalidRequest for two tools of one name, and for an invalid regex."""
     table = ToolTable()
     for index, tool in enumerate(body.tools or []):
         path = f"tools[{index}]"
@@ -116,7 +115,7 @@ def chat_choice(body: PromptFields) -> ToolChoice:
 
 
 def _allowed(tools: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the names of the functions that stand for the allowed tools."""
+    """Return the function names of the allowed tools."""
     path = "tool_choice.tools"
     names = []
     for index, tool in enumerate(tools):

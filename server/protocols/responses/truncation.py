@@ -21,7 +21,7 @@ _OUTPUTS = (FunctionCallOutputItem, CustomToolCallOutputItem)
 
 
 async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
-    """Return the result of the attempt that leaves out the fewest items and raises no ContextLengthExceeded.
+    """Return the result of `attempt` with as few of the oldest items left out as the context requires.
 
     System and developer messages stay, and so does the last item. Raises ContextLengthExceeded if these are too long.
     """
@@ -48,9 +48,9 @@ async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
 
 
 def droppable(items: Sequence[InputItem]) -> tuple[list[int], list[int]]:
-    """Return the positions that may be left out, in order, and how many of them may be left out, in increasing order.
+    """Return the positions of items that may be left out, in order, and the possible numbers of them, ascending.
 
-    The last number is that of all positions. A call and its output go together.
+    The last number is that of all positions. A call and its output are left out together.
     """
     positions: list[int] = []
     sizes: list[int] = []
