@@ -1,6 +1,6 @@
-"""Errors that a user, a checkpoint or a client can cause.
+"""Expected errors, caused by a user, a checkpoint or a client.
 
-A message says what was given, the limit, and the remedy. server/errors.py maps each class to an HTTP status once.
+A message says what was given, the limit, and the remedy. server/errors.py maps each class to an HTTP status.
 """
 
 import enum
@@ -24,15 +24,15 @@ class InvalidRequest(HeadraceError):
 
     @classmethod
     def of(cls, param: str, reason: str) -> Self:
-        """Return the error of one field, whose message is the field's path followed by the reason."""
+        """Return the error for the field `param`; the message is the field's path followed by `reason`."""
         return cls(f"{param} {reason}", param=param)
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and requested output do not fit the model's context or the KV cache.
+    """The prompt and requested output do not fit the model's context or the KV cache.
 
-    `num_tokens` are the prompt's, and `limit` is for prompt and output together, if they are known. A prompt that is
-    far too long is not counted to its end: then `is_at_least` is set, and the prompt has `num_tokens` or more.
+    num_tokens: the prompt's tokens, if known. limit: the most tokens of prompt and output together, if known.
+    is_at_least: counting stopped early, so the prompt has `num_tokens` or more.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A known parameter that would change the answer and is not supported yet."""
+    """A known parameter that would change the output, and that is not supported yet."""
 
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message, param=param, code="unsupported_parameter")
 
 
 class AdapterUnusable(HeadraceError):
-    """The files are not an adapter, or not one for this model; the message names them and is for operators."""
+    """The files are not a LoRA adapter for this model. The message names the files and is for operators."""
 
 
 class ShedReason(enum.StrEnum):
-    """Why a request was refused or ended before anything was computed for it."""
+    """Reason why a request was refused or dropped before any of its tokens were computed."""
 
     WAITING_REQUESTS = "waiting_requests"  # --max-num-waiting
     WAITING_TOKENS = "waiting_tokens"  # --max-num-waiting-tokens
@@ -94,11 +94,11 @@ class QueueTimeout(Shed):
 
 
 class WaitTooLong(Shed):
-    """The first token would come too late; try again after `retry_after_s`."""
+    """The estimated time to first token is too long; try again after `retry_after_s`."""
 
     def __init__(self, message: str, *, retry_after_s: float, expected_s: float, is_for_good: bool) -> None:
-        """expected_s: from the request's arrival to its first token. is_for_good: even an idle server would be too
-        slow."""
+        """expected_s: estimated time to first token, from arrival. is_for_good: even an idle server would take too
+        long."""
         super().__init__(message, retry_after_s=retry_after_s, reason=ShedReason.TTFT_SLO)
         self.expected_s = expected_s
         self.is_for_good = is_for_good
@@ -109,9 +109,9 @@ class EngineUnavailable(HeadraceError):
 
 
 class EngineDied(EngineUnavailable):
-    """The engine process ended before this request did.
+    """The engine process died while this request was running.
 
-    `num_deaths`: known number of engines that were computing the request when they ended.
+    `num_deaths`: the number of known engine deaths while computing this request.
     """
 
     def __init__(self, message: str, *, num_deaths: int = 0) -> None:
@@ -120,11 +120,11 @@ class EngineDied(EngineUnavailable):
 
 
 class EngineStopped(EngineDied):
-    """The server is stopping, and has ended this request."""
+    """The server is shutting down and ended this request."""
 
 
 class RequestFailed(HeadraceError):
-    """The engine could not complete this request, for example because its logits were not finite; others continue."""
+    """This request failed inside the engine, for example because its logits were not finite; others continue."""
 
 
 class StartupError(HeadraceError):
