@@ -1,4 +1,4 @@
-"""Decoder: the one transformer, composed from a DecoderSpec when built; an encoder if its layers see both ways."""
+"""Decoder: the one transformer, composed from a DecoderSpec when built; with bidirectional attention, an encoder."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""TextModel: the text side of a model: its tokenizer, chat template, tool calls and thoughts."""
+"""TextModel: a model's tokenizer, chat template, tool format and reasoning marks."""
 
 from dataclasses import dataclass
 

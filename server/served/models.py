@@ -141,7 +141,7 @@ class ServedModels:
 
     @property
     def infos(self) -> dict[str, EngineInfo]:
-        """Engine's descriptions of the models that have been loaded at least once and are not failed, by name."""
+        """Engines' descriptions of the models that have been loaded at least once and are not failed, by name."""
         healthy = [model for model in self._models if model.state is not ModelState.FAILED]
         return {model.name: info for model in healthy if (info := model.info) is not None}
 
