@@ -22,7 +22,7 @@ class ReasoningReader(Protocol):
 
 
 def reasoning_reader(marks: ReasoningMarks, *, is_open: bool) -> ReasoningReader:
-    """Return a reader for one choice. is_open: whether the prompt ends inside a thought; see opens_thought."""
+    """Return a reader for one choice. is_open: whether the prompt ends inside a thought."""
     return HarmonyReader(is_open=is_open) if marks == HARMONY else ThoughtReader(marks, is_open=is_open)
 
 

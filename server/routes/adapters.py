@@ -72,13 +72,13 @@ async def delete_model(request: Request, name: str, context: Context) -> JSONRes
 
 
 def _remove(name: str, context: ServerContext) -> None:
-    """Stop serving an adapter. Raises ModelNotFound."""
+    """Stop serving an adapter. Raises ModelNotFound if no adapter has this name."""
     adapter = context.models.adapters.current(name)
     context.models.adapters.remove(name, context.models.base_model(adapter.base_name))
 
 
 def _path(given: str, context: ServerContext) -> Path:
-    """Return the path of the adapter's folder below --adapter-dir. Raises InvalidRequest."""
+    """Return the path of the adapter's folder. Raises InvalidRequest unless it exists and is below --adapter-dir."""
     folder = context.config.lora.adapter_dir
     if folder is None:
         raise InvalidRequest(

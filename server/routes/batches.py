@@ -57,7 +57,7 @@ async def create_batch(request: Request, context: Context, body: Json[BatchReque
 
 
 async def _check_input(context: ServerContext, owner: str, file_id: str) -> None:
-    """Check that the input file can be used. Raises NotStored and InvalidRequest."""
+    """Raise NotStored if the owner has no such input file, and InvalidRequest if its purpose is not `batch`."""
     file = await context.files.find(file_id, owner)
     if file is None:
         raise NotStored(f"No such File object: {file_id[:80]}", param="input_file_id")

@@ -94,7 +94,7 @@ def _size(grader: Grader, body: GraderRunRequest) -> int:
 
 
 async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> tuple[ScoreAnswer, AnswerUsage]:
-    """Ask a grading model one question. Must run in its own task, which this marks as the work of a batch."""
+    """Ask a grading model one question, at batch priority. Call it in a task of its own, whose priority it sets."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await run_body(context, caller, ENDPOINT, chat_body(question))

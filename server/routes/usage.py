@@ -53,7 +53,10 @@ async def usage(request: Request, context: Context) -> Response:
 
 
 def _whose(request: Request) -> str | None:
-    """Return the name of the key to report; None for all keys. Raises InsufficientPermissions."""
+    """Return the name of the key to report; None for all keys.
+
+    Raises InsufficientPermissions if the caller is not an operator and asks for another key's usage.
+    """
     caller, wanted = caller_of(request.scope), request.query_params.get("key")
     if caller.name is not None and not caller.is_operator and wanted in (None, caller.name):
         return caller.name

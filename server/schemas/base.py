@@ -168,7 +168,7 @@ def path_text(location: Location) -> str:
 
 
 def _limit(fault: ErrorDetails) -> str:
-    """Return the second half of an error message: the values that the field may have."""
+    """Return the second half of an error message, which says what values the field may have."""
     if (expected := _EXPECTED.get(fault["type"])) is not None:
         return f"it must be {expected}"
     match fault["type"]:

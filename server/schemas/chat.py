@@ -132,7 +132,10 @@ class TemplateOptions(StrictModel):
 
     @property
     def opens_answer(self) -> bool:
-        """Whether the prompt ends with the opening of a new answer (the default). Raises InvalidRequest."""
+        """Whether the prompt ends with the start of a new assistant message (the default).
+
+        Raises InvalidRequest if add_generation_prompt and continue_final_message are both true.
+        """
         if not self.continue_final_message:
             return self.add_generation_prompt is not False
         if self.add_generation_prompt:

@@ -31,7 +31,7 @@ class TrainedEffort(enum.StrEnum):
 
 class GivenHyperparameters(StrictModel):
     """Hyperparameters of a fine-tuning method. The first four, compute_multiplier, eval_interval, eval_samples and
-    reasoning_effort are OpenAI's. The others are options of `headrace finetune` with the same names."""
+    reasoning_effort are OpenAI's. The other fields are options of `headrace finetune` with the same names."""
 
     n_epochs: Annotated[int | None, Whole(1, 1000)] = None
     batch_size: Annotated[int | None, Whole(1, 1024)] = None
@@ -74,7 +74,7 @@ class GivenReinforcement(GivenSettings):
 
 
 class GivenMethod(StrictModel):
-    """The method of a fine-tuning job. The field named like the type has the settings. OpenAI has no pretraining."""
+    """The method of a fine-tuning job. Its settings are in the field that `type` names. OpenAI lacks `pretraining`."""
 
     type: str
     supervised: GivenSettings | None = None

@@ -38,8 +38,8 @@ class FinetuningError(msgspec.Struct, frozen=True):
 
 
 class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Hyperparameters of a job. The first three are always present, and "auto" until training starts. The others are
-    present once they are given or chosen."""
+    """Hyperparameters of a job. The first three are always present, and "auto" until training starts. The other
+    fields are present once the client or the server has set them."""
 
     n_epochs: int | Literal["auto"]
     batch_size: int | Literal["auto"]
@@ -75,7 +75,7 @@ class MethodSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The method of a fine-tuning job. The field named like the type has the settings."""
+    """The method of a fine-tuning job. Its settings are in the field that `type` names."""
 
     type: str
     supervised: MethodSettings | None = None

@@ -14,7 +14,7 @@ class GraderValidateRequest(StrictModel):
 
 
 class GraderRunRequest(GraderValidateRequest):
-    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: answer to grade. item: data for templates."""
+    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: answer to grade. item: fields for templates."""
 
     model_sample: str
     item: dict[str, Any] | None = None

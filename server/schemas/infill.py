@@ -106,7 +106,7 @@ class InfillRequest(GenerationRequest):
         return [name for name, honored in is_effective.items() if not honored]
 
     def sampling(self, info: EngineInfo, **given: Any) -> SamplingParams:
-        """Return GenerationRequest.sampling's parameters, after converting llama-server's repeat_penalty and seed."""
+        """Return the engine's sampling parameters, with llama-server's repeat_penalty and random seeds converted."""
         own = self.model_copy(
             update={
                 "repeat_penalty": None,

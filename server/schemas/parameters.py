@@ -70,7 +70,7 @@ class ParameterTable:
     """Fields of a protocol that are not honored.
 
     unsupported: fields that would change the answer, and are refused. ignored: fields that cannot change it. Both map a
-    path without indices to the values, besides null, that are accepted silently because they ask for nothing.
+    path without indices to the values, besides null, that are accepted silently, since they change nothing.
     """
 
     unsupported: Mapping[str, tuple[object, ...]]

@@ -123,7 +123,7 @@ class FunctionCallItem(Item):
 
 
 class FunctionCallOutputItem(Item):
-    """The output of a function call. name and namespace are the tool's, as in the call."""
+    """The output of a function call. name and namespace: those of the called tool."""
 
     type: Literal["function_call_output"]
     call_id: str

@@ -115,9 +115,10 @@ class PromptFields(StrictModel):
 
     @property
     def chat_fields(self) -> dict[str, Any]:
-        """Undeclared fields that are not null: chat fields that have the same name here, and unknown fields.
+        """Undeclared fields that are not null: Chat Completions fields that this API accepts too, and unknown fields.
 
-        Raises InvalidRequest for a field that has another name in this API, and UnsupportedParameter.
+        Raises InvalidRequest for a Chat Completions field that has another name in this API, and UnsupportedParameter
+        for a field that this server does not support.
         """
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         for name, ours in _CHAT_NAMES.items():

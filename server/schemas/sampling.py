@@ -134,11 +134,11 @@ class GenerationRequest(SamplerStepFields):
         prompt_logprobs: int | None = None,
         is_constrained: bool = False,
     ) -> SamplingParams:
-        """Return the engine's parameters. A field that is left out has the checkpoint's default, or a neutral value.
+        """Return the engine's sampling parameters. Omitted fields have the checkpoint's default, or a neutral value.
 
         tokens: token ids of this body's bad words and DRY breakers. is_constrained: whether a grammar constrains the
         answer. Such an answer often repeats the prompt, so the checkpoint's repetition_penalty is not applied. Raises
-        InvalidRequest.
+        InvalidRequest for invalid values.
         """
         mirostat = self.mirostat_params()
         default = info.generation_defaults
@@ -177,7 +177,7 @@ class GenerationRequest(SamplerStepFields):
 
 
 def check_scores(body: GenerationRequest, num_logprobs: int | None, max_logprobs: int) -> list[str]:
-    """Check the fields about log probabilities, and return the names of the ignored ones. Raises InvalidRequest.
+    """Raise InvalidRequest for invalid log probability fields; return the names of the fields that have no effect.
 
     num_logprobs: number of logprobs per generated token; None if not requested.
     """

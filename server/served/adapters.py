@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class ServedAdapters:
-    """All served adapters, one version per name. Requests keep their version: engines identify adapters by digest."""
+    """All served adapters, one version per name. Running requests keep their adapter's version when it is replaced."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServedAdapter] = {}
@@ -70,8 +70,8 @@ class ServedAdapters:
     async def read(self, name: str, model: ServedModel) -> None:
         """Make the loaded model's engine read the adapter, if `read_all` has not done so yet.
 
-        Raises ModelNotFound, InvalidRequest if the adapter cannot be served, and the errors of
-        EngineClient.load_adapter.
+        Raises ModelNotFound, InvalidRequest if the adapter cannot be served, and EngineUnavailable if the engine is not
+        ready or ends.
         """
         adapter = self.current(name)
         if adapter.info is None:
@@ -81,7 +81,7 @@ class ServedAdapters:
                 raise InvalidRequest(f"the adapter {quote(name)} cannot be served: {error}", param="model") from error
 
     async def _read(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Read the adapter, or wait for a read in progress. Raises the errors of EngineClient.load_adapter."""
+        """Read the adapter, or wait for a read in progress. Raises AdapterUnusable and EngineUnavailable."""
         task = self._reads.get(adapter)
         if task is None:
             task = self._reads[adapter] = asyncio.create_task(self._read_once(adapter, model), name="read-adapter")
@@ -102,8 +102,8 @@ class ServedAdapters:
     async def load(self, name: str, path: str, model: ServedModel, *, in_place: bool) -> ServedAdapter:
         """Read the adapter at `path` and serve it under the name, replacing an adapter with that name if `in_place`.
 
-        Raises InvalidRequest if the name is taken and not `in_place`, or the files are not an adapter of the model; and
-        the errors of ServedModel.in_use and EngineClient.load_adapter.
+        Raises InvalidRequest if the name is taken and not `in_place`, or the files are not an adapter of the model;
+        QueueFull, ModelNotLoaded or EngineUnavailable if the model cannot be loaded or its engine ends.
         """
         if name in self._loading:
             raise InvalidRequest(f"the adapter {quote(name)} is being loaded by another request", param="lora_name")
@@ -136,7 +136,7 @@ class ServedAdapters:
         logger.info("the adapter %s is no longer served", name)
 
     def _forget(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Make the engine drop this version, unless another adapter of the model has the same contents."""
+        """Make the engine drop this adapter version, unless another adapter of the model has the same contents."""
         if adapter.info is None:
             return
         digest = adapter.info.digest

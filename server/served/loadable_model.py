@@ -64,7 +64,7 @@ class LoadableModel:
         return self.idle_s if self.keep_alive_s is None else self.keep_alive_s
 
     def idle_left_s(self, now_s: float) -> float | None:
-        """Return the time until the model is unloaded if no request comes; None if it never is."""
+        """Return the time until the model is unloaded if no request comes; None if it stays loaded."""
         limit_s = self.idle_limit_s
         return None if limit_s is None or self.is_pinned else max(0.0, self.used_s + limit_s - now_s)
 

@@ -100,7 +100,7 @@ class LoadingPolicy:
         self._advance()
 
     def set_keep_alive(self, name: str, seconds: float) -> None:
-        """Unload the model when it has been idle for `seconds`; infinity means never. The next request resets this."""
+        """Unload the model once idle for `seconds`; infinity means never. This lasts until the model's next request."""
         model = self._models[name]
         if model.state in (ModelState.LOADING, ModelState.LOADED):
             model.keep_alive_s = seconds
@@ -126,7 +126,7 @@ class LoadingPolicy:
         return request
 
     def request_unload(self, name: str, notify: Callable[[], None]) -> OperatorRequest:
-        """Unload the model for an operator once its requests are over. Later ones reload it. Raises EngineStopped."""
+        """Unload the model for an operator once its requests end. Later requests reload it. Raises EngineStopped."""
         self._check_running()
         model = self._models[name]
         model.is_load_requested = False
@@ -220,8 +220,8 @@ class LoadingPolicy:
         self._advance()
 
     def _next_retried(self) -> LoadableModel | None:
-        """Return the model to retry without a request; None unless all models have failed. Then the server is not
-        ready, so load balancers send no request that would load a model."""
+        """Return the failed model to reload first; None unless all models have failed. In that state the server is not
+        ready, so load balancers send no request that would cause a reload."""
         if any(each.state is not ModelState.FAILED for each in self._models.values()):
             return None
         return min(self._models.values(), key=lambda each: each.own_retry_s, default=None)
@@ -271,10 +271,12 @@ class LoadingPolicy:
         return limit_s is not None and not model.is_pinned and self._now() - model.used_s >= limit_s
 
     def _load(self, model: LoadableModel, draining_before: set[str], *, is_batch: bool) -> bool:
-        """Start to load the model, or drain others to make room. Return False if the model waits for their memory; then
-        the models after it must wait too. A batch's model that waits for clients does not hold up the others.
+        """Start to load the model, or drain other models to free memory for it.
 
-        draining_before: names of models to keep draining; with a new choice each time, none would ever be unloaded.
+        Return False if the model waits for that memory, so that models after it in the queue must wait too. Return
+        True also if a batch's model waits until clients stop using other models.
+
+        draining_before: names of models to prefer for draining; if the choice kept changing, none would become idle.
         """
         if model.need_bytes > self._budget.obtainable_bytes(model):
             model.is_load_requested = False

@@ -38,8 +38,8 @@ class MemoryBudget:
     ) -> list[LoadableModel] | None:
         """Return the models to unload so that this one fits, counting the memory of unloading models as free.
 
-        draining: names of the models to prefer among those in use. is_batch: spare protected models, and return None if
-        unloading the others does not free enough.
+        draining: names of the models to prefer among models in use. is_batch: spare models that clients use or have
+        just used, and return None if unloading all other models does not free enough.
         """
         lacking = model.need_bytes - self.free_bytes
         lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING))

@@ -91,8 +91,8 @@ class ServedModel:
         )
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
-        """Submit a request to the engine; see EngineClient.submit. A view uses the version of its adapter that is
-        current at its first submission for all of them, and raises ModelNotFound if there is none."""
+        """Submit a request to the engine, with the adapter if this is an adapter's view. All submissions of a view use
+        the adapter version that is current at the first, which raises ModelNotFound if the adapter is not served."""
         if self._adapter_version is not None:
             self._adapter_ref = self._adapter_ref or self._adapter_version().ref
             request = msgspec.structs.replace(request, adapter=self._adapter_ref)
@@ -128,7 +128,7 @@ class ServedModel:
     @property
     def capabilities(self) -> list[str]:
         """Names of the features that requests can use, as far as known. Features of the chat template are known once it
-        is read; with several models, the others are known before the model is loaded."""
+        is read; with several models, all other features are known before the model is loaded."""
         if self.info is not None and self.info.pooling is not None:
             return self.info.pooling.capabilities
         task = self._shared.text_model
@@ -204,8 +204,8 @@ class ServedModel:
 
     @contextlib.asynccontextmanager
     async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:
-        """Return a context in which the model is loaded. is_batch: no client waits for the work. Raises as
-        `acquire`."""
+        """Return a context in which the model is loaded. is_batch: no client waits for the work. Raises QueueFull,
+        ModelNotLoaded and EngineUnavailable."""
         if self.loader is None:
             yield
             return

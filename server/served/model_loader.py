@@ -32,7 +32,7 @@ class StartableEngine(EngineClient, Protocol):
 
 @dataclass(slots=True)
 class ManagedEngine:
-    """The engine of one model, started and stopped on demand. prepare: awaited before requests are admitted."""
+    """The engine of one model, started and stopped on demand. prepare: called before requests are admitted."""
 
     model: LoadableModel
     slot: EngineSlot
@@ -94,7 +94,7 @@ class ModelLoader:
         self._set_timer()
 
     def set_keep_alive(self, name: str, seconds: float) -> None:
-        """Unload the model when it has been idle for `seconds`; infinity means never. The next request resets this."""
+        """Unload the model once idle for `seconds`; infinity means never. This lasts until the model's next request."""
         self._policy.set_keep_alive(name, seconds)
         self._set_timer()
 

@@ -78,7 +78,10 @@ class ServedModels:
         return name in self._by_name
 
     def base_model(self, name: str | None) -> ServedModel:
-        """Return a new adapter's base model. None means the only one that can have adapters. Raises InvalidRequest."""
+        """Return the model with this name, as the base of an adapter; for None, the only model that can have adapters.
+
+        Raises InvalidRequest if there is no such model, or the name is needed.
+        """
         able = [model for model in self._models if model.has_adapters]
         if not able:
             raise InvalidRequest(
@@ -100,7 +103,7 @@ class ServedModels:
         return found
 
     def add_configured_adapters(self, config: LoraConfig, *, kinds_known: bool = True) -> None:
-        """Add the adapters of --lora-modules, whose files are read later. Raises OptionError.
+        """Add the adapters of --lora-modules, whose files are read later. Raises OptionError for invalid LoRA options.
 
         kinds_known: whether it is known which models are pooling models, which cannot have adapters. If not, adapters
         whose base model is ambiguous are skipped.
@@ -147,7 +150,7 @@ class ServedModels:
 
     @property
     def first_loaded(self) -> ServedModel:
-        """The first model that is loaded now, else the first that was loaded earlier. At least one must have been."""
+        """The first model that is loaded now, else the first that was loaded before. Requires that there is one."""
         known = [model for model in self._models if model.info is not None]
         return next((model for model in known if model.state is ModelState.LOADED), known[0])
 
@@ -162,7 +165,7 @@ class ServedModels:
         return sum(model.live.num_watchers for model in self._models)
 
     def story(self, request_id: str) -> RequestStory:
-        """Return the history of the newest request with this id, its own or its answer's. Raises RequestNotKnown."""
+        """Return the history of the newest request whose request id or answer id this is. Raises RequestNotKnown."""
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
             raise request_not_known(request_id)

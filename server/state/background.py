@@ -20,7 +20,7 @@ async def start_background(
 ) -> Run:
     """Start a generation in the background, and store its response as queued.
 
-    Raises the engine's refusal, or StorageFailed; in both cases nothing runs afterwards.
+    Raises StorageFailed, or the error with which the engine refuses the request; no generation runs afterwards.
     """
     request_id = request.state.request_id
     kept.response.background = True
@@ -51,8 +51,8 @@ def running_response(context: ServerContext, owner: str, response_id: str) -> tu
 
 
 def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the final state of a response that is stored as running because storing its end failed: from its run while
-    that is held, later a failed response."""
+    """Return the final state of a response that is stored as running because storing its end failed: the state in
+    memory while its run is kept there, afterwards the stored response marked as failed."""
     run = context.runs.find(stored["id"], owner)
     if run is not None and isinstance(run.options.subject, KeptResponse):
         shown: dict[str, Any] = msgspec.to_builtins(run.options.subject.response)

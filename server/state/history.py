@@ -50,7 +50,7 @@ async def prompt_items(body: PromptFields, store: Entries, owner: str) -> Prompt
 
 
 async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path: str) -> list[InputItem]:
-    """Return the items with references replaced by stored items. path: the path of `items`. Raises NotStored."""
+    """Return items with references replaced by stored items. path: path of the items in the body. Raises NotStored."""
     found: list[InputItem] = []
     for index, item in enumerate(items):
         if isinstance(item, ItemReference):

@@ -22,7 +22,7 @@ _PRIVATE = 0o600
 def open_store(config: ServerConfig, faults: FaultPlan | None = None) -> Iterator[Entries]:
     """Return a context with the entries in --data-dir, or in memory without it. faults: storage errors to inject.
 
-    Raises StartupError or OptionError.
+    Raises OptionError if --data-dir is unusable, and StartupError if another server uses it or its schema is newer.
     """
     if config.data_dir is None:
         database = memory_database(faults)
@@ -43,7 +43,10 @@ def entries_in(database: Database, config: ServerConfig) -> Entries:
 def open_database(
     folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIONS, *, faults: FaultPlan | None = None
 ) -> Iterator[Database]:
-    """Return a context with the database in `folder`. Raises StartupError or OptionError."""
+    """Return a context with the database in `folder`.
+
+    Raises OptionError if the folder is unusable, and StartupError if another server uses it or its schema is newer.
+    """
     with _open_folder(folder) as path:
         database = Database(str(path), migrations, faults)
         try:
@@ -61,7 +64,8 @@ def open_database(
 def _open_folder(folder: Path) -> Iterator[Path]:
     """Lock the folder within the context, and yield the path of its database file.
 
-    Only the owner can read a new folder, and the database in an existing one. Raises StartupError or OptionError.
+    A new folder, and a new database, can be read only by this user. Raises OptionError if the folder is unusable, and
+    StartupError if another server uses it.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -39,8 +39,8 @@ class StructuredOutputs(StrictModel):
 
 
 class StructuredFields(StrictModel):
-    """All request fields that constrain an answer. The guided fields are vLLM's older form of `structured_outputs`; the
-    last four are SGLang's."""
+    """All request fields that constrain an answer. The guided_* fields are vLLM's older form of `structured_outputs`;
+    the last four fields are SGLang's."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -19,7 +19,7 @@ Node = Mapping[str, Any]
 
 
 def structural_tag_expression(tag: Any, param: str, ignored: list[str], *, whitespace: str | None) -> Expression:
-    """Return a grammar expression for a structural tag of either form. ignored: gets the paths of unenforced keywords.
+    """Return a grammar expression for a structural tag of either form. Adds unenforced keywords' paths to `ignored`.
 
     Raises InvalidRequest and UnsupportedParameter.
     """

@@ -52,7 +52,8 @@ def decode(
 ) -> str:
     """Return the text of all `ids`, with U+FFFD for invalid UTF-8; the same text as a Detokenizer's joined deltas.
 
-    continues: see Detokenizer. Ids that are not in the vocabulary (a padded output layer has some) have no text.
+    continues: the ids continue a prompt, so a space at their beginning is part of the text. Ids that are not in the
+    vocabulary (a padded output layer has some) have no text.
     """
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=continues)
     return detokenizer.push(ids) + detokenizer.finish()

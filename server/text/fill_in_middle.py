@@ -1,9 +1,9 @@
 """Fill-in-the-middle (FIM) tokens, and the order in which a model reads prefix and suffix.
 
-A model that was trained for it reads the text before a gap and the text after it, each after a token of its own, and
-writes the text between (Bavarian et al., 2022, arXiv:2207.14255). A checkpoint shows this only by the spellings of the
-tokens, and in some GGUF files by their ids. Some models were trained with other files of the repository before the file
-with the gap (Hui et al., 2024, arXiv:2409.12186).
+A model that was trained for it reads the text before a gap and the text after the gap, each marked by a special token,
+and writes the text between (Bavarian et al., 2022, arXiv:2207.14255). A checkpoint shows this only by the spellings of
+the tokens, and in some GGUF files by their ids. Some models were trained with other files of the repository before the
+file with the gap (Hui et al., 2024, arXiv:2409.12186).
 """
 
 import re
@@ -110,8 +110,8 @@ class FillInMiddle:
 def find_fill_in_middle(tokenizer: Tokenizer, named: Mapping[str, int] | None = None) -> FillInMiddle | None:
     """Return the FIM tokens of the vocabulary; None for a model that cannot fill in the middle.
 
-    named: ids that the checkpoint declares, by role. They take precedence over spellings. A family with the same ids is
-    used nevertheless, since it has more information, such as the order of the parts.
+    named: ids that the checkpoint declares, by role. They override a known family's ids; if they agree, the family is
+    used, since it also defines the order of prefix and suffix, for example.
     """
     family = _find_family(tokenizer)
     named = {role: token_id for role, token_id in (named or {}).items() if tokenizer.id_to_token(token_id) is not None}

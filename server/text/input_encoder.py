@@ -28,7 +28,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class FirstText:
-    """The encoded first text of pairs, without special tokens. num_tokens: before truncation. encoding: truncated."""
+    """The encoded first text of pairs, without special tokens. num_tokens: length before truncation of `encoding`."""
 
     num_tokens: int
     encoding: tokenizers.Encoding
@@ -38,7 +38,7 @@ class InputEncoder:
     """Encodes the inputs of one model. Methods may be called from any thread; the tokenizer library releases the GIL.
 
     A text is encoded without special tokens, truncated, and then completed by the tokenizer's own post-processor, so
-    that truncated inputs have the same special tokens as others.
+    that truncated inputs keep their special tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

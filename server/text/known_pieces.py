@@ -37,7 +37,10 @@ class KnownPieces:
         self._lock = threading.Lock()
 
     def ids(self, text: str, at_most: int | None = None) -> list[int]:
-        """Return the token ids of `text`, like `encode`. Raises TooManyTokens if a piece has more than `at_most`."""
+        """Return the token ids of `text`, from the cache if possible.
+
+        Raises TooManyTokens if a piece has more than `at_most`.
+        """
         ids: list[int] = []
         for control, piece in self._pieces(text):
             if control:

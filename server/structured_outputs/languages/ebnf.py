@@ -77,7 +77,7 @@ def _has_text(lark: str) -> bool:
 
 
 def _ends(tokens: list[tuple[str, str]], names: Iterable[str], ending: set[str]) -> bool:
-    """Whether an alternative of the rule can end. ending: names of the rules that are known to end."""
+    """Whether the rule can match a finite text. ending: names of the rules that are known to match one."""
     # For each open group: whether an earlier alternative ends, whether this one does so far, and its last part
     groups = [[False, True, True]]
     for kind, token in tokens:

@@ -59,7 +59,10 @@ class TemplateProcesses:
             process.discard()
 
     def _run(self, kind: MessageKind, source: str, variables: Mapping[str, Any] | None) -> bytearray:
-        """Send a request to a process, and return the payload of the reply. Raises the exceptions of TemplateRunner."""
+        """Send a request to a process, and return the payload of the reply.
+
+        Raises TemplateUnreadable, TemplateRefusal and TemplateOverrun.
+        """
         process = self._take()
         try:
             reply, payload = process.ask(kind, marshal.dumps((source, None if variables is None else dict(variables))))

@@ -48,7 +48,7 @@ def _contains(writer: Writer, node: Node, location: Location, extra: list[Schema
 
 
 def _array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, Any] | None]:
-    """Return the schemas of the leading items and of the rest, each with its keyword, which depends on the draft."""
+    """Return (keyword, schemas) for leading items and (keyword, schema) for further items, in any draft's keywords."""
     if isinstance(node.get("items"), list):
         rest = ("additionalItems", node["additionalItems"]) if "additionalItems" in node else None
         return ("items", node["items"]), rest

@@ -27,7 +27,7 @@ class BranchKeywords:
             return True
 
     def one_of(self, node: Node, place: Location, kinds: Kinds) -> Schema:
-        """Rewrite oneOf as anyOf. A branch that overlaps with other branches is combined with their negations."""
+        """Rewrite oneOf as anyOf. Each branch is combined with the negations of overlapping branches."""
         branches: list[Any] = node["oneOf"]
         beside = {keyword: value for keyword, value in node.items() if keyword not in ("oneOf", "anyOf")}
         written = [self._writer.schema(branch, (*place, index), kinds) for index, branch in enumerate(branches)]

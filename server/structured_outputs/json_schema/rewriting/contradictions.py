@@ -22,7 +22,7 @@ _MAX_PARTS = 16  # parts of an allOf that are compared
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A contradiction between keywords, which excludes all values of `kinds`. keyword: one of these keywords."""
+    """A contradiction between keywords, which excludes all values of `kinds`. keyword: one of the keywords."""
 
     keyword: str
     reason: str

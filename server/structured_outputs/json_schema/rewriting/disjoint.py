@@ -98,7 +98,7 @@ class Disjointness:
         )
 
     def _differ(self, kind: str, left: list[Node], right: list[Node], depth: int) -> bool:
-        """Whether no instance of this kind matches all schemas of both sides."""
+        """Whether it can be proved that no instance of this kind matches all schemas in `left` and `right`."""
         if kind == OBJECT and self._properties_differ(left, right, depth):
             return True
         here, there = _literals(left, kind), _literals(right, kind)

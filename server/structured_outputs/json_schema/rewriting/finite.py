@@ -171,14 +171,14 @@ def _has_object(node: dict[str, Any], alive: set[str]) -> bool:
 
 
 def _has_others(node: dict[str, Any], alive: set[str]) -> bool:
-    """Whether undeclared properties can have a value, if any of them are required."""
+    """Return False if an undeclared property is required but can have no finite value."""
     declared = node.get("properties", {})
     is_needed = any(name not in declared for name in node.get("required", ()))
     return not is_needed or _has_value(node.get("additionalProperties", True), ALL, alive)
 
 
 def _pruned(node: Schema, alive: set[str]) -> Schema:
-    """Return `node` with false in place of references to definitions that are not alive."""
+    """Return `node` with false in place of references to definitions that are not in `alive`."""
     if isinstance(node, bool):
         return node
     if "$ref" in node and node["$ref"].removeprefix(_PREFIX) not in alive:

@@ -35,7 +35,11 @@ class InexpressibleError(Exception):
 
 
 class Negation:
-    """Writes negated schemas. They are exact, since others would accept invalid values. Raises InexpressibleError."""
+    """Writes negated schemas, which match exactly the instances that a schema rejects.
+
+    Methods raise InexpressibleError if a grammar cannot express the exact negation: an approximate one would allow
+    invalid answers.
+    """
 
     def __init__(self, writer: Writer, references: References) -> None:
         self._writer = writer
@@ -49,7 +53,7 @@ class Negation:
         return len(self._names)
 
     def discard_names_after(self, num_named: int) -> None:
-        """Forget all negated definitions but the first `num_named`, since the others may be incomplete."""
+        """Forget the negated definitions after the first `num_named`, which may be incomplete."""
         for key in list(self._names)[num_named:]:
             del self._names[key]
 
@@ -182,7 +186,7 @@ class Negation:
 
 
 def _check_without_effect(keyword: str, value: Any) -> None:
-    """Raise InexpressibleError if the keyword restricts instances, so that it would have to be negated."""
+    """Raise InexpressibleError if the keyword, of which no negation can be written, restricts instances."""
     match keyword:
         case "format":
             has_effect = value in FORMATS or value in FORMAT_PATTERNS

@@ -119,8 +119,8 @@ class Translation:
     def _keyword(
         self, keyword: str, node: Node, location: Location, kinds: Kinds, written: Node, extra: list[Schema]
     ) -> set[str]:
-        """Rewrite a keyword and its related ones into `written` and `extra`. Return the related keywords that are
-        done."""
+        """Rewrite a keyword, together with related keywords, into `written` and `extra`. Return the related keywords,
+        which the caller then skips."""
         value, place = node[keyword], (*location, keyword)
         match keyword:
             case "type":

@@ -1,4 +1,4 @@
-"""Writer: the interface that rewrites parts of a schema; and combinations of rewritten schemas."""
+"""Writer: the interface for rewriting parts of a schema; all_of and any_of, which combine rewritten schemas."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
