@@ -118,8 +118,8 @@ class Output:
         return [(name, size) for name, size in sizes if name is not None]
 
     async def add(self, results: list[Result]) -> None:
-        """Append the results and commit them: all, or none if this raises. After a cancellation, it may be called again
-        with the same results first and more after them."""
+        """Append the results and commit them: all, or none if this raises. After a cancellation, call it again with
+        the same results; further ones may follow them."""
         record = self.record
         completed = [each for each in results if each.is_completed]
         failed = [each for each in results if not each.is_completed]
@@ -138,8 +138,8 @@ class Output:
             usage.add(each.usage)
 
         def edit(stored: BatchRecord) -> None:
-            """Count from this process's record: the stored one may already include this call, if it was canceled
-            before."""
+            """Set totals computed from this process's record. The stored totals may already include these results,
+            from an earlier call that was canceled after its commit."""
             stored.output_bytes = record.output_bytes + len(output)
             stored.error_bytes = record.error_bytes + len(errors)
             stored.completed = record.completed + len(completed)
@@ -149,7 +149,10 @@ class Output:
         await self.journal.try_change(edit, is_durable=False)  # lines that a power cut takes are answered again
 
     async def finish(self, status: BatchStatus, faults: Sequence[LineFault] = ()) -> None:
-        """Hand the files that have lines to the owner, and end the batch. faults: its `errors`. Raises OutputLost."""
+        """Hand the non-empty files to the owner, and end the batch. Raises OutputLost if a file lost committed bytes.
+
+        faults: the validation errors for the batch's `errors` field.
+        """
         await self.recover()
         for name, size in self._sizes():
             await self._files.on_disk(self._files.disk.sync if size else self._files.disk.remove, name)
@@ -225,7 +228,7 @@ class Storing:
             await self.persist(self._store_some)
 
     async def try_once(self) -> None:
-        """Try once to store the buffered answers. If that fails, the next server runs their lines again."""
+        """Try once to store the buffered answers. If that fails, their lines run again after the server restarts."""
         if self._unstored:
             with contextlib.suppress(StorageFailed):
                 await self._store_some()

@@ -55,7 +55,7 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     cancelled_at: int | None = None
 
     def enter(self, status: BatchStatus, now_s: float) -> None:
-        """Set the status, and the time of its start."""
+        """Set the status, and the `..._at` timestamp at which the batch entered it."""
         self.status = status
         if status is not BatchStatus.VALIDATING:
             setattr(self, f"{status.value}_at", int(now_s))

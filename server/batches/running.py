@@ -91,7 +91,7 @@ async def _answer_body(
 ) -> tuple[bytes, dict[str, str]]:
     """Return the answer's JSON and headers. Raises the errors that the endpoint would report.
 
-    path: path of a batchable endpoint. record: the request's record, whose model name this sets.
+    path: path of a batchable endpoint. record: the request's record; its `model_name` is set here.
     """
     endpoint = BATCH_ENDPOINTS[path]
     body = endpoint.body(raw)

@@ -5,7 +5,7 @@ from collections import Counter, deque
 
 
 class LineSlots:
-    """A semaphore that is fair to batches: a free slot goes to the batch with the fewest, then to the oldest waiter."""
+    """A semaphore that is fair to batches: a slot goes to the waiter whose batch holds the fewest, oldest first."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -43,7 +43,7 @@ class Checked:
 
 
 class Source:
-    """The input file of a batch, all of whose lines are for one endpoint. Empty lines count only in line numbers.
+    """The input file of a batch, all of whose lines are for one endpoint. Empty lines are skipped, but numbered.
 
     Failed reads are retried. Methods raise FaultyLine if the file is gone.
     """

@@ -53,8 +53,8 @@ class BatchWork(JobWork[BatchRecord]):
         return len(self._lines)
 
     async def follow(self, record: BatchRecord | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
-        """Stop running lines if a client canceled the batch. Returns True: `run` itself closes the rest and ends the
-        batch."""
+        """Stop running lines if a client canceled the batch. Always returns True, so that `run` goes on: it writes
+        errors for the lines that were not run, and ends the batch."""
         if record is not None and record.status is BatchStatus.CANCELLING:
             self._end_early(BatchStatus.CANCELLED)
         return True
@@ -127,7 +127,7 @@ class BatchWork(JobWork[BatchRecord]):
     # --- lines --------------------------------------------------------------------------------------------------------
 
     async def _answer_all(self) -> None:
-        """Run or close all lines, and end the batch once each line is in the output or error file."""
+        """Run each line, or write its error if the batch ends early; then end the batch."""
         while self._output.record.status is not BatchStatus.FINALIZING:
             done = await self._storing.persist(self._output.done)
             if len(done) == self._output.record.total:
@@ -186,7 +186,7 @@ class BatchWork(JobWork[BatchRecord]):
             await asyncio.wait(self._lines)
 
     async def _wait_for_room(self, slots: LineSlots) -> None:
-        """Wait until one more line may start. Lines that sleep before a retry hold no slot, but count."""
+        """Wait until one more line may start. Lines that sleep before a retry count toward the limit."""
         while self._env.context.drain.is_active:
             await self._env.sleep(_DRAINED_S)
         while self._storing.is_full or len(self._lines) >= slots.limit:

@@ -17,7 +17,8 @@ ContentPart = TextPart  # a part of another kind, such as an image, joins this t
 
 @dataclass(frozen=True, slots=True)
 class EarlierCall:
-    """A tool call of an earlier assistant message. path: in the client's request, if it differs from OpenAI's."""
+    """A tool call of an earlier assistant message. path: field path of the call in the client's request; None if the
+    same as in OpenAI's API."""
 
     name: str
     arguments: str  # JSON
@@ -27,7 +28,8 @@ class EarlierCall:
 
 @dataclass(slots=True)
 class ChatMessage:
-    """One message. fields: extra fields for the chat template. path: as in EarlierCall."""
+    """One message. fields: extra fields for the chat template. path: field path of the message in the client's
+    request; None if the same as in OpenAI's API."""
 
     role: Role
     parts: list[ContentPart] = field(default_factory=list)

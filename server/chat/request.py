@@ -25,8 +25,9 @@ class Chat:
 class ChatRequest:
     """A chat and the options for its answer.
 
-    extra, passed_on: undeclared fields by path, as in StrictModel. names: maps field names of OpenAI's API to the
-    client's, where its protocol differs, such as {"max_tokens": "max_output_tokens"}.
+    extra: undeclared fields of the client's request, by path. passed_on: undeclared fields that the chat template gets,
+    by path. names: maps field names of OpenAI's API to the client's, where its protocol differs, such as
+    {"max_tokens": "max_output_tokens"}.
     """
 
     chat: Chat
@@ -97,7 +98,10 @@ def content_paths(chat: Chat) -> dict[str, str]:
 
 
 def chat_request(chat: Chat, options: Mapping[str, Any], names: Mapping[str, str]) -> ChatRequest:
-    """Build a ChatRequest of a translated chat and its options. names: as in ChatRequest. Raises InvalidRequest."""
+    """Build a ChatRequest of a translated chat and its options. Raises InvalidRequest for an invalid option.
+
+    names: maps field names of OpenAI's API to the client's, for errors.
+    """
     with ClientPaths(names).in_errors():
         if len(chat.messages) > MAX_MESSAGES:
             raise InvalidRequest(

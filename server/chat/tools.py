@@ -135,7 +135,7 @@ def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
 
 
 def _as_given(tool: Tool, place: Location) -> Location:
-    """Return the longest prefix of `place` that exists in the client's schema, since paths through $ref do not."""
+    """Return the longest prefix of `place` that exists in the client's schema, so that it ends at a $ref."""
     node: Any = tool.definition["function"].get("parameters")
     for size, part in enumerate(place):
         if not isinstance(node, dict) or part not in node:

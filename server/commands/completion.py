@@ -69,7 +69,7 @@ def answer_shell(output: TextIO | None = None, leave: Callable[[int], object] = 
 
 
 def _complete_by_metavar(action: argparse.Action) -> None:
-    """Set the completer of an option's value by its metavar. argparse's own choices need none."""
+    """Set the completer of an option's value by its metavar. Options with argparse `choices` need no completer."""
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     completer: Any = None
     if metavar.startswith("{"):
@@ -85,7 +85,7 @@ def _complete_by_metavar(action: argparse.Action) -> None:
 
 
 def _complete_listed(*, words: Sequence[str], **_: object) -> dict[str, str]:
-    """Complete to the given words, with empty descriptions, since shells would otherwise repeat the option's."""
+    """Complete to the given words. Empty descriptions keep shells from repeating the option's help at each word."""
     return dict.fromkeys(words, "")
 
 

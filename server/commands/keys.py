@@ -84,7 +84,7 @@ def _hash() -> None:
 
 
 def _show(key: str, what: str) -> None:
-    """Print the message on standard error, and only the key on standard output."""
+    """Print the message `what` on standard error, and only the key on standard output."""
     sys.stderr.write(what.rstrip("\n") + "\n\nThe key, which is shown only once:\n")
     sys.stderr.flush()
     sys.stdout.write(key + "\n")

@@ -98,7 +98,7 @@ class Files:
     async def page(
         self, owner: str, *, purpose: str | None, after: str | None, limit: int, is_ascending: bool
     ) -> FilePage | None:
-        """Return a page of the owner's files; see `table.files_page`."""
+        """Return up to `limit` of the owner's files after the file with the id `after`; None if that does not exist."""
 
         def work(connection: Connection) -> FilePage | None:
             return table.files_page(

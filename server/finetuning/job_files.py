@@ -36,8 +36,9 @@ MODEL_OPTIONS = (
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a job, without its files. engine, start, grader: as in FinetuningJob. The last three fields are
-    server options that affect how chats are rendered."""
+    """The options of a job, without its files. engine: options with which the model is served. start: folder of the
+    adapter that training continues from. grader: JSON of the grader for reinforcement. The last three fields are server
+    options that affect how chats are rendered."""
 
     engine: EngineConfig
     method: TrainingMethod
@@ -51,8 +52,8 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | None) -> PreparationReport:
-    """Write all of the trainer's input to a folder that has tokenizer_info, job.json last. The output is deterministic,
-    so that an interrupted job can be prepared again and continue.
+    """Write all of the trainer's input to a folder that already has the tokenizer_info file; write job.json last. The
+    output is deterministic, so that an interrupted job can be prepared again and continue.
 
     Raises FaultyFile, StartupError for options that do not fit the model, and OSError.
     """

@@ -83,8 +83,8 @@ def prepare(
 ) -> PreparedFiles:
     """Parse and tokenize the files. prompts: rules for the prompts of reinforcement. Raises FaultyFile.
 
-    Drops training lines that repeat an earlier one, and those in the validation file, whose loss would otherwise mean
-    nothing. Lines that differ only in case, character width or whitespace count as equal.
+    Drops training lines that repeat an earlier line, or a line of the validation file, since the validation loss must
+    be of unseen lines. Lines that differ only in case, character width or whitespace count as equal.
     """
     maker = ExampleMaker(renderer, prompts)
     read = _read(train, method, maker)

@@ -55,8 +55,8 @@ class Finish:
 
 @dataclass(slots=True)
 class ChoiceDelta:
-    """The increment that one engine output adds to a choice. Its text may be held back as the start of a stop
-    string."""
+    """The increment that one engine output adds to a choice. Text that may be the start of a stop string is held back
+    for a later delta."""
 
     index: int
     text: str = ""  # without a reader
@@ -166,7 +166,7 @@ class Choice:
 
     def _read(self, reader: ChoiceReader, output: RequestOutput, delta: ChoiceDelta) -> tuple[int, str | None]:
         """Push ids one by one, so that reasoning tokens can be counted, and add the reader's pieces to the delta.
-        Returns the number of counted ids and the stop string, as in `_push_ids`."""
+        Returns the number of ids that count as output, and a stop string if found."""
         num_counted, stop = 0, None
         ids = output.new_ids
         for position in range(max(1, len(ids))):
@@ -186,7 +186,8 @@ class Choice:
     ) -> tuple[str, int, str | None]:
         """Return the text released by `ids`, the number of ids that count as output, and a stop string if found.
 
-        output: the engine output that `ids` end; None if more follow. num_before: its ids counted before these.
+        output: the engine output that ends with `ids`; None if more of its ids follow. num_before: number of
+        its earlier ids that count.
         """
         ended = output is not None and output.finish_reason is not None
         is_hidden = output is not None and output.stop_token_id is not None and not self._options.include_stop

@@ -35,7 +35,7 @@ def new_choice(model: ServedModel, params: GenerationParams, index: int, trace_i
 
 
 def engine_request(params: GenerationParams, index: int, request_id: str) -> EngineRequest:
-    """Create the engine request of choice number `index`, numbered as in new_choice."""
+    """Create the engine request of choice number `index`; choice numbers run over all prompts, `params.n` for each."""
     sampling = params.sampling
     if sampling.seed is not None and params.n > 1:
         seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does

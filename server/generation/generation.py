@@ -58,7 +58,7 @@ class Generation:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Response headers besides those of the params. Known once the context is entered."""
+        """The header with the predicted time to first token, or none. Known once the context is entered."""
         return {} if self._predicted is None else {TTFT_HEADER: f"{self._predicted.expected_s:.3f}"}
 
     def best(self, num: int) -> list[int]:

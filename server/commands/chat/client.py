@@ -94,7 +94,7 @@ class ChatClient:
         raise ServerProblem(f"{response.status_code}: {message}")
 
     def _about_key(self, message: str) -> str:
-        """Reword the server's error about the key for the command line, which has no headers."""
+        """Reword a 401 error for the command line: it names the key's file or variable instead of HTTP headers."""
         if self._key_source is None:
             return f"{self.url} requires a key; put it into {CLIENT_KEY_VARIABLE}, or into a file for --key-file"
         return f"{self.url} refuses the key from {self._key_source} ({message.partition(';')[0]})"

@@ -72,7 +72,7 @@ def run_ps(argv: Sequence[str]) -> int:
 
 
 def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and dashboard frame of each model; the name is '' for an only model. frame: the first model's."""
+    """Yield (name, dashboard frame) of each model; name is '' if the server is old. frame: the first model's frame."""
     if not (models := frame.get("models")):  # older servers have none
         yield "", frame
         return

@@ -70,7 +70,7 @@ def _explain_choice(name: str, given: str, listed: str) -> str:
 
 
 def action_examples(epilog: str, action: str) -> str:
-    """Return the epilog for a subcommand such as `keys new`: its examples out of the command's epilog."""
+    """Return the help epilog of a subcommand such as `keys new`: those examples of the command's epilog that use it."""
     return "examples:\n" + "".join(f"{line}\n" for line in epilog.splitlines() if f" {action} " in line)
 
 
@@ -80,8 +80,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def serve_options(namespace: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
-    """Return the given options by field name, unparsed, and the positional models. Raises OptionError if both these and
-    --model are given."""
+    """Return the given options by field name, unparsed, and the positional models. Raises OptionError if there are
+    both positional models and --model."""
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
     models: list[str] = namespace.positional_models
     if models and "model" in flags:

@@ -23,7 +23,7 @@ class _Terminal(Protocol):
 
 
 class LoadingDisplay:
-    """Shows Loading messages as bars, if there is a terminal. After `close`, which frees it, shows log lines."""
+    """Shows Loading messages as bars, if there is a terminal. After `close`, shows log lines."""
 
     def __init__(self, terminal: _Terminal | None) -> None:
         self._terminal = terminal

@@ -70,7 +70,7 @@ def _adapter_rows(content: PanelContent) -> Rows:
 
 
 def model_rows(models: Mapping[str, EngineInfo | None]) -> Iterator[tuple[str, str]]:
-    """Yield (label, value) rows about the models. models: as in PanelContent."""
+    """Yield (label, value) rows about the models. models: EngineInfo by name; None for a model loaded on demand."""
     if len(models) > 1:
         for name, info in models.items():
             yield "Model", f"{name}: {'loaded by its first request' if info is None else _in_short(info)}"

@@ -75,7 +75,7 @@ class EndpointRequest:
         queue again on submission, when the number of tokens is known. A line of a batch skips the first two checks, and
         waits for its turn.
 
-        Raises QueueFull and the errors of `admit`.
+        Raises QueueFull, EngineUnavailable, InvalidRequest and RateLimited.
         """
         if self.is_batch:
             async with self.model.client.batch_lane.preparing():
@@ -107,7 +107,7 @@ def _named_model(body: Any, models: ServedModels) -> ServedModel:
 class Endpoint(Generic[B]):
     """One POST endpoint, for HTTP requests and, up to `prepare`, for lines of batches.
 
-    name: operation id in the OpenAPI document. summary: its row in the documents.
+    name: operation id in the OpenAPI document. summary: description in the documentation's table of endpoints.
 
     bodies: types of the body. read: parses the JSON into a body; None validates it as the first type.
 

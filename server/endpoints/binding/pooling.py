@@ -16,7 +16,7 @@ from server.schemas.pooling import InputFields, PoolingFields
 
 
 async def _check(body: PoolingFields, request: EndpointRequest) -> None:
-    """Check the fields that need no engine, and that a model of known kind pools. Raises InvalidRequest."""
+    """Check the fields that need no engine. Raises InvalidRequest, also for a model known not to be a pooling model."""
     check_pooling_fields(body, request.model)
     if request.model.info is not None:
         pooling_info(request.model)
@@ -39,10 +39,10 @@ async def pooling_work(
 ) -> PoolingWork:
     """Tokenize the inputs of a body for the first of `tasks` that the model supports.
 
-    write: as in PoolingWork. name: name of the field with the inputs, for errors. Fields are checked before the costly
-    tokenization.
+    write: builds the answer from the outputs and the number of tokens. name: name of the field with the inputs, for
+    errors. Fields are checked before the costly tokenization.
 
-    Raises the errors of `preparing`, InvalidRequest and AnswerTimeout.
+    Raises QueueFull, EngineUnavailable, InvalidRequest, RateLimited and AnswerTimeout.
     """
     model = request.model
     async with request.preparing():
@@ -70,8 +70,10 @@ async def score_work(
     *,
     use_activation: bool | None,
 ) -> PoolingWork:
-    """Tokenize pairs of texts to be scored. write: builds the answer from the scores and the number of tokens. Raises
-    the errors of `pooling_work`."""
+    """Tokenize pairs of texts to be scored. write: builds the answer from the scores and the number of tokens.
+
+    Raises QueueFull, EngineUnavailable, InvalidRequest, RateLimited and AnswerTimeout.
+    """
     model = request.model
     async with request.preparing():
         ignored, terms = check_pooling_fields(body, model), request_terms(body, model, request.arrival_s)

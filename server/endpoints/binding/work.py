@@ -30,12 +30,12 @@ class Work(Protocol):
         """Compute the answer, and return it as an HTTP response, whole or streamed."""
 
     async def collect(self) -> Any:
-        """Wait for room in the batch lane, compute the answer, and return it whole."""
+        """Wait until the engine may take another line of a batch; then compute the answer, and return it whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationWork:
-    """A generation to run. protocol_headers: response headers besides those of the params."""
+    """A generation to run. protocol_headers: response headers of the protocol, added to `params.headers`."""
 
     model: ServedModel
     params: GenerationParams

@@ -28,7 +28,7 @@ async def finish(journal: FinetuningJournal, env: JobEnvironment, publisher: Pub
     """Serve the adapter, store the results file, and set the job to SUCCEEDED. Can be repeated after an interruption.
 
     If this is canceled, or a client stops the job meanwhile, the adapter is withdrawn and the results file removed.
-    Raises EngineStopped.
+    Raises EngineStopped if the server is shutting down.
     """
     record = journal.record
     name = new_file_id()

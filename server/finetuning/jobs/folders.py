@@ -79,7 +79,7 @@ def _leftovers(data_dir: str, record: FinetuningRecord) -> Iterator[Path]:
 
 
 async def delete_adapter(context: ServerContext, name: str, check: Callable[[FinetuningRecord], None]) -> bool:
-    """Delete a job's adapter or checkpoint by name; return False if there is none. Running requests keep it.
+    """Delete a job's adapter or checkpoint by name; return False if there is none. Running requests finish with it.
 
     check: gets the job's record, and raises if the caller may not delete the adapter. Raises StorageFailed.
     """

@@ -87,7 +87,7 @@ def _known(method: TrainingMethod) -> str:
 
 
 def _check_effort(given: GivenHyperparameters | None, path: str, method: TrainingMethod) -> None:
-    """Raise UnsupportedParameter for a reasoning effort other than reinforcement's default."""
+    """Raise UnsupportedParameter for any reasoning effort, except the default one with reinforcement."""
     effort = None if given is None else given.reasoning_effort
     if effort is None or (method is TrainingMethod.REINFORCEMENT and effort is TrainedEffort.DEFAULT):
         return

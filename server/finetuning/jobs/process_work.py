@@ -22,7 +22,7 @@ _LAST_SAVE_S = 5.0  # for a process to save its work when the server ends
 
 
 class ProcessWork(JobWork[FinetuningRecord]):
-    """Runs while the job has `status`. Invariant: it changes the job's status only if that is still `status`."""
+    """The work on a job while its status is `status`. Invariant: it never overwrites a status set by a client."""
 
     status: ClassVar[FinetuningStatus]
 

@@ -55,7 +55,8 @@ class Progress:
             await self._journal.change(edit, status=FinetuningStatus.RUNNING)
 
     async def take(self) -> bool:
-        """Read and store some new events; return whether there may be more. Raises EngineStopped."""
+        """Read and store some new events; return whether there may be more. Raises EngineStopped if the server is
+        shutting down."""
         record = self._journal.record
         data = await asyncio.to_thread(_new_lines, self._folder.events, record.events_bytes)
         if not data:
@@ -116,8 +117,8 @@ class Progress:
             self._steps_s.append((event.data["step"], now_s))
 
     def _estimate_finish(self) -> int | None:
-        """Return the estimated finish in seconds since 1970, by the pace of the last steps, pauses included; None
-        before two steps are known."""
+        """Return the estimated Unix timestamp of the finish, extrapolated from the average duration of recent steps,
+        pauses included; None before two steps are known."""
         resolved = self._journal.record.resolved
         if resolved is None or len(self._steps_s) < 2:
             return None
@@ -128,7 +129,7 @@ class Progress:
         return int(self._journal.now_s + step_s * (resolved.total_steps - last))
 
     async def _update_estimate(self) -> None:
-        """Store a later estimate while no new steps arrive."""
+        """Recompute and store the estimate from time to time while no new steps arrive."""
         if time.monotonic() - self._estimated_s < _ESTIMATE_S or (estimated_s := self._estimate_finish()) is None:
             return
         self._estimated_s = time.monotonic()
@@ -153,7 +154,7 @@ def _apply(record: FinetuningRecord, event: JobEvent) -> None:
 @dataclass(frozen=True, slots=True)
 class _NewEvents:
     """Events that the trainer wrote since the last read. size: offset in the file after them. steps: metrics events of
-    new steps. kept: events to add to the job's, without repeated steps. checkpoints: the new checkpoints."""
+    new steps. kept: the events to store, without steps that were reported before. checkpoints: the new checkpoints."""
 
     size: int
     events: list[JobEvent]

@@ -36,7 +36,7 @@ class Publisher:
         """Start to serve the job's adapter, or its checkpoint at `step`; return the reason if that fails, else None.
 
         A model that is not loaded reads the adapter when it loads: a checkpoint is no reason to load a model, or to
-        keep it loaded. Raises EngineStopped.
+        keep it loaded. Raises EngineStopped if the server is shutting down.
         """
         adapter = self._adapter(record, step)
         while True:
@@ -59,7 +59,7 @@ class Publisher:
             self._models.adapters.remove(adapter.name, self._models.get_or_default(adapter.base_name))
 
     async def announce_all(self, database: Database) -> None:
-        """Register the adapters of earlier servers' jobs, before any model is loaded. Raises StorageFailed."""
+        """Register the adapters of all stored jobs at startup, before any model is loaded. Raises StorageFailed."""
         for record in await database.run(with_adapters):
             try:
                 self._models.base_model(record.base_model)

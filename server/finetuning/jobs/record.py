@@ -42,10 +42,10 @@ class FinetuningCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 class FinetuningRecord(msgspec.Struct, kw_only=True):
     """A row of the table of jobs. Times are in seconds since 1970.
 
-    model: the name in the client's request. base_model: canonical name of the base model. start: stored path of the
-    adapter that training continues from; see `stored_path`. name: the adapter's name, reserved from the start and
-    served once the job has succeeded. hyperparameters: as requested, None where the trainer chooses. resolved: as
-    chosen. grader: JSON of the grader for reinforcement. is_prepared: the JobFolder has all of the trainer's input.
+    model: the name in the client's request. base_model: canonical name of the base model. start: path of the adapter
+    that training continues from, relative to --data-dir if inside. name: the adapter's name, reserved at creation and
+    served once the job has succeeded. hyperparameters: as requested, None where the trainer chooses. resolved: final
+    hyperparameters. grader: JSON of the grader for reinforcement. is_prepared: the JobFolder has all trainer input.
     events_bytes: how much of the trainer's events.jsonl has been read into the table of events; steps that a restarted
     trainer reports again are skipped. step: the last step in that table. is_deleted: the finished adapter was deleted.
 

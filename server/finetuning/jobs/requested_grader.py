@@ -27,8 +27,8 @@ class RequestedGrader:
 
 
 def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
-    """Validate and return a request's grader; None unless for reinforcement. Raises InvalidRequest,
-    UnsupportedParameter."""
+    """Validate and return a request's grader; None if the method is not reinforcement. Raises InvalidRequest for a
+    missing or invalid grader, and UnsupportedParameter for a feature that jobs do not have."""
     method = body.method
     if method is None or method.type != TrainingMethod.REINFORCEMENT:
         return None

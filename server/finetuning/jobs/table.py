@@ -61,7 +61,11 @@ def jobs_page(
     metadata: Mapping[str, str] | None = None,
     has_no_metadata: bool = False,
 ) -> tuple[list[FinetuningRecord], bool] | None:
-    """Return a page of the owner's jobs; see `JobTable.page`. metadata: key-value pairs that the jobs must have."""
+    """Return up to `limit` of the owner's jobs, newest first, and whether there are more.
+
+    after: id of the last job of the page before; returns None if the owner has no such job. metadata: key-value pairs
+    that the jobs must have.
+    """
     pairs = [*(metadata or {}).items()]
     where = " AND ".join([*(_HAS_PAIR for _ in pairs), *(["metadata IS NULL"] if has_no_metadata else [])]) or "TRUE"
     values = [part for pair in pairs for part in pair]
@@ -83,7 +87,7 @@ def with_adapters(connection: Connection) -> list[FinetuningRecord]:
 
 
 class FinetuningJournal(Journal[FinetuningRecord]):
-    """The journal of a fine-tuning job, with `fail`."""
+    """The stored record and events of one fine-tuning job. `fail` ends the job with an error."""
 
     async def fail(self, status: FinetuningStatus, error: FinetuningError, events: Sequence[JobEvent] = ()) -> None:
         """Set the job to FAILED, unless its status is no longer `status`."""

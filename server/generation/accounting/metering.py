@@ -22,10 +22,10 @@ class ChoiceMeter:
         trace_id: str | None = None,
         is_timed: bool = True,
     ) -> None:
-        """prompt_tokens: 0 except for a prompt's first choice, since usage counts a prompt once. knows_wait: whether no
-        output means that the choice is still queued; false for beam searches, which have output only at the end.
-        trace_id: id of the request's trace, for exemplars. is_timed: whether times are observed; false for batches,
-        whose times would distort clients'."""
+        """prompt_tokens: 0 except for a prompt's first choice, since usage counts a prompt once. knows_wait: whether a
+        choice without output is still queued; false for beam searches, which have output only at the end.
+        trace_id: id of the request's trace, for exemplars. is_timed: whether latency metrics are observed; false for
+        batches, whose latencies would distort those of interactive requests."""
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._prompt_tokens = prompt_tokens
@@ -71,7 +71,7 @@ class ChoiceMeter:
         return times
 
     def _count_start(self, output: RequestOutput) -> None:
-        """Record the first output. A sequence that never ran also has one, which reports its end."""
+        """Record the first output. A sequence that ended in the queue also has an output, which reports its end."""
         if self._prompt_tokens:
             self._metrics.add("prompt_tokens_total", self._prompt_tokens)
         if output.queue_s is None:

@@ -49,8 +49,8 @@ class BeamRequests:
         )
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
-        """Yield (choice index, final output) for the best beams of each prompt, best first. Raises the errors of a
-        RequestStream. Closing the generator aborts running requests."""
+        """Yield (choice index, final output) for the best beams of each prompt, best first. Raises EngineDied and
+        EngineUnavailable. Closing the generator aborts running requests."""
         tasks = [asyncio.create_task(self._search(index)) for index in range(len(self._params.prompts))]
         try:
             for index, task in enumerate(tasks):

@@ -55,12 +55,12 @@ def _files(extra: Sequence[ExtraFile], fim: FillInMiddle, tokenizer: Tokenizer) 
 
 
 def _after_mark(mark_id: int | None, name: str, fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
-    """Return the mark and the name; empty if the model has no such mark."""
+    """Return the ids of a FIM mark, such as that of a file name, and of the name; none if the model lacks the mark."""
     return [] if mark_id is None else [mark_id, *fim.encode(f"{name}\n", tokenizer, continues=True)]
 
 
 def _that_fit(files: list[list[int]], head: list[int], foot: list[int], room: int) -> tuple[list[int], int]:
-    """Return the ids of head, the last files that fit and foot, and the number of these files. No ids if none fits."""
+    """Return the ids of head, the last files that fit, and foot; and how many files fit. No ids if none fits."""
     room -= len(head) + len(foot)
     num_files = 0
     for file in reversed(files):

@@ -35,7 +35,8 @@ def check_fields(
 ) -> list[str]:
     """Check the fields that need no engine; return the names of ignored ones. Raises InvalidRequest.
 
-    extra, passed_on: undeclared fields of the request; None for the body's own.
+    extra: undeclared fields of the request. passed_on: undeclared fields that the chat template gets. Both default to
+    those of the body.
     """
     extra = body.extra if extra is None else extra
     passed_on = body.passed_on if passed_on is None else passed_on
