@@ -8,7 +8,7 @@ from engine.adapters.source import A
 
 
 class HostAdapters(Generic[A]):
-    """LRU cache of `limit` adapters, exceeded only for adapters of started requests: their files may have changed.
+    """LRU cache of `limit` adapters, exceeded only to keep adapters of started requests, whose files may have changed.
 
     An evicted adapter is read again when a request needs it. Invariant: `_forgotten` is a subset of `_adapters`.
     """
@@ -30,8 +30,8 @@ class HostAdapters(Generic[A]):
         return adapter
 
     def add(self, adapter: A, in_use: Mapping[bytes, bool]) -> None:
-        """Add an adapter, and evict others beyond the limit. in_use: the adapters of open requests, and whether one of
-        an adapter's requests has started."""
+        """Add an adapter, and evict others beyond the limit. in_use: the digests of open requests' adapters, and
+        whether one of an adapter's requests has started."""
         self._forgotten.discard(adapter.digest)
         self._adapters[adapter.digest] = adapter
         self._adapters.move_to_end(adapter.digest)
@@ -40,7 +40,7 @@ class HostAdapters(Generic[A]):
             self._forgotten.discard(victim)
 
     def _victim(self, in_use: Mapping[bytes, bool], newest: bytes) -> bytes | None:
-        """Return the least recently used adapter without an open request, or else without a started one."""
+        """Return the least recently used adapter without open requests, or else one whose requests have not started."""
         others = [digest for digest in self._adapters if digest != newest]
         unused = (digest for digest in others if digest not in in_use)
         not_started = (digest for digest in others if not in_use.get(digest))

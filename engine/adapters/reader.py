@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadJob:
-    """An operator's request to read and check an adapter. number: identifies the answer."""
+    """An operator's request to read and check an adapter. number: the request's id, by which the answer is matched."""
 
     number: int
     path: str
@@ -25,7 +25,8 @@ class LoadJob:
 
 @dataclass(frozen=True, slots=True)
 class PreparationJob(Generic[A]):
-    """The preparation of an adapter for a slot. adapter: None if it must be read again; its digest must match `ref`."""
+    """The preparation of an adapter for a slot. adapter: None if it must be read again; the
+    digest of the files must then match `ref`."""
 
     slot: int
     ref: AdapterRef

@@ -31,7 +31,8 @@ class AdapterService(Generic[A, P]):
         on_done: Callable[[], None],
         on_answer: Callable[[Answer], None],
     ) -> None:
-        """on_done: called by another thread when `begin_step` has work. on_answer: called by it, once per `load`."""
+        """on_done: called by another thread when `begin_step` has work. on_answer: called by `begin_step`, once per
+        `load`."""
         self._source = source
         self._max_rank = max_rank
         self._on_answer = on_answer

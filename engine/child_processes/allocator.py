@@ -19,8 +19,8 @@ def retain_freed_memory() -> None:
     """Keep freed memory in this process from now on, up to 1 GiB, unless the user has set malloc's variables.
 
     glibc maps a buffer above 32 MiB anew each time and gives it back when it is freed. The system then hands out every
-    page of it again, cleared, and to one thread at a time, while the others wait: a step of 1,024 rows of a 1.5B model
-    spent a fifth of its time on that. Peak memory is the same. An old glibc refuses such a threshold.
+    page of it again, cleared, and to one thread at a time, while other threads wait: a step of 1,024 rows of a 1.5B
+    model spent a fifth of its time on that. Peak memory is the same. An old glibc refuses such a threshold.
     """
     _set_parameters({_MMAP_THRESHOLD: _RETAINED_BYTES, _TRIM_THRESHOLD: _RETAINED_BYTES})
 
@@ -29,8 +29,8 @@ def return_large_buffers() -> None:
     """Return buffers of 1 MiB and more to the system when they are freed from now on, unless the user has set malloc's
     variables.
 
-    By default, glibc raises that threshold with each such buffer that is freed, up to 32 MiB, and has an arena per
-    thread, which keeps all memory that its thread once needed.
+    By default, freeing a large buffer makes glibc keep later ones up to that size (at most 32 MiB), and each thread's
+    arena keeps all memory that the thread once needed.
     """
     _set_parameters({_MMAP_THRESHOLD: _LARGE_BYTES, _ARENA_MAX: _MAX_ARENAS})
 

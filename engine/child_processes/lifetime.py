@@ -23,8 +23,8 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Make the system send this process a signal when the thread that started it ends, and so when its parent dies,
     however that happens (Linux only). Exits if the parent is dead already.
 
-    SIGKILL also ends a process that is stopped, or that is in native code and handles no other signal. A later call
-    does not replace it by another signal.
+    SIGKILL also ends a process that is stopped, or that is in native code and handles no other signal. Once SIGKILL is
+    set, later calls do not change the signal.
     """
     if sys.platform == "linux":
         prctl, now = ctypes.CDLL(None).prctl, ctypes.c_int()

@@ -57,8 +57,8 @@ class RequestStream(Protocol):
     """The outputs of one request, merged while the reader is slow.
 
     Iteration yields RequestOutputs, the last one with a finish_reason, and then stops. If the engine process ends, the
-    next one continues the request after the tokens that have come. Iteration raises EngineDied if the engine ends a
-    second time while it computes this request, if it ends for good, or if the request cannot be continued (mirostat);
+    next process continues the request after the tokens received so far. Iteration raises EngineDied if the engine ends
+    a second time while it computes this request, if it ends for good, or if the request cannot be continued (mirostat);
     and EngineStopped if the server is stopping. If only this request failed, its terminal output has
     FinishReason.ERROR.
     """
@@ -93,10 +93,11 @@ class EngineClient(Protocol):
         """The limit on lines of batches in the engine; a batch must acquire room before it submits a line."""
 
     def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
-        """Predict when a request that is submitted now would get its first token. num_new_tokens: see `submit`."""
+        """Predict when a request that is submitted now would get its first token. num_new_tokens: its prompt
+        tokens that no other request of the same client computes."""
 
     def drain_s(self) -> float:
-        """Estimate the seconds until all waiting requests have ended, at the recent rate and within bounds."""
+        """Estimate the seconds until all waiting requests have ended, at the recent rate, at most two minutes."""
 
     def set_log_level(self, level: str) -> None:
         """Set the log level of the running engine process. Later processes inherit theirs from the environment."""
@@ -109,7 +110,7 @@ class EngineClient(Protocol):
         """
 
     async def load_adapter(self, path: str) -> AdapterInfo:
-        """Read the adapter at `path` and check it against the model, which has --enable-lora.
+        """Read the adapter at `path` and check it against the model, which must be served with --enable-lora.
 
         Raises AdapterUnusable with the reason, EngineUnavailable, and EngineDied or EngineStopped if the engine ends
         meanwhile.

@@ -70,7 +70,7 @@ class OpenStreams:
     """
 
     def __init__(self, *, on_discarded: Callable[[int], None]) -> None:
-        """on_discarded: see OutputStream."""
+        """on_discarded: called with the number of tokens that arrived, but are not read since the reader aborted."""
         self.backlog = Backlog()
         self._open: dict[str, _Open] = {}
         self.num_batch = 0  # open requests of batches
@@ -91,7 +91,8 @@ class OpenStreams:
         self, request: EngineRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
         """Add an unsent request, and return its stream. A request without a seed gets one, which stays the same if the
-        engine restarts. num_new_tokens: see EngineClient.submit."""
+        engine restarts. num_new_tokens: prompt tokens that no other request of the same client computes.
+        """
         if request.sampling.seed is None:
             request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
@@ -180,8 +181,8 @@ class OpenStreams:
         """Mark all requests as unsent for the next engine, and return them, without those that fail.
 
         A stream raises EngineDied if its output cannot be continued (with `reason` as message), or if its request was
-        being computed when MAX_DEATHS engines ended. If an engine had started none of its requests, any of them may be
-        the cause.
+        being computed when MAX_DEATHS engines ended. If an engine ends before it has started any,
+        the end counts against all requests that it had received.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         suspects = [each for each in were_sent if each.is_started] or were_sent

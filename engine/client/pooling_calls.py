@@ -39,9 +39,9 @@ class _Open:
 class PoolingCalls:
     """The texts of open calls by request id, in order of arrival.
 
-    A text that an engine has not finished is sent to the next one. Texts of batches are in no queue, and count neither
-    as waiting nor as running. Invariants: the call of each open text waits for it; the numbers of waiting texts, tokens
-    and calls count clients' texts that are not started.
+    If the engine process ends, unfinished texts are sent to the next process. Texts of batches are in no queue, and
+    count neither as waiting nor as running. Invariants: an open text has no output in its call yet; the numbers of
+    waiting texts, tokens and calls count clients' texts that are not started.
     """
 
     def __init__(self, queue: QueueLimit) -> None:
@@ -79,8 +79,8 @@ class PoolingCalls:
     async def run(
         self, requests: Sequence[PoolingRequest], *, send: Callable[[], None], on_abort: Callable[[list[str]], None]
     ) -> list[PoolingOutput]:
-        """Submit texts of one service class; return their outputs in order. Raises QueueFull, and EngineDied if no
-        engine can compute them.
+        """Submit texts of one service class; return their outputs in order. Raises QueueFull, and EngineDied if the
+        engine has ended for good, or repeatedly while computing one of the texts.
 
         send: called when `take_unsent` has requests. on_abort: called with the ids of sent requests whose outputs no
         caller waits for any more.
@@ -105,7 +105,7 @@ class PoolingCalls:
             self._forget_call(call, on_abort)
 
     def _forget_call(self, call: _Call, on_abort: Callable[[list[str]], None]) -> None:
-        """Remove a call's remaining open texts, after its caller was canceled or it ended early."""
+        """Remove a call's remaining open texts, after the caller was canceled or the call ended early."""
         left = [self._open[request.id] for request in call.requests if request.id in self._open]
         for each in left:
             self._forget(each)
@@ -151,8 +151,8 @@ class PoolingCalls:
     def engine_ended(self) -> list[PoolingRequest]:
         """Mark all texts as unsent for the next engine, and return them, without those of calls that fail.
 
-        A call raises EngineDied if one of its texts was being computed when MAX_DEATHS engines ended. If an engine had
-        started none of its texts, any of them may be the cause.
+        A call raises EngineDied if one of its texts was being computed when MAX_DEATHS engines ended. If an engine ends
+        before it has started any, the end counts against all texts that it had received.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         for each in [each for each in were_sent if each.is_started] or were_sent:
@@ -212,8 +212,7 @@ class PoolingCalls:
 
 
 def message_slices(requests: Sequence[PoolingRequest]) -> Iterator[list[PoolingRequest]]:
-    """Split requests into the contents of messages of some ten thousand tokens, which are encoded within a
-    millisecond."""
+    """Split requests into messages of some ten thousand tokens, so that encoding one takes less than a millisecond."""
     part: list[PoolingRequest] = []
     num_tokens = 0
     for request in requests:

@@ -73,8 +73,11 @@ class ProcessClient:
         callbacks: EngineCallbacks | None = None,
         command: tuple[str, ...] = _COMMAND,
     ) -> None:
-        """max_num_batch_requests: see BatchLane. hang_timeout_s: time without progress, while there is work, after
-        which the process is killed; 0 is never. command: see EngineProcess."""
+        """max_num_batch_requests: limit on requests of batches in the engine; None is twice its max_num_seqs.
+
+        hang_timeout_s: time without progress, while there is work, after which the process is killed; 0 is never.
+        command: starts the engine process; the socket's file descriptor is appended as its last argument.
+        """
         self._callbacks = callbacks or EngineCallbacks()
         self._life = EngineLife()
         user = EngineUser(

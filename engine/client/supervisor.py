@@ -43,7 +43,7 @@ class EngineSupervisor:
         *,
         hang_timeout_s: float,
     ) -> None:
-        """hang_timeout_s: see ProcessClient; 0 is no limit."""
+        """hang_timeout_s: time without progress, while there is work, after which the process is killed; 0 is never."""
         self._config = config
         self._command = command
         self._life = life
@@ -98,7 +98,7 @@ class EngineSupervisor:
             life.restart()
 
     def _supervision_ended(self, task: "asyncio.Task[None]") -> None:
-        """Done callback: make the engine DEAD if the supervision itself failed, or clients would wait forever."""
+        """Done callback: make the engine DEAD if the supervision itself failed, lest clients wait forever."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         logger.error("the engine's supervision failed", exc_info=error)
@@ -143,7 +143,7 @@ class ProgressClock:
     """
 
     def __init__(self, now: float, *, max_gap_s: float) -> None:
-        """now: time.monotonic(), here and in the other methods."""
+        """now: time.monotonic(), as in all methods. max_gap_s: longest time between two reads that counts in full."""
         self._max_gap_s = max_gap_s
         self._read_s = now
         self._silent_s = 0.0

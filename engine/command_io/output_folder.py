@@ -19,7 +19,8 @@ class OutputFolder:
 
     @classmethod
     def of(cls, out: str, token: str) -> "OutputFolder":
-        """Return the folders for a value of --out. If this is a link, its target is replaced. Raises OptionError."""
+        """Return the folders for a value of --out. If `out` is a link, its target is used. Raises OptionError if it
+        cannot be resolved."""
         try:
             folder = Path(out).expanduser().resolve()
             folder.exists()

@@ -22,7 +22,7 @@ def stderr_lines() -> StageLines:
 def counting_bars(*, redraws_itself: bool) -> Progress:
     """Return bars for a benchmark's runs, on stderr if that is a terminal, so that stdout has the report alone.
 
-    redraws_itself: whether a thread redraws them twice a second; else the caller calls `refresh` after each advance.
+    redraws_itself: whether a thread redraws the bars twice a second; else the caller must call `refresh`.
     """
     console = Console(file=sys.stderr)
     return Progress(

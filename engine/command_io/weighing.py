@@ -22,7 +22,8 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Weighing(msgspec.Struct, frozen=True, tag=True):
-    """Progress of the process that weighs models, and may download files. A Weighed per model follows, in order."""
+    """Progress report of the process that computes models' memory needs, and may download files for that. After the
+    reports comes one Weighed per model, in order."""
 
     stage: str
     done: int

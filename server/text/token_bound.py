@@ -37,7 +37,7 @@ class TooManyTokens(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenBound:
-    """A vocabulary's byte weights and seams, from which the tokens of a text are bounded; see the module."""
+    """Lower bound on the number of tokens of a text, from the longest vocabulary entries that can cover its bytes."""
 
     classes: bytes  # byte -> index into `weights`
     weights: tuple[float, ...]
@@ -67,7 +67,7 @@ class TokenBound:
 
 
 def _num_seams(data: bytes, start: int) -> int:
-    """Return the number of seams that begin in the chunk of `data` at `start`."""
+    """Count the positions in one chunk of `data`, from `start` on, where a space follows an ASCII letter."""
     return data[start : start + _CHUNK_BYTES + 1].translate(_LETTERS_AS_A).count(_SEAM)
 
 

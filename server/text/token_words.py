@@ -47,7 +47,8 @@ class TokenWords:
         return mask.to_bytes(-(-mask.bit_length() // 8), "little"), tuple(sequences)
 
     def _find_breaker(self, text: str) -> tuple[int, tuple[tuple[int, ...], ...]]:
-        """Return the mask, as an integer, and the sequences of one text; see `breakers`."""
+        """Return the DRY sequence breakers for one text: a bit mask of the tokens that contain it, and the token
+        sequences that spell it across a token border."""
         pattern = text.encode()
         beginnings = tuple(pattern[:size] for size in range(1, len(pattern)))
         bits = bytearray(-(-self._tokenizer.vocab_size // 8))

@@ -120,7 +120,8 @@ class Tokenizer:
         """Return the ids of a rendered chat. `hidden` maps placeholders in `prompt` to the texts that replace them.
 
         Control tokens are parsed in the template's own text and never in hidden texts. Apart from that, the ids equal
-        those of the text with all placeholders replaced. Raises TooManyTokens like `encode`.
+        those of the text with all placeholders replaced. Raises TooManyTokens for a long prompt with more than
+        `at_most` tokens.
         """
         if not hidden:
             self.check_bound(prompt, at_most)
@@ -164,7 +165,7 @@ class Tokenizer:
     def _ids_of_pieces(
         self, tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool
     ) -> Iterator[tuple[int, list[int]]]:
-        """Tokenize a text piece by piece; yield (end, ids) of each piece."""
+        """Tokenize a text piece by piece; yield each piece's end position in the text, and its ids."""
         if len(text) > PIECE_SIZE and add_special_tokens and not self._adds_in_front:
             yield len(text), _ids(tokenizer, text, add_special_tokens)
             return

@@ -38,7 +38,7 @@ class TextWorkers:
                 self._giving_back = loop.call_later(_TRIM_DELAY_S, self._give_back, loop)
 
     async def run_unless_short(self, work: Callable[[], T], *, size: int) -> T:
-        """Run `work` directly on the event loop if its text is short, else on a thread; see `run`."""
+        """Run `work` directly on the event loop if `size` (characters or bytes) is small, else on a thread."""
         return work() if size <= _INLINE_SIZE else await self.run(work, size=size)
 
     def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -54,7 +54,7 @@ class TextWorkers:
 
 
 def json_size(*values: Any) -> int:
-    """Return the `size` of JSON values: all characters, plus ITEM_SIZE per value. Counting stops above LONG_SIZE."""
+    """Return the size of JSON values, for `run`: characters, plus ITEM_SIZE a value. Counting stops above LONG_SIZE."""
     size = 0
     pending = list(values)
     while pending and size <= LONG_SIZE:

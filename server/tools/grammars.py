@@ -13,7 +13,10 @@ _INDEX = "[0-9]{1,3}"  # bounded, since a model may otherwise write digits until
 
 
 def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
-    """Return the grammar of an answer; see ToolFormat.grammar. body: the grammar of a call, after `layout.open`."""
+    """Return the grammar of an answer with at least `min_calls` (0 or 1) calls, and at most one unless is_parallel.
+
+    body: the grammar of a call, after `layout.open`.
+    """
     is_parallel = is_parallel and layout.takes_several
     rest = builder.literal(layout.end) if layout.end else ""
     if is_parallel:

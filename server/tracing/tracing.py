@@ -34,7 +34,10 @@ class Tracing:
     the resource's attributes (OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES)."""
 
     def __init__(self, exporter: SpanExporter, count_spans: Callable[[str, int], None]) -> None:
-        """count_spans: see start_tracing. Raises ValueError for an invalid environment variable of OpenTelemetry."""
+        """count_spans: called from any thread, with an outcome and a number of spans.
+
+        Raises ValueError for an invalid environment variable of OpenTelemetry.
+        """
         logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it would quote a client's wrong headers
         max_spans = _size(*_QUEUE_SIZE)
         batch_size = min(max_spans, _size(*_BATCH_SIZE))

@@ -27,8 +27,8 @@ class BatchLane:
         has_clients: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """limit: in requests; None is twice the number that the engine runs at a time. has_clients: returns whether the
-        engine has requests of clients."""
+        """limit: number of requests; None means twice the number that the engine runs at a time. has_clients:
+        returns whether the engine has requests of clients."""
         self._given = limit
         self._limit = limit or 1
         self._has_clients = has_clients

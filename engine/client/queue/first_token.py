@@ -147,7 +147,8 @@ class FirstTokenPredictor:
         self, num_ends: int, num_beginning: int, num_running: int, curve: list[float], max_tokens: int
     ) -> float:
         """Estimate the seconds until `num_ends` sequences, running ones and their successors, have ended.
-        num_beginning: number of free slots, in which sequences begin now. curve: see `_curve`."""
+        num_beginning: number of free slots, in which sequences begin now. curve: how many of the running sequences will
+        have ended after each number of tokens in _HORIZONS."""
         if num_ends <= 0:
             return 0.0
         per_token_s = self._pace.seconds_per_output_token
@@ -160,8 +161,8 @@ class FirstTokenPredictor:
         return cycles_s + _crossing(curve, num_last + 0.5) * per_token_s
 
     def _curve(self, *, counts_yielding: bool) -> tuple[int, list[float]]:
-        """Return the number of running sequences, and how many of them will have ended at each horizon.
-        counts_yielding: whether to include sequences of classes that give up their slots to others."""
+        """Return the number of running sequences, and how many of them will have ended after each number of tokens in
+        _HORIZONS. counts_yielding: whether to include sequences of classes that give up their slots to others."""
         if counts_yielding not in self._curves:
             running = [each for each in self._running() if counts_yielding or each.service_class not in _YIELDING]
             sample = running[:: 1 + len(running) // _MAX_SAMPLE]
@@ -176,7 +177,7 @@ class FirstTokenPredictor:
 
 
 def _crossing(curve: Sequence[float], level: float) -> float:
-    """Return the horizon at which the curve crosses `level`, by linear interpolation."""
+    """Return the number of tokens at which the curve over _HORIZONS reaches `level`, by linear interpolation."""
     for index, value in enumerate(curve):
         if value >= level:
             if index == 0:

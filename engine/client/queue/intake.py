@@ -21,7 +21,10 @@ class Intake:
         shares_prefixes: bool,
         on_first_token: Callable[[FirstToken, float], None],
     ) -> None:
-        """shares_prefixes: requests with the same prompt compute it once. on_first_token: see EngineCallbacks."""
+        """shares_prefixes: requests with the same prompt compute it once.
+
+        on_first_token: called with the prediction of a first token, and the seconds that it took.
+        """
         self.stats = StepStats()
         self._streams = streams
         self._queue = queue
@@ -47,7 +50,7 @@ class Intake:
         self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
 
     def check_requests(self, num_requests: int) -> int:
-        """Return how many requests would wait after `num_requests` more. Raises QueueFull if these are too many."""
+        """Return how many requests would wait after `num_requests` more. Raises QueueFull if that is over the limit."""
         # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a slot.
         num_slots = self.stats.running if self.stats.waiting else self._max_num_seqs
         num_waiting = self._streams.num_clients + num_requests - num_slots
@@ -64,7 +67,8 @@ class Intake:
     def open(
         self, request: EngineRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
-        """Add an unsent request, and return its stream. num_new_tokens: see EngineClient.submit."""
+        """Add an unsent request, and return its stream. num_new_tokens: prompt tokens that no other request of the
+        same client computes; None means all."""
         is_batch = request.service_class is ServiceClass.BATCH
         if not self._streams.num_clients and not is_batch:
             self._queue.begin(time.monotonic())

@@ -69,7 +69,8 @@ def default_completion_tokens(max_model_len: int | None) -> int:
 def resolve_hyperparameters(
     method: TrainingMethod, given: Hyperparameters, num_items: int, num_questions: int
 ) -> ResolvedHyperparameters:
-    """Choose hyperparameters that are not given. num_items: examples. num_questions: prompts for replayed answers."""
+    """Choose hyperparameters that are not given. num_items: number of examples. num_questions: number of prompts whose
+    answers by the unchanged model can be replayed during training."""
     default = _DEFAULTS[method]
     batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), num_items)
     steps_per_epoch = math.ceil(num_items / batch_size)

@@ -41,7 +41,7 @@ class TrainingItem(msgspec.Struct, frozen=True):
 
 
 class GradedPrompt(msgspec.Struct, frozen=True):
-    """A prompt for reinforcement. item: fields that the job's grader reads. line: its line in the user's file."""
+    """A prompt for reinforcement learning. item: fields that the grader reads. line: its line in the user's file."""
 
     ids: list[int]
     item: dict[str, Any] = {}

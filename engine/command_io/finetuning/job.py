@@ -88,8 +88,8 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
     """A fine-tuning job to run. engine: the options that the model is served with. start: folder of an adapter to
-    continue to train, relative to the job's folder if within it. grader: for reinforcement, as the client wrote it; see
-    `parse_grader`. thought: for reinforcement with a reasoning model, the marks around its thoughts."""
+    continue to train, relative to the job's folder if within it. grader: the reward function of reinforcement
+    learning, as the client wrote it. thought: marks around thoughts, for reinforcement learning of reasoning models."""
 
     engine: EngineConfig
     method: TrainingMethod

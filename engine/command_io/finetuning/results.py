@@ -12,11 +12,12 @@ from engine.command_io.finetuning.job import write_atomically
 
 
 class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The results of a step. Fields of other methods are None, and so are validation results in most steps.
+    """The results of a step. Fields that the training method does not have are None, and validation results in most
+    steps.
 
-    Losses are means over trained tokens, in nats, or over preference pairs; accuracies are shares of these. Rewards and
-    completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples that were cut off.
-    has_signal: whether answers to one prompt had different rewards.
+    Losses are means over trained tokens, in nats, or over preference pairs; accuracies are shares of tokens or pairs.
+    Rewards and completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples that
+    were cut off. has_signal: whether answers to one prompt had different rewards.
     """
 
     step: int

@@ -51,7 +51,7 @@ def measure_machine(device: torch.device, probe: "ReadProbe") -> Machine:
 
 
 class ReadProbe:
-    """A buffer to measure read bandwidth: as large as the weights, larger than all caches, in similar pages."""
+    """A buffer to measure read bandwidth: as large as the weights, larger than all caches, in huge pages on a CPU."""
 
     def __init__(self, device: torch.device, weight_bytes: int) -> None:
         min_bytes = max(_MIN_BUFFER_BYTES, _CACHES_IN_BUFFER * _last_level_cache_bytes())

@@ -1,8 +1,8 @@
 """Time of the phases of a step: clocks around the engine's parts, installed for a benchmark and removed again.
 
 The hot path does not know of them. The time of a part without a clock counts for the phase around it, so that the
-phases of a step add up to its time. Steps that are replayed from a tape are clocked call by call, and count no costs:
-the costs of an equal step without a tape hold for them too.
+phases of a step add up to its time. Steps that are replayed from a tape (recorded native calls, as in a CUDA graph)
+are clocked call by call and count no costs, which are counted in an equal step without a tape.
 """
 
 import contextlib
@@ -123,8 +123,8 @@ def timed_step(engine: Engine, clock: PhaseClock) -> StepOutputs:
 def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False) -> Iterator[None]:
     """Put clocks around the parts of `engine` while the context lasts.
 
-    uses_tapes: whether steps that have a tape are replayed from it; if not, costs are counted. Uses private attributes:
-    the alternative is timing code in the hot path.
+    uses_tapes: whether steps are replayed from recorded native calls; if not, costs are counted. Uses private
+    attributes: the alternative is timing code in the hot path.
     """
     scheduler, runner = engine._scheduler, engine._runner
     model, kv, sampler = runner._model, runner._kv, runner._sampler  # type: ignore[attr-defined]
@@ -176,7 +176,7 @@ def _timed(
 
 @contextlib.contextmanager
 def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
-    """Time MoE experts that are computed in one native call; others are Linear layers, timed as such."""
+    """Time MoE experts that are computed in one native call; do nothing for experts that run as Linear layers."""
     native = moe._experts
     if not isinstance(native, NativeExperts):
         yield

@@ -29,7 +29,7 @@ class PhaseResult:
 
     @property
     def share(self) -> float | None:
-        """Limit over measured time: 1 is as fast as the machine allows."""
+        """Least possible time divided by the measured time: 1 is as fast as the machine allows."""
         return None if self.limit_ms is None or self.ms == 0 else self.limit_ms / self.ms
 
 

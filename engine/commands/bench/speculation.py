@@ -47,7 +47,7 @@ class _Run:
 
 
 class _TooShortError(StartupError):
-    """Error for a batch in which a text ended before the last one had started: there is nothing to measure."""
+    """Error for a batch in which a text ended before all had started, so that there is no rate of the full batch."""
 
 
 def check(config: SpeculationConfig, engine_config: EngineConfig) -> None:
@@ -113,7 +113,7 @@ def _measure(
 
 
 def _result(case: SpeculationCase, batch_size: int, plain: list[_Run], drafted: list[_Run]) -> SpeculationResult:
-    """Compute the result of a case. plain, drafted: the turns without and with drafts, in the same order."""
+    """Compute the result of a case. plain, drafted: the runs of the same texts without and with drafts."""
     equal = [a == b for p, d in zip(plain, drafted, strict=True) for a, b in zip(p.texts, d.texts, strict=True)]
     num_drafted = sum(run.drafted for run in drafted)
     speedups = [d.tokens_per_s / p.tokens_per_s for p, d in zip(plain, drafted, strict=True)]

@@ -53,7 +53,10 @@ class TaskText:
 
 
 def parse_cases(texts: Sequence[str], available: Collection[DraftSource]) -> list[SpeculationCase]:
-    """Parse the names of cases; by default, return the available ones of _DEFAULT_CASES. Raises StartupError."""
+    """Parse the names of cases; without names, return the default cases whose source is available.
+
+    Raises StartupError for an unknown case, or one whose source is not available or does not apply.
+    """
     cases = []
     for text in texts or [case for case in _DEFAULT_CASES if _SOURCES[case.partition(":")[0]] in available]:
         source, _, task = text.partition(":")

@@ -15,7 +15,7 @@ from models.sources.verification import StoredFile, damaged_files, hide_files, s
 def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
     """Fetch and verify a model; return a one-line summary. Damaged files are fetched again, once.
 
-    Raises a ModelError or StartupError.
+    Raises a ModelError or StartupError if the files cannot be found, fetched or verified.
     """
     files = _resolve(model, revision, progress)
     if damaged := damaged_files(files, progress):

@@ -112,7 +112,8 @@ class InputSums:
     def __init__(
         self, linear: Linear, targets: Sequence[torch.Tensor] = (), divisors: torch.Tensor | None = None
     ) -> None:
-        """targets: InputStats.targets. divisors: [in], by which the inputs are divided since targets were recorded."""
+        """targets: per call, the inputs or outputs recorded in the unquantized model. divisors: [in], by which inputs
+        are divided since then."""
         self._targets = iter(targets)
         self._divisors = divisors
         width = linear.out_features if has_narrow_outputs(linear) else linear.in_features

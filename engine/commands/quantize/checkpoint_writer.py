@@ -52,12 +52,14 @@ def _same(values: torch.Tensor) -> torch.Tensor:
 
 
 class CheckpointWriter:
-    """Writes a checkpoint tensor by tensor. output_format: of quantized tensors. dtype: of their scales."""
+    """Writes a checkpoint tensor by tensor. output_format: the format of quantized tensors. dtype: the dtype of their
+    scales."""
 
     def __init__(
         self, folder: Path, layout: Layout, decoder: Decoder, config: QuantizeConfig, dtype: torch.dtype
     ) -> None:
-        """layout: tensor names and row order. dtype: of scales, and of tensors whose stored format is not kept."""
+        """layout: tensor names and row order. dtype: the dtype of scales, and of unquantized tensors that are not kept
+        in their stored dtype."""
         self.output_format = OUTPUT_FORMATS[config.scheme]
         self.dtype = dtype
         self._folder = folder
@@ -118,7 +120,8 @@ class CheckpointWriter:
         return self.dtype if tensor.read_stored is None else _STORED_DTYPES.get(tensor.format, self.dtype)
 
     def finish(self) -> ConversionResult:
-        """Complete the checkpoint with its index, configuration and tokenizer. Raises StartupError."""
+        """Complete the checkpoint with its index, configuration and tokenizer. Raises StartupError if the
+        files cannot be written."""
         result = self._result
         fields = compressed_tensors_config(self.output_format, result.group_sizes, result.unquantized)
         try:

@@ -34,7 +34,7 @@ def unenforced_members(schema: Schema, value: Callable[[Schema], list[Location]]
 
 
 def unenforced_text(schema: Schema) -> list[Location]:
-    """Return the paths of unenforced keywords if strings are unquoted, and recognized only by the schema."""
+    """Return the paths of unenforced keywords in formats without quotes, where the schema tells strings apart."""
     types = types_of(schema)
     if isinstance(schema, bool) or (types and "string" not in types):
         return []
@@ -48,12 +48,12 @@ def unenforced_text(schema: Schema) -> list[Location]:
 
 
 def unenforced_string(schema: Schema) -> list[Location]:
-    """Return the paths of unenforced keywords if strings are unquoted, and recognized by a tag of their own."""
+    """Return the paths of unenforced keywords in formats without quotes, where a tag marks a value as a string."""
     return [] if constants_of(schema) else unenforced_text(schema)
 
 
 def _value_json(value: object) -> str:
-    """Return the value as JSON text, spelled as `json_value` spells it."""
+    """Return the value as JSON text in the spelling of `json_value`, so that results of both can be compared."""
     return json_value(value_text(value), {"type": "string"} if isinstance(value, str) else True)
 
 

@@ -99,7 +99,7 @@ def _renders_text(template: ChatTemplate, messages: list[dict[str, str]]) -> boo
 def _takes_object(renderings: Renderings) -> bool | None:
     """Whether the template needs a call's arguments as an object, not as text; None if it does not render calls.
 
-    For a template that takes both, the result is False: with the model's own text, the prefix cache still matches.
+    False for a template that takes both: arguments in the model's own spelling hit the prefix cache.
     """
     as_object = renderings.answer(1, takes_object=True) or ""
     # A template that writes the arguments without a filter turns an object into Python's text.

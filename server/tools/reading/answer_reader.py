@@ -49,7 +49,11 @@ class AnswerReader:
         self._marks = Marks(marks) if marks else None
 
     def parser(self, names: Collection[str], *, after_text: str | None) -> ToolParser:
-        """Return a parser for one answer; see ToolFormat.parser. after_text: as in CallLayout."""
+        """Return a parser for one answer.
+
+        names: names of the request's tools, or a mapping of them to their schemas; calls of other tools stay text.
+        after_text: white space that the template writes between text and a call; None if it drops such text.
+        """
         return ToolParser(lambda reader, log: self._read(reader, log, names), after_text=after_text)
 
     def _read(self, reader: TextReader, log: CallEventLog, names: Collection[str]) -> Steps[None]:

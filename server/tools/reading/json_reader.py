@@ -97,7 +97,8 @@ def read_string(reader: TextReader) -> Steps[str | None]:
 
 
 def read_arguments(reader: TextReader, emit: Emit) -> Steps[bool]:
-    """Consume a call's arguments like read_value. A string that contains an object is read as it, and null as {}."""
+    """Consume a call's arguments like read_value. A string that contains an object is read as that
+    object, and null as {}."""
     yield from reader.skip_space()
     if (char := (yield from reader.peek())) in _CLOSING:
         return (yield from read_value(reader, emit))

@@ -100,7 +100,8 @@ class ToolParser:
     """The incremental parser of one answer. Text may arrive in any pieces: joined, the events are the same."""
 
     def __init__(self, read: Callable[[TextReader, CallEventLog], Steps[object]], *, after_text: str | None) -> None:
-        """read: consumes the text and logs its events until the text has ended. after_text: see CallEventLog."""
+        """read: consumes the text and logs its events until the text has ended. after_text: the template's
+        white space between text and a call; None if it drops such text."""
         self._reader = TextReader()
         self._log = CallEventLog(after_text)
         self._steps = read(self._reader, self._log)

@@ -147,7 +147,7 @@ class TaggedFormat(ToolFormat):
         return self.layout.write(calls)
 
     def _last_tag(self) -> tuple[str, ...]:
-        """Return the last tag before the tool's name, which starts a call too: models sometimes omit the outer tag."""
+        """Return the last tag before the tool's name. It may start a call: models sometimes omit the outer tag."""
         tags = [word for word in layout_words(self.layout.call.opening) if len(word) > 1 and word[0] == "<"]
         return tuple(tags[-1:])
 

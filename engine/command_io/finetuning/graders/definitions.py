@@ -78,7 +78,7 @@ Single = StringCheck | TextSimilarity | ScoreModel
 
 @dataclass(frozen=True, slots=True)
 class Multi:
-    """A grader that combines others by a formula. graders: the others, by their variables in the formula."""
+    """A grader that combines the rewards of single graders by a formula. graders: the single graders, by variable."""
 
     name: str
     graders: Mapping[str, Single]
@@ -116,7 +116,7 @@ def references(grader: Grader) -> Iterator[tuple[str, FieldReference]]:
 
 
 def item_fields(grader: Grader) -> set[str]:
-    """Return the fields that an item must have; the grader reads no others."""
+    """Return the names of all fields of an item that the grader reads, and that an item must therefore have."""
     return {reference.field for _, reference in references(grader) if reference.namespace == ITEM}
 
 

@@ -121,7 +121,7 @@ class Grading:
             return PartGrade(key, grader.name, grader.type, 0.0, error.fault)
 
     def _reward(self, path: str, grader: Single, answers: Mapping[str, ScoreAnswer]) -> float:
-        """Compute the reward of a single grader. Raises Ungradable."""
+        """Compute the reward of a single grader. Raises Ungradable, such as for a missing field."""
         match grader:
             case StringCheck(operation=operation):
                 return float(_matches(operation, *self._texts(grader)))

@@ -79,7 +79,7 @@ def _named(body: dict[str, Any], default: str) -> dict[str, Any]:
 
 
 def named_bodies(graders: dict[str, Any]) -> dict[str, Any]:
-    """Return a multi grader's parts by name. OpenAI's clients may send only one, which contains its own name."""
+    """Return the graders of a multi grader by name. OpenAI's clients may send one grader instead of a mapping."""
     name = graders.get("name")
     return {name: graders} if isinstance(graders.get("type"), str) and isinstance(name, str) else graders
 

@@ -21,7 +21,7 @@ class Sample:
     _json: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)  # once it has been read
 
     def value(self, name: str) -> Any:
-        """Return the value of one of FIELDS. Raises Ungradable."""
+        """Return the value of one of FIELDS. Raises Ungradable, such as for output_json if the answer is not JSON."""
         match name:
             case "output_text":
                 return self.output_text

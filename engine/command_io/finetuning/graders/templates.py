@@ -62,7 +62,8 @@ class Template:
         return [part for part in self.parts if isinstance(part, FieldReference)]
 
     def rendered(self, item: Mapping[str, Any], sample: Sample) -> str:
-        """Fill in the template: strings as they are, other values as JSON. Raises Ungradable."""
+        """Fill in the template: strings as they are, other values as JSON. Raises Ungradable if a value is missing, or
+        the result too long."""
         texts, num_characters = [], 0
         for part in self.parts:
             texts.append(part if isinstance(part, str) else _text(part.value(item, sample)))
@@ -74,7 +75,8 @@ class Template:
         return "".join(texts)
 
     def least_length(self, item: Mapping[str, Any]) -> int:
-        """Return a lower bound on the filled-in template's characters, for any sample. Raises Ungradable."""
+        """Return a lower bound on the filled-in template's characters, for any sample. Raises Ungradable if the
+        item lacks a value."""
         fixed = (part for part in self.parts if isinstance(part, str) or part.namespace == ITEM)
         return sum(len(part if isinstance(part, str) else _text(part.value(item, Sample("")))) for part in fixed)
 
