@@ -269,7 +269,7 @@ class Engine:
     def _learn(
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> list[RequestOutput]:
-        """Report the step to the speculator; return the outputs with its statistics added."""
+        """Report the step to the speculator; return the outputs with the speculator's statistics added."""
         if not plan.items:
             return outputs
         try:

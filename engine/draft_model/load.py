@@ -43,8 +43,10 @@ def load_draft(
     weight_cache: WeightCache | None = None,
     report: ProgressReport,
 ) -> LoadedModel:
-    """Load the draft model on the target's device and in its dtype. Raises StartupError; for another vocabulary than
-    the target's, before weights are read."""
+    """Load the draft model on the target's device and in its dtype.
+
+    Raises StartupError if it cannot be used. Its vocabulary is compared with the target's before weights are read.
+    """
     with _named(settings):
         options = LoadOptions(
             dtype=str(target.dtype).removeprefix("torch."),

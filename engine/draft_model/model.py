@@ -85,7 +85,7 @@ class DraftModel:
         self, runner: DraftRunner, *, block_size: int, max_len: int, kv_group: int = 0, relative_size: float = 0.0
     ) -> None:
         """max_len: the draft model's context length. kv_group: index of the target's KV group whose block ids are
-        shared, see `widest_group`. relative_size: weight bytes of the draft model divided by the target's."""
+        shared: the one with the longest window. relative_size: the draft model's weight bytes over the target's."""
         self._runner = runner
         self._block_size = block_size
         self._max_len = max_len
@@ -100,13 +100,14 @@ class DraftModel:
 
     def max_draft_len(self, target: Sequence) -> int:
         """Return the most tokens that can be drafted within the draft model's context; 0 if it cannot draft for this
-        sequence: tokens it has no embeddings for, or a first block that the target has freed."""
+        sequence, such as when it has no embeddings for some tokens, or the target has freed the first block."""
         if target.tables[self._kv_group][0] == NO_BLOCK or not self._synced(target).can_draft:
             return 0
         return max(0, self._max_len - len(target.tokens))
 
     def num_behind(self, target: Sequence) -> int:
-        """Return how many tokens `catch_up` must compute before a draft; 0 if the first drafting pass can."""
+        """Return how many tokens `catch_up` must compute before a draft; 0 if there are so few that the first
+        drafting pass can compute them."""
         num_behind = self._synced(target).sequence.num_pending - 1
         return num_behind if num_behind >= _MAX_BEHIND else 0
 
@@ -194,8 +195,8 @@ class DraftModel:
     # --- passes -------------------------------------------------------------------------------------------------------
 
     def _run_passes(self, active: list[tuple[DraftSequence, int]], min_path_prob: float) -> tuple[int, bool]:
-        """Draft a token per sequence and pass; return the number of passes, and whether all times are
-        representative."""
+        """Draft one token per sequence in each pass; return the number of passes, and whether their durations predict
+        those of later passes."""
         num_passes, is_representative = 0, True
         path_probs = {each.sequence.id: 1.0 for each, _ in active}
         distributions: dict[str, list[torch.Tensor]] = {}

@@ -80,7 +80,7 @@ class TorchDraftRunner:
 
     def _is_sampled(self, row: LogitsRow) -> bool:
         """Whether the drafted token is drawn at random. Never with a seed: the output would depend on draft lengths,
-        which adapt to measured times. Nor with mirostat, whose limit follows the tokens that the target drew."""
+        which adapt to measured times. Nor with mirostat, whose limit depends on tokens drawn by the target."""
         sampling = row.sampling
         is_random = not sampling.is_greedy and sampling.seed is None and sampling.mirostat is None
         return self._sampling is DraftSampling.SAMPLED and is_random

@@ -27,7 +27,7 @@ class ReplayedAnswers(msgspec.Struct, frozen=True):
 
 
 class _Replay(msgspec.Struct, frozen=True):
-    """The JSON file with a job's replayed answers. digest: the job's. wanted: the requested number of answers."""
+    """The JSON file with a job's replayed answers. digest: hash of the job. wanted: the requested number of answers."""
 
     digest: str
     wanted: int
@@ -35,7 +35,7 @@ class _Replay(msgspec.Struct, frozen=True):
 
 
 def num_questions(prompts: Sequence[Passage]) -> int:
-    """Return how many of the prompts are replayed; the rest, at the end, are held out."""
+    """Return how many of the prompts are replayed, counted from the first; the last ones are held out."""
     return len(prompts) - min(_MAX_HELD_OUT, len(prompts) // 4)
 
 
@@ -52,8 +52,8 @@ def replayed_answers(
     """Return `wanted` answers of the base model to replay and the held-out ones, generating them unless the job's
     folder has them.
 
-    digest: the job's. Returns no answers if there are no prompts. Raises OSError, and StartupError if a prompt leaves
-    no room for an answer.
+    digest: hash of the job. Returns no answers if there are no prompts. Raises OSError, and StartupError if a prompt
+    leaves no room for an answer.
     """
     prompts = read_rows(folder.prompts, Passage)
     if not prompts or not wanted:

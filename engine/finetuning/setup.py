@@ -17,7 +17,7 @@ from models.training.lora import Lora
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """The objects that every TrainingTask is built from. anchor: with references for all `answers`."""
+    """Inputs that every TrainingTask is built from. anchor: has the base model's hidden states for `answers`."""
 
     decoder: Decoder
     lora: Lora
@@ -29,7 +29,7 @@ class TaskContext:
     def orders(
         self, items: Sequence[Item], difficulty: Callable[[Item], float], seed: int
     ) -> tuple[BatchOrder, ReplayOrder]:
-        """Return the schedules of the training items and of the replayed answers. difficulty: see `ranked`."""
+        """Return the schedules of the training items and of the replayed answers. difficulty: rates an item."""
         resolved, given = self.resolved, self.resolved.given
         ranks = ranked(given.order, items, difficulty, self.progress)
         order = BatchOrder(len(items), resolved.batch_size, resolved.num_steps, seed, ranks, given.pacing)
@@ -37,7 +37,7 @@ class TaskContext:
 
 
 class TaskSetup(Protocol):
-    """Preparation of a job before the model is loaded, by training method. curve: the result columns, see Curve."""
+    """Preparation of a job before the model is loaded, by training method. curve: the columns of the results."""
 
     @property
     def curve(self) -> Curve: ...

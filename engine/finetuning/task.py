@@ -36,7 +36,7 @@ class TrainingTask(Protocol):
         """Return a warning about the job as a whole, or None. Called once, after the last step's gradients are
         computed.
 
-        results: of all steps. Raises StartupError if the job as a whole has failed.
+        results: one row for each step. Raises StartupError if the job as a whole has failed.
         """
 
     def trained_tokens(self, results: Sequence[ResultRow]) -> int:

@@ -23,8 +23,8 @@ _SAVE_INTERVAL_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The destinations of a training job's results. curve: see Curve. save_adapter: writes the current adapter to a
-    folder. sample: answers the sample prompts after an epoch and logs the answers as events."""
+    """The destinations of a training job's results. curve: the columns of the results. save_adapter: writes the current
+    adapter to a folder. sample: answers the sample prompts after an epoch and logs the answers as events."""
 
     folder: JobFolder
     events: JobEventLog

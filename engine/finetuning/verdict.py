@@ -25,7 +25,7 @@ _OF_MEASUREMENTS = {  # by Measurements' name
 
 
 def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
-    """Return warnings about the latest measurements `found`. progress: without these measurements."""
+    """Return warnings about the latest measurements `found`. progress: the job's progress before `found`."""
     said = []
     if found.valid_loss is not None:
         if progress.best_loss is not None and found.valid_loss >= progress.best_loss:

@@ -72,8 +72,11 @@ class GrammarCompiler:
     def start(
         self, sequence_id: str, text: str, *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
     ) -> SequenceGrammar:
-        """Return a new sequence's grammar; compile it if not cached. appends_forced, output_ids: see
-        SequenceGrammar."""
+        """Return a new sequence's grammar; compile it if not cached.
+
+        appends_forced: append forced tokens to the output without sampling them. output_ids: output that another engine
+        generated, for a resumed request.
+        """
         grammar = SequenceGrammar(self._eos_token_ids, appends_forced=appends_forced, output_ids=output_ids)
         self._tally.queries += 1
         if (matcher := self.cache.get(text)) is not None:

@@ -57,7 +57,7 @@ class Compilation:
 
 
 class RunningTrial(Protocol):
-    """A process that is compiling one grammar on trial; see TrialProcess."""
+    """Interface of TrialProcess: a process that is compiling one grammar on trial."""
 
     def reply(self, timeout_s: float, /) -> Trial | None: ...
 
@@ -72,7 +72,7 @@ Running = TypeVar("Running", bound=RunningTrial)
 
 
 class Trials(Protocol[Running]):
-    """A pool of trial processes; see TrialProcesses."""
+    """Interface of TrialProcesses: a pool of processes that compile grammars on trial."""
 
     def start(self, grammar: str, /) -> Running: ...
 
@@ -119,7 +119,7 @@ class CompileLanes(Generic[Running]):
                 self._running[text].kill()
 
     def close(self) -> None:
-        """Drop queued compilations and wait for running ones; kill the trials before, so that this is quick."""
+        """Drop queued compilations and wait for running ones. The caller should kill the trial processes first."""
         self._fast.shutdown(cancel_futures=True)
         self._slow.shutdown(cancel_futures=True)
 

@@ -70,7 +70,10 @@ class SequenceGrammar:
             self._failure = error
 
     def advance(self, token_ids: abc.Sequence[int], *, max_tokens: int) -> list[int]:
-        """See OutputGrammar. Also raises GrammarError if the mask for sampling the tokens could not be computed."""
+        """Advance by sampled tokens; return the tokens to output, with forced tokens appended if so configured.
+
+        Raises GrammarError for a token that does not match, or if the mask for sampling could not be computed.
+        """
         self._check()
         output: list[int] = []
         for token_id in token_ids:

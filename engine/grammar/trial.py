@@ -69,7 +69,7 @@ def _plain_contradiction(reason: str) -> str:
 
 
 def _fault_of_first_token(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> str:
-    """Return an error if the grammar cannot accept a first token, or not roll it back as drafts require; else ""."""
+    """Return an error if the matcher cannot consume a first token and roll it back, as drafts require; else ""."""
     mask = matcher.compute_bitmask()
     first = next(
         (i for i in range(len(mask) * 8) if mask[i // 8] >> i % 8 & 1 and i not in vocabulary.eos_token_ids), None

@@ -76,7 +76,7 @@ class TrialProcess:
 
 
 class TrialProcesses:
-    """A thread-safe pool of trial processes. Their common parent starts with the first, and again if it has died."""
+    """A thread-safe pool of trial processes. Their parent process starts on first use, and again if it has died."""
 
     def __init__(self, source: TokenizerSource) -> None:
         self._source = msgspec.msgpack.encode(source)

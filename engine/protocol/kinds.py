@@ -15,7 +15,7 @@ class FinishReason(enum.StrEnum):
 
 
 class AbortReason(enum.StrEnum):
-    """Why the API process aborts a sequence. STOP_STRING ends it with FinishReason.STOP, the others with ABORT."""
+    """Why the API process aborts a sequence. The FinishReason is STOP for STOP_STRING, else ABORT."""
 
     CLIENT_GONE = "client_gone"
     STOP_STRING = "stop_string"

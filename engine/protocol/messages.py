@@ -34,7 +34,7 @@ class AbortPooling(msgspec.Struct, frozen=True, tag=True):
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, tag=True):
-    """Load an adapter and check it against the model. The reply, AdapterLoaded or AdapterRefused, has its number."""
+    """Load an adapter and check it against the model. The reply (AdapterLoaded, AdapterRefused) repeats `number`."""
 
     number: int
     path: str

@@ -20,7 +20,7 @@ MAX_TOKEN_VALUES = 1 << 24
 
 
 class PoolingTask(enum.StrEnum):
-    """A task of a pooling model. The comments give the shape of its output."""
+    """A task of a pooling model. Output shapes: EMBED [D], TOKEN_EMBED [T, D], CLASSIFY [labels], SCORE [1]."""
 
     EMBED = "embed"  # one vector: [D]
     TOKEN_EMBED = "token_embed"  # one vector per token, unpooled: [T, D]

@@ -60,7 +60,10 @@ class QualityReport:
             self._reference = measure_reference(self._files, opened, dtype, self._device, self._progress)
 
     def after_loading(self, model: LoadedModel) -> Quality | None:
-        """Return the quality, measured or stored; None if there is none. Raises StartupError like `check_quality`."""
+        """Return the quality, measured or stored; None if there is none.
+
+        Raises StartupError if a perplexity is not finite, or grew by more than --max-quality-loss.
+        """
         if not self._is_requested:  # a measurement by `headrace quantize` or an earlier start is shown anyway
             return self._records.find(self._key)
         quality = self._found

@@ -40,8 +40,8 @@ def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -
 def _execute_apart(runner: Runner[Any], plan: StepPlan, error: Exception) -> StepResult:
     """Run a failed plan again item by item, so that only sequences that fail on their own end.
 
-    Rerunning writes the same keys and values. A recurrent state may have been overwritten by the failed step, though,
-    and the old one is needed: then every sequence ends with `error`.
+    Rerunning writes the same keys and values. A model with recurrent states cannot rerun the step, which may have
+    overwritten the states that it started from: then every sequence ends with `error`.
     """
     rows = [_failed(error)] * len(plan.items)
     if len(plan.items) > 1 and not any(group.is_state for group in runner.kv_groups):

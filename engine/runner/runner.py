@@ -43,7 +43,7 @@ class _PromptRows(NamedTuple):
 
 
 class PendingStep(NamedTuple):
-    """A launched step; see TorchRunner. logits: [L, V] fp32, of `rows`; None without rows."""
+    """A step whose forward pass was launched. logits: [L, V] fp32, one for each of `rows`; None without rows."""
 
     plan: StepPlan
     forward: PendingForward
@@ -67,7 +67,7 @@ class TorchRunner:
         num_states: int = 0,
         draft_probs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """draft_probs: the draft distributions of the current step, updated in place; see Sampler.sample."""
+        """draft_probs: the distributions of the step's drafts, [k, V], by sequence id; updated by the caller."""
         self._model = model
         self._block_size = block_size
         self.kv_groups = kv_groups(model.cache_layout.groups, block_size)

@@ -37,7 +37,7 @@ def state_spans(plan: StepPlan, index: int, block_size: int) -> list[StateSpan]:
 
 
 def state_group_batch(spans: abc.Sequence[StateSpan], block_size: int, device: torch.device) -> StateGroupBatch:
-    """Return the source and target blocks of a step's states. With a draft none is written: see `accepted_states`."""
+    """Return the source and target blocks of a step's states. Drafts write no state before they are verified."""
     query_lens = [span.num_rows for span in spans]
     targets = [target for span in spans for target in _targets(span, block_size)]
     speculative_rows = list(_speculative_rows(spans))

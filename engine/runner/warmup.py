@@ -23,8 +23,8 @@ def warm_up(
 ) -> WarmUpTimes:
     """Run two prefills and two decode steps of a throw-away sequence; return the durations of the second of each.
 
-    The first prefill is short: it absorbs one-time costs, and from its time the length of the second, measured one
-    follows. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
+    The first prefill is short: it absorbs one-time costs, and its duration determines the length of the second, which
+    is measured. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
     (done, total).
     """
     most_tokens = min(

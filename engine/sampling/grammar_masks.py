@@ -73,7 +73,8 @@ class GrammarMasks:
 
 
 def _needs_mask(row: LogitsRow, grammar: OutputGrammar) -> bool:
-    """Return whether a row surely needs a mask that takes time: a mask with a single allowed token takes none."""
+    """Return whether to compute the row's mask in advance: not for a greedy row, whose argmax may be allowed, nor for a
+    single allowed token, whose mask is cheap."""
     return not row.takes_best and (bool(row.num_drafted) or grammar.forced_next is None)
 
 

@@ -32,7 +32,8 @@ class LogitEditor:
     ) -> list[int]:
         """Edit `logits` ([L, V] fp32) in place; return the indices of the changed rows.
 
-        best_ids, masks: see GrammarMasks.apply; without best_ids, every row with a grammar is masked.
+        best_ids: [L], the argmax of each row, to skip masks of greedy rows where it is allowed; None masks every row
+        with a grammar. masks: from `GrammarMasks.start` with the same rows.
         """
         masked = self.masks.apply(logits, rows, best_ids, masks)
         edited = []

@@ -20,7 +20,7 @@ _MAX_BLOCKED = 16  # sequences that cannot be admitted, of as many tenants; othe
 class AdmissionRound:
     """Chooses the waiting sequences to admit in a step, least served tenant first, preempting others where allowed.
 
-    A sequence that would get no tokens in this step is skipped. A sequence whose prefix is being computed by another is
+    A sequence that would get no tokens in this step is skipped. A sequence whose prefix another one is computing is
     set aside. When a sequence cannot be admitted, no sequence behind it may take free slots or blocks: they are
     reserved for it.
     """
@@ -117,9 +117,9 @@ class AdmissionRound:
         return True
 
     def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch | None) -> bool:
-        """Return whether the sequence should wait, because another computes its next full block in this step.
+        """Return whether the sequence should wait, because another one computes its next full block in this step.
 
-        It is set aside then, and the other sequence will cache what this one needs to continue from where the two
+        If so, it is set aside, and the other sequence will cache all that is needed to continue where the two
         diverge. The wait ends when the shared part is computed or the other sequence has stopped. A sequence never
         waits for one of a higher rank, which may progress slowly. match: None to check only whether the next block is
         cached, which is cheaper.
@@ -167,8 +167,8 @@ class AdmissionRound:
         return self._lifecycle.num_free_slots + num_more > len(self._newcomers)
 
     def _can_admit(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
-        """Whether there is a slot, and blocks for all tokens beyond what others still need: a prompt preempted for lack
-        of blocks is computed in vain. without: victims to preempt first."""
+        """Whether there is a slot, and blocks for all the sequence's tokens besides what running sequences still need:
+        with fewer blocks, it might be preempted, its prompt computed in vain. without: victims to preempt first."""
         num_slots = sum(map(_frees_slot, without or ()))
         return self._has_slot(num_slots) and self._has_blocks(sequence, match, without)
 

@@ -74,8 +74,8 @@ class Claims:
     def block_victim(self) -> Sequence:
         """Return the running or paused sequence to preempt when a running one runs out of blocks.
 
-        Normally the last in the order of service. If that one is running and other tenants run in its class, the last
-        sequence of the tenant with the most blocks for its weight. Never the first in the order.
+        Normally the last in the order of service. But if that is a running sequence in whose class other tenants run
+        too, the last sequence of the tenant with the most blocks per weight. Never the first in the order.
         """
         running, paused = self._lifecycle.running, self._lifecycle.paused
         last = running[-1]

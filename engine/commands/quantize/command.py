@@ -94,7 +94,7 @@ def _measure(source: ModelFiles, output: OutputFolder, config: QuantizeConfig, p
     """Compare the quantized model with its source, and store the result beside its weights, where a server started with
     --quality-report looks for it.
 
-    Raises StartupError if the quality is too low, see `check_quality`.
+    Raises StartupError if a perplexity is not finite, or grew by more than the configured `max_quality_loss`.
     """
     opened = open_model(source)
     dtype = resolve_dtype("auto", opened.checkpoint.dtype, _CPU)

@@ -36,9 +36,9 @@ def convert(
     folder: Path,
     progress: ProgressReport,
 ) -> ConversionResult:
-    """Write the quantized model into `folder`, which must be empty. text: to calibrate on; None for no calibration.
+    """Write the quantized model into `folder`, which must be empty. text: the calibration text, if any.
 
-    Raises ModelError, and StartupError for an unusable text or too little disk space.
+    Raises ModelError, and StartupError for a calibration text that is too short, or for too little disk space.
     """
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))

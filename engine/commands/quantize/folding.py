@@ -110,7 +110,7 @@ def fold(
 
 
 def _is_as_stored(assignments: Mapping[tuple[str, str | None], Assignment], name: str, shard: str | None) -> bool:
-    """Return whether these rows are a checkpoint tensor of their own, loaded without a transform."""
+    """Return whether this shard, or the whole matrix, is one checkpoint tensor that is loaded without a transform."""
     assignment = assignments.get((name, shard))
     return assignment is not None and assignment.destination.transform is None
 

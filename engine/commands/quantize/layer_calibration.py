@@ -127,8 +127,8 @@ class LayerCalibration:
         targets: dict[str, list[torch.Tensor]],
         folding: Folding,
     ) -> None:
-        """Quantize in stages, each calibrated on inputs computed by the quantized matrices before. Empties
-        `targets`."""
+        """Quantize in stages, each calibrated on inputs computed by the matrices that earlier stages have quantized.
+        Empties `targets`."""
         rounding: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._format.rounds_inputs:
             rounding = rounded_inputs(self._layer, self._format.encoding)

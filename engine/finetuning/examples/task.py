@@ -14,7 +14,7 @@ from engine.finetuning.task import StepOutcome
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The training, validation and general-text items of a job. text: measures forgetting by its perplexity."""
+    """The training, validation and general-text items of a job. text: its perplexity measures forgetting."""
 
     items: Sequence[TrainingItem]
     valid: Sequence[TrainingItem]
@@ -25,7 +25,7 @@ class ExampleTask:
     def __init__(
         self, context: TaskContext, objective: Objective, data: TrainingData, orders: tuple[BatchOrder, ReplayOrder]
     ) -> None:
-        """objective: with its reference values computed. orders: of the examples, and of the replayed answers."""
+        """objective: must have its reference values already. orders: schedules of examples and of replayed answers."""
         self._context = context
         self._objective = objective
         self._data = data

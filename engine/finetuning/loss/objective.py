@@ -77,11 +77,11 @@ class TokenObjective:
 
 
 class PreferenceObjective:
-    """The DPO loss of preference pairs: -log sigmoid(beta * (gain of the preferred passage - gain of the other)).
+    """The DPO loss of preference pairs: -log sigmoid(beta * (gain of the preferred passage - gain of the rejected)).
 
     A passage's gain is its log probability minus its log probability before training. If `rpo_alpha` is set, the
     preferred passage's mean negative log probability is added, times `rpo_alpha` (Pang et al. 2024): plain DPO lets
-    both passages get less likely, as long as the other does so faster.
+    both passages get less likely, as long as the rejected one does so faster.
     """
 
     def __init__(self, decoder: Decoder, beta: float, rpo_alpha: float) -> None:

@@ -25,7 +25,8 @@ class PolicyObjective:
     def __init__(
         self, decoder: Decoder, lora: Lora, advantages: Mapping[int, float], num_tokens: int, kl_weight: float
     ) -> None:
-        """advantages: by id() of the item. num_tokens: tokens in all the step's answers, with or without a signal."""
+        """advantages: each item's advantage, by id(item). num_tokens: tokens in all answers of the step, also in those
+        without an advantage."""
         self._decoder = decoder
         self._lora = lora
         self._advantages = advantages

@@ -116,7 +116,7 @@ class ReinforcementTask:
         """Raise StartupError if no answer of the job could be graded; return a warning if rewards never differed within
         a group.
 
-        results: of all steps, including steps before a restart.
+        results: one row for each step, including steps before a restart.
         """
         steps = counted(len(results), "step")
         if all(result.train_mean_reward is None for result in results):

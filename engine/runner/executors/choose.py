@@ -9,5 +9,5 @@ from models.loaded_model import LoadedModel
 
 
 def make_executor(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> Executor:
-    """Create the fastest executor that can run the model on its device. kv: the cache tensors of every pass."""
+    """Create the fastest executor that can run the model on its device. kv: the KV cache of all passes."""
     return recorded_executor(model, kv, block_size) or EagerExecutor(model.decoder, kv)

@@ -59,7 +59,7 @@ class RecordedExecutor:
     """
 
     def __init__(self, decoder: Decoder, kv: Sequence[LayerCache], library: KernelLibrary, *, max_blocks: int) -> None:
-        """kv: the cache tensors of every step. max_blocks: most entries of a block table."""
+        """kv: the KV cache of all steps. max_blocks: most entries of a block table."""
         self._decoder = decoder
         self._kv = kv
         self._replay = library.replay
@@ -89,7 +89,7 @@ class RecordedExecutor:
 
     def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
         """Compute a step, replaying its tape if there is one. Steps that are too large or cannot be recorded run
-        without a tape; so do drafts over recurrent layers, whose tensors outlive the step."""
+        without a tape; so do drafts over recurrent layers, since their tensors must outlive the step."""
         key = _Key(len(batch.token_ids), len(batch.query_lens), self._has_adapters(batch))
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
@@ -120,7 +120,7 @@ class RecordedExecutor:
     def _record(
         self, key: _Key, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch
     ) -> None:
-        """Run the step while recording it, and store the tape; None if the step cannot be recorded."""
+        """Run the step while recording it, and store the tape, or None if the step cannot be recorded."""
         tape, unrecordable_op = record(
             lambda: self._run_in_place(x, rotary_embeddings, batch), self._workspace, self._replay
         )

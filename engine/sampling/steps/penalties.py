@@ -1,6 +1,6 @@
 """Penalties: repetition, presence and frequency penalties for tokens that occurred.
 
-Only logits of tokens that occurred are touched, so the cost grows with those and not with the vocabulary.
+Only logits of tokens that occurred are touched, so the cost grows with their number and not with the vocabulary.
 """
 
 from collections import Counter, abc
@@ -42,7 +42,7 @@ class Penalties:
 def _penalize(
     logits: torch.Tensor, sampling: SamplingParams, prompt: abc.Set[int], output: abc.Mapping[int, int]
 ) -> None:
-    """Apply penalties in place. prompt: its distinct tokens. output: the number of occurrences of each token."""
+    """Apply penalties in place. prompt: distinct prompt tokens. output: the number of occurrences of each token."""
     if sampling.repetition_penalty != 1.0:
         ids = torch.tensor([*output, *(prompt - output.keys())], device=logits.device)
         values = logits[ids]

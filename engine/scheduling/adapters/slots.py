@@ -25,8 +25,8 @@ class Fill(NamedTuple):
 class Slot:
     """One of the model's adapter slots.
 
-    users: sequences that hold the slot, see AdapterSlots. closed_from: no further sequences of this service rank or a
-    higher one may use the slot, which is to be freed for another adapter; infinity for an open slot.
+    users: running sequences in the slot, and waiting ones that it is promised to. closed_from: to free the slot for
+    another adapter, no new sequences of this service rank or a higher one may use it; infinity for an open slot.
     """
 
     number: int
@@ -129,7 +129,7 @@ class AdapterSlots:
 
     def _close(self, ranks: Iterable[int]) -> None:
         """Close a slot for each of the groups with these ranks, in order. Prefers slots that are closed already, then
-        without users of lower ranks than the group's, then with the fewest users."""
+        slots without users of lower ranks than the group's, then slots with the fewest users."""
         slots = [slot for slot in self._slots if not slot.is_filling]
         for rank in ranks:
             if not slots:

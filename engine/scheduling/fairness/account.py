@@ -14,8 +14,8 @@ _PROMPT_COST, _OUTPUT_COST = 1.0, 2.0  # as in the paper: an output token takes 
 
 @dataclass(slots=True, eq=False)
 class TenantAccount:
-    """A tenant's account in one service class. Invariant: `counter` >= `floor`, which the last `lift` set: refunds do
-    not restore credit that it removed."""
+    """A tenant's account in one service class. Invariant: `counter` >= `floor`, the level that it was last lifted to,
+    so that refunds do not restore the credit of idle time."""
 
     name: str = ""
     weight: float = 1.0  # of the tenant's latest request

@@ -26,7 +26,11 @@ class FairQueue(ClassCounts):
         return (each for turns in self._ranks.values() for queue in turns.queues.values() for each in queue)
 
     def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:
-        """Yield sequences in line in turn; see TenantTurns. May include sequences that join meanwhile."""
+        """Yield the sequences in line: lower service ranks first, and within a rank the least served tenant's first.
+
+        limits: by tenant, the most tokens that its next sequence may have to compute. May include sequences that join
+        during the iteration.
+        """
         for rank in sorted(self._ranks):
             yield from self._ranks[rank].in_turn(limits)
 

@@ -7,7 +7,7 @@ from engine.protocol import ServiceClass
 
 
 class Yielding(enum.Enum):
-    """When a running sequence gives up its slot and blocks to a waiting sequence of a lower rank."""
+    """The condition for a running sequence to give up its slot and blocks to a waiting sequence of a lower rank."""
 
     NEVER = enum.auto()
     FOR_ROOM = enum.auto()  # if both do not fit
@@ -16,7 +16,7 @@ class Yielding(enum.Enum):
 
 
 class CountedAs(enum.Enum):
-    """Which set of metrics (requests, steps, preemptions, prefix cache) a sequence counts in."""
+    """The set of metrics (requests, steps, preemptions, prefix cache) in which a sequence counts."""
 
     CLIENTS = enum.auto()
     BATCH = enum.auto()  # metrics of their own, so that a batch does not hide what clients get

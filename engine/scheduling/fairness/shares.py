@@ -22,7 +22,7 @@ class _Usage:
 
 
 class TenantShares:
-    """Usage of one service class. A tenant's share is its weight over that of all tenants with sequences there."""
+    """Usage of one service class. A tenant's share is its part of the total weight of tenants with sequences in it."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class TenantShares:
 
     def victims(self, sequence: Sequence, num_blocks: int) -> list[Sequence]:
         """Return the running sequences, in order, that may be preempted for the waiting `sequence`, which needs
-        `num_blocks`. Their tenants stay at or above their share without them, and were served about as much as the
-        tenant of `sequence`, or more. Returns none if the latter would exceed its share."""
+        `num_blocks`. The preempted tenants stay at or above their share, and were served about as much as the tenant
+        of `sequence`, or more. Empty if that tenant runs sequences and would exceed its share with this one."""
         own = self._usage.get(sequence.account, _Usage())
         part = self._part(len(own.sequences) + 1, own.num_blocks + num_blocks)
         if own.sequences and part > self._share(sequence.account):
@@ -72,7 +72,7 @@ class TenantShares:
         return victims
 
     def largest(self, *, but: Sequence) -> Sequence:
-        """Return the last sequence of the tenant with the most blocks for its weight, except `but`."""
+        """Return the last sequence of the tenant with the most blocks per weight; skip a tenant whose last is `but`."""
         lasts = {account: usage.sequences[-1] for account, usage in self._usage.items() if usage.sequences}
         others = [account for account in lasts if lasts[account] is not but]
         return lasts[max(others, key=lambda account: self._usage[account].num_blocks / account.weight)]

@@ -13,8 +13,10 @@ class TenantQueue:
     """One tenant's waiting sequences. They are in buckets by `num_to_compute`, in powers of two, each sorted by the
     order of service.
 
-    So the next sequence up to a length limit is found without scanning all. Sequences that cannot run now, whichever
-    others do, are set aside. Invariant: a sequence is either in its length bucket or set aside.
+    So the next sequence up to a length limit is found without a scan of the queue. Sequences that cannot start yet,
+    such as for lack of an adapter slot, are set aside.
+
+    Invariant: a sequence is either in its length bucket or set aside.
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ class Tenants:
         return account
 
     def count_step(self, plan: StepPlan, demands: abc.Iterable[Demand]) -> None:
-        """Add a step's prompt tokens to each tenant's recent count. demands: of the step, with token prices."""
+        """Add a step's prompt tokens to each tenant's recent count. demands: price the step's tokens."""
         if len(self._accounts) > 1:
             prices = {demand.sequence: demand.price for demand in demands}
             num_tokens: dict[TenantAccount, float] = defaultdict(float)

@@ -77,8 +77,8 @@ class BlockPool:
         return self.num_blocks - self.num_free
 
     def num_protected(self, *, is_evicted_first: bool) -> int:
-        """Return the number of free blocks that a sequence must leave unless it runs alone: with `is_evicted_first`,
-        cached blocks of normal priority, up to half of the pool; otherwise none."""
+        """Return the number of free blocks that a sequence may not take unless it runs alone: with `is_evicted_first`,
+        the cached blocks of normal priority, up to half of the pool; otherwise 0."""
         return min(len(self._free_cached), self.num_blocks // 2) if is_evicted_first else 0
 
     @property
@@ -118,7 +118,10 @@ class BlockPool:
         return blocks
 
     def share(self, blocks: Iterable[int], *, is_evicted_first: bool = False) -> None:
-        """Add a reference to each of these cached blocks. is_evicted_first: as in `allocate`, for the new user."""
+        """Add a reference to each of these cached blocks.
+
+        is_evicted_first: let the blocks get low priority when freed, if all their earlier users had this flag too.
+        """
         for block in blocks:
             assert self._digests[block] is not None, f"block {block} is shared but has no known prefix"
             if self._references[block] == 0:

@@ -12,7 +12,7 @@ from engine.scheduling.sequence import Sequence
 class KVCapacity:
     """Counts free and needed blocks and states, without changing anything.
 
-    without: running sequences whose blocks and states count as free, as if they were preempted.
+    without, in its methods: sequences whose blocks and states count as free, as if they were preempted.
     """
 
     def __init__(

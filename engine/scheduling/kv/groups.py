@@ -14,7 +14,7 @@ NO_BLOCK = -1  # a table entry whose block was freed, or never allocated
 
 @dataclass(frozen=True, slots=True)
 class KVGroup:
-    """Which entries of a sequence's block table a group of layers needs. block_size: tokens per entry."""
+    """The entries of a sequence's block table that a group of layers needs. block_size: tokens per entry."""
 
     block_size: int
     window: int | None = None  # a token sees itself and the window - 1 tokens before it; None: all before it

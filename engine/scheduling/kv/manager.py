@@ -61,9 +61,9 @@ class KVManager:
     def num_shareable_blocks(
         self, waiting: Sequence, match: PrefixMatch | None, other: Sequence, *, num_computed: int
     ) -> int:
-        """Return how many prefix blocks a waiting sequence could share with `other`, if `other` computes the block
-        after `match` in this step; else 0. match: None only checks whether that block is cached. num_computed: tokens
-        of `other` before the step."""
+        """Return how many prefix blocks a waiting sequence could share with `other`, if one of them is the block that
+        `other` computes next and is not cached yet; else 0. match: the cached prefix of `waiting`; None looks up only
+        that block. num_computed: the computed tokens of `other` before the step."""
         ours, theirs = other.block_hashes, waiting.block_hashes
         most = min(len(ours), self._num_matchable_blocks(waiting))
         index = num_computed // self._block_size
@@ -74,12 +74,13 @@ class KVManager:
         return bisect_left(range(most), True, key=lambda position: ours[position] != theirs[position])
 
     def _is_cached_at(self, index: int, hashes: list[bytes]) -> bool:
-        """Whether the block at `index` may be cached. A definite no only if the full attention group lacks it."""
+        """Whether the block at `index` may be cached: False only if there is a full-attention group that lacks it."""
         full = next((number for number, group in enumerate(self._groups) if group.is_full_attention), None)
         return full is None or self._prefixes.find(full, hashes[index]) is not None
 
     def add_branch_point(self, sequence: Sequence, num_blocks: int) -> None:
-        """Make a running sequence cache what others need to continue after its first `num_blocks` blocks."""
+        """Make a running sequence cache the window blocks and recurrent states that other sequences need to continue
+        after its first `num_blocks` blocks."""
         if num_blocks not in sequence.branch_points:
             sequence.branch_points += (num_blocks,)
         for allocator in self._state_allocators:
