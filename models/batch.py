@@ -45,8 +45,11 @@ class StateGroupBatch:
     def from_blocks(
         cls, lengths: Sequence[int], sources: Sequence[int], targets: Sequence[int], device: torch.device
     ) -> "StateGroupBatch":
-        """Return the addresses of a step without drafts. lengths: rows of each sequence; for the others see the
-        class."""
+        """Return the addresses of a step without drafts.
+
+        lengths: rows of each sequence. sources: block of the state that each sequence continues from, -1 for a new
+        sequence. targets: block that takes the state after each row, -1 where it is not stored.
+        """
         return cls(
             sources=torch.tensor(sources, dtype=torch.int32, device=device),
             targets=torch.tensor(targets, dtype=torch.int32, device=device),
@@ -88,7 +91,7 @@ class ForwardBatch:
     logit_rows: [L] int64, rows whose logits are needed.
     adapter_slots: [T] int32, the slot of each row's adapter (`ModelDecoder.set_adapter`), -1 for rows without one; None
     if no row has one.
-    distance_bias: set by a decoder that has one, for its layers.
+    distance_bias: set by the decoder, for its layers, if its attention has a bias by distance.
     All tensors are on the model's device. query_lens and context_lens are the host's copy of the lengths, so that
     nothing has to be read back.
     """

@@ -111,9 +111,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Return hidden states [T, hidden] before the final norm. Writes the rows' K, V and states to `kv`.
 
-        kv: the cache of each layer.
-
-        output_rows: [L] rows to return, by default all; the others stop before the last layer's feed-forward sublayer.
+        kv: the cache of each layer. output_rows: [L] indices of the rows to return, by default all; the last layer's
+        feed-forward sublayer computes only these rows.
         """
         return self.run_layers(self.embedded(batch), self.rotary_embeddings(batch), batch, kv, output_rows)
 
@@ -146,7 +145,10 @@ class Decoder(nn.Module):
         kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run all layers on x, the result of `embedded`, which may be overwritten. For the rest see `forward`."""
+        """Run all layers on x, the result of `embedded`, which may be overwritten; return the hidden states.
+
+        kv: the cache of each layer. output_rows: [L] indices of the rows to return, by default all.
+        """
         last = len(kv) - 1
         for index, layer_kv in enumerate(kv):
             x = self.run_layer(index, x, rotary_embeddings, batch, layer_kv, output_rows if index == last else None)
@@ -171,9 +173,9 @@ class Decoder(nn.Module):
         return rows
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, kv: Sequence[LayerCache]) -> None:
-        """Write the recurrent states after a step's accepted speculative rows; see StateGroupBatch.
+        """Write the recurrent states after the rows of accepted draft tokens.
 
-        accepted_rows: [n] int64, indices into the speculative rows, sequence after sequence as in `group`.
+        accepted_rows: [n] int64, indices into `group.speculative_rows`, sequence after sequence.
         """
         for layer, state in zip(self.layers, kv, strict=True):
             if isinstance(state, LayerState):
@@ -187,7 +189,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Return the logits [L, V], fp32, of rows [L, hidden] of forward's result, to which the final norm is applied.
 
-        adapter_slots: [L] int32, of these rows, as in ForwardBatch; None if no row has an adapter.
+        adapter_slots: [L] int32, the slot of each row's adapter, -1 without one; None if no row has an adapter.
         """
         assert self.head is not None
         norm = self.norm or IDENTITY
@@ -217,7 +219,7 @@ class Decoder(nn.Module):
         return 0 if self._adapters is None else self._adapters.version
 
     def adapted_layers(self) -> dict[str, Linear]:
-        """Return the layers that can have adapters, all but embeddings and experts, by name as in Adapter.layers."""
+        """Return the layers that can have adapters, all but embeddings and experts, by module name."""
         modules = dict(self.named_modules())
         inner = {name: module for name, module in modules.items() if isinstance(module, Linear)}
         skipped = ("embed", "position_embedding", "token_type_embedding")

@@ -1,7 +1,7 @@
 """Pauses: sequences of batch jobs that keep their KV blocks while clients' sequences run, to avoid recomputation.
 
-A client's sequence takes a paused one's slot, but its blocks only if too few are free (Claims), the last in order
-first.
+A paused sequence does not count as running, so its place is free for a client's sequence. Its blocks are taken only if
+too few are free (claims.py), beginning with the last sequence in the order of service.
 """
 
 from engine.scheduling.kv.block_pool import BlockPool

@@ -90,7 +90,8 @@ class StepWork(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """The results of a step: one RowResult per item, in order. `is_representative`: later steps of this kind will take
-    as long; false if the step failed, or recorded a tape of native calls. The other fields are as in StepStats."""
+    as long; false if the step failed, or recorded a tape of native calls. The other fields are statistics, named as in
+    StepStats."""
 
     rows: list[RowResult]
     is_representative: bool = True

@@ -74,7 +74,7 @@ class Scheduler:
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Seconds until the first time limit of a sequence expires, which makes work; None without time limits."""
+        """Seconds until the next time limit of a sequence, when `has_work` becomes true; None without time limits."""
         next_s = self._limits.next_s
         return None if next_s is None else max(0.0, next_s - self._clock())
 
@@ -187,7 +187,7 @@ class Scheduler:
                 self._fail(item.sequence, _NO_MEMORY)
 
     def take_stats(self, **known: Any) -> StepStats:
-        """Return the stats of the last updated step. known: StepStats fields that the scheduler does not know."""
+        """Return the stats of the last updated step. known: StepStats fields measured outside the scheduler."""
         return take_step_stats(self._lifecycle, self._kv, known)
 
     def take_finished(self) -> list[Sequence]:

@@ -20,7 +20,7 @@ class SequenceStatus(enum.Enum):
 
 
 class Gate(enum.Enum):
-    """Conditions that keep a waiting sequence from running, apart from its turn and free blocks."""
+    """Conditions, besides free blocks and the order of service, that keep a waiting sequence from running."""
 
     GRAMMAR = enum.auto()  # its grammar is being compiled
     ADAPTER = enum.auto()  # its adapter has no slot
@@ -112,6 +112,6 @@ class Sequence:
 
     @property
     def needs_prompt_rows(self) -> bool:
-        """Whether requested prompt log probabilities are missing. If so, the prefix cache, without logits, is not
-        used."""
+        """Whether requested prompt log probabilities are missing. If so, the prefix cache is not used, since it has no
+        logits."""
         return self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt - 1

@@ -49,8 +49,8 @@ class Acceptance:
         self._requests: dict[str, dict[DraftSource, _RequestState]] = {}
 
     def acceptance_probs(self, request_id: str, source: DraftSource, num_tokens: int) -> list[float]:
-        """Return each position's acceptance probability; after a long pause of the request, the mean of all
-        requests."""
+        """Return each position's acceptance probability: the request's own estimate, or the mean of all requests if
+        this one has not drafted from the source for many steps."""
         state = self._requests.get(request_id, {}).get(source)
         general = _means(self._by_position[source], _PRIOR, num_tokens)
         if state is None or state.idle_steps >= state.pause_steps:

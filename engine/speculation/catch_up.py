@@ -26,7 +26,7 @@ class CatchUp:
         self._mean_output_len += _NEW_WEIGHT * (num_output - self._mean_output_len)
 
     def compute(self, candidates: list[DraftCandidate], load: StepLoad, max_tokens: int) -> None:
-        """Compute the draft model's context where that pays. max_tokens: limit of a step, over all sequences."""
+        """Compute missing context with the draft model where that pays: at most `max_tokens` tokens in all."""
         if not any(candidate.num_behind for candidate in candidates):
             return
         assert self._drafter is not None
@@ -66,7 +66,10 @@ class CatchUp:
         return min(sequence.num_remaining, max(self._mean_output_len - sequence.num_output, sequence.num_output / 2))
 
     def _max_pause_s(self, load: StepLoad, num_behind: int) -> float | None:
-        """Return how long catching up `num_behind` sequences may delay the others; None if there are no others."""
+        """Return the seconds that catching up may delay other running sequences; None if all are to catch up.
+
+        num_behind: number of sequences that are to catch up.
+        """
         if load.num_sequences == num_behind:
             return None
         return self._costs.steps.estimate(load.num_sequences, load.num_rows)

@@ -11,7 +11,7 @@ _MAX_FAULTS = 3  # with no verified draft between them
 class FaultLog:
     """Mutes sequences whose drafting raised an exception; switches speculation off if exceptions continue.
 
-    So a request with unforeseen parameters does not take speculation from the others.
+    So a request with unforeseen parameters does not switch off speculation for other requests.
     """
 
     def __init__(self) -> None:

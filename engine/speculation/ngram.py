@@ -51,8 +51,9 @@ class NgramIndex:
 class RepeatTracker:
     """Tracks where a sequence repeats a source text: keeps the next position in the source while both agree.
 
-    After a difference, looks up the sequence's last n-gram in the source. Of several positions it takes the latest, or
-    the first after the one where it lost track. `matched`: source positions whose tokens the sequence repeated.
+    After a mismatch, looks up the sequence's last n-gram in the source. If it occurs there several times, takes the
+    last occurrence (`prefers_latest`), or the first that follows the mismatch. `matched`: source positions whose tokens
+    the sequence repeated.
     """
 
     def __init__(self, index: NgramIndex, *, next_position: int | None, num_seen: int, prefers_latest: bool) -> None:
@@ -80,7 +81,7 @@ class RepeatTracker:
         self._num_seen = max(self._num_seen, end)
 
     def next_tokens(self, tokens: list[int], num_tokens: int) -> list[int]:
-        """Return up to `num_tokens` tokens that come next in the source. tokens: as in the last call of `advance`."""
+        """Return up to `num_tokens` tokens that come next in the source. tokens: those last passed to `advance`."""
         if self._next is None:  # the index may have grown since
             self._next = self._find(tokens, len(tokens))
         return [] if self._next is None else self._source[self._next : self._next + num_tokens]

@@ -37,7 +37,8 @@ class DraftPlanner:
         self.costs = costs
 
     def knows_plain(self, load: StepLoad) -> bool:
-        """Whether drafts may be planned. If not, this step runs without them, to measure the time of such a step."""
+        """Whether drafts may be planned. If not, the time of a decoding step without drafts is still unknown, and this
+        step must run without drafts to measure it."""
         return load.num_decoding < load.num_sequences or self.costs.steps.knows(load.num_sequences, load.num_sequences)
 
     def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
@@ -65,8 +66,8 @@ class DraftPlanner:
         return plan.tokens_per_s * self.costs.steps.mean(load.num_sequences, load.num_rows) / load.num_decoding
 
     def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:
-        """Return the probability that a whole draft is accepted below which one more token does not pay. num_drafting:
-        number of sequences for which the draft model drafts."""
+        """Return the threshold at which a draft ends: if the whole draft is less likely to be accepted, one more token
+        does not pay. num_drafting: number of sequences for which the draft model drafts."""
         if plan.tokens_per_s is None:
             return 0.0
         num_rows = sum(plan.lengths)

@@ -19,7 +19,8 @@ class DraftSource(enum.Enum):
 class DraftCandidate:
     """A possible draft of one sequence. A draft model's token_ids are placeholders: the model has not drafted yet.
 
-    num_behind: context tokens that the draft model must compute first. fallback: the best lookup, used until then.
+    num_behind: context tokens that the draft model must compute first. fallback: the best lookup's draft, used
+    until the model has caught up.
     """
 
     sequence: Sequence

@@ -30,7 +30,7 @@ class SpeculationSettings:
 
     @property
     def sources(self) -> frozenset[DraftSource]:
-        """Enabled sources of drafts; predictions in requests always are."""
+        """Enabled sources of drafts. Predictions that requests contain are always enabled."""
         sources = {DraftSource.PREDICTION}
         if self.method is SpeculativeMethod.NGRAM:
             sources.add(DraftSource.NGRAM)

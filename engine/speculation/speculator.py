@@ -24,7 +24,8 @@ class Speculator:
     the result.
 
     Drafts follow known tokens, so a step that may have drafts is planned only when the step before it has been
-    collected. `draft` therefore reads sequences as they are, and `observe` the plan.
+    collected. `draft` therefore reads the sequences themselves; `observe`, which runs after they have advanced, reads
+    the plan.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class Speculator:
         drafter: Drafter | None = None,
         sources: Collection[DraftSource] | None = None,
     ) -> None:
-        """max_tokens: maximum length of a draft. sources: those of the prediction, the `lookups` and the draft model
-        that are used; default all."""
+        """max_tokens: maximum length of a draft. sources: the enabled sources among predictions, the `lookups` and
+        the draft model; default all."""
         self._predictions = PredictionProposer()
         lookups = [self._predictions, *lookups]
         self.all_sources = frozenset(

@@ -49,7 +49,7 @@ from models.system.memory import free_memory_bytes, is_host
 
 @contextlib.contextmanager
 def _explaining_memory_shortage() -> Iterator[None]:
-    """Convert out-of-memory errors after loading to StartupError; the loader reports its own."""
+    """Convert out-of-memory errors to StartupError, except those while weights are loaded: the loader reports them."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -62,7 +62,10 @@ def _explaining_memory_shortage() -> Iterator[None]:
 
 
 def build_engine(config: EngineConfig, report: ProgressReport, **callbacks: Any) -> tuple[Engine, EngineInfo]:
-    """Build the engine of a model that generates text; see `build_served_engine`. Raises StartupError for others."""
+    """Build the engine of a model that generates text. callbacks: further arguments of `build_served_engine`.
+
+    Raises StartupError for a model that does not generate, and as `build_served_engine` does.
+    """
     engine, info = build_served_engine(config, report, **callbacks)
     if not info.generates:
         raise StartupError(

@@ -20,7 +20,10 @@ def check_options(config: EngineConfig) -> None:
 
 
 def compute_threads(requested: int | None) -> int:
-    """Return --threads if given, else the number of usable cores. Raises OptionError if there are fewer CPUs."""
+    """Return --threads if given, else the number of usable cores.
+
+    Raises OptionError if --threads is above the number of CPUs that this process may use.
+    """
     if requested is None:
         return usable_cores()
     num_cpus = len(allowed_cpus())

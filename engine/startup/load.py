@@ -60,8 +60,10 @@ def load_models(
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None],
 ) -> EngineModels:
-    """Find and load the models. on_tokenizer: called before the weights are loaded. Raises StartupError or
-    OptionError."""
+    """Find and load the models. on_tokenizer: called before the weights are loaded.
+
+    Raises StartupError if a model cannot be found or loaded, OptionError for an option that is invalid or does not fit.
+    """
     draft_files = resolve_draft(spec, report)  # first: a misspelled name should not wait for the model
     try:
         files = resolve_model(
@@ -114,7 +116,7 @@ def weight_options(quantization: Quantization, *, includes_head: bool, group_siz
 
 
 def load_options(config: EngineConfig, device: str) -> LoadOptions:
-    """Translate the engine's options to the loader's. Raises OptionError."""
+    """Translate the engine's options to the loader's. Raises SettingError for invalid overrides of config.json."""
     return LoadOptions(
         dtype=config.dtype.value,
         device=device,

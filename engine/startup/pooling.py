@@ -29,9 +29,9 @@ _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the time of the last is the first esti
 
 
 def check_pooling_options(config: EngineConfig, traits: PoolingTraits | None) -> bool:
-    """Return whether the engine pools texts (embeddings, scores). traits: None for a model of transformers' code.
+    """Return whether the engine pools texts (embeddings, scores). traits: None if transformers' code runs the model.
 
-    Raises OptionError for options that do not fit the model, and StartupError if its kind of pooling is not supported.
+    Raises OptionError for options that do not fit the model, StartupError if the model needs unsupported pooling.
     """
     if traits is None:
         if config.task is Task.EMBED:

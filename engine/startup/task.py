@@ -6,7 +6,7 @@ from models.architecture.pooling import ScoreHeadSpec
 
 
 def pools(task: Task, by_default: bool) -> bool:
-    """Return whether the model pools texts (embeddings, scores). by_default: PoolingTraits.pools_by_default."""
+    """Return whether the model pools texts (embeddings, scores). by_default: whether it does so with --task auto."""
     return task is Task.EMBED or (task is Task.AUTO and by_default)
 
 

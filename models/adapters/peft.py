@@ -31,7 +31,7 @@ _PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, sorted(_
 
 
 def read_peft(folder: Path) -> StoredAdapter:
-    """Read a PEFT adapter. Raises AdapterError, which names the file and the field or tensor, also for pickles."""
+    """Read a PEFT adapter. Raises AdapterError, which names the file and the field or tensor; never opens a pickle."""
     config = read_peft_config(folder)
     path = folder / WEIGHTS_NAME
     if not path.is_file():

@@ -79,7 +79,7 @@ class MoESpec:
     has_shared_gate: bool = False  # shared output times sigmoid(w . x): Qwen2-MoE
 
     def contradiction(self) -> str | None:
-        """Return why these settings can route no row, or None. Kernels do not check them again."""
+        """Return why routing cannot work, such as more experts per token than exist, or None. Kernels do not check."""
         router, size = self.router, self.num_experts // self.router.num_groups
         if self.num_experts % router.num_groups or router.groups_per_token > router.num_groups:
             chosen = f"{router.groups_per_token} of {router.num_groups} groups"

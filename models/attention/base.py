@@ -28,7 +28,10 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
-        """Return this back end's layout of one layer's keys and values. Dtypes as in `unsupported`."""
+        """Return this back end's layout of one layer's keys and values.
+
+        dtype: dtype of queries, keys and values. kv_dtype: dtype of the KV cache.
+        """
 
     def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         """Apply a norm to each head of x [T, heads, D]. May change x; a back end with a kernel overrides this.

@@ -46,7 +46,7 @@ class CacheEntry:
 
     @property
     def short_name(self) -> str:
-        """The name; for a model in many wheels, the first wheel and the number of the others."""
+        """The name; for a model in many wheels, the first wheel and the number of further wheels."""
         first, *others = self.name.split("+")
         return f"{first}+{len(others)}" if self.kind is EntryKind.WHEELS and others else self.name
 
@@ -57,7 +57,7 @@ class CacheEntry:
 
     @property
     def last_used_s(self) -> float:
-        """Time of the last use of the entry or its derived entries, which are used in place of its files."""
+        """Time of the last use of the entry or its derived entries: loading a model may read only the derived files."""
         return max([self.used_s, *(entry.used_s for entry in self.derived)])
 
 

@@ -67,7 +67,8 @@ def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> Cac
 def _entry(
     folder: Path, name: str, root: Path, paths: list[Path], contents: list[Path], *, is_complete: bool = True
 ) -> CacheEntry:
-    """Return an entry of a repository, with all its locks: which model an incomplete file belongs to is unknown."""
+    """Return an entry of a repository. Its locks are those of all fetches into the repository, since the name of an
+    incomplete file does not tell its model."""
     return CacheEntry(
         name,
         EntryKind.HUB,

@@ -21,7 +21,10 @@ def is_being_fetched(entry: CacheEntry) -> bool:
 
 
 def processes_using(entry: CacheEntry) -> list[int]:
-    """Return the ids of visible processes that have files of the entry or its derived entries open or mapped."""
+    """Return the ids of other processes that have files of the entry or its derived entries open or mapped.
+
+    Processes that this user may not inspect in /proc are not found.
+    """
     contents = {os.path.realpath(path) for each in (entry, *entry.derived) for path in each.contents}
     found = []
     for process in _PROC.glob("[0-9]*"):
@@ -44,7 +47,7 @@ def _open_files(process: Path) -> Iterable[str]:
 def remove(entry: CacheEntry) -> int:
     """Remove an entry and its derived entries; return the bytes that this frees.
 
-    Raises OutsideCache before anything is removed, or OSError.
+    Raises OutsideCache, before anything is removed, if a path lies outside of its cache; OSError if a removal fails.
     """
     entries = (entry, *entry.derived)
     for each in entries:

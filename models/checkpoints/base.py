@@ -28,7 +28,7 @@ class StoredTensor:
     move rows apply to them, too.
     quantized: the matrix as codes and scales. If several tensors of the file make up the matrix, the reader offers
     them as one, called `<module>.weight`, in the matrix's shape; `read` dequantizes by the format's reference.
-    wider_format: the format of `quantized` if it has more bits than the file's own, for the same numbers.
+    wider_format: the format of `quantized` if its codes have more bits than the file's, for the same values.
     part(index): the tensor at one index of the first dimension, such as an expert's matrix in a stack.
     read_stored(): the tensor in the file's own dtype; only for safetensors.
     may_be_unused: the loader may ignore the tensor if the architecture does not use it.

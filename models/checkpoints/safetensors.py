@@ -89,7 +89,7 @@ def _read_index(folder: Path) -> dict[str, Path]:
 
 
 def tensors_of_file(path: Path) -> Iterator[StoredTensor]:
-    """Yield the tensors of one file, in its order. Raises CheckpointError."""
+    """Yield the tensors of one file, in its order. Raises CheckpointError if it is damaged or cannot be read."""
     _check_header_size(path)
     try:
         file = safe_open(path, framework="pt")  # checks the header against itself and against the file's size

@@ -35,8 +35,8 @@ def generation_defaults(
     """Return the stated values of temperature, top_p, top_k, min_p and repetition_penalty, by name.
 
     choice: "auto" (from generation_config.json in the checkpoint's `folder`, else from the GGUF's metadata), "vllm" (no
-    values), or a folder. Raises SourceError if that folder lacks the file, CheckpointError if a file or a value is
-    malformed.
+    values), or a folder. Raises SourceError if that folder lacks generation_config.json, CheckpointError if a file
+    or a value is malformed.
     """
     if choice == "vllm":
         return {}

@@ -13,7 +13,10 @@ def num_labels(config: HFConfig) -> int:
 
 
 def labels(config: HFConfig) -> list[str]:
-    """Return the names of the scores in order; empty if the configuration has none. Raises CheckpointError."""
+    """Return the names of the scores in order; empty if the configuration has none.
+
+    Raises CheckpointError unless `id2label` names the labels 0, 1, 2 and so on.
+    """
     named = config.raw("id2label") or {}
     try:
         by_id = {int(number): str(name) for number, name in named.items()}

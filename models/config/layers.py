@@ -39,8 +39,8 @@ def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
 def rope_layers(config: HFConfig, num_layers: int) -> list[bool]:
     """Return whether each layer has a rotary embedding, by Llama 4's fields.
 
-    `no_rope_layers` has a 1 for each layer that has one, despite its name. If it is absent or empty, every layer but
-    each `no_rope_layer_interval`-th, by default each fourth, has one.
+    `no_rope_layers` has a 1 for each layer with a rotary embedding, despite its name. If it is absent or empty, all
+    layers have a rotary embedding except every `no_rope_layer_interval`-th, by default every fourth.
     """
     interval = config.integer("no_rope_layer_interval", 4)
     flags = config.raw("no_rope_layers")

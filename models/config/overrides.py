@@ -20,7 +20,10 @@ _OTHER_ROPE_FIELDS = ("rope_theta", "partial_rotary_factor")  # in the same sect
 
 
 def parse_overrides(hf_overrides: str | None, rope_scaling: str | None, rope_theta: float | None) -> dict[str, Any]:
-    """Return fields of a config.json from options' values. Raises SettingError for other JSON, and repetitions."""
+    """Return fields of a config.json from options' values.
+
+    Raises SettingError if a text is not a JSON object, or if two options set the same field.
+    """
     fields = _object("--hf-overrides", hf_overrides)
     shorter = {"--rope-scaling": ("rope_scaling", "rope_parameters"), "--rope-theta": ("rope_theta",)}
     values = {"--rope-scaling": rope_scaling and _object("--rope-scaling", rope_scaling), "--rope-theta": rope_theta}
@@ -88,7 +91,7 @@ def override(config: HFConfig, fields: Mapping[str, Any]) -> OverriddenConfig:
 
 
 def _in_layout_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the configuration's fields without a replaced scaling, and the user's fields in the same layout."""
+    """Return the configuration's fields without a replaced scaling, and the user's, with rotary fields placed alike."""
     base, given = dict(config.fields), dict(fields)
     scaling = _take_scaling(given)
     section = "rope_parameters" if isinstance(base.get("rope_parameters"), dict) else "rope_scaling"

@@ -1,7 +1,7 @@
 """Layouts: a model's tensors, configuration and tokenizer as a folder in Hugging Face layout.
 
 The files of a folder are copied. The tensors of a GGUF file get the names and the row order of the family's safetensors
-checkpoints, by the maps through which headrace loads both.
+checkpoints, by the name maps with which headrace loads both formats.
 """
 
 import json
@@ -69,7 +69,7 @@ class GGUFLayout:
     """Export layout of a model that was loaded from a GGUF file."""
 
     def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
-        """Prepare the export. Raises UnsupportedModelError for models that cannot be written correctly."""
+        """Prepare the export. Raises UnsupportedModelError if the model cannot be exported from GGUF."""
         architecture = opened.config.architecture()
         if architecture not in _MODEL_TYPES:
             raise UnsupportedModelError(
@@ -119,7 +119,7 @@ def _stack_error(name: str) -> UnsupportedModelError:
 
 
 def make_layout(files: ModelFiles, opened: OpenedModel) -> Layout:
-    """Return the model's layout. Raises UnsupportedModelError for models that cannot be written correctly."""
+    """Return the model's export layout. Raises UnsupportedModelError if the model cannot be exported."""
     if files.gguf:
         return GGUFLayout(files, opened)
     assert files.root is not None

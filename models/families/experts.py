@@ -50,7 +50,7 @@ GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
 
 
 def gguf_expert_fields(file: GGUFMetadata, *, size: str = "moe_intermediate_size") -> dict[str, Any]:
-    """Return number and size of the experts. size: the family's name for their intermediate size."""
+    """Return config.json's fields for experts. size: the name of the field for an expert's intermediate size."""
     num_experts, per_token = file.integer("expert_count"), file.integer("expert_used_count")
     intermediate_size = file.size("expert_feed_forward_length") or file.integer("feed_forward_length")
     return {

@@ -74,7 +74,7 @@ def _has_attention(config: HFConfig, num_layers: int) -> list[bool]:
 
 
 def _mlp_size(config: HFConfig) -> int:
-    """Return the MLP's size: two thirds of the field, rounded up, since a gated MLP has three matrices."""
+    """Return the MLP's size: by default two thirds of the configured size, rounded up, since it has three matrices."""
     size = config.integer(config.first("block_ff_dim", "intermediate_size"))
     if not config.boolean("block_auto_adjust_ff_dim", True):
         return size

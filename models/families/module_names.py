@@ -33,9 +33,9 @@ def named_linears(rules: Rules, spec: DecoderSpec, shards: Mapping[str, Sequence
     """Yield the linear layers by the rules for safetensors, layer by layer, without experts.
 
     shards: the names of the shards of each linear layer in the decoder; empty for a layer without shards. Rules also
-    name tensors of other configurations and classes. Of several names for one destination, the name of the class that
-    generates text wins, which has the longest prefix; then the last, since families add their names to those they start
-    from.
+    cover other configurations and model classes, so several names may have the same destination. The name with the
+    longest prefix wins: it is that of the class that generates text. Among equally long prefixes the last name wins,
+    since a family adds its own names after those of the family that it extends.
     """
     names = NameMap(rules, len(spec.layers))
     stems = [stem for pattern in rules if (stem := _stem(pattern)) is not None]

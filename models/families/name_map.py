@@ -17,8 +17,8 @@ Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 class To:
     """A tensor's destination: a module such as "layers.{i}.attn.qkv", and the shard of a fused matrix that it fills.
 
-    parameter: the parameter's name, if the tensor's name does not end with it. when_present: if several names have this
-    destination, a module that must be in the layer for this one to be transformers' name.
+    parameter: the parameter's name, if the tensor's name does not end with it. when_present: a module that only layers
+    with this tensor name have, for a destination that has other tensor names in other kinds of layers.
     """
 
     module: str
@@ -86,7 +86,7 @@ class NameMap:
         return None, None
 
     def _is_after_the_last(self, number: str | None) -> bool:
-        """Whether "{x}" may match `number`; True for rules without "{x}"."""
+        """Whether `number`, matched by "{x}", is after the decoder's last layer; True for None (a rule without it)."""
         return number is None or (self._num_layers is not None and int(number) >= self._num_layers)
 
 

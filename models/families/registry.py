@@ -136,7 +136,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {**FAMILIES, **POOLING_FAMILIES}
 
 
 def family_of(architecture: str) -> Family:
-    """Return the family of a Hugging Face class name. Raises UnsupportedModelError, which names similar ones."""
+    """Return the family of a Hugging Face class name. Raises UnsupportedModelError if it is unknown."""
     if architecture not in ARCHITECTURES:
         raise unsupported(architecture)
     module, _, name = ARCHITECTURES[architecture].family.partition(":")
@@ -152,7 +152,10 @@ def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
 
 
 def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Container[str] = ()) -> str:
-    """Return the Hugging Face class name for a GGUF file's general.architecture. Raises UnsupportedModelError."""
+    """Return the Hugging Face class name for a GGUF file's general.architecture.
+
+    Raises UnsupportedModelError if the architecture is not supported.
+    """
     candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if entry.gguf == name}
     if not candidates:
         known = sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf})

@@ -47,7 +47,10 @@ _GGUF_SCORE_NAMES: Rules = {
 
 
 def _gguf_score_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Return the fields of rerankers and classifiers. Files of BERT have the same names but lack its dense layer."""
+    """Return the config.json fields of rerankers and classifiers.
+
+    Raises UnsupportedModelError for a file without the score head's dense layer, such as one converted from BERT.
+    """
     if "cls.weight" not in file.tensors:
         raise UnsupportedModelError(
             f"{file.source}: the file has a score head without its first layer (cls.weight), which llama.cpp's "

@@ -24,7 +24,8 @@ from engine.scheduling.sequence import Sequence
 def source_state(table: abc.Sequence[int], start: int, num_certain: int, block_size: int) -> int:
     """Return the block of the state that a step continues from; NO_BLOCK at a sequence's beginning.
 
-    table: the sequence's table in the state group. start, num_certain: as in PlanItem.
+    table: the sequence's table in the state group. start: the first position that the step computes. num_certain:
+    number of tokens computed after the step, even if the whole draft is rejected.
     """
     if start == 0:
         return NO_BLOCK

@@ -33,7 +33,7 @@ class BatchBudget:
         return min(num_generating, max(1, num_fitting))
 
     def num_prompt_tokens(self, num_generating: int) -> int:
-        """Return how many prompt tokens fit in the step besides `num_rows`; at least one if no sequence generates."""
+        """Return how many prompt tokens fit beside `num_rows` sequences; at least one if no sequence generates."""
         left_s = self.target_s - self._step_s(self.num_rows(num_generating))
         return max(int(num_generating == 0), int(left_s / self._cost.prompt_token_s(0)))
 

@@ -49,15 +49,16 @@ class StepBudget:
 
     @property
     def most_s(self) -> float:
-        """Maximum seconds of a step beside generation, for prompts that would otherwise run at less than half speed."""
+        """Maximum seconds of a step in which other sequences generate, for prompts that would otherwise run at less
+        than half the speed that they have alone."""
         return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
         """Return the maximum number of tokens in the next step, in which `num_generating` sequences continue their
         output. is_batch: the step has no client's sequence.
 
-        Unless memory is short, every generating sequence gets a token, and some tokens are left for prompts; fewer of
-        them fit far into a prompt (see `costs`).
+        Unless memory is short, every generating sequence gets a token, and some tokens are left for prompts; far
+        into a prompt a token costs more, so fewer fit (see `costs`).
         """
         num_tokens = self._tokens_in_time(num_generating)
         if is_batch and self._batch is not None:
@@ -84,7 +85,7 @@ class StepBudget:
 
     def _cost_beside_streams(self, position: int, num_prompt_tokens: int) -> PromptCost:
         """Return the cost of prompt tokens at a position while sequences generate: lower if the step may take up to
-        `most_s`. num_prompt_tokens: those that fit in the target time at the beginning of a prompt."""
+        `most_s`. num_prompt_tokens: how many tokens at the beginning of a prompt fit in the target time."""
         cost = self._cost_of(position)
         token_s = self._cost.prompt_token_s(position)
         others_s = self._cost.decode_s + self._cost.prompt_s(position)
@@ -113,7 +114,7 @@ class StepBudget:
             self._batch.observe(sample)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Halve the limit after a step of `num_tokens` ran out of memory. Returns False if none would be left."""
+        """Halve the limit after a step of `num_tokens` ran out of memory. Returns False if one token was too many."""
         return self._memory.shrink(num_tokens)
 
 
@@ -147,7 +148,7 @@ class StepMemory:
                 self._limit, self._patience = None, _FULL_STEPS
 
     def shrink(self, num_tokens: int) -> bool:
-        """Set the limit to half of `num_tokens`, which did not fit. Returns False if less than one would be left."""
+        """Set the limit to half of `num_tokens`, which did not fit. Returns False if one token was too many."""
         num_tokens = self.limit(num_tokens)  # a failure never raises the limit
         if num_tokens < 2:
             return False

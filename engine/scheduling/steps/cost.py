@@ -77,7 +77,10 @@ class StepCost:
         return sample.num_prompt_tokens, (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance
 
     def observe(self, sample: StepSample, *, others_s: float | None = None) -> None:
-        """Learn from a step that did not fail. others_s: its seconds without prompts, by default `decode_s`."""
+        """Learn from a step that did not fail.
+
+        others_s: seconds that the step would take without its prompts, by default `decode_s`.
+        """
         if sample.num_prompt_tokens == 0:
             known_s = sample.step_s if self._decode_s is None else self._decode_s
             # A step of twice the time is an exception, such as a disturbance, until it is the rule.

@@ -3,7 +3,7 @@
 First come sequences that generate: one token each, and their drafts. The rest is for prompts, by service class; within
 a class tenants share it (`fill_levels`), and a tenant's prompts follow one another in the order of service. But a
 prompt that does not fit in this step leaves up to half of the tokens to prompts behind it that are at most half as
-long: they end soon and delay it little.
+long: these end soon and delay the longer prompt little.
 
 The budget stands for time: its unit is a token at the beginning of a prompt, and a token far into a prompt costs
 several units. Each prompt in a step also costs one reading of its earlier context, so long prompts take turns rather
@@ -159,9 +159,9 @@ def _split_between_tenants(
 
 
 def _split_beside_costly(costly: Demand, prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> None:
-    """Give one token to a prompt whose next token alone exceeds the budget, and half of the budget to the prompts that
-    may go ahead of it: otherwise it would block them for as many steps as it has tokens. At least one of them gets a
-    token if the budget has one."""
+    """Give one token to `costly`, whose next token alone exceeds the budget, and half of the budget to other tenants'
+    prompts and to much shorter ones, which `costly` would otherwise block for as many steps as it has tokens. At least
+    one of those prompts gets a token if the budget has one."""
     tokens.update((demand.sequence, 0) for demand in prompts)
     tokens[costly.sequence] = 1
     others = [
@@ -214,7 +214,10 @@ def _may_pass(demand: Demand, other: Demand) -> bool:
 
 
 def is_much_shorter(num_pending: int, of_other: int) -> bool:
-    """Whether a prompt is short enough, at most half of the other, to get part of a step before the other ends."""
+    """Whether a prompt is short enough to get part of a step before a longer prompt ends: at most half as long.
+
+    num_pending: the short prompt's pending tokens. of_other: the longer prompt's.
+    """
     return 2 * num_pending <= of_other
 
 

@@ -9,7 +9,10 @@ from engine.scheduling.lifecycle import Lifecycle
 
 
 def take_step_stats(lifecycle: Lifecycle, kv: KVManager, known: Mapping[str, Any]) -> StepStats:
-    """Return the stats of the last step, and reset its counters. known: fields that the scheduler does not know."""
+    """Return the stats of the last step, and reset its counters.
+
+    known: StepStats fields that are measured outside the scheduler, by name.
+    """
     tally = lifecycle.take_tally()
     clients, batch = tally.clients, tally.batch
     pool, states, waiting = kv.pool, kv.states, lifecycle.waiting

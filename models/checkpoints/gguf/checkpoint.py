@@ -106,8 +106,8 @@ def _dequantize(
 def _values(rows: torch.Tensor, tensor_type: GGMLQuantizationType) -> torch.Tensor:
     """Dequantize rows to [rows, columns] fp32.
 
-    GGUFRows reads most formats: torch uses all cores, and is twice as fast on each as the gguf package, which reads the
-    others.
+    GGUFRows dequantizes most formats, since torch uses all cores and is twice as fast per core as the gguf package. The
+    package dequantizes the formats that GGUFRows lacks.
     """
     if tensor_type.name in WeightFormat.__members__:
         return GGUFRows(WeightFormat[tensor_type.name], rows).dequantize(torch.float32)

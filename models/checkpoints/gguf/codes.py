@@ -30,7 +30,7 @@ def stored_codes(
     rows: torch.Tensor,
     not_finite: _MakeError,
 ) -> StoredQuant | None:
-    """Return a reader of the matrix as codes, or None if its format is not read so.
+    """Return a reader of the matrix as codes with scales, or None if it can only be dequantized.
 
     rows: [rows, bytes per row], mapped and not read yet. not_finite: makes the error for scales that are not finite.
     """

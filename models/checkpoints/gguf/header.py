@@ -57,7 +57,11 @@ class GGUFHeader:
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
-    """Read a GGUF file's header. Raises CheckpointError, or UnsupportedModelError for a sound file of another kind."""
+    """Read a GGUF file's header.
+
+    Raises CheckpointError for a damaged or unreadable file, UnsupportedModelError for big-endian files and for versions
+    that are not supported.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

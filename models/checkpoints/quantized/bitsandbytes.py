@@ -2,7 +2,7 @@
 
 4 bits: weight [codes / 2, 1] uint8, the matrix row by row, even codes in *high* nibbles; weight.absmax fp32, one for
         each block of `blocksize` codes, or with double quantization uint8, with weight.nested_absmax and
-        weight.nested_quant_map; weight.quant_map: the table of codes; weight.quant_state.*: JSON with the rest
+        weight.nested_quant_map; weight.quant_map: the table of codes; weight.quant_state.*: JSON with shape and so on
 8 bits: weight int8 [rows, columns]; SCB fp32 [rows], 127 times the scales; weight_format: 0 for rows
 """
 

@@ -76,9 +76,8 @@ class CompressedTensorsConfig:
     patterns: Mapping[str, re.Pattern[str]]  # of the targets that are patterns
 
     def format_of(self, parts: Parts) -> ModuleFormat:
-        """Return the settings of the group that names a module, else whose pattern matches, else for Linear.
-
-        Raises CheckpointError if there is no such group.
+        """Return a module's settings: of the group that names it, else of one with a pattern that matches, else of the
+        group for all Linear layers. Raises CheckpointError if there is no such group.
         """
         for is_match in (
             lambda target: target == parts.module,

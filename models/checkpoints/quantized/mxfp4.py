@@ -33,7 +33,7 @@ class MXFP4:
         kind = QuantKind(Encoding.E2M1, _GROUP)
 
         def read(first: int, count: int) -> QuantTensor:
-            """Return the matrices of some experts, one below the other; the mapped tensors are read only there."""
+            """Return the matrices of `count` experts from `first` on as one matrix, [count * rows, columns]."""
             blocks = codes.read()[first : first + count].reshape(count * rows, groups * _GROUP // 2)
             matrix_scales = scales.read_scales(first, count).reshape(count * rows, groups)
             return QuantTensor(kind.encoding, blocks, matrix_scales, None, _GROUP)

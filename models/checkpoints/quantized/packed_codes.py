@@ -38,5 +38,5 @@ def permute_codes(codes: torch.Tensor, permutation: torch.Tensor | None, bits: i
 
 
 def signed_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Convert uint8 codes or zero points to QuantTensor's: 8-bit ones become int8, less 128; 4-bit ones stay."""
+    """Convert uint8 codes or zero points to QuantTensor's: 8-bit codes minus 128 as int8, 4-bit codes unchanged."""
     return codes if bits == 4 else (codes ^ 0x80).view(torch.int8)

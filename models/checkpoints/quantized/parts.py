@@ -50,7 +50,7 @@ class ModulePart:
 
 
 class Parts:
-    """One module's view of the tensors that no module has taken yet. Taking a part removes it from them."""
+    """Takes a module's parts out of the checkpoint's tensors, which all modules share: each is taken only once."""
 
     def __init__(self, module: str, tensors: dict[str, StoredTensor], codes: StoredTensor) -> None:
         """module: prefix of the parts' names. codes: the tensor by which the module was found."""

@@ -30,14 +30,14 @@ LEGACY_CONFIG_FILES = {
 class QuantizedReader(Protocol):
     """Reader of one quantization method, made for one checkpoint from its quantization_config.
 
-    Making it raises UnsupportedModelError for settings that it does not support.
+    The constructor raises UnsupportedModelError for settings that the reader does not support.
     """
 
     def module_of(self, tensor: StoredTensor) -> str | None:
         """Return the module whose codes this tensor holds, or None if it does not hold codes."""
 
     def gather(self, parts: Parts) -> StoredTensor:
-        """Take all parts of the module from `parts` and return its matrix. Reads nothing large.
+        """Take all parts of the module from `parts` and return its matrix. Reads no codes yet.
 
         Raises CheckpointError if parts are missing or misshapen, UnsupportedModelError for what headrace cannot read.
         """
