@@ -15,7 +15,7 @@ def check_first_token(model: ServedModel, terms: RequestTerms, num_prompt_tokens
     """Return the predicted time to the first token, counted from the request's arrival; None without --ttft-slo.
 
     num_prompt_tokens: 1 while the number is unknown. Raises WaitTooLong if the prediction is above the limit, unless
-    the request yields to all others.
+    the request is a line of a batch or has the service tier flex.
     """
     slo_s = model.config.ttft_slo
     if slo_s is None:

@@ -58,7 +58,7 @@ class RequestTerms:
         return self.arrival_s + self.queue_timeout_s
 
     def engine_fields(self, *, is_first: bool) -> dict[str, Any]:
-        """Return the scheduling fields of an engine request. Only the request's first one has a start deadline."""
+        """Return the scheduling fields of one of the request's engine requests; only the first has a start deadline."""
         return {
             "arrival_s": self.arrival_s,
             "deadline_s": self.deadline_s,
@@ -97,7 +97,8 @@ class TermsFields(Protocol):
 
 
 def request_terms(body: TermsFields, model: ServedModel, arrival_s: float) -> RequestTerms:
-    """Return the terms in the body, or else in the options, whose time limits do not apply to a line of a batch."""
+    """Return the request's terms. Terms that the body leaves out come from the server's options, whose time limits do
+    not apply to a line of a batch."""
     caller = current_caller()
     timeout_s = body.timeout
     if timeout_s is None and not _is_batch.get():
@@ -140,7 +141,7 @@ def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
 
 
 def _before_it(status: EngineStatus) -> Iterator[str]:
-    """Yield, for the error, why the request waited; nothing if the engine was idle: a grammar may have delayed it."""
+    """Yield the reason why the request waited; nothing if the engine was idle: a grammar may have delayed it."""
     if status.state is not EngineState.READY:
         yield status.reason
         return

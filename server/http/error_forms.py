@@ -26,7 +26,7 @@ def error_response(reply: ErrorReply, request_id: str, scope: Scope) -> Response
 
 
 def add_refusals(router: APIRouter, reasons: Mapping[tuple[str, str], str]) -> None:
-    """Add a route that raises NotServed for each method and path of `reasons`, whose values end the error's message."""
+    """Add a route that raises NotServed for each method and path in `reasons`, with the given reason in its message."""
 
     async def refuse(request: Request) -> Response:
         reason = reasons[request.method, request.scope["route"].path]

@@ -17,8 +17,8 @@ _OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "
 def require_operator(scope: Scope) -> None:
     """Raise InsufficientPermissions unless the request is an operator's.
 
-    If the server has keys, an operator sends an admin's key. Without keys, an operator is a client on this machine: the
-    connection's peer decides, and headers can only rule it out.
+    If the server has keys, an operator sends an admin's key. Without keys, an operator is a client on this machine, by
+    the connection's peer address; headers of a proxy or a web page can only disprove this.
     """
     caller = caller_of(scope)
     if caller.is_operator or (caller is ANYBODY and _is_from_here(scope)):

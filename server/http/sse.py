@@ -35,7 +35,7 @@ def error_event(formatter: AnswerFormatter, request_id: str) -> ErrorEvent:
 
 @contextlib.asynccontextmanager
 async def generated(generation: Generation, formatter: AnswerFormatter) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Provide the events of a generation, which ends with the context."""
+    """Provide the events of a generation. Leaving the context ends the generation."""
     async with generation, contextlib.aclosing(formatter.events(generation)) as events:
         yield events
 
@@ -57,7 +57,7 @@ class EventStream(Response):
         headers: dict[str, str],
         late_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """late_headers: returns the headers that are known only once the source has been entered."""
+        """late_headers: returns the headers that are known only after the source's context is entered."""
         self.status_code = 200
         self.media_type = form.media_type
         self.background = None

@@ -74,7 +74,7 @@ class ChildEnding:
             self.child.kill()
 
     def kill_after(self, seconds: float) -> None:
-        """Kill the child after `seconds`. Until then it saves its work at normal priority: the server waits."""
+        """Kill the child after `seconds`. Until then it saves its work, at normal priority, as the server waits."""
         if self.child is not None:
             self.child.raise_priority()
         asyncio.get_running_loop().call_later(seconds, self.kill)
@@ -132,6 +132,8 @@ class ChildProcess:
 async def start_child(module: str, arguments: list[str], lock: Path, priority: str) -> ChildProcess:
     """Start a module as a child process, and return once it may be suspended. If canceled, leaves no process. Raises
     OSError.
+
+    lock: file that the process locks, so that only one such process runs. priority: "idle", "low" or "normal".
 
     The process's stderr goes to a log beside the lock: it may contain samples of a client's data, which the server's
     own log must not. The event loop of the main thread must call this: the process ends with the thread that starts it.

@@ -30,8 +30,8 @@ _LOOK_S = 1.0  # at a process that cannot start yet
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """Resources of all jobs. gate: suspends child processes while clients have work. start_child: starts a child
-    process. sleep: waits between retries."""
+    """Resources of all jobs. answer: answers a request body that did not come over HTTP. gate: suspends child processes
+    while clients have work. start_child: starts a child process. sleep: waits between retries."""
 
     context: ServerContext
     answer: AnswerBody
@@ -87,7 +87,8 @@ class JobEnvironment:
     ) -> AsyncIterator[Child]:
         """Run a child process inside the context. It is suspended while clients have work, and ends with the context.
 
-        lock, priority: see `start_child`. ending: how a cancellation ends it. look: called each second until it starts.
+        lock: file that the process locks, so that only one such process runs. ending: how a cancellation ends the
+        process. priority: "idle", "low" or "normal". look: called each second while the start waits for clients.
         """
         while not await self._can_start():
             await look()
@@ -118,7 +119,8 @@ class JobEnvironment:
 def new_environment(
     context: ServerContext, answer: AnswerBody, *, start: StartChild = start_child, sleep: Sleep = asyncio.sleep
 ) -> JobEnvironment:
-    """Return the environment of a server's jobs. answer, start, sleep: see JobEnvironment."""
+    """Return the environment of a server's jobs. answer: answers a request body that did not come over HTTP. start:
+    starts a child process. sleep: waits between retries."""
     gate = IdleGate(
         lambda: context.models.has_work,
         is_active=context.config.finetuning.finetune_yield is FinetuningYield.ALWAYS,

@@ -28,7 +28,7 @@ class IdleGate:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
-        """is_busy: whether a request runs or waits. count_suspended: called with seconds of suspended processes."""
+        """is_busy: whether a request runs or waits. count_suspended: adds seconds of suspended time to a total."""
         self._is_busy = is_busy
         self._is_active = is_active
         self._count_suspended = count_suspended

@@ -16,8 +16,8 @@ def _leave(_record: Any) -> None:
 
 
 class Journal(Generic[Record]):
-    """Record and events of one job. `record` is as stored, except for later changes by clients, even after a
-    cancellation."""
+    """Record and events of one job. `record` is the stored record as of the last change through the journal, even one
+    whose caller was canceled; clients may have changed the stored record since."""
 
     def __init__(
         self,

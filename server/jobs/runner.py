@@ -40,7 +40,8 @@ class JobRunner:
         start: StartChild = start_child,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """kinds: kinds unavailable on this server are skipped. answer, start, sleep: see JobEnvironment."""
+        """kinds: kinds unavailable on this server are skipped. answer: answers a request body that did not come over
+        HTTP. start: starts a child process. sleep: waits between retries."""
         self._env = env = new_environment(context, answer, start=start, sleep=sleep)
         self._kinds = [_RunnerOfKind(env, kind(env)) for kind in kinds if kind.is_available(context)]
         context.wake_job = self.wake

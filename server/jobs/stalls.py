@@ -14,7 +14,7 @@ _HARDLY_COMPUTED = 0.1  # share of a processor below which other programs count 
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """The start of a period without progress. closed_s: the gate's total by then. computed_s: the child's CPU time."""
+    """The start of a period without progress. closed_s, computed_s: IdleGate.closed_s and the child's CPU time then."""
 
     at_s: float
     closed_s: float
@@ -23,7 +23,8 @@ class _Mark:
 
 
 class StallDetector:
-    """Watches one job. A stall is reported once, until the job makes progress again without pauses of a minute."""
+    """Detects stalls of one job, a minute or more without progress. After a report, another stall is reported only if
+    the job has progressed twice within a minute in between."""
 
     def __init__(self, gate: IdleGate, *, gives_way: bool, now: Callable[[], float] = time.monotonic) -> None:
         """gives_way: whether the job's processes run at a lower priority than the server."""

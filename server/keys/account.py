@@ -67,8 +67,8 @@ class Account:
         clock: Callable[[], float] = time.monotonic,
         reserved: ReservedBudget | None = None,
     ) -> None:
-        """on_refused: called with the key's name and the limit. clock: monotonic time in seconds. reserved: taken from
-        another account of the same key, to share its budget."""
+        """on_refused: called with the key's name and the limit. clock: monotonic time in seconds. reserved: the
+        ReservedBudget of another account of the same key, to share the budget with that account."""
         self.num_open = 0
         self.requests: TokenBucket | None = None
         self.tokens: TokenBucket | None = None

@@ -1,8 +1,8 @@
 """TokenBucket: a rate limit that allows bursts. An amount can be held first, and settled when its real use is known.
 
 The level rises by the rate, up to the capacity, which is one minute's amount, and falls by what is taken. The unused
-part of a hold is given back as if it had not been taken. So of all that is taken in a minute, at most the capacity and
-the minute's own amount is used, however long amounts were held.
+part of a hold is given back as if it had not been taken. So of all that is taken within a minute, at most a full
+bucket plus one minute's refill is really used, however long amounts are held.
 """
 
 from collections.abc import Callable

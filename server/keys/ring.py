@@ -97,8 +97,8 @@ class KeyRing:
         return caller
 
     def batch_caller(self, owner: str) -> Caller | None:
-        """Return the caller that owns a batch; only the budget of its key limits batches, which wait for capacity
-        anyway. None while no key of the owner is accepted."""
+        """Return the caller that owns a batch; None while no key of the owner is accepted. The caller has no rate
+        limits, only its key's budget, since batches wait for capacity anyway."""
         if not self.asks_for_keys:
             return ANYBODY if owner == ANYBODY.owner else None
         now_s = self._clock()

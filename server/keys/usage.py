@@ -101,7 +101,8 @@ class UsageBook:
         width: BucketWidth = BucketWidth.HOUR,
         max_buckets: int | None = None,
     ) -> Sequence[UsageRow]:
-        """Store pending counts, and return UsageTable.read's rows. Raises StorageFailed and TooManyBuckets."""
+        """Store pending counts, and return the usage of one key or all in [since_s, until_s), a row per bucket, key and
+        outcome. Raises StorageFailed, and TooManyBuckets for over `max_buckets` combinations of bucket and key."""
         await self.flush()
         if self._unwritten and self._has_failed:
             raise StorageFailed("recent usage could not be stored, so it cannot be reported now")

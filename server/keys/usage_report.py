@@ -10,7 +10,7 @@ from server.store.usage_table import HOUR_S, BucketWidth, UsageRow
 
 
 def usage_report(rows: Sequence[UsageRow], width: BucketWidth, since_s: int, until_s: int) -> list[UsageBucket]:
-    """Return a bucket for each key and period with usage, oldest first. rows: from the table, by the same width."""
+    """Return a bucket for each key and period with usage, oldest first. rows: as read with this `width`."""
     buckets: dict[tuple[int, str], UsageBucket] = {}
     for row in rows:
         start_s, end_s = (since_s, until_s) if width is BucketWidth.ALL else _period(row.start_s, width)

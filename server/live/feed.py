@@ -74,7 +74,7 @@ class LiveFeed:
             self._builder.add(stats)
 
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
-        """Yield `num_frames` frames as JSON, or until `close`. Raises TooManyWatchers, and errors of making a frame."""
+        """Yield `num_frames` frames as JSON, or until `close`. Raises TooManyWatchers, and errors in making frames."""
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} clients are watching already; close a dashboard, or try again later")
         queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)

@@ -59,7 +59,7 @@ class SequenceStories:
                 story.add(event, stats.step_s)
 
     def engine_ended(self, at_s: float, reason: RestartReason, sequence_ids: Iterable[str]) -> None:
-        """Add the engine's end to the histories of the given sequences that have not ended."""
+        """Record that the engine process ended, in the histories of the given sequences that have not ended."""
         for sequence_id in sequence_ids:
             story = self._stories.get(sequence_id)
             if story is not None and not story.has_ended:

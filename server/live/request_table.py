@@ -73,7 +73,7 @@ class RequestTable:
             self._stories.add_step(stats)
 
     def engine_ended(self, reason: RestartReason) -> None:
-        """Add the engine's end to the histories of the open requests; some continue after its restart."""
+        """Record in the histories of the open requests that the engine process ended, which some requests survive."""
         records = [record for live in self._open.values() if (record := live.record) is not None]
         self._stories.engine_ended(time.monotonic(), reason, chain.from_iterable(each.sequence_ids for each in records))
 

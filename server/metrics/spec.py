@@ -25,8 +25,9 @@ class MetricType(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
     """Definition of one metric. `step` reads a gauge's value, a counter's increment or an observation from StepStats,
-    or returns None for no observation. `step_by` reads one for each value of the last label. The API process sets
-    metrics with neither. `is_vllm`: vLLM has the metric under the same name, with these labels and `engine`."""
+    or returns None for no observation. `step_by` has such a function for each value of the last label. Metrics
+    with neither `step` nor `step_by` are set by the API process. `is_vllm`: vLLM has the metric under the same name,
+    with these labels and `engine`."""
 
     type: MetricType
     name: str

@@ -146,7 +146,7 @@ class Metrics:
         self.set(name, value, *labels)
 
     def on_first_token(self, prediction: FirstToken, real_s: float) -> None:
-        """Record a request's predicted time to first token, and the ratio of the real time to it."""
+        """Record a request's predicted time to first token, and the ratio of actual to predicted time."""
         self.observe("predicted_time_to_first_token_seconds", prediction.expected_s)
         if prediction.expected_s >= _MIN_EXPECTED_S:
             self.observe("time_to_first_token_prediction_ratio", real_s / prediction.expected_s)
@@ -175,7 +175,7 @@ class Metrics:
         (counter.labels(*self._own_labels[name], *labels) if labels else counter).inc(amount)
 
     def set(self, name: str, value: float, *labels: str) -> None:
-        """Set the gauge `name` of the table. labels: as in `add`."""
+        """Set the gauge `name` of the table. labels: values of its labels, without the model's name."""
         gauge = self._gauges[name]
         (gauge.labels(*self._own_labels[name], *labels) if labels else gauge).set(value)
 
@@ -185,7 +185,8 @@ class Metrics:
             self.set(name, value, label)
 
     def observe(self, name: str, value: float, *labels: str, trace_id: str | None = None) -> None:
-        """Record one observation in the histogram `name`. labels: as in `add`. trace_id: exemplar for its bucket."""
+        """Record one observation in the histogram `name`. labels: values of its labels, without the model's name.
+        trace_id: exemplar for the observation's bucket."""
         histogram = self._histograms[name]
         exemplar = None if trace_id is None else {"trace_id": trace_id}
         (histogram.labels(*self._own_labels[name], *labels) if labels else histogram).observe(value, exemplar)

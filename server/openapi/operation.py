@@ -44,7 +44,7 @@ class Operation:
 
     answers: types of responses of status 200, by media type; for a stream, of its events or lines; None for plain text.
     form: schema of a multipart body, which may have a file. example: example of the body. bodies: models that the route
-    validates its body with by hand. errors: errors besides those of every route, and of every route with a body.
+    validates its body with by hand. errors: errors in addition to those that all routes, or all with a body, have.
     unready: type of 503 responses that are not errors.
     """
 

@@ -198,7 +198,7 @@ def _check_lengths(inputs: Sequence[EncodedInput], pooling: PoolingInfo, paths: 
 
 
 def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each slice of items."""
+    """Yield start and end of each slice of items. sizes: number of characters of each item."""
     start, size = 0, 0
     for number, each in enumerate(sizes):
         if number > start and (number - start >= _SLICE_TEXTS or size + each > _SLICE_CHARACTERS):

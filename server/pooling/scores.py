@@ -64,7 +64,8 @@ async def encoded_pairs_of(
 async def scores_of(
     outputs: Sequence[PoolingOutput], pair_indices: list[tuple[int, int]] | None, model: ServedModel
 ) -> list[float]:
-    """Return the score of each pair, in order. pair_indices: as in EncodedPairs."""
+    """Return the score of each pair, in order. pair_indices: positions of each pair's two embeddings among the outputs;
+    None for a cross-encoder, whose outputs are the scores."""
     if pair_indices is None:
         return [floats_of(output.values)[0] for output in outputs]
     num_values = sum(len(output.values) for output in outputs) // 4

@@ -30,7 +30,7 @@ OPENAI_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"data: [DONE]\n\
 
 
 def openai_loading_error(body: bytes) -> bytes:
-    """Return the end of the stream, after loading its model has failed. body: the body of the error response."""
+    """Return the error event and end mark of a stream whose model failed to load. body: the error response's body."""
     return b"data: " + body + b"\n\ndata: [DONE]\n\n"
 
 

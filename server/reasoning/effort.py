@@ -47,7 +47,7 @@ class EffortVariables:
     def kwargs(self, effort: ReasoningEffort) -> tuple[dict[str, Any], bool]:
         """Return the template's variables for `effort`, and whether the template supports that effort.
 
-        If it does not have the level, the variables may still turn thinking on, for every level but none.
+        If the template lacks the level, the variables may still turn thinking on, unless `effort` is NONE.
         """
         switches: dict[str, Any] = dict.fromkeys(self.switches, effort is not ReasoningEffort.NONE)
         if effort is ReasoningEffort.NONE and switches:

@@ -38,8 +38,8 @@ class HarmonyReader:
     Messages of the channel "analysis" are reasoning, other messages are content, without headers and ends. A line break
     separates two messages of the same kind. A message to a recipient is a tool call in any channel: it is content with
     its marks, for the tool parser, always with the recipient after the channel and <|call|> at its end. A call at the
-    end of the text has no <|call|> if the text has none, since it may be cut off. Text outside of messages is content.
-    An incomplete header at the end is dropped.
+    end of the text gets no <|call|> if the model has written none, since it may be cut off. Text outside of messages is
+    content. An incomplete header at the end is dropped.
     """
 
     def __init__(self, *, is_open: bool) -> None:

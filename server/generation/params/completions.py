@@ -45,8 +45,8 @@ async def completion_params(
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
-    """Return the GenerationParams of a text completion. default_max_tokens: limit of the output if the body sets none;
-    None for the rest of the context. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    """Return the GenerationParams of a text completion. default_max_tokens: max_tokens if the body sets none; None to
+    allow all that the context leaves. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     checked, terms = check_completion(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():

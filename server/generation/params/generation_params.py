@@ -37,13 +37,13 @@ class GenerationParams:
 
     @property
     def is_followed(self) -> bool:
-        """Whether the text is needed during generation: a client may stream it, or the text may end it."""
+        """Whether the text is needed during generation: to stream it, or to end it at a stop string or line limit."""
         ends_by_text = bool(self.options.stop) or self.options.lines.limits() is not None
         return not self.terms.is_batch or ends_by_text
 
     @property
     def num_sequences(self) -> int:
-        """Maximum number of sequences that the engine has of the request at a time."""
+        """Maximum number of the request's sequences in the engine at the same time."""
         return len(self.prompts) * (self.n if self.beams is None else self.beams.width)
 
 

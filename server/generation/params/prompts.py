@@ -161,8 +161,9 @@ def room_for_output(
     default: int | None = None,
     prompt_param: str,
 ) -> int:
-    """Return the limit of output tokens: `requested`, from the field `param`, or else the rest of the context, at most
-    `default`. Raises ContextLengthExceeded, for `prompt_param` if the prompt leaves no room for a single token."""
+    """Return the limit of output tokens: `requested` or else what the longest prompt leaves of the context, at most
+    `default`. Raises ContextLengthExceeded: for the field `param` if `requested` is too large, and for `prompt_param`
+    if the prompt leaves no room for a single token."""
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
     if room < (1 if requested is None else min(requested, 1)):

@@ -57,7 +57,8 @@ def truncation_of(body: GenerationRequest, max_model_len: int, *, num_reserved: 
 
 
 def chat_truncation(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
-    """Return the truncation of a chat like `truncation_of`. Raises InvalidRequest if it would cut the chat's end."""
+    """Return the truncation that a chat request asks for, if any. num_reserved: tokens left for the answer if
+    truncate_prompt_tokens is -1. Raises InvalidRequest, also if the truncation would cut the chat's end."""
     truncation = truncation_of(body, max_model_len, num_reserved=num_reserved)
     if truncation is not None and not truncation.keeps_end:
         raise InvalidRequest(

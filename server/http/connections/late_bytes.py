@@ -10,7 +10,7 @@ _MAX_BYTES = 1 << 30  # usually enough to read the rest of a file that is too la
 
 
 class LateBytes:
-    """Counts late bytes. Calls `on_silence` once none arrive for a while, or `on_limit` at a limit of bytes or time."""
+    """Counts bytes after a response. Calls `on_silence` after 5 s without any, `on_limit` at a size or time limit."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_silence: Callable[[], None], on_limit: Callable[[], None]

@@ -17,7 +17,7 @@ from server.http.connections.transport_over import TransportOver
 
 
 class LingeringTransport(TransportOver):
-    """The transport of a connection, which differs from `below` only in closing. While lingering, it is closing."""
+    """A connection's transport that forwards to `below`, but lingers on `close`. `is_closing` is True meanwhile."""
 
     def __init__(
         self,

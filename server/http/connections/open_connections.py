@@ -29,7 +29,7 @@ class OpenConnections:
         return self._total
 
     def enter(self, client: str | None) -> Admission:
-        """Count a new connection, and decide on it. client: its address; None for a shared one, such as a proxy's."""
+        """Count a new connection, and decide on it. client: its address; None for a proxy or Unix socket."""
         self._total += 1
         in_all = _admission(self._total, self._limit)
         if client is None:

@@ -9,7 +9,7 @@ from server.paths import route_path
 
 
 class QueueMiddleware:
-    """Refuses requests before routing while the queue is full, which costs less than half of a refusal after it."""
+    """Refuses requests before routing while the queue is full, at less than half the cost of a refusal by the route."""
 
     def __init__(self, app: ASGIApp, context: ServerContext, paths: frozenset[str]) -> None:
         """paths: paths of the endpoints whose requests all wait for the engine."""

@@ -1,4 +1,4 @@
-"""rate_headers: the rest of a key's rate limits, as response headers of OpenAI's or Anthropic's API."""
+"""rate_headers: what is left of a key's rate limits, as response headers of OpenAI's or Anthropic's API."""
 
 import datetime
 import math

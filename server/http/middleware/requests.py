@@ -129,7 +129,8 @@ class _Exchange:
         return self.status is not None and self._waiting is None
 
     async def begin_waiting(self, error_event: Callable[[bytes], bytes]) -> WaitingStream:
-        """Start a stream before the application's response, which continues it. error_event: see WaitingStream."""
+        """Start a stream before the application's response, which continues it. error_event: makes the event that ends
+        the stream from the body of an error response."""
         waiting = WaitingStream(self._deliver, error_event)
         await waiting.begin()
         self._waiting = waiting

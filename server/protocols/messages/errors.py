@@ -35,13 +35,14 @@ def messages_error(reply: ErrorReply, request_id: str) -> Response:
 
 
 def messages_loading_error(body: bytes) -> bytes:
-    """Return the end of the stream, after loading its model has failed. body: the body of the error response."""
+    """Return the error event that ends a stream whose model failed to load. body: the error response's body."""
     return b"event: error\ndata: " + body + b"\n\n"
 
 
 @contextlib.contextmanager
 def anthropic_words() -> Iterator[None]:
-    """Word ContextLengthExceeded from the context as Anthropic does: agents read its numbers and shorten the prompt."""
+    """Reword a ContextLengthExceeded that is raised inside the `with` block as Anthropic's error, whose numbers agents
+    parse to shorten the prompt."""
     try:
         yield
     except ContextLengthExceeded as error:

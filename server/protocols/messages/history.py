@@ -32,9 +32,9 @@ _ALLOWED = {
 def messages_of_blocks(body: MessagesPrompt, *, takes_late_system: bool) -> tuple[list[ChatMessage], list[str]]:
     """Return the chat's messages, adjacent ones of the same role merged, and the paths of ignored blocks.
 
-    takes_late_system: whether the template renders a system message after the first; otherwise it becomes the user's.
-    Raises InvalidRequest for a block in a message of the wrong role, a user message without blocks, and calls at the
-    end.
+    takes_late_system: whether the template renders system messages that follow other messages; if not, these become
+    user messages. Raises InvalidRequest for a block that its message's role does not allow, a user message without
+    blocks, and tool calls at the end of the messages, without results.
     """
     ignored = [f"system[{i}]" for i, block in enumerate(body.system or []) if is_billing(block)]
     system = _texts([block for block in body.system or [] if not is_billing(block)])

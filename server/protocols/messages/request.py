@@ -23,7 +23,7 @@ _SAME = ("model", "temperature", "top_p", "top_k", "stream")
 class TranslatedMessage:
     """Parts of the chat request while they are collected, and the paths of ignored fields.
 
-    names: the client's names of the options, as in ChatRequest.
+    names: maps the options' names, which are those of OpenAI's API, to the names of Anthropic's API.
     """
 
     messages: list[ChatMessage]
@@ -40,8 +40,8 @@ class TranslatedMessage:
 def translate_message(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> tuple[ChatRequest, list[str]]:
     """Return the request as a chat request without max_tokens, and the paths of ignored fields.
 
-    chat: the model's ChatModel. None if it has no chat template, which is refused when the prompt is made, or if that
-    is not known yet.
+    chat: the model's ChatModel. None if it is not known yet, or if the model has no chat template: such requests are
+    refused later, when the prompt is made.
 
     Raises InvalidRequest with the client's names of fields.
     """

@@ -51,7 +51,7 @@ def unhonored_fields(body: OllamaRequest, info: EngineInfo) -> dict[str, Any]:
 
 
 def translate_chat(body: OllamaChatRequest, model: str, chat: ChatModel | None) -> ChatRequest:
-    """Translate an /api/chat request. model: the served name. Raises InvalidRequest with the client's names."""
+    """Translate an /api/chat request. model: the served name. Raises InvalidRequest with the client's field names."""
     messages = messages_with_ids(body.messages or [])
     with ClientPaths(FIELD_NAMES).in_errors():
         tools = validate(ToolFields, {"tools": [{"type": "function", **tool} for tool in body.tools or []] or None})

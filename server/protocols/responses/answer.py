@@ -86,8 +86,8 @@ class ResponseFormatter:
             yield event_frame(event)
 
     def broken(self, reply: ErrorReply) -> bytes:
-        """Return the event of the error, after the stream's first events if they were not sent: clients accept no other
-        event as the first."""
+        """Return the event that ends the stream with an error. If the stream's first events were not sent yet, they
+        precede it, since clients accept no other event as the first."""
         beginning = [event_frame(self._numbered(event)) for event in self._begin_stream()]
         if self._open is not None:
             self.response.output.append(self._open.item("incomplete"))

@@ -29,8 +29,8 @@ def parameters_of(pattern: str | None) -> dict[str, Any]:
 class CustomInput:
     """Decodes the tool's input from the function's JSON arguments as they stream.
 
-    Arguments that are not an object with an input first count as the input itself, so nothing that the model wrote is
-    lost.
+    Arguments that do not begin with {"input": " are themselves taken as the input, so that nothing that the model wrote
+    is lost.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class CustomInput:
         return self._decoded()
 
     def finish(self) -> str:
-        """Return the rest: arguments of another form, or a replacement for half a surrogate pair at the end."""
+        """Return the rest: all arguments if they had another form, or U+FFFD for an unpaired surrogate at the end."""
         rest = _joined(self._half) if self._is_within else self._pending
         self._pending = self._half = ""
         return rest

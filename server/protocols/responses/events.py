@@ -74,7 +74,7 @@ StreamEvent = ResponseEvent | ItemEvent | PartEvent | Delta | TextDone | Argumen
 
 
 def responses_loading_error(body: bytes) -> bytes:
-    """Return the end of the stream, after loading its model has failed. body: the body of the error response."""
+    """Return the error event that ends a stream whose model failed to load. body: the error response's body."""
     error = msgspec.json.decode(body)["error"]
     event = {"type": "error", "sequence_number": 0, **{key: error[key] for key in ("code", "message", "param")}}
     return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"

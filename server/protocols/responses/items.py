@@ -36,8 +36,8 @@ class _Turn:
     has_content: bool = False
 
     def takes_text(self) -> bool:
-        """Whether the next thought or text belongs to this turn. After text it starts a new turn, unless the turn has
-        calls."""
+        """Whether a reasoning or message item that comes next is added to this turn. It starts a new turn if this turn
+        has text and no calls."""
         return bool(self.message.calls) or not self.has_content
 
     def add_thought(self, thought: str) -> None:
@@ -60,7 +60,7 @@ def messages_of_items(
 
     num_stored: how many of the items come from earlier responses. left_out: positions of items to leave out.
 
-    Raises InvalidRequest for a reference, and for the output of a call that is not among the items before it.
+    Raises InvalidRequest for an item_reference, and for the output of a call that is not among the items before it.
     """
     chat: list[ChatMessage] = []
     ignored: list[str] = []
@@ -109,8 +109,8 @@ def messages_of_items(
 def _without_call(
     item: FunctionCallOutputItem | CustomToolCallOutputItem, path: str, *, is_stored: bool
 ) -> InvalidRequest:
-    """Return the error for an output without its call. A stored one can only be in a conversation, whose items clients
-    delete."""
+    """Return the error for an output whose call is missing. is_stored: whether the output is in a stored conversation,
+    from which a client can have deleted the call."""
     missing = f"{quote(item.call_id)}, and no item before it is a call of that id"
     if is_stored:
         return InvalidRequest(
@@ -134,7 +134,7 @@ def _texts(parts: _Parts) -> list[ContentPart]:
 
 
 def _thought(item: ReasoningItem) -> str | None:
-    """Return the item's thought, or else the summary of it by another server; None if neither can be read."""
+    """Return the item's thought, or else its summary if another server encoded the thought; None without either."""
     if item.content:
         return "".join(part.text for part in item.content)
     if item.encrypted_content and (decoded := decode_thought(item.encrypted_content)) is not None:

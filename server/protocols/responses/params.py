@@ -31,8 +31,8 @@ async def response_params(
 ) -> ResponseParams:
     """Return the params of a Responses request.
 
-    items: all items to show to the model. num_stored: how many of them come from earlier responses. Raises as
-    chat_params.
+    items: all items to show to the model. num_stored: how many of them come from earlier responses. Raises
+    InvalidRequest with the client's names of fields, WaitTooLong, EngineUnavailable and AnswerTimeout.
     """
 
     async def attempt(left_out: frozenset[int]) -> ResponseParams:
@@ -55,7 +55,8 @@ async def check_response(
 async def num_input_tokens(
     body: InputTokensRequest, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> tuple[int, dict[str, str]]:
-    """Return the number of prompt tokens, which may exceed the context, and headers. Raises as response_params."""
+    """Return the number of prompt tokens, which may exceed the context, and the response's headers. Raises
+    InvalidRequest with the client's names of fields, and EngineUnavailable."""
     request = await _translated(body, items, model, num_stored)
     with request.chat.paths.in_errors():
         chat = request.chat

@@ -27,7 +27,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class TranslatedResponse:
-    """A Responses request as a chat request. called: the client's tools by the names of the model's functions.
+    """A Responses request as a chat request. called: the client's tools by the function names that the model sees.
 
     ignored: paths of ignored fields, with the client's names.
     """

@@ -48,9 +48,9 @@ async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
 
 
 def droppable(items: Sequence[InputItem]) -> tuple[list[int], list[int]]:
-    """Return the positions of items that may be left out, in order, and the possible numbers of them, ascending.
+    """Return the positions of items that may be left out, oldest first, and how many of the oldest may be, ascending.
 
-    The last number is that of all positions. A call and its output are left out together.
+    No such number separates a call from its output. The last number is the number of all positions.
     """
     positions: list[int] = []
     sizes: list[int] = []
