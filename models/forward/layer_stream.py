@@ -22,7 +22,7 @@ from models.progress import ProgressReport
 
 @dataclass(slots=True, eq=False)
 class LayerwiseForward:
-    """A forward pass that is computed layer by layer: its batches in order, and each one's current rows [T, hidden]."""
+    """A forward pass that is computed layer by layer: its batches, and the hidden states [T, hidden] of each."""
 
     batches: Sequence[ForwardBatch]
     rotary_embeddings: list[list[RotaryEmbedding]]
@@ -42,7 +42,7 @@ class LayerStream:
     def __init__(
         self, opened: OpenedModel, *, dtype: torch.dtype, device: torch.device, weights: WeightOptions | None = None
     ) -> None:
-        """weights: how weights are stored, as in LoadOptions. Raises a ModelError before anything large is read."""
+        """weights: None for the defaults. Raises a ModelError, before anything large is read, if tensors do not fit."""
         self.device = device
         ops = select_operations(dtype, device)
         backend, _ = select_backend(opened.spec.attention_specs, dtype, dtype, device)

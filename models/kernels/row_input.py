@@ -9,7 +9,7 @@ import torch
 
 
 class InputKind(enum.IntEnum):
-    """The kinds of prologues, numbered as InputKind in row_input.h."""
+    """A kind of prologue, with the number that it has in the C++ enum InputKind (row_input.h)."""
 
     PLAIN = 0
     RMS_NORM = 1

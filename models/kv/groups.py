@@ -1,8 +1,8 @@
 """LayerGroup: layers that share block tables, and use blocks of the KV cache's one pool.
 
 A block of the pool holds the keys and values of `block_size` positions for the layers of one group. So that any group
-can use any block, all groups have the same number of layers (the last of a kind may have fewer, and wastes the rest),
-and the n-th layers of all groups share one tensor:
+can use any block, all groups have the same number of layers (the last group of a kind may have fewer, and then wastes a
+part of its blocks), and the n-th layers of all groups share one tensor:
 
               block 0     block 1     block 2     block 3
     tensor 0  layer 5     layer 0     layer 2     layer 5
@@ -66,7 +66,7 @@ def _group_attention(specs: dict[int, AttentionSpec]) -> tuple[LayerGroup, ...]:
 
 
 def _group_size(counts: dict[_Window, int]) -> int:
-    """Return the number of layers per group that wastes the least memory, first of full attention, then overall."""
+    """Return the layers per group that waste the least memory, in full attention first. counts: layers by window."""
 
     def waste(size: int) -> tuple[int, int, int]:
         num_groups = {window: -(-count // size) for window, count in counts.items()}

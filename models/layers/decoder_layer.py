@@ -77,7 +77,7 @@ class DecoderLayer(nn.Module):
             self._mlp_residual = residual
 
     def drop_attention(self) -> None:
-        """Skip attention from now on, for inputs that include its result."""
+        """Skip attention from now on, for callers whose x already includes the result of attention."""
         self._attn_residual = skip_sublayer
 
 
@@ -103,7 +103,7 @@ class ParallelLayer(nn.Module):
         kv: LayerCache,
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the layer's output for x; see DecoderLayer. The MLP reads x before attention overwrites it."""
+        """Return the output for x [T, hidden], or for some rows. The MLP reads x before attention overwrites it."""
         slots = batch.adapter_slots
         if output_rows is not None and slots is not None:
             slots = slots[output_rows]

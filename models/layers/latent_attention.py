@@ -52,7 +52,7 @@ class LatentAttention(nn.Module):
         kv: LayerKV,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return attention(norm(x)) (+ residual, which may be overwritten); see Attention.forward."""
+        """Return attention(norm(x)) (+ residual, which may be overwritten): [T, hidden]. Writes rows to `kv` first."""
         assert rotary is not None
         slots = batch.adapter_slots
         both = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=slots)

@@ -17,7 +17,7 @@ class MLP(nn.Module):
     """
 
     def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
-        """dtype: the dtype of intermediate rows, which are wide: rounding them costs less than moving them."""
+        """dtype: the dtype of intermediate rows. They are wide, so a small dtype saves more than rounding costs."""
         super().__init__()
         self.dtype = dtype
         self.is_gated = spec.is_gated
@@ -37,7 +37,7 @@ class MLP(nn.Module):
     def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Apply norm and the first linear layer to x [T, hidden]. Returns the intermediate rows for `contract`, [T, n].
 
-        adapter_slots: as in Linear.forward.
+        adapter_slots: each row's adapter slot, [T] int32, -1 for no adapter; None if no row has one.
         """
         inner: torch.Tensor = self.linears[0](x, norm, out_dtype=self.dtype, adapter_slots=adapter_slots)
         return inner
@@ -51,7 +51,7 @@ class MLP(nn.Module):
     ) -> torch.Tensor:
         """Apply activation and second linear layer. Returns [T, hidden] in `out_dtype`, by default the residual's.
 
-        residual: added; it may be overwritten. adapter_slots: as in Linear.forward.
+        residual: added; it may be overwritten. adapter_slots: each row's adapter slot, [T] int32, or None.
         """
         hidden: torch.Tensor = self.down(
             inner, self.activation, residual=residual, out_dtype=out_dtype, adapter_slots=adapter_slots
@@ -65,5 +65,5 @@ class MLP(nn.Module):
         residual: torch.Tensor | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return MLP(norm(x)) (+ residual, overwritten; may be x): [T, hidden]. adapter_slots: as in Linear.forward."""
+        """Return MLP(norm(x)) (+ residual, overwritten; may be x): [T, hidden]. adapter_slots: [T] int32, or None."""
         return self.contract(self.expand(x, norm, adapter_slots), residual, x.dtype, adapter_slots)

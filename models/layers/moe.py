@@ -38,7 +38,7 @@ class Router(nn.Module):
 class MoE(nn.Module):
     """A router, its experts, and possibly a shared expert, which computes every row.
 
-    rows_per_expert: counts of the rows that each expert computed, [E] int64, on the CPU; readers reset them.
+    rows_per_expert: counts of the rows that each expert computed, [E] int64, on the CPU; reset by ExpertCounts.
     """
 
     def __init__(self, spec: MoESpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
@@ -63,7 +63,7 @@ class MoE(nn.Module):
     ) -> torch.Tensor:
         """Return MoE(norm(x)) (+ residual): [T, hidden]. residual: may be overwritten, and may be x.
 
-        adapter_slots: as in Linear.forward, for the shared expert; adapters of routed experts are refused.
+        adapter_slots: each row's adapter slot, [T] int32, or None; only the shared expert can have adapters.
         """
         shared = self.shared
         if shared is None:

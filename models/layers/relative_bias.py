@@ -35,8 +35,8 @@ class RelativeBias(nn.Module):
 def buckets(distances: torch.Tensor, spec: RelativeBiasSpec) -> torch.Tensor:
     """Return the bucket of each distance (key position minus query position): int64.
 
-    Keys up to the query have the first half of the buckets. In each half, the first half has one bucket per distance;
-    the others widen with the logarithm of the distance.
+    Keys up to the query have the first half of the buckets, later keys the second. In each half, small distances have a
+    bucket each, and the buckets of larger distances widen with the logarithm of the distance.
     """
     half = spec.num_buckets // 2
     num_single = half // 2

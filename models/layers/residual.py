@@ -31,7 +31,10 @@ def skip_sublayer(x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:  # noqa:
 def make_residual(
     spec: LayerSpec, norm: Norm | None, post_norm: Norm | None, hidden_size: int, ops: Operations
 ) -> Residual:
-    """Return the function that adds a sublayer to the residual stream. norm, post_norm: the sublayer's, or None."""
+    """Return the function that adds a sublayer to the residual stream.
+
+    norm: applied to the sublayer's input, or to the sum if the placement is AFTER_SUM. post_norm: to its output.
+    """
     before, after = norm or IDENTITY, post_norm or IDENTITY
     skip, scale = spec.skip_scale, spec.sublayer_scale
     join_rows = ops.join_rows(hidden_size)

@@ -71,7 +71,7 @@ def _yarn_factors(spec: RopeSpec, scaling: YarnScaling, device: torch.device) ->
     """Return each frequency's factor: 1 if fast, 1 / scaling.factor if slow, a linear ramp over dimensions between."""
 
     def dimension(num_rotations: float) -> float:
-        """Return the (fractional) pair of dimensions that rotates `num_rotations` times in the original context."""
+        """Return the (fractional) index of the pair that rotates `num_rotations` times in the original context."""
         length = scaling.original_max_position / (num_rotations * 2 * math.pi)
         return spec.rotary_dim * math.log(length) / (2 * math.log(spec.theta))
 

@@ -32,7 +32,7 @@ class DequantizingLinearMethod(LinearMethod):
     def __init__(
         self, storages: Mapping[str | None, WeightStorage | None], dtype: torch.dtype, device: torch.device
     ) -> None:
-        """storages: each shard's storage, in the order of rows; key None: a layer without shards, value None: dense."""
+        """storages: each shard's storage, in the order of rows. Key None: no shards; value None: a dense weight."""
         self.dtype = self.bias_dtype = dtype
         self._device = device
         self._storages = dict(storages)

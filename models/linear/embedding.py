@@ -8,7 +8,7 @@ from models.linear.method import LinearMethod
 
 
 class Embedding(Linear):
-    """A matrix with a row for each id. `look_up` reads rows; calling it multiplies, for a tied output layer."""
+    """A matrix with a row for each id. `look_up` reads rows; `forward` multiplies by it, for a tied output layer."""
 
     def __init__(self, num_rows: int, size: int, *, method: LinearMethod) -> None:
         super().__init__(size, num_rows, has_bias=False, method=method)
@@ -21,7 +21,7 @@ class Embedding(Linear):
     def look_up(self, ids: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Return the embeddings [T, size] of `ids` [T] int64, each below num_rows, in the method's dtype, bf16 or fp32.
 
-        adapter_slots: [T] int32, as in ForwardBatch; None if no row has an adapter.
+        adapter_slots: [T] int32, -1 for rows without an adapter; None if no row has one.
         """
         rows = self.method.look_up(ids, self)
         if adapter_slots is None or self.look_up_adapters is None:

@@ -76,7 +76,7 @@ class Linear(nn.Module):
         """Return W prologue(x) + b (+ residual): [T, out] in `out_dtype`, by default the residual's or x's.
 
         x: [T, n], the prologue's input. residual: [T, out], added; it may be overwritten by the result. adapter_slots:
-        [T] int32, as in ForwardBatch; None if no row has an adapter.
+        [T] int32, -1 for rows without an adapter; None if no row has one.
         """
         if adapter_slots is None or self.adapters is None:
             return self.method.apply(x, self, prologue, residual, out_dtype)

@@ -76,11 +76,11 @@ class LinearMethod(ABC):
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        """Compute the layer; see Linear.forward."""
+        """Return W prologue(x) + b (+ residual, overwritten): [T, out] in `out_dtype`, else the residual's or x's."""
 
     @abstractmethod
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
-        """Look up rows of an embedding; see Embedding.look_up."""
+        """Return the embeddings [T, size] of `ids` [T] int64, in the method's dtype, bf16 or fp32."""
 
     @abstractmethod
     def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:

@@ -17,10 +17,11 @@ _GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the nam
 
 @dataclass(frozen=True, slots=True)
 class WeightOptions:
-    """How to store weights: by default in the checkpoint's format if it can be computed with, else dequantized.
+    """How to store weights: by default in the checkpoint's format if that is supported, else dequantized.
 
-    keeps_quantized: False dequantizes all. quantize_to: quantize linear layers to this encoding on load; embeddings and
-    output layer only with `includes_head`. group_size: for `quantize_to`; by default that of the encoding.
+    keeps_quantized: False dequantizes all weights. quantize_to: quantize linear layers to this encoding on load;
+    embeddings and output layer only with `includes_head`. group_size: columns per scale for `quantize_to`; None: the
+    encoding's default.
     """
 
     keeps_quantized: bool = True
@@ -31,7 +32,7 @@ class WeightOptions:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedStorage:
-    """Storage as codes with scales. is_made_on_load: whether loading makes the codes, or the checkpoint has them."""
+    """Storage as codes with scales. is_made_on_load: whether the weight is quantized on load, not in the checkpoint."""
 
     kind: QuantKind
     columns: int
@@ -51,8 +52,8 @@ class QuantizedStorage:
     def read(self, tensor: StoredTensor, rearrange: Rearrange) -> QuantTensor:
         """Read the tensor and quantize it if needed. Returns the matrix with its rows in the decoder's order.
 
-        Raises UnsupportedModelError if the rows cannot be moved, and CheckpointError for numbers that are not finite,
-        which codes would hide: INT4 turns a group with a NaN into zeros.
+        Raises UnsupportedModelError if `rearrange` does not just move rows of codes, and CheckpointError for numbers
+        that are not finite, which codes would hide: INT4 turns a group with a NaN into zeros.
         """
         if not self.is_made_on_load:
             assert tensor.quantized is not None

@@ -147,7 +147,7 @@ def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
 def _destinations(
     decoder: Decoder, checkpoint: Checkpoint, names: NameMap, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Yield each tensor, or each expert's slice of one, with its destination; report the others in `problems`."""
+    """Yield each tensor, or each expert's slice of one, with its destination; add unusable tensors to `problems`."""
     for tensor in checkpoint.tensors.values():
         if names.is_ignored(tensor.name):
             continue
@@ -182,7 +182,7 @@ def _expert_parts(
 
 
 def _shared_names(decoder: Decoder) -> dict[str, str]:
-    """Map the other names of parameters that several modules share to their names in `named_parameters`."""
+    """Map aliases of parameters that several modules share to the name that `named_parameters` yields."""
     names = {id(parameter): name for name, parameter in decoder.named_parameters()}
     all_names = decoder.named_parameters(remove_duplicate=False)
     return {name: names[id(parameter)] for name, parameter in all_names if names[id(parameter)] != name}

@@ -40,10 +40,10 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 class LoadOptions:
     """Options of loading a model.
 
-    dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
-    overrides: fields of the configuration, from `parse_overrides`. use_transformers: whether transformers' code
-    computes the model; None: only if headrace has no family for the architecture. weight_cache: the cache of packed
-    weights, or None to use no cache.
+    dtype: a dtype's name in torch, or "auto": the checkpoint's 16-bit dtype if the device supports it, else bf16.
+    generation_config: source of sampling defaults: "auto" (the checkpoint), "vllm" (none) or a folder. overrides:
+    values that replace fields of the configuration. use_transformers: whether transformers' code computes the model;
+    None: only if headrace has no family for the architecture. weight_cache: the cache of packed weights; None: none.
     """
 
     dtype: str = "auto"
@@ -109,7 +109,7 @@ def load_model(
 def compute_config(
     opened: "OpenedModel | OpenedTransformersModel", options: LoadOptions, progress: ProgressReport
 ) -> tuple[ComputeConfig, list[str]]:
-    """Choose dtype, kernels (compiled if missing) and attention; return reasons against other back ends, too."""
+    """Choose dtype, kernels (compiled if missing) and attention; also return why preferred back ends are not used."""
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
@@ -118,7 +118,7 @@ def compute_config(
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
-    """Return the start-up note about the attention back end. refusals: reasons against preferred ones."""
+    """Return the start-up note about the attention back end. refusals: why preferred ones are not used."""
     refused = f" (not {'; '.join(refusals)})" if refusals else ""
     return f"Attention: {backend.name}{refused}"
 
@@ -139,7 +139,7 @@ def cache_entry(
 ) -> CachedWeights | None:
     """Return the model's entry in the weight cache, or None if its weights cannot be cached.
 
-    state: `files_state` from before the files were opened.
+    state: the result of `files_state` before the files were opened; None if a file was missing.
     """
     if options.weight_cache is None or state is None or compute.ops.packing_refusal is not None:
         return None

@@ -30,7 +30,7 @@ _Tensors = Mapping[str | None, StoredTensor]  # by a layer's shards, or None for
 
 @dataclass(slots=True)
 class StoragePlan:
-    """The choices of storage, for the start-up note. Tensors are counted by their format in the checkpoint."""
+    """Statistics of how weights are stored, for the start-up note: tensors by their format in the checkpoint."""
 
     refusal: str | None  # why no layer is native
     dequantization_reason: str

@@ -62,7 +62,7 @@ class OpenedModel:
 
 
 def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) -> OpenedModel:
-    """Open the model in `files` by its family. overrides: as in LoadOptions. Raises a ModelError."""
+    """Open the model in `files` by its family. overrides: replace fields of the configuration. Raises a ModelError."""
     overridden, checkpoint = _open_checkpoint(files, overrides or {})
     family = family_of(overridden.config.architecture())
     names = family.gguf_names if files.gguf else family.names
@@ -73,7 +73,7 @@ def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) ->
 def open_with_either(
     files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None
 ) -> "OpenedModel | OpenedTransformersModel":
-    """Open the model in `files` by its family, or by transformers' code. use_transformers: as in LoadOptions."""
+    """Open the model in `files` by its family, or by transformers' code (None: only if there is no family)."""
     if not files.gguf:
         return _open_with_transformers(files, overrides, use_transformers) or open_model(files, overrides)
     if use_transformers:

@@ -28,7 +28,7 @@ def column_factors(
     *,
     rounds_inputs: bool,
 ) -> torch.Tensor:
-    """Return the equalization factor of each column, [columns] fp32, around 1.
+    """Return the equalization factor of each column, [columns] fp32; the largest times the smallest is 1.
 
     weight: [rows, columns] fp32. sizes: sums of the squared inputs, [columns] fp32. rows: sample of the inputs, [n,
     columns] fp32. encoding: one of EQUALIZED. rounds_inputs: whether inputs are rounded to INT8 by token.

@@ -29,7 +29,7 @@ _FP8_CANDIDATES = 8  # scales within an octave, after which codes repeat with ot
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactoredInputs:
-    """Statistics of a matrix's inputs for GPTQ, shared by all matrices with the same inputs.
+    """H = X X^T of a matrix's inputs X, factored for GPTQ; shared by all matrices with the same inputs.
 
     sizes: [columns] fp32, the diagonal of H. order: [columns] int64, the columns in the order of `lower`; the last one
     is rounded first. lower: [columns, columns] fp32, the Cholesky factor of H in that order, damped.
@@ -40,7 +40,7 @@ class FactoredInputs:
     lower: torch.Tensor
 
     def solve(self, products: torch.Tensor) -> torch.Tensor:
-        """Return products [n, columns] times the inverse of H: the least-squares weights for them."""
+        """Return products [n, columns] times the inverse of H: for Y X^T, the least-squares weights from X to Y."""
         solved = torch.cholesky_solve(products[:, self.order].t(), self.lower)  # [columns, n]
         out = torch.empty_like(products)
         out[:, self.order] = solved.t()
@@ -88,7 +88,7 @@ def quantize_to_nearest(
     scale_dtype: torch.dtype,
     importance: torch.Tensor | None = None,
 ) -> QuantTensor:
-    """Quantize a weight by rounding to nearest; arguments as in `quantize_for_inputs`.
+    """Quantize a weight [rows, columns] of any float type by rounding to nearest. group_size: a divisor of columns.
 
     importance: [columns], factors of the columns' squared errors in the choice of scales.
     """
@@ -99,7 +99,7 @@ def quantize_to_nearest(
 
 
 def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importance: torch.Tensor | None) -> torch.Tensor:
-    """Return a scale for each group, [rows, groups] fp32. importance: as in `quantize_to_nearest`."""
+    """Return a scale for each group, [rows, groups] fp32. importance: [columns], factors of errors."""
     groups = weight.unflatten(1, (-1, group_size))
     by_group = None if importance is None else _floored(importance).unflatten(0, (-1, group_size))
     if encoding is Encoding.INT4:

@@ -52,7 +52,7 @@ def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaledWeight(NativeWeight):
-    """A QuantTensor packed for the kernels. format: encoding, type of scales and has_zeros, as in scaled_codes.h.
+    """A QuantTensor packed for the kernels. format: a number for encoding, type of scales and zeros (scaled_codes.h).
 
     permutation: [columns] int32, the input column of each code column, or None.
     """

@@ -36,7 +36,7 @@ class ActivationQuantization(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class QuantKind:
-    """Properties of a quantized matrix that are known before it is read; fields as in QuantTensor."""
+    """Properties of a quantized matrix, known before it is read. group_size, row_group: columns and rows per scale."""
 
     encoding: Encoding
     group_size: int
@@ -53,8 +53,8 @@ class QuantTensor:
     scales: [rows / row_group, columns / group_size], both rounded up, in the format's own dtype (fp16, bf16, fp32;
     uint8 for E8M0).
     zeros: uint8 or int8 in the shape of `scales`, or None for the encoding's own zero point.
-    group_size: columns that share a scale; `columns` for a scale per row. row_group: rows that share it (1; 128 for
-    block-wise FP8; `rows` for a scale per tensor).
+    group_size: columns that share a scale; `columns` for a scale per row. row_group: rows that share a scale (1;
+    128 for block-wise FP8; `rows` for a scale per tensor).
     permutation: [columns] int64, or None: code column j multiplies input column permutation[j] (GPTQ's act-order,
     sorted by group).
     """

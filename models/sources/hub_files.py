@@ -140,8 +140,8 @@ def _blobs_folder(repo: str) -> Path:
 def _list(repo: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str]) -> list[_LargeFile]:
     """Return the repository's large files that match `patterns`; empty if the hub cannot be reached.
 
-    huggingface_hub then finds cached files or explains the failure. Raises SourceError for a malformed hash: it becomes
-    a file's name, and a mirror may answer anything.
+    In that case huggingface_hub, called afterwards, finds cached files or explains the failure. Raises SourceError if a
+    mirror sends a malformed hash, since it becomes a file's name.
     """
     from huggingface_hub import HfApi, errors, hf_hub_url
     from huggingface_hub.utils import filter_repo_objects

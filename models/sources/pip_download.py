@@ -37,7 +37,7 @@ def download_by_pip(
     """Download a wheel into `folder`, which must not exist, and return its path.
 
     While pip runs, find_alternative is called with its log; if it returns a value, pip is stopped and that value
-    returned. Raises SourceError and OSError.
+    returned. Raises SourceError if pip fails, OSError if the disk does.
     """
     temporary = folder / "tmp"
     temporary.mkdir(parents=True)

@@ -81,7 +81,7 @@ def download_verified(
     on_bytes: Callable[[int], object],
     on_trouble: Callable[[str], object],
 ) -> bool:
-    """Complete `target` like `download`; retry once if its SHA-256 is wrong. Return whether it is right.
+    """Complete `target` like `download`; retry once if its SHA-256 is wrong. Return whether it matches.
 
     A disk or a connection may fail once. `target` is deleted if its hash is wrong.
     """
@@ -135,7 +135,7 @@ class _Beginning:
 
 
 def _resume(client: httpx.Client, url: str, beginning: _Beginning) -> _Problem:
-    """Request the rest of the file, append what arrives, and return the reason why it ended. Raises DownloadError."""
+    """Request and append the missing bytes; return why the response ended. Raises DownloadError if it is refused."""
     offset = beginning.length
     try:
         with client.stream("GET", url, headers={"range": f"bytes={offset}-"} if offset else {}) as response:

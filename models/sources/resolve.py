@@ -96,7 +96,7 @@ def resolve_model(
 def find_local(model: str) -> ModelFiles | None:
     """Return the files of a local path or of cached wheels; None for hub ids, and for wheels that are not cached.
 
-    Raises SourceError if `model` cannot be a model.
+    Raises SourceError if the path has no model, or a name after `pypi:` or `demo:` is malformed or unknown.
     """
     if (source := _source(model)).startswith("pypi:"):
         cached = wheels.find_cached(source)
@@ -105,7 +105,7 @@ def find_local(model: str) -> ModelFiles | None:
 
 
 def is_path(model: str) -> bool:
-    """Whether `model`, as typed, means a local path, not a download. Raises SourceError if it cannot be a model.
+    """Whether `model`, as typed, means a local path, not a download. Raises SourceError for an unknown demo model.
 
     A misspelled path counts as a path, so that it is reported as missing instead of looked up on the hub.
     `OWNER/REPO:file.gguf` ends like a file but is a hub id: a colon marks a selector.
@@ -167,7 +167,7 @@ def _resolve_hub_folder(
 
 
 def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
-    """Return the only GGUF, or only split set, of `files`. Raises a SourceError that lists them if not one."""
+    """Return the only GGUF of `files`, with all its parts if it is split. Raises SourceError if there are several."""
     parts = {path: _SPLIT_NAME.fullmatch(path.name) for path in files}
     first_parts = [path for path, part in parts.items() if part is None or int(part["index"]) == 1]
     if len(first_parts) > 1:
@@ -176,7 +176,7 @@ def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
 
 
 def _complete_split(path: Path) -> tuple[Path, ...]:
-    """Return all parts of the split GGUF that `path` belongs to, in order, or only `path` if it is not a part."""
+    """Return all parts of the GGUF that `path` is part of, or only `path`. Raises SourceError if parts are missing."""
     match = _SPLIT_NAME.fullmatch(path.name)
     if match is None:
         return (path,)

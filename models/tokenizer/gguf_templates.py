@@ -33,9 +33,9 @@ def add_encoder_template(
 def special_token(
     metadata: Mapping[str, Any], roles: Sequence[str], default: str, vocabulary: Mapping[str, int], path: Path
 ) -> str:
-    """Return the first token that the metadata name by role, else `default`.
+    """Return the first token that the metadata state for one of `roles` (such as "cls"), else the token `default`.
 
-    Raises CheckpointError if it is missing.
+    Raises CheckpointError if the vocabulary lacks `default`, too.
     """
     by_id: dict[object, str] = {token_id: token for token, token_id in vocabulary.items()}
     for role in roles:

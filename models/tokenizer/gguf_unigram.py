@@ -23,7 +23,7 @@ _NEVER_IN_A_WORD = " "  # whitespace separates words
 def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], path: Path) -> Tokenizer:
     """Build a Unigram tokenizer.
 
-    Raises CheckpointError if scores or unknown token are missing, or a table is damaged.
+    Raises CheckpointError without scores or unknown token, or if the table of replacements is damaged.
     """
     scores = token_scores(metadata, len(tokens), path)
     unknown = next((i for i, kind in enumerate(types) if kind == _UNKNOWN), None)

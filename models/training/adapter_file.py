@@ -52,7 +52,7 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
 
 
 def load_pairs(folder: Path, lora: Lora) -> None:
-    """Initialize `lora` with the matrices of a folder from `save_adapter`. Raises ModelError if they do not fit."""
+    """Initialize `lora` from a folder that `save_adapter` wrote. Raises ModelError for other pairs or settings."""
     config = read_peft_config(folder)
     fields = {
         "use_rslora": config.is_rank_stabilized,

@@ -35,7 +35,7 @@ class SequenceRows(LayerKV):
 
 
 class TrainAttention(AttentionBackend):
-    """Attention of a decoder in training: with gradients for training steps, by the serving back end to generate.
+    """Attention of a decoder in training: with gradients in training steps; by the serving back end in generation.
 
     If a layer's cache is SequenceRows, rows attend to the rows of their own sequence, and gradients flow. If it is a
     paged KV cache, `serving` writes it and attends. Norms and rotary embedding are computed by torch in both cases.

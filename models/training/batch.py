@@ -21,8 +21,8 @@ def pack(
 ) -> ForwardBatch:
     """Return a batch of whole sequences of token ids.
 
-    output_rows: [L] int64, indices into the concatenated rows, which may repeat. prefixes: as in SequenceRows; only if
-    `shares_prefixes`.
+    output_rows: [L] int64, indices into the concatenated rows, which may repeat. prefixes: for each sequence the
+    index of the sequence that is its prefix, or None; only if `shares_prefixes`.
     """
     lengths = [len(ids) for ids in sequences]
     starts = [0 if prefix is None else lengths[prefix] for prefix in prefixes or [None] * len(lengths)]
@@ -49,7 +49,7 @@ def shares_prefixes(decoder: Decoder) -> bool:
 
 
 def training_caches(decoder: Decoder, prefixes: Sequence[int | None] | None = None) -> list[LayerCache]:
-    """Return the layers' caches for a single training step. prefixes: as in `pack`."""
+    """Return the layers' caches for a single training step. prefixes: each sequence's prefix, by index."""
     return [
         SequenceRows(layout, {}, prefixes) if isinstance(layout, KVLayout) else allocate_states(layout, 1, _CPU)
         for layout in decoder.cache_layout.layers

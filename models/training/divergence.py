@@ -9,7 +9,7 @@ from models.training.head_logits import HeadLogits, RowResults, of_logits
 def divergence(decoder: Decoder, hidden: torch.Tensor, base_rows: torch.Tensor) -> torch.Tensor:
     """Return the KL divergence of next-token distributions from the base model's, in nats: [L] fp32.
 
-    hidden: [L, hidden], rows of the decoder's forward. base_rows: [L, in], `head_rows` of the base model. The
+    hidden: [L, hidden], rows of the decoder's forward. base_rows: [L, in], inputs of the base model's output layer. The
     divergence and its gradient are 0 for equal rows.
     """
 

@@ -56,6 +56,6 @@ class _Product(torch.autograd.Function):
 
 
 def multiply_frozen(rows: torch.Tensor, weight: FrozenWeight, out_dtype: torch.dtype) -> torch.Tensor:
-    """Return `weight.product` with a gradient for `rows`, as if serving did not round them, for example to int8."""
+    """Return rows W^T + b as in serving, with a gradient for `rows` that ignores their rounding, such as to int8."""
     result: torch.Tensor = _Product.apply(rows, weight, out_dtype)
     return result

@@ -27,9 +27,9 @@ def generate(
 ) -> list[list[int]]:
     """Generate after each prompt, up to and including one of `end_ids`, in one batch; return the generated tokens.
 
-    temperature: 0 for greedy. Samples depend on the seed and on all prompts. num_samples: per prompt, consecutive in
-    the result; the prompt is computed once for all of them. lora: the decoder's; if given, its pairs are computed by
-    the kernels that serve adapters, which is faster and rounds differently.
+    temperature: 0 for greedy. Samples depend on the seed and on all prompts. num_samples: texts per prompt,
+    consecutive in the result; the prompt is computed once. lora: the decoder's LoRA pairs; if given, they are computed
+    by the kernels that serve adapters, which is faster and rounds differently.
     """
     with contextlib.nullcontext() if lora is None else serving_kernels(lora):
         run = PagedRun(decoder, prompts, num_samples, max_tokens, has_adapter=lora is not None and lora.is_adapted)

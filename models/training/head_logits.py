@@ -36,7 +36,7 @@ def of_logits(
 
 
 class HeadLogits:
-    """Logits `values` [n, V] fp32 of some `head_rows`, outside of autograd; `gradient` is the backward pass."""
+    """Logits `values` [n, V] fp32 of rows from `head_rows`, without autograd; `gradient` is the backward pass."""
 
     def __init__(self, decoder: Decoder, rows: torch.Tensor) -> None:
         assert decoder.head is not None
@@ -51,7 +51,7 @@ class HeadLogits:
         self.values = logits
 
     def gradient(self, by_logit: torch.Tensor) -> torch.Tensor:
-        """Return the gradients [n, in] of the output layer's inputs from `by_logit` [n, V], which is overwritten."""
+        """Return the gradients [n, in] of the output layer's inputs. by_logit: of the logits, [n, V], overwritten."""
         if self._squashed is not None:
             by_logit *= 1 - self._squashed.square()
         if self._spec.logit_scale != 1.0:
@@ -62,7 +62,7 @@ class HeadLogits:
 class _OfLogits(torch.autograd.Function):
     """The autograd function of `of_logits`. It computes gradients in forward, while each chunk's logits exist.
 
-    A row's gradient is a multiple of its result's, so backward only scales it.
+    Each result depends on its own row only, so backward only scales that row's gradient by the result's gradient.
     """
 
     @staticmethod

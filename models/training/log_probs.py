@@ -16,7 +16,7 @@ class TokenLogProbs(NamedTuple):
 
 
 def token_log_probs(decoder: Decoder, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLogProbs:
-    """Return the log probabilities of the next tokens `targets` [L] after `hidden` [L, hidden], forward's rows."""
+    """Return the log probabilities of the next tokens `targets` [L]. hidden: [L, hidden], rows of forward's result."""
     return TokenLogProbs(*of_logits(decoder, hidden, targets, _log_probs))
 
 

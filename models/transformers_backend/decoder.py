@@ -31,7 +31,7 @@ class TransformersDecoder(nn.Module):
     def __init__(
         self, model: PreTrainedModel, layers: Sequence[tuple[str, AttentionSpec]], compute: ComputeConfig
     ) -> None:
-        """model: built with attention `interface.PAGED`, weights loaded. layers: from `observe`."""
+        """model: with loaded weights, and PAGED as its attention. layers: attention by module name, from `observe`."""
         super().__init__()
         self.mixers = [spec for _, spec in layers]
         self.cache_layout = compute.cache_layout(self.mixers)

@@ -62,7 +62,7 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend, as transformers' AttentionInterface: [1, heads, T, D] each -> [1, T, H, value_dim]."""
+    """Attend for transformers (its AttentionInterface): q, k, v [1, heads, T, D] -> [1, T, H, value_dim]."""
     paged: PagedLayer = module.paged
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     return paged.attend(q, k, v, s_aux)[None].to(query.dtype), None

@@ -38,7 +38,7 @@ class WeightCache:
     """A folder of files with packed weights, by key.
 
     min_bytes: smaller models are not cached, since they load just as fast. requires_huge_pages: save and map only files
-    that the system maps in huge pages, since steps would read others more slowly than the process's own memory.
+    that the system maps in huge pages, since steps would read other files more slowly than the process's memory.
     """
 
     folder: Path = field(default_factory=lambda: cache_folder() / "weights")

@@ -29,7 +29,7 @@ _CODE = Path(__file__).parents[1]  # all of models
 
 @dataclass(frozen=True, slots=True)
 class CachedWeights:
-    """A model's entry in the weight cache. state: `files_state` from before the files were opened, part of the key."""
+    """A model's entry in the weight cache. state: result of `files_state` before the files were opened, for the key."""
 
     cache: WeightCache
     key: str
@@ -63,7 +63,7 @@ class CachedWeights:
 def cached_weights(
     cache: WeightCache, files: ModelFiles, state: str, weights: WeightOptions, overrides: Mapping[str, Any]
 ) -> CachedWeights:
-    """Return the cache entry of a model on native kernels. state: `files_state` from before the files were opened."""
+    """Return the cache entry of a model on native kernels. state: `files_state` before the files were opened."""
     digest = hashlib.blake2b(state.encode(), digest_size=20)
     if weights.quantize_to is None:  # the other options have no effect then; a draft of the same file shares the entry
         weights = WeightOptions(keeps_quantized=weights.keeps_quantized)

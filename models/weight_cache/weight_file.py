@@ -40,7 +40,7 @@ class WeightFile:
     """A memory-mapped file of tensors.
 
     tensors: views of the mapping, which lives as long as any of them; writes to them stay in this process. extra: the
-    caller's data. num_bytes: the size of the mapping. huge_page_share: the share of it that is in huge pages.
+    caller's data. num_bytes: the size of the mapping. huge_page_share: the share of these bytes in huge pages.
     """
 
     tensors: dict[str, torch.Tensor]

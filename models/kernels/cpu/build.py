@@ -139,14 +139,14 @@ def compile_prebuilt(recipe: Recipe, folder: Path) -> Path:
 
 
 def is_compiled(recipe: Recipe, folder: Path) -> bool:
-    """Whether `folder` has the library already. Raises KernelBuildError if there is no compiler."""
+    """Whether `folder` has the library as compiled here. Raises KernelBuildError if this machine has no compiler."""
     return os.path.exists(folder / _file_name(_for_this_processor(recipe), find_compiler()))
 
 
 def ensure_library(recipe: Recipe, folder: Path) -> Path:
     """Return the compiled library in `folder`; compile it first if it is missing.
 
-    Raises KernelBuildError if that fails, FolderNotWritable if the library cannot be written.
+    Raises KernelBuildError without a compiler or if compilation fails, FolderNotWritable if `folder` cannot be written.
     """
     compiler, recipe = find_compiler(), _for_this_processor(recipe)
     target = folder / _file_name(recipe, compiler)
@@ -166,7 +166,7 @@ def ensure_library(recipe: Recipe, folder: Path) -> Path:
 
 
 def best_level(probe: Path) -> str:
-    """Return this processor's best level, by the library `probe`. Raises OSError if it cannot be loaded."""
+    """Return this processor's best level, detected by the library `probe`. Raises OSError if that cannot be loaded."""
     return list(LEVELS)[ctypes.CDLL(str(probe)).hr_cpu_level()]
 
 

@@ -205,7 +205,7 @@ def _load_compiled(recipe: build.Recipe, folder: Path, load: Callable[[Path], T]
 
 @contextlib.contextmanager
 def _temporary_folder(reason: build.FolderNotWritable) -> Iterator[Path]:
-    """Make a folder that only this user can write to, since its code is executed. Raises `reason` if that fails."""
+    """Make a folder that only this user can write to, since kernels in it are executed. Raises `reason` on failure."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="headrace-kernels-")
     except OSError:

@@ -30,7 +30,7 @@ class _Segment(ctypes.Structure):
 class FusedCall:
     """Consecutive matrices of a layer that one native call multiplies by.
 
-    row_block_bytes_address: address of an int64 array with the bytes of 16 packed rows of each matrix.
+    row_block_bytes_address: address of an int64 array with the size in bytes of 16 packed rows, for each matrix.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class PackedLinear:
         """Return the layer's output [T, rows] for x [T, columns] (twice as wide for a gated `prepare`).
 
         x and the output are bf16 or fp32; the rows of x may be strided. prepare: the prologue, applied to x. residual:
-        [T, rows] in the output's dtype, added. out: written to if given, and may be `residual`; by default a new tensor
-        of `out_dtype`, by default x's. adapted: the rows' adapters, if `takes_adapters`.
+        [T, rows] in the output's dtype, added. out: takes the output, and may be `residual`; by default a new tensor of
+        `out_dtype`, which defaults to x's dtype. adapted: the rows' adapters, only if `takes_adapters`.
         """
         if out is None:
             out = torch.empty(x.shape[0], self.rows, dtype=out_dtype or x.dtype)

@@ -73,7 +73,7 @@ class NativeExperts:
         *,
         library: KernelLibrary,
     ) -> None:
-        """experts: each expert's packed linear layers before and after the activation; see `supports_experts`."""
+        """experts: each expert's packed layers before and after the activation, which `supports_experts` accepts."""
         spec, router, activation = layer.spec, layer.router, layer.experts[0].activation.row_input
         self._library = library
         self._chosen = spec.experts_per_token

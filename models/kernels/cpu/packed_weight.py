@@ -29,7 +29,7 @@ class NativeWeight(ABC):
 
     @abstractmethod
     def kernel(self, library: KernelLibrary) -> Kernel:
-        """Return the kernel that multiplies by this matrix. All take the same arguments, then `extra_arguments`."""
+        """Return the kernel that multiplies by this matrix. Its last arguments are the format's `extra_arguments`."""
 
     def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:  # noqa: ARG002
         """Return the kernel that also applies adapters, or None. Its last arguments are AdaptedRows.arguments()."""
@@ -44,7 +44,7 @@ class NativeWeight(ABC):
 
     @abstractmethod
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows `ids`, dequantized to `dtype`; see `gather_rows`."""
+        """Return rows `ids` ([T] int64, in range), dequantized to `dtype`: [T, columns]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

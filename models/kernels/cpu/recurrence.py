@@ -21,7 +21,7 @@ def convolve(
     out_dtype: torch.dtype,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """Run a causal convolution as Convolve specifies. At most 8 taps, and a multiple of 16 channels."""
+    """Run a causal depthwise convolution (Convolve in ops.py). At most 8 taps, and a multiple of 16 channels."""
     before, after = gates or (None, None)
     for gate in (before, after):
         assert gate is None or (gate.stride() == rows.stride() and gate.dtype == rows.dtype)
@@ -46,7 +46,7 @@ def run_gated_delta(
     tiles_key_heads: bool,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """Run the gated delta rule as RunGatedDelta specifies. Head sizes are multiples of 16."""
+    """Run the gated delta rule, norm and gate (RunGatedDelta in ops.py). Head sizes are multiples of 16."""
     z, b, a = gates
     num_heads, key_dim, value_dim = state.shape[1:]
     num_key_heads = (qkv.shape[1] - num_heads * value_dim) // (2 * key_dim)
@@ -64,6 +64,6 @@ def run_gated_delta(
 
 
 def _group_arguments(group: StateGroupBatch) -> tuple[int, int, int, int]:
-    """Return the addresses of the group's sources, targets and row offsets, and the number of its sequences."""
+    """Return the kernels' arguments for a batch: addresses of sources, targets and cu_seqlens, number of sequences."""
     addresses = (group.sources.data_ptr(), group.targets.data_ptr(), group.cu_seqlens.data_ptr())
     return *addresses, len(group.sources)

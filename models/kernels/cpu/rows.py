@@ -26,7 +26,7 @@ def join_rows(
     norms_sum: bool = False,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """Add y to the residual stream x in place, with an optional norm, as JoinRows specifies."""
+    """Set x to skip * x + scale * norm(y), or norm(skip * x + scale * y) with `norms_sum`, and return it: [T, K]."""
     assert x.is_contiguous()
     assert y.is_contiguous()
     library.join_rows(

@@ -29,7 +29,7 @@ class Kernel:
     def __init__(
         self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
     ) -> None:
-        """arguments: a letter of TYPES for each. replay_address: address of the HR_REPLAYABLE variant, or None."""
+        """arguments: a letter of TYPES for each. replay_address: of the variant for tapes (HR_REPLAYABLE), or None."""
         function.argtypes = [TYPES[letter] for letter in arguments]  # type: ignore[attr-defined]
         function.restype = returns  # type: ignore[attr-defined]
         self._function = function
@@ -104,14 +104,14 @@ class Workspace:
 
 
 class Recording(NamedTuple):
-    """The result of `record`."""
+    """The tape that `record` made, or the name of the operator that prevented it."""
 
     tape: Tape | None
     unrecordable_op: str | None  # the first operator that is not a kernel with a replay; there is no tape then
 
 
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:
-    """Call `run`, and return a tape of its native calls, or no tape if anything else computed in it.
+    """Call `run`, and return a tape of its native calls; no tape if it also ran operators that cannot be recorded.
 
     Calls of other threads are not recorded, since those threads may free their buffers.
 

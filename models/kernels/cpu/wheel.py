@@ -1,8 +1,8 @@
 """setuptools commands that compile the kernels into a wheel, for pyproject.toml.
 
-The wheel then contains binaries and has a platform tag. By default they are the kernels that this machine needs: an
-installation from sources compiles no others, and on another processor the missing ones are compiled at first start.
-HEADRACE_WHEEL_LEVELS changes that. Without a compiler the wheel is built without binaries, for any system.
+The wheel then contains binaries and has a platform tag. By default it has only the kernels that this machine needs; on
+another processor, the missing kernels are compiled at first start. HEADRACE_WHEEL_LEVELS selects other levels.
+Without a compiler the wheel is built without binaries, for any system.
 """
 
 import functools
@@ -24,7 +24,7 @@ _NATIVE = "native"
 
 
 def _requested_levels() -> list[str]:
-    """Return the levels that HEADRACE_WHEEL_LEVELS names, `native` possibly among them; empty if it is "none"."""
+    """Return the instruction-set levels in HEADRACE_WHEEL_LEVELS, which may include "native"; empty for "none"."""
     known = list(build.LEVELS)
     given = os.environ.get(LEVELS_VARIABLE, _NATIVE)
     if given in ("all", "none"):
@@ -46,7 +46,7 @@ def _has_compiler() -> bool:
 
 
 def _compile(requested: list[str], folder: Path) -> None:
-    """Compile the probe and the requested levels into `folder`. Prints the progress, which pip shows with -v."""
+    """Compile the detector of levels and the requested kernels into `folder`. Prints the progress, for pip -v."""
     native = build.best_level(build.compile_prebuilt(build.PROBE, folder))
     names = {native if name == _NATIVE else name for name in requested}
     for level in build.LEVELS:

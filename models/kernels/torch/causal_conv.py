@@ -17,7 +17,7 @@ def convolve(
     has_silu: bool = False,
     out_dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Run a causal convolution with optional gates, as Convolve specifies."""
+    """Run a causal depthwise convolution, continuing each sequence from its state. Convolve in ops.py has details."""
     before, after = gates or (None, None)
     if before is not None:
         rows = before * rows

@@ -45,7 +45,7 @@ def draw_from(groups: Sequence[WeightedRows], uniforms: Sequence[float]) -> list
 
 
 def weighted_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> list[WeightedRows]:
-    """Return the weights to sample by, after temperature: a group of rows without truncation, and one of the others."""
+    """Return sampling weights after temperature, in up to two groups: rows without and rows with truncation."""
     device = logits.device
     temperature = torch.tensor([each.temperature for each in draws], dtype=torch.float32, device=device)
     scaled = logits / temperature.unsqueeze(-1)

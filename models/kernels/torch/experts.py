@@ -23,7 +23,7 @@ def route(spec: RouterSpec, weights: RouterWeights, x: torch.Tensor) -> tuple[to
 
 
 def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
-    """Return a mask [T, E] of the experts in each row's best groups of experts."""
+    """Return a mask [T, E] of the experts in each row's best groups of experts. rated: the experts' scores, [T, E]."""
     groups = rated.unflatten(-1, (spec.num_groups, -1))  # [T, G, E / G]
     if spec.group_score is GroupScore.BEST:
         of_group = groups.amax(dim=-1)
@@ -35,7 +35,7 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 
 
 class RoutedExperts:
-    """The operation Experts in torch. Computes the experts in turn, each for all rows that chose it."""
+    """A mixture of experts in torch. Computes the experts in turn, each for all rows that are routed to it."""
 
     def __init__(self, layer: ExpertLayer) -> None:
         self._layer = layer

@@ -21,7 +21,7 @@ _L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
 class DeltaRows(NamedTuple):
-    """Inputs of the gated delta rule in fp32, by row and value head. q and k have length 1; q is scaled."""
+    """Inputs of the gated delta rule in fp32, by row and value head. q and k have length 1; then q is scaled."""
 
     q: torch.Tensor  # [T, H, K]
     k: torch.Tensor  # [T, H, K]
@@ -39,7 +39,7 @@ def run_gated_delta(
     *,
     tiles_key_heads: bool,
 ) -> torch.Tensor:
-    """Run the gated delta rule, and the norm and gate after it, as RunGatedDelta specifies."""
+    """Run the gated delta rule, and the norm and gate after it; RunGatedDelta in ops.py has the details."""
     z, b, a = gates
     num_heads, key_dim, value_dim = state.shape[1:]
     value_size = num_heads * value_dim
@@ -65,7 +65,7 @@ def _unit_heads(x: torch.Tensor, repeats: int, tiles_key_heads: bool) -> torch.T
 
 
 def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) -> torch.Tensor:
-    """Return y [T, H, V]. state: [blocks, H, K, V] fp32, read at the group's sources and written at its targets."""
+    """Return y [T, H, V], before norm and gate. Reads `state` [blocks, H, K, V] at sources, writes it at targets."""
     out = torch.empty_like(rows.v)
     singles: list[tuple[int, int, int]] = []  # (row, source, target)
     end = 0

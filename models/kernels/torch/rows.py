@@ -14,7 +14,7 @@ def join_rows(
     scale: float = 1.0,
     norms_sum: bool = False,
 ) -> torch.Tensor:
-    """Add y to the residual stream x, with an optional norm, as JoinRows specifies."""
+    """Return skip * x + scale * norm(y), or norm(skip * x + scale * y) with `norms_sum`: [T, K]."""
     if norms_sum:
         return norm(torch.add(y if scale == 1.0 else y * scale, x, alpha=skip))
     return torch.add(x if skip == 1.0 else x * skip, norm(y), alpha=scale)

@@ -1,7 +1,7 @@
 """Top-k, top-p and min-p sampling in one step, which keeps tokens by thresholds on their logits.
 
 Ties are kept or dropped together, and the kept tokens are listed in order of id. So the result depends neither on how a
-sort breaks ties nor on how wide a window other rows of the batch need.
+sort breaks ties nor on how many candidates other rows of the batch need.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class TruncationParams:
 
 
 def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each row's candidate tokens after top-k, then top-p of the rest, then min-p, with weights to sample by.
+    """Return each row's candidate tokens after top-k, then top-p among those, then min-p, with weights to sample by.
 
     logits: [L, V] fp32, temperature already applied. Returns (token ids [L, C] int64, ascending in each row, weights
     [L, C] fp64, 0 for tokens that are cut). The weights are proportional to the probabilities.
@@ -44,7 +44,7 @@ def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tens
 
 
 def _smallest_survivor(values: torch.Tensor, weights: torch.Tensor, params: TruncationParams) -> torch.Tensor:
-    """Return the smallest logit of each row that is kept: [L, 1]. values, weights: [L, C], descending."""
+    """Return each row's smallest logit to keep: [L, 1]. values: logits, weights: probabilities, [L, C] descending."""
     width = values.shape[-1]
     rank = torch.arange(width, device=values.device)
     k = torch.where(params.top_k > 0, params.top_k, width).clamp(max=width).unsqueeze(-1)

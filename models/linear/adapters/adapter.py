@@ -10,8 +10,8 @@ import torch
 class LowRankPair:
     """A LoRA pair (A, B): adds scale * (b (a x) + bias) to outputs first .. first + len(b) - 1 of a layer.
 
-    gain: for DoRA (Liu et al. 2024), the factor of each row of W + scale * b a that makes its length the file's
-    `magnitude`. In an embedding, `a` has a column for each id, and scale * b a[:, id] is added to the looked-up row.
+    gain: for DoRA (Liu et al. 2024), the factors that scale the rows of W + scale * b a to the lengths `magnitude` in
+    the file. In an embedding, `a` has a column for each id, and scale * b a[:, id] is added to the looked-up row.
     """
 
     first: int
@@ -33,7 +33,7 @@ class LowRankPair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerAdapter:
-    """An adapter's part for one layer: LoRA pairs for distinct outputs, or a weight [out, in] that replaces its own."""
+    """An adapter's part for one layer: LoRA pairs for distinct outputs, or a weight [out, in] to replace W."""
 
     pairs: tuple[LowRankPair, ...] = ()
     weight: torch.Tensor | None = None
@@ -54,8 +54,8 @@ class LayerAdapter:
 class Adapter:
     """An adapter as read from its files: on the CPU, in the file's dtype, its rows in the decoder's order.
 
-    digest: 32-byte hash of everything that decides results; adapters with the same digest compute the same. layers: by
-    the name of the decoder's module; "embed" adapts the look-up of tokens, "head" the output layer, also if both use
+    digest: 32-byte hash of everything that decides results; adapters with the same digest compute the same. layers:
+    parts by name of the module; "embed" adapts the look-up of tokens, "head" the output layer, also if both use
     one table. targets: names of the base model's tensors that the adapter changes, as in the file. base_model: the name
     of the base model in the file, or "".
     """

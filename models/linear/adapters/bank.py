@@ -29,7 +29,7 @@ class AdapterBank(Protocol[P]):
         """
 
     def set(self, slot: int, prepared: P | None) -> None:
-        """Replace the adapter in a slot; None empties the slot. Computes nothing, since streams pause meanwhile."""
+        """Replace the adapter in a slot; None empties the slot. Computes nothing, since generation waits for it."""
 
     def multiply(
         self,
@@ -39,7 +39,7 @@ class AdapterBank(Protocol[P]):
         out_dtype: torch.dtype | None,
         slots: torch.Tensor,
     ) -> torch.Tensor:
-        """Compute the layer like `LinearMethod.apply`, and apply each row's adapter. slots: [T] int32.
+        """Return the layer's output (+ residual) with each row's adapter: [T, out]. slots: [T] int32, -1 for none.
 
         residual: must be zero in rows of `residual_last_slots`.
         """

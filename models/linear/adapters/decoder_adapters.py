@@ -16,7 +16,7 @@ from models.linear.linear import Linear
 class PreparedAdapter:
     """An adapter that is converted for a decoder, ready to be put into a slot.
 
-    layers: by the layers' names, for their banks. look_up: for the token embedding's bank.
+    layers: the part for each layer's bank, by the layer's name. look_up: the part for the token embedding, or None.
     """
 
     layers: Mapping[str, Any]
@@ -26,7 +26,7 @@ class PreparedAdapter:
 class DecoderAdapters:
     """Adapter slots in all layers. `prepare` may run on any thread, also during a step, `set` only between steps.
 
-    Setting computes nothing, so that streams do not pause for it.
+    `set` computes nothing, so that generation does not wait for it.
     """
 
     def __init__(self, embed: Embedding, layers: Mapping[str, Linear], max_slots: int, max_rank: int) -> None:
@@ -66,7 +66,7 @@ class DecoderAdapters:
         self.version += self._layers_with_residuals_last() != before
 
     def _layers_with_residuals_last(self) -> list[str]:
-        """Return the names of layers with `residual_last_slots`, whose native calls differ."""
+        """Return the names of layers with `residual_last_slots`, since these layers need other native calls."""
         return [
             name
             for name, layer in self._layers.items()

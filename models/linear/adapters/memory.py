@@ -8,12 +8,12 @@ _RANKS = 16  # of a packed block
 
 
 def pair_numbers(layers: Iterable[Linear], rank: int) -> int:
-    """Return the number of values in LoRA pairs of this rank for all shards of the layers, as in a file."""
+    """Return the number of values in LoRA pairs of this rank for all shards of the layers, as a file stores them."""
     return sum(rank * (layer.in_features + size) for layer in layers for size in shard_sizes(layer))
 
 
 def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
-    """Return the number of values in a slot's packed pairs: even ranks per shard, whole blocks of ranks per layer."""
+    """Return the number of values in a slot's packed pairs, ranks padded to even per shard and to blocks per layer."""
     total = 0
     even_rank = rank + rank % 2
     for layer in layers:
