@@ -1,1 +1,1 @@
-"""Adapters: reading them while steps run, keeping them in memory, and putting them into the model's slots."""
+"""LoRA adapters: read from disk while steps run, kept in memory, and copied into the model's adapter slots."""

@@ -124,7 +124,10 @@ class CompileLanes(Generic[Running]):
         self._slow.shutdown(cancel_futures=True)
 
     def _step(self, text: str, step: abc.Callable[[], Compilation | None]) -> None:
-        """Run a compile step on a lane's thread. step: returns None if the grammar moves to the slow lane."""
+        """Run one step of compiling the grammar `text`, and report its result. Runs on a lane's thread.
+
+        step: returns the compilation, or None if the grammar moved to the slow lane.
+        """
         start_s = time.perf_counter()
         try:
             done = step()

@@ -22,7 +22,7 @@ _STATE, _USER, _SYSTEM = 0, 11, 12  # fields of /proc/PID/stat, counted from beh
 @dataclass(frozen=True, slots=True)
 class ProcessorUse:
     """CPU use of a process. seconds: CPU time of all its threads since its start. is_ready: whether a thread is running
-    or runnable; otherwise all threads wait, for a disk for example, or are stopped."""
+    or runnable; if not, all threads are blocked (on disk I/O, for example) or stopped."""
 
     seconds: float
     is_ready: bool

@@ -61,7 +61,7 @@ _SPECULATION: tuple[MetricSpec, ...] = (
     ),
     counter(
         "spec_decode_num_accepted_tokens_per_pos_total",
-        "The same by position in the draft, from 0.",
+        "Draft tokens that were accepted, by position in the draft, from 0.",
         labels=(MODEL, "position"),
         is_vllm=True,
     ),

@@ -88,8 +88,8 @@ _CHOICES: tuple[MetricSpec, ...] = (
     ),
     histogram(
         "queue_time_seconds",
-        "The same by how the wait ended: scheduled, or the reason why the request ended before any output (abort, "
-        "error, ...).",
+        "Waiting time of requests by how the wait ended: scheduled, or the reason why the request ended before any "
+        "output (abort, error, ...).",
         buckets.LATENCY_S,
         labels=(MODEL, "outcome"),
     ),

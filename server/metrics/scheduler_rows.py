@@ -8,7 +8,8 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     gauge("num_requests_waiting", "Requests that are waiting.", lambda s: s.waiting, is_vllm=True),
     gauge(
         "num_requests_waiting_by_reason",
-        "The same by what they wait for: capacity (a slot and blocks), deferred (their grammar is being compiled).",
+        "Waiting requests by what they wait for: capacity (a slot and blocks), deferred (their grammar is being "
+        "compiled).",
         labels=(MODEL, "reason"),
         step_by={
             "capacity": lambda s: max(0, s.waiting - s.waiting_for_grammar),
@@ -18,7 +19,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "num_requests_waiting_by_class",
-        "The same by service class: urgent, interactive, background (service_tier priority, default, flex).",
+        "Waiting requests by service class: urgent, interactive, background (service_tier priority, default, flex).",
         labels=(MODEL, "service_class"),
         step_by={
             "urgent": lambda s: s.waiting_urgent,
@@ -29,7 +30,7 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     gauge(
         "num_batch_requests",
         "Requests of batches in the engine, by state: running, paused (with their blocks in the KV cache, while "
-        "clients' requests run), waiting. The rows above do not count them.",
+        "clients' requests run), waiting. num_requests_running and num_requests_waiting do not count them.",
         labels=(MODEL, "state"),
         step_by={
             "running": lambda s: s.running_batch,
@@ -62,8 +63,8 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
     ),
     counter(
         "num_preemptions_by_reason_total",
-        "The same by reason: memory (too few blocks or recurrent states), service_class, priority, fairness (room for "
-        "a tenant with less than its share).",
+        "Running requests that were put back in the queue, by reason: memory (too few blocks or recurrent states), "
+        "service_class, priority, fairness (room for a tenant with less than its share).",
         labels=(MODEL, "reason"),
         step_by={
             "memory": lambda s: s.preemptions_by_reason.get("memory", 0),

@@ -17,11 +17,13 @@ _KEYS: tuple[MetricSpec, ...] = (
         "counted as 'other'.",
         labels=("key", "outcome"),
     ),
-    counter("key_prompt_tokens_total", "Prompt tokens of these requests.", labels=("key",)),
+    counter("key_prompt_tokens_total", "Prompt tokens of the requests with a key.", labels=("key",)),
     counter(
-        "key_cached_tokens_total", "Prompt tokens of these requests that were in the prefix cache.", labels=("key",)
+        "key_cached_tokens_total",
+        "Prompt tokens of the requests with a key that were in the prefix cache.",
+        labels=("key",),
     ),
-    counter("key_output_tokens_total", "Generated tokens of these requests.", labels=("key",)),
+    counter("key_output_tokens_total", "Generated tokens of the requests with a key.", labels=("key",)),
     counter(
         "key_refusals_total",
         "Requests refused because of a key's limit: requests, tokens, concurrency, budget, expired.",
@@ -46,13 +48,13 @@ _BATCHES: tuple[MetricSpec, ...] = (
     gauge("batch_lines_running", "Lines that have started and are not answered yet.", labels=()),
     gauge("batch_lines_waiting", "Lines of batches in progress that have not started.", labels=()),
     gauge("files", "Files that clients uploaded and batches wrote.", labels=()),
-    gauge("files_bytes", "Bytes of these files.", labels=()),
+    gauge("files_bytes", "Bytes of the files that clients uploaded and batches wrote.", labels=()),
 )
 
 _FINETUNING: tuple[MetricSpec, ...] = (
     gauge("finetune_jobs", "Fine-tuning jobs by OpenAI's status.", labels=("status",)),
     counter("finetune_steps_total", "Completed training steps.", labels=()),
-    counter("finetune_tokens_total", "Tokens of examples and replayed answers in these steps.", labels=()),
+    counter("finetune_tokens_total", "Tokens of examples and replayed answers in completed training steps.", labels=()),
     counter(
         "finetune_stopped_seconds_total",
         "Time for which a job's process was stopped because requests ran or waited (--finetune-yield always).",

@@ -28,7 +28,7 @@ class MemoryBudget:
         return self.limit_bytes - sum(each.need_bytes for each in self._other_pinned(model))
 
     def refusal(self, model: LoadableModel) -> ModelNotLoaded:
-        """Return the error for a model that does not fit into its obtainable memory."""
+        """Return the error for a model that does not fit even if all models that may be unloaded are unloaded."""
         has_others = bool(self._other_pinned(model))  # their names may be hidden from the caller
         where = "beside the models that stay loaded" if has_others else "into the memory of this server"
         return ModelNotLoaded(f"the model does not fit {where}; try again later", retry_after_s=model.retry_after_s)

@@ -73,8 +73,8 @@ class StepPace:
     def prefill_s(
         self, num_tokens: float, *, num_generating: int, max_step_tokens: int, is_timed: bool = True
     ) -> float:
-        """Estimate the seconds that `num_tokens` of prompts take while `num_generating` sequences generate, in steps of
-        at most `max_step_tokens`. is_timed: whether the engine also limits the duration of steps."""
+        """Estimate the seconds to prefill `num_tokens` prompt tokens in steps of at most `max_step_tokens`, while
+        `num_generating` sequences are decoding. is_timed: whether the engine also limits the duration of a step."""
         per_token_s = self._seconds_per_token
         decode_s = self._overhead_s + num_generating * per_token_s
         step_tokens = float(max_step_tokens)

@@ -205,7 +205,7 @@ def _check_without_effect(keyword: str, value: Any) -> None:
 
 
 def _of_kinds(wanted: Kinds, possible: Kinds) -> Schema:
-    """Return a schema that matches the wanted kinds and none of the other possible kinds."""
+    """Return a schema that accepts values of the wanted kinds and rejects values of the other possible kinds."""
     if FRACTION in wanted and INTEGER not in wanted and INTEGER not in possible:
         wanted |= {INTEGER}
     types = types_of_kinds(wanted)
