@@ -57,9 +57,10 @@ class LognormalLength:
 
 
 def parse_lengths(text: str, source: str) -> Lengths:
-    """Parse '128' (fixed), '64:512' (uniform, both included) or 'lognormal:MEDIAN:SIGMA[:MAX]' (MAX: 16 medians).
+    """Parse a distribution of lengths: '128' (fixed), '64:512' (uniform, both ends included) or
+    'lognormal:MEDIAN:SIGMA[:MAX]' (MAX defaults to 16 medians).
 
-    source: name of the text in the error. Raises OptionError.
+    source: the name that error messages give the text, such as an option. Raises OptionError.
     """
     try:
         return _parse(text)

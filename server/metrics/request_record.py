@@ -26,7 +26,7 @@ class RequestOutcome(enum.StrEnum):
 
 @dataclass(slots=True)
 class ChoiceTimes:
-    """Ends of a choice's phases by time.monotonic(); None for a phase that the choice did not reach."""
+    """Times at which each phase of a choice ended, by time.monotonic(); None if the phase did not end."""
 
     scheduled_s: float | None = None
     first_token_s: float | None = None

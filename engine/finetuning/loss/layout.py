@@ -20,7 +20,8 @@ class Layout:
     num_tokens: int = 0
 
     def add(self, ids: Sequence[int], prefix: int | None) -> tuple[int, int]:
-        """Add a sequence; return its index and its first row in the batch."""
+        """Add a sequence, and return its index and its first row in the batch. prefix: index of the sequence that it
+        continues, whose tokens `ids` leaves out; None without one."""
         self.sequences.append(ids)
         self.prefixes.append(prefix)
         self.num_tokens += len(ids)

@@ -77,8 +77,9 @@ class AdapterSlots:
     # --- sequences ----------------------------------------------------------------------------------------------------
 
     def offer(self, sequence: Sequence) -> bool:
-        """Promise a waiting sequence its adapter's slot, if that is filled and open, and return True. Otherwise set the
-        sequence aside, start filling a free slot if there is one, and return False."""
+        """Reserve its adapter's slot for a waiting sequence, and return True, if the adapter is loaded and its slot
+        admits new sequences. Otherwise return False: the sequence is set aside until then, and the adapter starts to be
+        loaded if a slot is free."""
         slot = self._by_digest.get(adapter_of(sequence).digest)
         if slot is not None and slot.admits(sequence):
             if not slot.is_filling:

@@ -152,7 +152,7 @@ class AnswerReader:
         return index
 
     def _drop_cut_off_word(self, reader: TextReader) -> None:
-        """Drop an incomplete tag after a call at the end of the answer."""
+        """Drop the beginning of a tag that the answer's end cut off, after a tool call."""
         if reader.has_ended and any(word.startswith(reader.unread) for word in (*self._calls.closing, *self._end)):
             reader.take_all()
 
