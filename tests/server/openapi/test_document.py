@@ -99,7 +99,7 @@ def test_a_route_is_said_to_have_its_own_errors_alone() -> None:
     assert "`model_not_found`" in chat["404"]["description"]
     assert "stored object" not in chat["404"]["description"]
     assert "storage" not in chat["500"]["description"]
-    assert conversation["404"]["description"] == "There is no such stored object, or it belongs to another key."
+    assert conversation["404"]["description"] == "The stored object does not exist, or belongs to another key."
     assert "`storage_failed`" in conversation["500"]["description"]
 
 
