@@ -130,13 +130,8 @@ def build_served_engine(
         on_started=on_started,
     )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
-    info = describe_model(engine_config, models.target, groups, budget, adapters, steps, models.quality)
-    info = msgspec.structs.replace(
-        info,
-        are_steps_timed=config.max_num_batched_tokens is None,
-        prefill_seconds_per_token=times.prefill_token_s,
-        decode_step_s=times.decode_s,
-    )
+    info = describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality)
+    info = msgspec.structs.replace(info, are_steps_timed=config.max_num_batched_tokens is None)
     info.notes.extend(describe_speculation(spec, models.draft))
     return engine, info
 

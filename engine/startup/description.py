@@ -9,6 +9,7 @@ from engine.config import EngineConfig, SpeculativeMethod
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
+from engine.runner.warmup import WarmUpTimes
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.settings import SpeculationSettings
@@ -29,6 +30,7 @@ def describe_model(
     budget: KVBudget,
     adapters: AdapterMemory | None,
     steps: str,
+    times: WarmUpTimes,
     quality: Quality | None,
 ) -> EngineInfo:
     """Describe an engine. adapters: None without --enable-lora. steps: the text from `describe_steps`. config: must
@@ -64,6 +66,8 @@ def describe_model(
         ],
         warnings=[*budget.warnings],
         weight_formats=model.weight_formats,
+        prefill_seconds_per_token=times.prefill_token_s,
+        decode_step_s=times.decode_s,
         quality=quality,
     )
 

@@ -1,5 +1,6 @@
 """Pydantic types of values that a client may leave to the server. Both "auto" and null become None."""
 
+import abc
 import enum
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,14 @@ _LARGEST = 1e9
 
 
 @dataclass(frozen=True)
-class _Checked:
+class _Checked(abc.ABC):
+    @abc.abstractmethod
     def check(self, value: Any) -> Any:
         """Validate a value that is not "auto" or null, and return it converted. Raises PydanticCustomError."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def described(self) -> dict[str, Any]:
         """Return the JSON schema of the valid values other than "auto" and null."""
-        raise NotImplementedError
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
