@@ -22,7 +22,8 @@ _MAX_PARTS = 32
 _MAX_FIELD_BYTES = 1 << 16  # of all values together, without the file
 _MAX_HEAD_BYTES = 1 << 14  # of one part
 _MAX_CHUNK_BYTES = 1 << 16  # searched in one piece
-_SILENCE_S = 60.0  # between two pieces of the body
+_BODY_TIMEOUT_S = 60.0  # as for other bodies, plus the time that a file takes at the slowest rate
+_MIN_BYTES_PER_S = 1 << 14
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -40,17 +41,24 @@ async def read_form(request: Request, file_field: str, write: Write) -> Form:
     and what `write` raises."""
     _check_page(request)
     reader = _Reader(_decoder(request), file_field, write)
+    now_s = asyncio.get_running_loop().time
+    left_s = _BODY_TIMEOUT_S  # in which the server waits for the client
     try:
         stream = aiter(request.stream())
         while True:
-            async with asyncio.timeout(_SILENCE_S):
+            start_s = now_s()
+            async with asyncio.timeout(left_s):
                 chunk = await anext(stream, None)
             if chunk is None:
                 break
+            left_s += len(chunk) / _MIN_BYTES_PER_S - (now_s() - start_s)
             for start in range(0, len(chunk), _MAX_CHUNK_BYTES):
                 await reader.take(chunk[start : start + _MAX_CHUNK_BYTES])
     except TimeoutError:
-        raise RequestTimeout(f"nothing of the body came for {_SILENCE_S:g} s") from None
+        raise RequestTimeout(
+            f"the body was not complete after {_BODY_TIMEOUT_S:g} s, and came with less than {_MIN_BYTES_PER_S >> 10} "
+            "KiB/s; send it faster, or in parts with /v1/uploads"
+        ) from None
     except ClientDisconnect:
         raise ClientGone from None
     await reader.take(None)

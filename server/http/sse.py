@@ -25,6 +25,9 @@ def status_wait_s(config: ServerConfig) -> float:
     return max(config.sse_ping_interval, wait_s if wait_s <= _MAX_STATUS_WAIT_S else 0.0)
 
 
+# Characters that JSON does not escape, and at which clients split a stream into lines (str.splitlines, so also httpx)
+_LINE_BREAKS = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\u0085\u2028\u2029")
+
 Source = contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]
 ErrorEvent = Callable[[Exception], bytes]  # returns the event that ends a stream after an error
 
@@ -38,6 +41,13 @@ async def generated(generation: Generation, formatter: AnswerFormatter) -> Async
     """Provide the events of a generation. Leaving the context ends the generation."""
     async with generation, contextlib.aclosing(formatter.events(generation)) as events:
         yield events
+
+
+def escape_line_breaks(events: bytes) -> bytes:
+    """Return streamed JSON with U+0085, U+2028 and U+2029 as JSON escapes, which leave its values the same."""
+    for char, escape in _LINE_BREAKS:
+        events = events.replace(char, escape)
+    return events
 
 
 class EventStream(Response):
@@ -109,7 +119,7 @@ class EventStream(Response):
             yield self._form.end
 
     async def _send(self, body: bytes, send: Send) -> None:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": escape_line_breaks(body), "more_body": True})
         self._last_sent_s = time.monotonic()
 
     async def _ping(self, send: Send) -> None:

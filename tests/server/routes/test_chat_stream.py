@@ -11,6 +11,7 @@ from tests.helpers.sse import contents, events
 
 pytestmark = pytest.mark.fast
 
+CHAT_URL = "/v1/chat/completions"
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**CHAT, "stream": True}
 
@@ -133,3 +134,11 @@ async def test_what_nobody_expects_midway_hides_its_text(caplog: Any) -> None:
     assert "secret" not in error["error"]["message"]
     assert "secret" in caplog.text
     assert end == "[DONE]"
+
+
+async def test_characters_at_which_clients_split_lines_are_escaped() -> None:
+    text = "a\u2028b\u2029c\u0085d"
+    async with http(make_app(FakeClient(says(text)))) as api, api.stream("POST", CHAT_URL, json=STREAM) as response:
+        lines = [line async for line in response.aiter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert contents(events("".join(f"{line}\n\n" for line in lines))) == text
