@@ -1,11 +1,11 @@
 // What can be done with conversations: opened, begun, renamed, deleted, imported, loaded.
 
 import { byId } from "../shared/dom.js";
-import { stop } from "./answering.js";
+import { stop } from "./answers/answering.js";
 import { askText, isSure, showMessage } from "./dialogs.js";
 import { show, showSidebar } from "./drawing.js";
 import { keep, page } from "./page.js";
-import { refreshSettings } from "./settings_panel.js";
+import { refreshSettings } from "./settings/settings_panel.js";
 import { closeSidebar } from "./sidebar.js";
 import * as store from "./store.js";
 import { parseExport } from "./transfer.js";

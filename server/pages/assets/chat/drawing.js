@@ -1,10 +1,10 @@
 // Draws the page as it is now: the messages, the list of conversations, and the buttons.
 
 import { byId, h } from "../shared/dom.js";
-import { messageView } from "./message_view.js";
+import { messageView } from "./messages/message_view.js";
 import { page } from "./page.js";
 import { toEnd } from "./scrolling.js";
-import { showModes } from "./settings_panel.js";
+import { showModes } from "./settings/settings_panel.js";
 import { renderSidebar } from "./sidebar.js";
 import { path, titleOf } from "./tree.js";
 

@@ -2,16 +2,16 @@
 
 import { byId } from "../shared/dom.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
-import { send, showRequest, stop } from "./answering.js";
-import { Composer } from "./composer.js";
+import { send, showRequest, stop } from "./answers/answering.js";
+import { Composer } from "./composer/composer.js";
 import { conversationActions, importFile, loadConversations, newChat } from "./conversations.js";
 import { askKey, showKeys, showMessage } from "./dialogs.js";
 import { drawWith, show, showSidebar } from "./drawing.js";
-import { editLastQuestion, messageActions } from "./message_actions.js";
+import { editLastQuestion, messageActions } from "./messages/message_actions.js";
 import { page } from "./page.js";
 import { watchScrolling } from "./scrolling.js";
 import { connect, setState } from "./server_state.js";
-import { closeSettings, openSettings, switchSettings } from "./settings_panel.js";
+import { closeSettings, openSettings, switchSettings } from "./settings/settings_panel.js";
 import { closeSidebar, toggleSidebar } from "./sidebar.js";
 import { exportAll, exportMarkdown } from "./transfer.js";
 

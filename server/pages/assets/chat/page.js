@@ -1,7 +1,7 @@
 // What the page holds: the conversations, which one is shown, and the answer that arrives.
 
 import { setState } from "./server_state.js";
-import { loadSettings } from "./settings.js";
+import { loadSettings } from "./settings/settings.js";
 import * as store from "./store.js";
 import { newConversation } from "./tree.js";
 

@@ -1,7 +1,7 @@
 // From a conversation to the request that continues it, and to the same request for a terminal or a program.
 
 import { path } from "./tree.js";
-import { requestFields } from "./settings.js";
+import { requestFields } from "./settings/settings.js";
 
 /**
  * The body of POST v1/chat/completions. Throws Error, in words, if the schema or the tools are no JSON.

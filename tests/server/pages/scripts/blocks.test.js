@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { newBlocks, placeAfter, toHtml } from "../assets/chat/blocks.js";
+import { newBlocks, placeAfter, toHtml } from "../assets/chat/messages/blocks.js";
 
 const LIST = Array.from({ length: 95 }, (_, index) => `${index + 1}. item ${index + 1}\n`).join("");
 const TEXTS = {

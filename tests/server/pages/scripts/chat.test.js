@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { emptyAnswer } from "../assets/chat/answer.js";
+import { emptyAnswer } from "../assets/chat/answers/answer.js";
 import { examples, requestBody } from "../assets/chat/request.js";
 import { parseExport } from "../assets/chat/transfer.js";
 import { addNode, newConversation, path, removeNode, showVersion, siblingIds, titleOf } from "../assets/chat/tree.js";

@@ -1,6 +1,6 @@
 // Calls of tools as cards. The page runs none: the user types the results.
 
-import { h } from "../shared/dom.js";
+import { h } from "../../shared/dom.js";
 
 /** Cards for the calls of `node`, and with `onResults` fields for their results, which it is called with. */
 export function toolCallCards(node, onResults) {

@@ -1,10 +1,10 @@
 // How one message is shown, and what can be done with it.
 
-import { count } from "../shared/count.js";
-import { copyButton, h } from "../shared/dom.js";
-import { requestLink } from "../shared/links.js";
+import { count } from "../../shared/count.js";
+import { copyButton, h } from "../../shared/dom.js";
+import { requestLink } from "../../shared/links.js";
 import { renderMarkdown } from "./markdown.js";
-import { siblingIds } from "./tree.js";
+import { siblingIds } from "../tree.js";
 import { renderTokens } from "./token_view.js";
 import { toolCallCards } from "./tool_view.js";
 

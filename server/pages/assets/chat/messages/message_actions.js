@@ -1,12 +1,12 @@
 // What can be done with a message. Nothing is changed while an answer arrives.
 
-import { h } from "../shared/dom.js";
-import { answer, showRequestOf } from "./answering.js";
-import { askKey } from "./dialogs.js";
-import { elementOf, show } from "./drawing.js";
-import { keep, page } from "./page.js";
-import { connect } from "./server_state.js";
-import { addNode, path, removeNode, showVersion } from "./tree.js";
+import { h } from "../../shared/dom.js";
+import { answer, showRequestOf } from "../answers/answering.js";
+import { askKey } from "../dialogs.js";
+import { elementOf, show } from "../drawing.js";
+import { keep, page } from "../page.js";
+import { connect } from "../server_state.js";
+import { addNode, path, removeNode, showVersion } from "../tree.js";
 
 /** As messageView takes them. */
 export const messageActions = {

@@ -1,7 +1,7 @@
 // The panel of settings, open or closed, and what it says of the next answer in the page's foot.
 
-import { byId, h } from "../shared/dom.js";
-import { keep, page, settings } from "./page.js";
+import { byId, h } from "../../shared/dom.js";
+import { keep, page, settings } from "../page.js";
 import { saveSettings } from "./settings.js";
 import { renderSettings } from "./settings_view.js";
 

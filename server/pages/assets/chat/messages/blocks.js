@@ -1,6 +1,6 @@
 // Markdown text as blocks, read anew only from where more text can change them. Tests run it without a browser.
 
-import { Lexer, marked } from "../vendor/marked.js";
+import { Lexer, marked } from "../../vendor/marked.js";
 
 const MAX_ITEMS = 40; // of a list in one block; a longer one is several, or each token would cost as much as all of it
 const MAX_FORMULA = 10_000; // characters of one in a paragraph of its own; as far is read for its end

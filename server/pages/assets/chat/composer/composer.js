@@ -1,6 +1,6 @@
 // The field where a message is written, and the files that go with it.
 
-import { byId, h } from "../shared/dom.js";
+import { byId, h } from "../../shared/dom.js";
 
 const MAX_FILE_BYTES = 1 << 20;
 

@@ -1,6 +1,6 @@
 // One answer while it arrives: the chunks of a stream, gathered in a node of the conversation.
 
-import { postStream } from "../shared/api.js";
+import { postStream } from "../../shared/api.js";
 
 /** The fields of an assistant's node before anything has arrived. */
 export const emptyAnswer = (model) => ({

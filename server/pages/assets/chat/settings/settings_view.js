@@ -1,6 +1,6 @@
 // The panel of settings: what holds for this conversation, and what for all answers.
 
-import { byId, h } from "../shared/dom.js";
+import { byId, h } from "../../shared/dom.js";
 import { FIELDS } from "./settings.js";
 
 const SCHEMA_EXAMPLE = JSON.stringify(

@@ -1,6 +1,6 @@
 // An answer token by token, with what the model held possible in each place.
 
-import { h } from "../shared/dom.js";
+import { h } from "../../shared/dom.js";
 
 /** Show `tokens` in `container`; those that are there already stay. */
 export function renderTokens(container, tokens) {

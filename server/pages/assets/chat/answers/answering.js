@@ -1,15 +1,15 @@
 // Asks for answers, and draws them while they arrive.
 
-import { byId } from "../shared/dom.js";
+import { byId } from "../../shared/dom.js";
 import { emptyAnswer, streamAnswer } from "./answer.js";
-import { askKey, showCode, showMessage } from "./dialogs.js";
-import { elementOf, show, showRunning, showSidebar } from "./drawing.js";
-import { keep, page, settings } from "./page.js";
-import { requestBody } from "./request.js";
-import { followEnd } from "./scrolling.js";
-import { connect, model, setState } from "./server_state.js";
+import { askKey, showCode, showMessage } from "../dialogs.js";
+import { elementOf, show, showRunning, showSidebar } from "../drawing.js";
+import { keep, page, settings } from "../page.js";
+import { requestBody } from "../request.js";
+import { followEnd } from "../scrolling.js";
+import { connect, model, setState } from "../server_state.js";
 import { Stall } from "./stall.js";
-import { addNode, path, removeNode } from "./tree.js";
+import { addNode, path, removeNode } from "../tree.js";
 
 const SAVE_EVERY_MS = 2000;
 const DRAW_PAUSE = 3; // times the duration of drawing, so that scrolling and typing stay smooth

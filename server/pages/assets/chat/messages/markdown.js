@@ -1,8 +1,8 @@
 // Markdown to elements. What a model wrote may be hostile: its HTML is cleaned before it is shown, and nothing is loaded
 // from other servers, pictures included, since an address can leak the conversation to another server's log.
 
-import DOMPurify from "../vendor/purify.js";
-import { copyButton, h } from "../shared/dom.js";
+import DOMPurify from "../../vendor/purify.js";
+import { copyButton, h } from "../../shared/dom.js";
 import { newBlocks, placeAfter, toHtml } from "./blocks.js";
 
 const CLEAN = {
@@ -78,7 +78,7 @@ function dressCode(code, isUnfinished) {
 let highlighter = null;
 
 async function color(code, language) {
-  highlighter ??= import("../vendor/highlight.js").then((module) => module.default);
+  highlighter ??= import("../../vendor/highlight.js").then((module) => module.default);
   const library = await highlighter.catch(() => null);
   if (!library || code.textContent.length > 100_000) return;
   const result = library.getLanguage(language)
@@ -90,7 +90,7 @@ async function color(code, language) {
 let formulaLibrary = null;
 
 async function showFormulas(elements) {
-  formulaLibrary ??= import("../vendor/temml.js").then((module) => module.default);
+  formulaLibrary ??= import("../../vendor/temml.js").then((module) => module.default);
   const temml = await formulaLibrary.catch(() => null);
   for (const element of temml ? elements : []) {
     const tex = element.textContent;
