@@ -68,8 +68,8 @@ GroupBatch = KVGroupBatch | StateGroupBatch
 class DistanceBias:
     """Bias of each head's scores by the distance of a key from its query, the same in all layers.
 
-    table: [H, MARGIN + 2 * reach + 1 + MARGIN] fp32, for distances -reach .. reach. The margins have no meaning:
-    kernels read whole vectors.
+    table: [H, MARGIN + 2 * reach + 1 + MARGIN] fp32, for distances -reach .. reach. The margins are padding,
+    since kernels read whole vectors.
     """
 
     MARGIN: ClassVar[int] = 16
@@ -91,7 +91,7 @@ class ForwardBatch:
     logit_rows: [L] int64, rows whose logits are needed.
     adapter_slots: [T] int32, the slot of each row's adapter (`ModelDecoder.set_adapter`), -1 for rows without one; None
     if no row has one.
-    distance_bias: set by the decoder, for its layers, if its attention has a bias by distance.
+    distance_bias: set by the decoder before its layers run, if attention has a bias by distance.
     All tensors are on the model's device. query_lens and context_lens are the host's copy of the lengths, so that
     nothing has to be read back.
     """
@@ -159,7 +159,7 @@ def forward_batch(
 
 
 def _slots(table: torch.Tensor, sequences: torch.Tensor, positions: torch.Tensor, block_size: int) -> torch.Tensor:
-    """Return the slot of each row: [T] int64."""
+    """Return the KV cache slot that each row is written to: [T] int64."""
     if not table.shape[1]:
         return torch.empty(0, dtype=torch.int64)
     return table[sequences, positions // block_size].long() * block_size + positions % block_size

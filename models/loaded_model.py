@@ -26,13 +26,13 @@ class LoadedWeights:
 
     formats: Counter[str]
     note: str
-    mapped_bytes: int = 0  # of a cached file, which the system counts as free memory
+    mapped_bytes: int = 0  # of weights mapped from the weight cache, which the system counts as free memory
 
 
 class ModelDecoder(Protocol):
     """The interface of a decoder that the engine uses; implemented by Decoder and TransformersDecoder."""
 
-    mixers: Sequence[AttentionSpec | RecurrenceSpec]  # one a layer
+    mixers: Sequence[AttentionSpec | RecurrenceSpec]  # one for each layer
     cache_layout: CacheLayout
     on_progress: StepProgress  # called before each layer
 
@@ -83,7 +83,7 @@ class LoadedModel:
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, min_p, repetition_penalty where given
     notes: list[str] = field(default_factory=list)
     weight_formats: dict[str, int] = field(default_factory=dict)  # number of tensors by the format they are stored in
-    mapped_bytes: int = 0  # as in LoadedWeights
+    mapped_bytes: int = 0  # of weights mapped from the weight cache, which the system counts as free memory
     pooling: PoolingTraits | None = None  # None where transformers' code computes the model
 
     @property

@@ -37,6 +37,6 @@ class ByteCounter:
                 self._progress(self._stage, self._done, self._size, "B")
 
     def report_stage(self, stage: str) -> None:
-        """Report another stage, whose size is unknown."""
+        """Report that another stage is in progress, with an unknown size."""
         with self._lock:
             self._progress(stage, 0, 0, "B")

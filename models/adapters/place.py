@@ -26,7 +26,7 @@ _MAX_DIFFERENCE = 0.2
 
 
 def place_adapter(stored: StoredAdapter, decoder: Decoder, rules: Rules) -> dict[str, LayerAdapter]:
-    """Return the adapter's changes by the name of the decoder's module, such as "layers.3.attn.qkv".
+    """Return the adapter's changes to each module of the decoder, by the module's name, such as "layers.3.attn.qkv".
 
     Raises AdapterError, which names a tensor that belongs to no module or does not fit its module.
     """

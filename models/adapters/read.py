@@ -55,7 +55,7 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
 
 
 def _digest(layers: Mapping[str, LayerAdapter]) -> bytes:
-    """Return a hash of the values in the file; derived values might round differently when the file is read again."""
+    """Return a hash of the values in the file, without values computed from them, which might round differently."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES, person=b"headrace-lora")
     for name, layer in sorted(layers.items()):
         digest.update(f"{name} {len(layer.pairs)} {layer.weight is not None}\n".encode())

@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredPair:
-    """The LoRA pair (A, B) of one tensor, in the layout and row order of the base model's checkpoint; see LowRankPair.
+    """The LoRA pair (A, B) of one tensor, in the layout and row order of the base model's checkpoint.
 
     name: name of A or B in the file, for messages. target: name of the base model's tensor, such as
     "model.layers.0.self_attn.q_proj.weight". magnitude: L2 norms of the adapted rows (DoRA). is_look_up: whether the
@@ -36,7 +36,8 @@ class StoredWeight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredAdapter:
-    """An adapter's file. source: its name, for messages. is_gguf: whether tensor names and row order are GGUF's."""
+    """An adapter as read from its file. source: the file's name, for messages. is_gguf: whether tensor names and row
+    order are those of GGUF files."""
 
     source: str
     alpha: float

@@ -14,7 +14,7 @@ class AttentionSpec:
     """
 
     num_heads: int  # H
-    num_kv_heads: int  # K; H / K query heads share each
+    num_kv_heads: int  # K; H / K query heads share a key head
     head_dim: int  # D, of queries and keys
     scale: float
     # A query sees itself and the window - 1 positions before (and after, if not causal).
@@ -33,7 +33,7 @@ class AttentionSpec:
         return 0 if self.sliding_window is None else max(0, position - self.sliding_window + 1)
 
     def last_seen(self, position: int, context: int) -> int:
-        """Return the last position that a query at `position` sees, of `context` in all."""
+        """Return the last position that a query at `position` sees. context: the sequence's number of positions."""
         if self.is_causal:
             return position
         return context - 1 if self.sliding_window is None else min(context - 1, position + self.sliding_window - 1)
@@ -81,10 +81,10 @@ class LatentSpec:
     q_rank: int | None  # of the queries' own latent; None: queries are a projection of x
     kv_rank: int
     nope_dim: int  # of a head's query and key, without rotary embedding
-    rope_dim: int  # of their rotary part, which comes first
+    rope_dim: int  # of the rotary part of a query and key, which comes first
     value_dim: int  # of a head
-    norm: NormSpec  # of both latents
+    norm: NormSpec  # of the queries' latent and of the cached latent
 
     def attention(self, num_heads: int, scale: float) -> AttentionSpec:
-        """Return the attention that the KV cache serves, with a single key head."""
+        """Return the attention over cached latents, with W_k absorbed: one key head, values are a part of the keys."""
         return AttentionSpec(num_heads, 1, self.rope_dim + self.kv_rank, scale, values_from=self.rope_dim)

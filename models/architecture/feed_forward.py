@@ -11,7 +11,7 @@ class Activation(enum.Enum):
     GELU_QUICK = enum.auto()  # x * sigmoid(1.702 x)
     RELU = enum.auto()
     RELU_SQUARED = enum.auto()
-    TANH = enum.auto()  # of heads that score texts, alone
+    TANH = enum.auto()  # only in heads that score texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class MLPSpec:
     intermediate_size: int
     activation: Activation
     is_gated: bool
-    has_up_bias: bool = False  # and gate bias
+    has_up_bias: bool = False  # in a gated MLP, the gate projection has a bias, too
     has_down_bias: bool = False
     clamp: SwigluClamp | None = None  # in place of the activation
 
@@ -58,7 +58,7 @@ class RouterSpec:
 
     score: RouterScore
     experts_per_token: int
-    renormalizes: bool  # weights of the chosen sum to 1
+    renormalizes: bool  # the weights of the chosen experts sum to 1
     has_bias: bool = False
     has_correction: bool = False
     num_groups: int = 1  # of experts; only experts in the best groups can be chosen

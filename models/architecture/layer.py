@@ -23,7 +23,7 @@ class NormPlacement(enum.Enum):
     SANDWICH = enum.auto()  # x + post_norm(f(norm(x))): Gemma 2
     AFTER_SUM = enum.auto()  # norm(x + f(x)): the original transformer; with `skip_scale`, DeepNorm
     PARALLEL = enum.auto()  # x + attention(attn_norm(x)) + mlp(mlp_norm(x)): GPT-NeoX
-    PARALLEL_ONE_NORM = enum.auto()  # the same with attn_norm for both: GPT-J, Cohere
+    PARALLEL_ONE_NORM = enum.auto()  # x + attention(attn_norm(x)) + mlp(attn_norm(x)): GPT-J, Cohere
 
 
 @dataclass(frozen=True, slots=True)

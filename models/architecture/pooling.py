@@ -11,11 +11,11 @@ class TokenPooling(enum.Enum):
     """Pooling of the last hidden states of a text's tokens to one vector."""
 
     MEAN = enum.auto()
-    CLS = enum.auto()  # the first token's
+    CLS = enum.auto()  # the first token's hidden state
     LAST = enum.auto()
     MAX = enum.auto()  # the largest number of each dimension
-    MEAN_SQRT_LENGTH = enum.auto()  # the sum, divided by the root of the length
-    WEIGHTED_MEAN = enum.auto()  # the n-th token counts n times
+    MEAN_SQRT_LENGTH = enum.auto()  # the sum, divided by the square root of the number of tokens
+    WEIGHTED_MEAN = enum.auto()  # a mean in which the n-th token has the weight n
 
 
 @dataclass(frozen=True, slots=True)

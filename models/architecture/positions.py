@@ -14,7 +14,7 @@ class LinearScaling:
 class DynamicScaling:
     """theta raised as far as the longest served context needs ("dynamic NTK").
 
-    Unlike in transformers it does not change while a sequence grows: keys in the cache are rotated once, and shared.
+    Unlike in transformers, theta stays the same while a sequence grows: keys in the cache are rotated once, and shared.
     """
 
     factor: float
@@ -23,14 +23,14 @@ class DynamicScaling:
 
 @dataclass(frozen=True, slots=True)
 class YarnScaling:
-    """Interpolation of slow dimensions but not of fast ones, with attention scaled (Peng et al. 2023)."""
+    """YaRN: position interpolation of low rotary frequencies only, with attention scaled (Peng et al. 2023)."""
 
     factor: float
     original_max_position: int
     attention_factor: float  # of cos and sin
     beta_fast: float = 32.0
     beta_slow: float = 1.0
-    rounds_bounds: bool = True  # the band between fast and slow ends at whole dimensions
+    rounds_bounds: bool = True  # the ramp between the two betas ends at whole dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class LongRopeScaling:
     short_factors: tuple[float, ...]  # [rotary_dim / 2]
     long_factors: tuple[float, ...]
     original_max_position: int
-    attention_factor: float  # of cos and sin, in both
+    attention_factor: float  # of cos and sin, with either set
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ class ShortConvSpec:
 
     num_channels: int
     kernel_size: int
-    has_bias: bool = False  # of the convolution and both matrices
+    has_bias: bool = False  # of the convolution, in_proj and out
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class GatedDeltaSpec:
     value_dim: int
     kernel_size: int
     norm: NormSpec  # over a head
-    tiles_key_heads: bool = False  # value head h takes key head h modulo their number, not h divided by it: GGUF
+    tiles_key_heads: bool = False  # GGUF: value head h uses key head h % num_key_heads; else neighbors share
 
     @property
     def conv_size(self) -> int:

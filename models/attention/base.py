@@ -21,7 +21,7 @@ class AttentionBackend(ABC):
     def unsupported(
         self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
     ) -> str | None:
-        """Return why this back end cannot serve such a layer on `device`, or None if it can.
+        """Return why this back end cannot compute attention layers with this spec on `device`, or None if it can.
 
         dtype: dtype of queries, keys and values. kv_dtype: dtype of the KV cache.
         """
@@ -48,7 +48,7 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        """Store k and v ([T, K, D]; v is None where it is part of k) at the group's slots."""
+        """Store k and v, [T, K, D] each, at the group's slots. v is None if values are a part of the keys."""
 
     def rotate_and_write(
         self,

@@ -92,7 +92,10 @@ class CpuAttention(AttentionBackend):
         rotary: RotaryEmbedding | None,
         group: KVGroupBatch | None,
     ) -> None:
-        """Rotate if `rotary` is given, and store if `kv` is. Rows may be strided views of a fused projection."""
+        """Rotate q and k in place if `rotary` is given, and store k and v if `kv` is given.
+
+        q, k and v may be strided views of a fused projection.
+        """
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
         assert kv is None or kv.shape[2] == (1 if v is None else 2)

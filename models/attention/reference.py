@@ -24,7 +24,7 @@ class ReferenceAttention(AttentionBackend):
     """Attention in torch. KV layout: keys and values in separate parts, [slots, num_kv_heads, head_dim] each, in a
     floating dtype.
 
-    There is no part of values if they are part of the keys.
+    If values are a part of the keys, only the keys are stored.
     """
 
     name = "reference"
@@ -78,8 +78,8 @@ class _Part(NamedTuple):
 
     sequences: list[int]  # [N]
     rows: list[list[int]]  # [N, R]
-    first: int  # position of the nearest row
-    context: int  # keys up to the last one that the furthest row sees
+    first: int  # smallest position of a row in its sequence
+    context: int  # number of positions up to the last that a row sees
 
 
 def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:

@@ -53,5 +53,5 @@ def rotate(x: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
 
 
 def scale_queries(q: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
-    """Multiply rotated queries [T, H, D] by `q_scale`, if there is one."""
+    """Multiply rotated queries [T, H, D] by `rotary.q_scale`, unless that is None."""
     return q if rotary.q_scale is None else (q * rotary.q_scale[:, None, None]).to(q.dtype)

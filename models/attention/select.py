@@ -23,7 +23,7 @@ def select_backend(
     device: torch.device,
     preference: Mapping[str, Sequence[str]] = PREFERENCE,
 ) -> tuple[AttentionBackend, list[str]]:
-    """Return the back end, and a line "name: reason" for each one that was passed over.
+    """Return the back end, and a line "name: reason" for each preferred back end that cannot be used.
 
     Raises ModelError if there is none for the device and dtypes.
     """

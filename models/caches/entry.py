@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class EntryKind(enum.StrEnum):
-    """Kinds of entries: models, then files that were derived from models and can be made again."""
+    """Kinds of cache entries: models (hub, wheels), and files that were derived from models and can be made again."""
 
     HUB = "hub"
     WHEELS = "wheels"

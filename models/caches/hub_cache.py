@@ -58,7 +58,10 @@ def _whole(folder: Path, name: str) -> CacheEntry:
 
 
 def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> CacheEntry:
-    """Return an entry for one model's files in a repository, and for their blobs unless other files share them."""
+    """Return an entry for one model's files `paths`, and for their blobs that no file in `others` links to.
+
+    others: all other files of the repository.
+    """
     blobs = {path.resolve() for path in paths} - {path.resolve() for path in others}
     own = sorted(blob for blob in blobs if blob.is_relative_to(folder.resolve()))
     return _entry(folder, name, folder, [*paths, *(blob for blob in own if blob not in paths)], own)
@@ -67,8 +70,8 @@ def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> Cac
 def _entry(
     folder: Path, name: str, root: Path, paths: list[Path], contents: list[Path], *, is_complete: bool = True
 ) -> CacheEntry:
-    """Return an entry of a repository. Its locks are those of all fetches into the repository, since the name of an
-    incomplete file does not tell its model."""
+    """Return a CacheEntry for files of a repository. Its `locks` match every download into the repository, since the
+    name of an incomplete file does not tell its model."""
     return CacheEntry(
         name,
         EntryKind.HUB,

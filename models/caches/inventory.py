@@ -14,7 +14,7 @@ from models.system.cache_folder import cache_folder
 def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEntry]:
     """Return models by their last use, the latest first, then other entries by kind.
 
-    own, hub: the caches' folders, by default the environment's.
+    own, hub: the folders of headrace's cache and of the hub's, by default as the environment sets them.
     """
     own = own or cache_folder()
     models = [*wheel_entries(own), *hub_entries(hub or hub_cache())]

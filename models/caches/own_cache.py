@@ -45,7 +45,10 @@ def derived_entries(cache: Path) -> Iterator[CacheEntry]:
 
 
 def packed_weights(cache: Path) -> Iterator[tuple[CacheEntry, frozenset[str]]]:
-    """Yield an entry for each file of packed weights, and its source files; empty if the file does not state them."""
+    """Yield, for each file of packed weights, its entry and the paths of the weight files it was made from.
+
+    There are no paths if the file is damaged.
+    """
     folder = cache / "weights"
     for path in sorted(folder.glob("*.weights")):
         model, sources = _sources(path)

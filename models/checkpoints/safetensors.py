@@ -69,7 +69,10 @@ def _single_file(folder: Path) -> Path:
 
 
 def _read_index(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor by the index; empty if there is no index, or one file with all tensors."""
+    """Return the file of each tensor, as the index lists it; empty without an index, or if a single file has all.
+
+    Raises CheckpointError if the index is damaged or lists files that do not exist.
+    """
     path = folder / INDEX_NAME
     if not path.exists() or (folder / _SINGLE).exists():  # the single file comes first, as in transformers
         return {}

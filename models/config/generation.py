@@ -70,7 +70,7 @@ def _gguf_defaults(metadata: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sampling_note(defaults: Mapping[str, float]) -> str | None:
-    """Return a start-up note about sampling without parameters, or None if there are no defaults."""
+    """Return a start-up note that lists the default sampling values of requests, or None if there are no defaults."""
     if not defaults:
         return None
     values = ", ".join(f"{name} {value:g}" for name, value in defaults.items())

@@ -33,8 +33,8 @@ class HFConfig:
     """Fields of a config.json (or of GGUF metadata put in its terms). `null` counts as absent.
 
     Getters raise CheckpointError, which names `source` and the field, if the field is malformed, or absent without a
-    default. They add the names of the fields they read to `reads`, which copies and sections share; access to `fields`
-    adds none.
+    default. Getters also add the name of the field to `reads`, a set that copies and sections share; direct access to
+    `fields` does not.
     """
 
     fields: Mapping[str, Any]
@@ -53,7 +53,7 @@ class HFConfig:
         return self.integer(name, maximum=_MAX_LAYERS)
 
     def number(self, name: str, default: float | None = None, *, minimum: float | None = None) -> float:
-        """Return a finite number of at least `minimum`, or above 0 if there is none."""
+        """Return a field that is a finite number of at least `minimum`, or above 0 if `minimum` is None."""
         value = self._get(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
         if not is_number or (value <= 0 if minimum is None else value < minimum):
@@ -92,7 +92,7 @@ class HFConfig:
         return self.raw(name) is None and name in self.fields
 
     def first(self, *names: str) -> str:
-        """Return the first of `names` that is present, for fields that were renamed; names[0] if none is."""
+        """Return the first of `names` that is a present field, else names[0]: for fields that were renamed."""
         return next((name for name in names if self.has(name)), names[0])
 
     def architecture(self) -> str:

@@ -74,9 +74,9 @@ class OverriddenConfig:
 def override(config: HFConfig, fields: Mapping[str, Any]) -> OverriddenConfig:
     """Merge `fields` into the fields of `config`, object by object.
 
-    A scaling of rotary positions replaces the checkpoint's, under either of its two names; theta stays unless the user
-    states it. Linear scaling extends `max_position_embeddings`, as in vLLM; yarn and dynamic scaling do not need that
-    (config/rope.py, context_length).
+    The user's `rope_scaling` or `rope_parameters` (the newer name) replaces the checkpoint's rotary scaling; theta
+    stays unless the user states it. Linear scaling extends `max_position_embeddings`, as in vLLM; yarn and dynamic
+    scaling do not, since `context_length` counts their factor.
     """
     if not fields:
         return OverriddenConfig(config, ())
@@ -91,7 +91,11 @@ def override(config: HFConfig, fields: Mapping[str, Any]) -> OverriddenConfig:
 
 
 def _in_layout_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the configuration's fields without a replaced scaling, and the user's, with rotary fields placed alike."""
+    """Return the configuration's fields and the user's, ready to be merged.
+
+    A rotary scaling that the user replaces is removed from the configuration's fields. The user's rotary fields are
+    moved to where the configuration has such fields.
+    """
     base, given = dict(config.fields), dict(fields)
     scaling = _take_scaling(given)
     section = "rope_parameters" if isinstance(base.get("rope_parameters"), dict) else "rope_scaling"
@@ -113,7 +117,7 @@ def _in_layout_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str
 
 
 def _take_scaling(given: dict[str, Any]) -> Mapping[str, Any] | None:
-    """Remove and return the scaling among the user's fields; null means no scaling."""
+    """Remove the rotary scaling from the user's fields and return it; None if there is none. null means no scaling."""
     names = [name for name in ("rope_scaling", "rope_parameters") if name in given]
     if not names:
         return None
@@ -128,7 +132,7 @@ def _take_scaling(given: dict[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _is_by_layer(rope: Mapping[str, Any]) -> bool:
-    """Whether each type of layer has its own parameters."""
+    """Whether rotary parameters are stated for each type of layer."""
     return any(isinstance(value, dict) for value in rope.values())
 
 

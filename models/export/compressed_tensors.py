@@ -23,7 +23,8 @@ class ExportFormat:
 
     @property
     def is_packed(self) -> bool:
-        """Whether integers are packed into int32, as the library does if only weights are quantized."""
+        """Whether integers are packed into int32, as the compressed-tensors library does if only weights are
+        quantized."""
         return self.encoding is not Encoding.FP8_E4M3 and not self.rounds_inputs
 
     @property

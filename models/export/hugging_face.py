@@ -58,7 +58,7 @@ class FolderLayout:
         return transform_tensor(values, assignment, decoder)
 
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
-        """Write tokenizer and configuration, the latter with `more` fields and without an earlier quantization's."""
+        """Write the tokenizer, and the configuration with the fields `more` in place of any quantization_config."""
         fields = {name: value for name, value in self._fields.items() if name != "quantization_config"}
         write_config(folder / "config.json", {**fields, **more})
         for path in sorted({path for pattern in _COPIED for path in self._root.glob(pattern) if path.is_file()}):
@@ -82,9 +82,9 @@ class GGUFLayout:
         self._own_fields = _config_fields(opened.config, self._tokenizer)
 
     def name(self, assignment: Assignment) -> str:
-        """Return the tensor's name in the family's safetensors checkpoints; for a stack, its expert's name.
+        """Return the tensor's name in the family's safetensors checkpoints; for a slice of a stack, the expert's name.
 
-        Raises UnsupportedModelError if the family has no name for it.
+        Raises UnsupportedModelError if experts have no names of their own there.
         """
         name = _destination_name(assignment.destination, self._patterns)
         if name is None:

@@ -14,7 +14,7 @@ _SINGLE = "model.safetensors"
 
 
 class ShardWriter:
-    """A writer that takes tensors in any order and frees them once written; `finish` names the files."""
+    """Writes tensors, added in any order, and frees them once written. `finish` gives the files their final names."""
 
     def __init__(self, folder: Path, max_bytes: int = _MAX_BYTES) -> None:
         self._folder = folder
@@ -32,7 +32,8 @@ class ShardWriter:
         self.num_bytes += tensor.nbytes
 
     def finish(self) -> None:
-        """Write the last file, and an index if there are several. Raises OSError or CheckpointError."""
+        """Write the last file, and an index if there are several files. Raises OSError or CheckpointError if writing
+        fails."""
         self._write()
         count = len(self._files)
         if count == 1:

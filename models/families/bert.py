@@ -20,7 +20,7 @@ from models.families.transforms import at_least_a_row
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    """Describe BERT; RoBERTa and its relatives start from this, too."""
+    """Return the spec of BERT. Families like RoBERTa start from this spec, too."""
     _refuse_decoders(config)
     hidden_size = config.integer("hidden_size")
     layer = LayerSpec(
@@ -63,7 +63,7 @@ def with_scores(config: HFConfig, spec: DecoderSpec, activation: Activation = Ac
 
 
 def norm_names(names: Mapping[str, str]) -> Rules:
-    """Return rules for LayerNorms by their modules' names; files of 2018 call the parameters gamma and beta."""
+    """Return rules for LayerNorms by their modules' names; checkpoints of 2018 call the parameters gamma and beta."""
     rules: dict[str, To | tuple[To, ...] | None] = {}
     for pattern, module in names.items():
         rules |= {

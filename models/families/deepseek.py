@@ -231,7 +231,10 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _head_length(file: GGUFMetadata, part: str) -> int:
-    """Return the head size of keys or values. In newer files, the field without "mla" is the size of a cached row."""
+    """Return the head size of `part`, "key" or "value".
+
+    In newer files this is the field "..._length_mla", and "..._length" is the size of a cached row.
+    """
     return file.integer(file.first(f"attention.{part}_length_mla", f"attention.{part}_length"))
 
 

@@ -11,7 +11,7 @@ from models.families.transforms import as_row
 def expert_names(
     block: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
 ) -> dict[str, To | tuple[To, ...] | None]:
-    """Return rules for experts under "model.layers.{i}.<block>.experts", with their own tensors or all stacked."""
+    """Return rules for experts in "model.layers.{i}.<block>.experts", stored one by one or stacked in one tensor."""
     experts = f"model.layers.{{i}}.{block}.experts"
     return {
         f"{experts}.{{e}}.{gate}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
@@ -23,7 +23,7 @@ def expert_names(
 
 
 def shared_names(block: str, *, name: str = "shared_expert") -> dict[str, To | tuple[To, ...] | None]:
-    """Return rules for the shared expert, which gets every row, and for its gate."""
+    """Return rules for the shared expert, which computes every row, and for the gate of its output."""
     shared = f"model.layers.{{i}}.{block}.{name}"
     return {
         f"{shared}.gate_proj.*": To("layers.{i}.mlp.shared.gate_up", "gate"),

@@ -40,7 +40,7 @@ def describe_gemma2(config: HFConfig) -> DecoderSpec:
 
 
 def describe_gemma3(config: HFConfig) -> DecoderSpec:
-    """Describe Gemma 3: norms of q and k in place of caps, and a smaller theta in five of six layers, with a window."""
+    """Describe Gemma 3: norms of q and k instead of soft caps; five of six layers have a window and a smaller theta."""
     spec = describe_gemma(config)
     pattern = config.integer("sliding_window_pattern", 6)
     windows = sliding_windows(
@@ -58,7 +58,7 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
 def _sandwiched(
     config: HFConfig, spec: DecoderSpec, windows: list[int | None], caps: tuple[float | None, float | None]
 ) -> DecoderSpec:
-    """Return `spec` with sandwich norms and windows. caps: default caps of attention scores and of logits."""
+    """Return `spec` with sandwich norms and windows. caps: default soft caps of attention scores and of logits."""
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = dataclasses.replace(
@@ -91,7 +91,7 @@ def _with_activation(config: HFConfig) -> HFConfig:
 
 
 def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
-    """Return a soft cap: `default` if the field is absent, none if it is null."""
+    """Return the soft cap in the field `name`: `default` if the field is absent, None if it is null."""
     if config.has(name):
         return config.number(name)
     return None if config.is_null(name) else default

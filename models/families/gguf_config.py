@@ -1,4 +1,4 @@
-"""Conversion of a GGUF file's metadata to a Hugging Face config.json, so that families describe themselves once."""
+"""Conversion of a GGUF file's metadata to a Hugging Face config.json, so that a family describes itself for both."""
 
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.gguf.metadata import gguf_metadata

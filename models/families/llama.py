@@ -29,7 +29,7 @@ class Defaults:
 
 
 def describe(config: HFConfig, defaults: Defaults = Defaults()) -> DecoderSpec:
-    """Describe Llama. Most other families start from this and replace what differs."""
+    """Return the spec of Llama. Most other families start from this spec and replace what differs."""
     attention = _attention(config, defaults)
     norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", defaults.eps))
     has_attention_bias = config.boolean("attention_bias", defaults.has_attention_bias)

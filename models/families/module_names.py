@@ -33,8 +33,8 @@ def named_linears(rules: Rules, spec: DecoderSpec, shards: Mapping[str, Sequence
     """Yield the linear layers by the rules for safetensors, layer by layer, without experts.
 
     shards: the names of the shards of each linear layer in the decoder; empty for a layer without shards. Rules also
-    cover other configurations and model classes, so several names may have the same destination. The name with the
-    longest prefix wins: it is that of the class that generates text. Among equally long prefixes the last name wins,
+    cover other configurations and model classes, so several names may have the same destination. Of these, the name
+    with the longest prefix is used: that of the class that generates text. Of equally long prefixes the last is used,
     since a family adds its own names after those of the family that it extends.
     """
     names = NameMap(rules, len(spec.layers))

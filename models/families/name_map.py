@@ -17,8 +17,8 @@ Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 class To:
     """A tensor's destination: a module such as "layers.{i}.attn.qkv", and the shard of a fused matrix that it fills.
 
-    parameter: the parameter's name, if the tensor's name does not end with it. when_present: a module that only layers
-    with this tensor name have, for a destination that has other tensor names in other kinds of layers.
+    parameter: the parameter's name, if the tensor's name does not end with it. when_present: a module that exists
+    only in the layers where the tensor has this name; in other layers, a tensor with another name fills `module`.
     """
 
     module: str

@@ -84,7 +84,7 @@ def _halves(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def delta_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Select q, k and v from in_proj_qkvz's rows: for each key head q, k, and v and z of its value heads."""
+    """Select q, k, v from in_proj_qkvz, whose rows are, for each key head, q, k, then v and z of its value heads."""
     return concatenate([part.flatten(0, 1) for part in _of_key_heads(tensor, layer)[:3]])
 
 
@@ -93,7 +93,7 @@ def delta_z(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def delta_b(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Select b from in_proj_ba's rows: for each key head b and a of its value heads."""
+    """Select b from in_proj_ba, whose rows are, for each key head, b and then a of its value heads."""
     return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 0].flatten(0, 1)
 
 

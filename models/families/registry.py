@@ -20,9 +20,9 @@ class Architecture:
 
     family: str  # "module:NAME" of a Family in models/families
     gguf: str | None = None  # general.architecture of its GGUF files; None if there is no such name
-    gguf_as: str | None = None  # the architecture as which its GGUF files are read, if it is another
+    gguf_as: str | None = None  # another architecture, as which its GGUF files are read
     gguf_key: str | None = None  # metadata that only its files have, if several architectures share `gguf`
-    gguf_tensor: str | None = None  # a tensor that only its files have, likewise
+    gguf_tensor: str | None = None  # a tensor that only its files have, if several architectures share `gguf`
     seen: str = ""  # real checkpoints that were run, for docs/models.md
 
 

@@ -13,9 +13,9 @@ _SMALL_STEPS_SHARE = 4  # the last 1/4 of a chunk is computed in small steps
 
 
 def step_batches(tokens: Sequence[int], groups: Sequence[LayerGroup], device: torch.device) -> list[ForwardBatch]:
-    """Return the batches that compute one chunk: most of its tokens in one step, the rest in steps of a few.
+    """Return the batches that compute one chunk: most of its tokens in one step, the last quarter in steps of a few.
 
-    Results are measured with both sizes of steps, since kernels differ with the number of rows. KV blocks are numbered
+    So quality is measured in both large and small steps, for which kernels differ. KV blocks are numbered
     from 0, group after group; the chunk uses recurrent state 0.
     """
     batches = []

@@ -73,7 +73,7 @@ class LayerStream:
         progress(stage, total, total, "layers")
 
     def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
-        """Run layer `index` over the rows of a forward pass. The outputs replace the rows only if `advances`."""
+        """Run layer `index` over the rows of a forward pass. advances: whether the outputs replace the rows."""
         kv = self._empty_cache(index, forward)
         for step, (batch, rotary_embeddings) in enumerate(zip(forward.batches, forward.rotary_embeddings, strict=True)):
             rows = forward.rows[step]

@@ -80,7 +80,7 @@ class LowRankChange:
     """A LoRA pair as applied: outputs first .. first + len(b) - 1 of a layer become gain * y + b (a x) + shift."""
 
     first: int
-    a: torch.Tensor  # [r, in], of any float type; the changes of a layer may share one
+    a: torch.Tensor  # [r, in], of any float type; several changes of a layer may share it
     b: torch.Tensor  # [rows, r]
     gain: torch.Tensor | None = None  # [rows]
     shift: torch.Tensor | None = None  # [rows]

@@ -52,7 +52,8 @@ class HeadProduct(NamedTuple):
     """Functions for products with a matrix W[h] per head.
 
     pack: (W [H, out, in], arena or None) -> the weight that `multiply` takes, of the same shape. multiply: (weight, x
-    [T, H, in], out [T, H, out]) writes W[h] x[t, h] to out. Rows and heads of both may be strided. unpack: weight -> W.
+    [T, H, in], out [T, H, out]) writes W[h] x[t, h] to out. Rows and heads of x and out may be strided.
+    unpack: weight -> W.
     """
 
     pack: Callable[[torch.Tensor, HugePageArena | None], torch.Tensor]
@@ -140,7 +141,7 @@ class Operations:
         return HeadProduct(lambda weight, _: weight, rows.multiply_heads, lambda weight: weight)
 
     def experts(self, layer: ExpertLayer) -> Experts:
-        """Return the function that computes an MoE layer, whose weights are loaded."""
+        """Return the function that computes the MoE layer. Must be called after its weights are loaded."""
         return experts.RoutedExperts(layer)
 
     def convolve(self, kernel_size: int, channels: int) -> Convolve:  # noqa: ARG002

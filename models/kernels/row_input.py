@@ -26,7 +26,7 @@ class InputKind(enum.IntEnum):
     RELU = 12
     RELU_SQUARED_GATED = 13
     RELU_SQUARED = 14
-    SWIGLU_CLAMPED = 15  # of a row [gate | up], too; weight is {alpha, limit}
+    SWIGLU_CLAMPED = 15  # SwigluClamp of a row [gate | up]; weight is {alpha, limit}
 
 
 _GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is InputKind.SWIGLU_CLAMPED)

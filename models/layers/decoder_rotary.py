@@ -10,7 +10,7 @@ from models.layers.rotary_frequencies import attention_factor, inverse_frequenci
 
 
 class DecoderRotary:
-    """Rotary frequencies for each distinct (RopeSpec, query temperature) of the layers; `specs` lists these pairs.
+    """Rotary frequencies for each distinct pair (RopeSpec, query temperature) of the layers; `specs` lists the pairs.
 
     Not an nn.Module with buffers, since `to(dtype)` must never round the frequencies.
     """

@@ -33,7 +33,8 @@ def make_residual(
 ) -> Residual:
     """Return the function that adds a sublayer to the residual stream.
 
-    norm: applied to the sublayer's input, or to the sum if the placement is AFTER_SUM. post_norm: to its output.
+    norm: applied to the sublayer's input, or to the sum if the placement is AFTER_SUM. post_norm: applied to the
+    sublayer's output.
     """
     before, after = norm or IDENTITY, post_norm or IDENTITY
     skip, scale = spec.skip_scale, spec.sublayer_scale

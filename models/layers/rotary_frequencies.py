@@ -68,7 +68,7 @@ def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
 
 
 def _yarn_factors(spec: RopeSpec, scaling: YarnScaling, device: torch.device) -> torch.Tensor:
-    """Return each frequency's factor: 1 if fast, 1 / scaling.factor if slow, a linear ramp over dimensions between."""
+    """Return each frequency's factor: 1 for high frequencies, 1 / scaling.factor for low, a linear ramp between."""
 
     def dimension(num_rotations: float) -> float:
         """Return the (fractional) index of the pair that rotates `num_rotations` times in the original context."""

@@ -19,9 +19,9 @@ _GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the nam
 class WeightOptions:
     """How to store weights: by default in the checkpoint's format if that is supported, else dequantized.
 
-    keeps_quantized: False dequantizes all weights. quantize_to: quantize linear layers to this encoding on load;
-    embeddings and output layer only with `includes_head`. group_size: columns per scale for `quantize_to`; None: the
-    encoding's default.
+    keeps_quantized: False dequantizes all weights. quantize_to: quantize linear layers to this encoding on load,
+    and with `includes_head` also embeddings and the output layer. group_size: columns per scale for `quantize_to`;
+    None: the encoding's default.
     """
 
     keeps_quantized: bool = True

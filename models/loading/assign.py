@@ -25,7 +25,7 @@ _CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A checkpoint's tensor and the rows of the decoder's parameter that it fills; rows None: all."""
+    """A checkpoint's tensor and the rows of the decoder's parameter that the tensor fills; None for all rows."""
 
     tensor: StoredTensor
     destination: Destination

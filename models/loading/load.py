@@ -109,7 +109,10 @@ def load_model(
 def compute_config(
     opened: "OpenedModel | OpenedTransformersModel", options: LoadOptions, progress: ProgressReport
 ) -> tuple[ComputeConfig, list[str]]:
-    """Choose dtype, kernels (compiled if missing) and attention; also return why preferred back ends are not used."""
+    """Choose dtype, kernels (compiled if missing) and attention back end.
+
+    Also returns a line "name: reason" for each preferred back end that cannot be used.
+    """
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
@@ -118,7 +121,7 @@ def compute_config(
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
-    """Return the start-up note about the attention back end. refusals: why preferred ones are not used."""
+    """Return the start-up note about the attention back end. refusals: why preferred back ends are not used."""
     refused = f" (not {'; '.join(refusals)})" if refusals else ""
     return f"Attention: {backend.name}{refused}"
 

@@ -32,13 +32,13 @@ _Tensors = Mapping[str | None, StoredTensor]  # by a layer's shards, or None for
 class StoragePlan:
     """Statistics of how weights are stored, for the start-up note: tensors by their format in the checkpoint."""
 
-    refusal: str | None  # why no layer is native
+    refusal: str | None  # why no layer can use native kernels; None if layers can
     dequantization_reason: str
-    min_bytes: int = 0  # of weights that are not parameters of the decoder, without the scales of codes
+    min_bytes: int = 0  # of weights outside the decoder's parameters; without the scales of codes
     quantized_on_load: Counter[str] = field(default_factory=Counter)
-    in_torch: Counter[str] = field(default_factory=Counter)  # quantized, but without a kernel; by the reason
+    in_torch: Counter[str] = field(default_factory=Counter)  # quantized weights that torch dequantizes, by the reason
     dequantized: Counter[str] = field(default_factory=Counter)
-    widened: Counter[str] = field(default_factory=Counter)  # to a format with more bits, for the same numbers
+    widened: Counter[str] = field(default_factory=Counter)  # converted to a format with more bits for the same numbers
 
     def count(self, tensor: StoredTensor, storage: WeightStorage | None) -> None:
         name = tensor.format.lower()

@@ -62,7 +62,10 @@ class OpenedModel:
 
 
 def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) -> OpenedModel:
-    """Open the model in `files` by its family. overrides: replace fields of the configuration. Raises a ModelError."""
+    """Open the model in `files` by its family. overrides: replace fields of the configuration.
+
+    Raises a ModelError if files are missing or malformed, or the model is not supported.
+    """
     overridden, checkpoint = _open_checkpoint(files, overrides or {})
     family = family_of(overridden.config.architecture())
     names = family.gguf_names if files.gguf else family.names
@@ -73,7 +76,11 @@ def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) ->
 def open_with_either(
     files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None
 ) -> "OpenedModel | OpenedTransformersModel":
-    """Open the model in `files` by its family, or by transformers' code (None: only if there is no family)."""
+    """Open the model in `files` by its family or by transformers' code.
+
+    use_transformers: whether transformers' code computes the model; None: only if there is no family. Raises a
+    ModelError if files are missing or malformed, or the model is not supported.
+    """
     if not files.gguf:
         return _open_with_transformers(files, overrides, use_transformers) or open_model(files, overrides)
     if use_transformers:
@@ -95,7 +102,7 @@ def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transfo
 
 
 def has_recurrence(files: ModelFiles) -> bool:
-    """Whether the model has recurrent layers. Raises a ModelError."""
+    """Whether the model has recurrent layers. Raises a ModelError if the model cannot be opened."""
     opened = open_with_either(files, {})
     return isinstance(opened, OpenedModel) and any(layer.recurrence is not None for layer in opened.spec.layers)
 
@@ -103,7 +110,10 @@ def has_recurrence(files: ModelFiles) -> bool:
 def _open_with_transformers(
     files: ModelFiles, overrides: Mapping[str, Any], use_transformers: bool | None
 ) -> "OpenedTransformersModel | None":
-    """Open the model of a folder by transformers' code, or return None if a family computes it. Raises a ModelError."""
+    """Open the model of a folder by transformers' code, or return None if a family computes it.
+
+    Raises a ModelError if neither supports the model.
+    """
     architecture = files.config.architecture()
     if use_transformers is False or (use_transformers is None and architecture in ARCHITECTURES):
         return None
@@ -141,7 +151,7 @@ def _describe(family: Family, config: HFConfig) -> DecoderSpec:
 def _overridden_config(
     files: ModelFiles, overrides: Mapping[str, Any]
 ) -> tuple[OverriddenConfig, QuantizedReader | None]:
-    """Return a folder's configuration, and the reader of its quantized weights, if they are quantized."""
+    """Return a folder's configuration, and a reader of its quantized weights; None if they are not quantized."""
     family = family_of(files.config.architecture())  # an unknown architecture is the first error
     overridden = override(family.text_config(files.config), overrides)
     section = find_quantization_config(overridden.config, files.folder)

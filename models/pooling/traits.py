@@ -47,7 +47,7 @@ class PoolingTraits:
     """
 
     is_encoder: bool
-    pools_by_default: bool  # see is_pooling_model
+    pools_by_default: bool  # it cannot generate, or has a sentence-transformers configuration
     can_generate: bool  # the model has an output layer
     hidden_size: int
     scheme: PoolingScheme | None = None
@@ -133,7 +133,7 @@ def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:
 
 
 def _activation(config: HFConfig, num_labels: int) -> ScoreActivation:
-    """Return the activation of sentence-transformers' CrossEncoder, or else the one that the training implies.
+    """Return the activation in the configuration of a CrossEncoder, else the one that fits how the labels were trained.
 
     Labels that were trained independently get a sigmoid, mutually exclusive labels a softmax.
     """

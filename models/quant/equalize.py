@@ -1,9 +1,10 @@
 """Factors per column that multiply a weight before quantization and divide the layer's inputs (AWQ, SmoothQuant).
 
-Columns with large inputs should be rounded finely, and are if their factor is larger than the others in their group.
-The norm or matrix before can divide the inputs at no cost (AWQ, Lin et al. 2023, arXiv:2306.00978). If inputs are
-rounded, too, this reduces their peaks (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438). The factors are a power of the
-inputs' size: the power with the smallest error, measured with some rows of the matrix and some inputs.
+Weights of columns with large inputs should be rounded more finely; a factor above those of the group's other columns
+does that. The norm or matrix before the layer can divide the inputs at no cost (AWQ, Lin et al. 2023,
+arXiv:2306.00978). If inputs are rounded, too, the division reduces their peaks (SmoothQuant, Xiao et al. 2022,
+arXiv:2211.10438). The factors are a power of the inputs' size: the power with the smallest error, measured with some
+rows of the matrix and some inputs.
 """
 
 import torch
@@ -42,7 +43,7 @@ def column_factors(
     shares = 1.0 / (rows @ weight.t()).square().sum(1).clamp_min(1e-30)
 
     def error(factors: torch.Tensor) -> float:
-        """Return the squared error of the products after round-to-nearest, relative to each row of products."""
+        """Return the squared error of the layer's outputs after round-to-nearest, each row relative to its size."""
         scaled, divided = weight * factors, rows / factors
         nearest = quantize_to_nearest(scaled, encoding, group_size, torch.float32, sizes / factors.square())
         errors = (divided @ (scaled - dequantize(nearest, torch.float32)).t()).square().sum(1)

@@ -125,7 +125,10 @@ def pack_quantized(
 def quantize_natively(
     weight: torch.Tensor, encoding: Encoding, group_size: int, *, library: KernelLibrary | None = None
 ) -> QuantTensor | None:
-    """Quantize like `quantize_matrix` by a kernel, to INT4 without zero points or NF4; None if it is unsupported."""
+    """Quantize like `quantize_matrix` by a kernel, to INT4 without zero points or to NF4.
+
+    Returns None if there is no kernel for this encoding, dtype, device or size.
+    """
     library = library or kernel_library()
     rows, columns = weight.shape
     is_supported = encoding in (Encoding.INT4, Encoding.NF4) and weight.dtype in (torch.bfloat16, torch.float32)

@@ -55,7 +55,7 @@ def fetch_large_files(
 ) -> None:
     """Fetch the large files that match `patterns` and are not cached; do nothing if the hub cannot be reached.
 
-    Raises SourceError or OSError.
+    Raises SourceError if a file cannot be downloaded or does not fit on the disk, OSError if writing fails.
     """
     from huggingface_hub.utils import build_hf_headers
 
@@ -191,7 +191,10 @@ def _check_free_space(repo: str, blobs: Path, files: Sequence[_LargeFile]) -> No
 
 
 def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total) -> None:
-    """Fetch a file unless another process has fetched it. Raises SourceError or OSError."""
+    """Fetch a file unless another process has fetched it.
+
+    Raises SourceError if the download fails or its hash is wrong, OSError if writing fails.
+    """
     blob = blobs / file.sha256
     try:
         with exclusive_lock(blobs / f"{file.sha256}{FETCHING}", total.report_waiting):

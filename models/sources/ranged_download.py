@@ -51,8 +51,8 @@ def download(
     """Complete the file `target`, which may be partial, to `size` bytes, and return its SHA-256.
 
     on_bytes(count) is called with the bytes that exist, then for each piece; a negative count takes bytes back.
-    on_trouble(message) is called before each retry. Their exceptions pass through. Raises DownloadError, or OSError if
-    the file cannot be written.
+    on_trouble(message) is called before each retry. Exceptions of the callbacks pass through.
+    Raises DownloadError, or OSError if the file cannot be written.
     """
     with target.open("a+b", buffering=0) as file:  # unbuffered, so that received bytes outlive this process
         beginning = _Beginning(file, size, on_bytes)

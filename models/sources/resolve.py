@@ -46,7 +46,7 @@ class ModelFiles:
 
     @functools.cached_property
     def config(self) -> HFConfig:
-        """The folder's config.json, read once. Raises a ModelError."""
+        """The folder's config.json, read once. Raises CheckpointError if it is missing or malformed."""
         return read_json_config(self.folder / "config.json")
 
     @property

@@ -65,7 +65,7 @@ def damaged_files(files: ModelFiles, progress: ProgressReport) -> list[StoredFil
 def hide_files(files: Sequence[StoredFile]) -> Iterator[None]:
     """Hide files from their cache within the context, so that resolving the model fetches them again.
 
-    At the end, files that were not fetched are put back. Raises OSError.
+    At the end, files that were not fetched are put back. Raises OSError if a file cannot be renamed.
     """
     hidden: dict[Path, Path] = {}
     try:

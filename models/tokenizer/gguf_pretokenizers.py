@@ -15,7 +15,7 @@ class WordSplit:
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False  # a word that is itself a token is taken whole
-    adds_bos: bool = False  # by default
+    adds_bos: bool = False  # if the metadata lack add_bos_token
 
 
 def _ranges(points: str) -> str:
@@ -24,12 +24,16 @@ def _ranges(points: str) -> str:
 
 
 def _modern_words(letters: str, digits: str, not_symbol: str) -> str:
-    """Return the word pattern of Llama 3, Qwen and others, which differ only in these arguments."""
+    """Return the regex that splits words for Llama 3, Qwen and similar models; the arguments are regex classes."""
     return rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{not_symbol}]+[\r\n]*|{_SPACES}"
 
 
 def _cased_words(digits: str, after_symbols: str, *, ending: str = "", excludes: str = "") -> str:
-    """Return a word pattern like GPT-4o's: capitals, then small letters. excludes: regex of letters in neither."""
+    """Return a regex that splits words like GPT-4o's: capitals, then small letters.
+
+    after_symbols: characters that may follow a run of symbols. ending: regex of a word's end. excludes: characters that
+    count neither as capitals nor as small letters.
+    """
     capitals, small = (rf"[{case}\p{{Lm}}\p{{Lo}}\p{{M}}{excludes}]" for case in (r"\p{Lu}\p{Lt}", r"\p{Ll}"))
     before = r"[^\r\n\p{L}\p{N}]?"
     words = rf"{before}{capitals}*{small}+{ending}|{before}{capitals}+{small}*{ending}"

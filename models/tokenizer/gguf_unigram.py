@@ -1,7 +1,7 @@
 """Unigram vocabularies of GGUF files (tokenizer.ggml.model "t5"), such as XLM-RoBERTa's (Kudo 2018).
 
-GGUF states the pieces with their scores and the table of characters to replace. The rest is as in XLM-RoBERTa's own
-tokenizer: whitespace only separates words, and each word begins with "▁".
+GGUF states the pieces with their scores and the table of characters to replace. Everything else is as in XLM-RoBERTa's
+own tokenizer: whitespace only separates words, and each word begins with "▁".
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _NEVER_IN_A_WORD = " "  # whitespace separates words
 def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], path: Path) -> Tokenizer:
     """Build a Unigram tokenizer.
 
-    Raises CheckpointError without scores or unknown token, or if the table of replacements is damaged.
+    Raises CheckpointError if scores or the unknown token are missing, or the table of replacements is damaged.
     """
     scores = token_scores(metadata, len(tokens), path)
     unknown = next((i for i, kind in enumerate(types) if kind == _UNKNOWN), None)

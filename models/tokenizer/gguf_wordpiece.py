@@ -27,7 +27,7 @@ def original_tokens(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
 
 
 def wordpiece(metadata: Mapping[str, Any], vocabulary: dict[str, int], path: Path) -> Tokenizer:
-    """Build a WordPiece tokenizer for `original_tokens`. Raises CheckpointError if they have no unknown token."""
+    """Build a WordPiece tokenizer for `original_tokens`. Raises CheckpointError if the unknown token is missing."""
     lowercase = bool(metadata.get("tokenizer.ggml.normalizer.lowercase", True))
     strips_accents = bool(metadata.get("tokenizer.ggml.normalizer.strip_accents", lowercase))
     unknown = special_token(metadata, ("unknown",), "[UNK]", vocabulary, path)

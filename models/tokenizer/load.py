@@ -2,7 +2,7 @@
 
 BOS is decided here. The post-processor of a tokenizer.json decides whether a plain prompt begins with BOS; as in
 transformers, it outranks `add_bos_token` in tokenizer_config.json. GGUF has no post-processor, so `add_bos_token` of
-the assets decides. A chat template writes BOS itself if the model has one, and no other is added.
+the assets decides. A chat template writes BOS itself if the model has one, so no BOS is added to its text.
 """
 
 import hashlib

@@ -52,7 +52,10 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
 
 
 def load_pairs(folder: Path, lora: Lora) -> None:
-    """Initialize `lora` from a folder that `save_adapter` wrote. Raises ModelError for other pairs or settings."""
+    """Initialize `lora` from a folder that `save_adapter` wrote.
+
+    Raises ModelError if rank or alpha differ, the folder has pairs that `lora` has not, or it is damaged.
+    """
     config = read_peft_config(folder)
     fields = {
         "use_rslora": config.is_rank_stabilized,

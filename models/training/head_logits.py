@@ -51,7 +51,7 @@ class HeadLogits:
         self.values = logits
 
     def gradient(self, by_logit: torch.Tensor) -> torch.Tensor:
-        """Return the gradients [n, in] of the output layer's inputs. by_logit: of the logits, [n, V], overwritten."""
+        """Return the gradients [n, in] of the output layer's inputs. by_logit: the logits', [n, V], overwritten."""
         if self._squashed is not None:
             by_logit *= 1 - self._squashed.square()
         if self._spec.logit_scale != 1.0:

@@ -137,7 +137,10 @@ class Lora:
             yield from adapter.matrices()
 
     def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Initialize the pair `name` with trained matrices. Raises ModelError if name or shapes differ."""
+        """Initialize the pair `name` with trained matrices.
+
+        Raises ModelError if there is no such pair or its shapes differ.
+        """
         for adapter in self._adapters.values():
             if name in adapter.names:
                 adapter.set_matrices(name, a, b)

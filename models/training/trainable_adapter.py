@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 
 
 class TrainableAdapter:
-    """The LoRA pairs of one linear layer: several if it fuses layers that are separate in transformers (q, k, v)."""
+    """The LoRA pairs of one linear layer: several if the layer fuses layers of transformers, such as q, k and v."""
 
     def __init__(self, names: Sequence[str], a: torch.Tensor, pieces: Sequence[Piece], rank: int, scale: float) -> None:
         """a: the pairs' matrices A, stacked: [pairs * rank, in], fp32. pieces: in the order of the layer's rows."""

@@ -8,9 +8,9 @@ from models.linear.linear import Linear
 
 
 def trainable_layers(decoder: Decoder, rules: Rules) -> dict[str, list[NamedLinear]]:
-    """Return the trainable layers of transformers, by the name of the decoder's module that contains them.
+    """Return the linear layers that LoRA can train, as in transformers, by the name of the decoder's module.
 
-    Trainable are all layers except experts, embeddings and the output layer. rules: for tensor names in safetensors.
+    These are all layers except experts, embeddings and the output layer. rules: for tensor names in safetensors.
     """
     shards = {name: tuple(layer.shards) for name, layer in decoder.named_modules() if isinstance(layer, Linear)}
     named: dict[str, list[NamedLinear]] = {}

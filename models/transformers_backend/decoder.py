@@ -31,7 +31,8 @@ class TransformersDecoder(nn.Module):
     def __init__(
         self, model: PreTrainedModel, layers: Sequence[tuple[str, AttentionSpec]], compute: ComputeConfig
     ) -> None:
-        """model: with loaded weights, and PAGED as its attention. layers: attention by module name, from `observe`."""
+        """model: has loaded weights and the attention implementation PAGED. layers: each layer's module name and
+        attention, from `observe`."""
         super().__init__()
         self.mixers = [spec for _, spec in layers]
         self.cache_layout = compute.cache_layout(self.mixers)

@@ -75,7 +75,11 @@ class OpenedTransformersModel:
         weights: WeightOptions,
         progress: ProgressReport,
     ) -> tuple[TransformersDecoder, LoadedWeights]:
-        """Load the model with all weights in one dtype. Raises a ModelError."""
+        """Load the model with all weights in one dtype.
+
+        Raises a ModelError if `weights` asks for quantization on load, memory is short, weights do not fit the
+        configuration, or sequences of a batch affect each other.
+        """
         if weights.quantize_to is not None:
             raise ModelError(
                 "--quantization of weights on load is only for headrace's own families, and this model runs through "

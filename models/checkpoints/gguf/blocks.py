@@ -1,6 +1,7 @@
 """GGUF's quantized blocks in plain torch, on any device, dequantized exactly like the gguf package.
 
-If a super-block of 256 columns has a scale for each 16 or 32 of them, codes come as [.., scales, columns per scale].
+Codes of a super-block (256 columns, with a scale for each 16 or 32 columns) have the shape [.., scales, columns per
+scale].
 """
 
 from collections.abc import Callable
@@ -100,8 +101,9 @@ def _q6_k(sections: _Sections) -> torch.Tensor:
 def _with_minima(d: torch.Tensor, dmin: torch.Tensor, packed: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Return scale * codes - minimum for codes [.., 8, 32].
 
-    packed: 8 scales and 8 minima of 6 bits. Four bytes hold the first scales, four the first minima, four the low
-    nibbles of the others, whose upper bits are the upper bits of the first eight bytes.
+    packed: 12 bytes with 8 scales and 8 minima of 6 bits. Bytes 0-3 hold scales 0-3, and bytes 4-7 minima 0-3, in
+    their low 6 bits. Bytes 8-11 hold the low 4 bits of scales and minima 4-7, whose upper 2 bits are the upper 2 bits
+    of bytes 0-7.
     """
     scales, minima, nibbles = packed.split(4, dim=-1)
     scale = torch.cat((scales & 63, nibbles & 15 | scales >> 6 << 4), dim=-1)

@@ -116,7 +116,7 @@ def _values(rows: torch.Tensor, tensor_type: GGMLQuantizationType) -> torch.Tens
 
 
 def _check_dequantizable(path: Path, tensor_type: GGMLQuantizationType) -> None:
-    """Raise UnsupportedModelError for a type that cannot be read, before gigabytes are read."""
+    """Raise UnsupportedModelError if tensors of this type cannot be dequantized."""
     if tensor_type not in _PLAIN and not _is_dequantizable(tensor_type):
         known = ", ".join(other.name for other in GGML_QUANT_SIZES if other in _PLAIN or _is_dequantizable(other))
         raise UnsupportedModelError(

@@ -2,8 +2,8 @@
 
 IQ4_XS has the codes of IQ4_NL. IQ1_S, IQ2_XXS, IQ3_XXS and IQ3_S encode eight or four columns as an entry of a codebook
 of small integers, with a scale for 32 columns; they become INT8. TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256
-columns; they become INT4. Both are wider than the file's format, for the same numbers. (IQ1_M, IQ2_XS, IQ2_S and NVFP4
-have scales for 16 columns and are not read as codes.)
+columns; they become INT4. INT8 and INT4 codes take more bits than the file's and represent the same numbers. (IQ1_M,
+IQ2_XS, IQ2_S and NVFP4 have scales for 16 columns and are not read as codes.)
 """
 
 import functools
@@ -57,7 +57,7 @@ def stored_codes(
 
 
 def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
-    """Return the format in which a matrix is read, if it has more bits than the file's format, else None."""
+    """Return the name of the format to which codes are converted if it takes more bits than the file's, else None."""
     if tensor_type is GGMLQuantizationType.IQ4_XS:
         return "IQ4_NL"
     if tensor_type not in _INTEGERS:
@@ -79,7 +79,11 @@ def _split_mxfp4(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split fp16 d and, for 8 groups of 32 columns, factors of 6 bits: upper pairs in 2 bytes, low nibbles in 4."""
+    """Return scales and codes of IQ4_XS blocks.
+
+    A block has an fp16 scale and, for its 8 groups of 32 columns, factors of 6 bits: the upper 2 bits of all factors in
+    2 bytes, then the low 4 bits in 4 bytes.
+    """
     d, high, low, pairs = blocks.split((2, 2, 4, 128), dim=-1)
     upper = torch.stack([high >> shift & 3 for shift in (0, 2, 4, 6)], dim=-1).flatten(-2)
     factors = (unpack_nibbles(low) | upper << 4).to(torch.float32) - 32
@@ -105,7 +109,7 @@ def _read_integers(tensor_type: GGMLQuantizationType, rows: torch.Tensor, not_fi
 
 
 def _words(data: torch.Tensor, dtype: type[np.unsignedinteger]) -> torch.Tensor:
-    """Return unsigned words as integers that torch computes with: [.., bytes] -> [.., words]."""
+    """Return bytes, seen as unsigned words of `dtype`, as int64, which torch computes with: [.., words]."""
     return torch.from_numpy(data.contiguous().numpy().view(dtype).astype(np.int64))
 
 
@@ -114,7 +118,7 @@ def _block_scale(blocks: torch.Tensor, first: int = 0) -> torch.Tensor:
 
 
 def _scales_iq1_s(blocks: torch.Tensor) -> torch.Tensor:
-    """Read scales from 3 bits of 8 words of 16 bits; numbers are multiples of an eighth."""
+    """Read scales from bits 12-14 of 8 words of 16 bits, times 1/8, so that all codes are integers."""
     return _block_scale(blocks).to(torch.float32) * (2 * (_words(blocks[..., 34:], np.uint16) >> 12 & 7) + 1) * 0.125
 
 

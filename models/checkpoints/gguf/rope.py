@@ -27,7 +27,10 @@ def rope_parameters_by_layer(file: GGUFMetadata, head_dim: int, *, window_theta:
 
 
 def _scaling(file: GGUFMetadata) -> dict[str, Any]:
-    """Return the scaling. Frequency factors in tensors come first: older files have them without naming the scaling."""
+    """Return the rotary scaling as fields of `rope_parameters`.
+
+    Tensors of frequency factors take precedence over the metadata, since older files do not name the scaling there.
+    """
     factor = file.scale(file.first("rope.scaling.factor", "rope.scale_linear"))
     kind = file.text("rope.scaling.type", "linear" if factor else "none")
     if (factors := file.values("rope_freqs.weight")) is not None and kind in ("none", "linear"):  # Llama 3.1 and later

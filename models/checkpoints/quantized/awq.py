@@ -1,7 +1,7 @@
 """AWQ checkpoints (Lin et al. 2024), version "gemm", as AutoAWQ writes them.
 
 qweight  int32 [columns, rows / 8]: eight outputs of one input per word, output j in field _FIELD_OF[j]
-qzeros   int32 [groups, rows / 8], packed alike; stored unchanged, unlike GPTQ's
+qzeros   int32 [groups, rows / 8]: zero points, packed like qweight; unlike in GPTQ, not stored less one
 scales   fp16 [groups, rows]
 """
 
@@ -58,6 +58,6 @@ class AWQ:
 
 
 def _by_output(part: ModulePart) -> torch.Tensor:
-    """Return the part's fields as [rows, columns or groups] uint8."""
+    """Unpack 4-bit codes or zero points: [rows, columns] or [rows, groups], uint8."""
     fields = unpack_nibbles(part.read().contiguous().view(torch.uint8)).unflatten(1, (-1, 8))
     return fields[:, :, _FIELD_OF].flatten(1).t()

@@ -13,11 +13,11 @@ _KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
 class QuantizedCheckpoint:
     """A checkpoint with `<module>.weight` in place of each quantized module's codes, scales and zeros.
 
-    Modules that the quantizer left out are plain. Tensors that no module claims stay, and the loader names them.
+    Tensors that belong to no quantized module stay as they are, except scales of the KV cache, which are left out.
     """
 
     def __init__(self, files: Checkpoint, reader: QuantizedReader) -> None:
-        """Gather the modules of `files`, which has all tensors as stored.
+        """Combine each quantized module's tensors in `files` into one.
 
         Raises CheckpointError for modules that are incomplete or stored twice, UnsupportedModelError for variants that
         headrace does not read.

@@ -1,7 +1,7 @@
 """compressed-tensors checkpoints, as llmcompressor writes them: integer, FP8 and MXFP4 weights.
 
 pack-quantized        weight_packed int32 [rows, columns * bits / 32], lowest bits first, codes counted from 0;
-                      weight_shape int64: [rows, columns]; weight_zero_point packed alike, but along the rows
+                      weight_shape int64: [rows, columns]; weight_zero_point int32, packed along the rows
 int-, float-, naive-  weight int8 or float8_e4m3fn [rows, columns]
 quantized
 mxfp4-pack-quantized  weight_packed uint8 [rows, columns / 2], even columns in low nibbles; weight_scale E8M0

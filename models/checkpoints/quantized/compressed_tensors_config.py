@@ -22,7 +22,7 @@ class Format(enum.Enum):
 
 
 class Strategy(enum.Enum):
-    """Granularities of scales: the weights that share one."""
+    """Granularities of scales: which weights share a scale."""
 
     TENSOR = "tensor"
     CHANNEL = "channel"
@@ -76,8 +76,8 @@ class CompressedTensorsConfig:
     patterns: Mapping[str, re.Pattern[str]]  # of the targets that are patterns
 
     def format_of(self, parts: Parts) -> ModuleFormat:
-        """Return a module's settings: of the group that names it, else of one with a pattern that matches, else of the
-        group for all Linear layers. Raises CheckpointError if there is no such group.
+        """Return a module's settings: those of the group that names the module, else of a group with a pattern that
+        matches its name, else of the group for all Linear layers. Raises CheckpointError if no group applies.
         """
         for is_match in (
             lambda target: target == parts.module,

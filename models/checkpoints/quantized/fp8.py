@@ -1,4 +1,4 @@
-"""FP8 checkpoints with quant_method "fp8": DeepSeek's blocks and Mistral's tensors with static activations.
+"""FP8 checkpoints with quant_method "fp8": a scale per block (DeepSeek), or per tensor and for activations (Mistral).
 
 weight            float8_e4m3fn [rows, columns]
 weight_scale_inv  fp32 or E8M0 [blocks of rows, blocks of columns] (weight_block_size), or one for the matrix; despite

@@ -24,7 +24,10 @@ class MXFP4:
         return tensor.name.removesuffix("_blocks") if tensor.name.endswith("_blocks") else None
 
     def gather(self, parts: Parts) -> StoredTensor:
-        """Return a stack [experts, rows, columns]; as a matrix it is [experts * rows, columns]."""
+        """Return all experts' matrices as one tensor [experts, rows, columns]; its part(index) is one expert's matrix.
+
+        Its `quantized` reads a matrix [experts * rows, columns].
+        """
         codes = parts.take("_blocks", ("U8",))
         if len(codes.shape) != 4 or codes.shape[-1] != _GROUP // 2 or 0 in codes.shape:
             raise parts.broken(f"{codes.name!r} has shape {list(codes.shape)}; it must be [experts, rows, groups, 16]")

@@ -50,7 +50,7 @@ class ModulePart:
 
 
 class Parts:
-    """Takes a module's parts out of the checkpoint's tensors, which all modules share: each is taken only once."""
+    """Takes a module's parts out of the dict of the checkpoint's tensors, so that no two modules use one tensor."""
 
     def __init__(self, module: str, tensors: dict[str, StoredTensor], codes: StoredTensor) -> None:
         """module: prefix of the parts' names. codes: the tensor by which the module was found."""
@@ -65,7 +65,7 @@ class Parts:
     def take(self, suffix: str, formats: tuple[str, ...], *shapes: tuple[int, ...]) -> ModulePart:
         """Return the part called `module + suffix`, in one of `formats` and, if given, one of `shapes`.
 
-        Raises CheckpointError, which states what the part is and what it must be.
+        Raises CheckpointError if the part is missing, or has another format or shape.
         """
         name = self.module + suffix
         tensor = self._tensors.pop(name, None)
@@ -103,7 +103,10 @@ class Parts:
         )
 
     def stored(self, shape: tuple[int, ...], kind: QuantKind, read: Callable[[], QuantTensor]) -> StoredTensor:
-        """Return the matrix of the parts taken so far. shape: [rows, columns], perhaps after other dimensions."""
+        """Return the quantized matrix that the parts taken so far make up, called `<module>.weight`.
+
+        shape: [rows, columns], or [experts, rows, columns]. read: reads the parts.
+        """
         name = f"{self.module}.weight"
 
         def read_checked() -> QuantTensor:
@@ -135,7 +138,8 @@ def read_matrix(
     input_scale: ModulePart | None = None,
     permutation: torch.Tensor | None = None,
 ) -> QuantTensor:
-    """Return a matrix of this kind. grid: the shape of the scales, [over rows, over columns]."""
+    """Read `scales` and return them with `codes` as a QuantTensor. grid: the shape of the scales, [over rows, over
+    columns]."""
     return QuantTensor(
         kind.encoding,
         codes.contiguous(),

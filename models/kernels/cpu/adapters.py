@@ -133,7 +133,7 @@ class AdapterTable:
 
 
 def _even_ranks(matrix: torch.Tensor, dim: int) -> torch.Tensor:
-    """Pad dimension `dim`, of the ranks, with zeros to an even size."""
+    """Pad dimension `dim`, the LoRA rank, with zeros to an even size."""
     if matrix.shape[dim] % 2 == 0:
         return matrix
     shape = list(matrix.shape)

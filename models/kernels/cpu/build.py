@@ -125,7 +125,7 @@ def kernel_headers() -> list[Path]:
 
 
 def prebuilt_library(recipe: Recipe) -> Path | None:
-    """Return the library that the wheel ships for this recipe, or None if it has none."""
+    """Return the library that the wheel ships for this recipe, or None if the wheel has none."""
     path = PREBUILT_FOLDER / _file_name(recipe)
     return path if path.exists() else None
 
@@ -139,7 +139,10 @@ def compile_prebuilt(recipe: Recipe, folder: Path) -> Path:
 
 
 def is_compiled(recipe: Recipe, folder: Path) -> bool:
-    """Whether `folder` has the library as compiled here. Raises KernelBuildError if this machine has no compiler."""
+    """Whether `folder` has the library that this machine's compiler makes for this processor.
+
+    Raises KernelBuildError if this machine has no compiler.
+    """
     return os.path.exists(folder / _file_name(_for_this_processor(recipe), find_compiler()))
 
 
@@ -166,7 +169,10 @@ def ensure_library(recipe: Recipe, folder: Path) -> Path:
 
 
 def best_level(probe: Path) -> str:
-    """Return this processor's best level, detected by the library `probe`. Raises OSError if that cannot be loaded."""
+    """Return this processor's best instruction-set level, detected by the library `probe`.
+
+    Raises OSError if `probe` cannot be loaded.
+    """
     return list(LEVELS)[ctypes.CDLL(str(probe)).hr_cpu_level()]
 
 

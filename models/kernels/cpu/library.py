@@ -121,7 +121,7 @@ def describe_kernels() -> str:
 
 
 def required_library() -> KernelLibrary:
-    """Return the library for this processor, for callers that run only if it exists."""
+    """Return the library for this processor, for callers that know that there is one."""
     library = kernel_library()
     assert library is not None
     return library
@@ -137,7 +137,10 @@ def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
 
 
 def chosen_level() -> str:
-    """Return the requested instruction-set level, by default the best. Raises SettingError if it cannot run here."""
+    """Return the instruction-set level in the environment variable LEVEL_VARIABLE, by default the best.
+
+    Raises SettingError if there is no such level, or this processor cannot run it.
+    """
     given = os.environ.get(LEVEL_VARIABLE)
     if not given:
         return detect_level()

@@ -21,7 +21,7 @@ from models.kernels.formats import DENSE_DTYPES, NotFiniteError, WeightFormat
 class NativeWeight(ABC):
     """A packed matrix of any format, and the native kernel that multiplies by it."""
 
-    format: int  # as the kernel's segments state it, like group_size
+    format: int  # the format's number in struct hr_segment
     rows: int  # outputs
     columns: int  # inputs
     data: torch.Tensor  # uint8, owned
@@ -52,7 +52,7 @@ class PackedWeight(NativeWeight):
     """A packed matrix of a GGUF format, of bf16 or of fp32."""
 
     format: WeightFormat
-    group_size: int = 0  # the format's own
+    group_size: int = 0  # 0: fixed by the format
 
     def kernel(self, library: KernelLibrary) -> Kernel:
         if self.format == WeightFormat.F32:

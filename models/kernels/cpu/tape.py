@@ -29,7 +29,8 @@ class Kernel:
     def __init__(
         self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
     ) -> None:
-        """arguments: a letter of TYPES for each. replay_address: of the variant for tapes (HR_REPLAYABLE), or None."""
+        """arguments: a letter of TYPES for each argument. replay_address: the address of the function's variant that
+        tapes call (HR_REPLAYABLE), or None if there is no such variant."""
         function.argtypes = [TYPES[letter] for letter in arguments]  # type: ignore[attr-defined]
         function.restype = returns  # type: ignore[attr-defined]
         self._function = function
@@ -107,7 +108,7 @@ class Recording(NamedTuple):
     """The tape that `record` made, or the name of the operator that prevented it."""
 
     tape: Tape | None
-    unrecordable_op: str | None  # the first operator that is not a kernel with a replay; there is no tape then
+    unrecordable_op: str | None  # the first operator that cannot be replayed; then `tape` is None
 
 
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:

@@ -1,6 +1,6 @@
 """setuptools commands that compile the kernels into a wheel, for pyproject.toml.
 
-The wheel then contains binaries and has a platform tag. By default it has only the kernels that this machine needs; on
+The wheel then contains binaries and has a platform tag, by default with only the kernels that this machine needs; on
 another processor, the missing kernels are compiled at first start. HEADRACE_WHEEL_LEVELS selects other levels.
 Without a compiler the wheel is built without binaries, for any system.
 """

@@ -45,7 +45,10 @@ def draw_from(groups: Sequence[WeightedRows], uniforms: Sequence[float]) -> list
 
 
 def weighted_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> list[WeightedRows]:
-    """Return sampling weights after temperature, in up to two groups: rows without and rows with truncation."""
+    """Return each row's sampling weights, with temperature applied, in up to two groups.
+
+    The groups are the rows without and the rows with truncation (top-k, top-p or min-p).
+    """
     device = logits.device
     temperature = torch.tensor([each.temperature for each in draws], dtype=torch.float32, device=device)
     scaled = logits / temperature.unsqueeze(-1)

@@ -21,7 +21,7 @@ _L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
 class DeltaRows(NamedTuple):
-    """Inputs of the gated delta rule in fp32, by row and value head. q and k have length 1; then q is scaled."""
+    """Inputs of the gated delta rule in fp32, by row and value head. k has length 1, q length K^-0.5."""
 
     q: torch.Tensor  # [T, H, K]
     k: torch.Tensor  # [T, H, K]

@@ -10,8 +10,9 @@ import torch
 class LowRankPair:
     """A LoRA pair (A, B): adds scale * (b (a x) + bias) to outputs first .. first + len(b) - 1 of a layer.
 
-    gain: for DoRA (Liu et al. 2024), the factors that scale the rows of W + scale * b a to the lengths `magnitude` in
-    the file. In an embedding, `a` has a column for each id, and scale * b a[:, id] is added to the looked-up row.
+    magnitude: for DoRA (Liu et al. 2024), the L2 norms to which the rows of W + scale * b a are scaled. gain: the
+    factors by which they are scaled. In an embedding, `a` has a column for each id, and scale * b a[:, id] is added to
+    the looked-up row.
     """
 
     first: int
@@ -19,7 +20,7 @@ class LowRankPair:
     b: torch.Tensor  # [rows, r]
     scale: float
     bias: torch.Tensor | None = None  # [rows]
-    magnitude: torch.Tensor | None = None  # [rows]; not None if gain is not
+    magnitude: torch.Tensor | None = None  # [rows]; given if `gain` is
     gain: torch.Tensor | None = None  # [rows] fp32
 
     @property
@@ -55,14 +56,14 @@ class Adapter:
     """An adapter as read from its files: on the CPU, in the file's dtype, its rows in the decoder's order.
 
     digest: 32-byte hash of everything that decides results; adapters with the same digest compute the same. layers:
-    parts by name of the module; "embed" adapts the look-up of tokens, "head" the output layer, also if both use
-    one table. targets: names of the base model's tensors that the adapter changes, as in the file. base_model: the name
+    parts by name of the module; "embed" adapts the look-up of tokens, "head" the output layer, also if the two are
+    tied. targets: names of the base model's tensors that the adapter changes, as in the file. base_model: the name
     of the base model in the file, or "".
     """
 
     digest: bytes
-    rank: int  # the largest of a pair
-    alpha: float  # the most frequent one, if pairs have their own
+    rank: int  # the largest rank of a pair
+    alpha: float  # the most frequent alpha, if it differs between pairs
     targets: tuple[str, ...]
     num_bytes: int
     base_model: str
