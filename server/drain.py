@@ -45,7 +45,7 @@ class Drain:
         self.is_stopping = True
 
     def cancel(self) -> None:
-        """End the drain, and accept requests again. Raises AlreadyStopping."""
+        """End the drain, and accept requests again. Raises AlreadyStopping if the process is about to end."""
         if self.is_stopping:
             raise AlreadyStopping(
                 "the server is shutting down, which cannot be undone; send requests to another server"

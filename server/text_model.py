@@ -27,7 +27,7 @@ class ChatModel:
     template: ChatTemplate
     tool_format: ToolFormat  # the generic format if the template shows no tools
     has_system_role: bool
-    takes_late_system: bool  # also after a user message
+    takes_late_system: bool  # system messages may follow a user message
     reasoning: ReasoningMarks | None  # None: the model does not think
     thought_field: str | None  # field of a message from which the template reads an earlier thought
     effort: EffortVariables
@@ -39,10 +39,10 @@ class TextModel:
 
     tokenizer: Tokenizer
     words: TokenWords
-    inputs: InputEncoder  # of pooling models
-    workers: TextWorkers  # for slow work with any of these
+    inputs: InputEncoder  # tokenizes the inputs of pooling models
+    workers: TextWorkers  # threads for rendering and tokenization
     chat: ChatModel | None  # None: a model without a chat template, and no --chat-template
-    fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
+    fill_in_middle: FillInMiddle | None = None  # None: the vocabulary has no FIM tokens
 
     @property
     def capabilities(self) -> list[str]:

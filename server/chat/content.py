@@ -34,7 +34,7 @@ class ChatMessage:
     role: Role
     parts: list[ContentPart] = field(default_factory=list)
     calls: list[EarlierCall] = field(default_factory=list)
-    tool_call_id: str | None = None  # of a tool's result: the call that it answers
+    tool_call_id: str | None = None  # in a tool result: the id of the call
     fields: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
 
@@ -58,7 +58,7 @@ def template_message(message: ChatMessage) -> dict[str, Any]:
 
 
 def _content(parts: Sequence[ContentPart]) -> str | list[Mapping[str, Any]]:
-    """Return at most one part as a string, which every template accepts, or several as a list."""
+    """Return the content as a string, which every template accepts, or as a list if it has several parts."""
     if len(parts) < 2:
         return "".join(part.text for part in parts)
     return [{"type": "text", "text": part.text} for part in parts]

@@ -29,7 +29,8 @@ class RenderedPrompt:
 
 
 def render_chat(chat: Chat, options: TemplateOptions, model: ChatModel) -> RenderedPrompt:
-    """Render the conversation. The chat template may run up to its time limit. Raises InvalidRequest."""
+    """Render the conversation. The chat template may run up to its time limit. Raises InvalidRequest for invalid tools
+    or tool calls, and if the template refuses the conversation."""
     tools = chat_tools(chat.tools)
     definitions = [] if tools is None else tools.definitions
     messages = template_messages(chat.messages, model)
@@ -50,7 +51,8 @@ def render_chat(chat: Chat, options: TemplateOptions, model: ChatModel) -> Rende
 
 
 def template_messages(messages: Sequence[ChatMessage], model: ChatModel) -> list[dict[str, Any]]:
-    """Return the messages for `template_chat`, with reasoning where the template reads it. Raises InvalidRequest."""
+    """Return the messages for `template_chat`, with reasoning in the field that the template reads. Raises
+    InvalidRequest if a message's reasoning is not a text."""
     return [with_thought_in(template_message(message), model.thought_field) for message in messages]
 
 

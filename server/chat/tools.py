@@ -19,8 +19,8 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": Fal
 class OfferedTool:
     """A tool that the client offers: a function that it runs.
 
-    fields: passed to the chat template unchanged. paths: paths in the client's request of the function ("") and of its
-    parts (".parameters"), where they differ from OpenAI's.
+    fields: further fields for the chat template. paths: field paths in the client's request, where they differ from
+    OpenAI's: under "" that of the function, under ".parameters" that of its parameters.
     """
 
     name: str
@@ -81,7 +81,7 @@ class ChatTools:
 
 def chat_tools(offered: ToolOffer) -> ChatTools | None:
     """Validate the tools, and prepare their schemas. Returns None if there are no tools, or tool_choice is "none".
-    Raises InvalidRequest."""
+    Raises InvalidRequest for invalid schemas or names, and for a choice of tools that are not offered."""
     choice, choice_path = offered.choice, offered.choice.path
     if not offered.definitions:
         if choice.mode == "required" or choice.names is not None:
@@ -135,7 +135,7 @@ def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
 
 
 def _as_given(tool: Tool, place: Location) -> Location:
-    """Return the longest prefix of `place` that exists in the client's schema, so that it ends at a $ref."""
+    """Return the part of `place`, a path in the resolved schema, that exists in the client's schema: up to a $ref."""
     node: Any = tool.definition["function"].get("parameters")
     for size, part in enumerate(place):
         if not isinstance(node, dict) or part not in node:
@@ -170,7 +170,7 @@ def _tool(given: OfferedTool, path: str, ignored: list[str]) -> Tool:
 def _closed(parameters: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the schema with additionalProperties false, unless the client's schema allows or defines more properties.
 
-    Without it, the model could invent arguments that the function does not have.
+    If they were allowed, the model could invent arguments that the function does not have.
     """
     is_closed = "properties" in parameters and not _SAYS_MORE & parameters.keys()
     given = parameters.get("type", "object")

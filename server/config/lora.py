@@ -17,7 +17,7 @@ class LoraModule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     path: Annotated[str, msgspec.Meta(min_length=1)]
-    base_model_name: str | None = None  # its served model; None if only one has --enable-lora
+    base_model_name: str | None = None  # served model that the adapter is for; None if only one model can have adapters
 
 
 @dataclass(frozen=True, slots=True)

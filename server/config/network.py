@@ -68,7 +68,7 @@ class NetworkConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check the options together. Raises OptionError."""
+        """Raise OptionError for options that contradict each other."""
         if not _MODE.fullmatch(self.uds_mode):
             raise OptionError(f"--uds-mode is {self.uds_mode!r}; it must be three octal digits, such as 600 or 660")
         if self.ssl_certfile is None:

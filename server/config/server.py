@@ -208,7 +208,7 @@ class ServerConfig:
     enable_fault_injection: bool = _requests(False, "Let HEADRACE_FAULTS inject faults, for tests.")
 
     def __post_init__(self) -> None:
-        """Check the options together. Raises OptionError."""
+        """Raise OptionError for options that contradict each other."""
         if self.data_dir is not None:  # a shell expands the ~ of `--data-dir ~/x`, but not of `--data-dir=~/x`
             object.__setattr__(self, "data_dir", os.path.expanduser(self.data_dir))
         for origin in self.allowed_origins:

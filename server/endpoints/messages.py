@@ -26,7 +26,8 @@ _MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
 async def _check(body: MessagesPrompt, request: EndpointRequest) -> None:
-    """Check the translated chat. If the model was never loaded, skip the checks that need its chat template."""
+    """Raise InvalidRequest for an invalid chat. Checks that need the chat template are skipped if the model was never
+    loaded."""
     model = request.model
     chat, _ = await _translated(body, model, None if model.info is None else await model.text_model())
     with anthropic_words():

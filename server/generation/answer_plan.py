@@ -26,7 +26,7 @@ class ThoughtPlan:
     """The model's reasoning marks, such as <think>, and whether the prompt ends inside a thought."""
 
     marks: ReasoningMarks
-    is_open: bool  # the prompt ends inside it
+    is_open: bool  # the prompt ends inside a thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class AnswerPlan:
     thought: ThoughtPlan | None = None
     tools: ChatTools | None = None
     tool_format: ToolFormat | None = None
-    kept_ids: frozenset[int] = frozenset()  # special tokens that the reader needs to see
+    kept_ids: frozenset[int] = frozenset()  # special tokens that the parsers need to see
     ignored: list[str] = field(default_factory=list)
 
     def reader(self, metrics: Metrics) -> ChoiceReader | None:
@@ -60,7 +60,8 @@ class AnswerPlan:
 
 
 def plan_text(constraint_fields: Mapping[str, Any], tokenizer: Tokenizer) -> AnswerPlan:
-    """Plan the answer of a text completion, without reasoning or tool calls. Raises InvalidRequest."""
+    """Plan the answer of a text completion, without reasoning or tool calls. Raises InvalidRequest for invalid
+    structured outputs."""
     constraint = constraint_of(constraint_fields)
     if constraint is None:
         return AnswerPlan()
@@ -77,7 +78,7 @@ def plan_answer(
     constraint: Constraint | None,
     thinking_budget: int | None,
 ) -> AnswerPlan:
-    """Plan the answer to a rendered chat prompt. Raises InvalidRequest."""
+    """Plan the answer to a rendered chat prompt. Raises InvalidRequest if the fields that constrain it conflict."""
     prompt, tools, tool_format = source.rendered.prompt, source.tools, chat.tool_format
     thought = _thought_of(prompt, chat)
     special_ids = tokenizer.ids_of_marks

@@ -17,7 +17,7 @@ TIMEOUT_STOP_REASON = "timeout"
 @dataclass(frozen=True, slots=True)
 class Prompt:
     ids: list[int]
-    text: str  # for echo: as the client wrote it, or decoded from its ids
+    text: str  # for echo: the prompt as the client wrote it, or decoded from its ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class TextOptions:
     echo: bool = False
     logprobs: bool = False
     echo_top: int = 0  # number of top tokens in the echoed prompt's log probabilities
-    kept_ids: frozenset[int] = frozenset()  # special tokens that the reader needs to see
-    lines: LineOptions = field(default_factory=LineOptions)  # only without a reader
+    kept_ids: frozenset[int] = frozenset()  # special tokens that the parsers need to see
+    lines: LineOptions = field(default_factory=LineOptions)  # not applied if the text is parsed for reasoning or calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class ScoredToken:
     token_id: int
     logprob: float | None
     top: list[tuple[int, float]] | None  # best first
-    text_offset: int  # characters of the choice's text before it
+    text_offset: int  # number of characters of the choice's text before the token
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    reason: FinishReason  # STOP or LENGTH; the others are exceptions
+    reason: FinishReason  # STOP or LENGTH; other ends raise exceptions
     stop_reason: int | str | None  # the client's stop string or token id, or TIMEOUT_STOP_REASON
-    is_timeout: bool = False  # LENGTH because the request's time was over
+    is_timeout: bool = False  # the reason is LENGTH because the request's time limit was reached
     is_within_call: bool = False  # the last call's arguments are cut off
 
 
@@ -59,12 +59,12 @@ class ChoiceDelta:
     for a later delta."""
 
     index: int
-    text: str = ""  # without a reader
-    pieces: list[ChoicePiece] = field(default_factory=list)  # with a reader
-    token_ids: list[int] = field(default_factory=list)  # ids that count, EOS included
+    text: str = ""  # if the text is not parsed
+    pieces: list[ChoicePiece] = field(default_factory=list)  # if the text is parsed for reasoning and calls
+    token_ids: list[int] = field(default_factory=list)  # ids that count as output, EOS included
     tokens: list[ScoredToken] = field(default_factory=list)  # if the request has logprobs
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, if requested
-    num_prompt_computed: int | None = None  # if the request reports progress, up to the first token
+    num_prompt_computed: int | None = None  # before the first token, if the request asks for progress
     finish: Finish | None = None  # in the last delta
 
 

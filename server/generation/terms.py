@@ -32,8 +32,8 @@ class RequestTerms:
     timeout_s: float | None = None  # from the arrival
     priority: int = 0
     service_tier: str = DEFAULT_TIER
-    queue_timeout_s: float | None = None  # from the arrival to its first step
-    tenant: str = ""  # who is charged for it in the order of service
+    queue_timeout_s: float | None = None  # from the arrival to the first step
+    tenant: str = ""  # whose share of the engine the request counts against
     tenant_weight: float = 1.0
     cache_salt: str = ""  # requests with the same salt share cached prefixes
     is_batch: bool = False  # a line of a batch
@@ -44,7 +44,8 @@ class RequestTerms:
 
     @property
     def yields_to_all(self) -> bool:
-        """Whether the request waits while any other request has work, so that queue limits do not apply to it."""
+        """Whether the request gives way to all clients' requests of other tiers: a line of a batch, or the tier flex.
+        Queue limits do not apply to such a request."""
         return self.is_batch or self.service_class is ServiceClass.BACKGROUND
 
     @property
@@ -141,7 +142,7 @@ def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
 
 
 def _before_it(status: EngineStatus) -> Iterator[str]:
-    """Yield the reason why the request waited; nothing if the engine was idle: a grammar may have delayed it."""
+    """Yield why the request waited; nothing if the engine is idle, as when the request's own grammar delayed it."""
     if status.state is not EngineState.READY:
         yield status.reason
         return

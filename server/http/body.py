@@ -87,7 +87,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
 def is_from_page(request: Request) -> bool:
     """Whether the request comes from a web page: browsers mark each POST of a page with Origin or Sec-Fetch-Site.
 
-    The content-type does not tell: Ollama's clients often send none, and curl sends another one.
+    The content-type does not tell: Ollama's clients often send none, and curl's default is that of a form.
     """
     return "origin" in request.headers or "sec-fetch-site" in request.headers
 
@@ -98,7 +98,8 @@ def json_response(answer: Any, headers: Mapping[str, str] | None = None) -> Resp
 
 
 def ignored_body(body: StrictModel, context: ServerContext) -> dict[str, str]:
-    """Return the header that lists the body's ignored fields. Raises InvalidRequest for fields that are refused."""
+    """Return the header that lists the body's ignored fields. Raises InvalidRequest for unknown fields
+    under --strict-parameters, and UnsupportedParameter for fields that would change the answer."""
     return ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
 
 

@@ -99,7 +99,8 @@ async def _read(run: Run, after: int, with_ids: bool) -> AsyncIterator[AsyncIter
 
 
 async def _with_ids(run_id: str, number: int, batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-    """Yield each batch of events as one chunk, with event ids. number: the number of the last event before them."""
+    """Yield each batch of events as one chunk, with event ids. number: the number of the last event before the first
+    batch."""
     async for events in batches:
         yield b"".join(b"id: %s:%d\n%s" % (run_id.encode(), i, event) for i, event in enumerate(events, number + 1))
         number += len(events)

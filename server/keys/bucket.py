@@ -16,7 +16,7 @@ class Hold:
     """An amount that was taken from a bucket before its real use is known."""
 
     amount: float
-    peak: float  # the highest level since it was taken
+    peak: float  # the highest level of the bucket since then
 
 
 class TokenBucket:

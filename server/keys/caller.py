@@ -17,15 +17,15 @@ _SCOPE_PREFIX = re.compile(r"[0-9]+:")  # of salts with a scope
 class Caller:
     """The identity and permissions of a request's sender."""
 
-    owner: str  # of the objects it creates: streams, stored responses
+    owner: str  # id of the owner of what the caller creates: streams, stored responses
     is_operator: bool  # may use the operators' endpoints: its key has `admin`
     reads_metrics: bool
-    name: str | None = None  # of its key in the keys file
-    tenant: str = ""  # in the engine's fair shares
+    name: str | None = None  # the key's name in the keys file; None for other keys
+    tenant: str = ""  # the engine shares its capacity fairly between tenants
     weight: float = 1.0  # the tenant's share relative to others
     cache_scope: str = ""  # callers with the same scope share cached prefixes; empty: no scope
-    models: frozenset[str] | None = None  # names that it may use; None is all
-    account: Account | None = None  # None: without limits
+    models: frozenset[str] | None = None  # names of models that the caller may use; None is all
+    account: Account | None = None  # None: the caller has no limits
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models

@@ -40,7 +40,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     requests_per_minute: _Count | None = None
     tokens_per_minute: _Count | None = None
     max_concurrency: _Count | None = None
-    models: tuple[str, ...] | None = None  # names that it may use
+    models: tuple[str, ...] | None = None  # names of models that the key may use
     budget_tokens: Annotated[int, Meta(ge=0, le=_MOST)] | None = None
     budget_period: BudgetPeriod = BudgetPeriod.MONTH
     expires: Annotated[datetime.datetime, Meta(tz=True)] | None = None

@@ -24,7 +24,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_keys(path: Path) -> list[ApiKey]:
-    """Return the keys of the file, in order. Raises OptionError."""
+    """Return the keys of the file, in order. Raises OptionError if the file cannot be read or is invalid."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)

@@ -25,7 +25,8 @@ def entry_text(key: ApiKey) -> str:
 
 
 def append_key(path: Path, key: ApiKey) -> None:
-    """Add a key at the end of the file, and create the file if it does not exist. Raises OptionError."""
+    """Add a key at the end of the file, and create the file if it does not exist. Raises OptionError if the name is
+    taken, or the file cannot be read or written."""
     if not path.exists():
         is_json = path.suffix == ".json"
         empty = '{"keys": []}' if is_json else "keys: []\n"
@@ -40,7 +41,7 @@ def append_key(path: Path, key: ApiKey) -> None:
 
 
 def replace_hash(path: Path, name: str, new_hash: str) -> None:
-    """Replace the hash of the key with that name. Raises OptionError."""
+    """Replace the hash of the named key. Raises OptionError if there is none, or the file cannot be read or written."""
     found = [key for key in read_keys(path) if key.name == name]
     if not found:
         raise OptionError(f"{path} has no key named {name!r}")
@@ -70,7 +71,7 @@ def _fields(key: ApiKey) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str, before: os.stat_result | None) -> None:
-    """Replace the file atomically. Raises OptionError.
+    """Replace the file atomically. Raises OptionError if it cannot be written.
 
     before: status of the old file, whose owner and permissions stay, so that a server under another user can still read
     it.

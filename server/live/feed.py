@@ -22,7 +22,7 @@ _MAX_UNREAD = 8  # frames queued for a slow watcher; older ones are dropped
 
 class EngineHealth(msgspec.Struct, frozen=True):
     state: str
-    reason: str  # why it is not ready
+    reason: str  # why the engine is not ready
     num_restarts: int
 
 
@@ -38,13 +38,13 @@ class Frame(msgspec.Struct, frozen=True):
     """One message of the dashboard's stream."""
 
     at_ms: int  # Unix time
-    interval_s: float  # since the frame before
+    interval_s: float  # seconds since the previous frame
     engine: EngineHealth
     models: list[ModelSummary]  # all models of the server; empty if it has only one
     work: EngineFrame
     num_open: int
     open: list[LiveRequest]
-    recent: list[LiveRequest] | None  # newest first; None if unchanged since the frame before
+    recent: list[LiveRequest] | None  # newest first; None if unchanged since the previous frame
     latencies: Latencies
 
 

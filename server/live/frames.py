@@ -24,7 +24,7 @@ class Queue(msgspec.Struct, frozen=True):
     urgent: int = 0
     interactive: int = 0
     background: int = 0
-    for_grammar: int = 0  # of all classes, requests that could not run even with room
+    for_grammar: int = 0  # requests of all classes that wait for their grammar to be compiled
 
 
 class Blocks(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class Blocks(msgspec.Struct, frozen=True):
 
     total: int = 0
     live: int = 0  # used by one running request
-    shared: int = 0  # used by several
+    shared: int = 0  # used by several running requests
     cached: int = 0  # unused, with a reusable prefix
 
 
@@ -66,7 +66,7 @@ class EngineFrame(msgspec.Struct, frozen=True):
     queue: Queue = Queue()
     blocks: Blocks = Blocks()
     prefix_queries: int = 0  # prompt tokens looked up in the cache
-    prefix_hits: int = 0  # found
+    prefix_hits: int = 0  # prompt tokens found in the cache
     preemptions: int = 0
     evicted_blocks: int = 0
     drafts: Drafts = Drafts()

@@ -25,13 +25,13 @@ class RequestStory(msgspec.Struct, frozen=True):
     """The history of a request."""
 
     request: LiveRequest
-    response_id: str | None  # the id in its answer
-    key: str | None  # the name of its key
+    response_id: str | None  # the id in the answer
+    key: str | None  # the name of the client's key
     model: str | None  # None if the request was refused before its model was known
     is_stream: bool
     num_choices: int
     choices: list[ChoiceStory]  # the first MAX_CHOICES; empty if the request did not reach the engine
-    saved_s: float | None = None  # time that its cached tokens saved, at the speed of the warm-up
+    saved_s: float | None = None  # prefill time saved by cached tokens, at the speed of the warm-up
 
 
 class SequenceStories:

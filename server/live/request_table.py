@@ -27,13 +27,13 @@ class _KnownRequest(NamedTuple):
 
     story: RequestStory
     arrival_s: float
-    ended_s: float  # now, if it is not over
+    ended_s: float  # the current time while the request is open
     sequence_ids: list[str]
 
 
 class RequestTable:
     """The open generations, and the last finished requests. Refused requests are kept apart: they cost a client
-    nothing, and could displace all others."""
+    nothing, and could displace all other requests."""
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client

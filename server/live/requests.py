@@ -32,17 +32,17 @@ class LiveRequest(msgspec.Struct, frozen=True):
 
     id: str
     route: str
-    state: str  # waiting, or running once there is output; its outcome when it is over
+    state: str  # waiting, or running once there is output; the outcome of a finished request
     began_ms: int  # Unix time
-    seconds: float  # since then, or its duration
+    seconds: float  # since began_ms; the duration of a finished request
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
     queue_s: float | None = None
     first_token_s: float | None = None
-    status: int | None = None  # of its answer
+    status: int | None = None  # HTTP status of the answer
     error: str | None = None  # error code
-    finish: str | None = None  # why its choices ended
+    finish: str | None = None  # why the choices ended
 
 
 def open_request(record: RequestRecord, progress: GenerationProgress) -> LiveRequest:

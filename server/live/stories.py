@@ -11,7 +11,7 @@ MAX_MOMENTS = 64  # of a sequence
 
 
 class MomentKind(enum.StrEnum):
-    """Kinds of events in a sequence's life. The comments name the fields that each kind has besides its time."""
+    """Kinds of events in a sequence's life. A kind's comment names the fields of Moment that it uses, besides at_s."""
 
     QUEUED = "queued"  # num_running, num_waiting, num_tokens: of output that a previous engine generated
     WAITS = "waits"  # reason: a WaitReason; is_shared: other tenants hold room that it cannot claim
@@ -31,7 +31,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_tokens: int = 0
     num_left: int = 0
     num_steps: int = 0
-    step_s: float = 0.0  # duration of all these steps
+    step_s: float = 0.0  # duration of the event's engine steps together
     num_running: int = 0
     num_waiting: int = 0
     num_drafted: int = 0

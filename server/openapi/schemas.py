@@ -36,8 +36,8 @@ def body_schemas(models: Iterable[type[BaseModel]]) -> tuple[Mapping[type[BaseMo
 
 
 def _short(name: str) -> str:
-    """Return the name of a schema. pydantic puts the module in front if two models share a name; its last part is
-    enough."""
+    """Shorten a schema's name: pydantic puts the module's path in front if two models share a name, and the last part
+    of the path is enough."""
     return ".".join(name.split("__")[-2:])
 
 
@@ -54,10 +54,11 @@ def _renamed(value: Any) -> Any:
 
 
 class AnswerSchemas:
-    """JSON schemas of msgspec structs. msgspec's own function refuses unions with a plain field as the tag."""
+    """JSON schemas of msgspec structs. msgspec's own function refuses unions that are told apart by an
+    ordinary field."""
 
     def __init__(self, taken: Iterable[str]) -> None:
-        """taken: names of components that exist already."""
+        """taken: names of schemas that the document already has."""
         self.components: dict[str, Schema] = {}
         self._names: dict[type, str] = {}
         self._taken = {*taken}
@@ -116,7 +117,7 @@ class AnswerSchemas:
 
 
 def _plain(schema: Schema) -> Schema:
-    """Return the schema without titles, which repeat names, and with only the first paragraph of its docstring."""
+    """Return the schema without titles, which repeat names, and with only the first paragraph of its description."""
     plain: Schema = _untitled(schema)
     text = plain.get("description")
     if isinstance(text, str):

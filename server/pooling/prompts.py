@@ -16,7 +16,8 @@ _ALIKE = {name: group for group in (_QUERIES, _PASSAGES, *_OTHERS) for name in g
 
 
 def prompt_text(info: PoolingInfo, prompt_name: str | None, input_type: str | None) -> str:
-    """Return the prompt to put in front of inputs, "" for none. Raises InvalidRequest if the model lacks it."""
+    """Return the prompt to put in front of inputs, "" for none. Raises InvalidRequest if the model has no prompt
+    for `prompt_name` or `input_type`."""
     if prompt_name is not None:
         if prompt_name not in info.prompts:
             raise InvalidRequest(

@@ -135,7 +135,8 @@ class ChatFormatter:
             yield self._chunk([], self._reports.of_answer(generation))
 
     def _deltas(self, delta: ChoiceDelta) -> Iterable[ChatDelta]:
-        """Yield the chunk deltas for a delta, in order. Tokens without text get an empty one, for their logprobs."""
+        """Yield the API's deltas for one delta of the choice, in order. Tokens without text get a delta with empty
+        content, which carries their logprobs."""
         if delta.text:
             yield ChatDelta(content=delta.text)
         for piece in delta.pieces:

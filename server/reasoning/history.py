@@ -18,9 +18,9 @@ def find_thought_field(template: ChatTemplate) -> str | None:
 
 
 def with_thought_in(message: Mapping[str, Any], field: str | None) -> dict[str, Any]:
-    """Return a copy of `message` with its thought, from any field, only in `field`, or without it if `field` is None.
+    """Return a copy of `message` whose thought is moved to `field`, from whichever field it is in; removed if None.
 
-    Raises InvalidRequest for a thought that is not a text, and for two different ones.
+    Raises InvalidRequest for a thought that is not a text, and for fields with different thoughts.
     """
     if message.get("role") != "assistant":
         return dict(message)

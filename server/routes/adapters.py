@@ -55,7 +55,7 @@ async def unload_lora_adapter(context: Context, body: Json[UnloadAdapterRequest]
 
 @router.delete("/v1/models/{name:path}")
 async def delete_model(request: Request, name: str, context: Context) -> JSONResponse:
-    """Stop serving a LoRA adapter. The key of a fine-tuning job may do this to its adapter, whose files are deleted."""
+    """Stop serving a LoRA adapter. A fine-tuning job's key may do this to its adapters, whose files are deleted."""
 
     def check(record: FinetuningRecord) -> None:
         if request.state.owner != record.owner:

@@ -22,7 +22,7 @@ _FORM = StreamForm("text/event-stream", ping=b": ping\n\n", end=b"")
 
 @router.get("/dashboard/events", dependencies=[OPERATORS_ONLY])
 async def events(request: Request, context: Context) -> Response:
-    """Stream the activity of the engine of `model`, by default of the first, and of its requests, four times a second.
+    """Stream the activity of a model's engine and its requests, four times a second. `model` defaults to the first one.
 
     The stream is for the dashboard, and its form may change.
     """
@@ -37,7 +37,7 @@ async def events(request: Request, context: Context) -> Response:
 
 @router.get("/dashboard/requests/{request_id}", dependencies=[OPERATORS_ONLY])
 async def request_story(context: Context, request_id: str) -> Response:
-    """Report what the engine did with a request, when and why. The id is the request's, or the id in its answer."""
+    """Report what the engine did with a request, when and why. `request_id` may also be the answer's id."""
     story = context.models.story(request_id)
     return json_response(story, {"cache-control": "no-store"})
 

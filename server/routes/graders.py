@@ -94,7 +94,7 @@ def _size(grader: Grader, body: GraderRunRequest) -> int:
 
 
 async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> tuple[ScoreAnswer, AnswerUsage]:
-    """Ask a grading model one question, at batch priority. Call it in a task of its own, whose priority it sets."""
+    """Ask a grading model one question, at batch priority. Sets the task's priority, so call it in a new task."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await run_body(context, caller, ENDPOINT, chat_body(question))

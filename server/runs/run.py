@@ -40,14 +40,14 @@ class RunOptions:
     """Options of one run: its id and owner, its form, and its behavior on errors and when memory is short."""
 
     id: str
-    owner: str  # of the only key that may read it
-    route: str  # that made the stream; requests to other routes do not get it
+    owner: str  # owner id of the only key that may read the stream
+    route: str  # route that made the stream; other routes do not find it
     form: RunForm
     broken: Callable[[Exception], bytes]  # returns the event that ends the stream after an error
     cut: Callable[[Exception], bytes]  # returns the last event for a reader whose next events are no longer held
-    waits_for_readers: bool  # if the memory is full, instead of dropping events that they have not read
-    headers: dict[str, str]  # of every response with the stream
-    subject: object = None  # for the feature that started the run, to find it again
+    waits_for_readers: bool  # if memory is full; False: unread events are dropped
+    headers: dict[str, str]  # HTTP headers of every response with the stream
+    subject: object = None  # object by which the feature that started the run finds it
 
 
 class Reader:

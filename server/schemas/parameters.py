@@ -69,14 +69,14 @@ _TEXT_NAMES: Mapping[str, str] = {"max_completion_tokens": "max_tokens", "top_lo
 class ParameterTable:
     """Fields of a protocol that are not honored.
 
-    unsupported: fields that would change the answer, and are refused. ignored: fields that cannot change it. Both map a
-    path without indices to the values, besides null, that are accepted silently, since they change nothing.
+    unsupported: fields that would change the answer, and are refused. ignored: fields that cannot change it. Keys are
+    paths without indices. Values: the field's harmless values besides null, which are neither refused nor listed.
     """
 
     unsupported: Mapping[str, tuple[object, ...]]
     ignored: Mapping[str, tuple[object, ...]]
     types: Mapping[str, tuple[type, str]]
-    other_names: Mapping[str, str] = field(default_factory=dict)  # names of fields in text completions
+    other_names: Mapping[str, str] = field(default_factory=dict)  # by chat field, its name in text completions
 
 
 OPENAI_PARAMETERS = ParameterTable(_UNSUPPORTED, _IGNORED, _TYPES, _TEXT_NAMES)

@@ -183,8 +183,8 @@ class VectorFields(InputFields):
 
     @property
     def normalized(self) -> bool | None:
-        """Whether to normalize vectors; None for the model's default. Raises InvalidRequest if the two fields
-        differ."""
+        """Whether to normalize vectors; None for the model's default. Raises InvalidRequest if `normalize`
+        and `use_activation` differ."""
         first, second = self.normalize, self.use_activation
         if first is not None and second is not None and first != second:
             raise InvalidRequest(

@@ -166,7 +166,7 @@ class HostedItem(Item):
     """A call of a hosted tool, which ran on another server, or the call's output. Ignored."""
 
     type: Literal[HOSTED_ITEMS]  # type: ignore[valid-type]
-    status: str | None = None  # type: ignore[assignment]  # each kind has its own
+    status: str | None = None  # type: ignore[assignment]  # values differ by kind
 
     @property
     def extra(self) -> dict[str, Any]:

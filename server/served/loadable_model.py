@@ -43,18 +43,18 @@ class LoadableModel:
     idle_s: float | None = None  # time without a request after which it is unloaded; None is never
     load_s: float = 5.0  # duration of the last load
     state: ModelState = ModelState.UNLOADED
-    reason: str = ""  # of FAILED
+    reason: str = ""  # why the model is in state FAILED
     num_users: int = 0  # requests that were admitted and are not over
-    num_clients: int = 0  # the users that are not lines of batches
+    num_clients: int = 0  # those of num_users that are not lines of batches
     waiters: deque[Waiter] = field(default_factory=deque)
-    is_load_requested: bool = False  # without a client's request: at the start, or by an operator
+    is_load_requested: bool = False  # at startup or by an operator, not by a client's request
     load_requests: list[OperatorRequest] = field(default_factory=list)
     unload_requests: list[OperatorRequest] = field(default_factory=list)
-    must_unload: bool = False  # as soon as it has no users
-    keep_alive_s: float | None = None  # of the last request, in place of `idle_s`; infinite is never
-    measured_bytes: int | None = None  # memory that it used when it was loaded last
-    used_s: float = 0.0  # time of its last request, as of all that follow
-    client_used_s: float = -math.inf  # without lines of batches
+    must_unload: bool = False  # unload as soon as num_users is 0
+    keep_alive_s: float | None = None  # set by the last request, replaces `idle_s`; infinite is never
+    measured_bytes: int | None = None  # memory that the model used when it was last loaded
+    used_s: float = 0.0  # when the last request ended or the model was loaded; monotonic, like all times below
+    client_used_s: float = -math.inf  # when a client's last request ended
     load_started_s: float = 0.0
     failed_s: float = -math.inf
     num_failures: int = 0  # in a row

@@ -42,7 +42,7 @@ class _Shared:
     text_model: asyncio.Task[TextModel] | None = None
     last_info: EngineInfo | None = None
     expected_capabilities: list[str] = field(default_factory=list)  # before the model has been loaded
-    expected_layers: list[str] = field(default_factory=list)  # trainable ones
+    expected_layers: list[str] = field(default_factory=list)  # kinds of layers that can be trained
 
 
 @dataclass(slots=True)
@@ -66,8 +66,8 @@ class ServedModel:
     loader: ModelLoader | None = None  # None: the model is loaded at the start, and stays loaded
     has_adapters: bool = False  # whether adapters can be served (--enable-lora)
     adapter: ServedAdapter | None = None
-    _adapter_version: Callable[[], ServedAdapter] | None = None  # returns the current one
-    _adapter_ref: AdapterRef | None = None  # of the version in the view's first request to the engine
+    _adapter_version: Callable[[], ServedAdapter] | None = None  # returns the adapter's current version
+    _adapter_ref: AdapterRef | None = None  # version that the view's first request to the engine used
     _shared: _Shared = field(default_factory=_Shared)
 
     @property

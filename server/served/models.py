@@ -80,7 +80,7 @@ class ServedModels:
     def base_model(self, name: str | None) -> ServedModel:
         """Return the model with this name, as the base of an adapter; for None, the only model that can have adapters.
 
-        Raises InvalidRequest if there is no such model, or the name is needed.
+        Raises InvalidRequest if no model with this name can have adapters, or the name is None and several models can.
         """
         able = [model for model in self._models if model.has_adapters]
         if not able:

@@ -51,8 +51,8 @@ def running_response(context: ServerContext, owner: str, response_id: str) -> tu
 
 
 def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the final state of a response that is stored as running because storing its end failed: the state in
-    memory while its run is kept there, afterwards the stored response marked as failed."""
+    """Return the final state of a response that has ended, but is stored as running since storing its end failed. While
+    its run is in memory, this is the state there; afterwards, the stored response marked as failed."""
     run = context.runs.find(stored["id"], owner)
     if run is not None and isinstance(run.options.subject, KeptResponse):
         shown: dict[str, Any] = msgspec.to_builtins(run.options.subject.response)

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 class KeptResponse:
-    """An AnswerFormatter that stores the response before it sends the end, so that a client can retrieve it then."""
+    """An AnswerFormatter that stores the response before it sends the last event, so that a client can retrieve the
+    response as soon as the stream has ended."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ class Entry:
     kind: str
     owner: str
     created_s: int
-    state: str  # by which the feature finds it; "" for none
+    state: str  # label that `with_states` searches for; "" for none
     body: dict[str, Any]
 
 

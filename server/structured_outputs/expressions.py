@@ -48,7 +48,8 @@ def regex_expression(pattern: str, param: str) -> Expression:
 
 
 def choices_expression(choices: list[str], param: str) -> Expression:
-    """Return a grammar expression for exactly one of the choices. Raises InvalidRequest."""
+    """Return a grammar expression for exactly one of the choices. Raises InvalidRequest if there are none or too many,
+    or one is empty."""
     if not 0 < len(choices) <= MAX_CHOICES:
         raise InvalidRequest(f"{param} has {len(choices):,} choices; it must have 1 to {MAX_CHOICES:,}", param=param)
     for index, choice in enumerate(choices):

@@ -23,7 +23,7 @@ class _Names:
     suffix_first: bool = False
     repository: tuple[str, ...] = ()  # before a repository's name
     file: tuple[str, ...] = ()  # before each file's path
-    ends: tuple[str, ...] = ()  # texts that end the middle, besides EOS and all of the above
+    ends: tuple[str, ...] = ()  # tokens that end the middle, besides EOS and the fields above
 
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -65,8 +65,8 @@ class FillInMiddle:
     suffix_first: bool
     repository_id: int | None
     file_id: int | None
-    end_ids: frozenset[int]  # that end the middle
-    texts: re.Pattern[str]  # the spellings of all of these
+    end_ids: frozenset[int]  # ids of the tokens that end the middle
+    texts: re.Pattern[str]  # matches the spelling of every FIM token
 
     def prompt(self, prefix_ids: list[int], suffix_ids: list[int]) -> list[int]:
         """Return the token ids of the prompt after which the model writes the middle."""

@@ -44,7 +44,7 @@ class ToolFormat(ABC):
     """
 
     name: str
-    takes_object_arguments: bool = field(default=True, kw_only=True)  # of earlier calls; else their JSON text
+    takes_object_arguments: bool = field(default=True, kw_only=True)  # in the template: an object, not JSON text
     call_id_length: int | None = field(default=None, kw_only=True)
     renders_calls: bool = field(default=True, kw_only=True)
     takes_several_calls: bool = field(default=True, kw_only=True)

@@ -88,7 +88,8 @@ class EndpointRequest:
             yield
 
     def admit(self) -> None:
-        """Check drain, engine, model and key. Raises EngineUnavailable, InvalidRequest and RateLimited."""
+        """Raise EngineUnavailable if the server drains or no engine is ready, InvalidRequest if the model does not fit
+        the endpoint, and RateLimited if the key has reached a limit."""
         self.model.check_admission()
         match self.capability:
             case Capability.GENERATES:
@@ -129,12 +130,12 @@ class Endpoint(Generic[B]):
     capability: Capability
     check: Callable[[B, EndpointRequest], Awaitable[None]]
     prepare: Callable[[B, EndpointRequest], Awaitable[Work]]
-    answers: Mapping[str, Any]  # by media type, as in openapi.operation.Operation
+    answers: Mapping[str, Any]  # types of responses, and of events for streams, by media type
     example: Mapping[str, Any]
     read: Callable[[dict[str, Any]], B] | None = None
     model: Callable[[B, ServedModels], ServedModel] = _named_model
     needs_model: Callable[[B, ServedModel], bool] = lambda _body, _model: True
-    errors: Sequence[type[Exception]] = ()  # in addition to those of its capability
+    errors: Sequence[type[Exception]] = ()  # for the OpenAPI document, besides errors common to its capability
     loading_error: Callable[[bytes], bytes] | None = None
     tasks: tuple[PoolingTask, ...] = ()  # tasks for which errors suggest the endpoint, its main task first
     is_batchable: bool = False

@@ -71,7 +71,7 @@ class ChoiceMeter:
         return times
 
     def _count_start(self, output: RequestOutput) -> None:
-        """Record the first output. A sequence that ended in the queue also has an output, which reports its end."""
+        """Record the choice's first output. If the choice ended in the queue, that output only reports the end."""
         if self._prompt_tokens:
             self._metrics.add("prompt_tokens_total", self._prompt_tokens)
         if output.queue_s is None:

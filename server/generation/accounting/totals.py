@@ -17,7 +17,8 @@ from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails,
 
 
 def count_request(metrics: Metrics, params: GenerationParams, record: RequestRecord | None) -> None:
-    """Observe the prompts and params of a request, before it is known whether the engine has room."""
+    """Record a request's prompt lengths, `n` and max_tokens in metrics and its record, even if the engine then refuses
+    the request."""
     for prompt in params.prompts:
         metrics.observe("request_prompt_tokens", len(prompt.ids))
         metrics.observe("request_params_n", params.n)
@@ -53,9 +54,9 @@ def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_to
 class RequestTimes:
     """Durations of the three phases of a request, which add up to the time from arrival to the last token."""
 
-    queue_s: float  # until the first step with a part of its prompt
-    prompt_s: float  # until the first token
-    output_s: float  # until the last token; 0 with a single token
+    queue_s: float  # from the arrival to the first step that computes a part of the prompt
+    prompt_s: float  # from then to the first token
+    output_s: float  # from the first to the last token; 0 with a single token
 
 
 def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTimes:
@@ -106,7 +107,7 @@ def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: in
 
 
 def _completion_details(params: GenerationParams, choices: Sequence[Choice]) -> CompletionTokensDetails | UnsetType:
-    """Return the counts of predicted, drafted and reasoning tokens. Rejected predictions are counted per choice."""
+    """Return the counts of predicted, drafted and reasoning tokens, each summed over all choices."""
     num_drafted = sum(choice.num_drafted for choice in choices)
     if not (params.plan.thought is not None or params.prediction_ids or num_drafted):
         return UNSET

@@ -103,7 +103,7 @@ class BeamRequests:
             return [await _token(stream) for stream in streams]
 
     async def _submit(self, request: EngineRequest, num_new_tokens: int | None) -> RequestStream:
-        """Submit a request; while the queue is full, retry, since a started search must not fail for that."""
+        """Submit a request. While the queue is full, retry: a full queue must not fail a search that has started."""
         while True:
             try:
                 return self._model.submit(request, num_new_tokens=num_new_tokens)

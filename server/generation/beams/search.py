@@ -36,7 +36,7 @@ class Beam:
     parent: Self | None
     token: TokenLogprobs | None  # None for the empty continuation
     length: int
-    logprob: float  # of all tokens
+    logprob: float  # sum over all tokens
 
     @property
     def tokens(self) -> list[TokenLogprobs]:
@@ -52,7 +52,7 @@ class Beam:
 class FinishedBeam:
     beam: Beam
     score: float
-    end_id: int | None  # the token that ended it; None at max_tokens
+    end_id: int | None  # the token that ended the beam; None if max_tokens did
 
 
 class BeamSearch:

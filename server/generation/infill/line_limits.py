@@ -10,7 +10,7 @@ class LineOptions:
     """Limits of an infill completion; llama-server's n_indent and t_max_predict_ms."""
 
     min_indent: int = 0  # blanks at the start of every line after the first; 0 is off
-    max_s: float = 0.0  # from the first token, if a line is complete by then; 0 is off
+    max_s: float = 0.0  # seconds from the first token; applies once a line is complete; 0 is off
 
     def limits(self) -> "LineLimits | None":
         return LineLimits(self) if self.min_indent or self.max_s else None

@@ -22,8 +22,8 @@ _SUFFIX_SHARE = 4  # if the code around the gap does not fit, a quarter of the p
 def infill_prompt(body: InfillRequest, fim: FillInMiddle, tokenizer: Tokenizer, max_tokens: int) -> tuple[Prompt, bool]:
     """Return the prompt, and whether input was truncated to fit into `max_tokens`.
 
-    Other files are dropped first, in the order of the request, then the code farthest from the gap. Raises
-    ContextLengthExceeded.
+    Files of `input_extra` are dropped first, in the order of the request, then the code farthest from the gap. Raises
+    ContextLengthExceeded if n_predict leaves no token for the prompt.
     """
     bos = _bos(body.add_special_tokens, tokenizer)
     room = max_tokens - fim.num_marks - len(bos)
@@ -60,7 +60,8 @@ def _after_mark(mark_id: int | None, name: str, fim: FillInMiddle, tokenizer: To
 
 
 def _that_fit(files: list[list[int]], head: list[int], foot: list[int], room: int) -> tuple[list[int], int]:
-    """Return the ids of head, the last files that fit, and foot; and how many files fit. No ids if none fits."""
+    """Return the ids of `head`, of as many of the last files as fit, and of `foot`; and the number of these files. No
+    ids if no file fits."""
     room -= len(head) + len(foot)
     num_files = 0
     for file in reversed(files):

@@ -29,9 +29,9 @@ class GenerationParams:
     prediction_ids: list[int]
     plan: AnswerPlan
     ignored: list[str]  # fields that are not honored
-    headers: dict[str, str]  # of the response; they list `ignored`
-    reports_progress: bool = False  # with deltas while the prompt is computed
-    beams: BeamOptions | None = None  # a beam search in place of sampling
+    headers: dict[str, str]  # response headers; one lists the ignored fields
+    reports_progress: bool = False  # sends deltas while the prompt is computed
+    beams: BeamOptions | None = None  # search for beams instead of sampling
     end_ids: frozenset[int] = frozenset()  # tokens that end an answer in addition to EOS
     is_prompt_cut: bool = False  # /infill left out a part of its input
 

@@ -29,7 +29,8 @@ async def text_prompts(
     echo: bool,
     truncation: Truncation | None,
 ) -> list[Prompt]:
-    """Tokenize the prompts of a text completion. Raises InvalidRequest and ContextLengthExceeded."""
+    """Tokenize the prompts of a text completion. Raises InvalidRequest for an empty prompt or an unknown token id, and
+    ContextLengthExceeded."""
     tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:
@@ -97,8 +98,8 @@ def render_prompt(
     truncation: Truncation | None = None,
     at_most: int | None = None,
 ) -> ChatPrompt:
-    """Render and tokenize a chat. Blocks. Raises InvalidRequest, and ContextLengthExceeded for a prompt that certainly
-    has more than `at_most` tokens."""
+    """Render and tokenize a chat on the calling thread. Raises InvalidRequest if the chat cannot be rendered or the
+    prompt is empty, and ContextLengthExceeded for a prompt that certainly has more than `at_most` tokens."""
     source = render_chat(chat, options, model)
     text, hidden = source.rendered.prompt, source.rendered.hidden
     if truncation is not None and truncation.keeps_end and not hidden:
@@ -161,9 +162,12 @@ def room_for_output(
     default: int | None = None,
     prompt_param: str,
 ) -> int:
-    """Return the limit of output tokens: `requested` or else what the longest prompt leaves of the context, at most
-    `default`. Raises ContextLengthExceeded: for the field `param` if `requested` is too large, and for `prompt_param`
-    if the prompt leaves no room for a single token."""
+    """Return the limit of output tokens: `requested`, or if None, what the longest prompt leaves of the context, at
+    most `default`.
+
+    Raises ContextLengthExceeded, which names the field `param` if `requested` is too large, and `prompt_param` if the
+    prompt leaves no room for a single token.
+    """
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
     if room < (1 if requested is None else min(requested, 1)):

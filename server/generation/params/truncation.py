@@ -21,8 +21,8 @@ class Truncation:
     def apply(self, prompt: Prompt, tokenizer: Tokenizer, *, echo: bool = False) -> Prompt:
         """Return the prompt with at most `max_tokens` tokens. With `echo`, its text is decoded from the tokens kept.
 
-        A BOS that the tokenizer puts first is kept first, and counts: models are trained with it there, and some
-        produce nonsense without it.
+        A BOS that the tokenizer adds stays the first token, and counts: models are trained with a BOS there, and some
+        produce nonsense without one.
         """
         ids = prompt.ids
         if len(ids) <= self.max_tokens:
@@ -40,7 +40,8 @@ class Truncation:
 def truncation_of(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
     """Return the truncation that the request asks for; None if it asks for none, and longer prompts are refused.
 
-    num_reserved: tokens of the context left for the answer if truncate_prompt_tokens is -1. Raises InvalidRequest.
+    num_reserved: tokens of the context left for the answer if truncate_prompt_tokens is -1. Raises InvalidRequest
+    if it is 0, or missing while truncation_side is set.
     """
     if body.truncate_prompt_tokens is None:
         if body.truncation_side is not None:

@@ -68,7 +68,8 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def make_context(config: NetworkConfig) -> ssl.SSLContext:
-    """Return a context for TLS 1.2 and later with the certificate of the options. Raises StartupError."""
+    """Return a context for TLS 1.2 and later with the certificate of the options. Raises StartupError if a file of the
+    options cannot be used."""
     assert config.ssl_certfile is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -278,8 +278,8 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _may_answer(self) -> bool:
-        """Whether an error can be sent as the response to the request being read: earlier requests have their
-        responses, and its own has not started."""
+        """Whether an error can be sent as the response to the request being read: all earlier requests are answered,
+        and no other response to this one has started."""
         if self._section is _Section.BODY:
             return not self.cycle.response_started and not self.pipeline
         return not self._is_answering

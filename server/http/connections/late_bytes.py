@@ -10,7 +10,7 @@ _MAX_BYTES = 1 << 30  # usually enough to read the rest of a file that is too la
 
 
 class LateBytes:
-    """Counts bytes after a response. Calls `on_silence` after 5 s without any, `on_limit` at a size or time limit."""
+    """Counts bytes after a response. Calls `on_silence` after 5 s without bytes, `on_limit` at a size or time limit."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_silence: Callable[[], None], on_limit: Callable[[], None]
@@ -33,7 +33,7 @@ class LateBytes:
         self._silence_timer = self._loop.call_later(_SILENCE_S, self._end, self._on_silence)
 
     def note(self, num_bytes: int) -> None:
-        """Count received bytes. Has no effect before `begin` and after the end."""
+        """Count received bytes. No effect before `begin`, after `stop`, and once a callback was called."""
         if self._silence_timer is None:
             return
         self._silence_timer.cancel()

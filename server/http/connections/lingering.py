@@ -1,8 +1,9 @@
 """LingeringTransport: closes a connection so that its client reads the answer, although it is still sending.
 
-A system that gets bytes for a closed socket resets the connection. The client's system then drops what its program has
-not read, usually the answer. So a lingering transport shuts down its sending side, drops what it receives,
-and closes when the client does, or at the limits of LateBytes. nginx calls this a lingering close.
+If bytes arrive for a closed socket, the operating system resets the connection, and the client's system then drops
+received bytes that the client has not read yet, usually the answer. So a lingering transport shuts down its
+sending side, drops what it receives, and closes when the client does, or at the limits of LateBytes. nginx calls this a
+lingering close.
 
 open ──close, client is not sending───────────────────────────────> closed
  └─────close while the client sends──> lingering ──client's end, silence, limit──┘

@@ -18,7 +18,8 @@ _WINDOW_S = 10.0
 
 
 class RequestLog:
-    """Logs finished requests at INFO; monitoring, and refusals beyond the first of each time window, at DEBUG."""
+    """Logs finished requests at INFO. Probes of monitoring are logged at DEBUG, and so are refusals after the first ten
+    with the same error code within 10 s."""
 
     def __init__(self) -> None:
         self._refused: dict[str, int] = {}  # by error code, in the open window
@@ -34,7 +35,7 @@ class RequestLog:
         logger.log(level, "%s %s %d %s", record.method, record.route, record.status, rest, extra=extra)
 
     def _is_one_of_many(self, record: RequestRecord) -> bool:
-        """Whether the request is a refusal, and the window already has enough lines with its error code."""
+        """Whether the request is a refusal, and the time window already has enough lines with the same error code."""
         if record.outcome is not RequestOutcome.REFUSED:
             return False
         if not self._refused:

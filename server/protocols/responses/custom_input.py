@@ -27,7 +27,7 @@ def parameters_of(pattern: str | None) -> dict[str, Any]:
 
 
 class CustomInput:
-    """Decodes the tool's input from the function's JSON arguments as they stream.
+    """Decodes a custom tool's input from the function's JSON arguments as they stream.
 
     Arguments that do not begin with {"input": " are themselves taken as the input, so that nothing that the model wrote
     is lost.
@@ -52,7 +52,8 @@ class CustomInput:
         return self._decoded()
 
     def finish(self) -> str:
-        """Return the rest: all arguments if they had another form, or U+FFFD for an unpaired surrogate at the end."""
+        """Return the rest of the input: all arguments if they do not begin with {"input": ", else "", or U+FFFD for an
+        unpaired surrogate at the end."""
         rest = _joined(self._half) if self._is_within else self._pending
         self._pending = self._half = ""
         return rest

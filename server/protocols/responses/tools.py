@@ -102,7 +102,8 @@ def tool_table(body: PromptFields) -> ToolTable:
 
 
 def chat_choice(body: PromptFields) -> ToolChoice:
-    """Translate tool_choice. Raises InvalidRequest and UnsupportedParameter."""
+    """Translate tool_choice. Raises InvalidRequest for an allowed tool without a name, and UnsupportedParameter if no
+    allowed tool is a function or custom tool."""
     match body.tool_choice:
         case NamedChoice(name=name, namespace=namespace):
             return ToolChoice("required", (chat_name(name, namespace),), is_single=True)

@@ -48,9 +48,10 @@ async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
 
 
 def droppable(items: Sequence[InputItem]) -> tuple[list[int], list[int]]:
-    """Return the positions of items that may be left out, oldest first, and how many of the oldest may be, ascending.
+    """Return (positions, counts): the positions of items that may be left out, oldest first; and, ascending, each count
+    n for which the first n positions may be left out together, since no call is separated from its output.
 
-    No such number separates a call from its output. The last number is the number of all positions.
+    The last count is the number of positions.
     """
     positions: list[int] = []
     sizes: list[int] = []

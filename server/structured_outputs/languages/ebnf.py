@@ -29,7 +29,7 @@ def num_ebnf_rules(grammar: str) -> int:
 
 
 def lark_of_ebnf(grammar: str, param: str) -> str:
-    """Convert an EBNF grammar to Lark's syntax. Raises InvalidRequest."""
+    """Convert an EBNF grammar to Lark's syntax. Raises InvalidRequest if malformed, too large, or matching no text."""
     num_rules = num_ebnf_rules(grammar)
     if num_rules > MAX_RULES:
         raise InvalidRequest(
@@ -77,7 +77,7 @@ def _has_text(lark: str) -> bool:
 
 
 def _ends(tokens: list[tuple[str, str]], names: Iterable[str], ending: set[str]) -> bool:
-    """Whether the rule can match a finite text. ending: names of the rules that are known to match one."""
+    """Whether the rule can match a finite text. ending: names of rules that are known to match a finite text."""
     # For each open group: whether an earlier alternative ends, whether this one does so far, and its last part
     groups = [[False, True, True]]
     for kind, token in tokens:

@@ -44,7 +44,10 @@ _GIVE_ANOTHER = "give another: --chat-template"
 
 @dataclass(frozen=True, slots=True)
 class RenderedChat:
-    """A prompt for Tokenizer.encode_chat, with placeholders for some texts. hidden: these texts, by placeholder."""
+    """A prompt for Tokenizer.encode_chat, with placeholders for clients' texts that spell control tokens.
+
+    hidden: the texts that were replaced, by placeholder.
+    """
 
     prompt: str
     hidden: Mapping[str, str]

@@ -1,8 +1,8 @@
 """The form in which a chat template takes a message's content: one text, a list of parts, or either.
 
 Templates of text models insert content as a string, templates of vision models iterate over parts, and some test
-which it is. Jinja raises no error if a list is rendered as Python's text, or if characters have no type, so the form
-is determined from the prompts of trial chats.
+the type of the content. Jinja raises no error for the wrong form: it inserts a list as Python would print it, and
+iterates over the characters of a string. So the form is determined from the prompts of trial chats.
 """
 
 import enum

@@ -46,7 +46,7 @@ def item_counts(schema: Schema) -> tuple[int, int | None]:
 
 
 def unenforced_value(schema: Schema, *, depth: int) -> list[Location]:
-    """Return the paths of a value's keywords that the grammar does not enforce. depth: nested levels it enforces."""
+    """Return the paths of a value's keywords that the grammar does not enforce. depth: levels that it can enforce."""
     if isinstance(schema, bool) or scalar_constants(schema):
         return []
     if choices := choices_of(schema):

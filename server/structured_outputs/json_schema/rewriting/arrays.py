@@ -12,7 +12,7 @@ _MAX_UNIQUE = 4  # values, which have 65 arrangements
 
 
 def write_array(writer: Writer, node: Node, location: Location, extra: list[Schema]) -> Node:
-    """Rewrite the schema's array keywords. Appends schemas that instances must match in addition to `extra`."""
+    """Rewrite the schema's array keywords. Appends to `extra` further schemas that instances must also match."""
     written: Node = {**sizes_of(node, "minItems", "maxItems")}
     prefix, items = _array_parts(node)
     if prefix is not None:

@@ -53,7 +53,7 @@ class Negation:
         return len(self._names)
 
     def discard_names_after(self, num_named: int) -> None:
-        """Forget the negated definitions after the first `num_named`, which may be incomplete."""
+        """Keep only the first `num_named` negated definitions: later ones may be incomplete after an error."""
         for key in list(self._names)[num_named:]:
             del self._names[key]
 
@@ -186,7 +186,7 @@ class Negation:
 
 
 def _check_without_effect(keyword: str, value: Any) -> None:
-    """Raise InexpressibleError if the keyword, of which no negation can be written, restricts instances."""
+    """Raise InexpressibleError if the keyword restricts instances. For keywords whose negation cannot be written."""
     match keyword:
         case "format":
             has_effect = value in FORMATS or value in FORMAT_PATTERNS

@@ -13,7 +13,7 @@ from server.structured_outputs.json_schema.rewriting.writer import ABSENT, Node,
 
 
 def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:
-    """Rewrite the schema's object keywords. Appends schemas that instances must match in addition to `extra`."""
+    """Rewrite the schema's object keywords. Appends to `extra` further schemas that instances must also match."""
     written: Node = {}
     for keyword in node:
         if keyword == "patternProperties":

@@ -53,7 +53,8 @@ _WITHOUT_EFFECT = ANNOTATIONS | {"$dynamicAnchor", "$recursiveAnchor", "then", "
 class Translation:
     """The rewriting of one schema document. The written schema accepts every value that the original accepts.
 
-    It accepts more only if `ignored` lists the keyword responsible; with `is_strict`, that is an error instead.
+    The written schema accepts other values only if `ignored` lists the keyword that would exclude them; with
+    `is_strict`, such a keyword is an error instead.
     """
 
     def __init__(self, references: References, *, is_strict: bool) -> None:
