@@ -124,7 +124,7 @@ class EngineStopped(EngineDied):
 
 
 class RequestFailed(HeadraceError):
-    """This request failed inside the engine, for example because its logits were not finite; others continue."""
+    """This request failed inside the engine, for example on logits that are not finite; other requests continue."""
 
 
 class StartupError(HeadraceError):

@@ -8,7 +8,8 @@ from engine.adapters.source import A
 
 
 class HostAdapters(Generic[A]):
-    """LRU cache of `limit` adapters, exceeded only to keep adapters of started requests, whose files may have changed.
+    """LRU cache of `limit` adapters. Beyond the limit, it keeps only adapters of started requests, whose files may have
+    changed.
 
     An evicted adapter is read again when a request needs it. Invariant: `_forgotten` is a subset of `_adapters`.
     """
@@ -30,8 +31,8 @@ class HostAdapters(Generic[A]):
         return adapter
 
     def add(self, adapter: A, in_use: Mapping[bytes, bool]) -> None:
-        """Add an adapter, and evict others beyond the limit. in_use: the digests of open requests' adapters, and
-        whether one of an adapter's requests has started."""
+        """Add an adapter, and evict others beyond the limit. in_use: the adapters of open requests, by digest; true if
+        any request that uses the adapter has started."""
         self._forgotten.discard(adapter.digest)
         self._adapters[adapter.digest] = adapter
         self._adapters.move_to_end(adapter.digest)

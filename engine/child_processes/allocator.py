@@ -20,7 +20,8 @@ def retain_freed_memory() -> None:
 
     glibc maps a buffer above 32 MiB anew each time and gives it back when it is freed. The system then hands out every
     page of it again, cleared, and to one thread at a time, while other threads wait: a step of 1,024 rows of a 1.5B
-    model spent a fifth of its time on that. Peak memory is the same. An old glibc refuses such a threshold.
+    model spent a fifth of its time on that. Peak memory is the same. If an old glibc refuses so high a threshold,
+    nothing changes.
     """
     _set_parameters({_MMAP_THRESHOLD: _RETAINED_BYTES, _TRIM_THRESHOLD: _RETAINED_BYTES})
 

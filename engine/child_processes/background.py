@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def give_way(priority: str) -> None:
-    """Run this thread, and the threads that it starts, at the given priority."""
+    """Run this thread, and the threads that it starts, at a priority: "idle", "low" or "normal"."""
     if priority == NORMAL:
         return
     niceness = _LOW_NICENESS if priority == LOW else _LOWEST_NICENESS

@@ -35,7 +35,7 @@ _WITH_SECONDS = ("hang", "delay")
 class PlannedFault:
     point: str
     action: str
-    seconds: float  # of hang and delay; else 0
+    seconds: float  # duration of the actions hang and delay; else 0
     number: int
     is_repeated: bool
 
@@ -48,7 +48,7 @@ class FaultPlan:
     """The planned faults of a process, and its visits to each point. One thread at a time may visit a point."""
 
     def __init__(self, text: str) -> None:
-        """Parse a plan. Raises OptionError."""
+        """Parse a plan. Raises OptionError for a malformed fault, or an unknown point or action."""
         self._faults = [_parse(entry.strip()) for entry in text.split(",")]
         self._counts = dict.fromkeys(_ACTIONS, 0)
 

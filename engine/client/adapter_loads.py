@@ -9,7 +9,8 @@ from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, LoadAdap
 
 
 class AdapterLoads:
-    """Pending requests to load an adapter, by number. If the engine ends, they raise EngineDied and are not resent."""
+    """Pending requests to load an adapter, by number. If the engine ends, their callers get EngineDied; the requests
+    are not sent to the next engine."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -19,7 +20,8 @@ class AdapterLoads:
         return len(self._open)
 
     async def run(self, path: str, send: Callable[[LoadAdapter], None]) -> AdapterInfo:
-        """Make the engine load an adapter; return its description. Raises AdapterUnusable and EngineDied."""
+        """Make the engine load an adapter; return its description. Raises AdapterUnusable if the engine refuses the
+        adapter, and EngineDied if the engine ends first."""
         number = next(self._numbers)
         answer = self._open[number] = asyncio.get_running_loop().create_future()
         try:

@@ -15,7 +15,7 @@ RESTART_WINDOW_S = 600.0
 class EngineLife:
     """State machine of the engine: LOADING and READY for each process in turn, and finally DEAD.
 
-    Invariants: `reason` is empty while READY; DEAD is final, and `wait_ready` and `wait_dead` return by then.
+    Invariants: `reason` is empty while READY; DEAD is final, and ends the waiting in `wait_ready` and `wait_dead`.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,8 @@ class EngineLife:
 
     @property
     def info(self) -> EngineInfo:
-        """The description of the latest process that was ready. Raises EngineUnavailable before there is one."""
+        """The description of the latest process that was ready. Raises EngineUnavailable until a process has been
+        ready."""
         if self._info is None:
             raise EngineUnavailable(self.reason)
         return self._info
@@ -57,7 +58,8 @@ class EngineLife:
         return self.reason
 
     def stage(self) -> tuple[str | None, float | None]:
-        """Return the stage of loading, and its progress (0..1). Each is None if unknown, or not LOADING."""
+        """Return the stage of loading, and its progress (0..1). Each is None if it is unknown, or if the engine is not
+        LOADING."""
         loading = self.loading
         if self.state is not EngineState.LOADING or loading is None:
             return None, None

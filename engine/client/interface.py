@@ -42,15 +42,15 @@ class EngineStatus:
 
     state: EngineState
     reason: str  # why not READY, for people; empty when READY
-    stage: str | None = None  # of LOADING, such as "load weights"; None before it is known
-    progress: float | None = None  # of the stage, 0..1 while LOADING, None if unknown
+    stage: str | None = None  # stage of loading, such as "load weights"; None before it is known
+    progress: float | None = None  # progress of the stage, 0..1; None if unknown or not LOADING
     num_open: int = 0  # requests submitted and not ended
-    num_running: int = 0  # of clients, as num_waiting
+    num_running: int = 0  # clients' requests; num_waiting counts only clients' requests too
     num_waiting: int = 0
-    num_waiting_tokens: int = 0  # of prompts whose computation has not started
+    num_waiting_tokens: int = 0  # tokens of prompts whose computation has not started
     seconds_since_progress: float = 0.0  # since a sign of progress, or since an idle engine got work; 0 when idle
     num_restarts: int = 0
-    num_batch: int = 0  # of num_open, lines of batches
+    num_batch: int = 0  # open requests that are lines of batches
 
 
 class RequestStream(Protocol):
@@ -84,8 +84,8 @@ class EngineClient(Protocol):
     ) -> None:
         """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, before the next await.
 
-        num_new_tokens: the requests' prompt tokens; a prompt that several share counts once. Lines of batches are not
-        in the clients' queue, and are never refused because of its length.
+        num_new_tokens: the requests' prompt tokens; a prompt that several requests share counts once. Lines of batches
+        are not in the clients' queue, and are never refused because of its length.
         """
 
     @property
@@ -93,8 +93,8 @@ class EngineClient(Protocol):
         """The limit on lines of batches in the engine; a batch must acquire room before it submits a line."""
 
     def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
-        """Predict when a request that is submitted now would get its first token. num_new_tokens: its prompt
-        tokens that no other request of the same client computes."""
+        """Predict when a request that is submitted now would get its first token. num_new_tokens: its prompt tokens,
+        without those that another choice of the same API request computes."""
 
     def drain_s(self) -> float:
         """Estimate the seconds until all waiting requests have ended, at the recent rate, at most two minutes."""
@@ -105,8 +105,8 @@ class EngineClient(Protocol):
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         """Submit a request. The caller must iterate to the end or abort.
 
-        num_new_tokens: prompt tokens that no other request of the same client computes; default: all. Raises QueueFull
-        if too many requests of clients wait, and EngineUnavailable.
+        num_new_tokens: prompt tokens, without those that another choice of the same API request computes; default: all.
+        Raises QueueFull if too many requests of clients wait, and EngineUnavailable while the engine accepts none.
         """
 
     async def load_adapter(self, path: str) -> AdapterInfo:
@@ -122,11 +122,11 @@ class EngineClient(Protocol):
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
         """Compute the texts' vectors or scores; return them in order. Only for an engine whose info has `pooling`.
 
-        Together the texts count as one waiting request. If the engine process ends, the next one computes the texts
-        that are left. Raises QueueFull and EngineUnavailable before anything is computed, EngineDied if the engine ends
-        twice while it computes one of the texts, or for good, and EngineStopped. After a cancellation, texts that have
-        not been started are not computed; if one text has waited too long, the rest end with it. A text that cannot be
-        computed alone has an output with FinishReason.ERROR.
+        Together the texts count as one waiting request. If the engine process ends, the next process computes the texts
+        that have no output yet. Raises QueueFull and EngineUnavailable before anything is computed, EngineDied if the
+        engine ends twice while it computes one of the texts, or for good, and EngineStopped if the server is stopping.
+        After a cancellation, texts that have not been started are not computed; if one text has waited too long, the
+        call's other texts end too. If the computation of one text fails, only its output has FinishReason.ERROR.
         """
 
 
@@ -141,7 +141,7 @@ class EngineCallbacks:
     on_step: Callable[[StepStats], None] = ignore
     on_loading: Callable[[Loading], None] = ignore
     on_tokenizer: Callable[[TokenizerInfo], None] = ignore
-    on_discarded: Callable[[int], None] = ignore  # tokens; see OutputStream
+    on_discarded: Callable[[int], None] = ignore  # number of generated tokens that no reader will get
     on_first_token: Callable[[FirstToken, float], None] = ignore  # the prediction, and the seconds that it took
     on_restart: Callable[[RestartReason], None] = ignore
     on_process: Callable[[int | None], None] = ignore  # the id of a process that started; None when it has ended

@@ -26,12 +26,12 @@ class _Open:
     num_new_tokens: int
     is_sent: bool = False
     is_started: bool = False
-    output_ids: list[int] = field(default_factory=list)  # all that the stream has got, from all engines
-    last: RequestOutput | None = None  # the last one with tokens
+    output_ids: list[int] = field(default_factory=list)  # all tokens that the stream has got, from all engines
+    last: RequestOutput | None = None  # the last output with tokens
     was_started: bool = False  # by this engine or an earlier one
     num_prompt_computed: int = 0  # the most that was reported to the stream
-    num_predicted: int = 0  # as reported last
-    num_deaths: int = 0  # of engines that were computing the request
+    num_predicted: int = 0  # as in the last output
+    num_deaths: int = 0  # deaths of engines that were computing the request
 
     @property
     def is_batch(self) -> bool:
@@ -91,7 +91,8 @@ class OpenStreams:
         self, request: EngineRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
         """Add an unsent request, and return its stream. A request without a seed gets one, which stays the same if the
-        engine restarts. num_new_tokens: prompt tokens that no other request of the same client computes.
+        engine restarts. num_new_tokens: prompt tokens, without those that another choice of the same API request
+        computes.
         """
         if request.sampling.seed is None:
             request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
@@ -181,8 +182,8 @@ class OpenStreams:
         """Mark all requests as unsent for the next engine, and return them, without those that fail.
 
         A stream raises EngineDied if its output cannot be continued (with `reason` as message), or if its request was
-        being computed when MAX_DEATHS engines ended. If an engine ends before it has started any,
-        the end counts against all requests that it had received.
+        being computed when MAX_DEATHS engines ended. If an engine ends before it has started any request, the end
+        counts against all requests that it had received.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         suspects = [each for each in were_sent if each.is_started] or were_sent

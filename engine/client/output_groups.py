@@ -7,7 +7,7 @@ from engine.protocol import EngineRequest, RequestOutput
 class OutputGroups:
     """Buffer that merges a request's outputs until they have `tokens_per_output` tokens, or the request ends.
 
-    Invariant: a kept output has fewer tokens than its request's `tokens_per_output`, and its request has not ended.
+    Invariant: a buffered output has fewer tokens than its request's `tokens_per_output`, and its request has not ended.
     """
 
     def __init__(self) -> None:

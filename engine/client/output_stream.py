@@ -94,7 +94,8 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
 
 
 def _joined_counts(first: RequestOutput, second: RequestOutput) -> list[int]:
-    """Concatenate `num_predicted` of two outputs. An output without counts (counting failed) adds no predictions."""
+    """Concatenate the running counts `num_predicted` of two outputs. If counting failed in an output, its counts stay
+    at the last known value."""
     if not first.num_predicted and not second.num_predicted:
         return []
     before = first.num_predicted or [0] * len(first.new_ids)

@@ -21,7 +21,7 @@ class _Call:
     answer: asyncio.Future[list[PoolingOutput]]
     requests: Sequence[PoolingRequest]
     is_batch: bool
-    num_waiting: int = 0  # of the texts
+    num_waiting: int = 0  # texts of the call that wait
     outputs: dict[str, PoolingOutput] = field(default_factory=dict)
 
 
@@ -33,7 +33,7 @@ class _Open:
     call: _Call
     is_sent: bool = False
     is_started: bool = False
-    num_deaths: int = 0  # of engines that were computing the text
+    num_deaths: int = 0  # deaths of engines that were computing the text
 
 
 class PoolingCalls:
@@ -66,7 +66,8 @@ class PoolingCalls:
         return len(self._open) - self.num_batch
 
     def check(self, num_calls: int, num_tokens: int) -> None:
-        """Raise QueueFull if `num_calls` more calls of clients, or `num_tokens` of their texts, are too many."""
+        """Raise QueueFull if `num_calls` more calls of clients, with `num_tokens` tokens in all, exceed a limit of the
+        queue."""
         now = time.monotonic()
         num_waiting = self._num_waiting_calls + num_calls
         self._queue.check(num_waiting, now)
@@ -152,7 +153,7 @@ class PoolingCalls:
         """Mark all texts as unsent for the next engine, and return them, without those of calls that fail.
 
         A call raises EngineDied if one of its texts was being computed when MAX_DEATHS engines ended. If an engine ends
-        before it has started any, the end counts against all texts that it had received.
+        before it has started any text, the end counts against all texts that it had received.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         for each in [each for each in were_sent if each.is_started] or were_sent:

@@ -24,7 +24,7 @@ class EngineUser:
     handle: Callable[[FromEngine], None]
     continue_requests: Callable[[], None]  # a process has ended, and the next one is about to be started
     give_up: Callable[[], None]  # no process will follow
-    silent_s: Callable[[], float]  # since the last sign of progress, if there is work; called every second
+    silent_s: Callable[[], float]  # seconds since the last sign of progress, if there is work; called every second
 
 
 class EngineSupervisor:

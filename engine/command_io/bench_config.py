@@ -58,7 +58,8 @@ class RooflineConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationConfig:
-    """Options of `headrace bench spec`: the speed-up by speculative decoding, by batch size, in alternating runs."""
+    """Options of `headrace bench spec`: the speed-up from drafts at each batch size, measured in alternating runs with
+    and without drafts."""
 
     case: tuple[str, ...] = _option(
         (),

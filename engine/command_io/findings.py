@@ -1,4 +1,4 @@
-"""Findings of `headrace doctor`, and the request and the result of its process that loads torch. No torch here."""
+"""Findings of `headrace doctor`, and the messages to and from its child process, which loads torch. No torch here."""
 
 import enum
 

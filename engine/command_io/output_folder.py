@@ -19,8 +19,8 @@ class OutputFolder:
 
     @classmethod
     def of(cls, out: str, token: str) -> "OutputFolder":
-        """Return the folders for a value of --out. If `out` is a link, its target is used. Raises OptionError if it
-        cannot be resolved."""
+        """Return the folders for a value of --out. If `out` is a link, its target is used. Raises OptionError if the
+        link cannot be resolved."""
         try:
             folder = Path(out).expanduser().resolve()
             folder.exists()

@@ -9,16 +9,16 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
     failure: str | None = None
     is_option: bool = False  # the failure is a wrong option, not the model
     is_on_cpu: bool = True
-    weight_bytes: int = 0  # expected, of a draft model too
-    adapter_bytes: int = 0  # that adapters may take
-    least_kv_bytes: int = 0  # of the shortest context that makes sense, or of the requested one
-    most_kv_bytes: int = 0  # that the model's requests could use
-    token_kv_bytes: int = 0  # of a token in all layers, the draft model's too
+    weight_bytes: int = 0  # expected bytes of the weights, with a draft model's
+    adapter_bytes: int = 0  # bytes that adapters may take
+    least_kv_bytes: int = 0  # KV cache of the requested context length, or else of the shortest that makes sense
+    most_kv_bytes: int = 0  # KV cache that the model's requests could use at most
+    token_kv_bytes: int = 0  # KV cache of one token in all layers, with a draft model's
     longest: int = 0  # tokens of the longest sequence
     has_kv_cache: bool = True  # False: the kv_bytes are the memory of a batch of texts to pool
-    free_bytes: int = 0  # on its device, now
-    capabilities: list[str] = []  # as of ServedModel, without those that depend on its chat template and vocabulary
-    trainable_layers: list[str] = []  # as of EngineInfo
+    free_bytes: int = 0  # bytes free on the model's device now
+    capabilities: list[str] = []  # as in a model card, without those that depend on chat template and vocabulary
+    trainable_layers: list[str] = []  # kinds of linear layers, such as "q_proj", that an adapter can be trained for
 
 
 class Weighing(msgspec.Struct, frozen=True, tag=True):

@@ -44,7 +44,7 @@ class NextTokens:
 class DraftRunner(Protocol):
     """Runs plans of draft sequences on the draft model."""
 
-    num_tables: int  # of a draft sequence: one for each group of the draft model's layers, all alike
+    num_tables: int  # block tables of a draft sequence, all alike: one for each group of the draft model's layers
 
     def next_tokens(self, plan: StepPlan) -> NextTokens: ...
 
@@ -61,9 +61,9 @@ class DraftSequence:
     """
 
     sequence: Sequence
-    num_admitted: int  # of the target's sequence, when its blocks were shared
+    num_admitted: int  # admissions of the target's sequence when its blocks were shared
     num_tokens: int = 0  # accepted tokens when the sequence drafted last
-    computed_draft: list[int] = field(default_factory=list)  # drafted tokens computed after them
+    computed_draft: list[int] = field(default_factory=list)  # drafted tokens computed after the accepted ones
     num_registered: int = 0  # blocks registered under their digest
     num_checked: int = 0  # tokens that the draft model is known to have embeddings for
     can_draft: bool = True  # the draft model has embeddings for all tokens, and its logits were finite

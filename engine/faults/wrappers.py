@@ -69,7 +69,8 @@ class FaultyPooler:
 
 
 class _Faults:
-    """Planned faults and the ids of requests that they doomed: every step with such a request raises."""
+    """Planned faults, and the ids of requests that a fault at the point `request` has hit: each step with one of them
+    raises."""
 
     def __init__(self, faults: FaultPlan) -> None:
         self._faults = faults

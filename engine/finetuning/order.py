@@ -1,6 +1,6 @@
 """The training schedule: which examples and replayed answers each step takes, and its learning rate.
 
-All are pure functions of the seed and the step, so that a job can continue at any step.
+The schedule is a pure function of the seed and the step, so that a job can continue at any step.
 """
 
 import math

@@ -21,8 +21,8 @@ class Measurements(msgspec.Struct, frozen=True):
 
     valid_loss: float | None = None
     valid_accuracy: float | None = None
-    text_loss: float | None = None  # on general text
-    divergence: float | None = None  # from the base, on its answers to held-out questions
+    text_loss: float | None = None  # loss on general text
+    divergence: float | None = None  # KL divergence from the base model, on its answers to held-out questions
     valid_reward: float | None = None
 
 
@@ -34,8 +34,8 @@ class TrainingProgress(msgspec.Struct, kw_only=True):
     results: list[ResultRow] = []
     before: Measurements | None = None  # before the first step
     after: Measurements | None = None  # the latest
-    best_loss: float | None = None  # on the validation file
-    best_reward: float | None = None  # on the validation file
+    best_loss: float | None = None  # lowest loss on the validation file
+    best_reward: float | None = None  # highest reward on the validation file
     best_step: int | None = None
 
     def is_best(self, found: Measurements) -> bool:

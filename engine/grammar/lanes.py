@@ -95,7 +95,8 @@ class CompileLanes(Generic[Running]):
         on_done: abc.Callable[[Compilation], None],
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """make: compiles a grammar in this process, after its trial. on_done: called once per grammar, on a thread."""
+        """make: compiles a grammar in this process, after its trial. on_done: called once per grammar, on a compile
+        thread."""
         self._trials = trials
         self._make = make
         self._timeout_s = timeout_s

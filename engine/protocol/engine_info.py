@@ -44,23 +44,23 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     num_blocks: int
     kv_bytes: int
-    kv_windows: list[int | None]  # of each group of layers that shares block tables; None sees everything
-    num_states: int = 0  # of recurrent layers, in a pool of their own; a running request needs one
+    kv_windows: list[int | None]  # window of each group of layers that shares block tables; None: full attention
+    num_states: int = 0  # recurrent states, in a pool of their own; a running request needs one
     weight_bytes: int
-    adapter_bytes: int = 0  # that adapters may take in addition
+    adapter_bytes: int = 0  # further bytes that adapters may take
     trainable_layers: list[str] = []  # kinds of linear layers, such as "q_proj", that an adapter can be trained for
     max_num_seqs: int
     max_num_batched_tokens: int
-    are_steps_timed: bool = False  # steps have fewer tokens if the limit would take too long
-    prefill_seconds_per_token: float = 0.0  # of a prompt, as measured at the warm-up; 0 is unknown
-    decode_step_s: float = 0.0  # of a step of one generating sequence, as measured at the warm-up; 0 is unknown
+    are_steps_timed: bool = False  # steps of max_num_batched_tokens that would take too long get fewer tokens
+    prefill_seconds_per_token: float = 0.0  # seconds per prompt token, as measured at warm-up; 0: unknown
+    decode_step_s: float = 0.0  # seconds of a step of one generating sequence, as measured at warm-up; 0: unknown
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: the chosen settings, with reasons
     warnings: list[str] = []  # lines for the operator: settings that are probably not meant
     weight_formats: dict[str, int] = {}  # number of tensors by format, such as "int4 g32"
-    quality: Quality | None = None  # if requested or known
-    pooling: PoolingInfo | None = None  # of an engine that pools texts, and generates none
+    quality: Quality | None = None  # quality loss from quantization, if requested or known
+    pooling: PoolingInfo | None = None  # capabilities of a pooling model; None if the engine generates text
 
     @property
     def generates(self) -> bool:

@@ -12,8 +12,8 @@ MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
 class ThinkingBudget(msgspec.Struct, frozen=True):
     """Token limit on a model's thinking; once it is spent, `end_id` is forced as the next token."""
 
-    max_tokens: int  # between the marks
-    start_id: int | None  # the mark that begins the thought; None if the prompt ends with it
+    max_tokens: int  # tokens between the marks that begin and end the thinking
+    start_id: int | None  # the mark that begins the thinking; None if the prompt ends with it
     end_id: int
 
 
@@ -21,14 +21,14 @@ class Resumption(msgspec.Struct, frozen=True, kw_only=True):
     """The output so far of a request that is resumed on another engine, and its counters, which the new engine
     continues.
 
-    As after a preemption, these tokens are prefilled again, not sampled.
+    As after a preemption, the output tokens are prefilled again, not sampled.
     """
 
     output_ids: list[int]  # at least one
-    num_cached_tokens: int  # this and the rest: as in RequestOutput
+    num_cached_tokens: int  # this and the following counters are those of RequestOutput
     num_drafted: int = 0
     num_draft_accepted: int = 0
-    num_predicted: int = 0  # of the last token
+    num_predicted: int = 0  # the count after the last output token
 
 
 class QueuedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,23 +62,24 @@ class EngineRequest(QueuedRequest, frozen=True, kw_only=True):
 
     sampling: SamplingParams
     cache_salt: str = ""  # requests share cached prefixes only within one salt
-    grammar: str | None = None  # that the output must match, in llguidance's form
+    grammar: str | None = None  # grammar that the output must match, in llguidance's form
     thinking: ThinkingBudget | None = None
-    reports_progress: bool = False  # outputs while the prompt is computed
-    tokens_per_output: int = 1  # sent together, which saves messages if no client reads along; fewer with the last
+    reports_progress: bool = False  # also send outputs while the prompt is computed
+    tokens_per_output: int = 1  # tokens to send together, fewer in the last output; saves messages if no client streams
     prediction_ids: list[int] = []  # the client's expectation of the output; verified as a draft, it changes no token
-    adapter: AdapterRef | None = None  # on the model's weights
-    resumption: Resumption | None = None  # if another engine has started the request
-    drawn_seed: int | None = None  # for a request without a seed: the same in all engines; None draws one at intake
+    adapter: AdapterRef | None = None  # LoRA adapter applied to the model's weights
+    resumption: Resumption | None = None  # the output so far, if another engine has started the request
+    drawn_seed: int | None = None  # seed of a request without one, the same in all engines; None draws one at intake
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Natural-log probabilities of one position, from the raw logits, before any sampling parameter."""
+    """Log probabilities (natural logarithm) of tokens at one position, from the raw logits, before any sampling
+    parameter."""
 
     token_id: int
     logprob: float
-    top: list[tuple[int, float]]  # best first; of logprob_token_ids in their order
-    rank: int | None = None  # of a prompt's token among all, from 1
+    top: list[tuple[int, float]]  # best first; if logprob_token_ids is set, those tokens in that order
+    rank: int | None = None  # rank of a prompt token in the vocabulary, from 1
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,9 +87,9 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     id: str
     new_ids: list[int] = []
-    logprobs: list[TokenLogprobs] | None = None  # one a new id, if requested
+    logprobs: list[TokenLogprobs] | None = None  # one for each new id, if requested
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; the first entry is None
-    num_prompt_computed: int | None = None  # with reports_progress, until the first token and with it
+    num_prompt_computed: int | None = None  # with reports_progress, up to the first output that has tokens
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the id that ended the sequence; it is the last of new_ids
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
@@ -96,9 +97,9 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     first_token_s: float | None = None  # the engine's time.monotonic() of the first tokens, with them
     ended_s: float | None = None  # the engine's time.monotonic() of the last tokens, with them
     preempted_s: list[float] = []  # the engine's time.monotonic() of each preemption since the last output
-    error: str | None = None  # with FinishReason.ERROR
+    error: str | None = None  # message, with FinishReason.ERROR
     is_refused: bool = False  # with an error: the request's own fault, such as a grammar that cannot be compiled
-    refused_param: str | None = None  # of a refusal: the parameter at fault; None for the grammar
+    refused_param: str | None = None  # the parameter at fault in a refused request; None for the grammar
     num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
-    num_draft_accepted: int = 0  # of these
+    num_draft_accepted: int = 0  # verified draft tokens that were accepted
     num_predicted: list[int] = []  # with a prediction: how many of its tokens were generated, after each new id

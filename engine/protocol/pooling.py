@@ -36,7 +36,7 @@ class PoolingParams(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     task: PoolingTask
-    dimensions: int | None = None  # to keep, the first ones, before vectors are normalized; None: all
+    dimensions: int | None = None  # leading dimensions to keep, before vectors are normalized; None: all
     normalize: bool | None = None
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ def capabilities_of(tasks: Sequence[PoolingTask]) -> list[str]:
 class PoolingRequest(QueuedRequest, frozen=True, kw_only=True):
     """One text to pool. prompt_ids: tokens with the special tokens that the model expects."""
 
-    token_type_ids: list[int] | None = None  # as many as prompt_ids; None: all 0
+    token_type_ids: list[int] | None = None  # one for each of prompt_ids; None: all 0
     params: PoolingParams
 
     def __post_init__(self) -> None:
@@ -77,8 +77,8 @@ class PoolingRequest(QueuedRequest, frozen=True, kw_only=True):
 class PoolingOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The single output of a PoolingRequest.
 
-    values: fp32, little-endian, row-major, of `shape`; see PoolingTask. finish_reason: STOP if there are values, else
-    why there are none.
+    values: an array of fp32, little-endian and row-major, with dimensions `shape`. finish_reason: STOP if there are
+    values, else the reason why there are none.
     """
 
     id: str
@@ -86,7 +86,7 @@ class PoolingOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     values: bytes = b""
     shape: tuple[int, ...] = ()
     num_tokens: int = 0  # computed tokens
-    error: str | None = None  # with FinishReason.ERROR
+    error: str | None = None  # message, with FinishReason.ERROR
     is_refused: bool = False  # with an error: the request's own fault
     refused_param: str | None = None
     queue_s: float | None = None  # from arrival to the beginning of the step; None without a step
@@ -97,14 +97,14 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Capabilities and defaults of a pooling model."""
 
     tasks: list[PoolingTask]
-    dimensions: int  # of a whole vector
+    dimensions: int  # dimensions of a full vector
     matryoshka: list[int] | None = None  # dimensions that vectors may be cut to; []: any; None: none
     max_input_tokens: int
     normalize: bool = False  # whether vectors have length 1 by default
     prompts: dict[str, str] = {}  # texts to put before an input, by name (sentence-transformers' "prompts")
     default_prompt: str | None = None  # name of the prompt for requests that name none
-    labels: list[str] = []  # of a classifier, in the order of its scores
-    activation: str = "identity"  # of scores, by default: "sigmoid", "softmax", "identity"
+    labels: list[str] = []  # labels of a classifier, in the order of its scores
+    activation: str = "identity"  # default activation of scores: "sigmoid", "softmax", "identity"
     pooling: str = ""  # how tokens become a vector, for people: "mean", "cls", ...
 
     @property

@@ -21,7 +21,7 @@ class DryParams(msgspec.Struct, frozen=True, kw_only=True):
     allowed_length: int = 2
     window: int = 64  # tokens that are searched for repetitions
     breaker_mask: bytes = b""  # a bit per token, the lowest first: a repetition ends at these tokens
-    breaker_sequences: tuple[tuple[int, ...], ...] = ()  # of two tokens or more, which end a repetition too
+    breaker_sequences: tuple[tuple[int, ...], ...] = ()  # sequences of two or more tokens that end a repetition too
 
     def __post_init__(self) -> None:
         check_range("dry_multiplier", self.multiplier, 0.0, 100.0, low_open=True)
@@ -45,7 +45,7 @@ class MirostatParams(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of mirostat sampling, which controls the surprise of the text: engine/sampling/steps/mirostat.py."""
 
     version: int
-    tau: float = 5.0  # the target, in bits
+    tau: float = 5.0  # target surprise, in bits
     eta: float = 0.1  # how fast the limit follows the observed surprise
 
     def __post_init__(self) -> None:
@@ -81,9 +81,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None  # None takes EngineRequest.drawn_seed
     stop_token_ids: tuple[int, ...] = ()  # besides the checkpoint's own EOS ids
     ignore_eos: bool = False
-    logprobs: int | None = None  # None: none; n: of the sampled token and the n best
-    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: of these tokens instead of the n best
-    prompt_logprobs: int | None = None  # for each prompt token: of the token and the n best
+    logprobs: int | None = None  # None: none; n: log probabilities of the sampled token and of the n best tokens
+    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: report these tokens instead of the n best
+    prompt_logprobs: int | None = None  # None: none; n: log probabilities of each prompt token and n best tokens
 
     def __post_init__(self) -> None:
         check_range("temperature", self.temperature, 0.0, 100.0)

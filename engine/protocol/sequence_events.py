@@ -22,14 +22,14 @@ class WaitReason(enum.StrEnum):
 
 
 class _Event(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    id: str  # of the sequence
+    id: str  # the sequence's id
     at_s: float
 
 
 class Queued(_Event, frozen=True):
     num_running: int
-    num_waiting: int  # before this sequence
-    num_resumed: int  # tokens of its output that another engine had generated
+    num_waiting: int  # number of sequences that wait before this sequence
+    num_resumed: int  # output tokens that another engine had generated
 
 
 class Waits(_Event, frozen=True):
@@ -55,14 +55,14 @@ class Preempted(_Event, frozen=True):
     "out_of_memory" if a step ran out of memory."""
 
     reason: str
-    num_lost: int  # computed tokens
+    num_lost: int  # number of computed tokens that were lost
 
 
 class Ended(_Event, frozen=True):
     reason: str  # a FinishReason
     num_decode_steps: int
     num_drafted: int
-    num_accepted: int  # of num_drafted
+    num_accepted: int  # drafted tokens that were accepted
 
 
 SequenceEvent = Queued | Waits | Admitted | Computed | Preempted | Ended

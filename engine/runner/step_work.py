@@ -24,8 +24,8 @@ from models.loaded_model import LoadedModel
 @dataclass(frozen=True, slots=True)
 class _Experts:
     num_experts: int
-    num_chosen: int  # by each row
-    num_bytes: int  # of one expert
+    num_chosen: int  # experts that each row is routed to
+    num_bytes: int  # bytes of one expert
 
     def read_bytes(self, num_rows: int) -> float:
         """Return the expected bytes of expert weights that `num_rows` rows read under even routing."""
@@ -39,7 +39,7 @@ class _Attention:
 
     window: int  # 0: all positions
     is_chunked: bool
-    bytes_per_position: int  # keys and values
+    bytes_per_position: int  # bytes of keys and values
     flops_per_position: int  # for each position that a row sees
 
     def first_seen(self, position: int) -> int:

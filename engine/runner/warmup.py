@@ -14,8 +14,8 @@ _TRIAL_S = 0.15  # long enough to measure a step, and no longer: a start waits f
 
 
 class WarmUpTimes(NamedTuple):
-    prefill_token_s: float  # of one of many prompt tokens in a step
-    decode_s: float  # of a step of one sequence that generates
+    prefill_token_s: float  # seconds per prompt token, in a step with many
+    decode_s: float  # seconds of a step of one generating sequence
 
 
 def warm_up(

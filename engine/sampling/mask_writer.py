@@ -19,7 +19,8 @@ class MaskWriter:
         self._buffer = np.empty((0, 0), dtype=np.uint32)
 
     def masks(self, rows: abc.Sequence[LogitsRow], vocab_size: int) -> np.ndarray:
-        """Return masks, [len(rows), words] uint32, lowest bit first; valid until the next call. Rows need grammars."""
+        """Return masks, [len(rows), words] uint32, lowest bit first; valid until the next call. Every row must have a
+        grammar."""
         num_words = -(-vocab_size // _WORD_BITS)
         if self._buffer.shape[0] < len(rows) or self._buffer.shape[1] != num_words:
             self._buffer = np.empty((len(rows), num_words), dtype=np.uint32)

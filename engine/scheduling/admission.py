@@ -117,12 +117,13 @@ class AdmissionRound:
         return True
 
     def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch | None) -> bool:
-        """Return whether the sequence should wait, because another one computes its next full block in this step.
+        """Return whether the sequence should wait, because another sequence computes in this step the full block that
+        this sequence needs next.
 
-        If so, it is set aside, and the other sequence will cache all that is needed to continue where the two
-        diverge. The wait ends when the shared part is computed or the other sequence has stopped. A sequence never
-        waits for one of a higher rank, which may progress slowly. match: None to check only whether the next block is
-        cached, which is cheaper.
+        If so, the waiting sequence is set aside, and the other sequence will cache all that is needed to continue where
+        the two diverge. The wait ends when the shared part is computed or the other sequence has stopped. A sequence
+        never waits for a sequence of a higher service rank, which may progress slowly. match: None to check only
+        whether the next block is cached, which is cheaper.
         """
         for other, num_tokens in self._split.tokens().items():
             if other.service.rank > sequence.service.rank:

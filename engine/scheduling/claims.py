@@ -101,5 +101,6 @@ class Claims:
 
 
 def _is_before(waiting: Sequence, running: Sequence) -> bool:
-    """Whether both have the same tenant and service class, and the waiting one has the better priority."""
+    """Whether two sequences have the same tenant and service class, and the waiting sequence has the better
+    priority."""
     return waiting.account is running.account and waiting.request.priority < running.request.priority

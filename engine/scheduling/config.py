@@ -18,7 +18,7 @@ class SchedulerConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_groups: tuple[KVGroup, ...]
-    num_states: int = 0  # with a KV group of recurrent states
+    num_states: int = 0  # recurrent states, for a KV group of recurrent layers
     long_prefill_token_threshold: int = 0  # 0 is no limit
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     enable_prefix_caching: bool = True

@@ -23,7 +23,8 @@ class Pauses:
         self._num_used: dict[BlockPool, int] = {}  # their blocks; shared ones count once
 
     def resume(self) -> bool:
-        """Resume all paused sequences, unless one of an earlier class runs or is ready; return whether it did so."""
+        """Resume all paused sequences, unless a sequence of a lower service rank runs or is ready; return whether they
+        were resumed."""
         paused, running = self._lifecycle.paused, self._lifecycle.running
         if not paused:
             self._forget()

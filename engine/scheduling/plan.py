@@ -20,7 +20,7 @@ class PlanItem(NamedTuple):
     sequence: Sequence
     start: int  # num_computed when the step was planned
     num_new: int
-    num_draft: int  # the last of the `num_new` tokens, which are unverified
+    num_draft: int  # number of unverified draft tokens, the last of the `num_new` tokens
     needs_logits: bool
 
     @property
@@ -73,7 +73,7 @@ class RowResult(NamedTuple):
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
-    prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt token after each of the item's rows
+    prompt_logprobs: list[TokenLogprobs] | None = None  # for the prompt token after each of the item's rows
     error: str | None = None
     refused_param: str | None = None
     is_corrupted: bool = False

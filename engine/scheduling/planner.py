@@ -142,7 +142,8 @@ class StepPlanner:
         return num_new
 
     def _allocate_or_preempt(self, sequence: Sequence, num_new: int) -> int:
-        """Allocate blocks for `num_new` tokens, or for as many as fit. If none fits, preempt others until one does.
+        """Allocate blocks for `num_new` tokens, or for as many tokens as fit. If not even one fits, preempt other
+        sequences until one does.
 
         Return the number of tokens: 0 if `sequence` itself was preempted.
         """
@@ -241,7 +242,7 @@ def grant_drafts(kv: KVManager, lifecycle: Lifecycle, requested: abc.Iterable[tu
 
 
 def _num_unreserved_blocks(kv: KVManager, lifecycle: Lifecycle) -> int:
-    """Return how many free blocks neither running sequences nor the next to admit need for known tokens."""
+    """Return how many free blocks neither running sequences nor the next sequence to admit needs for known tokens."""
     num_reserved = sum(kv.capacity.blocks_needed(sequence) for sequence in lifecycle.running)
     num_free = kv.pool.num_free - num_reserved
     if not lifecycle.num_free_slots or (next_to_admit := lifecycle.waiting.first) is None:

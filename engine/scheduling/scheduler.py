@@ -154,7 +154,8 @@ class Scheduler:
         return grant_drafts(self._kv, self._lifecycle, requested)
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
-        """Set a sequence's draft, at most as many tokens as were granted. Blocks that it does not need are freed."""
+        """Set a sequence's draft, at most as many tokens as were granted. Blocks that the draft does not need are
+        freed."""
         sequence.draft = token_ids
         self._kv.trim(sequence, sequence.num_with_draft)
 

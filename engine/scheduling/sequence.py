@@ -39,33 +39,33 @@ class Sequence:
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
     grammar: OutputGrammar | None = None  # the output must match it
-    adapter_slot: int = -1  # of its adapter, while it runs; -1 without an adapter
+    adapter_slot: int = -1  # slot of its adapter, while it runs; -1 without an adapter
     closed_gates: set[Gate] = field(default_factory=set)  # the sequence is set aside while any is closed
     order: Order = (0, 0, 0.0, 0)  # position among running sequences, and waiting ones of its tenant; lower goes first
-    account: TenantAccount = field(default_factory=TenantAccount)  # its tenant's, in its service class
-    num_to_compute: int = 1  # tokens without those that were cached when this was counted last
+    account: TenantAccount = field(default_factory=TenantAccount)  # account of its tenant in its service class
+    num_to_compute: int = 1  # tokens that were not in the prefix cache when last counted
     num_charged: int = 0  # prompt tokens charged to `account`: those that were not cached
     has_claimed: bool = False  # it has preempted another tenant's sequence
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     tables: list[list[int]] = field(default_factory=list)  # for each KV group its blocks, in order of position
     block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
-    branch_points: tuple[int, ...] = ()  # in blocks from the beginning: where others are likely to diverge from it
+    branch_points: tuple[int, ...] = ()  # numbers of first blocks after which others are likely to diverge from it
     checkpoint: int | None = None  # table entry of the last recurrent state that was left in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
     num_computed_at_preemption: int = 0  # the largest over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()
     preempted_s: list[float] = field(default_factory=list)  # time.monotonic() of preemptions not yet in an output
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # those of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
     is_started: bool = False  # a step has computed something for it
-    num_admitted: int = 0  # times; when this changes, all that was known about its blocks is void
-    num_withdrawn: int = 0  # times that its step was not computed because memory ran out
-    wait_reason: WaitReason | None = None  # the last one that was reported since it waits
+    num_admitted: int = 0  # number of admissions; a new one makes void all that was known about its blocks
+    num_withdrawn: int = 0  # number of its steps that were not computed because memory ran out
+    wait_reason: WaitReason | None = None  # the reason reported last in the present wait
     num_decode_steps: int = 0  # steps after those that computed its prompt
     num_drafted: int = 0  # draft tokens verified so far
-    num_draft_accepted: int = 0  # of `num_drafted`
+    num_draft_accepted: int = 0  # accepted ones of `num_drafted`
     service: ServiceRules = field(init=False)  # the rules of its service class
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ class AdapterMemory:
     slot_bytes: int
     num_copies: int
     copy_bytes: int
-    is_on_host: bool  # slots too
+    is_on_host: bool  # whether slots are in host memory too
 
     @property
     def slots_bytes(self) -> int:

@@ -28,7 +28,7 @@ class BatchJobs(JobKind[BatchRecord]):
     async def select(
         self, waiting: Sequence[BatchRecord], works: Collection[JobWork[BatchRecord]]
     ) -> Iterable[JobWork[BatchRecord]]:
-        """Select the batches to start: while fewer than the maximum run, one more of the owner with the fewest running.
+        """Select the batches to start: the next one of the owner with the fewest running, until the maximum run.
 
         An owner's first batch starts even above the maximum, since running batches may take long. Batches of owners
         without a valid key are skipped. Batches that are only being closed (canceled or expired) do not count as

@@ -37,7 +37,7 @@ class Checked:
     """The result of validating an input file."""
 
     num_lines: int = 0
-    model: str | None = None  # of all lines
+    model: str | None = None  # model that all lines name
     faults: list[LineFault] = field(default_factory=list)
     is_hopeless: bool = False  # the rest of the file is not checked
 

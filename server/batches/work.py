@@ -145,7 +145,8 @@ class BatchWork(JobWork[BatchRecord]):
         await self._storing.persist(self._finish)
 
     async def _finalize(self) -> None:
-        """Set the status to FINALIZING, unless the batch was canceled or has expired, which then becomes its status."""
+        """Set the status to FINALIZING, except for a batch that was canceled or has expired: its next status is the
+        final one."""
         stop, now_s = self._stop, self._env.files.clock()
 
         def edit(record: BatchRecord) -> None:

@@ -98,7 +98,8 @@ class Files:
     async def page(
         self, owner: str, *, purpose: str | None, after: str | None, limit: int, is_ascending: bool
     ) -> FilePage | None:
-        """Return up to `limit` of the owner's files after the file with the id `after`; None if that does not exist."""
+        """Return up to `limit` of the owner's files after the file with the id `after`; None if there is no such
+        file."""
 
         def work(connection: Connection) -> FilePage | None:
             return table.files_page(

@@ -54,7 +54,7 @@ def files_page(
     limit: int,
     is_ascending: bool,
 ) -> FilePage | None:
-    """Return up to `limit` of the owner's files after the file with the id `after`; None if that does not exist."""
+    """Return up to `limit` of the owner's files after the file with the id `after`; None if there is no such file."""
     where = "owner = ? AND (expires_s IS NULL OR expires_s > ?)"
     values: list[Any] = [owner, now_s]
     if purpose is not None:

@@ -75,7 +75,8 @@ class Uploads:
     async def part(self, upload_id: str, owner: str) -> AsyncIterator[PartWriter]:
         """Yield a writer for a new part, which is stored at the end of the context, or removed on an error.
 
-        Raises NotStored, and InvalidRequest if the upload has ended or the part is empty; `write` raises FileTooLarge.
+        Raises NotStored if the owner has no such upload, and InvalidRequest if the upload has ended, or if the part is
+        empty or exceeds the upload's size; `write` raises FileTooLarge for a part above the limit.
         """
         await self._files.database.run(lambda connection: self._pending(connection, upload_id, owner))
         async with self._files.upload() as written:
@@ -110,8 +111,9 @@ class Uploads:
     async def complete(
         self, upload_id: str, owner: str, part_ids: Sequence[str], md5: str | None
     ) -> tuple[PartedUpload, File]:
-        """Join the parts in the order of `part_ids` into a file, and complete the upload. Raises NotStored and
-        InvalidRequest."""
+        """Join the parts in the order of `part_ids` into a file, and complete the upload. Raises NotStored if the owner
+        has no such upload, and InvalidRequest if the upload has ended, or if `part_ids` or `md5` do not match its
+        contents."""
 
         def look(connection: Connection) -> tuple[PartedUpload, dict[str, UploadPart]]:
             return self._pending(connection, upload_id, owner), table.parts(connection, upload_id)
@@ -156,7 +158,8 @@ class Uploads:
             raise
 
     async def cancel(self, upload_id: str, owner: str) -> PartedUpload:
-        """Cancel an upload and delete its parts. Raises NotStored, and InvalidRequest if it has ended."""
+        """Cancel an upload and delete its parts. Raises NotStored if the owner has no such upload, and InvalidRequest
+        if the upload has ended."""
 
         def work(connection: Connection) -> tuple[PartedUpload, list[str]]:
             upload = self._pending(connection, upload_id, owner)
@@ -184,7 +187,8 @@ class Uploads:
         return await self._files.database.run(table.part_names)
 
     def _pending(self, connection: Connection, upload_id: str, owner: str) -> PartedUpload:
-        """Return a pending upload. Raises NotStored, and InvalidRequest if it has ended."""
+        """Return a pending upload. Raises NotStored if the owner has no such upload, and InvalidRequest if the upload
+        has ended."""
         upload = table.find_upload(connection, upload_id, owner)
         if upload is None:
             raise NotStored(f"No such Upload object: {upload_id[:80]}", param="upload_id")

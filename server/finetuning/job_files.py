@@ -37,8 +37,8 @@ MODEL_OPTIONS = (
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a job, without its files. engine: options with which the model is served. start: folder of the
-    adapter that training continues from. grader: JSON of the grader for reinforcement. The last three fields are server
-    options that affect how chats are rendered."""
+    adapter that training continues from. grader: JSON of the grader for reinforcement. chat_template, tool_call_parser,
+    reasoning_parser: server options that affect how chats are rendered."""
 
     engine: EngineConfig
     method: TrainingMethod

@@ -47,8 +47,8 @@ class Faulty(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """Outcome: the job cannot be prepared. param: the request's field that is at fault, if one is. is_passing: whether
-    the cause is temporary, such as a full disk."""
+    """Outcome: the job cannot be prepared. param: the field of the request that is at fault; None if no field is.
+    is_passing: whether the cause is temporary, such as a full disk."""
 
     message: str
     is_passing: bool = False

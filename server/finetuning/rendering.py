@@ -55,7 +55,8 @@ class Renderer:
         return [self._cut(Passage(ids, [(len(prompt), len(ids))]))]
 
     def document(self, document: Document) -> list[Passage]:
-        """Split a document into passages of `max_length` tokens. Each starts with the last token of the one before."""
+        """Split a document into passages of `max_length` tokens. Each passage starts with the last token of the passage
+        before it."""
         ids = [*self._tokenizer.encode(document.text), *self._tokenizer.eos_token_ids[:1]]
         step = self._max_length - 1
         parts = [ids[start : start + self._max_length] for start in range(0, max(1, len(ids) - 1), step)]

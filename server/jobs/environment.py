@@ -70,7 +70,7 @@ class JobEnvironment:
 
     async def wait_until_quiet(self, model: str | None, at_most_s: float) -> None:
         """Wait until no client of the model has work, or for the given seconds. A model whose engine is unavailable
-        counts as having none."""
+        counts as having no work."""
         with contextlib.suppress(EngineUnavailable):
             await self.models.get_or_default(model).client.batch_lane.quiet(at_most_s)
 

@@ -15,9 +15,10 @@ class BatchLane:
 
     Lines in the engine's queue cost a step nothing, but each is a task and a prompt in memory. To prepare a line (to
     render and tokenize it) takes the event loop and the processors from clients. So one line is prepared at a time, and
-    none while clients have work; the lines that the engine has by then keep it busy afterwards.
+    none while clients have work; the prepared lines in the engine's queue keep it busy when the clients' work ends.
 
-    Invariants: lines in the engine are within the limit, unless one alone is larger; and no line waits that would fit.
+    Invariants: the lines in the engine are within the limit, unless a single line exceeds it; and no line waits for
+    which there is room.
     """
 
     def __init__(

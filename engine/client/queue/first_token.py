@@ -35,8 +35,8 @@ class FirstToken:
     """A prediction of a request's first token, in seconds from when the prediction was made."""
 
     expected_s: float
-    likely_s: float  # expected_s times the ratio that nine of ten of the last requests stayed below
-    own_s: float  # of expected_s, the time for the request's own prompt
+    likely_s: float  # expected_s times the ratio of real to expected time that 9 of 10 recent requests stayed below
+    own_s: float  # part of expected_s: the time for the request's own prompt
     is_guess: bool = False  # the request waits for a slot, and too few answers have ended to say when one is free
 
 

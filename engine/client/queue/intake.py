@@ -11,7 +11,8 @@ from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutpu
 
 
 class Intake:
-    """Admission of requests to the engine, by its queue and its steps. stats: statistics of the engine's last step."""
+    """Refuses requests when the engine's queue is full, and predicts first tokens from its queue and steps. stats:
+    statistics of the engine's last step."""
 
     def __init__(
         self,
@@ -43,7 +44,8 @@ class Intake:
         return max(self.stats.waiting, self._streams.num_clients - self.stats.running)
 
     def check(self, num_requests: int, num_new_tokens: int) -> None:
-        """Raise QueueFull if `num_requests` more requests, or `num_new_tokens` of their prompts, are too many."""
+        """Raise QueueFull if `num_requests` more requests, with `num_new_tokens` prompt tokens in all, exceed a
+        limit."""
         now = time.monotonic()
         num_waiting = self.check_requests(num_requests)
         waiting = self._streams.backlog.num_tokens
@@ -67,8 +69,8 @@ class Intake:
     def open(
         self, request: EngineRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
-        """Add an unsent request, and return its stream. num_new_tokens: prompt tokens that no other request of the
-        same client computes; None means all."""
+        """Add an unsent request, and return its stream. num_new_tokens: prompt tokens, without those that another
+        choice of the same API request computes; None means all."""
         is_batch = request.service_class is ServiceClass.BATCH
         if not self._streams.num_clients and not is_batch:
             self._queue.begin(time.monotonic())

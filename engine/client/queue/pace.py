@@ -1,4 +1,4 @@
-"""StepPace: estimates the duration of steps, and the tokens that a sequence gets in one, from past steps."""
+"""StepPace: estimates the duration of a step, and a sequence's tokens per step, from past steps."""
 
 _WEIGHT = 0.99  # of earlier steps, for each step that is added: the last hundred or so count
 _MIN_SPREAD = 0.5  # of the steps' tokens over their mean; steps of one size do not say what a token costs

@@ -64,7 +64,7 @@ class QueueLimit:
 
     def drain_s(self, num_waiting: int, now: float) -> float:
         """Estimate how long `num_waiting` requests take at the recent rate, in seconds from _MIN_RETRY_S to
-        _MAX_RETRY_S. If none has ended recently, one is assumed to end now."""
+        _MAX_RETRY_S. If no request has ended recently, one is assumed to end now."""
         self._forget(now)
         elapsed_s = 0.0 if self._busy_since_s is None else min(_WINDOW_S, now - self._busy_since_s)
         return min(_MAX_RETRY_S, max(_MIN_RETRY_S, num_waiting * elapsed_s / max(1, len(self._ends))))

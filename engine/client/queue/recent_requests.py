@@ -44,7 +44,8 @@ class OutputLengths:
         return (total + num_guessed * min(at_most, _FIRST_GUESS)) / (len(self._sorted) + num_guessed)
 
     def probability_of_end(self, length: int, num_more: float, at_most: int) -> float:
-        """Return the probability that an answer of `length` tokens ends within `num_more` tokens, or at `at_most`.
+        """Return the probability that an answer of `length` tokens ends within `num_more` more tokens; 1 if it would
+        reach the limit `at_most`.
 
         An answer that is longer than all recent ones is expected to continue for a while.
         """

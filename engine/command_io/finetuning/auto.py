@@ -23,7 +23,7 @@ class _Defaults(NamedTuple):
     usual_epochs: int
     learning_rate: float
     rank: int
-    replay: float  # the base's own answers, relative to the examples
+    replay: float  # replayed answers of the base model per example
 
 
 _DEFAULTS = {
@@ -47,8 +47,8 @@ class ResolvedHyperparameters:
     rank: int
     alpha: float
     rpo_alpha: float
-    replayed_per_step: float  # the base's own answers, on average
-    num_replayed: int  # different answers
+    replayed_per_step: float  # average number of replayed answers of the base model
+    num_replayed: int  # number of different answers that are replayed
     steps_per_epoch: int
 
     @property

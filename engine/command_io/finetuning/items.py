@@ -21,7 +21,8 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class TrainingItem(msgspec.Struct, frozen=True):
-    """An example. passages: one; for DPO, the preferred and the rejected one. line: its line in the user's file."""
+    """An example. passages: one text; for DPO, the preferred and the rejected text. line: the example's line number in
+    the user's file."""
 
     passages: list[Passage]
     line: int = 0
@@ -41,7 +42,8 @@ class TrainingItem(msgspec.Struct, frozen=True):
 
 
 class GradedPrompt(msgspec.Struct, frozen=True):
-    """A prompt for reinforcement learning. item: fields that the grader reads. line: its line in the user's file."""
+    """A prompt for reinforcement learning. item: fields that the grader reads. line: the prompt's line number in the
+    user's file."""
 
     ids: list[int]
     item: dict[str, Any] = {}

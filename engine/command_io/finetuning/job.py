@@ -32,8 +32,8 @@ class Order(enum.StrEnum):
 
 
 class Pacing(enum.StrEnum):
-    """The share of the ordered examples that a step draws from, which grows to all at half of the training
-    (competence-based curriculum learning: Platanios et al. 2019)."""
+    """Growth of the share of the ordered examples that steps draw from; it reaches all examples halfway through
+    training (competence-based curriculum learning: Platanios et al. 2019)."""
 
     NONE = "none"  # all, one after the other, in each epoch
     LINEAR = "linear"
@@ -41,10 +41,10 @@ class Pacing(enum.StrEnum):
 
 
 class ScaleRewards(enum.StrEnum):
-    """The set of rewards whose standard deviation advantages in reinforcement learning are divided by."""
+    """The set of rewards whose standard deviation divides the advantages in reinforcement learning."""
 
-    GROUP = "group"  # of the answers to the same prompt
-    BATCH = "batch"  # of all answers of a step
+    GROUP = "group"  # rewards of the answers to the same prompt
+    BATCH = "batch"  # rewards of all answers of a step
     NONE = "none"
 
 
@@ -57,32 +57,33 @@ class Schedule(enum.StrEnum):
 
 
 class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hyperparameters as the user gives them; None is chosen from the data (auto.py). The first four are OpenAI's."""
+    """Hyperparameters as the user gives them; None is chosen from the data (auto.py). n_epochs, batch_size,
+    learning_rate_multiplier and beta are OpenAI's."""
 
     n_epochs: int | None = None
-    batch_size: int | None = None  # examples, or pairs, that one update of the weights is computed from
-    learning_rate_multiplier: float | None = None  # of the rate that would be chosen
-    beta: float | None = None  # DPO's: how much a departure from the base costs
-    rpo_alpha: float | None = None  # DPO's: how much the loss of preferred answers by themselves counts
+    batch_size: int | None = None  # examples, or preference pairs, per update of the weights
+    learning_rate_multiplier: float | None = None  # factor on the learning rate that would be chosen
+    beta: float | None = None  # DPO: how much a departure from the base model costs
+    rpo_alpha: float | None = None  # DPO: weight of the negative log probability of preferred answers
     lora_rank: int | None = None
     lora_alpha: float | None = None
     target_modules: list[str] = []
-    max_length: int | None = None  # tokens of an example
-    warmup_ratio: float = 0.05  # of all steps
+    max_length: int | None = None  # most tokens of an example
+    warmup_ratio: float = 0.05  # share of all steps
     schedule: Schedule = Schedule.LINEAR
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    replay: float | None = None  # the base's own answers in a step, relative to the file's examples
+    replay: float | None = None  # replayed answers of the base model per example of the file
     early_stopping: int | None = None  # epochs without a better validation loss
     order: Order = Order.NONE
     pacing: Pacing = Pacing.NONE
     # Of reinforcement; the first three are OpenAI's.
-    compute_multiplier: float | None = None  # of the answers to each prompt
+    compute_multiplier: float | None = None  # factor on the number of answers to each prompt
     eval_interval: int | None = None  # steps from one validation to the next
     eval_samples: int | None = None  # answers to each prompt of the validation file
     group_size: int | None = None  # answers to each prompt
-    max_completion_tokens: int | None = None  # of an answer
-    kl_weight: float | None = None  # how much the distance from the base model costs
+    max_completion_tokens: int | None = None  # most tokens of an answer
+    kl_weight: float | None = None  # weight of the KL divergence from the base model
     scale_rewards: ScaleRewards | None = None
 
 
@@ -128,7 +129,8 @@ class JobFolder:
         self.answers = path / "answers.json"  # of the grading models
 
     def plot(self, name: str) -> Path:
-        """Return the path of the plot of a curve, which is drawn if matplotlib is installed. name: see Curve."""
+        """Return the path of the plot of a curve, which is drawn if matplotlib is installed. name: the quantity that
+        the curve shows, such as "loss"."""
         return self.path / f"{name}.png"
 
 

@@ -38,7 +38,7 @@ class Spread:
 class BatchRun:
     """The measurements of one batch, from its first step to its last token."""
 
-    first_token_s: float  # until every sequence had its first token
+    first_token_s: float  # seconds until every sequence had its first token
     total_s: float
     prompt_tokens: int
     output_tokens: int

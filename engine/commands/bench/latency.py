@@ -1,4 +1,4 @@
-"""`headrace bench latency`: prefill and decode of one batch, without HTTP and a second process."""
+"""`headrace bench latency`: prefill and decode of one batch, in one process and without HTTP."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class LatencyResult:
 
 
 def measure_latency(engine: Engine, info: EngineInfo, config: LatencyConfig) -> list[LatencyResult]:
-    """Measure each batch size. Raises StartupError if one does not fit."""
+    """Measure each batch size. Raises StartupError if a batch does not fit into the KV cache."""
     for batch_size in config.batch_size:
         check_fits(info, batch_size=batch_size, tokens_each=config.input_len + config.output_len)
     maker = RequestMaker(info.vocab_size, config.seed)

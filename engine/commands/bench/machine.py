@@ -24,7 +24,7 @@ _REPEATS = 5
 class Machine:
     """Measured peak rates of this machine, with the engine's number of threads."""
 
-    name: str  # of the processor
+    name: str  # name of the processor
     device: str
     threads: int
     buffer_bytes: int

@@ -24,14 +24,15 @@ from engine.speculation.settings import speculation_settings
 
 @dataclass(frozen=True, slots=True)
 class SpeculationResult:
-    """The result for one case and batch size. Rates are summed over the batch, while all its sequences generate."""
+    """The result for one case (source of drafts, kind of text) and batch size. Rates are summed over the batch's
+    sequences, and measured while all of them generate."""
 
     case: str
     batch_size: int
     plain_tokens_per_s: Spread
     tokens_per_s: Spread
-    speedup: Spread  # of the turns' speed-ups
-    speedups: list[float]  # of each turn: with drafts against without
+    speedup: Spread  # spread of `speedups`
+    speedups: list[float]  # speed-up of each turn, a pair of runs with and without drafts
     draft_length: float  # drafted tokens per sequence and step
     acceptance: float  # share of drafted tokens that were accepted
     same_texts: float  # share of texts that are equal with and without drafts
@@ -205,7 +206,8 @@ def speculation_table(results: Sequence[SpeculationResult], config: SpeculationC
 
 
 def write_speedup_plot(path: str, results: Sequence[SpeculationResult], model: str) -> None:
-    """Draw a line for each case, with the range over the turns. `check_plotting` must have checked the path."""
+    """Plot the speed-up over the batch size: a line for each case, with the range of its repeated measurements.
+    `check_plotting` must have checked the path."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

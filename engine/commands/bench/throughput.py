@@ -15,7 +15,7 @@ from engine.protocol import EngineInfo, EngineRequest
 
 @dataclass(frozen=True, slots=True)
 class ThroughputResult:
-    prompt_tokens: Spread  # a run
+    prompt_tokens: Spread  # per run
     output_tokens: Spread
     total_s: Spread
     requests_per_s: Spread

@@ -61,7 +61,8 @@ def _local(model: str) -> ModelFiles:
 
 
 def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Iterator[Finding]:
-    """Compare a model's memory need with the memory. free: free bytes. most: free bytes after swapping."""
+    """Compare a model's memory need with the memory. free: free bytes. most: free bytes if the system swaps out as much
+    as it can."""
     kv = needs.token_kv_bytes * _context(needs) if needs.has_kv_cache else needs.least_kv_bytes
     total = needs.weight_bytes + (config.kv_cache_memory_bytes or kv)
     if total > most:

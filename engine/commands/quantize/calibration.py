@@ -112,8 +112,8 @@ class InputSums:
     def __init__(
         self, linear: Linear, targets: Sequence[torch.Tensor] = (), divisors: torch.Tensor | None = None
     ) -> None:
-        """targets: per call, the inputs or outputs recorded in the unquantized model. divisors: [in], by which inputs
-        are divided since then."""
+        """targets: per call, the inputs or outputs recorded in the unquantized model. divisors: [in], factors by which
+        the inputs have been divided since that recording."""
         self._targets = iter(targets)
         self._divisors = divisors
         width = linear.out_features if has_narrow_outputs(linear) else linear.in_features
@@ -122,7 +122,7 @@ class InputSums:
         self.held_out: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(self, linear: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Add the input rows of a call. A forward pre-hook of torch."""
+        """Forward pre-hook of torch: adds the input rows of a call to the sums."""
         assert isinstance(linear, Linear)
         rows = _input_rows(args)
         if self.error_sums is not None:

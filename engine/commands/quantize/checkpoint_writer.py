@@ -35,8 +35,8 @@ class ConversionResult:
     """Summary of a written checkpoint, for the report."""
 
     num_bytes: int = 0
-    group_sizes: dict[str, int | None] = field(default_factory=dict)  # of each quantized module; None: a scale per row
-    unquantized: list[str] = field(default_factory=list)  # linear modules
+    group_sizes: dict[str, int | None] = field(default_factory=dict)  # by quantized module; None: one scale per row
+    unquantized: list[str] = field(default_factory=list)  # names of linear modules that stay unquantized
 
     def describe_groups(self) -> str:
         """Return a text such as "groups of 64 columns in 90 matrices, a scale a row in 30 matrices"."""

@@ -14,8 +14,8 @@ from models.training.batch import pack, shares_prefixes, training_caches
 class TrainedRows(NamedTuple):
     """Hidden states and target ids of the trained tokens, one row per token, passage after passage."""
 
-    hidden: torch.Tensor  # [L, hidden], from which the token is predicted
-    targets: torch.Tensor  # [L] int64, the token
+    hidden: torch.Tensor  # [L, hidden], the final hidden state that predicts the token
+    targets: torch.Tensor  # [L] int64, the token to predict
 
     def split(self, num_first: int) -> tuple["TrainedRows", "TrainedRows"]:
         first = TrainedRows(self.hidden[:num_first], self.targets[:num_first])

@@ -48,14 +48,14 @@ class _Key(NamedTuple):
 
     rows: int
     sequences: int
-    has_adapters: bool  # whether any row has one
+    has_adapters: bool  # whether any row has an adapter
 
 
 class RecordedExecutor:
     """An Executor that records one tape per _Key, for steps that can be recorded, and replays it.
 
     Only batches built in `buffers` use tapes. All tapes share these buffers, the input tensors and a workspace, so only
-    one step can run at a time; `launch` returns when it is computed.
+    one step can run at a time; `launch` returns when the step is computed.
     """
 
     def __init__(self, decoder: Decoder, kv: Sequence[LayerCache], library: KernelLibrary, *, max_blocks: int) -> None:

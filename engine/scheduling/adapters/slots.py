@@ -77,9 +77,9 @@ class AdapterSlots:
     # --- sequences ----------------------------------------------------------------------------------------------------
 
     def offer(self, sequence: Sequence) -> bool:
-        """Reserve its adapter's slot for a waiting sequence, and return True, if the adapter is loaded and its slot
-        admits new sequences. Otherwise return False: the sequence is set aside until then, and the adapter starts to be
-        loaded if a slot is free."""
+        """Reserve a place in the slot of a waiting sequence's adapter, and return True, if the adapter is loaded and
+        the slot admits new sequences. Otherwise set the sequence aside until then and return False; if the adapter has
+        no slot and one is free, order the adapter to be loaded into it."""
         slot = self._by_digest.get(adapter_of(sequence).digest)
         if slot is not None and slot.admits(sequence):
             if not slot.is_filling:

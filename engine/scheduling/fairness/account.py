@@ -18,11 +18,11 @@ class TenantAccount:
     so that refunds do not restore the credit of idle time."""
 
     name: str = ""
-    weight: float = 1.0  # of the tenant's latest request
-    counter: float = 0.0  # weighted tokens over `weight`
+    weight: float = 1.0  # weight in the tenant's latest request
+    counter: float = 0.0  # weighted tokens served, divided by `weight`
     floor: float = 0.0
     num_running: int = 0
-    recent_prompt_tokens: float = 0.0  # of recent steps, by their cost and with decaying weights; see `count_step`
+    recent_prompt_tokens: float = 0.0  # prompt tokens of recent steps, by cost and decaying: see `count_step`
 
     @property
     def prompt_level(self) -> float:

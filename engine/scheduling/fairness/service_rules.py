@@ -10,9 +10,9 @@ class Yielding(enum.Enum):
     """The condition for a running sequence to give up its slot and blocks to a waiting sequence of a lower rank."""
 
     NEVER = enum.auto()
-    FOR_ROOM = enum.auto()  # if both do not fit
+    FOR_ROOM = enum.auto()  # if there is no room for both sequences
     IMMEDIATELY = enum.auto()
-    BY_PAUSING = enum.auto()  # its slot immediately, and its blocks if both do not fit
+    BY_PAUSING = enum.auto()  # its slot immediately, and its blocks if there is no room for both sequences
 
 
 class CountedAs(enum.Enum):
@@ -34,7 +34,7 @@ class ServiceRules:
     stays_cached: bool  # its blocks remain in the prefix cache when it ends
     is_evicted_first: bool = False  # its blocks in the prefix cache are evicted before clients' blocks
     fills_idle_steps: bool = False  # its sequences are only in steps without sequences of lower ranks
-    is_counted: bool = field(init=False)  # in the metrics of clients; stored, since each step reads it often
+    is_counted: bool = field(init=False)  # counted in the metrics of clients; stored, since each step reads it often
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_counted", self.counted_as is CountedAs.CLIENTS)

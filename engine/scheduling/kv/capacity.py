@@ -1,4 +1,4 @@
-"""KVCapacity: computes whether free blocks and states suffice for a sequence, given what others hold and still need."""
+"""KVCapacity: computes whether free blocks and states suffice for a sequence, given the needs of other sequences."""
 
 from collections import Counter, abc
 from itertools import zip_longest
@@ -12,7 +12,7 @@ from engine.scheduling.sequence import Sequence
 class KVCapacity:
     """Counts free and needed blocks and states, without changing anything.
 
-    without, in its methods: sequences whose blocks and states count as free, as if they were preempted.
+    `without`, an argument of its methods: sequences whose blocks and states count as free, as if they were preempted.
     """
 
     def __init__(
@@ -34,7 +34,8 @@ class KVCapacity:
         num_states_reserved: int = 0,
         without: abc.Collection[Sequence] = (),
     ) -> bool:
-        """Whether all tokens of a waiting sequence fit, sharing `match`, beyond what is reserved for others."""
+        """Whether all tokens of a waiting sequence, sharing `match`, fit into what is not reserved for other
+        sequences."""
         if self._has_states:
             num_free = self._states.num_free + self._num_freed(self._states, without)
             if num_free <= num_states_reserved:
@@ -45,7 +46,7 @@ class KVCapacity:
         self, sequence: Sequence, match: PrefixMatch, num_reserved: int, *, without: abc.Collection[Sequence] = ()
     ) -> int:
         """Return how many blocks would stay free if a waiting sequence, sharing `match`, got blocks for all its tokens
-        and others got their reserved blocks; negative if there are too few."""
+        and other sequences got their `num_reserved` blocks; negative if there are too few."""
         num_free = self._pool.num_free + self._num_freed(self._pool, without) - num_reserved
         return num_free - self.blocks_taken(sequence, match, without=without)
 

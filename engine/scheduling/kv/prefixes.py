@@ -24,7 +24,7 @@ class PrefixMatch:
     num_tokens: int
     tables: list[list[int]]
     num_blocks: int
-    num_blocks_of_first_group: int  # in group 0 alone: where they end, another sequence diverged from this one
+    num_blocks_of_first_group: int  # cached in group 0 alone: where they end, another sequence diverged from this one
 
 
 class PrefixIndex:

@@ -16,8 +16,8 @@ _MIN_SAMPLE = 8  # prompt tokens at a beginning, or fewer that cost as much; a s
 class PromptCost(NamedTuple):
     """The cost of a prompt's next tokens in a step. The unit is the cost of one token at the beginning of a prompt."""
 
-    token: float = 1.0  # of each token
-    context: float = 0.0  # once for all of them: reading the context before them
+    token: float = 1.0  # cost of each token
+    context: float = 0.0  # cost of reading the earlier context, once for all tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,10 @@ class Demand(NamedTuple):
     """The tokens that a running sequence, or one about to be admitted, could compute in one step."""
 
     sequence: Sequence
-    num_tokens: int  # the most in this step
+    num_tokens: int  # most tokens in this step
     num_pending: int  # all tokens still to compute
-    cost: float = 1.0  # of each token, relative to one at a prompt's beginning
-    context_cost: float = 0.0  # once for all of them, see PromptCost
+    cost: float = 1.0  # cost of each token, relative to a token at the beginning of a prompt
+    context_cost: float = 0.0  # cost of reading the earlier context, once for all tokens
 
     @property
     def is_prompt(self) -> bool:

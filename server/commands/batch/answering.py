@@ -34,7 +34,8 @@ class LineRunner:
         store: Callable[[bytes, bool], None],
         on_answer: Callable[[LineCounts], None],
     ) -> None:
-        """store: called with the output line and whether it is completed, before on_answer; may raise StartupError."""
+        """store: called before on_answer, with the output line and whether the request succeeded; may raise
+        StartupError."""
         self._context = context
         self._file = file
         self._store = store

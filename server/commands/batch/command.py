@@ -183,7 +183,7 @@ async def _answer(
 
 
 async def _until_dead(engines: OneEngine, runner: "LineRunner", job: _Job) -> "LineCounts":
-    """Run the lines. Raises StartupError if the engine dies for good before all are answered."""
+    """Run the lines. Raises StartupError if the engine dies for good before all lines are answered."""
     work = asyncio.ensure_future(runner.run(job.left))
     dead = asyncio.ensure_future(engines.wait_dead())
     try:

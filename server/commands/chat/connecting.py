@@ -17,7 +17,8 @@ CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 
 @contextlib.contextmanager
 def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
-    """Yield a client of the server at the URL, a running one, or a new one. Raises OptionError and StartupError."""
+    """Yield a client of the server at a given URL, or of a new server for a given model. With neither, use the server
+    that runs on this machine, else start one. Raises OptionError and StartupError."""
     with contextlib.ExitStack() as stack:
         url = namespace.where
         if url is None and is_running():

@@ -55,7 +55,7 @@ class Talk:
             raise CommandProblem("there is no question yet")
 
     def undo(self) -> None:
-        """Remove the last question and its answer. Raises CommandProblem if there is none."""
+        """Remove the last question and its answer. Raises CommandProblem if there is no question."""
         self.drop_answer()
         self.messages.pop()
 

@@ -138,7 +138,7 @@ def _parse_size(text: str) -> int | None:
 
 
 def _duration(text: str) -> float | None:
-    """Parse a duration such as 90s, 10m or 2h; return seconds, or None if it is not one."""
+    """Parse a duration such as 90s, 10m or 2h; return seconds, or None if `text` is not a duration."""
     match = _DURATION.fullmatch(text)
     return None if match is None else float(match[1]) * _DURATION_UNITS[match[2] or "s"]
 

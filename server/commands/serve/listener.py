@@ -46,9 +46,9 @@ def listening(config: ServerConfig) -> Iterator[socket.socket]:
 def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.socket:
     """Return a TCP socket that listens on host:port. Raises StartupError.
 
-    It listens immediately, since Linux lets several sockets with SO_REUSEADDR bind a port until one listens. unacked_s:
-    TCP_USER_TIMEOUT, after which the system drops a connection whose client acknowledges or reads nothing. The server's
-    own write timeout detects such clients only once the system's send buffer, perhaps megabytes, is full.
+    The socket listens immediately, since Linux lets several sockets with SO_REUSEADDR bind a port until one listens.
+    unacked_s: TCP_USER_TIMEOUT, after which the system drops a connection whose client acknowledges or reads nothing.
+    The server's own write timeout detects such clients only once the system's send buffer, perhaps megabytes, is full.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -30,8 +30,8 @@ def room_for_connections(num_files: int) -> int:
 def connections_at_once() -> int:
     """Return the number of connections to accept in a row before the event loop does other work.
 
-    It is small, since streams and probes wait meanwhile, and limited by the spare descriptors: three more rounds may be
-    accepted before the refused connections of the first are closed.
+    The number is small, since streams and probes wait meanwhile. It is at most a quarter of the spare descriptors,
+    since the refused connections of a round may stay open until three more rounds are accepted.
     """
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return min(_MOST_AT_ONCE, max(1, (_other_files(_NO_LIMIT if soft < 0 else soft) - _OWN_FILES) // 4))
@@ -44,7 +44,7 @@ def _other_files(num_files: int) -> int:
 def allow_open_files(max_connections: int) -> int:
     """Raise the limit of open files as far as possible, and return the number of connections that fit.
 
-    If the limit is too low for `max_connections`, returns fewer and logs a warning; without descriptors left,
+    If the limit is too low for `max_connections`, returns a lower number and logs a warning; without descriptors left,
     connections and probes would hang. Raises StartupError if the limit is too low for the server itself.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -60,7 +60,8 @@ class ServiceManager:
         self._send("STOPPING=1", "STATUS=Finishing running requests")
 
     async def pulse(self) -> None:
-        """Send watchdog messages from the event loop until canceled; if it hangs, the manager kills the server."""
+        """Send watchdog messages from the event loop until canceled; if the loop hangs, the manager kills the
+        server."""
         if self._socket is None or not self._watchdog_s:
             return
         while True:

@@ -22,8 +22,8 @@ _DRAIN_TIMEOUT_S = 2.0
 
 class SharedTerminal:
     """Replaces stderr (file descriptor 2) by a pipe until `give_back`, and prints its lines above the bars. Child
-    processes started meanwhile keep the pipe, so lines are forwarded as long as one lives. Hold `lock` while finishing
-    the bars: rich would redraw them below a line printed meanwhile."""
+    processes started meanwhile keep the pipe, so lines are forwarded as long as such a process lives. Hold `lock` while
+    finishing the bars: rich would redraw them below a line printed meanwhile."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -39,8 +39,8 @@ async def unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Resul
 
 
 def on_hangup(*actions: Callable[[], None]) -> None:
-    """Call the actions at each SIGHUP. Without actions, SIGHUP keeps ending a server in a terminal, but is ignored by
-    one without a terminal, such as a service during a reload."""
+    """Call the actions at each SIGHUP. Without actions, SIGHUP still ends a server that has a terminal, and is ignored
+    by a server without one, such as a service during a reload."""
     if not actions and has_terminal():
         return
 

@@ -76,7 +76,7 @@ class Publisher:
 
     @property
     def unread(self) -> list[ServedAdapter]:
-        """Registered adapters that their model, which is loaded by now, has not read yet."""
+        """Registered adapters whose model is loaded but has not read them yet."""
         unread = (each for each in self._models.adapters if each.owner is not None and each.info is None)
         return [each for each in unread if self._can_read(self._models.get_or_default(each.base_name))]
 

@@ -128,7 +128,7 @@ def event_id(job_id: str, number: int) -> str:
 
 
 def event_number(job_id: str, given: str) -> int | None:
-    """Parse the id of an event of this job, and return the event's number; None if it is not one."""
+    """Parse the id of an event of this job, and return the event's number; None if `given` is not such an id."""
     digits = given.removeprefix(event_id(job_id, 0)[:-1])
     number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
     return number if number is not None and event_id(job_id, number) == given else None

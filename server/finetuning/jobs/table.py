@@ -73,7 +73,8 @@ def jobs_page(
 
 
 def named(connection: Connection, name: str) -> tuple[FinetuningRecord, int | None] | None:
-    """Find the job of the adapter `name`, and the step if that is a checkpoint; None if there is no such adapter."""
+    """Find the job of the adapter `name`, and the step if the name is a checkpoint's; None if there is no such
+    adapter."""
     model_name, step = split_checkpoint_name(name)
     for record in FINETUNING_JOBS.select(connection, "name = ?", model_name):
         if record.has_adapter if step is None else any(each.step == step for each in record.checkpoints):

@@ -133,7 +133,7 @@ class Training(ProcessWork):
 
     async def _survive(self, num_deaths: int, code: int) -> bool:
         """Pause before a restart of the trainer; or fail the job and return False. num_deaths: number of trainer deaths
-        since the last new step. code: exit status of the last one."""
+        since the last new step. code: exit status of the last process."""
         how = describe_exit(code)
         if traceback := await asyncio.to_thread(traceback_of, self._folder.lock):
             logger.error("the process of fine-tuning job %s: %s", self.id, traceback)

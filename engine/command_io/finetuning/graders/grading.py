@@ -84,7 +84,8 @@ class Grade:
 
 @dataclass(slots=True)
 class Grading:
-    """The grading of one sample. questions: for grading models, to answer before `grade`; by path in the grader."""
+    """The grading of one sample. questions: the questions that grading models must answer before `grade`, by the path
+    of the grader that asks."""
 
     grader: Grader
     item: Mapping[str, Any]
