@@ -87,7 +87,7 @@ def create_app(
     """
     store = store or entries_in(memory_database(), config)
     drain, workers = Drain(), TextWorkers()
-    entries = config.models.entries or (ModelEntry(config.model_names(engine_config.model), engine_config),)
+    entries = config.model_entries(engine_config)
     clients = client if isinstance(client, Mapping) else {entries[0].name: client}
     models = _served_models(entries, clients, config, metrics, drain, workers, templates or DirectTemplates())
     models.add_configured_adapters(config.lora, kinds_known=len(entries) == 1)
@@ -98,7 +98,7 @@ def create_app(
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
         files=Files(store.database, disk_of(config.data_dir), config.storage),
-        keys=KeyManager(config, metrics, store.database),
+        keys=KeyManager(config, metrics, store.database, models.aliases),
         workers=workers,
         drain=drain,
     )
@@ -147,7 +147,8 @@ def _served_models(
                 templates=templates,
             )
             for entry in entries
-        ]
+        ],
+        {entry.alias: entry.name for entry in entries if entry.alias is not None},
     )
     return models
 

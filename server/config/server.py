@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine.child_processes.log_format import LogFormat
-from engine.config import option
+from engine.config import EngineConfig, option
 from engine.errors import OptionError
 from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
-from server.config.models import ModelsConfig
+from server.config.models import ModelEntry, ModelsConfig, default_entry, default_names
 from server.config.network import NetworkConfig
 from server.config.storage import StorageConfig
 
@@ -135,7 +135,9 @@ class ServerConfig:
     log_format: LogFormat = _http(LogFormat.TEXT, "Log lines as text, or each as a JSON object.")
     log_requests: bool = _http(True, "Log a line for each request: id, route, status, tokens, times, why it ended.")
     served_model_name: tuple[str, ...] = _requests(
-        (), "Name of the model for clients; repeatable, the first is canonical (default: MODEL)."
+        (),
+        "Name of the model for clients; repeatable, the first is canonical (default: the last part of MODEL's path or "
+        "repository, without .gguf).",
     )
     chat_template: str | None = _requests(
         None, "Jinja chat template: a file, or the text itself (default: the checkpoint's).", metavar="FILE"
@@ -223,6 +225,10 @@ class ServerConfig:
                 f"--root-path is {self.root_path!r}; it must be a path such as /llm, without a / at its end"
             )
 
-    def model_names(self, model: str) -> tuple[str, ...]:
-        """Return the names under which clients request the model given as `model`; the first is canonical."""
-        return self.served_model_name or (model,)
+    def model_entries(self, engine: EngineConfig) -> tuple[ModelEntry, ...]:
+        """Return the served models, at least one. engine: the options of the only model, if there are not several."""
+        if self.models.entries:
+            return self.models.entries
+        if self.served_model_name:
+            return (ModelEntry(self.served_model_name, engine),)
+        return (default_entry(default_names([engine.model])[0], engine),)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from server.config.server import ServerConfig
@@ -21,8 +21,11 @@ from server.store.usage_table import UsageTable
 class KeyManager:
     """Holds the keys of one server and their usage, and runs the tasks that reload and store them."""
 
-    def __init__(self, config: ServerConfig, metrics: Metrics, database: Database) -> None:
-        """Load the keys. Raises OptionError if the keys file or the usage log cannot be used."""
+    def __init__(
+        self, config: ServerConfig, metrics: Metrics, database: Database, aliases: Mapping[str, str] | None = None
+    ) -> None:
+        """Load the keys. aliases: further names of models, which a key may list, with the model's own name. Raises
+        OptionError if the keys file or the usage log cannot be used."""
         self.spending = Spending()
         self._metrics = metrics
         self._path = None if config.api_keys_file is None else Path(config.api_keys_file)
@@ -32,6 +35,7 @@ class KeyManager:
             shares_cache=config.share_prefix_cache,
             spending=self.spending,
             metrics=metrics,
+            aliases=aliases or {},
         )
         self.usage = UsageBook(UsageTable(database), self.spending, metrics)
         self._watcher = None if self._path is None else KeysWatcher(self._path, self.ring, metrics)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -32,14 +33,17 @@ class KeyRing:
         shares_cache: bool,
         spending: Spending,
         metrics: Metrics,
+        aliases: Mapping[str, str] = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """file_keys: None without a keys file; then all callers with a key are operators. clock: seconds since 1970."""
+        """file_keys: None without a keys file; then all callers with a key are operators. aliases: further names of
+        models, which a key may list, with the model's own name. clock: seconds since 1970."""
         self.asks_for_keys = bool(option_keys) or file_keys is not None
         self.keys: tuple[ApiKey, ...] = ()
         self._shares_cache = shares_cache
         self._spending = spending
         self._metrics = metrics
+        self._aliases = aliases
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self._batch_accounts: dict[str, Account] = {}
@@ -68,6 +72,8 @@ class KeyRing:
         }
         accepted = {digest: (caller, float("inf")) for digest, caller in self._options.items()}
         for key in self.keys:
+            if key.models is not None:
+                key = msgspec.structs.replace(key, models=tuple(self._aliases.get(name, name) for name in key.models))
             caller = named_caller(key, accounts[key.name], shares_cache=self._shares_cache)
             expires_s = float("inf") if key.expires is None else key.expires.timestamp()
             accepted[key.digest] = (caller, expires_s)

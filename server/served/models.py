@@ -1,7 +1,8 @@
 """ServedModels: all models of one server, by name, with their adapters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from engine.errors import HeadraceError, InvalidRequest, OptionError
 from engine.protocol import EngineInfo
@@ -23,8 +24,10 @@ from server.served.model import ServedModel
 class ServedModels:
     """The served models, at least one, and their adapters. A request without a model name uses the first model."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[ServedModel], aliases: Mapping[str, str] = MappingProxyType({})) -> None:
+        """aliases: names that requests may use and that are not listed, with the model's name."""
         assert models, "a server has at least one model"
+        self.aliases = aliases
         self.have_started = False  # whether the models that are loaded at the start have been; used with several models
         self.adapters = ServedAdapters()
         self.arrivals = Arrivals()
@@ -60,7 +63,7 @@ class ServedModels:
         """Return the model or adapter that the caller's request names, by default the first model. Raises
         ModelNotFound."""
         names = self.visible_names
-        wanted = self.default.name if name is None else name
+        wanted = self.default.name if name is None else self.canonical(name)
         if wanted in names:
             if (adapter := self.adapters.get(wanted)) is None:
                 return self._by_name[wanted]
@@ -75,7 +78,11 @@ class ServedModels:
 
     def is_model_name(self, name: str) -> bool:
         """Whether the name is one of a model, not of an adapter."""
-        return name in self._by_name
+        return self.canonical(name) in self._by_name
+
+    def canonical(self, name: str) -> str:
+        """Return the model's name if `name` is an alias, else `name`."""
+        return self.aliases.get(name, name)
 
     def base_model(self, name: str | None) -> ServedModel:
         """Return the model with this name, as the base of an adapter; for None, the only model that can have adapters.
@@ -89,6 +96,7 @@ class ServedModels:
             )
         if name is None and len(able) == 1:
             return able[0]
+        name = None if name is None else self.canonical(name)
         known = ", ".join(repr(model.name) for model in able)
         if name is None:
             raise InvalidRequest(
@@ -173,7 +181,9 @@ class ServedModels:
 
     def get_or_default(self, name: str | None) -> ServedModel:
         """Return the model, or the base model of the adapter, with this name; the first model if there is none."""
-        return self.default if name is None else self._by_name.get(self.adapters.base_name(name), self.default)
+        if name is None:
+            return self.default
+        return self._by_name.get(self.adapters.base_name(self.canonical(name)), self.default)
 
     def check_queue(self) -> None:
         """Raise QueueFull or EngineUnavailable if no model can take another request."""

@@ -326,11 +326,12 @@ def make_app(
     priority: bool = False,
     enable_lora: bool = False,
     templates: TemplateRunner | None = None,
+    served_model_name: tuple[str, ...] = (MODEL,),
     **options: object,
 ) -> FastAPI:
     policy = SchedulingPolicy.PRIORITY if priority else SchedulingPolicy.FCFS
     engine_config = EngineConfig(model=MODEL, scheduling_policy=policy, enable_lora=enable_lora)
-    config = ServerConfig(**options)  # type: ignore[arg-type]
+    config = ServerConfig(served_model_name=served_model_name, **options)  # type: ignore[arg-type]
     return create_app(client, config, engine_config, Metrics(MODEL), templates=templates or DirectTemplates())
 
 

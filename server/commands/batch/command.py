@@ -155,7 +155,7 @@ async def _answer(
     job: _Job, server: ServerConfig, engine: EngineConfig, templates: TemplateProcesses, began_s: float
 ) -> int:
     stop = catch_signals()
-    name = server.model_names(engine.model)[0]
+    name = server.model_entries(engine)[0].name
     metrics = Metrics(name)
     progress = _Progress(job, server)
     engines = OneEngine(name, server, engine, metrics, began_s)

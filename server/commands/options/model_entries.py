@@ -7,7 +7,7 @@ from typing import Any
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.commands.options.definitions import OPTIONS, config_of_values, suggest
-from server.config.models import ModelEntry
+from server.config.models import ModelEntry, default_entry, default_names
 
 # Options that a model may have of its own, in addition to all options of the engine.
 _OF_SERVER = ("chat_template", "tool_call_parser", "reasoning_parser", "max_num_waiting")
@@ -23,7 +23,10 @@ def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tu
             "(--config), under models:"
         )
     _check_names(models)
-    return tuple(ModelEntry((model,), _engine({**values, "model": model}, model)) for model in models)
+    return tuple(
+        default_entry(name, _engine({**values, "model": model}, model))
+        for name, model in zip(default_names(models), models, strict=True)
+    )
 
 
 def entries_of_file(given: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:

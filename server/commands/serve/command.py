@@ -84,9 +84,7 @@ async def _serve(
     manager = ServiceManager.from_environment(os.environ)
     stop.add_done_callback(lambda _: manager.stopping())
     has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
-    entries = server_config.models.entries
-    name = entries[0].name if entries else server_config.model_names(engine_config.model)[0]
-    metrics = Metrics(name, has_vllm_names=has_vllm_names)
+    metrics = Metrics(server_config.model_entries(engine_config)[0].name, has_vllm_names=has_vllm_names)
     tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.count_spans)
     is_drawn = can_draw(server_config.log_format)
     engines = engines_of(server_config, engine_config, metrics, began_s)

@@ -45,8 +45,7 @@ def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, beg
     name = metrics.model_name
     if not server.models.entries and not server.models.loads_on_demand:
         return OneEngine(name, server, engine, metrics, began_s)
-    entries = server.models.entries or (ModelEntry(server.model_names(engine.model), engine),)
-    return SeveralEngines(entries, server)
+    return SeveralEngines(server.model_entries(engine), server)
 
 
 class SeveralEngines:

@@ -54,7 +54,8 @@ class FilePreparation(ProcessWork):
 
     async def run(self) -> None:
         record = self._journal.record
-        model = next((each for each in self._env.models if each.name == record.base_model), None)
+        name = self._env.models.canonical(record.base_model)
+        model = next((each for each in self._env.models if each.name == name), None)
         if model is None:
             reason = f"the model {record.base_model!r} is not served any more"
             await self._journal.fail(self.status, FinetuningError("model_not_found", reason, "model"))

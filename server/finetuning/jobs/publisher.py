@@ -96,4 +96,4 @@ class Publisher:
         name, folder = record.name, out_folder(self._data_dir, record.id)
         if step is not None:
             name, folder = record.checkpoint_name(step), checkpoint_folder(self._data_dir, record.id, step)
-        return ServedAdapter(name, str(folder), record.base_model, owner=record.owner)
+        return ServedAdapter(name, str(folder), self._models.canonical(record.base_model), owner=record.owner)

@@ -29,20 +29,19 @@ def tagged(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else name + _LATEST
 
 
-def served_name(name: str, served: Sequence[str]) -> str:
-    """Return the served name of the model that an Ollama client calls `name`. Raises ModelNotFound."""
-    if name in served:
-        return name
-    for known in served:
-        if tagged(known) == tagged(name):
-            return known
-    names = ", ".join(repr(tagged(known)) for known in served) or "none for this key"
-    raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {names}")
-
-
 def ollama_model(name: str, models: ServedModels) -> ServedModel:
     """Return the model that an Ollama client calls `name`. Raises ModelNotFound."""
-    return models.find(served_name(name, models.visible_names))
+    served = models.visible_names
+    found = _served_name(models.canonical(name.removesuffix(_LATEST)), served)
+    if found is None:
+        names = ", ".join(repr(tagged(known)) for known in served) or "none for this key"
+        raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {names}")
+    return models.find(found)
+
+
+def _served_name(name: str, served: Sequence[str]) -> str | None:
+    """Return the name among `served` that an Ollama client calls `name`, or None."""
+    return name if name in served else next((known for known in served if tagged(known) == tagged(name)), None)
 
 
 def model_of(body: OllamaBody, models: ServedModels) -> ServedModel:
@@ -71,7 +70,7 @@ def accept_fields(body: OllamaBody, model: ServedModel, unhonored: dict[str, Any
     if keep_loaded(model, body.keep_alive):
         del unhonored["keep_alive"]
     ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
-    return served_name(body.model, model.visible_names), ignored
+    return _served_name(body.model, model.visible_names) or model.name, ignored
 
 
 def check_keep_alive(keep_alive: float | str | None) -> None:

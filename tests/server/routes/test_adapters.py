@@ -47,7 +47,9 @@ def _info(digest: bytes) -> AdapterInfo:
 def _app(client: FakeClient, folder: Path | None, *, enable: bool = True, modules: tuple[str, ...] = ()) -> FastAPI:
     lora = LoraConfig(modules, None if folder is None else str(folder))
     engine = EngineConfig(model=MODEL, enable_lora=enable)
-    return create_app(client, ServerConfig(lora=lora), engine, Metrics(MODEL), templates=DirectTemplates())
+    return create_app(
+        client, ServerConfig(served_model_name=(MODEL,), lora=lora), engine, Metrics(MODEL), templates=DirectTemplates()
+    )
 
 
 async def _load(api: httpx.AsyncClient, name: str, path: str, **fields: Any) -> httpx.Response:

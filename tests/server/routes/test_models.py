@@ -1,12 +1,14 @@
 """/v1/models, served names, /version, and the tokenizer's endpoints."""
 
 import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.protocol import Quality
 from tests.helpers.fake_client import BOS, IM_START, FakeClient, engine_info, http, make_app, says
+from tests.helpers.keys import bearer, entry, write_keys
 
 pytestmark = pytest.mark.fast
 
@@ -136,3 +138,29 @@ async def test_a_model_whose_quality_was_not_measured_has_none() -> None:
         "weight_formats": {},
         "quality": None,
     }
+
+
+async def test_a_model_is_listed_by_the_last_part_of_its_name_and_answers_to_all_of_it() -> None:
+    async with http(make_app(FakeClient(says("x")), served_model_name=())) as api:
+        listed = (await api.get("/v1/models")).json()["data"]
+        named = [
+            await api.post("/v1/completions", json={"prompt": "a", "model": name}) for name in ("tiny", "org/tiny")
+        ]
+        card = await api.get("/v1/models/org/tiny")
+        unknown = await api.post("/v1/completions", json={"prompt": "a", "model": "org"})
+        ollama = [await api.post("/api/show", json={"model": name}) for name in ("tiny", "tiny:latest", "org/tiny")]
+    assert [card["id"] for card in listed] == ["tiny"]
+    assert [answer.json()["model"] for answer in named] == ["tiny", "tiny"]
+    assert card.status_code == 200
+    assert unknown.json()["error"]["message"] == "the model 'org' is not served here; this server has 'tiny'"
+    assert [answer.status_code for answer in ollama] == [200, 200, 200]
+
+
+async def test_a_key_that_lists_the_path_may_use_the_model_by_both_names(tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys.yaml", entry("path", models=["org/tiny"]), entry("none-of-it", models=["x"]))
+    app = make_app(FakeClient(says("x")), served_model_name=(), api_keys_file=keys)
+    async with http(app, **bearer("path")) as path, http(app, **bearer("none-of-it")) as other:
+        bodies = [{"prompt": "a", "model": name} for name in ("tiny", "org/tiny")]
+        assert [(await path.post("/v1/completions", json=body)).status_code for body in bodies] == [200, 200]
+        assert [card["id"] for card in (await path.get("/v1/models")).json()["data"]] == ["tiny"]
+        assert [(await other.post("/v1/completions", json=body)).status_code for body in bodies] == [404, 404]

@@ -30,9 +30,10 @@ def _file(folder: Path, text: str) -> Path:
 def test_several_arguments_are_models_with_the_same_options() -> None:
     models = _models("a/b", "c.gguf", "--quantization", "int8", "--idle-unload", "10m")
     assert [(entry.names, entry.engine.model) for entry in models.entries] == [
-        (("a/b",), "a/b"),
-        (("c.gguf",), "c.gguf"),
+        (("b",), "a/b"),
+        (("c",), "c.gguf"),
     ]
+    assert [entry.alias for entry in models.entries] == ["a/b", "c.gguf"]
     assert {entry.engine.quantization for entry in models.entries} == {Quantization.INT8}
     assert (models.idle_unload, models.loads_on_demand) == (600.0, True)
 

@@ -14,8 +14,8 @@ from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuningRecord
 from server.served.loadable_model import LoadableModel, ModelState
 from tests.helpers.deadline import until
-from tests.helpers.fake_client import MODEL
-from tests.helpers.fake_trainer import no_time
+from tests.helpers.fake_client import MODEL, make_app
+from tests.helpers.fake_trainer import no_time, trained_client
 from tests.helpers.several import make_several
 
 pytestmark = pytest.mark.fast
@@ -63,6 +63,14 @@ async def test_an_adapter_is_served_at_once(app: FastAPI) -> None:
     adapter = _served(app)[RECORD.name]
     assert adapter.info is not None
     assert (adapter.owner, adapter.base_name) == ("me", MODEL)
+
+
+async def test_the_job_of_a_model_that_was_named_by_its_path_is_served_by_the_models_name(tmp_path: Path) -> None:
+    app = make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path), served_model_name=())
+    assert await _publisher(app).publish(RECORD) is None
+    assert _served(app)[RECORD.name].base_name == "tiny"
+    _publisher(app).withdraw(RECORD)
+    assert RECORD.name not in _served(app)
 
 
 async def test_a_checkpoint_has_a_name_of_its_own(app: FastAPI) -> None:
