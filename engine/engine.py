@@ -10,6 +10,7 @@ from engine.client.output_groups import OutputGroups
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest
 from engine.grammar.compiler import GrammarCompiler
+from engine.grammar.lanes import GrammarKey
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import (
     AbortReason,
@@ -151,7 +152,12 @@ class Engine:
         # Every token has log probabilities, and none may be banned: then each needs a row of its own.
         needs_rows = sampling.logprobs is not None or bool(sampling.bad_words) or sampling.allowed_token_ids is not None
         output_ids = [] if request.resumption is None else request.resumption.output_ids
-        return self._grammars.start(request.id, request.grammar, appends_forced=not needs_rows, output_ids=output_ids)
+        return self._grammars.start(
+            request.id,
+            GrammarKey(request.cache_salt, request.grammar),
+            appends_forced=not needs_rows,
+            output_ids=output_ids,
+        )
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request in the next step; ignored if it has ended already."""
@@ -183,8 +189,9 @@ class Engine:
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
             self._speculator.release(sequence)
-            if self._grammars is not None and sequence.request.grammar is not None:
-                self._grammars.forget(sequence.id, sequence.request.grammar)
+            request = sequence.request
+            if self._grammars is not None and request.grammar is not None:
+                self._grammars.forget(sequence.id, GrammarKey(request.cache_salt, request.grammar))
             if (repeat := self._auditor.start_repeat(sequence, self._scheduler.num_waiting)) is not None:
                 self._scheduler.add(repeat)
         if self._check_invariants:

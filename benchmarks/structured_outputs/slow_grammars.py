@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.commands.bench.processor import processor_name
 from engine.grammar.compiler import GrammarCompiler
+from engine.grammar.lanes import GrammarKey
 from engine.grammar.vocabulary import TokenizerSource
 
 _LEAST_MULTIPLE = 1_000_003  # takes many seconds, like each odd number after it
@@ -33,7 +34,7 @@ def main() -> int:
     _compile(compiler, compiled, 0)  # reads the vocabulary
     for index in range(options.slow):
         text = _grammar({"type": "integer", "multipleOf": _LEAST_MULTIPLE + 2 * index})
-        compiler.start(f"slow{index}", text, appends_forced=True)
+        compiler.start(f"slow{index}", GrammarKey("", text), appends_forced=True)
     seconds = [_compile(compiler, compiled, index) for index in range(1, options.rounds + 1)]
     later_ms = sorted(each * 1000 for each in seconds[1:])
     sys.stdout.write(f"On {processor_name()}, a small schema with {options.slow} slow ones:\n")
@@ -47,7 +48,7 @@ def _compile(compiler: GrammarCompiler, compiled: threading.Semaphore, number: i
     """Return the seconds until a small schema, different for each number, is ready."""
     start_s = time.perf_counter()
     schema = {"type": "object", "properties": {"name": {"type": "string"}, f"size{number}": {"type": "integer"}}}
-    grammar = compiler.start(f"small{number}", _grammar(schema), appends_forced=True)
+    grammar = compiler.start(f"small{number}", GrammarKey("", _grammar(schema)), appends_forced=True)
     while not grammar.is_ready:
         compiled.acquire()
         if refused := compiler.collect():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import llguidance
 
-from engine.grammar.lanes import Compilation, CompileLanes, CompileOutcome
+from engine.grammar.lanes import Compilation, CompileLanes, CompileOutcome, GrammarKey
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.grammar.trial_process import TrialProcess, TrialProcesses
 from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
@@ -46,7 +46,7 @@ class GrammarCompiler:
             self._trials, self._matcher, timeout_s=timeout_s, on_done=self._finish
         )
         self._done: queue.SimpleQueue[Compilation] = queue.SimpleQueue()
-        self._waiting: dict[str, dict[str, SequenceGrammar]] = {}  # text -> sequence id -> its grammar
+        self._waiting: dict[GrammarKey, dict[str, SequenceGrammar]] = {}  # by sequence id
         self._tally = GrammarTally()
 
     @property
@@ -70,7 +70,7 @@ class GrammarCompiler:
         self._done.put(self._done.get())
 
     def start(
-        self, sequence_id: str, text: str, *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
+        self, sequence_id: str, key: GrammarKey, *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
     ) -> SequenceGrammar:
         """Return a new sequence's grammar; compile it if not cached.
 
@@ -79,24 +79,24 @@ class GrammarCompiler:
         """
         grammar = SequenceGrammar(self._eos_token_ids, appends_forced=appends_forced, output_ids=output_ids)
         self._tally.queries += 1
-        if (matcher := self.cache.get(text)) is not None:
+        if (matcher := self.cache.get(key)) is not None:
             self._tally.hits += 1
             grammar.start(matcher.deep_copy())
             return grammar
-        if text not in self._waiting:
-            self._waiting[text] = {}
+        if key not in self._waiting:
+            self._waiting[key] = {}
             if self._vocabulary is None:  # while the trial process reads it too
                 reader = ThreadPoolExecutor(1, "grammar-vocabulary")
                 self._vocabulary = reader.submit(GrammarVocabulary.of, self._source)
                 reader.shutdown(wait=False)
-            self._lanes.submit(text)
-        self._waiting[text][sequence_id] = grammar
+            self._lanes.submit(key)
+        self._waiting[key][sequence_id] = grammar
         return grammar
 
-    def forget(self, sequence_id: str, text: str) -> None:
+    def forget(self, sequence_id: str, key: GrammarKey) -> None:
         """Drop a sequence that has ended. A compilation that no other sequence waits for is canceled."""
-        if self._waiting.get(text, {}).pop(sequence_id, None) is not None and not self._waiting[text]:
-            self._lanes.cancel(text)
+        if self._waiting.get(key, {}).pop(sequence_id, None) is not None and not self._waiting[key]:
+            self._lanes.cancel(key)
 
     def collect(self) -> list[tuple[str, Compilation]]:
         """Mark grammars that have compiled as ready; return failed compilations with their sequences' ids."""
@@ -104,15 +104,15 @@ class GrammarCompiler:
         while not self._done.empty():
             done = self._done.get()
             self._tally.compile_s.setdefault(done.outcome, []).append(done.seconds)
-            waiting = self._waiting.pop(done.text)
+            waiting = self._waiting.pop(done.key)
             if done.outcome is CompileOutcome.CANCELED and waiting:  # a sequence came for it meanwhile
-                self._waiting[done.text] = waiting
-                self._lanes.submit(done.text)
+                self._waiting[done.key] = waiting
+                self._lanes.submit(done.key)
                 continue
             if done.matcher is None:
                 refused += [(sequence_id, done) for sequence_id in waiting]
                 continue
-            self.cache.put(done.text, done.matcher)
+            self.cache.put(done.key, done.matcher)
             for grammar in waiting.values():
                 grammar.start(done.matcher.deep_copy())
         return refused
@@ -141,28 +141,28 @@ class GrammarCompiler:
 
 
 class GrammarCache:
-    """An LRU cache of compiled grammars by their text, bounded in (estimated) bytes."""
+    """An LRU cache of compiled grammars by key, bounded in (estimated) bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._matchers: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._matchers: OrderedDict[GrammarKey, llguidance.LLMatcher] = OrderedDict()
         self.num_bytes = 0  # an estimate: the library does not report the size of a compiled grammar
 
-    def get(self, text: str) -> llguidance.LLMatcher | None:
-        if text not in self._matchers:
+    def get(self, key: GrammarKey) -> llguidance.LLMatcher | None:
+        if key not in self._matchers:
             return None
-        self._matchers.move_to_end(text)
-        return self._matchers[text]
+        self._matchers.move_to_end(key)
+        return self._matchers[key]
 
-    def put(self, text: str, matcher: llguidance.LLMatcher) -> None:
+    def put(self, key: GrammarKey, matcher: llguidance.LLMatcher) -> None:
         """Store a grammar, evicting others to make room; a grammar larger than the whole cache is not stored."""
-        size = _size(text)
-        if size > self._max_bytes or text in self._matchers:
+        size = _size(key.text)
+        if size > self._max_bytes or key in self._matchers:
             return
         while self.num_bytes + size > self._max_bytes:
             evicted, _ = self._matchers.popitem(last=False)
-            self.num_bytes -= _size(evicted)
-        self._matchers[text] = matcher
+            self.num_bytes -= _size(evicted.text)
+        self._matchers[key] = matcher
         self.num_bytes += size
 
 

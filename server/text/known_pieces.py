@@ -21,6 +21,9 @@ class KnownPieces:
 
     A tokenizer first splits a text at its added tokens, so a piece between two of them has the same ids everywhere.
     Only the beginning of a text may differ, where some tokenizers add a space.
+
+    A piece is only found with the salt with which it was stored, as in the KV cache: the time that a text takes would
+    tell whether another client sent it.
     """
 
     def __init__(
@@ -32,12 +35,12 @@ class KnownPieces:
         self._control = control
         self._encode = encode
         self._max_bytes = max_bytes
-        self._known: OrderedDict[tuple[bool, str], tuple[array[int], int]] = OrderedDict()  # ids, and bytes of both
+        self._known: OrderedDict[tuple[str, bool, str], tuple[array[int], int]] = OrderedDict()  # ids, and bytes
         self._num_bytes = 0
         self._lock = threading.Lock()
 
-    def ids(self, text: str, at_most: int | None = None) -> list[int]:
-        """Return the token ids of `text`, from the cache if possible.
+    def ids(self, text: str, at_most: int | None = None, *, salt: str = "") -> list[int]:
+        """Return the token ids of `text`, from the cache if possible. salt: the cache salt of the request.
 
         Raises TooManyTokens if a piece has more than `at_most`.
         """
@@ -48,7 +51,7 @@ class KnownPieces:
             if len(piece) < _MIN_CHARACTERS:
                 ids += self._encode_behind(control, piece, at_most) if piece else []
             else:
-                ids += self._remembered(control, piece, at_most)
+                ids += self._remembered(salt, control, piece, at_most)
         return ids
 
     def _pieces(self, text: str) -> Iterator[tuple[str, str]]:
@@ -60,8 +63,8 @@ class KnownPieces:
                 control, start = match[0], match.end()
         yield control, text[start:]
 
-    def _remembered(self, control: str, piece: str, at_most: int | None) -> "array[int]":
-        key = (control == "", piece)
+    def _remembered(self, salt: str, control: str, piece: str, at_most: int | None) -> "array[int]":
+        key = (salt, control == "", piece)
         with self._lock:
             if (known := self._known.get(key)) is not None:
                 self._known.move_to_end(key)

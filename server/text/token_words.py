@@ -26,16 +26,17 @@ class TokenWords:
         found = (self._tokenizer.encode_inside(text) for text in (stripped, f" {stripped}"))
         return list(dict.fromkeys(tuple(ids) for ids in found if ids))
 
-    def breakers(self, texts: list[str]) -> tuple[bytes, tuple[tuple[int, ...], ...]]:
+    def breakers(self, texts: list[str], *, cache_salt: str = "") -> tuple[bytes, tuple[tuple[int, ...], ...]]:
         """Return the DRY sequence breakers for these texts: a token mask, and token sequences.
 
         The mask has a bit for each token, the lowest first, set if the token contains one of the texts. The sequences
         spell a text that begins at the end of their first token. The first call for a text reads the whole vocabulary,
-        which takes tenths of a second. Raises InvalidRequest if there are too many sequences.
+        which takes tenths of a second; later calls share its result if they have its `cache_salt`, so that their time
+        does not tell what other clients sent. Raises InvalidRequest if there are too many sequences.
         """
         mask, sequences = 0, dict[tuple[int, ...], None]()
         for text in texts:
-            text_mask, text_sequences = self._breaker(text)
+            text_mask, text_sequences = self._breaker(text, cache_salt)
             mask |= text_mask
             sequences.update(dict.fromkeys(text_sequences))
             if len(sequences) > _MAX_SEQUENCES:
@@ -46,7 +47,7 @@ class TokenWords:
                 )
         return mask.to_bytes(-(-mask.bit_length() // 8), "little"), tuple(sequences)
 
-    def _find_breaker(self, text: str) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    def _find_breaker(self, text: str, _: str) -> tuple[int, tuple[tuple[int, ...], ...]]:
         """Return the DRY sequence breakers for one text: a bit mask of the tokens that contain it, and the token
         sequences that spell it across a token border."""
         pattern = text.encode()

@@ -116,8 +116,11 @@ class Tokenizer:
             tail = _ids(tokenizer, text[start:end], add_special_tokens and start == 0) + tail
         return self.with_one_bos(tail) if add_special_tokens else tail
 
-    def encode_chat(self, prompt: str, hidden: Mapping[str, str], *, at_most: int | None = None) -> list[int]:
+    def encode_chat(
+        self, prompt: str, hidden: Mapping[str, str], *, at_most: int | None = None, cache_salt: str = ""
+    ) -> list[int]:
         """Return the ids of a rendered chat. `hidden` maps placeholders in `prompt` to the texts that replace them.
+        Ids of known texts are shared by calls with the same `cache_salt`.
 
         Control tokens are parsed in the template's own text and never in hidden texts. Apart from that, the ids equal
         those of the text with all placeholders replaced. Raises TooManyTokens for a long prompt with more than
@@ -125,8 +128,9 @@ class Tokenizer:
         """
         if not hidden:
             self.check_bound(prompt, at_most)
-            encode = self._encode_parsed if self._known is None else self._known.ids
-            return encode(prompt, at_most)
+            if self._known is not None:
+                return self._known.ids(prompt, at_most, salt=cache_salt)
+            return self._encode_parsed(prompt, at_most)
         whole = prompt
         for placeholder, original in hidden.items():
             whole = whole.replace(placeholder, original)

@@ -20,6 +20,7 @@ from server.generation.params.step_tokens import step_tokens
 from server.generation.params.truncation import Truncation, chat_truncation
 from server.generation.slo import check_first_token
 from server.generation.terms import RequestTerms, request_terms
+from server.keys.caller import current_caller
 from server.schemas.chat import ChatOptions
 from server.schemas.sampling import check_scores
 from server.served.model import ServedModel
@@ -95,10 +96,13 @@ async def _planned_prompt(
     options, model, tokenizer = request.options, chat_model(text_model), text_model.tokenizer
     constrained_by = constraint_fields(options)
     at_most = info.max_model_len if truncation is None else None
+    salt = current_caller().cache_salt(options.cache_salt or "")
 
     def work() -> tuple[ChatPrompt, AnswerPlan]:
         constraint = constraint_of(constrained_by)
-        prompt = render_prompt(request.chat, options, model, tokenizer, info, truncation=truncation, at_most=at_most)
+        prompt = render_prompt(
+            request.chat, options, model, tokenizer, info, truncation=truncation, at_most=at_most, cache_salt=salt
+        )
         budget = options.thinking_token_budget
         return prompt, plan_answer(prompt.source, model, tokenizer, constraint=constraint, thinking_budget=budget)
 

@@ -11,6 +11,7 @@ from server.chat.rendering import RenderedPrompt, render_chat
 from server.chat.request import Chat
 from server.generation.choice import Prompt
 from server.generation.params.truncation import Truncation
+from server.keys.caller import current_caller
 from server.schemas.base import quote
 from server.schemas.chat import TemplateOptions
 from server.text.detokenizer import decode
@@ -74,7 +75,10 @@ async def chat_prompt(
 ) -> ChatPrompt:
     """Return the rendered and tokenized prompt of a chat, whatever its length. Raises InvalidRequest."""
     model = chat_model(text_model)
-    work = partial(render_prompt, chat, options, model, text_model.tokenizer, info, truncation=truncation)
+    salt = current_caller().cache_salt("")
+    work = partial(
+        render_prompt, chat, options, model, text_model.tokenizer, info, truncation=truncation, cache_salt=salt
+    )
     return await text_model.workers.run(work, size=chat_size(chat))
 
 
@@ -97,16 +101,18 @@ def render_prompt(
     *,
     truncation: Truncation | None = None,
     at_most: int | None = None,
+    cache_salt: str,
 ) -> ChatPrompt:
-    """Render and tokenize a chat on the calling thread. Raises InvalidRequest if the chat cannot be rendered or the
-    prompt is empty, and ContextLengthExceeded for a prompt that certainly has more than `at_most` tokens."""
+    """Render and tokenize a chat on the calling thread. Token ids of known texts are shared by chats with the same
+    `cache_salt`. Raises InvalidRequest if the chat cannot be rendered or the prompt is empty, and ContextLengthExceeded
+    for a prompt that certainly has more than `at_most` tokens."""
     source = render_chat(chat, options, model)
     text, hidden = source.rendered.prompt, source.rendered.hidden
     if truncation is not None and truncation.keeps_end and not hidden:
         ids = tokenizer.encode_end(text, truncation.max_tokens + 1, add_special_tokens=False)  # one more than stay
     else:
         with refusing_long_prompts(info.max_model_len, "messages"):
-            ids = tokenizer.encode_chat(text, hidden, at_most=at_most)
+            ids = tokenizer.encode_chat(text, hidden, at_most=at_most, cache_salt=cache_salt)
     bos = info.tokenizer.bos_token_id
     if options.add_special_tokens and info.tokenizer.add_bos_token and bos is not None and ids[:1] != [bos]:
         ids = [bos, *ids]

@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import chain
 
+from server.keys.caller import current_caller
 from server.schemas.sampler_steps import SamplerStepFields, StepTokens
 from server.text.token_words import TokenWords
 from server.text_model import TextModel
@@ -15,10 +16,11 @@ async def step_tokens(body: SamplerStepFields, text_model: TextModel, vocab_size
     """
     if not (body.bad_words or body.breakers):
         return StepTokens()
-    return await text_model.workers.run(partial(_look_up, body, text_model.words, vocab_size), size=0)
+    salt = "" if body.dry_sequence_breakers is None else current_caller().cache_salt("")  # all share the default
+    return await text_model.workers.run(partial(_look_up, body, text_model.words, vocab_size, salt), size=0)
 
 
-def _look_up(body: SamplerStepFields, words: TokenWords, vocab_size: int) -> StepTokens:
+def _look_up(body: SamplerStepFields, words: TokenWords, vocab_size: int, salt: str) -> StepTokens:
     spellings = dict.fromkeys(chain.from_iterable(words.spellings(word) for word in body.bad_words or []))
     bad_words = tuple(ids for ids in spellings if max(ids) < vocab_size)
-    return StepTokens(bad_words, *words.breakers(body.breakers))
+    return StepTokens(bad_words, *words.breakers(body.breakers, cache_salt=salt))

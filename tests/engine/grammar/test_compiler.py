@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.grammar.compiler import GrammarCompiler
-from engine.grammar.lanes import Compilation, CompileOutcome
+from engine.grammar.lanes import Compilation, CompileOutcome, GrammarKey
 from engine.protocol import EngineRequest, FinishReason
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS, TOO_COMPLEX_LATER, expected_output, ledger_source
@@ -43,7 +43,7 @@ class CompilerRun:
         return self.compiler.collect()
 
     def compile(self, text: str, sequence_id: str = "r") -> list[tuple[str, Compilation]]:
-        assert not self.compiler.start(sequence_id, text, appends_forced=True).is_ready
+        assert not self.compiler.start(sequence_id, GrammarKey("", text), appends_forced=True).is_ready
         return self.collect()
 
 
@@ -54,8 +54,19 @@ def run(request: pytest.FixtureRequest) -> Iterator[CompilerRun]:
     run.compiler.close()
 
 
+def test_nothing_is_shared_between_salts(run: CompilerRun) -> None:
+    ann, ben, cleo = (GrammarKey(salt, GRAMMARS[0]) for salt in ("ann", "ben", "cleo"))
+    waiting = [run.compiler.start("r", key, appends_forced=True) for key in (ann, ben)]
+    run.collect()
+    if run.compiler.is_compiling:
+        run.collect()
+    assert all(grammar.is_ready for grammar in waiting)
+    assert run.compiler.start("s", ann, appends_forced=True).is_ready
+    assert not run.compiler.start("s", cleo, appends_forced=True).is_ready
+
+
 def test_a_grammar_is_compiled_once_for_all_that_wait_for_it(run: CompilerRun) -> None:
-    waiting = [run.compiler.start(f"r{index}", GRAMMARS[0], appends_forced=True) for index in range(3)]
+    waiting = [run.compiler.start(f"r{index}", GrammarKey("", GRAMMARS[0]), appends_forced=True) for index in range(3)]
     assert run.compiler.is_compiling
     assert not any(grammar.is_ready for grammar in waiting)
     assert run.collect() == []
@@ -64,7 +75,7 @@ def test_a_grammar_is_compiled_once_for_all_that_wait_for_it(run: CompilerRun) -
     first, second, _ = waiting
     first.advance([first.forced_next or 0], max_tokens=9)
     assert second.num_forced == 0  # each has its own place
-    assert run.compiler.start("late", GRAMMARS[0], appends_forced=True).is_ready
+    assert run.compiler.start("late", GrammarKey("", GRAMMARS[0]), appends_forced=True).is_ready
     tally = run.compiler.take_tally()
     assert (tally.queries, tally.hits) == (4, 1)
     assert {outcome: len(seconds) for outcome, seconds in tally.compile_s.items()} == {CompileOutcome.COMPILED: 1}
@@ -94,7 +105,7 @@ def test_a_grammar_that_takes_too_long_is_refused(run: CompilerRun) -> None:
 
 def test_a_trial_process_that_dies_takes_nothing_with_it(run: CompilerRun) -> None:
     assert run.compile(GRAMMARS[1]) == []
-    run.compiler.start("r", SLOW, appends_forced=True)
+    run.compiler.start("r", GrammarKey("", SLOW), appends_forced=True)
     deadline_s = time.monotonic() + 30
     while not (parents := _trial_parents()):
         assert time.monotonic() < deadline_s
@@ -110,10 +121,10 @@ def test_a_trial_process_that_dies_takes_nothing_with_it(run: CompilerRun) -> No
 
 def test_slow_grammars_do_not_hold_up_others(run: CompilerRun) -> None:
     slow = [
-        run.compiler.start(f"slow{index}", slow_grammar(1_000_003 + 2 * index), appends_forced=True)
+        run.compiler.start(f"slow{index}", GrammarKey("", slow_grammar(1_000_003 + 2 * index)), appends_forced=True)
         for index in range(9)
     ]
-    quick = run.compiler.start("quick", GRAMMARS[0], appends_forced=True)
+    quick = run.compiler.start("quick", GrammarKey("", GRAMMARS[0]), appends_forced=True)
     assert run.collect() == []
     assert quick.is_ready
     assert not any(grammar.is_ready for grammar in slow)
@@ -122,7 +133,7 @@ def test_slow_grammars_do_not_hold_up_others(run: CompilerRun) -> None:
 def test_no_process_outlives_the_compiler() -> None:
     run = CompilerRun()
     assert run.compile(GRAMMARS[1]) == []
-    run.compiler.start("slow", SLOW, appends_forced=True)
+    run.compiler.start("slow", GrammarKey("", SLOW), appends_forced=True)
     family = [child for parent in _trial_parents() for child in (parent, *_children(parent))]
     run.compiler.close()
     assert len(family) >= 2
@@ -133,20 +144,20 @@ def test_no_process_outlives_the_compiler() -> None:
 
 def test_what_nobody_waits_for_is_given_up(run: CompilerRun) -> None:
     assert run.compile(GRAMMARS[1]) == []
-    run.compiler.start("stays", SLOW, appends_forced=True)
-    run.compiler.start("goes", SLOW, appends_forced=True)
-    run.compiler.forget("goes", SLOW)
+    run.compiler.start("stays", GrammarKey("", SLOW), appends_forced=True)
+    run.compiler.start("goes", GrammarKey("", SLOW), appends_forced=True)
+    run.compiler.forget("goes", GrammarKey("", SLOW))
     assert run.compiler.is_compiling
-    run.compiler.forget("stays", SLOW)
+    run.compiler.forget("stays", GrammarKey("", SLOW))
     assert run.collect() == []  # long before it would have been compiled
     assert CompileOutcome.CANCELED in run.compiler.take_tally().compile_s
     assert run.compile(GRAMMARS[2]) == []
 
 
 def test_who_comes_for_what_was_given_up_gets_it(run: CompilerRun) -> None:
-    run.compiler.start("goes", GRAMMARS[0], appends_forced=True)
-    run.compiler.forget("goes", GRAMMARS[0])
-    grammar = run.compiler.start("comes", GRAMMARS[0], appends_forced=True)
+    run.compiler.start("goes", GrammarKey("", GRAMMARS[0]), appends_forced=True)
+    run.compiler.forget("goes", GrammarKey("", GRAMMARS[0]))
+    grammar = run.compiler.start("comes", GrammarKey("", GRAMMARS[0]), appends_forced=True)
     while run.compiler.is_compiling:
         run.collect()
     assert grammar.is_ready
@@ -156,11 +167,11 @@ def test_who_comes_for_what_was_given_up_gets_it(run: CompilerRun) -> None:
 def test_the_cache_holds_what_was_used_last_within_its_bytes(run: CompilerRun) -> None:
     for text in GRAMMARS[:2]:
         run.compile(text)
-    assert run.compiler.start("again", GRAMMARS[0], appends_forced=True).is_ready
+    assert run.compiler.start("again", GrammarKey("", GRAMMARS[0]), appends_forced=True).is_ready
     run.compile(GRAMMARS[2])
     assert 0 < run.compiler.cache.num_bytes <= 700_000
-    assert run.compiler.start("again", GRAMMARS[0], appends_forced=True).is_ready
-    assert not run.compiler.start("again", GRAMMARS[1], appends_forced=True).is_ready
+    assert run.compiler.start("again", GrammarKey("", GRAMMARS[0]), appends_forced=True).is_ready
+    assert not run.compiler.start("again", GrammarKey("", GRAMMARS[1]), appends_forced=True).is_ready
 
 
 def test_an_engine_gives_each_request_what_its_grammar_leaves(run: CompilerRun) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.grammar.lanes import MAX_FAST, MAX_SLOW, Compilation, CompileLanes, CompileOutcome
+from engine.grammar.lanes import MAX_FAST, MAX_SLOW, Compilation, CompileLanes, CompileOutcome, GrammarKey
 from engine.grammar.trial import Trial
 from tests.helpers.grammars import ledger_vocabulary
 
@@ -101,12 +101,12 @@ class LanesRun:
 
     def submit(self, *texts: str) -> None:
         for text in texts:
-            self.lanes.submit(text)
+            self.lanes.submit(GrammarKey("", text))
 
     def outcomes(self, number: int) -> dict[str, CompileOutcome]:
         """The outcomes of the next grammars to be done."""
         compilations = [self.done.get(timeout=60) for _ in range(number)]
-        return {each.text: each.outcome for each in compilations}
+        return {each.key.text: each.outcome for each in compilations}
 
     def close(self) -> None:
         self.trials.release()
@@ -190,7 +190,7 @@ def test_what_runs_in_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
     run.submit("slow")
     while not (run.trials.started and len(run.trials.started[0].timeouts_s) == 2):
         threading.Event().wait(0.001)
-    run.lanes.cancel("slow")
+    run.lanes.cancel(GrammarKey("", "slow"))
     assert run.outcomes(1) == {"slow": CompileOutcome.CANCELED}
 
 
@@ -199,7 +199,7 @@ def test_what_waits_for_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
     run.submit("slow-last", "quick")
     run.outcomes(1)
     run.lanes._fast.shutdown()
-    run.lanes.cancel("slow-last")
+    run.lanes.cancel(GrammarKey("", "slow-last"))
     run.trials.release()
     assert run.outcomes(len(SLOW))["slow-last"] is CompileOutcome.CANCELED
     assert len(run.trials.of("slow-last")) == 1
@@ -219,7 +219,7 @@ def test_each_grammar_ends_once_and_leaves_no_process(
     for index, text in enumerate(texts):
         run.submit(text)
         if index in cancelled:
-            run.lanes.cancel(text)
+            run.lanes.cancel(GrammarKey("", text))
         if index == released_after:
             run.trials.release()
     run.trials.release()

@@ -82,7 +82,7 @@ def test_texts_of_many_tokens_count_with_their_ids(text: str) -> None:
     known = KnownPieces({"<|a|>": 1}, frozenset({"<|a|>"}), lambda each, _: [7] * 3 * len(each), max_bytes=2_000_000)
     for number in range(40):
         known.ids(f"<|a|>{number} {text}")
-    held = sum(sys.getsizeof(piece) + sys.getsizeof(ids) for (_, piece), (ids, _) in known._known.items())
+    held = sum(sys.getsizeof(piece) + sys.getsizeof(ids) for (_, _, piece), (ids, _) in known._known.items())
     assert held <= 2_000_000
     assert known._num_bytes == sum(num_bytes for _, num_bytes in known._known.values())
     assert len(known._known) > 1
@@ -95,6 +95,14 @@ def test_a_beginning_is_apart_from_the_same_text_within() -> None:
     known.ids(text)
     known.ids(f"<|a|>{text}")
     assert calls == [text, f"<|a|>{text}"]
+
+
+def test_what_is_known_is_known_to_its_salt_alone() -> None:
+    calls: list[str] = []
+    known = _counted(calls)
+    text = f"<|a|>{'x' * 1000}"
+    assert [known.ids(text, salt=salt) for salt in ("ann", "ben", "ann")] == [[1, 1005]] * 3
+    assert calls == [text, text]
 
 
 def test_tokens_that_take_blanks_are_left_to_the_tokenizer() -> None:

@@ -51,6 +51,16 @@ def test_breakers_are_all_tokens_that_contain_one_of_them(tokenizer: Tokenizer) 
     assert sequences == ()
 
 
+def test_breakers_are_looked_up_for_each_salt(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    find = TokenWords._find_breaker
+    monkeypatch.setattr(TokenWords, "_find_breaker", lambda *given: reads.append(given[2]) or find(*given))
+    words = TokenWords(tokenizer)
+    found = [words.breakers(["e"], cache_salt=salt) for salt in ("ann", "ben", "ann")]
+    assert found[0] == found[1] == found[2]
+    assert reads == ["ann", "ben"]
+
+
 def test_a_breaker_of_several_tokens_is_found_from_the_end_of_its_first(tokenizer: Tokenizer) -> None:
     mask, sequences = TokenWords(tokenizer).breakers(["the l"])
     assert _contained(tokenizer, mask) == set()
