@@ -80,10 +80,28 @@ def expired(connection: Connection, now_s: float) -> list[str]:
     return [file_id for (file_id,) in rows]
 
 
-def totals(connection: Connection) -> tuple[int, int]:
-    """Return the number of files and their total size in bytes."""
-    num_files, num_bytes = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM files").fetchone()
+def newest(connection: Connection, now_s: float, limit: int, owner: str | None = None) -> list[File]:
+    """Return up to `limit` files that have not expired, newest first. owner: None for all."""
+    where, values = _of(owner)
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM files WHERE {where} AND (expires_s IS NULL OR expires_s > ?) "
+        "ORDER BY number DESC LIMIT ?",
+        (*values, now_s, limit),
+    )
+    return [File(*row) for row in rows]
+
+
+def totals(connection: Connection, owner: str | None = None) -> tuple[int, int]:
+    """Return the number of files and their total size in bytes. owner: None for all."""
+    where, values = _of(owner)
+    query = f"SELECT count(*), coalesce(sum(bytes), 0) FROM files WHERE {where}"
+    num_files, num_bytes = connection.execute(query, values).fetchone()
     return num_files, num_bytes
+
+
+def _of(owner: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return an SQL condition for files of this owner, or of all, and its parameters."""
+    return ("TRUE", ()) if owner is None else ("owner = ?", (owner,))
 
 
 def unknown(connection: Connection, names: Collection[str]) -> list[str]:

@@ -14,16 +14,21 @@ from server.keys.caller import ANYBODY, caller_of
 _OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "origin")
 
 
-def require_operator(scope: Scope) -> None:
-    """Raise InsufficientPermissions unless the request is an operator's.
+def is_operators(scope: Scope) -> bool:
+    """Return whether the request is an operator's.
 
     If the server has keys, an operator sends an admin's key. Without keys, an operator is a client on this machine, by
     the connection's peer address; headers of a proxy or a web page can only disprove this.
     """
     caller = caller_of(scope)
-    if caller.is_operator or (caller is ANYBODY and _is_from_here(scope)):
+    return caller.is_operator or (caller is ANYBODY and _is_from_here(scope))
+
+
+def require_operator(scope: Scope) -> None:
+    """Raise InsufficientPermissions unless the request is an operator's, as `is_operators` decides."""
+    if is_operators(scope):
         return
-    if caller is ANYBODY:
+    if caller_of(scope) is ANYBODY:
         raise InsufficientPermissions(
             "this is for the server's operator; it has no keys, so ask from its own machine, without a proxy or a web "
             "page in between, or start it with --api-key and send that key"

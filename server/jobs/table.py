@@ -157,6 +157,15 @@ class JobTable(Generic[Record]):
         ).fetchall()
         return [self._decode(body) for (body,) in rows[:limit]], len(rows) > limit
 
+    def newest(self, connection: Connection, limit: int, owner: str | None = None) -> list[Record]:
+        """Return up to `limit` jobs, those that have not ended first, each group newest first. owner: None for all."""
+        where, values = ("TRUE", ()) if owner is None else ("owner = ?", (owner,))
+        rows = connection.execute(
+            f"SELECT body FROM {self.name} WHERE {where} ORDER BY {self._is_active} DESC, number DESC LIMIT ?",
+            (*values, *self._active, limit),
+        )
+        return [self._decode(body) for (body,) in rows]
+
     def active(self, connection: Connection) -> list[Record]:
         """Return the jobs that have not ended, oldest first."""
         return self.select(connection, self._is_active, *self._active)

@@ -102,6 +102,13 @@ class KeyRing:
             raise ExpiredApiKey(f"the API key {name!r} expired at {moment}; ask the server's operator for another")
         return caller
 
+    def owner_name(self, owner: str) -> str:
+        """Return the name of the key that owns an object, or words for an owner without a name that is known now."""
+        if owner == ANYBODY.owner:
+            return "no key"
+        names = (each.name or each.tenant for each, _ in self._accepted.values() if each.owner == owner)
+        return next(names, "a removed key")
+
     def batch_caller(self, owner: str) -> Caller | None:
         """Return the caller that owns a batch; None while no key of the owner is accepted. The caller has no rate
         limits, only its key's budget, since batches wait for capacity anyway."""

@@ -24,6 +24,7 @@ from server.openapi.stored_operations import STORED_OPERATIONS
 from server.protocols.responses.events import StreamEvent
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
+from server.schemas.dashboard_jobs import JobsReport
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaShown, OllamaVersion
 from server.schemas.usage import UsageReport
 
@@ -95,6 +96,7 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
     "GET /dashboard/requests/{request_id}": Operation(
         answers={JSON: RequestStory}, errors=(InsufficientPermissions, RequestNotKnown)
     ),
+    "GET /dashboard/jobs": Operation(answers={JSON: JobsReport}, errors=(StorageFailed,)),
     "GET /log-level": _for_operators(answers={JSON: plain.LogLevelAnswer}),
     "PUT /log-level": _for_operators(answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}),
     "GET /v1/usage": Operation(

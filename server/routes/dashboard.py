@@ -1,4 +1,4 @@
-"""GET /dashboard/events, GET /dashboard/requests/{request_id}: the engine's activity, for the dashboard."""
+"""/dashboard/...: data for the dashboard: the engine's activity, and jobs."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -7,9 +7,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
+from server.dashboard.jobs import jobs_report
 from server.errors import describe_error
 from server.http.body import Context, json_response
-from server.http.operators import OPERATORS_ONLY
+from server.http.operators import OPERATORS_ONLY, is_operators
 from server.http.query import ignored_query, query_int
 from server.http.sse import EventStream
 from server.live.feed import LiveFeed
@@ -40,6 +41,13 @@ async def request_story(context: Context, request_id: str) -> Response:
     """Report what the engine did with a request, when and why. `request_id` may also be the answer's id."""
     story = context.models.story(request_id)
     return json_response(story, {"cache-control": "no-store"})
+
+
+@router.get("/dashboard/jobs")
+async def jobs(request: Request, context: Context) -> Response:
+    """List the caller's batches, fine-tuning jobs and files with their progress; for an operator, everyone's."""
+    report = await jobs_report(context, request.state.owner, is_everyones=is_operators(request.scope))
+    return json_response(report, {"cache-control": "no-store"})
 
 
 async def _events(live: LiveFeed, num_frames: int | None) -> AsyncGenerator[bytes]:

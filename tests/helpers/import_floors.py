@@ -47,6 +47,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "state",
         "endpoints",
         "batches",
+        "dashboard",
         "routes",
         "app",
         "commands",

@@ -1,22 +1,34 @@
-// The dashboard: the overview, or the page of one request, by the address after its #.
+// The dashboard: the overview, the jobs, or the page of one request or job, by the address after its #.
 
 import { byId } from "../shared/dom.js";
-import { requestLink, requestOf } from "../shared/links.js";
+import { placeOf, requestLink } from "../shared/links.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
+import { leaveJobs, showJobs } from "./jobs.js";
 import { stopWatching, watch } from "./overview.js";
 import { leaveRequest, showRequest } from "./request_page.js";
 
+// What is hidden costs the server nothing: each place is left before another one is shown.
+const PLACES = {
+  overview: { element: "overview", tab: "overview", title: () => "headrace: the engine at work", show: watch, leave: stopWatching },
+  request: { element: "request-page", tab: "overview", title: (id) => `Request ${id} · headrace`, show: showRequest, leave: leaveRequest },
+  jobs: { element: "jobs-page", tab: "jobs", title: () => "Jobs · headrace", show: showJobs, leave: leaveJobs },
+};
+
+let shown = null;
+
 function showPlace() {
-  const id = requestOf(location.hash);
-  leaveRequest();
-  stopWatching(); // the page is hidden, and should cost the server nothing
-  byId("overview").hidden = id !== null;
-  byId("request-page").hidden = id === null;
-  byId("overview-controls").hidden = id !== null;
-  document.title = id === null ? "headrace: the engine at work" : `Request ${id} · headrace`;
+  const { name, id } = placeOf(location.hash);
+  shown?.leave();
+  shown = PLACES[name];
+  for (const { element } of Object.values(PLACES)) byId(element).hidden = element !== shown.element;
+  for (const link of document.querySelectorAll(".places a")) {
+    if (link.dataset.tab === shown.tab) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  byId("overview-controls").hidden = name !== "overview";
+  document.title = shown.title(id);
   scrollTo(0, 0);
-  if (id === null) watch();
-  else showRequest(id);
+  shown.show(id);
 }
 
 byId("find").addEventListener("submit", (event) => {

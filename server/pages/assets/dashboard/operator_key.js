@@ -4,11 +4,13 @@ import { savedKey, saveKey } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
 import { setState } from "./state.js";
 
+const OPERATORS = "An operator’s key is needed";
+
 /**
- * Run `work`; if it fails for lack of an operator's key, ask for one and run it again. Other errors are shown in the
- * page's head. Returns whether it is worth trying again: not if there is no key to be had, or `signal` was aborted.
+ * Run `work`; if it fails for lack of a key, ask for one under the title `wanted` and run it again. Other errors are
+ * shown in the page's head. Returns whether it is worth trying again: not if there is no key to be had, or `signal` was aborted.
  */
-export async function withKey(work, signal) {
+export async function withKey(work, signal, wanted = OPERATORS) {
   for (;;) {
     try {
       await work();
@@ -20,21 +22,21 @@ export async function withKey(work, signal) {
       if (!error.wantsKey && !isNoOperator) return true;
       if (isNoOperator && savedKey() === "") return false; // no key would help
     }
-    const hasKey = await askKey(byId("state").textContent); // the old one stays until then: it is the chat page's
+    const hasKey = await askKey(wanted, byId("state").textContent); // the old one stays until then: it is the chat page's
     if (signal.aborted) return false;
     if (!hasKey) {
-      setState("An operator’s key is needed. Reload the page to enter one.", "bad");
+      setState(`${wanted}. Reload the page to enter one.`, "bad");
       return false;
     }
   }
 }
 
-async function askKey(reason) {
+async function askKey(title, reason) {
   const dialog = byId("dialog");
   const input = h("input", { type: "password", autocomplete: "off", "aria-label": "Key", placeholder: "Key", class: "grow", required: true });
   input.value = savedKey();
   dialog.replaceChildren(
-    h("h2", { id: "dialog-title" }, "An operator’s key is needed"),
+    h("h2", { id: "dialog-title" }, title),
     h("form", { method: "dialog" },
       h("p", {}, reason),
       h("div", { class: "row" }, input),

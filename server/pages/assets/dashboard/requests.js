@@ -2,6 +2,7 @@
 
 import { byId, h } from "../shared/dom.js";
 import { requestLink } from "../shared/links.js";
+import { place } from "./placing.js";
 import { seconds, stateOf } from "./words.js";
 
 const MAX_ROWS = 24;
@@ -11,7 +12,7 @@ const SVG = "http://www.w3.org/2000/svg";
 /** Show open requests, and those that ended lately. */
 export function renderRequests(open, recent, nowMs) {
   const rows = [...open, ...recent.filter((each) => each.prompt_tokens)].slice(0, MAX_ROWS);
-  place(byId("requests"), rows, (request, old) => row(request, nowMs, old), "No request yet. Ask something on the chat page, and watch the request here.");
+  place(byId("requests"), rows, keyOf, (request, old) => row(request, nowMs, old), "No request yet. Ask something on the chat page, and watch the request here.");
 }
 
 function row(request, nowMs, old) {
@@ -25,28 +26,6 @@ function row(request, nowMs, old) {
 }
 
 const keyOf = (request) => `${request.id} ${request.began_ms}`; // clients may use an id twice
-
-/**
- * Show an element for each request, made by `make(request, old)`. One that is there stays, since a press of a mouse
- * outlives a frame, and so does a keyboard's focus.
- */
-function place(list, requests, make, emptyText) {
-  const old = new Map([...list.children].map((element) => [element.requestKey, element]));
-  const isHeld = old.size > 1 && matchMedia("(hover: hover)").matches && list.matches(":hover"); // nothing moves under a pointer
-  const elements = requests.filter((request) => !isHeld || old.has(keyOf(request))).map((request) => {
-    const key = keyOf(request);
-    const element = make(request, old.get(key));
-    element.requestKey = key;
-    return element;
-  });
-  if (isHeld) return;
-  if (elements.length === 0) elements.push(list.querySelector(".empty") ?? h("p", { class: "empty" }, emptyText));
-  if (elements.length !== list.children.length || elements.some((element, index) => element !== list.children[index])) {
-    const focused = list.contains(document.activeElement) ? document.activeElement : null;
-    list.replaceChildren(...elements);
-    focused?.focus({ preventScroll: true });
-  }
-}
 
 /** The request's stretches within the window that ends now. */
 function timeline({ began_ms: beganMs, seconds: lasted, queue_s: queueS, first_token_s: firstS, status }, nowMs) {
@@ -75,7 +54,7 @@ function timeline({ began_ms: beganMs, seconds: lasted, queue_s: queueS, first_t
 /** Show what was refused or failed, newest first. */
 export function renderErrors(recent) {
   const failed = recent.filter((each) => each.error != null).slice(0, 12);
-  place(byId("errors"), failed, (each, old) => old ?? h(
+  place(byId("errors"), failed, keyOf, (each, old) => old ?? h(
     "a", { class: "refusal", href: requestLink(each.id) },
     h("span", {}, new Date(each.began_ms).toLocaleTimeString()), h("span", { class: "failed-word" }, `${each.status} ${each.error}`),
     h("span", {}, each.route), h("code", { title: each.id }, each.id.slice(0, 24)),

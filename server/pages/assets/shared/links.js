@@ -1,15 +1,22 @@
-// Addresses of the dashboard's places: "#/" is the overview, "#/requests/ID" the page of a request.
+// Addresses of the dashboard's places: "#/" is the overview, "#/requests/ID" a request, "#/jobs" all jobs, "#/jobs/ID" one.
 
-const PREFIX = "#/requests/";
+export const requestLink = (id) => `#/requests/${encodeURIComponent(id)}`;
+export const jobLink = (id) => `#/jobs/${encodeURIComponent(id)}`;
 
-export const requestLink = (id) => PREFIX + encodeURIComponent(id);
+const ONE = { requests: "request", jobs: "job" };
+const ALL = { jobs: "jobs" };
 
-/** The id of the request whose page `hash` is; null for the overview. */
-export function requestOf(hash) {
-  if (!hash.startsWith(PREFIX) || hash.length === PREFIX.length) return null;
+/** The place that `hash` names: {name, id}, by default the overview. */
+export function placeOf(hash) {
+  const [, room, id] = hash.match(/^#\/([a-z]+)\/?(.*)$/s) ?? [];
+  if (id && ONE[room]) return { name: ONE[room], id: decoded(id) };
+  return { name: ALL[room] ?? "overview", id: null };
+}
+
+function decoded(text) {
   try {
-    return decodeURIComponent(hash.slice(PREFIX.length));
+    return decodeURIComponent(text);
   } catch {
-    return hash.slice(PREFIX.length); // a % that begins no code
+    return text; // a % that begins no code
   }
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { count } from "../assets/shared/count.js";
-import { requestLink, requestOf } from "../assets/shared/links.js";
+import { jobLink, placeOf, requestLink } from "../assets/shared/links.js";
 import { cacheStory, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
 
 test("times are short and have their unit", () => {
@@ -60,7 +60,11 @@ test("states are words, and unknown ones stay", () => {
 });
 
 test("a request's address leads back to its id", () => {
-  for (const id of ["req_1", "a b/c?d#e", "100%", "ü"]) assert.equal(requestOf(requestLink(id)), id);
-  for (const hash of ["", "#", "#/", "#/requests/", "#other"]) assert.equal(requestOf(hash), null);
-  assert.equal(requestOf("#/requests/100%"), "100%");
+  for (const id of ["req_1", "a b/c?d#e", "100%", "ü"]) {
+    assert.deepEqual(placeOf(requestLink(id)), { name: "request", id });
+    assert.deepEqual(placeOf(jobLink(id)), { name: "job", id });
+  }
+  for (const hash of ["", "#", "#/", "#/requests/", "#other", "#/other/7"]) assert.deepEqual(placeOf(hash), { name: "overview", id: null });
+  for (const hash of ["#/jobs", "#/jobs/"]) assert.deepEqual(placeOf(hash), { name: "jobs", id: null });
+  assert.equal(placeOf("#/requests/100%").id, "100%");
 });

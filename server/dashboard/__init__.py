@@ -1,0 +1,1 @@
+"""Reports for the dashboard that combine several parts of the server."""

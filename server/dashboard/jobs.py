@@ -1,0 +1,102 @@
+"""jobs_report: the batches, fine-tuning jobs and files that a caller may see, for the dashboard."""
+
+from sqlite3 import Connection
+
+from server.batches.record import BATCHES, BatchRecord
+from server.context import ServerContext
+from server.files import table as files
+from server.files.table import File
+from server.finetuning.jobs.record import FinetuningRecord
+from server.finetuning.jobs.table import FINETUNING_JOBS
+from server.keys.ring import KeyRing
+from server.schemas.batch_answers import BatchStatus
+from server.schemas.dashboard_jobs import FileSummary, JobsReport, JobSummary, JobUnit
+from server.schemas.finetuning_answers import FinetuningStatus
+
+_MAX_JOBS = 100  # of each kind; unfinished ones first
+_MAX_FILES = 100
+
+
+async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool) -> JobsReport:
+    """Return the newest jobs and files, of `owner` or of all keys. Raises StorageFailed."""
+    wanted, now_s, ring = None if is_everyones else owner, context.files.clock(), context.keys.ring
+
+    def work(connection: Connection) -> JobsReport:
+        batches = BATCHES.newest(connection, _MAX_JOBS, wanted)
+        trainings = FINETUNING_JOBS.newest(connection, _MAX_JOBS, wanted)
+        jobs = [
+            *(batch_summary(each, owner, ring, now_s) for each in batches),
+            *(training_summary(each, owner, ring, now_s) for each in trainings),
+        ]
+        stored = files.newest(connection, now_s, _MAX_FILES, wanted)
+        num_files, num_bytes = files.totals(connection, wanted)
+        return JobsReport(
+            jobs=sorted(jobs, key=lambda each: (each.has_ended, -each.created_at)),
+            files=[_file_summary(each, owner, ring) for each in stored],
+            num_files=num_files,
+            file_bytes=num_bytes,
+            is_everyones=is_everyones,
+            has_keys=ring.asks_for_keys,
+            now=now_s,
+        )
+
+    return await context.files.database.run(work)
+
+
+def batch_summary(record: BatchRecord, owner: str, ring: KeyRing, now_s: float) -> JobSummary:
+    done = record.completed + record.failed
+    left_s = None
+    if record.status is BatchStatus.IN_PROGRESS and record.in_progress_at is not None and done:
+        left_s = (now_s - record.in_progress_at) / done * (record.total - done)
+    return JobSummary(
+        id=record.id,
+        kind="batch",
+        model=record.model,
+        status=record.status.value,
+        has_ended=record.status.has_ended,
+        done=done,
+        total=record.total,
+        failed=record.failed,
+        unit=JobUnit.LINE,
+        left_s=left_s,
+        key=ring.owner_name(record.owner),
+        is_own=record.owner == owner,
+        created_at=record.created_at,
+        started_at=record.in_progress_at,
+        ended_at=record.ended_s,
+    )
+
+
+def training_summary(record: FinetuningRecord, owner: str, ring: KeyRing, now_s: float) -> JobSummary:
+    is_running = record.status is FinetuningStatus.RUNNING
+    left_s = max(0.0, record.estimated_finish - now_s) if is_running and record.estimated_finish is not None else None
+    return JobSummary(
+        id=record.id,
+        kind=record.method.value,
+        model=record.base_model,
+        status=record.status.value,
+        has_ended=record.status.has_ended,
+        done=record.step,
+        total=0 if record.resolved is None else record.resolved.total_steps,
+        failed=0,
+        unit=JobUnit.STEP,
+        left_s=left_s,
+        key=ring.owner_name(record.owner),
+        is_own=record.owner == owner,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        ended_at=record.finished_at,
+    )
+
+
+def _file_summary(file: File, owner: str, ring: KeyRing) -> FileSummary:
+    return FileSummary(
+        id=file.id,
+        purpose=file.purpose,
+        bytes=file.bytes,
+        filename=file.filename if file.owner == owner else None,
+        created_at=file.created_s,
+        expires_at=file.expires_s,
+        key=ring.owner_name(file.owner),
+        is_own=file.owner == owner,
+    )

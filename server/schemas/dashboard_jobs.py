@@ -1,0 +1,162 @@
+"""Answers about batches, fine-tuning jobs and files, for the dashboard's view of jobs."""
+
+import enum
+
+import msgspec
+
+from server.schemas.batch_answers import LineFault
+
+
+class JobUnit(enum.StrEnum):
+    """The unit in which a job's progress is counted."""
+
+    LINE = "line"
+    STEP = "step"
+
+
+class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a batch or fine-tuning job. Times are in seconds since 1970. No field has text of the job's files.
+
+    kind: "batch", or the method of a fine-tuning job. done, total: progress in `unit`; `total` is 0 until it is known.
+    failed: lines that were answered with an error. left_s: estimated seconds until the end. key: the owner's name, as
+    KeyRing.owner_name returns it. is_own: whether the caller owns the job.
+    """
+
+    id: str
+    kind: str
+    model: str | None
+    status: str
+    has_ended: bool
+    done: int
+    total: int
+    failed: int
+    unit: JobUnit
+    left_s: float | None
+    key: str
+    is_own: bool
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+
+
+class FileSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored file. filename: null if the caller does not own the file."""
+
+    id: str
+    purpose: str
+    bytes: int
+    filename: str | None
+    created_at: int
+    expires_at: int | None
+    key: str
+    is_own: bool
+
+
+class JobsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest jobs and files that the caller may see, and the number and size of all these files.
+
+    is_everyones: whether all keys' jobs are included. has_keys: whether the server has keys, so that owners differ.
+    """
+
+    jobs: list[JobSummary]
+    files: list[FileSummary]
+    num_files: int
+    file_bytes: int
+    is_everyones: bool
+    has_keys: bool
+    now: float
+
+
+class CurvePoint(msgspec.Struct, frozen=True, array_like=True):
+    """One training step: losses in nats, and mean rewards. A field is null if it was not measured."""
+
+    step: int
+    train_loss: float | None
+    valid_loss: float | None
+    train_reward: float | None
+    valid_reward: float | None
+
+
+class JobNote(msgspec.Struct, frozen=True):
+    """An event of a fine-tuning job that is neither a step nor a sample."""
+
+    at: float  # seconds since 1970
+    level: str
+    message: str
+
+
+class JobSample(msgspec.Struct, frozen=True):
+    """An answer of the adapter after an epoch. number: of its prompt, from 0. prompt: null if it is not recorded."""
+
+    epoch: int
+    number: int
+    text: str
+    prompt: str | None
+
+
+class JobCheckpoint(msgspec.Struct, frozen=True):
+    """The adapter after an epoch, and the name under which it is served."""
+
+    name: str
+    step: int
+
+
+class TrainingDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """A fine-tuning job beyond its JobSummary.
+
+    adapter: name of the final adapter; null until it exists. The fields from `error` on are null or empty unless the
+    caller owns the job, except for the error's code.
+    """
+
+    n_epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    lora_rank: int | None
+    trained_tokens: int | None
+    adapter: str | None
+    checkpoints: list[JobCheckpoint]
+    error_code: str | None
+    error: str | None
+    result_files: list[str]
+
+
+class LineFailure(msgspec.Struct, frozen=True):
+    """A line of a batch that was answered with an error. status: HTTP status; null if the line was not run."""
+
+    custom_id: str
+    status: int | None
+    code: str | None
+    message: str
+
+
+class BatchDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch beyond its JobSummary. The last four fields are null or empty unless the caller owns the batch."""
+
+    endpoint: str
+    expires_at: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    input_faults: list[LineFault]
+    failures: list[LineFailure]
+    output_file_id: str | None
+    error_file_id: str | None
+
+
+class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One job, with the events after the one that the request named.
+
+    next_event: number of the last event considered, to ask for those after it. has_more: whether there are more.
+    is_own: whether the answer includes contents: notes, samples, and errors of lines.
+    """
+
+    job: JobSummary
+    training: TrainingDetails | None
+    batch: BatchDetails | None
+    curve: list[CurvePoint]
+    notes: list[JobNote]
+    samples: list[JobSample]
+    next_event: int
+    has_more: bool
+    has_keys: bool
+    now: float

@@ -1,0 +1,37 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { bytes, kindOf, moodOf, progressOf, purposeOf, span, statusOf, tally, timeOf } from "../assets/dashboard/job_words.js";
+
+const JOB = { kind: "batch", status: "in_progress", done: 0, total: 0, failed: 0, unit: "line", has_ended: false, created_at: 1000, started_at: null, ended_at: null, left_s: null };
+
+test("a job's kind, state and files have plain words", () => {
+  assert.deepEqual(["batch", "supervised", "new-kind"].map((kind) => kindOf({ kind })), ["Batch", "Fine-tuning", "new-kind"]);
+  assert.deepEqual(["queued", "succeeded", "new"].map((status) => statusOf({ status })), ["Waiting for its turn", "Done", "new"]);
+  assert.deepEqual(["succeeded", "failed", "running"].map((status) => moodOf({ status })), ["good", "bad", ""]);
+  assert.deepEqual(["fine-tune", "vision"].map((purpose) => purposeOf({ purpose })), ["examples", "vision"]);
+});
+
+test("progress counts lines or steps, and those that failed", () => {
+  assert.equal(progressOf(JOB), "no line yet");
+  assert.equal(progressOf({ ...JOB, done: 340, total: 1000, failed: 2 }), "340 of 1,000 lines, 2 failed");
+  assert.equal(progressOf({ ...JOB, unit: "step", done: 1, total: 1 }), "1 of 1 step");
+  assert.equal(progressOf({ ...JOB, has_ended: true }), "");
+});
+
+test("times are told in one unit", () => {
+  assert.deepEqual([0.2, 40, 89, 90, 1800, 5400, 90_000, 200_000].map(span), ["1 s", "40 s", "89 s", "2 min", "30 min", "2 h", "25 h", "2 days"]);
+  assert.equal(timeOf({ ...JOB, left_s: 130 }, 2000), "about 2 min left");
+  assert.equal(timeOf(JOB, 1060), "since 60 s");
+  assert.equal(timeOf({ ...JOB, started_at: 1050 }, 1060), "since 10 s");
+  assert.equal(timeOf({ ...JOB, has_ended: true, ended_at: 1000 }, 1600), "10 min ago");
+});
+
+test("jobs are counted by what they do", () => {
+  const jobs = ["in_progress", "queued", "validating_files", "paused", "failed"].map((status) => ({ ...JOB, status, has_ended: status === "failed" }));
+  assert.equal(tally(jobs), "1 running, 2 waiting, 1 paused, 1 ended");
+  assert.equal(tally([]), "");
+});
+
+test("sizes have two digits and a unit", () => {
+  assert.deepEqual([0, 999, 1000, 12_345_678, 4.2e12].map(bytes), ["0 B", "999 B", "1.0 kB", "12 MB", "4.2 TB"]);
+});

@@ -1,0 +1,125 @@
+"""The dashboard's jobs: one's own with a key, everyone's as figures for an operator, contents for their owner alone."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from fastapi import FastAPI
+
+from server.finetuning.jobs.record import FinetuningRecord, Resolved
+from server.schemas.finetuning_answers import FinetuningStatus
+from tests.helpers.batches import CHAT, chat_line, jsonl
+from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
+from tests.helpers.finetuning import Runner, create, official
+from tests.helpers.keys import entry, write_keys
+
+pytestmark = pytest.mark.fast
+
+_ELSEWHERE = ("203.0.113.9", 5000)
+
+
+class _Served:
+    """An application with the keys ann, ben and root, which is an operator's."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.runner = Runner(app)
+
+    def client(self, name: str) -> openai.AsyncOpenAI:
+        return official(self.app, f"secret-{name}", self.runner)
+
+    async def get(self, name: str, path: str = "/dashboard/jobs") -> Any:
+        headers = {"authorization": f"Bearer secret-{name}"}
+        async with http(self.app) as api:
+            answer = await api.get(path, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["cache-control"] == "no-store"
+        return answer.json()
+
+
+@contextlib.asynccontextmanager
+async def _served(folder: Path) -> AsyncIterator[_Served]:
+    keys = write_keys(folder / "keys.json", entry("ann"), entry("ben"), entry("root", admin=True))
+    app = make_app(FakeClient(says("Because.")), api_keys_file=keys, enable_lora=True, data_dir=str(folder))
+    yield _Served(app)
+
+
+async def _batch(client: openai.AsyncOpenAI) -> Any:
+    lines = jsonl([chat_line("a"), chat_line("b")])
+    file = await client.files.create(file=("secret-plans.jsonl", lines), purpose="batch")
+    return await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+
+
+async def test_a_key_sees_its_own_jobs_and_an_operator_everyones(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served:
+        batch, job = await _batch(served.client("ann")), await create(served.client("ben"))
+        ann, ben, root = [await served.get(name) for name in ("ann", "ben", "root")]
+        assert [each["id"] for each in ann["jobs"]] == [batch.id]
+        assert [each["id"] for each in ben["jobs"]] == [job.id]
+        assert {each["id"]: each["key"] for each in root["jobs"]} == {batch.id: "ann", job.id: "ben"}
+        assert [report["is_everyones"] for report in (ann, ben, root)] == [False, False, True]
+        assert [report["num_files"] for report in (ann, ben, root)] == [1, 1, 2]
+        assert root["file_bytes"] == ann["file_bytes"] + ben["file_bytes"] > 0
+        assert {each["is_own"] for each in root["jobs"]} == {False}
+
+
+async def test_a_files_name_is_its_owners(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served:
+        await _batch(served.client("ann"))
+        (own,), (others,) = (await served.get("ann"))["files"], (await served.get("root"))["files"]
+        assert (own["filename"], own["key"], own["is_own"]) == ("secret-plans.jsonl", "ann", True)
+        assert (others["filename"], others["key"], others["is_own"]) == (None, "ann", False)
+        assert (others["id"], others["bytes"], others["purpose"]) == (own["id"], own["bytes"], "batch")
+
+
+async def test_a_training_shows_how_far_it_is(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served:
+        job = await create(served.client("ann"))
+        (new,) = (await served.get("ann"))["jobs"]
+        assert (new["kind"], new["model"], new["status"]) == ("supervised", MODEL, "validating_files")
+        assert (new["done"], new["total"], new["unit"], new["left_s"]) == (0, 0, "step", None)
+
+        def run(record: FinetuningRecord) -> None:
+            record.enter(FinetuningStatus.RUNNING, record.created_at + 5)
+            record.resolved = Resolved(n_epochs=2, batch_size=4, learning_rate=2e-4, lora_rank=8, total_steps=20)
+            record.step, record.estimated_finish = 7, record.created_at + 10_000
+
+        record = await served.runner.change(job.id, run)
+        report = await served.get("root")
+        (running,) = report["jobs"]
+        assert (running["done"], running["total"], running["started_at"]) == (7, 20, record.started_at)
+        assert running["left_s"] == record.created_at + 10_000 - report["now"]
+        await served.runner.change(job.id, lambda each: each.enter(FinetuningStatus.PAUSED, 0))
+        (paused,) = (await served.get("ann"))["jobs"]
+        assert (paused["status"], paused["has_ended"], paused["left_s"]) == ("paused", False, None)
+
+
+async def test_unfinished_jobs_come_first_and_a_removed_keys_jobs_stay(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served:
+        client = served.client("ann")
+        first, second, third = [(await create(client)).id for _ in range(3)]
+        await served.runner.change(second, lambda each: each.enter(FinetuningStatus.CANCELLED, 0))
+        await served.runner.change(third, lambda each: each.enter(FinetuningStatus.FAILED, 0))
+        assert (await served.get("ann"))["jobs"][0]["id"] == first
+        ring = served.app.state.context.keys.ring
+        ring.replace([each for each in ring.keys if each.name != "ann"])
+        assert {each["key"] for each in (await served.get("root"))["jobs"]} == {"a removed key"}
+
+
+async def test_without_keys_everyone_sees_the_jobs(tmp_path: Path) -> None:
+    app = make_app(FakeClient(says("Because.")), enable_lora=True, data_dir=str(tmp_path))
+    job = await create(official(app, "none", Runner(app)))
+    transport = httpx2.ASGITransport(app, client=_ELSEWHERE)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as elsewhere:
+        report = (await elsewhere.get("/dashboard/jobs")).json()
+    assert [(each["id"], each["key"], each["is_own"]) for each in report["jobs"]] == [(job.id, "no key", True)]
+    assert (report["is_everyones"], report["has_keys"]) == (False, False)
+
+
+async def test_a_key_is_needed_where_there_are_keys(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served, http(served.app) as api:
+        assert (await api.get("/dashboard/jobs")).status_code == 401
