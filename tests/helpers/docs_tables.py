@@ -120,7 +120,7 @@ def parts() -> list[tuple[str, Path, str]]:
     """Every generated part: the name in its marker, the document that it is in, its text."""
     docs = ROOT / "docs"
     tables = [
-        ("endpoints", docs / "endpoints.md", endpoint_table()),
+        ("endpoints", docs / "api.md", endpoint_table()),
         ("options", docs / "options.md", option_table()),
         ("variables", docs / "options.md", variable_table()),
         ("metrics", docs / "metrics.md", metric_table()),
