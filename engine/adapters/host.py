@@ -31,8 +31,8 @@ class HostAdapters(Generic[A]):
         return adapter
 
     def add(self, adapter: A, in_use: Mapping[bytes, bool]) -> None:
-        """Add an adapter, and evict others beyond the limit. in_use: the adapters of open requests, by digest; true if
-        any request that uses the adapter has started."""
+        """Add an adapter, and evict other adapters beyond the limit. in_use: the adapters of open requests, by digest;
+        true if any request that uses the adapter has started."""
         self._forgotten.discard(adapter.digest)
         self._adapters[adapter.digest] = adapter
         self._adapters.move_to_end(adapter.digest)

@@ -27,7 +27,7 @@ def send_frame(sock: socket.socket, payload: bytes, *, prefix: bytes = b"") -> N
 
 
 def receive_frame(sock: socket.socket) -> bytearray | None:
-    """Block until the next frame; return its payload, or None if the other end closes, even within a frame.
+    """Block until the next frame; return its payload, or None if the socket's peer closes, even within a frame.
 
     Raises msgspec.DecodeError if the frame's length is over MAX_FRAME_BYTES.
     """

@@ -96,8 +96,8 @@ async def _receive(reader: asyncio.StreamReader) -> FromEngine | None:
 
 
 async def send_all(outbox: asyncio.Queue[bytes | AddPooling], sock: socket.socket) -> None:
-    """Send frames and AddPooling messages in order until the other end is closed, which is no error here: the reader
-    notices it. Closes the socket. The event loop serves other tasks between two AddPooling messages."""
+    """Send frames and AddPooling messages in order until the engine closes the socket, which the task that reads the
+    socket reports. Closes the socket. The event loop serves other tasks between two AddPooling messages."""
     loop = asyncio.get_running_loop()
     with sock, contextlib.suppress(ConnectionError):
         sock.setblocking(False)

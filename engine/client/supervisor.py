@@ -121,7 +121,7 @@ class EngineSupervisor:
             logger.error("%s", self._life.reason)
 
     async def _watch(self, engine: EngineProcess) -> None:
-        """Kill the process if it hangs; its end is handled like any other."""
+        """Kill the process if it hangs; its end is handled like any other end of a process."""
         life = self._life
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)

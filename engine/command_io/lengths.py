@@ -60,7 +60,8 @@ def parse_lengths(text: str, source: str) -> Lengths:
     """Parse a distribution of lengths: '128' (fixed), '64:512' (uniform, both ends included) or
     'lognormal:MEDIAN:SIGMA[:MAX]' (MAX defaults to 16 medians).
 
-    source: the name that error messages give the text, such as an option. Raises OptionError.
+    source: the name that error messages give the text, such as an option. Raises OptionError if `text` has none of
+    these forms.
     """
     try:
         return _parse(text)

@@ -12,7 +12,8 @@ from engine.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
-    """The folders of a checkpoint. path: the final folder. partial: the incomplete one, named by a unique token."""
+    """The folders of a checkpoint. path: the final folder. partial: the folder that is written until it is complete,
+    named by a unique token."""
 
     path: Path
     partial: Path

@@ -14,8 +14,8 @@ class QuantizationMethod(enum.StrEnum):
 
 
 class Scheme(enum.StrEnum):
-    """A quantization scheme. int4, int8 and fp8 quantize only weights, as --quantization does; the others quantize
-    activations too."""
+    """A quantization scheme. int4, int8 and fp8 quantize only weights, as --quantization does; the other schemes
+    quantize activations too."""
 
     INT4 = "int4"
     INT8 = "int8"

@@ -93,6 +93,6 @@ class TorchDraftRunner:
 
 
 def _last_row(item: PlanItem) -> LogitsRow:
-    """Return the sampling row after the item's last token, which may be a drafted one."""
+    """Return the sampling row after the item's last token, which may be a drafted token."""
     num_drafted = len(item.sequence.draft)
     return row_of(item.sequence, item.end - num_drafted, num_drafted)

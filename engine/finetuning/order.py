@@ -87,7 +87,8 @@ class ReplayOrder:
 
 
 class _Shuffled:
-    """A shuffled range that caches its last permutation: consecutive steps need the same one, and shuffling is slow."""
+    """A shuffled range that caches its last permutation: consecutive steps need the same permutation, and shuffling is
+    slow."""
 
     def __init__(self, count: int) -> None:
         self._count = count

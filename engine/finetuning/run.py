@@ -108,7 +108,7 @@ def _num_threads(wanted: int | None, events: JobEventLog) -> int:
 def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int) -> ResolvedHyperparameters:
     """Choose the job's hyperparameters; for a job that continues, take them from its events.
 
-    Another version of headrace might choose others, and the learning rate schedule must not change midway. Raises
+    Another version of headrace might choose other values, and the learning rate schedule must not change midway. Raises
     OSError.
     """
     chosen = _chosen_before(folder)

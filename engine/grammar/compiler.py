@@ -155,7 +155,8 @@ class GrammarCache:
         return self._matchers[key]
 
     def put(self, key: GrammarKey, matcher: llguidance.LLMatcher) -> None:
-        """Store a grammar, evicting others to make room; a grammar larger than the whole cache is not stored."""
+        """Store a grammar, evicting other grammars to make room; a grammar larger than the whole cache is not
+        stored."""
         size = _size(key.text)
         if size > self._max_bytes or key in self._matchers:
             return

@@ -1,4 +1,4 @@
-"""CompileLanes: compiles grammars in a fast and a slow lane, so that slow ones do not hold up others.
+"""CompileLanes: compiles grammars in a fast and a slow lane, so that slow grammars do not hold up fast ones.
 
 A grammar starts in the fast lane, with a time limit of a fraction of a second; nearly all need less than a tenth of it.
 A grammar that needs more continues in the slow lane, in the process that is compiling it, and the fast lane gets a new

@@ -41,7 +41,7 @@ class PoolingQueue:
 
     @property
     def next_limit_s(self) -> float | None:
-        """Earliest time limit of a waiting text, on the time.monotonic() clock; None if no text has one."""
+        """Earliest time limit of a waiting text, on the time.monotonic() clock; None if no text has a limit."""
         while self._limits and self._limits[0][1] not in self._waiting:
             heapq.heappop(self._limits)
         return self._limits[0][0] if self._limits else None
@@ -52,7 +52,7 @@ class PoolingQueue:
         self._push(request, begins)
 
     def put_back(self, requests: Sequence[PoolingRequest]) -> None:
-        """Requeue texts that `take` returned, before all others of their class and priority."""
+        """Requeue texts that `take` returned, before all other texts of their class and priority."""
         for request in requests:
             self._turns.setdefault(request.tenant, self._now)
             self._push(request, -math.inf)

@@ -23,7 +23,7 @@ class AdapterInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdapterStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Statistics of the adapters after one step. `fill_s` and `evictions` are increments, the others gauges."""
+    """Statistics of the adapters after one step. `fill_s` and `evictions` are increments, the other fields gauges."""
 
     running: list[str] = []  # names of running requests' adapters
     waiting: list[str] = []  # names of waiting requests' adapters

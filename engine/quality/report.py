@@ -82,7 +82,7 @@ def measure_reference(
 ) -> ReferenceModel:
     """Compute the dequantized model's predictions on the built-in text.
 
-    opened: the opened model of `files`. Raises ModelError.
+    opened: the opened model of `files`. Raises ModelError if its weights or tokenizer cannot be loaded.
     """
     assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     eval_chunks = split_into_chunks(builtin_text(), assets, opened.spec.max_position)
@@ -111,7 +111,7 @@ def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
 
 
 def overrides_of(config: EngineConfig) -> dict[str, Any]:
-    """Return the overrides of config.json from the options. Raises ModelError."""
+    """Return the overrides of config.json from the options. Raises ModelError if an override is invalid."""
     return dict(parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta))
 
 

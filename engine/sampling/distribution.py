@@ -39,7 +39,7 @@ def draw_ids(ops: LogitOperations, logits: torch.Tensor, rows: list[LogitsRow], 
 
 
 def _narrow(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
-    """Apply top-n-sigma and typical sampling in place; the other truncations follow with the draw."""
+    """Apply top-n-sigma and typical sampling in place; other truncations, such as top-k, are part of the draw."""
     apply_top_n_sigma(logits, rows)
     apply_typical(logits, rows)
 

@@ -18,10 +18,11 @@ _MAX_BLOCKED = 16  # sequences that cannot be admitted, of as many tenants; othe
 
 
 class AdmissionRound:
-    """Chooses the waiting sequences to admit in a step, least served tenant first, preempting others where allowed.
+    """Chooses the waiting sequences to admit in a step, least served tenant first, preempting other sequences where
+    allowed.
 
-    A sequence that would get no tokens in this step is skipped. A sequence whose prefix another one is computing is
-    set aside. When a sequence cannot be admitted, no sequence behind it may take free slots or blocks: they are
+    A sequence that would get no tokens in this step is skipped. A sequence is set aside while another sequence computes
+    its prefix. When a sequence cannot be admitted, no sequence behind it may take free slots or blocks: they are
     reserved for it.
     """
 
@@ -108,7 +109,8 @@ class AdmissionRound:
         return False
 
     def _waits_for_adapter(self, sequence: Sequence) -> bool:
-        """Return whether the sequence must wait for its adapter; it is set aside then, and does not block others."""
+        """Return whether the sequence must wait for its adapter; the sequence is set aside then, and does not block the
+        sequences behind it."""
         adapters = self._lifecycle.adapters
         if adapters is None or sequence.request.adapter is None or adapters.offer(sequence):
             return False
@@ -142,8 +144,8 @@ class AdmissionRound:
     # --- slots and blocks ---------------------------------------------------------------------------------------------
 
     def _make_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
-        """Make room for the sequence, preempting others if needed, and return whether it fits. Preempts as few as
-        possible, and none if that would not be enough."""
+        """Make room for the sequence, preempting other sequences if needed, and return whether it fits. Preempts as few
+        sequences as possible, and none if that would not be enough."""
         if self._blocked_rank is None and self._can_admit(sequence, match):
             return True
         victims = self._claims.victims(sequence, self._kv.capacity.blocks_taken(sequence, match))

@@ -62,7 +62,8 @@ class CatchUp:
         return saved_s > self._costs.context_s(candidate.num_behind)
 
     def _expected_tokens(self, sequence: Sequence) -> float:
-        """Return the expected further output: the rest of the mean length, but at least half of the output so far."""
+        """Return the expected further output tokens: the mean output length minus the output so far, but at least half
+        of the output so far."""
         return min(sequence.num_remaining, max(self._mean_output_len - sequence.num_output, sequence.num_output / 2))
 
     def _max_pause_s(self, load: StepLoad, num_behind: int) -> float | None:
@@ -81,7 +82,7 @@ def plan_chunks(
     """Return how many context tokens of each sequence to compute in this step, in the order given.
 
     behind: sequences, and the number of context tokens that the draft model lacks. num_spare: tokens that may be
-    computed besides the step's own. max_s: seconds that other sequences may wait; None if there are no others.
+    computed besides the step's own. max_s: seconds that other sequences may wait; None if no other sequence runs.
     """
     budget = num_spare
     if max_s is not None and seconds_per_token > 0:

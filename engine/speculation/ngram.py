@@ -81,7 +81,7 @@ class RepeatTracker:
         self._num_seen = max(self._num_seen, end)
 
     def next_tokens(self, tokens: list[int], num_tokens: int) -> list[int]:
-        """Return up to `num_tokens` tokens that come next in the source. tokens: those last passed to `advance`."""
+        """Return up to `num_tokens` tokens that come next in the source. tokens: the list last passed to `advance`."""
         if self._next is None:  # the index may have grown since
             self._next = self._find(tokens, len(tokens))
         return [] if self._next is None else self._source[self._next : self._next + num_tokens]

@@ -171,7 +171,7 @@ class Speculator:
         )
 
     def record_fault(self) -> None:
-        """Count an exception that the speculator raised; see FaultLog."""
+        """Count an exception that the speculator raised; after several, speculation is switched off (FaultLog)."""
         self._draft_sources = {}
         self._faults.record()
 

@@ -49,7 +49,8 @@ from models.system.memory import free_memory_bytes, is_host
 
 @contextlib.contextmanager
 def _explaining_memory_shortage() -> Iterator[None]:
-    """Convert out-of-memory errors to StartupError, except those while weights are loaded: the loader reports them."""
+    """Convert out-of-memory errors to StartupError, except errors while weights are loaded, which the loader
+    reports."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

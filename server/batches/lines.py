@@ -33,7 +33,8 @@ class Line:
 
 
 def read_line(data: bytes, number: int, endpoints: Sequence[str]) -> Line:
-    """Parse an input line, whose `url` must be one of `endpoints`. Raises FaultyLine.
+    """Parse an input line, whose `url` must be one of `endpoints`. Raises FaultyLine for another endpoint or invalid
+    fields.
 
     The body is not validated against the endpoint's schema: an invalid body gets an error response, as over HTTP.
     """

@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _new(arguments: argparse.Namespace) -> None:
-    """Create a key. Raises OptionError."""
+    """Create a key. Raises OptionError for an invalid name, limit or expiry time."""
     check_name(arguments.name, "NAME")
     key = new_key()
     given = {name: value for name in ApiKey.__struct_fields__ if (value := getattr(arguments, name, None)) is not None}
@@ -73,7 +73,7 @@ def _new(arguments: argparse.Namespace) -> None:
 
 
 def _hash() -> None:
-    """Read a key from standard input, and print its hash. Raises OptionError."""
+    """Read a key from standard input, and print its hash. Raises OptionError if the key is too short."""
     key = sys.stdin.readline().strip()
     if len(key) < _MIN_LENGTH:
         raise OptionError(

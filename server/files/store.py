@@ -183,7 +183,7 @@ class Upload:
         self._buffer = bytearray()
 
     async def write(self, data: bytes) -> None:
-        """Append data to the file. Raises FileTooLarge."""
+        """Append data to the file. Raises FileTooLarge above --max-file-bytes."""
         limit = self._files.config.max_file_bytes
         if self.num_bytes + len(data) > limit:
             raise FileTooLarge(f"the file has more than {limit} bytes (--max-file-bytes)")

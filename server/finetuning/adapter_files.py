@@ -30,7 +30,8 @@ class _Config(msgspec.Struct):
 
 
 def read_shape(folder: Path) -> AdapterShape:
-    """Read the shape of an adapter from which training continues. Raises InvalidRequest. Blocks."""
+    """Read the shape of an adapter from which training continues. Raises InvalidRequest if the folder is not in PEFT's
+    format. Blocks."""
     try:
         config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError):

@@ -47,7 +47,8 @@ Line = TrainingChat | Preference | Completion | Document | PromptLine
 
 
 def read_training_line(data: bytes, method: TrainingMethod) -> tuple[Line, dict[str, Any]]:
-    """Parse a line in the format of `method`; return its content and its JSON. Raises InvalidLine."""
+    """Parse a line in the format of `method`; return its content and its JSON. Raises InvalidLine for another
+    format."""
     try:
         value = parse_json(data, "this line")
         if not isinstance(value, dict):

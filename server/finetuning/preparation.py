@@ -81,7 +81,8 @@ class _File:
 def prepare(
     train: bytes, valid: bytes | None, method: TrainingMethod, renderer: Renderer, prompts: PromptRules | None = None
 ) -> PreparedFiles:
-    """Parse and tokenize the files. prompts: rules for the prompts of reinforcement. Raises FaultyFile.
+    """Parse and tokenize the files. prompts: rules for the prompts of reinforcement. Raises FaultyFile for a file with
+    invalid or too few lines.
 
     Drops training lines that repeat an earlier line, or a line of the validation file, since the validation loss must
     be of unseen lines. Lines that differ only in case, character width or whitespace count as equal.

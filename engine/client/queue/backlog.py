@@ -30,7 +30,8 @@ class Backlog:
         return sum(self._num_tokens[: _ORDER[service_class] + 1])
 
     def add(self, request_id: str, service_class: ServiceClass, num_tokens: int) -> None:
-        """Add or replace a request. num_tokens: its prompt tokens, except those that another request computes."""
+        """Add or replace a request. num_tokens: its prompt tokens, without those that another choice of the same API
+        request computes."""
         self.remove(request_id)
         rank = _ORDER[service_class]
         self._waiting[request_id] = rank, num_tokens

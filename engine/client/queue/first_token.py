@@ -100,7 +100,7 @@ class FirstTokenPredictor:
                 self._learn(output)
 
     def _learn(self, output: RequestOutput) -> None:
-        """Compare a first token with its prediction; nothing is learned from a request that ends without one."""
+        """Compare a first token with its prediction; nothing is learned from a request that ends without a token."""
         prediction, since_s = self._open.pop(output.id, (None, 0.0))
         if prediction is not None and output.new_ids:
             real_s = self._stepped_s - since_s
@@ -162,7 +162,8 @@ class FirstTokenPredictor:
 
     def _curve(self, *, counts_yielding: bool) -> tuple[int, list[float]]:
         """Return the number of running sequences, and how many of them will have ended after each number of tokens in
-        _HORIZONS. counts_yielding: whether to include sequences of classes that give up their slots to others."""
+        _HORIZONS. counts_yielding: whether to include sequences of service classes that give up their slots to waiting
+        requests of other classes."""
         if counts_yielding not in self._curves:
             running = [each for each in self._running() if counts_yielding or each.service_class not in _YIELDING]
             sample = running[:: 1 + len(running) // _MAX_SAMPLE]

@@ -134,7 +134,8 @@ class _DecodingBatch:
         self._ids: list[str] = []
 
     def grow(self, size: int) -> None:
-        """Add sequences until there are `size`, and run them to their first tokens; the others decode meanwhile."""
+        """Add sequences until there are `size`, and run them to their first tokens; earlier sequences of the batch
+        decode meanwhile."""
         waiting = set()
         while len(self._ids) < size:
             request = self._maker.request(self._maker.ids(self._context_len), self._output_len)

@@ -51,7 +51,7 @@ class LayerCalibration:
 
     def run(self, forwards: Sequence[LayerwiseForward], reference_passes: Sequence[LayerwiseForward]) -> None:
         """Quantize and write the layer. `forwards` advance through the quantized layer, `reference_passes` (used only
-        for formats that need them) through the original one."""
+        for formats that need them) through the original layer."""
         self._check_finite()
         stats = self._input_stats(reference_passes)
         folding = Folding()
@@ -180,7 +180,8 @@ def _row_interval(forwards: Sequence[LayerwiseForward]) -> int:
 
 
 def _stages(names: Collection[str], in_order: Collection[str]) -> list[list[str]]:
-    """Return the linear layers by calibration stage: each of `in_order` alone, then all others in one stage."""
+    """Return the linear layers by calibration stage: each of `in_order` in a stage of its own, then all other layers in
+    one stage."""
     others = [name for name in names if name not in in_order]
     return [[name] for name in in_order if name in names] + ([others] if others else [])
 

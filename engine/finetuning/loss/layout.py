@@ -21,7 +21,7 @@ class Layout:
 
     def add(self, ids: Sequence[int], prefix: int | None) -> tuple[int, int]:
         """Add a sequence, and return its index and its first row in the batch. prefix: index of the sequence that it
-        continues, whose tokens `ids` leaves out; None without one."""
+        continues, whose tokens `ids` leaves out; None if it continues no other."""
         self.sequences.append(ids)
         self.prefixes.append(prefix)
         self.num_tokens += len(ids)

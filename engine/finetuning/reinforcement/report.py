@@ -18,7 +18,7 @@ def reward_of(grade: Grade) -> float | None:
 
 
 def mean_reward(grades: Sequence[Grade]) -> float | None:
-    """Return the mean reward over the answers that have one; None if none has."""
+    """Return the mean reward over the answers that have a reward; None if no answer has one."""
     rewards = [reward for grade in grades if (reward := reward_of(grade)) is not None]
     return sum(rewards) / len(rewards) if rewards else None
 

@@ -9,8 +9,8 @@ the paper.
 Version 2 keeps the tokens whose surprise is at most mu. A token's surprise is under the truncated distribution, as in
 llama.cpp.
 
-mu at a token depends on the tokens before it and their logits, so the rows of a draft are drawn one after the other, up
-to the first that differs from the draft. Tokens that a grammar forced without a row count as surprise 0.
+mu at a token depends on the tokens before it and their logits, so the rows of a draft are drawn in sequence, up to the
+first that differs from the draft. Tokens that a grammar forced without a row count as surprise 0.
 """
 
 import math

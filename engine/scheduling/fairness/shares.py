@@ -49,8 +49,8 @@ class TenantShares:
 
     def victims(self, sequence: Sequence, num_blocks: int) -> list[Sequence]:
         """Return the running sequences, in order, that may be preempted for the waiting `sequence`, which needs
-        `num_blocks`. The preempted tenants stay at or above their share, and were served about as much as the tenant
-        of `sequence`, or more. Empty if that tenant runs sequences and would exceed its share with this one."""
+        `num_blocks`. The preempted tenants stay at or above their share, and were served about as much as the tenant of
+        `sequence`, or more. Empty if that tenant runs sequences and would exceed its share with `sequence`."""
         own = self._usage.get(sequence.account, _Usage())
         part = self._part(len(own.sequences) + 1, own.num_blocks + num_blocks)
         if own.sequences and part > self._share(sequence.account):

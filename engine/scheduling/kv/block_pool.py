@@ -135,7 +135,7 @@ class BlockPool:
         """Drop one reference to each block of a table, last block first, so that the rarer tails are evicted before
         shared heads.
 
-        has_low_priority: the blocks are unlikely to be needed again, and are evicted before others.
+        has_low_priority: the blocks are unlikely to be needed again, and are evicted before other blocks.
         """
         now_s = self._clock()
         for block in reversed(blocks):

@@ -28,7 +28,8 @@ class BatchBudget:
         self._weight = self._sum_n = self._sum_s = self._sum_nn = self._sum_ns = 0.0
 
     def num_rows(self, num_generating: int) -> int:
-        """Return how many of `num_generating` sequences may continue in the next step; the others keep their blocks."""
+        """Return how many of `num_generating` sequences may continue in the next step; the other sequences wait and
+        keep their blocks."""
         num_fitting = int((self.target_s - self._others_s) / self._row_s)
         return min(num_generating, max(1, num_fitting))
 

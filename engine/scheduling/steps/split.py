@@ -79,7 +79,8 @@ class StepSplit:
         self._num_wanted = sum([demand.num_tokens * demand.cost + demand.context_cost for demand in self.demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
-        """Return a sequence's demand. num_pending: uncomputed tokens; if it waits, those after its cached prefix."""
+        """Return a sequence's demand. num_pending: uncomputed tokens; if the sequence waits, the tokens after its
+        cached prefix."""
         demand = Demand(sequence, num_pending, num_pending)
         if not demand.is_prompt:
             return demand

@@ -18,7 +18,8 @@ CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 @contextlib.contextmanager
 def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
     """Yield a client of the server at a given URL, or of a new server for a given model. With neither, use the server
-    that runs on this machine, else start one. Raises OptionError and StartupError."""
+    that runs on this machine, else start one. Raises OptionError for an invalid key or CA file, StartupError if the new
+    server does not start."""
     with contextlib.ExitStack() as stack:
         url = namespace.where
         if url is None and is_running():
@@ -29,7 +30,7 @@ def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
 
 
 def connect(namespace: argparse.Namespace) -> ChatClient:
-    """Return a client of the server at the given URL. Raises OptionError."""
+    """Return a client of the server at the given URL. Raises OptionError for an invalid URL, key file or CA file."""
     if not is_url(namespace.url):
         raise OptionError(f"URL must begin with http:// or https://, not {namespace.url!r}")
     return _client(namespace.url, namespace)
@@ -41,7 +42,8 @@ def _client(url: str, namespace: argparse.Namespace) -> ChatClient:
 
 
 def _key(file: str | None) -> tuple[str | None, str]:
-    """Return the key, and the name of its source for error messages. Raises OptionError."""
+    """Return the key, and the name of its source for error messages. Raises OptionError if the file is not readable
+    text."""
     if file is None:
         return os.environ.get(CLIENT_KEY_VARIABLE), CLIENT_KEY_VARIABLE
     try:
@@ -51,7 +53,8 @@ def _key(file: str | None) -> tuple[str | None, str]:
 
 
 def _authorities(option: str | None) -> ssl.SSLContext | None:
-    """Return an SSL context with the CAs of --ca-file or SSL_CERT_FILE; None for the public CAs. Raises OptionError."""
+    """Return an SSL context with the CAs of --ca-file or SSL_CERT_FILE; None for the public CAs. Raises OptionError if
+    the file cannot be used."""
     file = option or os.environ.get(CA_VARIABLE)
     if not file:
         return None

@@ -60,7 +60,8 @@ class Talk:
         self.messages.pop()
 
     def set(self, words: str) -> str:
-        """Set a request field by `NAME VALUE`; VALUE may be JSON. Return a confirmation. Raises CommandProblem."""
+        """Set a request field by `NAME VALUE`; VALUE may be JSON. Return a confirmation. Raises CommandProblem if the
+        field cannot be set."""
         name, _, value = words.partition(" ")
         if not name:
             raise CommandProblem("say what to set, as in /set temperature 0.2")
@@ -76,7 +77,7 @@ class Talk:
         return f"{name} is {json.dumps(self.settings[name])}"
 
     def save(self, path: Path) -> None:
-        """Write the messages to a file. Raises CommandProblem."""
+        """Write the messages to a file. Raises CommandProblem if the file cannot be written."""
         if path.suffix == ".json":
             text = json.dumps(self.body()["messages"], ensure_ascii=False, indent=2)
         else:
@@ -90,7 +91,8 @@ class Talk:
 
 
 def with_file(words: str) -> str:
-    """Return the message of `/file PATH TEXT`: the file in a code fence, then the text. Raises CommandProblem."""
+    """Return the message of `/file PATH TEXT`: the file in a code fence, then the text. Raises CommandProblem if the
+    file is missing, too large or not text."""
     name, _, text = words.partition(" ")
     if not name:
         raise CommandProblem("say which file, as in /file notes.txt What is missing here?")

@@ -72,7 +72,8 @@ class Option:
         return PREFIX + self.name.upper()
 
     def parse(self, value: object, source: str) -> Any:
-        """Parse and check a value from text or YAML. source: where it was given, for errors. Raises OptionError."""
+        """Parse and check a value from text or YAML. source: where it was given, for errors. Raises OptionError for an
+        invalid value."""
         if not self.is_many:
             return self._parse_one(value, source)
         values = value if isinstance(value, list) else [value]

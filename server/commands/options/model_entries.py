@@ -16,7 +16,8 @@ _KNOWN = frozenset([*(field.name for field in dataclasses.fields(EngineConfig)),
 
 
 def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tuple[ModelEntry, ...]:
-    """Return an entry for each positional model, all with the options in `values`. Raises OptionError."""
+    """Return an entry for each positional model, all with the options in `values`. Raises OptionError for repeated
+    names or invalid options."""
     if "served_model_name" in values:
         raise OptionError(
             f"{OPTIONS['served_model_name'].flag} would name {len(models)} models; give them names in a file "
@@ -31,7 +32,7 @@ def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tu
 
 def entries_of_file(given: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
     """Return an entry for each model in the file's `models:` mapping. values: options shared by all models. where: the
-    mapping's place, for errors. Raises OptionError."""
+    mapping's place, for errors. Raises OptionError for a malformed mapping, repeated names or invalid options."""
     if not isinstance(given, dict) or not given:
         raise OptionError(f"{where} must have a line for each model: its name, and under it 'model: PATH' and options")
     entries = tuple(_entry(str(name), options, values, f"{where}: {name}") for name, options in given.items())

@@ -101,7 +101,7 @@ class FilePreparation(ProcessWork):
         return True
 
     async def _prepare(self, model: ServedModel) -> Outcome:
-        """Run the preparation process once. Raises OSError and _EndedEarly."""
+        """Run the preparation process once. Raises _EndedEarly if its exit status is not 0, and OSError."""
         task = self._task(model)
         await asyncio.to_thread(_write, self._folder, task, model.info)
         if model.info is None:  # the model has not been loaded yet
@@ -128,7 +128,7 @@ class FilePreparation(ProcessWork):
         return PrepareTask(order=order, train=str(disk.path(record.training_file)), valid=valid)
 
     async def _run_process(self, module: str, *arguments: str) -> bytes:
-        """Run a module as a child process, and return its stdout. Raises _EndedEarly."""
+        """Run a module as a child process, and return its stdout. Raises _EndedEarly if its exit status is not 0."""
         process = self._env.child(
             module,
             [*arguments],

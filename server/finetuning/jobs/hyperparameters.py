@@ -21,7 +21,7 @@ _SUPPORTED = ", ".join(TrainingMethod)
 def hyperparameters_of(
     body: FinetuningRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: AdapterShape | None
 ) -> tuple[TrainingMethod, Hyperparameters]:
-    """Return the training method and the hyperparameters of a request. Raises InvalidRequest.
+    """Return the training method and the hyperparameters of a request. Raises InvalidRequest for invalid ones.
 
     max_rank: largest LoRA rank that can be served. max_length: context length of the model; None if unknown. layers:
     kinds of layers that can be trained; empty if unknown. start: shape of the adapter that training continues from.

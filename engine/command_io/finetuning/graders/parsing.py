@@ -189,7 +189,7 @@ def _template(body: dict[str, Any], name: str, param: str) -> Template:
 
 
 def _name(body: dict[str, Any], param: str, default: str) -> str:
-    """Return the grader's name, or the default: OpenAI's types require one, and its examples have none."""
+    """Return the grader's name, or the default: OpenAI's types require a name, but its examples have none."""
     return default if body.get("name") is None else _text(body, "name", param)
 
 

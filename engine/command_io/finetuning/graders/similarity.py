@@ -1,7 +1,8 @@
 """similarity: how alike two texts are, from 0 to 1, by the metrics of OpenAI's text_similarity.
 
 ROUGE compares words without case and punctuation, BLEU and GLEU with both; each Chinese or Japanese character is a
-word. `fuzzy_match` and ROUGE-L need rapidfuzz. The others are written here: no small and maintained library has them.
+word. `fuzzy_match` and ROUGE-L need rapidfuzz. The other metrics are written here: no small and maintained library has
+them.
 """
 
 import enum

@@ -82,7 +82,7 @@ class Template:
 
 
 def parse_template(text: str, param: str) -> Template:
-    """Parse a template. param: the path of the text in the request. Raises InvalidRequest."""
+    """Parse a template. param: the path of the text in the request. Raises InvalidRequest for an invalid reference."""
     parts: list[str | FieldReference] = []
     start = 0
     while (first := text.find(_OPEN, start)) >= 0:
