@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from fastapi import Request
 from starlette.responses import Response
@@ -40,7 +40,9 @@ async def resumable(
         headers={**headers, "x-stream-id": stream_id},
     )
     events = await source.enter_async_context(generated(generation, formatter))
-    return stream_run(request, runs.start(options, events, source), after=0)
+    run = runs.start(options, events, source)
+    # A client that leaves before it knows the stream's id cannot come back to it.
+    return stream_run(request, run, after=0, on_unseen=lambda: runs.delete(run))
 
 
 def resumed_by_header(request: Request) -> Response | None:
@@ -78,9 +80,16 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
 
 
 def stream_run(
-    request: Request, run: Run, *, after: int, with_ids: bool = True, headers: Mapping[str, str] | None = None
+    request: Request,
+    run: Run,
+    *,
+    after: int,
+    with_ids: bool = True,
+    headers: Mapping[str, str] | None = None,
+    on_unseen: Callable[[], Awaitable[None]] | None = None,
 ) -> EventStream:
-    """Return a response that streams the run's events after number `after`. headers: added to the run's headers."""
+    """Return a response that streams the run's events after number `after`. headers: added to the run's headers.
+    on_unseen: called if the client disconnects before it has the headers."""
     form = run.options.form
     return EventStream(
         _read(run, after, with_ids),
@@ -88,6 +97,7 @@ def stream_run(
         run.options.cut,
         context_of(request).config,
         headers={**run.options.headers, **(headers or {})},
+        on_unseen=on_unseen,
     )
 
 

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.config.server import ServerConfig
+from server.errors import ClientGone
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
 from server.http.error_forms import reply_to
@@ -66,13 +67,16 @@ class EventStream(Response):
         *,
         headers: dict[str, str],
         late_headers: Callable[[], Mapping[str, str]] = dict,
+        on_unseen: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """late_headers: returns the headers that are known only after the source's context is entered."""
+        """late_headers: returns the headers that are known only after the source's context is entered. on_unseen:
+        called if the client disconnects before the headers are sent."""
         self.status_code = 200
         self.media_type = form.media_type
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         self._late_headers = late_headers
+        self._on_unseen = on_unseen
         self._source = source
         self._form = form
         self._broken = broken
@@ -85,7 +89,12 @@ class EventStream(Response):
             first = asyncio.ensure_future(anext(events, b""))  # b"" if there are no events
             try:
                 waiting = asyncio.wait({first}, timeout=self._status_wait_s)
-                await until_disconnect(waiting, receive)
+                try:
+                    await until_disconnect(waiting, receive)
+                except ClientGone:
+                    if self._on_unseen is not None:
+                        await self._on_unseen()
+                    raise
                 if first.done():
                     first.result()  # raises an error that becomes an ordinary HTTP error
                 self.headers.update(self._late_headers())

@@ -1,6 +1,7 @@
 """The chat page and the dashboard in a real browser."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,3 +101,12 @@ def test_the_pages(addresses: tuple[str, str], workplace: Workplace, browser: st
     script = Path(__file__).with_name("browse_pages.py")
     workplace.run([python, script, addresses[0], browser, axe, tmp_path, addresses[1]], timeout_s=_TIMEOUT_S)
     assert len(list(tmp_path.glob("*.png"))) == 30
+
+
+@pytest.mark.parametrize("subject", ["keeping"])
+def test_the_chat_page(subject: str, workplace: Workplace, browser: str, tmp_path: Path) -> None:
+    """Each subject with a server that it can kill."""
+    python = python_program("playwright", "python")
+    script = Path(__file__).parent / "chat_page" / f"{subject}.py"
+    root = str(Path(__file__).parents[2])
+    workplace.run([python, script, sys.executable, browser, tmp_path], timeout_s=_TIMEOUT_S, PYTHONPATH=root)

@@ -291,3 +291,16 @@ async def test_dropped_events_are_told_of() -> None:
         assert contents(events(_without_ids(whole.content))) == "Hello, world! " * 8
         gone = await api.get(f"/v1/streams/{whole.headers['x-stream-id']}")
     assert (gone.status_code, gone.json()["error"]["code"]) == (410, "events_dropped")
+
+
+async def test_a_client_that_goes_before_it_knows_the_stream_ends_it() -> None:
+    """Nobody could come back to it."""
+    client = FakeClient(lambda _: [None])
+    app = make_app(client)
+    async with RawRequest(app, CHAT_PATH, CHAT) as request:
+        await request.until(lambda: client.num_open == 1)
+        request.disconnect()
+        await request.ended()
+    assert client.num_open == 0
+    assert client.streams[0].abort_reason is AbortReason.CLIENT_GONE
+    assert app.state.context.runs.used_bytes == 0

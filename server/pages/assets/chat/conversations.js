@@ -1,43 +1,70 @@
 // What can be done with conversations: opened, begun, renamed, deleted, imported, loaded.
 
+import { count } from "../shared/count.js";
 import { byId } from "../shared/dom.js";
-import { stop } from "./answers/answering.js";
-import { askText, isSure, showMessage } from "./dialogs.js";
+import { stopNodes } from "./answers/answering.js";
+import { askText, showMessage } from "./dialogs.js";
 import { show, showSidebar } from "./drawing.js";
-import { keep, page } from "./page.js";
+import { say } from "./notices.js";
+import { addStored, resumeAnswers } from "./other_tabs.js";
+import { conversationOfId, page, sortConversations } from "./page.js";
+import { goTo, idOf } from "./places.js";
 import { refreshSettings } from "./settings/settings_panel.js";
 import { closeSidebar } from "./sidebar.js";
-import * as store from "./store.js";
+import { openStorage, saveConversation, saveHead, saveRemoval } from "./storage/saving.js";
+import { showStorage } from "./storage_notice.js";
 import { parseExport } from "./transfer.js";
-import { endAnswers, newConversation, titleOf } from "./tree.js";
+import { newConversation, titleOf } from "./tree.js";
 
-/** As renderSidebar takes them. */
-export const conversationActions = { open, rename, remove };
+/** As renderSidebar takes them; `begin` is for conversations that are gone. */
+export const conversationActions = { open, rename, remove, begin: newChat };
 
-export const newChat = () => open(newConversation());
+export function newChat() {
+  open(null);
+}
 
-/** Show what this browser has stored. Returns whether it stores anything. */
-export async function loadConversations() {
-  const isLasting = await store.open();
-  page.conversations = await store.loadAll();
-  page.conversations.forEach(endAnswers); // that the page was closed upon
-  showSidebar();
-  return isLasting;
+/** Show what this browser has stored, and what the page's address names of it. */
+export function loadConversations() {
+  return openStorage(({ heads, records }) => {
+    const byConversation = Map.groupBy(records, ({ conversationId }) => conversationId);
+    for (const head of heads) addStored({ head, records: byConversation.get(head.id) ?? [] });
+    sortConversations();
+    showSidebar();
+    openAddress();
+    resumeAnswers();
+  }, showStorage);
+}
+
+/** Open the conversation that the page's address names, as after a reload or a step back. */
+export function openAddress() {
+  const id = idOf(location.hash);
+  if (id === page.current.id) return;
+  const conversation = id && conversationOfId(id);
+  if (id && !conversation) say("This browser has no conversation with this address. It was deleted, or belongs to another browser.");
+  display(conversation ?? newConversation());
 }
 
 /** Add the conversations of an exported file; what is wrong with it is shown. */
 export async function importFile(file) {
   try {
     const imported = parseExport(await file.text());
-    page.conversations = [...imported, ...page.conversations].sort((a, b) => b.updatedMs - a.updatedMs);
-    for (const conversation of imported) keep(conversation);
+    page.conversations.push(...imported);
+    sortConversations();
+    for (const conversation of imported) saveConversation(conversation);
     showSidebar();
+    say(`Imported ${count(imported.length, "conversation")}.`);
   } catch (error) {
     showMessage("Nothing was imported", error.message);
   }
 }
 
+/** null: a new one. */
 function open(conversation) {
+  goTo(conversation);
+  display(conversation ?? newConversation());
+}
+
+function display(conversation) {
   page.current = conversation;
   closeSidebar();
   refreshSettings();
@@ -49,16 +76,24 @@ async function rename(conversation) {
   const title = await askText("Name of the conversation", titleOf(conversation));
   if (title === null) return;
   conversation.title = title;
-  keep(conversation);
-  if (conversation === page.current) show();
+  saveHead(conversation, ["title"]);
+  if (conversation === page.current) show({ isSamePlace: true });
   else showSidebar();
 }
 
-async function remove(conversation) {
-  if (!(await isSure(`Delete “${titleOf(conversation)}”?`, "Delete"))) return;
-  if (page.running?.conversation === conversation) stop();
+function remove(conversation) {
+  const nodes = Object.values(conversation.nodes);
+  const wasShown = conversation === page.current;
+  stopNodes(nodes);
   page.conversations = page.conversations.filter((each) => each !== conversation);
-  await store.remove(conversation.id);
-  if (conversation === page.current) newChat();
+  saveRemoval(conversation, null);
+  if (wasShown) newChat();
   else showSidebar();
+  say(`Deleted “${titleOf(conversation)}” with ${count(nodes.length, "message")}.`, () => {
+    page.conversations.push(conversation);
+    sortConversations();
+    saveConversation(conversation);
+    if (wasShown) open(conversation);
+    else showSidebar();
+  });
 }

@@ -1,4 +1,4 @@
-// The page's dialogs: a key, the request as code, a question to be sure, help with the keyboard.
+// The page's dialogs: a key, the request as code, a line of text, help with the keyboard.
 
 import { savedKey, saveKey } from "../shared/api.js";
 import { byId, copyButton, h } from "../shared/dom.js";
@@ -47,15 +47,6 @@ export function showCode(body) {
     h("div", { class: "row" }, h("div", { role: "tablist", class: "tabs" }, tabs), h("span", { class: "spread" }), copyButton(() => code.textContent)),
     pre,
     h("div", { class: "row end" }, h("a", { class: "button", href: "docs", target: "_blank" }, "All of the API"), h("button", { class: "primary", onclick: () => close() }, "Close")));
-}
-
-/** Ask whether to do what cannot be undone. */
-export async function isSure(question, label) {
-  const answer = await show(question,
-    h("div", { class: "row end" },
-      h("button", { onclick: () => close() }, "Cancel"),
-      h("button", { class: "danger", onclick: () => close("yes") }, label)));
-  return answer === "yes";
 }
 
 /** Ask for a line of text; null if the question was left. */

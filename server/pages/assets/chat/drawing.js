@@ -3,7 +3,7 @@
 import { byId, h } from "../shared/dom.js";
 import { messageView } from "./messages/message_view.js";
 import { page } from "./page.js";
-import { toEnd } from "./scrolling.js";
+import { followEnd, toEnd } from "./scrolling.js";
 import { showModes } from "./settings/settings_panel.js";
 import { renderSidebar } from "./sidebar.js";
 import { path, titleOf } from "./tree.js";
@@ -23,26 +23,52 @@ export function drawWith(given) {
   actions = given;
 }
 
-export function show() {
+/** Show the current conversation, from its end on; with `isSamePlace` what is shown of it stays in view. */
+export function show({ isSamePlace = false } = {}) {
   const nodes = path(page.current);
-  byId("messages").replaceChildren(...nodes.map((node) => messageView(page.current, node, actions.message)));
-  if (nodes.length === 0) byId("messages").append(welcome());
+  page.unread.delete(page.current.id);
+  showMessages(nodes);
   document.title = nodes.length > 0 ? `${titleOf(page.current)} · headrace` : "headrace";
   showSidebar();
   showModes();
   showRunning();
-  toEnd();
+  if (isSamePlace) followEnd();
+  else toEnd();
+}
+
+/** Show the elements of these nodes. Those that are there stay, with what is typed, selected or focused in them. */
+function showMessages(nodes) {
+  const list = byId("messages");
+  const shown = new Map([...list.children].map((element) => [element.node, element]));
+  const elements = nodes.map((node) => {
+    const old = shown.get(node);
+    if (!old) return messageView(page.current, node, actions.message);
+    old.update();
+    return old;
+  });
+  if (nodes.length === 0) elements.push(welcome());
+  for (const element of [...list.children]) if (!elements.includes(element)) element.remove();
+  elements.forEach((element, index) => {
+    if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
+  });
 }
 
 export function showSidebar() {
-  renderSidebar(page.conversations, page.current.id, actions.conversation);
+  renderSidebar(page.conversations, { currentId: page.current.id, unread: page.unread }, actions.conversation);
 }
 
 /** Offer to stop the answer that arrives here, or to send a message. */
 export function showRunning() {
-  const isHere = page.running?.conversation === page.current;
+  const isHere = path(page.current).some((node) => node.isRunning);
   byId("send").hidden = isHere;
   byId("stop").hidden = !isHere;
+}
+
+/** Remove a conversation that another tab has deleted; where it is shown, a new chat takes its place. */
+export function leaveDeleted(conversation) {
+  page.conversations = page.conversations.filter((each) => each !== conversation);
+  if (conversation === page.current) actions.conversation.begin();
+  else showSidebar();
 }
 
 /** The element of a message that is shown, or null. */

@@ -2,17 +2,21 @@
 
 import { byId } from "../shared/dom.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
-import { send, showRequest, stop } from "./answers/answering.js";
+import { isAnswering, send, showRequest, stop, watchLeaving } from "./answers/answering.js";
 import { Composer } from "./composer/composer.js";
-import { conversationActions, importFile, loadConversations, newChat } from "./conversations.js";
+import { conversationActions, importFile, loadConversations, newChat, openAddress } from "./conversations.js";
 import { askKey, showKeys, showMessage } from "./dialogs.js";
 import { drawWith, show, showSidebar } from "./drawing.js";
 import { editLastQuestion, messageActions } from "./messages/message_actions.js";
+import { undoLast } from "./notices.js";
+import { listenToTabs } from "./other_tabs.js";
 import { page } from "./page.js";
+import { idOf } from "./places.js";
 import { watchScrolling } from "./scrolling.js";
-import { connect, setState } from "./server_state.js";
+import { connect } from "./server_state.js";
 import { closeSettings, openSettings, switchSettings } from "./settings/settings_panel.js";
 import { closeSidebar, toggleSidebar } from "./sidebar.js";
+import { guardUnsaved } from "./storage_notice.js";
 import { exportAll, exportMarkdown } from "./transfer.js";
 
 const composer = new Composer({
@@ -25,7 +29,7 @@ drawWith({ message: messageActions, conversation: conversationActions, suggest: 
 // --- buttons ----------------------------------------------------------------------------------------------------------
 
 byId("new-chat").addEventListener("click", newChat);
-byId("stop").addEventListener("click", stop);
+byId("stop").addEventListener("click", () => stop(page.current));
 byId("theme").addEventListener("click", switchTheme);
 byId("search").addEventListener("input", showSidebar);
 byId("open-settings").addEventListener("click", switchSettings);
@@ -47,12 +51,13 @@ document.addEventListener("keydown", (event) => {
   if (byId("dialog").open) return;
   const isTyping = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
   if (event.key === "Escape") {
-    if (page.running) stop();
+    if (isAnswering(page.current)) stop(page.current);
     else if (!closeSettings()) closeSidebar();
   } else if (event.ctrlKey && event.shiftKey && event.key.toLowerCase() === "o") event.preventDefault(), newChat();
   else if (event.ctrlKey && event.key === ",") event.preventDefault(), openSettings();
   else if (!isTyping && event.key === "/") event.preventDefault(), composer.focus();
   else if (!isTyping && event.key === "?") showKeys();
+  else if (!isTyping && (event.ctrlKey || event.metaKey) && event.key === "z" && undoLast()) event.preventDefault();
 });
 
 document.addEventListener("dragover", (event) => event.preventDefault());
@@ -64,8 +69,12 @@ document.addEventListener("drop", (event) => {
 // --- start ------------------------------------------------------------------------------------------------------------
 
 watchScrolling();
+watchLeaving();
+guardUnsaved();
+listenToTabs();
+addEventListener("popstate", openAddress);
 applyTheme();
-show();
+if (idOf(location.hash) === null) show(); // or when the conversation is there
 composer.focus();
 connect(askKey);
-if (!(await loadConversations())) setState("This browser stores nothing: conversations are lost when you close the page.");
+loadConversations();

@@ -1,8 +1,6 @@
-// What the page holds: the conversations, which one is shown, and the answer that arrives.
+// What the page holds: the conversations, and which one is shown.
 
-import { setState } from "./server_state.js";
 import { loadSettings } from "./settings/settings.js";
-import * as store from "./store.js";
 import { newConversation } from "./tree.js";
 
 export const settings = loadSettings();
@@ -10,11 +8,11 @@ export const settings = loadSettings();
 export const page = {
   conversations: [], // newest first; a conversation is among them from its first question on
   current: newConversation(),
-  running: null, // {node, conversation, abort}
+  unread: new Set(), // ids of conversations whose answer was completed while another one was shown
 };
 
-/** Store a conversation, unless it was deleted meanwhile: an answer can arrive for one that was. */
-export function keep(conversation) {
-  if (!page.conversations.includes(conversation)) return;
-  store.save(structuredClone(conversation)).catch(() => setState("This browser has no room to store the conversation.", { isBad: true }));
+export function sortConversations() {
+  page.conversations.sort((a, b) => b.updatedMs - a.updatedMs);
 }
+
+export const conversationOfId = (id) => page.conversations.find((each) => each.id === id);

@@ -2,6 +2,7 @@
 
 import { getJson } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
+import { keep, kept } from "../shared/kept.js";
 import { shortNames } from "../shared/names.js";
 import { canChat } from "./capabilities.js";
 
@@ -50,11 +51,11 @@ export function setState(text, { isBad = false } = {}) {
 
 function showModels(models) {
   const select = byId("model");
-  const chosen = select.value || localStorage.getItem(MODEL_KEY);
+  const chosen = select.value || kept(MODEL_KEY);
   const labels = shortNames(models.map(({ id }) => id));
   select.replaceChildren(...models.map(({ id }, index) => h("option", { value: id, title: id, selected: id === chosen }, labels[index])));
   select.title = select.value;
-  select.onchange = () => localStorage.setItem(MODEL_KEY, select.value);
+  select.onchange = () => keep(MODEL_KEY, select.value);
 }
 
 export const model = () => byId("model").value;

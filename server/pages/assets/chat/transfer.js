@@ -1,14 +1,24 @@
 // Conversations as files: out as JSON or Markdown, in from JSON.
 
 import { newId, saveFile } from "../shared/dom.js";
-import { endAnswers, path, titleOf } from "./tree.js";
+import { orderByLists } from "./storage/records.js";
+import { path, titleOf } from "./tree.js";
 
 const FORMAT = "headrace.conversations.v1";
 const ROLES = new Set(["user", "assistant", "tool"]);
 
 export function exportAll(conversations) {
-  const text = JSON.stringify({ format: FORMAT, conversations }, null, 1);
+  const text = JSON.stringify({ format: FORMAT, conversations: conversations.map(exported) }, null, 1);
   saveFile(`headrace-conversations-${new Date().toISOString().slice(0, 10)}.json`, text, "application/json");
+}
+
+/** A conversation without what only this browser can use: which streams of the server its answers came from. */
+function exported(conversation) {
+  const nodes = Object.entries(conversation.nodes).map(([id, { run, progress, isReconnecting, ...node }]) => {
+    const isParentThere = conversation.nodes[node.parentId] !== undefined;
+    return [id, { ...node, parentId: isParentThere ? node.parentId : null }];
+  });
+  return { ...conversation, nodes: Object.fromEntries(nodes) };
 }
 
 /** Save the shown branch for people to read. */
@@ -37,7 +47,17 @@ export function parseExport(text) {
   }
   if (!file.conversations.every(isWhole)) throw new Error("A conversation in the file is damaged; nothing was imported.");
   file.conversations.forEach(endAnswers);
+  file.conversations.forEach(orderByLists);
   return file.conversations.map((conversation) => ({ ...conversation, id: newId() }));
+}
+
+/** Take answers that were arriving when the file was saved for stopped: nothing arrives any more. */
+function endAnswers(conversation) {
+  for (const node of Object.values(conversation.nodes)) {
+    if (!node.isRunning) continue;
+    delete node.isRunning;
+    node.finishReason = "stopped";
+  }
 }
 
 const isText = (value) => typeof value === "string";

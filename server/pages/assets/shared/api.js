@@ -1,30 +1,35 @@
 // Requests to the server: the key, errors in words, and streams of server-sent events.
 
+import { keep, kept } from "./kept.js";
 import { events } from "./sse.js";
 
 const KEY = "headrace.key";
 
-export const savedKey = () => sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY) ?? "";
+export const savedKey = () => kept(KEY) ?? "";
 
 /** Keep the key until the browser is closed, or with `remember` until it is replaced. */
 export function saveKey(key, remember) {
-  sessionStorage.removeItem(KEY);
-  localStorage.removeItem(KEY);
-  if (key) (remember ? localStorage : sessionStorage).setItem(KEY, key);
+  keep(KEY, key, { untilClosed: !remember });
 }
 
 /** What the server, or the way to it, has against a request. `status` is 0 if there was no answer. */
 class ApiError extends Error {
-  constructor(message, { status = 0, code = null, retryAfterS = null, requestId = null } = {}) {
+  constructor(message, { status = 0, code = null, param = null, retryAfterS = null, requestId = null } = {}) {
     super(message);
     this.status = status;
     this.code = code;
+    this.param = param;
     this.retryAfterS = retryAfterS;
     this.requestId = requestId;
   }
 
   get wantsKey() {
     return this.status === 401;
+  }
+
+  /** Whether the connection failed, or a proxy found no server behind it. */
+  get isLost() {
+    return this.status === 0 || (this.status >= 502 && this.status <= 504);
   }
 
   /** Why a key is needed, if one is. */
@@ -40,25 +45,35 @@ export async function getJson(path, { signal } = {}) {
   return response.json();
 }
 
-/** The chunks of a streamed answer, parsed. Ends at [DONE]; throws ApiError for an error in its midst, or a cut. */
-export async function* postStream(path, body, signal) {
-  const response = await send(path, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify(body),
-    signal,
-  });
+/**
+ * Begin a streamed answer with `body`, or without one read a resumable stream again: {streamId, chunks}. Each chunk is
+ * {chunk, number}, parsed, with its number in a resumable stream. They end at [DONE], and throw ApiError for an error in
+ * their midst or a cut.
+ */
+export async function openStream(path, { body, signal }) {
+  const post = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const response = await send(path, { ...(body ? post : {}), signal });
+  return { streamId: response.headers.get("x-stream-id"), chunks: chunksOf(response) };
+}
+
+async function* chunksOf(response) {
+  if (response.status === 204) return; // all of it was read before
   try {
-    for await (const { data } of events(response.body)) {
+    for await (const { data, id } of events(response.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new ApiError(sentence(chunk.error.message), { status: chunk.error.status ?? 500, code: chunk.error.code });
-      yield chunk;
+      yield { chunk, number: Number(id?.split(":")[1]) || 0 };
     }
   } catch (error) {
     throw asApiError(error);
   }
   throw new ApiError("The server closed the connection before the answer was complete.");
+}
+
+/** Stop a resumable stream for all its readers, even if the page is left in this moment. */
+export async function deleteStream(streamId) {
+  await send(`v1/streams/${streamId}`, { method: "DELETE", keepalive: true }).catch(() => {}); // it may have ended
 }
 
 /** Yield each server-sent event's JSON until `signal` aborts or the server ends the stream. */
@@ -81,6 +96,7 @@ async function send(path, options) {
   throw new ApiError(body?.error?.message ? sentence(body.error.message) : `The server answered ${response.status} ${response.statusText}.`, {
     status: response.status,
     code: body?.error?.code,
+    param: body?.error?.param,
     retryAfterS: Number(response.headers.get("retry-after")) || null,
     requestId: response.headers.get("x-request-id"),
   });

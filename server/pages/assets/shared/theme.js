@@ -1,9 +1,11 @@
 // Light or dark: as the system has it, until the reader chooses.
 
+import { keep, kept } from "./kept.js";
+
 const KEY = "headrace.theme";
 
 export function applyTheme() {
-  const chosen = localStorage.getItem(KEY);
+  const chosen = kept(KEY);
   if (chosen) document.documentElement.dataset.theme = chosen;
 }
 
@@ -11,6 +13,6 @@ export function switchTheme() {
   const isDark = document.documentElement.dataset.theme
     ? document.documentElement.dataset.theme === "dark"
     : matchMedia("(prefers-color-scheme: dark)").matches;
-  localStorage.setItem(KEY, isDark ? "light" : "dark");
+  keep(KEY, isDark ? "light" : "dark");
   applyTheme();
 }

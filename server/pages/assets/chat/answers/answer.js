@@ -1,6 +1,15 @@
 // One answer while it arrives: the chunks of a stream, gathered in a node of the conversation.
+//
+// The server goes on with a resumable stream while nobody reads it. So an answer outlives a lost connection and a reload
+// of the page: `node.run` says which stream it is, and how many of its events are in the node.
 
-import { postStream } from "../../shared/api.js";
+import { deleteStream, openStream } from "../../shared/api.js";
+import { newId } from "../../shared/dom.js";
+
+const RECONNECT_MS = 1000;
+const RECONNECT_FOR_MS = 120_000; // by default the server keeps a stream for half as long
+
+let canResume = true; // until the server says that it keeps no streams
 
 /** The fields of an assistant's node before anything has arrived. */
 export const emptyAnswer = (model) => ({
@@ -8,32 +17,105 @@ export const emptyAnswer = (model) => ({
   error: null,
 });
 
+/** What a node needs to be answered: a new run. */
+export const newRun = () => ({ isRunning: true, run: { id: newId(), streamId: null, numEvents: 0, startMs: Date.now(), firstMs: null } });
+
 /** Fill `node` with the answer to `body`, and call `onChange` for all that arrives. Never throws: node.error tells. */
-export async function streamAnswer(node, body, signal, onChange) {
-  const startMs = performance.now();
-  const clock = { startMs, firstMs: null, lastMs: null };
+export const streamAnswer = (node, body, signal, onChange) => gather(node, () => begin(node, body, signal), signal, onChange);
+
+/** Go on with an answer whose stream the page has left. Never throws: node.error tells. */
+export const resumeAnswer = (node, signal, onChange) => gather(node, () => reconnect(node, signal, onChange, 0), signal, onChange);
+
+async function gather(node, open, signal, onChange) {
+  const { run } = node;
   try {
-    const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
-    for await (const chunk of postStream("v1/chat/completions", request, signal)) {
-      apply(node, chunk, clock);
-      onChange();
-    }
+    let { chunks } = await open();
+    while (chunks) chunks = await read(node, chunks, signal, onChange);
   } catch (error) {
-    if (error.name === "AbortError") node.finishReason = "stopped";
-    else {
+    if (error.name === "AbortError" || error.code === "stream_deleted") {
+      node.finishReason = "stopped";
+      if (run.streamId) deleteStream(run.streamId);
+    } else {
       node.requestId ??= error.requestId;
-      node.error = { message: error.message, wantsKey: Boolean(error.wantsKey), keyReason: error.keyReason, retryAfterS: error.retryAfterS ?? null };
+      node.error = errorOf(error);
     }
   }
   node.progress = null;
-  node.stats = { ...node.stats, firstTokenMs: clock.firstMs && clock.firstMs - startMs, totalMs: performance.now() - startMs };
-  if (clock.lastMs > clock.firstMs && node.stats.numTokens > 1) {
-    node.stats.tokensPerSecond = ((node.stats.numTokens - 1) / (clock.lastMs - clock.firstMs)) * 1000;
+  node.isReconnecting = false;
+  node.stats = { ...node.stats, firstTokenMs: run.firstMs && run.firstMs - run.startMs, totalMs: Date.now() - run.startMs };
+  if (run.lastMs > run.firstMs && node.stats.numTokens > 1) {
+    node.stats.tokensPerSecond = ((node.stats.numTokens - 1) / (run.lastMs - run.firstMs)) * 1000;
   }
   onChange();
 }
 
-function apply(node, chunk, clock) {
+async function begin(node, body, signal) {
+  const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
+  try {
+    const stream = await openStream("v1/chat/completions", { body: canResume ? { ...request, resumable: true } : request, signal });
+    node.run.streamId = stream.streamId;
+    return stream;
+  } catch (error) {
+    if (!canResume || error.param !== "resumable") throw error;
+    canResume = false;
+    return begin(node, body, signal);
+  }
+}
+
+/** Read to the end, or until the connection is lost: then the chunks of the next one are returned. */
+async function read(node, chunks, signal, onChange) {
+  try {
+    for await (const { chunk, number } of chunks) {
+      apply(node, chunk);
+      node.run.numEvents = number;
+      onChange();
+    }
+    return null;
+  } catch (error) {
+    if (!error.isLost || !node.run.streamId) throw error;
+    return (await reconnect(node, signal, onChange, RECONNECT_MS)).chunks;
+  }
+}
+
+/** Ask for the rest of the stream until the server answers. */
+async function reconnect(node, signal, onChange, waitMs) {
+  const { streamId, numEvents } = node.run;
+  const untilMs = Date.now() + RECONNECT_FOR_MS;
+  for (;;) {
+    if (waitMs > 0) {
+      node.isReconnecting = true;
+      onChange();
+      await pause(waitMs, signal);
+    }
+    try {
+      const stream = await openStream(`v1/streams/${streamId}?starting_after=${numEvents}`, { signal });
+      node.isReconnecting = false;
+      onChange();
+      return stream;
+    } catch (error) {
+      if (!error.isLost || Date.now() > untilMs) throw error;
+      waitMs = RECONNECT_MS;
+    }
+  }
+}
+
+function pause(ms, signal) {
+  return new Promise((resolve, reject) => {
+    setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+}
+
+function errorOf(error) {
+  const isGone = error.code === "stream_not_found";
+  return {
+    message: isGone ? "The server no longer has the rest of this answer: it was restarted, or the connection was away for too long." : error.message,
+    code: error.code ?? null, wantsKey: Boolean(error.wantsKey), keyReason: error.keyReason, retryAfterS: error.retryAfterS ?? null,
+  };
+}
+
+function apply(node, chunk) {
+  const { run } = node;
   node.requestId ??= chunk.id;
   if (chunk.prompt_progress) node.progress = chunk.prompt_progress;
   if (chunk.usage) {
@@ -50,8 +132,8 @@ function apply(node, chunk, clock) {
   const text = delta.content ?? "";
   const thought = delta.reasoning_content ?? delta.reasoning ?? "";
   if (text || thought || delta.tool_calls) {
-    clock.lastMs = performance.now();
-    clock.firstMs ??= clock.lastMs;
+    run.lastMs = Date.now();
+    run.firstMs ??= run.lastMs;
     node.progress = null;
   }
   node.content += text;

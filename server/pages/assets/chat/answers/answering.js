@@ -1,54 +1,149 @@
-// Asks for answers, and draws them while they arrive.
+// Asks for answers, and draws and stores them while they arrive: several at a time, in one conversation or more.
 
 import { byId } from "../../shared/dom.js";
-import { emptyAnswer, streamAnswer } from "./answer.js";
 import { askKey, showCode, showMessage } from "../dialogs.js";
 import { elementOf, show, showRunning, showSidebar } from "../drawing.js";
-import { keep, page, settings } from "../page.js";
+import { page, settings, sortConversations } from "../page.js";
+import { showConversationAddress } from "../places.js";
 import { requestBody } from "../request.js";
 import { followEnd } from "../scrolling.js";
 import { connect, model, setState } from "../server_state.js";
+import { saveAnswer, saveConversation, saveHead, saveMessages } from "../storage/saving.js";
+import { tell } from "../storage/tabs.js";
+import { addNode, path, removeNode, titleOf } from "../tree.js";
+import { emptyAnswer, newRun, resumeAnswer, streamAnswer } from "./answer.js";
 import { Stall } from "./stall.js";
-import { addNode, path, removeNode } from "../tree.js";
 
-const SAVE_EVERY_MS = 2000;
+const SAVE_EVERY_MS = 1000;
 const DRAW_PAUSE = 3; // times the duration of drawing, so that scrolling and typing stay smooth
+const ASK_AGAIN_MS = 120_000; // a page that comes back later asks for nothing by itself
+const MAX_RUNS = 4; // a browser opens six connections to a server, and the page needs some for other requests
+
+const runs = new Map(); // node id -> {conversation, node, abort}: what this tab receives
 
 /** Add a question to the conversation, and ask for its answer. Returns whether the question was taken. */
 export function send({ content, attachments }) {
-  if (page.running) return false;
-  const node = addNode(page.current, page.current.leafId, { role: "user", content, attachments });
-  if (answer(node.id)) return true;
-  removeNode(page.current, node.id); // the reason was shown
+  if (isAnswering(page.current)) return false;
+  const { current } = page;
+  const node = addNode(current, current.leafId, { role: "user", content, attachments });
+  if (answer(current, node.id, [node])) return true;
+  removeNode(current, node.id); // the reason was shown
   show();
   return false;
 }
 
-/** Ask for an answer below `parentId`. Returns whether the request could be made; if not, the reason is shown. */
-export function answer(parentId) {
-  const { conversations, current } = page;
-  let body;
-  try {
-    body = requestBody(current, settings, model(), parentId);
-  } catch (error) {
-    showMessage("The request cannot be sent", error.message);
-    return false;
+/**
+ * Ask for an answer below `parentId`. `unsaved`: nodes above it that are not stored yet. Returns whether the request could
+ * be made; if not, the reason is shown.
+ */
+export function answer(conversation, parentId, unsaved = []) {
+  const body = bodyFor(conversation, parentId);
+  if (!body) return false;
+  const node = addNode(conversation, parentId, { ...emptyAnswer(model()), ...newRun() });
+  if (page.conversations.includes(conversation)) saveMessages(conversation, [...unsaved, node]);
+  else {
+    page.conversations.push(conversation);
+    saveConversation(conversation);
+    if (conversation === page.current) showConversationAddress(conversation);
   }
-  if (!conversations.includes(current)) conversations.unshift(current);
-  else conversations.sort((a, b) => b.updatedMs - a.updatedMs);
-  const node = addNode(current, parentId, { ...emptyAnswer(model()), isRunning: true });
-  page.running = { node, conversation: current, abort: new AbortController() };
-  show();
-  run(page.running, body);
+  sortConversations();
+  receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
+  if (conversation === page.current) show();
+  else showSidebar();
   return true;
 }
 
-export const stop = () => page.running?.abort.abort();
+/** Ask again for an answer that nothing has arrived of, in its place. */
+function answerAgain(conversation, node) {
+  const body = bodyFor(conversation, node.parentId);
+  if (!body) return;
+  Object.assign(node, emptyAnswer(model()), newRun());
+  receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
+}
 
-async function run({ node, conversation, abort }, body) {
+/** Go on with an answer that was arriving when its page was left; where the server cannot, it has been stopped. */
+export function resume(conversation, node) {
+  if (runs.has(node.id)) return;
+  const isNew = node.run && Date.now() - node.run.startMs < ASK_AGAIN_MS;
+  if (node.run?.streamId) receive(conversation, node, (signal, onChange) => resumeAnswer(node, signal, onChange));
+  else if (isNew && !node.content && !node.reasoning) answerAgain(conversation, node);
+  else {
+    node.isRunning = false; // and not deleted: other tabs take over what is there
+    node.finishReason = "stopped";
+    saveAnswer(conversation, node);
+    if (conversation === page.current) show({ isSamePlace: true });
+  }
+}
+
+/** Whether a shown message of the conversation is arriving, here or in another tab. */
+export const isAnswering = (conversation) => path(conversation).some((node) => node.isRunning);
+
+/** Whether this tab receives the message. */
+export const isReceived = (id) => runs.has(id);
+
+export const receivedIds = () => [...runs.keys()];
+
+/** Stop the shown answers of a conversation. */
+export function stop(conversation) {
+  stopNodes(path(conversation));
+}
+
+/** Stop those of `nodes` that are arriving; those that another tab receives, there. */
+export function stopNodes(nodes) {
+  for (const { id, isRunning } of nodes) {
+    if (runs.has(id)) runs.get(id).abort.abort();
+    else if (isRunning) tell("stop", id);
+  }
+}
+
+/** The request for an answer below `parentId`; null if it cannot be sent, which is shown. */
+function bodyFor(conversation, parentId) {
+  try {
+    if (runs.size >= MAX_RUNS) throw new Error(`${MAX_RUNS} answers are arriving in this tab, which is as many as a browser can receive at a time. Stop one, or wait for its end.`);
+    return requestBody(conversation, settings, model(), parentId);
+  } catch (error) {
+    showMessage("The request cannot be sent", error.message);
+    return null;
+  }
+}
+
+async function receive(conversation, node, read) {
+  const abort = new AbortController();
+  runs.set(node.id, { conversation, node, abort });
+  const stall = new Stall((reason) => setState(reason, { isBad: reason !== "" }));
+  const draw = drawer(conversation, node);
+  const save = saver(conversation, node);
+  await read(abort.signal, () => {
+    stall.heard();
+    draw();
+    save();
+  });
+  stall.end();
+  runs.delete(node.id);
+  if (isLeaving) return; // what comes to an end with the page is no end of the answer
+  node.isRunning = false;
+  if (conversation.nodes[node.id] !== node) return; // it was deleted meanwhile
+  finish(conversation, node);
+  draw();
+}
+
+function finish(conversation, node) {
+  conversation.updatedMs = Date.now();
+  saveAnswer(conversation, node);
+  saveHead(conversation, ["updatedMs"]);
+  sortConversations();
+  if (conversation !== page.current) page.unread.add(conversation.id);
+  showRunning();
+  showSidebar();
+  const place = conversation === page.current ? "" : ` in “${titleOf(conversation)}”`;
+  byId("announce").textContent = node.error ? `Error${place}: ${node.error.message}` : `The answer${place} is complete.`;
+  if (node.error && !node.error.wantsKey) connect(askKey);
+}
+
+/** A function that draws the node soon, and no more often than drawing leaves time for other things. */
+function drawer(conversation, node) {
   let isDrawn = true;
   let pauseMs = 0;
-  let savedMs = performance.now();
   const draw = () => {
     isDrawn = true;
     if (page.current !== conversation) return;
@@ -57,26 +152,36 @@ async function run({ node, conversation, abort }, body) {
     followEnd();
     pauseMs = DRAW_PAUSE * (performance.now() - startMs);
   };
-  const stall = new Stall((reason) => setState(reason, { isBad: reason !== "" }));
-  await streamAnswer(node, body, abort.signal, () => {
-    stall.heard();
+  return () => {
     if (isDrawn) setTimeout(() => requestAnimationFrame(draw), pauseMs);
     isDrawn = false;
-    if (performance.now() - savedMs > SAVE_EVERY_MS) {
-      savedMs = performance.now();
-      keep(conversation);
-    }
+  };
+}
+
+/** A function that stores the node soon, and at once when the server has told its stream. */
+function saver(conversation, node) {
+  let timer = null;
+  let savedStreamId = null;
+  const save = () => {
+    timer = null;
+    savedStreamId = node.run.streamId;
+    if (node.isRunning && conversation.nodes[node.id] === node && !isLeaving) saveAnswer(conversation, node);
+  };
+  return () => {
+    if (savedStreamId !== node.run.streamId) save();
+    else timer ??= setTimeout(save, SAVE_EVERY_MS);
+  };
+}
+
+let isLeaving = false;
+
+/** Leave the answers to other tabs, and to the page when it is opened again, where the server goes on with them. */
+export function watchLeaving() {
+  addEventListener("pagehide", () => {
+    isLeaving = true;
+    tell("left", receivedIds());
   });
-  stall.end();
-  delete node.isRunning;
-  page.running = null;
-  conversation.updatedMs = Date.now();
-  keep(conversation);
-  draw();
-  showRunning();
-  showSidebar();
-  byId("announce").textContent = node.error ? `Error: ${node.error.message}` : "The answer is complete.";
-  if (node.error && !node.error.wantsKey) connect(askKey);
+  addEventListener("pageshow", () => (isLeaving = false));
 }
 
 /** Show the request for the last answer as code; before the first message, for what is in the field. */

@@ -1,72 +1,105 @@
-// What can be done with a message. Nothing is changed while an answer arrives.
+// What can be done with a message.
 
+import { count } from "../../shared/count.js";
 import { h } from "../../shared/dom.js";
-import { answer, showRequestOf } from "../answers/answering.js";
+import { answer, showRequestOf, stopNodes } from "../answers/answering.js";
 import { askKey } from "../dialogs.js";
 import { elementOf, show } from "../drawing.js";
-import { keep, page } from "../page.js";
+import { say } from "../notices.js";
+import { conversationOfId, page } from "../page.js";
 import { connect } from "../server_state.js";
-import { addNode, path, removeNode, showVersion } from "../tree.js";
+import { addRecords, recordOf } from "../storage/records.js";
+import { saveHead, saveMessages, saveRemoval } from "../storage/saving.js";
+import { addNode, nodesFrom, path, removeNode, showVersion } from "../tree.js";
 
 /** As messageView takes them. */
 export const messageActions = {
   showVersion(id) {
-    if (page.running) return;
     showVersion(page.current, id);
-    keep(page.current);
-    show();
+    saveHead(page.current, ["leafId"]);
+    show({ isSamePlace: true });
   },
-  edit(node) {
-    if (!page.running) edit(node);
-  },
-  regenerate(node) {
-    if (!page.running) answer(node.parentId);
-  },
+  edit,
+  answer: (node) => answer(page.current, node.id),
+  regenerate: (node) => answer(page.current, node.parentId),
   retry(node) {
-    if (page.running) return;
     const { parentId } = node;
-    removeNode(page.current, node.id);
-    answer(parentId);
+    if (node.content || node.reasoning) return answer(page.current, parentId); // what has arrived stays, as a version
+    const removed = removeNode(page.current, node.id);
+    if (answer(page.current, parentId)) saveRemoval(page.current, removed.map(({ id }) => id));
+    else restore(page.current, [removed[0]]);
   },
   showRequest: showRequestOf,
   async enterKey(node) {
     if (await askKey(node.error.keyReason ?? "This server asks for a key.")) messageActions.retry(node), connect(askKey);
   },
-  remove(node) {
-    if (page.running) return;
-    removeNode(page.current, node.id);
-    keep(page.current);
-    show();
-  },
+  remove,
   answerCalls(node, results) {
-    if (page.running) return;
     let parentId = node.id;
-    for (const { call, content } of results) {
-      parentId = addNode(page.current, parentId, { role: "tool", content, toolCallId: call.id, toolName: call.name }).id;
-    }
-    answer(parentId);
+    const nodes = results.map(({ call, content }) => {
+      const added = addNode(page.current, parentId, { role: "tool", content, toolCallId: call.id, toolName: call.name });
+      parentId = added.id;
+      return added;
+    });
+    if (answer(page.current, parentId, nodes)) return;
+    removeNode(page.current, nodes[0].id);
+    show({ isSamePlace: true });
   },
 };
 
 export function editLastQuestion() {
   const last = path(page.current).findLast((node) => node.role === "user");
-  if (last) messageActions.edit(last);
+  if (last) edit(last);
+}
+
+/** Delete a message and all below it, versions that are not shown among them. */
+function remove(node) {
+  const conversation = page.current;
+  const { leafId } = conversation;
+  const nodes = nodesFrom(conversation, node.id);
+  stopNodes(nodes);
+  const records = nodes.map((each) => recordOf(conversation, each.isRunning ? { ...each, isRunning: false, finishReason: "stopped" } : each));
+  removeNode(conversation, node.id);
+  saveRemoval(conversation, records.map(({ id }) => id));
+  saveHead(conversation, ["leafId"]);
+  show({ isSamePlace: true });
+  say(`Deleted ${count(records.length, "message")}.`, () => {
+    if (conversationOfId(conversation.id) !== conversation) return say("The conversation of these messages was deleted meanwhile.");
+    restore(conversation, records);
+    conversation.leafId = leafId;
+    saveMessages(conversation, records.map(({ id }) => conversation.nodes[id]));
+    show({ isSamePlace: true });
+  });
+}
+
+function restore(conversation, records) {
+  addRecords(conversation, records);
+  show({ isSamePlace: true });
 }
 
 /** Put a field in a question's place; what is sent from there is another version of it. */
 function edit(node) {
   const field = h("textarea", { class: "edit", "aria-label": "Edit the message" });
   field.value = node.content;
+  const element = elementOf(node);
+  const close = () => {
+    element.isEdited = false;
+    element.update();
+    element.querySelector("button.edit-button")?.focus();
+  };
   const done = () => {
     const sibling = addNode(page.current, node.parentId, { role: "user", content: field.value.trim(), attachments: node.attachments });
-    if (!answer(sibling.id)) removeNode(page.current, sibling.id), show();
+    if (answer(page.current, sibling.id, [sibling])) return;
+    removeNode(page.current, sibling.id);
+    show({ isSamePlace: true });
   };
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) event.preventDefault(), done();
-    if (event.key === "Escape") event.stopPropagation(), show();
+    if (event.key === "Escape") event.stopPropagation(), close();
   });
-  const buttons = h("div", { class: "row end" }, h("button", { onclick: show }, "Cancel"), h("button", { class: "primary", onclick: done }, "Send"));
-  elementOf(node).querySelector(".plain").replaceChildren(field, buttons);
+  const buttons = h("div", { class: "row end" }, h("button", { onclick: close }, "Cancel"), h("button", { class: "primary", onclick: done }, "Send"));
+  element.isEdited = true;
+  element.querySelector(".plain").replaceChildren(field, buttons);
   field.style.height = `${Math.min(field.scrollHeight + 4, innerHeight / 2)}px`;
   field.focus();
 }

@@ -4,7 +4,7 @@ import { count } from "../../shared/count.js";
 import { copyButton, h } from "../../shared/dom.js";
 import { requestLink } from "../../shared/links.js";
 import { renderMarkdown } from "./markdown.js";
-import { siblingIds } from "../tree.js";
+import { nodesFrom, siblingIds } from "../tree.js";
 import { renderTokens } from "./token_view.js";
 import { toolCallCards } from "./tool_view.js";
 
@@ -17,7 +17,7 @@ const ENDS = {
 
 /**
  * An element for `node`; `element.update()` shows what has changed in it.
- * `actions`: {showVersion, edit, regenerate, remove, answerCalls, retry, enterKey, showRequest}.
+ * `actions`: {showVersion, edit, answer, regenerate, remove, answerCalls, retry, enterKey, showRequest}.
  */
 export function messageView(conversation, node, actions) {
   const body = h("div", { class: "body" });
@@ -29,9 +29,9 @@ export function messageView(conversation, node, actions) {
     body, notes, foot,
   );
   element.dataset.id = node.id;
-  element.update = node.role === "assistant"
-    ? () => updateAnswer({ conversation, node, actions, body, notes, foot, element })
-    : () => updateText({ conversation, node, actions, body, foot });
+  element.node = node;
+  const update = node.role === "assistant" ? updateAnswer : updateText;
+  element.update = () => element.isEdited || update({ conversation, node, actions, body, notes, foot, element });
   element.update();
   return element;
 }
@@ -41,9 +41,30 @@ function updateText({ conversation, node, actions, body, foot }) {
     h("details", { class: "file" }, h("summary", {}, name), h("pre", { tabindex: "0" }, text)),
   );
   const label = node.role === "tool" ? h("div", { class: "muted small" }, `Result of ${node.toolName ?? "the tool"}`) : null;
-  body.replaceChildren(...[label, ...files, h("div", { class: "plain" }, node.content)].filter(Boolean));
-  const edit = h("button", { class: "quiet small", onclick: () => actions.edit(node) }, "Edit");
-  foot.replaceChildren(...versions(conversation, node, actions), copyButton(() => node.content), ...(node.role === "user" ? [edit] : []));
+  if (body.children.length === 0) body.append(...[label, ...files].filter(Boolean), h("div", { class: "plain" }));
+  body.querySelector(".plain").textContent = node.content;
+  const edit = h("button", { class: "quiet small edit-button", onclick: () => actions.edit(node) }, "Edit");
+  const answer = h("button", { class: "small", onclick: () => actions.answer(node), title: "Ask for the answer that this message lacks" }, "Answer");
+  replaceFoot(foot,
+    ...(node.childIds.length === 0 ? [answer] : []),
+    ...versions(conversation, node, actions),
+    copyButton(() => node.content),
+    ...(node.role === "user" ? [edit] : []),
+    deleteButton(conversation, node, actions),
+  );
+}
+
+/** Put new buttons in place of the old ones; a keyboard stays on the button of the same name. */
+function replaceFoot(foot, ...children) {
+  const focused = foot.contains(document.activeElement) ? document.activeElement.textContent : null;
+  foot.replaceChildren(...children);
+  if (focused !== null) [...foot.querySelectorAll("button, a")].find(({ textContent }) => textContent === focused)?.focus();
+}
+
+function deleteButton(conversation, node, actions) {
+  const number = nodesFrom(conversation, node.id).length;
+  const what = number === 1 ? "this message" : `this message and the ${count(number - 1, "message")} below it`;
+  return h("button", { class: "quiet small", onclick: () => actions.remove(node), title: `Delete ${what}` }, number === 1 ? "Delete" : `Delete ${number}`);
 }
 
 function updateAnswer({ conversation, node, actions, body, notes, foot, element }) {
@@ -63,15 +84,16 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
     const canAnswer = !isRunning && conversation.leafId === node.id;
     parts.calls.replaceChildren(...toolCallCards(node, canAnswer ? (results) => actions.answerCalls(node, results) : null));
   }
-  parts.wait.hidden = !isRunning || Boolean(node.content || node.reasoning || node.toolCalls.length);
-  parts.wait.lastChild.textContent = node.progress ? ` Reading: ${node.progress.processed} of ${node.progress.total} tokens` : "";
+  const isEmpty = !node.content && !node.reasoning && node.toolCalls.length === 0;
+  parts.wait.hidden = !isRunning || !(isEmpty || node.isReconnecting);
+  parts.wait.lastChild.textContent = node.isReconnecting ? " The connection was lost; connecting again…" : node.progress ? ` Reading: ${node.progress.processed} of ${node.progress.total} tokens` : "";
   if (isRunning) return notes.replaceChildren(), foot.replaceChildren();
   notes.replaceChildren(...notesOf(node, actions));
-  foot.replaceChildren(
+  replaceFoot(foot,
     ...versions(conversation, node, actions),
     copyButton(() => node.content || JSON.stringify(node.toolCalls, null, 2)),
     h("button", { class: "quiet small", onclick: () => actions.regenerate(node) }, "Regenerate"),
-    h("button", { class: "quiet small", onclick: () => actions.remove(node), "aria-label": "Delete this answer" }, "Delete"),
+    deleteButton(conversation, node, actions),
     ...whatHappened(node),
     h("button", { class: "quiet small", onclick: () => actions.showRequest(node), title: "The API request that makes this answer" }, "API"),
     h("span", { class: "spread" }),

@@ -1,5 +1,7 @@
 // Sampling settings, with what they mean. An empty field is not sent: then the server's default holds.
 
+import { keep, kept } from "../../shared/kept.js";
+
 const KEY = "headrace.settings";
 
 export const FIELDS = [
@@ -27,14 +29,14 @@ const DEFAULTS = { stop: "", logprobs: false, effort: "" };
 
 export function loadSettings() {
   try {
-    return { ...DEFAULTS, ...JSON.parse(localStorage.getItem(KEY) ?? "{}") };
+    return { ...DEFAULTS, ...JSON.parse(kept(KEY) ?? "{}") };
   } catch {
     return { ...DEFAULTS };
   }
 }
 
 export function saveSettings(settings) {
-  localStorage.setItem(KEY, JSON.stringify(settings));
+  keep(KEY, JSON.stringify(settings));
 }
 
 /** The request's fields that the settings ask for. */

@@ -1,7 +1,8 @@
 // The panel of settings, open or closed, and what it says of the next answer in the page's foot.
 
 import { byId, h } from "../../shared/dom.js";
-import { keep, page, settings } from "../page.js";
+import { conversationOfId, page, settings } from "../page.js";
+import { saveHead } from "../storage/saving.js";
 import { saveSettings } from "./settings.js";
 import { renderSettings } from "./settings_view.js";
 
@@ -15,7 +16,7 @@ export function openSettings() {
   renderSettings({
     conversation,
     settings,
-    onConversation: () => (keep(conversation), showModes()),
+    onConversation: () => (saveSettingsOf(conversation), showModes()),
     onSettings: ({ isReset = false } = {}) => {
       saveSettings(settings);
       if (isReset) openSettings();
@@ -54,7 +55,12 @@ export function showModes() {
 
 function remove(name) {
   page.current[name] = "";
-  keep(page.current);
+  saveSettingsOf(page.current);
   showModes();
   refreshSettings();
+}
+
+/** A conversation is stored from its first question on. */
+function saveSettingsOf(conversation) {
+  if (conversationOfId(conversation.id)) saveHead(conversation, MODES.map(([name]) => name));
 }

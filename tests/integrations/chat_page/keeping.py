@@ -1,0 +1,325 @@
+"""Nothing is lost: two tabs, reloads at every moment, deletions, full or no storage, and what older pages stored."""
+
+import json
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.integrations.chat_page.browsing import (
+    PHONE,
+    Server,
+    answers,
+    ask,
+    context_of,
+    expect_done,
+    open_page,
+    session,
+    texts,
+)
+
+_OLD = Path(__file__).with_name("stored_by_version_1.json")
+_NO_STORAGE = (
+    "Object.defineProperty(window, 'indexedDB', { get() { throw new DOMException('denied', 'SecurityError'); } });"
+)
+_NO_SITE_DATA = (
+    _NO_STORAGE
+    + """
+for (const name of ['localStorage', 'sessionStorage']) {
+  Object.defineProperty(window, name, { get() { throw new DOMException('denied', 'SecurityError'); } });
+}"""
+)
+_STORE_OLD = """
+(conversations) => new Promise((resolve, reject) => {
+  const request = indexedDB.open("headrace", 1);
+  request.onupgradeneeded = () => request.result.createObjectStore("conversations", { keyPath: "id" });
+  request.onsuccess = () => {
+    const transaction = request.result.transaction("conversations", "readwrite");
+    for (const conversation of conversations) transaction.objectStore("conversations").put(conversation);
+    transaction.oncomplete = () => resolve(CLOSE);
+    transaction.onabort = reject;
+  };
+})
+"""
+
+
+def main() -> None:
+    with session() as (server, browser, folder):
+        _two_tabs_keep_each_others_messages(server, browser)
+        _messages_that_cross_are_kept(server, browser)
+        _a_reload_loses_nothing(server, browser)
+        _deleting_is_counted_and_undone(server, browser)
+        _deleting_reaches_other_tabs(server, browser)
+        _a_question_without_an_answer_has_a_button(server, browser)
+        _a_full_browser_is_said(server, browser, folder)
+        _a_browser_without_storage_is_said(server, browser, folder)
+        _what_version_1_stored_is_carried_over(server, browser)
+        _a_tab_with_version_1_is_waited_for(server, browser)
+        _all_of_it_works_by_keyboard_on_a_phone(server, browser, folder)
+
+
+def _two_tabs_keep_each_others_messages(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        one = open_page(context, server.url)
+        ask(one, "first")
+        expect_done(one, "echo: first")
+        other = open_page(context, one.url)
+        expect_done(other, "echo: first")
+        ask(other, "from the other tab")
+        expect_done(other, "echo: from the other tab")
+        expect_done(one, "echo: from the other tab")  # it is told
+        ask(one, "wait: one at the same time")
+        expect(answers(one).last).to_contain_text("one at")
+        ask(other, "next")  # it sees that an answer arrives, and keeps the question in its field
+        expect(other.locator("#stop")).to_be_visible()
+        expect(other.locator("#input")).to_have_value("next")
+        server.release()
+        expect_done(one, "one at the same time")
+        expect_done(other, "one at the same time")
+        other.locator("#input").press("Enter")
+        expect_done(other, "echo: next")
+        expect_done(one, "echo: next")
+        shown = texts(one)
+        assert len(shown) == 8
+        assert texts(other) == shown
+        for page in (one, other):
+            page.reload()
+            expect(page.locator(".message").nth(7)).to_be_visible()
+            assert texts(page) == shown
+
+
+def _messages_that_cross_are_kept(server: Server, browser: Browser) -> None:
+    """Both tabs ask before either has heard of the other: the questions become versions of each other."""
+    with context_of(browser, script="delete window.BroadcastChannel") as context:
+        one = open_page(context, server.url)
+        ask(one, "first")
+        expect_done(one, "echo: first")
+        other = open_page(context, one.url)
+        expect_done(other, "echo: first")
+        for page, text in ((one, "left"), (other, "right")):
+            ask(page, text)
+            expect_done(page, f"echo: {text}")
+        one.reload()
+        expect_done(one, "echo: right")
+        one.get_by_label("Previous version").click()
+        expect_done(one, "echo: left")
+        other.reload()  # where the last choice shows
+        expect_done(other, "echo: left")
+        other.get_by_label("Next version").click()
+        expect_done(other, "echo: right")
+        assert sorted(_all_texts(one)) == sorted(["first", "echo: first", "left", "echo: left", "right", "echo: right"])
+
+
+def _all_texts(page: Page) -> list[str]:
+    """All messages of all conversations, as they are stored."""
+    script = """() => new Promise((resolve) => {
+      const request = indexedDB.open("headrace");
+      request.onsuccess = () => {
+        const all = request.result.transaction("messages").objectStore("messages").getAll();
+        all.onsuccess = () => (request.result.close(), resolve(all.result.map((record) => record.content)));
+      };
+    })"""
+    return page.evaluate(script)
+
+
+def _a_reload_loses_nothing(server: Server, browser: Browser) -> None:
+    """Before the answer's first token, in its midst, and after its end."""
+    with context_of(browser) as context:
+        server.restart()
+        page = open_page(context, server.url)
+        ask(page, "queue: all at once")
+        server.wait_for(1, num_open=1)
+        page.reload()
+        expect(page.locator(".message.user")).to_contain_text("queue: all at once")
+        server.wait_for(2, num_open=1)  # it is asked again, and the first one has ended
+        server.release()
+        expect_done(page, "all at once")
+        ask(page, "wait: a rather long text that goes on")
+        expect(answers(page).last).to_contain_text("a rather")
+        page.reload()
+        expect(answers(page).last).to_contain_text("a rather")
+        expect(page.locator("#stop")).to_be_visible()
+        server.release()
+        expect_done(page, "a rather long text that goes on")
+        before = texts(page)
+        assert before.count("a rather long text that goes on") == 1
+        page.reload()
+        expect_done(page, "a rather long text that goes on")
+        assert texts(page) == before
+        # The page is left in the very moment in which the question is sent.
+        page.locator("#input").fill("last words")
+        page.evaluate("document.getElementById('composer').requestSubmit(); location.reload()")
+        expect_done(page, "echo: last words")
+
+
+def _deleting_is_counted_and_undone(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        for number in range(3):
+            ask(page, f"question {number}")
+            expect_done(page, f"echo: question {number}")
+        before = texts(page)
+        page.locator(".message.assistant").first.get_by_role("button", name="Delete 5").click()
+        expect(page.locator("#notice")).to_contain_text("Deleted 5 messages.")
+        assert texts(page) == ["question 0"]
+        page.locator("#notice").get_by_role("button", name="Undo").click()
+        expect(page.locator(".message")).to_have_count(6)
+        assert texts(page) == before
+        page.reload()
+        expect(page.locator(".message")).to_have_count(6)
+        assert texts(page) == before
+        address = page.url
+        page.get_by_label("Delete “question 0”").click(force=True)
+        expect(page.locator("#notice")).to_contain_text("Deleted “question 0” with 6 messages.")
+        expect(page.locator(".conversations li")).to_have_count(0)
+        assert page.url != address
+        page.locator("#notice").get_by_role("button", name="Undo").click()
+        expect(page.locator(".message")).to_have_count(6)
+        assert page.url == address
+        page.locator(".message").last.get_by_role("button", name="Delete").click()
+        page.reload()
+        expect(page.locator(".message")).to_have_count(5)
+
+
+def _deleting_reaches_other_tabs(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        one = open_page(context, server.url)
+        ask(one, "wait: one two three four")
+        expect(answers(one).last).to_contain_text("one two")
+        other = open_page(context, one.url)
+        expect(answers(other).last).to_contain_text("one two")
+        other.locator("#stop").click()  # in the tab that receives it
+        expect(answers(one).last).to_contain_text("Stopped.")
+        expect(answers(other).last).to_contain_text("Stopped.")
+        other.get_by_role("button", name="Delete", exact=True).click()
+        expect(answers(one)).to_have_count(0)
+        other.locator("#notice").get_by_role("button", name="Undo").click()
+        expect(answers(one).last).to_contain_text("one two")
+        other.get_by_label("Delete “wait: one").click(force=True)
+        expect(one.locator(".welcome")).to_be_visible()
+        expect(one.locator(".conversations li")).to_have_count(0)
+
+
+def _a_question_without_an_answer_has_a_button(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        ask(page, "hello")
+        expect_done(page, "echo: hello")
+        answers(page).last.get_by_role("button", name="Delete").click()
+        expect(answers(page)).to_have_count(0)
+        page.reload()
+        page.get_by_role("button", name="Answer", exact=True).click()
+        expect_done(page, "echo: hello")
+        expect(page.get_by_role("button", name="Answer", exact=True)).to_have_count(0)
+
+
+def _a_full_browser_is_said(server: Server, browser: Browser, folder: Path) -> None:
+    with context_of(browser) as context:
+        page = context.new_page()
+        devtools = context.new_cdp_session(page)
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": server.url, "quotaSize": 1})
+        page.goto(server.url)
+        ask(page, "too much")
+        expect(page.locator("#storage-notice")).to_contain_text("no room to store more")
+        expect_done(page, "echo: too much")
+        expect(page.locator("#storage-notice")).to_contain_text("2 messages would be lost now.")
+        page.screenshot(path=str(folder / "full.png"))
+        with page.expect_download() as download:
+            page.locator("#storage-notice").get_by_role("button", name="Export all").click()
+        assert "echo: too much" in download.value.path().read_text()
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": server.url})
+        expect(page.locator("#storage-notice")).to_be_hidden()  # storing is tried again
+        page.reload()
+        expect_done(page, "echo: too much")
+
+
+def _a_browser_without_storage_is_said(server: Server, browser: Browser, folder: Path) -> None:
+    for script in (_NO_STORAGE, _NO_SITE_DATA):
+        with context_of(browser, script=script) as context:
+            page = open_page(context, server.url)
+            expect(page.locator("#storage-notice")).to_contain_text("stores nothing")
+            ask(page, "first")
+            expect_done(page, "echo: first")
+            page.get_by_role("button", name="New chat").click()
+            ask(page, "second")
+            expect_done(page, "echo: second")
+            page.locator(".conversations").get_by_role("link", name="first").click()
+            expect_done(page, "echo: first")
+            expect(page.locator("#storage-notice")).to_contain_text("4 messages would be lost now.")
+            page.screenshot(path=str(folder / "no-storage.png"))
+            page.once("dialog", lambda dialog: dialog.dismiss())
+            page.evaluate("setTimeout(() => location.reload())")  # the browser asks, and the user stays
+            expect_done(page, "echo: first")
+            page.on("dialog", lambda dialog: dialog.accept())
+
+
+def _what_version_1_stored_is_carried_over(server: Server, browser: Browser) -> None:
+    conversations = json.loads(_OLD.read_text())["conversations"]
+    with context_of(browser) as context:
+        page = context.new_page()
+        page.goto(f"{server.url}/health")  # the same origin, without the page
+        page.evaluate(_STORE_OLD.replace("CLOSE", "request.result.close()"), conversations)
+        page.goto(server.url)
+        _expect_old(page)
+        page.reload()
+        _expect_old(page)
+        assert len(_all_texts(page)) == sum(len(each["nodes"]) for each in conversations)
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        page.locator("#import-file").set_input_files(_OLD)
+        _expect_old(page)
+        page.reload()
+        _expect_old(page)
+
+
+def _expect_old(page: Page) -> None:
+    expect(page.locator(".conversations li")).to_have_count(2)
+    page.locator(".conversations").get_by_role("link", name="first question").click()
+    expect(page.locator(".message")).to_have_count(6)
+    assert texts(page)[:4] == ["first question", "echo: first question", "third question", "echo: third question"]
+    expect(answers(page).last).to_contain_text("Stopped.")
+    page.get_by_label("Previous version").last.click()
+    expect(answers(page).last).to_contain_text("echo: second question")
+    expect(page.get_by_text("1 / 2")).to_be_visible()
+    page.get_by_label("Next version").last.click()
+    expect(page.locator(".message")).to_have_count(6)
+
+
+def _a_tab_with_version_1_is_waited_for(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        old = context.new_page()
+        old.goto(f"{server.url}/health")
+        old.evaluate(_STORE_OLD.replace("CLOSE", "0"), json.loads(_OLD.read_text())["conversations"])
+        page = open_page(context, server.url)
+        expect(page.locator("#storage-notice")).to_contain_text("older version of this page")
+        ask(page, "meanwhile")
+        expect_done(page, "echo: meanwhile")
+        old.close()
+        expect(page.locator(".conversations li")).to_have_count(3)
+        expect(page.locator("#storage-notice")).to_be_hidden()
+        page.reload()
+        expect_done(page, "echo: meanwhile")
+
+
+def _all_of_it_works_by_keyboard_on_a_phone(server: Server, browser: Browser, folder: Path) -> None:
+    with context_of(browser, PHONE) as context:
+        page = open_page(context, server.url)
+        expect(page.locator("#input")).to_be_focused()
+        page.keyboard.type("question")
+        page.keyboard.press("Enter")
+        expect_done(page, "echo: question")
+        page.locator(".message").last.get_by_role("button", name="Delete").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#notice").get_by_role("button", name="Undo")).to_be_focused()
+        page.screenshot(path=str(folder / "deleted-phone.png"))
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the notice is too wide"
+        page.keyboard.press("Enter")
+        expect_done(page, "echo: question")
+        expect(page.locator("#input")).to_be_focused()
+        page.locator(".message").last.get_by_role("button", name="Delete").focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Control+z")
+        expect_done(page, "echo: question")
+
+
+if __name__ == "__main__":
+    main()
