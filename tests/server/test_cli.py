@@ -65,6 +65,7 @@ def test_config_file_is_named_by_flag_or_variable(
         ("serve --port x", "--port is 'x'"),
         ("serve --config /nowhere/headrace.yaml", "cannot read /nowhere/headrace.yaml"),
         ("srve", "there is no command 'srve'; did you mean serve?"),
+        ("quantize demo --output-folder x", "unknown option --output-folder; did you mean --out?"),
         ("keys nwe", "there is no action 'nwe'; did you mean new?"),
         ("keys new a --budget-period days", "--budget-period cannot be 'days'; did you mean day?"),
         ("xyzzy", "there is no command 'xyzzy'; choose one of serve, chat, "),

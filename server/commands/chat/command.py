@@ -1,10 +1,11 @@
 """Entry points of the commands chat, complete, ps and top."""
 
 import contextlib
-import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from rich.console import Console
@@ -62,7 +63,7 @@ def run_ps(argv: Sequence[str]) -> int:
     namespace = ps_parser().parse_args(argv)
     console = _console()
     with connect(namespace) as client:
-        frame, _ = _snapshot(client)
+        frame = _snapshot(client)
         console.print(", ".join(client.models()), f"at {client.url}")
         for name, shown in _each_model(client, frame):
             console.print(f"{name}: " if name else "", summary(shown), sep="")
@@ -78,25 +79,45 @@ def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str
         return
     yield models[0]["name"], frame
     for model in models[1:]:
-        yield model["name"], _snapshot(client, model["name"])[0]
+        yield model["name"], _snapshot(client, model["name"])
 
 
 def run_top(argv: Sequence[str]) -> int:
     """Show a server's work live until Ctrl-C, or one snapshot if piped. Raises OptionError or StartupError."""
     namespace = top_parser().parse_args(argv)
-    if not sys.stdout.isatty():
-        with connect(namespace) as client:
-            _console().print(screen(*_snapshot(client)))
-        return 0
-    recent: list[dict[str, Any]] = []
     with connect(namespace) as client, contextlib.suppress(KeyboardInterrupt):
-        frames = client.frames()
-        first = next(frames)  # before switching screens, so that an error appears on the current one
-        with Live(screen=True, auto_refresh=False) as live:
-            for frame in itertools.chain([first], frames):
-                recent = recent if frame["recent"] is None else frame["recent"]
-                live.update(screen(frame, recent), refresh=True)
+        # Before switching screens, so that an error appears on the current one.
+        shown = dict(_each_model(client, _snapshot(client)))
+        if not sys.stdout.isatty():
+            _console().print(screen(shown))
+            return 0
+        with Live(screen(shown), screen=True, auto_refresh=False) as live:
+            for name, frame in frames_of_all(client, list(shown)):
+                recent = shown[name]["recent"] if frame["recent"] is None else frame["recent"]
+                shown[name] = {**frame, "recent": recent}
+                live.update(screen(shown), refresh=True)
     return 0
+
+
+def frames_of_all(client: ChatClient, names: Sequence[str]) -> Generator[tuple[str, dict[str, Any]]]:
+    """Yield (name, dashboard frame) as the frames of all models arrive, until a stream ends. names: of the models; ''
+    is the first one. Raises ServerProblem."""
+    arrived: SimpleQueue[tuple[str, dict[str, Any]] | ServerProblem | None] = SimpleQueue()
+
+    def read(name: str) -> None:
+        try:
+            for frame in client.frames(model=name or None):
+                arrived.put((name, frame))
+            arrived.put(None)
+        except ServerProblem as error:
+            arrived.put(error)
+
+    for name in names:
+        threading.Thread(target=read, args=(name,), daemon=True).start()
+    while (item := arrived.get()) is not None:
+        if isinstance(item, ServerProblem):
+            raise item
+        yield item
 
 
 def _console() -> Console:
@@ -104,10 +125,10 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
-def _snapshot(client: ChatClient, model: str | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a dashboard frame, and the requests that ended last. Raises ServerProblem."""
+def _snapshot(client: ChatClient, model: str | None = None) -> dict[str, Any]:
+    """Return a dashboard frame, with the requests that ended last. Raises ServerProblem."""
     first, last = client.frames(2, model)  # the first frame has no steps
-    return last, last["recent"] or first["recent"]
+    return {**last, "recent": last["recent"] or first["recent"]}
 
 
 def _first_model(client: ChatClient) -> str:

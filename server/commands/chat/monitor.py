@@ -1,6 +1,6 @@
 """Output of `headrace ps` and `headrace top`: dashboard frames rendered for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group
@@ -29,10 +29,10 @@ def summary(frame: Mapping[str, Any]) -> Text:
     return Text("  ·  ".join(parts))
 
 
-def requests_table(requests: list[dict[str, Any]]) -> Table:
-    """Return a table of requests from a dashboard frame."""
+def requests_table(requests: list[dict[str, Any]], *, has_models: bool = False) -> Table:
+    """Return a table of requests from dashboard frames. has_models: whether a column shows each request's `model`."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("request", "route", "state"):
+    for name in ("request", *(["model"] if has_models else []), "route", "state"):
         table.add_column(name)
     for name in ("prompt", "cached", "output", "first token", "seconds"):
         table.add_column(name, justify="right")
@@ -40,6 +40,7 @@ def requests_table(requests: list[dict[str, Any]]) -> Table:
         first = each["first_token_s"]
         table.add_row(
             each["id"],
+            *([each["model"]] if has_models else []),
             each["route"],
             each["state"] if each["error"] is None else f"{each['state']} ({each['error']})",
             str(each["prompt_tokens"]),
@@ -51,17 +52,21 @@ def requests_table(requests: list[dict[str, Any]]) -> Table:
     return table
 
 
-def screen(frame: Mapping[str, Any], recent: list[dict[str, Any]]) -> Group:
-    """Return the whole screen of `headrace top`."""
-    latencies = frame["latencies"]
+def screen(frames: Mapping[str, Mapping[str, Any]]) -> Group:
+    """Return the whole screen of `headrace top`. frames: dashboard frames by the model's name, which is shown if there
+    are several; each has the requests that ended last."""
     lines = []
+    for name, frame in frames.items():
+        lines.append(Text.assemble((f"{name}  ", "bold"), summary(frame)) if len(frames) > 1 else summary(frame))
+        lines += _latencies(frame["latencies"])
+    requests = [{**each, "model": name} for name, frame in frames.items() for each in frame["open"]]
+    requests += [{**each, "model": name} for name, frame in frames.items() for each in frame["recent"]]
+    return Group(*lines, Text(""), requests_table(requests, has_models=len(frames) > 1))
+
+
+def _latencies(latencies: Mapping[str, Any]) -> Iterator[Text]:
     for name, values in (("first token", latencies["first_token_s"]), ("each token", latencies["per_token_s"])):
         if values:
             p50, p90, p99 = (f"{value * 1000:.0f}" for value in values)
-            lines.append(
-                Text(
-                    f"{name}: p50 {p50} ms, p90 {p90} ms, p99 {p99} ms of "
-                    f"{counted(latencies['num_requests'], 'request')}"
-                )
-            )
-    return Group(summary(frame), *lines, Text(""), requests_table([*frame["open"], *recent]))
+            num_requests = counted(latencies["num_requests"], "request")
+            yield Text(f"{name}: p50 {p50} ms, p90 {p90} ms, p99 {p99} ms of {num_requests}")

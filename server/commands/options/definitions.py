@@ -204,5 +204,10 @@ def config_of_values(config_class: type, values: Mapping[str, Any]) -> Any:
 
 def suggest(given: str, known: Iterable[str]) -> str:
     """Return '; did you mean X?' with the known name that is closest to the given one, or '' if none is close."""
-    nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    known = list(known)
+    nearest = difflib.get_close_matches(given, known, n=1, cutoff=0.6) or [
+        name
+        for name in known
+        if len(name) > len("--o") and given.startswith(name)  # --output-folder for --out
+    ]
     return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -67,6 +67,24 @@ async def test_ps_lists_each_of_several_models(capsys: pytest.CaptureFixture[str
     assert all(f"{name}: ready  ·  0 open" in shown for name in names)
 
 
+async def test_top_shows_each_of_several_models_and_their_requests_together(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("alpha", "beta")
+    entries = tuple(ModelEntry((name,), EngineConfig(model=name)) for name in names)
+    clients = {name: FakeClient(says(name)) for name in names}
+    async with serving(clients, models=ModelsConfig(entries)) as server:
+        for name in names:
+            await _run("complete", "Hello", _url(server), "--served-model", name, "--max-tokens", "9")
+        capsys.readouterr()
+        assert await _run("top", _url(server)) == 0
+        shown = capsys.readouterr().out.splitlines()
+        with ChatClient(_url(server), None) as client:
+            frames, seen = command.frames_of_all(client, names), set[str]()
+            while seen != set(names):
+                seen.add((await asyncio.to_thread(next, frames))[0])
+    assert [line.split()[0] for line in shown if "ready  ·" in line] == [*names]
+    assert {line.split()[1] for line in shown if "/v1/completions" in line} == {*names}
+
+
 async def test_a_model_that_computes_embeddings_is_not_chosen_for_a_chat() -> None:
     names = ("embedder", "talker")
     entries = tuple(ModelEntry((name,), EngineConfig(model=name)) for name in names)
