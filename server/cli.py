@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StartupError as error:
         return _fail(as_typed(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}"), 1)
     except KeyboardInterrupt:
+        sys.stderr.write("headrace: stopped\n")
         return 130
     except BrokenPipeError:  # the reader of the pipe has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it when it exits

@@ -43,7 +43,6 @@ def main(argv: Sequence[str]) -> int:
     except (HeadraceError, ModelError) as error:
         return _fail(folder, str(error), error)
     except SystemExit:
-        sys.stderr.write("headrace: stopped; the same command resumes here\n")
         return 128 + signal.SIGTERM  # not raised again: to take torch down takes long, and the parent waits
     except Exception as error:
         if not is_out_of_memory(error):

@@ -12,11 +12,13 @@ from engine.child_processes.environment import compute_environment
 from engine.child_processes.lifetime import describe_exit
 from engine.errors import OptionError
 
+RESUMES = "stopped; the same command resumes here"
 _END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_module(name: str, *arguments: str) -> int:
+def run_module(name: str, *arguments: str, when_stopped: str = "stopped") -> int:
     """Run one of headrace's modules as a program. Return its exit code, or 128 plus the signal that ended it.
+    when_stopped: printed if such a signal ended it.
 
     Signals that end the command are forwarded to the module as SIGTERM, and it may clean up before it ends. Ctrl-C does
     not reach it directly, since an interrupted import would print a long traceback.
@@ -48,6 +50,7 @@ def run_module(name: str, *arguments: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if received and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        sys.stderr.write(f"headrace: {when_stopped}\n")
         return 128 + received[0]
     if code < 0:
         sys.stderr.write(f"headrace: the compute process was ended by {describe_exit(code)}\n")
@@ -55,13 +58,13 @@ def run_module(name: str, *arguments: str) -> int:
     return code
 
 
-def run_job(name: str, job: object) -> int:
+def run_job(name: str, job: object, *, when_stopped: str = "stopped") -> int:
     """Run a module with `job` as a JSON argument; see `run_module`. Raises OptionError for invalid UTF-8."""
     try:
         encoded = msgspec.json.encode(job).decode()
     except UnicodeEncodeError as error:
         raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
-    return run_module(name, encoded)
+    return run_module(name, encoded, when_stopped=when_stopped)
 
 
 def end_process(process: subprocess.Popen[bytes], number: signal.Signals, timeout_s: float) -> None:

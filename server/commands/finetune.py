@@ -14,7 +14,7 @@ from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_g
 from engine.command_io.finetuning.job import JobFolder, locked
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
-from server.commands.child_process import run_module
+from server.commands.child_process import RESUMES, run_module
 from server.commands.options.arguments import Parser, add_options, build_config
 from server.commands.options.definitions import OPTIONS, options_of
 from server.config.finetuning import refuse_more_than_cpus
@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
                 return 1 if code == TRY_AGAIN else code
             report = _write(folder, config, engine, grader, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
-            code = run_module("engine.finetuning", str(folder.path))
+            code = run_module("engine.finetuning", str(folder.path), when_stopped=RESUMES)
             return 1 if code == TRY_AGAIN else code
     except OSError as error:
         raise StartupError(f"cannot write {error.filename or out}: {error.strerror}; name another --out") from error

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from server.commands.child_process import run_job
+from server.commands.child_process import RESUMES, run_job
 from server.commands.options.arguments import Parser
 from server.commands.options.definitions import OPTIONS
 
@@ -23,7 +23,7 @@ examples:
 def run(argv: Sequence[str]) -> int:
     """Download a model as `argv` says; return the exit code. Raises OptionError; exits for --help."""
     namespace = pull_parser().parse_args(argv)
-    return run_job("engine.commands.pull", [namespace.model, namespace.revision])
+    return run_job("engine.commands.pull", [namespace.model, namespace.revision], when_stopped=RESUMES)
 
 
 def pull_parser() -> argparse.ArgumentParser:

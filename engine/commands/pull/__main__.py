@@ -36,9 +36,6 @@ def main(argv: Sequence[str]) -> int:
     except (HeadraceError, ModelError) as error:
         sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
         return 1
-    except SystemExit:  # SIGTERM, which Ctrl-C is turned into
-        sys.stderr.write("headrace: stopped; the same command resumes here\n")
-        raise
     sys.stdout.write(f"{outcome}\n")
     return 0
 

@@ -145,7 +145,7 @@ def test_what_comes_while_the_process_is_started_is_passed_on(start: Starter, nu
     process = start(_IMPORT, meanwhile=number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert errors == b""
+    assert errors == b"headrace: stopped\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="end_with_parent is for Linux")
@@ -193,4 +193,4 @@ def test_a_command_that_has_hardly_begun_ends_without_a_traceback(start: Starter
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert errors == b""
+    assert errors == b"headrace: stopped\n"

@@ -57,7 +57,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Programs that the command runs; the first one finds a model without a chat template."""
     names: list[str] = []
 
-    def run_module(name: str, folder: str, *_: str) -> int:
+    def run_module(name: str, folder: str, *_: str, **__: str) -> int:
         names.append(name)
         (Path(folder) / "tokenizer.msgpack").write_bytes(msgspec.msgpack.encode(byte_level_info()))
         return 0
@@ -95,7 +95,7 @@ def test_a_folder_in_which_another_job_is_trained_is_refused(tmp_path: Path, mod
 def test_a_folder_is_locked_while_a_job_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked: list[bool] = []
 
-    def run_module(_: str, folder: str, *__: str) -> int:
+    def run_module(_: str, folder: str, *__: str, **___: str) -> int:
         (Path(folder) / "tokenizer.msgpack").write_bytes(msgspec.msgpack.encode(byte_level_info()))
         with JobFolder(Path(folder)).lock.open() as file:
             try:

@@ -17,7 +17,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The jobs that would have been run."""
     seen: list[tuple[str, str]] = []
 
-    def run_module(name: str, job: str) -> int:
+    def run_module(name: str, job: str, **_: str) -> int:
         seen.append((name, job))
         return 0
 

@@ -18,7 +18,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """The jobs of processes that would have been started."""
     started: list[Any] = []
 
-    def start(module: str, job: str) -> int:
+    def start(module: str, job: str, **_options: str) -> int:
         assert module == "engine.commands.quantize"
         started.append(msgspec.json.decode(job))
         return 3
@@ -42,7 +42,7 @@ def test_options_reach_the_process_and_its_exit_code_comes_back(jobs: list[Any])
 def test_what_a_killed_process_leaves_is_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def killed(_: str, job: str) -> int:
+    def killed(_: str, job: str, **_options: str) -> int:
         *_, token = msgspec.json.decode(job)
         partial = tmp_path / f".x.{token}"
         partial.mkdir()

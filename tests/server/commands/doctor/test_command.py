@@ -185,8 +185,8 @@ def test_each_of_several_models_is_looked_at_and_their_sum(
     engine["weighed"] = [_TALKER, _EMBEDDER]
     _, together = _served(capsys, "/talker", "/embedder", "--max-model-len", "512")
     assert {name: config["max_model_len"] for name, config in engine["models"].items()} == {
-        "/talker": 512,
-        "/embedder": 512,
+        "talker": 512,
+        "embedder": 512,
     }
     assert together.severity is Severity.OK
     assert together.message == "3.27 GiB together, of 6.40 GiB that they may use: /talker 2.50 GiB, /embedder 0.77 GiB"
@@ -210,7 +210,7 @@ def test_a_model_of_which_nothing_is_known_is_not_counted(
 ) -> None:
     engine["weighed"] = [_TALKER, None]
     _, together = _served(capsys, "/here", "owner/repo")
-    assert together.message.endswith(": /here 2.50 GiB; owner/repo not counted")
+    assert together.message.endswith(": here 2.50 GiB; repo not counted")
     engine["weighed"] = [None, None]
     assert len(_served(capsys, "/one", "/two")) == 1
 
