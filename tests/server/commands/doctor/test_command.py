@@ -189,7 +189,7 @@ def test_each_of_several_models_is_looked_at_and_their_sum(
         "embedder": 512,
     }
     assert together.severity is Severity.OK
-    assert together.message == "3.27 GiB together, of 6.40 GiB that they may use: /talker 2.50 GiB, /embedder 0.77 GiB"
+    assert together.message == "3.27 GiB together, of 6.40 GiB that they may use: talker 2.50 GiB, embedder 0.77 GiB"
 
 
 def test_models_without_room_beside_each_other_are_a_problem(
