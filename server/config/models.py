@@ -19,7 +19,7 @@ _HUB_SNAPSHOT = re.compile(r".*/models--[^/]+--(?P<repo>[^/]+)/snapshots/[^/]+/?
 class ModelEntry:
     """A model of a server with several, and its own options."""
 
-    names: tuple[str, ...]  # in requests; the first is canonical
+    names: tuple[str, ...]  # names in requests; the first is canonical
     engine: EngineConfig
     overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of ServerConfig that differ for this model
     idle_unload: float | None = None

@@ -29,7 +29,7 @@ _TIERS = {
 @dataclass(frozen=True, slots=True)
 class RequestTerms:
     arrival_s: float  # time.monotonic()
-    timeout_s: float | None = None  # from the arrival
+    timeout_s: float | None = None  # time limit from the arrival
     priority: int = 0
     service_tier: str = DEFAULT_TIER
     queue_timeout_s: float | None = None  # from the arrival to the first step

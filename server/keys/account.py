@@ -93,7 +93,8 @@ class Account:
         return bucket
 
     def count_request(self) -> Hold | None:
-        """Count a request, and return the hold for `end_request`; None without a rate limit. Raises RateLimited."""
+        """Count a request, and return the hold for `end_request`; None without a rate limit. Raises
+        RateLimited if the limit is reached."""
         if self.requests is None or (hold := self.requests.hold(1)) is not None:
             return None if self.requests is None else hold
         wait_s, per_minute = self.requests.wait_s(1), self._key.requests_per_minute
@@ -160,7 +161,7 @@ class Account:
 
     @property
     def tokens_left(self) -> LimitStatus | None:
-        """Status of the tokens per minute or the token budget, whichever has less left; None without both."""
+        """Status of the tokens per minute or the token budget, whichever has less left; None if the key has neither."""
         parts = [] if self.tokens is None else [_left_in(self.tokens)]
         if (left := self.budget_left) is not None and (budget := self._key.budget_tokens) is not None:
             parts.append(LimitStatus(budget, max(0, left), self._spending.seconds_left(self._key.budget_period)))

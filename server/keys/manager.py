@@ -1,4 +1,4 @@
-"""KeyManager: a server's keys, their usage, and the background tasks for both."""
+"""KeyManager: a server's keys and their usage, and the tasks that reload keys and store usage."""
 
 import asyncio
 import contextlib

@@ -22,7 +22,7 @@ _EXPIRED = "expired"
 class KeyRing:
     """Keys of --api-key and of the keys file, looked up by digest, so that timing reveals nothing about keys.
 
-    If a key is in both, the entry of the file counts.
+    If a key is given in both ways, its entry in the file counts.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ class GenerationProgress(msgspec.Struct, frozen=True):
     cached_tokens: int
     output_tokens: int
     queue_s: float | None  # from the arrival to the first step; None before the first output
-    first_token_s: float | None  # from the arrival
+    first_token_s: float | None  # from the arrival to the first token; None before it
 
 
 class LiveGeneration(Protocol):

@@ -100,7 +100,7 @@ def _positive(text: str) -> float:
 
 
 def parse_goodput(pairs: Sequence[str]) -> dict[Latency, float]:
-    """Return limits in milliseconds from texts such as 'ttft:500'. Raises OptionError."""
+    """Return limits in milliseconds from texts such as 'ttft:500'. Raises OptionError for a malformed text."""
     limits: dict[Latency, float] = {}
     for pair in pairs:
         name, _, limit = pair.partition(":")

@@ -82,7 +82,7 @@ def _warnings(config: LoadConfig, load: LoadRun, summary: Summary) -> list[str]:
 
 
 def save_results(path: str, config: LoadConfig, model: str, load: LoadRun, summary: Summary) -> None:
-    """Write options, summary and all requests to `path`. Raises StartupError."""
+    """Write options, summary and all requests to `path`. Raises StartupError if it cannot be written."""
     began_s = min(trace.sent_s for trace in load.traces)
     result = {
         "model": model,
@@ -109,7 +109,7 @@ def _request_record(trace: Trace, began_s: float) -> dict[str, Any]:
 
 
 def plot_load(path: str, load: LoadRun, *, title: str) -> None:
-    """Draw `load` to `path`, whose suffix sets the format. Raises StartupError."""
+    """Draw `load` to `path`, whose suffix sets the format. Raises StartupError if it cannot be written."""
     from matplotlib.figure import Figure
 
     completed = [trace for trace in load.traces if trace.error is None]

@@ -18,7 +18,7 @@ class PoolingMeter:
     def __init__(
         self, metrics: Metrics, record: RequestRecord | None, account: Account | None, inputs: EncodedInputs
     ) -> None:
-        """Reserve the tokens of the inputs. Raises RateLimited."""
+        """Reserve the tokens of the inputs. Raises RateLimited if the key's limits do not allow it."""
         self._metrics = metrics
         self.record = record
         self._account = account

@@ -21,8 +21,8 @@ def new_stream_id() -> str:
 class Runs:
     """The resumable streams of a server. A run without a reader is removed after the grace time, ended or not.
 
-    Invariants: `used_bytes` is the size of all logs, plus _RUN_BYTES for each run. A run has a timer exactly if it has
-    no reader, and is not pinned or has ended.
+    Invariants: `used_bytes` is the size of all logs, plus _RUN_BYTES for each run. A run has a removal timer if and
+    only if it has no reader, and is not pinned or has ended.
     """
 
     def __init__(self, max_bytes: int, grace_s: float, metrics: Metrics) -> None:

@@ -12,7 +12,7 @@ class PromptTokensDetails(msgspec.Struct):
 
 class CompletionTokensDetails(msgspec.Struct, kw_only=True):
     accepted_prediction_tokens: int  # tokens of the request's prediction that are in the answer
-    rejected_prediction_tokens: int  # tokens of the prediction that are not, and not in completion_tokens
+    rejected_prediction_tokens: int  # its other tokens, which completion_tokens does not count
     drafted_tokens: int  # an extension: tokens that speculation proposed for this answer
     accepted_draft_tokens: int  # an extension: proposed tokens that were accepted
     reasoning_tokens: int = 0  # tokens of the thought, included in completion_tokens
@@ -115,7 +115,7 @@ class ChatAnswerMessage(msgspec.Struct, kw_only=True):
     content: str | None
     refusal: None = None
     reasoning_content: str | UnsetType = UNSET
-    reasoning: str | UnsetType = UNSET  # the same, by its other name
+    reasoning: str | UnsetType = UNSET  # a copy of reasoning_content, vLLM's newer name
     tool_calls: list[ChatToolCall] | UnsetType = UNSET
     function_call: CalledFunction | UnsetType = UNSET  # for requests with functions
 

@@ -16,7 +16,8 @@ _LARGEST = 1e9
 class _Checked(abc.ABC):
     @abc.abstractmethod
     def check(self, value: Any) -> Any:
-        """Validate a value that is not "auto" or null, and return it converted. Raises PydanticCustomError."""
+        """Validate a value that is not "auto" or null, and return it converted. Raises PydanticCustomError for an
+        invalid value."""
 
     @abc.abstractmethod
     def described(self) -> dict[str, Any]:

@@ -13,10 +13,10 @@ class ServedAdapter:
     """One version of an adapter, under one name."""
 
     name: str
-    path: str  # that the engine reads
+    path: str  # folder that the engine reads
     base_name: str  # canonical name of its base model
     info: AdapterInfo | None = None  # None until its model is loaded for the first time
-    owner: str | None = None  # of the fine-tuning job that made it; None: from the server's options or an operator
+    owner: str | None = None  # owner id of its fine-tuning job; None: given by options or an operator
     created_s: int = field(default_factory=lambda: int(time.time()))
 
     def is_for(self, caller: Caller) -> bool:

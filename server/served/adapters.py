@@ -59,7 +59,8 @@ class ServedAdapters:
                     raise StartupError(f"the LoRA adapter {adapter.name!r} cannot be served: {error}") from error
 
     async def read_finetuned(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Make the engine read a fine-tuned adapter; stop serving it if it is unusable. Raises EngineUnavailable."""
+        """Make the engine read a fine-tuned adapter; stop serving it if it is unusable. Raises EngineUnavailable if the
+        engine is not ready or ends."""
         try:
             await self._read(adapter, model)
         except AdapterUnusable as error:
@@ -81,7 +82,8 @@ class ServedAdapters:
                 raise InvalidRequest(f"the adapter {quote(name)} cannot be served: {error}", param="model") from error
 
     async def _read(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Read the adapter, or wait for a read in progress. Raises AdapterUnusable and EngineUnavailable."""
+        """Make the engine read the adapter, or wait for a read in progress. Raises AdapterUnusable if the engine cannot
+        serve it, and EngineUnavailable if the engine is not ready or ends."""
         task = self._reads.get(adapter)
         if task is None:
             task = self._reads[adapter] = asyncio.create_task(self._read_once(adapter, model), name="read-adapter")

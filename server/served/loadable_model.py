@@ -57,7 +57,7 @@ class LoadableModel:
     client_used_s: float = -math.inf  # when a client's last request ended
     load_started_s: float = 0.0
     failed_s: float = -math.inf
-    num_failures: int = 0  # in a row
+    num_failures: int = 0  # consecutive failures to load
 
     @property
     def idle_limit_s(self) -> float | None:

@@ -50,7 +50,7 @@ class ServedModel:
     """A served model. A request looks it up once, and keeps it. With `adapter`, this is a view of the base model that
     has the adapter's name and submits requests with the adapter."""
 
-    names: tuple[str, ...]  # in requests; the first is canonical
+    names: tuple[str, ...]  # names in requests; the first is canonical
     root: str  # MODEL as typed
     engine: EngineConfig
     client: EngineClient

@@ -173,7 +173,7 @@ class ServedModels:
         return sum(model.live.num_watchers for model in self._models)
 
     def story(self, request_id: str) -> RequestStory:
-        """Return the history of the newest request whose request id or answer id this is. Raises RequestNotKnown."""
+        """Return the newest request's history with this request id or answer id. Raises RequestNotKnown."""
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
             raise request_not_known(request_id)

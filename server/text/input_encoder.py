@@ -51,7 +51,7 @@ class InputEncoder:
 
     @functools.cached_property
     def _num_bos(self) -> int:
-        """1 if the model needs a BOS that the post-processor does not add, else 0."""
+        """Number of BOS tokens to add: 1 if the model needs one that the post-processor does not add, else 0."""
         return len(self._tokenizer.encode("")) - int(self._library.num_special_tokens_to_add(False))
 
     def texts(

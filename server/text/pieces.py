@@ -61,7 +61,7 @@ class Cuts:
 
 
 def find_cuts(tokenizer: tokenizers.Tokenizer, bound: TokenBound | None) -> Cuts | None:
-    """Return the cuts of the tokenizer; None if the pieces might have other tokens than the whole text."""
+    """Return the Cuts of a tokenizer; None if a text's pieces might have other tokens than the whole text."""
     if bound is None or bound.max_seams or tokenizer.model.dropout:
         return None
     pre_tokenizer = steps_of(tokenizer.pre_tokenizer)

@@ -41,7 +41,7 @@ class TokenBound:
 
     classes: bytes  # byte -> index into `weights`
     weights: tuple[float, ...]
-    max_seams: int  # of one entry
+    max_seams: int  # of one vocabulary entry
     has_metaspace: bool  # "▁" means a space
     needs_nfc: bool  # the tokenizer composes characters first
 

@@ -29,8 +29,8 @@ class TokenWords:
     def breakers(self, texts: list[str], *, cache_salt: str = "") -> tuple[bytes, tuple[tuple[int, ...], ...]]:
         """Return the DRY sequence breakers for these texts: a token mask, and token sequences.
 
-        The mask has a bit for each token, the lowest first, set if the token contains one of the texts. The sequences
-        spell a text that begins at the end of their first token. The first call for a text reads the whole vocabulary,
+        The mask has a bit for each token, the lowest first, set if the token contains one of the texts. Each
+        sequence spells a text that begins within its first token. The first call for a text reads the whole vocabulary,
         which takes tenths of a second; later calls share its result if they have its `cache_salt`, so that their time
         does not tell what other clients sent. Raises InvalidRequest if there are too many sequences.
         """

@@ -19,7 +19,7 @@ class Tool:
     name: str
     parameters: Schema
     definition: Mapping[str, Any]  # as the client sent it, for the template
-    path: str = ""  # where the request has the parameters
+    path: str = ""  # path of the parameters in the request
     is_strict: bool = False  # refuse a schema that is not enforced completely
 
 
@@ -37,14 +37,15 @@ class ToolFormat(ABC):
     """A way of writing tool calls as text. By default it can express and enforce every schema, as JSON can.
 
     Formats are immutable and shared by all requests. name: its name in the registry, or "template" for a format that
-    was detected by rendering the chat template. call_id_length: number of letters and digits that the template requires
-    in a call's id; None if it takes any id. renders_calls: whether the template renders earlier calls; if not,
+    was detected by rendering the chat template. takes_object_arguments: whether the template takes the arguments of
+    earlier calls as an object, not as JSON text. call_id_length: number of letters and digits that the template
+    requires in a call's id; None if it takes any id. renders_calls: whether the template renders earlier calls; if not,
     server/tools/history.py writes them into the content. takes_several_calls: whether the template renders several
     calls of one answer; some templates refuse them, or render only the first.
     """
 
     name: str
-    takes_object_arguments: bool = field(default=True, kw_only=True)  # in the template: an object, not JSON text
+    takes_object_arguments: bool = field(default=True, kw_only=True)
     call_id_length: int | None = field(default=None, kw_only=True)
     renders_calls: bool = field(default=True, kw_only=True)
     takes_several_calls: bool = field(default=True, kw_only=True)

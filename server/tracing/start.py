@@ -69,7 +69,7 @@ def start_tracing(url: str | None, count_spans: Callable[[str, int], None]) -> "
 
 def parse_endpoint(url: str) -> CollectorEndpoint:
     """Parse a collector's URL. For http(s), OTEL_EXPORTER_OTLP_TRACES_PROTOCOL selects the protocol, else the scheme.
-    Raises OptionError."""
+    Raises OptionError for an invalid URL or protocol."""
     try:
         parts = urlsplit(url)
         has_host = bool(parts.hostname) and parts.port != 0

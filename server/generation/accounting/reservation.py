@@ -13,7 +13,8 @@ class Reservation:
     """A reservation of the current caller's tokens, made before a generation is submitted, and settled exactly once."""
 
     def __init__(self, params: GenerationParams, max_model_len: int) -> None:
-        """Reserve tokens for the prompts and the longest possible answers. Raises RateLimited."""
+        """Reserve tokens for the prompts and the longest possible answers. Raises RateLimited if the key's limits do
+        not allow that many."""
         self._account = account = current_caller().account
         self._tokens: TokenReservation | None = None
         self._num_prompt_tokens = 0

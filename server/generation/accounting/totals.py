@@ -55,7 +55,7 @@ class RequestTimes:
     """Durations of the three phases of a request, which add up to the time from arrival to the last token."""
 
     queue_s: float  # from the arrival to the first step that computes a part of the prompt
-    prompt_s: float  # from then to the first token
+    prompt_s: float  # from that step to the first token
     output_s: float  # from the first to the last token; 0 with a single token
 
 

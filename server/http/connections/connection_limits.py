@@ -21,4 +21,4 @@ class ConnectionLimits:
     """Time limits of one connection, in seconds."""
 
     head_s: float  # from the connection, or the first byte of a later request, to the end of its head
-    write_s: float  # in which the client takes no byte although some wait to be sent
+    write_s: float  # longest time in which the client takes no byte while bytes wait to be sent

@@ -18,7 +18,7 @@ from server.http.connections.transport_over import TransportOver
 
 
 class LingeringTransport(TransportOver):
-    """A connection's transport that forwards to `below`, but lingers on `close`. `is_closing` is True meanwhile."""
+    """A connection's transport that forwards to `below`, but lingers on `close`, with `is_closing` True."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Requests with an Upgrade header: the header is removed, and the request is served as HTTP/1.1.
 
-Java's HTTP client offers HTTP/2 with its first request, even if that has a body. The parser takes the bytes after such
-a head for the other protocol's. RFC 9110 lets a server ignore the offer and answer the request.
+Java's HTTP client offers HTTP/2 with its first request, even if that has a body. After such a head, the parser treats
+the next bytes as HTTP/2, not as the body. RFC 9110 lets a server ignore the offer and answer the request.
 """
 
 from collections.abc import Iterable

@@ -11,8 +11,8 @@ class RootPath:
     """Sets each request's root_path, and makes its path start with the prefix, as ASGI requires.
 
     A path with the prefix comes from a proxy that keeps it, a path without it from a proxy that strips it. If a route
-    of the server itself starts with the prefix (/v1, /api), the two cannot be told apart, and every path counts as
-    stripped.
+    of the server itself starts with the prefix (/v1, /api), the two kinds of proxies cannot be told apart, and every
+    path counts as stripped.
     """
 
     def __init__(self, app: ASGIApp, root_path: str, routes: Iterable[str]) -> None:

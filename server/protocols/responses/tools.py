@@ -33,7 +33,7 @@ def chat_name(name: str, namespace: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CalledTool:
-    """The client's tool that a function for the model stands for."""
+    """The client's tool behind a function that the model sees."""
 
     name: str
     namespace: str | None = None

@@ -10,7 +10,7 @@ class TemplateLimits:
     """Limits of one rendering, far above the needs of real templates."""
 
     seconds: float = 5.0
-    num_bytes: int = 512 << 20  # of memory, besides the program's own
+    num_bytes: int = 512 << 20  # memory of the rendering, besides what the process itself needs
 
 
 class TemplateUnreadable(Exception):

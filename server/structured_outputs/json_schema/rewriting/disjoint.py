@@ -114,7 +114,7 @@ class Disjointness:
         return _is_below(low, high) or _is_below(high, low)
 
     def _properties_differ(self, left: list[Node], right: list[Node], depth: int) -> bool:
-        """Whether one side requires a property that can have no value that matches both sides' schemas of it."""
+        """Whether a property that `left` or `right` requires has no value that matches its schemas in both."""
         names = {name: None for part in (*left, *right) for name in part.get("required", ()) if isinstance(name, str)}
         return any(
             self._holds(
@@ -144,7 +144,7 @@ def _of_property(parts: list[Node], name: str) -> Iterator[Any]:
 
 
 def _literals(parts: list[Node], kind: str) -> dict[Any, Any] | None:
-    """Return the values of this kind that `enum` and `const` allow, by identity; None if neither keyword is present."""
+    """Return the values of this kind that `enum` and `const` allow, keyed by `identity`; None without either."""
     left: dict[Any, Any] | None = None
     for part in parts:
         for values in ([part["const"]] if "const" in part else None, part.get("enum")):
