@@ -60,7 +60,8 @@ def describe_model(
             _describe_kv_cache(config, groups, budget),
             *_describe_states(budget),
             *([] if adapters is None else [adapters.note()]),
-            f"Context: {config.max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
+            f"Context: {config.max_model_len:,} tokens; up to {counted(config.max_num_seqs, 'answer')} at once",
+            f"Prompts: {steps}",
             *model.notes,
             *([] if quality is None else [describe_quality(quality)]),
         ],
@@ -140,10 +141,11 @@ def tokenizer_info(assets: TokenizerAssets) -> TokenizerInfo:
 
 
 def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: float) -> str:
+    """Describe the chunks in which prompts are computed. seconds_per_token: of a prompt, as the warm-up measured it."""
     if config.max_num_batched_tokens is not None:
-        return f"steps of up to {config.max_num_batched_tokens:,} tokens"
+        return f"read in chunks of up to {config.max_num_batched_tokens:,} tokens"
     return (
-        f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to take "
-        f"{budget.target_s(0) * 1000:.0f} and {budget.target_s(1) * 1000:.0f} ms, far into long prompts up to "
-        f"{budget.most_s * 1000:.0f} ({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up)"
+        f"read in chunks of {counted(budget.tokens(0), 'token')} ({budget.target_s(0):.2g} s), or of "
+        f"{budget.tokens(1):,} ({budget.target_s(1):.2g} s) while answers are generated; "
+        f"{1 / seconds_per_token:,.0f} tokens/s at the start"
     )

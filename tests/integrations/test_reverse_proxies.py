@@ -88,7 +88,7 @@ async def _nginx(folder: Path, servers: list[Served]) -> AsyncIterator[httpx.Asy
     sockets = "".join(f"server unix:{folder}/{number}.sock; " for number in range(len(servers)))
     site = _replace(
         _documented("upstream headrace {"),
-        ("server unix:/run/headrace/http.sock;", sockets),
+        ("server 127.0.0.1:8000;", sockets),
         ("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
         ("/etc/ssl/llm.example/fullchain.pem", issued.cert),
         ("/etc/ssl/llm.example/privkey.pem", issued.key),

@@ -86,7 +86,9 @@ def _generation_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
     yield "Context", f"{info.max_model_len:,} tokens"
     yield "Memory", f"{size(info.weight_bytes)} of weights, {_kv_cache(info)}{_adapters(info)}"
     yield "Quantized", quantization(info.weight_formats) or "no"
-    yield "Drafts", _drafts(info.notes) or "off"
+    if prompts := _note(info.notes, "Prompts"):
+        yield "Prompts", prompts
+    yield "Drafts", _note(info.notes, "Speculation") or "off"
 
 
 def _pooling_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
@@ -132,8 +134,9 @@ def quantization(formats: Mapping[str, int]) -> str:
     return ", ".join(sorted(quantized, key=lambda name: -quantized[name]))
 
 
-def _drafts(notes: Sequence[str]) -> str:
-    return next((text for note in notes for label, _, text in [note.partition(": ")] if label == "Speculation"), "")
+def _note(notes: Sequence[str], wanted: str) -> str:
+    """Return the text of the engine's note with this label, or ''."""
+    return next((text for note in notes for label, _, text in [note.partition(": ")] if label == wanted), "")
 
 
 def size(num_bytes: int) -> str:
