@@ -23,7 +23,7 @@ PAGES = {
 }
 _SOURCES = {page: source for source, page in PAGES.items()}
 # How much a page counts in the site's search: questions first, records last.
-_BOOSTS = {"recipes.md": 2.0, "performance.md": 0.5, "contributing.md": 0.5, "changelog.md": 0.2}
+_BOOSTS = {"recipes.md": 4.0, "requests.md": 2.0, "performance.md": 0.5, "contributing.md": 0.5, "changelog.md": 0.2}
 _OBJECTS = re.compile(r"^(##+ (?!Endpoints$).+)$", re.MULTILINE)  # of api.md, which has a third of all words
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.integrations
 _TIMEOUT_S = 1800.0  # an answer of the demo model may fill its context, which a busy machine takes minutes for
 _ADDRESS = re.compile(r"(http://)?(127\.0\.0\.1|localhost):8000")
 _PROGRAM = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_OTHER_SERVERS = {"http.md", "operations.md", "keys.md"}  # pages about servers with other options than these tests have
+# Pages about servers with other options or models than these tests have.
+_OTHER_SERVERS = {"http.md", "operations.md", "keys.md", "recipes.md"}
 _OTHER_MODELS = ("/classify ", "thinking_token_budget", "/infill ", '"suffix"')  # in the commands
 _PAGES = [
     ROOT / "README.md",

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 
 import pytest
 import yaml
@@ -93,3 +94,9 @@ def test_grafana_asks_the_prometheus_that_compose_starts_as_often_as_it_scrapes(
     assert source["url"] == "http://prometheus:9090"
     assert "127.0.0.1:9090:9090" in deploy_files.compose_service("prometheus")["ports"]
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
+
+
+def test_the_configuration_of_nginx_is_the_documented_one() -> None:
+    site = (DEPLOY / "nginx/headrace.conf").read_text()
+    assert f"\n{textwrap.indent(site, '    ')}\n" in (ROOT / "docs/http.md").read_text()
+    assert f"server 127.0.0.1:{ServerConfig().port};" in site

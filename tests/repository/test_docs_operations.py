@@ -1,9 +1,12 @@
-"""docs/operations.md names metrics, options and paths that there are."""
+"""docs/operations.md and docs/recipes.md name metrics, options and paths that there are."""
 
 import re
 
 import pytest
 
+from engine.command_io.bench_config import LatencyConfig
+from engine.command_io.finetuning.config import TrainingConfig
+from engine.command_io.quantize_config import QuantizeConfig
 from server.app import ROUTERS
 from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, options_of
 from server.loadtest.config import LoadConfig
@@ -13,10 +16,12 @@ from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.fast
 
-TEXT = (ROOT / "docs/operations.md").read_text()
+TEXT = "\n".join((ROOT / "docs" / name).read_text() for name in ("operations.md", "recipes.md"))
 INLINE = re.findall(r"`([^`\n]+)`", TEXT)
 ENGINE_PROCESS = {"headrace_engine_process_cpu_seconds_total"}  # the collector of the engine process has it
 FOREIGN_FLAGS = {"--enable-feature", "--unit", "--config", "--help"}
+KEYS_FLAGS = {"--file", "--admin", "--metrics", "--no-models"}  # of `headrace keys new`
+CONFIGS = (LoadConfig, LatencyConfig, QuantizeConfig, TrainingConfig)
 
 
 def test_metrics_that_are_named_exist() -> None:
@@ -27,8 +32,8 @@ def test_metrics_that_are_named_exist() -> None:
 
 
 def test_flags_that_are_named_exist() -> None:
-    options = [*OPTIONS.values(), *options_of(LoadConfig)]
-    known = {option.flag for option in options} | FOREIGN_FLAGS
+    options = [*OPTIONS.values(), *(option for config in CONFIGS for option in options_of(config))]
+    known = {option.flag for option in options} | FOREIGN_FLAGS | KEYS_FLAGS
     known |= {option.flag.replace("--", "--no-", 1) for option in options if option.kind is bool}
     commands = re.findall(r"^ {4,}headrace .*", re.sub(r" \\\n +", " ", TEXT), re.MULTILINE)
     named = {flag for text in [*INLINE, *commands] for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", text)}
