@@ -34,6 +34,7 @@ def main(address: str, browser_path: str, folder: str, headrace: str = "headrace
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(viewport=_SIZE, color_scheme="light").new_page()
         _chat(page, address, Path(folder) / "chat.png")
+        _request(page, Path(folder) / "request.png")
         page = browser.new_context(viewport=_TALL, color_scheme="dark").new_page()
         _dashboard(page, address, Path(folder) / "dashboard.png")
         page = browser.new_context(viewport=_SIZE, device_scale_factor=1.5).new_page()
@@ -52,6 +53,15 @@ def _chat(page: Page, address: str, picture: Path) -> None:
         expect(page.locator(".message.assistant .stats")).to_have_count(number, timeout=_ANSWER_TIMEOUT_MS)
     page.locator("#scroll").evaluate("element => element.scrollTop = element.scrollHeight")
     page.mouse.move(640, 780)
+    page.wait_for_timeout(500)
+    page.screenshot(path=picture)
+
+
+def _request(page: Page, picture: Path) -> None:
+    """The page of the chat's last answer."""
+    page.get_by_text("What happened?").last.click()
+    expect(page.locator("h1")).to_contain_text("Request")
+    page.mouse.move(5, 5)
     page.wait_for_timeout(500)
     page.screenshot(path=picture)
 

@@ -87,7 +87,7 @@ def _generation_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
     yield "Memory", f"{size(info.weight_bytes)} of weights, {_kv_cache(info)}{_adapters(info)}"
     yield "Quantized", quantization(info.weight_formats) or "no"
     if prompts := _note(info.notes, "Prompts"):
-        yield "Prompts", prompts
+        yield "Prompts", prompts.partition(", or ")[0]  # the log has the rest
     yield "Drafts", _note(info.notes, "Speculation") or "off"
 
 

@@ -22,7 +22,7 @@ INFO = engine_info(
     kv_windows=[None],
     weight_formats={"q4_k": 100, "q6_k": 20, "f32": 60},
     notes=[
-        "Prompts: read in chunks of 560 tokens (0.5 s)",
+        "Prompts: read in chunks of 560 tokens (0.5 s), or of 70 (0.07 s) while answers are generated",
         "Speculation: prompt lookup of 2 to 5 tokens, up to 8 tokens, as many as pay",
     ],
 )
@@ -54,7 +54,7 @@ def test_rows() -> None:
         "Model      owner/model",
         "Memory     500 MiB of weights, 4.0 GiB of KV cache for 16,000 tokens",
         "Quantized  q4_k, q6_k",
-        "Prompts    read in chunks of 560 tokens (0.5 s)",
+        "Prompts    read in chunks of 560 tokens (0.5 s)  ",
         "Drafts     prompt lookup of 2 to 5 tokens, up to 8 tokens, as many as pay",
         "Keys       required",
     ):
