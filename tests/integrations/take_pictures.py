@@ -60,7 +60,7 @@ def _chat(page: Page, address: str, picture: Path) -> None:
 def _request(page: Page, picture: Path) -> None:
     """The page of the chat's last answer."""
     page.get_by_text("What happened?").last.click()
-    expect(page.locator("h1")).to_contain_text("Request")
+    expect(page.locator("h1.request-title")).to_be_visible()
     page.mouse.move(5, 5)
     page.wait_for_timeout(500)
     page.screenshot(path=picture)
