@@ -82,7 +82,7 @@ def describe_speculation(spec: SpeculationSettings, draft: LoadedModel | None) -
         sources.append(f"prompt lookup of {spec.lookup_min} to {spec.lookup_max} tokens")
     if draft is not None:
         sources.append(f"{spec.draft_model} ({format_bytes(draft.weight_bytes)}), {spec.draft_sampling.value} drafts")
-    return [f"Speculation: {' and '.join(sources)}, up to {spec.max_tokens} tokens, as many as pay"]
+    return [f"Speculation: {' and '.join(sources)}; up to {spec.max_tokens} tokens ahead, as many as save time"]
 
 
 def _describe_model(model: LoadedModel) -> str:
@@ -105,7 +105,7 @@ def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget
     return (
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
-        f"up to {counted(budget.num_blocks // peak_blocks(groups, example), 'request')} of {example} tokens"
+        f"room for {counted(budget.num_blocks // peak_blocks(groups, example), 'request')} of {example} tokens"
     )
 
 

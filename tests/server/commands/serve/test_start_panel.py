@@ -23,7 +23,7 @@ INFO = engine_info(
     weight_formats={"q4_k": 100, "q6_k": 20, "f32": 60},
     notes=[
         "Prompts: read in chunks of 560 tokens (0.5 s), or of 70 (0.07 s) while answers are generated",
-        "Speculation: prompt lookup of 2 to 5 tokens, up to 8 tokens, as many as pay",
+        "Speculation: prompt lookup of 2 to 5 tokens; up to 8 tokens ahead, as many as save time",
     ],
 )
 
@@ -55,7 +55,7 @@ def test_rows() -> None:
         "Memory     500 MiB of weights, 4.0 GiB of KV cache for 16,000 tokens",
         "Quantized  q4_k, q6_k",
         "Prompts    read in chunks of 560 tokens (0.5 s)  ",
-        "Drafts     prompt lookup of 2 to 5 tokens, up to 8 tokens, as many as pay",
+        "Drafts     prompt lookup of 2 to 5 tokens; up to 8 tokens ahead, as many as save time",
         "Keys       required",
     ):
         assert words in text
