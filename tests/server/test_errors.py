@@ -289,10 +289,10 @@ async def test_a_prompt_and_output_beyond_the_context_are_refused_with_the_numbe
         both,
         400,
         "max_tokens",
-        "100 tokens and max_tokens is 101, more than the 100 that are left: this server takes 200 tokens of prompt and",
+        "100 tokens and max_tokens is 101, more than the 100 that are left: the model takes 200 tokens of prompt and",
     )
     for response in (prompt, prompt_alone):
-        _check(response, 400, "prompt", "the prompt has 201 tokens; this server takes 200")
+        _check(response, 400, "prompt", "the prompt has 201 tokens; the model takes 200")
     _check(chat, 400, "messages", "the prompt has 219 tokens")
     refused = (both, prompt, prompt_alone, chat)
     assert {response.json()["error"]["code"] for response in refused} == {"context_length_exceeded"}

@@ -42,7 +42,7 @@ async def _infill_params(
     requested = body.requested_max_tokens
     if requested is not None and requested >= info.max_model_len:
         raise ContextLengthExceeded(
-            f"n_predict is {requested}, and this server takes {info.max_model_len} tokens of prompt and output "
+            f"n_predict is {requested}, and the model takes {info.max_model_len} tokens of prompt and output "
             "together; ask for fewer",
             param="n_predict",
         )

@@ -150,7 +150,7 @@ def refusing_long_prompts(max_model_len: int, param: str) -> Iterator[None]:
 
 def _too_long(num_tokens: int, limit: int, param: str, *, is_at_least: bool = False) -> ContextLengthExceeded:
     return ContextLengthExceeded(
-        f"the prompt has {'at least ' if is_at_least else ''}{num_tokens} tokens; this server takes {limit} tokens of "
+        f"the prompt has {'at least ' if is_at_least else ''}{num_tokens} tokens; the model takes {limit} tokens of "
         "prompt and output together, at least one of them output; shorten the prompt",
         param=param,
         num_tokens=num_tokens,
@@ -181,7 +181,7 @@ def room_for_output(
     if requested is not None and requested > room:
         raise ContextLengthExceeded(
             f"the prompt has {longest} tokens and {param} is {quote(requested)}, more than the {room} that are left: "
-            f"this server takes {max_model_len} tokens of prompt and output together; shorten the prompt or ask for "
+            f"the model takes {max_model_len} tokens of prompt and output together; shorten the prompt or ask for "
             "fewer tokens",
             param=param,
         )

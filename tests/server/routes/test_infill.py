@@ -272,7 +272,7 @@ async def test_an_answer_longer_than_the_context_is_refused_with_the_limit() -> 
     client = FakeClient(says("x"), fim_info())
     response = await _post(client, INFILL_URL, {**GAP, "n_predict": 10**9})
     limit = client.info.max_model_len
-    assert f"n_predict is 1000000000, and this server takes {limit} tokens" in response.json()["error"]["message"]
+    assert f"n_predict is 1000000000, and the model takes {limit} tokens" in response.json()["error"]["message"]
 
 
 async def test_a_model_that_fills_no_gaps_is_told_with_what_can_be_asked_instead() -> None:

@@ -5,6 +5,7 @@
 
 import { deleteStream, openStream } from "../../shared/api.js";
 import { newId } from "../../shared/dom.js";
+import { figuresOf } from "./figures.js";
 
 const RECONNECT_MS = 1000;
 const RECONNECT_FOR_MS = 120_000; // by default the server keeps a stream for half as long
@@ -18,7 +19,7 @@ export const emptyAnswer = (model) => ({
 });
 
 /** What a node needs to be answered: a new run. */
-export const newRun = () => ({ isRunning: true, run: { id: newId(), streamId: null, numEvents: 0, startMs: Date.now(), firstMs: null } });
+export const newRun = () => ({ isRunning: true, run: { id: newId(), streamId: null, numEvents: 0, startMs: Date.now() } });
 
 /** Fill `node` with the answer to `body`, and call `onChange` for all that arrives. Never throws: node.error tells. */
 export const streamAnswer = (node, body, signal, onChange) => gather(node, () => begin(node, body, signal), signal, onChange);
@@ -42,15 +43,11 @@ async function gather(node, open, signal, onChange) {
   }
   node.progress = null;
   node.isReconnecting = false;
-  node.stats = { ...node.stats, firstTokenMs: run.firstMs && run.firstMs - run.startMs, totalMs: Date.now() - run.startMs };
-  if (run.lastMs > run.firstMs && node.stats.numTokens > 1) {
-    node.stats.tokensPerSecond = ((node.stats.numTokens - 1) / (run.lastMs - run.firstMs)) * 1000;
-  }
   onChange();
 }
 
 async function begin(node, body, signal) {
-  const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
+  const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true, timings_per_token: true };
   try {
     const stream = await openStream("v1/chat/completions", { body: canResume ? { ...request, resumable: true } : request, signal });
     node.run.streamId = stream.streamId;
@@ -117,25 +114,17 @@ function errorOf(error) {
 function apply(node, chunk) {
   const { run } = node;
   node.requestId ??= chunk.id;
-  if (chunk.prompt_progress) node.progress = chunk.prompt_progress;
-  if (chunk.usage) {
-    node.stats = {
-      ...node.stats,
-      numPromptTokens: chunk.usage.prompt_tokens,
-      numCachedTokens: chunk.usage.prompt_tokens_details?.cached_tokens ?? 0,
-      numTokens: chunk.usage.completion_tokens,
-    };
+  if (chunk.timings) node.stats = { ...node.stats, ...figuresOf(chunk.timings, run.numBefore) };
+  if (chunk.prompt_progress) {
+    node.progress = chunk.prompt_progress;
+    node.stats = { ...node.stats, numPromptTotal: node.progress.total };
   }
   const choice = chunk.choices?.[0];
   if (!choice) return;
   const { delta } = choice;
   const text = delta.content ?? "";
   const thought = delta.reasoning_content ?? delta.reasoning ?? "";
-  if (text || thought || delta.tool_calls) {
-    run.lastMs = Date.now();
-    run.firstMs ??= run.lastMs;
-    node.progress = null;
-  }
+  if (text || thought || delta.tool_calls) node.progress = null;
   node.content += text;
   node.reasoning += thought;
   for (const piece of delta.tool_calls ?? []) applyCall(node.toolCalls, piece);

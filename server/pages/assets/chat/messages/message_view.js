@@ -3,6 +3,7 @@
 import { count } from "../../shared/count.js";
 import { copyButton, h } from "../../shared/dom.js";
 import { requestLink } from "../../shared/links.js";
+import { figureDetails, figureWords } from "../answers/figures.js";
 import { renderMarkdown } from "./markdown.js";
 import { nodesFrom, siblingIds } from "../tree.js";
 import { renderTokens } from "./token_view.js";
@@ -87,7 +88,7 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
   const isEmpty = !node.content && !node.reasoning && node.toolCalls.length === 0;
   parts.wait.hidden = !isRunning || !(isEmpty || node.isReconnecting);
   parts.wait.lastChild.textContent = node.isReconnecting ? " The connection was lost; connecting again…" : node.progress ? ` Reading: ${node.progress.processed} of ${node.progress.total} tokens` : "";
-  if (isRunning) return notes.replaceChildren(), foot.replaceChildren();
+  if (isRunning) return notes.replaceChildren(), replaceFoot(foot, ...(node.progress ? [] : stats(node)));
   notes.replaceChildren(...notesOf(node, actions));
   replaceFoot(foot,
     ...versions(conversation, node, actions),
@@ -139,20 +140,11 @@ function versions(conversation, node, actions) {
   return [step(-1, "Previous version", "‹"), h("span", { class: "muted small" }, `${at + 1} / ${ids.length}`), step(1, "Next version", "›")];
 }
 
-function stats({ stats: counts, requestId }) {
-  if (!counts?.numTokens) return [];
-  const { numPromptTokens, numCachedTokens, numTokens, firstTokenMs, tokensPerSecond } = counts;
-  const title =
-    numCachedTokens > 0
-      ? "The engine still had the start of this conversation in its KV cache and did not compute it again, so the first token came sooner."
-      : "No part of this prompt was in the engine's KV cache.";
-  const cached = numCachedTokens > 0 ? `${numCachedTokens} of them from the cache` : "none from the cache";
-  return [
-    h("span", { class: "stats muted small", title },
-      `${count(numPromptTokens, "prompt token")}, `, requestId ? h("a", { href: storyLink(requestId) }, cached) : cached,
-      firstTokenMs ? ` · first after ${seconds(firstTokenMs)}` : "",
-      ` · ${count(numTokens, "token")}${tokensPerSecond ? ` at ${tokensPerSecond.toFixed(1)}/s` : ""}`),
-  ];
+function stats({ stats: figures, requestId }) {
+  const words = figureWords(figures);
+  if (!words) return [];
+  const cache = requestId ? h("a", { href: storyLink(requestId) }, words.cache) : words.cache;
+  return [h("span", { class: "stats muted small", title: figureDetails(figures) }, `${words.prompt}, `, cache, ...words.others.map((each) => ` · ${each}`))];
 }
 
 /** The engine's own account of the answer; it knows the last few hundred. */
@@ -163,5 +155,3 @@ function whatHappened({ requestId }) {
 }
 
 const storyLink = (requestId) => `dashboard${requestLink(requestId)}`;
-
-const seconds = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
