@@ -5,9 +5,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
+from sqlite3 import Connection
 from typing import Any, Generic
 
 from engine.errors import EngineStopped
+from engine.wording import counted
 from server.context import ServerContext
 from server.errors import StorageFailed
 from server.files.uploads import Uploads
@@ -15,7 +17,8 @@ from server.jobs.child import StartChild, start_child
 from server.jobs.environment import AnswerBody, JobEnvironment, Sleep, new_environment
 from server.jobs.kind import JobKind, JobWork
 from server.jobs.persistence import shielded
-from server.jobs.table import Record
+from server.jobs.table import JobTable, Record
+from server.keys.caller import ANYBODY
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +61,26 @@ class JobRunner:
 
     async def prepare(self) -> None:
         """Take over the jobs of earlier servers. Raises StorageFailed."""
+        await self._adopt()
         for each in self._kinds:
             await each.prepare()
+
+    async def _adopt(self) -> None:
+        """Give jobs, files and stored responses that were made while the server had no keys to its first admin key.
+        Without this, no key could see them, and unfinished jobs would wait forever."""
+        owner = self._env.context.keys.ring.first_operator
+        if owner is None:
+            return
+
+        def reassign(connection: Connection) -> int:
+            for table in ("files", "uploads", "entries"):
+                connection.execute(f"UPDATE {table} SET owner = ? WHERE owner = ?", (owner, ANYBODY.owner))
+            return sum(each.table.reassign(connection, ANYBODY.owner, owner) for each in self._kinds)
+
+        if num_jobs := await self._env.files.database.run(reassign):
+            logger.info(
+                "%s made before this server had keys now belong to its first admin key", counted(num_jobs, "job")
+            )
 
     async def run(self) -> None:
         """Run jobs until the server stops or this is canceled. Work that has not ended by then is interrupted."""
@@ -125,6 +146,10 @@ class _RunnerOfKind(Generic[Record]):
     def wake(self, job_id: str) -> None:
         self._woken.add(job_id)
         self._changed.set()
+
+    @property
+    def table(self) -> JobTable[Record]:
+        return self._kind.table
 
     async def prepare(self) -> None:
         self._woken |= set(await self._kind.prepare())

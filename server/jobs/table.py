@@ -34,8 +34,7 @@ class JobRecord(Protocol):
     @property
     def id(self) -> str: ...
 
-    @property
-    def owner(self) -> str: ...
+    owner: str
 
     @property
     def status(self) -> JobStatus: ...
@@ -123,6 +122,16 @@ class JobTable(Generic[Record]):
         assigned = ", ".join(f"{name} = ?" for name in values)
         connection.execute(f"UPDATE {self.name} SET {assigned} WHERE id = ?", (*values.values(), job_id))
         return record
+
+    def reassign(self, connection: Connection, owner: str, new_owner: str) -> int:
+        """Give all jobs of an owner to another one, and return their number."""
+        records = self.select(connection, "owner = ?", owner)
+        for record in records:
+            record.owner = new_owner
+            values = {"owner": new_owner, **self._values(record)}
+            assigned = ", ".join(f"{name} = ?" for name in values)
+            connection.execute(f"UPDATE {self.name} SET {assigned} WHERE id = ?", (*values.values(), record.id))
+        return len(records)
 
     def _values(self, record: Record) -> dict[str, Column | bytes]:
         columns = {name: column(record) for name, column in self._columns.items()}

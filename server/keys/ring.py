@@ -109,6 +109,12 @@ class KeyRing:
         names = (each.name or each.tenant for each, _ in self._accepted.values() if each.owner == owner)
         return next(names, "a removed key")
 
+    @property
+    def first_operator(self) -> str | None:
+        """Owner id of the first key that is an operator's; None if there is none."""
+        callers = (caller for caller, _ in self._accepted.values() if caller.is_operator)
+        return next((caller.owner for caller in callers), None)
+
     def batch_caller(self, owner: str) -> Caller | None:
         """Return the caller that owns a batch; None while no key of the owner is accepted. The caller has no rate
         limits, only its key's budget, since batches wait for capacity anyway."""

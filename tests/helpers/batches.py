@@ -48,7 +48,9 @@ async def batches_run(
     app: FastAPI, answer: AnswerBody | None = None, *, sleep: Sleep = asyncio.sleep
 ) -> AsyncIterator[None]:
     """Run the application's batches within the context."""
-    running = asyncio.create_task(batch_runner(app, answer, sleep=sleep).run())
+    runner = batch_runner(app, answer, sleep=sleep)
+    await runner.prepare()
+    running = asyncio.create_task(runner.run())
     try:
         yield
     finally:

@@ -31,6 +31,7 @@ from tests.helpers.fake_trainer import (
     until_status,
     whole_adapter,
 )
+from tests.helpers.keys import bearer, entry, write_keys
 from tests.helpers.repository import ROOT
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
@@ -40,7 +41,12 @@ _MADE_S = 1796058600  # when the last version was killed
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[FastAPI]:
+def keys_file() -> str | None:
+    return None
+
+
+@pytest.fixture
+def app(tmp_path: Path, keys_file: str | None) -> Iterator[FastAPI]:
     """A server on the last version's data folder."""
     for name, content in json.loads((_FIXTURE / "files.json").read_text()).items():
         path = tmp_path / name
@@ -48,7 +54,8 @@ def app(tmp_path: Path) -> Iterator[FastAPI]:
         path.write_text(content)
     with contextlib.closing(sqlite3.connect(tmp_path / "headrace.sqlite3")) as connection:
         connection.executescript((_FIXTURE / "headrace.sql").read_text())
-    config, engine = ServerConfig(data_dir=str(tmp_path)), EngineConfig(model=MODEL, enable_lora=True)
+    config = ServerConfig(data_dir=str(tmp_path), api_keys_file=keys_file)
+    engine = EngineConfig(model=MODEL, enable_lora=True)
     with open_store(config) as store:
         app = create_app(trained_client(), config, engine, Metrics(MODEL), store, templates=DirectTemplates())
         app.state.context.files.clock = lambda: float(_MADE_S)
@@ -104,3 +111,32 @@ async def test_fine_tuning_jobs_continue(app: FastAPI) -> None:
         folder = Path(context.config.data_dir) / "fine-tuning" / f"ftjob-{number}"
         assert json.loads((folder / "adapter_model.safetensors").read_text()) == whole_adapter()
         assert [each for each in await events_of(app, f"ftjob-{number}") if each.startswith("Step ")] == first
+
+
+class TestWithKeys:
+    """The last version had no keys."""
+
+    @pytest.fixture
+    def keys_file(self, tmp_path: Path) -> str:
+        return write_keys(tmp_path / "keys", entry("ann"), entry("root", admin=True), entry("boss", admin=True))
+
+    async def test_its_fine_tuning_jobs_belong_to_the_first_admin_key_and_continue(self, app: FastAPI) -> None:
+        async with finetuning_runs(app, FakeChildren()), http(app, **bearer("root")) as root:
+            await until_status(app, "ftjob-3", FinetuningStatus.SUCCEEDED)
+            assert len((await root.get("/v1/fine_tuning/jobs")).json()["data"]) == 5
+        async with http(app, **bearer("boss")) as other:
+            assert (await other.get("/v1/fine_tuning/jobs")).json()["data"] == []
+
+    async def test_its_batches_belong_to_the_first_admin_key_and_continue(self, app: FastAPI) -> None:
+        async with batches_run(app), http(app, **bearer("root")) as root, asyncio.timeout(DEADLINE_S):
+            listed = (await root.get("/v1/batches")).json()["data"]
+            assert [batch["metadata"]["name"] for batch in listed] == ["canceled", "new", "running", "ended"]
+            while any(batch["status"] not in ("completed", "cancelled") for batch in listed):
+                await asyncio.sleep(0.01)
+                listed = (await root.get("/v1/batches")).json()["data"]
+            output = await root.get(f"/v1/files/{listed[1]['output_file_id']}/content")
+            assert len(read_jsonl(output.content)) == 3
+        for name in ("ann", "boss"):
+            async with http(app, **bearer(name)) as other:
+                assert (await other.get("/v1/batches")).json()["data"] == []
+                assert (await other.get("/v1/files")).json()["data"] == []
