@@ -15,9 +15,11 @@ from server.http.disconnect import until_disconnect
 from server.http.operators import OPERATORS_ONLY, require_operator
 from server.schemas.base import quote
 from server.schemas.operations import LoadAdapterRequest, UnloadAdapterRequest
-from server.served.adapter_dir import OutsideFolder, resolve_inside
+from server.served.adapter_dir import OutsideFolder, adapters_in, resolve_inside
 
 router = APIRouter(tags=["Models"])
+
+_MAX_LISTED = 10  # adapters in an error
 
 
 @router.post("/v1/load_lora_adapter", dependencies=[OPERATORS_ONLY])
@@ -78,20 +80,37 @@ def _remove(name: str, context: ServerContext) -> None:
 
 
 def _path(given: str, context: ServerContext) -> Path:
-    """Return the path of the adapter's folder. Raises InvalidRequest unless it exists and is below --adapter-dir."""
-    folder = context.config.lora.adapter_dir
-    if folder is None:
+    """Return the path of the adapter's folder. Raises InvalidRequest unless it exists and is below --adapter-dir, or is
+    a folder of --lora-modules."""
+    lora = context.config.lora
+    if given in (named := [module.path for module in lora.modules]):
+        return Path(given)
+    if lora.adapter_dir is None:
+        known = f", or name one of its folders ({', '.join(map(quote, named))})" if named else ""
         raise InvalidRequest(
-            "this server loads no adapters while it runs; start it with --adapter-dir, the folder that they are in"
+            f"lora_path is {quote(given)}, and this server loads no new adapters while it runs; start it with "
+            f"--adapter-dir, the folder that they are in{known}",
+            param="lora_path",
         )
+    folder = Path(lora.adapter_dir)
     try:
-        path = resolve_inside(Path(folder), given)
+        path = resolve_inside(folder, given)
     except OutsideFolder:
         raise InvalidRequest(
             f"lora_path is {quote(given)}; it must be a readable path below the server's --adapter-dir, with all its "
-            "files",
+            f"files{_listed(folder)}",
             param="lora_path",
         ) from None
     if not path.exists():
-        raise InvalidRequest(f"lora_path is {quote(given)}, which does not exist on the server", param="lora_path")
+        raise InvalidRequest(
+            f"lora_path is {quote(given)}, which does not exist on the server{_listed(folder)}", param="lora_path"
+        )
     return path
+
+
+def _listed(folder: Path) -> str:
+    """Return the end of an error that lists the adapters in the folder; empty if there are none."""
+    if not (names := adapters_in(folder)):
+        return ""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return f"; the folder has {', '.join(map(quote, names[:_MAX_LISTED]))}{more}"

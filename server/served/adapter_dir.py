@@ -1,6 +1,8 @@
-"""resolve_inside: keeps the paths of adapters within --adapter-dir."""
+"""The folder --adapter-dir: resolve_inside keeps paths of adapters within it, adapters_in lists what it holds."""
 
 from pathlib import Path
+
+from server.finetuning.adapter_files import CONFIG_FILE
 
 
 class OutsideFolder(Exception):
@@ -21,3 +23,11 @@ def resolve_inside(folder: Path, given: str) -> Path:
     if not is_below:
         raise OutsideFolder
     return path
+
+
+def adapters_in(folder: Path) -> list[str]:
+    """Return the names of the folders directly in `folder` that hold an adapter, sorted; none if it cannot be read."""
+    try:
+        return sorted(each.name for each in folder.iterdir() if (each / CONFIG_FILE).is_file())
+    except OSError:
+        return []

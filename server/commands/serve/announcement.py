@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from server.commands.chat.server import DEFAULT_URL
 from server.commands.serve.listener import UNIX_SCHEME, is_for_this_machine
 from server.commands.serve.start_panel import PanelContent, show_panel
 from server.config.server import LogLevel, ServerConfig
+from server.served.adapter_dir import adapters_in
 
 if TYPE_CHECKING:
     from server.text_model import TextModel
@@ -78,6 +80,7 @@ def announce(
             keys=_keys(config, is_open=is_open),
             tries=[*_pages(url, has_chat=has_chat), ("API", command)],
             adapters=adapters,
+            loadable=[] if config.lora.adapter_dir is None else _loadable(Path(config.lora.adapter_dir), adapters),
             is_finetuning=adapters is not None and config.data_dir is not None,
         )
         with contextlib.suppress(OSError):  # as in _write
@@ -85,6 +88,10 @@ def announce(
         return
     pages = "".join(f"{label}: {what}\n" for label, what in _pages(url, has_chat=has_chat))
     _write(f"\nheadrace is ready at {url}\n{pages}API:\n\n  {command}\n\n")
+
+
+def _loadable(folder: Path, served: Sequence[str] | None) -> list[str]:
+    return [name for name in adapters_in(folder) if name not in (served or ())]
 
 
 def _log_notes(infos: Mapping[str, EngineInfo], level: int) -> None:

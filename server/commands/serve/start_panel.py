@@ -22,7 +22,8 @@ Rows = Sequence[tuple[str, str]]
 @dataclass(frozen=True, slots=True)
 class PanelContent:
     """Content of the panel. address: the server's URL. models: EngineInfo by name; None for a model that is loaded on
-    demand. adapters: names of the served adapters; None if no model supports adapters. tries: (label, command)."""
+    demand. adapters: names of the served adapters; None if no model supports adapters. loadable: names of the folders
+    in --adapter-dir that hold an adapter which is not served. tries: (label, command)."""
 
     version: str
     address: str
@@ -30,6 +31,7 @@ class PanelContent:
     keys: str
     tries: Rows
     adapters: Sequence[str] | None = None
+    loadable: Sequence[str] = ()
     is_finetuning: bool = False  # whether fine-tuning jobs can be created
 
 
@@ -63,10 +65,16 @@ def _grid(rows: Rows) -> RenderableType:
 def _adapter_rows(content: PanelContent) -> Rows:
     if content.adapters is None:
         return []
-    first, rest = content.adapters[:_MAX_NAMES], len(content.adapters) - _MAX_NAMES
-    names = ", ".join(first) + (f" and {rest:,} more" if rest > 0 else "")
+    names = _names(content.adapters)
+    if content.loadable:
+        names += f"{'; ' if names else ''}to load with POST /v1/load_lora_adapter: {_names(content.loadable)}"
     tuning = f"on: POST /v1/fine_tuning/jobs, or {program()} finetune" if content.is_finetuning else ""
     return [("Adapters", names or "none yet"), *([("Fine-tuning", tuning)] if tuning else [])]
+
+
+def _names(names: Sequence[str]) -> str:
+    rest = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def model_rows(models: Mapping[str, EngineInfo | None]) -> Iterator[tuple[str, str]]:

@@ -310,3 +310,25 @@ def test_metrics_tell_which_adapters_run_and_wait_in_one_series() -> None:
     assert 'headrace_lora_loads_total{model_name="org/tiny"} 1.0' in text
     assert 'headrace_lora_evictions_total{model_name="org/tiny"} 1.0' in text
     assert "vllm:lora_requests_info{" in text
+
+
+async def test_a_refused_path_lists_what_the_folder_has(client: FakeClient, folder: Path) -> None:
+    async with http(_app(client, folder)) as api:
+        for path in ("nowhere", "../x"):
+            message = (await _load(api, "a", path)).json()["error"]["message"]
+            assert message.endswith("; the folder has 'x', 'y'")
+
+
+async def test_a_folder_named_at_the_start_can_be_loaded_again_without_adapter_dir(
+    client: FakeClient, folder: Path
+) -> None:
+    named, other = str(folder / "x"), str(folder / "y")
+    async with http(_app(client, None, modules=(f"a={named}",))) as api:
+        again = await _load(api, "a", named, load_inplace=True)
+        refused = await _load(api, "b", other)
+    assert again.status_code == 200, again.text
+    assert refused.status_code == 400
+    assert (
+        f"start it with --adapter-dir, the folder that they are in, or name one of its folders ('{named}')"
+        in (refused.json()["error"]["message"])
+    )

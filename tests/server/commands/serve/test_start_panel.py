@@ -71,6 +71,8 @@ def test_what_adapters_may_take_is_told() -> None:
     [
         ({}, None, None),
         ({"adapters": []}, "none yet", None),
+        ({"adapters": [], "loadable": ["x"]}, "to load with POST /v1/load_lora_adapter: x", None),
+        ({"adapters": ["a"], "loadable": ["x"]}, "a; to load with POST /v1/load_lora_adapter: x", None),
         ({"adapters": ["ann"], "is_finetuning": True}, "ann", "on: POST /v1/fine_tuning/jobs"),
         ({"adapters": ["a", "b", "c", "d", "e"]}, "a, b, c and 2 more", None),
     ],
