@@ -328,7 +328,5 @@ async def test_a_folder_named_at_the_start_can_be_loaded_again_without_adapter_d
         refused = await _load(api, "b", other)
     assert again.status_code == 200, again.text
     assert refused.status_code == 400
-    assert (
-        f"start it with --adapter-dir, the folder that they are in, or name one of its folders ('{named}')"
-        in (refused.json()["error"]["message"])
-    )
+    message = refused.json()["error"]["message"]
+    assert "start it with --adapter-dir, the folder that they are in, or name one of its folders (" in message
