@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from server.finetuning.adapter_files import CONFIG_FILE
+_CONFIG_FILE = "adapter_config.json"  # PEFT's
 
 
 class OutsideFolder(Exception):
@@ -28,6 +28,6 @@ def resolve_inside(folder: Path, given: str) -> Path:
 def adapters_in(folder: Path) -> list[str]:
     """Return the names of the folders directly in `folder` that hold an adapter, sorted; none if it cannot be read."""
     try:
-        return sorted(each.name for each in folder.iterdir() if (each / CONFIG_FILE).is_file())
+        return sorted(each.name for each in folder.iterdir() if (each / _CONFIG_FILE).is_file())
     except OSError:
         return []
