@@ -28,42 +28,49 @@ def gguf_charsmap(value: object, path: Path) -> bytes:
     """
     if value is None:
         return b""
+    subject = f"{path}: tokenizer.ggml.precompiled_charsmap"
     items = array_values(value)
     if items is None:
-        raise _damaged(path, f"is {quote_value(value)}, which is not a list of bytes")
+        raise _damaged(subject, f"is {quote_value(value)}, which is not a list of bytes")
     try:
         if items and isinstance(items[0], str):
             table = base64.b64decode("".join(items), validate=True)
         else:
             table = bytes(item & 0xFF for item in items)
     except (TypeError, ValueError):
-        raise _damaged(path, "is not a list of bytes") from None
+        raise _damaged(subject, "is not a list of bytes") from None
     if table:
-        _check(table, path)
+        longest_replacement(table, subject)
     return table
 
 
-def _check(table: bytes, path: Path) -> None:
+def longest_replacement(table: bytes, subject: str) -> int:
+    """Check a table of character replacements; return the length of its longest replacement in characters.
+
+    subject: the table's name in messages. Raises CheckpointError for a table that points outside itself.
+    """
     size = int.from_bytes(table[:_HEADER_BYTES], "little")
     end = _HEADER_BYTES + size
     if len(table) < _HEADER_BYTES or size == 0 or size % 4 or end > len(table):
-        raise _damaged(path, "is truncated")
+        raise _damaged(subject, "is truncated")
     units = np.frombuffer(table, "<u4", offset=_HEADER_BYTES, count=size // 4).astype(np.int64)
     is_node = (units & _IS_VALUE) == 0
     children = np.arange(len(units)) ^ ((units >> 10) << np.where(units & _WIDE, 8, 0))
     if not is_node[0] or ((children[is_node] | 0xFF) >= len(units)).any():
-        raise _damaged(path, "points outside itself")
+        raise _damaged(subject, "points outside itself")
     replacements = np.frombuffer(table, np.uint8, offset=end)
     starts = units[children[is_node & ((units & _HAS_VALUE) != 0)]] & (_IS_VALUE - 1)
     if (starts >= len(replacements)).any():
-        raise _damaged(path, "points outside itself")
+        raise _damaged(subject, "points outside itself")
     try:
         replacements.tobytes().decode()
     except UnicodeDecodeError:
-        raise _damaged(path, "has replacements that are not UTF-8") from None
+        raise _damaged(subject, "has replacements that are not UTF-8") from None
     if ((replacements[starts] & 0xC0) == 0x80).any():
-        raise _damaged(path, "points into the middle of a character")
+        raise _damaged(subject, "points into the middle of a character")
+    texts = replacements.tobytes().decode().split("\0")
+    return max(map(len, texts))
 
 
-def _damaged(path: Path, how: str) -> CheckpointError:
-    return CheckpointError(f"{path}: tokenizer.ggml.precompiled_charsmap {how}; fetch the file again")
+def _damaged(subject: str, how: str) -> CheckpointError:
+    return CheckpointError(f"{subject} {how}; fetch the file again")

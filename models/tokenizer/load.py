@@ -22,6 +22,8 @@ from models.system.cache_folder import cache_folder
 from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.cache import gguf_key, read_assets, save_assets, write_cached
 from models.tokenizer.gguf import convert_gguf_tokenizer
+from models.tokenizer.growth import parts_of, read_parts
+from models.tokenizer.trial import try_tokenizer
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -84,6 +86,7 @@ def load_tokenizer_assets(
 
 def _from_gguf(metadata: Mapping[str, Any], path: Path, eos_token_ids: list[int]) -> TokenizerAssets:
     converted = convert_gguf_tokenizer(metadata, path)
+    try_tokenizer(parts_of(converted.tokenizer), str(path))
     special_tokens = {}
     for name, key in _GGUF_ID_NAMES.items():
         token_id = _gguf_id(metadata, key, path)
@@ -155,7 +158,12 @@ def _read_tokenizer(root: Path) -> Tokenizer:
             f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, too much for a tokenizer; fetch it again"
         )
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        content = path.read_bytes()
+        if (parts := read_parts(content)) is not None:
+            try_tokenizer(parts, str(path))
+        tokenizer = Tokenizer.from_buffer(content)
+    except CheckpointError:
+        raise
     except Exception as error:  # `tokenizers` raises nothing narrower
         raise CheckpointError(f"{path} cannot be read ({quote_value(str(error))}); fetch it again") from error
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
@@ -176,6 +184,7 @@ def _converted(root: Path) -> Tokenizer:
     if cached.is_file():
         return Tokenizer.from_file(str(cached))
     tokenizer = _convert(root)
+    try_tokenizer(parts_of(tokenizer), str(root))
     write_cached(cached, tokenizer.to_str().encode())
     return tokenizer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import tokenizers
 
-from server.text.tokenizer import Tokenizer
+from server.text.tokenizer import Tokenizer, refusing_panics
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class InputEncoder:
         """Number of BOS tokens to add: 1 if the model needs one that the post-processor does not add, else 0."""
         return len(self._tokenizer.encode("")) - int(self._library.num_special_tokens_to_add(False))
 
+    @refusing_panics()
     def texts(
         self,
         texts: Sequence[str],
@@ -76,6 +77,7 @@ class InputEncoder:
             return [EncodedInput(encoding.ids) for encoding in encodings]
         return [self._completed(encoding, None) for encoding in encodings]
 
+    @refusing_panics()
     def pairs(
         self,
         pairs: Sequence[tuple[str, str]],

@@ -1,5 +1,6 @@
 """Tokenizer: converts between text and token ids, and controls which text may become control tokens."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import tokenizers
 
+from engine.errors import InvalidRequest
 from engine.protocol import TokenizerInfo
 from server.text.known_pieces import find_known_pieces
 from server.text.pieces import PIECE_SIZE, Cuts, find_cuts
@@ -22,8 +24,21 @@ _LEAD = "\u263a"  # a text that no tokenizer joins with the text after it
 _MAX_VOCAB_SIZE = 1 << 21  # ids need not be dense
 
 
+@contextlib.contextmanager
+def refusing_panics() -> Iterator[None]:
+    """Turn a panic of the tokenizer library, such as a regular expression that gives up on a text, into
+    InvalidRequest."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # which no module exports, and which is not an Exception
+            raise
+        raise InvalidRequest(f"the model's tokenizer fails on this text: {error}; change the text") from None
+
+
 class Tokenizer:
-    """The tokenizer of a model. All methods may be called from any thread.
+    """The tokenizer of a model. All methods may be called from any thread. Those that read a text raise InvalidRequest
+    if the library fails on it.
 
     There are two `tokenizers.Tokenizer` objects, since parsing of control tokens is a setting of the object: `_parsing`
     turns text that spells a control token into that token, `_plain` into ordinary tokens.
@@ -64,6 +79,7 @@ class Tokenizer:
 
     # --- text -> ids -------------------------------------------------------------------------------------------------
 
+    @refusing_panics()
     def encode(
         self,
         text: str,
@@ -92,6 +108,7 @@ class Tokenizer:
                 return ids[len(before) :]
         return encode(text)
 
+    @refusing_panics()
     def encode_start(self, text: str, num_tokens: int, *, add_special_tokens: bool = True) -> list[int]:
         """Return at least the first `num_tokens` ids of `text`, without tokenizing all of a long text."""
         ids: list[int] = []
@@ -101,6 +118,7 @@ class Tokenizer:
                 break
         return self.with_one_bos(ids) if add_special_tokens else ids
 
+    @refusing_panics()
     def encode_end(
         self, text: str, num_tokens: int, *, add_special_tokens: bool = True, parse_special: bool = True
     ) -> list[int]:
@@ -116,6 +134,7 @@ class Tokenizer:
             tail = _ids(tokenizer, text[start:end], add_special_tokens and start == 0) + tail
         return self.with_one_bos(tail) if add_special_tokens else tail
 
+    @refusing_panics()
     def encode_chat(
         self, prompt: str, hidden: Mapping[str, str], *, at_most: int | None = None, cache_salt: str = ""
     ) -> list[int]:

@@ -7,9 +7,10 @@ import pytest
 from tokenizers import Tokenizer as Reference
 from tokenizers.processors import TemplateProcessing
 
-from engine.errors import StartupError
+from engine.errors import InvalidRequest, StartupError
 from engine.protocol import TokenizerInfo
 from server.text.detokenizer import decode
+from server.text.input_encoder import InputEncoder
 from server.text.tokenizer import Tokenizer
 from tests.helpers.repository import FIXTURES
 from tests.helpers.tokenizers import (
@@ -150,3 +151,21 @@ def test_unknown_decoder_refuses_to_start() -> None:
     content["decoder"] = {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
     with pytest.raises(StartupError, match="CTC"):
         Tokenizer(msgspec.structs.replace(byte_level_info(), tokenizer_json=json.dumps(content).encode()))
+
+
+def test_a_text_on_which_the_library_panics_is_refused() -> None:
+    info = byte_level_info()
+    document = json.loads(info.tokenizer_json)
+    pattern = {"Regex": "(z+)+$"}
+    document["pre_tokenizer"] = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    tokenizer = Tokenizer(msgspec.structs.replace(info, tokenizer_json=json.dumps(document).encode()))
+    text = "z" * 40 + "!"
+    encode = [
+        tokenizer.encode,
+        lambda text: tokenizer.encode_chat(text, {}),
+        lambda text: InputEncoder(tokenizer).texts([text]),
+    ]
+    for each in encode:
+        with pytest.raises(InvalidRequest, match="the model's tokenizer fails on this text: Onig"):
+            each(text)
+        assert each("hello")
