@@ -59,7 +59,7 @@ def parts_of(tokenizer: tokenizers.Tokenizer) -> TokenizerParts:
     return TokenizerParts(**{name: json.loads(part.__getstate__()) for name, part in parts if part is not None})
 
 
-def steps_of(part: Any) -> Iterator[Mapping[str, Any]]:
+def flat_steps(part: Any) -> Iterator[Mapping[str, Any]]:
     """Yield the steps of a normalizer, pre-tokenizer, post-processor or decoder, with sequences flattened."""
     pending = [part]
     while pending:
@@ -80,8 +80,8 @@ def check_growth(parts: TokenizerParts, source: str) -> None:
         ("pre_tokenizer", _growth_of_pre_tokenizer),
         ("decoder", _growth_of_replacement),
     ):
-        _check_steps(list(steps_of(getattr(parts, name))), growth, f"{source}: its {name}")
-    _check_added(list(steps_of(parts.post_processor)), f"{source}: its post_processor")
+        _check_steps(list(flat_steps(getattr(parts, name))), growth, f"{source}: its {name}")
+    _check_added(list(flat_steps(parts.post_processor)), f"{source}: its post_processor")
     if parts.model is not None:
         _check_model(parts.model, f"{source}: its model")
 

@@ -24,7 +24,7 @@ from models.errors import CheckpointError
 from models.system.cache_folder import cache_folder
 from models.tokenizer import growth
 from models.tokenizer.cache import write_cached
-from models.tokenizer.growth import MAX_GROWTH, TokenizerParts, check_growth, steps_of
+from models.tokenizer.growth import MAX_GROWTH, TokenizerParts, check_growth, flat_steps
 
 _COMMAND = (sys.executable, "-P", "-m", "models.tokenizer.trial")  # -P: not from the current folder
 _SECONDS = 5  # of processor time
@@ -110,7 +110,7 @@ def _limit() -> None:
 
 def _fault(normalizer: Any, pre_tokenizer: Any) -> str | None:
     """Return the first fault of the steps; None if there is none, or `tokenizers` cannot read them and will say so."""
-    normalizers, splitters = list(steps_of(normalizer)), list(steps_of(pre_tokenizer))
+    normalizers, splitters = list(flat_steps(normalizer)), list(flat_steps(pre_tokenizer))
     try:
         loaded = [_load(normalizer=step).normalizer for step in normalizers]
         split = [_load(pre_tokenizer=step).pre_tokenizer for step in splitters]

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.client.interface import EngineClient, EngineState, RequestStream
 from engine.config import EngineConfig
-from engine.errors import EngineUnavailable
+from engine.errors import EngineUnavailable, OptionError, StartupError
 from engine.protocol import AdapterRef, EngineInfo, EngineRequest, TokenizerInfo
 from server.config.server import ServerConfig
 from server.drain import Drain
@@ -32,6 +32,9 @@ _STATES = {
     EngineState.DEAD: ModelState.FAILED,
     EngineState.UNLOADED: ModelState.UNLOADED,
 }
+
+
+_UNUSABLE_TEXT = "the model's tokenizer or chat template cannot be used; the server's log says why"
 
 
 @dataclass(slots=True)
@@ -216,14 +219,32 @@ class ServedModel:
             self.loader.release(self.base_name, is_batch=is_batch)
 
     async def text_model(self) -> TextModel:
-        """Return the tokenizer and chat template. The first call builds them on a worker thread.
+        """Return the tokenizer and chat template for a request. The first call builds them on a worker thread.
 
-        Raises EngineUnavailable before the model's first load, and StartupError if the tokenizer or template is
-        invalid.
+        Raises EngineUnavailable before the model's first load, and if the tokenizer or template cannot be used.
         """
+        try:
+            return await self.prepare_text()
+        except (StartupError, OptionError):
+            raise EngineUnavailable(_UNUSABLE_TEXT) from None
+
+    async def prepare_text(self) -> TextModel:
+        """Return the tokenizer and chat template, as `text_model` does, but raise StartupError or OptionError with the
+        reason if one of them cannot be used."""
         info = self.info or self.client.info  # which raises EngineUnavailable with the reason
         task = self.start_text_model(info.tokenizer)
         return await asyncio.shield(task)  # other callers may wait for the same task
+
+    @property
+    def text_problem(self) -> str | None:
+        """The reason why texts cannot be read yet, or for good; None once they can be, or before the engine has sent
+        its tokenizer."""
+        task = self._shared.text_model
+        if task is None or (task.done() and not _has_failed(task)):
+            return None
+        if task.done():
+            return _UNUSABLE_TEXT
+        return "the model's tokenizer and chat template are being tried"
 
     def start_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
         """Return the task that builds the text model, after starting it if needed. Weights may still be loading."""

@@ -131,7 +131,7 @@ class OneEngine:
         try:
             await self._client.wait_ready()
             self._times.begin(LAST_PHASE, time.monotonic())
-            text_model = await self._model.text_model()
+            text_model = await self._model.prepare_text()
             await self._context.models.adapters.read_all(self._model)
             self._times.end(time.monotonic())
             return text_model

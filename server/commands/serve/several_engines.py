@@ -176,7 +176,7 @@ class SeveralEngines:
 
 async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
     """Prepare the tokenizer, chat template and adapters of a model whose engine is ready."""
-    await model.text_model()
+    await model.prepare_text()
     await adapters.read_all(model)
 
 

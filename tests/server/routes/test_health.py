@@ -1,10 +1,16 @@
 """/live, /ready and /health in every state of the engine, and generation while it is not ready."""
 
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from engine.client.interface import EngineState
+from engine.errors import StartupError
+from server.text.chat_templates.direct_templates import DirectTemplates
+from server.text.chat_templates.runner import TemplateOverrun
+from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -34,6 +40,47 @@ async def test_loading_says_why_and_how_far() -> None:
     probes = await _probe(client)
     expected = (503, {"status": "loading", "reason": client.reason, "stage": "load weights", "progress": 0.4})
     assert probes == {"live": (200, {"status": "ok"}), "ready": expected, "health": expected}
+
+
+async def test_a_model_is_ready_once_its_chat_template_has_been_tried() -> None:
+    class Slow(DirectTemplates):
+        def render(self, source: str, variables: Mapping[str, Any]) -> str:
+            assert may_render.wait(DEADLINE_S)
+            return super().render(source, variables)
+
+    may_render = threading.Event()
+    app = make_app(FakeClient(says("x")), templates=Slow())
+    model = app.state.context.models.default
+    async with http(app) as api:
+        task = model.start_text_model(model.client.info.tokenizer)
+        for path in ("/ready", "/health"):
+            probe = await api.get(path)
+            assert (probe.status_code, probe.json()["status"], probe.json()["stage"]) == (
+                503,
+                "loading",
+                "prepare text",
+            )
+            assert "retry-after" in probe.headers
+        assert (await api.get("/live")).status_code == 200
+        may_render.set()
+        await task
+        assert (await api.get("/ready")).status_code == 200
+
+
+async def test_a_model_whose_chat_template_is_a_bomb_is_never_ready() -> None:
+    class Bomb(DirectTemplates):
+        def render(self, source: str, variables: Mapping[str, Any]) -> str:  # noqa: ARG002
+            raise TemplateOverrun("it ran for more than 5 s")
+
+    app = make_app(FakeClient(says("x")), templates=Bomb())
+    model = app.state.context.models.default
+    async with http(app) as api:
+        with pytest.raises(StartupError, match="cannot render a short chat: it ran for more than 5 s"):
+            await model.prepare_text()
+        assert (await api.get("/ready")).status_code == 503
+        answer = await api.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
+    assert "chat template cannot be used" in answer.json()["error"]["message"]
 
 
 async def test_a_dead_engine_is_unhealthy() -> None:

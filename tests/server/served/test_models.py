@@ -110,6 +110,8 @@ async def test_a_text_model_that_could_not_be_built_is_tried_again(monkeypatch: 
     with monkeypatch.context() as broken:
         broken.setattr(served_model, "build_text_model", fail)
         with pytest.raises(StartupError):
+            await model.prepare_text()
+        with pytest.raises(EngineUnavailable, match="chat template cannot be used"):
             await model.text_model()
     assert model.capabilities == []
     assert await model.text_model() is await model.text_model()
