@@ -10,11 +10,12 @@ MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True):
-    """Token limit on a model's thinking; once it is spent, `end_id` is forced as the next token."""
+    """Token limit on all thoughts of an answer; once it is spent, `end_id` is forced as the next token of a thought."""
 
-    max_tokens: int  # tokens between the marks that begin and end the thinking
-    start_id: int | None  # the mark that begins the thinking; None if the prompt ends with it
+    max_tokens: int  # tokens between the marks that begin and end thoughts, together
+    start_id: int | None  # the mark that begins a thought; None if it is several tokens
     end_id: int
+    is_open: bool = False  # whether the prompt ends within a thought
 
 
 class Resumption(msgspec.Struct, frozen=True, kw_only=True):

@@ -157,7 +157,7 @@ def _budget(
             "it out",
             param="thinking_token_budget",
         )
-    return ThinkingBudget(max_tokens, None if thought.is_open else start, end)
+    return ThinkingBudget(max_tokens, start, end, thought.is_open)
 
 
 def _kept_ids(marks: list[str], special_ids: Mapping[str, int]) -> frozenset[int]:

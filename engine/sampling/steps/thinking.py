@@ -1,4 +1,4 @@
-"""BudgetedThought: forces the end of a model's thinking once its token budget is spent."""
+"""BudgetedThought: forces the end of each thought once the token budget of all is spent."""
 
 import dataclasses
 from collections import abc
@@ -11,16 +11,16 @@ from engine.sampling.rows import LogitsRow
 
 @dataclasses.dataclass(slots=True)
 class BudgetedThought:
-    """A sequence's thinking after `num_seen` output tokens. num_tokens: spent tokens; None before it begins."""
+    """A sequence's thinking after `num_seen` output tokens. num_tokens: spent tokens of all thoughts."""
 
     budget: ThinkingBudget
-    num_tokens: int | None
+    is_thinking: bool
+    num_tokens: int = 0
     num_seen: int = 0
-    has_ended: bool = False
 
     @classmethod
     def of(cls, budget: ThinkingBudget | None) -> "BudgetedThought | None":
-        return None if budget is None else cls(budget, 0 if budget.start_id is None else None)
+        return None if budget is None else cls(budget, budget.is_open)
 
     def end_if_spent(self, logits: torch.Tensor, row: LogitsRow) -> bool:
         """If the budget is spent, rule out all tokens except the one that ends the thinking; return whether the row was
@@ -32,7 +32,7 @@ class BudgetedThought:
         self._push(row.known_from(row.num_prompt + self.num_seen))
         ahead = dataclasses.replace(self)
         ahead._push(row.drafted)
-        is_spent = ahead.num_tokens is not None and not ahead.has_ended and ahead.num_tokens >= self.budget.max_tokens
+        is_spent = ahead.is_thinking and ahead.num_tokens >= self.budget.max_tokens
         if not is_spent or logits[self.budget.end_id] == -torch.inf:
             return False
         logits.fill_(-torch.inf)
@@ -42,8 +42,9 @@ class BudgetedThought:
     def _push(self, token_ids: abc.Iterable[int]) -> None:
         for token_id in token_ids:
             self.num_seen += 1
-            if self.num_tokens is not None:
-                self.has_ended |= token_id == self.budget.end_id
+            if not self.is_thinking:
+                self.is_thinking = token_id == self.budget.start_id
+            elif token_id == self.budget.end_id:
+                self.is_thinking = False
+            else:
                 self.num_tokens += 1
-            elif token_id == self.budget.start_id:
-                self.num_tokens = 0

@@ -135,7 +135,7 @@ def _requests(kind: str, predictions: dict[str, list[int]] | None = None) -> lis
         {"temperature": 0.8, "top_p": 0.9},
         {"temperature": 1.0, "top_k": 5, "presence_penalty": 0.5},
         {"temperature": 0.7, "min_p": 0.1, "logprobs": 1},
-        {"temperature": 0.7, "thinking": ThinkingBudget(11, None, 3)},
+        {"temperature": 0.7, "thinking": ThinkingBudget(11, None, 3, is_open=True)},
         {"temperature": 0.0, "dry": DryParams(multiplier=1.0, allowed_length=3), "bad_words": ((5,), (7, 8), (9, 9))},
         {"temperature": 0.7, "top_n_sigma": 2.0, "typical_p": 0.9},
         {"temperature": 0.7, "xtc": XtcParams(probability=0.3, threshold=0.1), "logprobs": 1},

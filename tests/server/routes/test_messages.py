@@ -170,7 +170,7 @@ async def test_a_budget_reaches_the_engine_and_a_thought_can_be_left_out() -> No
     client = FakeClient(says_ids([104, end, 105]), engine_info(tokenizer=changed))
     thinking = {"type": "enabled", "budget_tokens": 7, "display": "omitted"}
     answer = await _answer(client, TEMPLATE, thinking=thinking)
-    assert client.requests[0].thinking == ThinkingBudget(7, None, end)
+    assert client.requests[0].thinking == ThinkingBudget(7, TOKENIZER_SIZE, end, is_open=True)
     thought, text = answer["content"]
     assert (thought["type"], thought["thinking"], text["text"]) == ("thinking", "", "i")
 

@@ -102,8 +102,8 @@ async def test_a_budget_needs_marks_of_one_token() -> None:
     assert "one token each" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("fields", "start_id"), [({}, None), ({"add_generation_prompt": False}, TOKENIZER_SIZE)])
-async def test_a_budget_reaches_the_engine_with_the_marks(fields: dict[str, Any], start_id: int | None) -> None:
+@pytest.mark.parametrize(("fields", "is_open"), [({}, True), ({"add_generation_prompt": False}, False)])
+async def test_a_budget_reaches_the_engine_with_the_marks(fields: dict[str, Any], is_open: bool) -> None:
     tokenizer = Tokenizer.from_str(byte_tokenizer().decode())
     tokenizer.add_special_tokens([AddedToken("<think>"), AddedToken("</think>")])
     info = engine_info()
@@ -111,4 +111,4 @@ async def test_a_budget_reaches_the_engine_with_the_marks(fields: dict[str, Any]
     client = FakeClient(says_ids([104, TOKENIZER_SIZE + 1, 105]), engine_info(tokenizer=changed))
     response = await _chat(client, thinking_token_budget=5, **fields)
     assert response.status_code == 200, response.text
-    assert client.requests[0].thinking == ThinkingBudget(5, start_id, TOKENIZER_SIZE + 1)
+    assert client.requests[0].thinking == ThinkingBudget(5, TOKENIZER_SIZE, TOKENIZER_SIZE + 1, is_open)

@@ -36,7 +36,7 @@ def _due(output: list[int], draft: list[int], budget: ThinkingBudget) -> list[bo
     ],
 )
 def test_a_thought_that_the_prompt_opens(output: list[int], draft: list[int], due: list[bool]) -> None:
-    assert _due(output, draft, ThinkingBudget(3, None, END)) == due
+    assert _due(output, draft, ThinkingBudget(3, None, END, is_open=True)) == due
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,28 @@ def test_a_thought_that_the_prompt_opens(output: list[int], draft: list[int], du
         ([1, 1, 1, 1], [1], [False, False]),  # there is no thought
         ([1, START, 1, 1, 1], [], [True]),
         ([1], [START, 1, 1, 1], [False, False, False, False, True]),
-        ([START, 1, END, 1, 1, START, 1, 1, 1], [], [False]),  # one thought an answer
+        ([START, 1, END, 1, 1, START, 1], [1, 1], [False, True, True]),  # all thoughts count together
+        ([START, 1, 1, 1, END, 1, START], [], [True]),  # nothing is left for another one
+        ([START, 1, 1, 1, END, 1], [1, START], [False, False, True]),
     ],
 )
 def test_a_thought_that_the_model_opens(output: list[int], draft: list[int], due: list[bool]) -> None:
     assert _due(output, draft, ThinkingBudget(3, START, END)) == due
 
 
+def test_a_thought_after_the_one_that_the_prompt_opens_counts_too() -> None:
+    budget = ThinkingBudget(3, START, END, is_open=True)
+    assert _due([1, 1, END, 1, START], [1, 1], budget) == [False, True, True]
+
+
 def test_a_budget_of_nothing_ends_the_thought_at_once() -> None:
-    assert _due([], [], ThinkingBudget(0, None, END)) == [True]
+    assert _due([], [], ThinkingBudget(0, None, END, is_open=True)) == [True]
 
 
 @pytest.mark.parametrize("is_masked", [True, False])
 def test_a_mark_that_the_grammar_does_not_take_yet_is_not_forced(is_masked: bool) -> None:
     """Within a character of several tokens: what ended it there would match no grammar of what follows."""
-    request = make_request("r", [1], thinking=ThinkingBudget(2, None, END))
+    request = make_request("r", [1], thinking=ThinkingBudget(2, None, END, is_open=True))
     sequence = Sequence(request, seed=0, tokens=[1, 1, 1, 1], num_prompt=1)
     logits = torch.zeros((1, 10))
     logits[0, [START, END] if is_masked else [START]] = -torch.inf  # as a mask leaves them
