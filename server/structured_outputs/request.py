@@ -33,6 +33,8 @@ _OWN_FIELDS = (
     "structural_tag",
 )
 _JSON_OBJECT = {"type": "object"}
+_SAME_KINDS = {"json_object": "json", "json_schema": "json", "ebnf": "grammar", "response_format": "structural_tag"}
+_TAG_FIELDS = ("type", "structures", "triggers", "format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,28 @@ def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
         _check_known(body)
         return None
     path, *others = given
-    if others:
-        raise InvalidRequest(
-            f"{path} and {others[0]} both constrain the answer; give only one of them", param=others[0]
-        )
+    for other in others:
+        if _meaning(other, given[other]) != _meaning(path, given[path]):  # guidance says the same in two fields
+            raise InvalidRequest(
+                f"{path} and {other} constrain the answer in different ways; give only one of them", param=other
+            )
     return _constraint(path, given[path], body)
+
+
+def _meaning(path: str, value: Any) -> tuple[str, Any]:
+    """Return the kind of a constraint field and its value, which are equal for fields that say the same."""
+    kind = path.split(".")[-1].removeprefix("guided_")
+    if isinstance(value, ResponseFormat):
+        if value.type == "json_schema":
+            kind, value = "json", None if value.json_schema is None else value.json_schema.schema_
+        elif value.type == "json_object":
+            kind, value = "json", _JSON_OBJECT
+        else:
+            value = value.model_dump(include=set(_TAG_FIELDS), exclude_none=True)
+    kind = _SAME_KINDS.get(kind, kind)
+    if kind in ("json", "structural_tag") and isinstance(value, str):
+        value = decode_field(value, path)
+    return kind, value
 
 
 def _validated(fields: Mapping[str, Any]) -> StructuredFields:

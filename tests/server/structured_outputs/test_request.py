@@ -1,5 +1,6 @@
 """constraint_of: the fields of a request, and what is wrong with them."""
 
+import json
 from typing import Any
 
 import pytest
@@ -196,8 +197,35 @@ def test_what_cannot_be_followed_is_refused(fields: dict[str, Any], param: str) 
         ),
     ],
 )
-def test_two_at_once_are_refused_by_name(fields: dict[str, Any], names: tuple[str, str]) -> None:
+def test_two_that_differ_are_refused_by_name(fields: dict[str, Any], names: tuple[str, str]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         constraint_of(fields)
 
     assert all(name in str(caught.value) for name in names)
+
+
+_SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"guided_grammar": "start: /a/", **_structured(grammar="start: /a/")}, "structured_outputs.grammar"),
+        ({"ebnf": "start: /a/", "guided_grammar": "start: /a/"}, "guided_grammar"),
+        ({"guided_regex": "a+", "regex": "a+"}, "guided_regex"),
+        ({"guided_choice": ["a", "b"], **_structured(choice=["a", "b"])}, "structured_outputs.choice"),
+        ({"guided_json": json.dumps(_SCHEMA), **_structured(json=_SCHEMA)}, "structured_outputs.json"),
+        (
+            {
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA}},
+                "guided_json": _SCHEMA,
+            },
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_object"}, **_structured(json_object=True)}, "response_format"),
+    ],
+)
+def test_two_that_say_the_same_are_one(fields: dict[str, Any], path: str) -> None:
+    constraint = constraint_of(fields)
+    assert constraint is not None
+    assert (constraint.param, constraint.ignored) == (path, [])
