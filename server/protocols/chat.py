@@ -72,6 +72,7 @@ class ChatFormatter:
         self._reports = Reports(body, "chatcmpl", model)
         self._include_reasoning = body.include_reasoning is not False
         self._is_legacy = bool(body.functions)  # the answer has function_call in place of tool_calls
+        self._may_call = bool(body.tools or body.functions)
 
     async def collect(self, generation: Generation) -> ChatCompletion:
         answers = [_Answer() for _ in range(len(generation.choices))]
@@ -103,48 +104,64 @@ class ChatFormatter:
         return choice
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        is_first = True
+        started: set[int] = set()  # choices whose role is sent
         calling: set[int] = set()  # choices with calls
         unsent_ids: dict[int, list[int]] = {}  # token ids of each choice, if requested
+        unsent_scores: dict[int, list[ScoredToken]] = {}  # log probabilities of tokens without a chunk
         async for delta in generation:
             index = delta.index
-            if is_first:
-                is_first = False
-                prompt_ids = {"prompt_token_ids": generation.params.prompts[0].ids} if self._has_ids else {}
-                for each in range(len(generation.choices)):
-                    choice = ChatChunkChoice(each, ChatDelta("assistant", "", None))
-                    yield self._chunk([choice], {**self._reports.of_chunk(generation), **prompt_ids})
-                    prompt_ids = {}
+            deltas = list(self._deltas(delta))
+            is_visible = bool(deltas) or delta.num_prompt_computed is not None or delta.finish is not None
+            if index not in started and is_visible:
+                starting = [index] if self._may_call else range(len(generation.choices))
+                for each in starting:
+                    yield self._first_chunk(each, deltas, generation, has_prompt_ids=not started)
+                    started.add(each)
             if delta.num_prompt_computed is not None:
                 yield self._chunk([ChatChunkChoice(index, ChatDelta())], self._reports.of_progress(generation, delta))
             if self._has_ids:
                 unsent_ids.setdefault(index, []).extend(delta.token_ids)
-            logprobs = self._logprobs(delta.tokens)
-            for chat_delta in self._deltas(delta):
+            unsent_scores.setdefault(index, []).extend(delta.tokens)
+            for chat_delta in deltas:
                 if chat_delta.tool_calls is not UNSET or chat_delta.function_call is not UNSET:
                     calling.add(index)
+                logprobs = self._logprobs(unsent_scores.pop(index, []))  # once per token
                 choice = ChatChunkChoice(index, chat_delta, logprobs, token_ids=unsent_ids.pop(index, UNSET))
                 yield self._chunk([choice], self._reports.of_chunk(generation))
-                logprobs = self._logprobs([])  # once per token
             if (finish := delta.finish) is not None:
                 reason = self._finish_reason(finish, has_calls=index in calling)
-                choice = ChatChunkChoice(index, ChatDelta(), None, reason, finish.stop_reason)
+                scores = unsent_scores.pop(index, [])
+                logprobs = self._logprobs(scores) if scores else None
+                choice = ChatChunkChoice(index, ChatDelta(), logprobs, reason, finish.stop_reason)
                 choice.token_ids = unsent_ids.pop(index, UNSET)
                 yield self._chunk([choice], self._reports.of_chunk(generation))
         if self._reports.has_usage_chunk:
             yield self._chunk([], self._reports.of_answer(generation))
 
+    def _first_chunk(
+        self, index: int, deltas: list[ChatDelta], generation: Generation, *, has_prompt_ids: bool
+    ) -> bytes:
+        """Return the chunk with the role of a choice. deltas: its first ones; if tools may be called, the content is
+        null unless the choice begins with content."""
+        content = "" if not self._may_call or (deltas and deltas[0].content is not UNSET) else None
+        reports = self._reports.of_chunk(generation)
+        if self._has_ids and has_prompt_ids:
+            reports = {**reports, "prompt_token_ids": generation.params.prompts[0].ids}
+        return self._chunk([ChatChunkChoice(index, ChatDelta("assistant", content, None))], reports)
+
     def _deltas(self, delta: ChoiceDelta) -> Iterable[ChatDelta]:
-        """Yield the API's deltas for one delta of the choice, in order. Tokens without text get a delta with empty
-        content, which carries their logprobs."""
+        """Yield the API's deltas for one delta of the choice, in order.
+
+        Counted tokens without text get a delta with empty content, so that a stream has something for each step, unless
+        they may belong to a call.
+        """
         if delta.text:
             yield ChatDelta(content=delta.text)
         for piece in delta.pieces:
             chat_delta = self._of_piece(piece)
             if chat_delta is not None:
                 yield chat_delta
-        has_tokens = delta.tokens or (self._has_ids and delta.token_ids)
-        if has_tokens and not delta.text and not delta.pieces:
+        if delta.token_ids and not delta.text and not delta.pieces and not self._may_call and delta.finish is None:
             yield ChatDelta(content="")
 
     def _of_piece(self, piece: ChoicePiece) -> ChatDelta | None:

@@ -68,7 +68,8 @@ class CompletionFormatter:
         async for delta in generation:
             if delta.num_prompt_computed is not None:
                 yield self._chunk([TextChoice(delta.index, "")], self._reports.of_progress(generation, delta))
-            if delta.text or delta.tokens or (self._has_ids and delta.token_ids):
+            has_tokens = delta.token_ids and (delta.finish is None or self._has_ids)  # the last chunk stands for others
+            if delta.text or delta.tokens or has_tokens:
                 choice = TextChoice(delta.index, delta.text, self._logprobs(delta.tokens))
                 if self._has_ids:
                     choice.token_ids = delta.token_ids

@@ -146,7 +146,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
 
 class ChatDelta(msgspec.Struct):
     role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET  # None in the first delta of an answer that begins otherwise
     refusal: UnsetType | None = UNSET
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET

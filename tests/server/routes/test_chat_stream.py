@@ -6,13 +6,14 @@ import pytest
 
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
+from tests.helpers.fake_client import IM_END, FakeClient, Step, http, make_app, says, says_ids
 from tests.helpers.sse import contents, events
 
 pytestmark = pytest.mark.fast
 
 CHAT_URL = "/v1/chat/completions"
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+USAGE = {"include_usage": True, "continuous_usage_stats": True}
 STREAM = {**CHAT, "stream": True}
 
 
@@ -142,3 +143,14 @@ async def test_characters_at_which_clients_split_lines_are_escaped() -> None:
         lines = [line async for line in response.aiter_lines() if line]
     assert all(line.startswith("data: ") for line in lines)
     assert contents(events("".join(f"{line}\n\n" for line in lines))) == text
+
+
+@pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/completions"])
+async def test_each_counted_token_has_a_chunk_even_without_text(url: str) -> None:
+    client = FakeClient(says_ids([104, IM_END, IM_END, 105, IM_END], finish=FinishReason.LENGTH))
+    body = {"stream": True, "ignore_eos": True, "stream_options": USAGE}
+    body |= {"prompt": "a"} if url.endswith("/v1/completions") else CHAT
+    async with http(make_app(client)) as api:
+        chunks = events((await api.post(url, json=body)).text)[:-1]
+    counted = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk["choices"]]
+    assert set(counted) - {0} == {1, 2, 3, 4, 5}

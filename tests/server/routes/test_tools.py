@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 
 from engine.protocol import FinishReason
 from tests.helpers.chat_templates import TOOL_TEMPLATE, TWO_CALLS
-from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, prompt_text, says
+from tests.helpers.fake_client import IM_END, FakeClient, engine_info, http, make_app, prompt_text, says
 from tests.helpers.sse import events
 
 pytestmark = pytest.mark.fast
@@ -262,3 +262,28 @@ async def test_the_official_client_reads_a_streamed_call() -> None:
             received = [event async for event in stream]
     done = [event for event in received if event.type == "tool_calls.function.arguments.done"]
     assert [(event.name, json.loads(event.arguments)) for event in done] == [("plus", {"a": 1}), ("now", {})]
+
+
+@pytest.mark.parametrize("per_step", [1, 7, 500])
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"return_token_ids": True}])
+async def test_a_stream_of_calls_alone_has_no_content(per_step: int, fields: dict[str, Any]) -> None:
+    client = FakeClient(says(TWO_CALLS, per_step=per_step, finish=FinishReason.STOP))
+    chunks = events((await _chat(client, stream=True, **fields)).text)[:-1]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert choices[0]["delta"] == {"role": "assistant", "content": None, "refusal": None}
+    *calls, last = choices[1:]
+    assert all(choice["delta"].keys() == {"tool_calls"} for choice in calls)
+    assert (last["delta"], last["finish_reason"]) == ({}, "tool_calls")
+    if "logprobs" in fields:  # none is lost: they come with what their tokens became
+        scored = [each["token"] for choice in choices if choice["logprobs"] for each in choice["logprobs"]["content"]]
+        assert "".join(scored) == f"{TWO_CALLS}<|im_end|>"
+    if "return_token_ids" in fields:
+        ids = [token_id for choice in choices for token_id in choice.get("token_ids", [])]
+        assert ids == [*TWO_CALLS.encode(), IM_END]
+
+
+async def test_a_stream_with_tools_that_begins_with_text_begins_with_empty_content() -> None:
+    response = await _chat(FakeClient(says(f"Let me see.\n{TWO_CALLS}")), stream=True)
+    first, second, *_ = [choice["delta"] for chunk in events(response.text)[:-1] for choice in chunk["choices"]]
+    assert first == {"role": "assistant", "content": "", "refusal": None}
+    assert second == {"content": "L"}
