@@ -53,6 +53,10 @@ class BudgetSpent(RateLimited):
     """The API key has used its token budget for the day or month."""
 
 
+class ModelFailed(EngineUnavailable):
+    """The model has never been loaded, since loading it failed."""
+
+
 class ModelNotFound(HeadraceError):
     """The requested model is not served here."""
 
@@ -198,6 +202,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     TooManyConnections: _Kind(503, "server_error", "too_many_connections"),
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
     ModelNotLoaded: _Kind(503, "server_error", "model_not_loaded"),
+    ModelFailed: _Kind(503, "server_error", "model_failed"),
     EngineDied: _Kind(503, "server_error", "engine_died"),
     EngineStopped: _Kind(503, "server_error", "server_stopping"),
     QueueTimeout: _Kind(503, "server_error", "queue_timeout"),
@@ -256,6 +261,8 @@ def _headers(error: Exception) -> dict[str, str]:
             return _rate_limit_headers(error)
         case ModelNotLoaded():
             return {"retry-after": _seconds(error.retry_after_s)}
+        case ModelFailed():
+            return {"x-should-retry": "false"}  # what is wrong stays wrong
         case EngineUnavailable() | TooManyWatchers():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case TooManyConnections():
@@ -284,9 +291,6 @@ def _seconds(seconds: float) -> str:
 
 
 def _describe_http(error: HTTPException) -> ErrorReply:
-    """Return the reply for an HTTPException of the router."""
-    message, code = {
-        404: ("there is nothing at this path; /docs lists all paths", "not_found"),
-        405: ("this path does not support this method", "method_not_allowed"),
-    }.get(error.status_code, (str(error.detail), None))
-    return ErrorReply(error.status_code, message, _INVALID, None, code, dict(error.headers or {}))
+    """Return the reply for an HTTPException of the router, whose detail says what was asked for."""
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    return ErrorReply(error.status_code, str(error.detail), _INVALID, None, code, dict(error.headers or {}))

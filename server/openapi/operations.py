@@ -10,6 +10,7 @@ from server.errors import (
     AlreadyStopping,
     EventsDropped,
     InsufficientPermissions,
+    ModelFailed,
     ModelNotFound,
     ModelNotLoaded,
     RequestNotKnown,
@@ -29,7 +30,7 @@ from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, Oll
 from server.schemas.usage import UsageReport
 
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
-_MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)
+_MODEL = (ModelNotFound, ModelNotLoaded, ModelFailed, EngineUnavailable, EngineStopped)
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
 
 _stored = partial(Operation, errors=STORED_ERRORS)
@@ -42,6 +43,11 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
         query=[Query("starting_after", {"type": "integer", "minimum": 0}, "Number of the last event received.")],
     ),
     "DELETE /v1/streams/{stream_id}": Operation(answers={JSON: plain.Deleted}, errors=(StreamNotFound,)),
+    "GET /tokenizer_info": Operation(
+        answers={JSON: plain.TokenizerConfiguration},
+        errors=_MODEL,
+        query=[Query("model", {"type": "string"}, "Name of the model; the first by default.")],
+    ),
     "GET /v1/responses/{response_id}": Operation(
         answers={JSON: ResponseObject, EVENTS: StreamEvent},
         errors=(*STORED_ERRORS, EventsDropped),

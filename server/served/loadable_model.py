@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from engine.errors import EngineUnavailable
+from server.errors import ModelFailed
 from server.served.pending_requests import OperatorRequest, Waiter
 
 PROTECTED_S = 300.0  # for which batches may not displace a model that a client used; or its idle_s
@@ -103,8 +104,10 @@ class LoadableModel:
 
     def failure(self, now_s: float) -> EngineUnavailable:
         """Return the error for requests to the failed model. It omits the reason, which may name files."""
+        if self.measured_bytes is None:
+            return ModelFailed("the model could not be loaded; the server's log has the reason")
         left_s = max(_MIN_RETRY_S, self.failed_s + _RETRY_FAILED_S - now_s)
-        return EngineUnavailable(f"the model could not be loaded, or has failed; try again in {math.ceil(left_s)} s")
+        return EngineUnavailable(f"the model has failed; try again in {math.ceil(left_s)} s")
 
     def clear_failure(self, now_s: float) -> None:
         """Allow the failed model to be loaded again. Raises EngineUnavailable if it failed less than 10 s ago."""

@@ -131,7 +131,10 @@ class ServedModel:
     @property
     def capabilities(self) -> list[str]:
         """Names of the features that requests can use, as far as known. Features of the chat template are known once it
-        is read; with several models, all other features are known before the model is loaded."""
+        is read; with several models, all other features are known before the model is loaded. A failed model has
+        none."""
+        if self.loadable is not None and self.state is ModelState.FAILED:
+            return []
         if self.info is not None and self.info.pooling is not None:
             return self.info.pooling.capabilities
         task = self._shared.text_model

@@ -94,7 +94,7 @@ class SeveralEngines:
                 error = OptionError if each.is_option else StartupError
                 raise error(f"{entry.name}: {each.failure}")
         self._entries = tuple(
-            entry if each.has_kv_cache else _without_generation(entry)
+            entry if each.has_kv_cache else _with_its_length(_without_generation(entry), each.longest)
             for entry, each in zip(entries, weighed, strict=True)
         )
         self._add_adapters()
@@ -189,6 +189,21 @@ def _without_generation(entry: ModelEntry) -> ModelEntry:
     defaults = EngineConfig()
     changes: dict[str, Any] = {name: getattr(defaults, name) for name in shared}
     return dataclasses.replace(entry, engine=dataclasses.replace(entry.engine, **changes))
+
+
+def _with_its_length(entry: ModelEntry, longest: int) -> ModelEntry:
+    """Return a pooling model's entry with a shared --max-model-len lowered to what the model takes. longest: this
+    limit, in tokens. Raises OptionError if the entry itself asks for more."""
+    limit = entry.engine.max_model_len
+    if limit is None or limit <= longest:
+        return entry
+    if "max_model_len" in entry.own_options:
+        raise OptionError(
+            f"{entry.name}: max_model_len is {limit:,}; this model takes texts of up to {longest:,} tokens; lower it, "
+            "or leave it out"
+        )
+    logger.info("%s takes texts of up to %d tokens, fewer than --max-model-len %d", entry.name, longest, limit)
+    return dataclasses.replace(entry, engine=dataclasses.replace(entry.engine, max_model_len=longest))
 
 
 async def _weigh(configs: Sequence[EngineConfig], show: Callable[[Loading], None]) -> list[Weighed]:

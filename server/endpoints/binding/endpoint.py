@@ -19,7 +19,7 @@ from engine.protocol import PoolingTask
 from server.context import ServerContext
 from server.endpoints.binding.suitability import SuitablePaths
 from server.endpoints.binding.work import Work
-from server.errors import AnswerTimeout, BudgetSpent, ModelNotFound, ModelNotLoaded, TokensLimited
+from server.errors import AnswerTimeout, BudgetSpent, ModelFailed, ModelNotFound, ModelNotLoaded, TokensLimited
 from server.keys.caller import current_caller
 from server.openapi.operation import RESUMING_ERRORS, Operation
 from server.pooling.checks import pooling_info
@@ -38,14 +38,14 @@ class Capability(enum.Enum):
     TOKENIZES = enum.auto()  # any model: only the tokenizer and the chat template are used
 
 
-_ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
+_ENGINE = (EngineUnavailable, ModelNotLoaded, ModelFailed, EngineDied, EngineStopped)
 _LIMITS = (QueueFull, QueueTimeout, TokensLimited, BudgetSpent, RequestFailed, AnswerTimeout)
 
 # Errors of every endpoint with the capability, in addition to those of every route with a body.
 ERRORS: Mapping[Capability, Sequence[type[Exception]]] = {
     Capability.GENERATES: (ModelNotFound, WaitTooLong, *_LIMITS, *_ENGINE),
     Capability.POOLS: (ModelNotFound, *_LIMITS, *_ENGINE),
-    Capability.TOKENIZES: (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped),
+    Capability.TOKENIZES: (ModelNotFound, ModelNotLoaded, ModelFailed, EngineUnavailable, EngineStopped),
 }
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from engine.errors import EngineStopped, EngineUnavailable, QueueFull
-from server.errors import ModelNotLoaded
+from server.errors import ModelFailed, ModelNotLoaded
 from server.served.loadable_model import ModelState
 from tests.helpers.loading_policy import PolicyServer, loadable, three
 
@@ -126,7 +126,9 @@ def test_a_failure_is_reported_immediately_and_tried_again_later() -> None:
     server.loader.loading.remove("a")
     server.policy.on_failed("a", "no such file")
     assert isinstance(waiter.error, EngineUnavailable)
-    with pytest.raises(EngineUnavailable, match=r"^the model could not be loaded, or has failed; try again in 10 s$"):
+    assert isinstance(waiter.error, ModelFailed)
+    assert "try again" not in str(waiter.error)
+    with pytest.raises(ModelFailed, match=r"^the model could not be loaded; the server.s log has the reason"):
         server.acquire("a")
     server.now_s += 10
     again = server.acquire("a")

@@ -80,7 +80,7 @@ async def test_one_that_fails_takes_nothing_with_it_and_is_tried_again() -> None
         health, cards = await api.get("/health"), await api.get("/v1/models")
     assert "it was killed" not in cards.text  # it may have paths; the log and operators have it
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
-    assert "could not be loaded, or has failed" in refused.json()["error"]["message"]
+    assert "the model has failed; try again in" in refused.json()["error"]["message"]
     assert "it was killed" not in refused.text
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     assert await ask(several, "beta") == "beta"
@@ -106,8 +106,13 @@ async def test_an_error_of_the_servers_own_leaves_no_model_loading() -> None:
         several.engine("alpha").failure = KeyError("weights")
         several.engine("alpha").may_load.set()
         refused = await asked
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+        (card,) = (await api.get("/v1/models")).json()["data"]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
+    assert "retry-after" not in refused.headers
+    assert refused.headers["x-should-retry"] == "false"
     assert several.loader.model("alpha").state is ModelState.FAILED
+    assert card["status"] == {"value": "failed"}
+    assert "capabilities" not in card["headrace"]
     assert several.engine("alpha").has_stopped
 
 

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 
 from engine.command_io.weighing import Weighed
@@ -128,6 +129,23 @@ async def test_options_of_all_that_need_generated_text_do_not_apply_to_a_model_t
     assert second == EngineConfig(model="b", max_num_seqs=8)
     assert third.generating_options() == ["enable_lora"]  # its own, which its engine refuses
     await engines.stop()
+
+
+async def test_a_context_that_a_pooling_model_does_not_take_is_lowered_and_said(
+    machine: _Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    pooling = msgspec.structs.replace(machine.weighed, has_kv_cache=False, longest=512)
+    machine.failures |= {"b": pooling}
+    entries = [ModelEntry((name,), EngineConfig(model=name, max_model_len=8192)) for name in "ab"]
+    engines = _engines(*entries)
+    with caplog.at_level("INFO"):
+        await engines.wait_loaded()
+    assert [config.max_model_len for config in machine.configs] == [8192, 512]
+    assert "b takes texts of up to 512 tokens, fewer than --max-model-len 8192" in caplog.text
+    await engines.stop()
+    own = dataclasses.replace(entries[1], own_options=frozenset(["max_model_len"]))
+    with pytest.raises(OptionError, match=r"^b: max_model_len is 8,192; this model takes texts of up to 512 tokens"):
+        await _engines(entries[0], own).wait_loaded()
 
 
 def _chat_and_embedding(machine: _Machine, *modules: str) -> SeveralEngines:
