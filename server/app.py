@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -37,8 +39,10 @@ from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
 from server.openapi.responses import RATE_HEADERS
+from server.paths import route_path
 from server.routes.docs import description_of
 from server.runs.registry import Runs
+from server.schemas.base import quote
 from server.served.model import ServedModel
 from server.served.models import ServedModels
 from server.store.database import memory_database
@@ -186,5 +190,20 @@ def _middleware(context: ServerContext) -> list[Middleware]:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = HTTPException(error.status_code, _explain(request, error), error.headers)
     request_id = request.state.request_id
     return error_response(reply_to(error, request_id), request_id, request.scope)
+
+
+def _explain(request: Request, error: HTTPException) -> str:
+    """Return the message for a path or method that the router does not know, with the nearest one that it does."""
+    path, method = route_path(request.scope), request.method
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("allow", (error.headers or {}).get("Allow", "others"))
+        return f"{quote(path)} does not support this method, {method[:20]}; it takes {allowed}; /docs lists all paths"
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        near = get_close_matches(path, _KNOWN_PATHS, n=1, cutoff=0.8)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"there is nothing at this path, {quote(path)} ({method[:20]}); {hint}/docs lists all paths"
+    return str(error.detail)

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from engine.errors import InvalidRequest
 from server.chat.openai_fields import chat_of
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork
@@ -21,6 +22,10 @@ TokenizeRequest = TokenizeTextRequest | TokenizeChatRequest
 
 
 def _tokenize_body(raw: dict[str, Any]) -> TokenizeRequest:
+    if "messages" not in raw and "prompt" not in raw:
+        raise InvalidRequest(
+            "prompt and messages are missing; give a text in prompt, or a conversation in messages", param="prompt"
+        )
     return validate(TokenizeChatRequest, raw) if "messages" in raw else validate(TokenizeTextRequest, raw)
 
 

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.http.body import Context, json_response
+from server.http.error_forms import add_refusals
 from server.http.query import ignored_query, page_query, query_bool, query_int
 from server.http.resume import stream_run
 from server.schemas.base import quote
@@ -17,6 +18,9 @@ from server.state.history import used_items
 from server.state.records import RESPONSE, RUNNING, find_response, item_list, no_response, shown_response
 
 router = APIRouter(tags=["Responses"])
+add_refusals(
+    router, {("GET", "/v1/responses"): "responses do not come over WebSockets; POST to this path, with stream: true"}
+)
 
 
 @router.post("/v1/responses/compact", include_in_schema=False)

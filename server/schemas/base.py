@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.wording import quote as quote
 
+TEXT_ONLY = "this server takes only text; leave it out"  # the refusal of images and other media in every protocol
 UNSUPPORTED = "unsupported"  # type of the PydanticCustomError for known values that are not supported
 
 Location = tuple[int | str, ...]  # keys and indices of a value

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel, extra_at
+from server.schemas.base import INT32, MAX_MESSAGES, TEXT_ONLY, UNSUPPORTED, StrictModel, extra_at
 from server.schemas.sampling import GenerationRequest, OutputLimit, check_logprobs
 from server.schemas.tools import (
     MAX_TOOLS,
@@ -27,7 +27,7 @@ _NEED_CONTENT = frozenset({"developer", "system", "user", "tool", "function"})  
 
 def _known_type(value: Any) -> Any:
     if isinstance(value, str) and value in _OTHER_PARTS:
-        raise PydanticCustomError(UNSUPPORTED, "this server takes only text parts")
+        raise PydanticCustomError(UNSUPPORTED, TEXT_ONLY)
     return value
 
 

@@ -47,7 +47,6 @@ class InfillRequest(GenerationRequest):
     n_predict: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     n_indent: Annotated[int, Field(ge=0, le=INT32)] | None = None
     t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     return_tokens: bool | None = None
     response_fields: list[str] | None = None
     # Without an effect, and therefore listed as ignored:
@@ -89,11 +88,6 @@ class InfillRequest(GenerationRequest):
                 f"max_tokens is {self.max_tokens} and n_predict is {self.n_predict}; give one of them",
                 param="n_predict",
             )
-        if self.repeat_penalty is not None and self.repetition_penalty is not None:
-            raise InvalidRequest(
-                "repeat_penalty and repetition_penalty are two names of one field; give one of them",
-                param="repeat_penalty",
-            )
         is_effective = {
             "cache_prompt": self.cache_prompt is not False,
             "id_slot": self.id_slot in (None, -1),
@@ -106,11 +100,9 @@ class InfillRequest(GenerationRequest):
         return [name for name, honored in is_effective.items() if not honored]
 
     def sampling(self, info: EngineInfo, **given: Any) -> SamplingParams:
-        """Return the engine's sampling parameters, with llama-server's repeat_penalty and random seeds converted."""
+        """Return the engine's sampling parameters, with llama-server's random seeds converted."""
         own = self.model_copy(
             update={
-                "repeat_penalty": None,
-                "repetition_penalty": self.repeat_penalty or self.repetition_penalty,
                 "seed": None if self.seed in _RANDOM_SEEDS else self.seed,
             }
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel
+from server.schemas.base import INT32, MAX_MESSAGES, TEXT_ONLY, UNSUPPORTED, StrictModel
 
 # Tools that Anthropic defines, by a name and the date of a version; only its own models know their inputs.
 _DEFINED_TOOL = re.compile(r"\w+_20\d{6}")
@@ -29,9 +29,7 @@ class TextBlock(_Block):
 
 def _text_block(value: Any) -> Any:
     if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
-        raise PydanticCustomError(
-            UNSUPPORTED, "blocks of type {kind} are not supported here; give text", {"kind": kind}
-        )
+        raise PydanticCustomError(UNSUPPORTED, "its type is {kind}: {why}", {"kind": kind[:60], "why": TEXT_ONLY})
     return value
 
 
@@ -94,6 +92,8 @@ def _block(value: Any) -> ContentBlock:
     kind = value.get("type") if isinstance(value, dict) else None
     if not isinstance(kind, str):
         raise PydanticCustomError("block", "it must be an object with a type")
+    if kind in ("image", "document"):
+        raise PydanticCustomError(UNSUPPORTED, "its type is {kind}: {why}", {"kind": kind, "why": TEXT_ONLY})
     if kind not in _BLOCKS:
         raise PydanticCustomError(
             UNSUPPORTED,

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel, quote
+from server.schemas.base import MAX_MESSAGES, TEXT_ONLY, UNSUPPORTED, StrictModel, quote
 
 _MAX_DURATION = 32  # characters of a keep_alive
 
@@ -14,7 +14,7 @@ _MAX_DURATION = 32  # characters of a keep_alive
 def _no_images(images: Any) -> Any:
     if images is None or images == []:
         return None
-    raise PydanticCustomError(UNSUPPORTED, "this server takes only text")
+    raise PydanticCustomError(UNSUPPORTED, TEXT_ONLY)
 
 
 def _format(value: Any) -> Any:

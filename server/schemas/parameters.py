@@ -176,7 +176,7 @@ def ignored_parameters(
     Raises UnsupportedParameter for a field that would change the answer, and InvalidRequest for a field of a wrong type
     and, if `strict`, for an unknown field.
     """
-    ignored = []
+    ignored, unknown = [], []
     for name, value in extra.items():
         key = _INDEX.sub("", name)
         if key in table.unsupported:
@@ -189,20 +189,25 @@ def ignored_parameters(
             if not (value is None or _is_among(value, table.ignored[key])):
                 ignored.append(name)
         else:
-            if strict:
-                refuse_unknown([name])
+            unknown.append(name)
             ignored.append(name)
+    if strict:
+        refuse_unknown(unknown)
     return ignored
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
     """Raise InvalidRequest if there is an unknown field, which --strict-parameters does not allow."""
-    for name in names:
-        raise InvalidRequest(
-            f"{name} is not a parameter of this endpoint, and the server was started with --strict-parameters",
-            param=name,
-            code="unknown_parameter",
-        )
+    if not (unknown := [*names]):
+        return
+    listed = ", ".join(quote(name) for name in unknown[:_MAX_LISTED]) + (", ..." if len(unknown) > _MAX_LISTED else "")
+    are = "is not a parameter" if len(unknown) == 1 else "are not parameters"
+    raise InvalidRequest(
+        f"{listed} {are} of this endpoint, and the server was started with --strict-parameters; leave "
+        f"{'it' if len(unknown) == 1 else 'them'} out, or start the server without that option",
+        param=unknown[0],
+        code="unknown_parameter",
+    )
 
 
 def _is_among(value: Any, values: tuple[object, ...]) -> bool:

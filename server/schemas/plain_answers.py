@@ -14,6 +14,27 @@ class Tokenized(msgspec.Struct):
     token_strs: list[str] | None
 
 
+class AddedTokenInfo(msgspec.Struct):
+    content: str
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
+class TokenizerConfiguration(msgspec.Struct):
+    tokenizer_class: str
+    add_bos_token: bool
+    model_max_length: int
+    chat_template: str | None
+    added_tokens_decoder: dict[str, AddedTokenInfo]  # by token id
+    bos_token: str | UnsetType = UNSET  # absent if the checkpoint has none, as are the next three
+    eos_token: str | UnsetType = UNSET
+    pad_token: str | UnsetType = UNSET
+    unk_token: str | UnsetType = UNSET
+
+
 class Detokenized(msgspec.Struct):
     prompt: str
 

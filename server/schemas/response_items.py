@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel, by_type
+from server.schemas.base import TEXT_ONLY, StrictModel, by_type
 
-_TEXT_ONLY = "this server takes only text"
 _OTHER_PARTS = ("input_image", "input_file", "input_audio", "computer_screenshot", "image_url", "file", "audio")
 
 # Calls that other servers make themselves, and their results, which are listed as ignored
@@ -79,7 +78,7 @@ class ThoughtPart(StrictModel):
 
 _read_part = by_type(
     {"input_text": TextContentPart, "output_text": TextContentPart, "text": TextContentPart, "refusal": RefusalPart},
-    refused=dict.fromkeys(_OTHER_PARTS, _TEXT_ONLY),
+    refused=dict.fromkeys(_OTHER_PARTS, TEXT_ONLY),
 )
 Part = Annotated[TextContentPart | RefusalPart, BeforeValidator(_read_part)]
 

@@ -29,10 +29,16 @@ def _listed(value: Any) -> Any:
     """Convert a single stop string to a list."""
     if isinstance(value, str):
         value = [value]
-    if value is not None and not (isinstance(value, list) and all(isinstance(stop, str) for stop in value)):
+    if value is not None and not isinstance(value, list):
         raise PydanticCustomError("stop", "it must be a string or a list of strings")
-    if value and not all(0 < len(stop) <= _MAX_STOP_LENGTH for stop in value):
-        raise PydanticCustomError("stop", f"each stop string must have 1 to {_MAX_STOP_LENGTH} characters")
+    for index, stop in enumerate(value or []):
+        if not isinstance(stop, str):
+            problem = f"its item {index} is {quote(stop)}, which is not a string"
+        elif not 0 < len(stop) <= _MAX_STOP_LENGTH:
+            problem = f"its item {index} has {len(stop)} characters; each must have 1 to {_MAX_STOP_LENGTH}"
+        else:
+            continue
+        raise PydanticCustomError("stop", "{problem}", {"problem": problem})
     return value
 
 
@@ -70,6 +76,7 @@ class GenerationRequest(SamplerStepFields):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None  # llama-server's name of repetition_penalty
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Annotated[
@@ -140,6 +147,11 @@ class GenerationRequest(SamplerStepFields):
         answer. Such an answer often repeats the prompt, so the checkpoint's repetition_penalty is not applied. Raises
         InvalidRequest for invalid values.
         """
+        if self.repeat_penalty is not None and self.repetition_penalty not in (None, self.repeat_penalty):
+            raise InvalidRequest(
+                "repeat_penalty and repetition_penalty are two names of one field; give one of them",
+                param="repeat_penalty",
+            )
         mirostat = self.mirostat_params()
         default = info.generation_defaults
         if mirostat is not None:  # instead of the checkpoint's limits
@@ -160,7 +172,9 @@ class GenerationRequest(SamplerStepFields):
             mirostat=mirostat,
             presence_penalty=_first(self.presence_penalty, default.get("presence_penalty"), 0.0),
             frequency_penalty=_first(self.frequency_penalty, default.get("frequency_penalty"), 0.0),
-            repetition_penalty=_first(self.repetition_penalty, default.get("repetition_penalty"), 1.0),
+            repetition_penalty=_first(
+                self.repetition_penalty, self.repeat_penalty, default.get("repetition_penalty"), 1.0
+            ),
             dry=self.dry(tokens),
             logit_bias=_token_biases(self.logit_bias or {}, info.vocab_size),
             bad_words=tokens.bad_words,

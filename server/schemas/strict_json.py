@@ -86,7 +86,8 @@ def _explain(data: bytes, error: ValueError, what: str) -> InvalidRequest:
             if (problem := _problem(token)) is not None:
                 where = path_text(path)
                 return InvalidRequest(f"{what} is not valid JSON: {where or what} {problem}", param=where or None)
-    return InvalidRequest(f"{what} is not valid JSON: {error}")
+    reason = str(error).removeprefix("JSON is malformed: ")
+    return InvalidRequest(f"{what} is not valid JSON: {reason}")
 
 
 def _explain_utf8(data: bytes, fault: UnicodeDecodeError, what: str) -> InvalidRequest:

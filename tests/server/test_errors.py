@@ -63,8 +63,9 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("seed", 2**63, "at most"),
     ("seed", 1.5, "it must be an integer"),
     ("stop", 5, "a string or a list of strings"),
-    ("stop", ["a", 5], "a string or a list of strings"),
-    ("stop", "", "1 to 1024 characters"),
+    ("stop", ["a", 5], "its item 1 is 5, which is not a string"),
+    ("stop", "", "its item 0 has 0 characters; each must have 1 to 1024"),
+    ("stop", ["a", "b" * 1025], "its item 1 has 1025 characters; each must have 1 to 1024"),
     ("stop", ["x"] * 65, "at most 64"),
     ("stop_token_ids", [VOCAB_SIZE], f"at most {VOCAB_SIZE - 1}"),
     ("stop_token_ids", [-1], "at least 0"),
@@ -341,9 +342,11 @@ async def test_a_full_queue_is_429_with_retry_after() -> None:
 
 async def test_unknown_paths_and_methods_have_openais_body() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
-        _check(await api.get("/v1/nothing"), 404, None, "nothing at this path; /docs lists all paths")
+        _check(await api.get("/v1/nothing"), 404, None, "nothing at this path, '/v1/nothing' (GET); /docs lists all")
+        without_v1 = await api.post("/chat/completions", json={})
         wrong_method = await api.get(TEXT_URL)
-    _check(wrong_method, 405, None, "does not support this method")
+    _check(without_v1, 404, None, "'/chat/completions' (POST); did you mean /v1/chat/completions? /docs lists all")
+    _check(wrong_method, 405, None, f"{TEXT_URL!r} does not support this method, GET; it takes POST; /docs lists all")
     assert wrong_method.headers["allow"] == "POST"
 
 
@@ -415,3 +418,40 @@ async def test_a_body_that_does_not_come_is_given_up_on(monkeypatch: pytest.Monk
         await request.ended()
     assert request.status == 408
     assert b'"request_timeout"' in request.body
+
+
+async def test_a_body_that_is_not_json_is_told_once() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(TEXT_URL, content=b'{"prompt": oops}', headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "the body is not valid JSON: invalid character (byte 11)"
+
+
+async def test_tokenizing_nothing_says_what_may_be_given() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        _check(
+            await api.post("/tokenize", json={}), 400, "prompt", "give a text in prompt, or a conversation in messages"
+        )
+
+
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+        ("/v1/messages", {"max_tokens": 5, "messages": [{"role": "user", "content": [{"type": "image"}]}]}),
+        ("/api/chat", {"model": "org/tiny", "messages": [{"role": "user", "content": "a", "images": ["aGk="]}]}),
+    ],
+)
+async def test_images_are_refused_alike_in_every_protocol(url: str, body: dict[str, Any]) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(url, json=body)
+    assert response.status_code == 400
+    assert "this server takes only text; leave it out" in response.text
+
+
+async def test_responses_over_websocket_are_not_served() -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.get("/v1/responses", headers={"upgrade": "websocket", "connection": "upgrade"})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_served")
+    assert "WebSockets; POST to this path" in response.json()["error"]["message"]

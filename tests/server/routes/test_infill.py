@@ -259,7 +259,7 @@ async def test_llama_servers_name_of_the_repetition_penalty_works() -> None:
         ({"grammar": "root ::= x"}, "grammar"),
         ({"lora": [{"id": 0, "scale": 0.5}]}, "lora"),
         ({"prompt_logprobs": 0}, "prompt_logprobs"),
-        ({"repeat_penalty": 1.5, "repetition_penalty": 1.5}, "repeat_penalty"),
+        ({"repeat_penalty": 1.5, "repetition_penalty": 1.2}, "repeat_penalty"),
     ],
 )
 async def test_what_cannot_be_honored_is_refused(fields: dict[str, Any], param: str) -> None:

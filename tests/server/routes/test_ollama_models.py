@@ -138,6 +138,6 @@ async def test_other_errors_have_ollamas_form_too() -> None:
     assert (bare.status_code, list(bare.json())) == (401, ["error"])
     assert (unknown.status_code, unknown.json()) == (
         404,
-        {"error": "there is nothing at this path; /docs lists all paths"},
+        {"error": "there is nothing at this path, '/api/unheard-of' (GET); /docs lists all paths"},
     )
     assert keyed.status_code == 200

@@ -166,6 +166,23 @@ async def test_strict_parameters_refuses_unknown_fields(fields: dict[str, Any], 
     assert (error["code"], error["param"]) == ("unknown_parameter", param)
 
 
+async def test_strict_parameters_name_all_unknown_fields_and_what_helps() -> None:
+    response = await _chat(FakeClient(says("x")), {"strict_parameters": True}, aaa=1, bbb=2)
+    assert response.json()["error"]["message"] == (
+        "'aaa', 'bbb' are not parameters of this endpoint, and the server was started with --strict-parameters; leave "
+        "them out, or start the server without that option"
+    )
+
+
+async def test_llama_servers_name_of_the_repetition_penalty_is_honored() -> None:
+    assert (await _sampling({"repeat_penalty": 1.3})).repetition_penalty == 1.3
+    assert (await _sampling({"repeat_penalty": 1.3, "repetition_penalty": 1.3})).repetition_penalty == 1.3
+    response = await _chat(FakeClient(says("x")), repeat_penalty=1.3, repetition_penalty=1.2)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "repeat_penalty")
+    response = await _chat(FakeClient(says("x")), samplers=["top_k"], repeat_last_n=64)
+    assert response.headers["x-ignored-parameters"] == "samplers, repeat_last_n"
+
+
 async def test_a_completions_strict_parameters_are_those_within_its_format_too() -> None:
     async with http(make_app(FakeClient(says("x")), strict_parameters=True)) as api:
         body = {"prompt": "hi", "response_format": {"type": "json_object", "zzz": 1}}

@@ -113,11 +113,11 @@ def test_a_block_of_another_roles_is_refused(role: str, block: dict[str, Any]) -
 
 @pytest.mark.parametrize("kind", ["image", "document", "search_result", "server_tool_use", "container_upload"])
 def test_blocks_of_other_kinds_are_refused_by_name(kind: str) -> None:
-    with pytest.raises(UnsupportedParameter, match=f"type {kind} ") as refused:
+    with pytest.raises(UnsupportedParameter, match=f"type (is )?{kind}[ :]") as refused:
         _translated({"role": "user", "content": [{"type": kind}]})
     assert refused.value.param == "messages[0].content[0]"
     result = {"type": "tool_result", "tool_use_id": "a", "content": [{"type": kind}]}
-    with pytest.raises(UnsupportedParameter, match=f"type {kind} "):
+    with pytest.raises(UnsupportedParameter, match=f"type (is )?{kind}[ :]"):
         _translated({"role": "user", "content": [result]})
 
 
