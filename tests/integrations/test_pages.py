@@ -103,10 +103,18 @@ def test_the_pages(addresses: tuple[str, str], workplace: Workplace, browser: st
     assert len(list(tmp_path.glob("*.png"))) == 30
 
 
-@pytest.mark.parametrize("subject", ["keeping"])
+@pytest.mark.parametrize("subject", ["keyboard", "keeping"])
 def test_the_chat_page(subject: str, workplace: Workplace, browser: str, tmp_path: Path) -> None:
     """Each subject with a server that it can kill."""
     python = python_program("playwright", "python")
     script = Path(__file__).parent / "chat_page" / f"{subject}.py"
     root = str(Path(__file__).parents[2])
     workplace.run([python, script, sys.executable, browser, tmp_path], timeout_s=_TIMEOUT_S, PYTHONPATH=root)
+
+
+def test_the_chat_page_is_read_without_a_fault(workplace: Workplace, browser: str, tmp_path: Path) -> None:
+    python = python_program("playwright", "python")
+    axe = npm_program("axe-core", "axe-core", "axe.min.js")
+    script = Path(__file__).parent / "chat_page" / "reading.py"
+    root = str(Path(__file__).parents[2])
+    workplace.run([python, script, sys.executable, browser, tmp_path, axe], timeout_s=_TIMEOUT_S, PYTHONPATH=root)

@@ -3,6 +3,7 @@
 import { savedKey, saveKey } from "../shared/api.js";
 import { byId, copyButton, h } from "../shared/dom.js";
 import { examples } from "./request.js";
+import { shortcuts } from "./shortcuts.js";
 
 function show(title, ...content) {
   const dialog = byId("dialog");
@@ -63,13 +64,8 @@ export function showMessage(title, text) {
   return show(title, h("p", {}, text), h("div", { class: "row end" }, h("button", { class: "primary", onclick: () => close() }, "Close")));
 }
 
-const KEYS = [
-  ["Enter", "Send"], ["Shift Enter", "New line"], ["Esc", "Stop the answer"], ["Ctrl Shift O", "New chat"],
-  ["/", "Go to the message field"], ["↑", "Edit the last question (in an empty field)"], ["Ctrl ,", "Settings"], ["?", "This help"],
-];
-
 export function showKeys() {
   return show("Keyboard",
-    h("table", { class: "keys" }, KEYS.map(([key, what]) => h("tr", {}, h("td", {}, key.split(" ").map((part) => h("kbd", {}, part))), h("td", {}, what)))),
+    h("table", { class: "keys" }, shortcuts().map(([keys, what]) => h("tr", {}, h("td", {}, keys.map((key) => h("kbd", {}, key))), h("td", {}, what)))),
     h("div", { class: "row end" }, h("button", { class: "primary", onclick: () => close() }, "Close")));
 }

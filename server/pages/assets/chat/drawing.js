@@ -27,13 +27,28 @@ export function drawWith(given) {
 export function show({ isSamePlace = false } = {}) {
   const nodes = path(page.current);
   page.unread.delete(page.current.id);
-  showMessages(nodes);
+  keepingMessage(() => showMessages(nodes));
+  byId("title").textContent = titleOf(page.current);
+  byId("title").hidden = nodes.length === 0; // a new chat has a heading of its own
   document.title = nodes.length > 0 ? `${titleOf(page.current)} · headrace` : "headrace";
   showSidebar();
   showModes();
   showRunning();
   if (isSamePlace) followEnd();
   else toEnd();
+}
+
+/** Draw; where the message with the focus is gone then, what has come in its place gets the focus. */
+function keepingMessage(draw) {
+  const list = byId("messages");
+  const focused = document.activeElement;
+  const index = [...list.children].findIndex((element) => element.contains(focused));
+  draw();
+  const element = list.children[index];
+  if (!element?.node || list.contains(document.activeElement)) return;
+  const isVersion = focused.matches("[aria-label$=version]");
+  const button = isVersion ? element.querySelector(`[aria-label="${focused.ariaLabel}"]:enabled`) : null;
+  (button ?? element).focus({ preventScroll: true });
 }
 
 /** Show the elements of these nodes. Those that are there stay, with what is typed, selected or focused in them. */
@@ -60,8 +75,10 @@ export function showSidebar() {
 /** Offer to stop the answer that arrives here, or to send a message. */
 export function showRunning() {
   const isHere = path(page.current).some((node) => node.isRunning);
+  const isLost = document.activeElement === byId(isHere ? "send" : "stop");
   byId("send").hidden = isHere;
   byId("stop").hidden = !isHere;
+  if (isLost) byId("input").focus();
 }
 
 /** Remove a conversation that another tab has deleted; where it is shown, a new chat takes its place. */

@@ -15,6 +15,7 @@ import { idOf } from "./places.js";
 import { watchScrolling } from "./scrolling.js";
 import { connect } from "./server_state.js";
 import { closeSettings, openSettings, switchSettings } from "./settings/settings_panel.js";
+import { isCommand, isPlain, isTyping } from "./shortcuts.js";
 import { closeSidebar, toggleSidebar } from "./sidebar.js";
 import { guardUnsaved } from "./storage_notice.js";
 import { exportAll, exportMarkdown } from "./transfer.js";
@@ -49,15 +50,14 @@ byId("import-file").addEventListener("change", async (event) => {
 
 document.addEventListener("keydown", (event) => {
   if (byId("dialog").open) return;
-  const isTyping = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
   if (event.key === "Escape") {
     if (isAnswering(page.current)) stop(page.current);
     else if (!closeSettings()) closeSidebar();
-  } else if (event.ctrlKey && event.shiftKey && event.key.toLowerCase() === "o") event.preventDefault(), newChat();
-  else if (event.ctrlKey && event.key === ",") event.preventDefault(), openSettings();
-  else if (!isTyping && event.key === "/") event.preventDefault(), composer.focus();
-  else if (!isTyping && event.key === "?") showKeys();
-  else if (!isTyping && (event.ctrlKey || event.metaKey) && event.key === "z" && undoLast()) event.preventDefault();
+  } else if (isCommand(event, "o", { shift: true })) event.preventDefault(), newChat();
+  else if (isCommand(event, ",")) event.preventDefault(), openSettings();
+  else if (isPlain(event, "/")) event.preventDefault(), composer.focus();
+  else if (isPlain(event, "?")) showKeys();
+  else if (isCommand(event, "z") && !isTyping(event) && undoLast()) event.preventDefault();
 });
 
 document.addEventListener("dragover", (event) => event.preventDefault());

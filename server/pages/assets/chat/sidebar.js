@@ -17,6 +17,7 @@ export function renderSidebar(conversations, marks, actions) {
   const groups = Map.groupBy(shown, (each) => dayOf(each.updatedMs));
   const list = byId("conversations");
   const scrolled = list.scrollTop;
+  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.place : null;
   list.replaceChildren(
     ...[...groups].map(([day, members]) =>
       h("section", {}, h("h2", { class: "day" }, day), h("ul", {}, members.map((each) => item(each, marks, actions)))),
@@ -24,6 +25,7 @@ export function renderSidebar(conversations, marks, actions) {
     ...(shown.length === 0 ? [h("p", { class: "muted empty" }, wanted ? "Nothing found." : "Your conversations appear here. They stay in this browser.")] : []),
   );
   list.scrollTop = scrolled;
+  if (focused) [...list.querySelectorAll("a, button")].find(({ dataset }) => dataset.place === focused)?.focus({ preventScroll: true });
 }
 
 function item(conversation, { currentId, unread }, actions) {
@@ -32,10 +34,10 @@ function item(conversation, { currentId, unread }, actions) {
   const number = Object.keys(conversation.nodes).length;
   return h(
     "li", { class: isCurrent ? "current" : "" },
-    h("a", { class: "title", href: addressOf(conversation), "aria-current": isCurrent ? "page" : null, title, onclick: (event) => openHere(event, conversation, actions) }, title),
+    h("a", { class: "title", href: addressOf(conversation), "aria-current": isCurrent ? "page" : null, title, "data-place": `open ${conversation.id}`, onclick: (event) => openHere(event, conversation, actions) }, title),
     mark(conversation, unread),
-    h("button", { class: "icon tiny", "aria-label": `Rename “${title}”`, title: "Rename", onclick: () => actions.rename(conversation) }, "✎"),
-    h("button", { class: "icon tiny", "aria-label": `Delete “${title}”`, title: `Delete ${count(number, "message")}`, onclick: () => actions.remove(conversation) }, "✕"),
+    h("button", { class: "icon tiny", "aria-label": `Rename “${title}”`, title: "Rename", "data-place": `rename ${conversation.id}`, onclick: () => actions.rename(conversation) }, "✎"),
+    h("button", { class: "icon tiny", "aria-label": `Delete “${title}”`, title: `Delete ${count(number, "message")}`, "data-place": `delete ${conversation.id}`, onclick: () => actions.remove(conversation) }, "✕"),
   );
 }
 

@@ -1,56 +1,9 @@
 // Markdown text as blocks, read anew only from where more text can change them. Tests run it without a browser.
 
 import { Lexer, marked } from "../../vendor/marked.js";
+import { MAX_FORMULA } from "./syntax.js";
 
 const MAX_ITEMS = 40; // of a list in one block; a longer one is several, or each token would cost as much as all of it
-const MAX_FORMULA = 10_000; // characters of one in a paragraph of its own; as far is read for its end
-
-marked.use({
-  gfm: true,
-  extensions: [
-    definitionAgain(),
-    math("block", new RegExp(String.raw`^\$\$([^$]{1,${MAX_FORMULA}}?)\$\$|^\\\[([\s\S]{1,${MAX_FORMULA}}?)\\\]`), true),
-    math("inline", /^\\\(([\s\S]+?)\\\)|^\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\w)/, false), // "$5 or $6" is no formula
-  ],
-  renderer: {
-    image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
-  },
-});
-
-/** TeX becomes an element that is filled when the library for it is here. */
-function math(level, pattern, isBlock) {
-  return {
-    name: `math-${level}`,
-    level,
-    start: (source) => (isBlock ? paragraph(source).search(/^(?:\$\$|\\\[)/m) : source.search(/\$|\\\(/)),
-    tokenizer(source) {
-      const match = pattern.exec(source);
-      return match ? { type: `math-${level}`, raw: match[0], tex: match[1] ?? match[2] } : undefined;
-    },
-    renderer: ({ tex }) => `<span class="${isBlock ? "math block" : "math"}">${escape(tex)}</span>`,
-  };
-}
-
-/** What a link's name means a second time has no effect, but its characters count: marked would drop them. */
-function definitionAgain() {
-  return {
-    name: "definition-again",
-    level: "block",
-    tokenizer(source, before) {
-      if (!source.startsWith("[") || ["paragraph", "text"].includes(before?.at(-1)?.type)) return undefined;
-      const found = this.lexer.tokenizer.def(source);
-      return found && this.lexer.tokens.links[found.tag] ? { type: "space", raw: found.raw } : undefined;
-    },
-  };
-}
-
-const escape = (text) => text.replace(/[&<>"]/g, (mark) => `&#${mark.charCodeAt(0)};`);
-
-/** Up to the next empty line: to look further for what may end a paragraph takes long in a long text. */
-function paragraph(source) {
-  const end = source.indexOf("\n\n");
-  return end < 0 ? source : source.slice(0, end);
-}
 
 /**
  * The blocks of `text` from a place on: {blocks, links, place}. `before`: {text, place} of the last reading; the place is
@@ -86,11 +39,11 @@ export function placeAfter({ numBlocks, offset, links }, blocks) {
   };
 }
 
-/** The links that blocks define, by their names. */
+/** The links and footnotes that blocks define, by their names. */
 function definitions(blocks) {
   const links = {};
   marked.walkTokens(blocks, ({ type, tag, href, title }) => {
-    if (type === "def") links[tag] ??= { href, title };
+    if (type === "def" || type === "footnote") links[tag] ??= { href, title };
   });
   return links;
 }

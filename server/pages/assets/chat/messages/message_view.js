@@ -4,11 +4,11 @@ import { count } from "../../shared/count.js";
 import { copyButton, h } from "../../shared/dom.js";
 import { requestLink } from "../../shared/links.js";
 import { figureDetails, figureWords } from "../answers/figures.js";
-import { renderMarkdown } from "./markdown.js";
 import { nodesFrom, siblingIds } from "../tree.js";
-import { renderTokens } from "./token_view.js";
+import { renderText } from "./text_view.js";
 import { toolCallCards } from "./tool_view.js";
 
+const NAMES = { user: "You", assistant: "Answer", tool: "Tool result" };
 const ENDS = {
   length: "The answer was cut off: it reached its maximum length, or the end of the context.",
   stopped: "Stopped.",
@@ -26,8 +26,8 @@ export function messageView(conversation, node, actions) {
   const foot = h("div", { class: "foot" });
   const element = h(
     "article",
-    { class: `message ${node.role}`, "aria-label": { user: "You", assistant: "Answer", tool: "Tool result" }[node.role] },
-    body, notes, foot,
+    { class: `message ${node.role}`, "aria-label": NAMES[node.role], tabindex: "-1" },
+    h("h2", { class: "visually-hidden" }, NAMES[node.role]), body, notes, foot,
   );
   element.dataset.id = node.id;
   element.node = node;
@@ -76,9 +76,9 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
     body.append(parts.text, parts.calls, parts.wait);
     parts.isPlaced = true;
   }
-  if (node.reasoning) showThought(parts, body, node, isRunning);
-  if (node.tokens) renderTokens(parts.text, node.tokens);
-  else renderMarkdown(parts.text, node.content, { isDone: !isRunning });
+  const { isAsWritten = false } = element;
+  if (node.reasoning) showThought(parts, body, node, { isRunning, isAsWritten });
+  renderText(parts.text, node.content, { tokens: node.tokens, isAsWritten, isDone: !isRunning });
   const key = JSON.stringify([node.toolCalls, isRunning, conversation.leafId === node.id]);
   if (parts.callsKey !== key) {
     parts.callsKey = key;
@@ -95,6 +95,7 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
     copyButton(() => node.content || JSON.stringify(node.toolCalls, null, 2)),
     h("button", { class: "quiet small", onclick: () => actions.regenerate(node) }, "Regenerate"),
     deleteButton(conversation, node, actions),
+    writtenButton(element),
     ...whatHappened(node),
     h("button", { class: "quiet small", onclick: () => actions.showRequest(node), title: "The API request that makes this answer" }, "API"),
     h("span", { class: "spread" }),
@@ -104,7 +105,17 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
 
 const waiting = () => h("div", { class: "waiting" }, h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")), h("span", { class: "muted small" }));
 
-function showThought(parts, body, node, isRunning) {
+/** Show the text as the model wrote it, or as Markdown again. */
+function writtenButton(element) {
+  const change = () => {
+    element.isAsWritten = !element.isAsWritten;
+    element.update();
+  };
+  const title = "Show the text as the model wrote it, without Markdown and formulas";
+  return h("button", { class: "quiet small", "aria-pressed": String(element.isAsWritten === true), onclick: change, title }, "As written");
+}
+
+function showThought(parts, body, node, { isRunning, isAsWritten }) {
   if (!parts.thought) {
     parts.thoughtText = h("div", { class: "text" });
     parts.thoughtLabel = h("summary", {});
@@ -112,7 +123,7 @@ function showThought(parts, body, node, isRunning) {
     body.prepend(parts.thought);
   }
   parts.thoughtLabel.textContent = isRunning && !node.content ? "Thinking…" : "Thought";
-  renderMarkdown(parts.thoughtText, node.reasoning, { isDone: !isRunning || Boolean(node.content) });
+  renderText(parts.thoughtText, node.reasoning, { isAsWritten, isDone: !isRunning || Boolean(node.content) });
 }
 
 function notesOf(node, actions) {

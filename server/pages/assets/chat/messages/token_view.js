@@ -4,10 +4,6 @@ import { h } from "../../shared/dom.js";
 
 /** Show `tokens` in `container`; those that are there already stay. */
 export function renderTokens(container, tokens) {
-  if (!container.classList.contains("tokens")) {
-    container.replaceChildren();
-    container.classList.add("tokens");
-  }
   for (const token of tokens.slice(container.children.length)) container.append(tokenElement(token));
 }
 
