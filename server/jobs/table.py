@@ -229,5 +229,13 @@ class JobTable(Generic[Record]):
         ).fetchall()
         return [NumberedEvent(number, _decode_event(body)) for number, body in rows[:limit]], len(rows) > limit
 
+    def events_after(self, connection: Connection, job_id: str, after: int, limit: int) -> list[NumberedEvent]:
+        """Return up to `limit` of a job's events with a number above `after`, oldest first."""
+        rows = connection.execute(
+            f"SELECT number, body FROM {self._events} WHERE job = ? AND number > ? ORDER BY number LIMIT ?",
+            (job_id, after, limit),
+        )
+        return [NumberedEvent(number, _decode_event(body)) for number, body in rows]
+
 
 _decode_event = msgspec.json.Decoder(JobEvent).decode

@@ -13,6 +13,7 @@ from server.errors import (
     ModelFailed,
     ModelNotFound,
     ModelNotLoaded,
+    NotStored,
     RequestNotKnown,
     StorageFailed,
     StreamNotFound,
@@ -25,7 +26,7 @@ from server.openapi.stored_operations import STORED_OPERATIONS
 from server.protocols.responses.events import StreamEvent
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
-from server.schemas.dashboard_jobs import JobsReport
+from server.schemas.dashboard_jobs import JobReport, JobsReport
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaShown, OllamaVersion
 from server.schemas.usage import UsageReport
 
@@ -103,6 +104,11 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
         answers={JSON: RequestStory}, errors=(InsufficientPermissions, RequestNotKnown)
     ),
     "GET /dashboard/jobs": Operation(answers={JSON: JobsReport}, errors=(StorageFailed,)),
+    "GET /dashboard/jobs/{job_id}": Operation(
+        answers={JSON: JobReport},
+        errors=(NotStored, StorageFailed),
+        query=(Query("after", {"type": "integer", "minimum": 0}, "Number of the last known event (default: 0)."),),
+    ),
     "GET /log-level": _for_operators(answers={JSON: plain.LogLevelAnswer}),
     "PUT /log-level": _for_operators(answers={JSON: plain.LogLevelAnswer}, example={"level": "debug"}),
     "GET /v1/usage": Operation(

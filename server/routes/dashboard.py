@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
+from server.dashboard.job import job_report
 from server.dashboard.jobs import jobs_report
 from server.errors import describe_error
 from server.http.body import Context, json_response
@@ -48,6 +49,22 @@ async def jobs(request: Request, context: Context) -> Response:
     """List the caller's batches, fine-tuning jobs and files with their progress; for an operator, everyone's."""
     report = await jobs_report(context, request.state.owner, is_everyones=is_operators(request.scope))
     return json_response(report, {"cache-control": "no-store"})
+
+
+@router.get("/dashboard/jobs/{job_id}")
+async def job(request: Request, context: Context, job_id: str) -> Response:
+    """Report a job's figures and, to its owner, also its samples, events and errors; with `after`, newer events only.
+
+    A key may see its own jobs, and an operator all.
+    """
+    report = await job_report(
+        context,
+        job_id,
+        request.state.owner,
+        sees_all=is_operators(request.scope),
+        after=query_int(request, "after") or 0,
+    )
+    return json_response(report, {"cache-control": "no-store", **ignored_query(request, "after")})
 
 
 async def _events(live: LiveFeed, num_frames: int | None) -> AsyncGenerator[bytes]:

@@ -104,8 +104,8 @@ class JobCheckpoint(msgspec.Struct, frozen=True):
 class TrainingDetails(msgspec.Struct, frozen=True, kw_only=True):
     """A fine-tuning job beyond its JobSummary.
 
-    adapter: name of the final adapter; null until it exists. The fields from `error` on are null or empty unless the
-    caller owns the job, except for the error's code.
+    adapter: name of the final adapter; null until it exists. Only the owner gets `adapter`, `checkpoints`, `error` and
+    `result_files`; others get null and empty lists.
     """
 
     n_epochs: int | None
@@ -125,18 +125,22 @@ class LineFailure(msgspec.Struct, frozen=True):
 
     custom_id: str
     status: int | None
-    code: str | None
+    code: str
     message: str
 
 
 class BatchDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch beyond its JobSummary. The last four fields are null or empty unless the caller owns the batch."""
+    """A batch beyond its JobSummary. Only the owner gets the last four fields; others get null and empty lists.
+
+    input_faults: the first errors of an input file that was refused. failures: the first failed lines.
+    """
 
     endpoint: str
     expires_at: int
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    num_input_faults: int
     input_faults: list[LineFault]
     failures: list[LineFailure]
     output_file_id: str | None
@@ -144,19 +148,19 @@ class BatchDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One job, with the events after the one that the request named.
+    """A batch or fine-tuning job, and the events of the latter that are newer than requested.
 
-    next_event: number of the last event considered, to ask for those after it. has_more: whether there are more.
-    is_own: whether the answer includes contents: notes, samples, and errors of lines.
+    curve: figures of training steps. notes, samples: only for the job's owner. next_event: number of the last event
+    considered, for the next request. has_more: whether newer events are left. now: Unix time in seconds.
     """
 
     job: JobSummary
-    training: TrainingDetails | None
-    batch: BatchDetails | None
-    curve: list[CurvePoint]
-    notes: list[JobNote]
-    samples: list[JobSample]
-    next_event: int
-    has_more: bool
     has_keys: bool
     now: float
+    batch: BatchDetails | None = None
+    training: TrainingDetails | None = None
+    curve: list[CurvePoint] = []
+    notes: list[JobNote] = []
+    samples: list[JobSample] = []
+    next_event: int = 0
+    has_more: bool = False

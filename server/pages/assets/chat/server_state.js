@@ -8,6 +8,7 @@ import { canChat } from "./capabilities.js";
 
 const RETRY_MS = 2000;
 const MODEL_KEY = "headrace.model";
+const ASKED = new URLSearchParams(location.search).get("model"); // by a link to this page
 
 let isConnecting = false;
 
@@ -51,7 +52,7 @@ export function setState(text, { isBad = false } = {}) {
 
 function showModels(models) {
   const select = byId("model");
-  const chosen = select.value || kept(MODEL_KEY);
+  const chosen = select.value || ASKED || kept(MODEL_KEY);
   const labels = shortNames(models.map(({ id }) => id));
   select.replaceChildren(...models.map(({ id }, index) => h("option", { value: id, title: id, selected: id === chosen }, labels[index])));
   select.title = select.value;

@@ -3,7 +3,8 @@
 import { byId } from "../shared/dom.js";
 import { placeOf, requestLink } from "../shared/links.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
-import { leaveJobs, showJobs } from "./jobs.js";
+import { leaveJob, showJob } from "./jobs/page.js";
+import { leaveJobs, showJobs } from "./jobs/list.js";
 import { stopWatching, watch } from "./overview.js";
 import { leaveRequest, showRequest } from "./request_page.js";
 
@@ -11,6 +12,7 @@ import { leaveRequest, showRequest } from "./request_page.js";
 const PLACES = {
   overview: { element: "overview", tab: "overview", title: () => "headrace: the engine at work", show: watch, leave: stopWatching },
   request: { element: "request-page", tab: "overview", title: (id) => `Request ${id} · headrace`, show: showRequest, leave: leaveRequest },
+  job: { element: "job-page", tab: "jobs", title: (id) => `Job ${id} · headrace`, show: showJob, leave: leaveJob },
   jobs: { element: "jobs-page", tab: "jobs", title: () => "Jobs · headrace", show: showJobs, leave: leaveJobs },
 };
 

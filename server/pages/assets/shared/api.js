@@ -45,6 +45,18 @@ export async function getJson(path, { signal } = {}) {
   return response.json();
 }
 
+/** The contents of a file, as a Blob. */
+export async function getBlob(path) {
+  const response = await send(path, {});
+  return response.blob();
+}
+
+/** Send a request without a body; the answer's JSON. */
+export async function postJson(path) {
+  const response = await send(path, { method: "POST" });
+  return response.json();
+}
+
 /**
  * Begin a streamed answer with `body`, or without one read a resumable stream again: {streamId, chunks}. Each chunk is
  * {chunk, number}, parsed, with its number in a resumable stream. They end at [DONE], and throw ApiError for an error in

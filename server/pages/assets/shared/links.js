@@ -1,6 +1,8 @@
 // Addresses of the dashboard's places: "#/" is the overview, "#/requests/ID" a request, "#/jobs" all jobs, "#/jobs/ID" one.
 
 export const requestLink = (id) => `#/requests/${encodeURIComponent(id)}`;
+/** The chat page with this model chosen. */
+export const chatLink = (model) => `./?model=${encodeURIComponent(model)}`;
 export const jobLink = (id) => `#/jobs/${encodeURIComponent(id)}`;
 
 const ONE = { requests: "request", jobs: "job" };

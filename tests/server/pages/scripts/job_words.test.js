@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, kindOf, moodOf, progressOf, purposeOf, span, statusOf, tally, timeOf } from "../assets/dashboard/job_words.js";
+import { bytes, kindOf, moodOf, progressOf, purposeOf, span, statusOf, tally, timeOf } from "../assets/dashboard/jobs/words.js";
 
 const JOB = { kind: "batch", status: "in_progress", done: 0, total: 0, failed: 0, unit: "line", has_ended: false, created_at: 1000, started_at: null, ended_at: null, left_s: null };
 

@@ -1,6 +1,6 @@
 // Jobs in words. No element is made here: tests run it without a browser.
 
-import { count } from "../shared/count.js";
+import { count } from "../../shared/count.js";
 
 const KINDS = {
   batch: "Batch",

@@ -1,13 +1,14 @@
 // All batches, fine-tuning jobs and files that the reader may see; each job leads to its own page.
 
-import { getJson } from "../shared/api.js";
-import { count } from "../shared/count.js";
-import { byId, h } from "../shared/dom.js";
-import { jobLink } from "../shared/links.js";
-import { bytes, kindOf, moodOf, progressOf, purposeOf, statusOf, tally, timeOf } from "./job_words.js";
-import { withKey } from "./operator_key.js";
-import { place } from "./placing.js";
-import { setState } from "./state.js";
+import { getJson } from "../../shared/api.js";
+import { count } from "../../shared/count.js";
+import { byId, h } from "../../shared/dom.js";
+import { jobLink } from "../../shared/links.js";
+import { withKey } from "../operator_key.js";
+import { place } from "../placing.js";
+import { setState } from "../state.js";
+import { fillMeter, jobMeter } from "./meter.js";
+import { bytes, kindOf, moodOf, purposeOf, statusOf, tally, timeOf } from "./words.js";
 
 const REFRESH_MS = 2000;
 const EMPTY = "No job yet. A batch answers a file of requests in the background (POST /v1/batches); a fine-tuning job trains an adapter on your examples (POST /v1/fine_tuning/jobs).";
@@ -60,19 +61,6 @@ function jobRow(job, old, now, hasKeys) {
   fillMeter(bar.firstChild, job);
   time.textContent = timeOf(job, now);
   return element;
-}
-
-/** A bar with the progress in words below it. */
-const jobMeter = () => h("span", { class: "progress" }, h("progress", { "aria-label": "Progress" }), h("small", { class: "muted" }));
-
-function fillMeter(element, job) {
-  const [bar, words] = element.children;
-  const max = job.total || 1;
-  bar.max = max;
-  bar.value = Math.min(job.done, max);
-  bar.style.setProperty("--share", `${(100 * Math.min(job.done, max)) / max}%`);
-  bar.hidden = !job.total;
-  words.textContent = progressOf(job);
 }
 
 function showFiles(files, now, hasKeys) {

@@ -1,0 +1,142 @@
+// The page of one batch or fine-tuning job: how far it is, what it made, and what went wrong.
+
+import { getJson, postJson } from "../../shared/api.js";
+import { byId, copyButton, h } from "../../shared/dom.js";
+import { withKey } from "../operator_key.js";
+import { setState } from "../state.js";
+import { batchView } from "./batch.js";
+import { fillMeter, jobMeter } from "./meter.js";
+import { trainingView } from "./training.js";
+import { kindOf, moodOf, span, statusOf, timeOf } from "./words.js";
+
+const REFRESH_MS = 1000;
+
+let showing = null; // AbortController of the job that is shown
+
+/** Show the job with this id, and follow it until it has ended or `leaveJob`. */
+export async function showJob(id) {
+  const { signal } = (showing = new AbortController());
+  const body = h("div", {}, h("p", { class: "muted" }, "Loading…"));
+  byId("job-page").replaceChildren(h("p", { class: "back" }, h("a", { href: "#/jobs" }, "← All jobs")), body);
+  let view = null;
+  let after = 0;
+  for (let isOver = false; !isOver && !signal.aborted; ) {
+    let mustHurry = false;
+    const mayGoOn = await withKey(async () => {
+      const report = await getReport(id, after, signal);
+      if (signal.aborted) return;
+      setState("");
+      if (report === null) {
+        body.replaceChildren(h("p", { class: "note" }, "There is no such job, or it belongs to another key."), h("p", { class: "muted" }, h("code", {}, id)));
+        isOver = true;
+        return;
+      }
+      after = report.next_event;
+      if (view === null) {
+        view = jobView(report, () => (mustHurry = true));
+        body.replaceChildren(view.element);
+      }
+      view.update(report);
+      mustHurry = report.has_more;
+      isOver = report.job.has_ended && !report.has_more;
+    }, signal, "A key is needed");
+    if (!mayGoOn) return;
+    if (!isOver && !mustHurry) await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+  }
+}
+
+export const leaveJob = () => showing?.abort();
+
+/** null if there is no such job. */
+async function getReport(id, after, signal) {
+  if (/^\.{1,2}$/.test(id)) return null; // a part of an address that means another address
+  try {
+    return await getJson(`dashboard/jobs/${encodeURIComponent(id)}?after=${after}`, { signal });
+  } catch (error) {
+    if (error.status === 404) return null;
+    throw error;
+  }
+}
+
+/** {element, update(report)}. The elements stay while their contents change. */
+function jobView({ job: { id, kind, is_own: isOwn, key } }) {
+  const figures = h("div", { class: "figures" });
+  const meter = jobMeter();
+  const actions = h("div", { class: "row job-actions" });
+  const fault = h("p", { class: "note error", role: "alert", hidden: true });
+  const content = kind === "batch" ? batchView() : trainingView();
+  const element = h("div", {},
+    h("h1", { class: "request-title" }, `${kindOf({ kind })} `, h("code", {}, id), copyButton(id)),
+    figures, h("section", { class: "card" }, meter, actions, fault),
+    isOwn ? null : h("p", { class: "note" }, `This job belongs to ${key.includes(" ") ? key : `the key ${key}`}. Its samples, events and errors are shown to that key alone.`),
+    content.element);
+  let shown = "";
+  return {
+    element,
+    update(report) {
+      const { job } = report;
+      figures.replaceChildren(...figuresOf(report).map(([value, label, mood = ""]) => h("div", { class: "figure" }, h("span", { class: mood }, value), h("small", {}, label))));
+      fillMeter(meter, job);
+      const offered = isOwn ? offers(job) : [];
+      if (shown !== String(offered.map(([label]) => label))) {
+        shown = String(offered.map(([label]) => label));
+        actions.replaceChildren(...offered.map(([label, path, question]) => actionButton(label, path, question, fault)));
+      }
+      actions.hidden = offered.length === 0;
+      content.update(report);
+    },
+  };
+}
+
+function figuresOf({ job, now, has_keys: hasKeys }) {
+  const last = job.ended_at ?? now;
+  return [
+    [statusOf(job), "state", moodOf(job)],
+    [job.total ? `${Math.floor((100 * job.done) / job.total)} %` : "–", `of its ${job.unit}s`],
+    job.has_ended ? [timeOf(job, now), "ended"] : [job.left_s == null ? "–" : `about ${span(job.left_s)}`, "left"],
+    [job.started_at == null ? "–" : span(last - job.started_at), job.has_ended ? "from its start to its end" : "since its start"],
+    [job.model ?? "–", "model"],
+    ...(hasKeys ? [[job.key, "key"]] : []),
+  ];
+}
+
+/** What can be done with the job: [label, path, question before it]. */
+function offers({ id, kind, status, has_ended: hasEnded }) {
+  if (hasEnded) return [];
+  if (kind === "batch") {
+    return status === "cancelling" || status === "finalizing" ? [] : [["Cancel", `v1/batches/${id}/cancel`, "Cancel this batch? Answers so far are kept; lines without one get an error."]];
+  }
+  const path = `v1/fine_tuning/jobs/${id}`;
+  return [
+    status === "paused" ? ["Resume", `${path}/resume`] : ["Pause", `${path}/pause`],
+    ["Cancel", `${path}/cancel`, "Cancel this job? It cannot be resumed; checkpoints of its epochs stay."],
+  ];
+}
+
+function actionButton(label, path, question, fault) {
+  const button = h("button", { class: label === "Cancel" ? "danger" : "" }, label);
+  button.addEventListener("click", async () => {
+    if (question && !(await isSure(question, label))) return;
+    button.disabled = true;
+    fault.hidden = true;
+    try {
+      await postJson(path);
+    } catch (error) {
+      fault.textContent = error.message;
+      fault.hidden = false;
+    }
+    button.disabled = false;
+  });
+  return button;
+}
+
+async function isSure(question, label) {
+  const dialog = byId("dialog");
+  dialog.replaceChildren(
+    h("h2", { id: "dialog-title" }, `${label}?`), h("p", {}, question),
+    h("form", { method: "dialog", class: "row end" }, h("button", { value: "" }, "Go back"), h("button", { class: "danger", value: "sure" }, `${label} it`)));
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  return dialog.returnValue === "sure";
+}
