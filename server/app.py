@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -37,6 +38,8 @@ from server.http.middleware.requests import RequestMiddleware
 from server.jobs.kind import JobKind
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
+from server.live.history import History
+from server.live.machine import MachineSampler
 from server.metrics.values import Metrics
 from server.openapi.responses import RATE_HEADERS
 from server.paths import route_path
@@ -93,7 +96,8 @@ def create_app(
     drain, workers = Drain(), TextWorkers()
     entries = config.model_entries(engine_config)
     clients = client if isinstance(client, Mapping) else {entries[0].name: client}
-    models = _served_models(entries, clients, config, metrics, drain, workers, templates or DirectTemplates())
+    history = History()
+    models = _served_models(entries, clients, config, metrics, drain, workers, templates or DirectTemplates(), history)
     models.add_configured_adapters(config.lora, kinds_known=len(entries) == 1)
     context = ServerContext(
         models=models,
@@ -102,9 +106,11 @@ def create_app(
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
         files=Files(store.database, disk_of(config.data_dir), config.storage),
-        keys=KeyManager(config, metrics, store.database, models.aliases),
+        keys=KeyManager(config, metrics, store.database, models.aliases, history.on_over),
         workers=workers,
         drain=drain,
+        history=history,
+        machine=MachineSampler(_folders(config)),
     )
     app = FastAPI(
         title="headrace",
@@ -125,6 +131,12 @@ def create_app(
     return app
 
 
+def _folders(config: ServerConfig) -> dict[str, str]:
+    """Return the folders that the server writes to, by name."""
+    folders = {"cache": os.environ.get("HEADRACE_CACHE") or "~/.cache/headrace"}
+    return folders if config.data_dir is None else {"--data-dir": config.data_dir, **folders}
+
+
 def _served_models(
     entries: Sequence[ModelEntry],
     clients: Mapping[str, EngineClient],
@@ -133,6 +145,7 @@ def _served_models(
     drain: Drain,
     workers: TextWorkers,
     templates: TemplateRunner,
+    history: History,
 ) -> ServedModels:
     models: ServedModels = ServedModels(
         [
@@ -146,7 +159,7 @@ def _served_models(
                 has_adapters=entry.engine.enable_lora,
                 honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
                 drain=drain,
-                live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else []),
+                live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else [], history),
                 workers=workers,
                 templates=templates,
             )

@@ -10,8 +10,12 @@ from server.drain import Drain
 from server.files.store import Files
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
+from server.live.history import History
+from server.live.log_tail import LogTail
+from server.live.machine import MachineSampler
 from server.metrics.values import Metrics
 from server.runs.registry import Runs
+from server.schemas.dashboard_server import Setting
 from server.served.models import ServedModels
 from server.store.entries import Entries
 from server.text.workers import TextWorkers
@@ -33,6 +37,10 @@ class ServerContext:
     keys: KeyManager
     workers: TextWorkers
     drain: Drain
+    history: History
+    machine: MachineSampler
+    log: LogTail = field(default_factory=LogTail)
+    settings: list[Setting] = field(default_factory=list)  # options in force; empty unless a command started the server
     wake_job: Callable[[str], None] = lambda _: None  # called with a job's id when it was created or its status changed
     tracing: "Tracing | None" = None
     created_s: int = field(default_factory=lambda: int(time.time()))

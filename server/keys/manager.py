@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from server.config.server import ServerConfig
@@ -22,10 +22,17 @@ class KeyManager:
     """Holds the keys of one server and their usage, and runs the tasks that reload and store them."""
 
     def __init__(
-        self, config: ServerConfig, metrics: Metrics, database: Database, aliases: Mapping[str, str] | None = None
+        self,
+        config: ServerConfig,
+        metrics: Metrics,
+        database: Database,
+        aliases: Mapping[str, str] | None = None,
+        on_usage: Callable[[RequestRecord], None] = lambda _: None,
     ) -> None:
-        """Load the keys. aliases: further names of models, which a key may list, with the model's own name. Raises
-        OptionError if the keys file or the usage log cannot be used."""
+        """Load the keys. aliases: further names of models, which a key may list, with the model's own name. on_usage:
+        called with each request that is counted. Raises OptionError if the keys file or the usage log cannot be
+        used."""
+        self._on_usage = on_usage
         self.spending = Spending()
         self._metrics = metrics
         self._path = None if config.api_keys_file is None else Path(config.api_keys_file)
@@ -46,6 +53,7 @@ class KeyManager:
         if not record.is_usage:
             return
         self._metrics.count_key_usage(record)
+        self._on_usage(record)
         self.usage.add(record)
         if self._log is not None:
             self._log.add(record)

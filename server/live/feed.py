@@ -12,6 +12,8 @@ from engine.errors import EngineUnavailable
 from engine.protocol import StepStats
 from server.errors import TooManyWatchers
 from server.live.frames import Blocks, EngineFrame, FrameBuilder
+from server.live.history import History
+from server.live.pace import Pace
 from server.live.request_table import Latencies, RequestTable
 from server.live.requests import LiveRequest
 
@@ -51,15 +53,28 @@ class Frame(msgspec.Struct, frozen=True):
 class LiveFeed:
     """Sends frames of one engine to watchers. Without watchers no task runs, and a step costs next to nothing."""
 
-    def __init__(self, client: EngineClient, overview: Callable[[], list[ModelSummary]] = list) -> None:
-        """overview: returns a summary of each model; nothing if the server has one model."""
+    def __init__(
+        self,
+        client: EngineClient,
+        overview: Callable[[], list[ModelSummary]] = list,
+        history: History | None = None,
+    ) -> None:
+        """overview: returns a summary of each model; nothing if the server has one model. history: gets all
+        steps."""
         self.requests = RequestTable(client)
+        self.pace = Pace()
+        self._history = history
         self._overview = overview
         self._client = client
         self._watchers: set[asyncio.Queue[bytes]] = set()
         self._last = StepStats()
         self._builder = FrameBuilder(self._last)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def last_step(self) -> StepStats:
+        """Statistics of the engine's last step, or of its beginning."""
+        return self._last
 
     @property
     def num_watchers(self) -> int:
@@ -70,6 +85,9 @@ class LiveFeed:
         if stats.is_beginning:
             return
         self.requests.on_step(stats)
+        self.pace.on_step(stats)
+        if self._history is not None:
+            self._history.on_step(stats)
         if self._watchers:
             self._builder.add(stats)
 

@@ -20,6 +20,8 @@ from server.errors import (
     TooManyWatchers,
 )
 from server.live.feed import Frame
+from server.live.log_tail import LogLines
+from server.live.reports import ServerReport
 from server.live.request_stories import RequestStory
 from server.openapi.operation import EVENTS, JSON, PAGE, RESUMING_ERRORS, STORED_ERRORS, TEXT, Operation, Query
 from server.openapi.stored_operations import STORED_OPERATIONS
@@ -27,6 +29,7 @@ from server.protocols.responses.events import StreamEvent
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
 from server.schemas.dashboard_jobs import JobReport, JobsReport
+from server.schemas.dashboard_server import SettingList
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaShown, OllamaVersion
 from server.schemas.usage import UsageReport
 
@@ -102,6 +105,12 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
     ),
     "GET /dashboard/requests/{request_id}": Operation(
         answers={JSON: RequestStory}, errors=(InsufficientPermissions, RequestNotKnown)
+    ),
+    "GET /dashboard/server": _for_operators(answers={JSON: ServerReport}),
+    "GET /dashboard/settings": _for_operators(answers={JSON: SettingList}),
+    "GET /dashboard/log": _for_operators(
+        answers={JSON: LogLines},
+        query=(Query("after", {"type": "integer", "minimum": 0}, "Number of the last known line (default: 0)."),),
     ),
     "GET /dashboard/jobs": Operation(answers={JSON: JobsReport}, errors=(StorageFailed,)),
     "GET /dashboard/jobs/{job_id}": Operation(

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from engine.errors import InvalidRequest
 from server.dashboard.job import job_report
 from server.dashboard.jobs import jobs_report
+from server.dashboard.server_report import server_report
 from server.errors import describe_error
 from server.http.body import Context, json_response
 from server.http.operators import OPERATORS_ONLY, is_operators
@@ -16,9 +17,11 @@ from server.http.query import ignored_query, query_int
 from server.http.sse import EventStream
 from server.live.feed import LiveFeed
 from server.protocols.frame import StreamForm
+from server.schemas.dashboard_server import SettingList
 
 router = APIRouter(tags=["Operations"])
 
+_NO_STORE = {"cache-control": "no-store"}
 _FORM = StreamForm("text/event-stream", ping=b": ping\n\n", end=b"")
 
 
@@ -41,14 +44,33 @@ async def events(request: Request, context: Context) -> Response:
 async def request_story(context: Context, request_id: str) -> Response:
     """Report what the engine did with a request, when and why. `request_id` may also be the answer's id."""
     story = context.models.story(request_id)
-    return json_response(story, {"cache-control": "no-store"})
+    return json_response(story, _NO_STORE)
+
+
+@router.get("/dashboard/server", dependencies=[OPERATORS_ONLY])
+async def server(context: Context) -> Response:
+    """Report the machine's load, the last hour and day by key, restarts, and whether one more user fits."""
+    return json_response(server_report(context), _NO_STORE)
+
+
+@router.get("/dashboard/settings", dependencies=[OPERATORS_ONLY])
+async def settings(context: Context) -> Response:
+    """List the options in force, without secrets."""
+    return json_response(SettingList(context.settings), _NO_STORE)
+
+
+@router.get("/dashboard/log", dependencies=[OPERATORS_ONLY])
+async def log(request: Request, context: Context) -> Response:
+    """List the last lines of the server process's log; with `after`, those with higher numbers."""
+    lines = context.log.after(query_int(request, "after") or 0)
+    return json_response(lines, {**_NO_STORE, **ignored_query(request, "after")})
 
 
 @router.get("/dashboard/jobs")
 async def jobs(request: Request, context: Context) -> Response:
     """List the caller's batches, fine-tuning jobs and files with their progress; for an operator, everyone's."""
     report = await jobs_report(context, request.state.owner, is_everyones=is_operators(request.scope))
-    return json_response(report, {"cache-control": "no-store"})
+    return json_response(report, _NO_STORE)
 
 
 @router.get("/dashboard/jobs/{job_id}")
@@ -64,7 +86,7 @@ async def job(request: Request, context: Context, job_id: str) -> Response:
         sees_all=is_operators(request.scope),
         after=query_int(request, "after") or 0,
     )
-    return json_response(report, {"cache-control": "no-store", **ignored_query(request, "after")})
+    return json_response(report, {**_NO_STORE, **ignored_query(request, "after")})
 
 
 async def _events(live: LiveFeed, num_frames: int | None) -> AsyncGenerator[bytes]:

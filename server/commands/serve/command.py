@@ -18,6 +18,7 @@ from engine.child_processes.fault_plan import VARIABLE, FaultPlan
 from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
+from server.commands.options.in_force import settings_in_force
 from server.commands.serve.activity_log import ActivityLog
 from server.commands.serve.announcement import announce, announce_loading
 from server.commands.serve.engines import Engines
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TRACES_TIMEOUT_S = 3.0  # for sending the rest of the traces
+_MACHINE_INTERVAL_S = 10.0
 _STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
 
 
@@ -97,6 +99,8 @@ async def _serve(
         engines.clients, server_config, engine_config, metrics, store, templates, certificates
     )
     context.tracing = tracing
+    context.settings = settings_in_force(server_config, engine_config)
+    logging.getLogger().addHandler(context.log)
     engines.context = context
     from server.app import JOB_KINDS
     from server.batches.running import run_body
@@ -154,6 +158,7 @@ async def _background_work(
     work = [
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
         ("loop-lag", watch_loop(partial(context.metrics.observe, "event_loop_lag_seconds"))),
+        ("machine", _watch_machine(context)),
         ("watchdog-pulse", manager.pulse()),
         ("jobs", runner.run()),
     ]
@@ -176,6 +181,13 @@ async def _background_work(
         if context.tracing is not None:
             await asyncio.to_thread(context.tracing.close, _TRACES_TIMEOUT_S)
         manager.close()
+
+
+async def _watch_machine(context: "ServerContext") -> None:
+    """Note the machine's load in the history, until canceled."""
+    while True:
+        context.history.on_machine(context.machine.sample())
+        await asyncio.sleep(_MACHINE_INTERVAL_S)
 
 
 @contextlib.asynccontextmanager

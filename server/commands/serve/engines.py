@@ -167,5 +167,6 @@ class OneEngine:
 def note_restart(context: "ServerContext", model: "ServedModel", reason: RestartReason) -> None:
     model.metrics.add("engine_restarts_total", 1, reason.value)
     model.live.requests.engine_ended(reason)
+    context.history.note("engine_ended", model.name, reason.value)
     if context.tracing is not None:
         context.tracing.note_restart(reason)

@@ -12,21 +12,24 @@ logger = logging.getLogger(__name__)
 
 _FIRST = ("method", "route", "status")  # whose values start a line
 _QUIET_ROUTES = MONITORING | {"/assets/{name:path}"}  # a page loads two dozen assets at once
+# An open dashboard asks for these every second or two.
+_POLLED = {"/dashboard/server", "/dashboard/log", "/dashboard/jobs", "/dashboard/jobs/{job_id}"}
 # Refusals come as fast as clients send. Of each error code, those beyond the first in a window are only counted.
 _MAX_REFUSALS = 10
 _WINDOW_S = 10.0
 
 
 class RequestLog:
-    """Logs finished requests at INFO. Probes of monitoring are logged at DEBUG, and so are refusals after the first ten
-    with the same error code within 10 s."""
+    """Logs finished requests at INFO. Polls of monitoring and of an open dashboard are logged at DEBUG, and so are
+    refusals after the first ten with the same error code within 10 s."""
 
     def __init__(self) -> None:
         self._refused: dict[str, int] = {}  # by error code, in the open window
 
     def log(self, record: RequestRecord) -> None:
         """Log a request. Called on the event loop, once for each request."""
-        level = logging.DEBUG if record.route in _QUIET_ROUTES or self._is_one_of_many(record) else logging.INFO
+        is_quiet = record.route in _QUIET_ROUTES or (record.route in _POLLED and record.status < 400)
+        level = logging.DEBUG if is_quiet or self._is_one_of_many(record) else logging.INFO
         if not logger.isEnabledFor(level):
             return
         fields = _fields(record)

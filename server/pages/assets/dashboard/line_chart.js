@@ -11,14 +11,16 @@ const HEIGHT = 100;
 /**
  * lines: [{color, label, points: [[x, y]]}], each color a name of the style sheet; `isDotted` draws its points alone.
  * unit: of y, in words. xMarks: [[x, text]]. range: the first and the last x. label: for who cannot see it.
+ * least: what the scale must hold. events: x of what is marked by a line across.
  */
-export function lineChart({ lines, unit, xMarks, range: [from, to], label, least = 0 }) {
+export function lineChart({ lines, unit, xMarks, range: [from, to], label, least = 0, events = [] }) {
   const top = topOf(Math.max(least, ...lines.flatMap(({ points }) => points.map(([, y]) => y))));
   const x = (value) => (to > from ? ((value - from) / (to - from)) * WIDTH : WIDTH / 2);
   const y = (value) => HEIGHT - (value / top) * HEIGHT;
   const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
   const { values, digits } = marks(0, top);
   for (const value of values) svg.append(draw("line", { class: "grid-line", x1: 0, x2: WIDTH, y1: y(value), y2: y(value) }));
+  for (const event of events) svg.append(draw("line", { class: "event-line", x1: x(event), x2: x(event), y1: 0, y2: HEIGHT }));
   for (const { color, points, isDotted } of lines) {
     if (isDotted || points.length === 1) for (const point of points) svg.append(dot(color, x(point[0]), y(point[1])));
     if (points.length > 1) svg.append(draw("polyline", { class: `curve ${color}`, points: points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(2)}`).join(" ") }));

@@ -3,14 +3,15 @@
 import { byId } from "../shared/dom.js";
 import { placeOf, requestLink } from "../shared/links.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
-import { leaveJob, showJob } from "./jobs/page.js";
 import { leaveJobs, showJobs } from "./jobs/list.js";
+import { leaveJob, showJob } from "./jobs/page.js";
 import { stopWatching, watch } from "./overview.js";
 import { leaveRequest, showRequest } from "./request_page.js";
+import { followPanels } from "./server/settings.js";
 
 // What is hidden costs the server nothing: each place is left before another one is shown.
 const PLACES = {
-  overview: { element: "overview", tab: "overview", title: () => "headrace: the engine at work", show: watch, leave: stopWatching },
+  overview: { element: "overview", tab: "overview", title: () => "headrace: the server at work", show: watch, leave: stopWatching },
   request: { element: "request-page", tab: "overview", title: (id) => `Request ${id} · headrace`, show: showRequest, leave: leaveRequest },
   job: { element: "job-page", tab: "jobs", title: (id) => `Job ${id} · headrace`, show: showJob, leave: leaveJob },
   jobs: { element: "jobs-page", tab: "jobs", title: () => "Jobs · headrace", show: showJobs, leave: leaveJobs },
@@ -22,6 +23,7 @@ function showPlace() {
   const { name, id } = placeOf(location.hash);
   shown?.leave();
   shown = PLACES[name];
+  byId("locked").hidden = true;
   for (const { element } of Object.values(PLACES)) byId(element).hidden = element !== shown.element;
   for (const link of document.querySelectorAll(".places a")) {
     if (link.dataset.tab === shown.tab) link.setAttribute("aria-current", "page");
@@ -43,3 +45,4 @@ byId("theme").addEventListener("click", switchTheme);
 addEventListener("hashchange", showPlace);
 applyTheme();
 showPlace();
+followPanels();

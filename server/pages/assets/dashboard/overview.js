@@ -10,7 +10,9 @@ import { eventsPath, offerModels, refreshModels } from "./models.js";
 import { withKey } from "./operator_key.js";
 import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
-import { seconds } from "./words.js";
+import { askAtOnce, refreshServer } from "./server/panels.js";
+import { hideLock, showLock } from "./server/locked.js";
+import { PHASES, seconds } from "./words.js";
 
 const WINDOW_S = 60;
 const RETRY_MS = 2000;
@@ -45,20 +47,25 @@ function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs })
   byId("decode-rate").textContent = short(meanOf("decode"));
   byId("prefill-rate").textContent = short(meanOf("prefill"));
   byId("running").textContent = work.running;
-  byId("waiting").textContent = Math.max(0, queue.urgent + queue.interactive + queue.background);
+  const numWaiting = Math.max(0, queue.urgent + queue.interactive + queue.background);
+  byId("waiting").textContent = numWaiting;
   byId("hit-rate").textContent = hitRate();
   drawRates(byId("rates"), smooth(points), ["prefill", "decode"], WINDOW_S);
   drawSteps(byId("steps"), steps);
   byId("step-note").textContent = steps.length ? `last step: ${short(steps.at(-1)[0])} ms` : "";
   showBlocks(blocks);
-  bars("queue", [["urgent", queue.urgent], ["interactive", queue.interactive], ["background", queue.background]], Math.max(1, numOpen), String);
+  byId("queue-part").hidden = numWaiting === 0;
+  const classes = [["urgent", queue.urgent], ["interactive", queue.interactive], ["in the background", queue.background]].filter(([, number]) => number > 0);
+  if (numWaiting) bars("queue", classes, Math.max(1, numOpen), String);
   const phases = Object.entries(work.phases);
   const all = phases.reduce((total, [, value]) => total + value, 0);
   byId("no-steps").hidden = all > 0 || byId("phases").children.length > 0;
-  if (all > 0) bars("phases", phases.map(([name, value]) => [name, value / all]), 1, (share) => `${Math.round(share * 100)} %`);
+  const known = phases.map(([name, value]) => [PHASES[name] ?? name, value / all]).filter(([, share]) => share >= 0.005);
+  if (all > 0) bars("phases", known, 1, (share) => `${Math.round(share * 100)} %`);
   showDrafts();
   showLatencies(latencies);
   renderRequests(open, recent, atMs);
+  byId("errors-part").hidden = !recent.some((each) => each.error != null);
   renderErrors(recent);
   renderCache(recent, blocks.total > 0);
 }
@@ -96,7 +103,7 @@ function showBlocks({ total, live, shared, cached }) {
 
 function bars(id, rows, most, text) {
   const list = byId(id);
-  if (list.children.length !== rows.length * 3) {
+  if (list.children.length !== rows.length * 3 || rows.some(([name], index) => list.children[index * 3].textContent !== name)) {
     list.replaceChildren(...rows.flatMap(([name]) => [h("dt", {}, name), h("dd", {}, h("meter", { min: 0, "aria-label": name })), h("dd", {})]));
   }
   rows.forEach(([, value], index) => {
@@ -110,8 +117,7 @@ function bars(id, rows, most, text) {
 
 function showDrafts() {
   const drafted = sum(drafts, "drafted");
-  byId("drafts").hidden = drafted === 0;
-  byId("no-drafts").hidden = drafted > 0;
+  byId("drafts-part").hidden = drafted === 0;
   if (drafted === 0) return;
   const byPosition = [];
   for (const each of drafts) each.accepted_by_position.forEach((count, position) => (byPosition[position] = (byPosition[position] ?? 0) + count));
@@ -123,8 +129,8 @@ function showDrafts() {
 function showLatencies({ num_requests: numRequests, first_token_s: first, per_token_s: token }) {
   const row = (name, values) => h("tr", {}, h("td", {}, name), (values.length ? values : [null, null, null]).map((value) => h("td", {}, seconds(value))));
   byId("latencies").replaceChildren(
-    h("thead", {}, h("tr", {}, h("th", {}, count(numRequests, "request")), ["p50", "p90", "p99"].map((each) => h("th", {}, each)))),
-    h("tbody", {}, row("first token", first), row("each token", token)),
+    h("thead", {}, h("tr", {}, h("th", {}, count(numRequests, "request")), ["half within", "9 of 10", "99 of 100"].map((each) => h("th", {}, each)))),
+    h("tbody", {}, row("for the first token", first), row("for each further token", token)),
   );
 }
 
@@ -135,13 +141,19 @@ export async function watch() {
   while (!signal.aborted) {
     const mayGoOn = await withKey(async () => {
       await offerModels(signal);
+      askAtOnce();
       for await (const frame of getEvents(eventsPath(), signal)) {
+        hideLock();
         take(frame);
         refreshModels(signal);
+        if (!isPaused) refreshServer(signal);
       }
       setState("The server is stopping.", "bad");
     }, signal);
-    if (!mayGoOn) return;
+    if (!mayGoOn) {
+      if (!signal.aborted) showLock(watch);
+      return;
+    }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }

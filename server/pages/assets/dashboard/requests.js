@@ -6,12 +6,15 @@ import { place } from "./placing.js";
 import { seconds, stateOf } from "./words.js";
 
 const MAX_ROWS = 24;
+const MIN_ENDED = 4; // the last ones, however old
 const WINDOW_MS = 30_000;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Show open requests, and those that ended lately. */
 export function renderRequests(open, recent, nowMs) {
-  const rows = [...open, ...recent.filter((each) => each.prompt_tokens)].slice(0, MAX_ROWS);
+  const ended = recent.filter((each) => each.prompt_tokens);
+  const numShown = ended.filter((each) => each.began_ms + each.seconds * 1000 > nowMs - WINDOW_MS).length;
+  const rows = [...open, ...ended.slice(0, Math.max(MIN_ENDED, numShown))].slice(0, MAX_ROWS);
   place(byId("requests"), rows, keyOf, (request, old) => row(request, nowMs, old), "No request yet. Ask something on the chat page, and watch the request here.");
 }
 

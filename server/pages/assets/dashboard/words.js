@@ -4,6 +4,12 @@ import { count } from "../shared/count.js";
 
 export const seconds = (s) => (s == null ? "–" : s < 0.01 ? `${(s * 1000).toFixed(1)} ms` : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(s < 10 ? 2 : 1)} s`);
 
+/** What the engine does in each phase of a step. */
+export const PHASES = {
+  schedule: "choosing what to compute", forward: "computing the model", sample: "choosing tokens", draft: "guessing ahead",
+  update: "bookkeeping", send: "sending results",
+};
+
 const ENDS = {
   stop: "The model ended its answer, or wrote a stop text",
   length: "It reached its maximum length",

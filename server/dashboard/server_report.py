@@ -1,0 +1,32 @@
+"""server_report: what an operator asks of the whole server: is it full, who uses it, and what happened."""
+
+import importlib.metadata
+import time
+
+from server.context import ServerContext
+from server.dashboard.fit import fit_of
+from server.live.history import MINUTE_S, NUM_MINUTES, NUM_TEN_MINUTES, TEN_MINUTES_S
+from server.live.reports import ModelHealth, ServerReport, Stretch
+
+
+def server_report(context: ServerContext) -> ServerReport:
+    now_s, history = time.time(), context.history
+    hour = history.hour()
+    fits = [fit_of(model, hour, now_s * 1000) for model in context.models]
+    return ServerReport(
+        version=importlib.metadata.version("headrace"),
+        started_at=context.created_s,
+        now=now_s,
+        has_keys=context.keys.ring.asks_for_keys,
+        is_draining=context.drain.is_active,
+        models=[
+            ModelHealth(model.name, status.state.value, status.reason, status.num_restarts)
+            for model in context.models
+            for status in (model.client.status(),)
+        ],
+        machine=context.machine.sample(),
+        hour=Stretch(MINUTE_S, NUM_MINUTES, hour),
+        day=Stretch(TEN_MINUTES_S, NUM_TEN_MINUTES, history.day()),
+        happenings=[*reversed(history.happenings)],
+        fits=[each for each in fits if each is not None],
+    )

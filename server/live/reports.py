@@ -1,0 +1,62 @@
+"""ServerReport: an operator's view of the whole server: is it full, who uses it, and what happened."""
+
+import msgspec
+
+from server.live.history import Bucket, Happening
+from server.live.machine import MachineFigures
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether one more user fits now, with the figures behind it. Null: not known yet.
+
+    gap_s: expected time between tokens with one more request. first_token_s: 90th percentile of the last five minutes.
+    free_tokens: room in the KV cache, also in blocks that are cached for later. request_tokens: mean of the last hour.
+    most_quick: the highest number of concurrent requests that had at most 0.1 s between tokens. users: how many
+    users such a number serves if each pauses 45 s between answers of answer_s; null before any answer.
+    """
+
+    model: str
+    reasons: list[str]  # why it does not fit: "waiting", "places", "memory", "first_token" or "gap"
+    running: int
+    waiting: int
+    places: int
+    free_tokens: int
+    request_tokens: int
+    first_token_s: float | None
+    gap_s: float | None
+    most_quick: int
+    answer_s: float | None
+    users: int | None
+
+
+class ModelHealth(msgspec.Struct, frozen=True):
+    """State of one model's engine. reason: why it is not ready."""
+
+    name: str
+    state: str
+    reason: str
+    num_restarts: int
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """Buckets of one width over a stretch of time, oldest first; empty ones are left out."""
+
+    width_s: int
+    num_buckets: int
+    buckets: list[Bucket]
+
+
+class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of GET /dashboard/server. Times are in seconds since 1970."""
+
+    version: str
+    started_at: int
+    now: float
+    has_keys: bool
+    is_draining: bool
+    models: list[ModelHealth]
+    machine: MachineFigures
+    hour: Stretch
+    day: Stretch
+    happenings: list[Happening]  # newest first
+    fits: list[Fit]

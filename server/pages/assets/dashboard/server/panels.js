@@ -1,0 +1,110 @@
+// The overview's panels about the whole server: the machine, room for users, the last hour or day, keys and events.
+
+import { getJson } from "../../shared/api.js";
+import { byId, h } from "../../shared/dom.js";
+import { span } from "../jobs/words.js";
+import { lineChart } from "../line_chart.js";
+import { fitOf, happening, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "./words.js";
+
+const REFRESH_MS = 2000;
+const WINDOWS = {
+  hour: { size: 10, marks: [[-3600, "60 min ago"], [-2400, "40"], [-1200, "20"], [0, "now"]], unit: "min" },
+  day: { size: 12, marks: [[-86400, "24 h ago"], [-57600, "16"], [-28800, "8"], [0, "now"]], unit: "h" },
+};
+
+let refreshedMs = 0;
+let report = null;
+let chosen = "hour";
+
+/** Ask for the server's state again, unless that was done a moment ago. */
+export async function refreshServer(signal) {
+  if (Date.now() - refreshedMs < REFRESH_MS) return;
+  refreshedMs = Date.now();
+  report = (await getJson("dashboard/server", { signal }).catch(() => null)) ?? report; // the frames tell of a server that is lost
+  if (report && !signal.aborted) show();
+}
+
+export const askAtOnce = () => (refreshedMs = 0);
+
+function show() {
+  const { text, mood } = verdict(report);
+  byId("verdict").textContent = text;
+  byId("verdict").className = `verdict ${mood}`;
+  byId("up-since").textContent = `headrace ${report.version}, up for ${span(report.now - report.started_at)}, since ${new Date(report.started_at * 1000).toLocaleString()}.`;
+  showMachine();
+  showFits();
+  showWindow();
+  showHappenings();
+}
+
+function showMachine() {
+  byId("machine").replaceChildren(...machineRows(report.machine).map(({ name, share, text, isFull }) => {
+    const bar = h("meter", { min: 0, max: 1, value: share, "aria-label": name, class: isFull ? "full" : null });
+    bar.style.setProperty("--share", `${100 * share}%`);
+    return h("div", { class: "load" }, h("b", {}, name), bar, h("span", { class: isFull ? "bad" : "muted" }, text));
+  }));
+}
+
+function showFits() {
+  byId("fit").replaceChildren(...(report.fits.length ? report.fits.map((fit) => {
+    const [answer, reasons] = fitOf(fit);
+    return h("div", {},
+      h("p", { class: "answer" }, h("b", { class: answer === "Yes" ? "good" : "bad" }, `${answer}.`), report.fits.length > 1 ? ` ${fit.model}` : ""),
+      h("ul", { class: "plain-list" }, reasons.map((reason) => h("li", {}, reason))),
+      usersOf(fit) ? h("p", { class: "muted small" }, usersOf(fit)) : null);
+  }) : [h("p", { class: "empty" }, "No model that writes text is loaded.")]));
+}
+
+function showWindow() {
+  const { now } = report;
+  const window = report[chosen];
+  const { size, marks, unit } = WINDOWS[chosen];
+  const range = [marks[0][0], 0];
+  const rate = (name) => pointsOf(window, report, (bucket, seconds) => bucket[name] / seconds);
+  const share = (name) => pointsOf(window, report, (bucket) => (bucket[name] == null ? null : 100 * bucket[name]), null);
+  const events = report.happenings.filter(({ at_s: at, kind }) => kind === "engine_ended" && now - at < -range[0]).map(({ at_s: at }) => at - now);
+  byId("history").replaceChildren(
+    lineChart({ lines: [{ color: "decode", label: "written", points: rate("written_tokens") }, { color: "prefill", label: "read from prompts", points: rate("read_tokens") }], unit: "tokens per second, all models", xMarks: marks, range, events, label: `Tokens per second in the last ${chosen}; the table below has it in numbers` }),
+    lineChart({ lines: [{ color: "shared", label: "processors", points: share("cpu_busy") }, { color: "waiting", label: "memory", points: share("memory_used") }], unit: "percent in use", xMarks: marks, range, least: 100, label: `Processors and memory in the last ${chosen}` }));
+  showRows(rowsOf(window, now, size), unit);
+  showUses(usesOf(window.buckets, report.has_keys));
+}
+
+function showRows(rows, unit) {
+  const number = (value) => value.toLocaleString("en-US");
+  const age = (s) => Math.round(s / (unit === "h" ? 3600 : 60));
+  byId("history-rows").hidden = rows.length === 0;
+  byId("history-rows").replaceChildren(
+    head(["When", "Requests", "Refused or failed", "Tokens read", "Tokens written", "Most at once", "Most waiting", "Processors at most"]),
+    h("tbody", {}, rows.map((row) => h("tr", {},
+      h("td", {}, row.to === 0 ? `last ${age(row.from)} ${unit}` : `${age(row.to)} to ${age(row.from)} ${unit} ago`),
+      h("td", {}, number(row.requests)), h("td", { class: row.refused ? "bad" : null }, number(row.refused)), h("td", {}, number(row.read)), h("td", {}, number(row.written)),
+      h("td", {}, number(row.running)), h("td", {}, number(row.waiting)), h("td", {}, row.cpu ? `${Math.round(100 * row.cpu)} %` : "–")))));
+}
+
+function showUses(uses) {
+  const number = (value) => value.toLocaleString("en-US");
+  byId("uses-title").textContent = `Who uses it, last ${chosen}`;
+  byId("no-uses").hidden = uses.length > 0;
+  byId("uses").hidden = uses.length === 0;
+  byId("uses").replaceChildren(
+    head(["Key", "Of all work", "Requests", "Refused or failed", "Tokens read", "from the cache", "Tokens written"]),
+    h("tbody", {}, uses.map((use) => h("tr", {}, h("td", {}, use.key), h("td", {}, `${Math.round(100 * use.share)} %`), h("td", {}, number(use.requests)),
+      h("td", { class: use.refused ? "bad" : null }, number(use.refused)), h("td", {}, number(use.read)), h("td", {}, number(use.cached)), h("td", {}, number(use.written))))));
+}
+
+const head = (titles) => h("thead", {}, h("tr", {}, titles.map((title) => h("th", { scope: "col" }, title))));
+
+function showHappenings() {
+  const { happenings, models, now } = report;
+  byId("happenings").replaceChildren(...happenings.slice(0, 20).map((each) => h("li", { class: each.kind === "engine_ended" ? "bad" : null },
+    h("time", { datetime: new Date(each.at_s * 1000).toISOString(), title: new Date(each.at_s * 1000).toLocaleString() }, `${span(now - each.at_s)} ago`), ` ${happening(each, models.length > 1)}`)));
+}
+
+for (const button of document.querySelectorAll("#windows button")) {
+  button.addEventListener("click", () => {
+    chosen = button.dataset.window;
+    for (const each of document.querySelectorAll("#windows button")) each.setAttribute("aria-pressed", String(each === button));
+    if (report) showWindow();
+  });
+}

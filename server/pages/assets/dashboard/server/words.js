@@ -1,0 +1,111 @@
+// The server's state in words and rows. No element is made here: tests run it without a browser.
+
+import { count } from "../../shared/count.js";
+import { bytes, span } from "../jobs/words.js";
+
+const FULL = 0.9; // share of a memory or disk from which it is called nearly full
+const percent = (share) => `${Math.round(100 * share)} %`;
+
+const REASONS = {
+  waiting: ({ waiting }) => `${count(waiting, "request")} already ${waiting === 1 ? "waits" : "wait"}`,
+  places: ({ places }) => `all ${places} places are taken (--max-num-seqs)`,
+  memory: ({ free_tokens: free, request_tokens: tokens }) => `the KV cache has room for ${count(free, "token")}, and a request takes about ${tokens.toLocaleString("en-US")}`,
+  first_token: ({ first_token_s: first }) => `first tokens take up to ${first.toFixed(1)} s, and 2 s is the limit for a chat`,
+  gap: ({ gap_s: gap }) => `tokens would come every ${Math.round(gap * 1000)} ms, and 100 ms is the limit to read along`,
+};
+
+/** Whether one more user fits, and why: [answer, reasons]. */
+export function fitOf(fit) {
+  if (fit.reasons.length) return ["No", fit.reasons.map((reason) => REASONS[reason](fit))];
+  const parts = [`${fit.places - fit.running} of ${fit.places} places are free`];
+  if (fit.gap_s) parts.push(`tokens would come every ${Math.round(fit.gap_s * 1000)} ms`);
+  if (fit.first_token_s != null) parts.push(`first tokens take up to ${fit.first_token_s.toFixed(1)} s`);
+  if (fit.free_tokens) parts.push(`the KV cache has room for ${count(Math.floor(fit.free_tokens / Math.max(1, fit.request_tokens)), "more request")} like the last ones`);
+  return ["Yes", parts];
+}
+
+/** How many users fit altogether, as a sentence; "" before that is known. */
+export function usersOf({ users, most_quick: most, answer_s: answerS }) {
+  if (!users) return "";
+  return `At least ${count(users, "user")} in all: it has answered ${most} at once at reading speed, and an answer takes ${span(answerS)}; with 45 s to read and write between answers, ${most} × (${span(answerS)} + 45 s) / ${span(answerS)}.`;
+}
+
+/** Rows of the machine's load: {name, share, text, isFull}. What the system does not tell, and swap that is not there, is left out. */
+export function machineRows({ num_cores: cores, cpu_busy: busy, cpu_own: own, memory_total: total, memory_free: free, memory_own: ownBytes, swap_total: swap, swap_used: swapUsed, disks }) {
+  const rows = [];
+  if (busy != null) rows.push({ name: "Processors", share: busy, isFull: busy >= FULL, text: `${percent(busy)} of ${count(cores, "core")}: this server ${percent(own)}, other programs ${percent(busy - own)}` });
+  if (total && free != null) rows.push({ name: "Memory", share: 1 - free / total, isFull: 1 - free / total >= FULL, text: `${bytes(free)} free of ${bytes(total)}${ownBytes ? `; this server takes ${bytes(ownBytes)}` : ""}` });
+  if (swap) rows.push({ name: "Swap", share: swapUsed / swap, isFull: swapUsed / swap >= 0.5, text: `${bytes(swapUsed)} used of ${bytes(swap)}` });
+  for (const { label, total_bytes: all, free_bytes: left } of disks) rows.push({ name: "Disk", share: 1 - left / all, isFull: 1 - left / all >= FULL, text: `${bytes(left)} free of ${bytes(all)} (${label})` });
+  return rows;
+}
+
+/** The first thing to know, in one or two sentences: {text, mood}. */
+export function verdict({ models, machine, fits, is_draining: isDraining }) {
+  const broken = models.filter(({ state }) => state === "dead" || state === "loading");
+  if (isDraining) return { text: "Draining: running requests are finished, and new ones are refused.", mood: "bad" };
+  if (broken.length === models.length && broken.length) return { text: `Not ready: ${broken[0].reason || broken[0].state}.`, mood: "bad" };
+  const full = machineRows(machine).filter(({ isFull }) => isFull).map(({ name }) => name.toLowerCase());
+  const [running, waiting] = ["running", "waiting"].map((name) => fits.reduce((sum, fit) => sum + fit[name], 0));
+  const now = running + waiting === 0 ? "Idle" : `${count(running, "request")} running${waiting ? `, ${waiting} waiting` : ""}`;
+  const room = fits.map((fit) => `${fits.length > 1 ? `${fit.model}: ` : ""}${fitOf(fit)[0] === "Yes" ? "one more user fits" : `no room for one more user: ${fitOf(fit)[1][0]}`}`);
+  const parts = [[now, ...room].join("; "), full.length ? `Nearly full: ${full.join(", ")}` : ""].filter(Boolean);
+  return { text: `${parts.join(". ")}.`, mood: full.length || fits.some(({ reasons }) => reasons.length) ? "warn" : "good" };
+}
+
+const HAPPENINGS = {
+  started: () => "The server started",
+  engine_ended: ({ detail }) => (detail === "hang" ? "The engine made no progress and was restarted" : "The engine process ended unexpectedly and was restarted"),
+};
+
+export const happening = (each, hasModels) => `${(HAPPENINGS[each.kind] ?? (({ kind, detail }) => `${kind} ${detail}`.trim()))(each)}${hasModels && each.model ? ` (${each.model})` : ""}.`;
+
+/** Use by key over the buckets, the largest first: [{key, requests, refused, read, cached, written, share}]. */
+export function usesOf(buckets, hasKeys) {
+  const found = new Map();
+  for (const { keys } of buckets) {
+    for (const [key, use] of Object.entries(keys)) {
+      const name = key || (hasKeys ? "keys without a name" : "everybody (the server has no keys)");
+      const sum = found.get(name) ?? { key: name, requests: 0, refused: 0, read: 0, cached: 0, written: 0 };
+      sum.requests += use.requests;
+      sum.refused += use.refused;
+      sum.read += use.prompt_tokens;
+      sum.cached += use.cached_tokens;
+      sum.written += use.output_tokens;
+      found.set(name, sum);
+    }
+  }
+  const tokens = ({ read, cached, written }) => read - cached + written; // what had to be computed
+  const all = [...found.values()].reduce((total, each) => total + tokens(each), 0);
+  return [...found.values()].map((each) => ({ ...each, share: all ? tokens(each) / all : 0 })).sort((a, b) => b.share - a.share || b.requests - a.requests);
+}
+
+/** Points of a value of each bucket since the start, zeros where one is left out: [[seconds before now, value]]. */
+export function pointsOf({ width_s: width, num_buckets: number, buckets }, { now, started_at: startedAt }, value, missing = 0) {
+  const byStart = new Map(buckets.map((bucket) => [bucket.start_s, bucket]));
+  const last = Math.floor(now / width) * width;
+  const points = [];
+  for (let start = last - (number - 1) * width; start <= last; start += width) {
+    if (start + width <= startedAt) continue;
+    const bucket = byStart.get(start);
+    const found = bucket ? value(bucket, Math.min(width, Math.max(1, now - start))) : missing;
+    if (found != null) points.push([Math.min(0, start + width / 2 - now), found]);
+  }
+  return points;
+}
+
+/** Sums of `size` buckets each, newest first, those without a request or step left out. */
+export function rowsOf({ width_s: width, buckets }, now, size) {
+  const groups = new Map();
+  for (const bucket of buckets) {
+    const age = Math.floor((now - bucket.start_s) / (width * size));
+    groups.set(age, [...(groups.get(age) ?? []), bucket]);
+  }
+  const sum = (list, name) => list.reduce((total, each) => total + each[name], 0);
+  const most = (list, name) => list.reduce((top, each) => Math.max(top, each[name] ?? 0), 0);
+  return [...groups].sort(([a], [b]) => a - b).map(([age, list]) => ({
+    from: (age + 1) * width * size, to: age * width * size,
+    requests: sum(list, "requests"), refused: sum(list, "refused") + sum(list, "failed"), read: sum(list, "read_tokens"), written: sum(list, "written_tokens"),
+    running: most(list, "most_running"), waiting: most(list, "most_waiting"), cpu: most(list, "cpu_busy"),
+  })).filter(({ requests, read, written }) => requests || read || written);
+}

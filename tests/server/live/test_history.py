@@ -1,0 +1,116 @@
+"""What the dashboard keeps of the last hour and day: in bounded memory, by key, of all models together."""
+
+from engine.protocol import StepStats
+from server.live.history import MAX_KEYS, NUM_MINUTES, NUM_TEN_MINUTES, OTHER_KEYS, History
+from server.live.machine import MachineFigures
+from server.live.pace import Pace
+from server.metrics.request_record import RequestRecord
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def _record(key: str | None = "ann", status: int = 200, output_tokens: int = 5) -> RequestRecord:
+    record = RequestRecord("r", "POST", lambda _: None)
+    record.key_name, record.status, record.output_tokens = key, status, output_tokens
+    record.counted_prompt_tokens, record.cached_tokens, record.has_started = 20, 10, True
+    return record
+
+
+def test_steps_and_requests_are_counted_in_the_hour_and_in_the_day() -> None:
+    history = History(_Clock())
+    history.on_step(StepStats(prefill_tokens=7, decode_tokens=2, batch_decode_tokens=3, running=2, waiting=1))
+    history.on_step(StepStats(decode_tokens=2, running=1))
+    history.on_over(_record())
+    history.on_over(_record(status=400))
+    history.on_over(_record(key=None, status=500))
+    (minute,), (ten_minutes,) = history.hour(), history.day()
+    for bucket in (minute, ten_minutes):
+        assert (bucket.read_tokens, bucket.written_tokens, bucket.most_running, bucket.most_waiting) == (7, 7, 2, 1)
+        assert (bucket.requests, bucket.refused, bucket.failed, bucket.answers, bucket.answer_tokens) == (
+            3,
+            1,
+            1,
+            1,
+            25,
+        )
+        assert {key: (use.requests, use.refused) for key, use in bucket.keys.items()} == {"ann": (2, 1), "": (1, 1)}
+        assert (bucket.keys["ann"].prompt_tokens, bucket.keys["ann"].output_tokens) == (40, 10)
+
+
+def test_old_buckets_are_dropped() -> None:
+    clock = _Clock()
+    history = History(clock)
+    for _ in range(3 * NUM_TEN_MINUTES):
+        history.on_step(StepStats(decode_tokens=1))
+        clock.now_s += 600
+    assert len(history.day()) <= NUM_TEN_MINUTES
+    assert len(history.hour()) <= NUM_MINUTES
+    clock.now_s += 3600
+    assert history.hour() == []
+    assert history.day()
+    clock.now_s += 86400
+    assert history.day() == []
+
+
+def test_many_keys_are_counted_together() -> None:
+    history = History(_Clock())
+    for number in range(MAX_KEYS + 10):
+        history.on_over(_record(key=f"key-{number}"))
+    (bucket,) = history.hour()
+    assert len(bucket.keys) == MAX_KEYS + 1
+    assert bucket.keys[OTHER_KEYS].requests == 10
+
+
+def test_a_clock_that_is_set_back_counts_in_the_last_bucket() -> None:
+    clock = _Clock()
+    history = History(clock)
+    history.on_step(StepStats(decode_tokens=1))
+    clock.now_s -= 500
+    history.on_step(StepStats(decode_tokens=1))
+    assert [bucket.written_tokens for bucket in history.hour()] == [2]
+
+
+def test_the_machines_highest_load_is_kept() -> None:
+    history = History(_Clock())
+    for busy, free in ((0.5, 75), (None, 25), (0.25, 50)):
+        history.on_machine(
+            MachineFigures(
+                num_cores=2,
+                cpu_busy=busy,
+                cpu_own=busy,
+                memory_total=100,
+                memory_free=free,
+                memory_own=None,
+                swap_total=None,
+                swap_used=None,
+                disks=[],
+            )
+        )
+    (bucket,) = history.hour()
+    assert (bucket.cpu_busy, bucket.memory_used) == (0.5, 0.75)
+
+
+def test_happenings_are_bounded() -> None:
+    history = History(_Clock())
+    for number in range(1000):
+        history.note("engine_ended", "demo", str(number))
+    assert len(history.happenings) == 200
+    assert history.happenings[-1].detail == "999"
+
+
+def test_the_pace_is_known_by_the_number_of_requests() -> None:
+    pace = Pace()
+    assert (pace.step_s(1), pace.most_within(1.0)) == (None, 0)
+    pace.on_step(StepStats(prefill_tokens=100, running=1, step_s=9.0))  # a prompt alone
+    for running, step_s in ((2, 0.04), (2, 0.06), (4, 0.2)):
+        pace.on_step(StepStats(decode_tokens=running, running=running, step_s=step_s))
+    assert pace.step_s(2) == 0.04 + 0.05 * 0.02
+    assert pace.step_s(3) == pace.step_s(2) * 3 / 2
+    assert (pace.step_s(1), pace.step_s(4)) == (None, 0.2)
+    assert (pace.most_within(0.1), pace.most_within(0.3)) == (2, 4)

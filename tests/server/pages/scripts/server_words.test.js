@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { fitOf, happening, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "../assets/dashboard/server/words.js";
+
+const FIT = { model: "m", reasons: [], running: 2, waiting: 0, places: 8, free_tokens: 1000, request_tokens: 100, first_token_s: 0.5, gap_s: 0.05, most_quick: 3, answer_s: 15, users: 12 };
+const MACHINE = { num_cores: 4, cpu_busy: 0.5, cpu_own: 0.3, memory_total: 16e9, memory_free: 8e9, memory_own: 2e9, swap_total: 0, swap_used: 0, disks: [{ label: "cache", total_bytes: 100e9, free_bytes: 50e9 }] };
+const REPORT = { models: [{ name: "m", state: "ready", reason: "" }], machine: MACHINE, fits: [FIT], is_draining: false };
+const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {} };
+
+test("room for one more user has its reasons", () => {
+  assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 places are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s", "the KV cache has room for 10 more requests like the last ones"]]);
+  const full = { ...FIT, reasons: ["waiting", "places", "memory", "first_token", "gap"], waiting: 1, running: 8, free_tokens: 50, first_token_s: 3, gap_s: 0.2 };
+  assert.deepEqual(fitOf(full), ["No", [
+    "1 request already waits", "all 8 places are taken (--max-num-seqs)", "the KV cache has room for 50 tokens, and a request takes about 100",
+    "first tokens take up to 3.0 s, and 2 s is the limit for a chat", "tokens would come every 200 ms, and 100 ms is the limit to read along",
+  ]]);
+});
+
+test("the number of users has its sum", () => {
+  assert.match(usersOf(FIT), /^At least 12 users .* 3 × \(15 s \+ 45 s\) \/ 15 s\.$/);
+  assert.equal(usersOf({ ...FIT, users: null }), "");
+});
+
+test("the machine's rows leave out what is not there", () => {
+  assert.deepEqual(machineRows(MACHINE).map(({ name, text, isFull }) => [name, text, isFull]), [
+    ["Processors", "50 % of 4 cores: this server 30 %, other programs 20 %", false],
+    ["Memory", "8.0 GB free of 16 GB; this server takes 2.0 GB", false],
+    ["Disk", "50 GB free of 100 GB (cache)", false],
+  ]);
+  const other = { ...MACHINE, cpu_busy: null, memory_total: null, swap_total: 4e9, swap_used: 3e9, disks: [] };
+  assert.deepEqual(machineRows(other).map(({ name, isFull }) => [name, isFull]), [["Swap", true]]);
+});
+
+test("the verdict names what is wrong first", () => {
+  assert.deepEqual(verdict(REPORT), { text: "2 requests running; one more user fits.", mood: "good" });
+  assert.equal(verdict({ ...REPORT, fits: [{ ...FIT, running: 0 }] }).text, "Idle; one more user fits.");
+  assert.deepEqual(verdict({ ...REPORT, machine: { ...MACHINE, memory_free: 1e9 } }), { text: "2 requests running; one more user fits. Nearly full: memory.", mood: "warn" });
+  assert.deepEqual(verdict({ ...REPORT, models: [{ name: "m", state: "dead", reason: "it ended" }] }), { text: "Not ready: it ended.", mood: "bad" });
+  assert.match(verdict({ ...REPORT, is_draining: true }).text, /^Draining/);
+});
+
+test("an event is a sentence", () => {
+  assert.equal(happening({ kind: "started" }, true), "The server started.");
+  assert.equal(happening({ kind: "engine_ended", detail: "hang", model: "m" }, true), "The engine made no progress and was restarted (m).");
+  assert.equal(happening({ kind: "engine_ended", detail: "crash", model: "m" }, false), "The engine process ended unexpectedly and was restarted.");
+  assert.equal(happening({ kind: "other", detail: "thing" }, false), "other thing.");
+});
+
+test("use is added up by key, without what came from the cache in its share", () => {
+  const use = (requests, read, cached, written) => ({ requests, refused: 0, prompt_tokens: read, cached_tokens: cached, output_tokens: written });
+  const buckets = [{ keys: { ann: use(1, 100, 80, 10), "": use(1, 10, 0, 0) } }, { keys: { ann: use(2, 0, 0, 60) } }];
+  assert.deepEqual(usesOf(buckets, true).map(({ key, requests, share }) => [key, requests, share]), [["ann", 3, 0.9], ["keys without a name", 1, 0.1]]);
+  assert.match(usesOf(buckets, false)[1].key, /^everybody/);
+});
+
+test("a line has a point for each bucket since the start, zeros included", () => {
+  const window = { width_s: 60, num_buckets: 5, buckets: [BUCKET] };
+  const points = pointsOf(window, { now: 730, started_at: 590 }, (bucket, seconds) => bucket.written_tokens / seconds);
+  assert.deepEqual(points, [[-160, 0], [-100, 2], [-40, 0], [0, 0]]);
+  assert.deepEqual(pointsOf(window, { now: 730, started_at: 590 }, (bucket) => bucket.cpu_busy, null), [[-100, 0.5]]);
+});
+
+test("rows add up buckets of the same age", () => {
+  const window = { width_s: 60, buckets: [{ ...BUCKET, start_s: 0, most_running: 5 }, BUCKET, { ...BUCKET, start_s: 660, read_tokens: 0, written_tokens: 0, requests: 0, refused: 0, failed: 0 }] };
+  assert.deepEqual(rowsOf(window, 700, 10), [
+    { from: 600, to: 0, requests: 3, refused: 2, read: 60, written: 120, running: 2, waiting: 0, cpu: 0.5 },
+    { from: 1200, to: 600, requests: 3, refused: 2, read: 60, written: 120, running: 5, waiting: 0, cpu: 0.5 },
+  ]);
+});

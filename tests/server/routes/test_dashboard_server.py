@@ -1,0 +1,145 @@
+"""The dashboard's report on the whole server, its settings and its log: for operators alone."""
+
+import logging
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from engine.client.interface import RestartReason
+from engine.config import EngineConfig
+from engine.protocol import StepStats
+from server.commands.options.in_force import settings_in_force
+from server.commands.serve.engines import note_restart
+from server.config.server import ServerConfig
+from server.live.log_tail import MAX_LINES, LogTail
+from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
+from tests.helpers.keys import bearer, entry, write_keys
+
+pytestmark = pytest.mark.fast
+
+_PATHS = ("/dashboard/server", "/dashboard/settings", "/dashboard/log")
+
+
+def _app(**options: Any) -> FastAPI:
+    return make_app(FakeClient(says("Because.")), **options)
+
+
+async def _report(app: FastAPI) -> Any:
+    async with http(app) as api:
+        answer = await api.get("/dashboard/server")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    return answer.json()
+
+
+async def test_a_restart_is_told_with_its_time_and_reason() -> None:
+    app = _app()
+    context = app.state.context
+    note_restart(context, context.models.default, RestartReason.HANG)
+    report = await _report(app)
+    assert [(each["kind"], each["model"], each["detail"]) for each in report["happenings"]] == [
+        ("engine_ended", MODEL, "hang"),
+        ("started", None, ""),
+    ]
+    assert report["started_at"] - 1 <= report["happenings"][1]["at_s"] <= report["now"]
+
+
+async def test_requests_are_counted_by_key(tmp_path: Any) -> None:
+    keys = write_keys(tmp_path / "keys.json", entry("ann"), entry("root", admin=True))
+    app = _app(api_keys_file=keys)
+    async with http(app) as api:
+        for model, name in ((MODEL, "ann"), (MODEL, "ann"), ("none", "root")):
+            body = {"model": model, "prompt": "Hello", "max_tokens": 20}
+            await api.post("/v1/completions", json=body, headers=bearer(name))
+        report = (await api.get("/dashboard/server", headers=bearer("root"))).json()
+    (minute,) = report["hour"]["buckets"]
+    assert (minute["requests"], minute["refused"], minute["answers"]) == (3, 1, 2)
+    assert (minute["keys"]["ann"]["requests"], minute["keys"]["ann"]["output_tokens"]) == (2, 2 * len("Because."))
+    assert (minute["keys"]["root"]["requests"], minute["keys"]["root"]["refused"]) == (1, 1)
+    assert report["has_keys"]
+
+
+async def test_one_more_user_fits_or_not_and_why() -> None:
+    app = _app()
+    live = app.state.context.live
+    live.on_step(StepStats(decode_tokens=1, running=1, step_s=0.04, blocks_total=64))
+    (fit,) = (await _report(app))["fits"]
+    assert (fit["reasons"], fit["running"], fit["places"], fit["gap_s"]) == ([], 1, 8, 0.08)
+    live.on_step(StepStats(decode_tokens=8, running=8, waiting=2, step_s=0.2, blocks_total=64, blocks_used=60))
+    (fit,) = (await _report(app))["fits"]
+    assert fit["reasons"] == ["waiting", "places", "memory", "gap"]
+    assert (fit["waiting"], fit["most_quick"], fit["users"]) == (2, 1, None)
+
+
+async def test_about_how_many_users_fit() -> None:
+    app = _app()
+    live = app.state.context.live
+    async with http(app) as api:
+        await api.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 20})
+    live.on_step(StepStats(decode_tokens=3, running=3, step_s=0.05, blocks_total=64))
+    (fit,) = (await _report(app))["fits"]
+    assert fit["users"] == int(3 * (fit["answer_s"] + 45) / fit["answer_s"])
+
+
+@pytest.mark.parametrize("path", _PATHS)
+async def test_they_are_for_operators(path: str, tmp_path: Any) -> None:
+    locked = _app(api_keys_file=write_keys(tmp_path / "keys.json", entry("ann"), entry("root", admin=True)))
+    async with http(locked) as api:
+        assert (await api.get(path)).status_code == 401
+        assert (await api.get(path, headers=bearer("ann"))).status_code == 403
+        assert (await api.get(path, headers=bearer("root"))).status_code == 200
+    transport = httpx2.ASGITransport(_app(), client=("203.0.113.9", 5000))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://server") as elsewhere:
+        assert (await elsewhere.get(path)).status_code == 403
+
+
+def test_settings_hide_secrets() -> None:
+    server = ServerConfig(
+        api_key=("hunter2", "swordfish"),
+        otlp_traces_endpoint="http://me:hunter2@collector/v1/traces",
+        port=8123,
+    )
+    settings = {each.flag: each for each in settings_in_force(server, EngineConfig(model="demo"))}
+    assert settings["--api-key"].value == "2 hidden"
+    assert settings["--otlp-traces-endpoint"].value == "http://hidden@collector/v1/traces"
+    assert (settings["--port"].value, settings["--port"].is_default) == ("8123", False)
+    assert settings["--max-num-seqs"].is_default
+    told = " ".join(each.value for each in settings.values())
+    assert "hunter2" not in told
+    assert "swordfish" not in told
+
+
+async def test_the_log_is_told_from_a_number_on() -> None:
+    app = _app()
+    tail: LogTail = app.state.context.log
+    for number in range(3):
+        tail.handle(logging.LogRecord("server.x", logging.WARNING, "f", 1, "line %d", (number,), None))
+    async with http(app) as api:
+        first = (await api.get("/dashboard/log")).json()
+        rest = (await api.get("/dashboard/log?after=2")).json()
+        assert (await api.get("/dashboard/log?after=x")).status_code == 400
+    assert [each["message"] for each in first["lines"]] == ["line 0", "line 1", "line 2"]
+    assert [(each["number"], each["level"], each["logger"]) for each in rest["lines"]] == [(3, "warning", "server.x")]
+    assert rest["began_s"] == first["began_s"]
+
+
+def test_the_kept_log_is_bounded() -> None:
+    tail = LogTail()
+    for number in range(2 * MAX_LINES):
+        tail.handle(logging.LogRecord("x", logging.INFO, "f", 1, f"{number} " + "long " * 1000, (), None))
+    lines = tail.after(0).lines
+    assert (len(lines), lines[-1].number) == (MAX_LINES, 2 * MAX_LINES)
+    assert max(len(each.message) for each in lines) == 2000
+
+
+def test_a_traceback_is_kept_with_its_line() -> None:
+    tail = LogTail()
+    try:
+        raise ValueError("this")
+    except ValueError as error:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed", (), (ValueError, error, error.__traceback__))
+        tail.handle(record)
+    (line,) = tail.after(0).lines
+    assert line.message.startswith("failed\nTraceback")
+    assert line.message.endswith("ValueError: this")
