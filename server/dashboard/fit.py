@@ -30,7 +30,7 @@ def fit_of(model: ServedModel, hour: list[Bucket], now_ms: float) -> Fit | None:
     mean_s = answer_s / answers if answers else None
     checks = {
         "waiting": stats.waiting == 0,
-        "places": stats.running < info.max_num_seqs,
+        "slots": stats.running < info.max_num_seqs,
         "memory": not total or free_tokens >= request_tokens,
         "first_token": first_token_s is None or first_token_s <= FIRST_TOKEN_LIMIT_S,
         "gap": gap_s is None or gap_s <= GAP_LIMIT_S,
@@ -40,7 +40,7 @@ def fit_of(model: ServedModel, hour: list[Bucket], now_ms: float) -> Fit | None:
         reasons=[name for name, is_fine in checks.items() if not is_fine],
         running=stats.running,
         waiting=stats.waiting,
-        places=info.max_num_seqs,
+        slots=info.max_num_seqs,
         free_tokens=free_tokens,
         request_tokens=request_tokens,
         first_token_s=first_token_s,

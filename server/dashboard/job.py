@@ -114,15 +114,15 @@ def _training_report(
 ) -> JobReport:
     now_s, ring = context.files.clock(), context.keys.ring
     is_own = record.owner == owner
-    told = [each.event for each in events]
+    shown = [each.event for each in events]
     return JobReport(
         job=training_summary(record, owner, ring, now_s),
         has_keys=ring.asks_for_keys,
         now=now_s,
         training=_details(record, is_own=is_own),
-        curve=[_point(each) for each in told if each.kind == "metrics"],
-        notes=[_note(each) for each in told if each.kind != "metrics" and "sample" not in each.data] if is_own else [],
-        samples=[_sample(each) for each in told if "sample" in each.data] if is_own else [],
+        curve=[_point(each) for each in shown if each.kind == "metrics"],
+        notes=[_note(each) for each in shown if each.kind != "metrics" and "sample" not in each.data] if is_own else [],
+        samples=[_sample(each) for each in shown if "sample" in each.data] if is_own else [],
         next_event=events[-1].number if events else after,
         has_more=len(events) == _MAX_EVENTS,
     )

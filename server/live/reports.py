@@ -16,10 +16,10 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model: str
-    reasons: list[str]  # why it does not fit: "waiting", "places", "memory", "first_token" or "gap"
+    reasons: list[str]  # why it does not fit: "waiting", "slots", "memory", "first_token" or "gap"
     running: int
     waiting: int
-    places: int
+    slots: int
     free_tokens: int
     request_tokens: int
     first_token_s: float | None

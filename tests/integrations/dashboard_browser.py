@@ -23,13 +23,19 @@ def browser_at(path: str) -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def page_at(
-    browser: Browser, address: str, *, key: str | None = None, size: str = "laptop", scheme: str = "light"
+    browser: Browser,
+    address: str,
+    *,
+    key: str | None = None,
+    size: str = "laptop",
+    scheme: str = "light",
+    headers: dict[str, str] | None = None,
 ) -> Iterator[Page]:
     """A page with a memory of its own, in which a key may be saved. No script fails on it, it asks no other server, and
     nothing breaks its policy."""
     width, height = SIZES[size]
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True
+        viewport={"width": width, "height": height}, color_scheme=scheme, extra_http_headers=headers or {}
     )
     if key is not None:
         context.add_init_script(f"sessionStorage.setItem('headrace.key', {key!r})")

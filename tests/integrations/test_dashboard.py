@@ -1,6 +1,9 @@
-"""The dashboard in a real browser: jobs, for their owner and for an operator."""
+"""The dashboard in a real browser: jobs, for their owner and for an operator, and the overview of a whole server."""
 
 import asyncio
+import json
+import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +18,17 @@ from server.finetuning.jobs.record import FinetuningRecord, Resolved
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.schemas.batch_answers import BatchStatus, LineFault
 from server.schemas.finetuning_answers import FinetuningStatus
+from tests.e2e.conftest import FAST_START
 from tests.helpers.fake_client import make_app, says
 from tests.helpers.keys import bearer, entry, write_keys
+from tests.helpers.repository import ROOT
+from tests.helpers.server_process import API_KEY, COMMAND
 from tests.integrations.programs import Workplace, npm_program, python_program
 from tests.integrations.scripted_server import MODEL, scripted_client, serving
 
 pytestmark = pytest.mark.integrations
 
+_OF_A_SERVER = ("HOME", "HF_HOME", "HEADRACE_CACHE")  # where it finds its model
 _TIMEOUT_S = 400.0  # for half a minute, on a machine that has other work
 
 
@@ -110,3 +117,33 @@ def test_the_jobs(served: _Served, workplace: Workplace, browser: str, tmp_path:
     given = [served.url, browser, axe, tmp_path, served.training, served.batch]
     workplace.run([python, script, *given], timeout_s=_TIMEOUT_S)
     assert {path.stem for path in tmp_path.glob("*.png")} >= {"jobs-phone-dark", "training-phone-dark", "jobs-laptop"}
+
+
+def test_the_overview(workplace: Workplace, browser: str, tmp_path: Path) -> None:
+    python = python_program("playwright", "python")
+    axe = npm_program("axe-core", "axe-core", "axe.min.js")
+    script = Path(__file__).with_name("browse_overview.py")
+    port = _free_port()
+    home = [f"{name}={os.environ[name]}" for name in _OF_A_SERVER if name in os.environ]
+    command = [
+        "env",
+        *home,
+        f"PYTHONPATH={ROOT}",
+        COMMAND,
+        "serve",
+        "--port",
+        str(port),
+        "--api-key",
+        API_KEY,
+        *FAST_START,
+    ]
+    with serving(make_app(scripted_client(says("x")))) as open_url:
+        given = [json.dumps(command), f"http://127.0.0.1:{port}", API_KEY, open_url, browser, axe, tmp_path]
+        workplace.run([python, script, *given], timeout_s=2 * _TIMEOUT_S)
+    assert {path.stem for path in tmp_path.glob("*.png")} >= {"locked", "overview-laptop", "overview-phone-dark"}
+
+
+def _free_port() -> int:
+    """A port that the same server can listen on again after it was killed."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

@@ -65,10 +65,10 @@ async def test_one_more_user_fits_or_not_and_why() -> None:
     live = app.state.context.live
     live.on_step(StepStats(decode_tokens=1, running=1, step_s=0.04, blocks_total=64))
     (fit,) = (await _report(app))["fits"]
-    assert (fit["reasons"], fit["running"], fit["places"], fit["gap_s"]) == ([], 1, 8, 0.08)
+    assert (fit["reasons"], fit["running"], fit["slots"], fit["gap_s"]) == ([], 1, 8, 0.08)
     live.on_step(StepStats(decode_tokens=8, running=8, waiting=2, step_s=0.2, blocks_total=64, blocks_used=60))
     (fit,) = (await _report(app))["fits"]
-    assert fit["reasons"] == ["waiting", "places", "memory", "gap"]
+    assert fit["reasons"] == ["waiting", "slots", "memory", "gap"]
     assert (fit["waiting"], fit["most_quick"], fit["users"]) == (2, 1, None)
 
 

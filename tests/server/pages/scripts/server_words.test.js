@@ -2,16 +2,16 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fitOf, happening, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "../assets/dashboard/server/words.js";
 
-const FIT = { model: "m", reasons: [], running: 2, waiting: 0, places: 8, free_tokens: 1000, request_tokens: 100, first_token_s: 0.5, gap_s: 0.05, most_quick: 3, answer_s: 15, users: 12 };
+const FIT = { model: "m", reasons: [], running: 2, waiting: 0, slots: 8, free_tokens: 1000, request_tokens: 100, first_token_s: 0.5, gap_s: 0.05, most_quick: 3, answer_s: 15, users: 12 };
 const MACHINE = { num_cores: 4, cpu_busy: 0.5, cpu_own: 0.3, memory_total: 16e9, memory_free: 8e9, memory_own: 2e9, swap_total: 0, swap_used: 0, disks: [{ label: "cache", total_bytes: 100e9, free_bytes: 50e9 }] };
 const REPORT = { models: [{ name: "m", state: "ready", reason: "" }], machine: MACHINE, fits: [FIT], is_draining: false };
 const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {} };
 
 test("room for one more user has its reasons", () => {
-  assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 places are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s", "the KV cache has room for 10 more requests like the last ones"]]);
-  const full = { ...FIT, reasons: ["waiting", "places", "memory", "first_token", "gap"], waiting: 1, running: 8, free_tokens: 50, first_token_s: 3, gap_s: 0.2 };
+  assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 slots are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s", "the KV cache has room for 10 more requests like the last ones"]]);
+  const full = { ...FIT, reasons: ["waiting", "slots", "memory", "first_token", "gap"], waiting: 1, running: 8, free_tokens: 50, first_token_s: 3, gap_s: 0.2 };
   assert.deepEqual(fitOf(full), ["No", [
-    "1 request already waits", "all 8 places are taken (--max-num-seqs)", "the KV cache has room for 50 tokens, and a request takes about 100",
+    "1 request already waits", "all 8 slots are taken (--max-num-seqs)", "the KV cache has room for 50 tokens, and a request takes about 100",
     "first tokens take up to 3.0 s, and 2 s is the limit for a chat", "tokens would come every 200 ms, and 100 ms is the limit to read along",
   ]]);
 });

@@ -8,7 +8,7 @@ const percent = (share) => `${Math.round(100 * share)} %`;
 
 const REASONS = {
   waiting: ({ waiting }) => `${count(waiting, "request")} already ${waiting === 1 ? "waits" : "wait"}`,
-  places: ({ places }) => `all ${places} places are taken (--max-num-seqs)`,
+  slots: ({ slots }) => `all ${slots} slots are taken (--max-num-seqs)`,
   memory: ({ free_tokens: free, request_tokens: tokens }) => `the KV cache has room for ${count(free, "token")}, and a request takes about ${tokens.toLocaleString("en-US")}`,
   first_token: ({ first_token_s: first }) => `first tokens take up to ${first.toFixed(1)} s, and 2 s is the limit for a chat`,
   gap: ({ gap_s: gap }) => `tokens would come every ${Math.round(gap * 1000)} ms, and 100 ms is the limit to read along`,
@@ -17,7 +17,7 @@ const REASONS = {
 /** Whether one more user fits, and why: [answer, reasons]. */
 export function fitOf(fit) {
   if (fit.reasons.length) return ["No", fit.reasons.map((reason) => REASONS[reason](fit))];
-  const parts = [`${fit.places - fit.running} of ${fit.places} places are free`];
+  const parts = [`${fit.slots - fit.running} of ${fit.slots} slots are free`];
   if (fit.gap_s) parts.push(`tokens would come every ${Math.round(fit.gap_s * 1000)} ms`);
   if (fit.first_token_s != null) parts.push(`first tokens take up to ${fit.first_token_s.toFixed(1)} s`);
   if (fit.free_tokens) parts.push(`the KV cache has room for ${count(Math.floor(fit.free_tokens / Math.max(1, fit.request_tokens)), "more request")} like the last ones`);
