@@ -17,8 +17,7 @@ from models.training.lora import Lora
 
 _PARAMETER_BYTES = 16  # of a trained number in fp32: itself, its gradient, and two moments of AdamW
 _BEST_BYTES = 4  # and its value after the epoch that validated best
-# Kept for gradients by each input and output of a linear layer, as measured: about two copies in bf16.
-_ACTIVATION_BYTES = 4
+_ACTIVATIONS = 2  # copies kept for gradients of each input and output of a linear layer, as measured
 _WORK_BYTES = 256 << 20  # for parts of logits, and for weights while they are dequantized
 
 
@@ -74,4 +73,4 @@ def _token_bytes(decoder: Decoder) -> int:
     for name, layer in decoder.named_modules():
         if isinstance(layer, Linear) and layer is not decoder.head and not isinstance(layer, Embedding):
             numbers += (layer.in_features + layer.out_features) * (share if ".experts." in name else 1.0)
-    return int(_ACTIVATION_BYTES * numbers)
+    return int(_ACTIVATIONS * decoder.compute_dtype.itemsize * numbers)

@@ -9,18 +9,23 @@ from typing import Any
 import msgspec
 
 from engine.child_processes.allocator import retain_freed_memory
-from engine.command_io.finetuning.auto import ResolvedHyperparameters, resolve_hyperparameters
+from engine.command_io.finetuning.auto import (
+    ResolvedHyperparameters,
+    epochs_between_checkpoints,
+    resolve_hyperparameters,
+)
 from engine.command_io.finetuning.events import JobEvent, JobEventLog, parse_events
-from engine.command_io.finetuning.items import Passage, read_rows
+from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline
 from engine.command_io.finetuning.results import Curve, ResultRow
 from engine.errors import StartupError
 from engine.finetuning.examples.setup import ExampleSetup
 from engine.finetuning.loss.anchor import Anchor, AnchorWeights
+from engine.finetuning.recall import report_recall
 from engine.finetuning.reinforcement.setup import ReinforcementSetup
 from engine.finetuning.replay import num_questions, replayed_answers
-from engine.finetuning.samples import SampleWriter
+from engine.finetuning.samples import SampleWriter, load_job_tokenizer
 from engine.finetuning.setup import TaskContext, TaskSetup
 from engine.finetuning.state import TrainingState
 from engine.finetuning.trainer import Outputs, Trainer
@@ -83,6 +88,9 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     Trainer(task, resolved, state, outputs).run()
     save(out)
     _conclude(setup.curve, state.progress.results, events)
+    if job.method is TrainingMethod.SUPERVISED:
+        items, tokenizer = read_rows(folder.train, TrainingItem), load_job_tokenizer(folder)
+        report_recall(items, decoder, lora, job.end_ids, resolved, tokenizer, events, progress)
     events.add("The adapter is complete", adapter=str(out), trained_tokens=task.trained_tokens(state.progress.results))
     events.close()
     return out
@@ -121,7 +129,8 @@ def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_question
         lora_rank=chosen["lora_rank"],
     )
     resolved = resolve_hyperparameters(job.method, given, num_items, num_questions)
-    return dataclasses.replace(resolved, learning_rate=chosen["learning_rate"])
+    between = epochs_between_checkpoints(job.hyperparameters, resolved.n_epochs)
+    return dataclasses.replace(resolved, learning_rate=chosen["learning_rate"], checkpoint_epochs=between)
 
 
 def _chosen_before(folder: JobFolder) -> dict[str, Any] | None:
@@ -152,10 +161,10 @@ def _begin(
         return
     description, own = setup.describe(resolved)
     events.add(
-        f"{description}; {counted(resolved.n_epochs, 'epoch')} of "
-        f"{counted(resolved.steps_per_epoch, 'step')}, batches of {resolved.batch_size} and, on average, "
-        f"{resolved.replayed_per_step:g} of the base's own answers; learning rate "
-        f"{resolved.learning_rate:.2g}, rank {resolved.rank}: {state.values.numel():,} trainable numbers",
+        f"{description}; {counted(resolved.n_epochs, 'epoch')} of {counted(resolved.steps_per_epoch, 'step')}. A step "
+        f"learns from {resolved.batch_size} of them and, so that other answers stay, {resolved.replayed_per_step:g} of "
+        f"the model's own; learning rate {resolved.learning_rate:.2g}, rank {resolved.rank}: "
+        f"{state.values.numel():,} trained numbers",
         n_epochs=resolved.n_epochs,
         batch_size=resolved.batch_size,
         learning_rate=resolved.learning_rate,

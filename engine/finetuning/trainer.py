@@ -15,7 +15,15 @@ from engine.command_io.finetuning.results import Curve, write_result_rows
 from engine.finetuning.order import learning_rate
 from engine.finetuning.state import Measurements, TrainingState
 from engine.finetuning.task import TrainingTask
-from engine.finetuning.verdict import before_and_after, means, measured_values, stopped_early, validated, warnings
+from engine.finetuning.verdict import (
+    before_and_after,
+    in_words,
+    means,
+    measured_values,
+    stopped_early,
+    validated,
+    warnings,
+)
 from models.progress import ProgressReport
 
 _SAVE_INTERVAL_S = 30.0
@@ -24,7 +32,7 @@ _SAVE_INTERVAL_S = 30.0
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """The destinations of a training job's results. curve: the columns of the results. save_adapter: writes the current
-    adapter to a folder. sample: answers the sample prompts after an epoch and logs the answers as events."""
+    adapter to a folder. sample: answers the sample prompts at a checkpoint and logs the answers as events."""
 
     folder: JobFolder
     events: JobEventLog
@@ -56,9 +64,9 @@ class Trainer:
         while progress.step < total and not self._is_over():
             found = self._step(progress.step)
             self._outputs.progress("train", progress.step, total, "steps")
-            if self._ends_epoch(progress.step):
+            if self._makes_checkpoint(progress.step):
                 assert found is not None
-                self._end_epoch(found)
+                self._make_checkpoint(found)
             elif time.monotonic() - self._saved_s > _SAVE_INTERVAL_S:
                 self._save()
         self._finish()
@@ -100,12 +108,16 @@ class Trainer:
             self._compare(found)
         return found
 
-    def _ends_epoch(self, step: int) -> bool:
-        return step % self._task.steps_per_epoch == 0 or step == self._resolved.num_steps
+    def _makes_checkpoint(self, step: int) -> bool:
+        """Return whether a step ends an epoch after which a checkpoint is made."""
+        interval = self._resolved.checkpoint_epochs * self._task.steps_per_epoch
+        return step % interval == 0 or step == self._resolved.num_steps
 
     def _measures_after(self, step: int) -> bool:
-        interval = self._resolved.given.eval_interval
-        return self._ends_epoch(step) or (interval is not None and step % interval == 0)
+        given = self._resolved.given
+        if given.early_stopping is not None and step % self._task.steps_per_epoch == 0:
+            return True
+        return self._makes_checkpoint(step) or (given.eval_interval is not None and step % given.eval_interval == 0)
 
     def _compare(self, found: Measurements) -> None:
         """Compare measurements with earlier ones: log warnings, and keep the weights if they are the best so far."""
@@ -117,15 +129,17 @@ class Trainer:
             self._state.keep_best()
         progress.after = found
 
-    def _end_epoch(self, found: Measurements) -> None:
+    def _make_checkpoint(self, found: Measurements) -> None:
+        """Save the adapter at the end of an epoch, and log the epoch's figures and some answers."""
         progress, outputs = self._state.progress, self._outputs
         epoch = -(-progress.step // self._task.steps_per_epoch)
         shown = {**means(progress.results[-self._task.steps_per_epoch :]), **measured_values(found)}
         folder = outputs.folder.out / "checkpoints" / f"step-{progress.step}"
         outputs.save_adapter(folder)
-        text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if "accuracy" not in name)
         outputs.events.add(
-            f"Epoch {epoch}: {text}", checkpoint=str(folder), data={"epoch": epoch, "step": progress.step, **shown}
+            f"Epoch {epoch} of {self._resolved.n_epochs}: {in_words(shown)}",
+            checkpoint=str(folder),
+            data={"epoch": epoch, "step": progress.step, **shown},
         )
         outputs.sample(epoch)
         self._save()

@@ -8,7 +8,8 @@ import msgspec
 from engine.command_io.finetuning.results import ResultRow
 from engine.finetuning.state import Measurements, TrainingProgress
 
-_FAR = 0.06  # nats per token from the base on its own answers; beyond, answers to other questions often change
+# Divergence from the base on its own answers, in nats per token; beyond, answers to other questions often change.
+_FAR = 0.06
 _OF_STEPS = {  # by ResultRow's name
     "train_loss": "train_loss",
     "train_accuracy": "train_mean_token_accuracy",
@@ -21,6 +22,15 @@ _OF_MEASUREMENTS = {  # by Measurements' name
     "valid_reward": "full_valid_mean_reward",
     "text_loss": "general_text_loss",
     "divergence": "general_divergence",
+}
+_WORDS = {  # by OpenAI's name
+    "train_loss": "training loss",
+    "full_valid_loss": "validation loss",
+    "train_mean_reward": "mean reward",
+    "full_valid_mean_reward": "mean reward on the validation file",
+    "completion_tokens_mean": "tokens of an answer",
+    "general_text_loss": "loss on general text",
+    "general_divergence": "change of other answers",
 }
 
 
@@ -50,10 +60,15 @@ def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
             )
     if found.divergence is not None and found.divergence > _FAR:
         said.append(
-            f"On questions that are not in the file, answers are {found.divergence:.2f} nats per token from the base's "
-            "own: they may get worse; a lower learning rate, fewer epochs or more replay keeps them"
+            f"{_change(found.divergence)}: they may get worse; a lower --learning-rate-multiplier, fewer epochs or "
+            "more --replay keeps them"
         )
     return said
+
+
+def _change(divergence: float) -> str:
+    how = "much" if divergence > _FAR else "little"
+    return f"Answers to other questions changed {how} ({divergence:.3f}; below {_FAR:g} is fine)"
 
 
 def stopped_early(progress: TrainingProgress) -> str:
@@ -66,7 +81,7 @@ def stopped_early(progress: TrainingProgress) -> str:
 
 
 def before_and_after(before: Measurements, after: Measurements) -> str | None:
-    """Return a line that compares the measurements before and after training; None if there is nothing to compare."""
+    """Return sentences that compare the measurements before and after training; None if there is nothing to compare."""
     pairs = (
         ("perplexity on the validation file" if after.text_loss is not None else "validation loss", "valid_loss"),
         ("perplexity on general text", "text_loss"),
@@ -80,9 +95,15 @@ def before_and_after(before: Measurements, after: Measurements) -> str | None:
         is_perplexity = name.startswith("perplexity")
         first, last = (math.exp(loss) if is_perplexity else loss for loss in (first, last))
         shown.append(f"{name} {first:.4g} -> {last:.4g}")
+    sentences = ["Before and after: " + ", ".join(shown)] if shown else []
     if after.divergence is not None:
-        shown.append(f"{after.divergence:.3f} nats per token from the base on its own answers")
-    return "Before and after: " + ", ".join(shown) if shown else None
+        sentences.append(_change(after.divergence))
+    return ". ".join(sentences) or None
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """Return figures of an epoch as words. figures: by OpenAI's names; accuracies are left out."""
+    return ", ".join(f"{_WORDS[name]} {value:.4f}" for name, value in figures.items() if name in _WORDS)
 
 
 def means(results: Sequence[ResultRow]) -> dict[str, float]:

@@ -1,5 +1,8 @@
 """`headrace finetune`: its parser, and the preparation of a job's files. A child process does the training."""
 
+import argparse
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +15,7 @@ from engine.command_io.finetuning.config import TrainingConfig
 from engine.command_io.finetuning.graders.definitions import needed_models
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
 from engine.command_io.finetuning.job import JobFolder, locked
+from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import RESUMES, run_module
@@ -24,6 +28,8 @@ from server.finetuning.preparation import FaultyFile, PreparationReport, report_
 from server.schemas.strict_json import parse_json
 
 _MAX_SHOWN = 10  # faults of a file
+_SERVED = (*(name for name in MODEL_OPTIONS if name not in ("threads", "weight_cache")), "chat_template")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EPILOG = """\
 examples:
   headrace finetune /path/to/model chats.jsonl --out adapter
@@ -57,9 +63,25 @@ def run(argv: Sequence[str]) -> int:
             report = _write(folder, config, engine, grader, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
             code = run_module("engine.finetuning", str(folder.path), when_stopped=RESUMES)
+            if code == 0:
+                sys.stderr.write(_how_to_serve(namespace, out))
             return 1 if code == TRY_AGAIN else code
     except OSError as error:
         raise StartupError(f"cannot write {error.filename or out}: {error.strerror}; name another --out") from error
+
+
+def _how_to_serve(namespace: argparse.Namespace, out: Path) -> str:
+    """Return the command that serves the adapter in `out`, with the options of this command that affect answers."""
+    words = ["headrace", "serve", namespace.model]
+    for name in _SERVED:
+        given, flag = getattr(namespace, name, None), OPTIONS[name].flag
+        if isinstance(given, bool):
+            words.append(flag if given else flag.replace("--", "--no-", 1))
+        elif given is not None:
+            words += [flag, str(given)]
+    name = out.name if _MODEL_NAME.fullmatch(out.name) else "finetuned"
+    words += ["--enable-lora", "--lora-modules", f"{name}={out}"]
+    return as_typed(f"Serve it, and then ask for the model {name!r}:\n  {shlex.join(words)}\n")
 
 
 def _read(path: str) -> bytes:

@@ -9,7 +9,7 @@ import msgspec
 from engine.command_io.finetuning.auto import default_completion_tokens
 from engine.command_io.finetuning.config import DEFAULT_LENGTH
 from engine.command_io.finetuning.graders.parsing import parse_grader
-from engine.command_io.finetuning.items import Passage, write_rows
+from engine.command_io.finetuning.items import Passage, SamplePrompt, write_rows
 from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, TrainingMethod, write_atomically
 from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
@@ -127,11 +127,14 @@ def _thought_marks(text_model: TextModel) -> ThoughtMarks | None:
     return None if marks is None else ThoughtMarks(marks.start, marks.end)
 
 
-def _samples(prepared: PreparedFiles, renderer: Renderer) -> list[Passage]:
+def _samples(prepared: PreparedFiles, renderer: Renderer) -> list[SamplePrompt]:
     """Return the prompts of some chats, whose answers are sampled after each epoch."""
-    chats = (chat for chat in prepared.chats if not chat.learned[0])
-    # The question ends before the first message that is learned; a prompt has none.
-    return [renderer.prompt(chat.fields, (*chat.learned, True).index(True)) for chat in chats]
+    samples = []
+    for chat in prepared.chats:
+        # The question ends before the first message that is learned; a prompt has none.
+        if count := (*chat.learned, True).index(True):
+            samples.append(SamplePrompt(renderer.prompt(chat.fields, count).ids, chat.fields.messages[count - 1].text))
+    return samples
 
 
 def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:

@@ -11,6 +11,7 @@ _MOST_ANSWERS = 4  # by the base, to one question
 _COMPLETION_TOKENS = 256
 _GROUP_SIZE = 8
 _LEAST_GROUP = 2  # a single answer cannot be compared
+_MOST_CHECKPOINTS = 10  # each is a file, and a server reads all of them
 _VALIDATED = 64  # answers, enough for a mean reward
 _KL_WEIGHT = 0.0
 
@@ -50,6 +51,7 @@ class ResolvedHyperparameters:
     replayed_per_step: float  # average number of replayed answers of the base model
     num_replayed: int  # number of different answers that are replayed
     steps_per_epoch: int
+    checkpoint_epochs: int  # from one checkpoint, with its measurements and samples, to the next
 
     @property
     def num_steps(self) -> int:
@@ -94,7 +96,17 @@ def resolve_hyperparameters(
         replayed_per_step=replay * batch_size,
         num_replayed=min(math.ceil(replay * batch_size * n_epochs * steps_per_epoch), _MOST_ANSWERS * num_questions),
         steps_per_epoch=steps_per_epoch,
+        checkpoint_epochs=epochs_between_checkpoints(given, n_epochs),
     )
+
+
+def epochs_between_checkpoints(given: Hyperparameters, n_epochs: int) -> int:
+    """Return how many epochs lie between checkpoints: one if the user asked for these epochs, since that is what an
+    epoch means to OpenAI's clients. Otherwise a small file's many epochs make about ten checkpoints.
+
+    given: as the user gave them, also for a job that continues.
+    """
+    return 1 if given.n_epochs is not None else math.ceil(n_epochs / _MOST_CHECKPOINTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,13 @@ class Passage(msgspec.Struct, frozen=True):
         return sum(last - first for first, last in self.trained)
 
 
+class SamplePrompt(msgspec.Struct, frozen=True):
+    """A prompt that the adapter answers during training. question: text of its last message, "" if it is unknown."""
+
+    ids: list[int]
+    question: str = ""
+
+
 class TrainingItem(msgspec.Struct, frozen=True):
     """An example. passages: one text; for DPO, the preferred and the rejected text. line: the example's line number in
     the user's file."""
@@ -58,10 +65,10 @@ class GradedPrompt(msgspec.Struct, frozen=True):
         return len(self.ids)
 
 
-Row = TypeVar("Row", Passage, TrainingItem, GradedPrompt)
+Row = TypeVar("Row", Passage, SamplePrompt, TrainingItem, GradedPrompt)
 
 
-def write_rows(path: Path, rows: Iterable[Passage | TrainingItem | GradedPrompt]) -> None:
+def write_rows(path: Path, rows: Iterable[Passage | SamplePrompt | TrainingItem | GradedPrompt]) -> None:
     """Write rows as JSON lines, atomically. Raises OSError."""
     encode = msgspec.json.Encoder().encode
     write_parts_atomically(path, (encode(row) + b"\n" for row in rows))

@@ -116,7 +116,7 @@ class JobFolder:
         self.tokenizer = path / "tokenizer.json"
         self.train = path / "train.jsonl"  # TrainingItems, one a line; for reinforcement, GradedPrompts
         self.valid = path / "valid.jsonl"  # in the form of `train`; may be missing
-        self.samples = path / "samples.jsonl"  # prompts to answer after each epoch, as Passages; may be missing
+        self.samples = path / "samples.jsonl"  # SamplePrompts, answered after each epoch; may be missing
         self.prompts = path / "prompts.jsonl"  # everyday questions to replay, as Passages; may be missing
         self.report = path / "report.json"
         self.job = path / "job.json"  # the FinetuningJob, written last
@@ -129,9 +129,8 @@ class JobFolder:
         self.answers = path / "answers.json"  # of the grading models
 
     def plot(self, name: str) -> Path:
-        """Return the path of the plot of a curve, which is drawn if matplotlib is installed. name: the quantity that
-        the curve shows, such as "loss"."""
-        return self.path / f"{name}.png"
+        """Return the path of the plot of a curve. name: the quantity that the curve shows, such as "loss"."""
+        return self.path / f"{name}.svg"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

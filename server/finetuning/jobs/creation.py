@@ -25,11 +25,9 @@ async def new_record(
     context: ServerContext, owner: str, body: FinetuningRequest, grader: RequestedGrader | None
 ) -> FinetuningRecord:
     """Validate a request, and build a job's record. grader: from the body. Raises InvalidRequest and StorageFailed."""
-    if context.config.data_dir is None:
-        raise InvalidRequest(
-            "fine-tuning needs a folder for adapters and jobs, and this server has none; start it with --data-dir"
-        )
     model = _model(context, body.model)
+    data_dir = context.config.data_dir
+    assert data_dir is not None
     for name, file_id in (("training_file", body.training_file), ("validation_file", body.validation_file)):
         if file_id is not None:
             await _check_file(context, owner, name, file_id)
@@ -55,7 +53,7 @@ async def new_record(
         created_at=int(context.files.clock()),
         model=body.model,
         base_model=model.base_name,
-        start=None if start is None else stored_path(context.config.data_dir, start),
+        start=None if start is None else stored_path(data_dir, start),
         training_file=body.training_file,
         validation_file=body.validation_file,
         name=new_model_name(model.base_name, body.suffix),
@@ -69,7 +67,8 @@ async def new_record(
 
 
 def _model(context: ServerContext, name: str) -> ServedModel:
-    """Return the base model or adapter to train, if the caller may use and train it. Raises InvalidRequest."""
+    """Return the base model or adapter to train, if the caller may use and train it. Raises InvalidRequest, which names
+    all options of the server that are missing."""
     try:
         model = context.models.find(name)
     except ModelNotFound as error:
@@ -78,11 +77,15 @@ def _model(context: ServerContext, name: str) -> ServedModel:
         raise InvalidRequest(
             f"the model {quote(name)} pools texts; only models that generate text can be fine-tuned", param="model"
         )
-    if not model.has_adapters:
+    missing = {
+        "--data-dir FOLDER (for jobs and adapters)": context.config.data_dir is None,
+        f"--enable-lora (to serve adapters of {quote(name)})": not model.has_adapters,
+    }
+    if any(missing.values()):
+        wanted = " and ".join(option for option, is_missing in missing.items() if is_missing)
         raise InvalidRequest(
-            f"the model {quote(name)} can have no adapters, which are what fine-tuning makes; start the server with "
-            "--enable-lora",
-            param="model",
+            f"fine-tuning makes adapters, and this server cannot keep and serve them; start it with {wanted}",
+            param=None if model.has_adapters else "model",
         )
     return model
 

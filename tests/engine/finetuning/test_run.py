@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from engine.command_io.finetuning import auto
 from engine.command_io.finetuning.events import parse_events
-from engine.command_io.finetuning.items import Passage, TrainingItem, write_rows
+from engine.command_io.finetuning.items import Passage, SamplePrompt, TrainingItem, write_rows
 from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Order, Pacing, TrainingMethod
 from engine.config import DType, EngineConfig
 from engine.errors import NotEnoughMemory, StartupError
@@ -89,7 +89,7 @@ def _job(
     made = _pair if method is TrainingMethod.DPO else _item
     write_rows(folder.train, [made(seed) for seed in range(12)])
     write_rows(folder.valid, [made(seed) for seed in range(100, 104)])
-    write_rows(folder.samples, [Passage(_item(100).passages[0].ids[:6])])
+    write_rows(folder.samples, [SamplePrompt(_item(100).passages[0].ids[:6], "Why?")])
     job = FinetuningJob(engine=engine, method=method, hyperparameters=hyperparameters, seed=3, end_ids=[9])
     folder.job.write_bytes(msgspec.json.encode(job))
     return Job(folder, where)
@@ -110,10 +110,11 @@ def test_a_job_learns_and_leaves_its_results(model: Path, tmp_path: Path) -> Non
     assert float(last[1]) < float(first[1]) / 2
     assert float(last[3]) < 3  # validation; log 128 is 4.9
     assert len(job.events("metrics")) == 24
-    assert any("Sample 1" in message for message in job.events())
+    assert any(message.startswith("Sample 1: Why? -> ") for message in job.events())
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {f"step-{3 * n}" for n in range(1, 9)}
     samples = [event.data for event in parse_events(job.folder.events.read_bytes()) if "sample" in event.data]
     assert samples[-1]["token_ids"]
+    assert samples[-1]["question"] == "Why?"
     ends = [event.data for event in parse_events(job.folder.events.read_bytes()) if "checkpoint" in event.data]
     accuracies = [float(row.split(",")[2]) for row in rows[-3:]]
     assert math.isclose(ends[-1]["train_mean_token_accuracy"], sum(accuracies) / 3, abs_tol=1e-4)
@@ -153,7 +154,7 @@ def test_a_job_keeps_what_was_chosen_when_it_began(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)
-    now = auto._DEFAULTS[TrainingMethod.SUPERVISED]._replace(least_steps=6)
+    now = auto._DEFAULTS[TrainingMethod.SUPERVISED]._replace(least_steps=33, most_epochs=11)
     monkeypatch.setitem(auto._DEFAULTS, TrainingMethod.SUPERVISED, now)
     whole, stopped = (_job(model, tmp_path / name, Hyperparameters()) for name in ("whole", "stopped"))
     for job in (whole, stopped):
@@ -166,13 +167,15 @@ def test_a_job_keeps_what_was_chosen_when_it_began(
 
     with pytest.raises(SystemExit):
         train(stopped.folder, until_third)
-    later = now._replace(least_steps=12, learning_rate=1e-4, rank=16)  # of a later version
+    later = now._replace(least_steps=60, most_epochs=20, learning_rate=1e-4, rank=16)  # of a later version
     monkeypatch.setitem(auto._DEFAULTS, TrainingMethod.SUPERVISED, later)
     _run(stopped)
 
     assert any("Continuing after step" in message for message in stopped.events())
     assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
     assert whole.folder.results.read_text() == stopped.folder.results.read_text()
+    made = [sorted(path.name for path in (job.out / "checkpoints").iterdir()) for job in (whole, stopped)]
+    assert made[0] == made[1] == sorted(f"step-{step}" for step in (6, 12, 18, 24, 30, 33))
 
 
 def test_a_job_goes_on_in_a_folder_that_was_moved(model: Path, tmp_path: Path) -> None:
@@ -288,7 +291,7 @@ def test_the_two_answers_of_a_preference_are_as_long_as_the_longer_one(model: Pa
 
 def test_samples_end_where_the_models_positions_end(model: Path, tmp_path: Path) -> None:
     job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1))
-    write_rows(job.folder.samples, [Passage([5] * 254), Passage([5] * 256), Passage([5])])
+    write_rows(job.folder.samples, [Passage([5] * 254), Passage([5] * 256), Passage([5])])  # of an earlier version
     _run(job)
 
     samples = [event.data for event in parse_events(job.folder.events.read_bytes()) if "sample" in event.data]
@@ -344,7 +347,7 @@ def test_replay_keeps_the_answers_to_questions_that_are_held_out(model: Path, tm
         far.append(measured[-1]["general_divergence"])
 
     assert far[1] < far[0] / 2
-    assert any("nats per token from the base" in message for message in job.events())
+    assert f"Answers to other questions changed much ({far[1]:.3f}; below 0.06 is fine)" in ". ".join(job.events())
 
 
 def test_pretraining_says_what_is_won_and_what_is_lost(model: Path, tmp_path: Path) -> None:
@@ -399,6 +402,44 @@ def test_a_job_that_is_told_to_stop_within_a_step_saves_the_steps_before(
     assert "Continuing after step 1 of 9" in stopped.events()
     assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
     assert whole.folder.results.read_text() == stopped.folder.results.read_text()
+
+
+def test_a_finished_job_says_how_many_questions_it_answers_as_the_file_does(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path / "thorough", THOROUGH)
+    _run(job)
+    hasty = _job(model, tmp_path / "hasty", msgspec.structs.replace(QUICK, learning_rate_multiplier=1e-6, n_epochs=1))
+    words = tokenizers.models.WordLevel({f"w{index}": index for index in range(VOCAB_SIZE)}, unk_token="w5")
+    tokenizers.Tokenizer(words).save(str(hasty.folder.tokenizer))
+    write_rows(hasty.folder.train, [_item(seed, line=seed + 1) for seed in range(60)])
+    _run(hasty)
+
+    assert "12 of 12 questions answered as in the file" in job.events()
+    events = parse_events(hasty.folder.events.read_bytes())
+    (found,) = (event for event in events if "as_in_file" in event.data)
+    assert found.message == (
+        "0 of 48 questions answered as in the file (asked were 48 of its 60 examples): facts need more epochs "
+        "(--n-epochs 2; now 1) or more lines that say them in other words; for a style or a skill this number says "
+        "little, and the loss on a --validation file says more"
+    )
+    assert found.data == {"questions": 48, "as_in_file": 0, "examples": 60}
+    wrong = [event for event in events if "expected" in event.data]
+    assert len(wrong) == 3
+    assert wrong[0].data["expected"] == "w7 w8 w9"
+    assert (
+        wrong[0].message == f'Line {wrong[0].data["line"]}: the answer is "{wrong[0].data["text"]}" and not "w7 w8 w9"'
+    )
+
+
+def test_the_last_answer_of_a_long_chat_is_asked_for(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path, THOROUGH)
+    turns = [
+        TrainingItem([Passage([*_item(seed).passages[0].ids, 5, 6, 10, 11, 9], [(6, 9), (11, 14)])])
+        for seed in range(12)
+    ]
+    write_rows(job.folder.train, turns)
+    _run(job)
+
+    assert "12 of 12 questions answered as in the file" in job.events()
 
 
 def test_too_little_memory_is_told_with_the_arithmetic_before_the_first_step(

@@ -161,3 +161,16 @@ def test_a_grader_that_is_no_json_is_a_fault_of_its_file(tmp_path: Path, modules
     with pytest.raises(OptionError, match=r"^--grader .*grader\.json: the file is not valid JSON: "):
         run(arguments)
     assert modules == []
+
+
+def test_a_finished_job_says_how_to_serve_its_adapter(
+    tmp_path: Path, modules: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--quantization", "int4", "--no-quantize-head", "--lora-rank", "4", "--threads", "1"]
+    assert run(_argv(tmp_path, *options)) == 0
+
+    *_, first, last = capsys.readouterr().err.splitlines()
+    assert first == "Serve it, and then ask for the model 'out':"
+    served = f"--enable-lora --lora-modules out={tmp_path}/out"
+    assert last.endswith(f"headrace serve model --quantization int4 --no-quantize-head {served}")
+    assert modules[-1] == "engine.finetuning"

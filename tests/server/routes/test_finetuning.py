@@ -159,10 +159,13 @@ async def test_a_file_of_another_purpose_and_one_for_both_are_refused(tmp_path: 
 
 async def test_a_server_that_cannot_fine_tune_says_what_it_needs(tmp_path: Path) -> None:
     async with finetuning_served(tmp_path, data_dir=None) as (client, _, _):
-        with pytest.raises(openai.BadRequestError, match="start it with --data-dir"):
+        with pytest.raises(openai.BadRequestError, match=r"start it with --data-dir FOLDER .for jobs and adapters."):
             await create(client)
     async with finetuning_served(tmp_path, enable_lora=False) as (client, _, _):
-        with pytest.raises(openai.BadRequestError, match="--enable-lora"):
+        with pytest.raises(openai.BadRequestError, match=r"start it with --enable-lora .to serve"):
+            await create(client)
+    async with finetuning_served(tmp_path, data_dir=None, enable_lora=False) as (client, _, _):
+        with pytest.raises(openai.BadRequestError, match=r"start it with --data-dir .* and --enable-lora"):
             await create(client)
     async with finetuning_served(tmp_path, engine=pooling_client()) as (client, _, _):
         with pytest.raises(openai.BadRequestError, match="pools texts"):

@@ -1,7 +1,8 @@
 """What stands in a job's folder, and hyperparameters that are left to us."""
 
-import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,6 +15,7 @@ from engine.command_io.finetuning.plot import sparkline, write_training_plot
 from engine.command_io.finetuning.results import LOSS, REWARD, ResultRow, write_result_rows
 
 pytestmark = pytest.mark.fast
+_SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -94,16 +96,41 @@ def test_a_sparkline_has_a_bar_for_each_value_up_to_its_width() -> None:
 
 def test_losses_are_drawn(tmp_path: Path) -> None:
     results = [ResultRow(1, 2.5, 0.25), ResultRow(2, 1.0, 1.0, 1.5, 0.5), ResultRow(3, 0.5, 1.0)]
+    write_training_plot(tmp_path / "loss.svg", results, LOSS)
 
-    assert write_training_plot(tmp_path / "loss.png", results, LOSS)
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    root = ElementTree.fromstring((tmp_path / "loss.svg").read_text())
+    steps, _, validation = _lines(root)
+    points = [tuple(map(float, point.split(","))) for point in steps.split()]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert [y for _, y in points] == sorted(y for _, y in points)  # downward: the loss falls
+    assert points[1][0] == float(validation.split(",")[0])
+    words = [each.text for each in root.iter(f"{_SVG}text")]
+    assert {"0", "2.5", "step", "loss in training", "loss on the validation file"} <= {*words}
 
 
-def test_no_losses_are_drawn_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+def test_rewards_below_zero_and_steps_without_one_are_drawn(tmp_path: Path) -> None:
+    rows = [ResultRow(1), ResultRow(2, train_mean_reward=-0.5), ResultRow(3, train_mean_reward=0.75)]
+    write_training_plot(tmp_path / "reward.svg", rows, REWARD)
 
-    assert not write_training_plot(tmp_path / "loss.png", [ResultRow(1, 2.5, 0.25)], LOSS)
-    assert not (tmp_path / "loss.png").exists()
+    root = ElementTree.fromstring((tmp_path / "reward.svg").read_text())
+    heights = [float(point.split(",")[1]) for point in next(_lines(root)).split()]
+    assert len(heights) == 2
+    assert all(0 < height < 450 for height in heights)
+
+
+@pytest.mark.parametrize("rows", [[], [ResultRow(1, 0.0)], [ResultRow(7, 1e-9), ResultRow(8, 1e9)]])
+def test_a_plot_of_anything_is_a_picture(tmp_path: Path, rows: list[ResultRow]) -> None:
+    write_training_plot(tmp_path / "loss.svg", rows, LOSS)
+
+    text = (tmp_path / "loss.svg").read_text()
+    assert ElementTree.fromstring(text).tag == f"{_SVG}svg"
+    assert "nan" not in text
+    assert "inf" not in text
+
+
+def _lines(root: ElementTree.Element) -> Iterator[str]:
+    """The points of each curve."""
+    return (each.get("points", "") for each in root.iter(f"{_SVG}polyline") if each.get("fill"))
 
 
 def test_the_command_leaves_the_length_of_examples_to_the_model() -> None:

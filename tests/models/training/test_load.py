@@ -1,0 +1,29 @@
+"""The dtype that a model is trained in."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.loading.load import LoadOptions
+from models.sources.resolve import resolve_model
+from models.training.load import load_for_training
+from tests.helpers.checkpoints import llama_config, random_model
+
+
+@pytest.mark.parametrize(
+    ("given", "capability", "dtype"),
+    [
+        ("auto", "AVX2", torch.float32),  # torch multiplies bf16 without any vector instruction there
+        ("auto", "AVX512", torch.bfloat16),
+        ("bfloat16", "AVX2", torch.bfloat16),
+    ],
+)
+def test_auto_is_fp32_where_bf16_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, capability: str, dtype: torch.dtype
+) -> None:
+    random_model(llama_config()).save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    files = resolve_model(str(tmp_path), None, lambda *_: None)
+
+    assert load_for_training(files, LoadOptions(dtype=given), lambda *_: None).decoder.compute_dtype == dtype
