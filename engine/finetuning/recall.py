@@ -86,7 +86,7 @@ def _summary(num_equal: int, num_questions: int, num_items: int, n_epochs: int) 
         return found
     return (
         f"{found}: facts need more epochs (--n-epochs {2 * n_epochs}; now {n_epochs}) or more lines that say them in "
-        "other words; for a style or a skill this number says little, and the loss on a --validation file says more"
+        "other words; for a style or a skill this number says little, and the loss on a validation file says more"
     )
 
 

@@ -65,7 +65,7 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     setup.check_length(limit)
     decoder.serve_context(max(setup.longest, min(2048, limit)))
     questions = num_questions(read_rows(folder.prompts, Passage))
-    resolved = _resolve(folder, job, setup.num_items, questions)
+    resolved = _resolve(folder, job, setup, questions)
     shape = LoraShape(resolved.rank, resolved.alpha, tuple(job.hyperparameters.target_modules))
     lora = Lora(decoder, model.names, shape, job.seed)
     if job.start is not None:
@@ -113,7 +113,7 @@ def _num_threads(wanted: int | None, events: JobEventLog) -> int:
     return compute_threads(wanted)
 
 
-def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int) -> ResolvedHyperparameters:
+def _resolve(folder: JobFolder, job: FinetuningJob, setup: TaskSetup, num_questions: int) -> ResolvedHyperparameters:
     """Choose the job's hyperparameters; for a job that continues, take them from its events.
 
     Another version of headrace might choose other values, and the learning rate schedule must not change midway. Raises
@@ -121,14 +121,16 @@ def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_question
     """
     chosen = _chosen_before(folder)
     if chosen is None:
-        return resolve_hyperparameters(job.method, job.hyperparameters, num_items, num_questions)
+        return resolve_hyperparameters(
+            job.method, job.hyperparameters, setup.num_items, num_questions, setup.num_answers
+        )
     given = msgspec.structs.replace(
         job.hyperparameters,
         n_epochs=chosen["n_epochs"],
         batch_size=chosen["batch_size"],
         lora_rank=chosen["lora_rank"],
     )
-    resolved = resolve_hyperparameters(job.method, given, num_items, num_questions)
+    resolved = resolve_hyperparameters(job.method, given, setup.num_items, num_questions, setup.num_answers)
     between = epochs_between_checkpoints(job.hyperparameters, resolved.n_epochs)
     return dataclasses.replace(resolved, learning_rate=chosen["learning_rate"], checkpoint_epochs=between)
 

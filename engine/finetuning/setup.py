@@ -47,6 +47,10 @@ class TaskSetup(Protocol):
         """Number of examples in the training file."""
 
     @property
+    def num_answers(self) -> int:
+        """Number of different answers in the training file; 0 if it has none."""
+
+    @property
     def longest(self) -> int:
         """Number of tokens in the longest sequence of the training data."""
 

@@ -38,6 +38,7 @@ PREPARE, TRAIN = "server.finetuning.prepare_process", "engine.finetuning"
 KILLED = -9
 
 SAMPLE = "Sample 1: the sea--order, --replay and /a/b/c"
+DIFFERENT = 'Line 7: the answer is "--replay" and not "/a/b/c"'
 
 NUM_STEPS, STEPS_PER_EPOCH = 6, 3
 
@@ -171,6 +172,7 @@ class FakeChild:
             "step,train_loss\n" + "".join(f"{step},{each}\n" for step, each in enumerate(chain))
         )
         _write_adapter(out, chain)
+        log.add(DIFFERENT, line=7, text="--replay", expected="/a/b/c")
         log.add("The adapter is complete", adapter="/secret/path", trained_tokens=10 * NUM_STEPS)
         return 0
 

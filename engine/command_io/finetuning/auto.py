@@ -7,7 +7,6 @@ from typing import NamedTuple
 from engine.command_io.finetuning.job import Hyperparameters, ScaleRewards, TrainingMethod
 
 _LOWEST_RATE = 2e-4
-_MOST_ANSWERS = 4  # by the base, to one question
 _COMPLETION_TOKENS = 256
 _GROUP_SIZE = 8
 _LEAST_GROUP = 2  # a single answer cannot be compared
@@ -19,21 +18,27 @@ _KL_WEIGHT = 0.0
 class _Defaults(NamedTuple):
     """A method's default hyperparameters. LoRA takes 10 to 15 times the learning rate of full fine-tuning."""
 
+    least_batch: int
     least_steps: int
     most_epochs: int
     usual_epochs: int
     learning_rate: float
     rank: int
     replay: float  # replayed answers of the base model per example
+    most_answers: int = 4  # by the base, to one question
 
 
 _DEFAULTS = {
     # After 30 steps, SmolLM2 gave a fact of 32 chats to 7 of 8 questions in other words, and after 45 to all.
-    TrainingMethod.SUPERVISED: _Defaults(45, 10, 3, 4e-4, 8, 0.5),
-    TrainingMethod.DPO: _Defaults(30, 8, 1, 5e-4, 8, 0.5),
-    TrainingMethod.PRETRAINING: _Defaults(30, 1, 1, 2e-4, 64, 0.25),
-    TrainingMethod.REINFORCEMENT: _Defaults(30, 10, 1, 5e-4, 8, 0.5),
+    TrainingMethod.SUPERVISED: _Defaults(4, 45, 10, 3, 4e-4, 8, 0.5),
+    TrainingMethod.DPO: _Defaults(4, 30, 8, 1, 5e-4, 8, 0.5),
+    TrainingMethod.PRETRAINING: _Defaults(4, 30, 1, 1, 2e-4, 64, 0.25),
+    TrainingMethod.REINFORCEMENT: _Defaults(4, 30, 10, 1, 5e-4, 8, 0.5),
 }
+# A small file whose answers differ: each answer needs as many steps as a fact that many lines repeat. Small steps at a
+# high rate learn the same in a third of the tokens (docs/fine-tuning.md).
+_DIFFERENT_ANSWERS = _Defaults(2, 240, 30, 3, 1e-3, 8, 0.5, most_answers=1)
+_SMALL_FILE = 64  # examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,13 @@ def default_completion_tokens(max_model_len: int | None) -> int:
 
 
 def resolve_hyperparameters(
-    method: TrainingMethod, given: Hyperparameters, num_items: int, num_questions: int
+    method: TrainingMethod, given: Hyperparameters, num_items: int, num_questions: int, num_answers: int = 0
 ) -> ResolvedHyperparameters:
     """Choose hyperparameters that are not given. num_items: number of examples. num_questions: number of prompts whose
-    answers by the unchanged model can be replayed during training."""
-    default = _DEFAULTS[method]
-    batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), num_items)
+    answers by the unchanged model can be replayed during training. num_answers: number of different answers in the
+    examples."""
+    default = _defaults(method, num_items, num_answers)
+    batch_size = min(given.batch_size or min(32, max(default.least_batch, num_items // 64)), num_items)
     steps_per_epoch = math.ceil(num_items / batch_size)
     wanted = math.ceil(default.least_steps / steps_per_epoch)
     usual = min(default.most_epochs, max(default.usual_epochs, wanted))
@@ -83,6 +89,7 @@ def resolve_hyperparameters(
     # A longer training needs a lower rate.
     share = min(1.0, (2 * default.least_steps / (n_epochs * steps_per_epoch)) ** 0.5)
     rate = max(_LOWEST_RATE, default.learning_rate * share)
+    most_answers = default.most_answers * num_questions
     replay = (default.replay if given.replay is None else given.replay) if num_questions else 0.0
     return ResolvedHyperparameters(
         given,
@@ -94,10 +101,16 @@ def resolve_hyperparameters(
         alpha=2.0 * rank if given.lora_alpha is None else given.lora_alpha,
         rpo_alpha=1.0 if given.rpo_alpha is None else given.rpo_alpha,
         replayed_per_step=replay * batch_size,
-        num_replayed=min(math.ceil(replay * batch_size * n_epochs * steps_per_epoch), _MOST_ANSWERS * num_questions),
+        num_replayed=min(math.ceil(replay * batch_size * n_epochs * steps_per_epoch), most_answers),
         steps_per_epoch=steps_per_epoch,
         checkpoint_epochs=epochs_between_checkpoints(given, n_epochs),
     )
+
+
+def _defaults(method: TrainingMethod, num_items: int, num_answers: int) -> _Defaults:
+    is_varied = num_answers > num_items / 2
+    is_small = method is TrainingMethod.SUPERVISED and num_items < _SMALL_FILE
+    return _DIFFERENT_ANSWERS if is_small and is_varied else _DEFAULTS[method]
 
 
 def epochs_between_checkpoints(given: Hyperparameters, n_epochs: int) -> int:

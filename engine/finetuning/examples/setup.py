@@ -32,6 +32,11 @@ class ExampleSetup:
         return len(self._items)
 
     @property
+    def num_answers(self) -> int:
+        answers = ((each.ids, *each.trained[-1]) for item in self._items for each in item.passages[:1] if each.trained)
+        return len({tuple(ids[first:last]) for ids, first, last in answers})
+
+    @property
     def longest(self) -> int:
         return max(item.longest for item in (*self._items, *self._valid))
 

@@ -38,6 +38,10 @@ class ReinforcementSetup:
         return len(self._prompts)
 
     @property
+    def num_answers(self) -> int:
+        return 0
+
+    @property
     def longest(self) -> int:
         return self._longest_prompt + self._settings.max_tokens
 

@@ -95,7 +95,7 @@ class Progress:
         return is_stored
 
     def _event_for_clients(self, event: JobEvent) -> JobEvent:
-        if "sample" in event.data:  # the model's words
+        if "sample" in event.data or "expected" in event.data:  # the words of the model and of the file
             return event
         message = for_clients(event.message)
         if event.level == "error":

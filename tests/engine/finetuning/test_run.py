@@ -404,6 +404,17 @@ def test_a_job_that_is_told_to_stop_within_a_step_saves_the_steps_before(
     assert whole.folder.results.read_text() == stopped.folder.results.read_text()
 
 
+def test_a_small_file_of_different_answers_is_learned_by_the_defaults(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path, Hyperparameters())
+    write_rows(job.folder.train, [TrainingItem([Passage([5, 20 + n, 40 + n, 9], [(2, 4)])]) for n in range(12)])
+    _run(job)
+
+    assert len(job.events("metrics")) == 180
+    assert "12 of 12 questions answered as in the file" in job.events()
+    made = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert made == {f"step-{18 * number}" for number in range(1, 11)}
+
+
 def test_a_finished_job_says_how_many_questions_it_answers_as_the_file_does(model: Path, tmp_path: Path) -> None:
     job = _job(model, tmp_path / "thorough", THOROUGH)
     _run(job)
@@ -419,7 +430,7 @@ def test_a_finished_job_says_how_many_questions_it_answers_as_the_file_does(mode
     assert found.message == (
         "0 of 48 questions answered as in the file (asked were 48 of its 60 examples): facts need more epochs "
         "(--n-epochs 2; now 1) or more lines that say them in other words; for a style or a skill this number says "
-        "little, and the loss on a --validation file says more"
+        "little, and the loss on a validation file says more"
     )
     assert found.data == {"questions": 48, "as_in_file": 0, "examples": 60}
     wrong = [event for event in events if "expected" in event.data]

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from engine.command_io.finetuning.auto import resolve_hyperparameters
+from engine.command_io.finetuning.auto import epochs_between_checkpoints, resolve_hyperparameters
 from engine.command_io.finetuning.config import TrainingConfig
 from engine.command_io.finetuning.events import JobEventLog, parse_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows, write_rows
@@ -68,6 +68,34 @@ def test_few_examples_are_seen_often_enough_to_be_learned() -> None:
     assert (many.batch_size, many.n_epochs) == (32, 3)
     assert many.learning_rate == pytest.approx(2e-4)
     assert (many.replayed_per_step, many.num_replayed) == (16.0, 4 * 112)
+
+
+@pytest.mark.parametrize(
+    ("num_items", "num_answers", "chosen"),
+    [
+        (12, 12, (2, 30, 180, 1e-3)),
+        (20, 20, (2, 24, 240, 1e-3)),
+        (32, 17, (2, 15, 240, 1e-3)),
+        (63, 63, (2, 8, 256, 1e-3)),
+        (12, 6, (4, 10, 30, 4e-4)),  # two lines for each answer
+        (32, 2, (4, 6, 48, 4e-4)),  # one fact, said in two ways
+        (64, 64, (4, 3, 48, 4e-4)),  # not a small file
+    ],
+)
+def test_different_answers_of_a_small_file_are_seen_more_often(
+    num_items: int, num_answers: int, chosen: tuple[int, int, int, float]
+) -> None:
+    found = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), num_items, 112, num_answers)
+
+    assert (found.batch_size, found.n_epochs, found.num_steps, found.learning_rate) == chosen
+    assert found.replayed_per_step == found.batch_size / 2
+
+
+@pytest.mark.parametrize(("given", "n_epochs", "between"), [(None, 3, 1), (None, 20, 2), (None, 11, 2), (20, 20, 1)])
+def test_epochs_that_were_not_asked_for_make_about_ten_checkpoints(
+    given: int | None, n_epochs: int, between: int
+) -> None:
+    assert epochs_between_checkpoints(Hyperparameters(n_epochs=given), n_epochs) == between
 
 
 def test_what_is_given_is_not_chosen() -> None:

@@ -8,6 +8,7 @@ from server.finetuning.jobs.objects import for_clients
 from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.fake_client import make_app
 from tests.helpers.fake_trainer import (
+    DIFFERENT,
     SAMPLE,
     FakeChildren,
     add_job,
@@ -43,4 +44,6 @@ async def test_samples_are_told_as_they_are(tmp_path: Path) -> None:
     async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
         await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
-        assert (await events_of(app, job.id)).count(SAMPLE) == 2
+        events = await events_of(app, job.id)
+        assert events.count(SAMPLE) == 2
+        assert DIFFERENT in events
