@@ -45,12 +45,9 @@ def report_recall(
         room = min(_MAX_TOKENS, decoder.spec.max_position - max(map(len, prompts)))
         wanted = [turn.ids[len(prompt) :][:room] for (_, turn), prompt in zip(some, prompts, strict=True)]
         answers = generate(decoder, prompts, end_ids, max(map(len, wanted)), lora=lora)
-        found += [
-            (line, expected, answer[: len(expected)])
-            for (line, _), expected, answer in zip(some, wanted, answers, strict=True)
-        ]
+        found += [(line, *each) for (line, _), *each in zip(some, wanted, answers, strict=True)]
     progress("ask the file's questions", len(chosen), len(chosen), "answers")
-    differing = [each for each in found if each[1] != each[2]]
+    differing = [each for each in found if each[1] != each[2][: len(each[1])]]
     events.add(
         _summary(len(found) - len(differing), len(found), len(items), resolved.n_epochs),
         questions=len(found),
