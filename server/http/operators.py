@@ -11,7 +11,7 @@ from server.http.middleware.own_names import host_name, is_address
 from server.keys.caller import ANYBODY, caller_of
 
 # A proxy on this machine is a local peer for remote clients. These headers show a proxy, or a web page.
-_OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "origin")
+_OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
 def is_operators(scope: Scope) -> bool:
@@ -38,18 +38,22 @@ def require_operator(scope: Scope) -> None:
 
 def _is_from_here(scope: Scope) -> bool:
     headers = Headers(scope=scope)
-    if any(name in headers for name in _OF_OTHERS):
+    if any(name in headers for name in _OF_OTHERS) or not _is_from_no_other_page(scope, headers):
         return False
-    match headers.get("sec-fetch-site", "none"):
-        case "none":
-            pass
-        case "same-origin":  # the server's own pages, unless a foreign page's name resolves to this machine
-            if (name := host_name(headers)) != "localhost" and not is_address(name):
-                return False
-        case _:
-            return False
     state = scope["state"]
     return is_local(state[PEER_STATE] if PEER_STATE in state else scope.get("client"))
+
+
+def _is_from_no_other_page(scope: Scope, headers: Headers) -> bool:
+    """Return whether the request comes from a program, or from this server's own pages: browsers mark those of pages
+    with Sec-Fetch-Site, except on plain HTTP from other machines, and each POST with Origin."""
+    site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
+    if site == "none" and origin is None:
+        return True
+    if site not in ("none", "same-origin") or origin not in (None, f"{scope['scheme']}://{headers.get('host', '')}"):
+        return False
+    # A foreign page's name may resolve to this machine.
+    return (name := host_name(headers)) == "localhost" or is_address(name)
 
 
 async def _operator(request: Request) -> None:  # FastAPI runs dependencies that are not coroutines in threads

@@ -85,6 +85,33 @@ async def test_without_keys_proxies_and_web_pages_on_this_machine_are_no_operato
     assert await _status(HERE, headers) == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "site", "status"),
+    [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", "same-origin", 200),
+        ("localhost:8000", "http://localhost:8000", "same-origin", 200),
+        ("[::1]:8000", "http://[::1]:8000", "same-origin", 200),
+        ("192.0.2.7:8000", "http://192.0.2.7:8000", None, 200),  # where browsers send no Sec-Fetch-Site
+        ("127.0.0.1:8000", "http://127.0.0.1:3000", "same-site", 403),
+        ("127.0.0.1:8000", "http://127.0.0.1:3000", None, 403),
+        ("127.0.0.1:8000", "https://chat.example", "same-origin", 403),  # a proxy that changed Host
+        ("127.0.0.1:8000", "http://evil.example", "cross-site", 403),
+        ("127.0.0.1:8000", "null", "cross-site", 403),
+        ("evil.example:8000", "http://evil.example:8000", "same-origin", 403),  # its name leads to this machine
+        ("evil.example:8000", "http://evil.example:8000", None, 403),
+    ],
+)
+async def test_without_keys_the_servers_own_pages_may_post_from_this_machine(
+    host: str, origin: str, site: str | None, status: int
+) -> None:
+    sent = [(b"host", host.encode()), (b"origin", origin.encode())]
+    if site is not None:
+        sent.append((b"sec-fetch-site", site.encode()))
+    async with RawRequest(_app(), "/operate", {}, headers=sent, client=HERE) as request:
+        await request.ended()
+    assert request.status == status
+
+
 async def test_the_connections_own_peer_counts_where_the_client_is_what_a_proxy_says() -> None:
     assert await _status(HERE, state={PEER_STATE: ELSEWHERE}) == 403
 
