@@ -1,6 +1,6 @@
 """Checks of models: their files, and the memory for their weights and KV caches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -31,7 +31,7 @@ def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
     for model in models:
         needs, found = _check(model.config)
         if needs is not None:
-            found = list(_compare(needs, model.config, free, most) if len(models) == 1 else [ok("model", _text(needs))])
+            found = [_compare(needs, model.config, free, most) if len(models) == 1 else ok("model", _text(needs))]
         named = f"{model.name}: " if model.name else ""
         findings += [Finding(each.subject, each.severity, named + each.message) for each in found]
         weighed.append(needs)
@@ -60,21 +60,34 @@ def _local(model: str) -> ModelFiles:
     return files
 
 
-def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Iterator[Finding]:
+def memory_finding(files: ModelFiles) -> Finding:
+    """Return whether a model with default options fits into the free memory. Raises a ModelError if it cannot be
+    served."""
+    config = EngineConfig(model=files.origin)
+    device = default_device()
+    needs = weigh_files(files, None, config)
+    return _compare(needs, config, free_memory_bytes(device), obtainable_memory_bytes(device))
+
+
+def default_device() -> torch.device:
+    """Return the device that models run on by default."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Finding:
     """Compare a model's memory need with the memory. free: free bytes. most: free bytes if the system swaps out as much
     as it can."""
     kv = needs.token_kv_bytes * _context(needs) if needs.has_kv_cache else needs.least_kv_bytes
     total = needs.weight_bytes + (config.kv_cache_memory_bytes or kv)
     if total > most:
-        yield problem(
+        return problem(
             "model",
             f"{_text(needs)}; {format_bytes(most)} of memory are available: choose a smaller model or fewer bits "
             "(--quantization int4), or free memory",
         )
-    elif total > free:
-        yield warning("model", f"{_text(needs)}; {format_bytes(free)} of memory are free without swapping")
-    else:
-        yield ok("model", _text(needs))
+    if total > free:
+        return warning("model", f"{_text(needs)}; {format_bytes(free)} of memory are free without swapping")
+    return ok("model", _text(needs))
 
 
 def _text(needs: Weighed) -> str:

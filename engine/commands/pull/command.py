@@ -1,6 +1,7 @@
 """pull: fetches a model's files, as the server does when it starts, and verifies their hashes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.filesize import decimal
 
@@ -13,14 +14,19 @@ from models.sources.verification import StoredFile, damaged_files, hide_files, s
 
 
 def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
-    """Fetch and verify a model; return a one-line summary. Damaged files are fetched again, once.
+    """Fetch and verify a model like `fetch_verified`, and return a one-line summary."""
+    return _describe(model, fetch_verified(model, revision, progress))
+
+
+def fetch_verified(model: str, revision: str | None, progress: ProgressReport) -> ModelFiles:
+    """Fetch and verify a model; return its files. Damaged files are fetched again, once.
 
     Raises a ModelError or StartupError if the files cannot be found, fetched or verified.
     """
     files = _resolve(model, revision, progress)
     if damaged := damaged_files(files, progress):
         files = _fetch_again(damaged, model, revision, progress)
-    return _describe(model, files)
+    return files
 
 
 def _fetch_again(
@@ -53,9 +59,17 @@ def _resolve(model: str, revision: str | None, progress: ProgressReport) -> Mode
     return resolve_model(model, revision, progress, check=lambda files: check_config(files, {}))
 
 
+def location(files: ModelFiles) -> Path:
+    """Return the model's folder, or its first file."""
+    return files.gguf[0] if files.root is None else files.root
+
+
+def stored_bytes(files: ModelFiles) -> int:
+    """Return the size of the model's files that have a known hash; 0 if it has none."""
+    return sum(file.content.stat().st_size for file in stored_files(files))
+
+
 def _describe(model: str, files: ModelFiles) -> str:
-    where = files.gguf[0] if files.root is None else files.root
-    if not (stored := stored_files(files)):
-        return f"{model} needs no download: {where}"
-    size = decimal(sum(file.content.stat().st_size for file in stored))
-    return f"{model} is complete and verified, {size} in {where}"
+    if not (size := stored_bytes(files)):
+        return f"{model} needs no download: {location(files)}"
+    return f"{model} is complete and verified, {decimal(size)} in {location(files)}"
