@@ -43,6 +43,7 @@ from server.live.machine import MachineSampler
 from server.metrics.values import Metrics
 from server.openapi.responses import RATE_HEADERS
 from server.paths import route_path
+from server.pulling.pulls import Pulls
 from server.routes.docs import description_of
 from server.runs.registry import Runs
 from server.schemas.base import quote
@@ -111,6 +112,7 @@ def create_app(
         drain=drain,
         history=history,
         machine=MachineSampler(_folders(config)),
+        pulls=Pulls(config.models.pull_allow, metrics),
     )
     app = FastAPI(
         title="headrace",

@@ -14,6 +14,7 @@ from server.live.history import History
 from server.live.log_tail import LogTail
 from server.live.machine import MachineSampler
 from server.metrics.values import Metrics
+from server.pulling.pulls import Pulls
 from server.runs.registry import Runs
 from server.schemas.dashboard_server import Setting
 from server.served.models import ServedModels
@@ -37,6 +38,7 @@ class ServerContext:
     keys: KeyManager
     workers: TextWorkers
     drain: Drain
+    pulls: Pulls
     history: History
     machine: MachineSampler
     log: LogTail = field(default_factory=LogTail)

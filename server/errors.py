@@ -37,6 +37,18 @@ class InsufficientPermissions(HeadraceError):
     """The request needs an operator's API key."""
 
 
+class PullNotAllowed(HeadraceError):
+    """No --pull-allow names the model to fetch."""
+
+
+class TooManyPulls(HeadraceError):
+    """Too many models are being fetched, or wait for it."""
+
+
+class PullFailed(HeadraceError):
+    """The model could not be fetched."""
+
+
 class RateLimited(HeadraceError):
     """The API key has reached its request limit; try again after `retry_after_s`, if it is set."""
 
@@ -176,6 +188,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     InvalidRequest: _Kind(400, _INVALID),  # its subclasses have their own codes
     InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
     InsufficientPermissions: _Kind(403, _INVALID, "insufficient_permissions"),
+    PullNotAllowed: _Kind(403, _INVALID, "pull_not_allowed", "model"),
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
     AdapterNotFound: _Kind(404, _INVALID, "model_not_found", "lora_name"),
     NotServed: _Kind(404, _INVALID, "not_served"),
@@ -195,8 +208,10 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     BudgetSpent: _Kind(429, "insufficient_quota", "insufficient_quota"),
     WaitTooLong: _Kind(429, "requests", "wait_too_long"),
     TooManyWatchers: _Kind(429, "requests", "too_many_watchers"),
+    TooManyPulls: _Kind(429, "requests", "too_many_pulls"),
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
+    PullFailed: _Kind(500, "server_error", "pull_failed"),
     StorageFailed: _Kind(500, "server_error", "storage_failed"),
     StorageFull: _Kind(507, "server_error", "insufficient_storage"),
     TooManyConnections: _Kind(503, "server_error", "too_many_connections"),
@@ -263,7 +278,7 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"retry-after": _seconds(error.retry_after_s)}
         case ModelFailed():
             return {"x-should-retry": "false"}  # what is wrong stays wrong
-        case EngineUnavailable() | TooManyWatchers():
+        case EngineUnavailable() | TooManyWatchers() | TooManyPulls():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case TooManyConnections():
             return {"retry-after": str(UNAVAILABLE_RETRY_S), "connection": "close"}

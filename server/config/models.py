@@ -62,6 +62,13 @@ class ModelsConfig:
         minimum=1,
     )
 
+    pull_allow: tuple[str, ...] = _models(
+        (),
+        "Model that operators may fetch into the cache while the server runs, as a shell pattern: OWNER/*, "
+        "pypi:NAME, demo*; repeatable (default: none).",
+        metavar="PATTERN",
+    )
+
     @property
     def loads_on_demand(self) -> bool:
         """Whether models are loaded and unloaded on demand, by --load-on-demand or an idle limit."""

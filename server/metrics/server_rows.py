@@ -67,6 +67,15 @@ _FINETUNING: tuple[MetricSpec, ...] = (
     ),
 )
 
+_PULLS: tuple[MetricSpec, ...] = (
+    gauge("pulls_running", "Models that are being fetched into the cache (--pull-allow).", labels=()),
+    counter(
+        "pulls_total",
+        "Ended fetches of models, by outcome: complete, failed, stopped (its clients left, or an operator stopped it).",
+        labels=("outcome",),
+    ),
+)
+
 _HTTP_LABELS = ("method", "route", "status")
 
 _SERVER: tuple[MetricSpec, ...] = (
@@ -148,5 +157,6 @@ SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Keys": _KEYS,
     "Files and batches": _BATCHES,
     "Fine-tuning": _FINETUNING,
+    "Pulls": _PULLS,
     "Server": _SERVER,
 }

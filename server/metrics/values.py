@@ -25,6 +25,7 @@ _AT_ZERO: dict[str, Iterable[str]] = {
     "requests_shed_total": ShedReason,
     "engine_restarts_total": RestartReason,
     "api_keys_reloads_total": ("loaded", "failed"),
+    "pulls_total": ("complete", "failed", "stopped"),
 }
 
 Metric = Counter | Gauge | Histogram

@@ -13,29 +13,42 @@ from server.errors import (
     ModelFailed,
     ModelNotFound,
     ModelNotLoaded,
+    NotServed,
     NotStored,
+    PullFailed,
+    PullNotAllowed,
     RequestNotKnown,
     StorageFailed,
     StreamNotFound,
+    TooManyPulls,
     TooManyWatchers,
 )
 from server.live.feed import Frame
 from server.live.log_tail import LogLines
 from server.live.reports import ServerReport
 from server.live.request_stories import RequestStory
-from server.openapi.operation import EVENTS, JSON, PAGE, RESUMING_ERRORS, STORED_ERRORS, TEXT, Operation, Query
+from server.openapi.operation import EVENTS, JSON, LINES, PAGE, RESUMING_ERRORS, STORED_ERRORS, TEXT, Operation, Query
 from server.openapi.stored_operations import STORED_OPERATIONS
 from server.protocols.responses.events import StreamEvent
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
 from server.schemas.dashboard_jobs import JobReport, JobsReport
 from server.schemas.dashboard_server import SettingList
-from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaShown, OllamaVersion
+from server.schemas.ollama_answers import (
+    OllamaModels,
+    OllamaPullStatus,
+    OllamaRunningModels,
+    OllamaShown,
+    OllamaVersion,
+)
+from server.schemas.pulls import PullReport, PullView
 from server.schemas.usage import UsageReport
 
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
 _MODEL = (ModelNotFound, ModelNotLoaded, ModelFailed, EngineUnavailable, EngineStopped)
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
+
+_PULLING = (InsufficientPermissions, NotServed, PullNotAllowed, PullFailed, TooManyPulls, EngineUnavailable)
 
 _stored = partial(Operation, errors=STORED_ERRORS)
 _for_operators = partial(Operation, errors=(InsufficientPermissions,))
@@ -81,6 +94,16 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
     "GET /api/tags": Operation(answers={JSON: OllamaModels}),
     "GET /api/ps": Operation(answers={JSON: OllamaRunningModels}),
     "POST /api/show": Operation(answers={JSON: OllamaShown}, example={"model": "MODEL"}, errors=_MODEL),
+    "POST /api/pull": Operation(
+        answers={LINES: OllamaPullStatus, JSON: OllamaPullStatus},
+        example={"model": "owner/repo"},
+        errors=_PULLING,
+    ),
+    "GET /dashboard/pulls": _for_operators(answers={JSON: PullReport}),
+    "POST /dashboard/pulls": Operation(answers={JSON: PullView}, example={"model": "owner/repo"}, errors=_PULLING),
+    "DELETE /dashboard/pulls/{pull_id}": Operation(
+        answers={JSON: PullView}, errors=(InsufficientPermissions, NotStored)
+    ),
     "GET /api/version": Operation(answers={JSON: OllamaVersion}),
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),

@@ -24,7 +24,6 @@ _OLLAMA_VERSION = "0.12.11"
 
 # Operations of Ollama that this server does not have, by method and path.
 _NOT_SERVED = {
-    ("POST", "/api/pull"): "does not fetch models; it serves the one that it was started with",
     ("POST", "/api/push"): "does not publish models",
     ("POST", "/api/create"): "does not make models; headrace quantize does",
     ("POST", "/api/copy"): "does not copy models; --served-model-name gives the model more names",

@@ -136,6 +136,15 @@ class OllamaEmbeddingsRequest(StrictModel):
     keep_alive: KeepAlive = None
 
 
+class OllamaPullRequest(StrictModel):
+    """The body of POST /api/pull. `name` is the old name of `model`."""
+
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None  # true unless it is false
+    insecure: Literal[False] | None = None  # hashes are always verified
+
+
 class OllamaShowRequest(StrictModel):
     """The body of POST /api/show. `name` is the old name of `model`."""
 

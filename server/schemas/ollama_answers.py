@@ -103,6 +103,16 @@ class OllamaShown(msgspec.Struct, kw_only=True):
     modified_at: str
 
 
+class OllamaPullStatus(msgspec.Struct, kw_only=True):
+    """A line of a pull. The last one has the status "success". digest: of the pull, not of a file, since all files of a
+    model are counted as one. total, completed: bytes."""
+
+    status: str
+    digest: str | UnsetType = UNSET
+    total: int | UnsetType = UNSET
+    completed: int | UnsetType = UNSET
+
+
 class OllamaVersion(msgspec.Struct):
     version: str  # version of Ollama's API
     headrace: str

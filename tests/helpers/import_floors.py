@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "server": (
         "config paths errors schemas text loadtest pages",
         "metrics structured_outputs reasoning drain store",
-        "runs live tracing tools keys files",
+        "runs live tracing tools keys files pulling",
         "text_model",
         "served chat",
         "context generation",

@@ -201,6 +201,7 @@ async def _answering(
     finally:
         context.drain.stop(time.monotonic())
         await engines.stop()  # running requests end with an error event
+        await context.pulls.close()
         await context.runs.finish(_STORE_TIMEOUT_S)
         context.models.close_live_feeds()
         http.should_exit = True

@@ -40,11 +40,13 @@ async def drain_server(
     clients and load balancers to see the 503.
 
     num_answers: returns the number of incomplete HTTP responses, since clients may read more slowly than text is
-    generated. Dashboard streams, which never end, are not waited for.
+    generated. Dashboard streams, which never end, are not waited for, nor are pulls, which the next server resumes.
     """
 
     def num_left() -> int:
-        return max(context.models.num_unfinished, num_answers() - context.models.num_watchers)
+        return max(
+            context.models.num_unfinished, num_answers() - context.models.num_watchers - context.pulls.num_watchers
+        )
 
     now_s = time.monotonic()
     context.drain.stop(now_s)

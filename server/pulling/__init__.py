@@ -1,0 +1,1 @@
+"""Pulls: models that operators fetch into the cache while the server runs."""
