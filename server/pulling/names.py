@@ -34,8 +34,8 @@ class PullNames:
         a name that cannot be fetched, and PullNotAllowed."""
         if not self.patterns:
             raise NotServed(
-                "fetching is not served here: this server fetches no models; start it with --pull-allow PATTERN, such as "
-                "--pull-allow 'OWNER/*', or fetch the model on its machine with headrace pull"
+                "fetching is not served here: this server fetches no models; start it with --pull-allow PATTERN, such "
+                "as --pull-allow 'OWNER/*', or fetch the model on its machine with headrace pull"
             )
         model = _model(given)
         if len(model) > _MAX_NAME or _FETCHED.fullmatch(model) is None:

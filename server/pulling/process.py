@@ -1,4 +1,4 @@
-"""fetch: runs the process that fetches a model, since this one must not import torch."""
+"""fetch_in_process: runs the process that fetches a model, since this one must not import torch."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _COMMAND = (sys.executable, "-P", "-m", "engine.commands.pull.for_server")
 _END_TIMEOUT_S = 10.0  # after SIGTERM, from which the process closes its files
 
 
-async def fetch(model: str) -> AsyncGenerator[PullMachine | PullProgress | Pulled]:
+async def fetch_in_process(model: str) -> AsyncGenerator[PullMachine | PullProgress | Pulled]:
     """Fetch a model, and yield the messages of the process. Raises PullFailed. Closing the generator stops the process;
     the next one resumes.
 

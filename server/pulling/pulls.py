@@ -13,7 +13,7 @@ from engine.errors import HeadraceError
 from server.errors import NotStored, TooManyPulls
 from server.metrics.values import Metrics
 from server.pulling.names import PullNames
-from server.pulling.process import fetch
+from server.pulling.process import fetch_in_process
 from server.pulling.pull import Pull
 from server.schemas.pulls import PullReport, PullState
 
@@ -29,7 +29,7 @@ Fetch = Callable[[str], AsyncGenerator[PullMachine | PullProgress | Pulled]]
 class Pulls:
     """The pulls of one server: of each model at most one is open. All methods run on one event loop."""
 
-    def __init__(self, patterns: Sequence[str], metrics: Metrics, fetch: Fetch = fetch) -> None:
+    def __init__(self, patterns: Sequence[str], metrics: Metrics, fetch: Fetch = fetch_in_process) -> None:
         """patterns: of --pull-allow. fetch: yields the messages of one fetch, which ends when it is closed."""
         self.names = PullNames(patterns)
         self._metrics = metrics

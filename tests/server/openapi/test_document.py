@@ -12,9 +12,11 @@ from server.app import ROUTERS
 from server.config.lora import LoraConfig
 from server.errors import ERRORS
 from server.openapi.document import body_models, openapi_document, operations
+from server.pulling.pulls import Pulls
 from server.routes.docs import OPERATIONS
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.openapi import POOLING, fim_info
+from tests.helpers.scripted_pulls import PULLED, ScriptedFetch
 
 pytestmark = pytest.mark.fast
 
@@ -114,6 +116,9 @@ async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
     (tmp_path / "FOLDER").mkdir()
     client.adapters["FOLDER"] = AdapterInfo(digest=b"x", rank=8, num_bytes=1)
     app = make_app(client, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)), data_dir=str(tmp_path))
+    fetch = ScriptedFetch()
+    fetch.say("owner/repo", PULLED)
+    app.state.context.pulls = Pulls(["*"], app.state.context.metrics, fetch)
     async with http(app) as api:
         await api.post("/v1/load_lora_adapter", json={"lora_name": "LOADED", "lora_path": "FOLDER"})
         conversation = (await api.post("/v1/conversations", json={})).json()
