@@ -26,7 +26,6 @@ def main(argv: Sequence[str]) -> int:
     """Fetch and verify a model, and print messages. Return the exit code, which is 0 also after a refusal."""
     exit_on_sigterm()
     end_with_parent()
-    give_way(LOW)
     configure_logging(os.environ.get(LEVEL_VARIABLE, "info"), LogFormat(os.environ.get(FORM_VARIABLE, LogFormat.TEXT)))
     (model,) = argv
     _report("import libraries", 0, 0, "")
@@ -46,6 +45,7 @@ def _pull(model: str) -> Pulled:
 
     if is_path(model):  # such as a file in the server's folder
         raise SourceError(f"{model!r} is a path on the server's machine, which needs no download; serve it from there")
+    give_way(LOW)  # not before: with little of a busy processor, the imports above would take minutes
     _print(PullMachine(free_memory_bytes(default_device())))
     files = fetch_verified(model, None, _Reporter())
     _report("check that it can be served", 0, 0, "")

@@ -5,6 +5,7 @@ import { placeOf, requestLink } from "../shared/links.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
 import { leaveJobs, showJobs } from "./jobs/list.js";
 import { leaveJob, showJob } from "./jobs/page.js";
+import { leaveModels, showModels } from "./models/page.js";
 import { stopWatching, watch } from "./overview.js";
 import { leaveRequest, showRequest } from "./request_page.js";
 import { followPanels } from "./server/settings.js";
@@ -15,6 +16,7 @@ const PLACES = {
   request: { element: "request-page", tab: "overview", title: (id) => `Request ${id} · headrace`, show: showRequest, leave: leaveRequest },
   job: { element: "job-page", tab: "jobs", title: (id) => `Job ${id} · headrace`, show: showJob, leave: leaveJob },
   jobs: { element: "jobs-page", tab: "jobs", title: () => "Jobs · headrace", show: showJobs, leave: leaveJobs },
+  models: { element: "models-page", tab: "models", title: () => "Models · headrace", show: showModels, leave: leaveModels },
 };
 
 let shown = null;

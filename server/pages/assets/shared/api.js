@@ -83,6 +83,13 @@ async function* chunksOf(response) {
   throw new ApiError("The server closed the connection before the answer was complete.");
 }
 
+/** Send a request that changes something, with `body` as JSON if there is one; the answer's JSON. */
+export async function sendJson(method, path, body) {
+  const sent = body === undefined ? {} : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const response = await send(path, { method, ...sent });
+  return response.json();
+}
+
 /** Stop a resumable stream for all its readers, even if the page is left in this moment. */
 export async function deleteStream(streamId) {
   await send(`v1/streams/${streamId}`, { method: "DELETE", keepalive: true }).catch(() => {}); // it may have ended

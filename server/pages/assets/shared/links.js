@@ -1,4 +1,4 @@
-// Addresses of the dashboard's places: "#/" is the overview, "#/requests/ID" a request, "#/jobs" all jobs, "#/jobs/ID" one.
+// Addresses of the dashboard's places: "#/" is the overview, "#/requests/ID" a request, "#/jobs" all jobs, "#/jobs/ID" one, "#/models" the models.
 
 export const requestLink = (id) => `#/requests/${encodeURIComponent(id)}`;
 /** The chat page with this model chosen. */
@@ -6,7 +6,7 @@ export const chatLink = (model) => `./?model=${encodeURIComponent(model)}`;
 export const jobLink = (id) => `#/jobs/${encodeURIComponent(id)}`;
 
 const ONE = { requests: "request", jobs: "job" };
-const ALL = { jobs: "jobs" };
+const ALL = { jobs: "jobs", models: "models" };
 
 /** The place that `hash` names: {name, id}, by default the overview. */
 export function placeOf(hash) {
