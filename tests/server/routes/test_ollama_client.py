@@ -3,17 +3,21 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
 import uvicorn
 from pydantic import BaseModel
 
+from engine.command_io.pulling import Pulled, PullProgress
 from engine.protocol import FinishReason
+from server.errors import PullFailed
+from server.pulling.pulls import Pulls
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Script, make_app, pooling_client, says
 from tests.helpers.ollama import TOOL_TEMPLATE
+from tests.helpers.scripted_pulls import PULLED, downloaded
 
 ollama = pytest.importorskip("ollama")
 
@@ -23,11 +27,19 @@ HELLO = says("Grüße 🙂", finish=FinishReason.STOP)
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
+async def _fetch(model: str) -> AsyncGenerator[PullProgress | Pulled]:
+    if model == "owner/full":
+        raise PullFailed("the disk is full")
+    yield downloaded(500)
+    yield PULLED
+
+
 @contextlib.asynccontextmanager
 async def _served(script: Script | FakeClient, template: str | None = None) -> AsyncIterator[Any]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         engine = script if isinstance(script, FakeClient) else FakeClient(script)
         app = make_app(engine, api_key=("key",), chat_template=template)
+        app.state.context.pulls = Pulls(["owner/*"], app.state.context.metrics, _fetch)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve([sock]))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -46,6 +58,17 @@ async def test_chat_whole_and_streamed() -> None:
     assert whole.logprobs is not None
     assert last is not None
     assert (last.done, last.done_reason, last.eval_count) == (True, "stop", whole.eval_count)
+
+
+async def test_pull_whole_and_streamed() -> None:
+    async with _served(HELLO) as client:
+        assert (await client.pull("owner/a")).status == "success"
+        assert [part.status async for part in await client.pull("hf.co/owner/a:Q4", stream=True)][-1] == "success"
+        with pytest.raises(ollama.ResponseError, match="the disk is full"):
+            [part async for part in await client.pull("owner/full", stream=True)]
+        with pytest.raises(ollama.ResponseError, match="may not be fetched") as refused:
+            await client.pull("other/a")
+    assert refused.value.status_code == 403
 
 
 async def test_generate_whole_and_streamed() -> None:
