@@ -1,5 +1,6 @@
 """fit_of: whether one more user fits on a model's engine, by docs/operations.md#capacity, and about how many do."""
 
+from engine.client.interface import EngineState
 from server.live.history import Bucket
 from server.live.reports import Fit
 from server.served.model import ServedModel
@@ -10,9 +11,9 @@ _DEFAULT_TOKENS = 1000  # of a request, before any was answered
 
 
 def fit_of(model: ServedModel, hour: list[Bucket], now_ms: float) -> Fit | None:
-    """Return whether one more user fits; None if the model is not loaded or does not generate."""
+    """Return whether one more user fits; None if the model's engine is not ready, or does not generate."""
     info, live = model.info, model.live
-    if info is None or info.pooling is not None or not model.is_loaded:
+    if info is None or info.pooling is not None or model.client.status().state is not EngineState.READY:
         return None
     stats, pace = live.last_step, live.pace
     answers, answer_s, tokens = (

@@ -30,6 +30,7 @@ def main(command: str, address: str, key: str, open_address: str, browser_path: 
         with page_at(browser, f"{open_address}/dashboard", headers=_ELSEWHERE) as page:
             _says_what_to_do_elsewhere(page)
             check(page, axe, pictures / "locked.png")
+            _may_use_the_jobs_elsewhere(page)
         with (
             _running(arguments, pictures / "log-1", address) as server,
             page_at(browser, f"{address}/dashboard", key=key) as page,
@@ -71,9 +72,12 @@ def _says_what_to_do_elsewhere(page: Page) -> None:
     expect(locked).to_contain_text("Open it on the server’s own machine, or start the server with --api-key KEY")
     expect(locked).to_contain_text("ssh -L")
     expect(page.locator("#overview")).to_be_hidden()
-    locked.get_by_role("link", name="the jobs").click()
+
+
+def _may_use_the_jobs_elsewhere(page: Page) -> None:
+    page.get_by_role("link", name="the jobs").click()
     expect(page.locator("#jobs-open")).to_contain_text("No job yet.")
-    expect(locked).to_be_hidden()
+    expect(page.locator("#locked")).to_be_hidden()
 
 
 def _answers_the_operators_questions(page: Page) -> None:
@@ -82,6 +86,7 @@ def _answers_the_operators_questions(page: Page) -> None:
     for name in ("Processors", "Memory", "Disk", "this server", "other programs"):
         expect(machine).to_contain_text(name)
     expect(page.locator("#fit")).to_contain_text("Yes.")
+    expect(page.locator("#fit")).to_contain_text("256 of 256 slots are free")
     expect(page.locator("#up-since")).to_contain_text("up for")
     expect(page.locator("#happenings")).to_contain_text("The server started.")
     expect(page.locator("#queue-part")).to_be_hidden()  # nothing waits

@@ -33,12 +33,16 @@ def _text(option: Option, value: Any) -> str:
     if option.name in _SECRET:
         return f"{len(value)} hidden"
     if isinstance(value, tuple):
-        return ", ".join(_one(each) for each in value)
-    return _one(value)
+        return ", ".join(_one(option, each) for each in value)
+    return _one(option, value)
 
 
-def _one(value: Any) -> str:
+def _one(option: Option, value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if option.is_size or option.is_duration:
+        return f"{value:,} bytes" if option.is_size else f"{value:g} s"
+    if isinstance(value, float):
+        return f"{value:g}"
     text = str(value.value if isinstance(value, enum.Enum) else value)
     return _CREDENTIALS.sub("hidden", text)

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from engine.client.interface import RestartReason
+from engine.client.interface import EngineState, RestartReason
 from engine.config import EngineConfig
 from engine.protocol import StepStats
 from server.commands.options.in_force import settings_in_force
@@ -72,6 +72,15 @@ async def test_one_more_user_fits_or_not_and_why() -> None:
     assert (fit["waiting"], fit["most_quick"], fit["users"]) == (2, 1, None)
 
 
+async def test_no_user_fits_on_an_engine_that_is_not_ready() -> None:
+    client = FakeClient(says("Because."))
+    app = make_app(client)
+    client.state, client.reason = EngineState.LOADING, "the model is being loaded"
+    report = await _report(app)
+    assert report["fits"] == []
+    assert [(each["state"], each["reason"]) for each in report["models"]] == [("loading", "the model is being loaded")]
+
+
 async def test_about_how_many_users_fit() -> None:
     app = _app()
     live = app.state.context.live
@@ -99,12 +108,15 @@ def test_settings_hide_secrets() -> None:
         api_key=("hunter2", "swordfish"),
         otlp_traces_endpoint="http://me:hunter2@collector/v1/traces",
         port=8123,
+        sse_ping_interval=600.0,
     )
     settings = {each.flag: each for each in settings_in_force(server, EngineConfig(model="demo"))}
     assert settings["--api-key"].value == "2 hidden"
     assert settings["--otlp-traces-endpoint"].value == "http://hidden@collector/v1/traces"
     assert (settings["--port"].value, settings["--port"].is_default) == ("8123", False)
     assert settings["--max-num-seqs"].is_default
+    assert settings["--sse-ping-interval"].value == "600"
+    assert settings["--max-request-bytes"].value.endswith(" bytes")
     told = " ".join(each.value for each in settings.values())
     assert "hunter2" not in told
     assert "swordfish" not in told
