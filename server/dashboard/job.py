@@ -6,7 +6,7 @@ from engine.command_io.finetuning.events import JobEvent
 from server.batches.answers import OutputLine
 from server.batches.record import BATCHES, BatchRecord
 from server.context import ServerContext
-from server.dashboard.jobs import batch_summary, training_summary
+from server.dashboard.jobs import batch_summary, stall_of, training_summary
 from server.errors import NotStored
 from server.files.disk import Disk
 from server.finetuning.jobs.record import FinetuningRecord
@@ -41,7 +41,8 @@ async def job_report(context: ServerContext, job_id: str, owner: str, *, sees_al
     if training is None:
         raise NotStored(f"no job {job_id[:80]!r} is stored, or it belongs to another key", param="job_id")
     events = await run(lambda connection: FINETUNING_JOBS.events_after(connection, job_id, after, _MAX_EVENTS))
-    return _training_report(context, training, owner, events, after)
+    waits_for = await run(lambda connection: stall_of(connection, training))
+    return _training_report(context, training, owner, events, after, waits_for)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -110,13 +111,18 @@ class _ErrorBody(msgspec.Struct, frozen=True):
 
 
 def _training_report(
-    context: ServerContext, record: FinetuningRecord, owner: str, events: list[NumberedEvent], after: int
+    context: ServerContext,
+    record: FinetuningRecord,
+    owner: str,
+    events: list[NumberedEvent],
+    after: int,
+    waits_for: str | None,
 ) -> JobReport:
     now_s, ring = context.files.clock(), context.keys.ring
     is_own = record.owner == owner
     shown = [each.event for each in events]
     return JobReport(
-        job=training_summary(record, owner, ring, now_s),
+        job=training_summary(record, owner, ring, now_s, waits_for),
         has_keys=ring.asks_for_keys,
         now=now_s,
         training=_details(record, is_own=is_own),

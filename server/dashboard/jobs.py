@@ -15,6 +15,7 @@ from server.schemas.finetuning_answers import FinetuningStatus
 
 _MAX_JOBS = 100  # of each kind; unfinished ones first
 _MAX_FILES = 100
+_WAITING = "Waiting: "  # as such an event of server/jobs/stalls.py begins
 
 
 async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool) -> JobsReport:
@@ -26,7 +27,7 @@ async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool)
         trainings = FINETUNING_JOBS.newest(connection, _MAX_JOBS, wanted)
         jobs = [
             *(batch_summary(each, owner, ring, now_s) for each in batches),
-            *(training_summary(each, owner, ring, now_s) for each in trainings),
+            *(training_summary(each, owner, ring, now_s, stall_of(connection, each)) for each in trainings),
         ]
         stored = files.newest(connection, now_s, _MAX_FILES, wanted)
         num_files, num_bytes = files.totals(connection, wanted)
@@ -59,6 +60,7 @@ def batch_summary(record: BatchRecord, owner: str, ring: KeyRing, now_s: float) 
         failed=record.failed,
         unit=JobUnit.LINE,
         left_s=left_s,
+        waits_for=None,
         key=ring.owner_name(record.owner),
         is_own=record.owner == owner,
         created_at=record.created_at,
@@ -67,7 +69,19 @@ def batch_summary(record: BatchRecord, owner: str, ring: KeyRing, now_s: float) 
     )
 
 
-def training_summary(record: FinetuningRecord, owner: str, ring: KeyRing, now_s: float) -> JobSummary:
+def stall_of(connection: Connection, record: FinetuningRecord) -> str | None:
+    """Return why the job stands still, if its last event says so. Such events have no text of the job's files."""
+    if record.status.has_ended:
+        return None
+    for numbered in FINETUNING_JOBS.events_page(connection, record.id, None, 1)[0]:
+        message = numbered.event.message
+        return message if message.startswith(_WAITING) and "sample" not in numbered.event.data else None
+    return None
+
+
+def training_summary(
+    record: FinetuningRecord, owner: str, ring: KeyRing, now_s: float, waits_for: str | None
+) -> JobSummary:
     is_running = record.status is FinetuningStatus.RUNNING
     left_s = max(0.0, record.estimated_finish - now_s) if is_running and record.estimated_finish is not None else None
     return JobSummary(
@@ -81,6 +95,7 @@ def training_summary(record: FinetuningRecord, owner: str, ring: KeyRing, now_s:
         failed=0,
         unit=JobUnit.STEP,
         left_s=left_s,
+        waits_for=waits_for,
         key=ring.owner_name(record.owner),
         is_own=record.owner == owner,
         created_at=record.created_at,

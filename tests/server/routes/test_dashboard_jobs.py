@@ -155,6 +155,17 @@ async def test_a_jobs_curve_is_an_operators_too_and_its_texts_are_its_owners(tmp
         assert not {"secret", "plans"} & set(re.findall(r"[a-z]+", json.dumps(others)))
 
 
+async def test_an_operator_sees_why_a_job_stands_still(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served:
+        made = await create(served.client("ann"))
+        stall = "Waiting: other programs keep the processors busy"
+        await served.runner.tell(made.id, JobEvent(created_at=1, message=stall, level="warn"))
+        assert (await served.get("root"))["jobs"][0]["waits_for"] == stall
+        assert (await served.get("root", f"/dashboard/jobs/{made.id}"))["job"]["waits_for"] == stall
+        await served.runner.tell(made.id, _EVENTS[1])
+        assert (await served.get("root"))["jobs"][0]["waits_for"] is None
+
+
 async def test_events_are_told_once_and_the_rest_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "_MAX_EVENTS", 3)
     async with _served(tmp_path) as served:

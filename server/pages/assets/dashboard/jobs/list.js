@@ -51,8 +51,8 @@ function render(report) {
 function jobRow(job, old, now, hasKeys) {
   const element = old ?? h("a", { class: "job", href: jobLink(job.id) },
     h("span", { class: "job-name" }, h("b", {}), h("span", { class: "muted" })), h("span", { class: "job-status" }),
-    h("span", { class: "job-bar" }, jobMeter()), h("span", { class: "job-time muted" }));
-  const [name, status, bar, time] = element.children;
+    h("span", { class: "job-bar" }, jobMeter()), h("span", { class: "job-time muted" }), h("span", { class: "job-stall" }));
+  const [name, status, bar, time, stall] = element.children;
   name.children[0].textContent = kindOf(job);
   name.children[1].textContent = [job.model, hasKeys ? `key ${job.key}` : null, job.id.slice(0, 18)].filter(Boolean).join(" · ");
   element.title = job.id;
@@ -60,6 +60,8 @@ function jobRow(job, old, now, hasKeys) {
   status.textContent = statusOf(job);
   fillMeter(bar.firstChild, job);
   time.textContent = timeOf(job, now);
+  stall.textContent = job.waits_for ?? "";
+  stall.hidden = !job.waits_for;
   return element;
 }
 

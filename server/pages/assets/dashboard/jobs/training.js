@@ -22,8 +22,8 @@ export function trainingView() {
       points.push(...curve);
       samples.push(...newSamples);
       notes.push(...newNotes);
-      if (curve.length || newNotes.length) stall.textContent = stallOf(newNotes) ?? "";
-      stall.hidden = job.status !== "running" || stall.textContent === "";
+      stall.textContent = job.waits_for ?? "";
+      stall.hidden = !job.waits_for;
       fill(result, resultOf(job, training));
       if (curve.length) {
         fill(loss, chart("Loss", "nats per token; less is better", curves(points).loss, job.total));
@@ -34,9 +34,6 @@ export function trainingView() {
     },
   };
 }
-
-/** Why the training stands still, if that is the last thing that happened. */
-const stallOf = (notes) => notes.at(-1)?.message.match(/^Waiting: .*/s)?.[0];
 
 /** Show parts in a card, or hide the card if there are none. */
 function fill(card, parts) {
