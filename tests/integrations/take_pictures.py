@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from terminal_picture import as_html, converse
 
 _SIZE = {"width": 1280, "height": 800}
-_TALL = {"width": 1280, "height": 850}  # down to the table of the last prompts
+_TALL = {"width": 1280, "height": 850}  # down to what happened
 _ANSWER_TIMEOUT_MS = 180_000
 _QUESTIONS = (
     "What is the difference between a list and a tuple in Python? Answer in three sentences.",
