@@ -13,6 +13,7 @@ _MEDIA_TYPES = {
     ".svg": "image/svg+xml",
     ".html": "text/html",
     ".woff2": "font/woff2",
+    ".bin": "application/octet-stream",
 }
 # Only the pages' own scripts run, and they talk only to this server. Styles have no 'unsafe-inline' either, so text of
 # a model cannot draw over a page.

@@ -104,7 +104,7 @@ def _versions_and_branches(page: Page) -> None:
     page.get_by_role("button", name="Regenerate").click()
     expect(page.get_by_text("2 / 2")).to_be_visible()
     _answer(page, "echo: first question")
-    page.get_by_role("button", name="Edit").click()
+    page.locator(".message.user").get_by_role("button", name="Edit").click()
     page.get_by_label("Edit the message").fill("second question")
     page.keyboard.press("Enter")
     _answer(page, "echo: second question")

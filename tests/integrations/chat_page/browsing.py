@@ -32,8 +32,9 @@ class Server:
         self._command = [python, str(Path(__file__).with_name("chat_server.py")), str(self._port)]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, env=os.environ)
+    def start(self, grace_s: float = 60.0) -> None:
+        """grace_s: how long streams outlive their connection."""
+        self._process = subprocess.Popen([*self._command, str(grace_s)], env=os.environ)
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while True:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
@@ -49,9 +50,9 @@ class Server:
             self._process.wait()
             self._process = None
 
-    def restart(self) -> None:
+    def restart(self, grace_s: float = 60.0) -> None:
         self.kill()
-        self.start()
+        self.start(grace_s)
 
     def release(self) -> None:
         """Let the answers that wait go on."""
@@ -123,3 +124,23 @@ def expect_done(page: Page, text: str) -> None:
     """The last answer has this text, and is complete."""
     expect(answers(page).last).to_contain_text(text)
     expect(page.locator("#send")).to_be_visible()
+
+
+def stored_texts(page: Page) -> list[str]:
+    """All messages of all conversations, as they are stored."""
+    script = """() => new Promise((resolve) => {
+      const request = indexedDB.open("headrace");
+      request.onsuccess = () => {
+        const all = request.result.transaction("messages").objectStore("messages").getAll();
+        all.onsuccess = () => (request.result.close(), resolve(all.result.map((record) => record.content)));
+      };
+    })"""
+    return page.evaluate(script)
+
+
+def wait_stored(page: Page, text: str) -> None:
+    """Wait until a message that begins with this text is stored."""
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while not any(stored.startswith(text) for stored in stored_texts(page)):
+        assert time.monotonic() < deadline_s, f"{text!r} is not stored"
+        time.sleep(0.05)

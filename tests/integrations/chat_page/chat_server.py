@@ -1,8 +1,9 @@
-"""A server for the tests of the chat page, in a process that can be killed: `python chat_server.py PORT`.
+"""A server for the tests of the chat page, in a process that can be killed: `python chat_server.py PORT GRACE`.
 
 Its answers are chosen by the last question: "wait: TEXT" says half of TEXT and the rest after `GET /test/release`,
-"queue: TEXT" says all of it then, "limit: TEXT" ends at the maximum length, "fail: TEXT" fails after half of it, and
-everything else is echoed. An answer that is continued goes on with " and so on.".
+"queue: TEXT" says all of it then, "limit: TEXT" ends at the maximum length, "twice: TEXT" too and waits when it is
+continued, "fail: TEXT" fails after half of it, and everything else is echoed. An answer that is continued goes on with
+" and so on.". GRACE: seconds for which streams outlive their connection.
 """
 
 import asyncio
@@ -31,8 +32,9 @@ class _Script:
         question, _, answered = prompt.rpartition("user\n")[2].partition("assistant\n")
         kind, _, text = question.strip().rpartition("\n")[2].rpartition(": ")
         if answered:
-            return says(" and so on.", finish=FinishReason.STOP)(request)
-        if kind == "limit":
+            steps = says(" and so on.", finish=FinishReason.STOP)(request)
+            return [*steps[:4], self._gate, *steps[4:]] if kind == "twice" else steps
+        if kind in ("limit", "twice"):
             return says(text)(request)
         if not kind:
             return says(f"echo: {text}", per_step=5, finish=FinishReason.STOP)(request)
@@ -63,11 +65,15 @@ class _Observed:
         await app(scope, receive, send)
 
 
-def main(port: str) -> None:
+def main(port: str, grace_s: str) -> None:
     script = _Script()
     client = scripted_client(script)
     uvicorn.run(
-        _Observed(make_app(client), client, script), host="127.0.0.1", port=int(port), log_config=None, lifespan="off"
+        _Observed(make_app(client, stream_resume_grace=float(grace_s)), client, script),
+        host="127.0.0.1",
+        port=int(port),
+        log_config=None,
+        lifespan="off",
     )
 
 

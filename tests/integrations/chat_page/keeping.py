@@ -14,6 +14,7 @@ from tests.integrations.chat_page.browsing import (
     expect_done,
     open_page,
     session,
+    stored_texts,
     texts,
 )
 
@@ -47,6 +48,7 @@ def main() -> None:
         _two_tabs_keep_each_others_messages(server, browser)
         _messages_that_cross_are_kept(server, browser)
         _a_reload_loses_nothing(server, browser)
+        _what_is_typed_stays_with_its_conversation(server, browser)
         _deleting_is_counted_and_undone(server, browser)
         _deleting_reaches_other_tabs(server, browser)
         _a_question_without_an_answer_has_a_button(server, browser)
@@ -106,19 +108,9 @@ def _messages_that_cross_are_kept(server: Server, browser: Browser) -> None:
         expect_done(other, "echo: left")
         other.get_by_label("Next version").click()
         expect_done(other, "echo: right")
-        assert sorted(_all_texts(one)) == sorted(["first", "echo: first", "left", "echo: left", "right", "echo: right"])
-
-
-def _all_texts(page: Page) -> list[str]:
-    """All messages of all conversations, as they are stored."""
-    script = """() => new Promise((resolve) => {
-      const request = indexedDB.open("headrace");
-      request.onsuccess = () => {
-        const all = request.result.transaction("messages").objectStore("messages").getAll();
-        all.onsuccess = () => (request.result.close(), resolve(all.result.map((record) => record.content)));
-      };
-    })"""
-    return page.evaluate(script)
+        assert sorted(stored_texts(one)) == sorted(
+            ["first", "echo: first", "left", "echo: left", "right", "echo: right"]
+        )
 
 
 def _a_reload_loses_nothing(server: Server, browser: Browser) -> None:
@@ -149,6 +141,31 @@ def _a_reload_loses_nothing(server: Server, browser: Browser) -> None:
         page.locator("#input").fill("last words")
         page.evaluate("document.getElementById('composer').requestSubmit(); location.reload()")
         expect_done(page, "echo: last words")
+
+
+def _what_is_typed_stays_with_its_conversation(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        ask(page, "first")
+        expect_done(page, "echo: first")
+        field = page.locator("#input")
+        field.fill("not sent yet")
+        page.locator("#attach-file").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"text"})
+        page.locator("#new-chat").click()
+        expect(field).to_have_value("")
+        expect(page.locator("#attachments li")).to_have_count(0)
+        field.fill("for a new chat")
+        page.go_back()
+        expect(field).to_have_value("not sent yet")
+        expect(page.locator("#attachments li")).to_have_count(1)
+        page.reload()
+        expect(field).to_have_value("not sent yet")
+        page.locator("#new-chat").click()
+        expect(field).to_have_value("for a new chat")
+        field.press("Enter")
+        expect_done(page, "echo: for a new chat")
+        page.locator("#new-chat").click()
+        expect(field).to_have_value("")
 
 
 def _deleting_is_counted_and_undone(server: Server, browser: Browser) -> None:
@@ -262,7 +279,7 @@ def _what_version_1_stored_is_carried_over(server: Server, browser: Browser) -> 
         _expect_old(page)
         page.reload()
         _expect_old(page)
-        assert len(_all_texts(page)) == sum(len(each["nodes"]) for each in conversations)
+        assert len(stored_texts(page)) == sum(len(each["nodes"]) for each in conversations)
     with context_of(browser) as context:
         page = open_page(context, server.url)
         page.locator("#import-file").set_input_files(_OLD)

@@ -99,6 +99,12 @@ def test_what_a_script_imports_exists_and_is_used_and_what_one_exports_is_import
         wanted = exports[target] if names is None else names
         assert wanted <= exports[target], f"{name} imports {sorted(wanted - exports[target])} from {target}"
         unused -= {(target, each) for each in wanted}
+    for name in _OWN:  # those that are loaded when they are needed
+        for each, source in re.findall(
+            r'const \{ (\w+) \} = await import\("([^"]+)"\)', page_file(name).plain.decode()
+        ):
+            assert each in exports[_resolve(name, source)], f"{name} imports {each} from {source}"
+            unused.discard((_resolve(name, source), each))
     tests = "".join(path.read_text() for path in _TESTS.glob("*.test.js"))
     assert {f"{name}: {each}" for name, each in unused if not re.search(rf"\b{each}\b", tests)} == set()
 
@@ -109,7 +115,10 @@ def test_every_script_is_loaded_by_a_page() -> None:
     edges = {(name, target) for name, target, _, _ in _imports()}
     for name in _OWN:  # those that are loaded when they are needed
         text = page_file(name).plain.decode()
-        edges |= {(name, _resolve(name, source)) for source in re.findall(r'import\("([^"]+)"\)', text)}
+        loaded = re.findall(r'import\("([^"]+)"\)|new URL\("([^"]+)", import\.meta\.url\)', text)
+        edges |= {(name, _resolve(name, script or worker)) for script, worker in loaded}
     while more := {target for name, target in edges if name in reached} - reached:
         reached |= more
-    assert {name for name in NAMES if name.endswith(".js")} == reached
+    assert {name for name in NAMES if name.endswith((".js", ".bin"))} == {
+        name for name in reached if not name.endswith(".css")
+    }

@@ -1,10 +1,9 @@
 // What can be done with conversations: opened, begun, renamed, deleted, imported, loaded.
 
 import { count } from "../shared/count.js";
-import { byId } from "../shared/dom.js";
 import { stopNodes } from "./answers/answering.js";
 import { askText, showMessage } from "./dialogs.js";
-import { show, showSidebar } from "./drawing.js";
+import { show, showDraft, showSidebar } from "./drawing.js";
 import { say } from "./notices.js";
 import { addStored, resumeAnswers } from "./other_tabs.js";
 import { conversationOfId, page, sortConversations } from "./page.js";
@@ -27,7 +26,7 @@ export function newChat() {
 export function loadConversations() {
   return openStorage(({ heads, records }) => {
     const byConversation = Map.groupBy(records, ({ conversationId }) => conversationId);
-    for (const head of heads) addStored({ head, records: byConversation.get(head.id) ?? [] });
+    for (const head of heads) if (byConversation.has(head.id)) addStored({ head, records: byConversation.get(head.id) });
     sortConversations();
     showSidebar();
     openAddress();
@@ -69,7 +68,7 @@ function display(conversation) {
   closeSidebar();
   refreshSettings();
   show();
-  byId("input").focus();
+  showDraft();
 }
 
 async function rename(conversation) {

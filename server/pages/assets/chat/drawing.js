@@ -18,10 +18,16 @@ const SUGGESTIONS = [
 // What can be done with messages, conversations and suggestions draws the page again, so it is given and not imported.
 let actions = null;
 
-/** `given`: {message, conversation, suggest}, as messageView and renderSidebar take the first two. Before the first show(). */
+/**
+ * `given`: {message, conversation, suggest, showDraft}, as messageView and renderSidebar take the first two. Before the
+ * first show().
+ */
 export function drawWith(given) {
   actions = given;
 }
+
+/** Show what was written for the current conversation and not sent. */
+export const showDraft = () => actions.showDraft();
 
 /** Show the current conversation, from its end on; with `isSamePlace` what is shown of it stays in view. */
 export function show({ isSamePlace = false } = {}) {

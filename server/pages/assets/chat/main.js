@@ -25,7 +25,7 @@ const composer = new Composer({
   onEditLast: editLastQuestion,
   onProblem: (text) => showMessage("The file was not attached", text),
 });
-drawWith({ message: messageActions, conversation: conversationActions, suggest: (text) => composer.fill(text) });
+drawWith({ message: messageActions, conversation: conversationActions, suggest: (text) => composer.fill(text), showDraft: () => composer.open() });
 
 // --- buttons ----------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,24 @@ import { path } from "./tree.js";
 import { requestFields } from "./settings/settings.js";
 
 /**
+ * Whether the answer can be continued where it ends: there is text to continue, and nothing that must be whole from its
+ * beginning, as JSON for a schema and calls of tools.
+ */
+export function canContinue(conversation, node) {
+  return node.role === "assistant" && !node.isRunning && node.content.trim() !== "" && node.toolCalls.length === 0 &&
+    node.childIds.length === 0 && !conversation.schema.trim();
+}
+
+/** The body that continues the answer `node`, which ends without blanks: templates drop them. */
+export function continuationBody(conversation, settings, model, node) {
+  const body = requestBody(conversation, settings, model, node.id);
+  const last = body.messages.at(-1);
+  last.content = node.content.trimEnd();
+  if (node.reasoning) last.reasoning_content = node.reasoning;
+  return { ...body, add_generation_prompt: false, continue_final_message: true };
+}
+
+/**
  * The body of POST v1/chat/completions. Throws Error, in words, if the schema or the tools are no JSON.
  * `untilId`: the last node that is sent; by default the conversation's leaf.
  */

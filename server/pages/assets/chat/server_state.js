@@ -59,4 +59,7 @@ function showModels(models) {
   select.onchange = () => keep(MODEL_KEY, select.value);
 }
 
+/** This model, or the chosen one if the server no longer has this. */
+export const offered = (name) => ([...byId("model").options].some(({ value }) => value === name) ? name : model());
+
 export const model = () => byId("model").value;

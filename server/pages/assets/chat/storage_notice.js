@@ -8,7 +8,7 @@ import { exportAll } from "./transfer.js";
 const PROBLEMS = {
   none: "This browser stores nothing here, as in a private window or with site data blocked. Conversations are lost when you close this tab.",
   blocked: "Another tab shows an older version of this page and keeps the stored conversations closed. Close that tab; until then, what you write exists in this tab only.",
-  newer: "A newer version of this page has taken over the stored conversations. Reload this tab to go on storing what you write.",
+  newer: "A newer version of this page has taken over the stored conversations. Reload this tab; until then, what you write exists in this tab only.",
   full: "This browser has no room to store more. Delete conversations that you no longer need; storing is tried again by itself.",
   failed: "This browser cannot store the conversations at the moment; it is tried again by itself.",
 };

@@ -48,7 +48,20 @@ export function parseExport(text) {
   if (!file.conversations.every(isWhole)) throw new Error("A conversation in the file is damaged; nothing was imported.");
   file.conversations.forEach(endAnswers);
   file.conversations.forEach(orderByLists);
-  return file.conversations.map((conversation) => ({ ...conversation, id: newId() }));
+  return file.conversations.map(withNewIds);
+}
+
+/** The same conversation as another one: what is imported twice is there twice. */
+function withNewIds(conversation) {
+  const ids = new Map(Object.keys(conversation.nodes).map((id) => [id, newId()]));
+  const idOf = (id) => ids.get(id) ?? null;
+  const nodes = Object.values(conversation.nodes).map((node) => ({
+    ...node, id: idOf(node.id), parentId: idOf(node.parentId), childIds: node.childIds.map(idOf),
+  }));
+  return {
+    ...conversation, id: newId(), nodes: Object.fromEntries(nodes.map((node) => [node.id, node])),
+    rootIds: conversation.rootIds.map(idOf), leafId: idOf(conversation.leafId),
+  };
 }
 
 /** Take answers that were arriving when the file was saved for stopped: nothing arrives any more. */

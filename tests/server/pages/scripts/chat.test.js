@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { emptyAnswer } from "../assets/chat/answers/answer.js";
-import { examples, requestBody } from "../assets/chat/request.js";
+import { emptyAnswer, newRun, reopen } from "../assets/chat/answers/answer.js";
+import { canContinue, continuationBody, examples, requestBody } from "../assets/chat/request.js";
+import { isLong, joinPages } from "../assets/chat/composer/files.js";
 import { parseExport } from "../assets/chat/transfer.js";
 import { addNode, newConversation, path, removeNode, showVersion, siblingIds, titleOf } from "../assets/chat/tree.js";
 import { events } from "../assets/shared/sse.js";
@@ -97,4 +98,34 @@ test("events are the same however the network cuts them", async () => {
   assert.deepEqual(whole, ["ünï\ntwo", "[DONE]"]);
   for (let at = 1; at < bytes.length; at += 1) assert.deepEqual(await read(bytes.slice(0, at), bytes.slice(at)), whole);
   assert.deepEqual(await read(...Array.from(bytes, (byte) => Uint8Array.of(byte))), whole);
+});
+
+test("an answer is continued where its text ends, without the blanks there", () => {
+  const conversation = conversationOf("question", "half of \n");
+  const [, answer] = path(conversation);
+  answer.reasoning = "a thought";
+  const body = continuationBody(conversation, SETTINGS, "m", answer);
+  assert.deepEqual(body.messages.at(-1), { role: "assistant", content: "half of", reasoning_content: "a thought" });
+  assert.deepEqual([body.continue_final_message, body.add_generation_prompt], [true, false]);
+  Object.assign(answer, { stats: { numTokens: 4 }, error: { message: "x" }, finishReason: "length", tokens: [{ text: "half" }] });
+  reopen(answer, { withTokens: false });
+  assert.deepEqual([answer.content, answer.error, answer.finishReason, answer.tokens, answer.run.numBefore], ["half of", null, null, null, 4]);
+});
+
+test("what must be whole from its beginning is not continued, nor what is empty, runs, or was answered", () => {
+  const conversation = conversationOf("question", "half");
+  const [question, answer] = path(conversation);
+  assert.equal(canContinue(conversation, answer), true);
+  assert.equal(canContinue(conversation, question), false);
+  for (const change of [{ content: " " }, newRun(), { toolCalls: [{}] }, { childIds: ["x"] }]) {
+    assert.equal(canContinue(conversation, { ...answer, ...change }), false);
+  }
+  assert.equal(canContinue({ ...conversation, schema: "{}" }, answer), false);
+});
+
+test("a long text is a file, and the pages of one are told apart", () => {
+  assert.deepEqual([isLong("a\nb"), isLong("a".repeat(5000)), isLong("a\n".repeat(100))], [false, true, true]);
+  assert.equal(joinPages([" only \n"]), "only");
+  assert.equal(joinPages(["one", "", "three"]), "--- Page 1 ---\none\n\n--- Page 2 ---\n\n\n--- Page 3 ---\nthree");
+  assert.equal(joinPages(["", " \n"]), "");
 });

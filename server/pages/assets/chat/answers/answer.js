@@ -18,11 +18,19 @@ export const emptyAnswer = (model) => ({
   error: null,
 });
 
-/** What a node needs to be answered: a new run. */
-export const newRun = () => ({ isRunning: true, run: { id: newId(), streamId: null, numEvents: 0, startMs: Date.now() } });
+/** What a node needs to be answered: a new run. `numBefore`: the tokens of the text that it continues. */
+export function newRun(numBefore = 0) {
+  return { isRunning: true, run: { id: newId(), streamId: null, numEvents: 0, startMs: Date.now(), numBefore } };
+}
+
+/** Make an answer ready to be continued: with the text that it has, less what a template would drop at its end. */
+export function reopen(node, { withTokens }) {
+  Object.assign(node, newRun(node.stats?.numTokens ?? 0), { content: node.content.trimEnd(), error: null, finishReason: null, requestId: null });
+  if (!withTokens) node.tokens = null; // a view of a part of the tokens would hide the text of the others
+}
 
 /** Fill `node` with the answer to `body`, and call `onChange` for all that arrives. Never throws: node.error tells. */
-export const streamAnswer = (node, body, signal, onChange) => gather(node, () => begin(node, body, signal), signal, onChange);
+export const streamAnswer = (node, body, signal, onChange) => gather(node, () => begin(node, body, signal, onChange), signal, onChange);
 
 /** Go on with an answer whose stream the page has left. Never throws: node.error tells. */
 export const resumeAnswer = (node, signal, onChange) => gather(node, () => reconnect(node, signal, onChange, 0), signal, onChange);
@@ -46,16 +54,17 @@ async function gather(node, open, signal, onChange) {
   onChange();
 }
 
-async function begin(node, body, signal) {
+async function begin(node, body, signal, onChange) {
   const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true, timings_per_token: true };
   try {
     const stream = await openStream("v1/chat/completions", { body: canResume ? { ...request, resumable: true } : request, signal });
     node.run.streamId = stream.streamId;
+    onChange();
     return stream;
   } catch (error) {
     if (!canResume || error.param !== "resumable") throw error;
     canResume = false;
-    return begin(node, body, signal);
+    return begin(node, body, signal, onChange);
   }
 }
 

@@ -3,15 +3,16 @@
 import { byId } from "../../shared/dom.js";
 import { askKey, showCode, showMessage } from "../dialogs.js";
 import { elementOf, show, showRunning, showSidebar } from "../drawing.js";
+import { say } from "../notices.js";
 import { page, settings, sortConversations } from "../page.js";
 import { showConversationAddress } from "../places.js";
-import { requestBody } from "../request.js";
+import { continuationBody, requestBody } from "../request.js";
 import { followEnd } from "../scrolling.js";
-import { connect, model, setState } from "../server_state.js";
+import { connect, model, offered, setState } from "../server_state.js";
 import { saveAnswer, saveConversation, saveHead, saveMessages } from "../storage/saving.js";
 import { tell } from "../storage/tabs.js";
 import { addNode, path, removeNode, titleOf } from "../tree.js";
-import { emptyAnswer, newRun, resumeAnswer, streamAnswer } from "./answer.js";
+import { emptyAnswer, newRun, reopen, resumeAnswer, streamAnswer } from "./answer.js";
 import { Stall } from "./stall.js";
 
 const SAVE_EVERY_MS = 1000;
@@ -23,7 +24,10 @@ const runs = new Map(); // node id -> {conversation, node, abort}: what this tab
 
 /** Add a question to the conversation, and ask for its answer. Returns whether the question was taken. */
 export function send({ content, attachments }) {
-  if (isAnswering(page.current)) return false;
+  if (isAnswering(page.current)) {
+    say("An answer is arriving. Stop it with Esc, or send this when it is complete.");
+    return false;
+  }
   const { current } = page;
   const node = addNode(current, current.leafId, { role: "user", content, attachments });
   if (answer(current, node.id, [node])) return true;
@@ -51,6 +55,16 @@ export function answer(conversation, parentId, unsaved = []) {
   if (conversation === page.current) show();
   else showSidebar();
   return true;
+}
+
+/** Continue an answer that was stopped, cut or edited, or that failed, where it ends. */
+export function continueAnswer(conversation, node) {
+  const body = bodyOf(() => continuationBody(conversation, settings, offered(node.model), node));
+  if (!body) return;
+  reopen(node, { withTokens: node.tokens !== null && settings.logprobs });
+  saveMessages(conversation, [node]);
+  receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
+  show({ isSamePlace: true });
 }
 
 /** Ask again for an answer that nothing has arrived of, in its place. */
@@ -96,11 +110,13 @@ export function stopNodes(nodes) {
   }
 }
 
-/** The request for an answer below `parentId`; null if it cannot be sent, which is shown. */
-function bodyFor(conversation, parentId) {
+const bodyFor = (conversation, parentId) => bodyOf(() => requestBody(conversation, settings, model(), parentId));
+
+/** The request that `make` returns; null if it cannot be sent, which is shown. */
+function bodyOf(make) {
   try {
     if (runs.size >= MAX_RUNS) throw new Error(`${MAX_RUNS} answers are arriving in this tab, which is as many as a browser can receive at a time. Stop one, or wait for its end.`);
-    return requestBody(conversation, settings, model(), parentId);
+    return make();
   } catch (error) {
     showMessage("The request cannot be sent", error.message);
     return null;
@@ -181,7 +197,7 @@ export function watchLeaving() {
     isLeaving = true;
     tell("left", receivedIds());
   });
-  addEventListener("pageshow", () => (isLeaving = false));
+  addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // its streams have ended
 }
 
 /** Show the request for the last answer as code; before the first message, for what is in the field. */

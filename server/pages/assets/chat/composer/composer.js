@@ -1,24 +1,35 @@
 // The field where a message is written, and the files that go with it.
 
+import { count } from "../../shared/count.js";
 import { byId, h } from "../../shared/dom.js";
+import { keep, kept } from "../../shared/kept.js";
+import { say } from "../notices.js";
+import { page } from "../page.js";
+import { isLong, readFile } from "./files.js";
 
-const MAX_FILE_BYTES = 1 << 20;
+const placeOf = (conversation) => `headrace.draft.${conversation.rootIds.length > 0 ? conversation.id : "new"}`;
 
-/** `onSend({content, attachments})` returns whether the message was taken. */
+/**
+ * `onSend({content, attachments})` returns whether the message was taken. `onProblem(text)` is told why a file cannot be
+ * attached.
+ */
 export class Composer {
   #files = [];
   #input = byId("input");
+  #place = placeOf(page.current); // where what is written belongs
+  #filesElsewhere = new Map(); // place -> files that were not sent
 
   constructor({ onSend, onEditLast, onProblem }) {
     this.onSend = onSend;
     this.onProblem = onProblem;
     byId("composer").addEventListener("submit", (event) => (event.preventDefault(), this.#send()));
-    this.#input.addEventListener("input", () => this.#fit());
+    this.#input.addEventListener("input", () => this.#changed());
     this.#input.addEventListener("keydown", (event) => {
       if (event.isComposing) return; // Enter chooses a character there
       if (event.key === "Enter" && !event.shiftKey) event.preventDefault(), this.#send();
       if (event.key === "ArrowUp" && this.#input.value === "") event.preventDefault(), onEditLast();
     });
+    this.#input.addEventListener("paste", (event) => this.#paste(event));
     byId("attach").addEventListener("click", () => byId("attach-file").click());
     byId("attach-file").addEventListener("change", async (event) => {
       await this.attach(event.target.files);
@@ -34,39 +45,77 @@ export class Composer {
     this.#input.value = content;
     this.#files = [...attachments];
     this.#showFiles();
-    this.#fit();
+    this.#changed();
     this.focus();
   }
 
-  /** Take text files; what is no text, or too large, is refused in words. */
+  /** Show what was written for the current conversation and not sent; of a page that was reloaded, its text. */
+  open() {
+    this.#filesElsewhere.set(this.#place, this.#files);
+    this.#place = placeOf(page.current);
+    this.fill(kept(this.#place) ?? "", this.#filesElsewhere.get(this.#place));
+  }
+
+  /** Take the texts of text files and PDFs; what has no text, or too much, is refused in words. */
   async attach(files) {
-    for (const file of files) {
-      if (file.size > MAX_FILE_BYTES) {
-        this.onProblem(`“${file.name}” has ${(file.size / 1e6).toFixed(1)} MB; the limit is 1 MB, which is more than most contexts hold.`);
-        continue;
-      }
-      try {
-        const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-        if (text.includes("\0")) throw new Error("binary");
-        this.#files.push({ name: file.name, text });
-      } catch {
-        this.onProblem(`“${file.name}” is not a text file. The model reads text only.`);
-      }
+    await Promise.all([...files].map((file) => this.#attach(file)));
+    this.focus();
+  }
+
+  async #attach(file) {
+    const attachment = { name: file.name, isReading: true, progress: "" };
+    this.#files.push(attachment);
+    this.#showFiles();
+    try {
+      const { text, note } = await readFile(file, (progress) => (attachment.progress = progress, this.#showFiles()));
+      Object.assign(attachment, { text, isReading: false });
+      if (note) say(note);
+    } catch (error) {
+      this.#files = this.#files.filter((each) => each !== attachment);
+      this.onProblem(error.message);
     }
     this.#showFiles();
-    this.focus();
+  }
+
+  /** Attach a long text that is pasted, where it does not push the conversation out of sight. */
+  #paste(event) {
+    const text = event.clipboardData.getData("text/plain");
+    if (event.clipboardData.files.length > 0) return event.preventDefault(), this.attach(event.clipboardData.files);
+    if (!isLong(text)) return;
+    event.preventDefault();
+    const number = this.#files.filter(({ name }) => name.startsWith("pasted")).length + 1;
+    const attachment = { name: `pasted-${number}.txt`, text };
+    const { selectionStart, selectionEnd } = this.#input;
+    this.#files.push(attachment);
+    this.#showFiles();
+    say(`The pasted text has ${count(text.length, "character")}, so it became a file.`, () => {
+      this.#files = this.#files.filter((each) => each !== attachment);
+      this.#input.setRangeText(text, selectionStart, selectionEnd, "end");
+      this.#showFiles();
+      this.#changed();
+      this.focus();
+    }, "Put it into the field");
   }
 
   #send() {
     const content = this.#input.value.trim();
     if (!content && this.#files.length === 0) return;
-    if (this.onSend({ content, attachments: this.#files })) this.fill("");
+    if (this.#files.some(({ isReading }) => isReading)) return say("A file is still being read. Send again when its name stands alone.");
+    if (this.onSend({ content, attachments: this.#files.map(({ name, text }) => ({ name, text })) })) {
+      this.fill("");
+      this.#place = placeOf(page.current); // a new chat has become a conversation
+    }
+  }
+
+  #changed() {
+    keep(this.#place, this.#input.value, { untilClosed: true });
+    this.#fit();
   }
 
   #showFiles() {
     byId("attachments").replaceChildren(
       ...this.#files.map((file) =>
-        h("li", {}, file.name,
+        h("li", { "aria-busy": String(Boolean(file.isReading)) }, file.isReading ? `${file.name}: reading${file.progress}…` : file.name,
           h("button", { type: "button", class: "icon tiny", "aria-label": `Remove ${file.name}`, onclick: () => {
             this.#files = this.#files.filter((each) => each !== file);
             this.#showFiles();

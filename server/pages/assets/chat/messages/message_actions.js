@@ -2,15 +2,17 @@
 
 import { count } from "../../shared/count.js";
 import { h } from "../../shared/dom.js";
-import { answer, showRequestOf, stopNodes } from "../answers/answering.js";
+import { emptyAnswer } from "../answers/answer.js";
+import { answer, continueAnswer, showRequestOf, stopNodes } from "../answers/answering.js";
 import { askKey } from "../dialogs.js";
 import { elementOf, show } from "../drawing.js";
 import { say } from "../notices.js";
 import { conversationOfId, page } from "../page.js";
+import { canContinue } from "../request.js";
 import { connect } from "../server_state.js";
 import { addRecords, recordOf } from "../storage/records.js";
 import { saveHead, saveMessages, saveRemoval } from "../storage/saving.js";
-import { addNode, nodesFrom, path, removeNode, showVersion } from "../tree.js";
+import { addNode, nodesFrom, path, removeNode, showVersion, titleOf } from "../tree.js";
 
 /** As messageView takes them. */
 export const messageActions = {
@@ -21,6 +23,7 @@ export const messageActions = {
   },
   edit,
   answer: (node) => answer(page.current, node.id),
+  continue: (node) => continueAnswer(page.current, node),
   regenerate: (node) => answer(page.current, node.parentId),
   retry(node) {
     const { parentId } = node;
@@ -31,7 +34,11 @@ export const messageActions = {
   },
   showRequest: showRequestOf,
   async enterKey(node) {
-    if (await askKey(node.error.keyReason ?? "This server asks for a key.")) messageActions.retry(node), connect(askKey);
+    if (await askKey(node.error.keyReason ?? "This server asks for a key.")) {
+      if (canContinue(page.current, node)) continueAnswer(page.current, node);
+      else messageActions.retry(node);
+      connect(askKey);
+    }
   },
   remove,
   answerCalls(node, results) {
@@ -69,6 +76,7 @@ function remove(node) {
     conversation.leafId = leafId;
     saveMessages(conversation, records.map(({ id }) => conversation.nodes[id]));
     show({ isSamePlace: true });
+    if (conversation !== page.current) say(`Brought back in “${titleOf(conversation)}”.`);
   });
 }
 
@@ -77,29 +85,57 @@ function restore(conversation, records) {
   show({ isSamePlace: true });
 }
 
-/** Put a field in a question's place; what is sent from there is another version of it. */
+/**
+ * Put a field in the place of a message. What is sent from there is another version of a question, and is answered; what
+ * is saved from there is another version of an answer.
+ */
 function edit(node) {
+  const element = elementOf(node);
+  if (element.isEdited) return;
   const field = h("textarea", { class: "edit", "aria-label": "Edit the message" });
   field.value = node.content;
-  const element = elementOf(node);
   const close = () => {
     element.isEdited = false;
+    element.classList.remove("edited");
+    editor.remove();
     element.update();
-    element.querySelector("button.edit-button")?.focus();
+    [...element.querySelectorAll(".foot button")].find(({ textContent }) => textContent === "Edit")?.focus();
   };
   const done = () => {
-    const sibling = addNode(page.current, node.parentId, { role: "user", content: field.value.trim(), attachments: node.attachments });
-    if (answer(page.current, sibling.id, [sibling])) return;
-    removeNode(page.current, sibling.id);
-    show({ isSamePlace: true });
+    if (!field.value.trim()) return field.focus();
+    const isTaken = node.role === "user" ? askAnew(node, field.value.trim()) : saveEdited(node, field.value);
+    if (isTaken) element.isEdited = false;
   };
   field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) event.preventDefault(), done();
+    const isSent = event.key === "Enter" && !event.isComposing && (node.role === "user" ? !event.shiftKey : event.ctrlKey || event.metaKey);
+    if (isSent) event.preventDefault(), done();
     if (event.key === "Escape") event.stopPropagation(), close();
   });
-  const buttons = h("div", { class: "row end" }, h("button", { onclick: close }, "Cancel"), h("button", { class: "primary", onclick: done }, "Send"));
+  const buttons = h("div", { class: "row end" },
+    h("button", { onclick: close }, "Cancel"),
+    h("button", { class: "primary", onclick: done }, node.role === "user" ? "Send" : "Save"));
+  const editor = h("div", { class: "editor" }, field, buttons);
   element.isEdited = true;
-  element.querySelector(".plain").replaceChildren(field, buttons);
+  element.classList.add("edited");
+  element.querySelector(".body").after(editor);
   field.style.height = `${Math.min(field.scrollHeight + 4, innerHeight / 2)}px`;
   field.focus();
+}
+
+/** Ask an edited question. Returns whether it could be sent. */
+function askAnew(node, content) {
+  const sibling = addNode(page.current, node.parentId, { role: "user", content, attachments: node.attachments });
+  if (answer(page.current, sibling.id, [sibling])) return true;
+  removeNode(page.current, sibling.id);
+  showVersion(page.current, node.id);
+  show({ isSamePlace: true });
+  return false;
+}
+
+function saveEdited(node, content) {
+  const fields = { reasoning: node.reasoning, toolCalls: structuredClone(node.toolCalls), content, isEdited: true };
+  const sibling = addNode(page.current, node.parentId, { ...emptyAnswer(node.model), ...fields });
+  saveMessages(page.current, [sibling]);
+  show({ isSamePlace: true });
+  return true;
 }

@@ -4,6 +4,7 @@ import { count } from "../../shared/count.js";
 import { copyButton, h } from "../../shared/dom.js";
 import { requestLink } from "../../shared/links.js";
 import { figureDetails, figureWords } from "../answers/figures.js";
+import { canContinue } from "../request.js";
 import { nodesFrom, siblingIds } from "../tree.js";
 import { renderText } from "./text_view.js";
 import { toolCallCards } from "./tool_view.js";
@@ -15,10 +16,12 @@ const ENDS = {
   timeout: "The answer was cut off: its time limit was reached.",
   content_filter: "The answer was cut off by a filter.",
 };
+const FOLDED_LINES = 16;
+const FOLDED_CHARACTERS = 1500;
 
 /**
  * An element for `node`; `element.update()` shows what has changed in it.
- * `actions`: {showVersion, edit, answer, regenerate, remove, answerCalls, retry, enterKey, showRequest}.
+ * `actions`: {showVersion, edit, answer, continue, regenerate, remove, answerCalls, retry, enterKey, showRequest}.
  */
 export function messageView(conversation, node, actions) {
   const body = h("div", { class: "body" });
@@ -37,23 +40,43 @@ export function messageView(conversation, node, actions) {
   return element;
 }
 
-function updateText({ conversation, node, actions, body, foot }) {
+function updateText({ conversation, node, actions, body, foot, element }) {
   const files = (node.attachments ?? []).map(({ name, text }) =>
     h("details", { class: "file" }, h("summary", {}, name), h("pre", { tabindex: "0" }, text)),
   );
   const label = node.role === "tool" ? h("div", { class: "muted small" }, `Result of ${node.toolName ?? "the tool"}`) : null;
   if (body.children.length === 0) body.append(...[label, ...files].filter(Boolean), h("div", { class: "plain" }));
-  body.querySelector(".plain").textContent = node.content;
-  const edit = h("button", { class: "quiet small edit-button", onclick: () => actions.edit(node) }, "Edit");
+  const text = body.querySelector(".plain");
+  text.textContent = node.content;
+  fold(element, body, text, node.content);
   const answer = h("button", { class: "small", onclick: () => actions.answer(node), title: "Ask for the answer that this message lacks" }, "Answer");
   replaceFoot(foot,
     ...(node.childIds.length === 0 ? [answer] : []),
     ...versions(conversation, node, actions),
     copyButton(() => node.content),
-    ...(node.role === "user" ? [edit] : []),
+    ...(node.role === "user" ? [editButton(node, actions)] : []),
     deleteButton(conversation, node, actions),
   );
 }
+
+/** Show the beginning of a long text, and a button for the rest. */
+function fold(element, body, text, content) {
+  const lines = content.split("\n").length;
+  const isLong = lines > FOLDED_LINES || content.length > FOLDED_CHARACTERS;
+  text.classList.toggle("folded", isLong && !element.isUnfolded);
+  body.querySelector(".fold")?.remove();
+  if (!isLong) return;
+  const all = lines > FOLDED_LINES ? `Show all ${lines.toLocaleString("en-US")} lines` : `Show all ${content.length.toLocaleString("en-US")} characters`;
+  const button = h("button", { class: "quiet small fold", "aria-expanded": String(Boolean(element.isUnfolded)) }, element.isUnfolded ? "Show less" : all);
+  button.addEventListener("click", () => {
+    element.isUnfolded = !element.isUnfolded;
+    fold(element, body, text, content);
+    body.querySelector(".fold").focus();
+  });
+  body.append(button);
+}
+
+const editButton = (node, actions) => h("button", { class: "quiet small", onclick: () => actions.edit(node) }, "Edit");
 
 /** Put new buttons in place of the old ones; a keyboard stays on the button of the same name. */
 function replaceFoot(foot, ...children) {
@@ -89,11 +112,12 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
   parts.wait.hidden = !isRunning || !(isEmpty || node.isReconnecting);
   parts.wait.lastChild.textContent = node.isReconnecting ? " The connection was lost; connecting again…" : node.progress ? ` Reading: ${node.progress.processed} of ${node.progress.total} tokens` : "";
   if (isRunning) return notes.replaceChildren(), replaceFoot(foot, ...(node.progress ? [] : stats(node)));
-  notes.replaceChildren(...notesOf(node, actions));
+  notes.replaceChildren(...notesOf(conversation, node, actions));
   replaceFoot(foot,
     ...versions(conversation, node, actions),
     copyButton(() => node.content || JSON.stringify(node.toolCalls, null, 2)),
     h("button", { class: "quiet small", onclick: () => actions.regenerate(node) }, "Regenerate"),
+    editButton(node, actions),
     deleteButton(conversation, node, actions),
     writtenButton(element),
     ...whatHappened(node),
@@ -126,17 +150,29 @@ function showThought(parts, body, node, { isRunning, isAsWritten }) {
   renderText(parts.thoughtText, node.reasoning, { isAsWritten, isDone: !isRunning || Boolean(node.content) });
 }
 
-function notesOf(node, actions) {
+/** How the answer ended, where that is not by itself, and what can be done then. */
+function notesOf(conversation, node, actions) {
   const notes = [];
-  if (ENDS[node.finishReason]) notes.push(h("p", { class: "note" }, ENDS[node.finishReason]));
+  const isCut = Boolean(ENDS[node.finishReason] || node.error || (node.isEdited && !node.finishReason));
+  const more = isCut && canContinue(conversation, node)
+    ? [h("button", { class: "small", onclick: () => actions.continue(node), title: "Go on where this text ends" }, "Continue")]
+    : [];
+  const end = node.error ? null : ENDS[node.finishReason] ?? (node.isEdited ? "Edited by you." : null);
+  const reason = !ENDS[node.finishReason] || more.length > 0 ? "" : whyNotContinued(conversation, node);
+  if (end) notes.push(h("div", { class: "note" }, h("span", {}, end + reason), ...more));
   if (node.error) {
     const remedy = node.error.wantsKey
       ? h("button", { onclick: () => actions.enterKey(node) }, "Enter a key")
       : h("button", { onclick: () => actions.retry(node) }, "Try again");
     const later = node.error.retryAfterS ? ` The server asks to wait ${node.error.retryAfterS} s.` : "";
-    notes.push(h("div", { class: "note error", role: "alert" }, h("span", {}, node.error.message + later), remedy));
+    notes.push(h("div", { class: "note error", role: "alert" }, h("span", { class: "grow" }, node.error.message + later), ...more, remedy));
   }
   return notes;
+}
+
+function whyNotContinued(conversation, node) {
+  if (node.content && conversation.schema.trim()) return " With a JSON schema it cannot be continued, only regenerated.";
+  return !node.content && node.reasoning ? " A thought alone cannot be continued, only regenerated." : "";
 }
 
 function versions(conversation, node, actions) {

@@ -17,15 +17,16 @@ let onState = () => {};
  */
 export async function openStorage(onLoaded, showState) {
   onState = showState;
+  let stored = { heads: [], records: [] };
   try {
     await openDatabase({ onBlocked: () => setProblem("blocked"), onLost: (reason) => setProblem(reason === "newer" ? "newer" : "failed") });
-    onLoaded(await readAll());
+    stored = await readAll();
     setProblem("");
-    flush();
   } catch (error) {
     setProblem(error?.name === "VersionError" ? "newer" : "none");
-    onLoaded({ heads: [], records: [] });
   }
+  onLoaded(stored);
+  if (isOpen()) flush();
 }
 
 /** Store a conversation that is new or comes back, whole. */
