@@ -14,6 +14,7 @@ from server.http.body import Context
 from server.http.disconnect import until_disconnect
 from server.http.model_state import model_state
 from server.http.operators import OPERATORS_ONLY
+from server.schemas.sampling import sampling_defaults
 from server.served.model import ServedModel
 from server.served.model_loader import ModelLoader
 
@@ -116,6 +117,7 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
         "weight_bytes": info.weight_bytes,
         **({"adapter_memory_bytes": info.adapter_bytes} if info.adapter_bytes else {}),
         "weight_formats": info.weight_formats,
+        **({"default_sampling_params": sampling_defaults(info)} if info.generates else {}),
         "quality": quality,
     }
 

@@ -77,7 +77,8 @@ class ModelExtras(ModelLoad, kw_only=True):
     """Properties of a model that OpenAI's and vLLM's model cards do not have. name: the model's primary name, also on
     the cards of its other names and its adapters. memory_bytes: memory of the loaded model and its process.
     adapter_memory_bytes: the share of its adapters. capabilities: before the first load, without the capabilities that
-    depend on the chat template or vocabulary. The other fields are known once the model has been loaded."""
+    depend on the chat template or vocabulary. default_sampling_params: values for requests that leave the parameters
+    out. The other fields are known once the model has been loaded."""
 
     name: str
     memory_bytes: int | UnsetType = UNSET
@@ -89,6 +90,7 @@ class ModelExtras(ModelLoad, kw_only=True):
     weight_bytes: int | UnsetType = UNSET
     adapter_memory_bytes: int | UnsetType = UNSET
     weight_formats: dict[str, int] | UnsetType = UNSET
+    default_sampling_params: dict[str, float] | UnsetType = UNSET
     quality: ModelQuality | UnsetType | None = UNSET
 
 

@@ -17,6 +17,15 @@ _MAX_STOP_TOKENS = 256  # every token is compared with all of them
 _MAX_TEMPERATURE = 100  # above, all tokens are almost equally likely; OpenAI's limit of 2 has no mathematical reason
 _MAX_STOP_LENGTH = 1024  # characters; every token is compared with every stop string
 _MAX_LOGPROB_TOKEN_IDS = 128  # vLLM's limit
+_NEUTRAL = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
 
 OutputLimit = Annotated[int, Field(ge=1, le=INT32)]  # of generated tokens
 
@@ -153,28 +162,26 @@ class GenerationRequest(SamplerStepFields):
                 param="repeat_penalty",
             )
         mirostat = self.mirostat_params()
-        default = info.generation_defaults
+        default = sampling_defaults(info)
         if mirostat is not None:  # instead of the checkpoint's limits
-            default = {name: value for name, value in default.items() if name not in LIMITS}
+            default |= {name: value for name, value in _NEUTRAL.items() if name in LIMITS}
         if is_constrained:
-            default = {name: value for name, value in default.items() if name != "repetition_penalty"}
-        top_k = self.top_k if self.top_k is not None else int(default.get("top_k", 0))
+            default["repetition_penalty"] = _NEUTRAL["repetition_penalty"]
+        top_k = self.top_k if self.top_k is not None else int(default["top_k"])
         params = SamplingParams(
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
-            temperature=_first(self.temperature, default.get("temperature"), 1.0),
-            top_p=_first(self.top_p, default.get("top_p"), 1.0),
+            temperature=_first(self.temperature, default["temperature"]),
+            top_p=_first(self.top_p, default["top_p"]),
             top_k=max(0, top_k),
-            min_p=_first(self.min_p, default.get("min_p"), 0.0),
+            min_p=_first(self.min_p, default["min_p"]),
             typical_p=_first(self.typical_p, 1.0),
             top_n_sigma=max(0.0, self.top_n_sigma or 0.0),
             xtc=self.xtc(),
             mirostat=mirostat,
-            presence_penalty=_first(self.presence_penalty, default.get("presence_penalty"), 0.0),
-            frequency_penalty=_first(self.frequency_penalty, default.get("frequency_penalty"), 0.0),
-            repetition_penalty=_first(
-                self.repetition_penalty, self.repeat_penalty, default.get("repetition_penalty"), 1.0
-            ),
+            presence_penalty=_first(self.presence_penalty, default["presence_penalty"]),
+            frequency_penalty=_first(self.frequency_penalty, default["frequency_penalty"]),
+            repetition_penalty=_first(self.repetition_penalty, self.repeat_penalty, default["repetition_penalty"]),
             dry=self.dry(tokens),
             logit_bias=_token_biases(self.logit_bias or {}, info.vocab_size),
             bad_words=tokens.bad_words,
@@ -188,6 +195,11 @@ class GenerationRequest(SamplerStepFields):
         )
         params.check_vocabulary(info.vocab_size)
         return params
+
+
+def sampling_defaults(info: EngineInfo) -> dict[str, float]:
+    """Return the values of sampling parameters that a request leaves out: the checkpoint's, or neutral ones."""
+    return {**_NEUTRAL, **info.generation_defaults}
 
 
 def check_scores(body: GenerationRequest, num_logprobs: int | None, max_logprobs: int) -> list[str]:

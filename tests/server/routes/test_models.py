@@ -136,8 +136,24 @@ async def test_a_model_whose_quality_was_not_measured_has_none() -> None:
         "device": "cpu",
         "weight_bytes": 0,
         "weight_formats": {},
+        "default_sampling_params": {
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+        },
         "quality": None,
     }
+
+
+async def test_a_model_shows_the_sampling_parameters_of_its_checkpoint() -> None:
+    info = engine_info(generation_defaults={"temperature": 0.7, "top_k": 20})
+    async with http(make_app(FakeClient(says("x"), info))) as api:
+        shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]["default_sampling_params"]
+    assert (shown["temperature"], shown["top_k"], shown["top_p"]) == (0.7, 20, 1.0)
 
 
 async def test_a_model_is_listed_by_the_last_part_of_its_name_and_answers_to_all_of_it() -> None:
