@@ -15,8 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import EngineUnavailable
 from engine.protocol import EngineRequest, FinishReason
-from tests.helpers.fake_client import FakeClient, Step, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, Step, make_app, says
 from tests.integrations.scripted_server import scripted_client
+
+# Names that the server knows as well; tests of the chooser show them as models and adapters of their own.
+OTHER_NAMES = ("other", "ft:tiny:headrace:support:ab12", "ft:tiny:headrace:support:ab12:ckpt-step-20")
 
 
 class _Script:
@@ -68,13 +71,8 @@ class _Observed:
 def main(port: str, grace_s: str) -> None:
     script = _Script()
     client = scripted_client(script)
-    uvicorn.run(
-        _Observed(make_app(client, stream_resume_grace=float(grace_s)), client, script),
-        host="127.0.0.1",
-        port=int(port),
-        log_config=None,
-        lifespan="off",
-    )
+    app = make_app(client, stream_resume_grace=float(grace_s), served_model_name=(MODEL, *OTHER_NAMES))
+    uvicorn.run(_Observed(app, client, script), host="127.0.0.1", port=int(port), log_config=None, lifespan="off")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 // The page's dialogs: a key, the request as code, a line of text, help with the keyboard.
 
 import { savedKey, saveKey } from "../shared/api.js";
+import { count } from "../shared/count.js";
 import { byId, copyButton, h } from "../shared/dom.js";
+import { modelNote } from "./models/model_list.js";
 import { examples } from "./request.js";
 import { shortcuts } from "./shortcuts.js";
 
@@ -58,6 +60,18 @@ export async function askText(title, value) {
     h("div", { class: "row" }, input),
     h("div", { class: "row end" }, h("button", { type: "button", onclick: () => close() }, "Cancel"), h("button", { class: "primary", value: "ok" }, "OK")));
   return (await show(title, form)) === "ok" ? input.value.trim() : null;
+}
+
+/** Ask for one of the models in `groups`, without `except`; "" if none was chosen. */
+export function askModel(title, text, groups, except) {
+  const choices = groups.flatMap(({ members }) => members).filter(({ id }) => id !== except);
+  const button = ({ id, label, card }) => h("button", { class: card.parent ? "choice adapter" : "choice", value: id, title: id }, h("span", {}, label), h("span", { class: "muted small" }, modelNote(card)));
+  const checkpoints = choices.filter(({ isCheckpoint }) => isCheckpoint).map(button);
+  const more = checkpoints.length > 0 ? h("details", {}, h("summary", {}, count(checkpoints.length, "checkpoint")), h("div", { class: "choices" }, checkpoints)) : null;
+  return show(title,
+    h("p", { class: "muted" }, text),
+    h("form", { method: "dialog", class: "choices" }, choices.filter(({ isCheckpoint }) => !isCheckpoint).map(button), more),
+    h("div", { class: "row end" }, h("button", { onclick: () => close() }, "Cancel")));
 }
 
 export function showMessage(title, text) {

@@ -2,11 +2,12 @@
 
 import { byId, h } from "../shared/dom.js";
 import { messageView } from "./messages/message_view.js";
+import { showChooser } from "./models/chooser.js";
 import { page } from "./page.js";
 import { followEnd, toEnd } from "./scrolling.js";
 import { showModes } from "./settings/settings_panel.js";
 import { renderSidebar } from "./sidebar.js";
-import { path, titleOf } from "./tree.js";
+import { pairOf, shownNodes, titleOf } from "./tree.js";
 
 const SUGGESTIONS = [
   ["Explain", "Explain to a beginner what a KV cache is and why it makes chat faster."],
@@ -31,13 +32,14 @@ export const showDraft = () => actions.showDraft();
 
 /** Show the current conversation, from its end on; with `isSamePlace` what is shown of it stays in view. */
 export function show({ isSamePlace = false } = {}) {
-  const nodes = path(page.current);
+  const nodes = shownNodes(page.current);
   page.unread.delete(page.current.id);
   keepingMessage(() => showMessages(nodes));
   byId("title").textContent = titleOf(page.current);
   byId("title").hidden = nodes.length === 0; // a new chat has a heading of its own
   document.title = nodes.length > 0 ? `${titleOf(page.current)} · headrace` : "headrace";
   showSidebar();
+  showChooser();
   showModes();
   showRunning();
   if (isSamePlace) followEnd();
@@ -69,6 +71,9 @@ function showMessages(nodes) {
   });
   if (nodes.length === 0) elements.push(welcome());
   for (const element of [...list.children]) if (!elements.includes(element)) element.remove();
+  const pair = pairOf(page.current) ?? [];
+  list.classList.toggle("paired", pair.length > 0);
+  for (const element of elements) element.classList.toggle("half", pair.includes(element.node));
   elements.forEach((element, index) => {
     if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
   });
@@ -80,7 +85,7 @@ export function showSidebar() {
 
 /** Offer to stop the answer that arrives here, or to send a message. */
 export function showRunning() {
-  const isHere = path(page.current).some((node) => node.isRunning);
+  const isHere = shownNodes(page.current).some((node) => node.isRunning);
   const isLost = document.activeElement === byId(isHere ? "send" : "stop");
   byId("send").hidden = isHere;
   byId("stop").hidden = !isHere;

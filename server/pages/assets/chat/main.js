@@ -4,6 +4,7 @@ import { byId } from "../shared/dom.js";
 import { applyTheme, switchTheme } from "../shared/theme.js";
 import { isAnswering, send, showRequest, stop, watchLeaving } from "./answers/answering.js";
 import { Composer } from "./composer/composer.js";
+import { meterWith, showMeter } from "./composer/meter.js";
 import { conversationActions, importFile, loadConversations, newChat, openAddress } from "./conversations.js";
 import { askKey, showKeys, showMessage } from "./dialogs.js";
 import { drawWith, show, showSidebar } from "./drawing.js";
@@ -13,6 +14,7 @@ import { listenToTabs } from "./other_tabs.js";
 import { page } from "./page.js";
 import { idOf } from "./places.js";
 import { watchScrolling } from "./scrolling.js";
+import { chooseRival } from "./models/chooser.js";
 import { connect } from "./server_state.js";
 import { closeSettings, openSettings, switchSettings } from "./settings/settings_panel.js";
 import { isCommand, isPlain, isTyping } from "./shortcuts.js";
@@ -24,13 +26,16 @@ const composer = new Composer({
   onSend: send,
   onEditLast: editLastQuestion,
   onProblem: (text) => showMessage("The file was not attached", text),
+  onChange: showMeter,
 });
+meterWith(() => composer.draft);
 drawWith({ message: messageActions, conversation: conversationActions, suggest: (text) => composer.fill(text), showDraft: () => composer.open() });
 
 // --- buttons ----------------------------------------------------------------------------------------------------------
 
 byId("new-chat").addEventListener("click", newChat);
 byId("stop").addEventListener("click", () => stop(page.current));
+byId("compare").addEventListener("click", chooseRival);
 byId("theme").addEventListener("click", switchTheme);
 byId("search").addEventListener("input", showSidebar);
 byId("open-settings").addEventListener("click", switchSettings);

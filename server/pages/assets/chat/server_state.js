@@ -1,46 +1,56 @@
-// Which models the server has, and whether it answers.
+// Which models the server has, and whether it answers: asked for again and again, since both change.
 
 import { getJson } from "../shared/api.js";
-import { byId, h } from "../shared/dom.js";
-import { keep, kept } from "../shared/kept.js";
-import { shortNames } from "../shared/names.js";
+import { byId } from "../shared/dom.js";
 import { canChat } from "./capabilities.js";
+import { cardOf, modelOf, setModels } from "./models/chooser.js";
+import { page } from "./page.js";
 
 const RETRY_MS = 2000;
-const MODEL_KEY = "headrace.model";
-const ASKED = new URLSearchParams(location.search).get("model"); // by a link to this page
+const FOLLOW_MS = 30_000; // beside the moments at which the list is opened or the page is looked at again
 
-let isConnecting = false;
+let isFollowing = false;
+let wake = () => {}; // ends the pause between two requests
+let told = null; // what this file has said of the server
 
 /**
- * Ask for the models until the server tells them; once at a time. `onKey(reason)` asks for a key and returns whether
- * there is one.
+ * Ask for the models now, and from then on follow them. `onKey(reason)` asks for a key and returns whether there is one.
  */
 export async function connect(onKey) {
-  if (isConnecting) return;
-  isConnecting = true;
-  await askForModels(onKey);
-  isConnecting = false;
+  if (isFollowing) return wake();
+  isFollowing = true;
+  byId("model").addEventListener("pointerdown", () => wake());
+  byId("model").addEventListener("focus", () => wake());
+  document.addEventListener("visibilitychange", () => document.hidden || wake());
+  for (;;) {
+    const pauseMs = await askForModels(onKey);
+    await new Promise((resolve) => {
+      wake = resolve;
+      if (pauseMs !== Infinity) setTimeout(() => document.hidden || resolve(), pauseMs);
+    });
+  }
 }
 
+/** Ask for the models, and return after how many milliseconds to ask again. */
 async function askForModels(onKey) {
-  for (;;) {
-    try {
-      const { data } = await getJson("v1/models");
-      const models = data.filter(canChat);
-      showModels(models);
-      const isReady = models.some((model) => model.max_model_len != null);
-      setState(isReady ? "" : data.length > 0 && models.length === 0 ? "No model here can chat" : "Loading the model…");
-      if (isReady) return;
-    } catch (error) {
-      setState(error.wantsKey ? "A key is needed" : error.message, { isBad: true });
-      if (error.wantsKey) {
-        if (await onKey(error.keyReason)) continue;
-        return;
-      }
-    }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  try {
+    const { data } = await getJson("v1/models");
+    setModels(data);
+    const models = data.filter(canChat);
+    const isReady = models.some((model) => model.max_model_len != null);
+    tell(isReady ? "" : data.length > 0 && models.length === 0 ? "No model here can chat" : "Loading the model…");
+    return isReady ? FOLLOW_MS : RETRY_MS;
+  } catch (error) {
+    tell(error.wantsKey ? "A key is needed" : error.message, { isBad: true });
+    if (!error.wantsKey) return RETRY_MS;
+    return (await onKey(error.keyReason)) ? 0 : Infinity;
   }
+}
+
+/** Say what has changed, and leave what others have said of the server in the meantime. */
+function tell(text, options) {
+  if (text !== told) setState(text, options);
+  told = text;
 }
 
 /** Say in the page's head what is wrong with the server; "" is nothing. */
@@ -50,16 +60,8 @@ export function setState(text, { isBad = false } = {}) {
   state.classList.toggle("bad", isBad);
 }
 
-function showModels(models) {
-  const select = byId("model");
-  const chosen = select.value || ASKED || kept(MODEL_KEY);
-  const labels = shortNames(models.map(({ id }) => id));
-  select.replaceChildren(...models.map(({ id }, index) => h("option", { value: id, title: id, selected: id === chosen }, labels[index])));
-  select.title = select.value;
-  select.onchange = () => keep(MODEL_KEY, select.value);
-}
+/** This model, or the conversation's if the server no longer has this. */
+export const offered = (name) => (cardOf(name) ? name : model());
 
-/** This model, or the chosen one if the server no longer has this. */
-export const offered = (name) => ([...byId("model").options].some(({ value }) => value === name) ? name : model());
-
-export const model = () => byId("model").value;
+/** The model of the shown conversation. */
+export const model = () => modelOf(page.current);

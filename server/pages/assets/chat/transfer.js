@@ -60,7 +60,7 @@ function withNewIds(conversation) {
   }));
   return {
     ...conversation, id: newId(), nodes: Object.fromEntries(nodes.map((node) => [node.id, node])),
-    rootIds: conversation.rootIds.map(idOf), leafId: idOf(conversation.leafId),
+    rootIds: conversation.rootIds.map(idOf), leafId: idOf(conversation.leafId), pair: conversation.pair?.map(idOf) ?? null,
   };
 }
 
@@ -84,6 +84,7 @@ const isProbable = (value) => isObject(value) && isText(value.text) && orNothing
 const CONVERSATION = {
   title: isText, system: isText, schema: isText, tools: isText, createdMs: Number.isFinite, updatedMs: Number.isFinite,
   nodes: isObject, rootIds: isListOf(isText), leafId: orNothing(isText),
+  model: orNothing(isText), rival: orNothing(isText), pair: orNothing(isListOf(isText)),
 };
 const NODE = {
   id: isText, parentId: orNothing(isText), childIds: isListOf(isText), role: (value) => ROLES.has(value), content: isText,
@@ -91,7 +92,7 @@ const NODE = {
 };
 const ANSWER = {
   ...NODE, reasoning: isText, toolCalls: isListOf(hasTexts("id", "name", "arguments")), finishReason: orNothing(isText),
-  requestId: orNothing(isText),
+  requestId: orNothing(isText), model: orNothing(isText), maxTokens: orNothing(Number.isFinite),
   tokens: orNothing(isListOf((token) => isProbable(token) && isListOf(isProbable)(token.others))),
   stats: orNothing(isObjectOf(orNothing(Number.isFinite))), error: orNothing(hasTexts("message")),
 };

@@ -55,6 +55,19 @@ export function path(conversation, leafId = conversation.leafId) {
   return nodes.reverse();
 }
 
+/** The nodes that are shown: the path, at whose end two answers may stand side by side. */
+export function shownNodes(conversation) {
+  const nodes = path(conversation);
+  return nodes.length > 0 ? [...nodes.slice(0, -1), ...(pairOf(conversation) ?? [nodes.at(-1)])] : nodes;
+}
+
+/** The two answers that stand side by side at the end of the path, or null. */
+export function pairOf({ pair, leafId, nodes }) {
+  if (!pair?.includes(leafId)) return null;
+  const both = pair.map((id) => nodes[id]);
+  return both.every(Boolean) && both[0].parentId === both[1].parentId ? both : null;
+}
+
 /** The ids of a node's versions, itself among them, in the order in which they were made. */
 export function siblingIds(conversation, node) {
   return conversation.nodes[node.parentId]?.childIds ?? conversation.rootIds;

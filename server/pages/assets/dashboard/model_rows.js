@@ -1,7 +1,7 @@
 // The served models as rows of a table. No element is made here: tests run it without a browser.
 
 import { shortNames } from "../shared/names.js";
-import { engineNames } from "./engines.js";
+import { engineNames } from "../shared/engines.js";
 
 const GIB = 2 ** 30;
 const MIB = 2 ** 20;

@@ -3,7 +3,7 @@
 import { getJson } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
 import { shortNames } from "../shared/names.js";
-import { engineNames } from "./engines.js";
+import { engineNames } from "../shared/engines.js";
 import { modelRows } from "./model_rows.js";
 
 const REFRESH_MS = 5000;

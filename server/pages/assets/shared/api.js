@@ -51,9 +51,10 @@ export async function getBlob(path) {
   return response.blob();
 }
 
-/** Send a request without a body; the answer's JSON. */
-export async function postJson(path) {
-  const response = await send(path, { method: "POST" });
+/** Send a request, with `body` if it has one, which is JSON already; the answer's JSON. */
+export async function postJson(path, body) {
+  const headers = body === undefined ? {} : { "content-type": "application/json" };
+  const response = await send(path, { method: "POST", headers, body });
   return response.json();
 }
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { engineNames } from "../assets/dashboard/engines.js";
+import { engineNames } from "../assets/shared/engines.js";
 import { shortNames } from "../assets/shared/names.js";
 
 const card = (id, name, parent = null) => ({ id, parent, root: "/models/weights.gguf", headrace: { name } });

@@ -30,7 +30,10 @@ export function reopen(node, { withTokens }) {
 }
 
 /** Fill `node` with the answer to `body`, and call `onChange` for all that arrives. Never throws: node.error tells. */
-export const streamAnswer = (node, body, signal, onChange) => gather(node, () => begin(node, body, signal, onChange), signal, onChange);
+export function streamAnswer(node, body, signal, onChange) {
+  node.maxTokens = body.max_tokens ?? null;
+  return gather(node, () => begin(node, body, signal, onChange), signal, onChange);
+}
 
 /** Go on with an answer whose stream the page has left. Never throws: node.error tells. */
 export const resumeAnswer = (node, signal, onChange) => gather(node, () => reconnect(node, signal, onChange, 0), signal, onChange);

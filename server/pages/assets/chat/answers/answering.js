@@ -1,9 +1,11 @@
 // Asks for answers, and draws and stores them while they arrive: several at a time, in one conversation or more.
 
 import { byId } from "../../shared/dom.js";
+import { showMeter } from "../composer/meter.js";
 import { askKey, showCode, showMessage } from "../dialogs.js";
 import { elementOf, show, showRunning, showSidebar } from "../drawing.js";
 import { say } from "../notices.js";
+import { modelsOf } from "../models/chooser.js";
 import { page, settings, sortConversations } from "../page.js";
 import { showConversationAddress } from "../places.js";
 import { continuationBody, requestBody } from "../request.js";
@@ -11,7 +13,7 @@ import { followEnd } from "../scrolling.js";
 import { connect, model, offered, setState } from "../server_state.js";
 import { saveAnswer, saveConversation, saveHead, saveMessages } from "../storage/saving.js";
 import { tell } from "../storage/tabs.js";
-import { addNode, path, removeNode, titleOf } from "../tree.js";
+import { addNode, path, removeNode, shownNodes, titleOf } from "../tree.js";
 import { emptyAnswer, newRun, reopen, resumeAnswer, streamAnswer } from "./answer.js";
 import { Stall } from "./stall.js";
 
@@ -37,21 +39,26 @@ export function send({ content, attachments }) {
 }
 
 /**
- * Ask for an answer below `parentId`. `unsaved`: nodes above it that are not stored yet. Returns whether the request could
- * be made; if not, the reason is shown.
+ * Ask for an answer below `parentId`. `unsaved`: nodes above it that are not stored yet. `models`: the one that answers,
+ * or two whose answers are shown side by side. Returns whether the request could be made; if not, the reason is shown.
  */
-export function answer(conversation, parentId, unsaved = []) {
-  const body = bodyFor(conversation, parentId);
-  if (!body) return false;
-  const node = addNode(conversation, parentId, { ...emptyAnswer(model()), ...newRun() });
-  if (page.conversations.includes(conversation)) saveMessages(conversation, [...unsaved, node]);
+export function answer(conversation, parentId, unsaved = [], models = modelsOf(conversation)) {
+  const bodies = bodyOf(() => models.map((each) => requestBody(conversation, settings, each, parentId)), models.length);
+  if (!bodies) return false;
+  conversation.model ??= modelsOf(conversation)[0];
+  const added = models.map((each) => addNode(conversation, parentId, { ...emptyAnswer(each), ...newRun() }));
+  if (added.length === 2) Object.assign(conversation, { pair: added.map(({ id }) => id), leafId: added[0].id });
+  if (page.conversations.includes(conversation)) {
+    saveMessages(conversation, [...unsaved, ...added]);
+    saveHead(conversation, ["model", "pair"]);
+  }
   else {
     page.conversations.push(conversation);
     saveConversation(conversation);
     if (conversation === page.current) showConversationAddress(conversation);
   }
   sortConversations();
-  receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
+  added.forEach((node, index) => receive(conversation, node, (signal, onChange) => streamAnswer(node, bodies[index], signal, onChange)));
   if (conversation === page.current) show();
   else showSidebar();
   return true;
@@ -69,9 +76,9 @@ export function continueAnswer(conversation, node) {
 
 /** Ask again for an answer that nothing has arrived of, in its place. */
 function answerAgain(conversation, node) {
-  const body = bodyFor(conversation, node.parentId);
+  const body = bodyOf(() => requestBody(conversation, settings, offered(node.model), node.parentId));
   if (!body) return;
-  Object.assign(node, emptyAnswer(model()), newRun());
+  Object.assign(node, emptyAnswer(body.model), newRun());
   receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
 }
 
@@ -90,7 +97,7 @@ export function resume(conversation, node) {
 }
 
 /** Whether a shown message of the conversation is arriving, here or in another tab. */
-export const isAnswering = (conversation) => path(conversation).some((node) => node.isRunning);
+export const isAnswering = (conversation) => shownNodes(conversation).some((node) => node.isRunning);
 
 /** Whether this tab receives the message. */
 export const isReceived = (id) => runs.has(id);
@@ -99,7 +106,7 @@ export const receivedIds = () => [...runs.keys()];
 
 /** Stop the shown answers of a conversation. */
 export function stop(conversation) {
-  stopNodes(path(conversation));
+  stopNodes(shownNodes(conversation));
 }
 
 /** Stop those of `nodes` that are arriving; those that another tab receives, there. */
@@ -110,12 +117,10 @@ export function stopNodes(nodes) {
   }
 }
 
-const bodyFor = (conversation, parentId) => bodyOf(() => requestBody(conversation, settings, model(), parentId));
-
-/** The request that `make` returns; null if it cannot be sent, which is shown. */
-function bodyOf(make) {
+/** What `make` returns, the request or requests; null if they cannot be sent, which is shown. */
+function bodyOf(make, number = 1) {
   try {
-    if (runs.size >= MAX_RUNS) throw new Error(`${MAX_RUNS} answers are arriving in this tab, which is as many as a browser can receive at a time. Stop one, or wait for its end.`);
+    if (runs.size + number > MAX_RUNS) throw new Error(`${MAX_RUNS} answers are arriving in this tab, which is as many as a browser can receive at a time. Stop one, or wait for its end.`);
     return make();
   } catch (error) {
     showMessage("The request cannot be sent", error.message);
@@ -165,6 +170,7 @@ function drawer(conversation, node) {
     if (page.current !== conversation) return;
     const startMs = performance.now();
     elementOf(node)?.update();
+    showMeter();
     followEnd();
     pauseMs = DRAW_PAUSE * (performance.now() - startMs);
   };
@@ -206,15 +212,15 @@ export function showRequest() {
   const draft = { parentId: null, role: "user", content: byId("input").value || "Hello!" };
   const base = current.rootIds.length > 0 ? current : { ...current, leafId: "draft", nodes: { draft } };
   const last = path(base).at(-1);
-  showCodeFor(base, last.role === "assistant" ? last.parentId : last.id ?? "draft");
+  showCodeFor(base, last.role === "assistant" ? last.parentId : last.id ?? "draft", model());
 }
 
 /** Show the request for this answer as code. */
-export const showRequestOf = (node) => showCodeFor(page.current, node.parentId);
+export const showRequestOf = (node) => showCodeFor(page.current, node.parentId, offered(node.model));
 
-function showCodeFor(conversation, untilId) {
+function showCodeFor(conversation, untilId, modelName) {
   try {
-    showCode(requestBody(conversation, settings, model(), untilId));
+    showCode(requestBody(conversation, settings, modelName, untilId));
   } catch (error) {
     showMessage("There is no request yet", error.message);
   }

@@ -10,6 +10,7 @@ export function figuresOf(timings, numBefore = 0) {
     numPromptTokens: timings.cache_n + timings.prompt_n,
     numCachedTokens: timings.cache_n,
     numTokens: numBefore + numNew,
+    numBefore, // which are among those of the prompt, too
     queueMs,
     firstTokenMs: numNew > 0 ? queueMs + promptMs : null,
     totalMs: queueMs + promptMs + outputMs,

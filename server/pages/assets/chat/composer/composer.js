@@ -10,7 +10,7 @@ import { isLong, readFile } from "./files.js";
 const placeOf = (conversation) => `headrace.draft.${conversation.rootIds.length > 0 ? conversation.id : "new"}`;
 
 /**
- * `onSend({content, attachments})` returns whether the message was taken. `onProblem(text)` is told why a file cannot be
+ * `onSend({content, attachments})` returns whether the message was taken. `onChange()` is called when it is another one. `onProblem(text)` is told why a file cannot be
  * attached.
  */
 export class Composer {
@@ -19,9 +19,10 @@ export class Composer {
   #place = placeOf(page.current); // where what is written belongs
   #filesElsewhere = new Map(); // place -> files that were not sent
 
-  constructor({ onSend, onEditLast, onProblem }) {
+  constructor({ onSend, onEditLast, onProblem, onChange }) {
     this.onSend = onSend;
     this.onProblem = onProblem;
+    this.onChange = onChange;
     byId("composer").addEventListener("submit", (event) => (event.preventDefault(), this.#send()));
     this.#input.addEventListener("input", () => this.#changed());
     this.#input.addEventListener("keydown", (event) => {
@@ -35,6 +36,11 @@ export class Composer {
       await this.attach(event.target.files);
       event.target.value = "";
     });
+  }
+
+  /** What is being written. */
+  get draft() {
+    return { content: this.#input.value, attachments: this.#files };
   }
 
   focus() {
@@ -109,10 +115,12 @@ export class Composer {
 
   #changed() {
     keep(this.#place, this.#input.value, { untilClosed: true });
+    this.onChange();
     this.#fit();
   }
 
   #showFiles() {
+    this.onChange();
     byId("attachments").replaceChildren(
       ...this.#files.map((file) =>
         h("li", { "aria-busy": String(Boolean(file.isReading)) }, file.isReading ? `${file.name}: reading${file.progress}…` : file.name,

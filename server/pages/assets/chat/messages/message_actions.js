@@ -4,12 +4,16 @@ import { count } from "../../shared/count.js";
 import { h } from "../../shared/dom.js";
 import { emptyAnswer } from "../answers/answer.js";
 import { answer, continueAnswer, showRequestOf, stopNodes } from "../answers/answering.js";
-import { askKey } from "../dialogs.js";
+import { contextTokens } from "../composer/context.js";
+import { askKey, askModel } from "../dialogs.js";
 import { elementOf, show } from "../drawing.js";
+import { cardOf, hasChoice, models, modelsOf } from "../models/chooser.js";
+import { fittingModel, modelGroups } from "../models/model_list.js";
 import { say } from "../notices.js";
 import { conversationOfId, page } from "../page.js";
 import { canContinue } from "../request.js";
-import { connect } from "../server_state.js";
+import { connect, model } from "../server_state.js";
+import { openSettings } from "../settings/settings_panel.js";
 import { addRecords, recordOf } from "../storage/records.js";
 import { saveHead, saveMessages, saveRemoval } from "../storage/saving.js";
 import { addNode, nodesFrom, path, removeNode, showVersion, titleOf } from "../tree.js";
@@ -24,12 +28,28 @@ export const messageActions = {
   edit,
   answer: (node) => answer(page.current, node.id),
   continue: (node) => continueAnswer(page.current, node),
-  regenerate: (node) => answer(page.current, node.parentId),
+  regenerate: (node) => answer(page.current, node.parentId, [], [model()]),
+  hasChoice,
+  async regenerateWith(node) {
+    const id = await askModel("Regenerate with…", "The answer of this model becomes another version:", modelGroups(models()), null);
+    if (id) answer(page.current, node.parentId, [], [id]);
+  },
+  /** Show two versions side by side: this one and the one before it, or after it. With null, the shown one alone. */
+  showPair(pair, leafId) {
+    Object.assign(page.current, { pair, leafId });
+    saveHead(page.current, ["pair", "leafId"]);
+    show({ isSamePlace: true });
+  },
+  openSetting: openSettings,
+  /** The model that has room for the question of `node`, whose own has not; or null. */
+  fitting: (node) => fittingModel(models(), Math.max(cardOf(node.model)?.max_model_len ?? 0, contextTokens({ ...page.current, leafId: node.parentId }))),
+  retryWith: (node, id) => answer(page.current, node.parentId, [], [id]),
   retry(node) {
     const { parentId } = node;
-    if (node.content || node.reasoning) return answer(page.current, parentId); // what has arrived stays, as a version
+    const again = modelsOf(page.current).includes(node.model) ? node.model : model();
+    if (node.content || node.reasoning) return answer(page.current, parentId, [], [again]); // what has arrived stays, as a version
     const removed = removeNode(page.current, node.id);
-    if (answer(page.current, parentId)) saveRemoval(page.current, removed.map(({ id }) => id));
+    if (answer(page.current, parentId, [], [again])) saveRemoval(page.current, removed.map(({ id }) => id));
     else restore(page.current, [removed[0]]);
   },
   showRequest: showRequestOf,

@@ -4,14 +4,14 @@ import { count } from "../../shared/count.js";
 import { copyButton, h } from "../../shared/dom.js";
 import { requestLink } from "../../shared/links.js";
 import { figureDetails, figureWords } from "../answers/figures.js";
+import { nameOf } from "../models/model_list.js";
 import { canContinue } from "../request.js";
-import { nodesFrom, siblingIds } from "../tree.js";
+import { nodesFrom, pairOf, siblingIds } from "../tree.js";
 import { renderText } from "./text_view.js";
 import { toolCallCards } from "./tool_view.js";
 
 const NAMES = { user: "You", assistant: "Answer", tool: "Tool result" };
 const ENDS = {
-  length: "The answer was cut off: it reached its maximum length, or the end of the context.",
   stopped: "Stopped.",
   timeout: "The answer was cut off: its time limit was reached.",
   content_filter: "The answer was cut off by a filter.",
@@ -21,7 +21,7 @@ const FOLDED_CHARACTERS = 1500;
 
 /**
  * An element for `node`; `element.update()` shows what has changed in it.
- * `actions`: {showVersion, edit, answer, continue, regenerate, remove, answerCalls, retry, enterKey, showRequest}.
+ * `actions`: {showVersion, edit, answer, continue, regenerate, regenerateWith, hasChoice, showPair, openSetting, fitting, retryWith, remove, answerCalls, retry, enterKey, showRequest}.
  */
 export function messageView(conversation, node, actions) {
   const body = h("div", { class: "body" });
@@ -94,11 +94,12 @@ function deleteButton(conversation, node, actions) {
 function updateAnswer({ conversation, node, actions, body, notes, foot, element }) {
   const isRunning = node.isRunning === true;
   element.setAttribute("aria-busy", String(isRunning));
-  const parts = (element.parts ??= { thought: null, text: h("div", { class: "text" }), calls: h("div"), wait: waiting() });
+  const parts = (element.parts ??= { name: h("div", { class: "answerer muted small", title: node.model }), thought: null, text: h("div", { class: "text" }), calls: h("div"), wait: waiting() });
   if (!parts.isPlaced) {
-    body.append(parts.text, parts.calls, parts.wait);
+    body.append(parts.name, parts.text, parts.calls, parts.wait);
     parts.isPlaced = true;
   }
+  parts.name.textContent = node.model ? nameOf(node.model) : "";
   const { isAsWritten = false } = element;
   if (node.reasoning) showThought(parts, body, node, { isRunning, isAsWritten });
   renderText(parts.text, node.content, { tokens: node.tokens, isAsWritten, isDone: !isRunning });
@@ -116,7 +117,9 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
   replaceFoot(foot,
     ...versions(conversation, node, actions),
     copyButton(() => node.content || JSON.stringify(node.toolCalls, null, 2)),
+    ...pairButtons(conversation, node, actions),
     h("button", { class: "quiet small", onclick: () => actions.regenerate(node) }, "Regenerate"),
+    ...(actions.hasChoice() ? [h("button", { class: "quiet small", onclick: () => actions.regenerateWith(node) }, "Regenerate with…")] : []),
     editButton(node, actions),
     deleteButton(conversation, node, actions),
     writtenButton(element),
@@ -144,7 +147,7 @@ function showThought(parts, body, node, { isRunning, isAsWritten }) {
     parts.thoughtText = h("div", { class: "text" });
     parts.thoughtLabel = h("summary", {});
     parts.thought = h("details", { class: "thought" }, parts.thoughtLabel, parts.thoughtText);
-    body.prepend(parts.thought);
+    parts.name.after(parts.thought);
   }
   parts.thoughtLabel.textContent = isRunning && !node.content ? "Thinking…" : "Thought";
   renderText(parts.thoughtText, node.reasoning, { isAsWritten, isDone: !isRunning || Boolean(node.content) });
@@ -153,21 +156,60 @@ function showThought(parts, body, node, { isRunning, isAsWritten }) {
 /** How the answer ended, where that is not by itself, and what can be done then. */
 function notesOf(conversation, node, actions) {
   const notes = [];
-  const isCut = Boolean(ENDS[node.finishReason] || node.error || (node.isEdited && !node.finishReason));
+  const ended = endOf(node);
+  const isCut = Boolean(ended || node.error || (node.isEdited && !node.finishReason));
   const more = isCut && canContinue(conversation, node)
     ? [h("button", { class: "small", onclick: () => actions.continue(node), title: "Go on where this text ends" }, "Continue")]
     : [];
-  const end = node.error ? null : ENDS[node.finishReason] ?? (node.isEdited ? "Edited by you." : null);
-  const reason = !ENDS[node.finishReason] || more.length > 0 ? "" : whyNotContinued(conversation, node);
-  if (end) notes.push(h("div", { class: "note" }, h("span", {}, end + reason), ...more));
+  const end = node.error ? null : ended ?? (node.isEdited ? "Edited by you." : null);
+  const reason = !ended || more.length > 0 ? "" : whyNotContinued(conversation, node);
+  if (end) notes.push(h("div", { class: "note" }, h("span", {}, end + reason), ...more, ...settingButton(node, actions)));
   if (node.error) {
     const remedy = node.error.wantsKey
       ? h("button", { onclick: () => actions.enterKey(node) }, "Enter a key")
       : h("button", { onclick: () => actions.retry(node) }, "Try again");
     const later = node.error.retryAfterS ? ` The server asks to wait ${node.error.retryAfterS} s.` : "";
-    notes.push(h("div", { class: "note error", role: "alert" }, h("span", { class: "grow" }, node.error.message + later), ...more, remedy));
+    notes.push(h("div", { class: "note error", role: "alert" }, h("span", { class: "grow" }, node.error.message + later), ...more, ...largerModel(node, actions), remedy));
   }
   return notes;
+}
+
+/** How an answer ended that did not end by itself, or undefined. */
+function endOf(node) {
+  if (node.finishReason !== "length") return ENDS[node.finishReason];
+  if (isCutBySetting(node)) return `Cut off after ${count(node.maxTokens, "token")}, your setting.`;
+  return "The answer was cut off at the end of the model's context.";
+}
+
+const isCutBySetting = ({ finishReason, maxTokens, stats: figures }) =>
+  finishReason === "length" && maxTokens && (figures?.numTokens ?? 0) - (figures?.numBefore ?? 0) >= maxTokens;
+
+const settingButton = (node, actions) =>
+  isCutBySetting(node) ? [h("button", { class: "small", onclick: () => actions.openSetting("max_tokens") }, "Change it")] : [];
+
+/** An offer of a model with a larger context, where that of the answer's was too small. */
+function largerModel(node, actions) {
+  const other = node.error.code === "context_length_exceeded" ? actions.fitting(node) : null;
+  return other ? [h("button", { onclick: () => actions.retryWith(node, other.id) }, `Use ${other.label} (${other.card.max_model_len.toLocaleString("en-US")} tokens)`)] : [];
+}
+
+/** Buttons that put the newest answer beside another version of it, or leave one of two. */
+function pairButtons(conversation, node, actions) {
+  const pair = pairOf(conversation)?.map(({ id }) => id);
+  const button = (label, title, act) => h("button", { class: "quiet small", title, onclick: act }, label);
+  if (pair?.includes(node.id)) {
+    const isNext = node.id === conversation.leafId;
+    return [
+      isNext ? h("span", { class: "chosen small", title: "The next question follows this answer" }, "✓ goes on") : button("Go on with this", "The next question follows this answer", () => actions.showPair(pair, node.id)),
+      button("Only this", "Show this answer alone", () => actions.showPair(null, node.id)),
+    ];
+  }
+  const ids = siblingIds(conversation, node);
+  if (ids.length < 2 || conversation.leafId !== node.id) return [];
+  const at = ids.indexOf(node.id);
+  const other = ids[at - 1] ?? ids[at + 1];
+  if (conversation.nodes[other].childIds.length > 0) return [];
+  return [button("Side by side", "Show this version beside the one before it", () => actions.showPair(at > 0 ? [other, node.id] : [node.id, other], node.id))];
 }
 
 function whyNotContinued(conversation, node) {

@@ -1,28 +1,54 @@
-// The panel of settings, open or closed, and what it says of the next answer in the page's foot.
+// The panel of settings, open or closed, and what of them is in force, at the page's foot.
 
 import { byId, h } from "../../shared/dom.js";
+import { showMeter } from "../composer/meter.js";
+import { askText } from "../dialogs.js";
+import { cardOf, chooseRival, modelOf, modelsOf, setRival } from "../models/chooser.js";
+import { nameOf } from "../models/model_list.js";
+import { say } from "../notices.js";
 import { conversationOfId, page, settings } from "../page.js";
 import { saveHead } from "../storage/saving.js";
-import { saveSettings } from "./settings.js";
-import { renderSettings } from "./settings_view.js";
+import { deletePreset, loadPresets, presetInForce, presetOf, savePreset } from "./presets.js";
+import { inForce, replaceSettings, saveSettings, switchOff } from "./settings.js";
+import { presetRow, renderSettings } from "./settings_view.js";
 
 const MODES = [["schema", "JSON schema"], ["tools", "Tools"], ["system", "System prompt"]];
 
 const isOpen = () => !byId("settings").hidden;
+const card = () => cardOf(modelOf(page.current));
 
-export function openSettings() {
+/** Open the panel, with `name` at that field. */
+export function openSettings(name = "") {
+  const wasOpen = isOpen();
   byId("settings").hidden = false;
   const conversation = page.current;
   renderSettings({
     conversation,
     settings,
-    onConversation: () => (saveSettingsOf(conversation), showModes()),
-    onSettings: ({ isReset = false } = {}) => {
-      saveSettings(settings);
-      if (isReset) openSettings();
-    },
+    card: card(),
+    presets: presets(),
+    onConversation: () => (saveSettingsOf(conversation), changed()),
+    onSettings: () => (saveSettings(settings), changed()),
+    onReset: () => replaceAll({ ...presetOf(settings, conversation), settings: {} }, "All answers are as the model has them by itself."),
     onClose: closeSettings,
   });
+  if (name) focusField(name);
+  else if (!wasOpen) byId("settings").querySelector("button").focus();
+}
+
+function changed() {
+  showModes();
+  byId("settings").querySelector(".presets").replaceWith(presetRow(presets()));
+}
+
+function presets() {
+  return { names: [...loadPresets().keys()], current: presetInForce(settings, page.current), use: usePreset, save: savePresetAs, remove: removePreset };
+}
+
+function focusField(name) {
+  const field = byId("settings").querySelector(`[name="${name}"]`);
+  field?.focus();
+  field?.closest(".field").scrollIntoView({ block: "center" });
 }
 
 /** Close the panel. Returns whether it was open. */
@@ -37,30 +63,83 @@ export function switchSettings() {
   if (!closeSettings()) openSettings();
 }
 
-/** Show another conversation's settings, or changed ones, if the panel is open. */
+/** Show another conversation's settings, or changed ones, if the panel is open. What is being typed there stays. */
 export function refreshSettings() {
-  if (isOpen()) openSettings();
+  if (!isOpen()) return;
+  const focused = byId("settings").contains(document.activeElement) ? document.activeElement.name : "";
+  const scrolled = byId("settings").scrollTop;
+  openSettings();
+  byId("settings").scrollTop = scrolled;
+  if (focused) byId("settings").querySelector(`[name="${focused}"]`)?.focus();
 }
 
-/** What makes the next answer differ from plain text, where it can be seen and switched off. */
+/** Show what makes the next answer differ from the model's own way, where it can be seen and switched off. */
 export function showModes() {
-  byId("modes").replaceChildren(
-    ...MODES.filter(([name]) => page.current[name].trim()).map(([name, label]) =>
-      h("span", { class: "mode" },
-        h("button", { type: "button", class: "quiet small", onclick: openSettings }, label),
-        h("button", { type: "button", class: "icon tiny", "aria-label": `Remove: ${label}`, onclick: () => remove(name) }, "✕")),
-    ),
-  );
+  const ofConversation = MODES.filter(([name]) => page.current[name].trim()).map(([name, label]) => chip(name, label, false, () => {
+    page.current[name] = "";
+    saveSettingsOf(page.current);
+  }));
+  const ofAll = inForce(settings, card()).map(({ name, text, isWrong }) => chip(name, text, isWrong, () => {
+    switchOff(settings, name);
+    saveSettings(settings);
+  }));
+  const [, rival] = modelsOf(page.current);
+  const beside = rival ? [chip("rival", `Beside ${nameOf(rival)}`, false, () => setRival(page.current, ""), chooseRival)] : [];
+  byId("modes").replaceChildren(...beside, ...ofConversation, ...ofAll);
+  showMeter();
 }
 
-function remove(name) {
-  page.current[name] = "";
-  saveSettingsOf(page.current);
-  showModes();
-  refreshSettings();
+function chip(name, label, isWrong, remove, change = () => openSettings(name)) {
+  const removed = () => {
+    remove();
+    showModes();
+    refreshSettings();
+    (byId("modes").querySelector("button") ?? byId("input")).focus();
+  };
+  return h("span", { class: isWrong ? "mode wrong" : "mode" },
+    h("button", { type: "button", class: "quiet small", title: isWrong ? "This is wrong: nothing can be sent with it. Correct it" : "Change it", onclick: change }, isWrong ? `${label} is wrong` : label),
+    h("button", { type: "button", class: "icon tiny", "aria-label": `Remove: ${label}`, onclick: removed }, "✕"));
 }
 
 /** A conversation is stored from its first question on. */
 function saveSettingsOf(conversation) {
   if (conversationOfId(conversation.id)) saveHead(conversation, MODES.map(([name]) => name));
+}
+
+// --- presets ----------------------------------------------------------------------------------------------------------
+
+function usePreset(name) {
+  replaceAll(loadPresets().get(name), `The preset “${name}” is in force.`);
+}
+
+/** Put a preset in place of what the settings hold, which can be undone. */
+function replaceAll(preset, text) {
+  const conversation = page.current;
+  const before = presetOf(settings, conversation);
+  const put = (values) => {
+    replaceSettings(settings, values.settings);
+    saveSettings(settings);
+    Object.assign(conversation, { system: "", schema: "", tools: "" }, values.conversation);
+    saveSettingsOf(conversation);
+    showModes();
+    refreshSettings();
+  };
+  put(preset);
+  say(text, () => put(before));
+}
+
+async function savePresetAs() {
+  const name = await askText("Name of the preset", presetInForce(settings, page.current));
+  if (!name) return;
+  const old = loadPresets().get(name);
+  savePreset(name, presetOf(settings, page.current));
+  refreshSettings();
+  say(old ? `Replaced the preset “${name}”.` : `Saved the preset “${name}” in this browser.`, old ? () => (savePreset(name, old), refreshSettings()) : null);
+}
+
+function removePreset(name) {
+  const preset = loadPresets().get(name);
+  deletePreset(name);
+  refreshSettings();
+  say(`Deleted the preset “${name}”. What it set stays in force.`, () => (savePreset(name, preset), refreshSettings()));
 }

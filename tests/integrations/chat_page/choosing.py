@@ -1,0 +1,298 @@
+"""Figures, settings and models: what an answer cost, what is in force, and which model answers."""
+
+import re
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+
+from tests.integrations.chat_page.browsing import (
+    PHONE,
+    Server,
+    answers,
+    ask,
+    context_of,
+    expect_done,
+    open_page,
+    session,
+)
+
+
+class _Cards:
+    """The answer of /v1/models, in which the server's names are models and adapters of their own."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.hidden: set[str] = set()
+        context.route("**/v1/models", self._answer)
+
+    def _answer(self, route: Route) -> None:
+        response = route.fetch()
+        body = response.json()
+        body["data"] = [card for card in body["data"] if card["id"] not in self.hidden]
+        for card in body["data"]:
+            own = card["headrace"]
+            own["capabilities"] = ["completion"]
+            own["default_sampling_params"]["temperature"] = 0.7
+            if card["id"] == "other":
+                own["name"], card["max_model_len"] = "other", 2 << 20
+            elif card["id"].startswith("ft:"):
+                card["parent"] = own["name"]
+            else:
+                card["max_model_len"] = 400
+        route.fulfill(response=response, json=body)
+
+
+def main() -> None:
+    with session() as (server, browser, folder):
+        _figures_come_while_an_answer_does_and_stay_when_it_ends(server, browser)
+        _a_wrong_setting_is_marked_and_stops_the_request(server, browser)
+        _what_is_in_force_shows_and_can_be_undone(server, browser)
+        _models_are_grouped_and_chosen_per_conversation(server, browser)
+        _the_list_of_models_follows_the_server(server, browser)
+        _answers_name_their_model_and_another_can_be_asked(server, browser)
+        _two_models_answer_side_by_side(server, browser, folder)
+        _an_answer_cut_by_a_setting_leads_to_it(server, browser)
+        _what_does_not_fit_is_told_before_it_is_sent(server, browser)
+        _all_of_it_works_by_keyboard_on_a_phone(server, browser, folder)
+
+
+def _figures_come_while_an_answer_does_and_stay_when_it_ends(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        ask(page, "wait: ten words of which a half comes at once")
+        stats = page.locator(".message.assistant .stats")
+        expect(stats).to_contain_text("tokens at")  # while it is written
+        expect(stats).to_contain_text("from the cache")
+        page.keyboard.press("Escape")
+        expect(answers(page).last).to_contain_text("Stopped.")
+        expect(stats).to_contain_text("first after")
+        stopped = stats.inner_text()
+        page.reload()
+        expect(stats).to_have_text(stopped)
+        ask(page, "fail: this one fails in its middle")
+        expect(page.get_by_role("alert")).to_contain_text("The engine ended.")
+        expect(stats.last).to_contain_text("first after")
+        server.release()
+
+
+def _a_wrong_setting_is_marked_and_stops_the_request(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        page.get_by_role("button", name="Settings").click()
+        field = page.get_by_label("Top p", exact=True)
+        field.fill("3")
+        expect(page.get_by_text("It is 3; it must be above 0 and at most 1.")).to_be_visible()
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(page.locator(".mode.wrong")).to_contain_text("Top p 3 is wrong")
+        page.get_by_label("Close the settings").click()
+        ask(page, "anyone?")
+        expect(page.get_by_role("dialog")).to_contain_text("Top p in the settings is wrong. It is 3;")
+        page.keyboard.press("Escape")
+        expect(page.locator("#input")).to_have_value("anyone?")
+        page.reload()
+        page.get_by_role("button", name="Top p 3 is wrong").click()
+        expect(field).to_be_focused()
+        expect(field).to_have_value("3")
+        field.fill("1")
+        expect(page.locator(".mode.wrong")).to_have_count(0)
+        page.keyboard.press("ArrowDown")
+        expect(field).to_have_value("0.99")
+        page.locator("#input").fill("anyone?")
+        page.locator("#input").press("Enter")
+        expect_done(page, "echo: anyone?")
+
+
+def _what_is_in_force_shows_and_can_be_undone(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        _Cards(context)
+        page = open_page(context, server.url)
+        page.get_by_role("button", name="Settings").click()
+        expect(page.get_by_label("Temperature", exact=True)).to_have_attribute("placeholder", "0.7 (the model's own)")
+        expect(page.get_by_label("Maximum length in tokens", exact=True)).to_have_attribute(
+            "placeholder", "up to 400, less the prompt"
+        )
+        page.get_by_label("Temperature", exact=True).fill("0.2")
+        page.get_by_label("System prompt", exact=True).fill("Be brief.")
+        page.get_by_role("button", name="Save as…").click()
+        page.get_by_role("textbox", name="Name of the preset").fill("brief")
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("Preset", exact=True)).to_have_value("brief")
+        page.get_by_role("button", name="Reset to defaults").click()
+        expect(page.locator(".mode")).to_have_count(1)
+        expect(page.get_by_label("Temperature", exact=True)).to_have_value("")
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator(".mode")).to_have_count(2)
+        page.get_by_label("Remove: System prompt").click()
+        expect(page.get_by_label("Preset", exact=True)).to_have_value("")
+        page.get_by_label("Preset", exact=True).select_option("brief")
+        expect(page.get_by_label("System prompt", exact=True)).to_have_value("Be brief.")
+        page.reload()
+        expect(page.locator(".mode")).to_have_count(1)  # of all answers; the other one belonged to the new chat
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Preset", exact=True).select_option("brief")
+        page.get_by_label("Delete the preset “brief”").click()
+        expect(page.get_by_label("Preset", exact=True)).to_be_disabled()
+        expect(page.locator(".mode")).to_have_count(2)
+
+
+def _models_are_grouped_and_chosen_per_conversation(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        _Cards(context)
+        page = open_page(context, server.url)
+        model = page.get_by_label("Model", exact=True)
+        expect(model.locator("optgroup")).to_have_attribute("label", "tiny")
+        assert [each.strip() for each in model.locator("option").all_inner_texts()] == [
+            "tiny · 400 tokens",
+            "support:ab12 · 977k tokens",
+            "Show 1 checkpoint…",
+            "other · 2M tokens",
+        ]
+        model.select_option("Show 1 checkpoint…")
+        expect(model.locator("option")).to_have_count(4)
+        expect(model.locator("option", has_text="support:ab12, step 20")).to_have_count(1)
+        expect(model).to_have_value("org/tiny")
+        page.keyboard.press("Escape")  # the list is open again, with the checkpoint
+        model.select_option("other")
+        ask(page, "first")
+        expect_done(page, "echo: first")
+        page.get_by_role("button", name="New chat").click()
+        expect(model).to_have_value("other")  # as it was chosen last
+        model.select_option("org/tiny")
+        ask(page, "second")
+        expect_done(page, "echo: second")
+        page.get_by_role("link", name="first", exact=True).click()
+        expect(model).to_have_value("other")
+        page.reload()
+        expect(model).to_have_value("other")
+        page.get_by_role("link", name="second", exact=True).click()
+        expect(model).to_have_value("org/tiny")
+
+
+def _the_list_of_models_follows_the_server(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        cards = _Cards(context)
+        page = open_page(context, server.url)
+        model = page.get_by_label("Model", exact=True)
+        model.select_option("other")
+        ask(page, "first")
+        expect_done(page, "echo: first")
+        cards.hidden = {"other"}
+        page.locator("#input").focus()
+        model.focus()
+        expect(model.locator("option", has_text="other")).to_have_count(0)
+        expect(page.locator("#model-note")).to_have_text("other is not served now")
+        expect(model).to_have_value("org/tiny")
+        cards.hidden = set()
+        page.locator("#input").focus()
+        model.focus()
+        expect(model).to_have_value("other")
+        expect(page.locator("#model-note")).to_have_text("")
+
+
+def _answers_name_their_model_and_another_can_be_asked(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        _Cards(context)
+        page = open_page(context, server.url)
+        ask(page, "first")
+        expect_done(page, "echo: first")
+        expect(page.locator(".answerer")).to_have_text("tiny")
+        page.get_by_role("button", name="Regenerate with…").click()
+        page.get_by_role("dialog").get_by_role("button", name="other").click()
+        expect(page.locator(".answerer")).to_have_text("other")
+        expect(page.get_by_label("Model", exact=True)).to_have_value("org/tiny")  # of the next question
+        page.locator(".message").get_by_role("button", name="Side by side").click()
+        expect(page.locator(".half .answerer")).to_have_text(["tiny", "other"])
+        page.reload()
+        expect(page.locator(".half .answerer")).to_have_text(["tiny", "other"])
+        page.get_by_role("button", name="Only this").first.click()
+        expect(page.locator(".answerer")).to_have_text("tiny")
+        expect(page.locator(".half")).to_have_count(0)
+
+
+def _two_models_answer_side_by_side(server: Server, browser: Browser, folder: Path) -> None:
+    with context_of(browser) as context:
+        _Cards(context)
+        page = open_page(context, server.url)
+        page.locator("#compare").click()
+        page.get_by_role("dialog").get_by_role("button", name="other").click()
+        expect(page.locator(".mode")).to_contain_text("Beside other")
+        ask(page, "wait: this comes in two halves")
+        expect(page.locator(".half .stats")).to_have_count(2)  # both are arriving
+        page.screenshot(path=folder / "choosing-two.png")
+        server.release()
+        expect(page.locator(".half")).to_contain_text(["two halves", "two halves"])
+        expect(page.locator("#send")).to_be_visible()
+        page.get_by_role("button", name="Go on with this").click()
+        expect(page.locator(".half").last).to_contain_text("goes on")
+        page.get_by_label("Remove: Beside other").click()
+        ask(page, "and then?")
+        expect_done(page, "echo: and then?")
+        expect(page.locator(".answerer")).to_have_text(["other", "tiny"])
+        expect(page.locator(".half")).to_have_count(0)
+        ask(page, "wait: nothing else")
+        page.keyboard.press("Escape")
+        expect(answers(page).last).to_contain_text("Stopped.")
+
+
+def _an_answer_cut_by_a_setting_leads_to_it(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Maximum length in tokens", exact=True).fill("5")
+        page.get_by_label("Close the settings").click()
+        ask(page, "limit: abcde")
+        expect(answers(page).last).to_contain_text("Cut off after 5 tokens, your setting.")
+        page.get_by_role("button", name="Change it").click()
+        expect(page.get_by_label("Maximum length in tokens", exact=True)).to_be_focused()
+
+
+def _what_does_not_fit_is_told_before_it_is_sent(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        _Cards(context)
+        page = open_page(context, server.url)
+        meter = page.locator("#meter")
+        expect(meter).to_be_hidden()
+        page.locator("#input").fill("a few words")
+        expect(meter).to_contain_text("of 400 tokens")
+        page.locator("#input").fill("a word " * 100)
+        expect(meter).to_contain_text(re.compile(r"This does not fit: [\d,]+ tokens, and tiny takes 400"))  # as counted
+        meter.get_by_role("button", name="Use support:ab12").click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value("ft:tiny:headrace:support:ab12")
+        expect(meter).not_to_contain_text("does not fit")
+        page.locator("#input").press("Enter")
+        expect_done(page, "echo: a word")
+        expect(meter).to_contain_text("of 1,000,000 tokens")
+
+
+def _all_of_it_works_by_keyboard_on_a_phone(server: Server, browser: Browser, folder: Path) -> None:
+    with context_of(browser, PHONE) as context:
+        _Cards(context)
+        page = open_page(context, server.url)
+        ask(page, "on a phone")
+        expect_done(page, "echo: on a phone")
+        select, bar = page.locator("#model").bounding_box(), page.locator("#open-settings").bounding_box()
+        assert select is not None
+        assert bar is not None
+        assert select["y"] >= bar["y"] + bar["height"] - 1, "the chooser has its own row"
+        page.keyboard.press("Control+,")
+        _type_at(page, "Temperature", "0,5")
+        expect(page.get_by_text("It has a comma; write a point.")).to_be_visible()
+        page.screenshot(path=folder / "choosing-phone-settings.png")
+        page.keyboard.press("Escape")
+        expect(page.locator("#settings")).to_be_hidden()
+        page.get_by_label("Remove: Temperature 0,5").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".mode")).to_have_count(0)
+        page.locator("#model").focus()
+        page.keyboard.type("oth")
+        expect(page.locator("#model")).to_have_value("other")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.screenshot(path=folder / "choosing-phone.png")
+
+
+def _type_at(page: Page, label: str, text: str) -> None:
+    page.get_by_label(label, exact=True).focus()
+    page.keyboard.type(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { figuresOf } from "../assets/chat/answers/figures.js";
+import { contextTokens, contextWords, estimateTokens } from "../assets/chat/composer/context.js";
+import { addNode, newConversation, pairOf, path, shownNodes } from "../assets/chat/tree.js";
+
+const TIMINGS = { cache_n: 30, prompt_n: 70, prompt_ms: 1, predicted_n: 20, predicted_ms: 9, queue_ms: 0 };
+
+test("a text has about as many tokens as its letters say", () => {
+  assert.equal(estimateTokens(""), 0);
+  assert.equal(estimateTokens("a".repeat(380)), 100);
+  assert.equal(estimateTokens("水".repeat(100)), 100);
+});
+
+test("what the engine counted is taken as it is, and the rest is estimated", () => {
+  const conversation = newConversation();
+  assert.equal(contextTokens(conversation), 0);
+  const question = addNode(conversation, null, { role: "user", content: "x".repeat(38) });
+  assert.equal(contextTokens(conversation), 16);
+  const answer = addNode(conversation, question.id, { role: "assistant", content: "y", stats: figuresOf(TIMINGS) });
+  assert.equal(contextTokens(conversation), 120);
+  answer.stats = figuresOf(TIMINGS, 50); // continued: the 50 that it had are in the prompt, too
+  assert.equal(contextTokens(conversation), 120);
+  assert.equal(contextTokens(conversation, { content: "", attachments: [{ name: "a", text: "z".repeat(380) }] }), 226);
+});
+
+test("it is said what does not fit, and for whom", () => {
+  const words = (given) => contextWords({ numTokens: 7000, isExact: true, limit: 8192, maxTokens: 0, name: "tiny", ...given });
+  assert.deepEqual(words(), { text: "7,000 of 8,192 tokens", isTooMuch: false, warning: "" });
+  assert.equal(words({ numTokens: 8000 }).warning, "192 left for the answer");
+  assert.deepEqual(words({ numTokens: 8192, isExact: false }), {
+    text: "about 8,192 of 8,192 tokens", isTooMuch: true, warning: "This does not fit: about 8,192 tokens, and tiny takes 8,192, the answer among them.",
+  });
+  assert.equal(words({ maxTokens: 2000, isExact: false }).warning, "About 1,192 tokens are left for the answer, and your maximum length is 2,000.");
+  assert.equal(words({ maxTokens: 1192 }).isTooMuch, false);
+});
+
+test("two versions at the end of the path are shown side by side, and only there", () => {
+  const conversation = newConversation();
+  const question = addNode(conversation, null, { role: "user", content: "q" });
+  const [one, other] = ["one", "other"].map((content) => addNode(conversation, question.id, { role: "assistant", content }));
+  const shown = () => shownNodes(conversation).map(({ content }) => content);
+  assert.deepEqual(shown(), ["q", "other"]);
+  conversation.pair = [one.id, other.id];
+  assert.deepEqual(shown(), ["q", "one", "other"]);
+  assert.deepEqual(path(conversation).at(-1), other);
+  addNode(conversation, other.id, { role: "user", content: "more" });
+  assert.deepEqual(shown(), ["q", "other", "more"]);
+  Object.assign(conversation, { leafId: other.id, pair: [one.id, "gone"] });
+  assert.equal(pairOf(conversation), null);
+});
