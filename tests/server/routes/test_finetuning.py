@@ -184,7 +184,7 @@ async def test_integrations_are_ignored_and_said_to_be(tmp_path: Path) -> None:
         events = (await client.fine_tuning.jobs.list_events(job.id)).data
         assert [event.level for event in events] == ["warn", "info"]
     async with finetuning_served(tmp_path / "strict", strict_parameters=True) as (client, _, _):
-        with pytest.raises(openai.BadRequestError, match=r"integrations\[0\] is not a parameter"):
+        with pytest.raises(openai.BadRequestError, match=r"'integrations\[0\]' is not a parameter"):
             await create(client, integrations=wandb)
 
 
