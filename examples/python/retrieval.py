@@ -23,7 +23,9 @@ def main() -> None:
         base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
         api_key=os.environ.get("OPENAI_API_KEY", "none"),
     )
-    model = next(each.id for each in client.models.list() if "embedding" in capabilities(each))
+    model = next((each.id for each in client.models.list() if "embedding" in capabilities(each)), None)
+    if model is None:
+        raise SystemExit("no model of this server computes embeddings; start one with: headrace serve demo:minilm")
     questions = list(QUESTIONS)
     # A model that has prompts for both sides puts the right one in front of each; others list the field as ignored.
     documents = embed(client, model, DOCUMENTS, "document")

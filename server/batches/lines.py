@@ -63,7 +63,7 @@ def read_line(data: bytes, number: int, endpoints: Sequence[str]) -> Line:
         allowed = f"the batch's endpoint, {endpoints[0]!r}" if len(endpoints) == 1 else f"one of {', '.join(endpoints)}"
         raise faulty("url_mismatch", f"url is {quote(value['url'])}; it must be {allowed}", "url")
     if value["body"].get("stream"):
-        raise faulty("invalid_value", "stream is true; a batch's answers are whole, leave it out", "body.stream")
+        raise faulty("invalid_value", "stream is true; leave it out, since a batch does not stream", "body.stream")
     return Line(number, custom_id, value["url"], value["body"])
 
 

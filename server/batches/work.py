@@ -76,6 +76,10 @@ class BatchWork(JobWork[BatchRecord]):
             await self._storing.try_once()
             raise
         record = self._output.record
+        if record.errors:
+            where = "" if (line := record.errors[0].line) is None else f"line {line}: "
+            logger.warning("batch %s is %s: %s%s", record.id, record.status.value, where, record.errors[0].message)
+            return
         logger.info(
             "batch %s is %s: %s, %d answered, %d failed",
             *(record.id, record.status.value, counted(record.total, "line"), record.completed, record.failed),

@@ -77,8 +77,10 @@ class ChatClient:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: httpx.TransportError) -> ServerProblem:
-        remedy = "; name the authority that signed its certificate with --ca-file" if _UNTRUSTED in str(error) else ""
-        return ServerProblem(f"{self.url} cannot be reached ({error}){remedy}")
+        remedy = "start a server with headrace serve, or give the address of a running one"
+        if _UNTRUSTED in str(error):
+            remedy = "name the authority that signed its certificate with --ca-file"
+        return ServerProblem(f"{self.url} cannot be reached ({error}); {remedy}")
 
     def _check(self, response: httpx.Response) -> None:
         """Raise ServerProblem for an error status."""

@@ -67,7 +67,7 @@ async def test_a_batch_is_answered_line_by_line() -> None:
         assert file.bytes == len((await client.files.content(file.id)).content)
 
 
-async def test_faults_of_the_input_are_told_with_their_lines() -> None:
+async def test_faults_of_the_input_are_told_with_their_lines(caplog: pytest.LogCaptureFixture) -> None:
     bad: list[bytes] = [
         jsonl([chat_line("a")]),
         b"{not json\n",
@@ -91,6 +91,7 @@ async def test_faults_of_the_input_are_told_with_their_lines() -> None:
         ]
         assert (batch.output_file_id, batch.error_file_id) == (None, None)
         assert batch.request_counts.total == 0
+    assert f"batch {batch.id} is failed: line 2: " in caplog.text
 
 
 @pytest.mark.parametrize(

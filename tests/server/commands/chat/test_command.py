@@ -144,4 +144,6 @@ def test_a_server_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) 
     with socket.socket() as bound:  # and nobody listens
         bound.bind(("127.0.0.1", 0))
         assert cli.main(["top", f"http://127.0.0.1:{bound.getsockname()[1]}"]) == 1
-    assert "cannot be reached" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "cannot be reached" in shown
+    assert "serve, or give the address of a running one" in shown
