@@ -21,8 +21,9 @@ def pack(
 ) -> ForwardBatch:
     """Return a batch of whole sequences of token ids.
 
-    output_rows: [L] int64, indices into the concatenated rows, which may repeat. prefixes: for each sequence the
-    index of the sequence that is its prefix, or None; only if `shares_prefixes`.
+    output_rows: [L] int64, indices of the rows whose outputs are computed, counted over all sequences; a row may
+    repeat. prefixes: for each sequence the index of the sequence that is its prefix, or None; only for decoders whose
+    `shares_prefixes` is true.
     """
     lengths = [len(ids) for ids in sequences]
     starts = [0 if prefix is None else lengths[prefix] for prefix in prefixes or [None] * len(lengths)]

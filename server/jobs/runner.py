@@ -66,8 +66,8 @@ class JobRunner:
             await each.prepare()
 
     async def _adopt(self) -> None:
-        """Give jobs, files and stored responses that were made while the server had no keys to its first admin key.
-        Without this, no key could see them, and unfinished jobs would wait forever."""
+        """Assign to the first admin key the jobs, files and stored responses that were made while the server had no
+        keys. Otherwise no key could see them, and unfinished jobs would wait forever."""
         owner = self._env.context.keys.ring.first_operator
         if owner is None:
             return

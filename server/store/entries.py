@@ -102,7 +102,7 @@ class Entries:
         return await self._database.run(work)
 
     async def delete(self, kind: str, entry_id: str, owner: str) -> bool:
-        """Delete an entry, and erase its content from the files; return whether there was one."""
+        """Delete an entry, and erase its content from the database's files; return whether there was one."""
 
         def work(connection: Connection) -> bool:
             if self._get(connection, kind, entry_id, owner) is None:

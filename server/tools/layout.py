@@ -90,7 +90,8 @@ def layout_words(text: str) -> tuple[str, ...]:
 
 
 def object_keys(layout: CallLayout) -> ObjectKeys | None:
-    """Return the keys of the layout's calls; None unless each call is a JSON object that contains the name."""
+    """Return the JSON keys under which a call has its function's name and its arguments; None unless each call of the
+    layout is a JSON object that contains the name."""
     text = layout.open + layout.write_body(WrittenCall("NAME", '{"ARGUMENTS": 0}', "ID"), 0)
     start = layout.open.find("{")
     if start < 0:

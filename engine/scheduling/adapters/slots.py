@@ -25,8 +25,9 @@ class Fill(NamedTuple):
 class Slot:
     """One of the model's adapter slots.
 
-    users: running sequences in the slot, and waiting ones that it is promised to. closed_from: to free the slot for
-    another adapter, no new sequences of this service rank or a higher one may use it; infinity for an open slot.
+    users: running sequences in the slot, and waiting ones that it is promised to. closed_from: while the slot is being
+    freed for another adapter, new sequences with this service rank or a higher one (which are served later) cannot use
+    it; infinity for an open slot.
     """
 
     number: int

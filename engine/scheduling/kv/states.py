@@ -10,7 +10,7 @@ another sequence can start, or this one after a preemption:
     after      [ ]       [ ]       [ ]       [s']           c is cached, and no table refers to it
 
 A state may be as large as the keys and values of thousands of tokens. So a running sequence can do with one state: if
-no block is free, its new state overwrites the previous one. Checkpoints are taken where another sequence is likely to
+no state is free, its new state overwrites the previous one. Checkpoints are taken where another sequence is likely to
 need one: at the last full block of a step, and where sequences diverge (Sequence.branch_points).
 """
 
