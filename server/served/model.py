@@ -96,7 +96,7 @@ class ServedModel:
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         """Submit a request to the engine, with the adapter if this is an adapter's view. All submissions of a view use
         the adapter version of the first one. num_new_tokens: prompt tokens, without those that another choice of the
-        same API request computes; default: all. Raises ModelNotFound if the adapter is no longer served at the first submission."""
+        same API request computes; default: all. Raises ModelNotFound if the adapter is not served at the first."""
         if self._adapter_version is not None:
             self._adapter_ref = self._adapter_ref or self._adapter_version().ref
             request = msgspec.structs.replace(request, adapter=self._adapter_ref)
