@@ -19,13 +19,12 @@ marked.use({
     formula("math-line", {
       level: "inline",
       pattern: new RegExp(String.raw`^\$\$([^$]{1,${MAX_FORMULA}}?)\$\$|^\\\[([^]{1,${MAX_FORMULA}}?)\\\](?!\()`),
-      start: (source) => source.search(/(?<!\\)\$\$|\\\[/),
       isBlock: true,
     }),
     formula("math-inline", {
       level: "inline",
       pattern: /^\\\(([^]+?)\\\)|^\$(?![\s$])([^$\n]+?)(?<![\s\\])\$(?!\w)/, // "$5 or $6" is no formula
-      start: (source) => source.search(/(?<!\\)\$|\\\(/),
+      start: (source) => source.indexOf("$"), // for all that begins with it; text ends before "\\" and "[" anyway
       isBlock: false,
     }),
     footnote(),
@@ -79,7 +78,6 @@ function footnoteMark() {
   return {
     name: "footnote-mark",
     level: "inline",
-    start: (source) => source.indexOf("[^"),
     tokenizer(source) {
       const match = pattern.exec(source);
       return match && this.lexer.tokens.links[nameOf(match[1])] ? { type: "footnote-mark", raw: match[0], label: match[1] } : undefined;
