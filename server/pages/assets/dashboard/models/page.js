@@ -2,7 +2,7 @@
 
 import { getJson, sendJson } from "../../shared/api.js";
 import { byId, h } from "../../shared/dom.js";
-import { engineNames } from "../engines.js";
+import { engineNames } from "../../shared/engines.js";
 import { size } from "../model_rows.js";
 import { withKey } from "../operator_key.js";
 import { place } from "../placing.js";
