@@ -87,7 +87,7 @@ def _markdown_is_shown_and_harmless(page: Page) -> None:
     _ask(page, "markdown")
     _answer(page, "The end.")
     answer = page.locator(".message.assistant").last
-    expect(answer.locator("h2")).to_have_text("A title")
+    expect(answer.locator(".text h2")).to_have_text("A title")
     expect(answer.locator("code .hljs-keyword").first).to_have_text("def")
     expect(answer.locator("math")).to_have_count(2)
     expect(answer.locator("table td").first).to_have_text("1")
