@@ -86,7 +86,8 @@ class ServerConfig:
     )
     data_dir: str | None = _storage(
         None,
-        "Folder for data that survives restarts: responses, conversations and usage (default: none, all is in memory).",
+        "Folder for data that survives restarts: responses, conversations, files, batches, fine-tuning jobs and usage "
+        "(default: none, all is in memory).",
         metavar="DIR",
     )
     store_max_bytes: int = _storage(
