@@ -26,7 +26,7 @@ class TrainingConfig:
         None, "For reinforcement: JSON file of the grader that rewards answers.", metavar="FILE"
     )
     validation: str | None = _option(
-        None, "File of the same form to measure the loss on after each epoch.", metavar="FILE"
+        None, "File of the same form to measure the loss on before and during training.", metavar="FILE"
     )
     chat_template: str | None = _option(None, "Jinja chat template, or a file with one, instead of the model's.")
     start: str | None = _option(None, "Folder of an adapter to continue to train.", metavar="FOLDER")

@@ -52,7 +52,7 @@ function resultOf({ has_ended: hasEnded, status }, { adapter, checkpoints, error
     adapter ? h("p", { class: "row" }, h("a", { class: "button", href: chatLink(adapter) }, "Chat with it"), h("code", { class: "model-name" }, adapter)) : null,
     hasEnded && status === "succeeded" && !adapter && checkpoints.length ? h("p", { class: "muted" }, "Its adapter was deleted.") : null,
     rows.length ? h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])) : null,
-    checkpoints.length ? h("details", {}, h("summary", {}, `${count(checkpoints.length, "checkpoint")}, one after each epoch`),
+    checkpoints.length ? h("details", {}, h("summary", {}, count(checkpoints.length, "checkpoint")),
       h("ul", { class: "plain-list" }, checkpoints.map(({ name, step }) => h("li", {}, h("a", { href: chatLink(name) }, "Chat"), ` after step ${step}: `, h("code", { class: "model-name" }, name))))) : null,
   ];
 }
