@@ -77,8 +77,9 @@ class BatchWork(JobWork[BatchRecord]):
             raise
         record = self._output.record
         if record.errors:
-            where = "" if (line := record.errors[0].line) is None else f"line {line}: "
-            logger.warning("batch %s is %s: %s%s", record.id, record.status.value, where, record.errors[0].message)
+            first = record.errors[0]  # not its message, which quotes the file
+            where = "" if first.line is None else f" in line {first.line}"
+            logger.warning("batch %s is %s: %s%s", record.id, record.status.value, first.code, where)
             return
         logger.info(
             "batch %s is %s: %s, %d answered, %d failed",

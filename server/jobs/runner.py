@@ -73,13 +73,17 @@ class JobRunner:
             return
 
         def reassign(connection: Connection) -> int:
-            for table in ("files", "uploads", "entries"):
-                connection.execute(f"UPDATE {table} SET owner = ? WHERE owner = ?", (owner, ANYBODY.owner))
-            return sum(each.table.reassign(connection, ANYBODY.owner, owner) for each in self._kinds)
+            change = "UPDATE {} SET owner = ? WHERE owner = ?"
+            num_others = sum(
+                connection.execute(change.format(table), (owner, ANYBODY.owner)).rowcount
+                for table in ("files", "uploads", "entries")
+            )
+            return num_others + sum(each.table.reassign(connection, ANYBODY.owner, owner) for each in self._kinds)
 
-        if num_jobs := await self._env.files.database.run(reassign):
+        if num_objects := await self._env.files.database.run(reassign):
             logger.info(
-                "%s made before this server had keys now belong to its first admin key", counted(num_jobs, "job")
+                "%s (jobs, files, responses) from before this server had keys now belong to its first admin key",
+                counted(num_objects, "object"),
             )
 
     async def run(self) -> None:

@@ -124,7 +124,11 @@ class JobTable(Generic[Record]):
         return record
 
     def reassign(self, connection: Connection, owner: str, new_owner: str) -> int:
-        """Give all jobs of an owner to another one, and return their number."""
+        """Give all jobs of an owner to another one, and return their number. The idempotency keys of the requests that
+        made them are forgotten, since the new owner may have used the same."""
+        names = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({self.name})")}
+        if "request_key" in names:
+            connection.execute(f"UPDATE {self.name} SET request_key = NULL WHERE owner = ?", (owner,))
         records = self.select(connection, "owner = ?", owner)
         for record in records:
             record.owner = new_owner

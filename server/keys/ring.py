@@ -111,9 +111,10 @@ class KeyRing:
 
     @property
     def first_operator(self) -> str | None:
-        """Owner id of the first key that is an operator's; None if there is none."""
-        callers = (caller for caller, _ in self._accepted.values() if caller.is_operator)
-        return next((caller.owner for caller in callers), None)
+        """Owner id of the first key that is an operator's and has not expired; None if there is none."""
+        now_s = self._clock()
+        accepted = (caller for caller, expires_s in self._accepted.values() if now_s < expires_s)
+        return next((caller.owner for caller in accepted if caller.is_operator), None)
 
     def batch_caller(self, owner: str) -> Caller | None:
         """Return the caller that owns a batch; None while no key of the owner is accepted. The caller has no rate

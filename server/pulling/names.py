@@ -52,7 +52,16 @@ class PullNames:
     def _is_allowed(self, name: str) -> bool:
         """Return whether a pattern matches the name, or the name without version or file."""
         names = (_canonical(name), _canonical(_without_choice(name)))
-        return any(fnmatchcase(each, _canonical(pattern)) for pattern in self.patterns for each in names)
+        return any(_matches(each, _canonical(pattern)) for pattern in self.patterns for each in names)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether the shell pattern matches the name. A * alone matches all names; within a pattern it matches no
+    slash, so that demo* does not name demo-evil/REPO."""
+    if pattern == "*":
+        return True
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def _model(given: str) -> str:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from engine.config import EngineConfig
 from server.app import create_app
 from server.config.server import ServerConfig
+from server.keys.caller import name_owner
 from server.metrics.values import Metrics
 from server.schemas.finetuning_answers import FinetuningStatus
 from server.store.opening import open_store
@@ -118,7 +119,9 @@ class TestWithKeys:
 
     @pytest.fixture
     def keys_file(self, tmp_path: Path) -> str:
-        return write_keys(tmp_path / "keys", entry("ann"), entry("root", admin=True), entry("boss", admin=True))
+        gone = entry("gone", admin=True, expires="2026-01-05T00:00:00Z")
+        admins = (gone, entry("root", admin=True), entry("boss", admin=True))
+        return write_keys(tmp_path / "keys", entry("ann"), *admins)
 
     async def test_its_fine_tuning_jobs_belong_to_the_first_admin_key_and_continue(self, app: FastAPI) -> None:
         async with finetuning_runs(app, FakeChildren()), http(app, **bearer("root")) as root:
@@ -126,6 +129,15 @@ class TestWithKeys:
             assert len((await root.get("/v1/fine_tuning/jobs")).json()["data"]) == 5
         async with http(app, **bearer("boss")) as other:
             assert (await other.get("/v1/fine_tuning/jobs")).json()["data"] == []
+
+    async def test_a_request_key_that_the_admin_has_used_is_forgotten(self, app: FastAPI, tmp_path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "headrace.sqlite3")) as connection, connection:
+            connection.execute("UPDATE finetune_jobs SET request_key = 'k' WHERE id = 'ftjob-1'")
+            connection.execute(
+                "UPDATE finetune_jobs SET request_key = 'k', owner = ? WHERE id = 'ftjob-2'", (name_owner("root"),)
+            )
+        async with finetuning_runs(app, FakeChildren()), http(app, **bearer("root")) as root:
+            assert len((await root.get("/v1/fine_tuning/jobs")).json()["data"]) == 5
 
     async def test_its_batches_belong_to_the_first_admin_key_and_continue(self, app: FastAPI) -> None:
         async with batches_run(app), http(app, **bearer("root")) as root, asyncio.timeout(DEADLINE_S):

@@ -91,7 +91,7 @@ async def test_faults_of_the_input_are_told_with_their_lines(caplog: pytest.LogC
         ]
         assert (batch.output_file_id, batch.error_file_id) == (None, None)
         assert batch.request_counts.total == 0
-    assert f"batch {batch.id} is failed: line 2: " in caplog.text
+    assert f"batch {batch.id} is failed: invalid_json_line in line 2" in caplog.text
 
 
 @pytest.mark.parametrize(
