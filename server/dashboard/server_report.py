@@ -1,5 +1,6 @@
 """server_report: what an operator asks of the whole server: is it full, who uses it, and what happened."""
 
+import asyncio
 import importlib.metadata
 import time
 
@@ -9,7 +10,8 @@ from server.live.history import MINUTE_S, NUM_MINUTES, NUM_TEN_MINUTES, TEN_MINU
 from server.live.reports import ModelHealth, ServerReport, Stretch
 
 
-def server_report(context: ServerContext) -> ServerReport:
+async def server_report(context: ServerContext) -> ServerReport:
+    machine = await asyncio.to_thread(context.machine.sample)
     now_s, history = time.time(), context.history
     hour = history.hour()
     fits = [fit_of(model, hour, now_s * 1000) for model in context.models]
@@ -24,7 +26,7 @@ def server_report(context: ServerContext) -> ServerReport:
             for model in context.models
             for status in (model.client.status(),)
         ],
-        machine=context.machine.sample(),
+        machine=machine,
         hour=Stretch(MINUTE_S, NUM_MINUTES, hour),
         day=Stretch(TEN_MINUTES_S, NUM_TEN_MINUTES, history.day()),
         happenings=[*reversed(history.happenings)],

@@ -50,7 +50,7 @@ async def request_story(context: Context, request_id: str) -> Response:
 @router.get("/dashboard/server", dependencies=[OPERATORS_ONLY])
 async def server(context: Context) -> Response:
     """Report the machine's load, the last hour and day by key, restarts, and whether one more user fits."""
-    return json_response(server_report(context), _NO_STORE)
+    return json_response(await server_report(context), _NO_STORE)
 
 
 @router.get("/dashboard/settings", dependencies=[OPERATORS_ONLY])

@@ -32,6 +32,7 @@ from server.commands.serve.stopping import drain_server, run_until_stopped
 from server.config.server import MetricsAlias, ServerConfig
 from server.http.connections.certificates import Certificates
 from server.keys.key_file import read_keys
+from server.live.machine_watch import watch_machine
 from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics
 from server.store.entries import Entries
@@ -50,7 +51,6 @@ logger = logging.getLogger(__name__)
 
 _MODEL_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TRACES_TIMEOUT_S = 3.0  # for sending the rest of the traces
-_MACHINE_INTERVAL_S = 10.0
 _STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
 
 
@@ -158,7 +158,7 @@ async def _background_work(
     work = [
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
         ("loop-lag", watch_loop(partial(context.metrics.observe, "event_loop_lag_seconds"))),
-        ("machine", _watch_machine(context)),
+        ("machine", watch_machine(context.machine, context.history)),
         ("watchdog-pulse", manager.pulse()),
         ("jobs", runner.run()),
     ]
@@ -181,13 +181,6 @@ async def _background_work(
         if context.tracing is not None:
             await asyncio.to_thread(context.tracing.close, _TRACES_TIMEOUT_S)
         manager.close()
-
-
-async def _watch_machine(context: "ServerContext") -> None:
-    """Note the machine's load in the history, until canceled."""
-    while True:
-        context.history.on_machine(context.machine.sample())
-        await asyncio.sleep(_MACHINE_INTERVAL_S)
 
 
 @contextlib.asynccontextmanager
