@@ -40,9 +40,13 @@ class LogTail(logging.Handler):
         self._guard = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if record.exc_info:
-            message = f"{message}\n{_TRACEBACK.formatException(record.exc_info)}"
+        try:
+            message = record.getMessage()
+            if record.exc_info:
+                message = f"{message}\n{_TRACEBACK.formatException(record.exc_info)}"
+        except Exception:  # noqa: BLE001 - a wrong call of the logger must not fail its caller, as in logging itself
+            self.handleError(record)
+            return
         with self._guard:
             self._last += 1
             self._lines.append(

@@ -10,7 +10,7 @@ from server.config.server import ServerConfig
 from server.schemas.dashboard_server import Setting
 
 _SECRET = frozenset({"api_key"})
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # USER:PASSWORD in a URL
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/:\s]*:\S+|[^/\s]+)(?=@)")  # USER:PASSWORD in a URL, also with / and @
 
 
 def settings_in_force(server: ServerConfig, engine: EngineConfig) -> list[Setting]:
