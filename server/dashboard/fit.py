@@ -1,7 +1,6 @@
 """fit_of: whether one more user fits on a model's engine, by docs/operations.md#capacity, and about how many do."""
 
 from engine.client.interface import EngineState
-from server.live.history import Bucket
 from server.live.reports import Fit
 from server.served.model import ServedModel
 
@@ -10,25 +9,20 @@ PAUSE_S = 45.0  # of a user, who reads, thinks and writes
 _DEFAULT_TOKENS = 1000  # of a request, before any was answered
 
 
-def fit_of(model: ServedModel, hour: list[Bucket], now_ms: float) -> Fit | None:
+def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
     """Return whether one more user fits; None if the model's engine is not ready, or does not generate."""
     info, live = model.info, model.live
     if info is None or info.pooling is not None or model.client.status().state is not EngineState.READY:
         return None
     stats, pace = live.last_step, live.pace
-    answers, answer_s, tokens = (
-        sum(each.answers for each in hour),
-        sum(each.answer_s for each in hour),
-        sum(each.answer_tokens for each in hour),
-    )
-    request_tokens = round(tokens / answers) if answers else _DEFAULT_TOKENS
+    mean_s = live.requests.answers.seconds
+    request_tokens = round(live.requests.answers.tokens or _DEFAULT_TOKENS)
     total = stats.blocks_total or info.num_blocks
     free_tokens = max(0, total - stats.blocks_used) * info.block_size
     firsts = live.requests.latencies(now_ms).first_token_s
     first_token_s = firsts[1] if firsts else None
     gap_s = pace.step_s(stats.running + 1) or info.decode_step_s * (stats.running + 1) or None
     most_quick = pace.most_within(GAP_LIMIT_S)
-    mean_s = answer_s / answers if answers else None
     checks = {
         "waiting": stats.waiting == 0,
         "slots": stats.running < info.max_num_seqs,

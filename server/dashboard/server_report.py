@@ -13,8 +13,7 @@ from server.live.reports import ModelHealth, ServerReport, Stretch
 async def server_report(context: ServerContext) -> ServerReport:
     machine = await asyncio.to_thread(context.machine.sample)
     now_s, history = time.time(), context.history
-    hour = history.hour()
-    fits = [fit_of(model, hour, now_s * 1000) for model in context.models]
+    fits = [fit_of(model, now_s * 1000) for model in context.models]
     return ServerReport(
         version=importlib.metadata.version("headrace"),
         started_at=context.created_s,
@@ -27,7 +26,7 @@ async def server_report(context: ServerContext) -> ServerReport:
             for status in (model.client.status(),)
         ],
         machine=machine,
-        hour=Stretch(MINUTE_S, NUM_MINUTES, hour),
+        hour=Stretch(MINUTE_S, NUM_MINUTES, history.hour()),
         day=Stretch(TEN_MINUTES_S, NUM_TEN_MINUTES, history.day()),
         happenings=[*reversed(history.happenings)],
         fits=[each for each in fits if each is not None],

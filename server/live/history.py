@@ -31,8 +31,8 @@ class Bucket(msgspec.Struct, kw_only=True):
     """Activity of all models within a stretch of time.
 
     read_tokens, written_tokens: computed by the engines, lines of batches included. most_running, most_waiting: the
-    highest numbers of clients' requests in one engine. answers, answer_s: completed generations, and their time in
-    total. cpu_busy, memory_used: highest shares that were sampled; null without a sample.
+    highest numbers of clients' requests in one engine. cpu_busy, memory_used: highest shares that were sampled; null
+    without a sample.
     """
 
     start_s: int
@@ -43,16 +43,13 @@ class Bucket(msgspec.Struct, kw_only=True):
     failed: int = 0
     most_running: int = 0
     most_waiting: int = 0
-    answers: int = 0
-    answer_s: float = 0.0
-    answer_tokens: int = 0
     cpu_busy: float | None = None
     memory_used: float | None = None
     keys: dict[str, KeyUse] = {}
 
 
 class Happening(msgspec.Struct, frozen=True):
-    """An event in the server's life. kind: "started", "engine_ended", "engine_ready" or "draining". detail: reason."""
+    """An event in the server's life. kind: "started" or "engine_ended". detail: reason."""
 
     at_s: float
     kind: str
@@ -99,10 +96,6 @@ class History:
             bucket.requests += 1
             bucket.refused += outcome is RequestOutcome.REFUSED
             bucket.failed += outcome in (RequestOutcome.FAILED, RequestOutcome.TIMEOUT)
-            if outcome is RequestOutcome.COMPLETED and record.output_tokens:
-                bucket.answers += 1
-                bucket.answer_s += time.monotonic() - record.arrival_s
-                bucket.answer_tokens += record.counted_prompt_tokens + record.output_tokens
             use = _use_of(bucket, record.key_name or "")
             use.requests += 1
             use.refused += is_refused

@@ -11,12 +11,16 @@ class Pace:
 
     def __init__(self) -> None:
         self._mean_s: dict[int, float] = {}
+        self._num_running = 0  # after the last step
 
     def on_step(self, stats: StepStats) -> None:
-        if not stats.decode_tokens or not stats.running:
+        """Count a step's time for the requests that ran before it. `stats` has those after it, without the ended ones,
+        and with those whose prompt was read in it. A new engine begins with a report without running requests."""
+        num_running, self._num_running = self._num_running, stats.running
+        if not stats.decode_tokens or not num_running:
             return
-        known = self._mean_s.get(stats.running)
-        self._mean_s[stats.running] = stats.step_s if known is None else known + _WEIGHT * (stats.step_s - known)
+        known = self._mean_s.get(num_running)
+        self._mean_s[num_running] = stats.step_s if known is None else known + _WEIGHT * (stats.step_s - known)
 
     def step_s(self, num_running: int) -> float | None:
         """Return the time between tokens with this many requests, extrapolated from the nearest smaller number in

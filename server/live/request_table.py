@@ -12,6 +12,7 @@ import msgspec
 from engine.client.interface import EngineClient, RestartReason
 from engine.protocol import StepStats
 from server.errors import RequestNotKnown
+from server.live.answer_means import AnswerMeans
 from server.live.request_stories import RequestStory, SequenceStories, followed_sequences, story_without_choices
 from server.live.requests import LiveGeneration, LiveRequest, finished_request, open_request
 from server.metrics.request_record import RequestRecord
@@ -41,6 +42,7 @@ class RequestTable:
         self._ended: deque[_KnownRequest] = deque()  # newest first
         self._refused: deque[_KnownRequest] = deque()
         self._stories = SequenceStories()
+        self.answers = AnswerMeans()
 
     def begin(self, generation: LiveGeneration) -> None:
         """Add a generation whose sequences have been submitted to the engine."""
@@ -55,6 +57,7 @@ class RequestTable:
     def on_over(self, record: RequestRecord) -> None:
         """Keep a finished request, if it started a generation or was refused."""
         if record.has_started:
+            self.answers.add(record)
             self._keep(self._ended, NUM_RECENT, record)
         elif record.num_choices or record.num_inputs or record.error_code is not None:
             self._keep(self._refused, NUM_RECENT_REFUSED, record)

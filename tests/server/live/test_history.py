@@ -1,6 +1,7 @@
 """What the dashboard keeps of the last hour and day: in bounded memory, by key, of all models together."""
 
 from engine.protocol import StepStats
+from server.live.answer_means import AnswerMeans
 from server.live.history import MAX_KEYS, NUM_MINUTES, NUM_TEN_MINUTES, OTHER_KEYS, History
 from server.live.machine import MachineFigures
 from server.live.pace import Pace
@@ -32,13 +33,7 @@ def test_steps_and_requests_are_counted_in_the_hour_and_in_the_day() -> None:
     (minute,), (ten_minutes,) = history.hour(), history.day()
     for bucket in (minute, ten_minutes):
         assert (bucket.read_tokens, bucket.written_tokens, bucket.most_running, bucket.most_waiting) == (7, 7, 2, 1)
-        assert (bucket.requests, bucket.refused, bucket.failed, bucket.answers, bucket.answer_tokens) == (
-            3,
-            1,
-            1,
-            1,
-            25,
-        )
+        assert (bucket.requests, bucket.refused, bucket.failed) == (3, 1, 1)
         assert {key: (use.requests, use.refused) for key, use in bucket.keys.items()} == {"ann": (2, 1), "": (1, 1)}
         assert (bucket.keys["ann"].prompt_tokens, bucket.keys["ann"].output_tokens) == (40, 10)
 
@@ -107,10 +102,35 @@ def test_happenings_are_bounded() -> None:
 def test_the_pace_is_known_by_the_number_of_requests() -> None:
     pace = Pace()
     assert (pace.step_s(1), pace.most_within(1.0)) == (None, 0)
-    pace.on_step(StepStats(prefill_tokens=100, running=1, step_s=9.0))  # a prompt alone
-    for running, step_s in ((2, 0.04), (2, 0.06), (4, 0.2)):
-        pace.on_step(StepStats(decode_tokens=running, running=running, step_s=step_s))
+    pace.on_step(StepStats(prefill_tokens=100, running=2, step_s=9.0))  # two prompts alone
+    for running, after, step_s in ((2, 2, 0.04), (2, 4, 0.06), (4, 0, 0.2)):  # the last step ends all four
+        pace.on_step(StepStats(decode_tokens=running, running=after, step_s=step_s))
     assert pace.step_s(2) == 0.04 + 0.05 * 0.02
     assert pace.step_s(3) == pace.step_s(2) * 3 / 2
     assert (pace.step_s(1), pace.step_s(4)) == (None, 0.2)
     assert (pace.most_within(0.1), pace.most_within(0.3)) == (2, 4)
+
+
+def test_a_new_engine_has_no_requests_of_the_one_before() -> None:
+    pace = Pace()
+    pace.on_step(StepStats(prefill_tokens=9, running=4))
+    pace.on_step(StepStats(waiting=4))  # the engine has ended
+    pace.on_step(StepStats(prefill_tokens=9, decode_tokens=1, running=1, step_s=9.0))
+    assert pace.most_within(10.0) == 0
+
+
+def test_the_means_are_of_the_answers_in_the_last_hour() -> None:
+    clock = _Clock()
+    means = AnswerMeans(clock)
+    assert (means.seconds, means.tokens) == (None, None)
+    means.add(_record(output_tokens=5))
+    clock.now_s += 1800
+    means.add(_record(output_tokens=15))
+    means.add(_record(status=400))
+    means.add(_record(output_tokens=0))
+    assert means.tokens == (25 + 35) / 2
+    assert means.seconds is not None
+    clock.now_s += 1860
+    assert means.tokens == 35
+    clock.now_s += 3600
+    assert (means.seconds, means.tokens) == (None, None)

@@ -16,6 +16,7 @@ from server.config.server import ServerConfig
 from server.live.log_tail import MAX_LINES, LogTail
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
 from tests.helpers.keys import bearer, entry, write_keys
+from tests.helpers.several import make_several
 
 pytestmark = pytest.mark.fast
 
@@ -54,7 +55,7 @@ async def test_requests_are_counted_by_key(tmp_path: Any) -> None:
             await api.post("/v1/completions", json=body, headers=bearer(name))
         report = (await api.get("/dashboard/server", headers=bearer("root"))).json()
     (minute,) = report["hour"]["buckets"]
-    assert (minute["requests"], minute["refused"], minute["answers"]) == (3, 1, 2)
+    assert (minute["requests"], minute["refused"]) == (3, 1)
     assert (minute["keys"]["ann"]["requests"], minute["keys"]["ann"]["output_tokens"]) == (2, 2 * len("Because."))
     assert (minute["keys"]["root"]["requests"], minute["keys"]["root"]["refused"]) == (1, 1)
     assert report["has_keys"]
@@ -63,10 +64,12 @@ async def test_requests_are_counted_by_key(tmp_path: Any) -> None:
 async def test_one_more_user_fits_or_not_and_why() -> None:
     app = _app()
     live = app.state.context.live
-    live.on_step(StepStats(decode_tokens=1, running=1, step_s=0.04, blocks_total=64))
+    for tokens in ({"prefill_tokens": 9}, {"decode_tokens": 1}):
+        live.on_step(StepStats(**tokens, running=1, step_s=0.04, blocks_total=64))
     (fit,) = (await _report(app))["fits"]
     assert (fit["reasons"], fit["running"], fit["slots"], fit["gap_s"]) == ([], 1, 8, 0.08)
-    live.on_step(StepStats(decode_tokens=8, running=8, waiting=2, step_s=0.2, blocks_total=64, blocks_used=60))
+    for step_s in (0.05, 0.2):  # the first one was for one request
+        live.on_step(StepStats(decode_tokens=8, running=8, waiting=2, step_s=step_s, blocks_total=64, blocks_used=60))
     (fit,) = (await _report(app))["fits"]
     assert fit["reasons"] == ["waiting", "slots", "memory", "gap"]
     assert (fit["waiting"], fit["most_quick"], fit["users"]) == (2, 1, None)
@@ -86,7 +89,8 @@ async def test_about_how_many_users_fit() -> None:
     live = app.state.context.live
     async with http(app) as api:
         await api.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 20})
-    live.on_step(StepStats(decode_tokens=3, running=3, step_s=0.05, blocks_total=64))
+    for _ in range(2):
+        live.on_step(StepStats(decode_tokens=3, running=3, step_s=0.05, blocks_total=64))
     (fit,) = (await _report(app))["fits"]
     assert fit["users"] == int(3 * (fit["answer_s"] + 45) / fit["answer_s"])
 
@@ -101,6 +105,30 @@ async def test_they_are_for_operators(path: str, tmp_path: Any) -> None:
     transport = httpx2.ASGITransport(_app(), client=("203.0.113.9", 5000))
     async with httpx2.AsyncClient(transport=transport, base_url="http://server") as elsewhere:
         assert (await elsewhere.get(path)).status_code == 403
+
+
+async def test_the_figures_of_a_model_are_of_its_own_answers() -> None:
+    app = make_several({"a": 1, "b": 1}, 2).app
+    async with http(app) as api:
+        for model, prompt in (("a", "Hi"), ("b", "Hello you")):
+            await api.post("/v1/completions", json={"model": model, "prompt": prompt, "max_tokens": 20})
+    first, second = (await _report(app))["fits"]
+    assert second["request_tokens"] - first["request_tokens"] == len("Hello you") - len("Hi")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "told"),
+    [
+        ("http://me:pass/word@collector/v1", "http://hidden@collector/v1"),
+        ("http://me:pass@word@collector/v1", "http://hidden@collector/v1"),
+        ("http://token@collector/v1", "http://hidden@collector/v1"),
+        ("http://collector/v1@x", "http://collector/v1@x"),
+    ],
+)
+def test_a_password_with_any_characters_is_hidden(endpoint: str, told: str) -> None:
+    server = ServerConfig(otlp_traces_endpoint=endpoint)
+    settings = {each.flag: each.value for each in settings_in_force(server, EngineConfig(model="demo"))}
+    assert settings["--otlp-traces-endpoint"] == told
 
 
 def test_settings_hide_secrets() -> None:
@@ -155,3 +183,11 @@ def test_a_traceback_is_kept_with_its_line() -> None:
     (line,) = tail.after(0).lines
     assert line.message.startswith("failed\nTraceback")
     assert line.message.endswith("ValueError: this")
+
+
+def test_a_wrong_call_of_the_logger_does_not_fail_its_caller(capsys: pytest.CaptureFixture[str]) -> None:
+    tail = LogTail()
+    tail.handle(logging.LogRecord("x", logging.INFO, "f", 1, "%d lines", ("no number",), None))
+    assert "Logging error" in capsys.readouterr().err
+    tail.handle(logging.LogRecord("x", logging.INFO, "f", 1, "next", (), None))
+    assert [each.message for each in tail.after(0).lines] == ["next"]

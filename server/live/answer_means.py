@@ -1,0 +1,52 @@
+"""AnswerMeans: mean time and tokens of one model's answers in the last hour."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from server.metrics.request_record import RequestOutcome, RequestRecord
+
+_MINUTE_S, _NUM_MINUTES = 60, 60
+
+
+class AnswerMeans:
+    """Sums by minute of a model's answers to clients. None: no answer in the last hour."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._minutes: deque[_Minute] = deque(maxlen=_NUM_MINUTES)
+
+    def add(self, record: RequestRecord) -> None:
+        """Count a finished request, if it was answered."""
+        if record.outcome is not RequestOutcome.COMPLETED or not record.output_tokens:
+            return
+        minute = int(self._clock() // _MINUTE_S)
+        if not self._minutes or self._minutes[-1].number != minute:
+            self._minutes.append(_Minute(minute))
+        last = self._minutes[-1]
+        last.answers += 1
+        last.seconds += time.monotonic() - record.arrival_s
+        last.tokens += record.counted_prompt_tokens + record.output_tokens
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean time of an answer, from the request's arrival to its end."""
+        minutes = self._recent()
+        return sum(each.seconds for each in minutes) / sum(each.answers for each in minutes) if minutes else None
+
+    @property
+    def tokens(self) -> float | None:
+        """Mean number of tokens of a request: its prompt and its answer."""
+        minutes = self._recent()
+        return sum(each.tokens for each in minutes) / sum(each.answers for each in minutes) if minutes else None
+
+    def _recent(self) -> "list[_Minute]":
+        first = int(self._clock() // _MINUTE_S) - _NUM_MINUTES
+        return [each for each in self._minutes if each.number > first]
+
+
+class _Minute:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.answers = self.tokens = 0
+        self.seconds = 0.0
