@@ -34,9 +34,10 @@ class TrainingModel:
 
 
 def load_for_training(files: ModelFiles, options: LoadOptions, progress: ProgressReport) -> TrainingModel:
-    """Load a model with the server's options, so that it has the same weight formats and the same weight cache entry.
+    """Load a model with the server's options.
 
-    The dtype "auto" is fp32 on CPUs on which torch multiplies bf16 slowly. Raises a ModelError; UnsupportedModelError
+    In the server's dtype it has the same weight formats and the same weight cache entry; in fp32 it is not cached. The
+    dtype "auto" is fp32 on CPUs on which torch multiplies bf16 slowly. Raises a ModelError; UnsupportedModelError
     for a model that transformers' code computes.
     """
     if options.dtype == "auto" and torch.backends.cpu.get_cpu_capability() not in _FAST_BF16:

@@ -12,7 +12,7 @@ from server.errors import UNAVAILABLE_RETRY_S
 from server.http.body import Context
 from server.http.model_state import model_state
 from server.served.loadable_model import ModelState
-from server.served.model import ServedModel
+from server.served.model import UNUSABLE_TEXT, ServedModel
 
 router = APIRouter(tags=["Operations"])
 
@@ -83,7 +83,9 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
         is_loading = status.state in (EngineState.LOADING, EngineState.UNLOADED)  # an unloaded one waits for its turn
         state = EngineState.LOADING if is_loading else status.state
         return _unavailable(state.value, status.reason, status.stage, status.progress, may_retry=is_loading)
-    if (reason := model.text_problem) is not None:
+    if (reason := model.text_problem) == UNUSABLE_TEXT:
+        return _unavailable("failed", reason)
+    if reason is not None:
         return _unavailable(EngineState.LOADING.value, reason, "prepare text", may_retry=True)
     if (silent_s := status.seconds_since_progress) > (context.config.engine_hang_timeout or _HUNG_AFTER_S):
         return _unavailable("hung", f"the engine has made no progress for {silent_s:.0f} s, with work to do")

@@ -34,7 +34,7 @@ _STATES = {
 }
 
 
-_UNUSABLE_TEXT = "the model's tokenizer or chat template cannot be used; the server's log says why"
+UNUSABLE_TEXT = "the model's tokenizer or chat template cannot be used; the server's log says why"
 
 
 @dataclass(slots=True)
@@ -230,7 +230,7 @@ class ServedModel:
         try:
             return await self.prepare_text()
         except (StartupError, OptionError):
-            raise EngineUnavailable(_UNUSABLE_TEXT) from None
+            raise EngineUnavailable(UNUSABLE_TEXT) from None
 
     async def prepare_text(self) -> TextModel:
         """Return the tokenizer and chat template, as `text_model` does, but raise StartupError or OptionError with the
@@ -241,13 +241,13 @@ class ServedModel:
 
     @property
     def text_problem(self) -> str | None:
-        """The reason why texts cannot be read yet, or for good; None once they can be, or before the engine has sent
-        its tokenizer."""
+        """The reason why texts cannot be read yet, or UNUSABLE_TEXT if they never can; None once they can be, or before
+        the engine has sent its tokenizer."""
         task = self._shared.text_model
         if task is None or (task.done() and not _has_failed(task)):
             return None
         if task.done():
-            return _UNUSABLE_TEXT
+            return UNUSABLE_TEXT
         return "the model's tokenizer and chat template are being tried"
 
     def start_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":

@@ -77,7 +77,9 @@ async def test_a_model_whose_chat_template_is_a_bomb_is_never_ready() -> None:
     async with http(app) as api:
         with pytest.raises(StartupError, match="cannot render a short chat: it ran for more than 5 s"):
             await model.prepare_text()
-        assert (await api.get("/ready")).status_code == 503
+        for path in ("/ready", "/health"):
+            probe = await api.get(path)
+            assert (probe.status_code, probe.json()["status"], "retry-after" in probe.headers) == (503, "failed", False)
         answer = await api.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
     assert "chat template cannot be used" in answer.json()["error"]["message"]
