@@ -68,6 +68,7 @@ def main() -> None:
     axe = Path(sys.argv[4]).read_text()
     with session() as (server, browser, folder):
         _formulas_footnotes_and_tables(server, browser)
+        _a_formula_names_nothing_of_the_page(server, browser)
         _an_answer_as_it_was_written(server, browser)
         for name, size in {"phone": PHONE, "desk": DESK}.items():
             for scheme in ("light", "dark"):
@@ -128,6 +129,19 @@ def _formulas_footnotes_and_tables(server: Server, browser: Browser) -> None:
         page.keyboard.press("Enter")
         expect(answer.get_by_role("button", name="Footnote 1", exact=True)).to_be_focused()
         expect(answer.get_by_text("no note[^a-z]")).to_have_count(1)
+
+
+def _a_formula_names_nothing_of_the_page(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        equation = r"\begin{equation} a \label{input} \end{equation}"
+        answer = _import(page, "question", f"{equation}\n\n{equation}\n\n" + r"By $\eqref{input}$.")
+        expect(answer.locator("math")).to_have_count(2)
+        expect(page.locator("#input")).to_have_count(1)
+        expect(answer.locator(".math a")).to_have_count(0)
+        expect(answer).to_contain_text("By input.")
+        ask(page, "next")
+        expect_done(page, "echo: next")
 
 
 def _an_answer_as_it_was_written(server: Server, browser: Browser) -> None:

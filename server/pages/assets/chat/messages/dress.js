@@ -91,7 +91,19 @@ async function showFormulas(elements) {
     const tex = element.textContent;
     const displayMode = element.classList.contains("block");
     temml.render(tex, element, { displayMode, throwOnError: false, trust: false });
+    dropNames(element);
     if (displayMode) widths.observe(element);
+  }
+}
+
+/** Take away the names that \label gives to elements, which may be those of the page's own, and the links of \ref to them. */
+function dropNames(element) {
+  for (const named of element.querySelectorAll("[id]")) named.removeAttribute("id");
+  for (const link of element.querySelectorAll(".tml-ref")) {
+    const name = link.getAttribute("href").replace("#", "");
+    const math = link.closest("math"); // null if the formula is that link alone
+    if (!math) link.replaceWith(name);
+    else link.replaceWith(Object.assign(document.createElementNS(math.namespaceURI, "mtext"), { textContent: name }));
   }
 }
 
