@@ -39,8 +39,9 @@ class Blocks(msgspec.Struct, frozen=True):
 class Drafts(msgspec.Struct, frozen=True):
     """Counts of speculative decoding."""
 
-    drafted: int = 0
-    accepted: int = 0
+    num_drafts: int = 0
+    drafted: int = 0  # tokens
+    accepted: int = 0  # tokens
     accepted_by_position: list[int] = []
 
 
@@ -118,6 +119,7 @@ class FrameBuilder:
             preemptions=sum(each.preemptions for each in stats),
             evicted_blocks=sum(count for each in stats for _, count in each.evicted_blocks),
             drafts=Drafts(
+                num_drafts=sum(each.num_drafts for each in stats),
                 drafted=sum(each.draft_tokens for each in stats),
                 accepted=sum(each.accepted_tokens for each in stats),
                 accepted_by_position=by_position,

@@ -12,7 +12,7 @@ import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
 import { askAtOnce, refreshServer } from "./server/panels.js";
 import { hideLock, showLock } from "./server/locked.js";
-import { PHASES, seconds } from "./words.js";
+import { draftRows, PHASES, seconds } from "./words.js";
 
 const WINDOW_S = 60;
 const RETRY_MS = 2000;
@@ -21,7 +21,7 @@ const MAX_STEPS = 400;
 const points = []; // {atMs, values: {decode, prefill}}
 let steps = [];
 let recent = [];
-let drafts = []; // [{drafted, accepted, byPosition}] of the last frames
+let drafts = []; // of the last frames
 let lookups = []; // [{atMs, queries, hits}]
 let isPaused = false;
 let watching = null; // AbortController of the frames that are read
@@ -116,13 +116,8 @@ function bars(id, rows, most, text) {
 }
 
 function showDrafts() {
-  const drafted = sum(drafts, "drafted");
-  byId("drafts-part").hidden = drafted === 0;
-  if (drafted === 0) return;
-  const byPosition = [];
-  for (const each of drafts) each.accepted_by_position.forEach((count, position) => (byPosition[position] = (byPosition[position] ?? 0) + count));
-  const most = Math.max(1, ...byPosition);
-  const rows = [["accepted", sum(drafts, "accepted") / drafted], ...byPosition.slice(0, 8).map((count, position) => [`token ${position + 1}`, count / most])];
+  const rows = draftRows(drafts);
+  byId("drafts-part").hidden = rows.length === 0;
   bars("drafts", rows, 1, (share) => `${Math.round(share * 100)} %`);
 }
 

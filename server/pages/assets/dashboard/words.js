@@ -2,6 +2,8 @@
 
 import { count } from "../shared/count.js";
 
+const MAX_DRAFT_PLACES = 8;
+
 export const seconds = (s) => (s == null ? "–" : s < 0.01 ? `${(s * 1000).toFixed(1)} ms` : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(s < 10 ? 2 : 1)} s`);
 
 /** What the engine does in each phase of a step. */
@@ -97,4 +99,15 @@ export function cacheStory({ request, saved_s: savedS }) {
   if (!cached) return `All ${count(tokens, "prompt token")} had to be computed: the cache had no part of this prompt.`;
   const saved = savedS ? ` Computing them would have taken about ${seconds(savedS)}.` : "";
   return `${cached.toLocaleString("en-US")} of ${count(tokens, "prompt token")} were in the KV cache, left there by an earlier request that began the same way.${saved}`;
+}
+
+/** Which part of the drafted tokens was accepted, of all and of those in each place of a draft: [[label, share]]. */
+export function draftRows(drafts) {
+  const sum = (valueOf) => drafts.reduce((total, each) => total + valueOf(each), 0);
+  const drafted = sum((each) => each.drafted);
+  if (drafted === 0) return [];
+  const numDrafts = sum((each) => each.num_drafts);
+  const numPlaces = Math.min(MAX_DRAFT_PLACES, Math.max(...drafts.map((each) => each.accepted_by_position.length)));
+  const acceptedAt = (place) => sum((each) => each.accepted_by_position[place] ?? 0);
+  return [["accepted", sum((each) => each.accepted) / drafted], ...Array.from({ length: numPlaces }, (_, place) => [`token ${place + 1}`, acceptedAt(place) / numDrafts])];
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { count } from "../assets/shared/count.js";
 import { jobLink, placeOf, requestLink } from "../assets/shared/links.js";
-import { cacheStory, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
+import { cacheStory, draftRows, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
 
 test("times are short and have their unit", () => {
   assert.deepEqual([null, 0.0004, 0.079, 0.9996, 1.234, 83.21].map(seconds), ["–", "0.4 ms", "79 ms", "1000 ms", "1.23 s", "83.2 s"]);
@@ -11,6 +11,16 @@ test("times are short and have their unit", () => {
 test("numbers and nouns agree", () => {
   assert.equal(count(1, "token"), "1 token");
   assert.equal(count(12345, "token"), "12,345 tokens");
+});
+
+test("of drafts it is told which part was accepted, in all and by place", () => {
+  const drafts = [
+    { num_drafts: 0, drafted: 0, accepted: 0, accepted_by_position: [] },
+    { num_drafts: 4, drafted: 12, accepted: 3, accepted_by_position: [2, 1] },
+    { num_drafts: 4, drafted: 8, accepted: 2, accepted_by_position: [2] },
+  ];
+  assert.deepEqual(draftRows(drafts), [["accepted", 0.25], ["token 1", 0.5], ["token 2", 0.125]]);
+  assert.deepEqual(draftRows(drafts.slice(0, 1)), []);
 });
 
 test("every moment is a sentence", () => {
