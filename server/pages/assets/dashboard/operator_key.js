@@ -1,6 +1,6 @@
 // The dashboard's requests need an operator's key: the saved one, or one that the user enters.
 
-import { savedKey, saveKey } from "../shared/api.js";
+import { savedKey, saveKeyOfTab } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
 import { setState } from "./state.js";
 
@@ -48,6 +48,6 @@ async function askKey(title, reason) {
   dialog.showModal();
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   if (dialog.returnValue !== "entered") return false;
-  saveKey(input.value.trim(), false);
+  saveKeyOfTab(input.value.trim());
   return true;
 }

@@ -12,6 +12,11 @@ export function saveKey(key, remember) {
   keep(KEY, key, { untilClosed: !remember });
 }
 
+/** Keep the key for this tab, until that is closed. What the browser remembers for other tabs stays. */
+export function saveKeyOfTab(key) {
+  keep(KEY, key, { untilClosed: true, isOfTab: true });
+}
+
 /** What the server, or the way to it, has against a request. `status` is 0 if there was no answer. */
 class ApiError extends Error {
   constructor(message, { status = 0, code = null, param = null, retryAfterS = null, requestId = null } = {}) {
@@ -49,13 +54,6 @@ export async function getJson(path, { signal } = {}) {
 export async function getBlob(path) {
   const response = await send(path, {});
   return response.blob();
-}
-
-/** Send a request, with `body` if it has one, which is JSON already; the answer's JSON. */
-export async function postJson(path, body) {
-  const headers = body === undefined ? {} : { "content-type": "application/json" };
-  const response = await send(path, { method: "POST", headers, body });
-  return response.json();
 }
 
 /**
@@ -99,7 +97,11 @@ export async function deleteStream(streamId) {
 /** Yield each server-sent event's JSON until `signal` aborts or the server ends the stream. */
 export async function* getEvents(path, signal) {
   const response = await send(path, { signal });
-  for await (const { data } of events(response.body)) yield JSON.parse(data);
+  try {
+    for await (const { data } of events(response.body)) yield JSON.parse(data);
+  } catch (error) {
+    throw asApiError(error);
+  }
 }
 
 async function send(path, options) {

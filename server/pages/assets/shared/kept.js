@@ -7,12 +7,15 @@ export function kept(name) {
   return memory.get(name) ?? read("sessionStorage", name) ?? read("localStorage", name);
 }
 
-/** Keep a text: for ever, or with `untilClosed` until the browser is closed. "" forgets it. */
-export function keep(name, value, { untilClosed = false } = {}) {
+/**
+ * Keep a text: for ever, or with `untilClosed` until the browser is closed. "" forgets it. With `isOfTab`, what is kept
+ * for ever under that name stays beside it, for other tabs.
+ */
+export function keep(name, value, { untilClosed = false, isOfTab = false } = {}) {
   memory.delete(name);
   try {
     sessionStorage.removeItem(name);
-    localStorage.removeItem(name);
+    if (!isOfTab) localStorage.removeItem(name);
     if (value) (untilClosed ? sessionStorage : localStorage).setItem(name, value);
   } catch {
     memory.set(name, value);

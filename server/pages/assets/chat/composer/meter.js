@@ -1,6 +1,6 @@
 // The line below the message field that tells how much of the model's context the conversation takes, before it is sent.
 
-import { postJson } from "../../shared/api.js";
+import { sendJson } from "../../shared/api.js";
 import { byId, h } from "../../shared/dom.js";
 import { cardOf, chooseModel, modelOf, models } from "../models/chooser.js";
 import { fittingModel, nameOf } from "../models/model_list.js";
@@ -70,7 +70,7 @@ function requestFor(conversation, draft, card) {
 
 async function count(request) {
   try {
-    const { count: numTokens } = await postJson("tokenize", request);
+    const { count: numTokens } = await sendJson("POST", "tokenize", JSON.parse(request));
     counted = { request, numTokens };
     showMeter();
   } catch {

@@ -1,6 +1,6 @@
 // The page of one batch or fine-tuning job: how far it is, what it made, and what went wrong.
 
-import { getJson, postJson } from "../../shared/api.js";
+import { getJson, sendJson } from "../../shared/api.js";
 import { byId, copyButton, h } from "../../shared/dom.js";
 import { withKey } from "../operator_key.js";
 import { setState } from "../state.js";
@@ -33,7 +33,7 @@ export async function showJob(id) {
       }
       after = report.next_event;
       if (view === null) {
-        view = jobView(report, () => (mustHurry = true));
+        view = jobView(report);
         body.replaceChildren(view.element);
       }
       view.update(report);
@@ -120,7 +120,7 @@ function actionButton(label, path, question, fault) {
     button.disabled = true;
     fault.hidden = true;
     try {
-      await postJson(path);
+      await sendJson("POST", path);
     } catch (error) {
       fault.textContent = error.message;
       fault.hidden = false;
