@@ -12,6 +12,7 @@ import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
 import { askAtOnce, refreshServer } from "./server/panels.js";
 import { hideLock, showLock } from "./server/locked.js";
+import { drawLast } from "./watching.js";
 import { draftRows, PHASES, seconds } from "./words.js";
 
 const WINDOW_S = 60;
@@ -36,8 +37,10 @@ function take(frame) {
     drafts = [...drafts, work.drafts].slice(-240);
     lookups = [...lookups, { queries: work.prefix_queries, hits: work.prefix_hits }].slice(-240);
   }
-  if (!isPaused) requestAnimationFrame(() => show(frame));
+  if (!isPaused) showLast(frame);
 }
+
+const showLast = drawLast(show);
 
 function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs }) {
   const { queue, blocks } = work;
@@ -140,6 +143,7 @@ export async function watch() {
       for await (const frame of getEvents(eventsPath(), signal)) {
         hideLock();
         take(frame);
+        if (document.hidden) continue;
         refreshModels(signal);
         if (!isPaused) refreshServer(signal);
       }

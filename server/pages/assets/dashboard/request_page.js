@@ -8,6 +8,7 @@ import { legend } from "./legend.js";
 import { withKey } from "./operator_key.js";
 import { setState } from "./state.js";
 import { stretches, ticks, waits } from "./timeline.js";
+import { pause } from "./watching.js";
 import { cacheStory, seconds, sentences, stateOf, waitReason } from "./words.js";
 
 const REFRESH_MS = 500; // while it is open
@@ -34,7 +35,7 @@ export async function showRequest(id) {
       body.replaceChildren(...(story ? view(story) : unknown()));
     }, signal);
     if (!mayGoOn) return;
-    if (isOpen) await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    if (isOpen) await pause(pauseMs);
   }
 }
 

@@ -7,6 +7,7 @@ import { jobLink } from "../../shared/links.js";
 import { withKey } from "../operator_key.js";
 import { place } from "../placing.js";
 import { setState } from "../state.js";
+import { pause } from "../watching.js";
 import { fillMeter, jobMeter } from "./meter.js";
 import { bytes, kindOf, moodOf, purposeOf, statusOf, tally, timeOf } from "./words.js";
 
@@ -25,7 +26,7 @@ export async function showJobs() {
       render(report);
     }, signal, "A key is needed");
     if (!mayGoOn) return;
-    await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+    await pause(REFRESH_MS);
   }
 }
 

@@ -4,6 +4,7 @@ import { getJson, sendJson } from "../../shared/api.js";
 import { byId, copyButton, h } from "../../shared/dom.js";
 import { withKey } from "../operator_key.js";
 import { setState } from "../state.js";
+import { pause } from "../watching.js";
 import { batchView } from "./batch.js";
 import { fillMeter, jobMeter } from "./meter.js";
 import { trainingView } from "./training.js";
@@ -41,7 +42,7 @@ export async function showJob(id) {
       isOver = report.job.has_ended && !report.has_more;
     }, signal, "A key is needed");
     if (!mayGoOn) return;
-    if (!isOver && !mustHurry) await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+    if (!isOver && !mustHurry) await pause(REFRESH_MS);
   }
 }
 

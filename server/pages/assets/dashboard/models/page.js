@@ -7,6 +7,7 @@ import { size } from "../model_rows.js";
 import { withKey } from "../operator_key.js";
 import { place } from "../placing.js";
 import { setState } from "../state.js";
+import { untilSeen } from "../watching.js";
 import { showActions } from "./actions.js";
 import { pullsView } from "./pulls.js";
 import { changeOf, isOpen, stateOf } from "./words.js";
@@ -45,6 +46,7 @@ export async function showModels() {
       wake = resolve;
       setTimeout(resolve, isBusy ? BUSY_MS : REFRESH_MS);
     });
+    await untilSeen();
   }
 }
 

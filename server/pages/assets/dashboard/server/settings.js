@@ -24,12 +24,12 @@ async function showSettings() {
 
 async function readLog() {
   clearTimeout(reading);
-  if (!byId("log-panel").open || byId("overview").hidden) return;
+  if (!byId("log-panel").open || byId("overview").hidden || document.hidden) return;
   const answer = await getJson(`dashboard/log?after=${last}`).catch(() => null); // the page's head tells of a server that is lost
   const isNew = answer !== null && answer.began_s !== beganS; // another server process, which counts anew
   if (isNew) [lines, last, beganS] = [[], 0, answer.began_s];
   else if (answer?.lines.length) {
-    lines = [...lines, ...answer.lines].slice(-MAX_LINES);
+    lines = [...lines, ...answer.lines.filter(({ number }) => number > last)].slice(-MAX_LINES); // two answers may cross
     last = lines.at(-1).number;
     showLog();
   }
@@ -52,4 +52,5 @@ export function followPanels() {
   byId("log-panel").addEventListener("toggle", readLog);
   byId("log-warnings").addEventListener("change", showLog);
   addEventListener("hashchange", readLog);
+  document.addEventListener("visibilitychange", readLog);
 }
