@@ -2,6 +2,7 @@
 
 import { count } from "../../shared/count.js";
 import { h } from "../../shared/dom.js";
+import { putInPlace } from "../../shared/focus.js";
 import { chatLink } from "../../shared/links.js";
 import { lineChart } from "../line_chart.js";
 import { marks, thinned } from "../scale.js";
@@ -15,32 +16,36 @@ export function trainingView() {
   const samples = [];
   const notes = [];
   const stall = h("p", { class: "note", hidden: true });
-  const [result, loss, reward, said, events] = Array.from({ length: 5 }, () => h("section", { class: "card", hidden: true }));
+  const cards = Object.fromEntries(["result", "loss", "reward", "samples", "events"].map((name) => [name, card([])]));
+  let shown = ""; // of the result
+  const fill = (name, parts) => {
+    const newer = card(parts.filter(Boolean));
+    putInPlace(cards[name], newer);
+    cards[name] = newer;
+  };
   return {
-    element: h("div", {}, stall, result, loss, reward, said, events),
+    element: h("div", {}, stall, ...Object.values(cards)),
     update({ job, training, curve, samples: newSamples, notes: newNotes }) {
       points.push(...curve);
       samples.push(...newSamples);
       notes.push(...newNotes);
       stall.textContent = job.waits_for ?? "";
       stall.hidden = !job.waits_for;
-      fill(result, resultOf(job, training));
+      const result = JSON.stringify([job.has_ended, job.status, training]);
+      if (result !== shown) fill("result", resultOf(job, training));
+      shown = result;
       if (curve.length) {
-        fill(loss, chart("Loss", "nats per token; less is better", curves(points).loss, job.total));
-        fill(reward, chart("Reward", "mean reward; more is better", curves(points).reward, job.total));
+        fill("loss", chart("Loss", "nats per token; less is better", curves(points).loss, job.total));
+        fill("reward", chart("Reward", "mean reward; more is better", curves(points).reward, job.total));
       }
-      if (newSamples.length) fill(said, samplesOf(samples));
-      if (newNotes.length) fill(events, eventsOf(notes));
+      if (newSamples.length) fill("samples", samplesOf(samples));
+      if (newNotes.length) fill("events", eventsOf(notes));
     },
   };
 }
 
-/** Show parts in a card, or hide the card if there are none. */
-function fill(card, parts) {
-  const list = parts.filter(Boolean);
-  card.hidden = list.length === 0;
-  card.replaceChildren(...list);
-}
+/** A card with these parts, hidden if there are none. */
+const card = (parts) => h("section", { class: "card", hidden: parts.length === 0 }, parts);
 
 function resultOf({ has_ended: hasEnded, status }, { adapter, checkpoints, error, error_code: code, ...facts }) {
   const rows = [
