@@ -2,7 +2,7 @@
 
 import { h } from "../shared/dom.js";
 import { legend } from "./legend.js";
-import { marks, topOf } from "./scale.js";
+import { endsOf, marks } from "./scale.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 1000;
@@ -14,11 +14,11 @@ const HEIGHT = 100;
  * least: what the scale must hold. events: x of what is marked by a line across.
  */
 export function lineChart({ lines, unit, xMarks, range: [from, to], label, least = 0, events = [] }) {
-  const top = topOf(Math.max(least, ...lines.flatMap(({ points }) => points.map(([, y]) => y))));
+  const [bottom, top] = endsOf([least, ...lines.flatMap(({ points }) => points.map(([, y]) => y))]);
   const x = (value) => (to > from ? ((value - from) / (to - from)) * WIDTH : WIDTH / 2);
-  const y = (value) => HEIGHT - (value / top) * HEIGHT;
+  const y = (value) => HEIGHT - ((value - bottom) / (top - bottom)) * HEIGHT;
   const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
-  const { values, digits } = marks(0, top);
+  const { values, digits } = marks(bottom, top);
   for (const value of values) svg.append(draw("line", { class: "grid-line", x1: 0, x2: WIDTH, y1: y(value), y2: y(value) }));
   for (const event of events) svg.append(draw("line", { class: "event-line", x1: x(event), x2: x(event), y1: 0, y2: HEIGHT }));
   for (const { color, points, isDotted } of lines) {

@@ -16,11 +16,12 @@ export function marks(from, to, most = 4) {
   return { values, digits: Math.max(0, Math.ceil(-Math.log10(step) - 1e-9)) };
 }
 
-/** The end of a scale from 0 that holds `value`: a whole number of steps. */
-export function topOf(value, most = 4) {
-  if (!(value > 0)) return 1;
-  const step = stepOf(value, most);
-  return Math.ceil(value / step - 1e-9) * step;
+/** The ends of a scale that holds 0 and `values`: whole numbers of steps. */
+export function endsOf(values, most = 4) {
+  const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
+  if (!(high > low)) return [0, 1];
+  const step = stepOf(high - low, most);
+  return [Math.floor(low / step + 1e-9) * step, (Math.ceil(high / step - 1e-9) || 0) * step];
 }
 
 /** At most about `most` of the points, [x, y] by x: the means of equal groups. */

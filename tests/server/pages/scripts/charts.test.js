@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { curves, samplesByPrompt } from "../assets/dashboard/jobs/curves.js";
-import { marks, thinned, topOf } from "../assets/dashboard/scale.js";
+import { endsOf, marks, thinned } from "../assets/dashboard/scale.js";
 
 test("marks are round numbers that can be told apart", () => {
   assert.deepEqual(marks(0, 1), { values: [0, 0.5, 1], digits: 1 });
@@ -11,8 +11,11 @@ test("marks are round numbers that can be told apart", () => {
   assert.deepEqual(marks(3, 3), { values: [3], digits: 0 });
 });
 
-test("a scale ends at a round number above the highest value", () => {
-  assert.deepEqual([0, 1, 2.3, 0.07, 1234].map((value) => topOf(value)), [1, 1, 3, 0.08, 1500]);
+test("a scale ends at round numbers that hold 0 and all values", () => {
+  assert.deepEqual([0, 1, 2.3, 0.07, 1234].map((value) => endsOf([value])[1]), [1, 1, 3, 0.08, 1500]);
+  assert.deepEqual([endsOf([]), endsOf([1, 2.3])], [[0, 1], [0, 3]]);
+  assert.deepEqual([endsOf([-0.3, 0.9]), endsOf([-7, -2])], [[-0.5, 1], [-8, 0]]); // rewards
+  assert.deepEqual(marks(...endsOf([-0.3, 0.9])).values, [-0.5, 0, 0.5, 1]);
 });
 
 test("many points become the means of equal groups", () => {
