@@ -24,6 +24,18 @@ test("what the engine counted is taken as it is, and the rest is estimated", () 
   assert.equal(contextTokens(conversation, { content: "", attachments: [{ name: "a", text: "z".repeat(380) }] }), 226);
 });
 
+test("a thought is in no further request", () => {
+  const conversation = newConversation();
+  const question = addNode(conversation, null, { role: "user", content: "x" });
+  const fields = { role: "assistant", content: "abcde", reasoning: "f".repeat(15), toolCalls: [] };
+  const answer = addNode(conversation, question.id, { ...fields, stats: figuresOf(TIMINGS) });
+  assert.equal(contextTokens(conversation), 105);
+  answer.toolCalls = [{ name: "abcde", arguments: "{\"g\":1}  " }];
+  assert.equal(contextTokens(conversation), 111);
+  Object.assign(answer, { toolCalls: [], stats: figuresOf({ ...TIMINGS, prompt_n: 80 }, 10) }); // continued
+  assert.equal(contextTokens(conversation), 108);
+});
+
 test("it is said what does not fit, and for whom", () => {
   const words = (given) => contextWords({ numTokens: 7000, isExact: true, limit: 8192, maxTokens: 0, name: "tiny", ...given });
   assert.deepEqual(words(), { text: "7,000 of 8,192 tokens", isTooMuch: false, warning: "" });

@@ -19,13 +19,18 @@ export function estimateTokens(text) {
 export function contextTokens(conversation, draft = { content: "", attachments: [] }) {
   const nodes = path(conversation);
   const at = nodes.findLastIndex(({ role, stats }) => role === "assistant" && stats?.numPromptTokens);
-  const known = at < 0 ? estimateTokens(conversation.system + conversation.tools) : tokensOf(nodes[at].stats);
+  const known = at < 0 ? estimateTokens(conversation.system + conversation.tools) : tokensWith(nodes[at]);
   const isDraft = draft.content.trim() !== "" || draft.attachments.length > 0;
   const rest = [...nodes.slice(at + 1), ...(isDraft ? [draft] : [])].filter(({ isRunning }) => !isRunning);
   return rest.reduce((sum, message) => sum + PER_MESSAGE + estimateTokens(textOf(message)), known);
 }
 
-const tokensOf = ({ numPromptTokens, numTokens, numBefore = 0 }) => numPromptTokens + (numTokens ?? 0) - numBefore;
+/** What the next request has of an answer and all before it: not the answer's thought, which is not sent again. */
+function tokensWith({ content, reasoning = "", toolCalls = [], stats: { numPromptTokens, numTokens, numBefore = 0 } }) {
+  const said = content.length + toolCalls.reduce((sum, call) => sum + call.name.length + call.arguments.length, 0);
+  const share = reasoning ? said / (said + reasoning.length) : 1;
+  return numPromptTokens - numBefore + Math.round((numTokens ?? 0) * share);
+}
 
 const textOf = ({ content, attachments }) => content + (attachments ?? []).map(({ text }) => text ?? "").join("\n");
 
