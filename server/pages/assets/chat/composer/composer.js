@@ -5,9 +5,11 @@ import { byId, h } from "../../shared/dom.js";
 import { keep, kept } from "../../shared/kept.js";
 import { say } from "../notices.js";
 import { page } from "../page.js";
-import { isLong, readFile } from "./files.js";
+import { isLong, isOfFiles, readFile } from "./files.js";
 
 const placeOf = (conversation) => `headrace.draft.${conversation.rootIds.length > 0 ? conversation.id : "new"}`;
+
+const withoutFailed = (files) => files.filter(({ hasFailed }) => !hasFailed);
 
 /**
  * `onSend({content, attachments})` returns whether the message was taken. `onChange()` is called when it is another one. `onProblem(text)` is told why a file cannot be
@@ -49,7 +51,7 @@ export class Composer {
 
   fill(content, attachments = []) {
     this.#input.value = content;
-    this.#files = [...attachments];
+    this.#files = withoutFailed(attachments); // also what failed while another conversation was shown
     this.#showFiles();
     this.#changed();
     this.focus();
@@ -77,7 +79,8 @@ export class Composer {
       Object.assign(attachment, { text, isReading: false });
       if (note) say(note);
     } catch (error) {
-      this.#files = this.#files.filter((each) => each !== attachment);
+      attachment.hasFailed = true;
+      this.#files = withoutFailed(this.#files);
       this.onProblem(error.message);
     }
     this.#showFiles();
@@ -86,7 +89,7 @@ export class Composer {
   /** Attach a long text that is pasted, where it does not push the conversation out of sight. */
   #paste(event) {
     const text = event.clipboardData.getData("text/plain");
-    if (event.clipboardData.files.length > 0) return event.preventDefault(), this.attach(event.clipboardData.files);
+    if (isOfFiles(event.clipboardData.files, text)) return event.preventDefault(), this.attach(event.clipboardData.files);
     if (!isLong(text)) return;
     event.preventDefault();
     const number = this.#files.filter(({ name }) => name.startsWith("pasted")).length + 1;

@@ -11,6 +11,12 @@ const LONG_LINES = 60;
 export const isLong = (text) => text.length > LONG_CHARACTERS || text.split("\n").length > LONG_LINES;
 
 /**
+ * Whether files are what is pasted, and `text` at most their names: programs put pictures beside texts, such as cells of
+ * a sheet.
+ */
+export const isOfFiles = (files, text) => files.length > 0 && (text === "" || [...files].every(({ name }) => text.includes(name)));
+
+/**
  * Read a file's text: {text, note}, with a note if some of it was left out. Throws Error, in words, if the model cannot get
  * it. `onProgress(text)` is called while a long file is read.
  */
