@@ -29,6 +29,11 @@ for (const name of ['localStorage', 'sessionStorage']) {
   Object.defineProperty(window, name, { get() { throw new DOMException('denied', 'SecurityError'); } });
 }"""
 )
+_READ_LATE = """
+const text = Blob.prototype.text;
+const released = new Promise((resolve) => { window.release = resolve; });
+Blob.prototype.text = async function () { await released; return text.call(this); };
+"""
 _STORE_OLD = """
 (conversations) => new Promise((resolve, reject) => {
   const request = indexedDB.open("headrace", 1);
@@ -49,6 +54,9 @@ def main() -> None:
         _messages_that_cross_are_kept(server, browser)
         _a_reload_loses_nothing(server, browser)
         _what_is_typed_stays_with_its_conversation(server, browser)
+        _an_edit_stays_with_its_message(server, browser)
+        _a_file_that_fails_later_leaves_its_conversation(server, browser)
+        _an_error_is_read_once(server, browser)
         _deleting_is_counted_and_undone(server, browser)
         _deleting_reaches_other_tabs(server, browser)
         _a_question_without_an_answer_has_a_button(server, browser)
@@ -166,6 +174,68 @@ def _what_is_typed_stays_with_its_conversation(server: Server, browser: Browser)
         expect_done(page, "echo: for a new chat")
         page.locator("#new-chat").click()
         expect(field).to_have_value("")
+
+
+def _an_edit_stays_with_its_message(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        ask(page, "first")
+        expect_done(page, "echo: first")
+        field = page.get_by_label("Edit the message")
+        page.locator(".message.user").get_by_role("button", name="Edit").click()
+        field.fill("second")
+        page.locator("#new-chat").click()
+        expect(field).to_have_count(0)
+        page.go_back()
+        expect(field).to_have_value("second")
+        page.reload()
+        expect(field).to_have_value("second")
+        field.press("Enter")
+        expect_done(page, "echo: second")
+        expect(field).to_have_count(0)
+        page.locator(".message.user").get_by_label("Previous version").click()
+        expect(field).to_have_count(0)
+        page.locator(".message.user").get_by_role("button", name="Edit").click()
+        expect(field).to_have_value("first")
+        field.fill("never")
+        field.press("Escape")
+        page.reload()
+        expect_done(page, "echo: first")
+        expect(field).to_have_count(0)
+
+
+def _a_file_that_fails_later_leaves_its_conversation(server: Server, browser: Browser) -> None:
+    """It was still being read when another conversation was shown."""
+    with context_of(browser, script=_READ_LATE) as context:
+        page = open_page(context, server.url)
+        ask(page, "first")
+        expect_done(page, "echo: first")
+        page.locator("#attach-file").set_input_files(
+            {"name": "a.bin", "mimeType": "application/octet-stream", "buffer": b"\xff\xfe"}
+        )
+        expect(page.locator("#attachments li")).to_contain_text("reading")
+        page.locator("#new-chat").click()
+        page.evaluate("release()")
+        expect(page.get_by_role("dialog")).to_contain_text("“a.bin” is neither a text file nor a PDF.")
+        page.keyboard.press("Escape")
+        page.go_back()
+        expect_done(page, "echo: first")
+        expect(page.locator("#attachments li")).to_have_count(0)
+        ask(page, "second")
+        expect_done(page, "echo: second")
+
+
+def _an_error_is_read_once(server: Server, browser: Browser) -> None:
+    """Drawing the page again puts no other error in its place, which a screen reader would read again."""
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        ask(page, "fail: one two")
+        error = page.get_by_role("alert").filter(has_text="Try again")
+        error.evaluate("each => { each.isFirst = true; }")
+        page.locator(".message.user").get_by_role("button", name="Edit").click()
+        page.keyboard.press("Escape")
+        answers(page).get_by_role("button", name="As written").click()
+        assert error.evaluate("each => each.isFirst") is True
 
 
 def _deleting_is_counted_and_undone(server: Server, browser: Browser) -> None:

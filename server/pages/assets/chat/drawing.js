@@ -77,6 +77,7 @@ function showMessages(nodes) {
   elements.forEach((element, index) => {
     if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
   });
+  for (const { node } of elements) if (node && !shown.has(node)) actions.message.reopen(node);
 }
 
 export function showSidebar() {

@@ -2,6 +2,7 @@
 
 import { count } from "../../shared/count.js";
 import { h } from "../../shared/dom.js";
+import { keep, kept } from "../../shared/kept.js";
 import { emptyAnswer } from "../answers/answer.js";
 import { answer, continueAnswer, showRequestOf, stopNodes } from "../answers/answering.js";
 import { contextTokens } from "../composer/context.js";
@@ -26,6 +27,10 @@ export const messageActions = {
     show({ isSamePlace: true });
   },
   edit,
+  /** Go on with an edit that was begun when another conversation or version was shown, or the page was left. */
+  reopen(node) {
+    if (kept(placeOfEdit(node))) edit(node, { isReopened: true });
+  },
   answer: (node) => answer(page.current, node.id),
   continue: (node) => continueAnswer(page.current, node),
   regenerate: (node) => answer(page.current, node.parentId, [], [model()]),
@@ -109,12 +114,14 @@ function restore(conversation, records) {
  * Put a field in the place of a message. What is sent from there is another version of a question, and is answered; what
  * is saved from there is another version of an answer.
  */
-function edit(node) {
+function edit(node, { isReopened = false } = {}) {
   const element = elementOf(node);
   if (element.isEdited) return;
   const field = h("textarea", { class: "edit", "aria-label": "Edit the message" });
-  field.value = node.content;
+  field.value = kept(placeOfEdit(node)) || node.content;
+  field.addEventListener("input", () => keepEdit(node, field.value));
   const close = () => {
+    keepEdit(node, "");
     element.isEdited = false;
     element.classList.remove("edited");
     editor.remove();
@@ -124,7 +131,9 @@ function edit(node) {
   const done = () => {
     if (!field.value.trim()) return field.focus();
     const isTaken = node.role === "user" ? askAnew(node, field.value.trim()) : saveEdited(node, field.value);
-    if (isTaken) element.isEdited = false;
+    if (!isTaken) return;
+    keepEdit(node, "");
+    element.isEdited = false;
   };
   field.addEventListener("keydown", (event) => {
     const isSent = event.key === "Enter" && !event.isComposing && (node.role === "user" ? !event.shiftKey : event.ctrlKey || event.metaKey);
@@ -139,8 +148,12 @@ function edit(node) {
   element.classList.add("edited");
   element.querySelector(".body").after(editor);
   field.style.height = `${Math.min(field.scrollHeight + 4, innerHeight / 2)}px`;
-  field.focus();
+  if (!isReopened) field.focus();
 }
+
+const placeOfEdit = (node) => `headrace.edit.${node.id}`;
+
+const keepEdit = (node, text) => keep(placeOfEdit(node), text, { untilClosed: true });
 
 /** Ask an edited question. Returns whether it could be sent. */
 function askAnew(node, content) {

@@ -85,6 +85,11 @@ function replaceFoot(foot, ...children) {
   if (focused !== null) [...foot.querySelectorAll("button, a")].find(({ textContent }) => textContent === focused)?.focus();
 }
 
+/** Put new notes in place of other ones; a screen reader would read an error again that is put in place of itself. */
+function replaceNotes(notes, children) {
+  if (notes.innerHTML !== h("div", {}, children).innerHTML) notes.replaceChildren(...children);
+}
+
 function deleteButton(conversation, node, actions) {
   const number = nodesFrom(conversation, node.id).length;
   const what = number === 1 ? "this message" : `this message and the ${count(number - 1, "message")} below it`;
@@ -113,7 +118,7 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
   parts.wait.hidden = !isRunning || !(isEmpty || node.isReconnecting);
   parts.wait.lastChild.textContent = node.isReconnecting ? " The connection was lost; connecting again…" : node.progress ? ` Reading: ${node.progress.processed} of ${node.progress.total} tokens` : "";
   if (isRunning) return notes.replaceChildren(), replaceFoot(foot, ...(node.progress ? [] : stats(node)));
-  notes.replaceChildren(...notesOf(conversation, node, actions));
+  replaceNotes(notes, notesOf(conversation, node, actions));
   replaceFoot(foot,
     ...versions(conversation, node, actions),
     copyButton(() => node.content || JSON.stringify(node.toolCalls, null, 2)),

@@ -3,7 +3,7 @@
 import { byId, h } from "../../shared/dom.js";
 import { keep, kept } from "../../shared/kept.js";
 import { conversationOfId, page } from "../page.js";
-import { refreshSettings, showModes } from "../settings/settings_panel.js";
+import { refreshSettings, refreshSettingsAtRest, showModes } from "../settings/settings_panel.js";
 import { saveHead } from "../storage/saving.js";
 import { path } from "../tree.js";
 import { askModel } from "../dialogs.js";
@@ -18,11 +18,13 @@ const unfolded = new Set(); // names of models whose checkpoints are listed
 
 /** Take the cards of /v1/models. The field is drawn again if they have changed, so that an open list stays open. */
 export function setModels(given) {
-  if (JSON.stringify(given) === JSON.stringify(cards)) return;
-  cards = given;
-  showChooser();
-  showModes();
-  refreshSettings();
+  const hasChanged = JSON.stringify(given) !== JSON.stringify(cards);
+  if (hasChanged) {
+    cards = given;
+    showChooser();
+    showModes();
+  }
+  refreshSettingsAtRest(hasChanged);
 }
 
 export const models = () => cards;

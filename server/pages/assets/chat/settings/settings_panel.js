@@ -15,10 +15,12 @@ import { presetRow, renderSettings } from "./settings_view.js";
 const MODES = [["schema", "JSON schema"], ["tools", "Tools"], ["system", "System prompt"]];
 
 const isOpen = () => !byId("settings").hidden;
+let isOutdated = false; // whether the panel shows models as they were
 const card = () => cardOf(modelOf(page.current));
 
 /** Open the panel, with `name` at that field. */
 export function openSettings(name = "") {
+  isOutdated = false;
   const wasOpen = isOpen();
   byId("settings").hidden = false;
   const conversation = page.current;
@@ -71,6 +73,16 @@ export function refreshSettings() {
   openSettings();
   byId("settings").scrollTop = scrolled;
   if (focused) byId("settings").querySelector(`[name="${focused}"]`)?.focus();
+}
+
+/**
+ * Show in the panel what has changed of the models, now or at a call before this one, unless a field there has the focus:
+ * its caret and an open list would be lost.
+ */
+export function refreshSettingsAtRest(hasChanged) {
+  isOutdated ||= hasChanged;
+  const field = document.activeElement?.closest("input, textarea, select");
+  if (isOutdated && !(field && byId("settings").contains(field))) refreshSettings();
 }
 
 /** Show what makes the next answer differ from the model's own way, where it can be seen and switched off. */
