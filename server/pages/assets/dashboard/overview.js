@@ -12,7 +12,7 @@ import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
 import { askAtOnce, refreshServer } from "./server/panels.js";
 import { hideLock, showLock } from "./server/locked.js";
-import { drawLast } from "./watching.js";
+import { drawLast, pause } from "./watching.js";
 import { draftRows, PHASES, seconds } from "./words.js";
 
 const WINDOW_S = 60;
@@ -153,7 +153,7 @@ export async function watch() {
       if (!signal.aborted) showLock(watch);
       return;
     }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    await pause(RETRY_MS);
   }
 }
 
