@@ -22,6 +22,7 @@ def main(address: str, browser_path: str, axe: str, folder: str, training: str, 
                 _lists_the_jobs(page)
                 check(page, axe, pictures / f"jobs-{name}.png")
                 _shows_a_training(page, training)
+                _stays_as_it_is_used(page)
                 check(page, axe, pictures / f"training-{name}.png")
         with page_at(browser, f"{dashboard}#/jobs/{batch}", key="secret-ann") as page:
             expect(page.locator("#job-page")).to_contain_text("line 3 is not JSON")
@@ -59,6 +60,16 @@ def _shows_a_training(page: Page, job_id: str) -> None:
     expect(job.locator(".sample")).to_contain_text("Which room?")
     expect(job.locator(".sample dd")).to_have_text(["answer 1", "answer 2"])
     expect(job.locator(".moments")).to_contain_text("The loss falls")
+
+
+def _stays_as_it_is_used(page: Page) -> None:
+    checkpoints = page.locator("#job-page details")
+    checkpoints.locator("summary").focus()
+    page.keyboard.press("Enter")
+    link = checkpoints.get_by_role("link", name="Chat")
+    link.focus()
+    page.wait_for_timeout(2500)  # the job is asked for again meanwhile
+    expect(link).to_be_focused()
 
 
 def _an_operator_sees_figures(page: Page, job_id: str) -> None:

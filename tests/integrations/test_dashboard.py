@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from engine.command_io.finetuning.events import JobEvent
 from server.batches.record import BATCHES, BatchRecord
-from server.finetuning.jobs.record import FinetuningRecord, Resolved
+from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord, Resolved
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.schemas.batch_answers import BatchStatus, LineFault
 from server.schemas.finetuning_answers import FinetuningStatus
@@ -83,6 +83,7 @@ async def _let_it_run(app: FastAPI, job_id: str) -> str:
         record.enter(FinetuningStatus.RUNNING, record.created_at)
         record.resolved = Resolved(n_epochs=4, batch_size=4, learning_rate=2e-4, lora_rank=8, total_steps=20)
         record.step, record.estimated_finish = 10, record.created_at + 7200
+        record.checkpoints = [FinetuningCheckpoint(step=5, created_at=record.created_at)]
 
     await database.run(lambda connection: FINETUNING_JOBS.change(connection, job_id, run))
     await database.run(lambda connection: FINETUNING_JOBS.add_events(connection, job_id, [*steps, *more]))
