@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
@@ -83,7 +84,8 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """A server, until the context is left. client: of several models, by their names. options: of ServerConfig."""
     limits = {"http_header_timeout": LIMIT_S, "http_write_timeout": LIMIT_S}
-    config = ServerConfig(**{"port": 0, "network": network or NetworkConfig(), **limits, **options})  # type: ignore[arg-type]
+    given: dict[str, Any] = {"port": 0, "network": network or NetworkConfig(), "served_model_name": (MODEL,)}
+    config = ServerConfig(**{**given, **limits, **options})
     metrics = Metrics(MODEL)
     certificates = Certificates(config.network) if config.network.has_tls else None
     with listening(config) as sock, open_store(config) as store:

@@ -25,7 +25,8 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 async def _used() -> tuple[FastAPI, Metrics]:
     """A server with vLLM's names of which every metric has a sample."""
     metrics = Metrics(MODEL, has_vllm_names=True)
-    app = create_app(FakeClient(says("four")), ServerConfig(), EngineConfig(model=MODEL), metrics)
+    config = ServerConfig(served_model_name=(MODEL,))
+    app = create_app(FakeClient(says("four")), config, EngineConfig(model=MODEL), metrics)
     metrics.on_ready(engine_info(), has_prefix_cache=True)
     metrics.on_startup_phase("load weights", 1.5)
     metrics.on_step(

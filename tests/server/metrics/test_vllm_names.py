@@ -75,7 +75,8 @@ QUERIED: tuple[tuple[str, frozenset[str]], ...] = (
 
 def _app() -> tuple[FastAPI, Metrics]:
     metrics = Metrics(MODEL, has_vllm_names=True)
-    app = create_app(FakeClient(says("four")), ServerConfig(), EngineConfig(model=MODEL), metrics)
+    config = ServerConfig(served_model_name=(MODEL,))
+    app = create_app(FakeClient(says("four")), config, EngineConfig(model=MODEL), metrics)
     return app, metrics
 
 

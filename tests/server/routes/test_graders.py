@@ -206,5 +206,5 @@ async def test_what_has_no_effect_is_told(tmp_path: Path) -> None:
     )
     assert raw.headers["x-ignored-parameters"] == "color, grader.pass_threshold"
     strict = _client(strict_parameters=True, data_dir=str(tmp_path))
-    with pytest.raises(openai.BadRequestError, match=r"grader\.pass_threshold is not a parameter"):
+    with pytest.raises(openai.BadRequestError, match=r"grader\.pass_threshold' is not a parameter"):
         await strict.fine_tuning.alpha.graders.validate(grader=grader)

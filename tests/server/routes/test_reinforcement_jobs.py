@@ -83,7 +83,7 @@ async def test_several_graders_are_answered_by_their_names(tmp_path: Path) -> No
         assert job.method.reinforcement.grader.graders == {"same": CHECK, "judge": JUDGE}
         assert runner.num_checked == 1
     async with finetuning_served(tmp_path / "strict", strict_parameters=True) as (client, _, _):
-        with pytest.raises(openai.BadRequestError, match="pass_threshold is not a parameter"):
+        with pytest.raises(openai.BadRequestError, match="pass_threshold' is not a parameter"):
             await create(client, method=_method({**SEVERAL, "pass_threshold": 1}))
 
 
