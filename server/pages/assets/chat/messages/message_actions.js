@@ -52,10 +52,11 @@ export const messageActions = {
   retry(node) {
     const { parentId } = node;
     const again = modelsOf(page.current).includes(node.model) ? node.model : model();
-    if (node.content || node.reasoning) return answer(page.current, parentId, [], [again]); // what has arrived stays, as a version
+    const isBare = !node.content && !node.reasoning && node.toolCalls.length === 0 && node.childIds.length === 0;
+    if (!isBare) return answer(page.current, parentId, [], [again]); // what has arrived stays, as a version, and what follows
     const removed = removeNode(page.current, node.id);
     if (answer(page.current, parentId, [], [again])) saveRemoval(page.current, removed.map(({ id }) => id));
-    else restore(page.current, [removed[0]]);
+    else restore(page.current, removed);
   },
   showRequest: showRequestOf,
   async enterKey(node) {
