@@ -20,11 +20,27 @@ Object.defineProperty(navigator, 'userAgentData', { get: () => ({ platform: 'mac
 
 def main() -> None:
     with session() as (server, browser, _):
+        _the_link_to_the_field_leads_to_it(server, browser)
         _the_focus_stays_with_a_message(server, browser)
         _the_focus_stays_while_an_answer_is_drawn(server, browser)
         _the_focus_stays_in_the_list(server, browser)
         _commands_have_cmd_on_a_mac(server, browser)
         _commands_have_ctrl_elsewhere(server, browser)
+
+
+def _the_link_to_the_field_leads_to_it(server: Server, browser: Browser) -> None:
+    """And leaves the conversation shown, as any address does that is no place of the page."""
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        ask(page, "question")
+        expect_done(page, "echo: question")
+        address = page.url
+        page.get_by_role("link", name="Skip to the message field").press("Enter")
+        expect(page.locator("#input")).to_be_focused()
+        assert page.url == address
+        page.evaluate("location.hash = 'input'; location.hash = 'messages'; history.back()")
+        page.wait_for_url("**/#input")
+        expect_done(page, "echo: question")
 
 
 def _the_focus_stays_with_a_message(server: Server, browser: Browser) -> None:

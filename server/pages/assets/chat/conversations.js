@@ -7,7 +7,7 @@ import { show, showDraft, showSidebar } from "./drawing.js";
 import { say } from "./notices.js";
 import { addStored, resumeAnswers } from "./other_tabs.js";
 import { conversationOfId, page, sortConversations } from "./page.js";
-import { goTo, idOf } from "./places.js";
+import { goTo, idOf, isPlace } from "./places.js";
 import { refreshSettings } from "./settings/settings_panel.js";
 import { closeSidebar } from "./sidebar.js";
 import { openStorage, saveConversation, saveHead, saveRemoval } from "./storage/saving.js";
@@ -37,7 +37,7 @@ export function loadConversations() {
 /** Open the conversation that the page's address names, as after a reload or a step back. */
 export function openAddress() {
   const id = idOf(location.hash);
-  if (id === page.current.id) return;
+  if (id === page.current.id || !isPlace(location.hash)) return;
   const conversation = id && conversationOfId(id);
   if (id && !conversation) say("This browser has no conversation with this address. It was deleted, or belongs to another browser.");
   display(conversation ?? newConversation());

@@ -33,6 +33,10 @@ drawWith({ message: messageActions, conversation: conversationActions, suggest: 
 
 // --- buttons ----------------------------------------------------------------------------------------------------------
 
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the link's own way would give the page another address
+  composer.focus();
+});
 byId("new-chat").addEventListener("click", newChat);
 byId("stop").addEventListener("click", () => stop(page.current));
 byId("compare").addEventListener("click", chooseRival);

@@ -4,6 +4,9 @@ const PREFIX = "#/c/";
 
 export const addressOf = (conversation) => PREFIX + conversation.id;
 
+/** Whether an address names a place of the page: a conversation or a new chat, and not an element. */
+export const isPlace = (hash) => hash === "" || hash.startsWith(PREFIX);
+
 /** The id of the conversation that an address names; null for a new chat. */
 export const idOf = (hash) => (hash.startsWith(PREFIX) ? hash.slice(PREFIX.length) : null);
 
