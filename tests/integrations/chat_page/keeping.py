@@ -1,4 +1,4 @@
-"""Nothing is lost: two tabs, reloads at every moment, deletions, full or no storage, and what older pages stored."""
+"""Nothing is lost: reloads at every moment, deletions, full or no storage, and what older pages stored."""
 
 import json
 from pathlib import Path
@@ -50,75 +50,20 @@ _STORE_OLD = """
 
 def main() -> None:
     with session() as (server, browser, folder):
-        _two_tabs_keep_each_others_messages(server, browser)
-        _messages_that_cross_are_kept(server, browser)
         _a_reload_loses_nothing(server, browser)
         _what_is_typed_stays_with_its_conversation(server, browser)
         _an_edit_stays_with_its_message(server, browser)
         _a_file_that_fails_later_leaves_its_conversation(server, browser)
         _an_error_is_read_once(server, browser)
+        _trying_again_keeps_what_was_asked_below(server, browser)
         _deleting_is_counted_and_undone(server, browser)
-        _deleting_reaches_other_tabs(server, browser)
+        _what_was_deleted_is_not_stored_when_there_is_room(server, browser)
         _a_question_without_an_answer_has_a_button(server, browser)
         _a_full_browser_is_said(server, browser, folder)
         _a_browser_without_storage_is_said(server, browser, folder)
         _what_version_1_stored_is_carried_over(server, browser)
         _a_tab_with_version_1_is_waited_for(server, browser)
         _all_of_it_works_by_keyboard_on_a_phone(server, browser, folder)
-
-
-def _two_tabs_keep_each_others_messages(server: Server, browser: Browser) -> None:
-    with context_of(browser) as context:
-        one = open_page(context, server.url)
-        ask(one, "first")
-        expect_done(one, "echo: first")
-        other = open_page(context, one.url)
-        expect_done(other, "echo: first")
-        ask(other, "from the other tab")
-        expect_done(other, "echo: from the other tab")
-        expect_done(one, "echo: from the other tab")  # it is told
-        ask(one, "wait: one at the same time")
-        expect(answers(one).last).to_contain_text("one at")
-        ask(other, "next")  # it sees that an answer arrives, and keeps the question in its field
-        expect(other.locator("#stop")).to_be_visible()
-        expect(other.locator("#input")).to_have_value("next")
-        server.release()
-        expect_done(one, "one at the same time")
-        expect_done(other, "one at the same time")
-        other.locator("#input").press("Enter")
-        expect_done(other, "echo: next")
-        expect_done(one, "echo: next")
-        shown = texts(one)
-        assert len(shown) == 8
-        assert texts(other) == shown
-        for page in (one, other):
-            page.reload()
-            expect(page.locator(".message").nth(7)).to_be_visible()
-            assert texts(page) == shown
-
-
-def _messages_that_cross_are_kept(server: Server, browser: Browser) -> None:
-    """Both tabs ask before either has heard of the other: the questions become versions of each other."""
-    with context_of(browser, script="delete window.BroadcastChannel") as context:
-        one = open_page(context, server.url)
-        ask(one, "first")
-        expect_done(one, "echo: first")
-        other = open_page(context, one.url)
-        expect_done(other, "echo: first")
-        for page, text in ((one, "left"), (other, "right")):
-            ask(page, text)
-            expect_done(page, f"echo: {text}")
-        one.reload()
-        expect_done(one, "echo: right")
-        one.get_by_label("Previous version").click()
-        expect_done(one, "echo: left")
-        other.reload()  # where the last choice shows
-        expect_done(other, "echo: left")
-        other.get_by_label("Next version").click()
-        expect_done(other, "echo: right")
-        assert sorted(stored_texts(one)) == sorted(
-            ["first", "echo: first", "left", "echo: left", "right", "echo: right"]
-        )
 
 
 def _a_reload_loses_nothing(server: Server, browser: Browser) -> None:
@@ -238,6 +183,24 @@ def _an_error_is_read_once(server: Server, browser: Browser) -> None:
         assert error.evaluate("each => each.isFirst") is True
 
 
+def _trying_again_keeps_what_was_asked_below(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        context.set_offline(True)
+        ask(page, "first")
+        expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+        context.set_offline(False)
+        ask(page, "second")
+        expect_done(page, "echo: second")
+        page.get_by_role("alert").get_by_role("button", name="Try again").click()
+        expect_done(page, "echo: first")
+        assert texts(page) == ["first", "echo: first"]
+        page.reload()
+        expect_done(page, "echo: first")
+        page.get_by_label("Previous version").click()
+        expect_done(page, "echo: second")
+
+
 def _deleting_is_counted_and_undone(server: Server, browser: Browser) -> None:
     with context_of(browser) as context:
         page = open_page(context, server.url)
@@ -265,25 +228,6 @@ def _deleting_is_counted_and_undone(server: Server, browser: Browser) -> None:
         page.locator(".message").last.get_by_role("button", name="Delete").click()
         page.reload()
         expect(page.locator(".message")).to_have_count(5)
-
-
-def _deleting_reaches_other_tabs(server: Server, browser: Browser) -> None:
-    with context_of(browser) as context:
-        one = open_page(context, server.url)
-        ask(one, "wait: one two three four")
-        expect(answers(one).last).to_contain_text("one two")
-        other = open_page(context, one.url)
-        expect(answers(other).last).to_contain_text("one two")
-        other.locator("#stop").click()  # in the tab that receives it
-        expect(answers(one).last).to_contain_text("Stopped.")
-        expect(answers(other).last).to_contain_text("Stopped.")
-        other.get_by_role("button", name="Delete", exact=True).click()
-        expect(answers(one)).to_have_count(0)
-        other.locator("#notice").get_by_role("button", name="Undo").click()
-        expect(answers(one).last).to_contain_text("one two")
-        other.get_by_label("Delete “wait: one").click(force=True)
-        expect(one.locator(".welcome")).to_be_visible()
-        expect(one.locator(".conversations li")).to_have_count(0)
 
 
 def _a_question_without_an_answer_has_a_button(server: Server, browser: Browser) -> None:
@@ -317,6 +261,23 @@ def _a_full_browser_is_said(server: Server, browser: Browser, folder: Path) -> N
         expect(page.locator("#storage-notice")).to_be_hidden()  # storing is tried again
         page.reload()
         expect_done(page, "echo: too much")
+
+
+def _what_was_deleted_is_not_stored_when_there_is_room(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = context.new_page()
+        devtools = context.new_cdp_session(page)
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": server.url, "quotaSize": 1})
+        page.goto(server.url)
+        for text in ("kept", "deleted"):
+            ask(page, text)
+            expect_done(page, f"echo: {text}")
+        expect(page.locator("#storage-notice")).to_contain_text("4 messages would be lost now.")
+        page.locator(".message.user").last.get_by_role("button", name="Delete 2").click()
+        expect(page.locator("#storage-notice")).to_contain_text("2 messages would be lost now.")
+        devtools.send("Storage.overrideQuotaForOrigin", {"origin": server.url})
+        expect(page.locator("#storage-notice")).to_be_hidden()
+        assert sorted(stored_texts(page)) == ["echo: kept", "kept"]
 
 
 def _a_browser_without_storage_is_said(server: Server, browser: Browser, folder: Path) -> None:

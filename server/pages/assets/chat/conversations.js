@@ -27,6 +27,7 @@ export function loadConversations() {
   return openStorage(({ heads, records }) => {
     const byConversation = Map.groupBy(records, ({ conversationId }) => conversationId);
     for (const head of heads) if (byConversation.has(head.id)) addStored({ head, records: byConversation.get(head.id) });
+    page.isLoaded = true;
     sortConversations();
     showSidebar();
     openAddress();
@@ -89,6 +90,8 @@ function remove(conversation) {
   if (wasShown) newChat();
   else showSidebar();
   say(`Deleted “${titleOf(conversation)}” with ${count(nodes.length, "message")}.`, () => {
+    // What another tab received was stopped there, and this page had let go of the conversation before it heard of that.
+    for (const node of nodes) if (node.isRunning) Object.assign(node, { isRunning: false, finishReason: "stopped" });
     page.conversations.push(conversation);
     sortConversations();
     saveConversation(conversation);

@@ -4,10 +4,9 @@ import { isReceived, receivedIds, resume, stopNodes } from "./answers/answering.
 import { leaveDeleted, show, showSidebar } from "./drawing.js";
 import { conversationOfId, page, sortConversations } from "./page.js";
 import { refreshSettings } from "./settings/settings_panel.js";
-import { addRecords, conversationOf, dropRecords } from "./storage/records.js";
-import { listen, tell } from "./storage/tabs.js";
-
-const REPLY_MS = 300; // in which another tab says that it receives an answer
+import { addRecords, conversationOf, dropRecords, recordsToAdd } from "./storage/records.js";
+import { dropUnsaved } from "./storage/saving.js";
+import { listen, REPLY_MS, tell } from "./storage/tabs.js";
 
 const received = new Set(); // ids of the answers that other tabs said they receive
 
@@ -23,9 +22,10 @@ export function listenToTabs() {
       if (conversation === page.current) refreshSettings();
       redraw(conversation);
     },
-    removed({ id, messageIds }) {
-      const conversation = conversationOfId(id);
-      if (conversation) drop(conversation, messageIds);
+    removed(removal) {
+      const conversation = conversationOfId(removal.id);
+      if (conversation) drop(conversation, removal.messageIds);
+      dropUnsaved(removal);
     },
     stop: (id) => stopNodes(nodesOfId(id).filter(() => isReceived(id))),
     asks: () => tell("receives", receivedIds()),
@@ -38,7 +38,10 @@ export function listenToTabs() {
 }
 
 function take(stored) {
-  addStored(stored);
+  // Until this page has loaded what is stored, another tab may tell of what is not here yet.
+  const records = page.isLoaded ? recordsToAdd(stored, conversationOfId(stored.head.id)) : stored.records;
+  if (records.length === 0) return;
+  addStored({ head: stored.head, records });
   sortConversations();
   redraw(conversationOfId(stored.head.id));
 }

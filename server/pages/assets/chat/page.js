@@ -8,6 +8,7 @@ export const settings = loadSettings();
 export const page = {
   conversations: [], // newest first; a conversation is among them from its first question on
   current: newConversation(),
+  isLoaded: false, // whether what this browser has stored is among them
   unread: new Set(), // ids of conversations whose answer was completed while another one was shown
 };
 

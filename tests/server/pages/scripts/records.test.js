@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { emptyAnswer, newRun } from "../assets/chat/answers/answer.js";
-import { addRecords, conversationOf, dropRecords, headOf, isBehind, orderByLists, recordOf, recordsOf } from "../assets/chat/storage/records.js";
+import { addRecords, conversationOf, dropRecords, headOf, isBehind, orderByLists, recordOf, recordsOf, recordsToAdd } from "../assets/chat/storage/records.js";
+import { leftAfter } from "../assets/chat/storage/saving.js";
 import { addNode, newConversation, nodesFrom, path, removeNode, showVersion, siblingIds } from "../assets/chat/tree.js";
 
 const contents = (conversation) => path(conversation).map(({ content }) => content);
@@ -123,4 +124,30 @@ test("a shown version is the one after a reload", () => {
   ask(conversation, "b2", path(conversation)[0].id);
   showVersion(conversation, first.id);
   assert.deepEqual(contents(copyOf(conversation)), ["a", "b"]);
+});
+
+test("what another tab stores of messages that were deleted here does not bring them back", () => {
+  const known = conversationWith("a", "b");
+  const records = recordsOf(known);
+  const [a, b] = records;
+  removeNode(known, b.id);
+  const ids = (type, conversation) => recordsToAdd({ type, records }, conversation).map(({ id }) => id);
+  assert.deepEqual([ids("add", undefined), ids("messages", undefined), ids("answer", undefined)], [[a.id, b.id], [], []]);
+  assert.deepEqual([ids("messages", known), ids("answer", known)], [[a.id, b.id], [a.id]]); // it was brought back there; it is not
+});
+
+test("what was deleted is not stored later, when there is room", () => {
+  const conversation = conversationWith("a", "b");
+  const [a, b] = recordsOf(conversation);
+  const { id } = conversation;
+  const changes = [
+    { type: "add", head: headOf(conversation), records: [a, b] }, { type: "messages", records: [a, b] },
+    { type: "answer", record: b }, { type: "head", id, fields: {} }, { type: "remove", id, messageIds: ["other"] },
+  ];
+  const after = (conversationId, messageIds) => changes.map((each) => leftAfter({ type: "remove", id: conversationId, messageIds }, each));
+  const [add, messages, answer, head, removal] = changes;
+  assert.deepEqual(after(id, [b.id]), [{ ...add, records: [a] }, { ...messages, records: [a] }, null, head, removal]);
+  assert.deepEqual(after(id, [a.id, b.id]), [{ ...add, records: [] }, null, null, head, removal]);
+  assert.deepEqual(after(id, null), [null, null, null, null, null]);
+  assert.deepEqual(after("another", null), changes);
 });

@@ -1,5 +1,6 @@
 // Asks for answers, and draws and stores them while they arrive: several at a time, in one conversation or more.
 
+import { deleteStream } from "../../shared/api.js";
 import { byId } from "../../shared/dom.js";
 import { showMeter } from "../composer/meter.js";
 import { askKey, showCode, showMessage } from "../dialogs.js";
@@ -12,7 +13,7 @@ import { continuationBody, requestBody } from "../request.js";
 import { followEnd } from "../scrolling.js";
 import { connect, model, offered, setState } from "../server_state.js";
 import { saveAnswer, saveConversation, saveHead, saveMessages } from "../storage/saving.js";
-import { tell } from "../storage/tabs.js";
+import { REPLY_MS, tell } from "../storage/tabs.js";
 import { addNode, path, removeNode, shownNodes, titleOf } from "../tree.js";
 import { emptyAnswer, newRun, reopen, resumeAnswer, streamAnswer } from "./answer.js";
 import { Stall } from "./stall.js";
@@ -77,8 +78,8 @@ export function continueAnswer(conversation, node) {
 /** Ask again for an answer that nothing has arrived of, in its place. */
 function answerAgain(conversation, node) {
   const body = bodyOf(() => requestBody(conversation, settings, offered(node.model), node.parentId));
-  if (!body) return;
-  Object.assign(node, emptyAnswer(body.model), newRun());
+  if (!body) return endWithoutStream(conversation, node);
+  Object.assign(node, emptyAnswer(body.model ?? node.model), newRun());
   receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
 }
 
@@ -88,12 +89,16 @@ export function resume(conversation, node) {
   const isNew = node.run && Date.now() - node.run.startMs < ASK_AGAIN_MS;
   if (node.run?.streamId) receive(conversation, node, (signal, onChange) => resumeAnswer(node, signal, onChange));
   else if (isNew && !node.content && !node.reasoning) answerAgain(conversation, node);
-  else {
-    node.isRunning = false; // and not deleted: other tabs take over what is there
-    node.finishReason = "stopped";
-    saveAnswer(conversation, node);
-    if (conversation === page.current) show({ isSamePlace: true });
-  }
+  else endWithoutStream(conversation, node);
+}
+
+/** Say of an answer that no tab receives that it was stopped. */
+function endWithoutStream(conversation, node) {
+  node.isRunning = false; // and not deleted: other tabs take over what is there
+  node.finishReason = "stopped";
+  saveAnswer(conversation, node);
+  if (conversation === page.current) show({ isSamePlace: true });
+  else showSidebar();
 }
 
 /** Whether a shown message of the conversation is arriving, here or in another tab. */
@@ -104,9 +109,17 @@ export const isReceived = (id) => runs.has(id);
 
 export const receivedIds = () => [...runs.keys()];
 
-/** Stop the shown answers of a conversation. */
+/** Stop the shown answers of a conversation, those too whose tab does not say that it has: it may have crashed. */
 export function stop(conversation) {
-  stopNodes(shownNodes(conversation));
+  const nodes = shownNodes(conversation);
+  stopNodes(nodes);
+  setTimeout(() => {
+    for (const node of nodes) {
+      if (!node.isRunning || runs.has(node.id) || !isThere(conversation, node)) continue;
+      if (node.run?.streamId) deleteStream(node.run.streamId);
+      endWithoutStream(conversation, node);
+    }
+  }, REPLY_MS);
 }
 
 /** Stop those of `nodes` that are arriving; those that another tab receives, there. */
@@ -116,6 +129,9 @@ export function stopNodes(nodes) {
     else if (isRunning) tell("stop", id);
   }
 }
+
+/** Whether neither the message nor its conversation was deleted meanwhile. */
+const isThere = (conversation, node) => page.conversations.includes(conversation) && conversation.nodes[node.id] === node;
 
 /** What `make` returns, the request or requests; null if they cannot be sent, which is shown. */
 function bodyOf(make, number = 1) {
@@ -143,7 +159,7 @@ async function receive(conversation, node, read) {
   runs.delete(node.id);
   if (isLeaving) return; // what comes to an end with the page is no end of the answer
   node.isRunning = false;
-  if (conversation.nodes[node.id] !== node) return; // it was deleted meanwhile
+  if (!isThere(conversation, node)) return;
   finish(conversation, node);
   draw();
 }
@@ -187,7 +203,7 @@ function saver(conversation, node) {
   const save = () => {
     timer = null;
     savedStreamId = node.run.streamId;
-    if (node.isRunning && conversation.nodes[node.id] === node && !isLeaving) saveAnswer(conversation, node);
+    if (node.isRunning && isThere(conversation, node) && !isLeaving) saveAnswer(conversation, node);
   };
   return () => {
     if (savedStreamId !== node.run.streamId) save();

@@ -42,6 +42,16 @@ export function addRecords(conversation, records) {
   return changed;
 }
 
+/**
+ * Those of `records` that another tab has stored as a change of this type and that were not deleted here meanwhile: only
+ * "add" brings a conversation, and "answer" no message. `known`: the conversation here, or undefined.
+ */
+export function recordsToAdd({ type, records }, known) {
+  if (type === "add") return records;
+  if (!known) return [];
+  return type === "answer" ? records.filter(({ id }) => known.nodes[id]) : records;
+}
+
 /** Remove messages by their ids; the shown end becomes the nearest message that is left. */
 export function dropRecords(conversation, ids) {
   for (const id of ids) if (conversation.nodes[id]) unlink(conversation, id);

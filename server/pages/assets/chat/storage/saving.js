@@ -40,7 +40,7 @@ export function saveConversation(conversation) {
 export function saveMessages(conversation, nodes) {
   const change = { type: "messages", records: nodes.map((node) => recordOf(conversation, node)) };
   make(change);
-  tell("saved", { head: headOf(conversation), records: change.records });
+  tell("saved", { ...change, head: headOf(conversation) });
   saveHead(conversation, ["leafId", "updatedMs"], { isTold: false });
 }
 
@@ -48,7 +48,7 @@ export function saveMessages(conversation, nodes) {
 export function saveAnswer(conversation, node) {
   const record = recordOf(conversation, node);
   make({ type: "answer", record });
-  tell("saved", { head: headOf(conversation), records: [record] });
+  tell("saved", { type: "answer", head: headOf(conversation), records: [record] });
 }
 
 /** Store fields of a conversation's head. */
@@ -62,7 +62,12 @@ export function saveHead(conversation, names, { isTold = true } = {}) {
 export function saveRemoval(conversation, messageIds) {
   make({ type: "remove", id: conversation.id, messageIds });
   tell("removed", { id: conversation.id, messageIds });
-  if (unsaved.length > 0 && isOpen() && timer !== -1) flush(); // there is room now
+  if (timer > 0 && isOpen()) flush(); // there is room now
+}
+
+/** Keep nothing of what was deleted, here or in another tab, to store it later. */
+export function dropUnsaved(removal) {
+  unsaved = unsaved.map((change) => leftAfter(removal, change)).filter(Boolean);
 }
 
 /** The number of messages that only this page has. */
@@ -73,7 +78,7 @@ function numUnsaved() {
 
 /** Write a change; after one of the same conversation that could not be written, it waits for its turn. */
 async function make(change) {
-  if (change.type === "remove") unsaved = unsaved.filter((each) => !isUndoneBy(each, change));
+  if (change.type === "remove") dropUnsaved(change);
   if (!isOpen()) return hold(change, problem);
   if (change.type !== "remove" && unsaved.some((each) => conversationIdOf(each) === conversationIdOf(change))) return hold(change, problem);
   try {
@@ -92,11 +97,15 @@ function hold(change, reason) {
 
 const conversationIdOf = ({ type, head, id, record, records }) => (type === "add" ? head.id : id ?? (record ?? records[0]).conversationId);
 
-/** Whether nothing of `change` is left after `removal`. */
-function isUndoneBy(change, removal) {
-  if (conversationIdOf(change) !== removal.id) return false;
-  if (removal.messageIds === null) return true;
-  return change.type === "answer" && removal.messageIds.includes(change.record.id);
+/** What is left of `change`, which is not stored yet, after `removal`; null if that is nothing. */
+export function leftAfter(removal, change) {
+  if (conversationIdOf(change) !== removal.id) return change;
+  if (removal.messageIds === null) return null;
+  const isLeft = ({ id }) => !removal.messageIds.includes(id);
+  if (change.type === "answer") return isLeft(change.record) ? change : null;
+  if (!change.records) return change;
+  const records = change.records.filter(isLeft);
+  return records.length > 0 || change.type === "add" ? { ...change, records } : null; // later messages need the head
 }
 
 const reasonOf = (error) => (error?.name === "QuotaExceededError" ? "full" : "failed");
@@ -113,8 +122,9 @@ async function flush() {
   timer = -1; // no other begins
   const refused = new Set();
   let reason = "";
-  for (const change of [...unsaved]) {
-    if (!isOpen() || refused.has(conversationIdOf(change))) continue;
+  for (;;) {
+    const change = unsaved.find((each) => !refused.has(conversationIdOf(each))); // what was deleted meanwhile is not there
+    if (!change || !isOpen()) break;
     try {
       await write([change]);
       unsaved = unsaved.filter((each) => each !== change);

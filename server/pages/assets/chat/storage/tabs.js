@@ -2,6 +2,8 @@
 
 const NAME = "headrace.chat";
 
+export const REPLY_MS = 300; // in which another tab says that it receives an answer, or ends it
+
 let channel = null;
 
 /** `handlers`: a function for each kind of message, called with its content. */
