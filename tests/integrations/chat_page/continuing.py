@@ -26,6 +26,7 @@ _PASTE = """(text) => {
 def main() -> None:
     with session() as (server, browser, folder):
         _an_answer_is_continued_after_each_kind_of_end(server, browser, folder)
+        _token_probabilities_do_not_hide_what_is_continued(server, browser)
         _a_reload_while_an_answer_is_continued(server, browser)
         _an_answer_is_continued_after_the_server_was_killed(server, browser)
         _an_answer_for_a_schema_is_not_continued(server, browser)
@@ -68,6 +69,18 @@ def _an_answer_is_continued_after_each_kind_of_end(server: Server, browser: Brow
         page.reload()
         expect_done(page, "stopped and so on.")
         expect(page.locator(".message")).to_have_count(6)
+
+
+def _token_probabilities_do_not_hide_what_is_continued(server: Server, browser: Browser) -> None:
+    with context_of(browser) as context:
+        page = open_page(context, server.url)
+        ask(page, "limit: without probabilities")
+        expect(answers(page).last).to_contain_text("The answer was cut off")
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Show token probabilities").check()
+        page.get_by_label("Close the settings").click()
+        _continue(page)
+        expect_done(page, "without probabilities and so on.")
 
 
 def _a_reload_while_an_answer_is_continued(server: Server, browser: Browser) -> None:

@@ -12,9 +12,12 @@ export function canContinue(conversation, node) {
     node.childIds.length === 0 && !conversation.schema.trim();
 }
 
-/** The body that continues the answer `node`, which ends without blanks: templates drop them. */
+/**
+ * The body that continues the answer `node`, which ends without blanks: templates drop them. Token probabilities are asked
+ * for only if those of the text before are there: a view of a part of the tokens would hide the text of the others.
+ */
 export function continuationBody(conversation, settings, model, node) {
-  const body = requestBody(conversation, settings, model, node.id);
+  const body = requestBody(conversation, { ...settings, logprobs: settings.logprobs && Boolean(node.tokens) }, model, node.id);
   const last = body.messages.at(-1);
   last.content = node.content.trimEnd();
   if (node.reasoning) last.reasoning_content = node.reasoning;

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { emptyAnswer, newRun, reopen } from "../assets/chat/answers/answer.js";
 import { canContinue, continuationBody, examples, requestBody } from "../assets/chat/request.js";
 import { isLong, joinPages } from "../assets/chat/composer/files.js";
+import { isPlace } from "../assets/chat/places.js";
 import { parseExport } from "../assets/chat/transfer.js";
 import { addNode, newConversation, path, removeNode, showVersion, siblingIds, titleOf } from "../assets/chat/tree.js";
 import { events } from "../assets/shared/sse.js";
@@ -108,8 +109,27 @@ test("an answer is continued where its text ends, without the blanks there", () 
   assert.deepEqual(body.messages.at(-1), { role: "assistant", content: "half of", reasoning_content: "a thought" });
   assert.deepEqual([body.continue_final_message, body.add_generation_prompt], [true, false]);
   Object.assign(answer, { stats: { numTokens: 4 }, error: { message: "x" }, finishReason: "length", tokens: [{ text: "half" }] });
-  reopen(answer, { withTokens: false });
+  reopen(answer, { model: "other" });
   assert.deepEqual([answer.content, answer.error, answer.finishReason, answer.tokens, answer.run.numBefore], ["half of", null, null, null, 4]);
+  assert.equal(answer.model, "other"); // which goes on where the first one is gone
+});
+
+test("token probabilities of a continuation are asked for if those of the text before it are there", () => {
+  const conversation = conversationOf("question", "half");
+  const [, answer] = path(conversation);
+  const tokens = [{ text: "half" }];
+  const found = [null, tokens].flatMap((each) => [false, true].map((logprobs) => {
+    const node = { ...answer, tokens: each };
+    const body = continuationBody(conversation, { ...SETTINGS, logprobs }, "m", node);
+    reopen(node, body);
+    return [body.logprobs, body.top_logprobs, node.tokens];
+  }));
+  const none = [undefined, undefined, null];
+  assert.deepEqual(found, [none, none, none, [true, 5, tokens]]);
+});
+
+test("what is no place of the page is no address of a new chat", () => {
+  assert.deepEqual(["", "#/c/0123", "#input", "#/d"].map(isPlace), [true, true, false, false]);
 });
 
 test("what must be whole from its beginning is not continued, nor what is empty, runs, or was answered", () => {

@@ -23,10 +23,11 @@ export function newRun(numBefore = 0) {
   return { isRunning: true, run: { id: newId(), streamId: null, numEvents: 0, startMs: Date.now(), numBefore } };
 }
 
-/** Make an answer ready to be continued: with the text that it has, less what a template would drop at its end. */
-export function reopen(node, { withTokens }) {
+/** Make an answer ready to be continued by `body`: with the text that it has, less what a template would drop at its end. */
+export function reopen(node, body) {
   Object.assign(node, newRun(node.stats?.numTokens ?? 0), { content: node.content.trimEnd(), error: null, finishReason: null, requestId: null });
-  if (!withTokens) node.tokens = null; // a view of a part of the tokens would hide the text of the others
+  node.model = body.model ?? node.model;
+  if (!body.logprobs) node.tokens = null;
 }
 
 /** Fill `node` with the answer to `body`, and call `onChange` for all that arrives. Never throws: node.error tells. */

@@ -69,7 +69,7 @@ export function answer(conversation, parentId, unsaved = [], models = modelsOf(c
 export function continueAnswer(conversation, node) {
   const body = bodyOf(() => continuationBody(conversation, settings, offered(node.model), node));
   if (!body) return;
-  reopen(node, { withTokens: node.tokens !== null && settings.logprobs });
+  reopen(node, body);
   saveMessages(conversation, [node]);
   receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
   show({ isSamePlace: true });

@@ -99,12 +99,13 @@ function deleteButton(conversation, node, actions) {
 function updateAnswer({ conversation, node, actions, body, notes, foot, element }) {
   const isRunning = node.isRunning === true;
   element.setAttribute("aria-busy", String(isRunning));
-  const parts = (element.parts ??= { name: h("div", { class: "answerer muted small", title: node.model }), thought: null, text: h("div", { class: "text" }), calls: h("div"), wait: waiting() });
+  const parts = (element.parts ??= { name: h("div", { class: "answerer muted small" }), thought: null, text: h("div", { class: "text" }), calls: h("div"), wait: waiting() });
   if (!parts.isPlaced) {
     body.append(parts.name, parts.text, parts.calls, parts.wait);
     parts.isPlaced = true;
   }
   parts.name.textContent = node.model ? nameOf(node.model) : "";
+  parts.name.title = node.model ?? "";
   const { isAsWritten = false } = element;
   if (node.reasoning) showThought(parts, body, node, { isRunning, isAsWritten });
   renderText(parts.text, node.content, { tokens: node.tokens, isAsWritten, isDone: !isRunning });
