@@ -46,13 +46,20 @@ async def fetch_in_process(model: str) -> AsyncGenerator[PullMachine | PullProgr
         if not has_result:
             raise PullFailed(f"the process that fetched the model ended with {describe_exit(code)}; the log has more")
     finally:
-        await _end(process)
+        if process.returncode is None:
+            await _complete(asyncio.create_task(_end(process)))
+
+
+async def _complete(task: "asyncio.Task[None]") -> None:
+    """Wait until the task is done. A cancellation meanwhile has no effect: the caller is ending already."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    task.result()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """End the process, and its own child processes, such as pip."""
-    if process.returncode is not None:
-        return
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:

@@ -61,8 +61,8 @@ class Pull:
         self._notify()
 
     def stop(self) -> None:
-        """Stop the fetch. No effect if it has ended."""
-        if self.is_open and self.task is not None:
+        """Stop the fetch. No effect if it has ended or is being stopped."""
+        if self.is_open and not self.is_stopping and self.task is not None:
             self.is_stopping = True
             self.task.cancel()
 

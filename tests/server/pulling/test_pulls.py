@@ -105,6 +105,17 @@ async def test_a_stopped_pull_is_not_joined() -> None:
         pulls.stop("pull-0")
 
 
+async def test_a_second_stop_has_no_effect() -> None:
+    fetch = ScriptedFetch()
+    pull = _pulls(fetch).start("owner/a", is_kept=True)
+    await _until(lambda: bool(fetch.begun))
+    pull.stop()
+    pull.stop()
+    assert pull.task is not None
+    assert pull.task.cancelling() == 1
+    await _until(lambda: not pull.is_open)
+
+
 async def test_a_failure_is_the_pulls_own() -> None:
     fetch, metrics = ScriptedFetch(), Metrics("tiny")
     pulls = _pulls(fetch, metrics)
