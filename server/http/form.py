@@ -22,8 +22,8 @@ _MAX_PARTS = 32
 _MAX_FIELD_BYTES = 1 << 16  # of all values together, without the file
 _MAX_HEAD_BYTES = 1 << 14  # of one part
 _MAX_CHUNK_BYTES = 1 << 16  # searched in one piece
-_BODY_TIMEOUT_S = 60.0  # as for other bodies, plus the time that a file takes at the slowest rate
 _MIN_BYTES_PER_S = 1 << 14
+_MAX_LAG_S = 60.0  # time that a client may lag behind the slowest rate; bytes sent faster give no more than this
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -42,7 +42,7 @@ async def read_form(request: Request, file_field: str, write: Write) -> Form:
     _check_page(request)
     reader = _Reader(_decoder(request), file_field, write)
     now_s = asyncio.get_running_loop().time
-    left_s = _BODY_TIMEOUT_S  # in which the server waits for the client
+    left_s = _MAX_LAG_S  # in which the server waits for the client
     try:
         stream = aiter(request.stream())
         while True:
@@ -51,13 +51,13 @@ async def read_form(request: Request, file_field: str, write: Write) -> Form:
                 chunk = await anext(stream, None)
             if chunk is None:
                 break
-            left_s += len(chunk) / _MIN_BYTES_PER_S - (now_s() - start_s)
+            left_s = min(_MAX_LAG_S, left_s + len(chunk) / _MIN_BYTES_PER_S - (now_s() - start_s))
             for start in range(0, len(chunk), _MAX_CHUNK_BYTES):
                 await reader.take(chunk[start : start + _MAX_CHUNK_BYTES])
     except TimeoutError:
         raise RequestTimeout(
-            f"the body was not complete after {_BODY_TIMEOUT_S:g} s, and came with less than {_MIN_BYTES_PER_S >> 10} "
-            "KiB/s; send it faster, or in parts with /v1/uploads"
+            f"the body came with less than {_MIN_BYTES_PER_S >> 10} KiB/s for at least {_MAX_LAG_S:g} s; send it "
+            "faster and without pauses, or in parts with /v1/uploads"
         ) from None
     except ClientDisconnect:
         raise ClientGone from None
