@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from models.checkpoints.gguf.header import read_gguf_header
 from models.config.hf_config import HFConfig, quote_value, read_json_config, read_text
-from models.errors import CheckpointError, UnsupportedModelError
+from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
 from models.tokenizer.assets import TokenizerAssets
@@ -162,7 +162,7 @@ def _read_tokenizer(root: Path) -> Tokenizer:
         if (parts := read_parts(content)) is not None:
             try_tokenizer(parts, str(path))
         tokenizer = Tokenizer.from_buffer(content)
-    except CheckpointError:
+    except ModelError:
         raise
     except Exception as error:  # `tokenizers` raises nothing narrower
         raise CheckpointError(f"{path} cannot be read ({quote_value(str(error))}); fetch it again") from error

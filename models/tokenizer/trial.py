@@ -1,8 +1,9 @@
 """Trial of a tokenizer's normalizer and pre-tokenizer, in a process of its own with limits on time and memory.
 
-`python -m models.tokenizer.trial` reads the two from stdin, as in a tokenizer.json, applies each of their steps to
-texts that are hard for regular expressions, and writes what is wrong with them, or nothing. Oniguruma gives up on an
-expression after ten million steps at one position, and `tokenizers` then panics; until then, it takes 0.3 s.
+`python -m models.tokenizer.trial` reads the two from stdin, as in a tokenizer.json, and writes a line once the trial
+begins. It applies each of their steps to texts that are hard for regular expressions, and writes what is wrong with
+them, or nothing. Oniguruma gives up on an expression after ten million steps at one position, and `tokenizers` then
+panics; until then, it takes 0.3 s.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Any
 
 import tokenizers
 
-from models.errors import CheckpointError
+from models.errors import CheckpointError, ModelError
 from models.system.cache_folder import cache_folder
 from models.tokenizer import growth
 from models.tokenizer.cache import write_cached
@@ -35,13 +36,18 @@ _LONG, _RUN = 4096, 256  # characters of trial texts
 _MAX_LITERALS = 256
 _RUNS = ("a", "A", "1", " ", "\n", "\t", ".", "é", "漢", "ﷺ", "a ", "a1", "a.", " \n", "'s", "e\u0301", "_", "-")
 _PROSE = "The cat's 12 hats (don't ask) cost $3.50:\n\n\tnaïve Ünïcode İstanbul, 日本語 ﷺ 🙂 x=f(y); //--==\r\n"
+_STARTED = "started"
+_MAX_STDERR = 300  # characters in messages
+_VARIABLES = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"})
+_PREFIXES = ("PYTHON", "LC_", "LD_", "DYLD_", "MALLOC_")
 _EMPTY = {"type": "BPE", "vocab": {}, "merges": []}
 
 
 def try_tokenizer(parts: TokenizerParts, source: str) -> None:
     """Check a tokenizer's parts, and try them in another process. A verdict that nothing is wrong is cached.
 
-    source: the file's path, for messages. Raises CheckpointError for parts that exceed a limit or fail.
+    source: the file's path, for messages. Raises CheckpointError for parts that exceed a limit or fail, and ModelError
+    if the machine does not let the process complete.
     """
     check_growth(parts, source)
     request = json.dumps({"normalizer": parts.normalizer, "pre_tokenizer": parts.pre_tokenizer}, sort_keys=True)
@@ -50,7 +56,7 @@ def try_tokenizer(parts: TokenizerParts, source: str) -> None:
     verdict = cache_folder() / "tokenizers" / f"tried-{_key(request)}"
     if verdict.is_file():
         return
-    if (fault := _try_in_process(request)) is not None:
+    if (fault := _try_in_process(request, source)) is not None:
         raise CheckpointError(f"{source}: {fault}; use the tokenizer.json of the original model")
     with contextlib.suppress(OSError):
         write_cached(verdict, b"")
@@ -65,10 +71,8 @@ def _key(request: str) -> str:
     return digest.hexdigest()
 
 
-def _try_in_process(request: str) -> str | None:
-    """Return what is wrong with the parts; None for nothing."""
-    # The process needs none of the server's variables, which include keys.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+def _try_in_process(request: str, source: str) -> str | None:
+    """Return what is wrong with the parts; None for nothing. Raises ModelError if the trial could not be made."""
     try:
         process = subprocess.run(
             _COMMAND,
@@ -77,15 +81,39 @@ def _try_in_process(request: str) -> str | None:
             timeout=_TIMEOUT_S,
             encoding="utf-8",
             check=False,
-            env=environment,
+            env=_environment(),
         )
     except subprocess.TimeoutExpired:
-        return f"trying it took more than {_TIMEOUT_S:g} s"
+        raise ModelError(
+            f"{source}: trying its tokenizer took more than {_TIMEOUT_S:g} s, most of which it waited for a processor; "
+            "end other programs, and load the model again"
+        ) from None
+    cause = f" (the process ended with {_describe_exit(process.returncode, process.stderr)})"
+    started, _, fault = process.stdout.partition("\n")
+    if process.returncode == -signal.SIGKILL:
+        raise ModelError(
+            f"{source}: trying its tokenizer was interrupted{cause}, probably because the machine has too little free "
+            "memory; free some, and load the model again"
+        )
+    if started != _STARTED:
+        raise ModelError(f"{source}: its tokenizer could not be tried{cause}; install headrace and its libraries again")
     if process.returncode == -signal.SIGXCPU:
         return f"its normalizer or pre_tokenizer takes more than {_SECONDS} s for short texts"
     if process.returncode:
-        return f"its normalizer or pre_tokenizer needs more than {_NUM_BYTES >> 20} MiB for short texts, or fails"
-    return process.stdout or None
+        mib = _NUM_BYTES >> 20
+        return f"its normalizer or pre_tokenizer needs more than {mib} MiB for short texts, or fails{cause}"
+    return fault or None
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables that a Python process needs to start: no keys of the server, the hub or a cloud."""
+    return {name: value for name, value in os.environ.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
+
+
+def _describe_exit(code: int, stderr: str) -> str:
+    """Return the exit code or signal, and the last line of stderr, where Python has the error's message."""
+    how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit status {code}"
+    return ": ".join([how, *(line[:_MAX_STDERR] for line in stderr.strip().splitlines()[-1:])])
 
 
 # --- In the process ---------------------------------------------------------------------------------------------------
@@ -94,6 +122,8 @@ def _try_in_process(request: str) -> str | None:
 def main() -> None:
     request = json.loads(sys.stdin.read())
     _limit()
+    sys.stdout.write(f"{_STARTED}\n")
+    sys.stdout.flush()  # an abort would lose the line
     sys.stdout.write(_fault(request["normalizer"], request["pre_tokenizer"]) or "")
 
 

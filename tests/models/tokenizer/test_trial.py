@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models.config.hf_config import HFConfig
-from models.errors import CheckpointError
+from models.errors import CheckpointError, ModelError
 from models.sources.resolve import ModelFiles
 from models.tokenizer import trial
 from models.tokenizer.load import load_tokenizer_assets
@@ -51,6 +51,13 @@ def _load(folder: Path, **parts: Any) -> str:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+
+
+STARTED = f"print({trial._STARTED!r}, flush=True)"
+
+
+def _run_instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(trial, "_COMMAND", (*trial._COMMAND[:1], "-c", code))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +124,7 @@ def test_tokenizers_as_models_have_them_are_read(tmp_path: Path, parts: dict[str
 def test_a_verdict_is_remembered_until_the_parts_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
     try_parts = trial._try_in_process
-    monkeypatch.setattr(trial, "_try_in_process", lambda request: tried.append(request) or try_parts(request))
+    monkeypatch.setattr(trial, "_try_in_process", lambda *given: tried.append(given[0]) or try_parts(*given))
     for parts in ({}, {}, {"normalizer": NFKD}, {"normalizer": NFKD}):
         _load(tmp_path, **parts)
     assert len(tried) == 2
@@ -125,9 +132,39 @@ def test_a_verdict_is_remembered_until_the_parts_change(tmp_path: Path, monkeypa
 
 def test_steps_that_need_too_much_memory_or_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
-    monkeypatch.setattr(trial, "_COMMAND", (*trial._COMMAND[:1], "-c", endless))
+    _run_instead(monkeypatch, f"{STARTED}; {endless}")
     with pytest.raises(CheckpointError, match="takes more than 5 s for short texts"):
         _load(tmp_path)
-    monkeypatch.setattr(trial, "_COMMAND", (*trial._COMMAND[:1], "-c", "import os; os.abort()"))
-    with pytest.raises(CheckpointError, match="needs more than 512 MiB for short texts, or fails"):
+    _run_instead(monkeypatch, f"{STARTED}; import os, sys; sys.stderr.write('x\\nallocation failed\\n'); os.abort()")
+    with pytest.raises(
+        CheckpointError, match=r"512 MiB .*or fails \(the process .* SIGABRT: allocation failed\); use the"
+    ):
         _load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import no_such_library", r"could not be tried .* exit status 1: ModuleNotFoundError: .*'no_such_library'\)"),
+        (
+            "STARTED; import os; os.kill(os.getpid(), 9)",
+            r"interrupted \(.* SIGKILL\), probably .* too little free memory",
+        ),
+    ],
+)
+def test_what_keeps_the_trial_from_its_end_is_not_blamed_on_the_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
+) -> None:
+    _run_instead(monkeypatch, code.replace("STARTED", STARTED))
+    with pytest.raises(ModelError, match=reason) as error:
+        _load(tmp_path)
+    assert not isinstance(error.value, CheckpointError)
+    assert "original model" not in str(error.value)
+
+
+def test_the_process_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HEADRACE_API_KEY"):
+        monkeypatch.setenv(name, "sesame")
+    seen = "print(*(name for name in os.environ if os.environ[name] == 'sesame'), end='')"
+    _run_instead(monkeypatch, f"{STARTED}; import os; {seen}")
+    _load(tmp_path)
