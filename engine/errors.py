@@ -131,6 +131,10 @@ class StartupError(HeadraceError):
     """The server or a command cannot start: a model, an option or a resource is not usable."""
 
 
+class ModelUnusable(StartupError):
+    """The model's files are unsound, or of a kind that is not supported: they will never load as they are."""
+
+
 class NotEnoughMemory(StartupError):
     """Training needs more memory than is free; the message has the arithmetic."""
 

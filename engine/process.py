@@ -22,7 +22,7 @@ from engine.child_processes.frames import encode_frame, receive_frame
 from engine.child_processes.lifetime import end_with_parent
 from engine.child_processes.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
 from engine.config import EngineConfig
-from engine.errors import HeadraceError, OptionError
+from engine.errors import HeadraceError, ModelUnusable, OptionError
 from engine.protocol import (
     Failed,
     FromEngine,
@@ -80,7 +80,7 @@ def main() -> None:
             faults=faults,
         )
     except HeadraceError as error:
-        _send(sock, Failed(str(error), is_option=isinstance(error, OptionError)))
+        _send(sock, _failed(error))
         return
     except Exception as error:
         if is_out_of_memory(error):
@@ -91,6 +91,10 @@ def main() -> None:
         return
     _send(sock, Ready(info))
     _serve(engine, inbox, sock if faults is None else _faulty(sock, faults), pulse)
+
+
+def _failed(error: HeadraceError) -> Failed:
+    return Failed(str(error), is_option=isinstance(error, OptionError), is_model=isinstance(error, ModelUnusable))
 
 
 def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":

@@ -66,7 +66,12 @@ class BudgetSpent(RateLimited):
 
 
 class ModelFailed(EngineUnavailable):
-    """The model has never been loaded, since loading it failed."""
+    """The requested model could not be loaded."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None) -> None:
+        """retry_after_s: None if a retry will fail too, until the operator has changed the model's files or options."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelNotFound(HeadraceError):
@@ -276,8 +281,10 @@ def _headers(error: Exception) -> dict[str, str]:
             return _rate_limit_headers(error)
         case ModelNotLoaded():
             return {"retry-after": _seconds(error.retry_after_s)}
-        case ModelFailed():
-            return {"x-should-retry": "false"}  # what is wrong stays wrong
+        case ModelFailed(retry_after_s=None):
+            return {"x-should-retry": "false"}
+        case ModelFailed(retry_after_s=float(retry_after_s)):
+            return {"retry-after": _seconds(retry_after_s)}
         case EngineUnavailable() | TooManyWatchers() | TooManyPulls():
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case TooManyConnections():

@@ -5,7 +5,7 @@ import time
 from collections import deque
 
 from engine.client.interface import EngineState
-from engine.errors import EngineUnavailable, OptionError, StartupError
+from engine.errors import EngineUnavailable, ModelUnusable, OptionError, StartupError
 from engine.protocol import EngineInfo, Failed, Loading
 
 MAX_RESTARTS = 3  # within the window; more means that it will not get better by itself
@@ -27,7 +27,7 @@ class EngineLife:
         self.is_stopping = False
         self._info: EngineInfo | None = None
         self._failure: str | None = None
-        self._is_option_wrong = False
+        self._error: type[StartupError] = StartupError  # of `_failure`
         self._restart_times: deque[float] = deque()  # within the window
         self._decided = asyncio.Event()  # set with the first READY, or DEAD
         self._dead = asyncio.Event()
@@ -46,10 +46,11 @@ class EngineLife:
             raise EngineUnavailable(self.reason)
 
     async def wait_ready(self) -> EngineInfo:
-        """Wait until the engine is ready; return its description. Raises StartupError or OptionError on failure."""
+        """Wait until the engine is ready; return its description. Raises StartupError, ModelUnusable or OptionError on
+        failure."""
         await self._decided.wait()
         if self._failure is not None:
-            raise OptionError(self._failure) if self._is_option_wrong else StartupError(self._failure)
+            raise self._error(self._failure)
         return self.info
 
     async def wait_dead(self) -> str:
@@ -87,7 +88,8 @@ class EngineLife:
 
     def fail(self, failed: Failed) -> None:
         """Record the error that the engine's process reports, before it ends, if it cannot start."""
-        self._failure, self._is_option_wrong = failed.message, failed.is_option
+        self._failure = failed.message
+        self._error = OptionError if failed.is_option else ModelUnusable if failed.is_model else StartupError
 
     def end_process(self, reason: str) -> bool:
         """Record that the process has ended; return whether its end is unexpected."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from engine.draft_model.check import check_draft
 from engine.draft_model.model import DraftModel, widest_group
 from engine.draft_model.runner import TorchDraftRunner
-from engine.errors import StartupError
+from engine.errors import ModelUnusable, StartupError
 from engine.runner.kv_groups import kv_groups
 from engine.speculation.settings import SpeculationSettings
-from models.errors import ModelError
+from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
@@ -27,7 +27,7 @@ def resolve_draft(settings: SpeculationSettings, report: ProgressReport) -> Mode
         files = resolve_model(settings.draft_model, None, report, check=lambda files: check_config(files, {}))
         has_states = has_recurrence(files)
     if has_states:
-        raise StartupError(
+        raise ModelUnusable(
             f"the draft model {settings.draft_model} has recurrent layers, and their states cannot be restored when "
             "drafts are rejected; choose one with attention in all layers, or --speculative-method ngram"
         )
@@ -87,4 +87,5 @@ def _named(settings: SpeculationSettings) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        raise StartupError(f"the draft model {settings.draft_model} cannot be used: {error}") from error
+        kind = ModelUnusable if isinstance(error, CheckpointError | UnsupportedModelError) else StartupError
+        raise kind(f"the draft model {settings.draft_model} cannot be used: {error}") from error

@@ -81,10 +81,11 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The engine cannot start, and a retry would not help. message: for the user."""
+    """The engine cannot start. message: for the user."""
 
     message: str
     is_option: bool = False  # an option is wrong, not the model or the machine
+    is_model: bool = False  # the model's files are wrong, and will never load as they are
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag=True):

@@ -17,7 +17,7 @@ from engine.config import Device, EngineConfig
 from engine.draft_model.load import make_drafter
 from engine.draft_model.model import DraftModel
 from engine.engine import Engine
-from engine.errors import StartupError
+from engine.errors import ModelUnusable, StartupError
 from engine.faults.wrappers import FaultyRunner
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
@@ -178,7 +178,7 @@ def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
     try:
         model.decoder.enable_adapters(config.max_loras, config.max_lora_rank)
     except UnsupportedModelError as error:
-        raise StartupError(f"{error}; leave --enable-lora out for this model") from error
+        raise ModelUnusable(f"{error}; leave --enable-lora out for this model") from error
     assert isinstance(model.decoder, Decoder)
     return adapter_memory(config, model.decoder, model.dtype, model.device)
 

@@ -7,14 +7,14 @@ import torch
 
 from engine.config import EngineConfig, ModelImpl, Quantization
 from engine.draft_model.load import load_draft, resolve_draft
-from engine.errors import OptionError, StartupError
+from engine.errors import ModelUnusable, OptionError, StartupError
 from engine.protocol import Quality, TokenizerInfo
 from engine.quality.report import QualityReport, overrides_of
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
 from engine.startup.task import pools
 from models.caches.uses import record_use
-from models.errors import ModelError, SettingError
+from models.errors import CheckpointError, ModelError, SettingError, UnsupportedModelError
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
@@ -62,7 +62,8 @@ def load_models(
 ) -> EngineModels:
     """Find and load the models. on_tokenizer: called before the weights are loaded.
 
-    Raises StartupError if a model cannot be found or loaded, OptionError for an option that is invalid or does not fit.
+    Raises StartupError if a model cannot be found or loaded (ModelUnusable if its files are the cause), OptionError
+    for an option that is invalid or does not fit.
     """
     draft_files = resolve_draft(spec, report)  # first: a misspelled name should not wait for the model
     try:
@@ -82,7 +83,9 @@ def load_models(
         quality = quality_report.after_loading(target)
     except SettingError as error:
         raise OptionError(str(error)) from error
-    except ModelError as error:
+    except (CheckpointError, UnsupportedModelError) as error:
+        raise ModelUnusable(str(error)) from error
+    except ModelError as error:  # such as a hub that does not answer, or too little free memory
         raise StartupError(str(error)) from error
     draft = None
     if draft_files is not None:

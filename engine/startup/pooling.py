@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.child_processes.fault_plan import FaultPlan
 from engine.config import EngineConfig, Pooling, SchedulingPolicy, Task
-from engine.errors import OptionError, StartupError
+from engine.errors import ModelUnusable, OptionError
 from engine.faults.wrappers import FaultyPooler
 from engine.pooling.engine import PoolingEngine
 from engine.pooling.pooler import Pooler
@@ -31,7 +31,7 @@ _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the time of the last is the first esti
 def check_pooling_options(config: EngineConfig, traits: PoolingTraits | None) -> bool:
     """Return whether the engine pools texts (embeddings, scores). traits: None if transformers' code runs the model.
 
-    Raises OptionError for options that do not fit the model, StartupError if the model needs unsupported pooling.
+    Raises OptionError for options that do not fit the model, ModelUnusable if the model needs unsupported pooling.
     """
     if traits is None:
         if config.task is Task.EMBED:
@@ -48,7 +48,7 @@ def check_pooling_options(config: EngineConfig, traits: PoolingTraits | None) ->
             f"--pooling is {config.pooling.value}, but this model generates text; add --task embed, or leave it out"
         )
     if is_pooling and traits.refusal is not None:
-        raise StartupError(traits.refusal)
+        raise ModelUnusable(traits.refusal)
     return is_pooling
 
 
@@ -60,7 +60,7 @@ def build_pooling_engine(
     faults: FaultPlan | None = None,
 ) -> tuple[PoolingEngine, EngineInfo]:
     """Build the engine of a model that pools texts. Raises OptionError for options of generating models, and
-    StartupError for a model that cannot pool texts."""
+    ModelUnusable for a model that cannot pool texts."""
     traits, decoder = model.pooling, model.decoder
     assert traits is not None
     assert isinstance(decoder, Decoder)
@@ -70,7 +70,7 @@ def build_pooling_engine(
             "it; leave it out"
         )
     if any(layer.recurrence is not None for layer in decoder.spec.layers):
-        raise StartupError(f"{model.architecture} has recurrent layers, and headrace cannot make embeddings of it")
+        raise ModelUnusable(f"{model.architecture} has recurrent layers, and headrace cannot make embeddings of it")
     scheme = _scheme(config, traits)
     info = _pooling_info(config, model, traits, scheme)
     decoder.serve_context(info.max_input_tokens)

@@ -58,6 +58,7 @@ class LoadableModel:
     client_used_s: float = -math.inf  # when a client's last request ended
     load_started_s: float = 0.0
     failed_s: float = -math.inf
+    has_failed_for_good: bool = False  # the last failure's cause is in the model's files or options
     num_failures: int = 0  # consecutive failures to load
 
     @property
@@ -104,10 +105,20 @@ class LoadableModel:
 
     def failure(self, now_s: float) -> EngineUnavailable:
         """Return the error for requests to the failed model. It omits the reason, which may name files."""
-        if self.measured_bytes is None:
-            return ModelFailed("the model could not be loaded; the server's log has the reason")
+        if self.has_failed_for_good:
+            return ModelFailed(
+                "the model could not be loaded because of its files or options; use another model until the operator "
+                "has changed them; the server's log has the reason",
+                retry_after_s=None,
+            )
         left_s = max(_MIN_RETRY_S, self.failed_s + _RETRY_FAILED_S - now_s)
-        return EngineUnavailable(f"the model has failed; try again in {math.ceil(left_s)} s")
+        again = f"try again in {math.ceil(left_s)} s"
+        if self.measured_bytes is None:
+            return ModelFailed(
+                f"the model could not be loaded; {again}, or use another model; the server's log has the reason",
+                retry_after_s=left_s,
+            )
+        return EngineUnavailable(f"the model has failed; {again}")
 
     def clear_failure(self, now_s: float) -> None:
         """Allow the failed model to be loaded again. Raises EngineUnavailable if it failed less than 10 s ago."""

@@ -160,13 +160,17 @@ class LoadingPolicy:
         complete(model.load_requests)
         self._advance()
 
-    def on_failed(self, name: str, reason: str) -> None:
-        """Mark the model as failed: it could not be loaded, or its engine died and is not restarted."""
+    def on_failed(self, name: str, reason: str, *, is_for_good: bool = False) -> None:
+        """Mark the model as failed: it could not be loaded, or its engine died and is not restarted.
+
+        is_for_good: its files or options are the cause, so that clients need not try again.
+        """
         model = self._models[name]
         assert model.state in (ModelState.LOADING, ModelState.LOADED)
         model.state = ModelState.FAILED
         model.reason = reason
         model.failed_s = self._now()
+        model.has_failed_for_good = is_for_good
         model.num_failures += 1
         model.must_unload = False
         model.keep_alive_s = None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from engine.client.interface import EngineClient
-from engine.errors import HeadraceError
+from engine.errors import HeadraceError, ModelUnusable, OptionError
 from engine.protocol import EngineInfo
 from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
@@ -166,7 +166,8 @@ class ModelLoader:
             managed.slot.engine_is_ready()
             await managed.prepare()
         except HeadraceError as error:
-            await self._fail(name, managed, engine, "could not be loaded", str(error))
+            is_for_good = isinstance(error, ModelUnusable | OptionError)
+            await self._fail(name, managed, engine, "could not be loaded", str(error), is_for_good=is_for_good)
             return
         except Exception:
             logger.exception("loading the model %s failed with an internal error", name)
@@ -181,14 +182,23 @@ class ModelLoader:
         self._set_timer()
         await self._fail(name, managed, engine, "is no longer served", await engine.wait_dead())
 
-    async def _fail(self, name: str, managed: ManagedEngine, engine: StartableEngine, what: str, reason: str) -> None:
+    async def _fail(
+        self,
+        name: str,
+        managed: ManagedEngine,
+        engine: StartableEngine,
+        what: str,
+        reason: str,
+        *,
+        is_for_good: bool = False,
+    ) -> None:
         await _stop(name, engine)
         if self._is_closed:
             return
         managed.engine = None
         managed.slot.empty(reason)
         logger.error("the model %s %s: %s", name, what, reason)
-        self._policy.on_failed(name, reason)
+        self._policy.on_failed(name, reason, is_for_good=is_for_good)
         self._set_timer()
 
     # --- time ---------------------------------------------------------------------------------------------------------

@@ -85,8 +85,13 @@ def main() -> None:
 def _start(mode: str, sock: socket.socket, send: Send) -> bool:
     """Whether the engine is ready then; else it ends."""
     send(Loading("load weights", 1, 4, "B"))
-    if mode in ("failing", "refusing"):
-        send(Failed("no such model") if mode == "failing" else Failed("no such option", is_option=True))
+    failures = {
+        "failing": Failed("no such model"),
+        "refusing": Failed("no such option", is_option=True),
+        "unusable": Failed("no such tensor", is_model=True),
+    }
+    if mode in failures:
+        send(failures[mode])
         return False
     if mode == "compiling":  # for ever; the stage is the compiler's process
         send(Loading(str(subprocess.Popen(["sleep", "600"]).pid), 0, 0, ""))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.client.interface import EngineCallbacks, EngineState
-from engine.errors import EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
+from engine.errors import EngineStopped, EngineUnavailable, ModelUnusable, OptionError, QueueFull, StartupError
 from engine.protocol import AbortReason, FinishReason
 from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.scripted_client import read_all, scripted_client, scripted_request
@@ -81,6 +81,13 @@ async def test_an_option_that_the_engine_refuses_is_told_apart() -> None:
     """The command line exits with another status for it."""
     async with scripted_client("refusing") as client:
         with pytest.raises(OptionError, match="no such option"):
+            async with asyncio.timeout(DEADLINE_S):
+                await client.wait_ready()
+
+
+async def test_files_that_will_never_load_are_told_apart() -> None:
+    async with scripted_client("unusable") as client:
+        with pytest.raises(ModelUnusable, match="no such tensor"):
             async with asyncio.timeout(DEADLINE_S):
                 await client.wait_ready()
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from engine.config import Device, EngineConfig
-from engine.errors import OptionError, StartupError
+from engine.errors import ModelUnusable, OptionError, StartupError
 from engine.startup import build, early, load
 from engine.startup.build import build_engine
-from models.errors import SettingError
+from models.errors import CheckpointError, ModelError, SettingError, SourceError, UnsupportedModelError
 from models.kernels.cpu.library import kernel_library
 from models.weight_cache.cache import WeightCache
 from tests.helpers.model_folders import write_model_folder
@@ -45,6 +45,18 @@ def test_a_setting_that_the_models_refuse_is_a_wrong_option(monkeypatch: pytest.
     monkeypatch.setattr(load, "resolve_model", refuse)
     with pytest.raises(OptionError, match="sse9"):
         _build(threads=1)
+
+
+@pytest.mark.parametrize("fault", [CheckpointError, UnsupportedModelError, SourceError, ModelError])
+def test_files_that_will_never_load_are_told_apart(monkeypatch: pytest.MonkeyPatch, fault: type[ModelError]) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise fault("of the model")
+
+    monkeypatch.setattr(load, "resolve_draft", lambda *_: None)
+    monkeypatch.setattr(load, "resolve_model", refuse)
+    with pytest.raises(StartupError, match="of the model") as error:
+        _build(threads=1)
+    assert isinstance(error.value, ModelUnusable) == (fault in (CheckpointError, UnsupportedModelError))
 
 
 def test_other_faults_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

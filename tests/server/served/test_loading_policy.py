@@ -127,13 +127,28 @@ def test_a_failure_is_reported_immediately_and_tried_again_later() -> None:
     server.policy.on_failed("a", "no such file")
     assert isinstance(waiter.error, EngineUnavailable)
     assert isinstance(waiter.error, ModelFailed)
-    assert "try again" not in str(waiter.error)
-    with pytest.raises(ModelFailed, match=r"^the model could not be loaded; the server.s log has the reason"):
+    assert waiter.error.retry_after_s == 10
+    with pytest.raises(ModelFailed, match=r"^the model could not be loaded; try again in 10 s"):
         server.acquire("a")
     server.now_s += 10
     again = server.acquire("a")
     server.loaded("a")
     assert again.is_admitted
+
+
+def test_a_failure_for_good_invites_no_retry_until_a_passing_one_follows() -> None:
+    server = three()
+    server.serve("a")
+    server.policy.on_failed("a", "no such tensor", is_for_good=True)
+    with pytest.raises(ModelFailed, match="because of its files or options") as refused:
+        server.acquire("a")
+    assert refused.value.retry_after_s is None
+    server.now_s += 10
+    waiter = server.acquire("a")
+    server.loader.loading.remove("a")
+    server.policy.on_failed("a", "too little memory")
+    assert isinstance(waiter.error, ModelFailed)
+    assert waiter.error.retry_after_s == 10
 
 
 def test_when_all_have_failed_the_server_tries_again_by_itself_ever_less_often() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.client.interface import EngineState
+from engine.errors import ModelUnusable, OptionError, StartupError
 from engine.protocol import AdapterInfo
 from server.config.lora import LoraConfig
 from server.served.loadable_model import ModelState
@@ -97,19 +98,30 @@ async def test_one_that_does_not_fit_now_is_refused_with_the_time_to_come_back()
     assert int(refused.headers["retry-after"]) >= 1
 
 
-async def test_an_error_of_the_servers_own_leaves_no_model_loading() -> None:
+@pytest.mark.parametrize(
+    ("failure", "header"),
+    [
+        (KeyError("weights"), ("retry-after", "10")),
+        (StartupError("the hub does not answer"), ("retry-after", "10")),
+        (ModelUnusable("no such tensor"), ("x-should-retry", "false")),
+        (OptionError("no such option"), ("x-should-retry", "false")),
+    ],
+)
+async def test_a_failure_to_load_leaves_no_model_loading_and_says_whether_to_retry(
+    failure: Exception, header: tuple[str, str]
+) -> None:
     several = make_several({"alpha": 1}, BIG)
     several.loads_at_once = False
     async with asyncio.timeout(20), http(several.app) as api:
         asked = asyncio.create_task(api.post(CHAT, json={"model": "alpha", "messages": MESSAGES}))
         await until(lambda: "alpha" in several.engines)
-        several.engine("alpha").failure = KeyError("weights")
+        several.engine("alpha").failure = failure
         several.engine("alpha").may_load.set()
         refused = await asked
         (card,) = (await api.get("/v1/models")).json()["data"]
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
-    assert "retry-after" not in refused.headers
-    assert refused.headers["x-should-retry"] == "false"
+    assert [each for each in refused.headers.items() if each[0] in ("retry-after", "x-should-retry")] == [header]
+    assert str(failure) not in refused.text
     assert several.loader.model("alpha").state is ModelState.FAILED
     assert card["status"] == {"value": "failed"}
     assert "capabilities" not in card["headrace"]
