@@ -46,7 +46,7 @@ export function send({ content, attachments }) {
 export function answer(conversation, parentId, unsaved = [], models = modelsOf(conversation)) {
   const bodies = bodyOf(() => models.map((each) => requestBody(conversation, settings, each, parentId)), models.length);
   if (!bodies) return false;
-  conversation.model ??= modelsOf(conversation)[0];
+  conversation.model ||= modelsOf(conversation)[0] || undefined; // empty before the models are known
   const added = models.map((each) => addNode(conversation, parentId, { ...emptyAnswer(each), ...newRun() }));
   if (added.length === 2) Object.assign(conversation, { pair: added.map(({ id }) => id), leafId: added[0].id });
   if (page.conversations.includes(conversation)) {
