@@ -66,7 +66,7 @@ async def _batch_report(context: ServerContext, record: BatchRecord, owner: str)
     )
     now_s = files.clock()
     return JobReport(
-        job=batch_summary(record, owner, ring, now_s), has_keys=ring.asks_for_keys, now=now_s, batch=details
+        job=batch_summary(context, record, owner, now_s), has_keys=ring.asks_for_keys, now=now_s, batch=details
     )
 
 

@@ -26,7 +26,7 @@ async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool)
         batches = BATCHES.newest(connection, _MAX_JOBS, wanted)
         trainings = FINETUNING_JOBS.newest(connection, _MAX_JOBS, wanted)
         jobs = [
-            *(batch_summary(each, owner, ring, now_s) for each in batches),
+            *(batch_summary(context, each, owner, now_s) for each in batches),
             *(training_summary(each, owner, ring, now_s, stall_of(connection, each)) for each in trainings),
         ]
         stored = files.newest(connection, now_s, _MAX_FILES, wanted)
@@ -44,10 +44,10 @@ async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool)
     return await context.files.database.run(work)
 
 
-def batch_summary(record: BatchRecord, owner: str, ring: KeyRing, now_s: float) -> JobSummary:
+def batch_summary(context: ServerContext, record: BatchRecord, owner: str, now_s: float) -> JobSummary:
     done = record.completed + record.failed
-    left_s = None
-    if record.status is BatchStatus.IN_PROGRESS and record.in_progress_at is not None and done:
+    left_s, is_paused = None, _is_paused(context, record)
+    if record.status is BatchStatus.IN_PROGRESS and record.in_progress_at is not None and done and not is_paused:
         left_s = (now_s - record.in_progress_at) / done * (record.total - done)
     return JobSummary(
         id=record.id,
@@ -60,13 +60,22 @@ def batch_summary(record: BatchRecord, owner: str, ring: KeyRing, now_s: float) 
         failed=record.failed,
         unit=JobUnit.LINE,
         left_s=left_s,
+        is_paused=is_paused,
         waits_for=None,
-        key=ring.owner_name(record.owner),
+        key=context.keys.ring.owner_name(record.owner),
         is_own=record.owner == owner,
         created_at=record.created_at,
         started_at=record.in_progress_at,
         ended_at=record.ended_s,
     )
+
+
+def _is_paused(context: ServerContext, record: BatchRecord) -> bool:
+    """Whether a running batch stands still because its model's engine has requests of clients."""
+    if record.status is not BatchStatus.IN_PROGRESS or record.model is None:
+        return False
+    last = context.models.get_or_default(record.model).live.last_step
+    return last.running_batch == 0 and last.running + last.waiting > 0
 
 
 def stall_of(connection: Connection, record: FinetuningRecord) -> str | None:
@@ -95,6 +104,7 @@ def training_summary(
         failed=0,
         unit=JobUnit.STEP,
         left_s=left_s,
+        is_paused=False,
         waits_for=waits_for,
         key=ring.owner_name(record.owner),
         is_own=record.owner == owner,

@@ -8,6 +8,7 @@ from server.context import ServerContext
 from server.dashboard.fit import fit_of
 from server.live.history import MINUTE_S, NUM_MINUTES, NUM_TEN_MINUTES, TEN_MINUTES_S
 from server.live.reports import ModelHealth, ServerReport, Stretch
+from server.served.model import ServedModel
 
 
 async def server_report(context: ServerContext) -> ServerReport:
@@ -20,14 +21,23 @@ async def server_report(context: ServerContext) -> ServerReport:
         now=now_s,
         has_keys=context.keys.ring.asks_for_keys,
         is_draining=context.drain.is_active,
-        models=[
-            ModelHealth(model.name, status.state.value, status.reason, status.num_restarts)
-            for model in context.models
-            for status in (model.client.status(),)
-        ],
+        models=[_health(model) for model in context.models],
         machine=machine,
         hour=Stretch(MINUTE_S, NUM_MINUTES, history.hour()),
         day=Stretch(TEN_MINUTES_S, NUM_TEN_MINUTES, history.day()),
         happenings=[*reversed(history.happenings)],
         fits=[each for each in fits if each is not None],
+    )
+
+
+def _health(model: ServedModel) -> ModelHealth:
+    status, last = model.client.status(), model.live.last_step
+    return ModelHealth(
+        name=model.name,
+        state=status.state.value,
+        reason=status.reason,
+        num_restarts=status.num_restarts,
+        batch_running=last.running_batch,
+        batch_paused=last.paused_batch,
+        batch_tokens_per_s=model.live.pace.batch_tokens_per_s if last.running_batch else 0.0,
     )

@@ -13,7 +13,7 @@ class FrameStep(msgspec.Struct, frozen=True, array_like=True):
     """One step of the engine."""
 
     step_ms: float
-    prefill_tokens: int
+    prefill_tokens: int  # these two include lines of batches
     decode_tokens: int  # drafts included
     running: int
 
@@ -25,6 +25,14 @@ class Queue(msgspec.Struct, frozen=True):
     interactive: int = 0
     background: int = 0
     for_grammar: int = 0  # requests of all classes that wait for their grammar to be compiled
+
+
+class BatchLines(msgspec.Struct, frozen=True):
+    """Lines of batches in the engine by state. Paused ones keep their blocks while clients' requests run."""
+
+    running: int = 0
+    paused: int = 0
+    waiting: int = 0
 
 
 class Blocks(msgspec.Struct, frozen=True):
@@ -61,10 +69,11 @@ class EngineFrame(msgspec.Struct, frozen=True):
 
     num_steps: int = 0
     steps: list[FrameStep] = []
-    prefill_tokens: int = 0
+    prefill_tokens: int = 0  # these two include lines of batches, and `running` and `queue` do not
     decode_tokens: int = 0
     running: int = 0
     queue: Queue = Queue()
+    batch: BatchLines = BatchLines()
     blocks: Blocks = Blocks()
     prefix_queries: int = 0  # prompt tokens looked up in the cache
     prefix_hits: int = 0  # prompt tokens found in the cache
@@ -99,8 +108,8 @@ class FrameBuilder:
         return EngineFrame(
             num_steps=len(stats),
             steps=[_step(each) for each in list(stats)[-MAX_STEPS:]],
-            prefill_tokens=sum(each.prefill_tokens for each in stats),
-            decode_tokens=sum(each.decode_tokens for each in stats),
+            prefill_tokens=sum(each.prefill_tokens + each.batch_prefill_tokens for each in stats),
+            decode_tokens=sum(each.decode_tokens + each.batch_decode_tokens for each in stats),
             running=last.running,
             queue=Queue(
                 urgent=last.waiting_urgent,
@@ -108,6 +117,7 @@ class FrameBuilder:
                 background=last.waiting_background,
                 for_grammar=last.waiting_for_grammar,
             ),
+            batch=BatchLines(last.running_batch, last.paused_batch, last.waiting_batch),
             blocks=Blocks(
                 total=last.blocks_total,
                 live=last.blocks_used - last.blocks_shared,
@@ -136,4 +146,6 @@ class FrameBuilder:
 
 
 def _step(stats: StepStats) -> FrameStep:
-    return FrameStep(round(stats.step_s * 1000, 2), stats.prefill_tokens, stats.decode_tokens, stats.running)
+    prefill_tokens = stats.prefill_tokens + stats.batch_prefill_tokens
+    decode_tokens = stats.decode_tokens + stats.batch_decode_tokens
+    return FrameStep(round(stats.step_s * 1000, 2), prefill_tokens, decode_tokens, stats.running)

@@ -12,15 +12,25 @@ class Pace:
     def __init__(self) -> None:
         self._mean_s: dict[int, float] = {}
         self._num_running = 0  # after the last step
+        self._batch_tokens = 0.0  # moving means over the steps of batches
+        self._batch_s = 0.0
 
     def on_step(self, stats: StepStats) -> None:
         """Count a step's time for the requests that ran before it. `stats` has those after it, without the ended ones,
         and with those whose prompt was read in it. A new engine begins with a report without running requests."""
+        if stats.batch_prefill_tokens or stats.batch_decode_tokens:
+            self._batch_tokens += _WEIGHT * (stats.batch_decode_tokens - self._batch_tokens)
+            self._batch_s += _WEIGHT * (stats.step_s - self._batch_s)
         num_running, self._num_running = self._num_running, stats.running
         if not stats.decode_tokens or not num_running:
             return
         known = self._mean_s.get(num_running)
         self._mean_s[num_running] = stats.step_s if known is None else known + _WEIGHT * (stats.step_s - known)
+
+    @property
+    def batch_tokens_per_s(self) -> float:
+        """Tokens a second that the last steps of batches wrote; 0 before any such step."""
+        return self._batch_tokens / self._batch_s if self._batch_s else 0.0
 
     def step_s(self, num_running: int) -> float | None:
         """Return the time between tokens with this many requests, extrapolated from the nearest smaller number in

@@ -30,12 +30,16 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelHealth(msgspec.Struct, frozen=True):
-    """State of one model's engine. reason: why it is not ready."""
+    """State of one model's engine. reason: why it is not ready. batch_running, batch_paused: lines of batches.
+    batch_tokens_per_s: tokens that the running lines write."""
 
     name: str
     state: str
     reason: str
     num_restarts: int
+    batch_running: int
+    batch_paused: int
+    batch_tokens_per_s: float
 
 
 class Stretch(msgspec.Struct, frozen=True):

@@ -18,9 +18,10 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a batch or fine-tuning job. Times are in seconds since 1970. No field has text of the job's files.
 
     kind: "batch", or the method of a fine-tuning job. done, total: progress in `unit`; `total` is 0 until it is known.
-    failed: lines that were answered with an error. left_s: estimated seconds until the end. waits_for: why a job stands
-    still, if that is the last thing it reported. key: the owner's name, as
-    KeyRing.owner_name returns it. is_own: whether the caller owns the job.
+    failed: lines that were answered with an error. left_s: estimated seconds until the end; null while that is unknown.
+    is_paused: whether a batch stands still while clients are served. waits_for: why a job stands still, if that is the
+    last thing it reported. key: the owner's name, as KeyRing.owner_name returns it. is_own: whether the caller owns
+    the job.
     """
 
     id: str
@@ -33,6 +34,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     unit: JobUnit
     left_s: float | None
+    is_paused: bool
     waits_for: str | None
     key: str
     is_own: bool

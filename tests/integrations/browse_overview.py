@@ -42,6 +42,9 @@ def main(command: str, address: str, key: str, open_address: str, browser_path: 
             check(page, axe, pictures / "overview-laptop.png")
             server.kill()
             expect(page.locator("#state")).to_contain_text("cannot be reached")
+            expect(page.locator("#verdict")).to_contain_text("Cannot be reached since")
+            expect(page.locator("main.lost")).to_be_visible()
+            page.screenshot(path=pictures / "overview-lost.png", full_page=True)
             with _running(arguments, pictures / "log-2", address):
                 _goes_on_with_the_next_server(page)
                 _fits_a_phone(browser, address, key, axe, pictures)
@@ -141,6 +144,8 @@ def _engine_pid(pid: int) -> int:
 
 def _goes_on_with_the_next_server(page: Page) -> None:
     expect(page.locator("#state")).to_have_text("Ready", timeout=_START_TIMEOUT_MS)
+    expect(page.locator("#verdict")).to_contain_text("one more user fits")
+    expect(page.locator("main.lost")).to_have_count(0)
     expect(page.locator("#happenings li")).to_have_count(1)
     expect(page.locator("#happenings")).to_contain_text("The server started.")
     expect(page.locator("#log")).to_contain_text("GET /v1/models 200")

@@ -1,5 +1,7 @@
 """What the dashboard keeps of the last hour and day: in bounded memory, by key, of all models together."""
 
+import pytest
+
 from engine.protocol import StepStats
 from server.live.answer_means import AnswerMeans
 from server.live.history import MAX_KEYS, NUM_MINUTES, NUM_TEN_MINUTES, OTHER_KEYS, History
@@ -117,6 +119,14 @@ def test_a_new_engine_has_no_requests_of_the_one_before() -> None:
     pace.on_step(StepStats(waiting=4))  # the engine has ended
     pace.on_step(StepStats(prefill_tokens=9, decode_tokens=1, running=1, step_s=9.0))
     assert pace.most_within(10.0) == 0
+
+
+def test_the_rate_of_batches_counts_their_steps_alone() -> None:
+    pace = Pace()
+    assert pace.batch_tokens_per_s == 0.0
+    pace.on_step(StepStats(batch_decode_tokens=4, running_batch=4, step_s=0.02))
+    pace.on_step(StepStats(decode_tokens=1, running=1, paused_batch=4, step_s=9.0))
+    assert pace.batch_tokens_per_s == pytest.approx(200.0)
 
 
 def test_the_means_are_of_the_answers_in_the_last_hour() -> None:

@@ -13,8 +13,11 @@ import pytest
 from fastapi import FastAPI
 
 from engine.command_io.finetuning.events import JobEvent
+from engine.protocol import StepStats
+from server.batches.record import BATCHES, BatchRecord
 from server.dashboard import job
 from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord, Resolved
+from server.schemas.batch_answers import BatchStatus
 from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 from tests.helpers.batches import CHAT, batches_run, chat_line, ended, jsonl
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
@@ -100,6 +103,32 @@ async def test_a_training_shows_how_far_it_is(tmp_path: Path) -> None:
         await served.runner.change(made.id, lambda each: each.enter(FinetuningStatus.PAUSED, 0))
         (paused,) = (await served.get("ann"))["jobs"]
         assert (paused["status"], paused["has_ended"], paused["left_s"]) == ("paused", False, None)
+
+
+async def test_a_batch_is_paused_while_clients_are_served(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served:
+        batch, context = await _batch(served.client("ann")), served.app.state.context
+
+        def run(record: BatchRecord) -> None:
+            record.enter(BatchStatus.IN_PROGRESS, record.created_at)
+            record.model, record.total, record.completed = MODEL, 4, 2
+
+        await context.files.database.run(lambda connection: BATCHES.change(connection, batch.id, run))
+        for stats, is_paused in (
+            (StepStats(running_batch=2), False),
+            (StepStats(running=1, paused_batch=2), True),
+            (StepStats(waiting=1), True),
+            (StepStats(), False),
+        ):
+            context.live.on_step(stats)
+            (listed,) = (await served.get("ann"))["jobs"]
+            own = (await served.get("ann", f"/dashboard/jobs/{batch.id}"))["job"]
+            for each in (listed, own):
+                assert (each["status"], each["is_paused"], each["left_s"] is None) == (
+                    "in_progress",
+                    is_paused,
+                    is_paused,
+                )
 
 
 async def test_unfinished_jobs_come_first_and_a_removed_keys_jobs_stay(tmp_path: Path) -> None:

@@ -191,3 +191,17 @@ def test_a_wrong_call_of_the_logger_does_not_fail_its_caller(capsys: pytest.Capt
     assert "Logging error" in capsys.readouterr().err
     tail.handle(logging.LogRecord("x", logging.INFO, "f", 1, "next", (), None))
     assert [each.message for each in tail.after(0).lines] == ["next"]
+
+
+async def test_the_lines_of_batches_in_an_engine_are_told_with_their_rate() -> None:
+    app = _app()
+    live = app.state.context.live
+
+    async def told() -> tuple[int, int, float]:
+        (model,) = (await _report(app))["models"]
+        return model["batch_running"], model["batch_paused"], model["batch_tokens_per_s"]
+
+    live.on_step(StepStats(batch_decode_tokens=4, running_batch=4, step_s=0.02))
+    assert await told() == (4, 0, pytest.approx(200.0))
+    live.on_step(StepStats(decode_tokens=1, running=1, paused_batch=4, step_s=0.02))
+    assert await told() == (0, 4, 0.0)

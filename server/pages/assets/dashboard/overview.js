@@ -10,10 +10,10 @@ import { eventsPath, offerModels, refreshModels } from "./models.js";
 import { withKey } from "./operator_key.js";
 import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
-import { askAtOnce, refreshServer } from "./server/panels.js";
+import { askAtOnce, refreshServer, showFound, showLost } from "./server/panels.js";
 import { hideLock, showLock } from "./server/locked.js";
 import { drawLast, pause } from "./watching.js";
-import { draftRows, PHASES, seconds } from "./words.js";
+import { batchWords, draftRows, PHASES, seconds, withPause } from "./words.js";
 
 const WINDOW_S = 60;
 const RETRY_MS = 2000;
@@ -23,6 +23,7 @@ const points = []; // {atMs, values: {decode, prefill}}
 let steps = [];
 let recent = [];
 let drafts = []; // of the last frames
+let pauses = []; // of lines of batches, in the last half minute
 let lookups = []; // [{atMs, queries, hits}]
 let isPaused = false;
 let watching = null; // AbortController of the frames that are read
@@ -30,6 +31,7 @@ let watching = null; // AbortController of the frames that are read
 function take(frame) {
   const { work, at_ms: atMs, interval_s: intervalS } = frame;
   recent = frame.recent ?? recent;
+  pauses = withPause(pauses, work.batch.paused > 0, atMs);
   if (intervalS > 0) {
     points.push({ atMs, values: { decode: work.decode_tokens / intervalS, prefill: work.prefill_tokens / intervalS } });
     while (points[0].atMs < atMs - WINDOW_S * 1000) points.shift();
@@ -43,13 +45,14 @@ function take(frame) {
 const showLast = drawLast(show);
 
 function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs }) {
-  const { queue, blocks } = work;
+  const { queue, blocks, batch } = work;
   const isReady = engine.state === "ready";
   const restarts = engine.num_restarts ? `, restarted ${count(engine.num_restarts, "time")}` : "";
   setState(isReady ? `Ready${restarts}` : engine.reason || engine.state, isReady ? "good" : "bad");
   byId("decode-rate").textContent = short(meanOf("decode"));
   byId("prefill-rate").textContent = short(meanOf("prefill"));
   byId("running").textContent = work.running;
+  byId("running-words").textContent = `requests running${batchWords(batch)}`;
   const numWaiting = Math.max(0, queue.urgent + queue.interactive + queue.background);
   byId("waiting").textContent = numWaiting;
   byId("hit-rate").textContent = hitRate();
@@ -67,7 +70,7 @@ function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs })
   if (all > 0) bars("phases", known, 1, (share) => `${Math.round(share * 100)} %`);
   showDrafts();
   showLatencies(latencies);
-  renderRequests(open, recent, atMs);
+  renderRequests(open, recent, atMs, batch, pauses);
   byId("errors-part").hidden = !recent.some((each) => each.error != null);
   renderErrors(recent);
   renderCache(recent, blocks.total > 0);
@@ -132,23 +135,30 @@ function showLatencies({ num_requests: numRequests, first_token_s: first, per_to
   );
 }
 
+/** Read frames until the server ends them. */
+async function read(signal) {
+  await offerModels(signal);
+  askAtOnce();
+  for await (const frame of getEvents(eventsPath(), signal)) {
+    hideLock();
+    showFound();
+    take(frame);
+    if (document.hidden) continue;
+    refreshModels(signal);
+    if (!isPaused) refreshServer(signal);
+  }
+  setState("The server is stopping.", "bad");
+}
+
 /** Read frames until `stopWatching`, over the server's ends and beginnings. */
 export async function watch() {
   const controller = (watching = new AbortController());
   const { signal } = controller;
   while (!signal.aborted) {
-    const mayGoOn = await withKey(async () => {
-      await offerModels(signal);
-      askAtOnce();
-      for await (const frame of getEvents(eventsPath(), signal)) {
-        hideLock();
-        take(frame);
-        if (document.hidden) continue;
-        refreshModels(signal);
-        if (!isPaused) refreshServer(signal);
-      }
-      setState("The server is stopping.", "bad");
-    }, signal);
+    const mayGoOn = await withKey(() => read(signal).catch((error) => {
+      if (error.isLost) showLost();
+      throw error;
+    }), signal);
     if (!mayGoOn) {
       if (!signal.aborted) showLock(watch);
       return;
@@ -162,7 +172,7 @@ export const stopWatching = () => watching?.abort();
 byId("model").addEventListener("change", () => {
   stopWatching();
   points.length = 0;
-  [steps, recent, drafts, lookups] = [[], [], [], []];
+  [steps, recent, drafts, lookups, pauses] = [[], [], [], [], []];
   watch();
 });
 

@@ -3,40 +3,42 @@
 import { byId, h } from "../shared/dom.js";
 import { requestLink } from "../shared/links.js";
 import { place } from "./placing.js";
-import { seconds, stateOf } from "./words.js";
+import { isOfBatch, rowState, seconds } from "./words.js";
 
 const MAX_ROWS = 24;
 const MIN_ENDED = 4; // the last ones, however old
 const WINDOW_MS = 30_000;
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Show open requests, and those that ended lately. */
-export function renderRequests(open, recent, nowMs) {
+/** Show open requests, and those that ended lately. batch, pauses: what lines of batches do, and when they paused. */
+export function renderRequests(open, recent, nowMs, batch, pauses) {
   const ended = recent.filter((each) => each.prompt_tokens);
   const numShown = ended.filter((each) => each.began_ms + each.seconds * 1000 > nowMs - WINDOW_MS).length;
   const rows = [...open, ...ended.slice(0, Math.max(MIN_ENDED, numShown))].slice(0, MAX_ROWS);
-  place(byId("requests"), rows, keyOf, (request, old) => row(request, nowMs, old), "No request yet. Ask something on the chat page, and watch the request here.");
+  byId("paused-key").hidden = pauses.length === 0;
+  place(byId("requests"), rows, keyOf, (request, old) => row(request, nowMs, batch, pauses, old), "No request yet. Ask something on the chat page, and watch the request here.");
 }
 
-function row(request, nowMs, old) {
+function row(request, nowMs, batch, pauses, old) {
   const element = old ?? h("a", { href: requestLink(request.id) }, h("code", { title: request.id }, request.id.slice(0, 24)), h("span", { class: "what" }), h("span", { class: "line", "aria-hidden": "true" }));
   const [, what, line] = element.children;
   const isFailed = request.error != null || request.state === "failed";
   element.className = `request ${isFailed ? "failed" : ""}`;
-  what.textContent = `${stateOf(request)}, ${request.prompt_tokens} in${request.cached_tokens ? ` (${request.cached_tokens} cached)` : ""}, ${request.output_tokens} out, ${seconds(request.seconds)}`;
-  line.replaceChildren(timeline(request, nowMs));
+  what.textContent = `${rowState(request, batch)}, ${request.prompt_tokens} in${request.cached_tokens ? ` (${request.cached_tokens} cached)` : ""}, ${request.output_tokens} out, ${seconds(request.seconds)}`;
+  line.replaceChildren(timeline(request, nowMs, isOfBatch(request) ? pauses : []));
   return element;
 }
 
 const keyOf = (request) => `${request.id} ${request.began_ms}`; // clients may use an id twice
 
 /** The request's stretches within the window that ends now. */
-function timeline({ began_ms: beganMs, seconds: lasted, queue_s: queueS, first_token_s: firstS, status }, nowMs) {
+function timeline({ began_ms: beganMs, seconds: lasted, queue_s: queueS, first_token_s: firstS, status }, nowMs, pauses) {
   const endMs = status == null ? nowMs : beganMs + lasted * 1000;
   const marks = [
     ["waiting", beganMs, beganMs + (queueS ?? lasted) * 1000],
     ["prefill", beganMs + (queueS ?? lasted) * 1000, firstS == null ? endMs : beganMs + firstS * 1000],
     ["decode", firstS == null ? endMs : beganMs + firstS * 1000, endMs],
+    ...(firstS == null ? [] : pauses.map(({ fromMs, toMs }) => ["paused", Math.max(fromMs, beganMs + firstS * 1000), toMs])),
   ];
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 1000 10");

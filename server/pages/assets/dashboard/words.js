@@ -53,6 +53,26 @@ const STATES = {
 
 export const stateOf = ({ state }) => STATES[state] ?? state;
 
+export const isOfBatch = ({ route }) => route.startsWith("batch ");
+
+/** The state of a request in a row, told apart if it is a line of a batch. `batch`: the engine's lines by state. */
+export function rowState(request, batch) {
+  if (!isOfBatch(request)) return stateOf(request);
+  return `Batch, ${request.state === "running" && batch.paused && !batch.running ? "paused" : stateOf(request).toLowerCase()}`;
+}
+
+/** What the engine's lines of batches do, after the number of running requests. */
+export const batchWords = ({ running, paused, waiting }) =>
+  running ? `, and ${count(running, "batch line")}` : paused || waiting ? `; ${count(paused + waiting, "batch line")} ${paused ? "paused" : "waiting"}` : "";
+
+/** The pauses of the last half minute, {fromMs, toMs, isOver}, with what is known at `atMs`. */
+export function withPause(pauses, isPaused, atMs) {
+  const kept = pauses.filter(({ toMs }) => toMs > atMs - 30_000);
+  const last = kept.at(-1);
+  if (last && !last.isOver) return [...kept.slice(0, -1), { ...last, toMs: atMs, isOver: !isPaused }];
+  return isPaused ? [...kept, { fromMs: atMs, toMs: atMs, isOver: false }] : kept;
+}
+
 /** Why it waited, as a part of a sentence. */
 export const waitReason = ({ reason, is_shared: isShared }) =>
   (WAITS[reason] ?? reason) + (isShared && reason === "places" ? "; other keys have slots too, and its key has its share" : "");

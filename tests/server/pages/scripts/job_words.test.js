@@ -26,6 +26,12 @@ test("times are told in one unit", () => {
   assert.equal(timeOf({ ...JOB, has_ended: true, ended_at: 1000 }, 1600), "10 min ago");
 });
 
+test("a batch that clients hold up says so", () => {
+  const paused = { ...JOB, is_paused: true };
+  assert.equal(statusOf(paused), "Paused while clients are served");
+  assert.equal(tally([paused, JOB]), "1 running, 1 paused");
+});
+
 test("jobs are counted by what they do", () => {
   const jobs = ["in_progress", "queued", "validating_files", "paused", "failed"].map((status) => ({ ...JOB, status, has_ended: status === "failed" }));
   assert.equal(tally(jobs), "1 running, 2 waiting, 1 paused, 1 ended");

@@ -4,7 +4,8 @@ import { fitOf, happening, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdi
 
 const FIT = { model: "m", reasons: [], running: 2, waiting: 0, slots: 8, free_tokens: 1000, request_tokens: 100, first_token_s: 0.5, gap_s: 0.05, most_quick: 3, answer_s: 15, users: 12 };
 const MACHINE = { num_cores: 4, cpu_busy: 0.5, cpu_own: 0.3, memory_total: 16e9, memory_free: 8e9, memory_own: 2e9, swap_total: 0, swap_used: 0, disks: [{ label: "cache", total_bytes: 100e9, free_bytes: 50e9 }] };
-const REPORT = { models: [{ name: "m", state: "ready", reason: "" }], machine: MACHINE, fits: [FIT], is_draining: false };
+const MODEL = { name: "m", state: "ready", reason: "", batch_running: 0, batch_paused: 0, batch_tokens_per_s: 0 };
+const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], is_draining: false };
 const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {} };
 
 test("room for one more user has its reasons", () => {
@@ -37,6 +38,15 @@ test("the verdict names what is wrong first", () => {
   assert.deepEqual(verdict({ ...REPORT, machine: { ...MACHINE, memory_free: 1e9 } }), { text: "2 requests running; one more user fits. Nearly full: memory.", mood: "warn" });
   assert.deepEqual(verdict({ ...REPORT, models: [{ name: "m", state: "dead", reason: "it ended" }] }), { text: "Not ready: it ended.", mood: "bad" });
   assert.match(verdict({ ...REPORT, is_draining: true }).text, /^Draining/);
+});
+
+test("the verdict tells of batches, which use what no user does", () => {
+  const text = (running, model) => verdict({ ...REPORT, models: [{ ...MODEL, ...model }], fits: [{ ...FIT, running }] }).text;
+  assert.equal(text(0, { batch_running: 5, batch_tokens_per_s: 134.6 }), "No users; a batch is running (5 lines, 135 tokens/s); one more user fits.");
+  assert.equal(text(0, { batch_running: 1 }), "No users; a batch is running (1 line); one more user fits.");
+  assert.equal(text(2, { batch_paused: 5 }), "2 requests running; a batch is paused (5 lines); one more user fits.");
+  const embeds = { ...REPORT, models: [{ ...MODEL, batch_running: 3 }, MODEL], fits: [] };
+  assert.equal(verdict(embeds).text, "No users; a batch is running (3 lines).");
 });
 
 test("an event is a sentence", () => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { count } from "../assets/shared/count.js";
 import { jobLink, placeOf, requestLink } from "../assets/shared/links.js";
-import { cacheStory, draftRows, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
+import { batchWords, cacheStory, draftRows, rowState, seconds, sentence, sentences, stateOf, waitReason, withPause } from "../assets/dashboard/words.js";
 
 test("times are short and have their unit", () => {
   assert.deepEqual([null, 0.0004, 0.079, 0.9996, 1.234, 83.21].map(seconds), ["–", "0.4 ms", "79 ms", "1000 ms", "1.23 s", "83.2 s"]);
@@ -21,6 +21,23 @@ test("of drafts it is told which part was accepted, in all and by place", () => 
   ];
   assert.deepEqual(draftRows(drafts), [["accepted", 0.25], ["token 1", 0.5], ["token 2", 0.125]]);
   assert.deepEqual(draftRows(drafts.slice(0, 1)), []);
+});
+
+test("lines of batches are told from requests of clients, and paused ones from those that write", () => {
+  const line = { route: "batch /v1/chat/completions", state: "running" };
+  assert.equal(rowState({ ...line, route: "/v1/chat/completions" }, { running: 0, paused: 2 }), "Running");
+  assert.equal(rowState(line, { running: 2, paused: 0 }), "Batch, running");
+  assert.equal(rowState(line, { running: 0, paused: 2 }), "Batch, paused");
+  assert.equal(rowState({ ...line, state: "waiting" }, { running: 0, paused: 2 }), "Batch, waiting");
+  const words = [[5, 0, 4], [0, 1, 1], [0, 0, 1], [0, 0, 0]].map(([running, paused, waiting]) => batchWords({ running, paused, waiting }));
+  assert.deepEqual(words, [", and 5 batch lines", "; 2 batch lines paused", "; 1 batch line waiting", ""]);
+});
+
+test("pauses last from the first frame that has one to the first without, and are forgotten", () => {
+  let pauses = [];
+  for (const [atMs, isPaused] of [[0, false], [250, true], [500, true], [750, false], [1000, false], [1250, true]]) pauses = withPause(pauses, isPaused, atMs);
+  assert.deepEqual(pauses, [{ fromMs: 250, toMs: 750, isOver: true }, { fromMs: 1250, toMs: 1250, isOver: false }]);
+  assert.deepEqual(withPause(pauses, false, 40_000), []);
 });
 
 test("every moment is a sentence", () => {

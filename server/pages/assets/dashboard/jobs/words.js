@@ -22,7 +22,7 @@ const PURPOSES = {
 };
 
 export const kindOf = ({ kind }) => KINDS[kind] ?? kind;
-export const statusOf = ({ status }) => STATUSES[status] ?? status;
+export const statusOf = ({ status, is_paused: isPaused }) => (isPaused ? "Paused while clients are served" : STATUSES[status] ?? status);
 export const purposeOf = ({ purpose }) => PURPOSES[purpose] ?? purpose;
 
 /** good: it went well; bad: it did not; "" otherwise. */
@@ -51,7 +51,7 @@ export function timeOf({ left_s: leftS, started_at: startedAt, created_at: creat
 
 /** Such as "1 running, 2 waiting, 14 ended". */
 export function tally(jobs) {
-  const paused = jobs.filter((each) => each.status === "paused").length;
+  const paused = jobs.filter((each) => each.status === "paused" || each.is_paused).length;
   const waiting = jobs.filter((each) => ["queued", "validating", "validating_files"].includes(each.status)).length;
   const ended = jobs.filter((each) => each.has_ended).length;
   const parts = [[jobs.length - paused - waiting - ended, "running"], [waiting, "waiting"], [paused, "paused"], [ended, "ended"]];

@@ -15,13 +15,34 @@ const WINDOWS = {
 let refreshedMs = 0;
 let report = null;
 let chosen = "hour";
+let isLost = false;
 
 /** Ask for the server's state again, unless that was done a moment ago. */
 export async function refreshServer(signal) {
   if (Date.now() - refreshedMs < REFRESH_MS) return;
   refreshedMs = Date.now();
-  report = (await getJson("dashboard/server", { signal }).catch(() => null)) ?? report; // the frames tell of a server that is lost
-  if (report && !signal.aborted) show();
+  const newer = await getJson("dashboard/server", { signal }).catch(() => null); // the frames tell of a server that is lost
+  if (newer === null || signal.aborted || isLost) return;
+  report = newer;
+  show();
+}
+
+/** Say that the server cannot be reached; what else is shown was true before that. */
+export function showLost() {
+  if (isLost) return;
+  isLost = true;
+  byId("verdict").textContent = `Cannot be reached since ${new Date().toLocaleTimeString()}.`;
+  byId("verdict").className = "verdict bad";
+  byId("overview").classList.add("lost");
+}
+
+/** Undo `showLost`, once the server answers again. */
+export function showFound() {
+  if (!isLost) return;
+  isLost = false;
+  byId("overview").classList.remove("lost");
+  byId("verdict").textContent = "";
+  if (report) show();
 }
 
 export const askAtOnce = () => (refreshedMs = 0);

@@ -47,10 +47,18 @@ export function verdict({ models, machine, fits, is_draining: isDraining }) {
   if (broken.length === models.length && broken.length) return { text: `Not ready: ${broken[0].reason || broken[0].state}.`, mood: "bad" };
   const full = machineRows(machine).filter(({ isFull }) => isFull).map(({ name }) => name.toLowerCase());
   const [running, waiting] = ["running", "waiting"].map((name) => fits.reduce((sum, fit) => sum + fit[name], 0));
-  const now = running + waiting === 0 ? "Idle" : `${count(running, "request")} running${waiting ? `, ${waiting} waiting` : ""}`;
+  const batch = batchOf(models);
+  const now = running + waiting === 0 ? (batch ? `No users; ${batch}` : "Idle") : `${count(running, "request")} running${waiting ? `, ${waiting} waiting` : ""}${batch ? `; ${batch}` : ""}`;
   const room = fits.map((fit) => `${fits.length > 1 ? `${fit.model}: ` : ""}${fitOf(fit)[0] === "Yes" ? "one more user fits" : `no room for one more user: ${fitOf(fit)[1][0]}`}`);
   const parts = [[now, ...room].join("; "), full.length ? `Nearly full: ${full.join(", ")}` : ""].filter(Boolean);
   return { text: `${parts.join(". ")}.`, mood: full.length || fits.some(({ reasons }) => reasons.length) ? "warn" : "good" };
+}
+
+/** What batches do, as a part of a sentence; "" if none has a line in an engine that runs or is paused. */
+function batchOf(models) {
+  const [running, paused, rate] = ["batch_running", "batch_paused", "batch_tokens_per_s"].map((name) => models.reduce((sum, model) => sum + model[name], 0));
+  if (running) return `a batch is running (${count(running, "line")}${rate >= 0.5 ? `, ${Math.round(rate)} tokens/s` : ""})`;
+  return paused ? `a batch is paused (${count(paused, "line")})` : "";
 }
 
 const HAPPENINGS = {
