@@ -12,6 +12,7 @@ from engine.protocol import FinishReason, SamplingParams
 CLIENT_GONE = 499  # nginx's status; it is never sent
 
 _UNAVAILABLE = 503
+_STREAM_DELETED = "stream_deleted"  # error code of a stream that its client has deleted
 
 
 class RequestOutcome(enum.StrEnum):
@@ -21,7 +22,7 @@ class RequestOutcome(enum.StrEnum):
     TIMEOUT = "timeout"  # its time limit was reached, perhaps within the answer
     REFUSED = "refused"  # before any work
     FAILED = "failed"  # by the server's fault
-    ABORTED = "aborted"  # its client disconnected
+    ABORTED = "aborted"  # its client disconnected, or deleted its stream
 
 
 @dataclass(slots=True)
@@ -126,6 +127,8 @@ class RequestRecord:
             return RequestOutcome.REFUSED
         if FinishReason.TIMEOUT in self.finish_reasons or self.error_code == "timeout":
             return RequestOutcome.TIMEOUT
+        if self.error_code == _STREAM_DELETED:  # by DELETE /v1/streams/ID, as the chat page's Stop does
+            return RequestOutcome.ABORTED
         status = self.error_status or self.status
         if status == CLIENT_GONE:
             has_ended = self.has_started and FinishReason.ABORT not in self.finish_reasons

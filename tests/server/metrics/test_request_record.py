@@ -36,6 +36,7 @@ def _record(status: int, *reasons: FinishReason, error: tuple[int, str] | None =
             Outcome.FAILED,
         ),  # a stream that broke off
         (_record(500, error=(500, "server_error")), Outcome.FAILED),
+        (_record(200, FinishReason.ABORT, error=(409, "stream_deleted")), Outcome.ABORTED),
         (_record(CLIENT_GONE), Outcome.ABORTED),
         (_record(CLIENT_GONE, FinishReason.ABORT), Outcome.ABORTED),
         (

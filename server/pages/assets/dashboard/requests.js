@@ -58,7 +58,7 @@ function timeline({ began_ms: beganMs, seconds: lasted, queue_s: queueS, first_t
 
 /** Show what was refused or failed, newest first. */
 export function renderErrors(recent) {
-  const failed = recent.filter((each) => each.error != null).slice(0, 12);
+  const failed = recent.filter((each) => each.error != null && each.error !== "stream_deleted").slice(0, 12);
   place(byId("errors"), failed, keyOf, (each, old) => old ?? h(
     "a", { class: "refusal", href: requestLink(each.id) },
     h("span", {}, new Date(each.began_ms).toLocaleTimeString()), h("span", { class: "failed-word" }, `${each.status} ${each.error}`),

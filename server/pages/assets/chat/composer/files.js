@@ -34,6 +34,7 @@ export async function readFile(file, onProgress) {
 }
 
 function check({ name, size }, maxBytes) {
+  if (size === 0) throw new Error(`“${name}” is empty: there is no text to attach.`);
   if (size <= maxBytes) return;
   throw new Error(`“${name}” has ${(size / 1e6).toFixed(1)} MB; the limit is ${maxBytes >> 20} MB${maxBytes === MAX_TEXT_BYTES ? ", which is more than most contexts hold" : ""}.`);
 }
