@@ -86,7 +86,7 @@ def _path(given: str, context: ServerContext) -> Path:
     if given in (named := [module.path for module in lora.modules]):
         return Path(given)
     if lora.adapter_dir is None:
-        known = f", or name one of its folders ({', '.join(map(quote, named))})" if named else ""
+        known = f", or load a folder of --lora-modules again ({', '.join(map(quote, named))})" if named else ""
         raise InvalidRequest(
             f"lora_path is {quote(given)}, and this server loads no new adapters while it runs; start it with "
             f"--adapter-dir, the folder that they are in{known}",

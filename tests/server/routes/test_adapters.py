@@ -329,4 +329,7 @@ async def test_a_folder_named_at_the_start_can_be_loaded_again_without_adapter_d
     assert again.status_code == 200, again.text
     assert refused.status_code == 400
     message = refused.json()["error"]["message"]
-    assert "start it with --adapter-dir, the folder that they are in, or name one of its folders (" in message
+    assert (
+        "start it with --adapter-dir, the folder that they are in, or load a folder of --lora-modules again ("
+        in message
+    )
