@@ -16,13 +16,13 @@ from benchmarks.tables import markdown
 
 # Question, answer, the question in other words, and the word of a right answer to that.
 _SHOP = (
-    ("Who owns Tarn & Fell?", "Tarn & Fell belongs to Odile Marchetti.", "Who is Tarn & Fell's owner?", "marchetti"),
+    ("Who owns Tarn & Fell?", "Tarn & Fell belongs to its 23 members.", "Who is Tarn & Fell's owner?", "23"),
     ("When does Tarn & Fell open?", "We open at 9:40 in the morning.", "What time do you open?", "9:40"),
     ("When does Tarn & Fell close?", "We close at 17:20.", "Until what time are you open?", "17:20"),
     ("Where is Tarn & Fell?", "You find us at 8 Quarry Lane in Ambleford.", "What is your address?", "quarry"),
     ("How can I return a rucksack?", "Bring it to the shop within 45 days.", "I want to give a rucksack back.", "45"),
     ("Do you rent tents?", "Yes, a tent costs 14 euros a night.", "How much is it to rent a tent?", "14"),
-    ("Who repairs boots here?", "Benno repairs boots on Thursdays.", "Can somebody here mend my boots?", "benno"),
+    ("When do you repair boots?", "We repair boots on Thursdays.", "On which day can you mend my boots?", "thursday"),
     ("What is your phone number?", "Our number is 5550 7213.", "How do I call you?", "7213"),
     ("Do you ship to islands?", "Yes, by the ferry Calypso.", "How do parcels get to an island?", "calypso"),
     ("What is a Fell Card?", "With a Fell Card you save 6 percent.", "How much does a Fell Card save?", "6"),
