@@ -7,7 +7,8 @@ import { tell } from "./tabs.js";
 const RETRY_MS = 10_000;
 
 let unsaved = []; // changes in their order, which this browser has refused so far
-let problem = ""; // why
+const writing = new Set(); // {change} of each that is being written, which the browser may still refuse
+let problem = ""; // why not all is stored
 let onState = () => {};
 
 /**
@@ -68,6 +69,7 @@ export function saveRemoval(conversation, messageIds) {
 /** Keep nothing of what was deleted, here or in another tab, to store it later. */
 export function dropUnsaved(removal) {
   unsaved = unsaved.map((change) => leftAfter(removal, change)).filter(Boolean);
+  for (const each of writing) each.change &&= leftAfter(removal, each.change);
 }
 
 /** The number of messages that only this page has. */
@@ -81,10 +83,14 @@ async function make(change) {
   if (change.type === "remove") dropUnsaved(change);
   if (!isOpen()) return hold(change, problem);
   if (change.type !== "remove" && unsaved.some((each) => conversationIdOf(each) === conversationIdOf(change))) return hold(change, problem);
+  const written = { change };
+  writing.add(written);
   try {
     await write([change]);
   } catch (error) {
-    hold(change, reasonOf(error));
+    if (written.change) hold(written.change, reasonOf(error)); // what was not deleted meanwhile
+  } finally {
+    writing.delete(written);
   }
 }
 
