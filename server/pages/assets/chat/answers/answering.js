@@ -147,6 +147,7 @@ function bodyOf(make, number = 1) {
 async function receive(conversation, node, read) {
   const abort = new AbortController();
   runs.set(node.id, { conversation, node, abort });
+  byId("announce").textContent = ""; // of an earlier answer; and the same words are only read again if they were gone
   const stall = new Stall((reason) => setState(reason, { isBad: reason !== "" }));
   const draw = drawer(conversation, node);
   const save = saver(conversation, node);
@@ -173,7 +174,8 @@ function finish(conversation, node) {
   showRunning();
   showSidebar();
   const place = conversation === page.current ? "" : ` in “${titleOf(conversation)}”`;
-  byId("announce").textContent = node.error ? `Error${place}: ${node.error.message}` : `The answer${place} is complete.`;
+  const end = node.finishReason === "stopped" ? "was stopped" : "is complete";
+  byId("announce").textContent = node.error ? `Error${place}: ${node.error.message}` : `The answer${place} ${end}.`;
   if (node.error && !node.error.wantsKey) connect(askKey);
 }
 
