@@ -191,7 +191,7 @@ def _tools_and_schemas(page: Page) -> None:
     page.get_by_label("Remove: Tools").click()
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("JSON schema").fill('{"type": ')
-    expect(page.get_by_text("This is not valid JSON yet")).to_be_visible()
+    expect(page.get_by_text("It cannot be read as JSON")).to_be_visible()
     page.get_by_label("Close the settings").click()
     _ask(page, "with a broken schema")
     expect(page.get_by_role("dialog")).to_contain_text("cannot be read as JSON")

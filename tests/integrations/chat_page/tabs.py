@@ -22,6 +22,7 @@ def main() -> None:
         _deleting_reaches_other_tabs(server, browser)
         _what_is_deleted_while_it_is_answered_stays_deleted(server, browser)
         _an_answer_whose_tab_crashed_can_be_stopped(server, browser)
+        _settings_follow_each_other(server, browser)
 
 
 def _two_tabs_keep_each_others_messages(server: Server, browser: Browser) -> None:
@@ -140,6 +141,35 @@ def _an_answer_whose_tab_crashed_can_be_stopped(server: Server, browser: Browser
         server.wait_for(1, num_open=0)
         ask(other, "next")
         expect_done(other, "echo: next")
+
+
+def _settings_follow_each_other(server: Server, browser: Browser) -> None:
+    """Those of all answers, and the saved ones; what holds for a new chat stays in its tab."""
+    with context_of(browser) as context:
+        one = open_page(context, server.url)
+        other = open_page(context, server.url)
+        for page in (one, other):
+            page.get_by_role("button", name="Settings").click()
+        one.get_by_label("System prompt", exact=True).fill("Be brief.")
+        one.get_by_label("Temperature", exact=True).fill("0.5")
+        one.get_by_role("button", name="Save as…").click()
+        one.get_by_role("textbox", name="Name of the preset").fill("brief")
+        one.keyboard.press("Enter")
+        expect(other.get_by_label("Temperature", exact=True)).to_have_value("0.5")
+        expect(other.locator(".mode")).to_contain_text(["Temperature 0.5"])
+        expect(other.get_by_label("System prompt", exact=True)).to_have_value("")
+        other.get_by_label("Preset", exact=True).select_option("brief")
+        expect(other.get_by_label("System prompt", exact=True)).to_have_value("Be brief.")
+        field = one.get_by_label("Top p", exact=True)
+        field.focus()
+        other.get_by_label("Remove: Temperature 0.5").click()
+        expect(one.get_by_label("Temperature", exact=True)).to_have_value("")
+        expect(field).to_be_focused()
+        field.fill("0.9")
+        other.get_by_label("Close the settings").click()
+        expect(other.locator(".mode")).to_contain_text(["System prompt", "Top p 0.9"])
+        one.get_by_role("button", name="Reset to defaults").click()
+        expect(other.locator(".mode")).to_have_count(1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The pages' scripts: their own tests run under Node's test runner, where there is one, and nothing in them is dead."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import InvalidRequest
 from server.pages.files import NAMES, page_file
+from server.schemas.base import validate
+from server.schemas.sampling import GenerationRequest
 
 _TESTS = Path(__file__).with_name("scripts")
 _TIMEOUT_S = 120.0  # for what takes a second or two, on a machine that has other work
@@ -85,6 +89,37 @@ def _resolve(name: str, source: str) -> str:
         elif part != ".":
             parts.append(part)
     return "/".join(parts)
+
+
+def test_settings_have_the_limits_of_the_api(node: str, site: Path) -> None:
+    stops = [["a" * 1024] * 64, ["a"] * 65, ["a" * 1025]]
+    script = f"""
+        import {{ FIELDS, textProblemOf }} from "{site}/assets/chat/settings/settings.js";
+        const isStopWrong = {json.dumps(stops)}.map((each) => textProblemOf("stop", each.join("\\n")) !== "");
+        console.log(JSON.stringify([FIELDS, isStopWrong]));"""
+    run = subprocess.run(
+        [node, "--input-type=module", "--eval", script], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
+    )
+    fields, is_stop_wrong = json.loads(run.stdout)
+    assert is_stop_wrong == [not _is_accepted("stop", each) for each in stops]
+    for field in fields:
+        name, step = field["name"], field["step"]
+        lowest = field["min"] if "min" in field else field["above"] + step
+        assert _is_accepted(name, lowest), name
+        assert _is_accepted(name, field["max"]), name
+        if name == "seed":  # a number of JavaScript is exact up to here
+            continue
+        assert not _is_accepted(name, field["max"] + step), name
+        if name != "max_tokens":  # 0 would be no answer
+            assert not _is_accepted(name, lowest - step), name
+
+
+def _is_accepted(name: str, value: object) -> bool:
+    try:
+        validate(GenerationRequest, {name: value})
+    except InvalidRequest:
+        return False
+    return True
 
 
 @pytest.mark.fast

@@ -78,6 +78,17 @@ export function showMessage(title, text) {
   return show(title, h("p", {}, text), h("div", { class: "row end" }, h("button", { class: "primary", onclick: () => close() }, "Close")));
 }
 
+/** Name all settings that are wrong: {name, label, text} of each. Returns the name of the one to correct, or "". */
+export function showProblems(problems) {
+  const row = ({ name, label, text }) => h("li", {},
+    h("span", { class: "grow" }, h("strong", {}, label), ` ${text}`),
+    h("button", { "aria-label": `Correct ${label}`, onclick: () => close(name) }, "Correct it"));
+  return show("The request cannot be sent",
+    h("p", {}, problems.length === 1 ? "A setting is wrong. What you have written stays in its field." : `${problems.length} settings are wrong. What you have written stays in its field.`),
+    h("ul", { class: "problems" }, problems.map(row)),
+    h("div", { class: "row end" }, h("button", { onclick: () => close() }, "Close")));
+}
+
 export function showKeys() {
   return show("Keyboard",
     h("table", { class: "keys" }, shortcuts().map(([keys, what]) => h("tr", {}, h("td", {}, keys.map((key) => h("kbd", {}, key))), h("td", {}, what)))),

@@ -1,9 +1,10 @@
-// What other tabs of this browser store, delete and stop is shown here too.
+// What other tabs of this browser store, delete, stop and set is shown here too.
 
 import { isReceived, receivedIds, resume, stopNodes } from "./answers/answering.js";
 import { leaveDeleted, show, showSidebar } from "./drawing.js";
-import { conversationOfId, page, sortConversations } from "./page.js";
-import { refreshSettings } from "./settings/settings_panel.js";
+import { conversationOfId, page, settings, sortConversations } from "./page.js";
+import { replaceSettings } from "./settings/settings.js";
+import { refreshSettings, showModes } from "./settings/settings_panel.js";
 import { addRecords, conversationOf, dropRecords, recordsToAdd } from "./storage/records.js";
 import { dropUnsaved } from "./storage/saving.js";
 import { listen, REPLY_MS, tell } from "./storage/tabs.js";
@@ -27,6 +28,12 @@ export function listenToTabs() {
       if (conversation) drop(conversation, removal.messageIds);
       dropUnsaved(removal);
     },
+    settings(values) {
+      replaceSettings(settings, values);
+      showModes();
+      refreshSettings();
+    },
+    presets: refreshSettings,
     stop: (id) => stopNodes(nodesOfId(id).filter(() => isReceived(id))),
     asks: () => tell("receives", receivedIds()),
     receives: (ids) => ids.forEach((id) => received.add(id)),

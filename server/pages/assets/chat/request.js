@@ -1,7 +1,7 @@
 // From a conversation to the request that continues it, and to the same request for a terminal or a program.
 
 import { path } from "./tree.js";
-import { requestFields } from "./settings/settings.js";
+import { problemsOf, requestFields } from "./settings/settings.js";
 
 /**
  * Whether the answer can be continued where it ends: there is text to continue, and nothing that must be whole from its
@@ -25,19 +25,18 @@ export function continuationBody(conversation, settings, model, node) {
 }
 
 /**
- * The body of POST v1/chat/completions. Throws Error, in words, if the schema or the tools are no JSON.
+ * The body of POST v1/chat/completions. Throws Error, in words, if a setting is wrong.
  * `untilId`: the last node that is sent; by default the conversation's leaf.
  */
 export function requestBody(conversation, settings, model, untilId = conversation.leafId) {
+  const problems = problemsOf(conversation, settings);
+  if (problems.length > 0) throw new Error(problems.map(({ label, text }) => `“${label}” in the settings is wrong. ${text}`).join(" "));
   const body = { model: model || undefined, messages: messages(conversation, untilId), ...requestFields(settings) };
-  const tools = parse(conversation.tools, "The tools");
-  if (tools !== null) {
-    if (!Array.isArray(tools)) throw new Error("The tools are not a list. Write [{…}], as in OpenAI's API.");
-    body.tools = tools.map((tool) => (tool.type ? tool : { type: "function", function: tool }));
+  if (conversation.tools.trim()) {
+    body.tools = JSON.parse(conversation.tools).map((tool) => (tool.type ? tool : { type: "function", function: tool }));
   }
-  const schema = parse(conversation.schema, "The JSON schema");
-  if (schema !== null) {
-    body.response_format = { type: "json_schema", json_schema: { name: "answer", schema, strict: true } };
+  if (conversation.schema.trim()) {
+    body.response_format = { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(conversation.schema), strict: true } };
   }
   return body;
 }
@@ -70,15 +69,6 @@ function withAttachments(node) {
     return `${name}:\n${fence}\n${text}\n${fence}`;
   });
   return [...parts, node.content].join("\n\n");
-}
-
-function parse(text, what) {
-  if (!text.trim()) return null;
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new Error(`${what} cannot be read as JSON: ${error.message}`);
-  }
 }
 
 /** The request as people would write it, by the name of the tool: {curl, Python, JavaScript}. */

@@ -49,8 +49,8 @@ test("a request has the shown branch, the system prompt, and what the settings a
 });
 
 test("broken JSON is refused in words before anything is sent", () => {
-  assert.throws(() => requestBody({ ...conversationOf("x"), schema: "{" }, SETTINGS, "m"), /JSON schema cannot be read as JSON/);
-  assert.throws(() => requestBody({ ...conversationOf("x"), tools: "{}" }, SETTINGS, "m"), /tools are not a list/);
+  assert.throws(() => requestBody({ ...conversationOf("x"), schema: "{" }, SETTINGS, "m"), /“JSON schema” in the settings is wrong. It cannot be read as JSON/);
+  assert.throws(() => requestBody({ ...conversationOf("x"), tools: "{}" }, SETTINGS, "m"), /“Tools” in the settings is wrong. It is not a list/);
 });
 
 test("attached files stand in fences that they cannot close", () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deletePreset, loadPresets, presetInForce, presetOf, savePreset } from "../assets/chat/settings/presets.js";
-import { FIELDS, inForce, ownValue, parseValue, problemOf, replaceSettings, requestFields, switchOff } from "../assets/chat/settings/settings.js";
+import { FIELDS, hintOf, inForce, ownValue, parseValue, problemOf, problemsOf, replaceSettings, requestFields, switchOff } from "../assets/chat/settings/settings.js";
 
 const NONE = { stop: "", logprobs: false, effort: "" };
 const field = (name) => FIELDS.find((each) => each.name === name);
@@ -11,7 +11,7 @@ test("a wrong value is told with its limit, and a right one is not", () => {
   assert.equal(problemOf(field("temperature"), 101), "It is 101; it must be at least 0 and at most 100.");
   assert.equal(problemOf(field("top_p"), 0), "It is 0; it must be above 0 and at most 1.");
   assert.equal(problemOf(field("top_k"), 1.5), "It is 1.5; it must be a whole number.");
-  assert.equal(problemOf(field("max_tokens"), 0), "It is 0; it must be at least 1.");
+  assert.equal(problemOf(field("max_tokens"), 0), "It is 0; it must be at least 1 and at most 2,147,483,647.");
   assert.match(problemOf(field("max_tokens"), 9000, card), /^It is 9,000; it must be at least 1 and at most 8,191, so that/);
   assert.equal(problemOf(field("temperature"), "0,7"), "It has a comma; write a point.");
   assert.equal(problemOf(field("temperature"), "hot"), "It is not a number.");
@@ -22,9 +22,26 @@ test("what is typed is a number, nothing, or kept as it is", () => {
   assert.deepEqual(["1", " .5 ", "-2e-1", "", " ", "1x", "0x10", "0,7", "Infinity"].map(parseValue), [1, 0.5, -0.2, undefined, undefined, "1x", "0x10", "0,7", "Infinity"]);
 });
 
-test("nothing is sent with a wrong value, and nothing that is set is left out", () => {
-  assert.throws(() => requestFields({ ...NONE, top_p: 2 }), /^Error: Top p in the settings is wrong\. It is 2; .* Correct it, or empty its field\.$/);
-  assert.throws(() => requestFields({ ...NONE, seed: "x" }), /Seed in the settings is wrong\. It is not a number/);
+test("a value that the server accepts and that is seldom meant gets a hint", () => {
+  assert.equal(hintOf(field("temperature"), 99), "It is 99. Above 2, the text is mostly random words.");
+  for (const [name, value] of [["temperature", 2], ["temperature", 101], ["temperature", "hot"], ["temperature", undefined], ["top_k", 1000]]) assert.equal(hintOf(field(name), value), "");
+  assert.match(inForce({ ...NONE, temperature: 99 })[0].hint, /^It is 99\./);
+});
+
+test("all that is wrong is told at once", () => {
+  const conversation = { system: "[", schema: '{"type": ', tools: '{"name": "f"}' };
+  const problems = problemsOf(conversation, { ...NONE, top_p: 2, seed: "x", temperature: 99, stop: "a\n".repeat(65) }, card);
+  assert.deepEqual(problems.map(({ name }) => name), ["schema", "tools", "stop", "top_p", "seed"]);
+  assert.match(problems[0].text, /^It cannot be read as JSON: /);
+  assert.match(problems[1].text, /^It is not a list\. /);
+  assert.equal(problems[2].text, "It has 65 lines; there may be at most 64.");
+  assert.deepEqual(problems[3], { name: "top_p", label: "Top p", text: "It is 2; it must be above 0 and at most 1." });
+  const right = { system: "", schema: "{}", tools: "[]" };
+  assert.deepEqual(problemsOf(right, { ...NONE, stop: `${"b".repeat(1024)}\n\nc` }), []);
+  assert.match(problemsOf(right, { ...NONE, stop: `a\n${"b".repeat(1025)}` })[0].text, /^Its text 2 has 1,025 characters; it may have at most 1,024\.$/);
+});
+
+test("nothing that is set is left out of a request", () => {
   assert.deepEqual(requestFields({ ...NONE, temperature: 0, seed: 3, stop: "a\n\nb", logprobs: true, effort: "low" }), {
     temperature: 0, seed: 3, stop: ["a", "b"], logprobs: true, top_logprobs: 5, reasoning_effort: "low",
   });

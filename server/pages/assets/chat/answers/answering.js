@@ -3,15 +3,17 @@
 import { deleteStream } from "../../shared/api.js";
 import { byId } from "../../shared/dom.js";
 import { showMeter } from "../composer/meter.js";
-import { askKey, showCode, showMessage } from "../dialogs.js";
+import { askKey, showCode, showMessage, showProblems } from "../dialogs.js";
 import { elementOf, show, showRunning, showSidebar } from "../drawing.js";
 import { say } from "../notices.js";
-import { modelsOf } from "../models/chooser.js";
+import { cardOf, modelsOf } from "../models/chooser.js";
 import { page, settings, sortConversations } from "../page.js";
 import { showConversationAddress } from "../places.js";
 import { continuationBody, requestBody } from "../request.js";
 import { followEnd } from "../scrolling.js";
 import { connect, model, offered, setState } from "../server_state.js";
+import { problemsOf } from "../settings/settings.js";
+import { openSettings } from "../settings/settings_panel.js";
 import { saveAnswer, saveConversation, saveHead, saveMessages } from "../storage/saving.js";
 import { REPLY_MS, tell } from "../storage/tabs.js";
 import { addNode, path, removeNode, shownNodes, titleOf } from "../tree.js";
@@ -44,7 +46,7 @@ export function send({ content, attachments }) {
  * or two whose answers are shown side by side. Returns whether the request could be made; if not, the reason is shown.
  */
 export function answer(conversation, parentId, unsaved = [], models = modelsOf(conversation)) {
-  const bodies = bodyOf(() => models.map((each) => requestBody(conversation, settings, each, parentId)), models.length);
+  const bodies = bodiesOf(conversation, models, (each) => requestBody(conversation, settings, each, parentId));
   if (!bodies) return false;
   conversation.model ||= modelsOf(conversation)[0] || undefined; // empty before the models are known
   const added = models.map((each) => addNode(conversation, parentId, { ...emptyAnswer(each), ...newRun() }));
@@ -67,7 +69,7 @@ export function answer(conversation, parentId, unsaved = [], models = modelsOf(c
 
 /** Continue an answer that was stopped, cut or edited, or that failed, where it ends. */
 export function continueAnswer(conversation, node) {
-  const body = bodyOf(() => continuationBody(conversation, settings, offered(node.model), node));
+  const [body] = bodiesOf(conversation, [offered(node.model)], (each) => continuationBody(conversation, settings, each, node)) ?? [];
   if (!body) return;
   reopen(node, body);
   saveMessages(conversation, [node]);
@@ -77,7 +79,7 @@ export function continueAnswer(conversation, node) {
 
 /** Ask again for an answer that nothing has arrived of, in its place. */
 function answerAgain(conversation, node) {
-  const body = bodyOf(() => requestBody(conversation, settings, offered(node.model), node.parentId));
+  const [body] = bodiesOf(conversation, [offered(node.model)], (each) => requestBody(conversation, settings, each, node.parentId)) ?? [];
   if (!body) return endWithoutStream(conversation, node);
   Object.assign(node, emptyAnswer(body.model ?? node.model), newRun());
   receive(conversation, node, (signal, onChange) => streamAnswer(node, body, signal, onChange));
@@ -133,15 +135,19 @@ export function stopNodes(nodes) {
 /** Whether neither the message nor its conversation was deleted meanwhile. */
 const isThere = (conversation, node) => page.conversations.includes(conversation) && conversation.nodes[node.id] === node;
 
-/** What `make` returns, the request or requests; null if they cannot be sent, which is shown. */
-function bodyOf(make, number = 1) {
-  try {
-    if (runs.size + number > MAX_RUNS) throw new Error(`${MAX_RUNS} answers are arriving in this tab, which is as many as a browser can receive at a time. Stop one, or wait for its end.`);
-    return make();
-  } catch (error) {
-    showMessage("The request cannot be sent", error.message);
+/** What `make` returns for each of `models`; null if it cannot be sent, which is shown with what to do. */
+function bodiesOf(conversation, models, make) {
+  const problems = models.flatMap((each) => problemsOf(conversation, settings, cardOf(each)));
+  if (problems.length > 0) {
+    const isFirst = ({ name }, index) => problems.findIndex((each) => each.name === name) === index; // of two models
+    showProblems(problems.filter(isFirst)).then((name) => name && openSettings(name));
     return null;
   }
+  if (runs.size + models.length > MAX_RUNS) {
+    showMessage("The request cannot be sent", `${MAX_RUNS} answers are arriving in this tab, which is as many as a browser can receive at a time. Stop one, or wait for its end.`);
+    return null;
+  }
+  return models.map(make);
 }
 
 async function receive(conversation, node, read) {

@@ -1,6 +1,7 @@
 // Presets: what the settings hold, for all answers and for the conversation, saved in the browser under a name.
 
 import { keep, kept } from "../../shared/kept.js";
+import { tell } from "../storage/tabs.js";
 import { FIELDS } from "./settings.js";
 
 const KEY = "headrace.presets";
@@ -18,13 +19,18 @@ export function loadPresets() {
 }
 
 export function savePreset(name, preset) {
-  keep(KEY, JSON.stringify({ ...Object.fromEntries(loadPresets()), [name]: preset }));
+  store({ ...Object.fromEntries(loadPresets()), [name]: preset });
 }
 
 export function deletePreset(name) {
   const presets = loadPresets();
   presets.delete(name);
-  keep(KEY, JSON.stringify(Object.fromEntries(presets)));
+  store(Object.fromEntries(presets));
+}
+
+function store(presets) {
+  keep(KEY, JSON.stringify(presets));
+  tell("presets");
 }
 
 /** What is in force, as a preset. */

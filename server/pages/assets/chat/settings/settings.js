@@ -2,21 +2,25 @@
 // model's own value holds. A wrong value stays as it was typed until it is corrected, and nothing is sent with it.
 
 import { keep, kept } from "../../shared/kept.js";
+import { tell } from "../storage/tabs.js";
 
 const KEY = "headrace.settings";
+const INT32 = 2 ** 31 - 1;
+const MAX_STOPS = 64;
+const MAX_STOP_CHARACTERS = 1024;
 
 export const FIELDS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 100, step: 0.05,
+  { name: "temperature", label: "Temperature", min: 0, max: 100, step: 0.05, usual: 2, beyond: "the text is mostly random words",
     meaning: "How random the text is. 0 always takes the most likely token; above 1, the text gets wild." },
   { name: "top_p", label: "Top p", above: 0, max: 1, step: 0.01,
     meaning: "Choose among the most likely tokens that together have this probability. 1 is off." },
-  { name: "top_k", label: "Top k", min: 0, max: 2 ** 31 - 1, step: 1,
-    meaning: "Choose among this many of the most likely tokens. 0 is off." },
+  { name: "top_k", label: "Top k", min: -1, max: INT32, step: 1,
+    meaning: "Choose among this many of the most likely tokens. 0 and -1 are off." },
   { name: "min_p", label: "Min p", min: 0, max: 1, step: 0.01,
     meaning: "Leave out tokens that are less likely than this share of the most likely one. 0 is off." },
-  { name: "max_tokens", label: "Maximum length", unit: "token", min: 1, step: 1,
+  { name: "max_tokens", label: "Maximum length", unit: "token", min: 1, max: INT32, step: 1,
     meaning: "The answer ends after this many tokens. Empty: as long as the context has room." },
-  { name: "repetition_penalty", label: "Repetition penalty", above: 0, max: 100, step: 0.05,
+  { name: "repetition_penalty", label: "Repetition penalty", above: 0, max: 100, step: 0.05, usual: 2, beyond: "few models still write sentences",
     meaning: "Above 1, tokens that already appeared become less likely." },
   { name: "presence_penalty", label: "Presence penalty", min: -2, max: 2, step: 0.1,
     meaning: "Above 0, the answer turns to new subjects." },
@@ -40,6 +44,7 @@ export function loadSettings() {
 
 export function saveSettings(settings) {
   keep(KEY, JSON.stringify(settings));
+  tell("settings", settings);
 }
 
 /** Put `values` in place of all settings; without any, all are as the model has them. */
@@ -60,43 +65,75 @@ export function problemOf({ name, min, above, max, step }, value, card) {
   if (value === undefined) return "";
   if (typeof value !== "number") return /^\s*\d+,\d+\s*$/.test(value) ? "It has a comma; write a point." : "It is not a number.";
   if (step === 1 && !Number.isInteger(value)) return `It is ${value}; it must be a whole number.`;
-  const limit = name === "max_tokens" && card?.max_model_len ? card.max_model_len - 1 : max;
+  const limit = name === "max_tokens" && card?.max_model_len ? Math.min(card.max_model_len - 1, max) : max;
   const lower = above === undefined ? `at least ${number(min)}` : `above ${above}`;
   const isLow = above === undefined ? value < min : value <= above;
   if (!isLow && !(value > limit)) return "";
   const whose = limit !== max ? ", so that one token of a prompt fits beside it" : "";
-  return `It is ${number(value)}; it must be ${lower}${limit === undefined ? "" : ` and at most ${number(limit)}`}${whose}.`;
+  return `It is ${number(value)}; it must be ${lower} and at most ${number(limit)}${whose}.`;
 }
 
-/** The request's fields that the settings ask for. Throws Error, in words, if one of them is wrong. */
+/** What is said of a value that the server accepts and that is seldom meant, or "". */
+export function hintOf(field, value) {
+  return value > field.usual && !problemOf(field, value) ? `It is ${number(value)}. Above ${field.usual}, ${field.beyond}.` : "";
+}
+
+/** What is wrong with one of the longer texts, by its name, in words, or "". */
+export function textProblemOf(name, text) {
+  if (name === "stop") return stopProblemOf(stopTexts(text));
+  if (name === "system" || !text.trim()) return "";
+  try {
+    const value = JSON.parse(text);
+    return name === "tools" && !Array.isArray(value) ? "It is not a list. Write [{…}], as in OpenAI's API." : "";
+  } catch (error) {
+    return `It cannot be read as JSON: ${error.message}`;
+  }
+}
+
+function stopProblemOf(stops) {
+  if (stops.length > MAX_STOPS) return `It has ${stops.length} lines; there may be at most ${MAX_STOPS}.`;
+  const long = stops.findIndex((stop) => [...stop].length > MAX_STOP_CHARACTERS);
+  return long < 0 ? "" : `Its text ${long + 1} has ${number([...stops[long]].length)} characters; it may have at most ${number(MAX_STOP_CHARACTERS)}.`;
+}
+
+const stopTexts = (text) => text.split("\n").filter((line) => line !== "");
+
+const TEXTS = { schema: "JSON schema", tools: "Tools", stop: "Stop texts" };
+
+/** All that is wrong with the settings of a conversation and with those of all answers: {name, label, text} of each. */
+export function problemsOf(conversation, settings, card) {
+  const texts = { ...conversation, stop: settings.stop };
+  return [
+    ...Object.entries(TEXTS).map(([name, label]) => ({ name, label, text: textProblemOf(name, texts[name] ?? "") })),
+    ...FIELDS.map((field) => ({ name: field.name, label: field.label, text: problemOf(field, settings[field.name], card) })),
+  ].filter(({ text }) => text !== "");
+}
+
+/** The request's fields that right settings ask for. */
 export function requestFields(settings) {
   const fields = {};
-  for (const field of FIELDS) {
-    const value = settings[field.name];
-    const problem = problemOf(field, value);
-    if (problem) throw new Error(`${field.label} in the settings is wrong. ${problem} Correct it, or empty its field.`);
-    if (value !== undefined) fields[field.name] = value;
-  }
-  const stop = settings.stop.split("\n").filter((line) => line !== "");
+  for (const { name } of FIELDS) if (settings[name] !== undefined) fields[name] = settings[name];
+  const stop = stopTexts(settings.stop);
   if (stop.length > 0) fields.stop = stop;
   if (settings.logprobs) Object.assign(fields, { logprobs: true, top_logprobs: 5 });
   if (settings.effort) fields.reasoning_effort = settings.effort;
   return fields;
 }
 
-/** All that is in force and differs from the model's own values: {name, text, isWrong}. */
+/** All that is in force and differs from the model's own values: {name, text, isWrong, hint}. */
 export function inForce(settings, card) {
   const numbers = FIELDS.filter(({ name }) => settings[name] !== undefined).map((field) => {
     const value = settings[field.name];
-    return { name: field.name, text: `${field.label} ${typeof value === "number" ? number(value) : value}`, isWrong: problemOf(field, value, card) !== "" };
+    const text = `${field.label} ${typeof value === "number" ? number(value) : value}`;
+    return { name: field.name, text, isWrong: problemOf(field, value, card) !== "", hint: hintOf(field, value) };
   });
-  const stops = settings.stop.split("\n").filter((line) => line !== "");
+  const stops = stopTexts(settings.stop);
   const others = [
-    stops.length > 0 && { name: "stop", text: stops.length === 1 ? `Stop at “${stops[0].slice(0, 20)}”` : `${stops.length} stop texts` },
+    stops.length > 0 && { name: "stop", text: stops.length === 1 ? `Stop at “${stops[0].slice(0, 20)}”` : `${stops.length} stop texts`, isWrong: stopProblemOf(stops) !== "" },
     settings.effort && { name: "effort", text: `Reasoning: ${settings.effort}` },
     settings.logprobs && { name: "logprobs", text: "Token probabilities" },
   ];
-  return [...numbers, ...others.filter(Boolean).map((each) => ({ ...each, isWrong: false }))];
+  return [...numbers, ...others.filter(Boolean).map((each) => ({ isWrong: false, hint: "", ...each }))];
 }
 
 /** Switch off one of those that inForce() tells. */

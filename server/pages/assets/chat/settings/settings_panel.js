@@ -9,7 +9,7 @@ import { say } from "../notices.js";
 import { conversationOfId, page, settings } from "../page.js";
 import { saveHead } from "../storage/saving.js";
 import { deletePreset, loadPresets, presetInForce, presetOf, savePreset } from "./presets.js";
-import { inForce, replaceSettings, saveSettings, switchOff } from "./settings.js";
+import { inForce, replaceSettings, saveSettings, switchOff, textProblemOf } from "./settings.js";
 import { presetRow, renderSettings } from "./settings_view.js";
 
 const MODES = [["schema", "JSON schema"], ["tools", "Tools"], ["system", "System prompt"]];
@@ -87,29 +87,30 @@ export function refreshSettingsAtRest(hasChanged) {
 
 /** Show what makes the next answer differ from the model's own way, where it can be seen and switched off. */
 export function showModes() {
-  const ofConversation = MODES.filter(([name]) => page.current[name].trim()).map(([name, label]) => chip(name, label, false, () => {
+  const ofConversation = MODES.filter(([name]) => page.current[name].trim()).map(([name, label]) => chip({ name, label, isWrong: textProblemOf(name, page.current[name]) !== "" }, () => {
     page.current[name] = "";
     saveSettingsOf(page.current);
   }));
-  const ofAll = inForce(settings, card()).map(({ name, text, isWrong }) => chip(name, text, isWrong, () => {
+  const ofAll = inForce(settings, card()).map(({ name, text, isWrong, hint }) => chip({ name, label: text, isWrong, hint }, () => {
     switchOff(settings, name);
     saveSettings(settings);
   }));
   const [, rival] = modelsOf(page.current);
-  const beside = rival ? [chip("rival", `Beside ${nameOf(rival)}`, false, () => setRival(page.current, ""), chooseRival)] : [];
+  const beside = rival ? [chip({ name: "rival", label: `Beside ${nameOf(rival)}` }, () => setRival(page.current, ""), chooseRival)] : [];
   byId("modes").replaceChildren(...beside, ...ofConversation, ...ofAll);
   showMeter();
 }
 
-function chip(name, label, isWrong, remove, change = () => openSettings(name)) {
+function chip({ name, label, isWrong = false, hint = "" }, remove, change = () => openSettings(name)) {
   const removed = () => {
     remove();
     showModes();
     refreshSettings();
     (byId("modes").querySelector("button") ?? byId("input")).focus();
   };
-  return h("span", { class: isWrong ? "mode wrong" : "mode" },
-    h("button", { type: "button", class: "quiet small", title: isWrong ? "This is wrong: nothing can be sent with it. Correct it" : "Change it", onclick: change }, isWrong ? `${label} is wrong` : label),
+  const title = isWrong ? "This is wrong: nothing can be sent with it. Correct it" : `${hint} Change it`.trim();
+  return h("span", { class: `mode${isWrong ? " wrong" : ""}${hint ? " unusual" : ""}` },
+    h("button", { type: "button", class: "quiet small", title, onclick: change }, isWrong ? `${label} is wrong` : label),
     h("button", { type: "button", class: "icon tiny", "aria-label": `Remove: ${label}`, onclick: removed }, "✕"));
 }
 

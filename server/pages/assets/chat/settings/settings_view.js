@@ -1,7 +1,7 @@
 // The panel of settings: what holds for this conversation, and what for all answers.
 
 import { byId, h } from "../../shared/dom.js";
-import { EFFORTS, FIELDS, ownValue, parseValue, problemOf } from "./settings.js";
+import { EFFORTS, FIELDS, hintOf, ownValue, parseValue, problemOf, textProblemOf } from "./settings.js";
 
 const SCHEMA_EXAMPLE = JSON.stringify(
   { type: "object", properties: { name: { type: "string" }, year: { type: "integer" } }, required: ["name", "year"], additionalProperties: false },
@@ -67,8 +67,10 @@ function number(field, value, onChange, card) {
   const input = h("input", { type: "text", inputmode: "decimal", autocomplete: "off", name, placeholder: ownValue(field, card), value });
   const state = h("p", { class: "problem", role: "status" });
   const check = (now) => {
-    state.textContent = problemOf(field, now, card);
-    input.setAttribute("aria-invalid", String(state.textContent !== ""));
+    const problem = problemOf(field, now, card);
+    state.textContent = problem || hintOf(field, now);
+    state.classList.toggle("mild", problem === "");
+    input.setAttribute("aria-invalid", String(problem !== ""));
   };
   const set = () => (onChange(parseValue(input.value)), check(parseValue(input.value)));
   input.addEventListener("input", set);
@@ -93,7 +95,10 @@ function area(name, label, meaning, value, onChange, { rows, isJson = false, exa
   const input = h("textarea", { name, rows, spellcheck: isJson ? "false" : "true", class: isJson ? "code-input" : "" });
   input.value = value;
   const state = h("p", { class: "problem", role: "status" });
-  const check = () => (state.textContent = isJson ? problem(input.value) : "");
+  const check = () => {
+    state.textContent = textProblemOf(name, input.value);
+    input.setAttribute("aria-invalid", String(state.textContent !== ""));
+  };
   input.addEventListener("input", () => (onChange(input.value), check()));
   check();
   const field = labeled(label, meaning, input);
@@ -106,16 +111,6 @@ function area(name, label, meaning, value, onChange, { rows, isJson = false, exa
     field.append(h("button", { class: "quiet small", onclick: fill }, "Insert an example"));
   }
   return field;
-}
-
-function problem(text) {
-  if (!text.trim()) return "";
-  try {
-    JSON.parse(text);
-    return "";
-  } catch (error) {
-    return `This is not valid JSON yet: ${error.message}`;
-  }
 }
 
 function effort(value, onChange) {
