@@ -183,7 +183,6 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     num_value_heads = file.integer("ssm.time_step_rank")
     return {
         **common_fields(file),
-        "num_hidden_layers": file.num_layers("block_count") - file.integer("nextn_predict_layers", 0, minimum=0),
         "full_attention_interval": file.integer("full_attention_interval", 4),
         "linear_num_key_heads": file.integer("ssm.group_count"),
         "linear_num_value_heads": num_value_heads,

@@ -20,7 +20,7 @@ def common_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {
         "hidden_size": hidden_size,
         "intermediate_size": file.integer("feed_forward_length"),
-        "num_hidden_layers": file.num_layers("block_count"),
+        "num_hidden_layers": num_layers(file),
         "num_attention_heads": num_heads,
         "num_key_value_heads": file.integer("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
@@ -39,16 +39,27 @@ def common_fields(file: GGUFMetadata) -> dict[str, Any]:
 def window_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return `sliding_window`, and `layer_types` if the file lists them; without a window, all layers have full
     attention."""
-    window, num_layers = file.size("attention.sliding_window"), file.num_layers("block_count")
+    window, count = file.size("attention.sliding_window"), num_layers(file)
     name = "attention.sliding_window_pattern"
     pattern = file.raw(name)
     if window is None:
-        return {"layer_types": ["full_attention"] * num_layers}
+        return {"layer_types": ["full_attention"] * count}
     if pattern is None:
         return {"sliding_window": window}
     if isinstance(pattern, int) and not isinstance(pattern, bool):
         return {"sliding_window": window, "sliding_window_pattern": pattern}
-    if not isinstance(pattern, list) or len(pattern) < num_layers:
-        raise CheckpointError(f"{file.source}: {name} is not a list of {num_layers} flags; convert the model again")
-    types = ["sliding_attention" if is_windowed else "full_attention" for is_windowed in pattern[:num_layers]]
+    if not isinstance(pattern, list) or len(pattern) < count:
+        raise CheckpointError(f"{file.source}: {name} is not a list of {count} flags; convert the model again")
+    types = ["sliding_attention" if is_windowed else "full_attention" for is_windowed in pattern[:count]]
     return {"sliding_window": window, "layer_types": types}
+
+
+def num_layers(file: GGUFMetadata) -> int:
+    """Return the number of the decoder's layers: all blocks but those for multi-token prediction, which come last."""
+    blocks, predicting = file.num_layers("block_count"), file.integer("nextn_predict_layers", 0, minimum=0)
+    if predicting >= blocks:
+        raise CheckpointError(
+            f"{file.source}: nextn_predict_layers {predicting} must be below block_count {blocks}; "
+            "a file with only the layers for multi-token prediction is no model"
+        )
+    return blocks - predicting

@@ -2,6 +2,7 @@
 
 import pytest
 
+from models.checkpoints.gguf.fields import num_layers
 from models.checkpoints.gguf.metadata import GGUFMetadata, gguf_metadata
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families.registry import FAMILIES, architecture_of_gguf, family_of
@@ -41,6 +42,16 @@ def test_decisive_metadata_that_nobody_read_are_refused(name: str, value: object
 )
 def test_neutral_and_informative_metadata_may_stay_unread(name: str, value: object) -> None:
     metadata(**{name: value}).refuse_unread()
+
+
+@pytest.mark.parametrize(("predicting", "layers"), [(None, 3), (0, 3), (1, 2), (2, 1)])
+def test_blocks_for_multi_token_prediction_are_no_layers(predicting: int | None, layers: int) -> None:
+    assert num_layers(metadata(block_count=3, nextn_predict_layers=predicting)) == layers
+
+
+def test_file_of_only_blocks_for_multi_token_prediction_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"nextn_predict_layers 3 must be below block_count 3"):
+        num_layers(metadata(block_count=3, nextn_predict_layers=3))
 
 
 def test_every_gguf_architecture_has_one_family_for_files_without_a_key() -> None:
