@@ -59,6 +59,7 @@ class RouterSpec:
     score: RouterScore
     experts_per_token: int
     renormalizes: bool  # the weights of the chosen experts sum to 1
+    sum_floor: float = 1e-20  # weights are divided by their sum, but never by less
     has_bias: bool = False
     has_correction: bool = False
     num_groups: int = 1  # of experts; only experts in the best groups can be chosen

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from models.config.hf_config import HFConfig
-from models.errors import CheckpointError
+from models.errors import CheckpointError, UnsupportedModelError
 
 
 def sliding_windows(
@@ -23,14 +23,30 @@ def sliding_windows(
     return [window if kind == "sliding_attention" else None for kind in types]
 
 
-def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
+def sparse_layers(config: HFConfig, num_layers: int, default_dense: int) -> list[bool]:
+    """Return whether each layer has experts.
+
+    `mlp_layer_types` says so, or all layers have experts except the first `first_k_dense_replace` (or `default_dense`).
+    """
+    types = layer_types(config, num_layers, "mlp_layer_types")
+    if types is None:
+        num_dense = config.integer("first_k_dense_replace", default_dense, minimum=0)
+        return [index >= num_dense for index in range(num_layers)]
+    if unknown := set(types) - {"dense", "sparse"}:
+        raise UnsupportedModelError(
+            f"{config.source}: mlp_layer_types has {sorted(unknown)[0]!r}; supported are 'dense' and 'sparse'"
+        )
+    return [kind == "sparse" for kind in types]
+
+
+def layer_types(config: HFConfig, num_layers: int, name: str = "layer_types") -> list[str] | None:
     """Return each layer's type, such as "full_attention", or None if the configuration does not list them."""
-    if not config.has("layer_types"):
+    if not config.has(name):
         return None
-    types = config.raw("layer_types")
+    types = config.raw(name)
     if not isinstance(types, list) or len(types) < num_layers or not all(isinstance(kind, str) for kind in types):
         raise CheckpointError(
-            f"{config.source}: layer_types is not a list of {num_layers} kinds; "
+            f"{config.source}: {name} is not a list of {num_layers} kinds; "
             "fetch the checkpoint's own configuration again"
         )
     return types[:num_layers]

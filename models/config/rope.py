@@ -46,7 +46,14 @@ def rope_spec(
             f"{config.source}: partial_rotary_factor {share} of head size {head_dim} rotates {rotary_dim} dimensions; "
             f"it must be an even number of them, 2 to {head_dim}"
         )
+    if _has_alpha(scaling) and rotary_dim > 2:
+        return RopeSpec(rotary_dim, theta * scaling.number("alpha") ** (rotary_dim / (rotary_dim - 2)))
     return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
+
+
+def _has_alpha(scaling: HFConfig) -> bool:
+    """Whether scaling that is called dynamic has a fixed factor of theta instead, for contexts of all lengths."""
+    return _kind(scaling) == "dynamic" and bool(scaling.raw("alpha"))
 
 
 def with_default_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConfig:
@@ -66,7 +73,7 @@ def context_length(config: HFConfig, default: int) -> int:
     match _kind(scaling):
         case "yarn":
             return max(stated, int(_original_length(config, scaling) * _yarn_factor(config, scaling)))
-        case "dynamic":
+        case "dynamic" if not _has_alpha(scaling):
             return int(stated * scaling.number("factor"))
         case _:
             return stated

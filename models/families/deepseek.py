@@ -19,6 +19,7 @@ from models.architecture.positions import RopeSpec, YarnScaling
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
+from models.config.layers import sparse_layers
 from models.config.rope import rope_spec, yarn_mscale
 from models.errors import UnsupportedModelError
 from models.families import llama
@@ -34,7 +35,7 @@ from models.families.registry import Family
 from models.families.transforms import concatenate
 
 # transformers' defaults for fields that a configuration leaves out; None: the field is required.
-_V2 = {
+V2_DEFAULTS = {
     "scoring_func": "softmax",
     "topk_method": "greedy",
     "num_experts_per_tok": None,
@@ -45,7 +46,7 @@ _V2 = {
     "first_k_dense_replace": 0,
     "n_shared_experts": 2,
 }
-_V3 = {
+V3_DEFAULTS = {
     "scoring_func": "sigmoid",
     "topk_method": "noaux_tc",
     "num_experts_per_tok": 8,
@@ -59,19 +60,29 @@ _V3 = {
 _SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
 
 
-def _describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
+def describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
     latent = _latent(config)
-    spec = llama.describe(config, llama.Defaults(head_dim=latent.rope_dim))
+    eps = defaults.get("rms_norm_eps", 1e-6)
+    spec = llama.describe(config, llama.Defaults(head_dim=latent.rope_dim, eps=eps))
     rope = rope_spec(config, latent.rope_dim)
-    num_dense = config.integer("first_k_dense_replace", defaults["first_k_dense_replace"], minimum=0)
-    moe = _experts(config, defaults) if num_dense < len(spec.layers) else None
 
-    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         attention = latent.attention(layer.attention.num_heads, _scale(config, latent, rope))
-        mlp = layer.mlp if index < num_dense or moe is None else moe
-        return dataclasses.replace(layer, mixer=attention, latent=latent, rope=rope, mlp=mlp)
+        return dataclasses.replace(layer, mixer=attention, latent=latent, rope=rope)
 
-    return spec.map_layers(adapt)
+    return with_experts(config, spec.map_layers(adapt), defaults)
+
+
+def with_experts(config: HFConfig, spec: DecoderSpec, defaults: Mapping[str, Any]) -> DecoderSpec:
+    """Return `spec` with experts after the dense layers, by DeepSeek's fields.
+
+    defaults: values of fields that the configuration leaves out, such as V3_DEFAULTS.
+    """
+    is_sparse = sparse_layers(config, len(spec.layers), defaults["first_k_dense_replace"])
+    moe = _experts(config, defaults) if any(is_sparse) else None
+    return spec.map_layers(
+        lambda index, layer: dataclasses.replace(layer, mlp=moe if moe and is_sparse[index] else layer.mlp)
+    )
 
 
 def _router(config: HFConfig, defaults: Mapping[str, Any]) -> RouterSpec:
@@ -172,6 +183,18 @@ def values_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tens
     return tensor.unflatten(0, (layer.attention.num_heads, -1))[:, layer.latent.nope_dim :]
 
 
+ROUTED_NAMES = {
+    "model.layers.{i}.mlp.gate.weight": To("layers.{i}.mlp.router"),
+    "model.layers.{i}.mlp.gate.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
+    **expert_names("mlp"),
+    **shared_names("mlp", name="shared_experts"),
+}
+
+GGUF_ROUTED_NAMES = {
+    **GGUF_EXPERT_NAMES,
+    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
+}
+
 NAMES = {
     "model.layers.{x}.**": IGNORE,  # V3's multi-token prediction
     **llama.NAMES,
@@ -185,15 +208,13 @@ NAMES = {
         To("layers.{i}.attn.k_up", transform=keys_of_heads),
         To("layers.{i}.attn.v_up", transform=values_of_heads),
     ),
-    "model.layers.{i}.mlp.gate.weight": To("layers.{i}.mlp.router"),
-    "model.layers.{i}.mlp.gate.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
-    **expert_names("mlp"),
-    **shared_names("mlp", name="shared_experts"),
+    **ROUTED_NAMES,
 }
 
 GGUF_NAMES = {
+    "blk.{x}.**": IGNORE,
     **llama.GGUF_NAMES,
-    **GGUF_EXPERT_NAMES,
+    **GGUF_ROUTED_NAMES,
     "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q", rotary_first_q),
     "blk.{i}.attn_q_a.*": To("layers.{i}.attn.qkv", "q"),
     "blk.{i}.attn_q_a_norm.*": To("layers.{i}.attn.q_norm"),
@@ -203,7 +224,6 @@ GGUF_NAMES = {
     "blk.{i}.attn_k_b.*": To("layers.{i}.attn.k_up"),
     "blk.{i}.attn_v_b.*": To("layers.{i}.attn.v_up"),
     "blk.{i}.attn_kv_b.*": NAMES["model.layers.{i}.self_attn.kv_b_proj.*"],  # older files
-    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 
 
@@ -217,16 +237,12 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
         fields["rope_parameters"] |= {"mscale": weight, "mscale_all_dim": weight}
     return {
         **fields,
-        **gguf_expert_fields(file),
-        **_gguf_router_fields(file),
+        **gguf_routed_fields(file),
         "q_lora_rank": file.size("attention.q_lora_rank"),
         "kv_lora_rank": file.integer("attention.kv_lora_rank"),
         "qk_rope_head_dim": rope_dim,
         "qk_nope_head_dim": key_dim - rope_dim,
         "v_head_dim": value_dim,
-        "n_routed_experts": file.integer("expert_count"),
-        "n_shared_experts": file.size("expert_shared_count") or 0,
-        "first_k_dense_replace": file.integer("leading_dense_block_count", 0, minimum=0),
     }
 
 
@@ -238,11 +254,16 @@ def _head_length(file: GGUFMetadata, part: str) -> int:
     return file.integer(file.first(f"attention.{part}_length_mla", f"attention.{part}_length"))
 
 
-def _gguf_router_fields(file: GGUFMetadata) -> dict[str, Any]:
+def gguf_routed_fields(file: GGUFMetadata, *, scoring: str = "softmax") -> dict[str, Any]:
+    """Return the fields that `with_experts` reads. scoring: what the architecture's files mean if they do not say."""
     num_groups = file.size("expert_group_count") or 1
     is_corrected = any(name.endswith("exp_probs_b.bias") for name in file.tensors)
     return {
-        "scoring_func": gguf_scoring(file, default="softmax"),
+        **gguf_expert_fields(file),
+        "n_routed_experts": file.integer("expert_count"),
+        "n_shared_experts": file.size("expert_shared_count") or 0,
+        "first_k_dense_replace": file.integer("leading_dense_block_count", 0, minimum=0),
+        "scoring_func": gguf_scoring(file, default=scoring),
         "topk_method": "noaux_tc" if is_corrected else "greedy" if num_groups == 1 else "group_limited_greedy",
         "n_group": num_groups,
         "topk_group": file.size("expert_group_used_count") or 1,
@@ -251,5 +272,5 @@ def _gguf_router_fields(file: GGUFMetadata) -> dict[str, Any]:
     }
 
 
-V2 = Family(functools.partial(_describe, defaults=_V2), NAMES, GGUF_NAMES, gguf_fields)
-V3 = Family(functools.partial(_describe, defaults=_V3), NAMES, GGUF_NAMES, gguf_fields)
+V2 = Family(functools.partial(describe, defaults=V2_DEFAULTS), NAMES, GGUF_NAMES, gguf_fields)
+V3 = Family(functools.partial(describe, defaults=V3_DEFAULTS), NAMES, GGUF_NAMES, gguf_fields)

@@ -70,3 +70,11 @@ def gguf_scoring(file: GGUFMetadata, *, default: str) -> str:
             f"{file.source}: expert_gating_func {number} is not supported; supported are 1 (softmax) and 2 (sigmoid)"
         )
     return default if number is None else names[number]
+
+
+def require_sigmoid(file: GGUFMetadata) -> None:
+    """Raise UnsupportedModelError if the file states another scoring function, for families that have only sigmoid."""
+    if gguf_scoring(file, default="sigmoid") != "sigmoid":
+        raise UnsupportedModelError(
+            f"{file.source}: this architecture is supported only with an expert_gating_func of 2 (sigmoid)"
+        )

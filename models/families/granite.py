@@ -1,4 +1,4 @@
-"""Granite, GraniteMoE and GraniteMoEShared: Llama with scales of embeddings, sublayers, attention and logits."""
+"""Granite, GraniteMoE, GraniteMoEShared and GraniteSWA: Llama with scales of embeddings, sublayers and logits."""
 
 import dataclasses
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
-from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
+from models.errors import CheckpointError
 from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import To
@@ -28,6 +30,36 @@ def describe(config: HFConfig) -> DecoderSpec:
         embedding_scale=config.number("embedding_multiplier", 1.0),
         logit_scale=1.0 / config.number("logits_scaling", 1.0),
     )
+
+
+def describe_swa(config: HFConfig) -> DecoderSpec:
+    """Describe GraniteSWA: windows in three of four layers, sinks, and a theta of each layer (0: no positions)."""
+    config = dataclasses.replace(config, fields={"tie_word_embeddings": True, "rms_norm_eps": 1e-5, **config.fields})
+    spec = describe(config)
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 4 != 0, default=128)
+    thetas = _thetas(config, len(spec.layers))
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        attention = dataclasses.replace(layer.attention, sliding_window=windows[index], has_sinks=True)
+        rope, theta = layer.rope, thetas[index]
+        assert rope is not None
+        rope = None if theta == 0 else rope if theta is None else dataclasses.replace(rope, theta=theta)
+        return dataclasses.replace(layer, mixer=attention, rope=rope)
+
+    return spec.map_layers(adapt)
+
+
+def _thetas(config: HFConfig, num_layers: int) -> list[float | None]:
+    """Return each layer's theta by `layer_rope_theta`; None: that of the model."""
+    thetas = config.raw("layer_rope_theta")
+    if thetas is None:
+        return [None] * num_layers
+    are_numbers = isinstance(thetas, list) and all(type(theta) in (int, float) and theta >= 0 for theta in thetas)
+    if not are_numbers or len(thetas) != num_layers:
+        raise CheckpointError(
+            f"{config.source}: layer_rope_theta is not a list of {num_layers} numbers of at least 0; {config.remedy}"
+        )
+    return [float(theta) for theta in thetas]
 
 
 def describe_moe(config: HFConfig) -> DecoderSpec:
@@ -69,5 +101,19 @@ def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {**gguf_fields(file), **experts, **shared}
 
 
+def gguf_swa_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = {**gguf_fields(file), **window_fields(file)}
+    if (has_rope := file.raw("attention.rope_pattern")) is None:
+        return fields
+    theta = fields["rope_parameters"]["rope_theta"]
+    return {**fields, "layer_rope_theta": [theta if has else 0 for has in has_rope]}
+
+
+SWA = Family(
+    describe_swa,
+    {**llama.NAMES, "model.layers.{i}.self_attn.sinks": To("layers.{i}.attn", parameter="sinks")},
+    {**llama.GGUF_NAMES, "blk.{i}.attn_sinks.weight": To("layers.{i}.attn", parameter="sinks")},
+    gguf_swa_fields,
+)
 FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
 MOE = Family(describe_moe, {**llama.NAMES, **_EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}, gguf_moe_fields)

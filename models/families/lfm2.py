@@ -15,9 +15,8 @@ from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
-from models.errors import UnsupportedModelError
 from models.families import llama, qwen3
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, gguf_scoring
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, require_sigmoid
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import conv_weight
@@ -145,8 +144,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
-    if gguf_scoring(file, default="sigmoid") != "sigmoid":
-        raise UnsupportedModelError(f"{file.source}: LFM2 is supported only with an expert_gating_func of 2 (sigmoid)")
+    require_sigmoid(file)
     return {
         **gguf_fields(file),
         **gguf_expert_fields(file),

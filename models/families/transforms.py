@@ -25,6 +25,11 @@ def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # no
     return tensor.reshape(1, -1)
 
 
+def as_vector(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Return the only row of a matrix [1, n] as a vector."""
+    return tensor.flatten()
+
+
 def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """Restore the first dimension of a matrix [1, n], which GGUF stores as a vector; other matrices are unchanged."""
     return tensor.reshape(1, -1) if tensor.dim() == 1 else tensor

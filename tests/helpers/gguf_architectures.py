@@ -23,12 +23,15 @@ from tests.helpers.gguf_layouts import (
     split_latent_heads,
     squeezed,
     stacked_norms,
+    sunk_pairs,
     tiled_heads,
     turned,
     turned_experts,
     turned_stacks,
     ungrouped,
     usual,
+    with_expert_bias,
+    with_statics,
 )
 
 
@@ -137,8 +140,8 @@ def _logit_scale(writer: GGUFWriter, config: PretrainedConfig) -> None:
 
 
 def _deepseek(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    is_v3 = config.model_type == "deepseek_v3"
-    writer.add_leading_dense_block_count(config.first_k_dense_replace)
+    is_v3 = config.model_type != "deepseek_v2"
+    writer.add_leading_dense_block_count(_num_dense(config))
     writer.add_rope_dimension_count(config.qk_rope_head_dim)
     if weight := config.rope_parameters.get("mscale_all_dim"):
         writer.add_rope_scaling_yarn_log_mul(0.1 * weight)
@@ -154,6 +157,74 @@ def _deepseek(writer: GGUFWriter, config: PretrainedConfig) -> None:
     if config.n_group:
         writer.add_expert_group_count(config.n_group)
         writer.add_expert_group_used_count(config.topk_group)
+
+
+def _num_dense(config: PretrainedConfig) -> int:
+    types = getattr(config, "mlp_layer_types", None)
+    return config.first_k_dense_replace if types is None else types.count("dense")
+
+
+def _sigmoid_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """What converters write of families that have DeepSeek V3's experts behind another attention."""
+    writer.add_leading_dense_block_count(_num_dense(config))
+    writer.add_expert_count(config.n_routed_experts)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_weights_norm(config.norm_topk_prob)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_expert_group_count(config.n_group)
+    writer.add_expert_group_used_count(config.topk_group)
+
+
+def _gated_by_sigmoid(writer: GGUFWriter, config: PretrainedConfig) -> None:  # noqa: ARG001
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def _ernie_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_expert_count(config.moe_num_experts)
+    writer.add_expert_used_count(config.moe_k)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_expert_shared_count(config.moe_num_shared_experts)
+    writer.add_leading_dense_block_count(config.moe_layer_start_index)
+    writer.add_interleave_moe_layer_step(config.moe_layer_interval)
+
+
+def _exaone_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_leading_dense_block_count(_num_dense(config))
+    writer.add_expert_shared_count(config.num_shared_experts)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_weights_norm(config.norm_topk_prob)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_expert_group_count(config.n_group)
+    writer.add_expert_group_used_count(config.topk_group)
+
+
+def _hy_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """The converter does not write how many layers are dense."""
+    writer.add_expert_shared_feed_forward_length(config.num_shared_experts * config.moe_intermediate_size)
+    writer.add_expert_weights_norm(True)
+    writer.add_expert_weights_scale(config.router_scaling_factor)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def _afmoe(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_leading_dense_block_count(config.num_dense_layers)
+    writer.add_expert_shared_count(config.num_shared_experts)
+    writer.add_expert_weights_scale(config.route_scale)
+    writer.add_sliding_window(config.sliding_window)
+
+
+def _alpha(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Hunyuan's fixed factor of theta, in theta."""
+    if alpha := config.rope_parameters.get("alpha"):
+        dim = _head_dim(config)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"] * alpha ** (dim / (dim - 2)))
+        writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+        writer.add_rope_scaling_factor(1)
+
+
+def _rope_pattern(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_array("granite_swa.attention.rope_pattern", [theta != 0 for theta in config.layer_rope_theta])
 
 
 def _of_latent_rows(writer: GGUFWriter, config: PretrainedConfig) -> None:
@@ -237,18 +308,30 @@ _gptj = _classic(lambda config: config.n_positions, lambda _: None, lambda confi
 _of_positions = _classic(lambda config: config.n_positions, lambda _: None)
 
 LAYOUTS: dict[str, Layout] = {
+    "afmoe": Layout(MODEL_ARCH.AFMOE, with_expert_bias, _with(usual, _experts, _afmoe)),
+    "arcee": Layout(MODEL_ARCH.ARCEE, pairs, _llama),
     "bloom": Layout(MODEL_ARCH.BLOOM, ungrouped, _classic(lambda _: 2048, lambda config: config.n_head)),
     "cohere": Layout(MODEL_ARCH.COMMAND_R, as_they_are, _with(usual, _logit_scale)),
     "cohere2": Layout(MODEL_ARCH.COHERE2, as_they_are, _with(usual, _logit_scale, _window, _rotated())),
     "deepseek_v2": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
     "deepseek_v3": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)),
+    "dots1": Layout(MODEL_ARCH.DOTS1, routed, _with(usual, _experts, _sigmoid_experts)),
+    "ernie4_5": Layout(MODEL_ARCH.ERNIE4_5, as_they_are, usual),
+    "ernie4_5_moe": Layout(MODEL_ARCH.ERNIE4_5_MOE, with_statics, _with(usual, _ernie_experts)),
     "exaone4": Layout(MODEL_ARCH.EXAONE4, as_they_are, _with(usual, _window_pattern, _llama3_factors)),
+    "exaone_moe": Layout(
+        MODEL_ARCH.EXAONE_MOE, routed, _with(usual, _window_pattern, _llama3_factors, _experts, _exaone_experts)
+    ),
     "falcon": Layout(MODEL_ARCH.FALCON, ungrouped, _classic(lambda _: 2048, falcon_groups)),
     "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, finish=shifted_norms),
     "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, _with(usual, _caps, _window), finish=shifted_norms),
     "gemma3_text": Layout(MODEL_ARCH.GEMMA3, as_they_are, _with(usual, _caps, _window), finish=shifted_norms),
     "glm": Layout(MODEL_ARCH.CHATGLM, as_they_are, _with(usual, _rotated(0.5))),
     "glm4": Layout(MODEL_ARCH.GLM4, as_they_are, _with(usual, _rotated(0.5))),
+    "glm4_moe": Layout(MODEL_ARCH.GLM4_MOE, routed, _with(usual, _rotated(0.5), _experts, _sigmoid_experts)),
+    "glm4_moe_lite": Layout(
+        MODEL_ARCH.DEEPSEEK2, split_latent_heads, _with(usual, _experts, _deepseek, _of_latent_rows)
+    ),
     "gpt2": Layout(MODEL_ARCH.GPT2, turned, _of_positions),
     "gpt_bigcode": Layout(MODEL_ARCH.STARCODER, as_they_are, _classic(lambda config: config.n_positions, lambda _: 1)),
     "gptj": Layout(MODEL_ARCH.GPTJ, as_they_are, _with(_gptj, _gptj_rotation)),
@@ -259,10 +342,16 @@ LAYOUTS: dict[str, Layout] = {
     "granitemoeshared": Layout(
         MODEL_ARCH.GRANITE_MOE, paired_experts, _with(usual, _rotated(), _scales, _shared_expert)
     ),
+    "granite_swa": Layout(
+        MODEL_ARCH.GRANITE, sunk_pairs, _with(usual, _scales, _window_pattern, _rope_pattern), own_name="granite_swa"
+    ),
+    "hunyuan_v1_dense": Layout(MODEL_ARCH.HUNYUAN_DENSE, as_they_are, _with(usual, _alpha)),
+    "hy_v3": Layout(MODEL_ARCH.EXAONE_MOE, routed, _with(usual, _experts, _hy_experts), own_name="hy_v3"),
     "lfm2": Layout(MODEL_ARCH.LFM2, squeezed, _with(usual, _short_conv)),
     "lfm2_moe": Layout(MODEL_ARCH.LFM2MOE, squeezed, _with(usual, _short_conv, _experts, _short_conv_experts)),
     "llama": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "llama4_text": Layout(MODEL_ARCH.LLAMA4, turned_stacks, _with(_llama, _llama4)),
+    "minimax_m2": Layout(MODEL_ARCH.MINIMAXM2, routed, _with(usual, _rotated(), _experts, _gated_by_sigmoid)),
     "ministral3": Layout(MODEL_ARCH.MISTRAL3, pairs, _with(_llama, _ministral3)),
     "mistral": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "mixtral": Layout(MODEL_ARCH.LLAMA, paired_experts, _llama),
@@ -275,6 +364,7 @@ LAYOUTS: dict[str, Layout] = {
     "olmo2": Layout(MODEL_ARCH.OLMO2, as_they_are, usual),
     "olmo3": Layout(MODEL_ARCH.OLMO2, as_they_are, _with(usual, _window_pattern)),
     "olmoe": Layout(MODEL_ARCH.OLMOE, split_experts, usual),
+    "phi": Layout(MODEL_ARCH.PHI2, as_they_are, _with(usual, _rotated(0.5))),
     "phi3": Layout(MODEL_ARCH.PHI3, as_they_are, _with(usual, _rotated(), _window, _longrope_factors)),
     "qwen2": Layout(MODEL_ARCH.QWEN2, as_they_are, usual),
     "qwen2_moe": Layout(MODEL_ARCH.QWEN2MOE, split_experts, _with(usual, _experts, _shared_expert)),
@@ -295,6 +385,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "qwen3": Layout(MODEL_ARCH.QWEN3, as_they_are, usual),
     "qwen3_moe": Layout(MODEL_ARCH.QWEN3MOE, split_experts, _with(usual, _experts)),
+    "seed_oss": Layout(MODEL_ARCH.SEED_OSS, as_they_are, usual),
     "smollm3": Layout(MODEL_ARCH.SMOLLM3, pairs, _llama),
     "stablelm": Layout(MODEL_ARCH.STABLELM, stacked_norms, _with(usual, _rotated(0.25), _parallel)),
     "starcoder2": Layout(MODEL_ARCH.STARCODER2, as_they_are, usual),

@@ -27,6 +27,12 @@ class Layout:
     rearrange: Rearrange
     describe: Describe
     finish: Callable[[str, np.ndarray], np.ndarray] = lambda _, values: values  # the last thing done to a tensor
+    own_name: str = ""  # of an architecture that the gguf package lacks, whose tensors have the names of `arch`
+
+    @property
+    def name(self) -> str:
+        """The file's general.architecture."""
+        return self.own_name or gguf.MODEL_ARCH_NAMES[self.arch]
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -117,10 +123,35 @@ def split_latent_heads(config: PretrainedConfig, state: State) -> State:
     return dict(stored())
 
 
+def sunk_pairs(config: PretrainedConfig, state: State) -> State:
+    """Granite SWA's sinks, under the name of their tensor."""
+    return {
+        re.sub(r"model\.layers\.(\d+)\.self_attn\.sinks", r"blk.\1.attn_sinks.weight", name): tensor
+        for name, tensor in pairs(config, state).items()
+    }
+
+
+def with_expert_bias(config: PretrainedConfig, state: State) -> State:
+    """Experts, and what corrects their scores, which the model calls a bias of experts, under a name that is a bias."""
+    return {
+        name.replace(".expert_bias", ".expert_bias.bias"): place for name, place in split_experts(config, state).items()
+    }
+
+
 def routed(config: PretrainedConfig, state: State) -> State:
     """DeepSeek's experts, and what corrects their scores under a name that is a bias."""
     split = split_experts(config, state)
     return {name.replace("e_score_correction_bias", "e_score_correction.bias"): split[name] for name in split}
+
+
+def with_statics(config: PretrainedConfig, state: State) -> State:
+    """ERNIE's experts, and what corrects their scores, a vector under a name that is a bias."""
+    return {
+        name.replace("gate.moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias"): (
+            tensor.flatten() if "moe_statics" in name else tensor
+        )
+        for name, tensor in split_experts(config, state).items()
+    }
 
 
 def turned(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001

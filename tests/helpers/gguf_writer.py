@@ -48,7 +48,7 @@ def write_gguf(
     config = model.config
     layout = layout or LAYOUTS[config.model_type]
     names = gguf.get_tensor_name_map(layout.arch, config.num_hidden_layers)
-    writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[layout.arch], split_max_tensors=split_max_tensors)
+    writer = GGUFWriter(path, layout.name, split_max_tensors=split_max_tensors)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

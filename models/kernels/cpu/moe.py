@@ -37,7 +37,7 @@ class _Router(ctypes.Structure):
         ("columns", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("num_experts", "chosen", "is_sigmoid", "renormalizes")),
         *((name, ctypes.c_int32) for name in ("num_groups", "groups_chosen", "group_best_two")),
-        ("scale", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("scale", "sum_floor")),
     )
 
 
@@ -88,7 +88,8 @@ class NativeExperts:
         self._router = _Router(
             *(*addresses, ups[0].columns, len(experts)),
             *(spec.experts_per_token, spec.score is RouterScore.SIGMOID, spec.renormalizes),
-            *(spec.num_groups, spec.groups_per_token, spec.group_score is GroupScore.BEST_TWO, spec.scale),
+            *(spec.num_groups, spec.groups_per_token, spec.group_score is GroupScore.BEST_TWO),
+            *(spec.scale, spec.sum_floor),
         )
         self._moe = _MoE(
             *(self._router, spec.scales_input, activation.kind, activation_weight),

@@ -18,7 +18,7 @@ def route(spec: RouterSpec, weights: RouterWeights, x: torch.Tensor) -> tuple[to
     experts = rated.topk(spec.experts_per_token, dim=-1).indices
     chosen = scores.gather(-1, experts)
     if spec.renormalizes:
-        chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp_min(1e-20)
+        chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp_min(spec.sum_floor)
     return experts, chosen * spec.scale
 
 

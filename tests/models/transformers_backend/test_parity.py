@@ -10,14 +10,14 @@ from transformers import (
     BertConfig,
     CwmConfig,
     DiffLlamaConfig,
+    FlexOlmoConfig,
     GPTNeoConfig,
     GraniteSWAConfig,
+    HeliumConfig,
     MambaConfig,
     MiniCPM3Config,
     OpenAIGPTConfig,
     OPTConfig,
-    PhiConfig,
-    PhimoeConfig,
     PretrainedConfig,
 )
 
@@ -59,8 +59,8 @@ FOREIGN: dict[str, PretrainedConfig] = {
         | {"qk_rope_head_dim": 16, "v_head_dim": 16}
     ),
     "granite-sinks": GraniteSWAConfig(**SMALL | {"sliding_window": 6, "logits_scaling": 0.8}),
-    "phi": PhiConfig(**SMALL),
-    "phimoe": PhimoeConfig(**SMALL | {"num_local_experts": 4, "pad_token_id": None}),
+    "helium": HeliumConfig(**SMALL | {"head_dim": 16}),  # neighboring rotary pairs
+    "flex-olmo": FlexOlmoConfig(**SMALL | {"num_experts": 4, "num_experts_per_tok": 2, "pad_token_id": None}),
 }
 
 
@@ -221,8 +221,10 @@ REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
     "OpenAIGPTLMHeadModel": (OpenAIGPTConfig(), "does not support other attention functions"),
     "DiffLlamaForCausalLM": (DiffLlamaConfig(**SMALL), "attends several times in a layer"),
     "BertLMHeadModel": (BertConfig(**SMALL), "looks ahead"),
-    "PhiForCausalLM": (
-        PhiConfig(**SMALL | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+    "HeliumForCausalLM": (
+        HeliumConfig(
+            **SMALL | {"head_dim": 16, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}
+        ),
         "depends on the other sequences",
     ),
     "GPTNeoForCausalLM": (GPTNeoConfig(), "is not valid for transformers: .*attention_layers"),

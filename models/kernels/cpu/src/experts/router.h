@@ -24,6 +24,7 @@ struct hr_router {
   int32_t num_groups, groups_chosen;
   int32_t group_best_two;  // a group is rated by the sum of its two best, else by its best
   float scale;
+  float sum_floor;  // of the sum by which weights are divided
 };
 
 namespace hr {
@@ -90,7 +91,7 @@ inline void choose(const hr_router& router, float* scores, int32_t* experts, flo
     total += scores[best];
     rated[best] = -INFINITY;
   }
-  const float factor = router.scale / (router.renormalizes ? std::max(total, 1e-20f) : 1.0f);
+  const float factor = router.scale / (router.renormalizes ? std::max(total, router.sum_floor) : 1.0f);
   for (int j = 0; j < router.chosen; ++j) weights[j] *= factor;
 }
 

@@ -1,0 +1,83 @@
+"""AFMoE (Trinity): output gates, norms on both sides, no positions in layers without a window, sigmoid experts."""
+
+import dataclasses
+from typing import Any
+
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.checkpoints.gguf.fields import common_fields, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.config.layers import sliding_windows
+from models.families import llama, olmo
+from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, require_sigmoid, shared_names
+from models.families.name_map import To
+from models.families.registry import Family
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, llama.Defaults(head_dim=128, eps=1e-5, activation="silu"))
+    step = config.integer("global_attn_every_n_layers", 4)
+    windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: (index + 1) % step != 0, default=1024)
+    router = RouterSpec(
+        RouterScore.SIGMOID,
+        experts_per_token=config.integer("num_experts_per_tok", 6),
+        renormalizes=True,
+        has_correction=True,
+        scale=config.number("route_scale", 1.0),
+    )
+    num_experts, num_dense = config.integer("num_experts", 64), config.integer("num_dense_layers", 1, minimum=0)
+    size, num_shared = config.integer("moe_intermediate_size", 1408), config.integer("num_shared_experts", 2)
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        expert, shared = (dataclasses.replace(layer.mlp, intermediate_size=n * size) for n in (1, num_shared))
+        return dataclasses.replace(
+            layer.with_window(windows[index]),
+            rope=None if windows[index] is None else layer.rope,
+            placement=NormPlacement.SANDWICH,
+            qk_norm=QKNormSpec(layer.norm),
+            has_output_gate=True,
+            mlp=layer.mlp if index < num_dense else MoESpec(num_experts, expert, router, shared),
+        )
+
+    scale = spec.hidden_size**0.5 if config.boolean("mup_enabled", False) else 1.0
+    return dataclasses.replace(spec.map_layers(adapt), embedding_scale=scale)
+
+
+NAMES = {
+    **olmo.NAMES,
+    "model.layers.{i}.pre_mlp_layernorm.*": To("layers.{i}.mlp_norm"),
+    "model.layers.{i}.post_mlp_layernorm.*": To("layers.{i}.mlp_post_norm"),
+    "model.layers.{i}.self_attn.gate_proj.*": To("layers.{i}.attn.qkv", "gate"),
+    "model.layers.{i}.mlp.router.gate.weight": To("layers.{i}.mlp.router"),
+    "model.layers.{i}.mlp.expert_bias": To("layers.{i}.mlp.router", parameter="correction"),
+    **expert_names("mlp"),
+    **shared_names("mlp", name="shared_experts"),
+}
+
+GGUF_NAMES = {
+    **olmo.GGUF_NAMES,
+    **GGUF_EXPERT_NAMES,
+    "blk.{i}.attn_gate.*": To("layers.{i}.attn.qkv", "gate"),
+    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Return the fields of config.json. The scale of embeddings is in llama.cpp's code."""
+    require_sigmoid(file)
+    return {
+        **common_fields(file),
+        **window_fields(file),
+        **gguf_expert_fields(file),
+        "num_dense_layers": file.integer("leading_dense_block_count", 0, minimum=0),
+        "num_shared_experts": file.integer("expert_shared_count"),
+        "route_scale": file.scale("expert_weights_scale"),
+        "mup_enabled": True,
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -1,0 +1,48 @@
+"""K-EXAONE (EXAONE MoE): EXAONE 4's attention after a norm of its input, and DeepSeek V3's experts."""
+
+import dataclasses
+from typing import Any
+
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import NormPlacement
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.families import deepseek, exaone4, qwen3
+from models.families.experts import require_sigmoid
+from models.families.name_map import IGNORE, To
+from models.families.registry import Family
+
+_DEFAULTS = {**deepseek.V3_DEFAULTS, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = exaone4.describe(config)
+    spec = spec.map_layers(lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.PRE))
+    as_deepseek = {
+        "n_routed_experts": config.integer("num_experts", 64),
+        "n_shared_experts": config.integer("num_shared_experts", 1, minimum=0),
+        "moe_intermediate_size": config.integer("moe_intermediate_size", 1024),
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+    }
+    config = dataclasses.replace(config, fields={**config.fields, **as_deepseek})
+    return deepseek.with_experts(config, spec, _DEFAULTS)
+
+
+NAMES = {
+    "mtp.**": IGNORE,  # multi-token prediction
+    **qwen3.NAMES,
+    **deepseek.ROUTED_NAMES,
+    "model.layers.{i}.mlp.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
+}
+
+GGUF_NAMES = {"blk.{x}.**": IGNORE, **qwen3.GGUF_NAMES, **deepseek.GGUF_ROUTED_NAMES}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    require_sigmoid(file)
+    fields = {**exaone4.gguf_fields(file), **deepseek.gguf_routed_fields(file)}
+    return {**fields, "num_shared_experts": fields["n_shared_experts"]}
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -1,0 +1,59 @@
+"""GLM-4.5 to 4.7 (GLM4_MOE) and 4.7-Flash (LITE): DeepSeek V3's experts, partly rotated heads or latent attention."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.families import deepseek, llama, qwen3
+from models.families.name_map import IGNORE, To
+from models.families.registry import Family
+
+_LITE_DEFAULTS = {
+    **deepseek.V3_DEFAULTS,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 4,
+    "routed_scaling_factor": 1.8,
+    "first_k_dense_replace": 1,
+    "rms_norm_eps": 1e-5,
+}
+_DEFAULTS = {**_LITE_DEFAULTS, "num_experts_per_tok": 8, "routed_scaling_factor": 1.0}
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    has_qk_norm = config.boolean("use_qk_norm", False)
+    spec = llama.describe(config, llama.Defaults(rotary_share=0.5, eps=1e-5, activation="silu"))
+    spec = spec.map_layers(
+        lambda _, layer: dataclasses.replace(
+            layer, has_out_bias=False, qk_norm=QKNormSpec(layer.norm) if has_qk_norm else None
+        )
+    )
+    return deepseek.with_experts(config, spec, _DEFAULTS)
+
+
+NAMES = {
+    "model.layers.{x}.**": IGNORE,  # multi-token prediction
+    **qwen3.NAMES,
+    **deepseek.ROUTED_NAMES,
+}
+
+GGUF_NAMES = {
+    "blk.{x}.**": IGNORE,
+    **qwen3.GGUF_NAMES,
+    **deepseek.GGUF_ROUTED_NAMES,
+    "blk.{i}.post_attention_norm.*": To("layers.{i}.mlp_norm"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    has_norms = "blk.0.attn_q_norm.weight" in file.tensors
+    return {**common_fields(file), **deepseek.gguf_routed_fields(file, scoring="sigmoid"), "use_qk_norm": has_norms}
+
+
+GLM4_MOE = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
+LITE = Family(functools.partial(deepseek.describe, defaults=_LITE_DEFAULTS), deepseek.NAMES)
