@@ -62,6 +62,7 @@ class ChoiceDelta:
     text: str = ""  # if the text is not parsed
     pieces: list[ChoicePiece] = field(default_factory=list)  # if the text is parsed for reasoning and calls
     token_ids: list[int] = field(default_factory=list)  # ids that count as output, EOS included
+    may_be_call: bool = False  # some of its ids belong to a tool call, or may turn out to
     tokens: list[ScoredToken] = field(default_factory=list)  # if the request has logprobs
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, if requested
     num_prompt_computed: int | None = None  # before the first token, if the request asks for progress
@@ -174,6 +175,7 @@ class Choice:
             text, num, stop = self._push_ids(ids[position : position + 1], output if is_last else None, num_counted)
             has_ended = stop is not None or (is_last and output.finish_reason is not None)
             delta.pieces += reader.push(text, is_last=has_ended)
+            delta.may_be_call |= reader.may_be_calling
             num_counted += num
             self.num_reasoning += num if reader.is_thinking else 0
             if has_ended:

@@ -73,19 +73,39 @@ class ChoiceReader:
         self._pending_space = ""
         self._num_calls = 0
         self._arguments: list[str] = []  # of the last call
+        self._is_calling = False  # within a call
+        self._follows_content = False  # the last piece is content
+        self._last = ""  # content, with its calls, of the last push
         self.is_within_call = False  # the answer ended within the last call's arguments
 
     @property
     def is_thinking(self) -> bool:
         return self._reasoning is not None and self._reasoning.is_thinking
 
+    @property
+    def may_be_calling(self) -> bool:
+        """Whether the text last pushed belongs to a call, or may turn out to. White space does before and after
+        calls."""
+        if self._tools is None:
+            return False
+        if self._is_calling or self._tools.held.strip():
+            return True
+        return bool(self._last) and not self._follows_content
+
     def push(self, text: str, *, is_last: bool = False) -> list[ChoicePiece]:
         """Parse more text, and return its pieces. is_last: no more text follows, so pending text is flushed."""
+        pieces = self._read(text, is_last=is_last)
+        if pieces:
+            self._follows_content = isinstance(pieces[-1], Content)
+        return pieces
+
+    def _read(self, text: str, *, is_last: bool) -> list[ChoicePiece]:
         thought, content = ("", text) if self._reasoning is None else self._reasoning.push(text)
         if is_last and self._reasoning is not None:
             rest = self._reasoning.finish()
             thought, content = thought + rest[0], content + rest[1]
         pieces: list[ChoicePiece] = [Thought(thought)] if thought else []
+        self._last = content
         if self._tools is None:
             return [*pieces, Content(content)] if content else pieces
         events = self._tools.push(content) if content else []
@@ -105,11 +125,13 @@ class ChoiceReader:
                 self._pending_space = ""
                 self._arguments = []
                 self._num_calls += 1
+                self._is_calling = True
                 return [CallPiece(self._num_calls - 1, "", name, call_id or self._new_id())]
             case CallArguments(text=text):
                 self._arguments.append(text)
                 return [CallPiece(self._num_calls - 1, text)] if text else []
             case CallEnd():
+                self._is_calling = False
                 self.is_within_call = json_of("".join(self._arguments)) is None
                 outcome = "incomplete" if self.is_within_call else "complete"
                 self._metrics.add("tool_calls_total", 1, self._format_name, outcome)

@@ -106,11 +106,12 @@ class ChatFormatter:
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         started: set[int] = set()  # choices whose role is sent
         calling: set[int] = set()  # choices with calls
+        with_content: set[int] = set()  # choices with content
         unsent_ids: dict[int, list[int]] = {}  # token ids of each choice, if requested
         unsent_scores: dict[int, list[ScoredToken]] = {}  # log probabilities of tokens without a chunk
         async for delta in generation:
             index = delta.index
-            deltas = list(self._deltas(delta))
+            deltas = list(self._deltas(delta, has_content=index in with_content))
             is_visible = bool(deltas) or delta.num_prompt_computed is not None or delta.finish is not None
             if index not in started and is_visible:
                 starting = [index] if self._may_call else range(len(generation.choices))
@@ -125,6 +126,8 @@ class ChatFormatter:
             for chat_delta in deltas:
                 if chat_delta.tool_calls is not UNSET or chat_delta.function_call is not UNSET:
                     calling.add(index)
+                if chat_delta.content:
+                    with_content.add(index)
                 logprobs = self._logprobs(unsent_scores.pop(index, []))  # once per token
                 choice = ChatChunkChoice(index, chat_delta, logprobs, token_ids=unsent_ids.pop(index, UNSET))
                 yield self._chunk([choice], self._reports.of_chunk(generation))
@@ -149,11 +152,11 @@ class ChatFormatter:
             reports = {**reports, "prompt_token_ids": generation.params.prompts[0].ids}
         return self._chunk([ChatChunkChoice(index, ChatDelta("assistant", content, None))], reports)
 
-    def _deltas(self, delta: ChoiceDelta) -> Iterable[ChatDelta]:
-        """Yield the API's deltas for one delta of the choice, in order.
+    def _deltas(self, delta: ChoiceDelta, *, has_content: bool) -> Iterable[ChatDelta]:
+        """Yield the API's deltas for one delta of the choice, in order. has_content: content was sent.
 
-        Counted tokens without text get a delta with empty content, so that a stream has something for each step, unless
-        they may belong to a call.
+        Counted tokens without text get a delta too, so that a stream has something for each step, unless they belong to
+        a call, or may. It is empty before the first content of an answer that may call, whose content may stay null.
         """
         if delta.text:
             yield ChatDelta(content=delta.text)
@@ -161,8 +164,9 @@ class ChatFormatter:
             chat_delta = self._of_piece(piece)
             if chat_delta is not None:
                 yield chat_delta
-        if delta.token_ids and not delta.text and not delta.pieces and not self._may_call and delta.finish is None:
-            yield ChatDelta(content="")
+        has_none = delta.token_ids and not delta.text and not delta.pieces and delta.finish is None
+        if has_none and not delta.may_be_call:
+            yield ChatDelta(content="") if has_content or not self._may_call else ChatDelta()
 
     def _of_piece(self, piece: ChoicePiece) -> ChatDelta | None:
         match piece:

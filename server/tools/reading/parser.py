@@ -81,6 +81,11 @@ class CallEventLog:
             self._add_text("".join(self._space))
         self._space.clear()
 
+    @property
+    def held(self) -> str:
+        """White space that is held back."""
+        return "".join(self._space)
+
     def take(self) -> list[ToolEvent]:
         events, self._events = self._events, []
         return events
@@ -114,6 +119,11 @@ class ToolParser:
             self._reader.feed(text)
             next(self._steps, None)
         return self._log.take()
+
+    @property
+    def held(self) -> str:
+        """Text outside of calls that is held back, since it may begin a call or precede one."""
+        return self._log.held + self._reader.held
 
     def finish(self) -> list[ToolEvent]:
         """Return the last events of the answer. Nothing may be pushed after this call."""

@@ -39,6 +39,11 @@ class TextReader:
     def unread(self) -> str:
         return self._text[self._position :]
 
+    @property
+    def held(self) -> str:
+        """Text that is recorded or unread."""
+        return "".join(self._recorded or ()) + self.unread
+
     def record(self) -> None:
         """Start recording the text that is consumed; an earlier recording is dropped."""
         self._recorded = []

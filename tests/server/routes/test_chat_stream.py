@@ -6,6 +6,7 @@ import pytest
 
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from tests.helpers.chat_templates import TOOL_TEMPLATE
 from tests.helpers.fake_client import IM_END, FakeClient, Step, http, make_app, says, says_ids
 from tests.helpers.sse import contents, events
 
@@ -145,12 +146,17 @@ async def test_characters_at_which_clients_split_lines_are_escaped() -> None:
     assert contents(events("".join(f"{line}\n\n" for line in lines))) == text
 
 
-@pytest.mark.parametrize("url", ["/v1/chat/completions", "/v1/completions"])
-async def test_each_counted_token_has_a_chunk_even_without_text(url: str) -> None:
-    client = FakeClient(says_ids([104, IM_END, IM_END, 105, IM_END], finish=FinishReason.LENGTH))
-    body = {"stream": True, "ignore_eos": True, "stream_options": USAGE}
-    body |= {"prompt": "a"} if url.endswith("/v1/completions") else CHAT
-    async with http(make_app(client)) as api:
+TOOLS = {"tools": [{"type": "function", "function": {"name": "now"}}]}
+
+
+@pytest.mark.parametrize(
+    ("url", "fields"),
+    [("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", CHAT), ("/v1/chat/completions", {**CHAT, **TOOLS})],
+)
+async def test_each_counted_token_has_a_chunk_even_without_text(url: str, fields: dict[str, Any]) -> None:
+    client = FakeClient(says_ids([IM_END, 104, IM_END, 32, 105, 0xC3, 0xA4, IM_END], finish=FinishReason.LENGTH))
+    body = {"stream": True, "ignore_eos": True, "stream_options": USAGE, **fields}
+    async with http(make_app(client, chat_template=TOOL_TEMPLATE)) as api:
         chunks = events((await api.post(url, json=body)).text)[:-1]
     counted = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk["choices"]]
-    assert set(counted) - {0} == {1, 2, 3, 4, 5}
+    assert set(counted) - {0} == {1, 2, 3, 4, 5, 6, 7, 8}
