@@ -47,7 +47,10 @@ class AnswerPlan:
         if self.thought is None and self.tools is None:
             return None
         thought, tools, tool_format = self.thought, self.tools, self.tool_format
-        reasoning = None if thought is None else reasoning_reader(thought.marks, is_open=thought.is_open)
+        has_one = self.grammar is not None  # since the grammar says what follows the thought
+        reasoning = None
+        if thought is not None:
+            reasoning = reasoning_reader(thought.marks, is_open=thought.is_open, has_one=has_one)
         if tools is None or tool_format is None:
             return ChoiceReader(reasoning, None, metrics=metrics)
         return ChoiceReader(

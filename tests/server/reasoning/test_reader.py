@@ -23,11 +23,26 @@ def read(reader: ReasoningReader, *deltas: str) -> tuple[str, str]:
 
 def read_whole(text: str, marks: ReasoningMarks, is_open: bool) -> tuple[str, str]:
     """Return the reasoning and content that a ThoughtReader must find in a whole text."""
-    start = re.match(r"\s*" + re.escape(marks.start), text)
-    if not start and not is_open:
-        return "", text
-    thought, end, content = text[start.end() if start else 0 :].partition(marks.end)
-    return (thought.strip(), content.lstrip()) if end else (thought.lstrip(), "")
+    thoughts, content = [], ""
+    is_thinking, is_fenced = is_open, False
+    if start := re.match(r"\s*" + re.escape(marks.start), text):
+        is_thinking, text = True, text[start.end() :]
+    while text:
+        if is_thinking:
+            thought, end, text = text.partition(marks.end)
+            thoughts.append(thought.strip() if end else thought.lstrip())
+            is_thinking, text = not end, text.lstrip()
+            continue
+        line_starts = re.compile(rf"^[ \t]*(?:(```)|({re.escape(marks.start)}))", re.MULTILINE)
+        for match in line_starts.finditer(text):
+            if match[2] and not is_fenced:
+                content += text[: match.start(2)]
+                is_thinking, text = True, text[match.end() :]
+                break
+            is_fenced ^= bool(match[1])
+        else:
+            return "\n".join(filter(None, thoughts)), content + text
+    return "\n".join(filter(None, thoughts)), content
 
 
 @pytest.mark.parametrize(
@@ -41,6 +56,12 @@ def read_whole(text: str, marks: ReasoningMarks, is_open: bool) -> tuple[str, st
         (False, "It is <think>So.</think>.", ("", "It is <think>So.</think>.")),
         (False, "<think>So.</think>Say <think> and </think>", ("So.", "Say <think> and </think>")),
         (False, "<think>So.\n</thi", ("So.\n</thi", "")),
+        (False, "<think>So.</think>Yes.\n\n<think>\nHm.\n</think>\n\nNo.", ("So.\nHm.", "Yes.\n\nNo.")),
+        (False, "<think>So.</think>\n<think></think><think>Hm.</think>Yes.", ("So.\nHm.", "Yes.")),
+        (False, "Wait.\n <think>Hm.</think>Yes.", ("Hm.", "Wait.\n Yes.")),
+        (False, "Write:\n```\n<think>Hm.</think>\n```\n<think>So.", ("So.", "Write:\n```\n<think>Hm.</think>\n```\n")),
+        (False, "Yes.\n<thi", ("", "Yes.\n<thi")),
+        (True, "So.</think>Yes.\n<think>Hm.", ("So.\nHm.", "Yes.\n")),
         (False, "<thi", ("", "<thi")),
         (True, "\nSo.\n</think>\n\nYes.", ("So.", "Yes.")),
         (True, "<think>\nSo.\n</think>Yes.", ("So.", "Yes.")),
@@ -58,7 +79,7 @@ def test_reader_tells_thought_from_answer(is_open: bool, text: str, expected: tu
 def test_reader_holds_under_every_split(data: st.DataObject, marks: ReasoningMarks, is_open: bool) -> None:
     mark = st.sampled_from([marks.start, marks.end])
     cut = st.builds(lambda mark, size: mark[:size], mark, st.integers(0, 10))
-    deltas = data.draw(st.lists(mark | cut | st.text("ab so\n<[]/", max_size=4), max_size=12))
+    deltas = data.draw(st.lists(mark | cut | st.text("ab so\n<[]/`", max_size=4) | st.just("```"), max_size=12))
     reader = ThoughtReader(marks, is_open=is_open)
     pieces = []
     for delta in deltas:
@@ -67,6 +88,11 @@ def test_reader_holds_under_every_split(data: st.DataObject, marks: ReasoningMar
     pieces.append(reader.finish())
     joined = "".join(piece for piece, _ in pieces), "".join(piece for _, piece in pieces)
     assert joined == read_whole("".join(deltas), marks, is_open)
+
+
+def test_reader_takes_one_thought_where_a_grammar_follows_it() -> None:
+    reader = ThoughtReader(THINK, is_open=False, has_one=True)
+    assert read(reader, "<think>So.</think>Yes.\n<think>Hm.</think>") == ("So.", "Yes.\n<think>Hm.</think>")
 
 
 def test_reader_sends_what_cannot_be_part_of_a_mark() -> None:
