@@ -68,7 +68,7 @@ async def _run_once(
     retried."""
     record = RequestRecord(request_id, "POST", lambda record: _count(context, record), context.models.only_name)
     record.route = f"batch {endpoint}"
-    record.key_name, record.is_usage = caller.name, True
+    record.key_name, record.is_usage, record.is_batch_line = caller.name, True, True
     set_current_record(record)
     try:
         answer, headers = await _answer_body(context, caller, endpoint, body, record)

@@ -2,6 +2,7 @@
 
 from engine.client.interface import EngineState
 from server.live.reports import Fit
+from server.live.request_table import RequestTable
 from server.served.model import ServedModel
 
 FIRST_TOKEN_LIMIT_S, GAP_LIMIT_S = 2.0, 0.1  # faster than that, a chat feels quick, and text comes as fast as one reads
@@ -19,8 +20,7 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
     request_tokens = round(live.requests.answers.tokens or _DEFAULT_TOKENS)
     total = stats.blocks_total or info.num_blocks
     free_tokens = max(0, total - stats.blocks_used) * info.block_size
-    firsts = live.requests.latencies(now_ms).first_token_s
-    first_token_s = firsts[1] if firsts else None
+    first_token_s, seen_gap_s = _seen(live.requests, now_ms)
     gap_s = pace.step_s(stats.running + 1) or info.decode_step_s * (stats.running + 1) or None
     most_quick = pace.most_within(GAP_LIMIT_S)
     checks = {
@@ -28,8 +28,10 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
         "slots": stats.running < info.max_num_seqs,
         "memory": not total or free_tokens >= request_tokens,
         "first_token": first_token_s is None or first_token_s <= FIRST_TOKEN_LIMIT_S,
+        "seen_gap": seen_gap_s is None or seen_gap_s <= GAP_LIMIT_S,
         "gap": gap_s is None or gap_s <= GAP_LIMIT_S,
     }
+    is_slow = not checks["first_token"] or not checks["seen_gap"]  # what would be computed has not come true
     return Fit(
         model=model.name,
         reasons=[name for name, is_fine in checks.items() if not is_fine],
@@ -39,8 +41,18 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
         free_tokens=free_tokens,
         request_tokens=request_tokens,
         first_token_s=first_token_s,
+        seen_gap_s=seen_gap_s,
         gap_s=gap_s,
         most_quick=most_quick,
         answer_s=mean_s,
-        users=None if not mean_s or not most_quick else int(most_quick * (mean_s + PAUSE_S) / mean_s),
+        users=None if not mean_s or not most_quick or is_slow else int(most_quick * (mean_s + PAUSE_S) / mean_s),
     )
+
+
+def _seen(requests: RequestTable, now_ms: float) -> tuple[float | None, float | None]:
+    """Return the times to the first token and between tokens that clients see: the 90th percentiles of the last five
+    minutes, or those of the open requests if these are longer. None: no request had any."""
+    both = requests.latencies(now_ms), requests.open_latencies()
+    firsts = [each.first_token_s[1] for each in both if each.first_token_s]
+    gaps = [each.per_token_s[1] for each in both if each.per_token_s]
+    return max(firsts, default=None), max(gaps, default=None)

@@ -21,6 +21,7 @@ from server.schemas.base import quote
 MAX_OPEN_SHOWN = 64
 NUM_RECENT = 200  # generations
 NUM_RECENT_REFUSED = 100  # requests refused before a generation
+_MIN_TOKENS = 8  # of an open answer, before its time between tokens counts
 
 
 class _KnownRequest(NamedTuple):
@@ -126,6 +127,21 @@ class RequestTable:
             if each.first_token_s is not None and each.output_tokens > 1
         ]
         return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
+
+    def open_latencies(self) -> "Latencies":
+        """Return the latencies so far of clients' open requests. One without a token counts with its wait for it."""
+        running = [
+            (time.monotonic() - record.arrival_s, live.progress())
+            for live in self._open.values()
+            if (record := live.record) is not None and not record.is_batch_line
+        ]
+        firsts = [lasted_s if each.first_token_s is None else each.first_token_s for lasted_s, each in running]
+        gaps = [
+            (lasted_s - each.first_token_s) / (each.output_tokens - 1)
+            for lasted_s, each in running
+            if each.first_token_s is not None and each.output_tokens >= _MIN_TOKENS
+        ]
+        return Latencies(len(running), _percentiles(firsts), _percentiles(gaps))
 
 
 def _known(record: RequestRecord, request: LiveRequest) -> _KnownRequest:

@@ -9,11 +9,12 @@ const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], is_draining: fa
 const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {} };
 
 test("room for one more user has its reasons", () => {
-  assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 slots are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s", "the KV cache has room for 10 more requests like the last ones"]]);
-  const full = { ...FIT, reasons: ["waiting", "slots", "memory", "first_token", "gap"], waiting: 1, running: 8, free_tokens: 50, first_token_s: 3, gap_s: 0.2 };
+  assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 slots are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s (9 of 10)", "the KV cache has room for 10 more requests like the last ones"]]);
+  const full = { ...FIT, reasons: ["waiting", "slots", "memory", "first_token", "seen_gap", "gap"], waiting: 1, running: 8, free_tokens: 50, first_token_s: 3, seen_gap_s: 0.15, gap_s: 0.2 };
   assert.deepEqual(fitOf(full), ["No", [
     "1 request already waits", "all 8 slots are taken (--max-num-seqs)", "the KV cache has room for 50 tokens, and a request takes about 100",
-    "first tokens take up to 3.0 s, and 2 s is the limit for a chat", "tokens would come every 200 ms, and 100 ms is the limit to read along",
+    "in the last five minutes, first tokens took up to 3.0 s (9 of 10), and 2 s is the limit for a chat",
+    "in the last five minutes, tokens came up to 150 ms apart (9 of 10), and 100 ms is the limit to read along", "with one more, tokens would come every 200 ms, and 100 ms is the limit to read along",
   ]]);
 });
 

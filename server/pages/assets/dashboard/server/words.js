@@ -10,8 +10,9 @@ const REASONS = {
   waiting: ({ waiting }) => `${count(waiting, "request")} already ${waiting === 1 ? "waits" : "wait"}`,
   slots: ({ slots }) => `all ${slots} slots are taken (--max-num-seqs)`,
   memory: ({ free_tokens: free, request_tokens: tokens }) => `the KV cache has room for ${count(free, "token")}, and a request takes about ${tokens.toLocaleString("en-US")}`,
-  first_token: ({ first_token_s: first }) => `first tokens take up to ${first.toFixed(1)} s, and 2 s is the limit for a chat`,
-  gap: ({ gap_s: gap }) => `tokens would come every ${Math.round(gap * 1000)} ms, and 100 ms is the limit to read along`,
+  first_token: ({ first_token_s: first }) => `in the last five minutes, first tokens took up to ${first.toFixed(1)} s (9 of 10), and 2 s is the limit for a chat`,
+  seen_gap: ({ seen_gap_s: gap }) => `in the last five minutes, tokens came up to ${Math.round(gap * 1000)} ms apart (9 of 10), and 100 ms is the limit to read along`,
+  gap: ({ gap_s: gap }) => `with one more, tokens would come every ${Math.round(gap * 1000)} ms, and 100 ms is the limit to read along`,
 };
 
 /** Whether one more user fits, and why: [answer, reasons]. */
@@ -19,7 +20,7 @@ export function fitOf(fit) {
   if (fit.reasons.length) return ["No", fit.reasons.map((reason) => REASONS[reason](fit))];
   const parts = [`${fit.slots - fit.running} of ${fit.slots} slots are free`];
   if (fit.gap_s) parts.push(`tokens would come every ${Math.round(fit.gap_s * 1000)} ms`);
-  if (fit.first_token_s != null) parts.push(`first tokens take up to ${fit.first_token_s.toFixed(1)} s`);
+  if (fit.first_token_s != null) parts.push(`first tokens take up to ${fit.first_token_s.toFixed(1)} s (9 of 10)`);
   if (fit.free_tokens) parts.push(`the KV cache has room for ${count(Math.floor(fit.free_tokens / Math.max(1, fit.request_tokens)), "more request")} like the last ones`);
   return ["Yes", parts];
 }

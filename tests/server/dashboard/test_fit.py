@@ -1,0 +1,71 @@
+"""Whether one more user fits: by what is computed, and by what clients see."""
+
+import time
+from dataclasses import dataclass
+
+import pytest
+from fastapi import FastAPI
+
+from engine.protocol import StepStats
+from server.dashboard.fit import fit_of
+from server.live.reports import Fit
+from server.live.requests import GenerationProgress
+from server.metrics.request_record import RequestRecord
+from tests.helpers.fake_client import FakeClient, make_app, says
+
+pytestmark = pytest.mark.fast
+
+
+@dataclass
+class _Generation:
+    record: RequestRecord
+    seen: GenerationProgress
+
+    def progress(self) -> GenerationProgress:
+        return self.seen
+
+
+def _app() -> FastAPI:
+    return make_app(FakeClient(says("Because.")))
+
+
+def _fit(app: FastAPI) -> Fit:
+    fit = fit_of(app.state.context.models.default, time.time() * 1000)
+    assert fit is not None
+    return fit
+
+
+def _ended(first_token_s: float, seconds: float, output_tokens: int) -> RequestRecord:
+    record = RequestRecord("r", "POST", lambda _: None)
+    record.has_started, record.status, record.output_tokens = True, 200, output_tokens
+    record.first_token_s, record.arrival_s = first_token_s, time.monotonic() - seconds
+    return record
+
+
+def test_no_user_fits_while_answers_come_slower_than_the_limit() -> None:
+    app = _app()
+    live = app.state.context.live
+    for _ in range(2):
+        live.on_step(StepStats(decode_tokens=1, running=1, step_s=0.02, blocks_total=64))
+    for output_tokens in (100, 11):
+        live.requests.on_over(_ended(0.5, 2.5, output_tokens))
+    fit = _fit(app)
+    assert (fit.reasons, fit.users) == (["seen_gap"], None)
+    assert fit.seen_gap_s == pytest.approx(0.2, rel=0.1)
+
+
+def test_no_user_fits_while_open_requests_wait_for_their_first_token() -> None:
+    app = _app()
+    table = app.state.context.live.requests
+    first = GenerationProgress(9, 0, 0, queue_s=None, first_token_s=None)
+    slow = GenerationProgress(9, 0, 11, queue_s=0.1, first_token_s=1.0)
+    line = _Generation(_ended(0.0, 60.0, 0), first)
+    line.record.is_batch_line = True
+    table.begin(line)
+    assert _fit(app).reasons == []
+    waiting = _Generation(_ended(0.0, 3.0, 0), first)
+    table.begin(waiting)
+    assert _fit(app).reasons == ["first_token"]
+    table.end(waiting)
+    table.begin(_Generation(_ended(0.0, 3.0, 0), slow))
+    assert _fit(app).reasons == ["seen_gap"]
