@@ -40,6 +40,7 @@ def main(command: str, address: str, key: str, open_address: str, browser_path: 
             _shows_settings_and_log_by_keyboard(page, key)
             _tells_of_a_restarted_engine(page, server)
             check(page, axe, pictures / "overview-laptop.png")
+            _tells_of_a_server_that_hangs(page, server)
             server.kill()
             expect(page.locator("#state")).to_contain_text("cannot be reached")
             expect(page.locator("#verdict")).to_contain_text("Cannot be reached since")
@@ -132,6 +133,15 @@ def _tells_of_a_restarted_engine(page: Page, server: "subprocess.Popen[bytes]") 
     expect(page.locator("#happenings")).to_contain_text("The engine process ended unexpectedly and was restarted.")
     expect(page.locator("#state")).to_have_text("Ready, restarted 1 time", timeout=_START_TIMEOUT_MS)
     expect(page.locator("#verdict")).to_contain_text("one more user fits")
+
+
+def _tells_of_a_server_that_hangs(page: Page, server: "subprocess.Popen[bytes]") -> None:
+    server.send_signal(signal.SIGSTOP)
+    expect(page.locator("#verdict")).to_contain_text("Nothing has come from the server since")
+    expect(page.locator("#state")).to_contain_text("Nothing has come from the server since")
+    server.send_signal(signal.SIGCONT)
+    expect(page.locator("#verdict")).to_contain_text("one more user fits")
+    expect(page.locator("#state")).to_have_text("Ready, restarted 1 time")
 
 
 def _engine_pid(pid: int) -> int:

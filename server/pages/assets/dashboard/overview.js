@@ -135,11 +135,12 @@ function showLatencies({ num_requests: numRequests, first_token_s: first, per_to
   );
 }
 
-/** Read frames until the server ends them. */
-async function read(signal) {
+/** Read frames until the server ends them. `came` is called for each. */
+async function read(signal, came) {
   await offerModels(signal);
   askAtOnce();
   for await (const frame of getEvents(eventsPath(), signal)) {
+    came();
     hideLock();
     showFound();
     take(frame);
@@ -155,10 +156,10 @@ export async function watch() {
   const controller = (watching = new AbortController());
   const { signal } = controller;
   while (!signal.aborted) {
-    const mayGoOn = await withKey(() => read(signal).catch((error) => {
+    const mayGoOn = await withKey((ofAttempt, came) => read(ofAttempt, came).catch((error) => {
       if (error.isLost) showLost();
       throw error;
-    }), signal);
+    }), signal, { onSilent: showLost });
     if (!mayGoOn) {
       if (!signal.aborted) showLock(watch);
       return;

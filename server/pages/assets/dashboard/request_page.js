@@ -26,8 +26,8 @@ export async function showRequest(id) {
   let isOpen = true;
   while (isOpen && !signal.aborted) {
     let pauseMs = RETRY_MS;
-    const mayGoOn = await withKey(async () => {
-      const story = await getStory(id, signal);
+    const mayGoOn = await withKey(async (ofAttempt) => {
+      const story = await getStory(id, ofAttempt);
       if (signal.aborted) return;
       isOpen = story !== null && story.request.status == null;
       pauseMs = REFRESH_MS;

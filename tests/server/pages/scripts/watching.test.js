@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
-import { drawLast, pause } from "../assets/dashboard/watching.js";
+import { mock, test } from "node:test";
+import { drawLast, followSilence, pause } from "../assets/dashboard/watching.js";
 
 test("of what comes between two pictures of the screen, the last is drawn", () => {
   const frames = [];
@@ -24,4 +24,25 @@ test("a pause lasts until the page is looked at", async () => {
   document.hidden = false;
   document.dispatchEvent(new Event("visibilitychange"));
   await paused;
+});
+
+test("a server that says nothing is told of, with the time since when", () => {
+  mock.timers.enable({ apis: ["setInterval", "Date"], now: 1000 });
+  const told = [];
+  const wait = (s) => Array.from({ length: s }, () => mock.timers.tick(1000));
+  const { came, stop } = followSilence((sinceMs, lastsMs) => told.push([sinceMs, lastsMs]));
+  wait(4);
+  came();
+  wait(4);
+  assert.deepEqual(told, []);
+  wait(2);
+  assert.deepEqual(told, [[5000, 5000], [5000, 6000]]);
+  came();
+  stop();
+  wait(10);
+  const next = followSilence((sinceMs, lastsMs) => told.push([sinceMs, lastsMs]));
+  wait(5); // of another attempt, which has heard nothing either
+  next.stop();
+  assert.deepEqual(told.at(-1), [11_000, 5000]);
+  mock.timers.reset();
 });

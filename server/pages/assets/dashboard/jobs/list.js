@@ -20,11 +20,11 @@ let showing = null; // AbortController
 export async function showJobs() {
   const { signal } = (showing = new AbortController());
   while (!signal.aborted) {
-    const mayGoOn = await withKey(async () => {
-      const report = await getJson("dashboard/jobs", { signal });
+    const mayGoOn = await withKey(async (ofAttempt) => {
+      const report = await getJson("dashboard/jobs", { signal: ofAttempt });
       setState("");
       render(report);
-    }, signal, "A key is needed");
+    }, signal, { wanted: "A key is needed" });
     if (!mayGoOn) return;
     await pause(REFRESH_MS);
   }

@@ -23,8 +23,8 @@ export async function showJob(id) {
   let after = 0;
   for (let isOver = false; !isOver && !signal.aborted; ) {
     let mustHurry = false;
-    const mayGoOn = await withKey(async () => {
-      const report = await getReport(id, after, signal);
+    const mayGoOn = await withKey(async (ofAttempt) => {
+      const report = await getReport(id, after, ofAttempt);
       if (signal.aborted) return;
       setState("");
       if (report === null) {
@@ -40,7 +40,7 @@ export async function showJob(id) {
       view.update(report);
       mustHurry = report.has_more;
       isOver = report.job.has_ended && !report.has_more;
-    }, signal, "A key is needed");
+    }, signal, { wanted: "A key is needed" });
     if (!mayGoOn) return;
     if (!isOver && !mustHurry) await pause(REFRESH_MS);
   }
@@ -49,7 +49,7 @@ export async function showJob(id) {
 export const leaveJob = () => showing?.abort();
 
 /** null if there is no such job. */
-async function getReport(id, after, signal) {
+async function getReport(id, after, ofAttempt) {
   if (/^\.{1,2}$/.test(id)) return null; // a part of an address that means another address
   try {
     return await getJson(`dashboard/jobs/${encodeURIComponent(id)}?after=${after}`, { signal });

@@ -29,8 +29,8 @@ export async function showModels() {
   let isShown = false;
   while (!signal.aborted) {
     let isBusy = false;
-    const mayGoOn = await withKey(async () => {
-      const [{ data }, report] = await Promise.all([getJson("v1/models", { signal }), getJson("dashboard/pulls", { signal })]);
+    const mayGoOn = await withKey(async (ofAttempt) => {
+      const [{ data }, report] = await Promise.all([getJson("v1/models", { signal: ofAttempt }), getJson("dashboard/pulls", { signal: ofAttempt })]);
       if (signal.aborted) return;
       setState("");
       if (!isShown) body.replaceChildren(served.element, pulls.element);

@@ -27,11 +27,12 @@ export async function refreshServer(signal) {
   show();
 }
 
-/** Say that the server cannot be reached; what else is shown was true before that. */
-export function showLost() {
+/** Say that the server cannot be reached, or that nothing comes since `sinceMs`; what else is shown was true before that. */
+export function showLost(sinceMs = null) {
   if (isLost) return;
   isLost = true;
-  byId("verdict").textContent = `Cannot be reached since ${new Date().toLocaleTimeString()}.`;
+  const time = new Date(sinceMs ?? Date.now()).toLocaleTimeString();
+  byId("verdict").textContent = sinceMs === null ? `Cannot be reached since ${time}.` : `Nothing has come from the server since ${time}; it hangs, or the network lost it.`;
   byId("verdict").className = "verdict bad";
   byId("overview").classList.add("lost");
 }
