@@ -15,7 +15,7 @@ from server.commands.chat.arguments import chat_parser, complete_parser, ps_pars
 from server.commands.chat.blocks import without_control
 from server.commands.chat.client import ChatClient, ServerProblem
 from server.commands.chat.connecting import connect, connect_or_start
-from server.commands.chat.monitor import requests_table, screen, summary
+from server.commands.chat.monitor import open_requests, requests_table, screen, summary
 from server.commands.chat.session import Session, line_editing
 from server.commands.chat.talk import Talk
 
@@ -68,7 +68,7 @@ def run_ps(argv: Sequence[str]) -> int:
         for name, shown in _each_model(client, frame):
             console.print(f"{name}: " if name else "", summary(shown), sep="")
             if shown["open"]:
-                console.print(requests_table(shown["open"]))
+                console.print(requests_table(open_requests(shown)))
     return 0
 
 

@@ -15,18 +15,34 @@ _MAX_ROWS = 20
 def summary(frame: Mapping[str, Any]) -> Text:
     """Return a one-line summary of the engine's work in a dashboard frame."""
     work, engine = frame["work"], frame["engine"]
-    queue, blocks, seconds = work["queue"], work["blocks"], frame["interval_s"]
+    queue, blocks, seconds, batch = work["queue"], work["blocks"], frame["interval_s"], work.get("batch", {})
     state = engine["state"] if engine["state"] == "ready" else f"{engine['state']}: {engine['reason']}"
     parts = [state, f"{frame['num_open']} open"]
     if seconds:
         parts += [
             f"{work['running']} running, {queue['urgent'] + queue['interactive'] + queue['background']} waiting",
+            *_batch_lines(batch),
             f"{work['decode_tokens'] / seconds:.0f} tokens/s written, {work['prefill_tokens'] / seconds:.0f} read",
         ]
     if blocks["total"]:
         used = blocks["live"] + blocks["shared"]
         parts.append(f"KV cache {used / blocks['total']:.0%} in use, {blocks['cached'] / blocks['total']:.0%} kept")
     return Text("  ·  ".join(parts))
+
+
+def _batch_lines(batch: Mapping[str, int]) -> list[str]:
+    """Return the lines of batches in the engine by state, as one part of the summary; nothing if there are none."""
+    states = [f"{batch[state]} {state}" for state in ("running", "paused", "waiting") if batch.get(state)]
+    return [f"batch lines: {', '.join(states)}"] if states else []
+
+
+def open_requests(frame: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the open requests of a frame. Running lines of batches are `paused` while clients are served."""
+    batch = frame["work"].get("batch", {})
+    if not batch.get("paused") or batch.get("running"):
+        return [*frame["open"]]
+    is_paused = [each["state"] == "running" and each["route"].startswith("batch ") for each in frame["open"]]
+    return [{**each, "state": "paused"} if held else each for each, held in zip(frame["open"], is_paused, strict=True)]
 
 
 def requests_table(requests: list[dict[str, Any]], *, has_models: bool = False) -> Table:
@@ -59,7 +75,7 @@ def screen(frames: Mapping[str, Mapping[str, Any]]) -> Group:
     for name, frame in frames.items():
         lines.append(Text.assemble((f"{name}  ", "bold"), summary(frame)) if len(frames) > 1 else summary(frame))
         lines += _latencies(frame["latencies"])
-    requests = [{**each, "model": name} for name, frame in frames.items() for each in frame["open"]]
+    requests = [{**each, "model": name} for name, frame in frames.items() for each in open_requests(frame)]
     requests += [{**each, "model": name} for name, frame in frames.items() for each in frame["recent"]]
     return Group(*lines, Text(""), requests_table(requests, has_models=len(frames) > 1))
 

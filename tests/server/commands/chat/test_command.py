@@ -9,14 +9,17 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
+from engine.protocol import RequestOutput, StepStats
 from server import cli
+from server.batches.running import run_body
 from server.commands.chat import command
 from server.commands.chat.client import ChatClient
 from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.network import NetworkConfig
+from server.keys.caller import ANYBODY
 from tests.helpers.certificates import Authority
-from tests.helpers.fake_client import FakeClient, pooling_client, says
+from tests.helpers.fake_client import MODEL, FakeClient, pooling_client, says
 from tests.helpers.http_serving import Served, serving
 
 
@@ -83,6 +86,28 @@ async def test_top_shows_each_of_several_models_and_their_requests_together(caps
                 seen.add((await asyncio.to_thread(next, frames))[0])
     assert [line.split()[0] for line in shown if "ready  ·" in line] == [*names]
     assert {line.split()[1] for line in shown if "/v1/completions" in line} == {*names}
+
+
+async def test_top_and_ps_show_lines_of_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    client = FakeClient(lambda _: [RequestOutput(id="x", new_ids=[65], queue_s=0.0), None])
+    async with serving(client) as server:
+        body = {"model": MODEL, "prompt": "Hello", "max_tokens": 9}
+        line = asyncio.create_task(run_body(server.context, ANYBODY, "/v1/completions", body))
+        while not any(each.state == "running" for each in server.context.live.requests.open()):
+            assert not line.done(), line.result()
+            await asyncio.sleep(0)
+        for stats, told in (
+            (StepStats(running_batch=1, waiting_batch=2), "batch lines: 1 running, 2 waiting"),
+            (StepStats(running=1, paused_batch=1), "1 running, 0 waiting  ·  batch lines: 1 paused"),
+        ):
+            server.context.live.on_step(stats)
+            for name in ("top", "ps"):
+                assert await _run(name, _url(server)) == 0
+                shown = capsys.readouterr().out
+                assert told in shown
+                assert "batch /v1/completions" in shown
+        line.cancel()
+    assert "paused" in next(row for row in shown.splitlines() if "batch /v1" in row)
 
 
 async def test_a_model_that_computes_embeddings_is_not_chosen_for_a_chat() -> None:
