@@ -7,6 +7,7 @@ If the server ends between two steps, the committed bytes are intact, and the by
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from sqlite3 import Connection
@@ -62,9 +63,12 @@ def _digests(lines: list[bytes]) -> set[bytes]:
 class Output:
     """The output and error files of one batch. Every method may raise StorageFailed, and can be retried."""
 
-    def __init__(self, files: Files, record: BatchRecord) -> None:
+    def __init__(self, files: Files, record: BatchRecord, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds, which stand still while the batch does."""
         self.journal = Journal(files, BATCHES, record)
         self._files = files
+        self._clock = clock
+        self._counted_s: float | None = None  # time of the clock up to which the record's active_s counts
 
     @property
     def record(self) -> BatchRecord:
@@ -87,12 +91,13 @@ class Output:
                     record.enter(BatchStatus.IN_PROGRESS, self._files.clock())
 
             await self.journal.try_change(edit)
+            self._counted_s = self._clock()
         finally:
             self._files.writing.difference_update(names)
 
     async def recover(self) -> None:
         """Truncate both files to their committed sizes. Raises OutputLost if one is shorter."""
-        disk = self._files.disk
+        disk, self._counted_s = self._files.disk, self._clock()
         for name, size in self._sizes():
             await self._files.on_disk(disk.create, name)  # an existing file stays as it is
             if await self._files.on_disk(disk.size, name) < size:
@@ -133,6 +138,8 @@ class Output:
                 await self._files.on_disk(self._files.disk.write, name, size, data)
                 await self._files.on_disk(self._files.disk.sync, name)
 
+        now_s = self._clock()
+        active_s = record.active_s + (0.0 if self._counted_s is None else now_s - self._counted_s)
         usage = msgspec.structs.replace(record.usage)
         for each in results:
             usage.add(each.usage)
@@ -144,9 +151,10 @@ class Output:
             stored.error_bytes = record.error_bytes + len(errors)
             stored.completed = record.completed + len(completed)
             stored.failed = record.failed + len(failed)
-            stored.usage = usage
+            stored.usage, stored.active_s = usage, active_s
 
         await self.journal.try_change(edit, is_durable=False)  # lines that a power cut takes are answered again
+        self._counted_s = now_s
 
     async def finish(self, status: BatchStatus, faults: Sequence[LineFault] = ()) -> None:
         """Hand the non-empty files to the owner, and end the batch. Raises OutputLost if a file lost committed bytes.

@@ -21,7 +21,8 @@ class BatchRecord(msgspec.Struct, kw_only=True):
 
     output_name, error_name: names on the disk of the files being written; None before the input is validated, and after
     the owner got them. output_bytes, error_bytes: their committed sizes; these bytes were synced before the sizes were
-    stored, and later bytes are ignored. completed, failed: numbers of lines in the output file and in the error file.
+    stored, and later bytes are ignored. active_s: seconds for which lines ran, without pauses for clients and the time
+    between two servers. completed, failed: numbers of lines in the output file and in the error file.
     """
 
     id: str
@@ -39,6 +40,7 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     total: int = 0
     completed: int = 0
     failed: int = 0
+    active_s: float = 0.0
     usage: AnswerUsage = msgspec.field(default_factory=AnswerUsage)
     output_name: str | None = None
     error_name: str | None = None

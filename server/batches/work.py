@@ -30,7 +30,7 @@ class BatchWork(JobWork[BatchRecord]):
         super().__init__(record)
         self._env = env
         self._slots = slots
-        self._output = Output(env.files, record)
+        self._output = Output(env.files, record, self._clock)
         self._stop: BatchStatus | None = BatchStatus.CANCELLED if record.status is BatchStatus.CANCELLING else None
         self._is_late = record.is_late(env.files.clock())
         self._feeding: asyncio.Task[None] | None = None
@@ -51,6 +51,9 @@ class BatchWork(JobWork[BatchRecord]):
     def num_running(self) -> int:
         """The number of started lines that are not answered yet."""
         return len(self._lines)
+
+    def _clock(self) -> float:
+        return self._env.models.get_or_default(self._output.record.model).live.pace.batch_clock_s
 
     async def follow(self, record: BatchRecord | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
         """Stop running lines if a client canceled the batch. Always returns True, so that `run` goes on: it writes

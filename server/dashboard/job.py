@@ -65,9 +65,7 @@ async def _batch_report(context: ServerContext, record: BatchRecord, owner: str)
         error_file_id=record.error_file_id if is_own else None,
     )
     now_s = files.clock()
-    return JobReport(
-        job=batch_summary(context, record, owner, now_s), has_keys=ring.asks_for_keys, now=now_s, batch=details
-    )
+    return JobReport(job=batch_summary(context, record, owner), has_keys=ring.asks_for_keys, now=now_s, batch=details)
 
 
 def _failures(disk: Disk, record: BatchRecord) -> list[LineFailure]:

@@ -26,7 +26,7 @@ async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool)
         batches = BATCHES.newest(connection, _MAX_JOBS, wanted)
         trainings = FINETUNING_JOBS.newest(connection, _MAX_JOBS, wanted)
         jobs = [
-            *(batch_summary(context, each, owner, now_s) for each in batches),
+            *(batch_summary(context, each, owner) for each in batches),
             *(training_summary(each, owner, ring, now_s, stall_of(connection, each)) for each in trainings),
         ]
         stored = files.newest(connection, now_s, _MAX_FILES, wanted)
@@ -44,11 +44,11 @@ async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool)
     return await context.files.database.run(work)
 
 
-def batch_summary(context: ServerContext, record: BatchRecord, owner: str, now_s: float) -> JobSummary:
+def batch_summary(context: ServerContext, record: BatchRecord, owner: str) -> JobSummary:
     done = record.completed + record.failed
-    left_s, is_paused = None, _is_paused(context, record)
-    if record.status is BatchStatus.IN_PROGRESS and record.in_progress_at is not None and done and not is_paused:
-        left_s = (now_s - record.in_progress_at) / done * (record.total - done)
+    left_s = None
+    if record.status is BatchStatus.IN_PROGRESS and done and record.active_s:
+        left_s = record.active_s / done * (record.total - done)
     return JobSummary(
         id=record.id,
         kind="batch",
@@ -60,7 +60,7 @@ def batch_summary(context: ServerContext, record: BatchRecord, owner: str, now_s
         failed=record.failed,
         unit=JobUnit.LINE,
         left_s=left_s,
-        is_paused=is_paused,
+        is_paused=_is_paused(context, record),
         waits_for=None,
         key=context.keys.ring.owner_name(record.owner),
         is_own=record.owner == owner,

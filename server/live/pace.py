@@ -1,19 +1,28 @@
 """Pace: how long steps of an engine take by the number of requests that it answers, as measured while it works."""
 
+import time
+from collections import deque
+from collections.abc import Callable
+
 from engine.protocol import StepStats
 
 _WEIGHT = 0.05  # of a new step in the mean
+_WINDOW_S = 10
 
 
 class Pace:
     """Moving mean of the time between tokens, by the number of clients' requests that run. At most as many numbers as
     an engine has slots."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._paused_s = 0.0  # for which batches made way for clients
+        self._paused_since_s: float | None = None  # None: they do not
         self._mean_s: dict[int, float] = {}
         self._num_running = 0  # after the last step
         self._batch_tokens = 0.0  # moving means over the steps of batches
         self._batch_s = 0.0
+        self._texts: deque[tuple[int, int]] = deque(maxlen=_WINDOW_S)  # seconds, and texts pooled within them
 
     def on_step(self, stats: StepStats) -> None:
         """Count a step's time for the requests that ran before it. `stats` has those after it, without the ended ones,
@@ -21,11 +30,38 @@ class Pace:
         if stats.batch_prefill_tokens or stats.batch_decode_tokens:
             self._batch_tokens += _WEIGHT * (stats.batch_decode_tokens - self._batch_tokens)
             self._batch_s += _WEIGHT * (stats.step_s - self._batch_s)
+        if stats.pooled_requests:
+            self._add_texts(stats.pooled_requests)
+        self._note_pause(has_paused=stats.running_batch == 0 and stats.running + stats.waiting > 0)
         num_running, self._num_running = self._num_running, stats.running
         if not stats.decode_tokens or not num_running:
             return
         known = self._mean_s.get(num_running)
         self._mean_s[num_running] = stats.step_s if known is None else known + _WEIGHT * (stats.step_s - known)
+
+    def _add_texts(self, number: int) -> None:
+        second = int(self._clock())
+        before = self._texts.pop()[1] if self._texts and self._texts[-1][0] == second else 0
+        self._texts.append((second, before + number))
+
+    @property
+    def texts_per_s(self) -> float:
+        """Texts a second that a pooling engine computed in the last ten seconds."""
+        first = int(self._clock()) - _WINDOW_S
+        return sum(number for second, number in self._texts if second > first) / _WINDOW_S
+
+    def _note_pause(self, *, has_paused: bool) -> None:
+        if has_paused == (self._paused_since_s is not None):
+            return
+        now_s = self._clock()
+        if self._paused_since_s is not None:
+            self._paused_s += now_s - self._paused_since_s
+        self._paused_since_s = now_s if has_paused else None
+
+    @property
+    def batch_clock_s(self) -> float:
+        """Time of a monotonic clock that stands still while batches make way for clients."""
+        return (self._clock() if self._paused_since_s is None else self._paused_since_s) - self._paused_s
 
     @property
     def batch_tokens_per_s(self) -> float:

@@ -111,7 +111,7 @@ async def test_a_batch_is_paused_while_clients_are_served(tmp_path: Path) -> Non
 
         def run(record: BatchRecord) -> None:
             record.enter(BatchStatus.IN_PROGRESS, record.created_at)
-            record.model, record.total, record.completed = MODEL, 4, 2
+            record.model, record.total, record.completed, record.active_s = MODEL, 4, 1, 7.0
 
         await context.files.database.run(lambda connection: BATCHES.change(connection, batch.id, run))
         for stats, is_paused in (
@@ -124,11 +124,7 @@ async def test_a_batch_is_paused_while_clients_are_served(tmp_path: Path) -> Non
             (listed,) = (await served.get("ann"))["jobs"]
             own = (await served.get("ann", f"/dashboard/jobs/{batch.id}"))["job"]
             for each in (listed, own):
-                assert (each["status"], each["is_paused"], each["left_s"] is None) == (
-                    "in_progress",
-                    is_paused,
-                    is_paused,
-                )
+                assert (each["status"], each["is_paused"], each["left_s"]) == ("in_progress", is_paused, 21.0)
 
 
 async def test_unfinished_jobs_come_first_and_a_removed_keys_jobs_stay(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ test("times are told in one unit", () => {
 test("a batch that clients hold up says so", () => {
   const paused = { ...JOB, is_paused: true };
   assert.equal(statusOf(paused), "Paused while clients are served");
+  assert.equal(timeOf({ ...paused, left_s: 130 }, 2000), "about 2 min of work left");
   assert.equal(tally([paused, JOB]), "1 running, 1 paused");
 });
 

@@ -43,8 +43,8 @@ export function span(s) {
 }
 
 /** When it ends or ended, seen from `now`, in seconds since 1970. */
-export function timeOf({ left_s: leftS, started_at: startedAt, created_at: createdAt, ended_at: endedAt, has_ended: hasEnded }, now) {
-  if (leftS != null) return `about ${span(leftS)} left`;
+export function timeOf({ left_s: leftS, started_at: startedAt, created_at: createdAt, ended_at: endedAt, has_ended: hasEnded, is_paused: isPaused }, now) {
+  if (leftS != null) return `about ${span(leftS)} ${isPaused ? "of work " : ""}left`;
   if (!hasEnded) return `since ${span(now - (startedAt ?? createdAt))}`;
   return endedAt == null ? "" : `${span(now - endedAt)} ago`;
 }
