@@ -81,3 +81,13 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def num_computed(self) -> int:
         """Tokens computed in the step for service classes that count in metrics."""
         return self.prefill_tokens + self.decode_tokens + self.batch_prefill_tokens + self.batch_decode_tokens
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of prompts and of pooled texts that were computed in the step, for all service classes."""
+        return self.prefill_tokens + self.batch_prefill_tokens + self.pooled_tokens
+
+    @property
+    def written_tokens(self) -> int:
+        """Decoded tokens of the step, drafts included, for all service classes."""
+        return self.decode_tokens + self.batch_decode_tokens

@@ -31,13 +31,17 @@ async def server_report(context: ServerContext) -> ServerReport:
 
 
 def _health(model: ServedModel) -> ModelHealth:
-    status, last = model.client.status(), model.live.last_step
+    status, live = model.client.status(), model.live
+    last, num_lines = live.last_step, live.requests.num_open_lines
+    is_pooling = model.info is not None and model.info.pooling is not None
     return ModelHealth(
         name=model.name,
         state=status.state.value,
         reason=status.reason,
         num_restarts=status.num_restarts,
-        batch_running=last.running_batch,
+        batch_running=num_lines if is_pooling else last.running_batch,  # whose steps are short
         batch_paused=last.paused_batch,
-        batch_tokens_per_s=model.live.pace.batch_tokens_per_s if last.running_batch else 0.0,
+        batch_tokens_per_s=live.pace.batch_tokens_per_s if last.running_batch else 0.0,
+        texts_open=live.requests.num_open - num_lines if is_pooling else 0,
+        texts_per_s=live.pace.texts_per_s,
     )

@@ -161,7 +161,11 @@ class LiveFeed:
         work = builder.take()
         if work.blocks.total == 0:  # before the first step, which reports the number of blocks
             with contextlib.suppress(EngineUnavailable):
-                return msgspec.structs.replace(work, blocks=Blocks(total=self._client.info.num_blocks))
+                info = self._client.info
+                if info.pooling is not None:  # its steps end with nothing that runs
+                    running = self.requests.num_open - self.requests.num_open_lines
+                    return msgspec.structs.replace(work, running=running)
+                return msgspec.structs.replace(work, blocks=Blocks(total=info.num_blocks))
         return work
 
 

@@ -13,7 +13,7 @@ class FrameStep(msgspec.Struct, frozen=True, array_like=True):
     """One step of the engine."""
 
     step_ms: float
-    prefill_tokens: int  # these two include lines of batches
+    prefill_tokens: int  # these two include lines of batches, and texts of a model that pools
     decode_tokens: int  # drafts included
     running: int
 
@@ -69,7 +69,7 @@ class EngineFrame(msgspec.Struct, frozen=True):
 
     num_steps: int = 0
     steps: list[FrameStep] = []
-    prefill_tokens: int = 0  # these two include lines of batches, and `running` and `queue` do not
+    prefill_tokens: int = 0  # these two include lines of batches, which `running` and `queue` do not, and pooled texts
     decode_tokens: int = 0
     running: int = 0
     queue: Queue = Queue()
@@ -108,8 +108,8 @@ class FrameBuilder:
         return EngineFrame(
             num_steps=len(stats),
             steps=[_step(each) for each in list(stats)[-MAX_STEPS:]],
-            prefill_tokens=sum(each.prefill_tokens + each.batch_prefill_tokens for each in stats),
-            decode_tokens=sum(each.decode_tokens + each.batch_decode_tokens for each in stats),
+            prefill_tokens=sum(each.read_tokens for each in stats),
+            decode_tokens=sum(each.written_tokens for each in stats),
             running=last.running,
             queue=Queue(
                 urgent=last.waiting_urgent,
@@ -146,6 +146,4 @@ class FrameBuilder:
 
 
 def _step(stats: StepStats) -> FrameStep:
-    prefill_tokens = stats.prefill_tokens + stats.batch_prefill_tokens
-    decode_tokens = stats.decode_tokens + stats.batch_decode_tokens
-    return FrameStep(round(stats.step_s * 1000, 2), prefill_tokens, decode_tokens, stats.running)
+    return FrameStep(round(stats.step_s * 1000, 2), stats.read_tokens, stats.written_tokens, stats.running)

@@ -82,8 +82,8 @@ class History:
         now_s = self._clock()
         for series in self._series:
             bucket = series.at(now_s)
-            bucket.read_tokens += stats.prefill_tokens + stats.batch_prefill_tokens
-            bucket.written_tokens += stats.decode_tokens + stats.batch_decode_tokens
+            bucket.read_tokens += stats.read_tokens
+            bucket.written_tokens += stats.written_tokens
             bucket.most_running = max(bucket.most_running, stats.running)
             bucket.most_waiting = max(bucket.most_waiting, stats.waiting)
 

@@ -34,7 +34,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 class ModelHealth(msgspec.Struct, frozen=True):
     """State of one model's engine. reason: why it is not ready. batch_running, batch_paused: lines of batches.
-    batch_tokens_per_s: tokens that the running lines write."""
+    batch_tokens_per_s: tokens that the running lines write. texts_open, texts_per_s: open requests of clients to a
+    model for embeddings or scores, and its texts a second in the last ten seconds."""
 
     name: str
     state: str
@@ -43,6 +44,8 @@ class ModelHealth(msgspec.Struct, frozen=True):
     batch_running: int
     batch_paused: int
     batch_tokens_per_s: float
+    texts_open: int
+    texts_per_s: float
 
 
 class Stretch(msgspec.Struct, frozen=True):

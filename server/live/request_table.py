@@ -128,6 +128,11 @@ class RequestTable:
         ]
         return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
 
+    @property
+    def num_open_lines(self) -> int:
+        """Number of open generations that are lines of batches."""
+        return sum((record := live.record) is not None and record.is_batch_line for live in self._open.values())
+
     def open_latencies(self) -> "Latencies":
         """Return the latencies so far of clients' open requests. One without a token counts with its wait for it."""
         running = [

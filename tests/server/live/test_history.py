@@ -29,12 +29,13 @@ def test_steps_and_requests_are_counted_in_the_hour_and_in_the_day() -> None:
     history = History(_Clock())
     history.on_step(StepStats(prefill_tokens=7, decode_tokens=2, batch_decode_tokens=3, running=2, waiting=1))
     history.on_step(StepStats(decode_tokens=2, running=1))
+    history.on_step(StepStats(pooled_tokens=5, pooled_requests=1))
     history.on_over(_record())
     history.on_over(_record(status=400))
     history.on_over(_record(key=None, status=500))
     (minute,), (ten_minutes,) = history.hour(), history.day()
     for bucket in (minute, ten_minutes):
-        assert (bucket.read_tokens, bucket.written_tokens, bucket.most_running, bucket.most_waiting) == (7, 7, 2, 1)
+        assert (bucket.read_tokens, bucket.written_tokens, bucket.most_running, bucket.most_waiting) == (12, 7, 2, 1)
         assert (bucket.requests, bucket.refused, bucket.failed) == (3, 1, 1)
         assert {key: (use.requests, use.refused) for key, use in bucket.keys.items()} == {"ann": (2, 1), "": (1, 1)}
         assert (bucket.keys["ann"].prompt_tokens, bucket.keys["ann"].output_tokens) == (40, 10)
@@ -127,6 +128,18 @@ def test_the_rate_of_batches_counts_their_steps_alone() -> None:
     pace.on_step(StepStats(batch_decode_tokens=4, running_batch=4, step_s=0.02))
     pace.on_step(StepStats(decode_tokens=1, running=1, paused_batch=4, step_s=9.0))
     assert pace.batch_tokens_per_s == pytest.approx(200.0)
+
+
+def test_the_rate_of_texts_is_of_the_last_ten_seconds() -> None:
+    clock = _Clock()
+    pace = Pace(clock)
+    assert pace.texts_per_s == 0.0
+    for _ in range(30):
+        pace.on_step(StepStats(pooled_requests=4, pooled_tokens=40))
+        clock.now_s += 0.5
+    assert pace.texts_per_s == pytest.approx(8.0, rel=0.11)
+    clock.now_s += 10
+    assert pace.texts_per_s == 0.0
 
 
 def test_the_means_are_of_the_answers_in_the_last_hour() -> None:

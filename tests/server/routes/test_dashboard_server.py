@@ -1,5 +1,6 @@
 """The dashboard's report on the whole server, its settings and its log: for operators alone."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -14,7 +15,7 @@ from server.commands.options.in_force import settings_in_force
 from server.commands.serve.engines import note_restart
 from server.config.server import ServerConfig
 from server.live.log_tail import MAX_LINES, LogTail
-from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.keys import bearer, entry, write_keys
 from tests.helpers.several import make_several
 
@@ -205,3 +206,19 @@ async def test_the_lines_of_batches_in_an_engine_are_told_with_their_rate() -> N
     assert await told() == (4, 0, pytest.approx(200.0))
     live.on_step(StepStats(decode_tokens=1, running=1, paused_batch=4, step_s=0.02))
     assert await told() == (0, 4, 0.0)
+
+
+async def test_embeddings_are_told_although_their_steps_end_with_nothing_that_runs() -> None:
+    client = pooling_client()
+    client.pool_gate = asyncio.Event()
+    app = make_app(client)
+    live = app.state.context.live
+    live.on_step(StepStats(pooled_tokens=30, pooled_requests=20))
+    async with http(app) as api:
+        asking = asyncio.create_task(api.post("/v1/embeddings", json={"input": "Hello"}))
+        while not live.requests.num_open:
+            await asyncio.sleep(0)
+        (model,) = (await _report(app))["models"]
+        assert (model["texts_open"], model["texts_per_s"], model["batch_running"]) == (1, 2.0, 0)
+        client.pool_gate.set()
+        await asking

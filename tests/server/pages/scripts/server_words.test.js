@@ -4,7 +4,7 @@ import { fitOf, happening, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdi
 
 const FIT = { model: "m", reasons: [], running: 2, waiting: 0, slots: 8, free_tokens: 1000, request_tokens: 100, first_token_s: 0.5, gap_s: 0.05, most_quick: 3, answer_s: 15, users: 12 };
 const MACHINE = { num_cores: 4, cpu_busy: 0.5, cpu_own: 0.3, memory_total: 16e9, memory_free: 8e9, memory_own: 2e9, swap_total: 0, swap_used: 0, disks: [{ label: "cache", total_bytes: 100e9, free_bytes: 50e9 }] };
-const MODEL = { name: "m", state: "ready", reason: "", batch_running: 0, batch_paused: 0, batch_tokens_per_s: 0 };
+const MODEL = { name: "m", state: "ready", reason: "", batch_running: 0, batch_paused: 0, batch_tokens_per_s: 0, texts_open: 0, texts_per_s: 0 };
 const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], is_draining: false };
 const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {} };
 
@@ -48,6 +48,15 @@ test("the verdict tells of batches, which use what no user does", () => {
   assert.equal(text(2, { batch_paused: 5 }), "2 requests running; a batch is paused (5 lines); one more user fits.");
   const embeds = { ...REPORT, models: [{ ...MODEL, batch_running: 3 }, MODEL], fits: [] };
   assert.equal(verdict(embeds).text, "No users; a batch is running (3 lines).");
+});
+
+test("the verdict tells of embeddings, which no request that writes shows", () => {
+  const text = (model, fits = []) => verdict({ ...REPORT, models: [MODEL, { ...MODEL, ...model }], fits }).text;
+  assert.equal(text({ texts_per_s: 123.4, texts_open: 2 }), "123 texts/s for embeddings or scores.");
+  assert.equal(text({ texts_per_s: 1.5 }), "1.5 texts/s for embeddings or scores.");
+  assert.equal(text({ texts_open: 1 }), "1 request for embeddings or scores.");
+  assert.equal(text({ texts_per_s: 20 }, [FIT]), "2 requests running, 20 texts/s for embeddings or scores; one more user fits.");
+  assert.equal(text({}), "Idle.");
 });
 
 test("an event is a sentence", () => {

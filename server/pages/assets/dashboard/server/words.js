@@ -49,10 +49,19 @@ export function verdict({ models, machine, fits, is_draining: isDraining }) {
   const full = machineRows(machine).filter(({ isFull }) => isFull).map(({ name }) => name.toLowerCase());
   const [running, waiting] = ["running", "waiting"].map((name) => fits.reduce((sum, fit) => sum + fit[name], 0));
   const batch = batchOf(models);
-  const now = running + waiting === 0 ? (batch ? `No users; ${batch}` : "Idle") : `${count(running, "request")} running${waiting ? `, ${waiting} waiting` : ""}${batch ? `; ${batch}` : ""}`;
+  const texts = textsOf(models);
+  const users = [running + waiting ? `${count(running, "request")} running${waiting ? `, ${waiting} waiting` : ""}` : "", texts].filter(Boolean);
+  const now = [users.join(", ") || (batch ? "No users" : "Idle"), batch].filter(Boolean).join("; ");
   const room = fits.map((fit) => `${fits.length > 1 ? `${fit.model}: ` : ""}${fitOf(fit)[0] === "Yes" ? "one more user fits" : `no room for one more user: ${fitOf(fit)[1][0]}`}`);
   const parts = [[now, ...room].join("; "), full.length ? `Nearly full: ${full.join(", ")}` : ""].filter(Boolean);
   return { text: `${parts.join(". ")}.`, mood: full.length || fits.some(({ reasons }) => reasons.length) ? "warn" : "good" };
+}
+
+/** What models for embeddings and scores do, as a part of a sentence; "" if nothing. */
+function textsOf(models) {
+  const [open, rate] = ["texts_open", "texts_per_s"].map((name) => models.reduce((sum, model) => sum + model[name], 0));
+  if (rate) return `${rate < 10 ? rate.toFixed(1) : Math.round(rate)} texts/s for embeddings or scores`;
+  return open ? `${count(open, "request")} for embeddings or scores` : "";
 }
 
 /** What batches do, as a part of a sentence; "" if none has a line in an engine that runs or is paused. */
