@@ -107,7 +107,7 @@ def create_app(
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
         files=Files(store.database, disk_of(config.data_dir), config.storage),
-        keys=KeyManager(config, metrics, store.database, models.aliases, history.on_over),
+        keys=KeyManager(config, metrics, store.database, models.aliases),
         workers=workers,
         drain=drain,
         history=history,

@@ -117,4 +117,5 @@ async def _answer_body(
 
 def _count(context: ServerContext, record: RequestRecord) -> None:
     context.keys.count(record)
+    context.history.on_over(record)
     context.models.get_or_default(record.model_name).live.requests.discard(record)

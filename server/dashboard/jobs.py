@@ -15,6 +15,7 @@ from server.schemas.finetuning_answers import FinetuningStatus
 
 _MAX_JOBS = 100  # of each kind; unfinished ones first
 _MAX_FILES = 100
+_MAX_UNFINISHED = 20  # of each kind
 _WAITING = "Waiting: "  # as such an event of server/jobs/stalls.py begins
 
 
@@ -42,6 +43,21 @@ async def jobs_report(context: ServerContext, owner: str, *, is_everyones: bool)
         )
 
     return await context.files.database.run(work)
+
+
+async def unfinished_jobs(context: ServerContext, owner: str) -> list[JobSummary]:
+    """Return the newest unfinished jobs of all keys, oldest first, for an operator. Raises StorageFailed."""
+    now_s, ring = context.files.clock(), context.keys.ring
+
+    def work(connection: Connection) -> list[JobSummary]:
+        batches = [each for each in BATCHES.newest(connection, _MAX_UNFINISHED) if not each.status.has_ended]
+        trainings = [each for each in FINETUNING_JOBS.newest(connection, _MAX_UNFINISHED) if not each.status.has_ended]
+        return [
+            *(batch_summary(context, each, owner) for each in batches),
+            *(training_summary(each, owner, ring, now_s, stall_of(connection, each)) for each in trainings),
+        ]
+
+    return sorted(await context.files.database.run(work), key=lambda each: each.created_at)
 
 
 def batch_summary(context: ServerContext, record: BatchRecord, owner: str) -> JobSummary:

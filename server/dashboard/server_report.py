@@ -3,15 +3,24 @@
 import asyncio
 import importlib.metadata
 import time
+from collections import Counter
+from itertools import chain
 
 from server.context import ServerContext
 from server.dashboard.fit import fit_of
-from server.live.history import MINUTE_S, NUM_MINUTES, NUM_TEN_MINUTES, TEN_MINUTES_S
-from server.live.reports import ModelHealth, ServerReport, Stretch
+from server.dashboard.jobs import unfinished_jobs
+from server.errors import StorageFailed
+from server.live.history import MINUTE_S, NUM_MINUTES, NUM_TEN_MINUTES, TEN_MINUTES_S, key_of
+from server.live.reports import ModelHealth, OpenUse, ServerReport, Stretch
 from server.served.model import ServedModel
 
 
-async def server_report(context: ServerContext) -> ServerReport:
+async def server_report(context: ServerContext, owner: str) -> ServerReport:
+    """Return the report for an operator, who is `owner` of jobs. Lacks the jobs while the disk fails."""
+    try:
+        jobs = await unfinished_jobs(context, owner)
+    except StorageFailed:  # logged; the rest is needed most then
+        jobs = []
     machine = await asyncio.to_thread(context.machine.sample)
     now_s, history = time.time(), context.history
     fits = [fit_of(model, now_s * 1000) for model in context.models]
@@ -26,8 +35,19 @@ async def server_report(context: ServerContext) -> ServerReport:
         hour=Stretch(MINUTE_S, NUM_MINUTES, history.hour()),
         day=Stretch(TEN_MINUTES_S, NUM_TEN_MINUTES, history.day()),
         happenings=[*reversed(history.happenings)],
+        known_since=history.known_since_s,
+        is_kept=context.config.data_dir is not None,
+        failures=[*reversed(history.failures)],
+        open=[OpenUse(key, is_batch, number) for (key, is_batch), number in _open(context).items()],
+        jobs=jobs,
         fits=[each for each in fits if each is not None],
     )
+
+
+def _open(context: ServerContext) -> Counter[tuple[str, bool]]:
+    """Return the numbers of open requests of all models, by key and by whether they are lines of batches."""
+    records = chain.from_iterable(model.live.requests.open_records() for model in context.models)
+    return Counter((key_of(each), each.is_batch_line) for each in records)
 
 
 def _health(model: ServedModel) -> ModelHealth:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from server.config.server import ServerConfig
@@ -27,12 +27,9 @@ class KeyManager:
         metrics: Metrics,
         database: Database,
         aliases: Mapping[str, str] | None = None,
-        on_usage: Callable[[RequestRecord], None] = lambda _: None,
     ) -> None:
-        """Load the keys. aliases: further names of models, which a key may list, with the model's own name. on_usage:
-        called with each request that is counted. Raises OptionError if the keys file or the usage log cannot be
-        used."""
-        self._on_usage = on_usage
+        """Load the keys. aliases: further names of models, which a key may list, with the model's own name. Raises
+        OptionError if the keys file or the usage log cannot be used."""
         self.spending = Spending()
         self._metrics = metrics
         self._path = None if config.api_keys_file is None else Path(config.api_keys_file)
@@ -53,7 +50,6 @@ class KeyManager:
         if not record.is_usage:
             return
         self._metrics.count_key_usage(record)
-        self._on_usage(record)
         self.usage.add(record)
         if self._log is not None:
             self._log.add(record)

@@ -14,11 +14,16 @@ MINUTE_S, TEN_MINUTES_S = 60, 600
 NUM_MINUTES, NUM_TEN_MINUTES = 60, 144  # an hour, and a day
 MAX_KEYS = 50  # in a bucket; further ones are counted together
 OTHER_KEYS = "other keys"
+NO_KEY = "without a valid key"
 _MAX_HAPPENINGS = 200
+_MAX_FAILURES = 100
+_UNAUTHORIZED = 401
+_FAULTS = (RequestOutcome.FAILED, RequestOutcome.TIMEOUT)
 
 
 class KeyUse(msgspec.Struct):
-    """Use of one key. refused: requests that were refused, failed or timed out."""
+    """Use of one key, by its clients' requests or by lines of its batches. refused: those that were refused, failed or
+    timed out."""
 
     requests: int = 0
     refused: int = 0
@@ -30,9 +35,10 @@ class KeyUse(msgspec.Struct):
 class Bucket(msgspec.Struct, kw_only=True):
     """Activity of all models within a stretch of time.
 
-    read_tokens, written_tokens: computed by the engines, lines of batches included. most_running, most_waiting: the
-    highest numbers of clients' requests in one engine. cpu_busy, memory_used: highest shares that were sampled; null
-    without a sample.
+    read_tokens, written_tokens: computed by the engines, lines of batches included. requests, refused, failed:
+    POSTs of clients. most_running, most_waiting: the highest numbers of clients' requests in one engine. keys: use
+    by clients' requests. batches: use by lines of batches, and by what fine-tuning jobs ask models. cpu_busy,
+    memory_used: highest shares that were sampled; null without a sample.
     """
 
     start_s: int
@@ -46,15 +52,40 @@ class Bucket(msgspec.Struct, kw_only=True):
     cpu_busy: float | None = None
     memory_used: float | None = None
     keys: dict[str, KeyUse] = {}
+    batches: dict[str, KeyUse] = {}
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A client's request that was refused or failed. at_s: its end. status: of the answer. error: code."""
+
+    at_s: float
+    id: str
+    route: str
+    model: str | None
+    key: str
+    status: int
+    error: str
 
 
 class Happening(msgspec.Struct, frozen=True):
-    """An event in the server's life. kind: "started" or "engine_ended". detail: reason."""
+    """An event in the server's life. kind: "started", "stopped", "killed" (at about that time) or "engine_ended".
+    detail: reason."""
 
     at_s: float
     kind: str
     model: str | None = None
     detail: str = ""
+
+
+class KeptHistory(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A history as it is stored. has_stopped: whether the server was stopped then, at saved_s."""
+
+    saved_s: float
+    has_stopped: bool
+    hour: list[Bucket]
+    day: list[Bucket]
+    happenings: list[Happening]
+    failures: list[Failure]
 
 
 class History:
@@ -63,6 +94,7 @@ class History:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.happenings: deque[Happening] = deque(maxlen=_MAX_HAPPENINGS)
+        self.failures: deque[Failure] = deque(maxlen=_MAX_FAILURES)
         self._clock = clock
         self._series = (_Series(MINUTE_S, NUM_MINUTES), _Series(TEN_MINUTES_S, NUM_TEN_MINUTES))
         self.note("started")
@@ -74,6 +106,25 @@ class History:
     def day(self) -> list[Bucket]:
         """Return the buckets of the last day that had any activity, oldest first."""
         return self._series[1].recent(self._clock())
+
+    @property
+    def known_since_s(self) -> float:
+        """Begin of what is known, in seconds since 1970."""
+        return min([self.happenings[0].at_s, *(each.start_s for each in self.day()[:1])])
+
+    def kept(self, *, has_stopped: bool) -> KeptHistory:
+        """Return what to store."""
+        return KeptHistory(
+            self._clock(), has_stopped, self.hour(), self.day(), list(self.happenings), list(self.failures)
+        )
+
+    def resume(self, kept: KeptHistory) -> None:
+        """Continue the history of the last server. Must be called before anything is counted."""
+        end = Happening(kept.saved_s, "stopped" if kept.has_stopped else "killed")
+        self.happenings = deque([*kept.happenings, end, *self.happenings], maxlen=_MAX_HAPPENINGS)
+        self.failures = deque([*kept.failures, *self.failures], maxlen=_MAX_FAILURES)
+        for series, buckets in zip(self._series, (kept.hour, kept.day), strict=True):
+            series.resume(buckets)
 
     def note(self, kind: str, model: str | None = None, detail: str = "") -> None:
         self.happenings.append(Happening(self._clock(), kind, model, detail))
@@ -88,20 +139,27 @@ class History:
             bucket.most_waiting = max(bucket.most_waiting, stats.waiting)
 
     def on_over(self, record: RequestRecord) -> None:
-        """Count a finished request that counts in the usage of its key."""
+        """Count a finished POST of a client, or a line of a batch that counts in its key's usage."""
+        if record.method != "POST" or (record.is_batch_line and not record.is_usage):
+            return
         now_s, outcome = self._clock(), record.outcome
-        is_refused = outcome in (RequestOutcome.REFUSED, RequestOutcome.FAILED, RequestOutcome.TIMEOUT)
+        is_refused, has_failed = outcome is RequestOutcome.REFUSED, outcome in _FAULTS
+        key = key_of(record)
         for series in self._series:
             bucket = series.at(now_s)
-            bucket.requests += 1
-            bucket.refused += outcome is RequestOutcome.REFUSED
-            bucket.failed += outcome in (RequestOutcome.FAILED, RequestOutcome.TIMEOUT)
-            use = _use_of(bucket, record.key_name or "")
+            if not record.is_batch_line:
+                bucket.requests += 1
+                bucket.refused += is_refused
+                bucket.failed += has_failed
+            use = _use_of(bucket.batches if record.is_batch_line else bucket.keys, key)
             use.requests += 1
-            use.refused += is_refused
+            use.refused += is_refused or has_failed
             use.prompt_tokens += record.counted_prompt_tokens
             use.cached_tokens += record.cached_tokens
             use.output_tokens += record.output_tokens
+        if (is_refused or has_failed) and not record.is_batch_line:
+            status, error = record.error_status or record.status, record.error_code or outcome.value
+            self.failures.append(Failure(now_s, record.request_id, record.route, record.model_name, key, status, error))
 
     def on_machine(self, figures: MachineFigures) -> None:
         now_s, total, free = self._clock(), figures.memory_total, figures.memory_free
@@ -126,14 +184,24 @@ class _Series:
             self._buckets.append(Bucket(start_s=start_s))
         return self._buckets[-1]
 
+    def resume(self, buckets: list[Bucket]) -> None:
+        self._buckets = deque([*buckets, *self._buckets], maxlen=self._buckets.maxlen)
+
     def recent(self, now_s: float) -> list[Bucket]:
         first_s = now_s - self._width_s * (self._buckets.maxlen or 0)
         return [each for each in self._buckets if each.start_s > first_s]
 
 
-def _use_of(bucket: Bucket, key: str) -> KeyUse:
-    name = key if key in bucket.keys or len(bucket.keys) < MAX_KEYS else OTHER_KEYS
-    return bucket.keys.setdefault(name, KeyUse())
+def key_of(record: RequestRecord) -> str:
+    """Return the name under which the record's use is counted; empty for a key without a name, or without keys."""
+    if record.key_name is None and record.error_status == _UNAUTHORIZED:
+        return NO_KEY
+    return record.key_name or ""
+
+
+def _use_of(uses: dict[str, KeyUse], key: str) -> KeyUse:
+    name = key if key in uses or len(uses) < MAX_KEYS else OTHER_KEYS
+    return uses.setdefault(name, KeyUse())
 
 
 def _most(known: float | None, found: float | None) -> float | None:

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from server.live.history import Bucket, Happening
+from server.live.history import Bucket, Failure, Happening
 from server.live.machine import MachineFigures
+from server.schemas.dashboard_jobs import JobSummary
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +49,14 @@ class ModelHealth(msgspec.Struct, frozen=True):
     texts_per_s: float
 
 
+class OpenUse(msgspec.Struct, frozen=True):
+    """Requests of one key that are open now, or lines of its batches."""
+
+    key: str
+    is_batch: bool
+    requests: int
+
+
 class Stretch(msgspec.Struct, frozen=True):
     """Buckets of one width over a stretch of time, oldest first; empty ones are left out."""
 
@@ -69,4 +78,9 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     hour: Stretch
     day: Stretch
     happenings: list[Happening]  # newest first
+    known_since: float
+    is_kept: bool  # whether the next server will know what happened
+    failures: list[Failure]  # the last 100, newest first
+    open: list[OpenUse]
+    jobs: list[JobSummary]  # unfinished ones
     fits: list[Fit]

@@ -133,6 +133,10 @@ class RequestTable:
         """Number of open generations that are lines of batches."""
         return sum((record := live.record) is not None and record.is_batch_line for live in self._open.values())
 
+    def open_records(self) -> Iterator[RequestRecord]:
+        """Yield the records of the open generations."""
+        return (record for live in self._open.values() if (record := live.record) is not None)
+
     def open_latencies(self) -> "Latencies":
         """Return the latencies so far of clients' open requests. One without a token counts with its wait for it."""
         running = [

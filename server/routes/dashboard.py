@@ -48,9 +48,9 @@ async def request_story(context: Context, request_id: str) -> Response:
 
 
 @router.get("/dashboard/server", dependencies=[OPERATORS_ONLY])
-async def server(context: Context) -> Response:
-    """Report the machine's load, the last hour and day by key, restarts, and whether one more user fits."""
-    return json_response(await server_report(context), _NO_STORE)
+async def server(request: Request, context: Context) -> Response:
+    """Report the machine's load, the last hour and day by key, restarts, jobs, and whether one more user fits."""
+    return json_response(await server_report(context, request.state.owner), _NO_STORE)
 
 
 @router.get("/dashboard/settings", dependencies=[OPERATORS_ONLY])

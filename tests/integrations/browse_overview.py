@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,11 +100,16 @@ def _answers_the_operators_questions(page: Page) -> None:
 
 def _tells_who_used_it(page: Page, address: str, key: str) -> None:
     expect(page.locator("#no-uses")).to_be_visible()
+    expect(page.locator("#errors-part")).to_be_hidden()
     body = json.dumps({"prompt": "Once upon a time", "max_tokens": 16, "ignore_eos": True}).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     urllib.request.urlopen(urllib.request.Request(f"{address}/v1/completions", body, headers)).close()
     expect(page.locator("#uses")).to_contain_text("keys without a name")
     expect(page.locator("#uses")).to_contain_text("100 %")
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(urllib.request.Request(f"{address}/v1/completions", b"{}", headers))
+    expect(page.locator("#errors-title")).to_have_text("Refused or failed, last hour: 1 request")
+    expect(page.locator("#errors .refusal")).to_have_count(1)
     expect(page.locator("#history-rows")).to_contain_text("last 10 min")
     day = page.get_by_role("button", name="Last day")
     day.focus()
@@ -156,8 +162,11 @@ def _goes_on_with_the_next_server(page: Page) -> None:
     expect(page.locator("#state")).to_have_text("Ready", timeout=_START_TIMEOUT_MS)
     expect(page.locator("#verdict")).to_contain_text("one more user fits")
     expect(page.locator("main.lost")).to_have_count(0)
-    expect(page.locator("#happenings li")).to_have_count(1)
-    expect(page.locator("#happenings")).to_contain_text("The server started.")
+    happenings = page.locator("#happenings li")
+    expect(happenings.nth(0)).to_contain_text("The server started.")
+    expect(happenings.nth(1)).to_contain_text("The server ended without being stopped, at about this time.")
+    expect(happenings.last).to_contain_text("The server started.")
+    expect(page.locator("#known-since")).to_contain_text("Nothing is known from before")
     expect(page.locator("#log")).to_contain_text("GET /v1/models 200")
     expect(page.locator("#log")).not_to_contain_text("POST /v1/completions")  # which the last server wrote
 

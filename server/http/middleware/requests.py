@@ -110,6 +110,7 @@ class _Exchange:
     def _on_over(self, record: RequestRecord) -> None:
         self._context.metrics.count_request(record)
         self._context.keys.count(record)
+        self._context.history.on_over(record)
         self._context.models.get_or_default(record.model_name).live.requests.on_over(record)
         if self._context.config.log_requests:
             self._log.log(record)

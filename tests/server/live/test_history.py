@@ -4,7 +4,7 @@ import pytest
 
 from engine.protocol import StepStats
 from server.live.answer_means import AnswerMeans
-from server.live.history import MAX_KEYS, NUM_MINUTES, NUM_TEN_MINUTES, OTHER_KEYS, History
+from server.live.history import MAX_KEYS, NO_KEY, NUM_MINUTES, NUM_TEN_MINUTES, OTHER_KEYS, History
 from server.live.machine import MachineFigures
 from server.live.pace import Pace
 from server.metrics.request_record import RequestRecord
@@ -39,6 +39,44 @@ def test_steps_and_requests_are_counted_in_the_hour_and_in_the_day() -> None:
         assert (bucket.requests, bucket.refused, bucket.failed) == (3, 1, 1)
         assert {key: (use.requests, use.refused) for key, use in bucket.keys.items()} == {"ann": (2, 1), "": (1, 1)}
         assert (bucket.keys["ann"].prompt_tokens, bucket.keys["ann"].output_tokens) == (40, 10)
+
+
+def test_lines_of_batches_are_counted_apart_by_the_key_of_their_batch() -> None:
+    history = History(_Clock())
+    history.on_over(_record())
+    for status, is_usage in ((200, True), (400, True), (503, False)):  # the last one waits, and is tried again
+        line = _record(status=status)
+        line.is_batch_line, line.is_usage = True, is_usage
+        history.on_over(line)
+    (bucket,) = history.hour()
+    assert (bucket.requests, bucket.refused) == (1, 0)
+    assert bucket.keys["ann"].requests == 1
+    assert (bucket.batches["ann"].requests, bucket.batches["ann"].refused) == (2, 1)
+    assert list(history.failures) == []
+
+
+def test_what_counts_as_refused_or_failed_is_listed() -> None:
+    history = History(_Clock())
+    for method, status, key in (("POST", 200, "ann"), ("POST", 404, "ann"), ("GET", 404, "ann"), ("POST", 401, None)):
+        record = RequestRecord("r", method, lambda _: None)
+        record.key_name, record.status, record.route = key, status, "/v1/completions"
+        if status >= 400:
+            record.note_error(status, "not_found")
+        history.on_over(record)
+    late = _record()
+    late.finish_reasons = ["timeout"]
+    history.on_over(late)
+    (bucket,) = history.hour()
+    assert (bucket.requests, bucket.refused, bucket.failed) == (4, 2, 1)
+    assert {name: use.refused for name, use in bucket.keys.items()} == {"ann": 2, NO_KEY: 1}
+    assert [(each.status, each.error, each.key) for each in history.failures] == [
+        (404, "not_found", "ann"),
+        (401, "not_found", NO_KEY),
+        (200, "timeout", "ann"),
+    ]
+    for _ in range(200):
+        history.on_over(_record(status=500))
+    assert len(history.failures) == 100
 
 
 def test_old_buckets_are_dropped() -> None:

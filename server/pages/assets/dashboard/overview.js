@@ -8,7 +8,7 @@ import { drawBlocks, drawRates, drawSteps, short } from "./charts.js";
 import { legend } from "./legend.js";
 import { eventsPath, offerModels, refreshModels } from "./models.js";
 import { withKey } from "./operator_key.js";
-import { renderErrors, renderRequests } from "./requests.js";
+import { renderRequests } from "./requests.js";
 import { setState } from "./state.js";
 import { askAtOnce, refreshServer, showFound, showLost } from "./server/panels.js";
 import { hideLock, showLock } from "./server/locked.js";
@@ -71,8 +71,6 @@ function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs })
   showDrafts();
   showLatencies(latencies);
   renderRequests(open, recent, atMs, batch, pauses);
-  byId("errors-part").hidden = !recent.some((each) => each.error != null);
-  renderErrors(recent);
   renderCache(recent, blocks.total > 0);
 }
 

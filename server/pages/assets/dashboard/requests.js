@@ -1,4 +1,4 @@
-// The requests on a common time line, and those that failed; each leads to its own page.
+// The requests on a common time line; each leads to its own page.
 
 import { byId, h } from "../shared/dom.js";
 import { requestLink } from "../shared/links.js";
@@ -54,14 +54,4 @@ function timeline({ began_ms: beganMs, seconds: lasted, queue_s: queueS, first_t
     svg.append(rectangle);
   }
   return svg;
-}
-
-/** Show what was refused or failed, newest first. */
-export function renderErrors(recent) {
-  const failed = recent.filter((each) => each.error != null && each.error !== "stream_deleted").slice(0, 12);
-  place(byId("errors"), failed, keyOf, (each, old) => old ?? h(
-    "a", { class: "refusal", href: requestLink(each.id) },
-    h("span", {}, new Date(each.began_ms).toLocaleTimeString()), h("span", { class: "failed-word" }, `${each.status} ${each.error}`),
-    h("span", {}, each.route), h("code", { title: each.id }, each.id.slice(0, 24)),
-  ), "None.");
 }

@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fitOf, happening, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "../assets/dashboard/server/words.js";
+import { failuresOf, fitOf, happening, knownSince, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "../assets/dashboard/server/words.js";
 
 const FIT = { model: "m", reasons: [], running: 2, waiting: 0, slots: 8, free_tokens: 1000, request_tokens: 100, first_token_s: 0.5, gap_s: 0.05, most_quick: 3, answer_s: 15, users: 12 };
 const MACHINE = { num_cores: 4, cpu_busy: 0.5, cpu_own: 0.3, memory_total: 16e9, memory_free: 8e9, memory_own: 2e9, swap_total: 0, swap_used: 0, disks: [{ label: "cache", total_bytes: 100e9, free_bytes: 50e9 }] };
 const MODEL = { name: "m", state: "ready", reason: "", batch_running: 0, batch_paused: 0, batch_tokens_per_s: 0, texts_open: 0, texts_per_s: 0 };
-const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], is_draining: false };
-const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {} };
+const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], jobs: [], is_draining: false };
+const use = (requests, read, cached, written) => ({ requests, refused: 0, prompt_tokens: read, cached_tokens: cached, output_tokens: written });
+const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {}, batches: {} };
 
 test("room for one more user has its reasons", () => {
   assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 slots are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s (9 of 10)", "the KV cache has room for 10 more requests like the last ones"]]);
@@ -46,6 +47,8 @@ test("the verdict tells of batches, which use what no user does", () => {
   assert.equal(text(0, { batch_running: 5, batch_tokens_per_s: 134.6 }), "No users; a batch is running (5 lines, 135 tokens/s); one more user fits.");
   assert.equal(text(0, { batch_running: 1 }), "No users; a batch is running (1 line); one more user fits.");
   assert.equal(text(2, { batch_paused: 5 }), "2 requests running; a batch is paused (5 lines); one more user fits.");
+  const training = { kind: "supervised", status: "running" };
+  assert.equal(verdict({ ...REPORT, fits: [], jobs: [training, { kind: "batch", status: "in_progress" }] }).text, "No users; a fine-tuning job is training.");
   const embeds = { ...REPORT, models: [{ ...MODEL, batch_running: 3 }, MODEL], fits: [] };
   assert.equal(verdict(embeds).text, "No users; a batch is running (3 lines).");
 });
@@ -63,27 +66,48 @@ test("an event is a sentence", () => {
   assert.equal(happening({ kind: "started" }, true), "The server started.");
   assert.equal(happening({ kind: "engine_ended", detail: "hang", model: "m" }, true), "The engine made no progress and was restarted (m).");
   assert.equal(happening({ kind: "engine_ended", detail: "crash", model: "m" }, false), "The engine process ended unexpectedly and was restarted.");
+  assert.equal(happening({ kind: "killed" }, false), "The server ended without being stopped, at about this time.");
   assert.equal(happening({ kind: "other", detail: "thing" }, false), "other thing.");
 });
 
+test("it is said since when anything is known", () => {
+  assert.match(knownSince({ now: 1000, known_since: 500, is_kept: false }), /^Nothing is known from before .*: without --data-dir, this history ends with the server\.$/);
+  assert.match(knownSince({ now: 1000, known_since: 500, is_kept: true }), /^Nothing is known from before [^:]*:[^-]*\.$/);
+  assert.equal(knownSince({ now: 90_000, known_since: 500, is_kept: false }), "");
+});
+
 test("use is added up by key, without what came from the cache in its share", () => {
-  const use = (requests, read, cached, written) => ({ requests, refused: 0, prompt_tokens: read, cached_tokens: cached, output_tokens: written });
-  const buckets = [{ keys: { ann: use(1, 100, 80, 10), "": use(1, 10, 0, 0) } }, { keys: { ann: use(2, 0, 0, 60) } }];
-  assert.deepEqual(usesOf(buckets, true).map(({ key, requests, share }) => [key, requests, share]), [["ann", 3, 0.9], ["keys without a name", 1, 0.1]]);
-  assert.match(usesOf(buckets, false)[1].key, /^everybody/);
+  const buckets = [{ keys: { ann: use(1, 100, 80, 10), "": use(1, 10, 0, 0) }, batches: {} }, { keys: { ann: use(2, 0, 0, 60) }, batches: {} }];
+  assert.deepEqual(usesOf(buckets, { has_keys: true, open: [] }).map(({ name, requests, share }) => [name, requests, share]), [["ann", 3, 0.9], ["keys without a name", 1, 0.1]]);
+  assert.match(usesOf(buckets, { has_keys: false, open: [] })[1].name, /^everybody/);
+});
+
+test("batches have rows of their own, with the key that they belong to and what runs now", () => {
+  const buckets = [{ keys: { ann: use(1, 10, 0, 10) }, batches: { ann: use(8, 50, 0, 10), "": use(1, 0, 0, 20) } }];
+  const open = [{ key: "ann", is_batch: true, requests: 4 }, { key: "ben", is_batch: false, requests: 1 }];
+  assert.deepEqual(usesOf(buckets, { has_keys: true, open }).map(({ name, isBatch, now, requests, share }) => [name, isBatch, now, requests, share]), [
+    ["batches of ann", true, 4, 8, 0.6], ["ann", false, 0, 1, 0.2], ["batches of keys without a name", true, 0, 1, 0.2], ["ben", false, 1, 0, 0],
+  ]);
+  assert.equal(usesOf([{ keys: {}, batches: { "": use(1, 1, 0, 1) } }], { has_keys: false, open: [] })[0].name, "batches");
+});
+
+test("what is listed as refused or failed is what is counted, within the window", () => {
+  const window = { width_s: 60, num_buckets: 5, buckets: [BUCKET, BUCKET] };
+  const failures = [{ id: "c", at_s: 790 }, { id: "b", at_s: 601 }, { id: "a", at_s: 480 }];
+  assert.deepEqual(failuresOf(window, failures, 800), { count: 4, list: failures.slice(0, 2) });
 });
 
 test("a line has a point for each bucket since the start, zeros included", () => {
   const window = { width_s: 60, num_buckets: 5, buckets: [BUCKET] };
-  const points = pointsOf(window, { now: 730, started_at: 590 }, (bucket, seconds) => bucket.written_tokens / seconds);
+  const points = pointsOf(window, { now: 730, known_since: 590 }, (bucket, seconds) => bucket.written_tokens / seconds);
   assert.deepEqual(points, [[-160, 0], [-100, 2], [-40, 0], [0, 0]]);
-  assert.deepEqual(pointsOf(window, { now: 730, started_at: 590 }, (bucket) => bucket.cpu_busy, null), [[-100, 0.5]]);
+  assert.deepEqual(pointsOf(window, { now: 730, known_since: 590 }, (bucket) => bucket.cpu_busy, null), [[-100, 0.5]]);
 });
 
 test("rows add up buckets of the same age", () => {
-  const window = { width_s: 60, buckets: [{ ...BUCKET, start_s: 0, most_running: 5 }, BUCKET, { ...BUCKET, start_s: 660, read_tokens: 0, written_tokens: 0, requests: 0, refused: 0, failed: 0 }] };
+  const window = { width_s: 60, buckets: [{ ...BUCKET, start_s: 0, most_running: 5, batches: { ann: { ...use(5, 0, 0, 0), refused: 1 } } }, BUCKET, { ...BUCKET, start_s: 660, read_tokens: 0, written_tokens: 0, requests: 0, refused: 0, failed: 0 }] };
   assert.deepEqual(rowsOf(window, 700, 10), [
-    { from: 600, to: 0, requests: 3, refused: 2, read: 60, written: 120, running: 2, waiting: 0, cpu: 0.5 },
-    { from: 1200, to: 600, requests: 3, refused: 2, read: 60, written: 120, running: 5, waiting: 0, cpu: 0.5 },
+    { from: 600, to: 0, requests: 3, refused: 2, read: 60, written: 120, lines: 0, failedLines: 0, running: 2, waiting: 0, cpu: 0.5 },
+    { from: 1200, to: 600, requests: 3, refused: 2, read: 60, written: 120, lines: 5, failedLines: 1, running: 5, waiting: 0, cpu: 0.5 },
   ]);
 });

@@ -49,7 +49,7 @@ function render(report) {
   showFiles(files, now, hasKeys);
 }
 
-function jobRow(job, old, now, hasKeys) {
+export function jobRow(job, old, now, hasKeys) {
   const element = old ?? h("a", { class: "job", href: jobLink(job.id) },
     h("span", { class: "job-name" }, h("b", {}), h("span", { class: "muted" })), h("span", { class: "job-status" }),
     h("span", { class: "job-bar" }, jobMeter()), h("span", { class: "job-time muted" }), h("span", { class: "job-stall" }));

@@ -1,12 +1,17 @@
 // The overview's panels about the whole server: the machine, room for users, the last hour or day, keys and events.
 
 import { getJson } from "../../shared/api.js";
+import { count } from "../../shared/count.js";
 import { byId, h } from "../../shared/dom.js";
+import { requestLink } from "../../shared/links.js";
 import { span } from "../jobs/words.js";
 import { lineChart } from "../line_chart.js";
-import { fitOf, happening, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "./words.js";
+import { jobRow } from "../jobs/list.js";
+import { place } from "../placing.js";
+import { failuresOf, fitOf, happening, knownSince, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "./words.js";
 
 const REFRESH_MS = 2000;
+const MAX_FAILURES = 12;
 const WINDOWS = {
   hour: { size: 10, marks: [[-3600, "60 min ago"], [-2400, "40"], [-1200, "20"], [0, "now"]], unit: "min" },
   day: { size: 12, marks: [[-86400, "24 h ago"], [-57600, "16"], [-28800, "8"], [0, "now"]], unit: "h" },
@@ -55,8 +60,14 @@ function show() {
   byId("up-since").textContent = `headrace ${report.version}, up for ${span(report.now - report.started_at)}, since ${new Date(report.started_at * 1000).toLocaleString()}.`;
   showMachine();
   showFits();
+  showJobs();
   showWindow();
   showHappenings();
+}
+
+function showJobs() {
+  byId("now-jobs-part").hidden = report.jobs.length === 0;
+  place(byId("now-jobs"), report.jobs, ({ id }) => id, (job, old) => jobRow(job, old, report.now, report.has_keys), "");
 }
 
 function showMachine() {
@@ -84,23 +95,26 @@ function showWindow() {
   const range = [marks[0][0], 0];
   const rate = (name) => pointsOf(window, report, (bucket, seconds) => bucket[name] / seconds);
   const share = (name) => pointsOf(window, report, (bucket) => (bucket[name] == null ? null : 100 * bucket[name]), null);
-  const events = report.happenings.filter(({ at_s: at, kind }) => kind === "engine_ended" && now - at < -range[0]).map(({ at_s: at }) => at - now);
+  const events = report.happenings.filter(({ at_s: at, kind }) => ["engine_ended", "stopped", "killed"].includes(kind) && now - at < -range[0]).map(({ at_s: at }) => at - now);
   byId("history").replaceChildren(
     lineChart({ lines: [{ color: "decode", label: "written", points: rate("written_tokens") }, { color: "prefill", label: "read from prompts", points: rate("read_tokens") }], unit: "tokens per second, all models", xMarks: marks, range, events, label: `Tokens per second in the last ${chosen}; the table below has it in numbers` }),
     lineChart({ lines: [{ color: "shared", label: "processors", points: share("cpu_busy") }, { color: "waiting", label: "memory", points: share("memory_used") }], unit: "percent in use", xMarks: marks, range, least: 100, label: `Processors and memory in the last ${chosen}` }));
   showRows(rowsOf(window, now, size), unit);
-  showUses(usesOf(window.buckets, report.has_keys));
+  showUses(usesOf(window.buckets, report));
+  showFailures(failuresOf(window, report.failures, now));
 }
 
 function showRows(rows, unit) {
   const number = (value) => value.toLocaleString("en-US");
   const age = (s) => Math.round(s / (unit === "h" ? 3600 : 60));
+  const hasLines = rows.some(({ lines }) => lines);
   byId("history-rows").hidden = rows.length === 0;
   byId("history-rows").replaceChildren(
-    head(["When", "Requests", "Refused or failed", "Tokens read", "Tokens written", "Most at once", "Most waiting", "Processors at most"]),
+    head(["When", "Requests", "Refused or failed", hasLines ? "Batch lines" : null, "Tokens read", "Tokens written", "Most at once", "Most waiting", "Processors at most"].filter(Boolean)),
     h("tbody", {}, rows.map((row) => h("tr", {},
       h("td", {}, row.to === 0 ? `last ${age(row.from)} ${unit}` : `${age(row.to)} to ${age(row.from)} ${unit} ago`),
-      h("td", {}, number(row.requests)), h("td", { class: row.refused ? "bad" : null }, number(row.refused)), h("td", {}, number(row.read)), h("td", {}, number(row.written)),
+      h("td", {}, number(row.requests)), h("td", { class: row.refused ? "bad" : null }, number(row.refused)),
+      hasLines ? h("td", { class: row.failedLines ? "bad" : null }, number(row.lines), row.failedLines ? `, ${number(row.failedLines)} failed` : "") : null, h("td", {}, number(row.read)), h("td", {}, number(row.written)),
       h("td", {}, number(row.running)), h("td", {}, number(row.waiting)), h("td", {}, row.cpu ? `${Math.round(100 * row.cpu)} %` : "–")))));
 }
 
@@ -110,17 +124,31 @@ function showUses(uses) {
   byId("no-uses").hidden = uses.length > 0;
   byId("uses").hidden = uses.length === 0;
   byId("uses").replaceChildren(
-    head(["Key", "Of all work", "Requests", "Refused or failed", "Tokens read", "from the cache", "Tokens written"]),
-    h("tbody", {}, uses.map((use) => h("tr", {}, h("td", {}, use.key), h("td", {}, `${Math.round(100 * use.share)} %`), h("td", {}, number(use.requests)),
+    head(["Key", "Now", "Of all work", "Requests", "Refused or failed", "Tokens read", "from the cache", "Tokens written"]),
+    h("tbody", {}, uses.map((use) => h("tr", {}, h("td", {}, use.isBatch ? h("a", { href: "#/jobs" }, use.name) : use.name),
+      h("td", {}, use.now ? count(use.now, use.isBatch ? "line" : "request") : "–"), h("td", {}, `${Math.round(100 * use.share)} %`), h("td", {}, count(use.requests, use.isBatch ? "line" : "request")),
       h("td", { class: use.refused ? "bad" : null }, number(use.refused)), h("td", {}, number(use.read)), h("td", {}, number(use.cached)), h("td", {}, number(use.written))))));
+}
+
+/** What was refused or failed, newest first: as many as the columns "Refused or failed" count for requests. */
+function showFailures({ count: number, list }) {
+  const shown = list.slice(0, MAX_FAILURES);
+  byId("errors-part").hidden = number === 0;
+  byId("errors-title").textContent = `Refused or failed, last ${chosen}: ${count(number, "request")}`;
+  place(byId("errors"), shown, (each) => `${each.id} ${each.at_s}`, (each, old) => old ?? h(
+    "a", { class: "refusal", href: requestLink(each.id) },
+    h("span", {}, new Date(each.at_s * 1000).toLocaleTimeString()), h("span", { class: "failed-word" }, `${each.status} ${each.error}`),
+    h("span", {}, `${each.route}${each.key ? `, key ${each.key}` : ""}`), h("code", { title: each.id }, each.id.slice(0, 24))), "");
+  byId("errors-more").textContent = number > shown.length ? `${count(number - shown.length, "earlier one")} not listed here. ` : "";
 }
 
 const head = (titles) => h("thead", {}, h("tr", {}, titles.map((title) => h("th", { scope: "col" }, title))));
 
 function showHappenings() {
   const { happenings, models, now } = report;
-  byId("happenings").replaceChildren(...happenings.slice(0, 20).map((each) => h("li", { class: each.kind === "engine_ended" ? "bad" : null },
+  byId("happenings").replaceChildren(...happenings.slice(0, 20).map((each) => h("li", { class: ["engine_ended", "killed"].includes(each.kind) ? "bad" : null },
     h("time", { datetime: new Date(each.at_s * 1000).toISOString(), title: new Date(each.at_s * 1000).toLocaleString() }, `${span(now - each.at_s)} ago`), ` ${happening(each, models.length > 1)}`)));
+  byId("known-since").textContent = knownSince(report);
 }
 
 for (const button of document.querySelectorAll("#windows button")) {

@@ -42,7 +42,7 @@ export function machineRows({ num_cores: cores, cpu_busy: busy, cpu_own: own, me
 }
 
 /** The first thing to know, in one or two sentences: {text, mood}. */
-export function verdict({ models, machine, fits, is_draining: isDraining }) {
+export function verdict({ models, machine, fits, jobs, is_draining: isDraining }) {
   const broken = models.filter(({ state }) => state === "dead" || state === "loading");
   if (isDraining) return { text: "Draining: running requests are finished, and new ones are refused.", mood: "bad" };
   if (broken.length === models.length && broken.length) return { text: `Not ready: ${broken[0].reason || broken[0].state}.`, mood: "bad" };
@@ -51,7 +51,9 @@ export function verdict({ models, machine, fits, is_draining: isDraining }) {
   const batch = batchOf(models);
   const texts = textsOf(models);
   const users = [running + waiting ? `${count(running, "request")} running${waiting ? `, ${waiting} waiting` : ""}` : "", texts].filter(Boolean);
-  const now = [users.join(", ") || (batch ? "No users" : "Idle"), batch].filter(Boolean).join("; ");
+  const trainings = jobs.filter(({ kind, status }) => kind !== "batch" && status === "running").length;
+  const work = [batch, trainings ? `${trainings === 1 ? "a fine-tuning job is" : `${trainings} fine-tuning jobs are`} training` : ""].filter(Boolean);
+  const now = [users.join(", ") || (work.length ? "No users" : "Idle"), ...work].join("; ");
   const room = fits.map((fit) => `${fits.length > 1 ? `${fit.model}: ` : ""}${fitOf(fit)[0] === "Yes" ? "one more user fits" : `no room for one more user: ${fitOf(fit)[1][0]}`}`);
   const parts = [[now, ...room].join("; "), full.length ? `Nearly full: ${full.join(", ")}` : ""].filter(Boolean);
   return { text: `${parts.join(". ")}.`, mood: full.length || fits.some(({ reasons }) => reasons.length) ? "warn" : "good" };
@@ -73,38 +75,63 @@ function batchOf(models) {
 
 const HAPPENINGS = {
   started: () => "The server started",
+  stopped: () => "The server was stopped",
+  killed: () => "The server ended without being stopped, at about this time",
   engine_ended: ({ detail }) => (detail === "hang" ? "The engine made no progress and was restarted" : "The engine process ended unexpectedly and was restarted"),
 };
 
 export const happening = (each, hasModels) => `${(HAPPENINGS[each.kind] ?? (({ kind, detail }) => `${kind} ${detail}`.trim()))(each)}${hasModels && each.model ? ` (${each.model})` : ""}.`;
 
-/** Use by key over the buckets, the largest first: [{key, requests, refused, read, cached, written, share}]. */
-export function usesOf(buckets, hasKeys) {
+/** Since when something is known, as a sentence; "" if that is longer than a day. */
+export function knownSince({ now, known_since: since, is_kept: isKept }) {
+  if (now - since > 86400) return "";
+  return `Nothing is known from before ${new Date(since * 1000).toLocaleString()}${isKept ? "." : ": without --data-dir, this history ends with the server."}`;
+}
+
+/** Use by key, and by the batches of each key, over the buckets, the largest first: [{name, isBatch, now, requests, refused, read, cached, written, share}]. */
+export function usesOf(buckets, { has_keys: hasKeys, open }) {
   const found = new Map();
-  for (const { keys } of buckets) {
-    for (const [key, use] of Object.entries(keys)) {
-      const name = key || (hasKeys ? "keys without a name" : "everybody (the server has no keys)");
-      const sum = found.get(name) ?? { key: name, requests: 0, refused: 0, read: 0, cached: 0, written: 0 };
-      sum.requests += use.requests;
-      sum.refused += use.refused;
-      sum.read += use.prompt_tokens;
-      sum.cached += use.cached_tokens;
-      sum.written += use.output_tokens;
-      found.set(name, sum);
+  const sumOf = (key, isBatch) => {
+    const name = useName(key, isBatch, hasKeys);
+    if (!found.has(name)) found.set(name, { name, isBatch, now: 0, requests: 0, refused: 0, read: 0, cached: 0, written: 0 });
+    return found.get(name);
+  };
+  for (const { keys, batches } of buckets) {
+    for (const [uses, isBatch] of [[keys, false], [batches, true]]) {
+      for (const [key, use] of Object.entries(uses)) {
+        const sum = sumOf(key, isBatch);
+        sum.requests += use.requests;
+        sum.refused += use.refused;
+        sum.read += use.prompt_tokens;
+        sum.cached += use.cached_tokens;
+        sum.written += use.output_tokens;
+      }
     }
   }
+  for (const { key, is_batch: isBatch, requests } of open) sumOf(key, isBatch).now += requests;
   const tokens = ({ read, cached, written }) => read - cached + written; // what had to be computed
   const all = [...found.values()].reduce((total, each) => total + tokens(each), 0);
   return [...found.values()].map((each) => ({ ...each, share: all ? tokens(each) / all : 0 })).sort((a, b) => b.share - a.share || b.requests - a.requests);
 }
 
-/** Points of a value of each bucket since the start, zeros where one is left out: [[seconds before now, value]]. */
-export function pointsOf({ width_s: width, num_buckets: number, buckets }, { now, started_at: startedAt }, value, missing = 0) {
+function useName(key, isBatch, hasKeys) {
+  const name = key || (hasKeys ? "keys without a name" : "");
+  return isBatch ? (name ? `batches of ${name}` : "batches") : name || "everybody (the server has no keys)";
+}
+
+/** The refused and failed requests within a window: {count, list}; the list has the newest, at most as many as were kept. */
+export function failuresOf({ width_s: width, num_buckets: number, buckets }, failures, now) {
+  const isWithin = ({ at_s: at }) => Math.floor(at / width) * width > now - width * number;
+  return { count: buckets.reduce((total, { refused, failed }) => total + refused + failed, 0), list: failures.filter(isWithin) };
+}
+
+/** Points of a value of each bucket since the first, zeros where one is left out: [[seconds before now, value]]. */
+export function pointsOf({ width_s: width, num_buckets: number, buckets }, { now, known_since: knownSinceS }, value, missing = 0) {
   const byStart = new Map(buckets.map((bucket) => [bucket.start_s, bucket]));
   const last = Math.floor(now / width) * width;
   const points = [];
   for (let start = last - (number - 1) * width; start <= last; start += width) {
-    if (start + width <= startedAt) continue;
+    if (start + width <= knownSinceS) continue;
     const bucket = byStart.get(start);
     const found = bucket ? value(bucket, Math.min(width, Math.max(1, now - start))) : missing;
     if (found != null) points.push([Math.min(0, start + width / 2 - now), found]);
@@ -120,10 +147,11 @@ export function rowsOf({ width_s: width, buckets }, now, size) {
     groups.set(age, [...(groups.get(age) ?? []), bucket]);
   }
   const sum = (list, name) => list.reduce((total, each) => total + each[name], 0);
+  const lines = (list, name) => list.reduce((total, { batches }) => total + sum(Object.values(batches), name), 0);
   const most = (list, name) => list.reduce((top, each) => Math.max(top, each[name] ?? 0), 0);
   return [...groups].sort(([a], [b]) => a - b).map(([age, list]) => ({
     from: (age + 1) * width * size, to: age * width * size,
     requests: sum(list, "requests"), refused: sum(list, "refused") + sum(list, "failed"), read: sum(list, "read_tokens"), written: sum(list, "written_tokens"),
-    running: most(list, "most_running"), waiting: most(list, "most_waiting"), cpu: most(list, "cpu_busy"),
-  })).filter(({ requests, read, written }) => requests || read || written);
+    lines: lines(list, "requests"), failedLines: lines(list, "refused"), running: most(list, "most_running"), waiting: most(list, "most_waiting"), cpu: most(list, "cpu_busy"),
+  })).filter(({ requests, lines: numLines, read, written }) => requests || numLines || read || written);
 }
