@@ -136,6 +136,8 @@ def test_the_overview(workplace: Workplace, browser: str, tmp_path: Path) -> Non
         str(port),
         "--api-key",
         API_KEY,
+        "--data-dir",
+        str(tmp_path / "data"),
         *FAST_START,
     ]
     with serving(make_app(scripted_client(says("x")))) as open_url:

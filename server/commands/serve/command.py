@@ -32,6 +32,7 @@ from server.commands.serve.stopping import drain_server, run_until_stopped
 from server.config.server import MetricsAlias, ServerConfig
 from server.http.connections.certificates import Certificates
 from server.keys.key_file import read_keys
+from server.live.history_file import HistoryFile
 from server.live.machine_watch import watch_machine
 from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics
@@ -102,6 +103,7 @@ async def _serve(
     context.settings = settings_in_force(server_config, engine_config)
     logging.getLogger().addHandler(context.log)
     engines.context = context
+    history_file = _history_file(context)
     from server.app import JOB_KINDS
     from server.batches.running import run_body
     from server.jobs.runner import JobRunner
@@ -110,7 +112,10 @@ async def _serve(
     if server_config.data_dir is not None:
         await _clean_up(context, runner)
     url = url_of(sock, has_tls=certificates is not None)
-    async with _background_work(context, runner, manager, certificates), _answering(http, sock, context, engines):
+    async with (
+        _background_work(context, runner, manager, certificates, history_file),
+        _answering(http, sock, context, engines),
+    ):
         manager.loading(engines.label)
         announce_loading(url, engines.label, server_config, is_drawn=is_drawn)
         text_model = await unless(stop, engines.wait_loaded())
@@ -139,6 +144,15 @@ def _adapter_names(context: "ServerContext") -> list[str] | None:
     return [adapter.name for adapter in context.models.adapters]
 
 
+def _history_file(context: "ServerContext") -> HistoryFile | None:
+    """Load the history of the last server in --data-dir, if there is such a folder."""
+    if context.config.data_dir is None:
+        return None
+    file = HistoryFile(context.history, Path(context.config.data_dir))
+    file.load()
+    return file
+
+
 async def _clean_up(context: "ServerContext", runner: "JobRunner") -> None:
     """Delete expired responses and orphaned files, and fail responses that the last server left unfinished."""
     from server.state.records import fail_interrupted
@@ -151,7 +165,11 @@ async def _clean_up(context: "ServerContext", runner: "JobRunner") -> None:
 
 @contextlib.asynccontextmanager
 async def _background_work(
-    context: "ServerContext", runner: "JobRunner", manager: ServiceManager, certificates: Certificates | None
+    context: "ServerContext",
+    runner: "JobRunner",
+    manager: ServiceManager,
+    certificates: Certificates | None,
+    history_file: HistoryFile | None,
 ) -> AsyncIterator[None]:
     """Run background tasks within the context: activity log, jobs, reloads of keys and certificates, sd_notify."""
     names_model = len(context.models) > 1
@@ -162,6 +180,8 @@ async def _background_work(
         ("watchdog-pulse", manager.pulse()),
         ("jobs", runner.run()),
     ]
+    if history_file is not None:
+        work.append(("history", history_file.keep()))
     await runner.prepare()
     if certificates is not None and context.config.network.enable_ssl_refresh:
         work.append(("certificates", certificates.watch()))
