@@ -109,8 +109,11 @@ class History:
 
     @property
     def known_since_s(self) -> float:
-        """Begin of what is known, in seconds since 1970."""
-        return min([self.happenings[0].at_s, *(each.start_s for each in self.day()[:1])])
+        """Begin of what is known, in seconds since 1970: the first start of a server, unless that was dropped."""
+        first = self.happenings[0]
+        if len(self.happenings) < _MAX_HAPPENINGS:
+            return first.at_s
+        return min([first.at_s, *(each.start_s for each in self.day()[:1])])
 
     def kept(self, *, has_stopped: bool) -> KeptHistory:
         """Return what to store."""

@@ -99,14 +99,20 @@ class RequestTable:
                 yield kept
 
     def open(self) -> list[LiveRequest]:
-        """Return the oldest open requests, at most MAX_OPEN_SHOWN."""
-        shown: list[LiveRequest] = []
+        """Return the oldest open requests, at most MAX_OPEN_SHOWN: clients' first, then lines of batches, without those
+        that wait."""
+        of_clients: list[LiveRequest] = []
+        lines: list[LiveRequest] = []
         for live in self._open.values():
-            if len(shown) == MAX_OPEN_SHOWN:
+            if (record := live.record) is None:
+                continue
+            if len(of_clients) == MAX_OPEN_SHOWN:
                 break
-            if (record := live.record) is not None:
-                shown.append(open_request(record, live.progress()))
-        return shown
+            if not record.is_batch_line:
+                of_clients.append(open_request(record, live.progress()))
+            elif len(lines) < MAX_OPEN_SHOWN and (progress := live.progress()).queue_s is not None:
+                lines.append(open_request(record, progress))
+        return [*of_clients, *lines][:MAX_OPEN_SHOWN]
 
     @property
     def num_open(self) -> int:

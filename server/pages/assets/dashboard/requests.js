@@ -1,5 +1,6 @@
 // The requests on a common time line; each leads to its own page.
 
+import { count } from "../shared/count.js";
 import { byId, h } from "../shared/dom.js";
 import { requestLink } from "../shared/links.js";
 import { place } from "./placing.js";
@@ -15,6 +16,7 @@ export function renderRequests(open, recent, nowMs, batch, pauses) {
   const ended = recent.filter((each) => each.prompt_tokens);
   const numShown = ended.filter((each) => each.began_ms + each.seconds * 1000 > nowMs - WINDOW_MS).length;
   const rows = [...open, ...ended.slice(0, Math.max(MIN_ENDED, numShown))].slice(0, MAX_ROWS);
+  byId("lines-waiting").textContent = batch.waiting ? `${count(batch.waiting, "line")} of batches ${batch.waiting === 1 ? "waits" : "wait"} too.` : "";
   byId("paused-key").hidden = pauses.length === 0;
   place(byId("requests"), rows, keyOf, (request, old) => row(request, nowMs, batch, pauses, old), "No request yet. Ask something on the chat page, and watch the request here.");
 }

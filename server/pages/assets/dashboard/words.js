@@ -62,8 +62,11 @@ export function rowState(request, batch) {
 }
 
 /** What the engine's lines of batches do, after the number of running requests. */
-export const batchWords = ({ running, paused, waiting }) =>
-  running ? `, and ${count(running, "batch line")}` : paused || waiting ? `; ${count(paused + waiting, "batch line")} ${paused ? "paused" : "waiting"}` : "";
+export function batchWords({ running, paused, waiting }) {
+  if (running) return `, and ${count(running, "batch line")}`;
+  const parts = [[paused, "paused"], [waiting, "waiting"]].filter(([number]) => number).map(([number, word]) => `${number.toLocaleString("en-US")} ${word}`);
+  return parts.length ? `; lines of batches: ${parts.join(", ")}` : "";
+}
 
 /** The pauses of the last half minute, {fromMs, toMs, isOver}, with what is known at `atMs`. */
 export function withPause(pauses, isPaused, atMs) {

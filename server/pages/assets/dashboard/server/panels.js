@@ -8,7 +8,7 @@ import { span } from "../jobs/words.js";
 import { lineChart } from "../line_chart.js";
 import { jobRow } from "../jobs/list.js";
 import { place } from "../placing.js";
-import { failuresOf, fitOf, happening, knownSince, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "./words.js";
+import { failuresOf, fitOf, happening, keyWords, knownSince, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "./words.js";
 
 const REFRESH_MS = 2000;
 const MAX_FAILURES = 12;
@@ -138,7 +138,7 @@ function showFailures({ count: number, list }) {
   place(byId("errors"), shown, (each) => `${each.id} ${each.at_s}`, (each, old) => old ?? h(
     "a", { class: "refusal", href: requestLink(each.id) },
     h("span", {}, new Date(each.at_s * 1000).toLocaleTimeString()), h("span", { class: "failed-word" }, `${each.status} ${each.error}`),
-    h("span", {}, `${each.route}${each.key ? `, key ${each.key}` : ""}`), h("code", { title: each.id }, each.id.slice(0, 24))), "");
+    h("span", {}, [each.route, keyWords(each.key)].filter(Boolean).join(", ")), h("code", { title: each.id }, each.id.slice(0, 24))), "");
   byId("errors-more").textContent = number > shown.length ? `${count(number - shown.length, "earlier one")} not listed here. ` : "";
 }
 

@@ -82,6 +82,10 @@ const HAPPENINGS = {
 
 export const happening = (each, hasModels) => `${(HAPPENINGS[each.kind] ?? (({ kind, detail }) => `${kind} ${detail}`.trim()))(each)}${hasModels && each.model ? ` (${each.model})` : ""}.`;
 
+const NO_KEY = "without a valid key"; // as the server calls requests that had none
+
+export const keyWords = (key) => (key && key !== NO_KEY ? `key ${key}` : key);
+
 /** Since when something is known, as a sentence; "" if that is longer than a day. */
 export function knownSince({ now, known_since: since, is_kept: isKept }) {
   if (now - since > 86400) return "";
