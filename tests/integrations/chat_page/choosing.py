@@ -53,6 +53,7 @@ def main() -> None:
         _two_models_answer_side_by_side(server, browser, folder)
         _an_answer_cut_by_a_setting_leads_to_it(server, browser)
         _what_does_not_fit_is_told_before_it_is_sent(server, browser)
+        _what_does_not_fit_is_not_sent(server, browser, folder)
         _all_of_it_works_by_keyboard_on_a_phone(server, browser, folder)
 
 
@@ -294,6 +295,47 @@ def _what_does_not_fit_is_told_before_it_is_sent(server: Server, browser: Browse
         page.locator("#input").press("Enter")
         expect_done(page, "echo: a word")
         expect(meter).to_contain_text("of 1,000,000 tokens")
+
+
+def _what_does_not_fit_is_not_sent(server: Server, browser: Browser, folder: Path) -> None:
+    with context_of(browser) as context:
+        _Cards(context)
+        page = open_page(context, server.url)
+        dialog, field, long = page.get_by_role("dialog"), page.locator("#input"), "a word " * 99 + "a word"
+        page.locator("#attach-file").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"text"})
+        ask(page, long)  # at once: nothing was counted before
+        expect(dialog).to_contain_text(re.compile(r"The message has \d{3} tokens. tiny takes 400, the answer among them."))
+        expect(dialog).to_contain_text("Shorten it, attach less or send it to a model with more room.")
+        page.screenshot(path=folder / "choosing-too-long.png")
+        dialog.get_by_role("button", name="Close").click()
+        expect(field).to_be_focused()
+        expect(field).to_have_value(long)
+        expect(page.locator("#attachments li")).to_have_count(1)
+        expect(page.locator(".message")).to_have_count(0)
+        field.press("Enter")
+        dialog.get_by_role("button", name="Send it to support:ab12 (1,000,000)").click()
+        expect_done(page, "echo: a word")
+        expect(field).to_have_value("")
+        page.get_by_label("Model", exact=True).select_option("org/tiny")
+        page.locator(".message.user").get_by_role("button", name="Edit").click()
+        edited = page.get_by_label("Edit the message")
+        edited.fill(long + " and more")
+        edited.press("Enter")
+        expect(dialog).to_contain_text("tiny takes 400")
+        page.keyboard.press("Escape")
+        expect(edited).to_have_value(long + " and more")
+        edited.press("Escape")
+        page.get_by_role("button", name="New chat").click()
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Maximum length in tokens", exact=True).fill("390")
+        page.get_by_label("Close the settings").click()
+        ask(page, "a few words")
+        expect(dialog).to_contain_text("your maximum length of an answer is 390. Lower the maximum length, shorten")
+        dialog.get_by_role("button", name="Change the maximum length").click()
+        expect(page.get_by_label("Maximum length in tokens", exact=True)).to_be_focused()
+        page.get_by_label("Maximum length in tokens", exact=True).fill("30")
+        field.press("Enter")
+        expect_done(page, "echo: a few words")
 
 
 def _all_of_it_works_by_keyboard_on_a_phone(server: Server, browser: Browser, folder: Path) -> None:

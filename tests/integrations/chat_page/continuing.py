@@ -166,9 +166,19 @@ def _a_long_paste_becomes_a_file(server: Server, browser: Browser) -> None:
         expect(page.locator("#attachments li")).to_have_count(0)
         page.locator("#input").fill("Read this.")
         page.evaluate(_PASTE, text)
+        expect(page.locator("#notice")).to_contain_text("so it became a file")
         page.locator("#input").press("Enter")
         expect_done(page, "echo: Read this.")
+        expect(page.locator("#notice")).to_be_hidden()  # it is no longer true
         expect(page.locator(".message.user .file summary")).to_have_text("pasted-1.txt")
+        page.evaluate(_PASTE, text)
+        page.get_by_label("Remove pasted-1.txt").click()
+        expect(page.locator("#notice")).to_be_hidden()
+        page.evaluate(_PASTE, text)
+        page.locator("#new-chat").click()
+        expect(page.locator("#notice")).to_be_hidden()
+        page.go_back()
+        expect(page.locator("#attachments")).to_contain_text("pasted-1.txt")
 
 
 def _long_messages_fold(server: Server, browser: Browser, folder: Path) -> None:

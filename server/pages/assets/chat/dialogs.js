@@ -89,6 +89,18 @@ export function showProblems(problems) {
     h("div", { class: "row end" }, h("button", { onclick: () => close() }, "Close")));
 }
 
+/**
+ * Say why a message is not sent. `other`: a model that has room, or null; `isOfSetting`: whether the maximum length takes
+ * the room. Returns "model" to send it there, "setting" to change that length, or "".
+ */
+export function showOverflow(text, { other, isOfSetting }) {
+  const send = other && h("button", { class: "primary", onclick: () => close("model") }, `Send it to ${other.label} (${other.card.max_model_len.toLocaleString("en-US")})`);
+  const change = isOfSetting && h("button", { onclick: () => close("setting") }, "Change the maximum length");
+  return show("The message does not fit",
+    h("p", {}, text),
+    h("div", { class: "row end" }, h("button", { onclick: () => close() }, "Close"), change, send));
+}
+
 export function showKeys() {
   return show("Keyboard",
     h("table", { class: "keys" }, shortcuts().map(([keys, what]) => h("tr", {}, h("td", {}, keys.map((key) => h("kbd", {}, key))), h("td", {}, what)))),

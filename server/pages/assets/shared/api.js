@@ -83,9 +83,9 @@ async function* chunksOf(response) {
 }
 
 /** Send a request that changes something, with `body` as JSON if there is one; the answer's JSON. */
-export async function sendJson(method, path, body) {
+export async function sendJson(method, path, body, { signal } = {}) {
   const sent = body === undefined ? {} : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  const response = await send(path, { method, ...sent });
+  const response = await send(path, { method, ...sent, signal });
   return response.json();
 }
 

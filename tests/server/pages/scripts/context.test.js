@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { figuresOf } from "../assets/chat/answers/figures.js";
-import { contextTokens, contextWords, estimateTokens } from "../assets/chat/composer/context.js";
+import { contextTokens, contextWords, estimateTokens, isNear, overflowWords } from "../assets/chat/composer/context.js";
 import { addNode, newConversation, pairOf, path, shownNodes } from "../assets/chat/tree.js";
 
 const TIMINGS = { cache_n: 30, prompt_n: 70, prompt_ms: 1, predicted_n: 20, predicted_ms: 9, queue_ms: 0 };
@@ -45,6 +45,21 @@ test("it is said what does not fit, and for whom", () => {
   });
   assert.equal(words({ maxTokens: 2000, isExact: false }).warning, "About 1,192 tokens are left for the answer, and your maximum length is 2,000.");
   assert.equal(words({ maxTokens: 1192 }).isTooMuch, false);
+});
+
+test("the server is asked to count where an estimate may be wrong by as much as is left", () => {
+  assert.deepEqual([isNear(100, 400, 0), isNear(101, 400, 0), isNear(50, 400, 200), isNear(51, 400, 200)], [false, true, false, true]);
+});
+
+test("a message that does not fit is told with the limit and with what helps", () => {
+  const words = (given) => overflowWords({ numTokens: 9000, limit: 8192, maxTokens: 0, name: "tiny", hasFiles: false, hasHistory: false, isBeside: false, hasOther: false, ...given });
+  const stays = "Nothing was sent, and what you have written stays in its field.";
+  assert.equal(words(), `The message has 9,000 tokens. tiny takes 8,192, the answer among them. Shorten it. ${stays}`);
+  assert.equal(words({ hasFiles: true, hasHistory: true, hasOther: true }),
+    `With the conversation before it, the message has 9,000 tokens. tiny takes 8,192, the answer among them. Shorten it, attach less, ask it in a new chat or send it to a model with more room. ${stays}`);
+  assert.equal(words({ numTokens: 8000, maxTokens: 500 }),
+    `The message has 8,000 tokens. tiny takes 8,192, the answer among them, which leaves 192; your maximum length of an answer is 500. Lower the maximum length or shorten the message. ${stays}`);
+  assert.match(words({ isBeside: true }), /Shorten it or take tiny away from beside the other model\./);
 });
 
 test("two versions at the end of the path are shown side by side, and only there", () => {

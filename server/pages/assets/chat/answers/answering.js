@@ -2,6 +2,7 @@
 
 import { deleteStream } from "../../shared/api.js";
 import { byId } from "../../shared/dom.js";
+import { fits } from "../composer/fit.js";
 import { showMeter } from "../composer/meter.js";
 import { askKey, showCode, showMessage, showProblems } from "../dialogs.js";
 import { elementOf, show, showRunning, showSidebar } from "../drawing.js";
@@ -28,12 +29,14 @@ const MAX_RUNS = 4; // a browser opens six connections to a server, and the page
 const runs = new Map(); // node id -> {conversation, node, abort}: what this tab receives
 
 /** Add a question to the conversation, and ask for its answer. Returns whether the question was taken. */
-export function send({ content, attachments }) {
-  if (isAnswering(page.current)) {
+export async function send({ content, attachments }) {
+  const { current } = page;
+  if (isAnswering(current)) {
     say("An answer is arriving. Stop it with Esc, or send this when it is complete.");
     return false;
   }
-  const { current } = page;
+  const isFitting = await fits(current, { content, attachments });
+  if (!isFitting || page.current !== current) return false;
   const node = addNode(current, current.leafId, { role: "user", content, attachments });
   if (answer(current, node.id, [node])) return true;
   removeNode(current, node.id); // the reason was shown

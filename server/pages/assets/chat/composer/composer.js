@@ -12,14 +12,16 @@ const placeOf = (conversation) => `headrace.draft.${conversation.rootIds.length 
 const withoutFailed = (files) => files.filter(({ hasFailed }) => !hasFailed);
 
 /**
- * `onSend({content, attachments})` returns whether the message was taken. `onChange()` is called when it is another one. `onProblem(text)` is told why a file cannot be
- * attached.
+ * `onSend({content, attachments})` resolves to whether the message was taken. `onChange()` is called when it is another
+ * one. `onProblem(text)` is told why a file cannot be attached.
  */
 export class Composer {
   #files = [];
   #input = byId("input");
   #place = placeOf(page.current); // where what is written belongs
   #filesElsewhere = new Map(); // place -> files that were not sent
+  #isSending = false;
+  #pasted = null; // {file, closeNotice}: what was pasted last, and the notice that says so
 
   constructor({ onSend, onEditLast, onProblem, onChange }) {
     this.onSend = onSend;
@@ -93,27 +95,37 @@ export class Composer {
     if (!isLong(text)) return;
     event.preventDefault();
     const number = this.#files.filter(({ name }) => name.startsWith("pasted")).length + 1;
-    const attachment = { name: `pasted-${number}.txt`, text };
+    const file = { name: `pasted-${number}.txt`, text };
     const { selectionStart, selectionEnd } = this.#input;
-    this.#files.push(attachment);
+    this.#files.push(file);
     this.#showFiles();
-    say(`The pasted text has ${count(text.length, "character")}, so it became a file.`, () => {
-      this.#files = this.#files.filter((each) => each !== attachment);
+    const closeNotice = say(`The pasted text has ${count(text.length, "character")}, so it became a file.`, () => {
+      this.#files = this.#files.filter((each) => each !== file);
       this.#input.setRangeText(text, selectionStart, selectionEnd, "end");
       this.#showFiles();
       this.#changed();
       this.focus();
     }, "Put it into the field");
+    this.#pasted = { file, closeNotice };
   }
 
-  #send() {
+  async #send() {
     const content = this.#input.value.trim();
-    if (!content && this.#files.length === 0) return;
+    if (this.#isSending || (!content && this.#files.length === 0)) return;
     if (this.#files.some(({ isReading }) => isReading)) return say("A file is still being read. Send again when its name stands alone.");
-    if (this.onSend({ content, attachments: this.#files.map(({ name, text }) => ({ name, text })) })) {
-      this.fill("");
-      this.#place = placeOf(page.current); // a new chat has become a conversation
-    }
+    this.#setSending(true);
+    const isTaken = await this.onSend({ content, attachments: this.#files.map(({ name, text }) => ({ name, text })) });
+    this.#setSending(false);
+    if (!isTaken) return;
+    this.fill("");
+    this.#place = placeOf(page.current); // a new chat has become a conversation
+  }
+
+  /** Keep the message as it is while it is found out whether it fits. */
+  #setSending(isSending) {
+    this.#isSending = isSending;
+    this.#input.readOnly = isSending;
+    byId("attach").disabled = isSending;
   }
 
   #changed() {
@@ -124,6 +136,7 @@ export class Composer {
 
   #showFiles() {
     this.onChange();
+    if (this.#pasted && !this.#files.includes(this.#pasted.file)) this.#pasted.closeNotice(), this.#pasted = null;
     byId("attachments").replaceChildren(
       ...this.#files.map((file) =>
         h("li", { "aria-busy": String(Boolean(file.isReading)) }, file.isReading ? `${file.name}: reading${file.progress}…` : file.name,

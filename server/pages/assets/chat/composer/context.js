@@ -5,6 +5,10 @@ import { path } from "../tree.js";
 const CHARACTERS_PER_TOKEN = 3.8; // of prose and code in Latin letters; of Chinese, Japanese and Korean about one
 const PER_MESSAGE = 6; // what a template puts around one
 const LITTLE = 0.1; // of the context
+const COUNT_FROM = 0.25; // of the room: below, an estimate is enough
+
+/** Whether `numTokens`, as estimated, may be more than a context of `limit` has room for beside an answer of `maxTokens`. */
+export const isNear = (numTokens, limit, maxTokens) => numTokens > COUNT_FROM * (limit - maxTokens);
 
 /** About how many tokens a text has. */
 export function estimateTokens(text) {
@@ -43,4 +47,22 @@ export function contextWords({ numTokens, isExact, limit, maxTokens, name }) {
   if (left < 1) return { text, isTooMuch: true, warning: `This does not fit: ${about}${number(numTokens)} tokens, and ${name} takes ${number(limit)}, the answer among them.` };
   if (maxTokens > left) return { text, isTooMuch: true, warning: `${about}${number(left)} tokens are left for the answer, and your maximum length is ${number(maxTokens)}.`.replace(/^a/, "A") };
   return { text, isTooMuch: false, warning: left < LITTLE * limit ? `${number(left)} left for the answer` : "" };
+}
+
+/** Why a message is not sent, and what helps, in words. `hasOther`: whether another model has room. The rest is as for contextWords. */
+export function overflowWords({ numTokens, limit, maxTokens, name, hasFiles, hasHistory, isBeside, hasOther }) {
+  const number = (value) => value.toLocaleString("en-US");
+  const left = limit - numTokens;
+  const has = `${hasHistory ? "With the conversation before it, the" : "The"} message has ${number(numTokens)} tokens. ${name} takes ${number(limit)}, the answer among them`;
+  const reason = left < 1 ? `${has}.` : `${has}, which leaves ${number(left)}; your maximum length of an answer is ${number(maxTokens)}.`;
+  const remedies = [
+    left >= 1 && "lower the maximum length",
+    left < 1 ? "shorten it" : "shorten the message",
+    hasFiles && "attach less",
+    hasHistory && "ask it in a new chat",
+    isBeside && `take ${name} away from beside the other model`,
+    hasOther && "send it to a model with more room",
+  ].filter(Boolean);
+  const list = remedies.length > 1 ? `${remedies.slice(0, -1).join(", ")} or ${remedies.at(-1)}` : remedies[0];
+  return `${reason} ${list.charAt(0).toUpperCase()}${list.slice(1)}. Nothing was sent, and what you have written stays in its field.`;
 }

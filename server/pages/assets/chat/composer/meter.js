@@ -1,19 +1,17 @@
 // The line below the message field that tells how much of the model's context the conversation takes, before it is sent.
 
-import { sendJson } from "../../shared/api.js";
 import { byId, h } from "../../shared/dom.js";
 import { cardOf, chooseModel, modelOf, models } from "../models/chooser.js";
 import { fittingModel, nameOf } from "../models/model_list.js";
 import { page, settings } from "../page.js";
-import { requestBody } from "../request.js";
-import { contextTokens, contextWords } from "./context.js";
+import { answerTokens } from "../settings/settings.js";
+import { contextTokens, contextWords, isNear } from "./context.js";
+import { countingRequest, countTokens, knownCount } from "./counting.js";
 
 const COUNT_AFTER_MS = 600; // since the last key
-const COUNT_FROM = 0.25; // of the context: below, an estimate is enough
 
 let draftOf = () => ({ content: "", attachments: [] });
 let timer = null;
-let counted = { request: "", numTokens: 0 }; // the server's last count
 
 /** Tell where the message is that is being written: `getDraft()` returns {content, attachments}. */
 export function meterWith(getDraft) {
@@ -31,15 +29,15 @@ export function showMeter() {
   meter.hidden = isEmpty || !card?.max_model_len;
   if (meter.hidden) return;
   const estimate = contextTokens(current, draft);
-  const request = estimate > COUNT_FROM * card.max_model_len ? requestFor(current, draft, card) : "";
-  const isExact = request !== "" && request === counted.request;
-  if (request && !isExact) timer = setTimeout(() => count(request), COUNT_AFTER_MS);
-  draw(meter, card, isExact ? counted.numTokens : estimate, isExact);
+  const request = isNear(estimate, card.max_model_len, answerTokens(settings)) ? countingRequest(current, draft, card) : "";
+  const known = knownCount(request);
+  if (request && known === null) timer = setTimeout(() => countTokens(request).then((numTokens) => numTokens !== null && showMeter()), COUNT_AFTER_MS);
+  draw(meter, card, known ?? estimate, known !== null);
 }
 
 function draw(meter, card, numTokens, isExact) {
   const { max_model_len: limit, id } = card;
-  const maxTokens = typeof settings.max_tokens === "number" ? settings.max_tokens : 0;
+  const maxTokens = answerTokens(settings);
   const words = contextWords({ numTokens, isExact, limit, maxTokens, name: nameOf(id) });
   const other = words.isTooMuch ? fittingModel(models(), numTokens + maxTokens) : null;
   const key = JSON.stringify([words, other?.id, numTokens, limit]);
@@ -52,28 +50,4 @@ function draw(meter, card, numTokens, isExact) {
     h("span", { role: "status" }, words.warning),
     ...(other ? [h("button", { type: "button", class: "small", onclick: () => chooseModel(other.id) }, `Use ${other.label} (${other.card.max_model_len.toLocaleString("en-US")})`)] : []),
   );
-}
-
-/** The request that counts it, or "" where there is nothing to count, or the model is not there to do so. */
-function requestFor(conversation, draft, card) {
-  if (card.headrace.state !== "loaded" || draft.attachments.some(({ isReading }) => isReading)) return "";
-  try {
-    const node = { id: "draft", parentId: conversation.leafId, role: "user", ...draft };
-    const isDraft = draft.content.trim() !== "" || draft.attachments.length > 0;
-    const whole = isDraft ? { ...conversation, leafId: "draft", nodes: { ...conversation.nodes, draft: node } } : conversation;
-    const { model, messages, tools } = requestBody(whole, { stop: "" }, card.id);
-    return messages.length > 0 && messages.at(-1).role !== "assistant" ? JSON.stringify({ model, messages, tools }) : "";
-  } catch {
-    return ""; // the settings are wrong, which is said where they are
-  }
-}
-
-async function count(request) {
-  try {
-    const { count: numTokens } = await sendJson("POST", "tokenize", JSON.parse(request));
-    counted = { request, numTokens };
-    showMeter();
-  } catch {
-    // the estimate stays
-  }
 }

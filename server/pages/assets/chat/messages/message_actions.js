@@ -6,6 +6,7 @@ import { keep, kept } from "../../shared/kept.js";
 import { emptyAnswer } from "../answers/answer.js";
 import { answer, continueAnswer, showRequestOf, stopNodes } from "../answers/answering.js";
 import { contextTokens } from "../composer/context.js";
+import { fits } from "../composer/fit.js";
 import { askKey, askModel } from "../dialogs.js";
 import { elementOf, show } from "../drawing.js";
 import { cardOf, hasChoice, models, modelsOf } from "../models/chooser.js";
@@ -129,9 +130,11 @@ function edit(node, { isReopened = false } = {}) {
     element.update();
     [...element.querySelectorAll(".foot button")].find(({ textContent }) => textContent === "Edit")?.focus();
   };
-  const done = () => {
-    if (!field.value.trim()) return field.focus();
-    const isTaken = node.role === "user" ? askAnew(node, field.value.trim()) : saveEdited(node, field.value);
+  const done = async () => {
+    if (!field.value.trim() || field.readOnly) return field.focus();
+    field.readOnly = true;
+    const isTaken = node.role === "user" ? await askAnew(node, field.value.trim()) : saveEdited(node, field.value);
+    field.readOnly = false;
     if (!isTaken) return;
     keepEdit(node, "");
     element.isEdited = false;
@@ -157,7 +160,10 @@ const placeOfEdit = (node) => `headrace.edit.${node.id}`;
 const keepEdit = (node, text) => keep(placeOfEdit(node), text, { untilClosed: true });
 
 /** Ask an edited question. Returns whether it could be sent. */
-function askAnew(node, content) {
+async function askAnew(node, content) {
+  const { current } = page;
+  const isFitting = await fits({ ...current, leafId: node.parentId }, { content, attachments: node.attachments ?? [] });
+  if (!isFitting || page.current !== current || !current.nodes[node.id]) return false;
   const sibling = addNode(page.current, node.parentId, { role: "user", content, attachments: node.attachments });
   if (answer(page.current, sibling.id, [sibling])) return true;
   removeNode(page.current, sibling.id);

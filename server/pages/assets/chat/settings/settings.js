@@ -120,6 +120,9 @@ export function requestFields(settings) {
   return fields;
 }
 
+/** The most tokens that an answer may have by the settings; 0 if they leave that to the model. */
+export const answerTokens = ({ max_tokens: value }) => (typeof value === "number" ? value : 0);
+
 /** All that is in force and differs from the model's own values: {name, text, isWrong, hint}. */
 export function inForce(settings, card) {
   const numbers = FIELDS.filter(({ name }) => settings[name] !== undefined).map((field) => {
