@@ -59,7 +59,18 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
         errors=RESUMING_ERRORS,
         query=[Query("starting_after", {"type": "integer", "minimum": 0}, "Number of the last event received.")],
     ),
-    "DELETE /v1/streams/{stream_id}": Operation(answers={JSON: plain.Deleted}, errors=(StreamNotFound,)),
+    "DELETE /v1/streams/{stream_id}": Operation(
+        answers={JSON: plain.Deleted},
+        errors=(StreamNotFound,),
+        query=[
+            Query(
+                "grace",
+                {"type": "integer", "minimum": 0},
+                "Seconds without a reader after which the stream is deleted, at most --stream-resume-grace; without "
+                "this parameter it is deleted immediately. A reader that comes back before ends the wait.",
+            )
+        ],
+    ),
     "GET /tokenizer_info": Operation(
         answers={JSON: plain.TokenizerConfiguration},
         errors=_MODEL,

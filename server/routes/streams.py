@@ -18,7 +18,11 @@ async def get_stream(request: Request, stream_id: str) -> Response:
 
 @router.delete("/v1/streams/{stream_id}")
 async def delete_stream(request: Request, context: Context, stream_id: str) -> JSONResponse:
-    """Stop a resumable stream for all its readers, and delete its events."""
+    """Delete a resumable stream, which stops for all its readers; with `grace`, after so many seconds without one."""
     run = context.runs.get(stream_id, request.state.owner)
-    await context.runs.delete(run)
-    return JSONResponse({"id": stream_id, "object": "stream", "deleted": True})
+    grace_s = query_int(request, "grace")
+    if grace_s is None:
+        await context.runs.delete(run)
+    else:
+        context.runs.shorten_grace(run, grace_s)
+    return JSONResponse({"id": stream_id, "object": "stream", "deleted": grace_s is None})

@@ -19,7 +19,8 @@ def new_stream_id() -> str:
 
 
 class Runs:
-    """The resumable streams of a server. A run without a reader is removed after the grace time, ended or not.
+    """The resumable streams of a server. A run without a reader is removed after the grace time, ended or not, or
+    sooner if a reader has asked for that.
 
     Invariants: `used_bytes` is the size of all logs, plus _RUN_BYTES for each run. A run has a removal timer if and
     only if it has no reader, and is not pinned or has ended.
@@ -43,7 +44,7 @@ class Runs:
         is_pinned: bool = False,
     ) -> Run:
         """Start a run of `events`, and close `source` when it ends. A pinned run continues without a reader."""
-        run = Run(options, self, self._on_change)
+        run = Run(options, self, self._on_change, self._grace_s)
         self._runs[run.id] = run
         if is_pinned:
             self._pinned.add(run.id)
@@ -107,16 +108,34 @@ class Runs:
 
     # --- runs without readers -----------------------------------------------------------------------------------------
 
+    def shorten_grace(self, run: Run, grace_s: float) -> None:
+        """Remove the run after `grace_s` seconds without a reader, if that is less than the grace time. A reader that
+        comes back before gives it the whole grace time again."""
+        run.grace_s = min(grace_s, run.grace_s)
+        timer = self._timers.get(run.id)
+        loop = asyncio.get_running_loop()
+        if timer is not None and timer.when() > loop.time() + run.grace_s:
+            self._start_timer(run)
+
     def _on_change(self, run: Run) -> None:
         if self._runs.get(run.id) is not run:
             return
         self._measure()
+        if run.has_readers:
+            run.grace_s = self._grace_s
+        if run.has_readers or (run.id in self._pinned and not run.log.has_ended):
+            self._stop_timer(run)
+        else:
+            self._start_timer(run)
+
+    def _start_timer(self, run: Run) -> None:
+        self._stop_timer(run)
+        loop = asyncio.get_running_loop()
+        self._timers[run.id] = loop.call_later(run.grace_s, self._on_grace_over, run)
+
+    def _stop_timer(self, run: Run) -> None:
         if (timer := self._timers.pop(run.id, None)) is not None:
             timer.cancel()
-        if run.has_readers or (run.id in self._pinned and not run.log.has_ended):
-            return
-        loop = asyncio.get_running_loop()
-        self._timers[run.id] = loop.call_later(self._grace_s, self._on_grace_over, run)
 
     def _on_grace_over(self, run: Run) -> None:
         del self._timers[run.id]
@@ -128,8 +147,7 @@ class Runs:
         del self._runs[run.id]
         run.cancel()
         self._pinned.discard(run.id)
-        if (timer := self._timers.pop(run.id, None)) is not None:
-            timer.cancel()
+        self._stop_timer(run)
         self.release(run.log.size + _RUN_BYTES)
         self._measure()
 

@@ -83,9 +83,11 @@ class Run:
     one event, even beyond the budget, so that every run makes progress.
     """
 
-    def __init__(self, options: RunOptions, memory: Memory, on_change: Callable[["Run"], None]) -> None:
-        """on_change: called when a reader connects or leaves, and when the run ends."""
+    def __init__(self, options: RunOptions, memory: Memory, on_change: Callable[["Run"], None], grace_s: float) -> None:
+        """on_change: called when a reader connects or leaves, and when the run ends. grace_s: seconds for which the run
+        is kept without a reader."""
         self.options = options
+        self.grace_s = grace_s
         self.log = EventLog()
         self.failure: Exception | None = None  # that ended the run before its first event
         self._memory = memory

@@ -26,6 +26,7 @@ def main() -> None:
         _each_conversation_has_an_address(server, browser)
         _all_answers_go_on_after_a_reload(server, browser)
         _another_tab_goes_on_where_one_is_closed(server, browser)
+        _a_page_that_is_closed_for_good_frees_the_engine_soon(server, browser)
         _a_lost_connection_is_mended(server, browser)
         _a_killed_server_leaves_the_text(server, browser)
         _a_server_that_keeps_no_streams(server, browser)
@@ -118,6 +119,26 @@ def _another_tab_goes_on_where_one_is_closed(server: Server, browser: Browser) -
         one.close()
         server.release()
         expect_done(other, "from a tab that is closed")
+        server.wait_for(1, num_open=0)
+
+
+def _a_page_that_is_closed_for_good_frees_the_engine_soon(server: Server, browser: Browser) -> None:
+    """Reloads, and looks at the dashboard, are no end: the server keeps the answer as long as it keeps streams."""
+    with context_of(browser) as context:
+        server.restart(grace_s=600.0)
+        page = open_page(context, server.url)
+        ended: list[str] = []
+        context.on("request", lambda request: ended.append(request.url) if request.method == "DELETE" else None)
+        _begin(page, "an answer that nobody waits for")
+        page.reload()
+        expect(page.locator("#stop")).to_be_visible()
+        page.get_by_role("link", name="Dashboard").click()
+        expect(page.locator("#overview")).to_be_visible()
+        page.go_back()
+        expect(answers(page).last).to_contain_text("an answer")
+        server.wait_for(1, num_open=1)
+        assert ended == []
+        page.close()
         server.wait_for(1, num_open=0)
 
 

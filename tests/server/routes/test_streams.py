@@ -161,6 +161,26 @@ async def test_deleting_a_stream_frees_the_engine_at_once() -> None:
     assert b'"code":"stream_deleted"' in request.body
 
 
+async def test_a_client_that_leaves_frees_the_engine_soon_unless_it_comes_back() -> None:
+    clock, client = LoopClock(), FakeClient(_hangs)
+    app = make_app(client, stream_resume_grace=GRACE_S)
+    async with RawRequest(app, CHAT_PATH, CHAT) as request, http(app) as api:
+        await request.until(lambda: b'"content":"H"' in request.body)
+        path = f"/v1/streams/{_ID.findall(request.body)[0][0].decode()}"
+        left = await api.delete(path, params={"grace": "15"})
+        assert left.json() == {"id": path.rpartition("/")[2], "object": "stream", "deleted": False}
+        refused = await api.delete(path, params={"grace": "soon"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "grace")
+        request.disconnect()
+        await request.ended()
+        clock.put_ahead(14)
+        await asyncio.sleep(0.001)
+        assert client.num_open == 1
+        clock.put_ahead(2)
+        await until(lambda: not client.num_open)
+        assert (await api.get(path)).status_code == 404
+
+
 async def test_the_end_of_the_engine_is_an_error_event_for_who_comes_back_too() -> None:
     def script(request: EngineRequest) -> list[Step]:
         return [RequestOutput(id=request.id, new_ids=[72]), EngineDied("the engine ended; send it again")]

@@ -154,6 +154,37 @@ async def test_a_run_without_readers_is_stopped_after_the_grace_time_and_not_bef
     assert runs.used_bytes == 0
 
 
+@pytest.mark.parametrize("is_told_first", [True, False])
+async def test_a_shorter_grace_holds_until_a_reader_comes_back(is_told_first: bool) -> None:
+    """is_told_first: before its reader has gone."""
+    clock, runs = LoopClock(), _runs(grace_s=GRACE_S)
+    run = _start(runs, Source(_events(2), is_endless=True))
+
+    async def leave() -> None:
+        with run.reader(0):
+            if is_told_first:
+                runs.shorten_grace(run, 10.0)
+        if not is_told_first:
+            runs.shorten_grace(run, 10.0)
+        runs.check()
+
+    await leave()
+    clock.put_ahead(9)
+    await _go_round()
+    await _read(run, batches=1)  # a reader that comes and goes without a word
+    clock.put_ahead(GRACE_S - 1)
+    await _go_round()
+    assert runs.get(run.id, "") is run
+    runs.shorten_grace(run, 10.0)  # the grace time ends sooner
+    clock.put_ahead(2)
+    await asyncio.wait_for(run.wait_until_ended(), DEADLINE_S)
+    other = _start(runs, Source(_events(2), is_endless=True))
+    runs.shorten_grace(other, 2 * GRACE_S)  # no longer than the grace time
+    runs.shorten_grace(other, 10.0)
+    clock.put_ahead(11)
+    await asyncio.wait_for(other.wait_until_ended(), DEADLINE_S)
+
+
 async def test_an_ended_run_is_held_for_the_grace_time() -> None:
     clock, runs = LoopClock(), _runs(grace_s=GRACE_S)
     run = _start(runs, Source(_events(2)))

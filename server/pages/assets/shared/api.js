@@ -94,6 +94,11 @@ export async function deleteStream(streamId) {
   await send(`v1/streams/${streamId}`, { method: "DELETE", keepalive: true }).catch(() => {}); // it may have ended
 }
 
+/** Stop a resumable stream when nobody has read it for `graceS` seconds, even if the page is left in this moment. */
+export async function leaveStream(streamId, graceS) {
+  await send(`v1/streams/${streamId}?grace=${graceS}`, { method: "DELETE", keepalive: true }).catch(() => {});
+}
+
 /** Yield each server-sent event's JSON until `signal` aborts or the server ends the stream. */
 export async function* getEvents(path, signal) {
   const response = await send(path, { signal });

@@ -119,7 +119,7 @@ function pause(ms, signal) {
 function errorOf(error) {
   const isGone = error.code === "stream_not_found";
   return {
-    message: isGone ? "The server no longer has the rest of this answer: it was restarted, or the connection was away for too long." : error.message,
+    message: isGone ? "The server no longer has the rest of this answer: it was restarted, or this page or its connection was away for too long." : error.message,
     code: error.code ?? null, wantsKey: Boolean(error.wantsKey), keyReason: error.keyReason, retryAfterS: error.retryAfterS ?? null,
   };
 }

@@ -1,6 +1,6 @@
 // Asks for answers, and draws and stores them while they arrive: several at a time, in one conversation or more.
 
-import { deleteStream } from "../../shared/api.js";
+import { deleteStream, leaveStream } from "../../shared/api.js";
 import { byId } from "../../shared/dom.js";
 import { fits } from "../composer/fit.js";
 import { showMeter } from "../composer/meter.js";
@@ -24,6 +24,7 @@ import { Stall } from "./stall.js";
 const SAVE_EVERY_MS = 1000;
 const DRAW_PAUSE = 3; // times the duration of drawing, so that scrolling and typing stay smooth
 const ASK_AGAIN_MS = 120_000; // a page that comes back later asks for nothing by itself
+const LEFT_FOR_S = 15; // time to open a closed tab again, before its answers stop and their place is free
 const MAX_RUNS = 4; // a browser opens six connections to a server, and the page needs some for other requests
 
 const runs = new Map(); // node id -> {conversation, node, abort}: what this tab receives
@@ -224,11 +225,18 @@ function saver(conversation, node) {
 
 let isLeaving = false;
 
-/** Leave the answers to other tabs, and to the page when it is opened again, where the server goes on with them. */
+/**
+ * Leave the answers to other tabs, and to the page when it is opened again, where the server goes on with them: for its
+ * grace time after a reload and while another of its pages is shown here, and shortly if the tab may be closed for good.
+ */
 export function watchLeaving() {
+  let isFollowed = false; // by a page of the same server; not every browser tells
+  addEventListener("pageswap", ({ activation }) => (isFollowed = Boolean(activation)));
   addEventListener("pagehide", () => {
     isLeaving = true;
     tell("left", receivedIds());
+    if (isFollowed) return;
+    for (const { node } of runs.values()) if (node.run.streamId) leaveStream(node.run.streamId, LEFT_FOR_S);
   });
   addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // its streams have ended
 }
