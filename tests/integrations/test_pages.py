@@ -103,7 +103,9 @@ def test_the_pages(addresses: tuple[str, str], workplace: Workplace, browser: st
     assert len(list(tmp_path.glob("*.png"))) == 30
 
 
-@pytest.mark.parametrize("subject", ["keyboard", "keeping", "tabs", "running", "continuing", "choosing"])
+@pytest.mark.parametrize(
+    "subject", ["keyboard", "keeping", "storing", "tabs", "running", "continuing", "setting", "choosing"]
+)
 def test_the_chat_page(subject: str, workplace: Workplace, browser: str, tmp_path: Path) -> None:
     """Each subject with a server that it can kill."""
     python = python_program("playwright", "python")

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
 
 _QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 _EXPECT_TIMEOUT_MS = 30_000  # for busy machines
@@ -97,6 +97,30 @@ def context_of(browser: Browser, size: dict[str, int] | None = None, *, script: 
     yield context
     assert faults == [], faults
     context.close()
+
+
+class Cards:
+    """The answer of /v1/models, in which the server's names are models and adapters of their own."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.hidden: set[str] = set()
+        context.route("**/v1/models", self._answer)
+
+    def _answer(self, route: Route) -> None:
+        response = route.fetch()
+        body = response.json()
+        body["data"] = [card for card in body["data"] if card["id"] not in self.hidden]
+        for card in body["data"]:
+            own = card["headrace"]
+            own["capabilities"] = ["completion"]
+            own["default_sampling_params"]["temperature"] = 0.7
+            if card["id"] == "other":
+                own["name"], card["max_model_len"] = "other", 2 << 20
+            elif card["id"].startswith("ft:"):
+                card["parent"] = own["name"]
+            else:
+                card["max_model_len"] = 400
+        route.fulfill(response=response, json=body)
 
 
 def open_page(context: BrowserContext, address: str) -> Page:
