@@ -1,9 +1,9 @@
 """Conversion of GGUF vocabularies to a `tokenizers` tokenizer that gives the same ids as llama.cpp.
 
-There are four kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer
-(tokenizer.ggml.pre); "llama", SentencePiece BPE with a score for each token; "bert", WordPiece; and "t5", SentencePiece
-Unigram. For the first two, text is never Unicode normalized, even if the original tokenizer.json has a normalizer,
-since GGUF does not contain it.
+There are these kinds (tokenizer.ggml.model): "gpt2", BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre),
+mostly of bytes; "gemma4" and "whitespace", BPE of characters with merges; "llama", SentencePiece BPE with a score for
+each token; "bert", WordPiece; and "t5", SentencePiece Unigram. With BPE, text is never Unicode normalized, even if the
+original tokenizer.json has a normalizer, since GGUF does not contain it.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import PreTokenizer
 
 from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
-from models.tokenizer.gguf_pretokenizers import WORD_SPLITS
+from models.tokenizer.gguf_bpe import merged_bpe
 from models.tokenizer.gguf_templates import add_encoder_template
 from models.tokenizer.gguf_unigram import token_scores, unigram
 from models.tokenizer.gguf_wordpiece import original_tokens, wordpiece
@@ -25,9 +24,11 @@ from models.tokenizer.gguf_wordpiece import original_tokens, wordpiece
 # tokenizer.ggml.token_type
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _SPACE = "▁"
-_KINDS = ("bert", "gpt2", "llama", "t5")
-# tokenizer.ggml.pre of models that read <s> text </s>, and of models that read [CLS] text [SEP].
-_ROBERTA, _MODERNBERT = "roberta-bpe", "modern-bert"
+_PRE_OF_KIND = {"gemma4": "gemma4", "whitespace": "whitespace"}
+_MERGED = ("gpt2", *_PRE_OF_KIND)
+_KINDS = ("bert", *_MERGED, "llama", "t5")
+# tokenizer.ggml.pre of models that read <s> text </s>, and of models that read [CLS] text [SEP]
+_ROBERTA, _MODERNBERT = ("jina-v1-en", "jina-v2-code", "roberta-bpe"), "modern-bert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in _KINDS:
         raise UnsupportedModelError(f"{path} has a tokenizer of kind {kind!r}; supported are {', '.join(_KINDS)}")
+    pre = _PRE_OF_KIND.get(kind) or metadata.get("tokenizer.ggml.pre", "default")
     tokens = _texts(metadata, "tokens", path)
     types = array_values(metadata.get("tokenizer.ggml.token_type")) or [1] * len(tokens)
     if len(types) != len(tokens):
@@ -59,8 +61,9 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
         raise CheckpointError(f"{path} has {len(tokens) - len(vocabulary)} tokens more than once; fetch it again")
     if kind == "bert":
         tokenizer, adds_bos = wordpiece(metadata, vocabulary, path), False
-    elif kind == "gpt2":
-        tokenizer, adds_bos = _byte_level_bpe(metadata, vocabulary, path)
+    elif kind in _MERGED:
+        merges = _texts(metadata, "merges", path)
+        tokenizer, adds_bos = merged_bpe(pre, merges, vocabulary, _unknown(tokens, types), path)
     elif kind == "t5":
         tokenizer, adds_bos = unigram(metadata, tokens, types, path), False
     else:
@@ -68,42 +71,19 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
     _add_special_tokens(tokenizer, tokens, types)
     control_ids = [i for i, kind in enumerate(types) if kind == _CONTROL]
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos))
-    pre = metadata.get("tokenizer.ggml.pre")
-    is_roberta = kind == "t5" or pre == _ROBERTA
+    is_roberta = kind == "t5" or pre in _ROBERTA
     if is_roberta or kind == "bert" or metadata.get("tokenizer.ggml.add_sep_token", pre == _MODERNBERT):
         add_encoder_template(tokenizer, metadata, vocabulary, path, is_roberta=is_roberta)
         add_bos = False
     return GGUFTokenizer(tokenizer, tokens, control_ids, add_bos)
 
 
-def _byte_level_bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int], path: Path) -> tuple[Tokenizer, bool]:
-    name = metadata.get("tokenizer.ggml.pre", "default")
-    if name not in WORD_SPLITS:
-        known = ", ".join(sorted(WORD_SPLITS))
-        raise UnsupportedModelError(
-            f"{path} has the pre-tokenizer {name!r} (tokenizer.ggml.pre); supported are {known}"
-        )
-    split = WORD_SPLITS[name]
-    merges = []
-    for merge in _texts(metadata, "merges", path):
-        left, space, right = merge.partition(" ")
-        if not space or left + right not in vocabulary or left not in vocabulary or right not in vocabulary:
-            raise CheckpointError(f"{path} has the merge {merge!r}, which is not made of its tokens; fetch it again")
-        merges.append((left, right))
-    tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=split.ignore_merges))
-    steps: list[PreTokenizer] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in split.patterns]
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, split.adds_bos
-
-
 def _sentencepiece_bpe(
     metadata: Mapping[str, Any], tokens: list[str], types: list[int], vocabulary: dict[str, int], path: Path
 ) -> tuple[Tokenizer, bool]:
     scores = token_scores(metadata, len(tokens), path)
-    unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
     merges = _merges_by_score(vocabulary, scores)
+    unknown = _unknown(tokens, types)
     tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", _SPACE)]
     decode: list[decoders.Decoder] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -113,6 +93,10 @@ def _sentencepiece_bpe(
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.decoder = decoders.Sequence(decode)
     return tokenizer, True
+
+
+def _unknown(tokens: list[str], types: list[int]) -> str | None:
+    return next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
 
 
 def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:

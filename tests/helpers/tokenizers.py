@@ -1,7 +1,9 @@
 """Tokenizers for tests: tiny ones, of the kinds that language models and encoders have, and those of real models."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
@@ -40,6 +42,20 @@ def byte_level_json() -> str:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens[:5]])
     return str(tokenizer.to_str())
+
+
+def byte_level_metadata(**changes: Any) -> dict[str, Any]:
+    """GGUF metadata of `byte_level_json`. changes: by name in tokenizer.ggml; None leaves one out."""
+    model = json.loads(byte_level_json())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    metadata = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": tokens,
+        "token_type": [3] * 5 + [1] * (len(tokens) - 5),
+        "merges": [" ".join(pair) for pair in model["merges"]],
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in {**metadata, **changes}.items() if value is not None}
 
 
 def byte_level_info(*, add_bos_token: bool = False) -> TokenizerInfo:
