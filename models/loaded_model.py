@@ -11,6 +11,7 @@ from models.architecture.attention import AttentionSpec
 from models.architecture.recurrence import RecurrenceSpec
 from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
+from models.families.registry import Family
 from models.kv.cache import CacheLayout
 from models.kv.layer import LayerCache
 from models.linear.adapters.adapter import Adapter
@@ -84,6 +85,7 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     weight_formats: dict[str, int] = field(default_factory=dict)  # number of tensors by the format they are stored in
     mapped_bytes: int = 0  # of weights mapped from the weight cache, which the system counts as free memory
+    family: Family | None = None  # None where transformers' code computes the model
     pooling: PoolingTraits | None = None  # None where transformers' code computes the model
 
     @property

@@ -20,7 +20,6 @@ from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.compute import ComputeConfig
 from models.config.overrides import parse_overrides
 from models.decoder import Decoder
-from models.families.registry import family_of
 from models.kernels.ops import Operations
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import is_pooling_model
@@ -81,7 +80,7 @@ def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) 
     dtype = _dtype(config)
     compute = ComputeConfig(ReferenceAttention(), Operations(), dtype, dtype, torch.device("cpu"))
     decoder = Decoder(opened.spec, compute)
-    layers = trainable_layers(decoder, family_of(opened.config.architecture()).names)
+    layers = trainable_layers(decoder, opened.family.names)
     return {
         "adapter_bytes": adapter_memory(config, decoder, dtype, device).device_bytes,
         "trainable_layers": layer_kinds(layers),

@@ -16,7 +16,6 @@ from engine.speculation.settings import SpeculationSettings
 from engine.startup.adapter_memory import AdapterMemory
 from engine.wording import counted
 from models.decoder import Decoder
-from models.families.registry import family_of
 from models.loaded_model import LoadedModel
 from models.system.memory import is_host
 from models.tokenizer.assets import TokenizerAssets
@@ -92,7 +91,8 @@ def _describe_model(model: LoadedModel) -> str:
 
 def _trainable_layers(model: LoadedModel) -> list[str]:
     assert isinstance(model.decoder, Decoder)
-    return layer_kinds(trainable_layers(model.decoder, family_of(model.architecture).names))
+    assert model.family is not None
+    return layer_kinds(trainable_layers(model.decoder, model.family.names))
 
 
 def _dtype_name(model: LoadedModel) -> str:

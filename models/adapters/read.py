@@ -11,7 +11,7 @@ from models.adapters.peft import read_peft
 from models.adapters.place import num_bytes_of, place_adapter, targets_of
 from models.decoder import Decoder
 from models.errors import AdapterError, UnsupportedModelError
-from models.families.registry import FAMILIES, family_of
+from models.families.registry import ARCHITECTURES
 from models.linear.adapters.adapter import Adapter, LayerAdapter
 from models.loaded_model import LoadedModel
 
@@ -24,16 +24,16 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
     No tensor is left out: raises AdapterError, which names the file and the tensor or field that cannot be read, is not
     supported or does not fit the model. Raises UnsupportedModelError for a model that cannot have adapters.
     """
-    if not isinstance(model.decoder, Decoder):
+    family = model.family
+    if family is None or not isinstance(model.decoder, Decoder):
         raise UnsupportedModelError("adapters are supported by headrace's own families only; serve a merged checkpoint")
-    family = family_of(model.architecture)
     if path.is_dir():
         stored, rules = read_peft(path), family.names
     elif path.suffix == ".gguf":
         if family.gguf_names is None:
             raise AdapterError(f"{path}: GGUF has no architecture {model.architecture}; use a PEFT folder")
-        entry = FAMILIES[model.architecture]
-        gguf = entry.gguf or (FAMILIES[entry.gguf_as].gguf if entry.gguf_as else None)
+        entry = ARCHITECTURES[model.architecture]
+        gguf = entry.gguf or (ARCHITECTURES[entry.gguf_as].gguf if entry.gguf_as else None)
         stored, rules = read_gguf_adapter(path, gguf), family.gguf_names
     else:
         raise AdapterError(

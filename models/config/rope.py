@@ -15,7 +15,7 @@ from models.architecture.positions import (
     RopeSpec,
     YarnScaling,
 )
-from models.config.hf_config import HFConfig
+from models.config.hf_config import HFConfig, quote_value
 from models.errors import CheckpointError, UnsupportedModelError
 
 _SUPPORTED = "default, linear, dynamic, yarn, longrope and llama3"
@@ -46,6 +46,7 @@ def rope_spec(
             f"{config.source}: partial_rotary_factor {share} of head size {head_dim} rotates {rotary_dim} dimensions; "
             f"it must be an even number of them, 2 to {head_dim}"
         )
+    _check_axes(scaling, rotary_dim)
     if _has_alpha(scaling) and rotary_dim > 2:
         return RopeSpec(rotary_dim, theta * scaling.number("alpha") ** (rotary_dim / (rotary_dim - 2)))
     return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
@@ -54,6 +55,22 @@ def rope_spec(
 def _has_alpha(scaling: HFConfig) -> bool:
     """Whether scaling that is called dynamic has a fixed factor of theta instead, for contexts of all lengths."""
     return _kind(scaling) == "dynamic" and bool(scaling.raw("alpha"))
+
+
+def _check_axes(scaling: HFConfig, rotary_dim: int) -> None:
+    """Check the numbers of rotated pairs for time, height and width.
+
+    Of text, all axes have one position: rotating by that position is exact, whichever pairs belong to which axis.
+    """
+    sections = scaling.raw("mrope_section")
+    if sections is None:
+        return
+    are_counts = isinstance(sections, list) and all(type(count) is int and count >= 0 for count in sections)
+    if not are_counts or sum(sections) != rotary_dim // 2:
+        raise CheckpointError(
+            f"{scaling.source}: mrope_section is {quote_value(sections)}; it must be a list of counts that divide the "
+            f"{rotary_dim // 2} rotated pairs; {scaling.remedy}"
+        )
 
 
 def with_default_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConfig:

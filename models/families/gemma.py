@@ -18,7 +18,6 @@ from models.config.layers import sliding_windows
 from models.config.rope import rope_spec
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen2, qwen3
-from models.families.multimodal import language_model_of
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import plus_one
@@ -162,12 +161,15 @@ GEMMA = Family(describe_gemma, NAMES, GGUF_NAMES, gguf_gemma)
 GEMMA2 = Family(describe_gemma2, NAMES_2, GGUF_NAMES_2, gguf_gemma2)
 GEMMA3 = Family(describe_gemma3, NAMES_2, GGUF_NAMES_2, gguf_gemma3)
 
-GEMMA3_MULTIMODAL = language_model_of(
-    GEMMA3,
-    {  # fields that the hub's files of 4B leave out
+
+def _describe_multimodal(config: HFConfig) -> DecoderSpec:
+    defaults = {  # fields that the hub's files of 4B leave out
         "vocab_size": 262208,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "max_position_embeddings": 131072,
-    },
-)
+    }
+    return describe_gemma3(dataclasses.replace(config, fields={**defaults, **config.fields}))
+
+
+GEMMA3_MULTIMODAL = dataclasses.replace(GEMMA3, describe=_describe_multimodal)

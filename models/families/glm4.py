@@ -6,7 +6,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import NormPlacement
 from models.config.hf_config import HFConfig
 from models.families import llama, phi3
-from models.families.name_map import To
+from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import unpermute_k, unpermute_q
 
@@ -20,7 +20,23 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def describe_sandwich(config: HFConfig) -> DecoderSpec:
-    spec = describe(config)
+    return _with_sandwich_norms(describe(config))
+
+
+def describe_vision(config: HFConfig) -> DecoderSpec:
+    return _describe_vision(config, has_bias=True)
+
+
+def describe_ocr(config: HFConfig) -> DecoderSpec:
+    return _describe_vision(config, has_bias=False)
+
+
+def _describe_vision(config: HFConfig, *, has_bias: bool) -> DecoderSpec:
+    spec = llama.describe(config, llama.Defaults(rotary_share=0.5, eps=1e-5, has_attention_bias=has_bias))
+    return _with_sandwich_norms(spec.map_layers(lambda _, layer: dataclasses.replace(layer, has_out_bias=False)))
+
+
+def _with_sandwich_norms(spec: DecoderSpec) -> DecoderSpec:
     return spec.map_layers(lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.SANDWICH))
 
 
@@ -44,5 +60,15 @@ GGUF_NAMES = {
     "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),
 }
 
+# Files of a model whose pairs have three axes keep the halves of heads apart.
+GGUF_NAMES_OF_AXES = {
+    "blk.{x}.**": IGNORE,  # GLM-OCR's multi-token prediction
+    **GGUF_NAMES,
+    "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q"),
+    "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k"),
+}
+
 GLM = Family(describe, NAMES, GGUF_NAMES)
 GLM4 = Family(describe_sandwich, SANDWICH_NAMES, GGUF_NAMES)
+GLM4V = Family(describe_vision, SANDWICH_NAMES, GGUF_NAMES_OF_AXES)
+OCR = Family(describe_ocr, {"model.layers.{x}.**": IGNORE, **SANDWICH_NAMES}, GGUF_NAMES_OF_AXES)

@@ -17,7 +17,6 @@ from models.config.hf_config import HFConfig
 from models.config.layers import layer_types, rope_layers
 from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names
-from models.families.multimodal import language_model_of
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import transpose, unpermute_k, unpermute_q
@@ -123,4 +122,3 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
-MULTIMODAL = language_model_of(FAMILY, wraps_head=True)

@@ -11,7 +11,6 @@ from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
 from models.config.rope import with_default_rope
 from models.families import llama
-from models.families.multimodal import language_model_of
 from models.families.registry import Family
 
 _ROPE_3 = {
@@ -61,4 +60,3 @@ def gguf_ministral3(file: GGUFMetadata) -> dict[str, Any]:
 
 FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
 MINISTRAL3 = Family(describe_ministral3, llama.NAMES, llama.GGUF_NAMES, gguf_ministral3)
-MULTIMODAL = language_model_of(MINISTRAL3)  # of Mistral Small 3.1 and later, Ministral 3

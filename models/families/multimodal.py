@@ -4,52 +4,146 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from models.config.hf_config import HFConfig
-from models.families.name_map import IGNORE, To
-from models.families.registry import Family
+from models.config.hf_config import HFConfig, quote_value
+from models.families.name_map import IGNORE, Rules, To
+from models.families.registry import ARCHITECTURES, FAMILIES, MULTIMODAL, USUAL_BODY, Family, family_of, unsupported
 
-_NOTE = "Text only: the checkpoint's vision tower is left out; images are not supported"
-_VISION = ("vision_tower", "vision_model", "multi_modal_projector")
+_NOTE = (
+    "Text only: the checkpoint's encoders of images, video and audio are left out, and such inputs are not supported"
+)
+# Sections of config.json that describe the language model, the inner ones last.
+_SECTIONS = ("thinker_config", "text_config")
+# Prefixes that checkpoints have used for the body of a language model, which is "model." by itself.
+_BODIES = (
+    *("model.", "language_model.model.", "text_model.model.", "thinker.model.", "model.text_model."),
+    *("thinker.model.language_model.", USUAL_BODY),
+)
+# Parts that are left out: encoders, and what fits their outputs to the language model. None is a language model's.
+_LEFT_OUT = (
+    *("vision_tower", "vision_model", "vision_encoder", "visual", "high_res_vision_model", "vqmodel", "encoder"),
+    *("image_tower", "video_tower", "audio_tower", "acoustic_tokenizer_encoder", "semantic_tokenizer_encoder"),
+    *("multi_modal_projector", "mm_projector", "projector", "vision_projection", "connector", "aligner", "merger"),
+    *("high_res_vision_neck", "high_res_vision_proj", "visual_embeddings_table"),
+    *("generation_embeddings", "generation_aligner", "generation_head", "talker", "token2wav", "code2wav", "mtp"),
+)
+_LEFT_OUT_TENSORS = ("image_newline", "high_res_vision_alpha")
+# Language models by the type that a section states, if it names no class; transformers knows the others.
+_BY_TYPE = {
+    "glm4v_text": "Glm4ForCausalLM",
+    "glm_ocr_text": "Glm4ForCausalLM",
+    "kimi_k2": "DeepseekV3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen2_5_omni_text": "Qwen2ForCausalLM",
+    "qwen2_5_vl_text": "Qwen2ForCausalLM",
+    "qwen2_vl_text": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_omni_moe_text": "Qwen3MoeForCausalLM",
+    "qwen3_vl_moe_text": "Qwen3MoeForCausalLM",
+    "qwen3_vl_text": "Qwen3ForCausalLM",
+}
 
 
-def language_model_of(family: Family, defaults: Mapping[str, Any] | None = None, *, wraps_head: bool = False) -> Family:
-    """Return the family of a multimodal class whose `text_config` is a configuration of `family`.
+def find_family(config: HFConfig) -> tuple[Family, HFConfig]:
+    """Return the family that computes a checkpoint's text, and the configuration of its language model.
 
-    defaults: fields that checkpoints leave out of text_config. wraps_head: whether `language_model` of transformers'
-    class is the whole language model with its head, and not only its body within `model`.
+    A multimodal class may stand over a flat configuration, and the class of a language model over a nested one. Raises
+    UnsupportedModelError if no family computes the language model.
     """
-    names = _names(family)
-    if wraps_head:  # of several names for one destination, the last is transformers'
-        for pattern in family.names:
-            names[f"language_model.{pattern}"] = names.pop(f"language_model.{pattern}")
-    return dataclasses.replace(
-        family, names=names, text_config=lambda config: _text_config(config, defaults or {}), note=_NOTE
-    )
+    architecture = config.architecture()
+    if architecture not in ARCHITECTURES:
+        raise unsupported(architecture)
+    outer, text = _sections(config)
+    if architecture not in MULTIMODAL and outer is text:
+        return family_of(architecture), config
+    name = _language_model(architecture, text, is_nested=outer is not text)
+    # A class's own family may know fields that its checkpoints leave out.
+    usual = ARCHITECTURES[architecture].wraps or architecture
+    family = family_of(architecture if name == usual else name)
+    return language_model_of(family, ARCHITECTURES[architecture].body), _merged(outer, text)
 
 
-def _text_config(config: HFConfig, defaults: Mapping[str, Any]) -> HFConfig:
-    """Merge fields from text_config, then `defaults`, then the outer object.
+def _sections(config: HFConfig) -> tuple[HFConfig, HFConfig]:
+    """Return the object around the language model's, and the language model's; the same if nothing is nested."""
+    outer = inner = config
+    for name in _SECTIONS:
+        if isinstance(inner.fields.get(name), dict):
+            outer, inner = inner, inner.section(name)
+    return (config, config) if inner is config else (dataclasses.replace(config, fields=outer.fields), inner)
 
-    The outer object comes first for the architecture, for whether the output layer is tied, and for the tokens that end
-    generation; only it has a `quantization_config`.
+
+def _language_model(architecture: str, text: HFConfig, *, is_nested: bool) -> str:
+    """Return the class of the language model, by what its section says, else by what `architecture` usually wraps."""
+    usual = ARCHITECTURES[architecture].wraps
+    if usual is None:
+        return architecture
+    if not is_nested:
+        return usual
+    stated = text.raw("architectures")
+    if isinstance(stated, list) and stated and stated[0] in FAMILIES:
+        return str(stated[0])
+    if not text.has("model_type"):
+        return usual
+    kind = text.text("model_type")
+    name = _BY_TYPE.get(kind) or _transformers_class(kind)
+    if name not in FAMILIES:
+        model = quote_value(name or kind)
+        raise unsupported(architecture, f" with the language model {model}, which no family computes")
+    return name
+
+
+def _transformers_class(model_type: str) -> str | None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # slow to import
+
+    found: str | None = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    return found
+
+
+def _merged(outer: HFConfig, text: HFConfig) -> HFConfig:
+    """Merge fields from the language model's section, then from the object around it.
+
+    That object comes first for the architecture, for whether the output layer is tied, and for the tokens that end
+    generation.
     """
-    text = config.section("text_config").fields
-    first = {name: config.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}
-    fields = {**config.fields, **defaults, **_stated(text), **_stated(first)}
-    return dataclasses.replace(config, fields={name: value for name, value in fields.items() if name != "text_config"})
+    first = {name: outer.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}
+    fields = {**outer.fields, **_stated(text.fields), **_stated(first)}
+    return dataclasses.replace(outer, fields={name: value for name, value in fields.items() if name not in _SECTIONS})
 
 
 def _stated(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _names(family: Family) -> dict[str, To | tuple[To, ...] | None]:
-    """Return the rules of the language model under all prefixes that checkpoints have used."""
-    names: dict[str, To | tuple[To, ...] | None] = {}
-    for part in _VISION:
-        names[f"{part}.**"] = names[f"model.{part}.**"] = IGNORE
-    for pattern, to in family.names.items():
-        names[f"language_model.{pattern}"] = to
-        head, dot, rest = pattern.partition(".")
-        names[f"model.language_model.{rest}" if head + dot == "model." else pattern] = to
-    return names
+def language_model_of(family: Family, body: str = USUAL_BODY) -> Family:
+    """Return the family of a checkpoint in which a model of `family` is the language model.
+
+    body: prefix of its body in transformers' class.
+    """
+    return dataclasses.replace(family, names=_wrapped_names(family.names, body), note=_NOTE, is_wrapped=True)
+
+
+def _wrapped_names(names: Rules, body: str) -> dict[str, To | tuple[To, ...] | None]:
+    """Return the rules of a language model under all prefixes that checkpoints have used, `body` last.
+
+    Of several names for one destination, the last is that of transformers' class.
+    """
+    wrapped: dict[str, To | tuple[To, ...] | None] = {}
+    for part in _LEFT_OUT:
+        wrapped[f"{part}.**"] = wrapped[f"model.{part}.**"] = wrapped[f"thinker.{part}.**"] = IGNORE
+    for tensor in _LEFT_OUT_TENSORS:
+        wrapped[tensor] = wrapped[f"model.{tensor}"] = IGNORE
+    for pattern, to in names.items():
+        for prefix in (*_BODIES, body):
+            name = _under(prefix, pattern)
+            wrapped.pop(name, None)  # so that it becomes the last
+            wrapped[name] = to
+    return wrapped
+
+
+def _under(body: str, pattern: str) -> str:
+    """Return a language model's pattern within the whole; what is beside its body is beside `model` there."""
+    if pattern.startswith("model."):
+        return body + pattern.removeprefix("model.")
+    parts = body.split(".")
+    return "".join(f"{part}." for part in parts[: parts.index("model")]) + pattern

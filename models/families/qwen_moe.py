@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import torch
+
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
@@ -21,6 +23,10 @@ def describe_qwen2(config: HFConfig) -> DecoderSpec:
 
 def describe_qwen3(config: HFConfig) -> DecoderSpec:
     return with_experts(config, qwen3.describe(config), has_shared=False)
+
+
+def describe_qwen3_vl(config: HFConfig) -> DecoderSpec:
+    return with_experts(config, qwen3.describe(config), has_shared=False, default_renormalizes=True)
 
 
 def with_experts(
@@ -55,6 +61,28 @@ EXPERT_NAMES = {
     **shared_names("mlp"),
 }
 
+
+def gate_up_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Return an expert's gate and up with outputs along the first dimension; checkpoints have either order."""
+    return tensor if len(tensor) == 2 * _expert_size(layer) else tensor.t()
+
+
+def down_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return tensor if tensor.shape[1] == _expert_size(layer) else tensor.t()
+
+
+def _expert_size(layer: LayerSpec | None) -> int:
+    assert layer is not None
+    assert isinstance(layer.mlp, MoESpec)
+    return layer.mlp.expert.intermediate_size
+
+
+_VL_EXPERT_NAMES = {
+    **EXPERT_NAMES,
+    "model.layers.{i}.mlp.experts.gate_up_proj": To("layers.{i}.mlp.experts.{e}.gate_up", transform=gate_up_rows),
+    "model.layers.{i}.mlp.experts.down_proj": To("layers.{i}.mlp.experts.{e}.down", transform=down_rows),
+}
+
 _GGUF_NAMES_2 = {**qwen2.GGUF_NAMES, **GGUF_EXPERT_NAMES}
 _GGUF_NAMES_3 = {**qwen3.GGUF_NAMES, **GGUF_EXPERT_NAMES}
 
@@ -72,4 +100,5 @@ def gguf_qwen3(file: GGUFMetadata) -> dict[str, Any]:
 
 
 QWEN2 = Family(describe_qwen2, {**qwen2.NAMES, **EXPERT_NAMES}, _GGUF_NAMES_2, gguf_qwen2)
+QWEN3_VL = Family(describe_qwen3_vl, {**qwen3.NAMES, **_VL_EXPERT_NAMES}, _GGUF_NAMES_3, gguf_qwen3)
 QWEN3 = Family(describe_qwen3, {**qwen3.NAMES, **EXPERT_NAMES}, _GGUF_NAMES_3, gguf_qwen3)

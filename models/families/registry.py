@@ -13,6 +13,8 @@ from models.config.hf_config import HFConfig, quote_value
 from models.errors import UnsupportedModelError
 from models.families.name_map import Rules
 
+USUAL_BODY = "model.language_model."  # the body of a language model within the whole
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -23,6 +25,8 @@ class Architecture:
     gguf_as: str | None = None  # another architecture, as which its GGUF files are read
     gguf_key: str | None = None  # metadata that only its files have, if several architectures share `gguf`
     gguf_tensor: str | None = None  # a tensor that only its files have, if several architectures share `gguf`
+    wraps: str | None = None  # the usual language model of a multimodal class; its family is `family`
+    body: str = USUAL_BODY  # prefix of that model's body in the multimodal class of transformers
     seen: str = ""  # real checkpoints that were run, for docs/models.md
 
 
@@ -35,9 +39,8 @@ class Family:
     gguf_names: Rules | None = None  # None if GGUF has no such architecture
     # Maps a GGUF file's metadata to the fields of config.json that `describe` reads.
     gguf_fields: Callable[[GGUFMetadata], Mapping[str, Any]] = common_fields
-    # Maps config.json to the configuration of the served language model, which multimodal checkpoints have as a part.
-    text_config: Callable[[HFConfig], HFConfig] = lambda config: config
     note: str = ""  # a start-up note for operators
+    is_wrapped: bool = False  # whether `names` are those of a multimodal checkpoint, too
 
 
 FAMILIES: dict[str, Architecture] = {
@@ -59,7 +62,6 @@ FAMILIES: dict[str, Architecture] = {
     "GPTJForCausalLM": Architecture("gptj:FAMILY", gguf="gptj"),
     "GPTNeoXForCausalLM": Architecture("gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Architecture("gemma:GEMMA2", gguf="gemma2"),
-    "Gemma3ForConditionalGeneration": Architecture("gemma:GEMMA3_MULTIMODAL", gguf_as="Gemma3ForCausalLM"),
     "Gemma3ForCausalLM": Architecture("gemma:GEMMA3", gguf="gemma3"),
     "GemmaForCausalLM": Architecture("gemma:GEMMA", gguf="gemma"),
     "Glm4ForCausalLM": Architecture("glm4:GLM4", gguf="glm4"),
@@ -78,7 +80,6 @@ FAMILIES: dict[str, Architecture] = {
     "Lfm2ForCausalLM": Architecture("lfm2:FAMILY", gguf="lfm2"),
     "Lfm2MoeForCausalLM": Architecture("lfm2:MOE", gguf="lfm2moe"),
     "Llama4ForCausalLM": Architecture("llama4:FAMILY", gguf="llama4"),
-    "Llama4ForConditionalGeneration": Architecture("llama4:MULTIMODAL", gguf_as="Llama4ForCausalLM"),
     "LlamaForCausalLM": Architecture("llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
     "Ministral3ForCausalLM": Architecture("mistral:MINISTRAL3", gguf="mistral3"),
     "MiniMaxM2ForCausalLM": Architecture("minimax_m2:FAMILY", gguf="minimax-m2"),
@@ -86,7 +87,6 @@ FAMILIES: dict[str, Architecture] = {
     # before Mistral: files with experts may have a window, too
     "MixtralForCausalLM": Architecture("mixtral:FAMILY", gguf="llama", gguf_key="expert_count"),
     "MistralForCausalLM": Architecture("mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"),
-    "Mistral3ForConditionalGeneration": Architecture("mistral:MULTIMODAL", gguf_as="Ministral3ForCausalLM"),
     "MptForCausalLM": Architecture("mpt:FAMILY", gguf="mpt"),
     "NemotronForCausalLM": Architecture("nemotron:FAMILY", gguf="nemotron"),
     "OPTForCausalLM": Architecture("opt:FAMILY"),
@@ -108,6 +108,82 @@ FAMILIES: dict[str, Architecture] = {
     "Starcoder2ForCausalLM": Architecture("starcoder2:FAMILY", gguf="starcoder2"),
 }
 
+
+def _wrapper_of(language_model: str, family: str | None = None, *, body: str = USUAL_BODY, **gguf: str) -> Architecture:
+    """Return a multimodal class whose language model usually is `language_model`.
+
+    family: by default that of `language_model`. gguf: `gguf`, `gguf_key` or `gguf_as`, if its GGUF files are not those
+    of `language_model`.
+    """
+    family = family or FAMILIES[language_model].family
+    gguf = gguf or {"gguf_as": language_model}
+    return Architecture(family, **gguf, wraps=language_model, body=body)
+
+
+# Multimodal classes, whose language model alone is served; it may be another than the usual one (multimodal.py).
+MULTIMODAL: dict[str, Architecture] = {
+    "AyaVisionForConditionalGeneration": _wrapper_of("Cohere2ForCausalLM"),
+    "Cohere2VisionForConditionalGeneration": _wrapper_of("Cohere2ForCausalLM"),
+    "DeepseekVLForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "DeepseekVLHybridForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "Exaone4_5_ForConditionalGeneration": _wrapper_of("Exaone4ForCausalLM"),
+    "FunAsrNanoForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
+    "Gemma3ForConditionalGeneration": _wrapper_of("Gemma3ForCausalLM", "gemma:GEMMA3_MULTIMODAL"),
+    "Glm46VForConditionalGeneration": _wrapper_of(
+        "Glm4ForCausalLM", "glm4:GLM4V", gguf_as="Glm4vForConditionalGeneration"
+    ),
+    "Glm4vForConditionalGeneration": _wrapper_of(
+        "Glm4ForCausalLM", "glm4:GLM4V", gguf="glm4", gguf_key="rope.dimension_sections"
+    ),
+    "GlmAsrForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "GlmOcrForConditionalGeneration": _wrapper_of(
+        "Glm4ForCausalLM", "glm4:OCR", gguf_as="Glm4vForConditionalGeneration"
+    ),
+    "GotOcr2ForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "GraniteSpeechForConditionalGeneration": _wrapper_of("GraniteForCausalLM"),
+    "GraniteSpeechPlusForConditionalGeneration": _wrapper_of("GraniteForCausalLM"),
+    "Idefics2ForConditionalGeneration": _wrapper_of("MistralForCausalLM", body="model.text_model."),
+    "Idefics3ForConditionalGeneration": _wrapper_of("LlamaForCausalLM", body="model.text_model."),
+    "InternVLForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "JanusForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "Kimi_K25ForConditionalGeneration": _wrapper_of("DeepseekV3ForCausalLM"),
+    "KimiK25ForConditionalGeneration": _wrapper_of("DeepseekV3ForCausalLM"),
+    "Lfm2VlForConditionalGeneration": _wrapper_of("Lfm2ForCausalLM"),
+    "LightOnOcrForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
+    "Llama4ForConditionalGeneration": _wrapper_of("Llama4ForCausalLM", body="language_model.model."),
+    "LlavaForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "LlavaNextForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "LlavaNextVideoForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "LlavaOnevisionForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "MiniCPMOcrForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
+    "MiniCPMV4_6ForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
+    "MiniCPMV4_7ForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
+    "Mistral3ForConditionalGeneration": _wrapper_of("Ministral3ForCausalLM"),
+    "MossTranscribeDiarizeForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
+    "OmniASRForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "Ovis2ForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "QianfanOCRForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
+    "Qwen2_5_VLForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM", gguf="qwen2vl"),
+    "Qwen2_5OmniForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM", body="thinker.model.language_model."),
+    "Qwen2_5OmniThinkerForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "Qwen2AudioForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "Qwen2VLForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM", gguf_as="Qwen2_5_VLForConditionalGeneration"),
+    "Qwen3_5ForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
+    "Qwen3_5MoeForConditionalGeneration": _wrapper_of("Qwen3_5MoeForCausalLM"),
+    "Qwen3ASRForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
+    "Qwen3OmniMoeForConditionalGeneration": _wrapper_of(
+        "Qwen3MoeForCausalLM", "qwen_moe:QWEN3_VL", body="thinker.model.language_model."
+    ),
+    "Qwen3OmniMoeThinkerForConditionalGeneration": _wrapper_of("Qwen3MoeForCausalLM", "qwen_moe:QWEN3_VL"),
+    "Qwen3VLForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM", gguf="qwen3vl"),
+    "Qwen3VLMoeForConditionalGeneration": _wrapper_of("Qwen3MoeForCausalLM", "qwen_moe:QWEN3_VL", gguf="qwen3vlmoe"),
+    "SmolVLMForConditionalGeneration": _wrapper_of("LlamaForCausalLM", body="model.text_model."),
+    "VibeVoiceAsrForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "VideoLlama3ForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "VideoLlavaForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "VipLlavaForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "VoxtralForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+}
 
 # Models that do not generate text: encoders, and decoders without an output layer or with a score head.
 POOLING_FAMILIES: dict[str, Architecture] = {
@@ -146,7 +222,7 @@ POOLING_FAMILIES: dict[str, Architecture] = {
     ),
     "XLMRobertaModel": Architecture("roberta:ROBERTA", gguf_as="BertModel"),
 }
-ARCHITECTURES: Mapping[str, Architecture] = {**FAMILIES, **POOLING_FAMILIES}
+ARCHITECTURES: Mapping[str, Architecture] = {**FAMILIES, **MULTIMODAL, **POOLING_FAMILIES}
 
 
 def family_of(architecture: str) -> Family:

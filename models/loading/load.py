@@ -93,6 +93,7 @@ def load_model(
     return LoadedModel(
         decoder=decoder,
         architecture=opened.config.architecture(),
+        family=opened.family if isinstance(opened, OpenedModel) else None,
         compute=compute,
         vocab_size=opened.vocab_size,
         max_position=opened.max_position,

@@ -18,8 +18,9 @@ from models.config.hf_config import HFConfig
 from models.config.overrides import OverriddenConfig, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.families.gguf_config import gguf_config
+from models.families.multimodal import find_family, language_model_of
 from models.families.name_map import Rules
-from models.families.registry import ARCHITECTURES, Family, family_of, unsupported
+from models.families.registry import ARCHITECTURES, Family, unsupported
 from models.sources.resolve import ModelFiles
 
 if TYPE_CHECKING:
@@ -28,17 +29,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A model that is described by its family: specification, checkpoint and names of tensors. No weights are read."""
+    """A model that is described by its family: specification and checkpoint. No weights are read."""
 
     overridden: OverriddenConfig
     checkpoint: Checkpoint
     spec: DecoderSpec
-    names: Rules
-    note: str  # the family's start-up note; may be empty
+    family: Family
 
     @property
     def config(self) -> HFConfig:
         return self.overridden.config
+
+    @property
+    def names(self) -> Rules:
+        """The rules for the names of the checkpoint's tensors."""
+        names = self.family.gguf_names if isinstance(self.checkpoint, GGUFCheckpoint) else self.family.names
+        assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
+        return names
+
+    @property
+    def note(self) -> str:
+        """The family's start-up note; may be empty."""
+        return self.family.note
 
     @property
     def attention_specs(self) -> list[AttentionSpec]:
@@ -66,11 +78,8 @@ def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) ->
 
     Raises a ModelError if files are missing or malformed, or the model is not supported.
     """
-    overridden, checkpoint = _open_checkpoint(files, overrides or {})
-    family = family_of(overridden.config.architecture())
-    names = family.gguf_names if files.gguf else family.names
-    assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
-    return OpenedModel(overridden, checkpoint, _describe(family, overridden.config), names, family.note)
+    family, overridden, checkpoint = _open_checkpoint(files, overrides or {})
+    return OpenedModel(overridden, checkpoint, _describe(family, overridden.config), family)
 
 
 def open_with_either(
@@ -97,8 +106,8 @@ def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transfo
     The folder needs no weights.
     """
     if _open_with_transformers(files, overrides, use_transformers) is None:
-        config = _overridden_config(files, overrides)[0].config
-        _describe(family_of(config.architecture()), config)
+        family, overridden, _ = _overridden_config(files, overrides)
+        _describe(family, overridden.config)
 
 
 def has_recurrence(files: ModelFiles) -> bool:
@@ -127,13 +136,16 @@ def _open_with_transformers(
         raise unsupported(architecture, f" by a family of headrace's own, and {error}") from error
 
 
-def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[OverriddenConfig, Checkpoint]:
+def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Family, OverriddenConfig, Checkpoint]:
     if files.gguf:
         gguf = GGUFCheckpoint(files.gguf)
-        return override(gguf_config(gguf), overrides), gguf
-    overridden, reader = _overridden_config(files, overrides)
+        config = gguf_config(gguf)
+        return find_family(config)[0], override(config, overrides), gguf
+    family, overridden, reader = _overridden_config(files, overrides)
     checkpoint = SafetensorsCheckpoint(files.folder)
-    return overridden, checkpoint if reader is None else QuantizedCheckpoint(checkpoint, reader)
+    if not family.is_wrapped and any(name.startswith("model.language_model.") for name in checkpoint.tensors):
+        family = language_model_of(family)  # saved from the multimodal class
+    return family, overridden, checkpoint if reader is None else QuantizedCheckpoint(checkpoint, reader)
 
 
 def _describe(family: Family, config: HFConfig) -> DecoderSpec:
@@ -150,9 +162,9 @@ def _describe(family: Family, config: HFConfig) -> DecoderSpec:
 
 def _overridden_config(
     files: ModelFiles, overrides: Mapping[str, Any]
-) -> tuple[OverriddenConfig, QuantizedReader | None]:
-    """Return a folder's configuration, and a reader of its quantized weights; None if they are not quantized."""
-    family = family_of(files.config.architecture())  # an unknown architecture is the first error
-    overridden = override(family.text_config(files.config), overrides)
+) -> tuple[Family, OverriddenConfig, QuantizedReader | None]:
+    """Return a folder's family and configuration, and a reader of its weights if they are quantized."""
+    family, config = find_family(files.config)  # an unknown architecture is the first error
+    overridden = override(config, overrides)
     section = find_quantization_config(overridden.config, files.folder)
-    return overridden, None if section is None else reader_for(section)
+    return family, overridden, None if section is None else reader_for(section)

@@ -8,7 +8,6 @@ import torch
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
 from models.families.name_map import Rules
-from models.families.registry import family_of
 from models.loaded_model import LoadedWeights
 from models.loading.load import LoadOptions, build_decoder, cache_entry, compute_config
 from models.loading.open import open_model
@@ -53,4 +52,4 @@ def load_for_training(files: ModelFiles, options: LoadOptions, progress: Progres
     decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
     opened.overridden.refuse_unread(opened.config.architecture())
     architecture = opened.config.architecture()
-    return TrainingModel(decoder.requires_grad_(False), family_of(architecture).names, architecture, weights)
+    return TrainingModel(decoder.requires_grad_(False), opened.family.names, architecture, weights)

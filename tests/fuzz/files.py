@@ -19,7 +19,7 @@ from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import read_json_config
 from models.errors import ModelError
-from models.families.registry import family_of
+from models.families.multimodal import find_family
 from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
 from models.tokenizer.load import load_tokenizer_assets
@@ -119,8 +119,8 @@ def _of_folder(read: Callable[[Path], object], name: str) -> Callable[[bytes], o
 
 def _read_config(folder: Path) -> object:
     config = read_json_config(folder / "config.json")
-    family = family_of(config.architecture())
-    return family.describe(family.text_config(config))
+    family, text = find_family(config)
+    return family.describe(text)
 
 
 def _read_gguf_model(folder: Path) -> object:

@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -104,8 +104,8 @@ def random_model(config: PretrainedConfig, seed: int = 0, kind: type[PreTrainedM
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that generates text, also of a configuration that wraps a language model's."""
-    sees = hasattr(config, "vision_config")
-    mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING
+    wraps = config.get_text_config() is not config
+    mapping = MODEL_FOR_MULTIMODAL_LM_MAPPING if wraps else MODEL_FOR_CAUSAL_LM_MAPPING
     found: type[PreTrainedModel] = mapping[type(config)]
     return found
 

@@ -4,7 +4,7 @@ test_docs_tables.py and test_deploy.py compare."""
 import re
 from pathlib import Path
 
-from models.families.registry import FAMILIES, POOLING_FAMILIES, Architecture
+from models.families.registry import FAMILIES, MULTIMODAL, POOLING_FAMILIES, Architecture
 from server.app import ROUTERS
 from server.commands.options.arguments import show_default
 from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, Option
@@ -72,6 +72,13 @@ def model_table() -> Table:
     return rows
 
 
+def multimodal_table() -> Table:
+    rows: Table = [("class", "usual language model", "GGUF")]
+    for architecture, entry in sorted(MULTIMODAL.items(), key=lambda item: item[0].lower()):
+        rows.append((f"`{architecture}`", f"`{entry.wraps}`", _gguf_files(entry)))
+    return rows
+
+
 def pooling_model_table() -> Table:
     rows: Table = [("architecture", "family", "GGUF", "beyond Llama", "run with real weights")]
     tested: dict[str, list[str]] = {}
@@ -125,6 +132,7 @@ def parts() -> list[tuple[str, Path, str]]:
         ("variables", docs / "options.md", variable_table()),
         ("metrics", docs / "metrics.md", metric_table()),
         ("models", docs / "models.md", model_table()),
+        ("multimodal models", docs / "models.md", multimodal_table()),
         ("pooling models", docs / "models.md", pooling_model_table()),
         *((f"rooms of {package}", ROOT / package / "README.md", floor_table(package)) for package in FLOORS),
     ]

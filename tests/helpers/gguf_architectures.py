@@ -14,6 +14,7 @@ from tests.helpers.gguf_layouts import (
     as_they_are,
     delta_heads,
     falcon_groups,
+    halves,
     paired_experts,
     pairs,
     rates_and_shifted_norms,
@@ -303,6 +304,16 @@ def _delta(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
 
 
+def _axes(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """The rotated pairs for time, height and width, and one more number."""
+    num_pairs = int(_head_dim(config) * config.rope_parameters.get("partial_rotary_factor", 1.0)) // 2
+    writer.add_rope_dimension_sections([num_pairs - 2, 1, 1, 0])
+
+
+def _deepstack(writer: GGUFWriter, config: PretrainedConfig) -> None:  # noqa: ARG001
+    writer.add_num_deepstack_layers(3)
+
+
 _llama = _with(usual, _rotated(), _llama3_factors)
 _gptj = _classic(lambda config: config.n_positions, lambda _: None, lambda config: config.n_inner or 256)
 _of_positions = _classic(lambda config: config.n_positions, lambda _: None)
@@ -389,6 +400,14 @@ LAYOUTS: dict[str, Layout] = {
     "smollm3": Layout(MODEL_ARCH.SMOLLM3, pairs, _llama),
     "stablelm": Layout(MODEL_ARCH.STABLELM, stacked_norms, _with(usual, _rotated(0.25), _parallel)),
     "starcoder2": Layout(MODEL_ARCH.STARCODER2, as_they_are, usual),
+}
+
+# Language models of multimodal classes, by the type of the same model by itself.
+OF_MULTIMODAL = {
+    "glm4": Layout(MODEL_ARCH.GLM4, halves, _with(usual, _rotated(0.5), _axes)),
+    "qwen2": Layout(MODEL_ARCH.QWEN2VL, as_they_are, _with(usual, _axes)),
+    "qwen3": Layout(MODEL_ARCH.QWEN3VL, as_they_are, _with(usual, _axes, _deepstack)),
+    "qwen3_moe": Layout(MODEL_ARCH.QWEN3VLMOE, split_experts, _with(usual, _experts, _axes, _deepstack)),
 }
 
 # DeepSeek's files of before heads' matrices were split.

@@ -53,6 +53,19 @@ def pairs(config: PretrainedConfig, state: State) -> State:
     return {name: turned(name, tensor) for name, tensor in state.items()}
 
 
+def halves(config: PretrainedConfig, state: State) -> State:
+    """Neighboring rotary pairs to halves, in the rotated part of q's and k's heads."""
+    dim = config.head_dim
+    rotated = int(dim * config.rope_parameters["partial_rotary_factor"])
+    order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, dim)]
+
+    def turned(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        is_turned = ".q_proj." in name or ".k_proj." in name
+        return tensor.unflatten(0, (-1, dim))[:, order].flatten(0, 1) if is_turned else tensor
+
+    return {name: turned(name, tensor) for name, tensor in state.items()}
+
+
 def split_experts(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
     """Stacks [experts, gate and up, in] to one of each; Granite calls them and its router otherwise."""
     return dict(_with_split_experts(state))

@@ -7,6 +7,8 @@ import torch
 from models.attention.base import AttentionBackend
 from models.attention.select import select_backend
 from models.decoder import Decoder
+from models.families.multimodal import language_model_of
+from models.families.registry import ARCHITECTURES, Family, family_of
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import cpu_compute, load_folder
@@ -42,4 +44,11 @@ def as_loaded(
         weight_bytes=0,
         tokenizer=TokenizerAssets(tokenizer_json, None, {}, None, [2], False),
         generation_defaults={},
+        family=_family(architecture),
     )
+
+
+def _family(architecture: str) -> Family:
+    """The family of an architecture; of a multimodal class, that of its usual language model."""
+    entry, family = ARCHITECTURES[architecture], family_of(architecture)
+    return family if entry.wraps is None else language_model_of(family, entry.body)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
 from models.architecture.attention import AttentionSpec
@@ -14,24 +14,24 @@ from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import GatedDeltaSpec, ShortConvSpec
 from models.config.hf_config import HFConfig
-from models.families.registry import family_of
+from models.families.multimodal import find_family
 
 _PARALLEL = (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
 
 
 def described(config: PretrainedConfig) -> tuple[str, DecoderSpec]:
     """The architecture of a configuration, and what its family makes of it. Imports no model of transformers."""
-    is_multimodal = hasattr(config, "vision_config")
-    names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if is_multimodal else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    is_multimodal = config.get_text_config() is not config
+    names = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES if is_multimodal else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     architecture: str = names[config.model_type]
     return architecture, described_as(architecture, config)
 
 
 def described_as(architecture: str, config: PretrainedConfig) -> DecoderSpec:
     """The spec that the family of `architecture` makes of a configuration."""
-    family = family_of(architecture)
     fields = {**config.to_dict(), "architectures": [architecture]}
-    return family.describe(family.text_config(HFConfig(fields, architecture)))
+    family, text = find_family(HFConfig(fields, architecture))
+    return family.describe(text)
 
 
 def techniques_of(spec: DecoderSpec) -> list[str]:

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFWriter
 from transformers import PretrainedConfig, PreTrainedModel
 
 from models.decoder import Decoder
-from models.families.registry import FAMILIES
+from models.families.registry import FAMILIES, MULTIMODAL
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, mistral_config, random_model
-from tests.helpers.gguf_architectures import LAYOUTS, OLD_DEEPSEEK
+from tests.helpers.gguf_architectures import LAYOUTS, OF_MULTIMODAL, OLD_DEEPSEEK
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.techniques import described
@@ -96,6 +97,35 @@ def transformers_logits(model: PreTrainedModel) -> torch.Tensor:
 def test_gguf_logits_equal_transformers(tmp_path: Path, variant: str) -> None:
     model = random_model(without_what_gguf_omits(ALL_VARIANTS[variant]()))
     write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32)
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["glm4", "qwen2", "qwen3", "qwen3-moe"])
+def test_language_model_of_a_multimodal_class(tmp_path: Path, variant: str) -> None:
+    model = random_model(without_what_gguf_omits(ALL_VARIANTS[variant]()))
+    layout = OF_MULTIMODAL[model.config.model_type]
+    write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32, layout=layout)
+
+    logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
+
+    torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["deepseek-v3", "qwen3.5", "qwen3.5-moe"])
+def test_blocks_for_multi_token_prediction_are_left_out(tmp_path: Path, variant: str) -> None:
+    model = random_model(without_what_gguf_omits(ALL_VARIANTS[variant]()))
+    num_layers = model.config.num_hidden_layers
+
+    def add_block(writer: GGUFWriter) -> None:
+        writer.add_nextn_predict_layers(1)
+        writer.add_block_count(num_layers + 1)
+        for name in ("nextn.eh_proj", "attn_q", "attn_norm"):
+            writer.add_tensor(f"blk.{num_layers}.{name}.weight", np.ones((2, 2), np.float32))
+
+    write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32, adds=add_block)
 
     logits = logits_of(load_gguf([tmp_path / "model.gguf"]))
 
@@ -189,5 +219,5 @@ def test_gguf_split_into_parts_equals_the_whole(tmp_path: Path) -> None:
 
 
 def test_every_gguf_architecture_has_a_layout() -> None:
-    written = {layout.name for layout in LAYOUTS.values()}
-    assert {entry.gguf for entry in FAMILIES.values()} - {None} <= written
+    written = {layout.name for layout in (*LAYOUTS.values(), *OF_MULTIMODAL.values())}
+    assert {entry.gguf for entry in (*FAMILIES.values(), *MULTIMODAL.values())} - {None} <= written

@@ -1,38 +1,200 @@
 """Multimodal checkpoints: which of their fields and tensors are the language model's."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig, PreTrainedModel
 
 from models.config.hf_config import HFConfig
+from models.errors import CheckpointError, UnsupportedModelError
+from models.families.multimodal import find_family
 from models.families.name_map import NameMap
-from models.families.registry import family_of
-from tests.helpers.checkpoints import VOCAB_SIZE, random_model
-from tests.models.families.multimodal_variants import MULTIMODAL_VARIANTS
+from models.families.registry import MULTIMODAL
+from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, load_folder, qwen2_config, random_model
+from tests.helpers.paged import PagedRun, PagedSequence
+from tests.models.families.multimodal_models import MULTIMODAL_MODELS, WITH_SPEECH
+from tests.models.families.multimodal_variants import AXES, MULTIMODAL_VARIANTS
+from tests.models.families.recurrent_variants import qwen35
+from tests.models.families.test_parity import random_prompts, save, truth
 from tests.models.loading.test_load import load, save_tokenizer
 
-MULTIMODAL = ("Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration", "Mistral3ForConditionalGeneration")
+(PROMPT,) = random_prompts((20,))
+# Classes of transformers that give the logits of these language models without their scale.
+UNSCALED = ("aya_vision", "cohere2_vision", "granite_speech", "granite_speech_plus")
+ALSO_KNOWN_AS = {"KimiK25ForConditionalGeneration": "Kimi_K25ForConditionalGeneration"}
+
+
+def logits_of(folder: Path) -> torch.Tensor:
+    return PagedRun(load_folder(folder)).step([(PagedSequence(), PROMPT)])[0]
+
+
+def check(folder: Path, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(logits_of(folder), expected, rtol=0.0, atol=1e-4)
+
+
+def saved(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
+    model = random_model(config)
+    save(model, folder)
+    return model
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    """Change fields of config.json; None removes one."""
+    path = folder / "config.json"
+    fields = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in fields.items() if value is not None}))
+
+
+def rename_tensors(folder: Path, **prefixes: str) -> None:
+    """Replace the first part of tensors' names."""
+    path = folder / "model.safetensors"
+    parts = {name: name.partition(".") for name in load_file(path)}
+    named = {prefixes.get(first, first) + dot + rest: name for name, (first, dot, rest) in parts.items()}
+    tensors = load_file(path)
+    save_file({new: tensors[name] for new, name in named.items()}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize("architecture", [*MULTIMODAL_MODELS, *ALSO_KNOWN_AS])
+def test_text_has_the_logits_of_transformers_class(architecture: str, tmp_path: Path) -> None:
+    model = saved(tmp_path, MULTIMODAL_MODELS[ALSO_KNOWN_AS.get(architecture, architecture)]())
+    change_config(tmp_path, architectures=[architecture])
+    scale = 1.0
+    if model.config.model_type in UNSCALED:
+        text = model.config.get_text_config()
+        scale = getattr(text, "logit_scale", 1.0) / getattr(text, "logits_scaling", 1.0)
+
+    check(tmp_path, truth(model, PROMPT) * scale)
+
+
+@pytest.mark.parametrize("architecture", WITH_SPEECH)
+def test_thinker_within_a_model_that_speaks(architecture: str, tmp_path: Path) -> None:
+    thinker = architecture.replace("ForConditionalGeneration", "ThinkerForConditionalGeneration")
+    model = saved(tmp_path, MULTIMODAL_MODELS[thinker]())
+    config = {"architectures": [architecture], "thinker_config": model.config.to_dict(), "talker_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    talker = {"talker.model.embed_tokens.weight": torch.ones(2, 2)}
+    save_file(
+        {**{f"thinker.{name}": tensor for name, tensor in tensors.items()}, **talker}, tmp_path / "model.safetensors"
+    )
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_every_multimodal_class_is_compared() -> None:
+    assert MULTIMODAL.keys() == {*MULTIMODAL_MODELS, *ALSO_KNOWN_AS, *WITH_SPEECH}
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def names_of(architecture: str) -> NameMap:
+    family, _ = find_family(HFConfig({"architectures": [architecture]}, "config.json"))
+    return NameMap(family.names)
 
 
 @pytest.mark.parametrize("architecture", MULTIMODAL)
-@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+@pytest.mark.parametrize("prefix", ["model.", "language_model.model.", "model.language_model.", "model.text_model."])
 def test_language_model_is_found_under_old_and_new_names(architecture: str, prefix: str) -> None:
-    names = NameMap(family_of(architecture).names)
+    (destination,) = names_of(architecture).destinations(f"{prefix}embed_tokens.weight")
 
-    (destination,) = names.destinations(f"{prefix}layers.3.self_attn.q_proj.weight")
-
-    assert (destination.module, destination.shard) == ("layers.3.attn.qkv", "q")
+    assert destination.module == "embed"
 
 
 @pytest.mark.parametrize("architecture", MULTIMODAL)
 @pytest.mark.parametrize(
-    "name", ["vision_tower.encoder.layers.1.q.weight", "model.vision_tower.x.y", "multi_modal_projector.mm.weight"]
+    "name",
+    [
+        "vision_tower.encoder.layers.1.q.weight",
+        "model.vision_tower.x.y",
+        "multi_modal_projector.mm.weight",
+        "visual.blocks.0.attn.qkv.weight",
+        "model.audio_tower.layers.0.fc1.bias",
+        "mtp.layers.0.mlp.down_proj.weight",
+    ],
 )
-def test_vision_tensors_are_ignored(architecture: str, name: str) -> None:
-    names = NameMap(family_of(architecture).names)
+def test_encoders_and_drafting_layers_are_ignored(architecture: str, name: str) -> None:
+    names = names_of(architecture)
 
     assert names.is_ignored(name)
-    assert not names.is_ignored("audio_tower.layers.0.weight")
+    assert not names.is_ignored("model.some_tower.layers.0.weight")
+
+
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+def test_multimodal_class_may_have_a_flat_configuration(tmp_path: Path) -> None:
+    model = saved(tmp_path, qwen2_config())
+    change_config(tmp_path, architectures=["Qwen2_5_VLForConditionalGeneration"], model_type="qwen2_5_vl")
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_class_of_a_language_model_may_have_a_nested_configuration(tmp_path: Path) -> None:
+    model = saved(tmp_path, MULTIMODAL_MODELS["Qwen3_5ForConditionalGeneration"]())
+    change_config(tmp_path, architectures=["Qwen3_5ForCausalLM"])
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_class_of_a_language_model_may_have_the_names_of_the_whole(tmp_path: Path) -> None:
+    model = saved(tmp_path, qwen35())
+    rename_tensors(tmp_path, model="model.language_model")
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_old_files_of_qwen_vl_have_flat_configurations_and_names(tmp_path: Path) -> None:
+    model = saved(tmp_path, MULTIMODAL_MODELS["Qwen2_5_VLForConditionalGeneration"]())
+    text = model.config.text_config.to_dict()
+    rope = {"rope_scaling": {"type": "mrope", "mrope_section": AXES["mrope_section"]}, "rope_theta": AXES["rope_theta"]}
+    fields = {**text, **rope, "rope_parameters": None, "text_config": None, "tie_word_embeddings": False}
+    change_config(tmp_path, **{**fields, "architectures": ["Qwen2_5_VLForConditionalGeneration"]})
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name.replace("model.language_model.", "model."): tensors[name] for name in tensors}, path)
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_language_model_is_the_one_that_the_section_names(tmp_path: Path) -> None:
+    config = MULTIMODAL_MODELS["LlavaForConditionalGeneration"]()
+    model = saved(tmp_path, type(config)(text_config=qwen2_config().to_dict(), vision_config=config.vision_config))
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_language_model_without_a_family_is_refused_by_name() -> None:
+    fields = {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": "bloom7"}}
+
+    with pytest.raises(UnsupportedModelError, match="with the language model 'bloom7', which no family computes"):
+        find_family(HFConfig(fields, "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ([4, 2, 1], r"mrope_section is \[4, 2, 1\]; .* 8 rotated pairs"),
+        ([4, -2, 6], "mrope_section is"),
+        ("4, 2, 2", "mrope_section is"),
+        ([], "mrope_section is"),
+    ],
+)
+def test_axes_that_do_not_fill_a_head_are_refused(sections: object, message: str) -> None:
+    rope = {**AXES, "mrope_section": sections}
+    fields = {
+        **SMALL,
+        "hidden_act": "silu",
+        "rope_parameters": rope,
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+    }
+    family, config = find_family(HFConfig(fields, "config.json"))
+
+    with pytest.raises(CheckpointError, match=message):
+        family.describe(config)
 
 
 def test_gemma3_fields_that_the_hub_s_files_leave_out_have_their_usual_values() -> None:
@@ -44,11 +206,10 @@ def test_gemma3_fields_that_the_hub_s_files_leave_out_have_their_usual_values() 
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
         "sliding_window": 1024,
     }
-    config = HFConfig({"architectures": [MULTIMODAL[0]], "text_config": text}, "config.json")
+    fields = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
 
-    family = family_of(MULTIMODAL[0])
-
-    spec = family.describe(family.text_config(config))
+    family, config = find_family(HFConfig(fields, "config.json"))
+    spec = family.describe(config)
 
     assert (len(spec.layers), spec.vocab_size, spec.max_position, spec.has_tied_head) == (34, 262208, 131072, True)
     attention = spec.layers[0].attention

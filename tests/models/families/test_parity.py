@@ -79,9 +79,15 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def make_pair(variant: str, folder: Path, column: Column) -> Pair:
     model = random_model(ALL_VARIANTS[variant]())
-    model.save_pretrained(folder)
+    save(model, folder)
     prompts = random_prompts(LENGTHS)
     return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], column)
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Save a model; transformers 5.24 would write layers of some language models under the names of their towers."""
+    is_mixed_up = model.config.model_type in ("kimi_k25", "qianfan_ocr")
+    model.save_pretrained(folder, save_original_format=not is_mixed_up)
 
 
 def random_prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:

@@ -1,0 +1,76 @@
+"""MULTIMODAL_MODELS: a tiny configuration of every multimodal class, made from the class's own defaults."""
+
+import functools
+from collections.abc import Callable
+
+from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+from models.families.registry import MULTIMODAL
+from tests.helpers.checkpoints import SMALL
+from tests.models.families.deepseek_variants import LATENT
+from tests.models.families.multimodal_variants import AXES
+
+# Sizes of the parts that are left out, by the names that configurations have for them.
+_TINY = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "embed_dim", "d_model", "hidden_dim", "output_dim"), 16),
+    **dict.fromkeys(("encoder_ffn_dim", "mlp_dim", "head_dim", "num_position_embeddings", "vocab_size"), 16),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "encoder_layers", "depth"), 1),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads", "encoder_attention_heads"), 1),
+    **dict.fromkeys(("image_size", "num_mel_bins", "max_source_positions"), 8),
+    "base_channels": 32,
+    "channel_multiplier": [1],
+    "deepstack_visual_indexes": [],
+    "depths": [1, 1],
+    "downsampling_ratios": [2],
+    "fullatt_block_indexes": [0],
+    "global_attn_indexes": [0],
+    "out_channels": 64,
+    "out_hidden_size": 64,
+    "patch_size": 4,
+    "window_size": 0,
+}
+# Fields of language models whose defaults do not fit tiny sizes.
+_AXES = {"rope_parameters": AXES}
+_PARTLY = {"rope_parameters": {**AXES, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}}
+_DELTA = {"head_dim": 32, "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
+_FEW_EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_TEXT: dict[str, dict[str, object]] = {
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"), _AXES),
+    **dict.fromkeys(("glm4v_text", "glm_ocr_text"), _PARTLY),
+    "deepseek_v3": {**LATENT, "n_group": 4, "topk_group": 2},
+    "glm_ocr_text": {**_PARTLY, "head_dim": 16},
+    "qwen3_5_text": _DELTA,
+    "qwen3_5_moe_text": {**_DELTA, **_FEW_EXPERTS, "shared_expert_intermediate_size": 32},
+    "qwen3_omni_moe_text": {**_AXES, **_FEW_EXPERTS, "head_dim": 16},
+    "qwen3_vl_text": {**_AXES, "head_dim": 16},
+    "qwen3_vl_moe_text": {**_AXES, **_FEW_EXPERTS},
+}
+# The whole of an Omni model speaks, too: its thinker answers, and is a class of its own.
+WITH_SPEECH = ("Qwen2_5OmniForConditionalGeneration", "Qwen3OmniMoeForConditionalGeneration")
+
+
+def _tiny(kind: type[PretrainedConfig]) -> PretrainedConfig:
+    usual = kind()
+    text = usual.get_text_config()
+    parts = {}
+    for name in usual.sub_configs:
+        part = getattr(usual, name, None)
+        if name != "text_config" and part is not None:
+            fields = part.to_dict()
+            parts[name] = {**fields, **{field: size for field, size in _TINY.items() if field in fields}}
+    if "adaptor_config" in parts:
+        parts["adaptor_config"]["hidden_size"] = SMALL["hidden_size"]
+    small = type(text)(**{**SMALL, **_TEXT.get(text.model_type, {})})
+    return kind(text_config=small.to_dict(), **parts)
+
+
+def _models() -> dict[str, Callable[[], PretrainedConfig]]:
+    makers: dict[str, Callable[[], PretrainedConfig]] = {}
+    for kind, model in MODEL_FOR_MULTIMODAL_LM_MAPPING.items():
+        if model.__name__ in MULTIMODAL and model.__name__ not in WITH_SPEECH:
+            makers.setdefault(model.__name__, functools.partial(_tiny, kind))
+    return makers
+
+
+MULTIMODAL_MODELS = _models()
