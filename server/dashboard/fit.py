@@ -1,11 +1,11 @@
-"""fit_of: whether one more user fits on a model's engine, by docs/operations.md#capacity, and about how many do."""
+"""fit_of, pooling_fit_of: whether one more user fits on a model's engine, by docs/operations.md#capacity."""
 
 from engine.client.interface import EngineState
-from server.live.reports import Fit
+from server.live.reports import Fit, PoolingFit
 from server.live.request_table import RequestTable
 from server.served.model import ServedModel
 
-FIRST_TOKEN_LIMIT_S, GAP_LIMIT_S = 2.0, 0.1  # faster than that, a chat feels quick, and text comes as fast as one reads
+FIRST_TOKEN_LIMIT_S, GAP_LIMIT_S = 2.0, 0.1  # faster than that, answers feel quick, and text comes as fast as one reads
 PAUSE_S = 45.0  # of a user, who reads, thinks and writes
 _DEFAULT_TOKENS = 1000  # of a request, before any was answered
 
@@ -47,6 +47,17 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
         answer_s=mean_s,
         users=None if not mean_s or not most_quick or is_slow else int(most_quick * (mean_s + PAUSE_S) / mean_s),
     )
+
+
+def pooling_fit_of(model: ServedModel, now_ms: float) -> PoolingFit | None:
+    """Return whether one more user fits; None if the model's engine is not ready, or generates."""
+    info, requests = model.info, model.live.requests
+    if info is None or info.pooling is None or model.client.status().state is not EngineState.READY:
+        return None
+    both = requests.latencies(now_ms), requests.open_latencies()
+    answer_s = max((each.whole_s[1] for each in both if each.whole_s), default=None)
+    fits = answer_s is None or answer_s <= FIRST_TOKEN_LIMIT_S
+    return PoolingFit(model.name, fits, answer_s, model.live.pace.texts_per_s)
 
 
 def _seen(requests: RequestTable, now_ms: float) -> tuple[float | None, float | None]:

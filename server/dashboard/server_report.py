@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import chain
 
 from server.context import ServerContext
-from server.dashboard.fit import fit_of
+from server.dashboard.fit import fit_of, pooling_fit_of
 from server.dashboard.jobs import unfinished_jobs
 from server.errors import StorageFailed
 from server.live.history import MINUTE_S, NUM_MINUTES, NUM_TEN_MINUTES, TEN_MINUTES_S, key_of
@@ -24,6 +24,7 @@ async def server_report(context: ServerContext, owner: str) -> ServerReport:
     machine = await asyncio.to_thread(context.machine.sample)
     now_s, history = time.time(), context.history
     fits = [fit_of(model, now_s * 1000) for model in context.models]
+    pooling_fits = [pooling_fit_of(model, now_s * 1000) for model in context.models]
     return ServerReport(
         version=importlib.metadata.version("headrace"),
         started_at=context.created_s,
@@ -41,6 +42,7 @@ async def server_report(context: ServerContext, owner: str) -> ServerReport:
         open=[OpenUse(key, is_batch, number) for (key, is_batch), number in _open(context).items()],
         jobs=jobs,
         fits=[each for each in fits if each is not None],
+        pooling_fits=[each for each in pooling_fits if each is not None],
     )
 
 

@@ -33,6 +33,16 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     users: int | None
 
 
+class PoolingFit(msgspec.Struct, frozen=True):
+    """Whether one more user of a model for embeddings or scores fits now. answer_s: 90th percentile of the time of
+    requests in the last five minutes, or the longer one of open requests; null without any."""
+
+    model: str
+    has_room: bool
+    answer_s: float | None
+    texts_per_s: float
+
+
 class ModelHealth(msgspec.Struct, frozen=True):
     """State of one model's engine. reason: why it is not ready. batch_running, batch_paused: lines of batches.
     batch_tokens_per_s: tokens that the running lines write. texts_open, texts_per_s: open requests of clients to a
@@ -84,3 +94,4 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     open: list[OpenUse]
     jobs: list[JobSummary]  # unfinished ones
     fits: list[Fit]
+    pooling_fits: list[PoolingFit]

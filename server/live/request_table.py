@@ -15,7 +15,7 @@ from server.errors import RequestNotKnown
 from server.live.answer_means import AnswerMeans
 from server.live.request_stories import RequestStory, SequenceStories, followed_sequences, story_without_choices
 from server.live.requests import LiveGeneration, LiveRequest, finished_request, open_request
-from server.metrics.request_record import RequestRecord
+from server.metrics.request_record import RequestOutcome, RequestRecord
 from server.schemas.base import quote
 
 MAX_OPEN_SHOWN = 64
@@ -124,15 +124,21 @@ class RequestTable:
         return [kept.story.request for kept in merged]
 
     def latencies(self, now_ms: float, window_s: float = 300.0) -> "Latencies":
-        """Return the latencies of the requests that ended within the window."""
-        ended = [each for each in self.recent() if now_ms - each.began_ms - each.seconds * 1000 < window_s * 1000]
+        """Return the latencies of the requests that ended within the window, without those that got nothing."""
+        ended = [
+            each
+            for each in self.recent()
+            if now_ms - each.began_ms - each.seconds * 1000 < window_s * 1000
+            and (each.first_token_s is not None or each.state == RequestOutcome.COMPLETED)
+        ]
         firsts = [each.first_token_s for each in ended if each.first_token_s is not None]
         gaps = [
             (each.seconds - each.first_token_s) / (each.output_tokens - 1)
             for each in ended
             if each.first_token_s is not None and each.output_tokens > 1
         ]
-        return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
+        wholes = [each.seconds for each in ended]
+        return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps), _percentiles(wholes))
 
     @property
     def num_open_lines(self) -> int:
@@ -156,7 +162,8 @@ class RequestTable:
             for lasted_s, each in running
             if each.first_token_s is not None and each.output_tokens >= _MIN_TOKENS
         ]
-        return Latencies(len(running), _percentiles(firsts), _percentiles(gaps))
+        wholes = [lasted_s for lasted_s, _ in running]
+        return Latencies(len(running), _percentiles(firsts), _percentiles(gaps), _percentiles(wholes))
 
 
 def _known(record: RequestRecord, request: LiveRequest) -> _KnownRequest:
@@ -174,11 +181,13 @@ def request_not_known(name: str) -> RequestNotKnown:
 
 
 class Latencies(msgspec.Struct, frozen=True):
-    """Latencies in seconds at the 50th, 90th and 99th percentile; empty lists without requests."""
+    """Latencies in seconds at the 50th, 90th and 99th percentile; empty lists without requests. whole_s: of requests
+    from beginning to end."""
 
     num_requests: int
     first_token_s: list[float]
     per_token_s: list[float]
+    whole_s: list[float]
 
 
 def _percentiles(values: list[float]) -> list[float]:

@@ -7,11 +7,11 @@ import pytest
 from fastapi import FastAPI
 
 from engine.protocol import StepStats
-from server.dashboard.fit import fit_of
+from server.dashboard.fit import GAP_LIMIT_S, fit_of, pooling_fit_of
 from server.live.reports import Fit
 from server.live.requests import GenerationProgress
 from server.metrics.request_record import RequestRecord
-from tests.helpers.fake_client import FakeClient, make_app, says
+from tests.helpers.fake_client import FakeClient, make_app, pooling_client, says
 
 pytestmark = pytest.mark.fast
 
@@ -51,7 +51,8 @@ def test_no_user_fits_while_answers_come_slower_than_the_limit() -> None:
         live.requests.on_over(_ended(0.5, 2.5, output_tokens))
     fit = _fit(app)
     assert (fit.reasons, fit.users) == (["seen_gap"], None)
-    assert fit.seen_gap_s == pytest.approx(0.2, rel=0.1)
+    assert fit.seen_gap_s is not None
+    assert fit.seen_gap_s > GAP_LIMIT_S
 
 
 def test_no_user_fits_while_open_requests_wait_for_their_first_token() -> None:
@@ -69,3 +70,23 @@ def test_no_user_fits_while_open_requests_wait_for_their_first_token() -> None:
     table.end(waiting)
     table.begin(_Generation(_ended(0.0, 3.0, 0), slow))
     assert _fit(app).reasons == ["seen_gap"]
+
+
+def test_room_for_embeddings_goes_by_the_time_of_whole_requests() -> None:
+    app = make_app(pooling_client())
+    model = app.state.context.models.default
+
+    def told() -> tuple[bool, bool]:
+        """Whether one more user fits, and whether that is known."""
+        fit = pooling_fit_of(model, time.time() * 1000)
+        assert fit is not None
+        return fit.has_room, fit.answer_s is not None
+
+    assert fit_of(model, time.time() * 1000) is None
+    assert told() == (True, False)
+    record = RequestRecord("r", "POST", lambda _: None)
+    record.has_started, record.status, record.arrival_s = True, 200, time.monotonic()
+    model.live.requests.on_over(record)
+    assert told() == (True, True)
+    model.live.requests.begin(_Generation(_ended(0.0, 3.0, 0), GenerationProgress(9, 0, 0, None, None)))
+    assert told() == (False, True)

@@ -127,6 +127,15 @@ async def test_a_batch_is_paused_while_clients_are_served(tmp_path: Path) -> Non
                 assert (each["status"], each["is_paused"], each["left_s"]) == ("in_progress", is_paused, 21.0)
 
 
+async def test_the_operators_overview_has_unfinished_jobs_and_whose_they_are(tmp_path: Path) -> None:
+    async with _served(tmp_path) as served:
+        first, second = [(await create(served.client(name))).id for name in ("ann", "ben")]
+        batch = await _batch(served.client("ben"))
+        await served.runner.change(first, lambda each: each.enter(FinetuningStatus.FAILED, 0))
+        report = await served.get("root", "/dashboard/server")
+        assert {(each["id"], each["key"]) for each in report["jobs"]} == {(second, "ben"), (batch.id, "ben")}
+
+
 async def test_unfinished_jobs_come_first_and_a_removed_keys_jobs_stay(tmp_path: Path) -> None:
     async with _served(tmp_path) as served:
         client = served.client("ann")

@@ -1,6 +1,7 @@
 """The dashboard's report on the whole server, its settings and its log: for operators alone."""
 
 import asyncio
+import dataclasses
 import logging
 from typing import Any
 
@@ -11,9 +12,11 @@ from fastapi import FastAPI
 from engine.client.interface import EngineState, RestartReason
 from engine.config import EngineConfig
 from engine.protocol import StepStats
+from server.batches.running import run_body
 from server.commands.options.in_force import settings_in_force
 from server.commands.serve.engines import note_restart
 from server.config.server import ServerConfig
+from server.keys.caller import ANYBODY
 from server.live.log_tail import MAX_LINES, LogTail
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.keys import bearer, entry, write_keys
@@ -222,3 +225,22 @@ async def test_embeddings_are_told_although_their_steps_end_with_nothing_that_ru
         assert (model["texts_open"], model["texts_per_s"], model["batch_running"]) == (1, 2.0, 0)
         client.pool_gate.set()
         await asking
+
+
+async def test_what_each_key_has_open_is_told_with_its_lines_of_batches_apart() -> None:
+    app = make_app(FakeClient(lambda _: [None]))
+    context = app.state.context
+    async with http(app) as api:
+        body = {"model": MODEL, "prompt": "Hello", "max_tokens": 9}
+        asking = asyncio.create_task(api.post("/v1/completions", json=body))
+        line = asyncio.create_task(run_body(context, dataclasses.replace(ANYBODY, name="ann"), "/v1/completions", body))
+        while context.live.requests.num_open < 2:
+            await asyncio.sleep(0)
+        report = await _report(app)
+        for each in (asking, line):
+            each.cancel()
+        await asyncio.gather(asking, line, return_exceptions=True)
+    assert sorted((each["key"], each["is_batch"], each["requests"]) for each in report["open"]) == [
+        ("", False, 1),
+        ("ann", True, 1),
+    ]

@@ -125,11 +125,11 @@ function showDrafts() {
   bars("drafts", rows, 1, (share) => `${Math.round(share * 100)} %`);
 }
 
-function showLatencies({ num_requests: numRequests, first_token_s: first, per_token_s: token }) {
+function showLatencies({ num_requests: numRequests, first_token_s: first, per_token_s: token, whole_s: whole }) {
   const row = (name, values) => h("tr", {}, h("td", {}, name), (values.length ? values : [null, null, null]).map((value) => h("td", {}, seconds(value))));
   byId("latencies").replaceChildren(
     h("thead", {}, h("tr", {}, h("th", {}, count(numRequests, "request")), ["half within", "9 of 10", "99 of 100"].map((each) => h("th", {}, each)))),
-    h("tbody", {}, row("for the first token", first), row("for each further token", token)),
+    h("tbody", {}, first.length === 0 && whole.length ? row("for the whole answer", whole) : [row("for the first token", first), row("for each further token", token)]),
   );
 }
 

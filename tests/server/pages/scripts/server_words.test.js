@@ -1,13 +1,29 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { failuresOf, fitOf, happening, knownSince, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "../assets/dashboard/server/words.js";
+import { failuresOf, happening, keyWords, knownSince, machineRows, pointsOf, roomOf, rowsOf, usesOf, verdict } from "../assets/dashboard/server/words.js";
 
 const FIT = { model: "m", reasons: [], running: 2, waiting: 0, slots: 8, free_tokens: 1000, request_tokens: 100, first_token_s: 0.5, gap_s: 0.05, most_quick: 3, answer_s: 15, users: 12 };
 const MACHINE = { num_cores: 4, cpu_busy: 0.5, cpu_own: 0.3, memory_total: 16e9, memory_free: 8e9, memory_own: 2e9, swap_total: 0, swap_used: 0, disks: [{ label: "cache", total_bytes: 100e9, free_bytes: 50e9 }] };
 const MODEL = { name: "m", state: "ready", reason: "", batch_running: 0, batch_paused: 0, batch_tokens_per_s: 0, texts_open: 0, texts_per_s: 0 };
-const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], jobs: [], is_draining: false };
+const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], pooling_fits: [], jobs: [], is_draining: false };
 const use = (requests, read, cached, written) => ({ requests, refused: 0, prompt_tokens: read, cached_tokens: cached, output_tokens: written });
 const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {}, batches: {} };
+
+const fitOf = (fit) => roomOf({ fits: [fit], pooling_fits: [] }).map(({ answer, reasons }) => [answer, reasons])[0];
+const usersOf = (fit) => roomOf({ fits: [fit], pooling_fits: [] })[0].users;
+
+test("a request is put down to its key, or to none", () => {
+  assert.deepEqual(["ann", "", "without a valid key"].map(keyWords), ["key ann", "", "without a valid key"]);
+});
+
+test("room for embeddings or scores goes by the time of whole requests", () => {
+  const told = (fit) => roomOf({ fits: [], pooling_fits: [{ model: "e", has_room: true, answer_s: null, texts_per_s: 0, ...fit }] })[0];
+  assert.deepEqual(told({}), { model: "e", answer: "Yes", reasons: ["nothing was asked in the last five minutes"], users: "" });
+  assert.deepEqual(told({ answer_s: 0.0521 }).reasons, ["requests take up to 53 ms (9 of 10)"]);
+  assert.equal(told({ answer_s: 1.5 }).reasons[0], "requests take up to 1.5 s (9 of 10)");
+  assert.deepEqual(told({ has_room: false, answer_s: 3 }).reasons, ["in the last five minutes, requests took up to 3.0 s (9 of 10), and 2 s is the limit"]);
+  assert.equal(told({ has_room: false, answer_s: 3 }).answer, "No");
+});
 
 test("room for one more user has its reasons", () => {
   assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 slots are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s (9 of 10)", "the KV cache has room for 10 more requests like the last ones"]]);

@@ -8,7 +8,7 @@ import { span } from "../jobs/words.js";
 import { lineChart } from "../line_chart.js";
 import { jobRow } from "../jobs/list.js";
 import { place } from "../placing.js";
-import { failuresOf, fitOf, happening, keyWords, knownSince, machineRows, pointsOf, rowsOf, usesOf, usersOf, verdict } from "./words.js";
+import { failuresOf, happening, keyWords, knownSince, machineRows, pointsOf, roomOf, rowsOf, usesOf, verdict } from "./words.js";
 
 const REFRESH_MS = 2000;
 const MAX_FAILURES = 12;
@@ -79,13 +79,11 @@ function showMachine() {
 }
 
 function showFits() {
-  byId("fit").replaceChildren(...(report.fits.length ? report.fits.map((fit) => {
-    const [answer, reasons] = fitOf(fit);
-    return h("div", {},
-      h("p", { class: "answer" }, h("b", { class: answer === "Yes" ? "good" : "bad" }, `${answer}.`), report.fits.length > 1 ? ` ${fit.model}` : ""),
-      h("ul", { class: "plain-list" }, reasons.map((reason) => h("li", {}, reason))),
-      usersOf(fit) ? h("p", { class: "muted small" }, usersOf(fit)) : null);
-  }) : [h("p", { class: "empty" }, "No model that writes text is loaded.")]));
+  const rooms = roomOf(report);
+  byId("fit").replaceChildren(...(rooms.length ? rooms.map(({ model, answer, reasons, users }) => h("div", {},
+    h("p", { class: "answer" }, h("b", { class: answer === "Yes" ? "good" : "bad" }, `${answer}.`), rooms.length > 1 ? ` ${model}` : ""),
+    h("ul", { class: "plain-list" }, reasons.map((reason) => h("li", {}, reason))),
+    users ? h("p", { class: "muted small" }, users) : null)) : [h("p", { class: "empty" }, "No model is loaded.")]));
 }
 
 function showWindow() {

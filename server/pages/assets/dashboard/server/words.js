@@ -16,7 +16,7 @@ const REASONS = {
 };
 
 /** Whether one more user fits, and why: [answer, reasons]. */
-export function fitOf(fit) {
+function fitOf(fit) {
   if (fit.reasons.length) return ["No", fit.reasons.map((reason) => REASONS[reason](fit))];
   const parts = [`${fit.slots - fit.running} of ${fit.slots} slots are free`];
   if (fit.gap_s) parts.push(`tokens would come every ${Math.round(fit.gap_s * 1000)} ms`);
@@ -25,8 +25,20 @@ export function fitOf(fit) {
   return ["Yes", parts];
 }
 
+/** The same for a model for embeddings or scores. */
+function poolingFitOf({ has_room: hasRoom, answer_s: answer }) {
+  if (!hasRoom) return ["No", [`in the last five minutes, requests took up to ${answer.toFixed(1)} s (9 of 10), and 2 s is the limit`]];
+  return ["Yes", [answer == null ? "nothing was asked in the last five minutes" : `requests take up to ${answer < 1 ? `${Math.ceil(answer * 1000)} ms` : `${answer.toFixed(1)} s`} (9 of 10)`]];
+}
+
+/** Whether one more user fits on each model: [{model, answer, reasons, users}]. */
+export const roomOf = ({ fits, pooling_fits: poolingFits }) => [
+  ...fits.map((fit) => ({ model: fit.model, found: fitOf(fit), users: usersOf(fit) })),
+  ...poolingFits.map((fit) => ({ model: fit.model, found: poolingFitOf(fit), users: "" })),
+].map(({ model, found: [answer, reasons], users }) => ({ model, answer, reasons, users }));
+
 /** How many users fit altogether, as a sentence; "" before that is known. */
-export function usersOf({ users, most_quick: most, answer_s: answerS }) {
+function usersOf({ users, most_quick: most, answer_s: answerS }) {
   if (!users) return "";
   return `At least ${count(users, "user")} in all: it has answered ${most} at once at reading speed, and an answer takes ${span(answerS)}; with 45 s to read and write between answers, ${most} × (${span(answerS)} + 45 s) / ${span(answerS)}.`;
 }
@@ -42,7 +54,8 @@ export function machineRows({ num_cores: cores, cpu_busy: busy, cpu_own: own, me
 }
 
 /** The first thing to know, in one or two sentences: {text, mood}. */
-export function verdict({ models, machine, fits, jobs, is_draining: isDraining }) {
+export function verdict(report) {
+  const { models, machine, fits, jobs, is_draining: isDraining } = report;
   const broken = models.filter(({ state }) => state === "dead" || state === "loading");
   if (isDraining) return { text: "Draining: running requests are finished, and new ones are refused.", mood: "bad" };
   if (broken.length === models.length && broken.length) return { text: `Not ready: ${broken[0].reason || broken[0].state}.`, mood: "bad" };
@@ -54,9 +67,10 @@ export function verdict({ models, machine, fits, jobs, is_draining: isDraining }
   const trainings = jobs.filter(({ kind, status }) => kind !== "batch" && status === "running").length;
   const work = [batch, trainings ? `${trainings === 1 ? "a fine-tuning job is" : `${trainings} fine-tuning jobs are`} training` : ""].filter(Boolean);
   const now = [users.join(", ") || (work.length ? "No users" : "Idle"), ...work].join("; ");
-  const room = fits.map((fit) => `${fits.length > 1 ? `${fit.model}: ` : ""}${fitOf(fit)[0] === "Yes" ? "one more user fits" : `no room for one more user: ${fitOf(fit)[1][0]}`}`);
+  const rooms = roomOf(report);
+  const room = rooms.map(({ model, answer, reasons }) => `${rooms.length > 1 ? `${model}: ` : ""}${answer === "Yes" ? "one more user fits" : `no room for one more user: ${reasons[0]}`}`);
   const parts = [[now, ...room].join("; "), full.length ? `Nearly full: ${full.join(", ")}` : ""].filter(Boolean);
-  return { text: `${parts.join(". ")}.`, mood: full.length || fits.some(({ reasons }) => reasons.length) ? "warn" : "good" };
+  return { text: `${parts.join(". ")}.`, mood: full.length || rooms.some(({ answer }) => answer === "No") ? "warn" : "good" };
 }
 
 /** What models for embeddings and scores do, as a part of a sentence; "" if nothing. */
