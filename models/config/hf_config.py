@@ -148,7 +148,7 @@ def read_json_config(path: Path) -> HFConfig:
     """Read a file with one JSON object. Raises CheckpointError if it does not exist or holds anything else."""
     text = read_text(path)
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, object_hook=_decode_float)
         if "\\ud" in text.lower():  # half of a surrogate pair is valid JSON, but no valid text
             json.dumps(fields, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
@@ -156,6 +156,13 @@ def read_json_config(path: Path) -> HFConfig:
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch the checkpoint again")
     return HFConfig(fields, str(path))
+
+
+def _decode_float(value: dict[str, Any]) -> object:
+    """Return the number that transformers writes as {"__float__": "Infinity"}; other objects as they are."""
+    tag = value.get("__float__")
+    is_tagged = len(value) == 1 and isinstance(tag, str) and tag in ("Infinity", "-Infinity", "NaN")
+    return float(str(tag)) if is_tagged else value
 
 
 def read_text(path: Path) -> str:

@@ -4,7 +4,8 @@ from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.gguf.metadata import gguf_metadata
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError
-from models.families.registry import architecture_of_gguf, family_of
+from models.families.refusal import check_is_model, refused_gguf
+from models.families.registry import ARCHITECTURES, architecture_of_gguf, family_of
 
 
 def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
@@ -15,6 +16,9 @@ def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
     """
     source = str(checkpoint.path)
     name = HFConfig(checkpoint.metadata, source).text("general.architecture")
+    check_is_model(name, source, checkpoint.tensors)
+    if not any(entry.gguf == name for entry in ARCHITECTURES.values()):
+        raise refused_gguf(name, checkpoint.tensors)
     architecture = architecture_of_gguf(name, checkpoint.metadata, checkpoint.tensors)
     file = gguf_metadata(name, checkpoint.metadata, checkpoint.tensors, checkpoint.path)
     fields = {

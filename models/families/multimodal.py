@@ -64,6 +64,12 @@ def find_family(config: HFConfig) -> tuple[Family, HFConfig]:
     return language_model_of(family, ARCHITECTURES[architecture].body), _merged(outer, text)
 
 
+def language_model_config(config: HFConfig) -> HFConfig:
+    """Return the configuration of a checkpoint's language model."""
+    outer, text = _sections(config)
+    return config if outer is text else _merged(outer, text)
+
+
 def _sections(config: HFConfig) -> tuple[HFConfig, HFConfig]:
     """Return the object around the language model's, and the language model's; the same if nothing is nested."""
     outer = inner = config

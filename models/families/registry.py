@@ -236,9 +236,8 @@ def family_of(architecture: str) -> Family:
 
 def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
     """Return the error for an unsupported architecture, with similar names; reason follows "is not supported"."""
-    return UnsupportedModelError(
-        f"architecture {quote_value(architecture)} is not supported{reason}; {_nearest(architecture, ARCHITECTURES)}"
-    )
+    nearest = nearest_names(architecture, ARCHITECTURES)
+    return UnsupportedModelError(f"architecture {quote_value(architecture)} is not supported{reason}; {nearest}")
 
 
 def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Container[str] = ()) -> str:
@@ -249,7 +248,9 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Contai
     candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if entry.gguf == name}
     if not candidates:
         known = sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf})
-        raise UnsupportedModelError(f"GGUF architecture {quote_value(name)} is not supported; {_nearest(name, known)}")
+        raise UnsupportedModelError(
+            f"GGUF architecture {quote_value(name)} is not supported; {nearest_names(name, known)}"
+        )
     for architecture, entry in candidates.items():
         if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):
             return architecture
@@ -258,6 +259,7 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Contai
     return next(name for name, entry in candidates.items() if entry.gguf_key is None and entry.gguf_tensor is None)
 
 
-def _nearest(name: str, supported: Iterable[str]) -> str:
+def nearest_names(name: str, supported: Iterable[str]) -> str:
+    """Return the words of an error for the supported architectures with names like `name`."""
     near = difflib.get_close_matches(name, supported, n=3, cutoff=0.0)
     return f"nearest by name are {', '.join(near)}; docs/models.md lists all that are"

@@ -20,7 +20,8 @@ from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.families.gguf_config import gguf_config
 from models.families.multimodal import find_family, language_model_of
 from models.families.name_map import Rules
-from models.families.registry import ARCHITECTURES, Family, unsupported
+from models.families.refusal import refused
+from models.families.registry import ARCHITECTURES, Family
 from models.sources.resolve import ModelFiles
 
 if TYPE_CHECKING:
@@ -123,17 +124,29 @@ def _open_with_transformers(
 
     Raises a ModelError if neither supports the model.
     """
-    architecture = files.config.architecture()
-    if use_transformers is False or (use_transformers is None and architecture in ARCHITECTURES):
+    has_family = files.config.architecture() in ARCHITECTURES
+    if has_family and not use_transformers:
         return None
     from models.transformers_backend.open import open_through_transformers  # imports transformers' models
 
     try:
-        return open_through_transformers(files, overrides)
+        opened = open_through_transformers(files, overrides)
     except UnsupportedModelError as error:
         if use_transformers:
             raise
-        raise unsupported(architecture, f" by a family of headrace's own, and {error}") from error
+        raise _refused(files, f" by a family of headrace's own, and {error}") from error
+    if use_transformers is False:
+        raise _refused(files, ", but transformers' code would run it: leave --model-impl at auto")
+    return opened
+
+
+def _refused(files: ModelFiles, reason: str) -> UnsupportedModelError:
+    """Return the error for a folder that no family computes, by its configuration and the tensors that are here."""
+    try:
+        tensors = list(SafetensorsCheckpoint(files.folder).tensors)
+    except (ModelError, OSError):
+        tensors = []
+    return refused(files.config, reason, tensors)
 
 
 def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Family, OverriddenConfig, Checkpoint]:

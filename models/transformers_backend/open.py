@@ -130,9 +130,10 @@ def open_through_transformers(files: ModelFiles, overrides: Mapping[str, Any]) -
     root = files.folder
     overridden = override(files.config, overrides)
     if find_quantization_config(overridden.config, root) is not None:
+        observe(find_foreign_model(overridden))  # raises if it would not run unquantized either
         raise UnsupportedModelError(
-            f"{root} has quantized weights, which headrace reads only for its own families; transformers' code runs "
-            "checkpoints with 16 or 32 bits"
+            f"{root} has quantized weights, which headrace reads only for its own families; transformers' code would "
+            "run an unquantized version, with 16 or 32 bits"
         )
     foreign = find_foreign_model(overridden)
     return OpenedTransformersModel(root, overridden, foreign, observe(foreign))

@@ -1,6 +1,7 @@
 """HFConfig: checked fields, rotary settings of old and new configurations, and what families make of them."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,17 @@ def test_a_window_that_is_null_is_none_and_one_that_is_not_stated_is_usual() -> 
     layers = [mistral.describe(config(**LLAMA, **changes)).layers[0] for changes in ({}, {"sliding_window": None})]
 
     assert [layer.attention.sliding_window for layer in layers] == [4096, None]
+
+
+@pytest.mark.parametrize("text", ["Infinity", '{"__float__": "Infinity"}'])
+def test_infinities_are_read_as_transformers_writes_them(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(f'{{"time_step_limit": [0.0, {text}], "rope": {{"__float__": "other"}}}}')
+
+    read = read_json_config(path)
+
+    assert read.raw("time_step_limit") == [0.0, math.inf]
+    assert read.raw("rope") == {"__float__": "other"}
 
 
 # --- registry --------------------------------------------------------------------------------------------------------
