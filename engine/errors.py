@@ -135,6 +135,10 @@ class ModelUnusable(StartupError):
     """The model's files are unsound, or of a kind that is not supported: they will never load as they are."""
 
 
+class TextUnusable(ModelUnusable):
+    """The model's tokenizer or chat template cannot be used. The message names no files, so that clients may see it."""
+
+
 class NotEnoughMemory(StartupError):
     """Training needs more memory than is free; the message has the arithmetic."""
 

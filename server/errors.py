@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -66,12 +67,18 @@ class BudgetSpent(RateLimited):
 
 
 class ModelFailed(EngineUnavailable):
-    """The requested model could not be loaded."""
+    """The requested model could not be loaded, or its tokenizer or chat template cannot be used."""
 
     def __init__(self, message: str, *, retry_after_s: float | None) -> None:
         """retry_after_s: None if a retry will fail too, until the operator has changed the model's files or options."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @classmethod
+    def because(cls, reason: str) -> Self:
+        """Return the error for a failure that lasts until the operator has changed the model. reason: names no
+        files."""
+        return cls(f"the model cannot be used until its operator changes it: {reason}", retry_after_s=None)
 
 
 class ModelNotFound(HeadraceError):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.errors import InvalidRequest, StartupError
+from engine.errors import InvalidRequest, TextUnusable
 from engine.protocol import TokenizerInfo
 from server.config.server import ServerConfig
 from server.reasoning.effort import EffortVariables
@@ -76,13 +76,13 @@ def build_text_model(
 ) -> TextModel:
     """Build a model's TextModel. workers: run its slow work. templates: runs its chat template.
 
-    Takes a second for a large vocabulary. Raises StartupError if the model's tokenizer or template cannot be used, and
-    OptionError for an unknown parser.
+    Takes a second for a large vocabulary. Raises StartupError (mostly TextUnusable) if the model's tokenizer or
+    template cannot be used, and OptionError for an unknown parser.
     """
     try:
         tokenizer = Tokenizer(info)
     except InvalidRequest as error:  # of the texts that it is tried with
-        raise StartupError(str(error)) from error
+        raise TextUnusable(str(error)) from error
     template = load_chat_template(
         config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts, templates
     )

@@ -12,14 +12,13 @@ from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
 from server.context import ServerContext
 from server.endpoints.binding.endpoint import EndpointRequest
 from server.endpoints.binding.registry import BATCH_ENDPOINTS, SUITABLE_PATHS
-from server.errors import RateLimited, TokensLimited, describe_error
+from server.errors import ModelFailed, RateLimited, TokensLimited, describe_error
 from server.generation.terms import serve_as_batch
 from server.jobs.answers import BodyAnswer
 from server.jobs.environment import Sleep
 from server.keys.caller import Caller, set_current_caller
 from server.metrics.request_record import RequestRecord, set_current_record
 
-_PASSING = (Shed, EngineUnavailable, RateLimited)
 _MIN_WAIT_S, _MAX_WAIT_S = 0.05, 30.0
 
 
@@ -29,9 +28,10 @@ async def run_body(
     """Return the endpoint's answer to the body, run for `caller` at batch priority.
 
     Temporary errors are retried and never returned: a full queue, a model being loaded, an engine being restarted, a
-    spent budget. A request that was running when two engines died is answered with 503, and one that needs more tokens
-    than the caller's key may use in a minute with 429. Raises EngineStopped if the server shuts down first; the body
-    must then be run again. Must be called in a task of its own, since it sets the task's current caller.
+    spent budget. A request that was running when two engines died is answered with 503, as is one to a model that its
+    operator must change first, and one that needs more tokens than the caller's key may use in a minute with 429.
+    Raises EngineStopped if the server shuts down first; the body must then be run again. Must be called in a task of
+    its own, since it sets the task's current caller.
 
     sleep: awaited before each retry.
     """
@@ -48,12 +48,17 @@ async def run_body(
             num_deaths += error.num_deaths
             if num_deaths >= MAX_DEATHS:  # the body may be the cause, and the server gives up after some more deaths
                 return _refusal(error, request_id)
-        except _PASSING as error:
-            if isinstance(error, TokensLimited) and error.retry_after_s is None:  # no minute allows that many
-                return _refusal(error, request_id)
+        except (Shed, EngineUnavailable, RateLimited) as error:
             # Only Shed may know when there is room.
             wait_s = min(_MAX_WAIT_S, max(2 * wait_s, math.ceil(getattr(error, "retry_after_s", None) or 0)))
         await sleep(wait_s)
+
+
+def _may_pass(error: Exception) -> bool:
+    match error:
+        case ModelFailed(retry_after_s=None) | TokensLimited(retry_after_s=None):  # no minute allows that many tokens
+            return False
+    return isinstance(error, Shed | EngineUnavailable | RateLimited)
 
 
 def _refusal(error: Exception, request_id: str) -> BodyAnswer:
@@ -78,7 +83,7 @@ async def _run_once(
         reply = describe_error(error, request_id)
         record.status = reply.status
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
-        if isinstance(error, _PASSING):
+        if _may_pass(error):
             record.is_usage = record.has_started  # a request that waits was not refused
             raise
         return BodyAnswer(request_id, reply.status, reply.body())

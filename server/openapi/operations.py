@@ -172,6 +172,11 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
     "DELETE /drain": Operation(answers={JSON: plain.DrainState}, errors=(InsufficientPermissions, AlreadyStopping)),
     "GET /version": Operation(answers={JSON: plain.ServerVersion}),
     "GET /live": Operation(answers={JSON: plain.Health}),
-    "GET /ready": Operation(answers={JSON: plain.Health}, unready=plain.Health),
+    "GET /ready": Operation(
+        answers={JSON: plain.Health},
+        query=[Query("model", {"type": "string"}, "Name of a model, to ask about it alone.")],
+        errors=(ModelNotFound,),
+        unready=plain.Health,
+    ),
     "GET /health": Operation(answers={JSON: plain.Health}, unready=plain.Health),
 }

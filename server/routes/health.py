@@ -1,16 +1,18 @@
 """/live, /ready and /health: probes that need no key and answer quickly under any load."""
 
 import time
+from collections.abc import Iterable, Sequence
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from engine.client.interface import EngineState
 from engine.errors import QueueFull
 from server.context import ServerContext
-from server.errors import UNAVAILABLE_RETRY_S
+from server.errors import UNAVAILABLE_RETRY_S, ModelNotFound
 from server.http.body import Context
 from server.http.model_state import model_state
+from server.schemas.base import quote
 from server.served.loadable_model import ModelState
 from server.served.model import UNUSABLE_TEXT, ServedModel
 
@@ -26,44 +28,59 @@ async def live() -> JSONResponse:
 
 
 @router.api_route("/ready", methods=["GET", "HEAD"])
-async def ready(context: Context) -> JSONResponse:
-    """Return 200 while the server accepts requests. If it does not, send traffic elsewhere."""
+async def ready(context: Context, request: Request) -> JSONResponse:
+    """Return 200 while the server accepts requests; with several models, while it accepts those to one of them, or to
+    the one that `model` names. If it does not, send traffic elsewhere."""
     context.drain.checked_s = time.monotonic()
-    if (problem := _problem(context)) is not None:
+    name = request.query_params.get("model")
+    models = list(context.models) if name is None else [_model_named(context, name)]
+    if (problem := _problem(context, models)) is not None:
         return problem
     try:
-        context.models.check_queue()
+        if name is None:
+            context.models.check_queue()
+        else:
+            models[0].check_queue_if_loaded()
     except QueueFull as error:
         return _unavailable("overloaded", str(error))
     limit = context.config.ready_max_waiting
-    num_waiting = sum(model.client.status().num_waiting for model in context.models)
+    num_waiting = sum(model.client.status().num_waiting for model in models)
     if limit is not None and num_waiting > limit:
         return _unavailable("overloaded", f"{num_waiting} waiting, more than {limit} (--ready-max-waiting)")
-    return _fine(context)
+    return _fine(models)
+
+
+def _model_named(context: ServerContext, name: str) -> ServedModel:
+    """Return the model with this name, whichever keys may use it. Raises ModelNotFound, which lists no names, since the
+    caller needs no key; adapters have the readiness of their model, and are not found."""
+    if not context.models.is_model_name(name):
+        raise ModelNotFound(f"no model of this server is called {quote(name)}")
+    return context.models.get_or_default(name)
 
 
 @router.api_route("/health", methods=["GET", "HEAD"])
 async def health(context: Context) -> JSONResponse:
     """Return 200 while the engine is ready, and is idle or makes progress; with several models, while one is served."""
     context.drain.checked_s = time.monotonic()
-    return _problem(context) or _fine(context)
+    models = list(context.models)
+    return _problem(context, models) or _fine(models)
 
 
-def _fine(context: ServerContext) -> JSONResponse:
-    """Return the response of a healthy server. It names no models, since callers need no key."""
-    models = context.models
-    if len(models) == 1 and models.default.loader is None:
+def _fine(models: Sequence[ServedModel]) -> JSONResponse:
+    """Return the response if one of the models is healthy. It names no models, since callers need no key."""
+    if len(models) == 1 and models[0].loader is None:
         return JSONResponse({"status": "ok"})
     has_failed = any(model.state is ModelState.FAILED for model in models)
     states = [{**model_state(model), "reason": None} for model in models]
     return JSONResponse({"status": "degraded" if has_failed else "ok", "models": states})
 
 
-def _problem(context: ServerContext) -> JSONResponse | None:
-    """Return the error response of a server that drains or has no healthy engine; None if the server is healthy."""
+def _problem(context: ServerContext, models: Iterable[ServedModel]) -> JSONResponse | None:
+    """Return the error response of a server that drains, or has a healthy engine for none of `models`; None if it is
+    healthy."""
     if context.drain.is_active:
         return _unavailable("draining", context.drain.reason, may_retry=True)
-    found = [_engine_problem(model, context) for model in context.models]
+    found = [_engine_problem(model, context) for model in models]
     problems = [problem for problem in found if problem is not None]
     if not problems or (context.models.have_started and len(problems) < len(found)):
         return None

@@ -59,6 +59,7 @@ class LoadableModel:
     load_started_s: float = 0.0
     failed_s: float = -math.inf
     has_failed_for_good: bool = False  # the last failure's cause is in the model's files or options
+    is_reason_public: bool = False  # `reason` names no files
     num_failures: int = 0  # consecutive failures to load
 
     @property
@@ -104,7 +105,9 @@ class LoadableModel:
         return self.failed_s + min(wait_s, _MAX_RETRY_S)
 
     def failure(self, now_s: float) -> EngineUnavailable:
-        """Return the error for requests to the failed model. It omits the reason, which may name files."""
+        """Return the error for requests to the failed model. It omits the reason if that may name files."""
+        if self.has_failed_for_good and self.is_reason_public:
+            return ModelFailed.because(self.reason)
         if self.has_failed_for_good:
             return ModelFailed(
                 "the model could not be loaded because of its files or options; use another model until the operator "

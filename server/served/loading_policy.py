@@ -160,10 +160,11 @@ class LoadingPolicy:
         complete(model.load_requests)
         self._advance()
 
-    def on_failed(self, name: str, reason: str, *, is_for_good: bool = False) -> None:
+    def on_failed(self, name: str, reason: str, *, is_for_good: bool = False, is_public: bool = False) -> None:
         """Mark the model as failed: it could not be loaded, or its engine died and is not restarted.
 
-        is_for_good: its files or options are the cause, so that clients need not try again.
+        is_for_good: its files or options are the cause, so that clients need not try again. is_public: clients may see
+        the reason.
         """
         model = self._models[name]
         assert model.state in (ModelState.LOADING, ModelState.LOADED)
@@ -171,6 +172,7 @@ class LoadingPolicy:
         model.reason = reason
         model.failed_s = self._now()
         model.has_failed_for_good = is_for_good
+        model.is_reason_public = is_public
         model.num_failures += 1
         model.must_unload = False
         model.keep_alive_s = None
@@ -216,7 +218,7 @@ class LoadingPolicy:
         return min(times, default=None)
 
     def on_deadline(self) -> None:
-        """Unload models that have been idle for long enough. If all models have failed, retry one."""
+        """Unload models that have been idle for long enough, and reload a failed model whose time has come."""
         retried = self._next_retried()
         if retried is not None and self._now() >= retried.own_retry_s and not self._is_closed:
             retried.state = ModelState.UNLOADED
@@ -224,11 +226,16 @@ class LoadingPolicy:
         self._advance()
 
     def _next_retried(self) -> LoadableModel | None:
-        """Return the failed model to reload first; None unless all models have failed. In that state the server is not
-        ready, so load balancers send no request that would cause a reload."""
-        if any(each.state is not ModelState.FAILED for each in self._models.values()):
+        """Return the failed model to reload first, without a request: load balancers send none to a model that is not
+        ready. Unless all models have failed, it is one whose failure may pass, and displaces no other model. None while
+        a model is loading."""
+        if any(each.state is ModelState.LOADING for each in self._models.values()):
             return None
-        return min(self._models.values(), key=lambda each: each.own_retry_s, default=None)
+        failed = [each for each in self._models.values() if each.state is ModelState.FAILED]
+        if len(failed) < len(self._models):
+            room = self._budget.free_bytes
+            failed = [each for each in failed if not each.has_failed_for_good and each.need_bytes <= room]
+        return min(failed, key=lambda each: each.own_retry_s, default=None)
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ import msgspec
 
 from engine.client.interface import EngineClient, EngineState, RequestStream
 from engine.config import EngineConfig
-from engine.errors import EngineUnavailable, OptionError, StartupError
+from engine.errors import EngineUnavailable, StartupError, TextUnusable
 from engine.protocol import AdapterRef, EngineInfo, EngineRequest, TokenizerInfo
 from server.config.server import ServerConfig
 from server.drain import Drain
+from server.errors import ModelFailed
 from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
@@ -225,15 +226,17 @@ class ServedModel:
     async def text_model(self) -> TextModel:
         """Return the tokenizer and chat template for a request. The first call builds them on a worker thread.
 
-        Raises EngineUnavailable before the model's first load, and if the tokenizer or template cannot be used.
+        Raises EngineUnavailable before the model's first load, and ModelFailed if the tokenizer or template cannot be
+        used.
         """
         try:
             return await self.prepare_text()
-        except (StartupError, OptionError):
-            raise EngineUnavailable(UNUSABLE_TEXT) from None
+        except StartupError as error:
+            reason = str(error) if isinstance(error, TextUnusable) else UNUSABLE_TEXT
+            raise ModelFailed.because(reason) from None
 
     async def prepare_text(self) -> TextModel:
-        """Return the tokenizer and chat template, as `text_model` does, but raise StartupError or OptionError with the
+        """Return the tokenizer and chat template, as `text_model` does, but raise StartupError with the
         reason if one of them cannot be used."""
         info = self.info or self.client.info  # which raises EngineUnavailable with the reason
         task = self.start_text_model(info.tokenizer)

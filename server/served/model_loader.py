@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from engine.client.interface import EngineClient
-from engine.errors import HeadraceError, ModelUnusable, OptionError
+from engine.errors import HeadraceError, ModelUnusable, OptionError, TextUnusable
 from engine.protocol import EngineInfo
 from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
@@ -165,13 +165,8 @@ class ModelLoader:
             info = await engine.wait_ready()
             managed.slot.engine_is_ready()
             await managed.prepare()
-        except HeadraceError as error:
-            is_for_good = isinstance(error, ModelUnusable | OptionError)
-            await self._fail(name, managed, engine, "could not be loaded", str(error), is_for_good=is_for_good)
-            return
-        except Exception:
-            logger.exception("loading the model %s failed with an internal error", name)
-            await self._fail(name, managed, engine, "could not be loaded", "an internal error; the log has the details")
+        except Exception as error:  # noqa: BLE001 - of this model alone, and logged by _fail
+            await self._fail(name, managed, engine, error)
             return
         need_bytes = info.weight_bytes + info.adapter_bytes + info.kv_bytes + PROCESS_BYTES
         if 0 < managed.model.need_bytes < need_bytes:
@@ -180,25 +175,23 @@ class ModelLoader:
         self._policy.on_loaded(name, need_bytes)
         logger.info("the model %s is loaded, in %.1f s", name, managed.model.load_s)
         self._set_timer()
-        await self._fail(name, managed, engine, "is no longer served", await engine.wait_dead())
+        await self._fail(name, managed, engine, await engine.wait_dead())
 
-    async def _fail(
-        self,
-        name: str,
-        managed: ManagedEngine,
-        engine: StartableEngine,
-        what: str,
-        reason: str,
-        *,
-        is_for_good: bool = False,
-    ) -> None:
+    async def _fail(self, name: str, managed: ManagedEngine, engine: StartableEngine, cause: Exception | str) -> None:
+        """Mark the model as failed. cause: the error of its start, or the reason for the end of its engine."""
         await _stop(name, engine)
         if self._is_closed:
             return
+        reason = str(cause)
+        if isinstance(cause, Exception) and not isinstance(cause, HeadraceError):
+            logger.error("loading the model %s failed with an internal error", name, exc_info=cause)
+            reason = "an internal error; the log has the details"
         managed.engine = None
         managed.slot.empty(reason)
+        what = "is no longer served" if isinstance(cause, str) else "could not be loaded"
         logger.error("the model %s %s: %s", name, what, reason)
-        self._policy.on_failed(name, reason, is_for_good=is_for_good)
+        is_for_good = isinstance(cause, ModelUnusable | OptionError)
+        self._policy.on_failed(name, reason, is_for_good=is_for_good, is_public=isinstance(cause, TextUnusable))
         self._set_timer()
 
     # --- time ---------------------------------------------------------------------------------------------------------

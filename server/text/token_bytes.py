@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers.decoders import Decoder
 
-from engine.errors import StartupError
+from engine.errors import TextUnusable
 from server.text.token_bound import steps_of
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -26,14 +26,14 @@ class TokenBytes:
     """
 
     def __init__(self, decoder: Decoder | None) -> None:
-        """Raises StartupError if there is no decoder, or if the decoder has an unknown step."""
+        """Raises TextUnusable if there is no decoder, or if the decoder has an unknown step."""
         self.strips_space = False
         self._replacements: list[tuple[str, str]] = []
         self._has_byte_pieces = False
         self._subword_prefix: str | None = None  # of entries that continue a word; others start one
         self.is_byte_level = False
         if decoder is None:
-            raise StartupError(
+            raise TextUnusable(
                 "the tokenizer has no decoder, so ids cannot be decoded to text; use a complete tokenizer"
             )
         for step in steps_of(decoder):
@@ -57,7 +57,7 @@ class TokenBytes:
         elif kind == "WordPiece":  # without its `cleanup`, which depends on neighbors
             self._subword_prefix, self.strips_space = step["prefix"], True
         elif kind != "Fuse":
-            raise StartupError(
+            raise TextUnusable(
                 f"the tokenizer's decoder has the unknown step {step}; headrace supports ByteLevel, ByteFallback, "
                 "Metaspace, WordPiece, Replace of a text, Strip of one leading space, and Fuse"
             )

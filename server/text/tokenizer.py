@@ -45,7 +45,7 @@ class Tokenizer:
     """
 
     def __init__(self, info: TokenizerInfo) -> None:
-        """Raises StartupError if ids of this tokenizer cannot be turned into text."""
+        """Raises TextUnusable if ids of this tokenizer cannot be turned into text."""
         self._parsing = _load(info.tokenizer_json)
         self._plain = _twin(self._parsing, info.tokenizer_json)
         self._plain.encode_special_tokens = True

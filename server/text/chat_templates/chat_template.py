@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InvalidRequest, StartupError
+from engine.errors import InvalidRequest, ModelUnusable, TextUnusable
 from server.text.chat_templates.control_text import ControlTexts, HiddenTexts
 from server.text.chat_templates.message_content import (
     TRIAL_PARTS,
@@ -64,7 +64,7 @@ class RenderedChat:
 class ChatTemplate:
     """A chat template. `render` may be called from any thread.
 
-    Until `end_trial`, a rendering that exceeds its limits raises StartupError instead of InvalidRequest, since trial
+    Until `end_trial`, a rendering that exceeds its limits raises TextUnusable instead of InvalidRequest, since trial
     chats are short and a template that cannot render them is useless.
     """
 
@@ -77,12 +77,12 @@ class ChatTemplate:
     ) -> None:
         """special_tokens: texts of bos_token and others, by variable name. control_texts: texts of control tokens.
 
-        Raises StartupError if `source` is not a Jinja template.
+        Raises TextUnusable if `source` is not a Jinja template.
         """
         try:
             self.facts = runner.inspect(source)
         except (TemplateUnreadable, TemplateOverrun) as error:
-            raise StartupError(f"the chat template cannot be read: {error}; {_GIVE_ANOTHER}") from error
+            raise TextUnusable(f"the chat template cannot be read: {error}; {_GIVE_ANOTHER}") from error
         self._runner = runner
         self.source = source
         self._special_tokens = dict(special_tokens)
@@ -170,7 +170,7 @@ class ChatTemplate:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
         except TemplateOverrun as error:
             if self._is_on_trial:
-                raise StartupError(f"the chat template cannot render a short chat: {error}; {_GIVE_ANOTHER}") from error
+                raise TextUnusable(f"the chat template cannot render a short chat: {error}; {_GIVE_ANOTHER}") from error
             raise InvalidRequest(
                 f"the chat template cannot render these messages: {error}", param="messages"
             ) from error
@@ -185,7 +185,7 @@ def load_chat_template(
 ) -> ChatTemplate | None:
     """Return the template of --chat-template (a file, or the text itself), else the checkpoint's, else None.
 
-    Raises StartupError if the file cannot be read or has no valid template.
+    Raises ModelUnusable if the file cannot be read or has no valid template.
     """
     source = checkpoint_template if option is None else _template_source(option)
     return None if source is None else ChatTemplate(source, special_tokens, control_texts, runner)
@@ -199,7 +199,7 @@ def _template_source(option: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise StartupError(
+        raise ModelUnusable(
             f"--chat-template {option!r} is not a template (which would have {{{{ or {{%) and cannot be read as a "
             f"file: {reason}; give another"
         ) from error

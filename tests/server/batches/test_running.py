@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.client.open_streams import MAX_DEATHS
-from engine.errors import EngineDied, EngineStopped
+from engine.errors import EngineDied, EngineStopped, ModelUnusable, StartupError
 from engine.protocol import EngineRequest, ServiceClass
 from server.batches.running import run_body
 from server.context import ServerContext
@@ -20,6 +20,8 @@ from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, http, make_app, pooling_client, says
 from tests.helpers.fake_trainer import trained_client
 from tests.helpers.keys import api_key, bearer, entry, secret, write_keys
+from tests.helpers.several import make_several
+from tests.helpers.several_requests import until
 
 pytestmark = pytest.mark.fast
 
@@ -208,6 +210,31 @@ async def test_a_line_that_is_not_suspect_is_run_again_when_an_engine_dies(times
     client = FakeClient(_dies(times, num_deaths))
     assert (await _run(_context(client), CHAT, BODIES[CHAT])).status_code == 200
     assert len(client.requests) == times + 1
+
+
+async def test_a_model_that_failed_for_good_is_not_waited_for() -> None:
+    several = make_several({"alpha": 1}, 10)
+    several.loads_at_once = False
+    line = asyncio.create_task(_run(several.app.state.context, CHAT, {"model": "alpha", "messages": MESSAGES}))
+    await until(lambda: "alpha" in several.engines)
+    several.engine("alpha").failure = ModelUnusable("no such tensor")
+    several.engine("alpha").may_load.set()
+    answer = await line
+    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (503, "model_failed")
+
+
+async def test_a_failure_to_load_that_may_pass_is_waited_for() -> None:
+    several = make_several({"alpha": 1}, 10)
+    several.loads_at_once = False
+    waits = _Waits(lambda: asyncio.ensure_future(several.loader.ensure_loaded("alpha")))
+    context = several.app.state.context
+    line = asyncio.create_task(_run(context, CHAT, {"model": "alpha", "messages": MESSAGES}, sleep=waits))
+    await until(lambda: "alpha" in several.engines)
+    several.engine("alpha").failure = StartupError("too little memory")
+    several.loads_at_once = True  # the next one
+    several.engine("alpha").may_load.set()
+    assert (await line).status_code == 200
+    assert waits.seconds
 
 
 async def test_the_servers_end_is_no_answer() -> None:

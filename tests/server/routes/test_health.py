@@ -81,8 +81,12 @@ async def test_a_model_whose_chat_template_is_a_bomb_is_never_ready() -> None:
             probe = await api.get(path)
             assert (probe.status_code, probe.json()["status"], "retry-after" in probe.headers) == (503, "failed", False)
         answer = await api.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "hi"}]})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
-    assert "chat template cannot be used" in answer.json()["error"]["message"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
+    assert answer.json()["error"]["message"] == (
+        "the model cannot be used until its operator changes it: the chat template cannot render a short chat: it ran "
+        "for more than 5 s; give another: --chat-template"
+    )
+    assert (answer.headers["x-should-retry"], "retry-after" in answer.headers) == ("false", False)
 
 
 async def test_a_dead_engine_is_unhealthy() -> None:

@@ -151,13 +151,39 @@ def test_a_failure_for_good_invites_no_retry_until_a_passing_one_follows() -> No
     assert waiter.error.retry_after_s == 10
 
 
+def test_a_failure_that_clients_may_see_is_told() -> None:
+    server = three()
+    server.serve("a")
+    server.policy.on_failed("a", "the chat template is damaged", is_for_good=True, is_public=True)
+    with pytest.raises(ModelFailed, match="until its operator changes it: the chat template is damaged"):
+        server.acquire("a")
+
+
+def test_one_that_failed_is_tried_again_where_it_displaces_none_and_may_load() -> None:
+    """A load balancer that asks /ready?model=a sends no request that would have it tried."""
+    server = PolicyServer(12, *map(loadable, "abc"))  # of 5 each
+    server.serve("a")
+    server.policy.on_failed("a", "killed")
+    assert server.policy.next_deadline_s() == server.now_s + 10
+    server.serve("b")
+    server.serve("c")
+    assert server.policy.next_deadline_s() is None, "there is no room"
+    server.request_unload("c")
+    server.unloaded("c")
+    server.now_s += 10
+    server.policy.on_deadline()
+    assert server.loader.loading == {"a"}
+    server.loader.loading.remove("a")
+    server.policy.on_failed("a", "no such tensor", is_for_good=True)
+    assert server.policy.next_deadline_s() is None
+
+
 def test_when_all_have_failed_the_server_tries_again_by_itself_ever_less_often() -> None:
     """No load balancer sends a request to a server that is not ready, so none would have it try."""
     server = PolicyServer(12, *map(loadable, "ab"))
     server.serve("a")
-    server.policy.on_failed("a", "killed")
-    assert server.policy.next_deadline_s() is None, "a request for the other one is taken"
     server.serve("b")
+    server.policy.on_failed("a", "killed")
     server.policy.on_failed("b", "killed")
     tried = []
     for _ in range(7):
@@ -178,6 +204,8 @@ def test_when_all_have_failed_the_server_tries_again_by_itself_ever_less_often()
     server.now_s += 300
     server.policy.on_deadline()
     server.loaded(*server.loader.loading)
+    server.policy.on_deadline()
+    server.loaded(*server.loader.loading)  # the other one, whose failure may pass too
     assert server.policy.next_deadline_s() is None
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from engine.config import EngineConfig
-from engine.errors import EngineUnavailable, QueueFull, StartupError
+from engine.errors import EngineUnavailable, QueueFull, StartupError, TextUnusable
 from server.config.server import ServerConfig
 from server.drain import Drain
-from server.errors import ModelNotFound
+from server.errors import ModelFailed, ModelNotFound
 from server.keys.caller import ANYBODY, Caller, set_current_caller
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
@@ -104,14 +104,14 @@ def test_a_drain_refuses_what_is_new_and_not_what_was_taken() -> None:
 
 async def test_a_text_model_that_could_not_be_built_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise StartupError("the chat template is damaged")
+        raise TextUnusable("the chat template is damaged")
 
     model = _model("m")
     with monkeypatch.context() as broken:
         broken.setattr(served_model, "build_text_model", fail)
         with pytest.raises(StartupError):
             await model.prepare_text()
-        with pytest.raises(EngineUnavailable, match="chat template cannot be used"):
+        with pytest.raises(ModelFailed, match="until its operator changes it: the chat template is damaged"):
             await model.text_model()
     assert model.capabilities == []
     assert await model.text_model() is await model.text_model()

@@ -128,6 +128,16 @@ async def test_a_failure_to_load_leaves_no_model_loading_and_says_whether_to_ret
     assert several.engine("alpha").has_stopped
 
 
+async def test_one_whose_chat_template_is_damaged_fails_for_good_and_says_why() -> None:
+    several = make_several({"alpha": 1}, BIG, chat_template="{% if")
+    async with http(several.app) as api:
+        refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
+        assert "the chat template cannot be read" in refused.json()["error"]["message"]
+        assert refused.headers["x-should-retry"] == "false"
+        assert (await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})).json() == refused.json()
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

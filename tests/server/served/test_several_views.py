@@ -69,6 +69,45 @@ async def test_a_server_whose_models_have_all_failed_is_ready_again_when_its_own
     assert afterwards.status_code == 200
 
 
+async def test_a_load_balancer_may_ask_about_one_model() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    await ask(several, "alpha")
+    await ask(several, "beta")
+    several.engine("alpha").die("it was killed")
+    await until(lambda: several.loader.model("alpha").state is ModelState.FAILED)
+    several.engine("beta").num_waiting = 5
+    async with http(several.app) as api:
+        probes = {name: await api.get("/ready", params={"model": name}) for name in ("alpha", "beta", "gamma", "")}
+        whole = await api.get("/ready")
+    assert {name: probe.status_code for name, probe in probes.items()} == {
+        "alpha": 503,
+        "beta": 200,
+        "gamma": 404,
+        "": 404,
+    }
+    assert probes["alpha"].json()["status"] == "failed"
+    assert [each["state"] for each in probes["beta"].json()["models"]] == ["loaded"]
+    assert "alpha" not in probes["gamma"].text
+    assert (whole.status_code, whole.json()["status"]) == (200, "degraded")
+
+
+async def test_a_full_queue_of_one_model_makes_that_model_alone_unready() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG, ready_max_waiting=8)
+    await ask(several, "alpha")
+    await ask(several, "beta")
+    several.engine("alpha").capacity, several.engine("beta").num_waiting = 0, 9
+    async with http(several.app) as api:
+        probes = [await api.get("/ready", params={"model": name}) for name in ("alpha", "beta")]
+        several.engine("beta").num_waiting = 8
+        probes += [await api.get("/ready", params={"model": "beta"}), await api.get("/ready")]
+    assert [(probe.status_code, probe.json()["status"]) for probe in probes] == [
+        (503, "overloaded"),
+        (503, "overloaded"),
+        (200, "ok"),
+        (200, "ok"),
+    ]
+
+
 async def test_metrics_have_each_models_series() -> None:
     several = make_several({"alpha": 1, "beta": 1}, BIG)
     await ask(several, "alpha")
