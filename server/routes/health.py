@@ -29,8 +29,7 @@ async def live() -> JSONResponse:
 
 @router.api_route("/ready", methods=["GET", "HEAD"])
 async def ready(context: Context, request: Request) -> JSONResponse:
-    """Return 200 while the server accepts requests; with several models, while it accepts those to one of them, or to
-    the one that `model` names. If it does not, send traffic elsewhere."""
+    """Return 200 while a model, or the one that `model` names, accepts requests. If not, send traffic elsewhere."""
     context.drain.checked_s = time.monotonic()
     name = request.query_params.get("model")
     models = list(context.models) if name is None else [_model_named(context, name)]
