@@ -114,8 +114,8 @@ export class Composer {
     if (this.#isSending || (!content && this.#files.length === 0)) return;
     if (this.#files.some(({ isReading }) => isReading)) return say("A file is still being read. Send again when its name stands alone.");
     this.#setSending(true);
-    const isTaken = await this.onSend({ content, attachments: this.#files.map(({ name, text }) => ({ name, text })) });
-    this.#setSending(false);
+    const sending = this.onSend({ content, attachments: this.#files.map(({ name, text }) => ({ name, text })) });
+    const isTaken = await sending.finally(() => this.#setSending(false));
     if (!isTaken) return;
     this.fill("");
     this.#place = placeOf(page.current); // a new chat has become a conversation

@@ -132,9 +132,9 @@ function edit(node, { isReopened = false } = {}) {
   };
   const done = async () => {
     if (!field.value.trim() || field.readOnly) return field.focus();
-    field.readOnly = true;
-    const isTaken = node.role === "user" ? await askAnew(node, field.value.trim()) : saveEdited(node, field.value);
-    field.readOnly = false;
+    field.readOnly = true; // while it is found out whether it fits
+    const sending = node.role === "user" ? askAnew(node, field.value.trim()) : saveEdited(node, field.value);
+    const isTaken = await sending.finally(() => (field.readOnly = false));
     if (!isTaken) return;
     keepEdit(node, "");
     element.isEdited = false;
@@ -172,7 +172,7 @@ async function askAnew(node, content) {
   return false;
 }
 
-function saveEdited(node, content) {
+async function saveEdited(node, content) {
   const fields = { reasoning: node.reasoning, toolCalls: structuredClone(node.toolCalls), content, isEdited: true };
   const sibling = addNode(page.current, node.parentId, { ...emptyAnswer(node.model), ...fields });
   saveMessages(page.current, [sibling]);
