@@ -24,6 +24,12 @@ _NUM_TOKENS = 10_000
 _TOKENS_PER_S = 500
 _WATCHED_S = 15.0
 _NUM_CLIENTS = 4
+_LOADED_LATER = {
+    "code": ("vendor/highlight.js",),
+    "a formula": ("vendor/temml.js", "vendor/temml.css", "vendor/STIXTwoMath.woff2"),
+    "the text of a PDF": ("chat/composer/pdf.js", "vendor/pdf.js", "vendor/pdf.worker.js"),
+    "character maps of a PDF": ("vendor/cmaps.bin",),
+}
 
 _PART = (
     "## A heading\n\nA paragraph with **bold words**, `code`, and $x_i^2$, as answers have it.\n\n"
@@ -78,8 +84,15 @@ def main(address: str, browser_path: str, pid: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         for path in ("", "dashboard"):
-            paints = [_first_paint_ms(browser, f"{address}/{path}") for _ in range(_NUM_PAINTS)]
-            _tell(f"/{path}: first contentful paint {statistics.median(paints):.0f} ms, at most {max(paints):.0f} ms")
+            loads = [_load_page(browser, f"{address}/{path}") for _ in range(_NUM_PAINTS)]
+            paints = [paint_ms for paint_ms, _ in loads]
+            _tell(
+                f"/{path}: first contentful paint {statistics.median(paints):.0f} ms, at most {max(paints):.0f} ms; "
+                f"{loads[0][1] / 1e3:.0f} kB"
+            )
+        for what, names in _LOADED_LATER.items():
+            size = sum(_size(f"{address}/assets/{name}") for name in names)
+            _tell(f"with the first answer or file that has {what}: {size / 1e3:.0f} kB more")
         for name, part in _ANSWERS.items():
             _measure_long_answer(browser, address, name, part)
         browser.close()
@@ -98,8 +111,9 @@ def _tell(line: str) -> None:
     sys.stdout.flush()
 
 
-def _first_paint_ms(browser: Browser, url: str) -> float:
-    """With nothing in the browser's cache."""
+def _load_page(browser: Browser, url: str) -> tuple[float, int]:
+    """The milliseconds to the first contentful paint with nothing in the browser's cache, and the compressed bytes of
+    the page's files."""
     context = browser.new_context()
     page = context.new_page()
     page.goto(url)
@@ -108,9 +122,18 @@ def _first_paint_ms(browser: Browser, url: str) -> float:
         paints := page.evaluate("performance.getEntriesByName('first-contentful-paint').map((e) => e.startTime)")
     ):
         page.wait_for_timeout(50)
-    paint_ms: float = paints[0]
+    script = """[...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+        .filter(({ name }) => name.includes("/assets/") || name === location.href)
+        .reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0)"""
+    size: int = page.evaluate(script)
     context.close()
-    return paint_ms
+    return paints[0], size
+
+
+def _size(url: str) -> int:
+    request = urllib.request.Request(url, headers={"accept-encoding": "gzip"})
+    with urllib.request.urlopen(request) as response:
+        return len(response.read())
 
 
 def _measure_long_answer(browser: Browser, address: str, name: str, part: str) -> None:
