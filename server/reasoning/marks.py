@@ -40,6 +40,9 @@ GRANITE = ReasoningMarks("Here is my thought process:", "Here is my response:")
 APERTUS = ReasoningMarks("<|inner_prefix|>", "<|inner_suffix|>")
 APRIEL = ReasoningMarks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")
 KIMI_K3 = ReasoningMarks("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>")
+HY3 = ReasoningMarks("<think:opensource>", "</think:opensource>")
+LONGCAT = ReasoningMarks("<longcat_think>", "</longcat_think>")
+MINIMAX_M3 = ReasoningMarks("<mm:think>", "</mm:think>")
 # Harmony has more channels than these two; HarmonyReader reads all of them.
 _FINAL = "<|channel|>final<|message|>"
 HARMONY = ReasoningMarks("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL)
@@ -55,16 +58,21 @@ REASONING_PARSERS: Mapping[str, ReasoningMarks] = {
     "deepseek_v3": THINK,
     "deepseek_v4": THINK,
     "ernie45": THINK,
+    "exaone4": THINK,
     "gemma4": GEMMA,
     "glm45": THINK,
     "glm47": THINK,
     "granite": GRANITE,
     "holo2": THINK,
+    "hy_v3": HY3,
     "kimi_k2": THINK,
     "kimi_k3": KIMI_K3,
+    "ling3": THINK,
+    "longcat": LONGCAT,
     "mimo": THINK,
+    "minimax_m1": THINK,
     "minimax_m2": THINK,
-    "minimax_m3": ReasoningMarks("<mm:think>", "</mm:think>"),
+    "minimax_m3": MINIMAX_M3,
     "mistral": BRACKETS,
     "nemotron_v3": THINK,
     "olmo3": THINK,

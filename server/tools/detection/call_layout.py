@@ -22,6 +22,7 @@ from server.tools.styles.tagged_layout import TaggedLayout
 _THOUGHT_END = re.compile(r".*(?:</\S*think>|<\|END_THINKING\|>|\[/THINK\])\s*", re.DOTALL)
 # Ends of a turn that some templates use only after calls. They end the generation and are not part of the answer.
 _TURN_ENDS = ("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<|call|>", "</s>")
+_EOS_MARK = re.compile(r"<[|｜][^<>\s]*eos[^<>\s]*>$")  # such as Hy3's <｜hy_eos:opensource｜>
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,4 +199,4 @@ def _without_turn_end(closing: str, renderings: Renderings) -> str:
     closing = closing[: len(closing) - len(end)]
     for turn_end in _TURN_ENDS:
         closing = closing.removesuffix(turn_end)
-    return closing
+    return _EOS_MARK.sub("", closing)

@@ -7,6 +7,7 @@ The text around names and arguments in a rendered chat is the text to search for
 """
 
 import dataclasses
+import re
 
 from engine.errors import InvalidRequest
 from server.text.chat_templates.chat_template import ChatTemplate
@@ -35,6 +36,9 @@ _RECOGNIZED = (
     ("<|tool_call_argument_begin|>", "kimi_k2"),
     ("<|channel|>commentary", "openai"),
     ("<|tool_call>call:", "gemma4"),
+    ("<start_function_call>call:", "functiongemma"),
+    (f"<|tool_call_start|>[{CALLS[0].name}(", "lfm2"),
+    (f"[{CALLS[0].name}(", "pythonic"),
 )
 # Formats whose template drops earlier calls, by a text in the prompt; the first that occurs counts.
 _HINTS = (
@@ -118,6 +122,8 @@ def _find_format(renderings: Renderings, *, takes_object: bool) -> ToolFormat | 
     for mark, name in _RECOGNIZED:
         if mark in answer:
             return named_format(name)
+    if re.search(rf"<function_calls>\s*{CALLS[0].name}\(", answer):
+        return named_format("olmo3")
     layout = find_layout(renderings, takes_object=takes_object)
     if layout is None:
         return None

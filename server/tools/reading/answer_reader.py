@@ -43,6 +43,8 @@ class AnswerReader:
         for trigger, rest in ((self._open[:1], self._open[1:]), (opening[:1], opening[1:])):
             if trigger and len(trigger[0]) > 1:
                 self._after[trigger[0]] = rest
+        # Only white space separates calls that no mark opens; the mark after the last one ends them.
+        self._is_spaced = not self._open and bool(self._end) and not layout_words(layout.separator)
         self._is_markless = not opening or len(opening[0]) == 1
         self._opening = opening
         marks = (*self._after, *(_STRAY_MARKS if stray is not None else ()))
@@ -170,11 +172,14 @@ class AnswerReader:
         if self._open:
             if (yield from reader.sees(self._open[0])):
                 return (yield from self._skip_words(reader, self._open))
-        elif has_separator:
+        elif has_separator or (self._is_spaced and not (yield from self._sees_end(reader))):
             return True
         if (yield from self._skip_present(reader, self._end)) and not is_text:
             reader.record()
         return False
+
+    def _sees_end(self, reader: TextReader) -> Steps[bool]:
+        return not (yield from reader.peek()) or (yield from reader.sees(self._end[0]))
 
     def _skip_words(self, reader: TextReader, required: tuple[str, ...]) -> Steps[bool]:
         for word in required:

@@ -1,4 +1,4 @@
-"""PythonicFormat: calls as a list of Python calls, [name(key="value"), ...]."""
+"""PythonicFormat: calls as Python calls, [name(key="value"), ...]."""
 
 import json
 import re
@@ -64,17 +64,18 @@ class PythonicCallReader:
 
 @dataclass(frozen=True, slots=True)
 class PythonicFormat(ToolFormat):
-    """The format of calls in a Python list, which is the whole answer or stands between marks."""
+    """The format of Python calls in a list, which is the whole answer, or between marks."""
 
-    begin: str  # ends with the bracket
+    begin: str  # ends with the bracket, if there is one
     end: str
+    separator: str = ", "
 
     @property
     def layout(self) -> CallLayout:
         body = (CallField.NAME, "(", CallField.ARGUMENTS, ")")
         # Without a mark, text cannot precede the calls.
         after_text = None if self.begin == "[" else ""
-        return CallLayout(begin=self.begin, open="", body=body, separator=", ", end=self.end, after_text=after_text)
+        return CallLayout(self.begin, "", body, self.separator, self.end, after_text=after_text)
 
     @property
     def marks(self) -> tuple[str, ...]:

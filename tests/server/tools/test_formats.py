@@ -164,7 +164,7 @@ def test_a_format_has_the_name_it_is_registered_by(name: str) -> None:
 
 
 def test_an_unknown_format_is_a_fault_of_the_option() -> None:
-    with pytest.raises(OptionError, match="--tool-call-parser 'foo' is not known; give one of deepseek_v3, "):
+    with pytest.raises(OptionError, match="--tool-call-parser 'foo' is not known; give one of apertus, "):
         named_format("foo")
 
 

@@ -34,7 +34,7 @@ _TOOLS = [
 ]
 _ONE = [WrittenCall("get_weather", '{"city": "Par\\"is", "days": 5, "near": [{"x": 1}]}', "callcall1")]
 _TWO = [*_ONE, WrittenCall("now", "{}", "callcall2")]
-_ONE_CALL = {"openai", "llama3_json"}
+_ONE_CALL = {"gigachat3", "llama3_json", "openai"}
 _MARKLESS = {"openai", "llama3_json", "pythonic"}
 
 _formats = pytest.mark.parametrize("name", list(FORMATS))

@@ -19,9 +19,16 @@ from tests.server.tools.parsing import calls_of, parse
 pytestmark = pytest.mark.fast
 
 _PATH = "tools[0].function.parameters"
-_WITHOUT_JSON = ["gemma4", "glm45", "lfm2", "minimax_m2", "pythonic", "qwen3_coder", "seed_oss"]
-_TAGGED = ["glm45", "minimax_m2", "qwen3_coder", "seed_oss"]
-# Tags that tell strings from other values, as in DeepSeek V3.2's template.
+_BARE_KEYS = ["functiongemma", "gemma4"]
+_PYTHONIC = ["lfm2", "olmo3", "pythonic"]
+_TAGGED = [
+    *("glm45", "glm47", "hy_v3", "ling3", "minicpm5", "minimax_m2", "poolside_v1", "qwen3_coder", "seed_oss"),
+    "step3p5",
+]
+_ARG_VALUES = ["glm45", "glm47", "ling3", "poolside_v1"]
+_TYPED_TAGS = ["deepseek_v32", "deepseek_v4"]  # which tell strings from other values
+_WITHOUT_JSON = [*_BARE_KEYS, *_PYTHONIC, *_TAGGED, *_TYPED_TAGS]
+# As in DeepSeek V3.2's template
 _STRINGS_MARKED = TaggedFormat(
     "template",
     TaggedLayout(
@@ -107,19 +114,27 @@ def test_arguments_fit_what_is_said_to_be_followed(name: str, case: str) -> None
 @pytest.mark.parametrize(
     ("schema", "names", "ignored"),
     [
-        ({"properties": {"a": {**_TEXT, "pattern": "^x"}}}, [*_TAGGED, "gemma4"], ["properties.a.pattern"]),
-        ({"properties": {"a": {**_TEXT, "minLength": 2}}}, [*_TAGGED, "gemma4"], ["properties.a.minLength"]),
+        (
+            {"properties": {"a": {**_TEXT, "pattern": "^x"}}},
+            [*_TAGGED, *_TYPED_TAGS, *_BARE_KEYS],
+            ["properties.a.pattern"],
+        ),
+        (
+            {"properties": {"a": {**_TEXT, "minLength": 2}}},
+            [*_TAGGED, *_TYPED_TAGS, *_BARE_KEYS],
+            ["properties.a.minLength"],
+        ),
         ({"anyOf": [{"properties": {"a": _TEXT}}, {"properties": {"b": _TEXT}}]}, _WITHOUT_JSON, ["anyOf"]),
         ({"properties": {}, "minProperties": 1, "additionalProperties": True}, _WITHOUT_JSON, ["minProperties"]),
         ({"properties": {"a": {"enum": ["true", False]}}}, _TAGGED, ["properties.a.enum"]),
         (
             {"properties": {"a": {"anyOf": [{"type": "integer", "minimum": 5}, _TEXT]}}},
-            _TAGGED,
+            [*_TAGGED, *_TYPED_TAGS],
             ["properties.a.anyOf"],
         ),
         (
             {"properties": {"a": {"type": "array", "uniqueItems": True, "items": {**_TEXT, "maxLength": 1}}}},
-            ["gemma4"],
+            _BARE_KEYS,
             ["properties.a.items.maxLength"],
         ),
     ],
@@ -142,19 +157,23 @@ def _with_key(key: str) -> dict[str, Any]:
 
 
 _UNWRITABLE: list[tuple[dict[str, Any], list[str], str]] = [
-    (_with_key("a b"), ["pythonic", "lfm2", "gemma4"], "the property 'a b'"),
-    (_with_key("a-b"), ["pythonic", "lfm2"], "the property 'a-b'"),
+    (_with_key("a b"), [*_PYTHONIC, *_BARE_KEYS], "the property 'a b'"),
+    (_with_key("a-b"), _PYTHONIC, "the property 'a-b'"),
     (_with_key(""), _WITHOUT_JSON, "the property ''"),
     (_with_key("a<b"), _WITHOUT_JSON, "the property 'a<b'"),
-    (_with_key('a"b'), [*_TAGGED, "pythonic", "lfm2"], "the property 'a\"b'"),
+    (_with_key('a"b'), [*_TAGGED, *_TYPED_TAGS, *_PYTHONIC], "the property 'a\"b'"),
     (_with_key("a\nb"), _WITHOUT_JSON, r"the property 'a\nb'"),
     (_with_key(" a"), _WITHOUT_JSON, "the property ' a'"),
-    (_with_key("a}"), ["gemma4", "pythonic", "lfm2"], "the property 'a}'"),
-    (_with_key("a:b"), ["gemma4", "pythonic", "lfm2"], "the property 'a:b'"),
-    ({"properties": {"o": {"type": "object", **_with_key("a:b")}}}, ["gemma4"], "the property 'a:b'"),
-    ({"properties": {"a": {"const": "x</parameter>"}}}, ["qwen3_coder", "seed_oss", "minimax_m2"], "the text 'x</"),
-    ({"properties": {"a": {"enum": ["</arg_value>", "b"]}}}, ["glm45"], "the text '</arg_value>'"),
-    ({"properties": {"a": {"enum": [["</arg_value>"], 1]}}}, ["glm45"], "the text '</arg_value>'"),
+    (_with_key("a}"), [*_BARE_KEYS, *_PYTHONIC], "the property 'a}'"),
+    (_with_key("a:b"), [*_BARE_KEYS, *_PYTHONIC], "the property 'a:b'"),
+    ({"properties": {"o": {"type": "object", **_with_key("a:b")}}}, _BARE_KEYS, "the property 'a:b'"),
+    (
+        {"properties": {"a": {"const": "x</parameter>"}}},
+        ["minimax_m2", "qwen3_coder", "seed_oss", "step3p5"],
+        "the text 'x</",
+    ),
+    ({"properties": {"a": {"enum": ["</arg_value>", "b"]}}}, _ARG_VALUES, "the text '</arg_value>'"),
+    ({"properties": {"a": {"enum": [["</arg_value>"], 1]}}}, _ARG_VALUES, "the text '</arg_value>'"),
     ({"properties": {"a": {"enum": ['<|"|>']}}}, ["gemma4"], "the text '<|\"|>'"),
 ]
 

@@ -23,6 +23,10 @@ _TAGS = _EACH_ON_ITS_LINE + (
     '<tool_call>{{ "\n" }}{"name": "{{ f.name }}", "arguments": ' + _JSON + '}{{ "\n" }}</tool_call>{% endfor %}'
 )
 _ARGUMENTS = "{% for k, v in f.arguments.items() %}"
+_PYTHON = _ALL + (
+    "{{ f.name }}({% for k, v in f.arguments.items() %}{{ k }}={{ v | tojson }}"
+    "{% if not loop.last %}, {% endif %}{% endfor %})"
+)
 _VALUE = "{{ v if v is string else v | tojson }}"
 
 TEMPLATES = {
@@ -85,6 +89,43 @@ TEMPLATES = {
         (_ALL + "<|tool_call>call:{{ f.name }}{{ '{' }}{% for k, v in f.arguments | dictsort %}{{ k }}:")
         + """{{ '<|"|>' ~ v ~ '<|"|>' if v is string else v }}{% if not loop.last %},{% endif %}{% endfor %}"""
         + "{{ '}' }}<tool_call|>{% endfor %}"
+    ),
+    "keys without breaks": _turns(  # GLM-4.7, Laguna
+        (_ALL + "<tool_call>{{ f.name }}" + _ARGUMENTS + "<arg_key>{{ k }}</arg_key><arg_value>" + _VALUE)
+        + "</arg_value>{% endfor %}</tool_call>{% endfor %}"
+    ),
+    "mark at the end": _turns(  # Hy3
+        ("<tool_calls:x>{{ '\n' }}" + _ALL + "<tool_call:x>{{ f.name }}<tool_sep:x>{{ '\n' }}" + _ARGUMENTS)
+        + ("<arg_key:x>{{ k }}</arg_key:x>{{ '\n' }}<arg_value:x>" + _VALUE + "</arg_value:x>{{ '\n' }}{% endfor %}")
+        + "</tool_call:x>{{ '\n' }}{% endfor %}</tool_calls:x><｜x_eos:y｜>"
+    ),
+    "list in tags": _turns(  # Hunyuan A13B, Jamba
+        ("<tool_calls>[" + _ALL + '{"name": "{{ f.name }}", "arguments": ' + _JSON)
+        + "}{% if not loop.last %}, {% endif %}{% endfor %}]</tool_calls>"
+    ),
+    "lines in tags": _turns(  # MiniMax M1
+        ("<tool_calls>{{ '\n' }}" + _ALL + '{"name": "{{ f.name }}", "arguments": ' + _JSON)
+        + '}{{ "\n" }}{% endfor %}</tool_calls>'
+    ),
+    "name as key": _turns(  # Apertus
+        ("<|tools_prefix|>[" + _ALL + '{"{{ f.name }}": ' + _JSON)
+        + "}{% if not loop.last %}, {% endif %}{% endfor %}]<|tools_suffix|>"
+    ),
+    "own message": _turns(  # GigaChat 3
+        "{% set f = m.tool_calls[0].function %}<|message_sep|>{{ '\n\n' }}function call<|role_sep|>{{ '\n' }}"
+        '{"name": "{{ f.name }}", "arguments": ' + _JSON + "}"
+    ),
+    "Python in marks": _turns(  # LFM2.5
+        "<|tool_call_start|>[" + _PYTHON + "{% if not loop.last %}, {% endif %}{% endfor %}]<|tool_call_end|>"
+    ),
+    "Python on lines": _turns(  # OLMo 3
+        "<function_calls>" + _PYTHON + "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}</function_calls>"
+    ),
+    "Python alone": _turns("[" + _PYTHON + "{% if not loop.last %}, {% endif %}{% endfor %}]"),  # Llama 4
+    "escaped strings": _turns(  # FunctionGemma
+        (_ALL + "<start_function_call>call:{{ f.name }}{{ '{' }}{% for k, v in f.arguments | dictsort %}{{ k }}:")
+        + """{{ '<escape>' ~ v ~ '<escape>' if v is string else v }}{% if not loop.last %},{% endif %}{% endfor %}"""
+        + "{{ '}' }}<end_function_call>{% endfor %}"
     ),
     "no tools": _turns("<tool_call>{{ m.tool_calls }}</tool_call>", tools=""),
     "no calls": _turns(""),

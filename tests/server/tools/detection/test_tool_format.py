@@ -40,8 +40,18 @@ _FOUND = {
     "bare keys": ("gemma4", True),
     "harmony": ("openai", True),
     "ids alone": ("kimi_k2", False),
+    "keys without breaks": ("template", True),
+    "mark at the end": ("template", True),
+    "list in tags": ("template", True),
+    "lines in tags": ("template", True),
+    "name as key": ("template", True),
+    "own message": ("template", True),
+    "Python in marks": ("lfm2", True),
+    "Python on lines": ("olmo3", True),
+    "Python alone": ("pythonic", True),
+    "escaped strings": ("functiongemma", True),
 }
-_ONE_CALL = {"one object", "harmony"}
+_ONE_CALL = {"one object", "harmony", "own message"}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
@@ -70,7 +80,7 @@ def _answer(name: str, calls: list[tuple[str, dict[str, Any]]], content: str = "
     whole = chat_template.render(chat.messages, tools=chat.tools, add_generation_prompt=False).text
     assert whole.startswith(prompt)
     answer = whole[len(prompt) :]
-    for end in ("<|im_end|>\n", "</s>", "<|eom_id|>", "<|end|>", "<|call|>"):
+    for end in ("<|im_end|>\n", "</s>", "<|eom_id|>", "<|end|>", "<|call|>", "<｜x_eos:y｜>"):
         answer = answer.removesuffix(end)
     return answer.removeprefix("<think>\n\n</think>\n\n")
 
