@@ -1,6 +1,7 @@
 """Decoder: the one transformer, composed from a DecoderSpec when built; with bidirectional attention, an encoder."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -74,9 +75,11 @@ class Decoder(nn.Module):
         self.head = _head(spec, self.embed, method)
         self.score_head = None if spec.score_head is None else ScoreHead(spec.score_head, hidden_size, method=method)
         self.rotary = DecoderRotary(spec.layers)
-        self.mixers = [layer.mixer for layer in spec.layers]
+        self.mixers = spec.mixers
         self.cache_layout = compute.cache_layout(self.mixers)
-        self._group_of_layer = {layer: n for n, group in enumerate(self.cache_layout.groups) for layer in group.layers}
+        self._group_of_mixer = {mixer: n for n, group in enumerate(self.cache_layout.groups) for mixer in group.layers}
+        ends = tuple(itertools.accumulate(len(layer.mixers) for layer in spec.layers))
+        self._mixers_of_layer = [slice(*bounds) for bounds in itertools.pairwise((0, *ends))]
         self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
         self._adapters: DecoderAdapters | None = None
@@ -111,7 +114,7 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Return hidden states [T, hidden] before the final norm. Writes the rows' K, V and states to `kv`.
 
-        kv: the cache of each layer. output_rows: [L] indices of the rows to return, by default all; the last layer's
+        kv: the cache of each mixer. output_rows: [L] indices of the rows to return, by default all; the last layer's
         feed-forward sublayer computes only these rows.
         """
         return self.run_layers(self.embedded(batch), self.rotary_embeddings(batch), batch, kv, output_rows)
@@ -147,11 +150,12 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Run all layers on x, the result of `embedded`, which may be overwritten; return the hidden states.
 
-        kv: the cache of each layer. output_rows: [L] indices of the rows to return, by default all.
+        kv: the cache of each mixer. output_rows: [L] indices of the rows to return, by default all.
         """
-        last = len(kv) - 1
-        for index, layer_kv in enumerate(kv):
-            x = self.run_layer(index, x, rotary_embeddings, batch, layer_kv, output_rows if index == last else None)
+        last = len(self.layers) - 1
+        for index in range(len(self.layers)):
+            caches = kv[self._mixers_of_layer[index]]
+            x = self.run_layer(index, x, rotary_embeddings, batch, caches, output_rows if index == last else None)
         return x
 
     def run_layer(
@@ -160,26 +164,32 @@ class Decoder(nn.Module):
         x: torch.Tensor,
         rotary_embeddings: Sequence[RotaryEmbedding],
         batch: ForwardBatch,
-        kv: LayerCache,
+        kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run one layer on x, which may be overwritten. kv: the layer's own cache."""
+        """Run one layer on x, which may be overwritten. kv: the caches of the layer's own mixers."""
         self.on_progress()
         if self.relative_bias is not None:
             batch = dataclasses.replace(batch, distance_bias=self.relative_bias.by_distance())
         rotary = self.rotary.of_layer(index, rotary_embeddings)
-        group = batch.groups[self._group_of_layer[index]]
-        rows: torch.Tensor = self.layers[index](x, rotary, batch, group, kv, output_rows)
+        groups = [batch.groups[self._group_of_mixer[mixer]] for mixer in self.mixer_indices(index)]
+        rows: torch.Tensor = self.layers[index](x, rotary, batch, groups, kv, output_rows)
         return rows
+
+    def mixer_indices(self, index: int) -> range:
+        """Return the indices of a layer's mixers, which are those of its caches."""
+        bounds = self._mixers_of_layer[index]
+        return range(bounds.start, bounds.stop)
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, kv: Sequence[LayerCache]) -> None:
         """Write the recurrent states after the rows of accepted draft tokens.
 
         accepted_rows: [n] int64, indices into `group.speculative_rows`, sequence after sequence.
         """
-        for layer, state in zip(self.layers, kv, strict=True):
-            if isinstance(state, LayerState):
-                layer.attn.commit_states(accepted_rows, group, state)
+        for layer, mixers in zip(self.layers, self._mixers_of_layer, strict=True):
+            for state in kv[mixers]:
+                if isinstance(state, LayerState):
+                    layer.commit_states(accepted_rows, group, state)
 
     def final_states(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the final norm to rows [L, hidden] of forward's result. Returns the last hidden states, in fp32."""

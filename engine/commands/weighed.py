@@ -48,7 +48,7 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
     is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
     if is_pooling:
         # Pooling has no cache: a batch of texts needs the keys and values of one layer at a time.
-        per_token = max(_kv_bytes([each], config) for each in opened.attention_specs)
+        per_token = max((_kv_bytes([each], config) for each in opened.attention_specs), default=0)
         least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
         assert isinstance(opened, OpenedModel)
         capabilities = capabilities_of(pooling_tasks(config.task, opened.spec.score_head))

@@ -47,6 +47,11 @@ def load_draft(
 
     Raises StartupError if it cannot be used. Its vocabulary is compared with the target's before weights are read.
     """
+    if all(group.is_state for group in target.cache_layout.groups):
+        raise ModelUnusable(
+            f"{target.architecture} has no attention, and a draft model needs the blocks of its keys and values; use "
+            "--speculative-method ngram"
+        )
     with _named(settings):
         options = LoadOptions(
             dtype=str(target.dtype).removeprefix("torch."),

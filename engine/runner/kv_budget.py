@@ -50,9 +50,9 @@ def plan_kv_budget(
 ) -> KVBudget:
     """Choose the number of KV blocks and recurrent states, and the longest request that fits.
 
-    bytes_per_state: over all recurrent layers; 0 without such layers. reserved_bytes: free memory that the cache must
-    leave for other uses, unless --kv-cache-memory-bytes is set. Raises StartupError if not even one block fits, or if
-    the model or the pool cannot hold the requested context.
+    bytes_per_block: 0 without attention. bytes_per_state: over all recurrent layers; 0 without such layers.
+    reserved_bytes: free memory that the cache must leave for other uses, unless --kv-cache-memory-bytes is set. Raises
+    StartupError if not even one block fits, or if the model or the pool cannot hold the requested context.
     """
     requested_len = config.max_model_len or model_max_len
     if requested_len > model_max_len:
@@ -62,7 +62,7 @@ def plan_kv_budget(
     demand = _Demand(groups, bytes_per_block, bytes_per_state)
     num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, reserved_bytes, device)
     num_states = demand.num_states(num_bytes, config.max_num_seqs, requested_len, min_len=config.max_model_len or 1)
-    num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block
+    num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block if bytes_per_block else 0
     served_len = _served_len(config, demand, num_bytes, num_blocks, requested_len)
     is_short = served_len < requested_len and (served_len < _SHORT_LEN or served_len * _SHORT_PART < requested_len)
     return KVBudget(
@@ -107,7 +107,12 @@ class _Demand:
 
 def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_blocks: int, requested_len: int) -> int:
     """Return the longest sequence that fits, up to `requested_len`. Raises StartupError if --max-model-len does not."""
-    if num_blocks < peak_blocks(demand.groups, 1):
+    if num_blocks < peak_blocks(demand.groups, 1) or num_bytes < demand.bytes_per_state:
+        if not demand.bytes_per_block:
+            raise StartupError(
+                f"{format_bytes(num_bytes)} of memory do not hold one recurrent state "
+                f"({format_bytes(demand.bytes_per_state)}); free memory or raise --kv-cache-memory-bytes"
+            )
         state = "and one recurrent state " if demand.bytes_per_state else ""
         raise StartupError(
             f"{format_bytes(num_bytes)} of memory for the KV cache do not hold one block of {config.block_size} tokens "

@@ -27,9 +27,8 @@ def warm_up(
     is measured. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
     (done, total).
     """
-    most_tokens = min(
-        _MAX_TRIAL_TOKENS, num_blocks // sum(not group.is_state for group in runner.kv_groups) * block_size
-    )
+    num_groups = sum(not group.is_state for group in runner.kv_groups)
+    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // num_groups * block_size) if num_groups else _MAX_TRIAL_TOKENS
     trial = _throw_away_sequence(most_tokens, runner.kv_groups)
     num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
     for run in range(2):

@@ -56,7 +56,7 @@ def describe_model(
         generation_defaults=model.generation_defaults,
         notes=[
             _describe_model(model),
-            _describe_kv_cache(config, groups, budget),
+            *_describe_kv_cache(config, groups, budget),
             *_describe_states(budget),
             *([] if adapters is None else [adapters.note()]),
             f"Context: {config.max_model_len:,} tokens; up to {counted(config.max_num_seqs, 'answer')} at once",
@@ -99,23 +99,27 @@ def _dtype_name(model: LoadedModel) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
-def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
+def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget: KVBudget) -> list[str]:
+    """Return the start-up line about the KV cache, or [] if the model has no attention."""
+    if all(group.is_state for group in groups):
+        return []
     assert config.max_model_len is not None
     example = min(512, config.max_model_len)
-    return (
+    return [
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
         f"room for {counted(budget.num_blocks // peak_blocks(groups, example), 'request')} of {example} tokens"
-    )
+    ]
 
 
 def _describe_states(budget: KVBudget) -> list[str]:
     """Return the start-up line about recurrent states, or [] if the model has no recurrent layers."""
     if not budget.num_states:
         return []
+    beside = " besides the KV cache" if budget.num_blocks else ", and no KV cache"
     return [
         f"Recurrent states: {budget.num_states:,} of {format_bytes(budget.state_bytes // budget.num_states)}, "
-        f"{format_bytes(budget.state_bytes)} besides the KV cache; a running request needs one, the others are "
+        f"{format_bytes(budget.state_bytes)}{beside}; a running request needs one, the others are "
         "checkpoints of cached prefixes"
     ]
 

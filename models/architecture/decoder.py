@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.layer import LayerSpec
+from models.architecture.layer import LayerSpec, Mixer
 from models.architecture.norm import NormSpec
 from models.architecture.pooling import ScoreHeadSpec
 from models.architecture.positions import RelativeBiasSpec
@@ -42,6 +42,11 @@ class DecoderSpec:
     def attention_specs(self) -> list[AttentionSpec]:
         """The AttentionSpec of each layer that has attention."""
         return [layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionSpec)]
+
+    @property
+    def mixers(self) -> list[Mixer]:
+        """The attention and recurrences of all layers, in order: each has a cache of its own."""
+        return [mixer for layer in self.layers for mixer in layer.mixers]
 
     def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":
         """Return a copy in which change(index, layer) replaces each layer."""

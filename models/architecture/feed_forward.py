@@ -23,6 +23,14 @@ class SwigluClamp:
 
 
 @dataclass(frozen=True, slots=True)
+class GateScales:
+    """Factors in a SiLU-gated MLP: down(out * silu(gate * (W_gate x)) * W_up x)."""
+
+    gate: float
+    out: float
+
+
+@dataclass(frozen=True, slots=True)
 class MLPSpec:
     """An MLP: down(act(gate x) * up x) if gated, else down(act(up x))."""
 
@@ -32,6 +40,7 @@ class MLPSpec:
     has_up_bias: bool = False  # in a gated MLP, the gate projection has a bias, too
     has_down_bias: bool = False
     clamp: SwigluClamp | None = None  # in place of the activation
+    scales: GateScales | None = None  # with SiLU
 
 
 class RouterScore(enum.Enum):

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from models.architecture.recurrence import RecurrenceSpec, ShortConvSpec
+from models.architecture.recurrence import (
+    GatedDeltaSpec,
+    RecurrenceSpec,
+    SelectiveScanSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,23 @@ LayerLayout = KVLayout | StateLayout
 
 def state_layout(spec: RecurrenceSpec, dtype: torch.dtype) -> StateLayout:
     """Return the layout of a recurrence's states. dtype: dtype of the model's activations."""
+    match spec:
+        case ShortConvSpec() | SelectiveScanSpec():
+            channels = spec.num_channels
+        case _:
+            channels = spec.conv_size
+    inputs = CachePart("inputs", (spec.kernel_size - 1, channels), dtype)
     if isinstance(spec, ShortConvSpec):
-        return StateLayout((CachePart("inputs", (spec.kernel_size - 1, spec.num_channels), dtype),))
-    return StateLayout(
-        (
-            CachePart("inputs", (spec.kernel_size - 1, spec.conv_size), dtype),
-            # fp32, since thousands of small corrections add up in it
-            CachePart("matrices", (spec.num_value_heads, spec.key_dim, spec.value_dim), torch.float32),
-        )
-    )
+        return StateLayout((inputs,))
+    return StateLayout((inputs, CachePart("matrices", _matrices(spec), torch.float32)))
+
+
+def _matrices(spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec) -> tuple[int, ...]:
+    """Return the shape of a recurrence's matrices. They are fp32, since thousands of small changes add up in them."""
+    match spec:
+        case GatedDeltaSpec():
+            return spec.num_value_heads, spec.key_dim, spec.value_dim
+        case StateSpaceSpec():
+            return spec.num_heads, spec.state_size, spec.head_dim
+        case SelectiveScanSpec():
+            return spec.state_size, spec.num_channels

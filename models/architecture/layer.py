@@ -1,4 +1,4 @@
-"""LayerSpec: a layer's two sublayers, and the norms and residuals around them."""
+"""LayerSpec: a layer's sublayers, and the norms and residuals around them."""
 
 import dataclasses
 import enum
@@ -8,7 +8,9 @@ from models.architecture.attention import AttentionSpec, LatentSpec, QKNormSpec,
 from models.architecture.feed_forward import MLPSpec, MoESpec
 from models.architecture.norm import NormSpec
 from models.architecture.positions import RopeSpec
-from models.architecture.recurrence import RecurrenceSpec
+from models.architecture.recurrence import RecurrenceSpec, StateSpaceSpec
+
+Mixer = AttentionSpec | RecurrenceSpec
 
 
 class NormPlacement(enum.Enum):
@@ -28,13 +30,18 @@ class NormPlacement(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """Two sublayers, attention (or a recurrence in its place) and feed-forward, each added to the residual stream x."""
+    """Two sublayers, attention (or a recurrence in its place) and feed-forward, each added to the residual stream x.
 
-    mixer: AttentionSpec | RecurrenceSpec
-    mlp: MLPSpec | MoESpec
+    A layer may have only one of the two. A recurrence `beside` attention reads the same rows, and both are added to x.
+    """
+
+    mixer: Mixer | None  # None: feed-forward alone
+    mlp: MLPSpec | MoESpec | None  # None: attention or a recurrence alone
     norm: NormSpec
     rope: RopeSpec | None = None
     placement: NormPlacement = NormPlacement.PRE
+    beside: StateSpaceSpec | None = None  # with attention, PRE and without other scales: Falcon-H1
+    mixer_scale: float = 1.0  # of the output of attention with a recurrence beside it
     sublayer_scale: float = 1.0  # of a sublayer's output before it is added: Granite
     skip_scale: float = 1.0  # of x before a sublayer's output is added; with AFTER_SUM, DeepNorm's alpha
     has_qkv_bias: bool = False
@@ -54,8 +61,13 @@ class LayerSpec:
 
     @property
     def recurrence(self) -> RecurrenceSpec | None:
-        """The RecurrenceSpec of a layer that has a recurrence, or None."""
-        return None if isinstance(self.mixer, AttentionSpec) else self.mixer
+        """The RecurrenceSpec of a layer that has a recurrence, alone or beside attention, or None."""
+        return self.beside if self.mixer is None or isinstance(self.mixer, AttentionSpec) else self.mixer
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """Attention, recurrence, or both in this order: the parts of the layer that have a cache."""
+        return tuple(mixer for mixer in (self.mixer, self.beside) if mixer is not None)
 
     def with_window(self, window: int | None) -> "LayerSpec":
         return dataclasses.replace(self, mixer=dataclasses.replace(self.attention, sliding_window=window))

@@ -1,5 +1,7 @@
 """Recurrences that replace attention in a layer."""
 
+import enum
+import math
 from dataclasses import dataclass
 
 from models.architecture.norm import NormSpec
@@ -49,4 +51,82 @@ class GatedDeltaSpec:
         return self.num_value_heads * self.value_dim
 
 
-RecurrenceSpec = ShortConvSpec | GatedDeltaSpec
+class GatePlace(enum.Enum):
+    """Position of a gate silu(z) relative to the norm of an output y."""
+
+    BEFORE_NORM = enum.auto()  # norm(y * silu(z))
+    AFTER_NORM = enum.auto()  # norm(y) * silu(z)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpaceScales:
+    """Factors of what `in_proj` returns, by part, and of the input of `out` (Falcon-H1)."""
+
+    z: float
+    x: float
+    b: float
+    c: float
+    step: float
+    out: float
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpaceSpec:
+    """A state space with one decay per head (Mamba-2, Dao and Gu 2024): Granite 4, Nemotron-H, Falcon-H1.
+
+    The state of a head is a matrix S [N, P]. A row's input x [P] is added with its key B [N], and read with C [N]:
+
+        S' = a S + B (d x)^T,   y = S'^T C + D x,   d = softplus(in_d + dt_bias),   a = exp(-exp(A_log) d)
+
+    z, x, B, C and in_d are the rows of `in_proj`. x, B and C have passed a short convolution (its last kernel_size - 1
+    inputs are state, too) and SiLU. Heads of a group share B and C, and an RMS norm of y is over a group's channels.
+    d is limited to min_step .. max_step.
+    """
+
+    num_heads: int  # H
+    head_dim: int  # P
+    num_groups: int
+    state_size: int  # N
+    kernel_size: int
+    norm: NormSpec | None  # None: out(y * silu(z))
+    gate: GatePlace = GatePlace.BEFORE_NORM
+    has_conv_bias: bool = True
+    has_in_bias: bool = False  # of in_proj
+    has_out_bias: bool = False
+    min_step: float = 0.0
+    max_step: float = math.inf
+    scales: StateSpaceScales | None = None
+
+    @property
+    def inner_size(self) -> int:
+        """Channels of x of all heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def conv_size(self) -> int:
+        """Channels of x, B and C together."""
+        return self.inner_size + 2 * self.num_groups * self.state_size
+
+
+@dataclass(frozen=True, slots=True)
+class SelectiveScanSpec:
+    """A state space with a decay per channel and state (Mamba, Gu and Dao 2023): Mamba, FalconMamba, Jamba.
+
+    The state of a channel is a vector h [N], to which a row adds the channel's x:
+
+        h' = exp(-exp(A_log) d) h + d x B,   y = C . h' + D x,   d = softplus(dt_proj(in_d))
+
+    x and z are the rows of `in_proj`; x has passed a short convolution (its last kernel_size - 1 inputs are state, too)
+    and SiLU. in_d [step_rank], B and C [N] are x_proj(x), shared by all channels. The output is out(y * silu(z)).
+    """
+
+    num_channels: int
+    state_size: int  # N
+    step_rank: int
+    kernel_size: int
+    norm: NormSpec | None = None  # of in_d, B and C
+    has_conv_bias: bool = True
+    has_bias: bool = False  # of in_proj and out
+
+
+RecurrenceSpec = ShortConvSpec | GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec

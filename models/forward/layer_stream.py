@@ -74,7 +74,7 @@ class LayerStream:
 
     def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
         """Run layer `index` over the rows of a forward pass. advances: whether the outputs replace the rows."""
-        kv = self._empty_cache(index, forward)
+        kv = self._empty_caches(index, forward)
         for step, (batch, rotary_embeddings) in enumerate(zip(forward.batches, forward.rotary_embeddings, strict=True)):
             rows = forward.rows[step]
             out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotary_embeddings, batch, kv)
@@ -85,18 +85,21 @@ class LayerStream:
         """Load the weights of a layer, or all weights outside of layers."""
         load_weights(self.decoder, [each for each in self.assignments if layer_of(each) == layer], _ignore)
 
-    def _empty_cache(self, index: int, forward: LayerwiseForward) -> LayerCache:
-        """Return an empty cache of layer `index` that is large enough for all batches of the forward pass."""
+    def _empty_caches(self, index: int, forward: LayerwiseForward) -> list[LayerCache]:
+        """Return empty caches of layer `index` that are large enough for all batches of the forward pass."""
         groups = [group for batch in forward.batches for group in batch.groups]
         states = [max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch)]
         blocks = [int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch)]
-        return self.decoder.cache_layout.allocate_layer(
-            index,
-            1 + max(blocks, default=-1),
-            forward.batches[0].block_size,
-            self.device,
-            num_states=1 + max(states, default=-1),
-        )
+        return [
+            self.decoder.cache_layout.allocate_layer(
+                mixer,
+                1 + max(blocks, default=-1),
+                forward.batches[0].block_size,
+                self.device,
+                num_states=1 + max(states, default=-1),
+            )
+            for mixer in self.decoder.mixer_indices(index)
+        ]
 
 
 def layer_of(assignment: Assignment) -> int | None:

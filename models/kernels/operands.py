@@ -27,6 +27,35 @@ class DeltaWeights(NamedTuple):
     norm_eps: float
 
 
+class StateSpaceWeights(NamedTuple):
+    """Parameters of a state space with one decay per head, in fp32."""
+
+    A_log: torch.Tensor  # [H]
+    dt_bias: torch.Tensor  # [H]
+    D: torch.Tensor  # [H]
+    norm_weight: torch.Tensor | None  # [H * P], of an RMS norm of each group
+
+
+class ScanInputs(NamedTuple):
+    """Rows of the selective scan: x and the steps before softplus in fp32; B and C in fp32, views of one tensor."""
+
+    x: torch.Tensor  # [T, channels]
+    steps: torch.Tensor  # [T, channels]
+    b: torch.Tensor  # [T, N]
+    c: torch.Tensor  # [T, N]
+    z: torch.Tensor  # [T, channels], of the gate; in the dtype of activations
+
+
+class ScanWeights(NamedTuple):
+    """Parameters of the selective scan, in fp32."""
+
+    A: torch.Tensor  # [N, channels], -exp(A_log)
+    D: torch.Tensor  # [channels]
+    b_norm: torch.Tensor | None  # [N], weights of RMS norms
+    c_norm: torch.Tensor | None
+    norm_eps: float = 0.0
+
+
 class RouterWeights(NamedTuple):
     """Parameters of an MoE router: fp32, contiguous."""
 

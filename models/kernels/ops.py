@@ -6,17 +6,27 @@ chooses a class once for a model. Layers bind their operations when they are bui
 kernel supports them, so that a call decides nothing.
 """
 
+import functools
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
 
+from models.architecture.recurrence import StateSpaceSpec
 from models.batch import StateGroupBatch
 from models.kernels.cpu.arena import HugePageArena
-from models.kernels.operands import DeltaGates, DeltaWeights, ExpertLayer, SharedExpert
+from models.kernels.operands import (
+    DeltaGates,
+    DeltaWeights,
+    ExpertLayer,
+    ScanInputs,
+    ScanWeights,
+    SharedExpert,
+    StateSpaceWeights,
+)
 from models.kernels.row_input import Prologue
-from models.kernels.torch import causal_conv, experts, gated_delta, rows
+from models.kernels.torch import causal_conv, experts, gated_delta, rows, selective_scan, state_space
 from models.kernels.torch.logits import LogitOperations
 
 OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
@@ -110,6 +120,33 @@ class RunGatedDelta(Protocol):
         """
 
 
+class RunStateSpace(Protocol):
+    def __call__(
+        self,
+        xbc: torch.Tensor,
+        z: torch.Tensor,
+        steps: torch.Tensor,
+        weights: StateSpaceWeights,
+        state: torch.Tensor,
+        group: StateGroupBatch,
+    ) -> torch.Tensor:
+        """Return the input of `out` by a state space (StateSpaceSpec): [T, H * P] in z's dtype.
+
+        xbc: [T, channels of x, B and C] fp32, after the convolution. z: [T, H * P] and steps: [T, H], views of the same
+        tensor. state: [blocks, H, N, P] fp32, read at the group's sources and written at its targets.
+        """
+
+
+class RunSelectiveScan(Protocol):
+    def __call__(
+        self, inputs: ScanInputs, weights: ScanWeights, state: torch.Tensor, group: StateGroupBatch
+    ) -> torch.Tensor:
+        """Return y * silu(z) with y by the selective scan (SelectiveScanSpec): [T, channels] in z's dtype.
+
+        state: [blocks, N, channels] fp32, read at the group's sources and written at its targets.
+        """
+
+
 class Operations:
     """The operations of decoder layers, computed by torch; the base class of implementations by kernels.
 
@@ -149,6 +186,12 @@ class Operations:
 
     def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:  # noqa: ARG002
         return gated_delta.run_gated_delta
+
+    def state_space(self, spec: StateSpaceSpec) -> RunStateSpace:
+        return functools.partial(state_space.run_state_space, spec=spec)
+
+    def selective_scan(self, channels: int, state_size: int) -> RunSelectiveScan:  # noqa: ARG002
+        return selective_scan.run_selective_scan
 
     def logits(self) -> LogitOperations:
         """Return the operations on logits, for the sampler."""

@@ -14,6 +14,8 @@ from models.kv.layer import LayerCache, allocate_layer_kv, allocate_states
 class CacheLayout:
     """The layout of each layer's cache, and the groups of layers that share block tables.
 
+    Layers are counted by mixers, as LayerGroup says. A model without attention has no KV blocks.
+
     Allocated memory is uninitialized, since no layer reads a slot or state that its sequence has not written. So on a
     CPU the system provides memory only as blocks come into use.
     """
@@ -32,8 +34,9 @@ class CacheLayout:
         return sum(layout.state_bytes for layout in self.layers if isinstance(layout, StateLayout))
 
     def block_bytes(self, block_size: int) -> int:
-        """Return the bytes of a block, which holds `block_size` positions of all layers of one group."""
-        return self._position_bytes(self._largest_group().layers) * block_size
+        """Return the bytes of a block, which holds `block_size` positions of all layers of one group; 0 without
+        attention."""
+        return self._position_bytes(self._largest_group()) * block_size
 
     def unshared_block_bytes(self, block_size: int) -> int:
         """Return the bytes of a block from `allocate_unshared`, which holds `block_size` positions of all layers."""
@@ -43,7 +46,7 @@ class CacheLayout:
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
     ) -> list[LayerCache]:
         """Allocate the cache of each layer. The n-th layers of all groups share memory, but never a block."""
-        shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in self._largest_group().layers]
+        shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in self._largest_group()]
         attending = [group.layers for group in self.groups if not group.is_state]
         kv = {layer: cache for layers in attending for layer, cache in zip(layers, shared, strict=False)}
         return [
@@ -73,5 +76,6 @@ class CacheLayout:
         layouts = (self.layers[layer] for layer in layers)
         return sum(layout.position_bytes for layout in layouts if isinstance(layout, KVLayout))
 
-    def _largest_group(self) -> LayerGroup:
-        return max((group for group in self.groups if not group.is_state), key=lambda group: len(group.layers))
+    def _largest_group(self) -> tuple[int, ...]:
+        """Return the layers of the largest group with attention; empty without attention."""
+        return max((group.layers for group in self.groups if not group.is_state), key=len, default=())

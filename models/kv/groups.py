@@ -28,6 +28,9 @@ _FULL_ATTENTION = (0, False)
 class LayerGroup:
     """Layers that share a block table: attention to the same positions, or with `is_state`, all recurrent layers.
 
+    `layers` are indices of mixers (DecoderSpec.mixers): a layer with attention beside a recurrence counts as two, and
+    one that is feed-forward alone as none.
+
     The layers attend to all positions before a token (window None), to the window - 1 before it, or with `is_chunked`
     to the positions of the token's own chunk of `window` positions.
     """
@@ -51,6 +54,8 @@ def group_layers(mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> tuple[Laye
 
 
 def _group_attention(specs: dict[int, AttentionSpec]) -> tuple[LayerGroup, ...]:
+    if not specs:
+        return ()
     if len({(spec.num_kv_heads, spec.head_dim, spec.values_from is None) for spec in specs.values()}) > 1:
         return (LayerGroup(None, tuple(specs)),)
     by_window: dict[_Window, list[int]] = {}

@@ -1,4 +1,4 @@
-"""LayerKV and LayerState: the cache of one layer."""
+"""LayerKV and LayerState: the cache of one layer's attention or recurrence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,10 +21,12 @@ class LayerState:
     """States of one recurrent layer: a tensor for each part of the layout, in its order, [blocks, *shape of a state].
 
     pending_rows: [n, width], outputs of `in_proj` for the last step's speculative rows, which await verification.
+    pending_slots: [n] int32, the rows' adapter slots, or None.
     """
 
     parts: tuple[torch.Tensor, ...]
     pending_rows: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    pending_slots: torch.Tensor | None = None
 
 
 LayerCache = LayerKV | LayerState

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from models.architecture.feed_forward import Activation, MLPSpec, SwigluClamp
+from models.architecture.feed_forward import Activation, GateScales, MLPSpec, SwigluClamp
 from models.kernels.row_input import Elementwise, InputKind, Prologue, RowInput
 
 
@@ -38,6 +38,14 @@ def _clamped_swiglu(clamp: SwigluClamp) -> Callable[[torch.Tensor], torch.Tensor
     return gated
 
 
+def _scaled_swiglu(scales: GateScales) -> Callable[[torch.Tensor], torch.Tensor]:
+    def gated(x: torch.Tensor) -> torch.Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        return scales.out * F.silu(scales.gate * gate) * up
+
+    return gated
+
+
 # activation -> (in torch, the kernels' kind, the kernels' kind for act(gate) * up of rows [gate | up])
 _ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], InputKind, InputKind]] = {
     Activation.SILU: (F.silu, InputKind.SILU, InputKind.SILU_GATED),
@@ -54,6 +62,11 @@ def activation_of(spec: MLPSpec) -> Prologue:
     if (clamp := spec.clamp) is not None:
         bounds = torch.tensor([clamp.alpha, clamp.limit], dtype=torch.float32, device="cpu")
         return Elementwise(RowInput(InputKind.SWIGLU_CLAMPED, bounds), _clamped_swiglu(clamp))
+    if (scales := spec.scales) is not None:
+        assert spec.is_gated
+        assert spec.activation is Activation.SILU
+        factors = torch.tensor([scales.gate, scales.out], dtype=torch.float32, device="cpu")
+        return Elementwise(RowInput(InputKind.SILU_GATED_SCALED, factors), _scaled_swiglu(scales))
     function, kind, gated_kind = _ACTIVATIONS[spec.activation]
     if spec.is_gated:
         return Elementwise(RowInput(gated_kind), _gated(function))

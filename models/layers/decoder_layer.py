@@ -1,31 +1,45 @@
 """DecoderLayer and ParallelLayer: a layer's attention or recurrence, feed-forward and norms, by its LayerSpec."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
+from models.architecture.attention import AttentionSpec
 from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.architecture.recurrence import GatedDeltaSpec, ShortConvSpec
+from models.architecture.recurrence import (
+    GatedDeltaSpec,
+    RecurrenceSpec,
+    SelectiveScanSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 from models.attention.rotary import RotaryEmbedding
-from models.batch import ForwardBatch, GroupBatch
+from models.batch import ForwardBatch, GroupBatch, StateGroupBatch
 from models.compute import ComputeConfig
-from models.kv.layer import LayerCache
+from models.kernels.row_input import IDENTITY, Prologue
+from models.kv.layer import LayerCache, LayerState
 from models.layers.attention import Attention
 from models.layers.latent_attention import LatentAttention
 from models.layers.mlp import MLP
 from models.layers.moe import make_feed_forward
 from models.layers.norm import Norm
 from models.layers.recurrence.gated_delta import GatedDelta
+from models.layers.recurrence.recurrence import Recurrence
+from models.layers.recurrence.selective_scan import SelectiveScan
 from models.layers.recurrence.short_conv import ShortConv
+from models.layers.recurrence.state_space import StateSpace
 from models.layers.residual import NORMS_OF_SUBLAYER, make_residual, skip_sublayer
 from models.linear.method import LinearMethod
 
 
 class DecoderLayer(nn.Module):
-    """Attention or a recurrence, then feed-forward, each with a residual. NormPlacement decides which norms exist."""
+    """Attention or a recurrence, then feed-forward, each with a residual. NormPlacement decides which norms exist.
+
+    A layer may have only one of the two, and a recurrence beside attention.
+    """
 
     attn_norm: nn.Module | None
     attn_post_norm: nn.Module | None
@@ -35,37 +49,82 @@ class DecoderLayer(nn.Module):
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         before, after = NORMS_OF_SUBLAYER[spec.placement]
+        has_mixer, has_mlp = spec.mixer is not None, spec.mlp is not None
         attn_norm, attn_post_norm, mlp_norm, mlp_post_norm = (
             Norm(spec.norm, hidden_size) if exists else None
-            for exists in (before and spec.has_attn_norm, after, before, after)
+            for exists in (
+                has_mixer and before and spec.has_attn_norm,
+                has_mixer and after,
+                has_mlp and before,
+                has_mlp and after,
+            )
         )
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
-        self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
+        self.attn = make_mixer(spec, hidden_size, compute=compute, method=method) if has_mixer else None
         self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
-        self.mlp = make_feed_forward(spec.mlp, hidden_size, compute=compute, method=method)
+        self.mlp = (
+            None if spec.mlp is None else make_feed_forward(spec.mlp, hidden_size, compute=compute, method=method)
+        )
         self._attn_residual = make_residual(spec, attn_norm, attn_post_norm, hidden_size, compute.ops)
         self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm, hidden_size, compute.ops)
+        self.beside: StateSpace | None = None
+        if spec.beside is not None:
+            assert spec.placement is NormPlacement.PRE
+            assert spec.sublayer_scale == spec.skip_scale == 1.0
+            self.beside = StateSpace(spec.beside, hidden_size, compute=compute, method=method)
+            self._join_rows, self._mixer_scale = compute.ops.join_rows(hidden_size), spec.mixer_scale
 
     def forward(
         self,
         x: torch.Tensor,
         rotary: RotaryEmbedding | None,
         batch: ForwardBatch,
-        group: GroupBatch,
-        kv: LayerCache,
+        groups: Sequence[GroupBatch],
+        kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the layer's output for x [T, hidden], which may be overwritten.
 
-        output_rows: [L] rows to return, by default all; for the others, the feed-forward sublayer is skipped.
+        groups, kv: of attention, a recurrence, or both. output_rows: [L] rows to return, by default all; for the
+        others, the feed-forward sublayer is skipped.
         """
-        x = self._attn_residual(
-            x, lambda rows, norm, residual: self.attn(rows, norm, rotary, batch, group, kv, residual)
-        )
+        attn, mlp = self.attn, self.mlp
+        if attn is not None:
+            x = self._attn_residual(
+                x, lambda rows, norm, residual: self._mix(attn, rows, norm, rotary, batch, groups, kv, residual)
+            )
         slots = batch.adapter_slots
         if output_rows is not None:
             x, slots = x[output_rows], None if slots is None else slots[output_rows]
-        return self._mlp_residual(x, lambda rows, norm, residual: self.mlp(rows, norm, residual, slots))
+        if mlp is None:
+            return x
+        return self._mlp_residual(x, lambda rows, norm, residual: mlp(rows, norm, residual, slots))
+
+    def _mix(
+        self,
+        attn: nn.Module,
+        x: torch.Tensor,
+        norm: Prologue,
+        rotary: RotaryEmbedding | None,
+        batch: ForwardBatch,
+        groups: Sequence[GroupBatch],
+        kv: Sequence[LayerCache],
+        residual: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return attention(norm(x)), or a recurrence, or scale * attention(norm(x)) + recurrence(norm(x)) (+ residual,
+        overwritten; may be x): [T, hidden]."""
+        if self.beside is None:
+            mixed: torch.Tensor = attn(x, norm, rotary, batch, groups[0], kv[0], residual)
+            return mixed
+        attended = attn(x, norm, rotary, batch, groups[0], kv[0])
+        x = self.beside(x, norm, rotary, batch, groups[1], kv[1], residual)
+        return self._join_rows(x, attended, IDENTITY, scale=self._mixer_scale)
+
+    def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> None:
+        """Advance the states of the layer's recurrence by accepted speculative rows."""
+        recurrence = self.attn if self.beside is None else self.beside
+        assert isinstance(recurrence, Recurrence)
+        recurrence.commit_states(accepted_rows, group, state)
 
     @contextlib.contextmanager
     def without_mlp(self) -> Iterator[None]:
@@ -87,6 +146,7 @@ class ParallelLayer(nn.Module):
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         assert isinstance(spec.mlp, MLPSpec)
+        assert spec.beside is None
         assert spec.sublayer_scale == spec.skip_scale == 1.0
         self.attn_norm = Norm(spec.norm, hidden_size)
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
@@ -99,8 +159,8 @@ class ParallelLayer(nn.Module):
         x: torch.Tensor,
         rotary: RotaryEmbedding | None,
         batch: ForwardBatch,
-        group: GroupBatch,
-        kv: LayerCache,
+        groups: Sequence[GroupBatch],
+        kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the output for x [T, hidden], or for some rows. The MLP reads x before attention overwrites it."""
@@ -108,7 +168,7 @@ class ParallelLayer(nn.Module):
         if output_rows is not None and slots is not None:
             slots = slots[output_rows]
         inner = self.mlp.expand(x if output_rows is None else x[output_rows], self.mlp_norm, slots)
-        x = self.attn(x, self.attn_norm, rotary, batch, group, kv, residual=x)
+        x = self.attn(x, self.attn_norm, rotary, batch, groups[0], kv[0], residual=x)
         return self.mlp.contract(inner, residual=x if output_rows is None else x[output_rows], adapter_slots=slots)
 
 
@@ -120,11 +180,23 @@ def make_layer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, met
 
 def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> nn.Module:
     """Make the layer's attention, or the recurrence that replaces it."""
-    match spec.recurrence:
-        case ShortConvSpec():
-            return ShortConv(spec.recurrence, hidden_size, compute=compute, method=method)
-        case GatedDeltaSpec():
-            return GatedDelta(spec.recurrence, hidden_size, compute=compute, method=method)
+    assert spec.mixer is not None
+    if not isinstance(spec.mixer, AttentionSpec):
+        return make_recurrence(spec.mixer, hidden_size, compute=compute, method=method)
     if spec.latent is not None:
         return LatentAttention(spec, hidden_size, compute=compute, method=method)
     return Attention(spec, hidden_size, compute=compute, method=method)
+
+
+def make_recurrence(
+    spec: RecurrenceSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod
+) -> Recurrence:
+    match spec:
+        case ShortConvSpec():
+            return ShortConv(spec, hidden_size, compute=compute, method=method)
+        case GatedDeltaSpec():
+            return GatedDelta(spec, hidden_size, compute=compute, method=method)
+        case StateSpaceSpec():
+            return StateSpace(spec, hidden_size, compute=compute, method=method)
+        case SelectiveScanSpec():
+            return SelectiveScan(spec, hidden_size, compute=compute, method=method)

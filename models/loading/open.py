@@ -163,10 +163,6 @@ def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[F
 
 def _describe(family: Family, config: HFConfig) -> DecoderSpec:
     spec = family.describe(config)
-    if not spec.attention_specs:
-        raise UnsupportedModelError(
-            f"{config.source}: no layer has attention; models with only recurrent layers are not supported"
-        )
     for mlp in {layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec)}:
         if reason := mlp.contradiction():
             raise CheckpointError(f"{config.source}: {reason}; fetch the checkpoint's own configuration again")

@@ -5,8 +5,20 @@ from typing import Any
 
 import torch
 
+from models.architecture.recurrence import StateSpaceSpec
 from models.kernels.operands import ExpertLayer
-from models.kernels.ops import Convolve, CopyHeads, Experts, GateRows, HeadProduct, JoinRows, Operations, RunGatedDelta
+from models.kernels.ops import (
+    Convolve,
+    CopyHeads,
+    Experts,
+    GateRows,
+    HeadProduct,
+    JoinRows,
+    Operations,
+    RunGatedDelta,
+    RunSelectiveScan,
+    RunStateSpace,
+)
 
 
 class TrainOperations(Operations):
@@ -49,12 +61,22 @@ class TrainOperations(Operations):
     def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:
         return _by_gradient(self._serving.gated_delta(key_dim, value_dim), super().gated_delta(key_dim, value_dim))
 
+    def state_space(self, spec: StateSpaceSpec) -> RunStateSpace:
+        return _by_gradient(self._serving.state_space(spec), super().state_space(spec))
+
+    def selective_scan(self, channels: int, state_size: int) -> RunSelectiveScan:
+        return _by_gradient(
+            self._serving.selective_scan(channels, state_size), super().selective_scan(channels, state_size)
+        )
+
 
 def _by_gradient(serving: Callable[..., Any], differentiable: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that calls `serving`, or `differentiable` if an argument needs a gradient."""
 
     def compute(*args: Any, **kwargs: Any) -> Any:
-        needs_gradient = any(isinstance(each, torch.Tensor) and each.requires_grad for each in args)
+        # Some operations take their rows in a tuple.
+        flat = [item for each in args for item in (each if isinstance(each, tuple) else (each,))]
+        needs_gradient = any(isinstance(each, torch.Tensor) and each.requires_grad for each in flat)
         return (differentiable if needs_gradient else serving)(*args, **kwargs)
 
     return compute

@@ -25,7 +25,7 @@ def in_buffers(batch: ForwardBatch, buffers: BatchBuffers) -> ForwardBatch:
     if len(batch.token_ids) > buffers.max_rows:
         return batch
     attended = [group for group in batch.groups if isinstance(group, KVGroupBatch)]
-    width = max(group.block_tables.shape[1] for group in attended)
+    width = max((group.block_tables.shape[1] for group in attended), default=0)
     rows = (batch.token_ids, batch.positions, batch.logit_rows, *(group.slot_mapping for group in attended))
     buffers.write_rows(*(numbers.tolist() for numbers in rows))
     buffers.write_lengths(batch.cu_seqlens_q.tolist(), batch.context_lens)

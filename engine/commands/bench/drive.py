@@ -101,7 +101,7 @@ def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
             f"{info.num_states:,}; raise --kv-cache-memory-bytes"
         )
     groups = tuple(KVGroup(info.block_size, window) for window in info.kv_windows)
-    blocks_each = peak_blocks(groups, tokens_each)
+    blocks_each = peak_blocks(groups, tokens_each) if groups else 0
     if batch_size * blocks_each > info.num_blocks:
         raise StartupError(
             f"{batch_size} sequences of {tokens_each:,} tokens need {batch_size * blocks_each:,} KV blocks; the cache "

@@ -94,7 +94,9 @@ def fold(
         for each in plan
         if each.destination.parameter == "weight"
     }
-    pairs = [("attn_norm", layer.attn_norm, "attn.qkv")]
+    pairs = []
+    if layer.beside is None:  # else two matrices read the norm's output
+        pairs.append(("attn_norm", layer.attn_norm, "attn.qkv"))
     if isinstance(layer.mlp, MLP):
         pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if layer.mlp.is_gated else "mlp.up"))
     if spec.placement not in (NormPlacement.PRE, NormPlacement.SANDWICH):
@@ -103,9 +105,9 @@ def fold(
         if isinstance(norm, Norm) and _is_as_stored(assignments, norm_name, None) and _has(layer, name):
             folding.fold_norm(norm_name, norm, name, choose_factors(name, _linear(layer, name)), dtype)
     is_linear_in_up = isinstance(spec.mlp, MLPSpec) and spec.mlp.clamp is None
-    is_gated = isinstance(layer.mlp, MLP) and layer.mlp.is_gated
-    if is_gated and is_linear_in_up and _is_as_stored(assignments, "mlp.gate_up", "up"):
-        folding.fold_up(layer.mlp, choose_factors("mlp.down", layer.mlp.down))
+    mlp = layer.mlp if isinstance(layer.mlp, MLP) and layer.mlp.is_gated else None
+    if mlp is not None and is_linear_in_up and _is_as_stored(assignments, "mlp.gate_up", "up"):
+        folding.fold_up(mlp, choose_factors("mlp.down", mlp.down))
     return folding
 
 

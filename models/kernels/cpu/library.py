@@ -82,6 +82,9 @@ class KernelLibrary:
         # recurrence
         self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")
         self.gated_delta = self._bind("hr_gated_delta", "pippplpppfppppipiiiii")
+        self.state_space = self._bind("hr_state_space", "piplpppfffppppipiiii")
+        self.gate_and_norm = self._bind("hr_gate_and_norm", "piplpfiffplli")
+        self.selective_scan = self._bind("hr_selective_scan", "pppplppfppiplppppipli")
         # sampling
         self.best_ids = self._bind("hr_best_ids", "plllpp")
         self.top1_probs = self._bind("hr_top1_probs", "plllpp")

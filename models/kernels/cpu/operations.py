@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from models.architecture.recurrence import StateSpaceSpec
 from models.kernels.cpu import recurrence, rows
 from models.kernels.cpu.build import watching_compilation
 from models.kernels.cpu.library import KernelLibrary, describe_kernels, kernel_library
@@ -24,6 +25,8 @@ from models.kernels.ops import (
     OnCompiled,
     Operations,
     RunGatedDelta,
+    RunSelectiveScan,
+    RunStateSpace,
 )
 from models.kernels.torch.logits import LogitOperations
 
@@ -86,6 +89,15 @@ class CpuOperations(Operations):
 
     def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:
         return self._kernel(recurrence.run_gated_delta, key_dim, value_dim) or super().gated_delta(key_dim, value_dim)
+
+    def state_space(self, spec: StateSpaceSpec) -> RunStateSpace:
+        group_size = spec.inner_size // spec.num_groups
+        kernel = self._kernel(recurrence.run_state_space, spec.state_size, spec.head_dim, group_size)
+        return super().state_space(spec) if kernel is None else functools.partial(kernel, spec=spec)
+
+    def selective_scan(self, channels: int, state_size: int) -> RunSelectiveScan:
+        kernel = self._kernel(recurrence.run_selective_scan, channels, state_size)
+        return kernel or super().selective_scan(channels, state_size)
 
     def logits(self) -> LogitOperations:
         return CpuLogitOperations(self._library)

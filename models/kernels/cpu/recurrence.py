@@ -1,10 +1,11 @@
-"""Convolution and gated delta rule of recurrent layers (C++, src/recurrence)."""
+"""Convolution, gated delta rule and state spaces of recurrent layers (C++, src/recurrence)."""
 
 import torch
 
+from models.architecture.recurrence import GatePlace, StateSpaceSpec
 from models.batch import StateGroupBatch
 from models.kernels.cpu.library import KernelLibrary, address
-from models.kernels.operands import DeltaGates, DeltaWeights
+from models.kernels.operands import DeltaGates, DeltaWeights, ScanInputs, ScanWeights, StateSpaceWeights
 
 MAX_KERNEL_SIZE = 8  # kMaxKernelSize of causal_conv.cpp
 
@@ -59,6 +60,62 @@ def run_gated_delta(
         *(weights.A_log.data_ptr(), weights.dt_bias.data_ptr(), weights.norm_weight.data_ptr(), weights.norm_eps),
         *(state.data_ptr(), *_group_arguments(group), out.data_ptr()),
         *(num_key_heads, num_heads, key_dim, value_dim, tiles_key_heads),
+    )
+    return out
+
+
+def run_state_space(
+    xbc: torch.Tensor,
+    z: torch.Tensor,
+    steps: torch.Tensor,
+    weights: StateSpaceWeights,
+    state: torch.Tensor,
+    group: StateGroupBatch,
+    *,
+    spec: StateSpaceSpec,
+    library: KernelLibrary,
+) -> torch.Tensor:
+    """Run a state space, norm and gate (RunStateSpace in ops.py). N, P and a group's channels: multiples of 16."""
+    assert z.stride() == steps.stride()
+    assert z.stride(1) == 1
+    assert xbc.is_contiguous()
+    assert xbc.dtype == state.dtype == torch.float32
+    scales, is_bf16 = spec.scales, z.dtype == torch.bfloat16
+    y = torch.empty((len(z), spec.inner_size), dtype=torch.float32)
+    library.state_space(
+        *(xbc.data_ptr(), is_bf16, steps.data_ptr(), steps.stride(0), weights.A_log.data_ptr()),
+        *(weights.dt_bias.data_ptr(), weights.D.data_ptr()),
+        *(1.0 if scales is None else scales.step, spec.min_step, spec.max_step, state.data_ptr()),
+        *(*_group_arguments(group), y.data_ptr()),
+        *(spec.num_heads, spec.num_groups, spec.state_size, spec.head_dim),
+    )
+    out = y if z.dtype == torch.float32 else torch.empty((len(z), spec.inner_size), dtype=z.dtype)
+    library.gate_and_norm(
+        *(y.data_ptr(), is_bf16, z.data_ptr(), z.stride(0), address(weights.norm_weight)),
+        *(0.0 if spec.norm is None else spec.norm.eps, spec.gate is GatePlace.BEFORE_NORM),
+        *(1.0 if scales is None else scales.z, 1.0 if scales is None else scales.out),
+        *(out.data_ptr(), *out.shape, spec.num_groups),
+    )
+    return out
+
+
+def run_selective_scan(
+    inputs: ScanInputs, weights: ScanWeights, state: torch.Tensor, group: StateGroupBatch, *, library: KernelLibrary
+) -> torch.Tensor:
+    """Run the selective scan and the gate (RunSelectiveScan in ops.py). Channels and N: multiples of 16."""
+    x, steps, b, c, z = inputs
+    assert x.is_contiguous()
+    assert steps.is_contiguous()
+    assert weights.A.is_contiguous()
+    assert x.dtype == steps.dtype == b.dtype == c.dtype == state.dtype == torch.float32
+    assert b.stride() == c.stride()
+    assert b.stride(1) == z.stride(1) == 1
+    out = torch.empty(x.shape, dtype=z.dtype)
+    library.selective_scan(
+        *(x.data_ptr(), steps.data_ptr(), b.data_ptr(), c.data_ptr(), b.stride(0)),
+        *(address(weights.b_norm), address(weights.c_norm), weights.norm_eps, weights.A.data_ptr()),
+        *(weights.D.data_ptr(), z.dtype == torch.bfloat16, z.data_ptr(), z.stride(0), state.data_ptr()),
+        *(*_group_arguments(group), out.data_ptr(), x.shape[1], b.shape[1]),
     )
     return out
 

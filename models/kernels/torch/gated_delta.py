@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from models.batch import StateGroupBatch
 from models.kernels.operands import DeltaGates, DeltaWeights
+from models.kernels.torch.scan import ChunkedScan, decays, scan_sequences
 
-_CHUNK = 64  # rows: the quadratic part of a chunk costs about what its products with the state do
 _L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
@@ -66,40 +66,14 @@ def _unit_heads(x: torch.Tensor, repeats: int, tiles_key_heads: bool) -> torch.T
 
 def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) -> torch.Tensor:
     """Return y [T, H, V], before norm and gate. Reads `state` [blocks, H, K, V] at sources, writes it at targets."""
-    out = torch.empty_like(rows.v)
-    singles: list[tuple[int, int, int]] = []  # (row, source, target)
-    end = 0
-    for length, source in zip(group.query_lens, group.source_blocks, strict=True):
-        start, end = end, end + length
-        if length == 1:
-            singles.append((start, source, group.target_blocks[start]))
-        else:
-            _compute_sequence(rows, range(start, end), source, state, group.target_blocks, out)
-    if singles:
-        _single_rows(rows, singles, state, out)
-    return out
-
-
-def _compute_sequence(
-    rows: DeltaRows, indices: range, source: int, state: torch.Tensor, targets: tuple[int, ...], out: torch.Tensor
-) -> None:
-    """Compute the rows of one sequence, in chunks that also end where a state is stored."""
-    now = state[source].clone() if source >= 0 else torch.zeros_like(state[0])
-    start = indices.start
-    while start < indices.stop:
-        most = min(start + _CHUNK, indices.stop)
-        end = next((row + 1 for row in range(start, most) if targets[row] >= 0), most)
-        out[start:end], now = _chunk(DeltaRows(*(tensor[start:end].transpose(0, 1) for tensor in rows)), now)
-        if targets[end - 1] >= 0:
-            state[targets[end - 1]] = now
-        start = end
+    return scan_sequences(ChunkedScan(_chunk, _single_rows), rows, state, group, torch.empty_like(rows.v))
 
 
 def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute one chunk. rows: [H, n, ...]; before: the state [H, K, V]. Returns y [n, H, V] and the state after."""
-    q, k, v, log_decay, beta = rows
+    """Compute one chunk. rows: [n, H, ...]; before: the state [H, K, V]. Returns y [n, H, V] and the state after."""
+    q, k, v, log_decay, beta = (tensor.transpose(0, 1) for tensor in rows)
     total = log_decay.cumsum(dim=1)  # G, [H, n]
-    decay = (total.unsqueeze(2) - total.unsqueeze(1)).tril().exp().tril()  # the inner tril: exp must not overflow above
+    decay = decays(total)
     from_start, to_end = total.exp().unsqueeze(2), (total[:, -1:] - total).exp().unsqueeze(2)  # decays, [H, n, 1]
     beta = beta.unsqueeze(2)
     system = beta * decay * (k @ k.transpose(1, 2))  # its diagonal is taken as ones
@@ -109,14 +83,10 @@ def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return y.transpose(0, 1), after
 
 
-def _single_rows(rows: DeltaRows, singles: list[tuple[int, int, int]], state: torch.Tensor, out: torch.Tensor) -> None:
-    """Compute the sequences with a single row together. singles: (row, source block, target block); -1 for no block."""
-    at, sources, targets = torch.tensor(singles, device=state.device).unbind(1)
-    q, k, v, log_decay, beta = (tensor[at] for tensor in rows)  # [N, H, ...]
-    before = state[sources.clamp_min(0)] * log_decay.exp().view(*log_decay.shape, 1, 1)
-    before = torch.where(sources.view(-1, 1, 1, 1) >= 0, before, torch.zeros_like(before))
+def _single_rows(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute a row of each of N sequences. before: the states [N, H, K, V]."""
+    q, k, v, log_decay, beta = rows
+    before = before * log_decay.exp().view(*log_decay.shape, 1, 1)
     u = beta.unsqueeze(-1) * (v - (k.unsqueeze(2) @ before).squeeze(2))
     after = before + k.unsqueeze(3) * u.unsqueeze(2)
-    out[at] = (q.unsqueeze(2) @ after).squeeze(2)
-    is_stored = targets >= 0
-    state[targets[is_stored]] = after[is_stored]
+    return (q.unsqueeze(2) @ after).squeeze(2), after

@@ -34,7 +34,13 @@ class GatedDelta(Recurrence):
         self._convolve = compute.ops.convolve(spec.kernel_size, spec.conv_size)
         self._run_gated_delta = compute.ops.gated_delta(spec.key_dim, spec.value_dim)
 
-    def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
+    def scan(
+        self,
+        rows: torch.Tensor,
+        group: StateGroupBatch,
+        state: LayerState,
+        adapter_slots: torch.Tensor | None,  # noqa: ARG002
+    ) -> torch.Tensor:
         qkv, z, b, a = torch.split_with_sizes(rows, list(self.shards.values()), dim=1)
         inputs, matrices = state.parts
         convolved = self._convolve(qkv, self.conv_weight, inputs, group, has_silu=True, out_dtype=torch.float32)

@@ -37,14 +37,23 @@ class Recurrence(nn.Module):
         rows = self.in_proj(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         if group.speculative_rows is not None:
             state.pending_rows = rows[group.speculative_rows]
-        y = self.scan(rows, group, state)
+            slots = batch.adapter_slots
+            state.pending_slots = None if slots is None else slots[group.speculative_rows]
+        y = self.scan(rows, group, state, batch.adapter_slots)
         hidden: torch.Tensor = self.out(y, residual=residual, adapter_slots=batch.adapter_slots)
         return hidden
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> None:
         """Advance the states by accepted speculative rows: [n] int64, indices into state.pending_rows."""
-        self.scan(state.pending_rows[accepted_rows], group, state)
+        slots = state.pending_slots
+        rows = state.pending_rows[accepted_rows]
+        self.scan(rows, group, state, None if slots is None else slots[accepted_rows])
 
     @abstractmethod
-    def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
-        """Run the recurrence over outputs of `in_proj`, and return the inputs of `out`. Reads and writes `state`."""
+    def scan(
+        self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState, adapter_slots: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Run the recurrence over outputs of `in_proj`, and return the inputs of `out`. Reads and writes `state`.
+
+        adapter_slots: [T] int32, or None; for recurrences with linear layers of their own.
+        """

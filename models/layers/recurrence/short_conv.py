@@ -28,7 +28,13 @@ class ShortConv(Recurrence):
         self.register_parameter("conv_bias", bias)
         self._convolve = compute.ops.convolve(spec.kernel_size, hidden_size)
 
-    def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
+    def scan(
+        self,
+        rows: torch.Tensor,
+        group: StateGroupBatch,
+        state: LayerState,
+        adapter_slots: torch.Tensor | None,  # noqa: ARG002
+    ) -> torch.Tensor:
         b, c, v = rows.chunk(3, dim=1)
         inputs = state.parts[0]
         return self._convolve(

@@ -126,6 +126,8 @@ def _in_short(info: EngineInfo) -> str:
 
 
 def _kv_cache(info: EngineInfo) -> str:
+    if not info.num_blocks:
+        return f"{info.num_states:,} recurrent states and no KV cache"
     room = f"{info.num_blocks * info.block_size:,} tokens"
     if info.kv_windows != [None]:  # layers with windows need fewer blocks for a token
         room = f"{info.num_blocks:,} blocks of {info.block_size} tokens"

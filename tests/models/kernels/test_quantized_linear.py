@@ -180,11 +180,15 @@ def prepared_rows(kind: InputKind, x: torch.Tensor, scale: torch.Tensor, shift: 
     if kind is InputKind.SWIGLU_CLAMPED:
         gate, up = gate.clamp(max=_LIMIT), up.clamp(-_LIMIT, _LIMIT)
         return gate * torch.sigmoid(_ALPHA * gate) * (up + 1)
+    if kind is InputKind.SILU_GATED_SCALED:
+        return _LIMIT * F.silu(_ALPHA * gate) * up
     return _ACTIVATIONS[InputKind[kind.name.removesuffix("_GATED")]](gate) * up
 
 
 def row_input(kind: InputKind, scale: torch.Tensor, shift: torch.Tensor) -> RowInput:
     if kind is InputKind.SWIGLU_CLAMPED:
+        return RowInput(kind, torch.tensor([_ALPHA, _LIMIT]))
+    if kind is InputKind.SILU_GATED_SCALED:
         return RowInput(kind, torch.tensor([_ALPHA, _LIMIT]))
     is_norm = kind in (InputKind.RMS_NORM, InputKind.LAYER_NORM)
     return RowInput(kind, scale if is_norm else None, shift if kind is InputKind.LAYER_NORM else None, 1e-5)

@@ -4,9 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.kernels.operands import DeltaGates, DeltaWeights
+from models.architecture.norm import NormKind, NormSpec
+from models.architecture.recurrence import GatePlace, StateSpaceScales, StateSpaceSpec
+from models.kernels.operands import DeltaGates, DeltaWeights, ScanInputs, ScanWeights, StateSpaceWeights
 from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
+from models.kernels.torch.selective_scan import ScanRows, selective_scan
+from models.kernels.torch.state_space import StateSpaceRows, state_space
 from tests.helpers.states import BLOCKS, STEPS, group_of
 from tests.models.kernels.conftest import Column
 
@@ -74,6 +78,86 @@ def test_gated_delta_rule_equals_its_definition(
 
     run = column(dtype).gated_delta(key_dim, value_dim)
     out = run(qkv, DeltaGates(z, b, a), weights, state, group, tiles_key_heads=tiles_key_heads)
+
+    torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)
+
+
+NORM = NormSpec(NormKind.RMS, 1e-3)
+SPACES = {
+    "gate-before-norm": StateSpaceSpec(4, 32, 2, 16, 4, NORM, min_step=0.05, max_step=0.9),
+    "gate-after-norm": StateSpaceSpec(6, 48, 1, 32, 4, NORM, GatePlace.AFTER_NORM),
+    "no-norm": StateSpaceSpec(2, 16, 2, 64, 4, None, scales=StateSpaceScales(0.7, 1.0, 1.0, 1.0, 1.3, 0.6)),
+    "no-kernel-takes-it": StateSpaceSpec(4, 20, 2, 12, 4, NORM),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("spec", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_space_equals_its_definition(
+    column: Column, step: Step, spec: StateSpaceSpec, dtype: torch.dtype
+) -> None:
+    generator, group, heads, inner = torch.Generator().manual_seed(0), group_of(*step), spec.num_heads, spec.inner_size
+    num_rows, groups = sum(step[0]), (spec.num_groups, spec.state_size)
+    A_log, dt_bias, D = (torch.randn(heads, generator=generator) for _ in range(3))
+    norm_weight = None if spec.norm is None else torch.randn(inner, generator=generator)
+    xbc = torch.randn(num_rows, spec.conv_size, generator=generator)
+    rows = torch.randn(num_rows, inner + heads + 4, generator=generator).to(dtype)
+    z, dt, _ = rows.split([inner, heads, 4], dim=1)
+    state = torch.randn(BLOCKS, heads, spec.state_size, spec.head_dim, generator=generator)
+    expected_state = state.clone()
+    scales = spec.scales or StateSpaceScales(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    steps = F.softplus(scales.step * dt.float() + dt_bias).clamp(spec.min_step, spec.max_step)
+    keys = spec.num_groups * spec.state_size
+    x, b, c = (
+        part.unflatten(1, sizes)
+        for part, sizes in zip(xbc.split([inner, keys, keys], 1), ((heads, -1), groups, groups), strict=True)
+    )
+    y = state_space(StateSpaceRows(steps[..., None] * x, b, c, -A_log.exp() * steps), expected_state, group)
+    y = (y + D[:, None] * x).flatten(1)
+    gate = F.silu(scales.z * z.float())
+    if spec.norm is None:
+        expected = y * gate
+    else:
+        gates_first = spec.gate is GatePlace.BEFORE_NORM
+        runs = (y * gate if gates_first else y).unflatten(1, (spec.num_groups, -1))
+        normed = (runs * torch.rsqrt(runs.square().mean(-1, keepdim=True) + 1e-3)).flatten(1) * norm_weight
+        expected = normed if gates_first else normed * gate
+    expected = (scales.out * expected).to(dtype)
+
+    weights = StateSpaceWeights(A_log, dt_bias, D, norm_weight)
+    out = column(dtype).state_space(spec)(xbc, z, dt, weights, state, group)
+
+    torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("channels", "state_size", "has_norms"), [(80, 16, False), (32, 48, True), (20, 8, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_selective_scan_equals_its_definition(
+    column: Column, step: Step, channels: int, state_size: int, has_norms: bool, dtype: torch.dtype
+) -> None:
+    generator, group, num_rows = torch.Generator().manual_seed(0), group_of(*step), sum(step[0])
+    x, steps = (torch.randn(num_rows, channels, generator=generator) for _ in range(2))
+    z = torch.randn(num_rows, 2 * channels, generator=generator).to(dtype)[:, channels:]
+    _, b, c = torch.randn(num_rows, 4 + 2 * state_size, generator=generator).split([4, state_size, state_size], dim=1)
+    b_norm, c_norm = (torch.randn(state_size, generator=generator) if has_norms else None for _ in range(2))
+    rates = -torch.rand(state_size, channels, generator=generator)
+    D = torch.randn(channels, generator=generator)
+    state = torch.randn(BLOCKS, state_size, channels, generator=generator)
+    expected_state = state.clone()
+    keys, queries = (
+        part if norm is None else part * torch.rsqrt(part.square().mean(-1, keepdim=True) + 1e-3) * norm
+        for part, norm in ((b, b_norm), (c, c_norm))
+    )
+    d = F.softplus(steps)
+    y = selective_scan(ScanRows(d, d * x, keys, queries), rates, expected_state, group) + D * x
+    expected = (y * F.silu(z.float())).to(dtype)
+
+    run = column(dtype).selective_scan(channels, state_size)
+    out = run(ScanInputs(x, steps, b, c, z), ScanWeights(rates, D, b_norm, c_norm, 1e-3), state, group)
 
     torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)

@@ -1,10 +1,12 @@
-"""Convolution and gated delta rule over rows of several sequences, against one row after the other."""
+"""Convolution, gated delta rule and state spaces over rows of several sequences, against one row after the other."""
 
 import pytest
 import torch
 
 from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
+from models.kernels.torch.selective_scan import ScanRows, selective_scan
+from models.kernels.torch.state_space import StateSpaceRows, state_space
 from tests.helpers.states import BLOCKS, STEPS, group_of
 
 
@@ -70,3 +72,60 @@ def test_gated_delta_rule_equals_its_recurrence(
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=0.0, atol=2e-5)
     torch.testing.assert_close(state, expected_state, rtol=0.0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("query_lens", "sources", "targets"), STEPS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_state_space_equals_its_recurrence(
+    query_lens: list[int], sources: list[int], targets: dict[int, int], groups: int, generator: torch.Generator
+) -> None:
+    heads, head_dim, state_size, total = 4, 6, 5, sum(query_lens)
+    rows = StateSpaceRows(
+        v=torch.randn(total, heads, head_dim, generator=generator),
+        b=torch.randn(total, groups, state_size, generator=generator),
+        c=torch.randn(total, groups, state_size, generator=generator),
+        log_decay=-torch.rand(total, heads, generator=generator).square(),
+    )
+    state = torch.randn(BLOCKS, heads, state_size, head_dim, generator=generator)
+    before, expected_state, expected, row = state.clone(), state.clone(), [], 0
+    of_head = [head * groups // heads for head in range(heads)]
+    for length, source in zip(query_lens, sources, strict=True):
+        now = before[source] if source >= 0 else torch.zeros_like(before[0])
+        for _ in range(length):
+            v, b, c, log_decay = (tensor[row] for tensor in rows)
+            now = log_decay.exp()[:, None, None] * now + torch.einsum("hn,hp->hnp", b[of_head], v)
+            expected.append(torch.einsum("hn,hnp->hp", c[of_head], now))
+            if row in targets:
+                expected_state[targets[row]] = now
+            row += 1
+
+    out = state_space(rows, state, group_of(query_lens, sources, targets))
+
+    torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("query_lens", "sources", "targets"), STEPS)
+def test_selective_scan_equals_its_recurrence(
+    query_lens: list[int], sources: list[int], targets: dict[int, int], generator: torch.Generator
+) -> None:
+    channels, state_size, total = 6, 5, sum(query_lens)
+    step = torch.rand(total, channels, generator=generator)
+    rows = ScanRows(step, *(torch.randn(total, size, generator=generator) for size in (channels, 5, 5)))
+    rates = -torch.rand(state_size, channels, generator=generator)
+    state = torch.randn(BLOCKS, state_size, channels, generator=generator)
+    before, expected_state, expected, row = state.clone(), state.clone(), [], 0
+    for length, source in zip(query_lens, sources, strict=True):
+        now = before[source] if source >= 0 else torch.zeros_like(before[0])
+        for _ in range(length):
+            step, v, b, c = (tensor[row] for tensor in rows)
+            now = (step * rates).exp() * now + torch.outer(b, v)
+            expected.append(c @ now)
+            if row in targets:
+                expected_state[targets[row]] = now
+            row += 1
+
+    out = selective_scan(rows, rates, state, group_of(query_lens, sources, targets))
+
+    torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=2e-5)

@@ -23,11 +23,13 @@ enum class InputKind : int32_t {
   kReluSquaredGated = 13,
   kReluSquared = 14,
   kSwigluClamped = 15,  // gate * sigmoid(alpha * gate) * (up + 1), gate at most `limit`, up within +-limit
+  kSiluGatedScaled = 16,  // out * silu(scale * gate) * up
 };
 
 struct InputSpec {
   InputKind kind;
-  const float *weight, *bias;  // [K]; of norms only, bias null for RMSNorm. weight is {alpha, limit} of kSwigluClamped
+  const float *weight, *bias;  // [K]; of norms only, bias null for RMSNorm. weight is {alpha, limit} of kSwigluClamped,
+                              // {scale, out} of kSiluGatedScaled
   float eps;
 };
 
@@ -145,6 +147,10 @@ void prepare_columns(const InputSpec& input, const Element* x, const Element* up
       for (int64_t k = 0; k < columns; k += 16)
         store(out + k, swiglu_clamped(load_lanes(x + k), load_lanes(up + k), input.weight[0], input.weight[1]));
       return;
+    case InputKind::kSiluGatedScaled: {
+      const F32x16 scale = broadcast(input.weight[0]), last = broadcast(input.weight[1]);
+      return activate_gated(x, up, columns, out, [&](const F32x16& v) { return last * silu(scale * v); });
+    }
   }
 }
 
