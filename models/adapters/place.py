@@ -30,7 +30,7 @@ def place_adapter(stored: StoredAdapter, decoder: Decoder, rules: Rules) -> dict
 
     Raises AdapterError, which names a tensor that belongs to no module or does not fit its module.
     """
-    placer = _Placer(stored, decoder, NameMap(rules, len(decoder.spec.layers)))
+    placer = _Placer(stored, decoder, NameMap(rules, len(decoder.spec.layers), dict(decoder.named_modules())))
     for pair in stored.pairs:
         placer.add_pair(pair)
     for weight in stored.weights:

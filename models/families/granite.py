@@ -75,7 +75,7 @@ def describe_moe(config: HFConfig) -> DecoderSpec:
     return describe(config).map_layers(adapt)
 
 
-_EXPERTS = {
+EXPERTS = {
     "model.layers.{i}.block_sparse_moe.router.layer.weight": To("layers.{i}.mlp.router"),
     "model.layers.{i}.block_sparse_moe.input_linear.weight": To("layers.{i}.mlp.experts.{e}.gate_up"),
     "model.layers.{i}.block_sparse_moe.output_linear.weight": To("layers.{i}.mlp.experts.{e}.down"),
@@ -116,4 +116,4 @@ SWA = Family(
     gguf_swa_fields,
 )
 FAMILY = Family(describe, llama.NAMES, llama.GGUF_NAMES, gguf_fields)
-MOE = Family(describe_moe, {**llama.NAMES, **_EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}, gguf_moe_fields)
+MOE = Family(describe_moe, {**llama.NAMES, **EXPERTS}, {**llama.GGUF_NAMES, **GGUF_EXPERT_NAMES}, gguf_moe_fields)

@@ -52,7 +52,7 @@ def _describe(config: HFConfig, mlp_size: int) -> DecoderSpec:
         dataclasses.replace(config, fields={**config.fields, **as_llama}), llama.Defaults(rope_theta=1e6)
     )
     conv = ShortConvSpec(
-        spec.hidden_size, config.integer("conv_L_cache", 3, minimum=2), config.boolean("conv_bias", False)
+        spec.hidden_size, config.integer("conv_L_cache", 3, minimum=2, maximum=8), config.boolean("conv_bias", False)
     )
     has_attention = _has_attention(config, len(spec.layers))
 

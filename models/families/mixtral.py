@@ -16,7 +16,7 @@ from models.families.registry import Family
 def describe(config: HFConfig) -> DecoderSpec:
     spec = mistral.with_windows(config, llama.describe(config, llama.Defaults(rope_theta=1e6, eps=1e-5)))
 
-    def with_experts(mlp: MLPSpec | MoESpec) -> MoESpec:
+    def with_experts(mlp: MLPSpec | MoESpec | None) -> MoESpec:
         assert isinstance(mlp, MLPSpec)
         per_token = config.integer("num_experts_per_tok", 2)
         router = RouterSpec(RouterScore.SOFTMAX, per_token, renormalizes=True)

@@ -37,7 +37,7 @@ def named_linears(rules: Rules, spec: DecoderSpec, shards: Mapping[str, Sequence
     with the longest prefix is used: that of the class that generates text. Of equally long prefixes the last is used,
     since a family adds its own names after those of the family that it extends.
     """
-    names = NameMap(rules, len(spec.layers))
+    names = NameMap(rules, len(spec.layers), shards)
     stems = [stem for pattern in rules if (stem := _stem(pattern)) is not None]
     for layer in range(len(spec.layers)):
         best: dict[_Shards, NamedLinear] = {}

@@ -1,7 +1,8 @@
 """Rules: a declarative map from a checkpoint's tensor names to the decoder's parameters."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ class To:
 
     parameter: the parameter's name, if the tensor's name does not end with it. when_present: a module that exists
     only in the layers where the tensor has this name; in other layers, a tensor with another name fills `module`.
+    otherwise: the module that the tensor fills in layers without `module`.
     """
 
     module: str
@@ -26,6 +28,7 @@ class To:
     transform: Transform | None = None
     parameter: str | None = None
     when_present: str | None = None
+    otherwise: str | None = None
 
 
 IGNORE: To | None = None  # for a tensor that is not a weight, such as a stored causal mask
@@ -62,10 +65,12 @@ class Destination:
 class NameMap:
     """Compiled Rules: maps a tensor's name to its destinations."""
 
-    def __init__(self, rules: Rules, num_layers: int | None = None) -> None:
-        """num_layers: number of the decoder's layers; without it, "{x}" matches no number."""
+    def __init__(self, rules: Rules, num_layers: int | None = None, modules: Container[str] | None = None) -> None:
+        """num_layers: number of the decoder's layers; without it, "{x}" matches no number. modules: names of the
+        decoder's modules, by which `To.otherwise` applies; without them, it never does."""
         self._rules = [(_compile(pattern), to) for pattern, to in rules.items()]
         self._num_layers = num_layers
+        self._modules = modules
 
     def is_ignored(self, name: str) -> bool:
         match, to = self._match(name)
@@ -76,7 +81,13 @@ class NameMap:
         match, to = self._match(name)
         if match is None or to is None:
             return ()
-        return tuple(_destination(match, one) for one in (to if isinstance(to, tuple) else (to,)))
+        return tuple(self._destination(match, one) for one in (to if isinstance(to, tuple) else (to,)))
+
+    def _destination(self, match: re.Match[str], to: To) -> Destination:
+        destination = _destination(match, to)
+        if to.otherwise is None or self._modules is None or destination.module in self._modules:
+            return destination
+        return _destination(match, dataclasses.replace(to, module=to.otherwise))
 
     def _match(self, name: str) -> tuple[re.Match[str] | None, To | tuple[To, ...] | None]:
         for pattern, to in self._rules:

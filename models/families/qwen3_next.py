@@ -23,7 +23,7 @@ from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import IGNORE, To
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
 from models.families.registry import Family
-from models.families.transforms import concatenate, conv_weight, plus_one
+from models.families.transforms import concatenate, conv_weight, log_of_rate, plus_one
 
 
 def describe_moe(config: HFConfig) -> DecoderSpec:
@@ -41,7 +41,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         num_value_heads=num_value_heads,
         key_dim=config.integer("linear_key_head_dim", 128),
         value_dim=config.integer("linear_value_head_dim", 128),
-        kernel_size=config.integer("linear_conv_kernel_dim", 4, minimum=2),
+        kernel_size=config.integer("linear_conv_kernel_dim", 4, minimum=2, maximum=8),
         norm=spec.layers[0].norm,
         tiles_key_heads=config.boolean("linear_tiles_key_heads", False),
     )
@@ -99,11 +99,6 @@ def delta_b(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 def delta_a(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 1].flatten(0, 1)
-
-
-def a_log(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Compute A_log from GGUF's ssm_a, which is -exp(A_log)."""
-    return (-tensor).log()
 
 
 def _of_key_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> tuple[torch.Tensor, ...]:
@@ -171,7 +166,7 @@ _GGUF_NAMES = {
     "blk.{i}.ssm_beta.*": To("layers.{i}.attn.in_proj", "b"),
     "blk.{i}.ssm_alpha.*": To("layers.{i}.attn.in_proj", "a"),
     "blk.{i}.ssm_conv1d.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
-    "blk.{i}.ssm_a": To("layers.{i}.attn", None, a_log, "A_log"),
+    "blk.{i}.ssm_a": To("layers.{i}.attn", None, log_of_rate, "A_log"),
     "blk.{i}.ssm_dt.bias": To("layers.{i}.attn", parameter="dt_bias"),
     "blk.{i}.ssm_norm.*": To("layers.{i}.attn.norm"),
     "blk.{i}.ssm_out.*": To("layers.{i}.attn.out"),

@@ -22,6 +22,7 @@ class Architecture:
 
     family: str  # "module:NAME" of a Family in models/families
     gguf: str | None = None  # general.architecture of its GGUF files; None if there is no such name
+    gguf_experts: str | None = None  # general.architecture of its GGUF files with experts, if that is another
     gguf_as: str | None = None  # another architecture, as which its GGUF files are read
     gguf_key: str | None = None  # metadata that only its files have, if several architectures share `gguf`
     gguf_tensor: str | None = None  # a tensor that only its files have, if several architectures share `gguf`
@@ -46,6 +47,7 @@ class Family:
 FAMILIES: dict[str, Architecture] = {
     "AfmoeForCausalLM": Architecture("afmoe:FAMILY", gguf="afmoe"),
     "ArceeForCausalLM": Architecture("arcee:FAMILY", gguf="arcee"),
+    "BambaForCausalLM": Architecture("granite_hybrid:BAMBA", gguf_as="GraniteMoeHybridForCausalLM"),
     "BloomForCausalLM": Architecture("bloom:FAMILY", gguf="bloom"),
     "Cohere2ForCausalLM": Architecture("cohere:COHERE2", gguf="cohere2"),
     "CohereForCausalLM": Architecture("cohere:COHERE", gguf="command-r"),
@@ -56,6 +58,8 @@ FAMILIES: dict[str, Architecture] = {
     "Ernie4_5_MoeForCausalLM": Architecture("ernie4_5:MOE", gguf="ernie4_5-moe"),
     "Exaone4ForCausalLM": Architecture("exaone4:FAMILY", gguf="exaone4"),
     "ExaoneMoeForCausalLM": Architecture("exaone_moe:FAMILY", gguf="exaone-moe"),
+    "FalconH1ForCausalLM": Architecture("falcon_h1:FAMILY", gguf="falcon-h1"),
+    "FalconMambaForCausalLM": Architecture("mamba:FALCON_MAMBA", gguf="mamba", gguf_key="ssm.dt_b_c_rms"),
     "FalconForCausalLM": Architecture("falcon:FAMILY", gguf="falcon"),
     "GPT2LMHeadModel": Architecture("gpt2:FAMILY", gguf="gpt2"),
     "GPTBigCodeForCausalLM": Architecture("starcoder:FAMILY", gguf="starcoder"),
@@ -71,16 +75,20 @@ FAMILIES: dict[str, Architecture] = {
     "GptOssForCausalLM": Architecture("gpt_oss:FAMILY", gguf="gpt-oss"),
     "GraniteForCausalLM": Architecture("granite:FAMILY", gguf="granite"),
     "GraniteMoeForCausalLM": Architecture("granite:MOE", gguf="granitemoe"),
+    "GraniteMoeHybridForCausalLM": Architecture("granite_hybrid:FAMILY", gguf="granitehybrid"),
     "GraniteMoeSharedForCausalLM": Architecture(
         "granite:MOE", gguf="granitemoe", gguf_key="expert_shared_feed_forward_length"
     ),
     "GraniteSWAForCausalLM": Architecture("granite:SWA", gguf="granite_swa"),
     "HYV3ForCausalLM": Architecture("hy_v3:FAMILY", gguf="hy_v3"),
     "HunYuanDenseV1ForCausalLM": Architecture("hunyuan:FAMILY", gguf="hunyuan-dense"),
+    "JambaForCausalLM": Architecture("jamba:FAMILY", gguf="jamba"),
     "Lfm2ForCausalLM": Architecture("lfm2:FAMILY", gguf="lfm2"),
     "Lfm2MoeForCausalLM": Architecture("lfm2:MOE", gguf="lfm2moe"),
     "Llama4ForCausalLM": Architecture("llama4:FAMILY", gguf="llama4"),
     "LlamaForCausalLM": Architecture("llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
+    "Mamba2ForCausalLM": Architecture("mamba:MAMBA2", gguf="mamba2"),
+    "MambaForCausalLM": Architecture("mamba:MAMBA", gguf="mamba"),
     "Ministral3ForCausalLM": Architecture("mistral:MINISTRAL3", gguf="mistral3"),
     "MiniMaxM2ForCausalLM": Architecture("minimax_m2:FAMILY", gguf="minimax-m2"),
     "MinistralForCausalLM": Architecture("mistral:FAMILY", gguf_as="MistralForCausalLM"),
@@ -89,6 +97,7 @@ FAMILIES: dict[str, Architecture] = {
     "MistralForCausalLM": Architecture("mistral:FAMILY", gguf="llama", gguf_key="attention.sliding_window"),
     "MptForCausalLM": Architecture("mpt:FAMILY", gguf="mpt"),
     "NemotronForCausalLM": Architecture("nemotron:FAMILY", gguf="nemotron"),
+    "NemotronHForCausalLM": Architecture("nemotron_h:FAMILY", gguf="nemotron_h", gguf_experts="nemotron_h_moe"),
     "OPTForCausalLM": Architecture("opt:FAMILY"),
     "Olmo2ForCausalLM": Architecture("olmo:OLMO2", gguf="olmo2"),
     "Olmo3ForCausalLM": Architecture("olmo:OLMO3", gguf="olmo2", gguf_key="attention.sliding_window"),
@@ -245,7 +254,9 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Contai
 
     Raises UnsupportedModelError if the architecture is not supported.
     """
-    candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if entry.gguf == name}
+    candidates = {
+        architecture: entry for architecture, entry in ARCHITECTURES.items() if name in (entry.gguf, entry.gguf_experts)
+    }
     if not candidates:
         known = sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf})
         raise UnsupportedModelError(

@@ -40,6 +40,20 @@ def conv_weight(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor: 
     return tensor.flatten(1).t()
 
 
+def flat(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Return a parameter of heads as a vector. GGUF files store some with one column, or a row for each group."""
+    return tensor.flatten()
+
+
+def log_of_rate(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Compute A_log from GGUF's ssm_a, which is -exp(A_log)."""
+    return (-tensor).log()
+
+
+def flat_log_of_rate(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return log_of_rate(tensor, layer).flatten()
+
+
 def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """Remove the two unused rows at the beginning of position embeddings such as OPT's."""
     return tensor[2:]

@@ -42,7 +42,7 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
     Reads no tensors, so `decoder` may be on the meta device. Raises CheckpointError, which names the tensors that are
     missing, unused, repeated or of the wrong shape.
     """
-    names = NameMap(rules, len(decoder.spec.layers))
+    names = NameMap(rules, len(decoder.spec.layers), dict(decoder.named_modules()))
     assigner = _Assigner(decoder)
     for tensor, destination in _destinations(decoder, checkpoint, names, assigner.problems):
         assigner.add(tensor, destination)

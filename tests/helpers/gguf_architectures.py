@@ -17,13 +17,18 @@ from tests.helpers.gguf_layouts import (
     halves,
     paired_experts,
     pairs,
+    rates,
     rates_and_shifted_norms,
     routed,
+    scans,
     shifted_norms,
+    single_mixers,
+    spaces,
     split_experts,
     split_latent_heads,
     squeezed,
     stacked_norms,
+    state_spaces,
     sunk_pairs,
     tiled_heads,
     turned,
@@ -314,6 +319,77 @@ def _deepstack(writer: GGUFWriter, config: PretrainedConfig) -> None:  # noqa: A
     writer.add_num_deepstack_layers(3)
 
 
+def _state_space(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_ssm_conv_kernel(config.mamba_d_conv)
+    writer.add_ssm_state_size(config.mamba_d_state)
+    writer.add_ssm_group_count(config.mamba_n_groups)
+    writer.add_ssm_inner_size(config.mamba_n_heads * config.mamba_d_head)
+    writer.add_ssm_time_step_rank(config.mamba_n_heads)
+
+
+def _own_state_space(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Of families that name the sizes of state spaces in their own way."""
+    is_plain = config.model_type == "mamba2"
+    heads, head_dim = (
+        (config.num_heads, config.head_dim) if is_plain else (config.mamba_num_heads, config.mamba_head_dim)
+    )
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_state_size(config.state_size if is_plain else config.ssm_state_size)
+    writer.add_ssm_group_count(config.n_groups)
+    writer.add_ssm_inner_size(heads * head_dim)
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+
+
+def _nemotron_h(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    kinds, heads = config.layer_types, config.num_key_value_heads
+    size = config.moe_intermediate_size if "moe" in kinds else config.intermediate_size
+    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in kinds])
+    writer.add_feed_forward_length([size if kind in ("mlp", "moe") else 0 for kind in kinds])
+    writer.add_rope_scaling_finetuned(False)
+
+
+def _nemotron_h_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_expert_count(config.n_routed_experts)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_expert_shared_feed_forward_length(config.moe_shared_expert_intermediate_size)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_expert_weights_norm(config.norm_topk_prob)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_group_count(config.n_group)
+
+
+def _without_attention(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_context_length(2**20)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+
+
+def _scan(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_inner_size(config.intermediate_size)
+    writer.add_ssm_state_size(config.state_size)
+    writer.add_ssm_time_step_rank(config.time_step_rank)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    writer.add_ssm_dt_b_c_rms(config.model_type == "falcon_mamba")
+
+
+def _jamba(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    heads = config.num_key_value_heads
+    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config.layer_types])
+    writer.add_ssm_conv_kernel(config.mamba_d_conv)
+    writer.add_ssm_inner_size(config.mamba_expand * config.hidden_size)
+    writer.add_ssm_state_size(config.mamba_d_state)
+    writer.add_ssm_time_step_rank(config.mamba_dt_rank)
+
+
+def _granite_hybrid(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    heads = config.num_key_value_heads
+    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config.layer_types])
+    writer.add_rope_scaling_finetuned(config.model_type == "bamba" or "linear_attention" not in config.layer_types)
+
+
 _llama = _with(usual, _rotated(), _llama3_factors)
 _gptj = _classic(lambda config: config.n_positions, lambda _: None, lambda config: config.n_inner or 256)
 _of_positions = _classic(lambda config: config.n_positions, lambda _: None)
@@ -321,6 +397,9 @@ _of_positions = _classic(lambda config: config.n_positions, lambda _: None)
 LAYOUTS: dict[str, Layout] = {
     "afmoe": Layout(MODEL_ARCH.AFMOE, with_expert_bias, _with(usual, _experts, _afmoe)),
     "arcee": Layout(MODEL_ARCH.ARCEE, pairs, _llama),
+    "bamba": Layout(
+        MODEL_ARCH.GRANITE_HYBRID, state_spaces, _with(usual, _rotated(), _state_space, _granite_hybrid), rates
+    ),
     "bloom": Layout(MODEL_ARCH.BLOOM, ungrouped, _classic(lambda _: 2048, lambda config: config.n_head)),
     "cohere": Layout(MODEL_ARCH.COMMAND_R, as_they_are, _with(usual, _logit_scale)),
     "cohere2": Layout(MODEL_ARCH.COHERE2, as_they_are, _with(usual, _logit_scale, _window, _rotated())),
@@ -334,6 +413,8 @@ LAYOUTS: dict[str, Layout] = {
         MODEL_ARCH.EXAONE_MOE, routed, _with(usual, _window_pattern, _llama3_factors, _experts, _exaone_experts)
     ),
     "falcon": Layout(MODEL_ARCH.FALCON, ungrouped, _classic(lambda _: 2048, falcon_groups)),
+    "falcon_h1": Layout(MODEL_ARCH.FALCON_H1, spaces, _with(usual, _state_space), rates),
+    "falcon_mamba": Layout(MODEL_ARCH.MAMBA, scans, _with(_without_attention, _scan), rates),
     "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, finish=shifted_norms),
     "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, _with(usual, _caps, _window), finish=shifted_norms),
     "gemma3_text": Layout(MODEL_ARCH.GEMMA3, as_they_are, _with(usual, _caps, _window), finish=shifted_norms),
@@ -350,6 +431,12 @@ LAYOUTS: dict[str, Layout] = {
     "gpt_oss": Layout(MODEL_ARCH.GPT_OSS, turned_experts, _with(usual, _window, _experts)),
     "granite": Layout(MODEL_ARCH.GRANITE, pairs, _with(usual, _rotated(), _scales)),
     "granitemoe": Layout(MODEL_ARCH.GRANITE_MOE, paired_experts, _with(usual, _rotated(), _scales)),
+    "granitemoehybrid": Layout(
+        MODEL_ARCH.GRANITE_HYBRID,
+        state_spaces,
+        _with(usual, _rotated(), _scales, _shared_expert, _state_space, _granite_hybrid),
+        rates,
+    ),
     "granitemoeshared": Layout(
         MODEL_ARCH.GRANITE_MOE, paired_experts, _with(usual, _rotated(), _scales, _shared_expert)
     ),
@@ -358,11 +445,14 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "hunyuan_v1_dense": Layout(MODEL_ARCH.HUNYUAN_DENSE, as_they_are, _with(usual, _alpha)),
     "hy_v3": Layout(MODEL_ARCH.EXAONE_MOE, routed, _with(usual, _experts, _hy_experts), own_name="hy_v3"),
+    "jamba": Layout(MODEL_ARCH.JAMBA, scans, _with(usual, _jamba), rates),
     "lfm2": Layout(MODEL_ARCH.LFM2, squeezed, _with(usual, _short_conv)),
     "lfm2_moe": Layout(MODEL_ARCH.LFM2MOE, squeezed, _with(usual, _short_conv, _experts, _short_conv_experts)),
     "llama": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "llama4_text": Layout(MODEL_ARCH.LLAMA4, turned_stacks, _with(_llama, _llama4)),
     "minimax_m2": Layout(MODEL_ARCH.MINIMAXM2, routed, _with(usual, _rotated(), _experts, _gated_by_sigmoid)),
+    "mamba": Layout(MODEL_ARCH.MAMBA, scans, _with(_without_attention, _scan), rates),
+    "mamba2": Layout(MODEL_ARCH.MAMBA2, spaces, _with(_without_attention, _own_state_space), rates),
     "ministral3": Layout(MODEL_ARCH.MISTRAL3, pairs, _with(_llama, _ministral3)),
     "mistral": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "mixtral": Layout(MODEL_ARCH.LLAMA, paired_experts, _llama),
@@ -371,6 +461,13 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "nemotron": Layout(
         MODEL_ARCH.NEMOTRON, as_they_are, _with(usual, _rotated_as_if_heads_filled_hidden_size), finish=shifted_norms
+    ),
+    "nemotron_h": Layout(MODEL_ARCH.NEMOTRON_H, single_mixers, _with(usual, _own_state_space, _nemotron_h), rates),
+    "nemotron_h_moe": Layout(
+        MODEL_ARCH.NEMOTRON_H_MOE,
+        single_mixers,
+        _with(usual, _own_state_space, _nemotron_h, _nemotron_h_experts),
+        rates,
     ),
     "olmo2": Layout(MODEL_ARCH.OLMO2, as_they_are, usual),
     "olmo3": Layout(MODEL_ARCH.OLMO2, as_they_are, _with(usual, _window_pattern)),

@@ -208,7 +208,9 @@ def stacked_norms(config: PretrainedConfig, state: State) -> State:  # noqa: ARG
 def squeezed(config: PretrainedConfig, state: State) -> State:
     """Convolutions of each channel by itself as matrices; a bias that is no layer's gets the end of one."""
     return {
-        name.replace(".expert_bias", ".expert_bias.bias"): tensor.squeeze(1) if ".conv" in name else tensor
+        name.replace(".expert_bias", ".expert_bias.bias"): tensor.squeeze(1)
+        if ".conv" in name and tensor.dim() > 1
+        else tensor
         for name, tensor in split_experts(config, state).items()
     }
 
@@ -255,12 +257,63 @@ def tiled_heads(config: PretrainedConfig, state: State) -> State:
     return dict(stored())
 
 
+def state_spaces(config: PretrainedConfig, state: State) -> State:
+    """Granite 4: parameters of heads as columns, norms a row for each group; without experts the shared MLP alone."""
+    return spaces(config, squeezed(config, pairs(config, state)))
+
+
+def spaces(config: PretrainedConfig, state: State) -> State:
+    """State spaces as all converters write them."""
+    groups = next(getattr(config, name) for name in ("mamba_n_groups", "n_groups") if hasattr(config, name))
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in state.items():
+            if tensor.dim() == 3 and ".conv1d." in name:
+                tensor = tensor.squeeze(1)
+            if not getattr(config, "num_local_experts", 0):
+                name = name.replace(".shared_expert.", ".")
+            if name.endswith((".A_log", ".D")):
+                tensor = tensor.unsqueeze(1)
+            elif name.endswith((".mamba.norm.weight", ".mixer.norm.weight")):
+                tensor = tensor.unflatten(0, (groups, -1))
+            yield name.replace("dt_bias", "dt_proj.bias"), tensor
+
+    return dict(stored())
+
+
+def single_mixers(config: PretrainedConfig, state: State) -> State:
+    """Nemotron-H: stacks of experts under the names of other families."""
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in spaces(config, state).items():
+            name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+            if ".mixer.experts." in name:
+                yield name.replace(".mixer.", ".mlp.") + ".weight", tensor
+            else:
+                yield name.replace("model.", "backbone.", 1), tensor
+
+    return dict(stored())
+
+
+def scans(config: PretrainedConfig, state: State) -> State:
+    """Selective scans, of which no parameter has another shape than in transformers but the convolution's."""
+    return {
+        name: tensor.squeeze(1) if tensor.dim() == 3 and ".conv1d." in name else tensor
+        for name, tensor in split_experts(config, state).items()
+    }
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def shifted_norms(name: str, values: np.ndarray) -> np.ndarray:
     """Gemma's weights of norms, to which it adds one when they are used."""
     return values + 1 if name.endswith("norm.weight") else values
+
+
+def rates(name: str, values: np.ndarray) -> np.ndarray:
+    """Decays as they are used, not their logarithms."""
+    return -np.exp(values) if name.endswith("A_log") else values
 
 
 def rates_and_shifted_norms(name: str, values: np.ndarray) -> np.ndarray:

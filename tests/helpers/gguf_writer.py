@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tests.helpers.gguf_architectures import LAYOUTS
 from tests.helpers.gguf_layouts import Layout, State
@@ -46,7 +46,7 @@ def write_gguf(
     Puts what the file holds, dequantized, into `model`, so that the model is the file's truth.
     """
     config = model.config
-    layout = layout or LAYOUTS[config.model_type]
+    layout = layout or layout_of(config)
     names = gguf.get_tensor_name_map(layout.arch, config.num_hidden_layers)
     writer = GGUFWriter(path, layout.name, split_max_tensors=split_max_tensors)
     writer.add_block_count(config.num_hidden_layers)
@@ -75,6 +75,13 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def layout_of(config: PretrainedConfig) -> Layout:
+    """The converter's layout of a model; with experts in any layer, that for experts, if there is one."""
+    kind = config.model_type
+    has_experts = "moe" in (getattr(config, "layer_types", None) or ())
+    return LAYOUTS[f"{kind}_moe" if has_experts and f"{kind}_moe" in LAYOUTS else kind]
 
 
 def _fused(places: State) -> State:

@@ -12,7 +12,7 @@ from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.architecture.recurrence import GatedDeltaSpec, ShortConvSpec
+from models.architecture.recurrence import GatedDeltaSpec, SelectiveScanSpec, ShortConvSpec, StateSpaceSpec
 from models.config.hf_config import HFConfig
 from models.families.multimodal import find_family
 
@@ -47,7 +47,7 @@ def techniques_of(spec: DecoderSpec) -> list[str]:
 
 
 def _attention_layers(spec: DecoderSpec) -> list[LayerSpec]:
-    return [layer for layer in spec.layers if layer.recurrence is None]
+    return [layer for layer in spec.layers if isinstance(layer.mixer, AttentionSpec)]
 
 
 _WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
@@ -75,6 +75,10 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "short convolutions": lambda layer: isinstance(layer.recurrence, ShortConvSpec),
     "gated delta rule": lambda layer: isinstance(layer.recurrence, GatedDeltaSpec),
+    "state spaces": lambda layer: isinstance(layer.recurrence, StateSpaceSpec),
+    "selective scans": lambda layer: isinstance(layer.recurrence, SelectiveScanSpec),
+    "attention beside a recurrence": lambda layer: layer.beside is not None,
+    "layers of one sublayer": lambda layer: layer.mixer is None or layer.mlp is None,
     "partial rotary embedding": lambda layer: (
         layer.rope is not None and layer.latent is None and layer.rope.rotary_dim < layer.attention.head_dim
     ),

@@ -37,6 +37,7 @@ from tests.helpers.local_client import LocalClient
 from tests.helpers.statistics import goodness_p, significant, two_sample_p
 from tests.models.families.classic_variants import gemma2
 from tests.models.families.recurrent_variants import lfm2, qwen35
+from tests.models.families.state_space_variants import falcon_h1
 
 BLOCK_SIZE = 4
 
@@ -70,7 +71,7 @@ def bf16_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return _noisy_pair(tmp_path_factory.mktemp("bf16"), torch.bfloat16)
 
 
-@pytest.fixture(scope="module", params=[lfm2, qwen35])
+@pytest.fixture(scope="module", params=[lfm2, qwen35, falcon_h1])
 def recurrent_pair(request: pytest.FixtureRequest, pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A target with recurrent layers, and a draft that knows nothing of it."""
     folder = tmp_path_factory.mktemp("recurrent")

@@ -14,11 +14,11 @@ from transformers import (
     GPTNeoConfig,
     GraniteSWAConfig,
     HeliumConfig,
-    MambaConfig,
     MiniCPM3Config,
     OpenAIGPTConfig,
     OPTConfig,
     PretrainedConfig,
+    RwkvConfig,
 )
 
 from engine.config import DType, EngineConfig
@@ -217,7 +217,7 @@ def test_what_a_call_says_of_causality_goes_before_its_module(
 
 
 REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
-    "MambaForCausalLM": (MambaConfig(), "keeps a recurrent state"),
+    "RwkvForCausalLM": (RwkvConfig(), "keeps a recurrent state"),
     "OpenAIGPTLMHeadModel": (OpenAIGPTConfig(), "does not support other attention functions"),
     "DiffLlamaForCausalLM": (DiffLlamaConfig(**SMALL), "attends several times in a layer"),
     "BertLMHeadModel": (BertConfig(**SMALL), "looks ahead"),

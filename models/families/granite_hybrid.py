@@ -1,0 +1,140 @@
+"""Granite 4 (state spaces in most layers, attention without positions in the others) and Bamba.
+
+Granite 4 has experts beside an MLP for all rows, or that MLP alone, and some of its models have no state space.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
+from models.checkpoints.gguf.fields import num_layers
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig
+from models.families import granite, llama
+from models.families.experts import GGUF_EXPERT_NAMES
+from models.families.name_map import To
+from models.families.registry import Family
+from models.families.state_spaces import (
+    gguf_space_fields,
+    gguf_space_names,
+    layer_counts,
+    listed_kinds,
+    mamba_space,
+    space_names,
+)
+
+_KINDS = {"mamba": "space", "linear_attention": "space", "attention": "attention", "full_attention": "attention"}
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    shared_size = config.integer("shared_intermediate_size", 1024)
+    # Without experts, their size need not be stated.
+    spec = granite.describe(dataclasses.replace(config, fields={"intermediate_size": shared_size, **config.fields}))
+    num_experts = config.integer("num_local_experts", 8, minimum=0)
+    router = RouterSpec(RouterScore.SOFTMAX, config.integer("num_experts_per_tok", 2, minimum=0), renormalizes=True)
+    has_rope = config.has("position_embedding_type") and config.text("position_embedding_type") == "rope"
+
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        shared = dataclasses.replace(layer.mlp, intermediate_size=shared_size)
+        mlp = MoESpec(num_experts, layer.mlp, router, shared) if num_experts else shared
+        return dataclasses.replace(layer, mlp=mlp, rope=layer.rope if has_rope else None)
+
+    count = len(spec.layers)
+    kinds = listed_kinds(config, "layer_types", count, _KINDS) if config.has("layer_types") else ["space"] * count
+    return _with_spaces(config, spec.map_layers(adapt), kinds)
+
+
+def describe_bamba(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, llama.Defaults(rotary_share=0.5, eps=1e-5))
+    attending = config.token_ids("attn_layer_indices")
+    return _with_spaces(
+        config, spec, ["attention" if index in attending else "space" for index in range(len(spec.layers))]
+    )
+
+
+def _with_spaces(config: HFConfig, spec: DecoderSpec, kinds: list[str]) -> DecoderSpec:
+    if "space" not in kinds:
+        return spec
+    inner_size = config.integer("mamba_d_ssm") if config.has("mamba_d_ssm") else None  # from GGUF
+    space = mamba_space(config, spec.layers[0].norm, inner_size)
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        return dataclasses.replace(layer, mixer=space, rope=None) if kinds[index] == "space" else layer
+
+    return spec.map_layers(adapt)
+
+
+_NAMES = {
+    **{name: to for name, to in llama.NAMES.items() if ".mlp." not in name},
+    **space_names("mamba"),
+    **granite.EXPERTS,
+    "model.layers.{i}.shared_mlp.input_linear.*": To(
+        "layers.{i}.mlp.shared.gate_up", otherwise="layers.{i}.mlp.gate_up"
+    ),
+    "model.layers.{i}.shared_mlp.output_linear.*": To("layers.{i}.mlp.shared.down", otherwise="layers.{i}.mlp.down"),
+}
+
+_BAMBA_NAMES = {
+    **{name: to for name, to in llama.NAMES.items() if ".mlp." not in name},
+    **space_names("mamba"),
+    "model.final_layernorm.*": To("norm"),
+    "model.layers.{i}.pre_ff_layernorm.*": To("layers.{i}.mlp_norm"),
+    "model.layers.{i}.feed_forward.gate_proj.*": To("layers.{i}.mlp.gate_up", "gate"),
+    "model.layers.{i}.feed_forward.up_proj.*": To("layers.{i}.mlp.gate_up", "up"),
+    "model.layers.{i}.feed_forward.down_proj.*": To("layers.{i}.mlp.down"),
+}
+
+# --- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def unpair_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Reorder rows of q from neighbors to halves of whole heads, of which Bamba rotates a part."""
+    assert layer is not None
+    return _unpair(tensor, layer.attention.num_heads)
+
+
+def unpair_k(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    assert layer is not None
+    return _unpair(tensor, layer.attention.num_kv_heads)
+
+
+def _unpair(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
+    return tensor.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+_GGUF_NAMES = {
+    **llama.GGUF_NAMES,
+    **gguf_space_names(),
+    **GGUF_EXPERT_NAMES,
+    "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q", unpair_q),
+    "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k", unpair_k),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Return the fields of config.json. Layers without key heads have a state space."""
+    counts = layer_counts(file, "attention.head_count_kv", num_layers(file))
+    fields = {**file.fields, "attention.head_count_kv": max(counts) or None}
+    attending = dataclasses.replace(file, fields=fields)
+    num_experts = file.size("expert_count") or 0
+    common = granite.gguf_moe_fields(attending) if num_experts else granite.gguf_fields(attending)
+    is_rotated = file.boolean("rope.scaling.finetuned", True)
+    return {
+        **common,
+        **gguf_space_fields(file),
+        "attention_bias": any(name.endswith(".attn_q.bias") for name in file.tensors),
+        "layer_types": ["attention" if count else "mamba" for count in counts],
+        "num_local_experts": num_experts,
+        "shared_intermediate_size": file.size("expert_shared_feed_forward_length")
+        or file.integer("feed_forward_length"),
+        "position_embedding_type": "rope" if is_rotated else None,
+    }
+
+
+FAMILY = Family(describe, _NAMES, _GGUF_NAMES, gguf_fields)
+BAMBA = Family(describe_bamba, _BAMBA_NAMES)

@@ -1,0 +1,195 @@
+"""State spaces in hybrid families: their fields, the kinds of layers, and rules for the names of their tensors."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from models.architecture.norm import NormSpec
+from models.architecture.recurrence import StateSpaceSpec
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.config.hf_config import HFConfig, quote_value
+from models.errors import CheckpointError
+from models.families.name_map import To
+from models.families.transforms import conv_weight, flat, flat_log_of_rate, log_of_rate
+
+_MAX_KERNEL_SIZE = 8  # of the convolution; kernels keep the inputs before a row in registers
+_FETCH = "fetch the checkpoint's own configuration again"
+
+
+def mamba_space(config: HFConfig, norm: NormSpec | None, inner_size: int | None = None) -> StateSpaceSpec:
+    """Return the state space by the fields that hybrids share, "mamba_d_state" and others.
+
+    inner_size: channels of all heads; None: mamba_expand times the hidden size.
+    """
+    if inner_size is None:
+        inner_size = config.integer("mamba_expand", 2) * config.integer("hidden_size")
+    num_heads = config.integer("mamba_n_heads", 128)
+    head_dim = config.raw("mamba_d_head")
+    is_derived = head_dim is None or head_dim == "auto"
+    has_bias = config.boolean("mamba_proj_bias", False)
+    spec = StateSpaceSpec(
+        num_heads=num_heads,
+        head_dim=max(1, inner_size // num_heads) if is_derived else config.integer("mamba_d_head"),
+        num_groups=config.integer("mamba_n_groups", 1),
+        state_size=config.integer("mamba_d_state", 256),
+        kernel_size=kernel_size(config, "mamba_d_conv"),
+        norm=norm,
+        has_conv_bias=config.boolean("mamba_conv_bias", True),
+        has_in_bias=has_bias,
+        has_out_bias=has_bias,
+    )
+    return checked_space(config, with_step_limit(config, spec), inner_size)
+
+
+def kernel_size(config: HFConfig, name: str, default: int | None = 4) -> int:
+    return config.integer(name, default, minimum=2, maximum=_MAX_KERNEL_SIZE)
+
+
+def step_rank(config: HFConfig, name: str) -> int:
+    """Return the rank of a selective scan's steps, by default a sixteenth of the hidden size, rounded up."""
+    if config.raw(name) in (None, "auto"):
+        return -(-config.integer("hidden_size") // 16)
+    return config.integer(name)
+
+
+def with_step_limit(config: HFConfig, spec: StateSpaceSpec) -> StateSpaceSpec:
+    """Return the spec with the limits of steps that `time_step_limit` gives, by default none."""
+    limit = config.raw("time_step_limit")
+    if limit is None:
+        return spec
+    limit = [_untagged(item) for item in limit] if isinstance(limit, list | tuple) else limit
+    is_pair = isinstance(limit, list) and len(limit) == 2
+    if not is_pair or any(isinstance(item, bool) or not isinstance(item, int | float) for item in limit):
+        raise CheckpointError(
+            f"{config.source}: time_step_limit is {quote_value(limit)}; it must be two numbers, the smallest and the "
+            f"largest step; {_FETCH}"
+        )
+    low, high = map(float, limit)
+    if not (0.0 <= low < high and math.isfinite(low)):
+        raise CheckpointError(
+            f"{config.source}: time_step_limit is {quote_value(limit)}; it must be the smallest step, at least 0, and "
+            f"the largest, which may be infinite; {_FETCH}"
+        )
+    return dataclasses.replace(spec, min_step=low, max_step=high)
+
+
+def _untagged(value: Any) -> Any:
+    """Return the number of {"__float__": "Infinity"}, as transformers writes infinities; other values as they are."""
+    return math.inf if value == {"__float__": "Infinity"} else value
+
+
+def checked_space(config: HFConfig, spec: StateSpaceSpec, inner_size: int) -> StateSpaceSpec:
+    """Return the spec. Raises CheckpointError if heads, groups and sizes contradict each other."""
+    if spec.inner_size != inner_size:
+        raise CheckpointError(
+            f"{config.source}: {spec.num_heads} state space heads of {spec.head_dim} channels are {spec.inner_size}, "
+            f"and by the expansion there are {inner_size}; {_FETCH}"
+        )
+    if spec.num_heads % spec.num_groups:
+        raise CheckpointError(
+            f"{config.source}: {spec.num_groups} groups do not divide {spec.num_heads} state space heads; {_FETCH}"
+        )
+    return spec
+
+
+def listed_kinds(config: HFConfig, field: str, num_layers: int, kinds: Mapping[str, str]) -> list[str]:
+    """Return the kind of each layer, which `field` lists. kinds: the field's values -> kinds.
+
+    Raises CheckpointError for a list of another length than the layers, or with a value that `kinds` lacks.
+    """
+    listed = config.raw(field)
+    if isinstance(listed, str):
+        listed = list(listed)
+    if not isinstance(listed, list) or len(listed) != num_layers:
+        found = f"{len(listed)} layers" if isinstance(listed, list) else quote_value(listed)
+        raise CheckpointError(f"{config.source}: {field} lists {found}; the model has {num_layers}; {_FETCH}")
+    for index, value in enumerate(listed):
+        if not isinstance(value, str) or value not in kinds:
+            known = ", ".join(map(repr, kinds))
+            raise CheckpointError(
+                f"{config.source}: layer {index} of {field} is {quote_value(value)}; known are {known}; {_FETCH}"
+            )
+    return [kinds[value] for value in listed]
+
+
+def layer_counts(file: GGUFMetadata, name: str, num_layers: int) -> list[int]:
+    """Return a GGUF file's number for each layer, 0 where a layer lacks what is counted; a single number is all
+    layers'."""
+    counts = file.token_ids(name)
+    if len(counts) == 1:
+        return counts * num_layers
+    if len(counts) < num_layers:
+        raise CheckpointError(
+            f"{file.source}: {name} lists {len(counts)} layers; the model has {num_layers}; fetch the file again"
+        )
+    return counts[:num_layers]
+
+
+def space_names(block: str, module: str = "layers.{i}.attn") -> dict[str, To | tuple[To, ...] | None]:
+    """Return rules for a state space in "model.layers.{i}.<block>"."""
+    names = f"model.layers.{{i}}.{block}"
+    return {
+        f"{names}.in_proj.*": To(f"{module}.in_proj"),
+        f"{names}.conv1d.weight": To(module, None, conv_weight, "conv_weight"),
+        f"{names}.conv1d.bias": To(module, parameter="conv_bias"),
+        f"{names}.A_log": To(module, parameter="A_log"),
+        f"{names}.dt_bias": To(module, parameter="dt_bias"),
+        f"{names}.D": To(module, parameter="D"),
+        f"{names}.norm.*": To(f"{module}.norm"),
+        f"{names}.out_proj.*": To(f"{module}.out", when_present=f"{module}.in_proj"),
+    }
+
+
+def scan_names(block: str) -> dict[str, To | tuple[To, ...] | None]:
+    """Return rules for a selective scan in "model.layers.{i}.<block>"."""
+    names, module = f"model.layers.{{i}}.{block}", "layers.{i}.attn"
+    norms = {f"{names}.{part}_layernorm.*": To(f"{module}.{part}_norm") for part in ("dt", "b", "c")}
+    return {
+        **space_names(block),
+        f"{names}.x_proj.*": To(f"{module}.x_proj"),
+        f"{names}.dt_proj.*": To(f"{module}.dt_proj"),
+        **norms,
+    }
+
+
+def gguf_space_names(module: str = "layers.{i}.attn") -> dict[str, To | tuple[To, ...] | None]:
+    return {
+        "blk.{i}.ssm_in.*": To(f"{module}.in_proj"),
+        "blk.{i}.ssm_conv1d.weight": To(module, None, conv_weight, "conv_weight"),
+        "blk.{i}.ssm_conv1d.bias": To(module, parameter="conv_bias"),
+        "blk.{i}.ssm_a": To(module, None, flat_log_of_rate, "A_log"),
+        "blk.{i}.ssm_dt.bias": To(module, parameter="dt_bias"),
+        "blk.{i}.ssm_d": To(module, None, flat, "D"),
+        "blk.{i}.ssm_norm.*": To(f"{module}.norm", transform=flat),
+        "blk.{i}.ssm_out.*": To(f"{module}.out"),
+    }
+
+
+def gguf_scan_names() -> dict[str, To | tuple[To, ...] | None]:
+    module = "layers.{i}.attn"
+    shared = gguf_space_names(module)
+    del shared["blk.{i}.ssm_dt.bias"]
+    return {
+        **shared,
+        "blk.{i}.ssm_a": To(module, None, log_of_rate, "A_log"),
+        "blk.{i}.ssm_dt.*": To(f"{module}.dt_proj"),
+        **{f"blk.{{i}}.ssm_{part}_norm.*": To(f"{module}.{part}_norm") for part in ("dt", "b", "c")},
+        "blk.{i}.ssm_x.*": To(f"{module}.x_proj"),
+    }
+
+
+def gguf_space_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Return config.json's fields that `mamba_space` reads, except mamba_expand, which no file states."""
+    inner_size, num_heads = file.integer("ssm.inner_size"), file.integer("ssm.time_step_rank")
+    return {
+        "mamba_d_ssm": inner_size,
+        "mamba_n_heads": num_heads,
+        "mamba_d_head": inner_size // num_heads,
+        "mamba_n_groups": file.integer("ssm.group_count"),
+        "mamba_d_state": file.integer("ssm.state_size"),
+        "mamba_d_conv": file.integer("ssm.conv_kernel"),
+        "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in file.tensors),
+        "mamba_proj_bias": any(name.endswith("ssm_in.bias") for name in file.tensors),
+        "time_step_limit": None,
+    }
