@@ -44,6 +44,7 @@ class Frame(msgspec.Struct, frozen=True):
     engine: EngineHealth
     models: list[ModelSummary]  # all models of the server; empty if it has only one
     work: EngineFrame
+    is_pooling: bool  # whether the model makes vectors or scores, and writes nothing
     num_open: int
     open: list[LiveRequest]
     recent: list[LiveRequest] | None  # newest first; None if unchanged since the previous frame
@@ -150,12 +151,20 @@ class LiveFeed:
             engine=EngineHealth(status.state.value, status.reason, status.num_restarts),
             models=self._overview(),
             work=self._work(self._builder if interval_s else FrameBuilder(self._last)),
+            is_pooling=self._is_pooling,
             num_open=self.requests.num_open,
             open=self.requests.open(),
             recent=recent,
             latencies=self.requests.latencies(now_ms),
         )
         return msgspec.json.encode(frame)
+
+    @property
+    def _is_pooling(self) -> bool:
+        try:
+            return self._client.info.pooling is not None
+        except EngineUnavailable:  # not loaded yet
+            return False
 
     def _work(self, builder: FrameBuilder) -> EngineFrame:
         work = builder.take()

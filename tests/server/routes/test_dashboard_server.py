@@ -1,11 +1,13 @@
 """The dashboard's report on the whole server, its settings and its log: for operators alone."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from fastapi import FastAPI
 
@@ -223,6 +225,9 @@ async def test_embeddings_are_told_although_their_steps_end_with_nothing_that_ru
             await asyncio.sleep(0)
         (model,) = (await _report(app))["models"]
         assert (model["texts_open"], model["texts_per_s"], model["batch_running"]) == (1, 2.0, 0)
+        async with contextlib.aclosing(live.watch(1)) as frames:
+            frame = msgspec.json.decode(await anext(frames))
+        assert (frame["is_pooling"], frame["work"]["running"]) == (True, 1)
         client.pool_gate.set()
         await asking
 

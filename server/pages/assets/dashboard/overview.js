@@ -44,12 +44,14 @@ function take(frame) {
 
 const showLast = drawLast(show);
 
-function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs }) {
+function show({ work, engine, is_pooling: isPooling, open, num_open: numOpen, latencies, at_ms: atMs }) {
   const { queue, blocks, batch } = work;
   const isReady = engine.state === "ready";
   const restarts = engine.num_restarts ? `, restarted ${count(engine.num_restarts, "time")}` : "";
   setState(isReady ? `Ready${restarts}` : engine.reason || engine.state, isReady ? "good" : "bad");
+  for (const id of ["decode-rate", "hit-rate"]) byId(id).parentElement.hidden = isPooling;
   byId("decode-rate").textContent = short(meanOf("decode"));
+  byId("prefill-words").textContent = isPooling ? "tokens/s of texts read" : "prompt tokens/s read";
   byId("prefill-rate").textContent = short(meanOf("prefill"));
   byId("running").textContent = work.running;
   byId("running-words").textContent = `requests running${batchWords(batch)}`;
