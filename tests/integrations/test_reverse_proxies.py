@@ -180,18 +180,20 @@ async def test_the_address_of_the_client_arrives_and_its_own_word_for_it_does_no
     assert [line["client"] for line in lines if line["method"] == "POST"] == ["127.0.0.1"]
 
 
-async def test_bodies_pass_up_to_the_limits_of_the_server_and_its_own_errors_arrive(
-    proxy: Start, tmp_path: Path
-) -> None:
-    large = b" " * (9 << 20)  # above --max-request-bytes and nginx's limit for requests that are no files
+async def test_files_above_the_limit_of_other_bodies_pass(proxy: Start, tmp_path: Path) -> None:
+    large = b" " * (9 << 20)
     async with _servers(tmp_path, FakeClient(says("x"))) as servers, proxy(tmp_path, servers) as client:
         stored = await client.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("a.txt", large)})
         upload = {"filename": "a.txt", "purpose": "user_data", "bytes": len(large), "mime_type": "text/plain"}
         upload_id = (await client.post("/v1/uploads", json=upload)).json()["id"]
         part = await client.post(f"/v1/uploads/{upload_id}/parts", files={"data": ("a", large)})
-        refused = await client.post("/v1/completions", content=large[: 8 << 20] + b" ")
     assert (stored.status_code, stored.json()["bytes"]) == (200, len(large))
     assert part.status_code == 200, part.text
+
+
+async def test_nginx_passes_on_the_servers_own_error_for_a_body_that_is_too_large(tmp_path: Path) -> None:
+    async with _servers(tmp_path, FakeClient(says("x"))) as servers, _nginx(tmp_path, servers) as client:
+        refused = await client.post("/v1/completions", content=b" " * ((8 << 20) + 1))
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
 
 
