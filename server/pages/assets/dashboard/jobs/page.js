@@ -49,7 +49,7 @@ export async function showJob(id) {
 export const leaveJob = () => showing?.abort();
 
 /** null if there is no such job. */
-async function getReport(id, after, ofAttempt) {
+async function getReport(id, after, signal) {
   if (/^\.{1,2}$/.test(id)) return null; // a part of an address that means another address
   try {
     return await getJson(`dashboard/jobs/${encodeURIComponent(id)}?after=${after}`, { signal });
