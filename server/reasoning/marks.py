@@ -16,6 +16,7 @@ class ReasoningMarks:
     start: str
     end: str
     answer_header: str = ""  # the last part of `end` if it belongs to the answer; tool calls have another header
+    answer_ends: tuple[str, ...] = ()  # texts that end the answer and are dropped from it
 
     @property
     def thought_end(self) -> str:
@@ -25,7 +26,7 @@ class ReasoningMarks:
     @property
     def special_texts(self) -> tuple[str, ...]:
         """Parts of the marks that may be special tokens, which the detokenizer must keep."""
-        tags = re.findall(_TAG, self.start + self.end)
+        tags = re.findall(_TAG, self.start + self.end + "".join(self.answer_ends))
         return tuple(dict.fromkeys([*tags, *_MORE_OF_HARMONY] if self == HARMONY else tags))
 
 
@@ -39,7 +40,12 @@ COHERE = ReasoningMarks("<|START_THINKING|>", "<|END_THINKING|>")
 GRANITE = ReasoningMarks("Here is my thought process:", "Here is my response:")
 APERTUS = ReasoningMarks("<|inner_prefix|>", "<|inner_suffix|>")
 APRIEL = ReasoningMarks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")
-KIMI_K3 = ReasoningMarks("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>")
+HUNYUAN = ReasoningMarks("<think>", "</think>\n<answer>", answer_ends=("</answer>",))
+KIMI_K3 = ReasoningMarks(
+    "<|open|>think<|sep|>",
+    "<|close|>think<|sep|><|open|>response<|sep|>",
+    answer_ends=("<|close|>response<|sep|><|close|>message<|sep|>", "<|close|>message<|sep|>"),
+)
 HY3 = ReasoningMarks("<think:opensource>", "</think:opensource>")
 LONGCAT = ReasoningMarks("<longcat_think>", "</longcat_think>")
 MINIMAX_M3 = ReasoningMarks("<mm:think>", "</mm:think>")
@@ -64,6 +70,7 @@ REASONING_PARSERS: Mapping[str, ReasoningMarks] = {
     "glm47": THINK,
     "granite": GRANITE,
     "holo2": THINK,
+    "hunyuan_a13b": HUNYUAN,
     "hy_v3": HY3,
     "kimi_k2": THINK,
     "kimi_k3": KIMI_K3,

@@ -28,7 +28,40 @@ def reasoning_reader(marks: ReasoningMarks, *, is_open: bool, has_one: bool = Fa
     allows no thought after the first."""
     if marks == HARMONY:
         return HarmonyReader(is_open=is_open)
-    return ThoughtReader(marks, is_open=is_open, has_one=has_one)
+    reader = ThoughtReader(marks, is_open=is_open, has_one=has_one)
+    return AnswerEndReader(reader, marks.answer_ends) if marks.answer_ends else reader
+
+
+class AnswerEndReader:
+    """A ReasoningReader that drops the marks at the end of the answer, with the white space before them, from the
+    content of another reader."""
+
+    def __init__(self, reader: ReasoningReader, ends: tuple[str, ...]) -> None:
+        self._reader = reader
+        self._ends = ends
+        self._pending = ""
+
+    @property
+    def is_thinking(self) -> bool:
+        return self._reader.is_thinking
+
+    def push(self, text: str) -> tuple[str, str]:
+        reasoning, content = self._reader.push(text)
+        return reasoning, self._without_ends(content)
+
+    def finish(self) -> tuple[str, str]:
+        reasoning, content = self._reader.finish()
+        return reasoning, self._without_ends(content) + self._pending
+
+    def _without_ends(self, content: str) -> str:
+        text = self._pending + content
+        for end in self._ends:
+            before, has_end, after = text.partition(end)
+            text = before.rstrip() + after if has_end else text
+        held = partial_mark(text, self._ends)
+        stop = len(text[: len(text) - held].rstrip())
+        self._pending = text[stop:]
+        return text[:stop]
 
 
 class ThoughtReader:

@@ -33,9 +33,10 @@ def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, mi
     if trigger is None:
         return builder.rule(calls(layout.opening), builder.regex(_text_without_beginning(layout.opening)))
     section = f"{builder.text_until(trigger)} {calls(layout.opening.lstrip().removeprefix(trigger))}"
-    if is_parallel:
-        return f"{builder.rule(section)}* {builder.text()}"
-    return builder.rule(section, builder.text())
+    text = builder.text()
+    if layout.answer_ends:
+        text = builder.rule(text, *(f"{text} {builder.literal(end)}" for end in layout.answer_ends))
+    return f"{builder.rule(section)}* {text}" if is_parallel else builder.rule(section, text)
 
 
 def json_grammar(

@@ -19,7 +19,7 @@ class CallField(Enum):
     NAME = auto()
     ARGUMENTS = auto()
     ID = auto()
-    INDEX = auto()  # the call's number, from 0
+    INDEX = auto()  # the call's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class CallLayout:
     id_format: str | None = None  # if the template builds the id from {name} and {index}
     item_separator: str = ", "  # within the arguments' JSON
     key_separator: str = ": "
+    first_index: int = 0
+    answer_ends: tuple[str, ...] = ()  # texts that may end any answer
 
     @property
     def opening(self) -> str:
@@ -67,7 +69,7 @@ class CallLayout:
             CallField.NAME: call.name,
             CallField.ARGUMENTS: call.arguments,
             CallField.ID: call.id,
-            CallField.INDEX: str(index),
+            CallField.INDEX: str(self.first_index + index),
         }
         return "".join(part if isinstance(part, str) else values[part] for part in self.body)
 

@@ -28,6 +28,7 @@ FORMATS = {
     "hy_v3": "server.tools.formats.hy_v3",
     "jamba": "server.tools.formats.jamba",
     "kimi_k2": "server.tools.formats.kimi_k2",
+    "kimi_k3": "server.tools.formats.kimi_k3",
     "lfm2": "server.tools.formats.lfm2",
     "ling3": "server.tools.formats.ling3",
     "llama3_json": "server.tools.formats.llama3_json",

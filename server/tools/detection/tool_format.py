@@ -34,6 +34,7 @@ from server.tools.styles.tagged_layout import TaggedLayout
 # Formats that a rendered call does not show completely, by a text in it
 _RECOGNIZED = (
     ("<|tool_call_argument_begin|>", "kimi_k2"),
+    ('<|open|>call tool="', "kimi_k3"),
     ("<|channel|>commentary", "openai"),
     ("<|tool_call>call:", "gemma4"),
     ("<start_function_call>call:", "functiongemma"),

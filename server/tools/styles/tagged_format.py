@@ -21,15 +21,18 @@ from server.tools.arguments.schemas import (
 from server.tools.arguments.unenforced import unenforced_members, unenforced_string, unenforced_text
 from server.tools.format import Schema, Tool, ToolFormat, WrittenCall
 from server.tools.grammars import answer_grammar, json_grammar
-from server.tools.layout import layout_words
+from server.tools.layout import CallField, layout_words
 from server.tools.reading.answer_reader import AnswerReader
 from server.tools.reading.call_reader import CallOutcome
 from server.tools.reading.parser import CallEventLog, ToolParser
 from server.tools.reading.text_reader import Marks, Steps, TextReader
-from server.tools.styles.tagged_layout import TaggedLayout
+from server.tools.styles.tagged_layout import TYPE, TaggedLayout
 
 _NAME = re.compile(r"[\w.-]+")
 _KEY = re.compile(r"[^<>\"\n]+")
+_INDEX = re.compile(r"[0-9]+")
+_TYPE = re.compile(r"[a-z]+")
+_TYPE_NAMES = "number|boolean|null|array|object"
 _ANY_KEY = '[^<>"\\s]+'
 
 
@@ -41,10 +44,10 @@ class TaggedCallReader:
         close = layout_words(layout.close)
         # A call ends with the first of these words; the model may leave out the others.
         self._close, self.closing = close[0], close[1:]
-        self._after_name = layout_words(layout.after_name)
+        self._after_name = layout.after_name
         self._layout = layout
         self._open_key = layout_words(layout.open_key)
-        self._open_value = layout_words(layout.open_value)
+        self._open_value = tuple(map(layout_words, layout.open_value.split(TYPE)))
         self._value_end = Marks((layout.closing_tag[0],))
 
     def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], _index: int) -> Steps[CallOutcome]:
@@ -53,7 +56,12 @@ class TaggedCallReader:
         # Any text may follow the name, but some must: the name itself could continue.
         if name not in names or not (yield from reader.peek()):
             return CallOutcome.BROKEN
-        yield from self._skip(reader, self._after_name)
+        for part in self._after_name:
+            yield from reader.skip_space()
+            if part is CallField.INDEX:
+                yield from reader.read_run(_INDEX)
+            else:
+                yield from self._skip(reader, layout_words(str(part)))
         yield from reader.skip_space()
         if not (yield from reader.sees(self._close)) and not (yield from reader.sees(self._open_key[0])):
             return CallOutcome.BROKEN
@@ -76,7 +84,7 @@ class TaggedCallReader:
             key = (yield from reader.read_run(_KEY)).strip()
             open_string = self._layout.open_string
             is_string = open_string is not None and (yield from reader.skip(open_string))
-            if not key or (not is_string and not (yield from self._skip(reader, self._open_value))):
+            if not key or (not is_string and not (yield from self._skip_open_value(reader))):
                 return False
             value = yield from self._read_value(reader)
             if value is None:
@@ -86,6 +94,16 @@ class TaggedCallReader:
             written = json_value(value, {"type": "string"} if is_string else schema)
             log.arguments(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")
             comma = ", "
+
+    def _skip_open_value(self, reader: TextReader) -> Steps[bool]:
+        before_type, *after_type = self._open_value
+        if not (yield from self._skip(reader, before_type)):
+            return False
+        for words in after_type:
+            yield from reader.read_run(_TYPE)
+            if not (yield from self._skip(reader, words)):
+                return False
+        return True
 
     def _read_value(self, reader: TextReader) -> Steps[str | None]:
         """Return the text between the tags, without the template's line breaks; None if the value is incomplete."""
@@ -152,7 +170,12 @@ class TaggedFormat(ToolFormat):
         return tuple(tags[-1:])
 
     def _body(self, builder: GrammarBuilder, tool: Tool) -> str:
-        head = builder.literal(tool.name + self.layout.after_name)
+        after = (
+            builder.regex(_INDEX.pattern) if part is CallField.INDEX else builder.literal(str(part))
+            for part in self.layout.after_name
+            if part
+        )
+        head = " ".join((builder.literal(tool.name), *after))
         return f"{head} {self._arguments(builder, tool.parameters)} {builder.literal(self.layout.close)}"
 
     def _arguments(self, builder: GrammarBuilder, schema: Schema) -> str:
@@ -181,7 +204,7 @@ class TaggedFormat(ToolFormat):
         has_string = not types or "string" in types
         has_string_tag = self.layout.open_string is not None
         if has_string:
-            opening = builder.literal(self.layout.open_value_of(is_string=True))
+            opening = builder.literal(self.layout.open_value_of(""))
             if constants:
                 texts = [value_text(value) for value in constants if isinstance(value, str) or not has_string_tag]
                 values.append(f"{opening} {one_of(builder, texts)} {builder.literal(self.layout.close_value)}")
@@ -191,6 +214,6 @@ class TaggedFormat(ToolFormat):
                 following = f" {builder.literal(rest)}" if rest else ""
                 values.append(f"{opening} {builder.text_until(tag)}{following}")
         if types != {"string"} and (has_string_tag or not has_string):
-            opening = builder.literal(self.layout.open_value)
+            opening = f" {builder.regex(_TYPE_NAMES)} ".join(map(builder.literal, self.layout.open_value.split(TYPE)))
             values.append(f"{opening} {json_grammar(builder, schema)} {builder.literal(self.layout.close_value)}")
         return values

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from server.tools.format import WrittenCall
 from server.tools.layout import CallField, CallLayout, layout_words
 
+TYPE = "{type}"
+
 
 @dataclass(frozen=True, slots=True)
 class TaggedLayout:
@@ -15,17 +17,20 @@ class TaggedLayout:
 
     call: CallLayout  # its body is NAME, after_name, ARGUMENTS, close
     open_key: str
-    open_value: str
+    open_value: str  # TYPE in it stands for the name of the value's JSON type
     close_value: str
     open_string: str | None = None  # instead of open_value, if the value is a string
 
     @property
-    def after_name(self) -> str:
-        return _text_between(self.call, CallField.NAME, CallField.ARGUMENTS)
+    def after_name(self) -> tuple[str | CallField, ...]:
+        """Texts, and INDEX where the call's number stands."""
+        body = self.call.body
+        return body[body.index(CallField.NAME) + 1 : body.index(CallField.ARGUMENTS)]
 
     @property
     def close(self) -> str:
-        return _text_between(self.call, CallField.ARGUMENTS, None)
+        body = self.call.body
+        return "".join(part for part in body[body.index(CallField.ARGUMENTS) + 1 :] if isinstance(part, str))
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -38,8 +43,10 @@ class TaggedLayout:
         tag = layout_words(self.close_value)[0]
         return tag, self.close_value.partition(tag)[2]
 
-    def open_value_of(self, *, is_string: bool) -> str:
-        return self.open_string if is_string and self.open_string is not None else self.open_value
+    def open_value_of(self, value: object) -> str:
+        if isinstance(value, str) and self.open_string is not None:
+            return self.open_string
+        return self.open_value.replace(TYPE, _type_name(value))
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         """Return the text of the calls, as the template writes an answer of only these calls."""
@@ -49,14 +56,15 @@ class TaggedLayout:
         return "".join(
             self.open_key
             + key
-            + self.open_value_of(is_string=isinstance(value, str))
+            + self.open_value_of(value)
             + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
             + self.close_value
             for key, value in json.loads(arguments).items()
         )
 
 
-def _text_between(layout: CallLayout, first: CallField, last: CallField | None) -> str:
-    start = layout.body.index(first) + 1
-    stop = len(layout.body) if last is None else layout.body.index(last)
-    return "".join(part for part in layout.body[start:stop] if isinstance(part, str))
+def _type_name(value: object) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "string", int: "number", float: "number", list: "array", dict: "object"}
+    return names.get(type(value), "null")

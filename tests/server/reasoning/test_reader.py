@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.reasoning.harmony import HarmonyReader
-from server.reasoning.marks import HARMONY, THINK, ReasoningMarks
+from server.reasoning.marks import HARMONY, THINK, ReasoningMarks, marks_of_parser
 from server.reasoning.reader import ReasoningReader, ThoughtReader, reasoning_reader
 
 pytestmark = pytest.mark.fast
@@ -116,3 +116,30 @@ def test_reader_says_whether_it_is_thinking() -> None:
 def test_marks_of_harmony_get_its_own_reader() -> None:
     assert isinstance(reasoning_reader(HARMONY, is_open=False), HarmonyReader)
     assert isinstance(reasoning_reader(THINK, is_open=False), ThoughtReader)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "kimi_k3",
+            "Hm.<|close|>think<|sep|><|open|>response<|sep|>Four.<|close|>response<|sep|><|close|>message<|sep|>",
+            "Four.",
+        ),
+        ("kimi_k3", "Hm.<|close|>think<|sep|><|open|>response<|sep|>Four.", "Four."),
+        (
+            "kimi_k3",
+            "Hm.<|close|>think<|sep|><|open|>response<|sep|>See.<|close|>response<|sep|><|open|>tools<|sep|>",
+            "See.<|close|>response<|sep|><|open|>tools<|sep|>",
+        ),
+        ("hunyuan_a13b", "Hm.\n</think>\n<answer>\nFour < 5. \n</answer>", "Four < 5."),
+        ("hunyuan_a13b", "Hm.\n</think>\n<answer>\nFour. \n</ans", "Four. \n</ans"),
+    ],
+)
+def test_marks_at_the_end_of_the_answer_are_dropped(name: str, text: str, expected: str) -> None:
+    marks = marks_of_parser(name)
+
+    whole = read(reasoning_reader(marks, is_open=True), text)
+
+    assert whole == ("Hm.", expected)
+    assert read(reasoning_reader(marks, is_open=True), *text) == whole

@@ -165,3 +165,14 @@ def test_a_prepared_schema_is_spelled_as_templates_spell_it(name: str) -> None:
     assert not _matching(name, True).accepts(
         found, [Tool("get_weather", prepared, {})], text.replace("5", "x"), min_calls=1
     )
+
+
+def test_an_answer_may_end_as_kimi_k3_ends_its_messages() -> None:
+    found = named_format("kimi_k3")
+    matching = _matching("kimi_k3", True)
+    end = "<|close|>message<|sep|>"
+
+    for is_parallel in (False, True):
+        for text in ("Four.", f"Four.<|close|>response<|sep|>{end}"):
+            assert matching.accepts(found, _TOOLS, text, min_calls=0, is_parallel=is_parallel)
+    assert matching.accepts(found, _TOOLS, f"Let me see.{found.write(_TWO)}{end}", min_calls=0, is_parallel=True)

@@ -26,7 +26,7 @@ _TAGGED = [
     "step3p5",
 ]
 _ARG_VALUES = ["glm45", "glm47", "ling3", "poolside_v1"]
-_TYPED_TAGS = ["deepseek_v32", "deepseek_v4"]  # which tell strings from other values
+_TYPED_TAGS = ["deepseek_v32", "deepseek_v4", "kimi_k3"]  # which tell strings from other values
 _WITHOUT_JSON = [*_BARE_KEYS, *_PYTHONIC, *_TAGGED, *_TYPED_TAGS]
 # As in DeepSeek V3.2's template
 _STRINGS_MARKED = TaggedFormat(

@@ -99,6 +99,12 @@ TEMPLATES = {
         + ("<arg_key:x>{{ k }}</arg_key:x>{{ '\n' }}<arg_value:x>" + _VALUE + "</arg_value:x>{{ '\n' }}{% endfor %}")
         + "</tool_call:x>{{ '\n' }}{% endfor %}</tool_calls:x><｜x_eos:y｜>"
     ),
+    "numbered, with types": _turns(  # Kimi K3
+        ("<|close|>response<|sep|><|open|>tools<|sep|>" + _ALL + '<|open|>call tool="{{ f.name }}" index="')
+        + ('{{ loop.index }}"<|sep|>' + _ARGUMENTS + '<|open|>argument key="{{ k }}" type="')
+        + ("{{ 'string' if v is string else 'number' }}\"<|sep|>" + _VALUE + "<|close|>argument<|sep|>{% endfor %}")
+        + "<|close|>call<|sep|>{% endfor %}<|close|>tools<|sep|>"
+    ),
     "list in tags": _turns(  # Hunyuan A13B, Jamba
         ("<tool_calls>[" + _ALL + '{"name": "{{ f.name }}", "arguments": ' + _JSON)
         + "}{% if not loop.last %}, {% endif %}{% endfor %}]</tool_calls>"

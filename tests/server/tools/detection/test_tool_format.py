@@ -42,6 +42,7 @@ _FOUND = {
     "ids alone": ("kimi_k2", False),
     "keys without breaks": ("template", True),
     "mark at the end": ("template", True),
+    "numbered, with types": ("kimi_k3", True),
     "list in tags": ("template", True),
     "lines in tags": ("template", True),
     "name as key": ("template", True),
