@@ -3,6 +3,8 @@
 import enum
 from dataclasses import dataclass
 
+from models.architecture.norm import NormSpec
+
 
 class Activation(enum.Enum):
     SILU = enum.auto()
@@ -12,6 +14,7 @@ class Activation(enum.Enum):
     RELU = enum.auto()
     RELU_SQUARED = enum.auto()
     TANH = enum.auto()  # only in heads that score texts
+    XIELU = enum.auto()  # with four learned numbers; not gated: Apertus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class GateScales:
 
 @dataclass(frozen=True, slots=True)
 class MLPSpec:
-    """An MLP: down(act(gate x) * up x) if gated, else down(act(up x))."""
+    """An MLP: down(act(gate x) * up x) if gated, else down(act(up x)); with `inner_norm`, down(norm(...))."""
 
     intermediate_size: int
     activation: Activation
@@ -41,6 +44,7 @@ class MLPSpec:
     has_down_bias: bool = False
     clamp: SwigluClamp | None = None  # in place of the activation
     scales: GateScales | None = None  # with SiLU
+    inner_norm: NormSpec | None = None  # BitNet; not in experts
 
 
 class RouterScore(enum.Enum):
@@ -48,6 +52,8 @@ class RouterScore(enum.Enum):
 
     SOFTMAX = enum.auto()
     SIGMOID = enum.auto()
+    # Experts are chosen in turn; each weight is a softmax over the logits that are near the best one left: Phi-MoE.
+    SPARSEMIXER = enum.auto()
 
 
 class GroupScore(enum.Enum):
@@ -75,6 +81,7 @@ class RouterSpec:
     groups_per_token: int = 1
     group_score: GroupScore = GroupScore.BEST
     scale: float = 1.0  # of the weights, applied last
+    jitter: float = 0.01  # of SPARSEMIXER: a logit is near the best by at most 2 * jitter of the larger of both
     scales_input: bool = False  # weights multiply an expert's input, not its output: Llama 4
 
 

@@ -51,6 +51,8 @@ class LayerSpec:
     query_temperature: QueryTemperature | None = None
     latent: LatentSpec | None = None  # with mixer = latent.attention(...)
     has_attn_norm: bool = True  # False: attention takes x as it is (ModernBERT's first layer); with PRE
+    qkv_limit: float | None = None  # queries, keys and values are bounded to +-limit: OLMo, MPT
+    heads_norm: NormSpec | None = None  # of all heads' outputs together, before the output projection: BitNet
     has_output_gate: bool = False  # heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv
 
     @property

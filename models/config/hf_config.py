@@ -15,6 +15,12 @@ _MAX_LAYERS = 2**12
 MAX_NUMBER = 1e30
 _MAX_FILE_BYTES = 16 << 20  # the largest config.json is some hundred kilobytes
 _MAX_QUOTED = 200  # characters of a value in a message
+# Classes that transformers renamed after checkpoints had been released
+_RENAMED = {
+    "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
+    "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
+    "PhiMoEForCausalLM": "PhimoeForCausalLM",
+}
 _ACTIVATIONS = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
@@ -96,10 +102,11 @@ class HFConfig:
         return next((name for name in names if self.has(name)), names[0])
 
     def architecture(self) -> str:
+        """Return the model's class, by its name in transformers."""
         names = self.raw("architectures")
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
             raise self._malformed("architectures", names, "a list with the model's class name")
-        return names[0]
+        return _RENAMED.get(names[0], names[0])
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return a field that is a list of numbers above 0."""

@@ -22,12 +22,12 @@ def describe(config: HFConfig) -> DecoderSpec:
     return llama.describe(config, llama.Defaults(eps=1e-5, activation="relu2")).map_layers(adapt)
 
 
-NAMES = {**llama.NAMES, "model.layers.{i}.mlp.up_proj.*": To("layers.{i}.mlp.up")}
-GGUF_NAMES = {**llama.GGUF_NAMES, "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up")}
+UP_NAMES = {"model.layers.{i}.mlp.up_proj.*": To("layers.{i}.mlp.up")}  # of MLPs without a gate
+GGUF_UP_NAMES = {"blk.{i}.ffn_up.*": To("layers.{i}.mlp.up")}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {**common_fields(file), "hidden_act": "relu2"}
 
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
+FAMILY = Family(describe, {**llama.NAMES, **UP_NAMES}, {**llama.GGUF_NAMES, **GGUF_UP_NAMES}, gguf_fields)

@@ -28,6 +28,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         ),
         mlp=MLPSpec(config.integer("expansion_ratio", 4) * hidden_size, Activation.GELU, is_gated=False),
         norm=norm,
+        qkv_limit=attention.number("clip_qkv") if attention.raw("clip_qkv") else None,  # 0 counts as absent
         alibi_slopes=alibi_slopes(num_heads, max_bias=attention.number("alibi_bias_max", 8.0)),
     )
     return DecoderSpec(
@@ -47,8 +48,6 @@ def _refuse_extras(config: HFConfig, attention: HFConfig) -> None:
     for name in ("qk_ln", "prefix_lm"):
         if attention.boolean(name, False):
             raise UnsupportedModelError(f"{config.source}: attn_config.{name} is not supported")
-    if attention.has("clip_qkv"):
-        raise UnsupportedModelError(f"{config.source}: attn_config.clip_qkv, a bound on q, k and v, is not supported")
 
 
 NAMES = {

@@ -1,4 +1,5 @@
-"""OLMo 2, OLMo 3 and OLMoE: norms after the sublayers (not in OLMoE), norms of whole query and key projections."""
+"""OLMo 1: Llama with LayerNorms without weights. OLMo 2, OLMo 3 and OLMoE: norms of whole query and key projections,
+and norms after the sublayers (not in OLMoE)."""
 
 import dataclasses
 from typing import Any
@@ -7,6 +8,7 @@ from models.architecture.attention import QKNormScope, QKNormSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
@@ -18,6 +20,14 @@ from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
+
+
+def describe_olmo(config: HFConfig) -> DecoderSpec:
+    norm = NormSpec(NormKind.LAYER, 1e-5, has_weight=False)
+    limit = config.number("clip_qkv") if config.has("clip_qkv") else None
+    spec = llama.describe(config, llama.Defaults(activation="silu"))
+    spec = spec.map_layers(lambda _, layer: dataclasses.replace(layer, norm=norm, qkv_limit=limit))
+    return dataclasses.replace(spec, final_norm=norm)
 
 
 def describe_olmo2(config: HFConfig) -> DecoderSpec:
@@ -87,6 +97,11 @@ def gguf_olmoe(file: GGUFMetadata) -> dict[str, Any]:
     return {**common_fields(file), **experts, "norm_topk_prob": is_normed}
 
 
+def gguf_olmo(file: GGUFMetadata) -> dict[str, Any]:
+    return {**common_fields(file), "clip_qkv": file.scale("attention.clamp_kqv")}
+
+
+OLMO = Family(describe_olmo, llama.NAMES, llama.GGUF_NAMES, gguf_olmo)
 OLMO2 = Family(describe_olmo2, NAMES, GGUF_NAMES)
 OLMO3 = Family(describe_olmo3, NAMES, GGUF_NAMES, gguf_olmo3)
 OLMOE = Family(

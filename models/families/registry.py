@@ -46,8 +46,10 @@ class Family:
 
 FAMILIES: dict[str, Architecture] = {
     "AfmoeForCausalLM": Architecture("afmoe:FAMILY", gguf="afmoe"),
+    "ApertusForCausalLM": Architecture("apertus:FAMILY", gguf="apertus"),
     "ArceeForCausalLM": Architecture("arcee:FAMILY", gguf="arcee"),
     "BambaForCausalLM": Architecture("granite_hybrid:BAMBA", gguf_as="GraniteMoeHybridForCausalLM"),
+    "BitNetForCausalLM": Architecture("bitnet:FAMILY"),
     "BloomForCausalLM": Architecture("bloom:FAMILY", gguf="bloom"),
     "Cohere2ForCausalLM": Architecture("cohere:COHERE2", gguf="cohere2"),
     "CohereForCausalLM": Architecture("cohere:COHERE", gguf="command-r"),
@@ -101,9 +103,11 @@ FAMILIES: dict[str, Architecture] = {
     "OPTForCausalLM": Architecture("opt:FAMILY"),
     "Olmo2ForCausalLM": Architecture("olmo:OLMO2", gguf="olmo2"),
     "Olmo3ForCausalLM": Architecture("olmo:OLMO3", gguf="olmo2", gguf_key="attention.sliding_window"),
+    "OlmoForCausalLM": Architecture("olmo:OLMO", gguf="olmo"),
     "OlmoeForCausalLM": Architecture("olmo:OLMOE", gguf="olmoe"),
     "Phi3ForCausalLM": Architecture("phi3:FAMILY", gguf="phi3"),
     "PhiForCausalLM": Architecture("phi:FAMILY", gguf="phi2"),
+    "PhimoeForCausalLM": Architecture("phimoe:FAMILY", gguf="phimoe"),
     "Qwen2ForCausalLM": Architecture("qwen2:FAMILY", gguf="qwen2", seen="Qwen2.5-Coder 0.5B and 1.5B Instruct (GGUF)"),
     "Qwen2MoeForCausalLM": Architecture("qwen_moe:QWEN2", gguf="qwen2moe"),
     "Qwen3ForCausalLM": Architecture("qwen3:FAMILY", gguf="qwen3"),

@@ -35,8 +35,12 @@ OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
 # needed, since it may compile or load a library. Other devices use those of torch.
 COLUMNS: Mapping[str, str] = {"cpu": "models.kernels.cpu.operations:cpu_operations"}
 
+# (x, prologue) -> what the prologue makes of x: [T, K] fp32.
+PrepareRows = Callable[[torch.Tensor, Prologue], torch.Tensor]
 # (x, gate), [T, K] each -> x times sigmoid(gate). x is contiguous, and may be overwritten.
 GateRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (x [T, K], limit) -> x bounded to +-limit. x is contiguous, and may be overwritten.
+BoundRows = Callable[[torch.Tensor, float], torch.Tensor]
 # (x, out), [T, H, K] each: out becomes x. Rows and heads of both may be strided.
 CopyHeads = Callable[[torch.Tensor, torch.Tensor], None]
 
@@ -168,8 +172,14 @@ class Operations:
     def join_rows(self, columns: int) -> JoinRows:  # noqa: ARG002
         return rows.join_rows
 
+    def prepare_rows(self, columns: int) -> PrepareRows:  # noqa: ARG002
+        return rows.prepare_rows
+
     def gate_rows(self, columns: int) -> GateRows:  # noqa: ARG002
         return rows.gate_rows
+
+    def bound_rows(self, columns: int) -> BoundRows:  # noqa: ARG002
+        return rows.bound_rows
 
     def copy_heads(self, columns: int) -> CopyHeads:  # noqa: ARG002
         return rows.copy_heads

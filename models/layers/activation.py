@@ -1,12 +1,15 @@
 """Activations of MLPs as prologues of the linear layer that follows them."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from models.architecture.feed_forward import Activation, GateScales, MLPSpec, SwigluClamp
 from models.kernels.row_input import Elementwise, InputKind, Prologue, RowInput
+from models.linear.linear import empty_parameter
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -57,8 +60,43 @@ _ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], Inp
 }
 
 
+class Xielu(nn.Module):
+    """xIELU (Huang and Schlag 2024), whose numbers are parameters: alpha_p and alpha_n before softplus, beta and eps.
+
+    beta x + alpha_p x^2 above 0, else beta x + alpha_n (exp(min(x, eps)) - 1 - x), with beta added to alpha_n.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = empty_parameter((4,), torch.float32)
+        self.shards = {name: (row, 1) for row, name in enumerate(("alpha_p", "alpha_n", "beta", "eps"))}
+
+    @cached_property
+    def numbers(self) -> torch.Tensor:
+        """The numbers that the kernels take, [4] fp32."""
+        alpha_p, alpha_n, beta, eps = self.weight
+        return torch.stack((F.softplus(alpha_p), beta + F.softplus(alpha_n), beta, eps))
+
+    @property
+    def row_input(self) -> RowInput:
+        return RowInput(InputKind.XIELU, self.numbers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return xielu(x.to(torch.float32), self.numbers).to(x.dtype)
+
+
+def xielu(x: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Return xIELU of x. numbers: alpha_p, alpha_n, beta, eps, as kernels take them."""
+    alpha_p, alpha_n, beta, eps = numbers
+    below = alpha_n * (torch.expm1(torch.minimum(x, eps)) - x)
+    return torch.where(x > 0, alpha_p * x * x, below) + beta * x
+
+
 def activation_of(spec: MLPSpec) -> Prologue:
     """Return the activation between an MLP's two matrices, as the prologue of the second."""
+    if spec.activation is Activation.XIELU:
+        assert not spec.is_gated
+        return Xielu()
     if (clamp := spec.clamp) is not None:
         bounds = torch.tensor([clamp.alpha, clamp.limit], dtype=torch.float32, device="cpu")
         return Elementwise(RowInput(InputKind.SWIGLU_CLAMPED, bounds), _clamped_swiglu(clamp))

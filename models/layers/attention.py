@@ -9,8 +9,9 @@ from models.architecture.layer import LayerSpec
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
-from models.kernels.row_input import Prologue
+from models.kernels.row_input import IDENTITY, Prologue
 from models.kv.layer import LayerKV
+from models.layers.norm import Norm
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
@@ -19,7 +20,7 @@ from models.linear.method import LinearMethod
 class Attention(nn.Module):
     """Attention with optional norms of q and k, before or after rotary embedding.
 
-    Parameters besides the projections: `q_norm`, `k_norm`, `sinks` [H].
+    Parameters besides the projections: `q_norm`, `k_norm`, `heads_norm`, `sinks` [H].
     """
 
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
@@ -35,7 +36,10 @@ class Attention(nn.Module):
         shards = {name: count * head_dim for name, count in heads.items()}
         self.qkv = Linear(hidden_size, shards, has_bias=spec.has_qkv_bias, method=method)
         self.out = Linear(num_heads * head_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
+        self._qkv_limit, self._bound_rows = spec.qkv_limit, compute.ops.bound_rows(sum(shards.values()))
+        assert spec.qkv_limit is None or not spec.has_output_gate, "the gate would be bounded, too"
         self._gate_rows = compute.ops.gate_rows(num_heads * head_dim)
+        self.heads_norm = None if spec.heads_norm is None else Norm(spec.heads_norm, num_heads * head_dim)
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
         self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
         self._alibi_slopes = spec.alibi_slopes
@@ -68,6 +72,8 @@ class Attention(nn.Module):
         Writes the rows' K and V to `kv` before it attends, so that rows see themselves.
         """
         qkv = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
+        if self._qkv_limit is not None:
+            qkv = self._bound_rows(qkv, self._qkv_limit)
         q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
         if self._norms and not self._norms_rotated:
             q, k = self._normed(q, k)
@@ -84,7 +90,9 @@ class Attention(nn.Module):
         heads = attended.flatten(1)
         if gate:
             heads = self._gate_rows(heads, gate[0].flatten(1))
-        hidden: torch.Tensor = self.out(heads, residual=residual, adapter_slots=batch.adapter_slots)
+        hidden: torch.Tensor = self.out(
+            heads, self.heads_norm or IDENTITY, residual=residual, adapter_slots=batch.adapter_slots
+        )
         return hidden
 
     def _normed(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

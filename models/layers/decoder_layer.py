@@ -152,7 +152,7 @@ class ParallelLayer(nn.Module):
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM
         self.mlp_norm = self.attn_norm if has_one_norm else Norm(spec.norm, hidden_size)
-        self.mlp = MLP(spec.mlp, hidden_size, method=method, dtype=compute.dtype)
+        self.mlp = MLP(spec.mlp, hidden_size, compute=compute, method=method)
 
     def forward(
         self,

@@ -25,6 +25,7 @@ class LatentAttention(nn.Module):
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         assert spec.latent is not None
+        assert spec.heads_norm is None
         latent, self.spec, self.backend = spec.latent, spec.attention, compute.backend
         self._dtype = compute.dtype
         num_heads = self.spec.num_heads

@@ -4,8 +4,10 @@ import torch
 from torch import nn
 
 from models.architecture.feed_forward import MLPSpec
+from models.compute import ComputeConfig
 from models.kernels.row_input import Prologue
 from models.layers.activation import activation_of
+from models.layers.norm import Norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 
@@ -13,16 +15,20 @@ from models.linear.method import LinearMethod
 class MLP(nn.Module):
     """Two linear layers; the activation between them is the prologue of the second.
 
-    The first is `gate_up` (both in one GEMM) if the MLP is gated, else `up`; the second is `down`.
+    The first is `gate_up` (both in one GEMM) if the MLP is gated, else `up`; the second is `down`. With `inner_norm`,
+    that norm is the prologue of the second, and the activation is computed by itself.
     """
 
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
-        """dtype: the dtype of intermediate rows. They are wide, so a small dtype saves more than rounding costs."""
+    def __init__(self, spec: MLPSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype = (
+            compute.dtype
+        )  # of intermediate rows: they are wide, so a small dtype saves more than rounding costs
         self.is_gated = spec.is_gated
         self.activation = activation_of(spec)
         size = spec.intermediate_size
+        self.inner_norm = None if spec.inner_norm is None else Norm(spec.inner_norm, size)
+        self._prepare_rows = compute.ops.prepare_rows(size)
         self.down = Linear(size, hidden_size, has_bias=spec.has_down_bias, method=method)
         shards = {"gate": size, "up": size} if spec.is_gated else size
         first = Linear(hidden_size, shards, has_bias=spec.has_up_bias, method=method)
@@ -53,8 +59,11 @@ class MLP(nn.Module):
 
         residual: added; it may be overwritten. adapter_slots: each row's adapter slot, [T] int32, or None.
         """
+        prologue = self.activation
+        if self.inner_norm is not None:
+            inner, prologue = self._prepare_rows(inner, self.activation), self.inner_norm
         hidden: torch.Tensor = self.down(
-            inner, self.activation, residual=residual, out_dtype=out_dtype, adapter_slots=adapter_slots
+            inner, prologue, residual=residual, out_dtype=out_dtype, adapter_slots=adapter_slots
         )
         return hidden
 

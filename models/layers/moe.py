@@ -43,14 +43,15 @@ class MoE(nn.Module):
 
     def __init__(self, spec: MoESpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
+        assert spec.expert.inner_norm is None, "kernels of experts have no norm there"
         self._ops = compute.ops
         self.router = Router(spec.router, spec.num_experts, hidden_size)
         self.experts = nn.ModuleList(
-            MLP(spec.expert, hidden_size, method=method, dtype=compute.dtype) for _ in range(spec.num_experts)
+            MLP(spec.expert, hidden_size, compute=compute, method=method) for _ in range(spec.num_experts)
         )
         self.shared: MLP | None = None
         if spec.shared is not None:
-            self.shared = MLP(spec.shared, hidden_size, method=method, dtype=compute.dtype)
+            self.shared = MLP(spec.shared, hidden_size, compute=compute, method=method)
         self.shared_gate = empty_parameter((1, hidden_size), torch.float32) if spec.has_shared_gate else None
         self.rows_per_expert = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
 
@@ -99,4 +100,4 @@ def make_feed_forward(
 ) -> MLP | MoE:
     if isinstance(spec, MoESpec):
         return MoE(spec, hidden_size, compute=compute, method=method)
-    return MLP(spec, hidden_size, method=method, dtype=compute.dtype)
+    return MLP(spec, hidden_size, compute=compute, method=method)

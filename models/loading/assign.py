@@ -13,6 +13,7 @@ from models.checkpoints.mapped_pages import MappedPages
 from models.decoder import Decoder
 from models.errors import CheckpointError
 from models.families.name_map import Destination, NameMap, Rules
+from models.layers.activation import Xielu
 from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.linear import Linear
 from models.linear.per_head import PerHeadLinear
@@ -191,7 +192,7 @@ def _shared_names(decoder: Decoder) -> dict[str, str]:
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
     """Return a parameter's parts: one for each shard, or a single one without shards."""
     module = decoder.get_submodule(parameter.rpartition(".")[0])
-    shards = module.shards if isinstance(module, Linear | OwnWeightsNorm) else {}
+    shards = module.shards if isinstance(module, Linear | OwnWeightsNorm | Xielu) else {}
     return [(parameter, shard) for shard in shards] or [(parameter, None)]
 
 
@@ -199,7 +200,7 @@ def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
     if destination.shard is None:
         return None
     module = decoder.get_submodule(destination.module)
-    assert isinstance(module, Linear | OwnWeightsNorm), f"{destination.module} has no shards"
+    assert isinstance(module, Linear | OwnWeightsNorm | Xielu), f"{destination.module} has no shards"
     return module.shards.get(destination.shard)
 
 

@@ -8,6 +8,7 @@ import torch
 from models.architecture.recurrence import StateSpaceSpec
 from models.kernels.operands import ExpertLayer
 from models.kernels.ops import (
+    BoundRows,
     Convolve,
     CopyHeads,
     Experts,
@@ -15,6 +16,7 @@ from models.kernels.ops import (
     HeadProduct,
     JoinRows,
     Operations,
+    PrepareRows,
     RunGatedDelta,
     RunSelectiveScan,
     RunStateSpace,
@@ -34,8 +36,14 @@ class TrainOperations(Operations):
     def join_rows(self, columns: int) -> JoinRows:
         return _by_gradient(self._serving.join_rows(columns), super().join_rows(columns))
 
+    def prepare_rows(self, columns: int) -> PrepareRows:
+        return _by_gradient(self._serving.prepare_rows(columns), super().prepare_rows(columns))
+
     def gate_rows(self, columns: int) -> GateRows:
         return _by_gradient(self._serving.gate_rows(columns), super().gate_rows(columns))
+
+    def bound_rows(self, columns: int) -> BoundRows:
+        return _by_gradient(self._serving.bound_rows(columns), super().bound_rows(columns))
 
     def copy_heads(self, columns: int) -> CopyHeads:
         return _by_gradient(self._serving.copy_heads(columns), super().copy_heads(columns))

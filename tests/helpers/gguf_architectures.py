@@ -38,6 +38,7 @@ from tests.helpers.gguf_layouts import (
     usual,
     with_expert_bias,
     with_statics,
+    xielu_number,
 )
 
 
@@ -233,6 +234,15 @@ def _rope_pattern(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_array("granite_swa.attention.rope_pattern", [theta != 0 for theta in config.layer_rope_theta])
 
 
+def _bound(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """OLMo's and MPT's bound on q, k and v, and the epsilon that OLMo's configuration does not have."""
+    limit = getattr(config, "clip_qkv", None) or getattr(getattr(config, "attn_config", None), "clip_qkv", None)
+    if limit:
+        writer.add_clamp_kqv(limit)
+    if config.model_type == "olmo":
+        writer.add_layer_norm_eps(1e-5)
+
+
 def _of_latent_rows(writer: GGUFWriter, config: PretrainedConfig) -> None:
     """One key head, as in the cache, whose sizes come beside those of heads."""
     writer.add_head_count_kv(1)
@@ -396,6 +406,7 @@ _of_positions = _classic(lambda config: config.n_positions, lambda _: None)
 
 LAYOUTS: dict[str, Layout] = {
     "afmoe": Layout(MODEL_ARCH.AFMOE, with_expert_bias, _with(usual, _experts, _afmoe)),
+    "apertus": Layout(MODEL_ARCH.APERTUS, as_they_are, _with(usual, _llama3_factors), in_metadata=xielu_number),
     "arcee": Layout(MODEL_ARCH.ARCEE, pairs, _llama),
     "bamba": Layout(
         MODEL_ARCH.GRANITE_HYBRID, state_spaces, _with(usual, _rotated(), _state_space, _granite_hybrid), rates
@@ -457,7 +468,7 @@ LAYOUTS: dict[str, Layout] = {
     "mistral": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "mixtral": Layout(MODEL_ARCH.LLAMA, paired_experts, _llama),
     "mpt": Layout(
-        MODEL_ARCH.MPT, as_they_are, _with(_classic(lambda config: config.max_seq_len, lambda _: None), _alibi)
+        MODEL_ARCH.MPT, as_they_are, _with(_classic(lambda config: config.max_seq_len, lambda _: None), _alibi, _bound)
     ),
     "nemotron": Layout(
         MODEL_ARCH.NEMOTRON, as_they_are, _with(usual, _rotated_as_if_heads_filled_hidden_size), finish=shifted_norms
@@ -469,11 +480,13 @@ LAYOUTS: dict[str, Layout] = {
         _with(usual, _own_state_space, _nemotron_h, _nemotron_h_experts),
         rates,
     ),
+    "olmo": Layout(MODEL_ARCH.OLMO, pairs, _with(usual, _bound)),
     "olmo2": Layout(MODEL_ARCH.OLMO2, as_they_are, usual),
     "olmo3": Layout(MODEL_ARCH.OLMO2, as_they_are, _with(usual, _window_pattern)),
     "olmoe": Layout(MODEL_ARCH.OLMOE, split_experts, usual),
     "phi": Layout(MODEL_ARCH.PHI2, as_they_are, _with(usual, _rotated(0.5))),
     "phi3": Layout(MODEL_ARCH.PHI3, as_they_are, _with(usual, _rotated(), _window, _longrope_factors)),
+    "phimoe": Layout(MODEL_ARCH.PHIMOE, split_experts, _with(usual, _rotated(), _window)),
     "qwen2": Layout(MODEL_ARCH.QWEN2, as_they_are, usual),
     "qwen2_moe": Layout(MODEL_ARCH.QWEN2MOE, split_experts, _with(usual, _experts, _shared_expert)),
     "qwen3_5_text": Layout(

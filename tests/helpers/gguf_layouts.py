@@ -27,6 +27,7 @@ class Layout:
     rearrange: Rearrange
     describe: Describe
     finish: Callable[[str, np.ndarray], np.ndarray] = lambda _, values: values  # the last thing done to a tensor
+    in_metadata: Callable[[str], str | None] = lambda _: None  # the key that has a layer's number in a tensor's place
     own_name: str = ""  # of an architecture that the gguf package lacks, whose tensors have the names of `arch`
 
     @property
@@ -165,6 +166,11 @@ def with_statics(config: PretrainedConfig, state: State) -> State:
         )
         for name, tensor in split_experts(config, state).items()
     }
+
+
+def xielu_number(name: str) -> str | None:
+    """Return the metadata's key for a number of Apertus' activation."""
+    return f"xielu.{name.rpartition('.')[2]}" if ".act_fn." in name else None
 
 
 def turned(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001

@@ -59,8 +59,12 @@ def write_gguf(
     places = layout.rearrange(config, _numbered(state))  # of each number of the file among `numbers`
     if fuses:
         places = _fused(places)
+    by_layer: dict[str, list[float]] = {}
     for name, place in places.items():
         values = numbers[place].numpy()
+        if key := layout.in_metadata(name):
+            by_layer.setdefault(key, []).append(float(values.item()))
+            continue
         held = GGMLQuantizationType.F32
         if values.ndim >= 2 and "norm" not in name:
             held = kind(name) if callable(kind) else kind
@@ -71,6 +75,8 @@ def write_gguf(
     with torch.no_grad():
         for tensor, values in zip(state.values(), numbers.split([t.numel() for t in state.values()]), strict=True):
             tensor.copy_(values.view(tensor.shape))
+    for key, of_layers in by_layer.items():
+        writer.add_array(key, of_layers)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import (
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import GatedDeltaSpec, SelectiveScanSpec, ShortConvSpec, StateSpaceSpec
 from models.config.hf_config import HFConfig
@@ -90,11 +90,15 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "norms of sums": lambda layer: layer.placement is NormPlacement.AFTER_SUM,
     "parallel sublayers": lambda layer: layer.placement in _PARALLEL,
     "scaled sublayers": lambda layer: layer.sublayer_scale != 1.0,
+    "norms inside sublayers": lambda layer: layer.heads_norm is not None,
+    "bounded queries, keys and values": lambda layer: layer.qkv_limit is not None,
+    "xIELU": lambda layer: isinstance(layer.mlp, MLPSpec) and layer.mlp.activation is Activation.XIELU,
     "experts": lambda layer: isinstance(layer.mlp, MoESpec),
     "shared experts": lambda layer: isinstance(layer.mlp, MoESpec) and layer.mlp.shared is not None,
 }
 
 _ROUTER: dict[str, Callable[[RouterSpec], bool]] = {
     "groups of experts": lambda router: router.num_groups > 1,
+    "SparseMixer": lambda router: router.score is RouterScore.SPARSEMIXER,
     "sigmoid scores": lambda router: router.score is RouterScore.SIGMOID,
 }

@@ -1,7 +1,7 @@
 """GGUF checkpoints: one file or the parts of a split file, dequantized tensor by tensor."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf.array import GGUFArray
 from models.checkpoints.gguf.blocks import GGUFRows
 from models.checkpoints.gguf.codes import stored_codes, wider_format
 from models.checkpoints.gguf.header import GGUFHeader, read_gguf_header
@@ -24,6 +25,7 @@ _PLAIN = {
     GGMLQuantizationType.BF16: torch.bfloat16,
     GGMLQuantizationType.F64: torch.float64,
 }
+_WEIGHTS_IN_METADATA = ("xielu.alpha_p", "xielu.alpha_n", "xielu.beta", "xielu.eps")  # arrays by layer
 _CHUNK_ELEMENTS = 1 << 20  # dequantized at a time: the fp32 temporaries stay in the caches
 
 
@@ -47,6 +49,7 @@ class GGUFCheckpoint:
                     )
                 data = mapped[tensor.start : tensor.start + tensor.num_bytes]
                 self.tensors[tensor.name] = _described(tensor.name, tensor.shape, tensor.type, data, header.path)
+        self.tensors |= _numbers_of_layers(self.metadata, self.path)
         for tensor_type in {tensor.type for header in headers for tensor in header.tensors}:
             _check_dequantizable(self.path, tensor_type)
 
@@ -76,6 +79,23 @@ def _described(
         quantized=stored_codes(tensor_type, shape, packed, not_finite),
         wider_format=wider_format(tensor_type),
     )
+
+
+def _numbers_of_layers(metadata: Mapping[str, Any], path: Path) -> dict[str, StoredTensor]:
+    """Return metadata that are weights as tensors: xIELU's numbers of each layer, such as "blk.0.xielu.beta"."""
+    tensors = {}
+    for key in _WEIGHTS_IN_METADATA:
+        values = metadata.get(key)
+        values = values.values() if isinstance(values, GGUFArray) else values
+        for layer, value in enumerate(values if isinstance(values, list) else ()):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise CheckpointError(
+                    f"{path}: {key} has {value!r}, which is not a finite number; fetch the file again"
+                )
+            read = torch.tensor([value], dtype=torch.float32).to
+            name = f"blk.{layer}.{key}"
+            tensors[name] = StoredTensor(name, (1,), "F32", 4, path, read=read)
+    return tensors
 
 
 def _dequantize(

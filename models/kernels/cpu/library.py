@@ -54,6 +54,7 @@ class KernelLibrary:
         self.prepare_rows = self._bind("hr_prepare_rows", _INPUT + "p")
         self.join_rows = self._bind("hr_join_rows", "pipillippfffi")
         self.gate_rows = self._bind("hr_gate_rows", "ppilll")
+        self.bound_rows = self._bind("hr_bound_rows", "pillf")
         self.copy_heads = self._bind("hr_copy_heads", "pllplllll")
         # GGUF weights
         self.packed_bytes = self._bind("hr_packed_bytes", "ill", ctypes.c_int64)

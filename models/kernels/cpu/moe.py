@@ -13,6 +13,7 @@ from models.kernels.operands import ExpertLayer, SharedExpert
 from models.kernels.row_input import Prologue
 
 _MAX_SEGMENTS = 2  # gate and up
+_SCORES = {RouterScore.SOFTMAX: 0, RouterScore.SIGMOID: 1, RouterScore.SPARSEMIXER: 2}  # numbers of router.h
 
 
 class _ExpertLinear(ctypes.Structure):
@@ -35,9 +36,9 @@ class _Router(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "correction", "shared_gate")),
         ("columns", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("num_experts", "chosen", "is_sigmoid", "renormalizes")),
+        *((name, ctypes.c_int32) for name in ("num_experts", "chosen", "score", "renormalizes")),
         *((name, ctypes.c_int32) for name in ("num_groups", "groups_chosen", "group_best_two")),
-        *((name, ctypes.c_float) for name in ("scale", "sum_floor")),
+        *((name, ctypes.c_float) for name in ("scale", "sum_floor", "jitter")),
     )
 
 
@@ -87,9 +88,9 @@ class NativeExperts:
         *addresses, activation_weight = map(address, tensors)
         self._router = _Router(
             *(*addresses, ups[0].columns, len(experts)),
-            *(spec.experts_per_token, spec.score is RouterScore.SIGMOID, spec.renormalizes),
+            *(spec.experts_per_token, _SCORES[spec.score], spec.renormalizes),
             *(spec.num_groups, spec.groups_per_token, spec.group_score is GroupScore.BEST_TWO),
-            *(spec.scale, spec.sum_floor),
+            *(spec.scale, spec.sum_floor, spec.jitter),
         )
         self._moe = _MoE(
             *(self._router, spec.scales_input, activation.kind, activation_weight),

@@ -16,6 +16,7 @@ from models.kernels.cpu.linear import PackedLinear, multiply_heads, pack_heads, 
 from models.kernels.cpu.moe import NativeExperts, supports_experts
 from models.kernels.operands import Draw, ExpertLayer
 from models.kernels.ops import (
+    BoundRows,
     Convolve,
     CopyHeads,
     Experts,
@@ -24,6 +25,7 @@ from models.kernels.ops import (
     JoinRows,
     OnCompiled,
     Operations,
+    PrepareRows,
     RunGatedDelta,
     RunSelectiveScan,
     RunStateSpace,
@@ -63,8 +65,14 @@ class CpuOperations(Operations):
     def join_rows(self, columns: int) -> JoinRows:
         return self._kernel(rows.join_rows, columns) or super().join_rows(columns)
 
+    def prepare_rows(self, columns: int) -> PrepareRows:
+        return self._kernel(rows.apply_prologue, columns) or super().prepare_rows(columns)
+
     def gate_rows(self, columns: int) -> GateRows:
         return self._kernel(rows.gate_rows, columns) or super().gate_rows(columns)
+
+    def bound_rows(self, columns: int) -> BoundRows:
+        return self._kernel(rows.bound_rows, columns) or super().bound_rows(columns)
 
     def copy_heads(self, columns: int) -> CopyHeads:
         return self._kernel(rows.copy_heads, columns) or super().copy_heads(columns)

@@ -16,6 +16,11 @@ def prepare_rows(x: torch.Tensor, prepare: RowInput, *, library: KernelLibrary) 
     return out
 
 
+def apply_prologue(x: torch.Tensor, prologue: Prologue, *, library: KernelLibrary) -> torch.Tensor:
+    """Return what `prologue` makes of x, in fp32."""
+    return prepare_rows(x, prologue.row_input, library=library)
+
+
 def join_rows(
     x: torch.Tensor,
     y: torch.Tensor,
@@ -42,6 +47,13 @@ def gate_rows(x: torch.Tensor, gate: torch.Tensor, *, library: KernelLibrary) ->
     assert x.dtype == gate.dtype
     columns = x[0].numel()
     library.gate_rows(*(x.data_ptr(), gate.data_ptr(), x.dtype == torch.bfloat16, gate.stride(0), len(x), columns))
+    return x
+
+
+def bound_rows(x: torch.Tensor, limit: float, *, library: KernelLibrary) -> torch.Tensor:
+    """Bound x [T, K] to +-limit, in place."""
+    assert x.is_contiguous()
+    library.bound_rows(x.data_ptr(), x.dtype == torch.bfloat16, *x.shape, limit)
     return x
 
 

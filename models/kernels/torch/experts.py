@@ -11,6 +11,8 @@ from models.kernels.row_input import IDENTITY, Prologue
 def route(spec: RouterSpec, weights: RouterWeights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose experts for the rows x [T, K]. Returns experts [T, chosen] int64, and their weights [T, chosen] fp32."""
     logits = F.linear(x.to(torch.float32), weights.weight, weights.bias)  # [T, E]
+    if spec.score is RouterScore.SPARSEMIXER:
+        return _chosen_in_turn(spec, logits)
     scores = logits.softmax(dim=-1) if spec.score is RouterScore.SOFTMAX else logits.sigmoid()
     rated = scores if weights.correction is None else scores + weights.correction
     if spec.num_groups > 1:
@@ -20,6 +22,18 @@ def route(spec: RouterSpec, weights: RouterWeights, x: torch.Tensor) -> tuple[to
     if spec.renormalizes:
         chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp_min(spec.sum_floor)
     return experts, chosen * spec.scale
+
+
+def _chosen_in_turn(spec: RouterSpec, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose experts like SparseMixer (Liu, Gao and Chen 2024). Returns what `route` returns."""
+    left, experts, weights = logits, [], []
+    for _ in range(spec.experts_per_token):
+        best, expert = left.max(dim=-1, keepdim=True)
+        is_far = (best - logits) / logits.abs().clamp(min=best) > 2 * spec.jitter
+        experts.append(expert)
+        weights.append(left.masked_fill(is_far, float("-inf")).softmax(dim=-1).gather(-1, expert))
+        left = left.scatter(-1, expert, float("-inf"))
+    return torch.cat(experts, dim=-1), torch.cat(weights, dim=-1)
 
 
 def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:

@@ -20,9 +20,19 @@ def join_rows(
     return torch.add(x if skip == 1.0 else x * skip, norm(y), alpha=scale)
 
 
+def prepare_rows(x: torch.Tensor, prologue: Prologue) -> torch.Tensor:
+    """Return what `prologue` makes of x, in fp32."""
+    return prologue(x.to(torch.float32))
+
+
 def gate_rows(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     """Return x times sigmoid(gate), [T, K] each."""
     return x * torch.sigmoid(gate)
+
+
+def bound_rows(x: torch.Tensor, limit: float) -> torch.Tensor:
+    """Return x bounded to +-limit."""
+    return x.clamp(-limit, limit)
 
 
 def copy_heads(x: torch.Tensor, out: torch.Tensor) -> None:

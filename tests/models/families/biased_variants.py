@@ -1,8 +1,8 @@
-"""Tiny configurations of Seed-OSS, Phi and Arcee, which are Llama with other biases, norms or MLPs."""
+"""Tiny configurations of OLMo 1, Seed-OSS, Phi and Arcee, which are Llama with other biases, norms or MLPs."""
 
 from collections.abc import Callable
 
-from transformers import ArceeConfig, PhiConfig, PretrainedConfig, SeedOssConfig
+from transformers import ArceeConfig, OlmoConfig, PhiConfig, PretrainedConfig, SeedOssConfig
 
 from tests.helpers.checkpoints import LLAMA3_ROPE, SMALL
 
@@ -11,6 +11,10 @@ BIASED_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "arcee-biases-tied-llama3": lambda: ArceeConfig(
         **SMALL
         | {"mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE}
+    ),
+    "olmo": lambda: OlmoConfig(**SMALL | {"clip_qkv": 0.8}),
+    "olmo-tied-mha-biases": lambda: OlmoConfig(
+        **SMALL | {"tie_word_embeddings": True, "num_key_value_heads": 4, "attention_bias": True}
     ),
     "phi": lambda: PhiConfig(**SMALL | {"num_key_value_heads": 4}),
     "phi-norms-gqa": lambda: PhiConfig(

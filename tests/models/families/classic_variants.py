@@ -98,7 +98,7 @@ CLASSIC_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "falcon-alibi": lambda: falcon(alibi=True, parallel_attn=False, multi_query=False, bias=True),
     "mpt": mpt,
     "mpt-three-heads": lambda: mpt(
-        d_model=48, n_heads=3, attn_config={"softmax_scale": 0.2}, tie_word_embeddings=False
+        d_model=48, n_heads=3, attn_config={"softmax_scale": 0.2, "clip_qkv": 0.8}, tie_word_embeddings=False
     ),
     "bloom": bloom,
     "bloom-six-heads": lambda: bloom(hidden_size=96, n_head=6, tie_word_embeddings=False),

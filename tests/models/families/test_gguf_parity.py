@@ -78,6 +78,7 @@ IMPLIED: dict[str, dict[str, object]] = {
     "mpt": {"attn_config.softmax_scale": None},
     "olmoe": {"norm_topk_prob": False},
     "phi": {"qk_layernorm": False},
+    "phimoe": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "router_jitter_noise": 0.01},
     "qwen2": {"layer_types": ["full_attention"] * 2},
     "qwen2_moe": {"mlp_only_layers": [], "norm_topk_prob": False},
     "qwen3": {"layer_types": ["full_attention"] * 2},

@@ -50,6 +50,8 @@ ROUTERS = {
         PLAIN_ROUTER, renormalizes=False, num_groups=2, groups_per_token=1, group_score=GroupScore.BEST
     ),
     "sigmoid, grouped by two": GROUPED,
+    "divided by 0.5 at least": dataclasses.replace(PLAIN_ROUTER, sum_floor=0.5),
+    "sparsemixer": RouterSpec(RouterScore.SPARSEMIXER, 2, renormalizes=False, jitter=0.3),
     "all experts": dataclasses.replace(PLAIN_ROUTER, experts_per_token=EXPERTS),
 }
 

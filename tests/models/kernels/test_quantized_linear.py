@@ -11,6 +11,7 @@ from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.packed_weight import PackedWeight, gather_rows, pack_weight
 from models.kernels.formats import DENSE_DTYPES, NotFiniteError, WeightFormat
 from models.kernels.row_input import InputKind, RowInput
+from models.layers.activation import xielu
 
 AMX_ROWS = 32  # kAmxRows of quantized_linear.cpp
 FORMATS = [fmt for fmt in WeightFormat if fmt not in DENSE_DTYPES]
@@ -156,6 +157,7 @@ def test_segments_of_different_formats_stand_side_by_side(kernels: KernelLibrary
 
 
 _ALPHA, _LIMIT = 1.702, 2.0
+_XIELU = torch.tensor([0.8, 0.7, 0.5, -1e-6])  # alpha_p, alpha_n, beta, eps
 _ACTIVATIONS = {
     InputKind.SILU: F.silu,
     InputKind.GELU: F.gelu,
@@ -174,6 +176,8 @@ def prepared_rows(kind: InputKind, x: torch.Tensor, scale: torch.Tensor, shift: 
         return F.rms_norm(x, scale.shape, scale, 1e-5)
     if kind is InputKind.LAYER_NORM:
         return F.layer_norm(x, scale.shape, scale, shift, 1e-5)
+    if kind is InputKind.XIELU:
+        return xielu(x, _XIELU)
     if kind in _ACTIVATIONS:
         return _ACTIVATIONS[kind](x)
     gate, up = x.chunk(2, dim=1)
@@ -190,6 +194,8 @@ def row_input(kind: InputKind, scale: torch.Tensor, shift: torch.Tensor) -> RowI
         return RowInput(kind, torch.tensor([_ALPHA, _LIMIT]))
     if kind is InputKind.SILU_GATED_SCALED:
         return RowInput(kind, torch.tensor([_ALPHA, _LIMIT]))
+    if kind is InputKind.XIELU:
+        return RowInput(kind, _XIELU)
     is_norm = kind in (InputKind.RMS_NORM, InputKind.LAYER_NORM)
     return RowInput(kind, scale if is_norm else None, shift if kind is InputKind.LAYER_NORM else None, 1e-5)
 

@@ -83,6 +83,27 @@ def test_rows_are_gated(column: Column, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prologues_are_applied_alone(column: Column, dtype: torch.dtype) -> None:
+    x = normal(ROWS, COLUMNS, dtype=dtype)
+    prologue = Elementwise(RowInput(InputKind.SILU), F.silu)
+
+    got = column(dtype).prepare_rows(COLUMNS)(x, prologue)
+
+    torch.testing.assert_close(got, F.silu(x.float()), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_bounded(column: Column, dtype: torch.dtype) -> None:
+    x = normal(ROWS, COLUMNS, dtype=dtype)
+    x[3, 5] = torch.nan
+    want = x.clamp(-0.5, 0.5)
+
+    got = column(dtype).bound_rows(COLUMNS)(x, 0.5)
+
+    torch.testing.assert_close(got, want, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_parts_of_heads_are_copied(column: Column, dtype: torch.dtype) -> None:
     x, out = normal(ROWS, 3, 80, dtype=dtype)[..., 16:48], torch.zeros(ROWS, 3, 112, dtype=dtype)
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from transformers import DeepseekV2Config, DeepseekV3Config, Llama4TextConfig
+from transformers import DeepseekV2Config, DeepseekV3Config, Llama4TextConfig, PhimoeConfig
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
+from transformers.models.phimoe.modeling_phimoe import PhimoeTopKRouter
 
 from models.architecture.feed_forward import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.kernels.operands import RouterWeights
@@ -90,6 +91,13 @@ def test_sigmoid_router_with_correction_equals_deepseek_v3(renormalizes: bool) -
     )
 
     assert_same_choice(spec, filled(DeepseekV3TopkRouter(config)))
+
+
+def test_sparsemixer_equals_phimoe() -> None:
+    config = PhimoeConfig(hidden_size=HIDDEN, num_local_experts=EXPERTS, num_experts_per_tok=2, router_jitter_noise=0.2)
+    spec = RouterSpec(RouterScore.SPARSEMIXER, 2, renormalizes=False, jitter=0.2)
+
+    assert_same_choice(spec, filled(PhimoeTopKRouter(config)))
 
 
 def test_correction_decides_the_choice_but_not_the_weights() -> None:

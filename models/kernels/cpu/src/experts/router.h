@@ -1,8 +1,9 @@
 // The router of a mixture of experts: which experts a row goes to, and how much each counts.
 //
 // Per row: logits = W x (+ b); scores by softmax or sigmoid; the best `chosen` by score + correction, among the experts of the
-// best groups where there are groups; their scores as weights, renormalized or not, times a factor. All in fp32: a choice
-// between two near experts must not depend on rounding.
+// best groups where there are groups; their scores as weights, renormalized or not, times a factor. With SparseMixer the best
+// logits in turn, each with a softmax over the logits left that are near it as its weight. All in fp32: a choice between two
+// near experts must not depend on rounding.
 #pragma once
 
 #include <algorithm>
@@ -19,12 +20,13 @@ struct hr_router {
   const float* shared_gate;                 // null, or [K]: the shared expert's output times sigmoid(gate . row)
   int64_t columns;                          // K, a multiple of 16
   int32_t num_experts, chosen;
-  int32_t is_sigmoid;  // else softmax
+  int32_t score;  // 0: softmax, 1: sigmoid, 2: SparseMixer
   int32_t renormalizes;
   int32_t num_groups, groups_chosen;
   int32_t group_best_two;  // a group is rated by the sum of its two best, else by its best
   float scale;
   float sum_floor;  // of the sum by which weights are divided
+  float jitter;     // of SparseMixer
 };
 
 namespace hr {
@@ -45,10 +47,10 @@ inline void score(const hr_router& router, float* scores) {
   float total = 0;
   const float largest = *std::max_element(scores, scores + router.num_experts);
   for (int e = 0; e < router.num_experts; ++e) {
-    scores[e] = router.is_sigmoid ? 1 / (1 + std::exp(-scores[e])) : std::exp(scores[e] - largest);
+    scores[e] = router.score == 1 ? 1 / (1 + std::exp(-scores[e])) : std::exp(scores[e] - largest);
     total += scores[e];
   }
-  if (!router.is_sigmoid)
+  if (router.score != 1)
     for (int e = 0; e < router.num_experts; ++e) scores[e] /= total;
 }
 
@@ -73,8 +75,26 @@ inline void keep_best_groups(const hr_router& router, float* rated) {
     std::fill_n(rated + group->second * size, size, kWorst);
 }
 
+// The same with SparseMixer: a logit is near the best one left if it is below it by at most 2 jitter of max(|logit|, best).
+inline void choose_in_turn(const hr_router& router, float* logits, int32_t* experts, float* weights) {
+  for (int e = 0; e < router.num_experts; ++e)
+    if (std::isnan(logits[e])) logits[e] = kWorst;
+  for (int j = 0; j < router.chosen; ++j) {
+    const int best = static_cast<int>(std::max_element(logits, logits + router.num_experts) - logits);
+    float total = 0;
+    for (int e = 0; e < router.num_experts; ++e) {
+      const float below = logits[best] - logits[e], larger = std::max(std::abs(logits[e]), logits[best]);
+      if (logits[e] > -INFINITY && !(below / larger > 2 * router.jitter)) total += std::exp(-below);
+    }
+    experts[j] = best;
+    weights[j] = 1 / total;
+    logits[best] = -INFINITY;
+  }
+}
+
 // The row's experts and weights [chosen], from its logits, which are overwritten.
 inline void choose(const hr_router& router, float* scores, int32_t* experts, float* weights) {
+  if (router.score == 2) return choose_in_turn(router, scores, experts, weights);
   thread_local std::vector<float> rated;
   score(router, scores);
   rated.resize(router.num_experts);

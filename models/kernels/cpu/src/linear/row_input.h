@@ -24,12 +24,13 @@ enum class InputKind : int32_t {
   kReluSquared = 14,
   kSwigluClamped = 15,  // gate * sigmoid(alpha * gate) * (up + 1), gate at most `limit`, up within +-limit
   kSiluGatedScaled = 16,  // out * silu(scale * gate) * up
+  kXielu = 17,  // beta x + alpha_p x^2 above 0, else beta x + alpha_n (exp(min(x, eps)) - 1 - x)
 };
 
 struct InputSpec {
   InputKind kind;
   const float *weight, *bias;  // [K]; of norms only, bias null for RMSNorm. weight is {alpha, limit} of kSwigluClamped,
-                              // {scale, out} of kSiluGatedScaled
+                              // {scale, out} of kSiluGatedScaled, {alpha_p, alpha_n, beta, eps} of kXielu
   float eps;
 };
 
@@ -78,6 +79,16 @@ HR_INLINE F32x16 relu_squared(const F32x16& x) { return relu(x) * relu(x); }
 HR_INLINE F32x16 swiglu_clamped(const F32x16& gate, const F32x16& up, float alpha, float limit) {
   const F32x16 g = clamp(gate, -3.4e38f, limit);
   return g * sigmoid(broadcast(alpha) * g) * (clamp(up, -limit, limit) + broadcast(1.0f));
+}
+
+HR_INLINE F32x16 xielu(const F32x16& x, const float* numbers) {
+  const F32x16 bound = broadcast(numbers[3]), zero = broadcast(0.0f), linear = broadcast(numbers[2]) * x;
+  F32x16 low = x;
+  HR_EACH(low.r[i] = low.r[i] < bound.r[i] ? low.r[i] : bound.r[i])
+  const F32x16 below = fma(broadcast(numbers[1]), exp2(low * broadcast(1.44269504f)) - broadcast(1.0f) - x, linear);
+  F32x16 result = fma(broadcast(numbers[0]) * x, x, linear);
+  HR_EACH(result.r[i] = x.r[i] > zero.r[i] ? result.r[i] : below.r[i])
+  return result;
 }
 
 template <class Element>
@@ -143,6 +154,7 @@ void prepare_columns(const InputSpec& input, const Element* x, const Element* up
     case InputKind::kReluGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return relu(v); });
     case InputKind::kReluSquared: return activate(x, columns, out, [](const F32x16& v) { return relu_squared(v); });
     case InputKind::kReluSquaredGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return relu_squared(v); });
+    case InputKind::kXielu: return activate(x, columns, out, [&](const F32x16& v) { return xielu(v, input.weight); });
     case InputKind::kSwigluClamped:
       for (int64_t k = 0; k < columns; k += 16)
         store(out + k, swiglu_clamped(load_lanes(x + k), load_lanes(up + k), input.weight[0], input.weight[1]));

@@ -48,6 +48,17 @@ void gate_row(Element* x, const Element* gate, int64_t columns) {
   for (int64_t k = 0; k < columns; k += 16) store_lanes(x + k, load_lanes(x + k) * sigmoid(load_lanes(gate + k)));
 }
 
+template <class Element>
+void bound_row(Element* x, int64_t columns, float limit) {
+  const F32x16 high = broadcast(limit), low = broadcast(-limit);
+  for (int64_t k = 0; k < columns; k += 16) {
+    F32x16 v = load_lanes(x + k);  // not clamp(): NaN must stay NaN
+    HR_EACH(v.r[i] = v.r[i] > high.r[i] ? high.r[i] : v.r[i])
+    HR_EACH(v.r[i] = v.r[i] < low.r[i] ? low.r[i] : v.r[i])
+    store_lanes(x + k, v);
+  }
+}
+
 // f(pointer of the matrix's type)
 template <class Function>
 void with_type(const void* matrix, int is_bf16, const Function& f) {
@@ -94,6 +105,15 @@ HR_API void hr_gate_rows(void* x, const void* gate, int is_bf16, int64_t gate_st
 }
 
 HR_REPLAYABLE(hr_gate_rows)
+
+// x [M, K] bounded to +-limit; bf16 or fp32, contiguous. K is a multiple of 16.
+HR_API void hr_bound_rows(void* x, int is_bf16, int64_t num_rows, int64_t columns, float limit) {
+  with_type(x, is_bf16, [&](auto* rows) {
+    for_rows(num_rows, columns, [&](int64_t r) { bound_row(rows + r * columns, columns, limit); });
+  });
+}
+
+HR_REPLAYABLE(hr_bound_rows)
 
 // out [M, H, bytes] = x; strides in bytes, between rows and between heads.
 HR_API void hr_copy_heads(const char* x, int64_t x_stride, int64_t x_head_stride, char* out, int64_t out_stride,

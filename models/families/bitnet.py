@@ -1,0 +1,32 @@
+"""BitNet b1.58 with weights of 16 bits: Llama with norms before the last matrix of attention and of the MLP.
+
+Not from GGUF: files do not state the activation, and llama.cpp computes another one than transformers.
+"""
+
+import dataclasses
+
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec
+from models.config.hf_config import HFConfig
+from models.families import llama
+from models.families.name_map import To
+from models.families.registry import Family
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    def adapt(_: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        mlp = dataclasses.replace(layer.mlp, inner_norm=layer.norm, has_up_bias=False, has_down_bias=False)
+        return dataclasses.replace(layer, heads_norm=layer.norm, mlp=mlp)
+
+    return llama.describe(config, llama.Defaults(rope_theta=500000.0, eps=1e-5, activation="relu2")).map_layers(adapt)
+
+
+NAMES = {
+    **llama.NAMES,
+    "model.layers.{i}.self_attn.attn_sub_norm.*": To("layers.{i}.attn.heads_norm"),
+    "model.layers.{i}.mlp.ffn_sub_norm.*": To("layers.{i}.mlp.inner_norm"),
+}
+
+FAMILY = Family(describe, NAMES)
