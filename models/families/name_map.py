@@ -31,6 +31,8 @@ class To:
     otherwise: str | None = None
 
 
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # between dots
+
 IGNORE: To | None = None  # for a tensor that is not a weight, such as a stored causal mask
 
 # Destinations by pattern; several if a tensor is split (by their transforms). "{i}" is the layer's number, "{e}" an
@@ -68,9 +70,11 @@ class NameMap:
     def __init__(self, rules: Rules, num_layers: int | None = None, modules: Container[str] | None = None) -> None:
         """num_layers: number of the decoder's layers; without it, "{x}" matches no number. modules: names of the
         decoder's modules, by which `To.otherwise` applies; without them, it never does."""
-        self._rules = [(_compile(pattern), to) for pattern, to in rules.items()]
+        self._rules = [(_compile(_kind(pattern)), _compile(pattern), to) for pattern, to in rules.items()]
         self._num_layers = num_layers
         self._modules = modules
+        # Rules that may match, by names whose numbers are 0: a checkpoint may have 200,000 tensors of 100 kinds.
+        self._candidates: dict[str, list[tuple[re.Pattern[str], To | tuple[To, ...] | None]]] = {}
 
     def is_ignored(self, name: str) -> bool:
         match, to = self._match(name)
@@ -90,7 +94,10 @@ class NameMap:
         return _destination(match, dataclasses.replace(to, module=to.otherwise))
 
     def _match(self, name: str) -> tuple[re.Match[str] | None, To | tuple[To, ...] | None]:
-        for pattern, to in self._rules:
+        kind = _kind(name)
+        if kind not in self._candidates:
+            self._candidates[kind] = [(pattern, to) for of_kind, pattern, to in self._rules if of_kind.fullmatch(kind)]
+        for pattern, to in self._candidates[kind]:
             match = pattern.fullmatch(name)
             if match is not None and self._is_after_the_last(match.groupdict().get("x")):
                 return match, to
@@ -99,6 +106,11 @@ class NameMap:
     def _is_after_the_last(self, number: str | None) -> bool:
         """Whether `number`, matched by "{x}", is after the decoder's last layer; True for None (a rule without it)."""
         return number is None or (self._num_layers is not None and int(number) >= self._num_layers)
+
+
+def _kind(name: str) -> str:
+    """Return a name or pattern with 0 in place of the numbers between its dots."""
+    return _NUMBER.sub("0", name)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

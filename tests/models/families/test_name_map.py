@@ -40,6 +40,15 @@ def test_names_that_no_rule_spells_have_no_destination(name: str) -> None:
     assert not NameMap(RULES).is_ignored(name)
 
 
+def test_numbers_that_rules_spell_are_told_apart() -> None:
+    names = NameMap({"layers.{i}.mlp.0.*": To("layers.{i}.mlp.up"), "layers.{i}.mlp.2.*": To("layers.{i}.mlp.down")})
+
+    found = [names.destinations(f"layers.{layer}.mlp.{part}.weight") for layer in (2, 10) for part in (0, 2, 1)]
+
+    modules = [[destination.module for destination in destinations] for destinations in found]
+    assert modules == [["layers.2.mlp.up"], ["layers.2.mlp.down"], [], ["layers.10.mlp.up"], ["layers.10.mlp.down"], []]
+
+
 def test_ignored_name_has_no_destination() -> None:
     names = NameMap(RULES)
 
