@@ -66,7 +66,8 @@ def _check_axes(scaling: HFConfig, rotary_dim: int) -> None:
     if sections is None:
         return
     are_counts = isinstance(sections, list) and all(type(count) is int and count >= 0 for count in sections)
-    if not are_counts or sum(sections) != rotary_dim // 2:
+    is_interleaved = scaling.boolean("mrope_interleaved", False)  # in turn, as far as the pairs last
+    if not are_counts or (sum(sections) != rotary_dim // 2 and not is_interleaved):
         raise CheckpointError(
             f"{scaling.source}: mrope_section is {quote_value(sections)}; it must be a list of counts that divide the "
             f"{rotary_dim // 2} rotated pairs; {scaling.remedy}"

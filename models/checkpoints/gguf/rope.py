@@ -10,7 +10,6 @@ def rope_parameters(file: GGUFMetadata, head_dim: int) -> dict[str, Any]:
     return {
         "rope_theta": file.number("rope.freq_base", 10000.0),
         "partial_rotary_factor": file.integer("rope.dimension_count", head_dim) / head_dim,
-        "mrope_section": file.raw("rope.dimension_sections"),
         **_scaling(file),
     }
 

@@ -167,6 +167,17 @@ def test_language_model_is_the_one_that_the_section_names(tmp_path: Path) -> Non
     check(tmp_path, truth(model, PROMPT))
 
 
+def test_stacks_of_experts_may_have_outputs_last(tmp_path: Path) -> None:
+    model = saved(tmp_path, MULTIMODAL_MODELS["Qwen3VLMoeForConditionalGeneration"]())
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    turned = {name: tensor.transpose(1, 2).contiguous() for name, tensor in tensors.items() if ".experts." in name}
+    save_file({**tensors, **turned}, path)
+
+    assert turned
+    check(tmp_path, truth(model, PROMPT))
+
+
 def test_language_model_without_a_family_is_refused_by_name() -> None:
     fields = {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": "bloom7"}}
 
@@ -195,6 +206,14 @@ def test_axes_that_do_not_fill_a_head_are_refused(sections: object, message: str
 
     with pytest.raises(CheckpointError, match=message):
         family.describe(config)
+
+
+def test_axes_in_turn_may_have_more_pairs_than_a_head() -> None:
+    rope = {**AXES, "mrope_section": [11, 11, 10], "mrope_interleaved": True}
+    fields = {"hidden_act": "silu", "rope_parameters": rope, "architectures": ["Qwen3VLForConditionalGeneration"]}
+    family, config = find_family(HFConfig({**SMALL, **fields}, "config.json"))
+
+    assert family.describe(config).layers[0].rope is not None
 
 
 def test_gemma3_fields_that_the_hub_s_files_leave_out_have_their_usual_values() -> None:
