@@ -10,11 +10,13 @@ import torch
 from engine.command_io.weighing import Weighed
 from engine.config import Device, DType, EngineConfig, Quantization
 from engine.protocol.pooling import capabilities_of
+from engine.runner.kv_budget import STATES_PER_SEQUENCE
 from engine.speculation.settings import speculation_settings
 from engine.startup.adapter_memory import adapter_memory
 from engine.startup.load import USE_TRANSFORMERS
 from engine.startup.task import pooling_tasks, pools
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import state_layout
 from models.attention.reference import ReferenceAttention
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.compute import ComputeConfig
@@ -44,6 +46,7 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
         draft_config = replace(config, quantization=speculation_settings(config).draft_quantization)
         weights += _weight_bytes(draft_files, draft if isinstance(draft, OpenedModel) else None, draft_config)
         per_token += _kv_bytes(draft.attention_specs, config)
+    per_sequence = _state_bytes(opened, config) if isinstance(opened, OpenedModel) else 0
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
     is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
     if is_pooling:
@@ -55,8 +58,8 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
     else:
         capabilities = ["completion"]
         least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
-        least_kv = per_token * (least + config.block_size)
-        most_kv = per_token * (longest + config.block_size) * config.max_num_seqs
+        least_kv = per_token * (least + config.block_size) + per_sequence
+        most_kv = (per_token * (longest + config.block_size) + STATES_PER_SEQUENCE * per_sequence) * config.max_num_seqs
     on_cuda = config.device is not Device.CPU and torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     return Weighed(
@@ -65,6 +68,7 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
         least_kv_bytes=least_kv,
         most_kv_bytes=most_kv,
         token_kv_bytes=per_token,
+        state_bytes=per_sequence,
         longest=longest,
         has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
@@ -91,6 +95,12 @@ def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:
     """Return the KV cache bytes per token, over all layers; the same for every attention back end."""
     dtype = _dtype(config)
     return sum(ReferenceAttention().layout(each, dtype, dtype).position_bytes for each in layers)
+
+
+def _state_bytes(opened: OpenedModel, config: EngineConfig) -> int:
+    """Return the bytes of one recurrent state, over all layers."""
+    layouts = [state_layout(each, _dtype(config)) for each in opened.spec.mixers if not isinstance(each, AttentionSpec)]
+    return sum(layout.state_bytes for layout in layouts)
 
 
 def _dtype(config: EngineConfig) -> torch.dtype:

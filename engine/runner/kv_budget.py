@@ -18,7 +18,7 @@ _CUDA_SHARE = 0.85
 # The division of memory between keys and values, which grow with a sequence, and recurrent states, which do not: a
 # sequence of the usual length needs the state with which it runs, one at the end of its prompt and one at its own end.
 _USUAL_LEN = 8192
-_STATES_PER_SEQUENCE = 3
+STATES_PER_SEQUENCE = 3
 _SMALL_SHARE = 0.125  # of the memory: if states need less, there are some for all running sequences
 # A context this short was probably not intended: less than a chat needs, or than a small part of the model's.
 _SHORT_LEN, _SHORT_PART = 512, 8
@@ -96,11 +96,11 @@ class _Demand:
         """
         if not self.bytes_per_state:
             return 0
-        if num_bytes == self.sequence_bytes(requested_len, _STATES_PER_SEQUENCE) * max_num_seqs:  # all that can be used
-            return max_num_seqs * _STATES_PER_SEQUENCE
-        usual = self.sequence_bytes(_USUAL_LEN, _STATES_PER_SEQUENCE)
-        num_by_share = num_bytes * _STATES_PER_SEQUENCE // usual
-        num_for_all = min(max_num_seqs * _STATES_PER_SEQUENCE, int(num_bytes * _SMALL_SHARE) // self.bytes_per_state)
+        if num_bytes == self.sequence_bytes(requested_len, STATES_PER_SEQUENCE) * max_num_seqs:  # all that can be used
+            return max_num_seqs * STATES_PER_SEQUENCE
+        usual = self.sequence_bytes(_USUAL_LEN, STATES_PER_SEQUENCE)
+        num_by_share = num_bytes * STATES_PER_SEQUENCE // usual
+        num_for_all = min(max_num_seqs * STATES_PER_SEQUENCE, int(num_bytes * _SMALL_SHARE) // self.bytes_per_state)
         most = (num_bytes - self.sequence_bytes(min_len, 0)) // self.bytes_per_state
         return max(1, min(max(num_by_share, num_for_all), most))
 
@@ -157,7 +157,7 @@ def _total_bytes(
             )
         return num_bytes, "as set for this model"
     num_bytes, reason = _default_bytes(free_bytes - reserved_bytes, device)
-    useful = demand.sequence_bytes(requested_len, _STATES_PER_SEQUENCE) * config.max_num_seqs
+    useful = demand.sequence_bytes(requested_len, STATES_PER_SEQUENCE) * config.max_num_seqs
     if useful < num_bytes:
         return useful, f"all that {config.max_num_seqs} requests of {requested_len:,} tokens can use"
     return num_bytes, reason

@@ -117,7 +117,10 @@ def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: 
             module.method.load(module, destination.shard, tensor, rearrange)
         else:
             target = parameters[assignment.parameter]
-            _narrow(target, assignment.rows).copy_(rearrange(_read_finite(tensor, target.dtype)))
+            values = rearrange(_read_finite(tensor, target.dtype))
+            if destination.transform is not None:  # such as a logarithm
+                check_finite(tensor, values)
+            _narrow(target, assignment.rows).copy_(values)
         done += tensor.num_bytes
         pages.record_read(tensor.num_bytes)
         progress("load weights", done, total, "B")

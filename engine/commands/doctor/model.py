@@ -77,7 +77,7 @@ def default_device() -> torch.device:
 def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Finding:
     """Compare a model's memory need with the memory. free: free bytes. most: free bytes if the system swaps out as much
     as it can."""
-    kv = needs.token_kv_bytes * _context(needs) if needs.has_kv_cache else needs.least_kv_bytes
+    kv = needs.token_kv_bytes * _context(needs) + needs.state_bytes if needs.has_kv_cache else needs.least_kv_bytes
     total = needs.weight_bytes + (config.kv_cache_memory_bytes or kv)
     if total > most:
         return problem(
@@ -95,8 +95,11 @@ def _text(needs: Weighed) -> str:
     if not needs.has_kv_cache:
         return f"{weights}, and {format_bytes(needs.least_kv_bytes)} for a batch of texts; it makes vectors or scores"
     context = _context(needs)
+    state = f", {format_bytes(needs.state_bytes)} of recurrent states a request" if needs.state_bytes else ""
+    if not needs.token_kv_bytes:
+        return f"{weights}{state}, and no KV cache"
     return (
-        f"{weights}, and {format_bytes(needs.token_kv_bytes)} of KV cache a token, "
+        f"{weights}{state}, and {format_bytes(needs.token_kv_bytes)} of KV cache a token, "
         f"{format_bytes(needs.token_kv_bytes * context)} for {context:,}"
     )
 

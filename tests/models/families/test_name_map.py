@@ -25,6 +25,16 @@ LAYER = LayerSpec(
 )
 
 
+def test_another_module_takes_a_tensor_in_layers_without_the_first() -> None:
+    rules = {"layers.{i}.norm.*": To("layers.{i}.attn_norm", otherwise="layers.{i}.mlp_norm")}
+    names = NameMap(rules, 2, {"layers.0.attn_norm", "layers.1.mlp_norm"})
+
+    modules = [names.destinations(f"layers.{layer}.norm.weight")[0].module for layer in range(2)]
+
+    assert modules == ["layers.0.attn_norm", "layers.1.mlp_norm"]
+    assert NameMap(rules).destinations("layers.1.norm.weight")[0].module == "layers.1.attn_norm"
+
+
 @pytest.mark.parametrize("parameter", ["weight", "bias", "weight_scale", "qzeros"])
 def test_star_covers_every_parameter_of_a_layer(parameter: str) -> None:
     (destination,) = NameMap(RULES).destinations(f"layers.12.q_proj.{parameter}")

@@ -1,16 +1,23 @@
 """Configurations of state spaces: limits of steps, and contradictions that are refused before weights are read."""
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from transformers import PretrainedConfig
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.recurrence import StateSpaceSpec
 from models.config.hf_config import HFConfig
-from models.errors import ModelError
+from models.errors import CheckpointError, ModelError
 from models.families.registry import family_of
+from tests.helpers.checkpoints import load_gguf, random_model
+from tests.helpers.gguf_architectures import LAYOUTS
+from tests.helpers.gguf_writer import write_gguf
 from tests.models.families.state_space_variants import (
     bamba,
     falcon_h1,
@@ -111,3 +118,14 @@ def test_nemotron_h_does_not_raise_small_steps() -> None:
 
     assert isinstance(space, StateSpaceSpec)
     assert space.min_step == 0.0
+
+
+def test_a_decay_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    def grows(name: str, values: np.ndarray) -> np.ndarray:
+        return np.exp(values) if name.endswith("A_log") else values
+
+    layout = dataclasses.replace(LAYOUTS["mamba2"], finish=grows)
+    write_gguf(random_model(mamba2()), tmp_path / "model.gguf", GGMLQuantizationType.F32, layout=layout)
+
+    with pytest.raises(CheckpointError, match=r"'blk.0.ssm_a' has numbers that are not finite"):
+        load_gguf([tmp_path / "model.gguf"])

@@ -26,7 +26,6 @@ from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import VOCAB_SIZE, cpu_compute, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import copy_of, expected_of
-from tests.models.families.recurrent_variants import lfm2
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LAYER = "model.layers.1"
@@ -140,13 +139,6 @@ def test_unknown_architecture_is_refused_before_the_weights_are_looked_for(folde
 
     with pytest.raises(UnsupportedModelError, match="'NewForCausalLM' is not supported"):
         load(folder)
-
-
-def test_recurrent_layers_alone_are_refused(folder: Path) -> None:
-    fields = lfm2(layer_types=["conv"] * 3).to_dict()
-    change_config(folder, **{**fields, "architectures": ["Lfm2ForCausalLM"]})
-    with pytest.raises(UnsupportedModelError, match="no layer has attention"):
-        check_config(ModelFiles(folder, (), "m"), {})
 
 
 def test_quantized_checkpoint_of_an_unknown_method_is_refused(folder: Path) -> None:
