@@ -132,7 +132,7 @@ _CASED = _ranges(
 _EASTERN = _ranges("4E00-9FA5 800-4E00 AC00-D7FF")
 _SYMBOLS = _ranges("21-2F 3A-7E FF01-FF0F FF1A-FF5E 2018-201F 3000-3002")
 _DEEPSEEK = WordSplit(
-    (r"[\r\n]", rf"\s?[{_CASED}]+", rf"\s?[{_SYMBOLS}]+", r"\s+$", rf"[{_EASTERN}]+", r"\p{N}+"),
+    (r"[\r\n]", rf"\s?[{_CASED}]+", rf"\s?[{_SYMBOLS}]+", r"(?<!\s)\s+$", rf"[{_EASTERN}]+", r"\p{N}+"),
 )
 _DEEPSEEK_CODER = WordSplit((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", rf"[{_EASTERN}]+", r"\p{N}"))
 _HAN_AND_KANA = _ranges("4E00-9FA5 3040-309F 30A0-30FF")

@@ -22,7 +22,7 @@ PIECE_SIZE = 1 << 16  # characters, at least; about 30 ms and 6 MB of memory
 _PLACE = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
 _CONTEXT_CHARS = 128  # on both sides of a cut, which are split into words
 _MAX_TRIES = 8  # positions to try for a cut
-_HARMLESS = (r"(?!\S)", r"\s+$", "(?:", "(?i:", r"\$", r"\^")
+_HARMLESS = (r"(?!\S)", r"(?<!\s)\s+$", r"\s+$", "(?:", "(?i:", r"\$", r"\^")
 # Constructs that may depend on text beyond a word: lookarounds, named groups, anchors and back references
 _SEES_FAR = re.compile(r"\(\?|\\[bBAzZGK1-9]|\$|(?<!\[)\^")
 

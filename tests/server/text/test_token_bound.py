@@ -215,7 +215,7 @@ def _split_by(name: str) -> Tokenizer:
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("name", sorted({split: name for name, split in WORD_SPLITS.items()}.values()))
+@pytest.mark.parametrize("name", sorted({split.patterns: name for name, split in WORD_SPLITS.items()}.values()))
 @given(text=TEXTS)
 @settings(max_examples=12, deadline=None)
 def test_pieces_have_the_tokens_of_the_whole_under_every_word_pattern(name: str, text: str) -> None:
