@@ -3,9 +3,7 @@
 `python -m models.tokenizer.trial` reads the two from stdin, as in a tokenizer.json, and writes a line once the trial
 begins. It applies each of their steps to texts that are hard for regular expressions, and writes what is wrong with
 them, or nothing. Oniguruma gives up on an expression after ten million steps at one position, and `tokenizers` then
-panics; until then, it takes 0.3 s. An expression that stays below that at each position may still read the rest of a
-text at each of them, which takes minutes for a long text and cannot be interrupted: so long texts have a limit of time
-for each character.
+panics; until then, it takes 0.3 s.
 """
 
 import contextlib
@@ -17,10 +15,9 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import tokenizers
 
@@ -30,16 +27,13 @@ from models.tokenizer import growth
 from models.tokenizer.cache import write_cached
 from models.tokenizer.growth import MAX_GROWTH, TokenizerParts, check_growth, flat_steps
 
-T = TypeVar("T")
-
 _COMMAND = (sys.executable, "-P", "-m", "models.tokenizer.trial")  # -P: not from the current folder
-_SECONDS = 10  # of processor time
+_SECONDS = 5  # of processor time
 _TIMEOUT_S = 60.0
 _NUM_BYTES = 512 << 20  # besides the program's own
 _MAX_ADDED = 1024  # characters, besides those that MAX_GROWTH allows
-_LONGEST, _LONGER, _LONG, _RUN = 16_384, 8192, 4096, 256  # characters of trial texts
-_MAX_S_PER_CHAR = 12e-6  # of a long text; expressions of real models take up to 2e-6
-_MAX_LITERALS, _MAX_LONG_LITERALS = 256, 64
+_LONG, _RUN = 4096, 256  # characters of trial texts
+_MAX_LITERALS = 256
 _RUNS = ("a", "A", "1", " ", "\n", "\t", ".", "é", "漢", "ﷺ", "a ", "a1", "a.", " \n", "'s", "e\u0301", "_", "-")
 _PROSE = "The cat's 12 hats (don't ask) cost $3.50:\n\n\tnaïve Ünïcode İstanbul, 日本語 ﷺ 🙂 x=f(y); //--==\r\n"
 _STARTED = "started"
@@ -155,13 +149,10 @@ def _fault(normalizer: Any, pre_tokenizer: Any) -> str | None:
     for text in _trial_texts([*normalizers, *splitters]):
         normalized = text
         for step, named in zip(loaded, normalizers, strict=True):
-            length = len(normalized)
             try:
-                seconds, normalized = _timed(step.normalize_str, normalized)
+                normalized = step.normalize_str(normalized)
             except BaseException as error:  # noqa: BLE001 - a panic of the library is not an Exception
                 return f"its normalizer {_quote(named)} fails on a text of {len(text)} characters: {error}"
-            if (slowness := _slowness(seconds, length)) is not None:
-                return f"its normalizer {_quote(named)} {slowness}"
             if len(normalized) > MAX_GROWTH * len(text) + _MAX_ADDED:
                 return (
                     f"its normalizer makes a text of {len(normalized):,} characters from one of {len(text):,}; the "
@@ -169,36 +160,10 @@ def _fault(normalizer: Any, pre_tokenizer: Any) -> str | None:
                 )
         for step, named in zip(split, splitters, strict=True):
             try:
-                seconds, _ = _timed(step.pre_tokenize_str, normalized)
+                step.pre_tokenize_str(normalized)
             except BaseException as error:  # noqa: BLE001 - as above
                 return f"its pre_tokenizer {_quote(named)} fails on a text of {len(text)} characters: {error}"
-            if (slowness := _slowness(seconds, len(normalized))) is not None:
-                return f"its pre_tokenizer {_quote(named)} {slowness}"
     return None
-
-
-def _timed(work: Callable[[str], T], text: str) -> tuple[float, T]:
-    """Return the processor time that the work takes, in seconds, and its result. Slow work is repeated, in case
-    something else was slow."""
-    seconds, result = math.inf, None
-    for _ in range(2):
-        began_s = time.process_time()
-        result = work(text)
-        seconds = min(seconds, time.process_time() - began_s)
-        if _slowness(seconds, len(text)) is None:
-            break
-    return seconds, cast(T, result)
-
-
-def _slowness(seconds: float, length: int) -> str | None:
-    """Return what is wrong with the time that a text of this length took; None for nothing."""
-    limit_s = _MAX_S_PER_CHAR * length
-    if length < _LONG or seconds <= limit_s:
-        return None
-    return (
-        f"takes {seconds:.2f} s for a text of {length:,} characters; the limit is {limit_s:.2f} s, since longer texts "
-        "would take far longer"
-    )
 
 
 def _load(**part: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -208,8 +173,7 @@ def _load(**part: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _trial_texts(steps: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield texts with everything that the steps name, and runs that make a regular expression go back and forth. Long
-    runs of what the steps name, and the longest of all, are for expressions alone, since they take time."""
+    """Yield texts with everything that the steps name, and runs that make a regular expression go back and forth."""
     yield from ("", _PROSE, _PROSE * 20)
     named = list(dict.fromkeys(text for step in steps for text in _texts_in(step)))
     literals = [text for text in named if 1 < len(text) <= _RUN]
@@ -218,16 +182,8 @@ def _trial_texts(steps: list[Mapping[str, Any]]) -> Iterator[str]:
         yield unit
         run = unit * (_RUN // len(unit))
         yield from (run, f"{run}!", f"!{run}\n")
-    has_expression = any("Regex" in (step.get("pattern") or ()) for step in steps)
-    longest = [*_repeated(_RUNS, _LONGEST), *_repeated(literals[:_MAX_LONG_LITERALS], _LONGER)]
-    for run in longest if has_expression else _repeated(_RUNS, _LONG):
-        yield run
-        if has_expression:
-            yield f"{run}!"
-
-
-def _repeated(units: Sequence[str], length: int) -> Iterator[str]:
-    return (unit * math.ceil(length / len(unit)) for unit in units)
+    for unit in _RUNS:
+        yield unit * (_LONG // len(unit))
 
 
 def _texts_in(step: Mapping[str, Any]) -> Iterator[str]:

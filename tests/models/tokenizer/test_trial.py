@@ -78,10 +78,6 @@ def _run_instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
         ({"pre_tokenizer": _split("(a+)+$")}, "retry-limit-in-match"),
         ({"pre_tokenizer": _split(r"(x+x+)+y")}, "retry-limit-in-match"),
         ({"pre_tokenizer": _split(r"(\w+\s?)+$")}, "retry-limit-in-match"),
-        ({"pre_tokenizer": _split(r"[a-z]+\d|.")}, " s for a text of 16,384 characters; the limit is 0.20 s"),
-        ({"pre_tokenizer": _split(r"a+$|a")}, " s for a text of 16,385 characters"),
-        ({"pre_tokenizer": _split(r"ж+\d|.")}, " s for a text of 8,192 characters; the limit is 0.10 s"),
-        ({"normalizer": _replace(r"\s+\d", "", "Regex")}, " s for a text of 16,384 characters"),
         ({"decoder": {"type": "Sequence", "decoders": [_replace("a", "a" * 1000)] * 4}}, "its decoder can make"),
         ({"post_processor": _template(TEXT, TEXT)}, "repeats a text"),
         ({"post_processor": _template(BOS, TEXT, num_ids=1000)}, "adds 1,000 tokens"),
@@ -106,6 +102,7 @@ def test_a_tokenizer_that_would_take_or_fail_too_much_is_refused(
     [
         {},
         {"normalizer": {"type": "NFC"}, "pre_tokenizer": _split(QWEN)},
+        {"pre_tokenizer": _split(r"\s+$")},  # DeepSeek V2's, though its time grows with the square of a run of spaces
         {
             "normalizer": _sequence(
                 _replace("``", '"'),
@@ -137,7 +134,7 @@ def test_a_verdict_is_remembered_until_the_parts_change(tmp_path: Path, monkeypa
 def test_steps_that_need_too_much_memory_or_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 2))\nwhile True: pass"
     _run_instead(monkeypatch, f"{STARTED}; {endless}")
-    with pytest.raises(CheckpointError, match=f"takes more than {trial._SECONDS} s for short texts"):
+    with pytest.raises(CheckpointError, match="takes more than 5 s for short texts"):
         _load(tmp_path)
     _run_instead(monkeypatch, f"{STARTED}; import os, sys; sys.stderr.write('x\\nallocation failed\\n'); os.abort()")
     with pytest.raises(
