@@ -14,6 +14,19 @@ from tests.integrations.chat_page.browsing import (
     texts,
 )
 
+# After the other tabs were asked who receives the answer, and before the time for their replies is over.
+_STOP_WHEN_OPENED = """
+if (location.hash) document.addEventListener('DOMContentLoaded', () => {
+  const stop = document.getElementById('stop');
+  const watched = new MutationObserver(() => {
+    if (stop.hidden) return;
+    watched.disconnect();
+    setTimeout(() => stop.click(), 30);
+  });
+  watched.observe(stop, { attributes: true });
+});
+"""
+
 
 def main() -> None:
     with session() as (server, browser, _):
@@ -22,6 +35,7 @@ def main() -> None:
         _deleting_reaches_other_tabs(server, browser)
         _what_is_deleted_while_it_is_answered_stays_deleted(server, browser)
         _an_answer_whose_tab_crashed_can_be_stopped(server, browser)
+        _an_answer_is_stopped_while_it_is_taken_over(server, browser)
         _settings_follow_each_other(server, browser)
 
 
@@ -141,6 +155,17 @@ def _an_answer_whose_tab_crashed_can_be_stopped(server: Server, browser: Browser
         server.wait_for(1, num_open=0)
         ask(other, "next")
         expect_done(other, "echo: next")
+
+
+def _an_answer_is_stopped_while_it_is_taken_over(server: Server, browser: Browser) -> None:
+    with context_of(browser, script=_STOP_WHEN_OPENED) as context:
+        server.restart()
+        page = open_page(context, server.url)
+        ask(page, "wait: one two three four")
+        expect(answers(page).last).to_contain_text("one two")
+        page.reload()
+        expect(answers(page).last).to_contain_text("Stopped.")
+        server.wait_for(1, num_open=0)
 
 
 def _settings_follow_each_other(server: Server, browser: Browser) -> None:

@@ -117,13 +117,16 @@ export const receivedIds = () => [...runs.keys()];
 
 /** Stop the shown answers of a conversation, those too whose tab does not say that it has: it may have crashed. */
 export function stop(conversation) {
-  const nodes = shownNodes(conversation);
-  stopNodes(nodes);
+  const stopped = shownNodes(conversation).map((node) => ({ node, runId: node.run?.id }));
+  stopNodes(stopped.map(({ node }) => node));
   setTimeout(() => {
-    for (const node of nodes) {
-      if (!node.isRunning || runs.has(node.id) || !isThere(conversation, node)) continue;
-      if (node.run?.streamId) deleteStream(node.run.streamId);
-      endWithoutStream(conversation, node);
+    for (const { node, runId } of stopped) {
+      if (!node.isRunning || node.run?.id !== runId || !isThere(conversation, node)) continue;
+      if (runs.has(node.id)) stopNodes([node]); // this tab has taken the answer over in the meantime
+      else {
+        if (node.run?.streamId) deleteStream(node.run.streamId);
+        endWithoutStream(conversation, node);
+      }
     }
   }, REPLY_MS);
 }
