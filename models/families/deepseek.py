@@ -27,6 +27,7 @@ from models.families.experts import (
     GGUF_EXPERT_NAMES,
     expert_names,
     gguf_expert_fields,
+    gguf_mlp_types,
     gguf_scoring,
     shared_names,
 )
@@ -263,6 +264,7 @@ def gguf_routed_fields(file: GGUFMetadata, *, scoring: str = "softmax") -> dict[
         "n_routed_experts": file.integer("expert_count"),
         "n_shared_experts": file.size("expert_shared_count") or 0,
         "first_k_dense_replace": file.integer("leading_dense_block_count", 0, minimum=0),
+        "mlp_layer_types": gguf_mlp_types(file),
         "scoring_func": gguf_scoring(file, default=scoring),
         "topk_method": "noaux_tc" if is_corrected else "greedy" if num_groups == 1 else "group_limited_greedy",
         "n_group": num_groups,

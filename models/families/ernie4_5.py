@@ -73,7 +73,7 @@ MOE_NAMES = {
 GGUF_MOE_NAMES = {
     **llama.GGUF_NAMES,
     **GGUF_EXPERT_NAMES,
-    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
+    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", None, as_vector, "correction"),  # [1, experts]
 }
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from models.checkpoints.gguf.fields import num_layers
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
 from models.families.name_map import To
@@ -59,6 +60,12 @@ def gguf_expert_fields(file: GGUFMetadata, *, size: str = "moe_intermediate_size
         "num_experts_per_tok": per_token,
         size: intermediate_size,
     }
+
+
+def gguf_mlp_types(file: GGUFMetadata) -> list[str]:
+    """Return config.json's `mlp_layer_types`, by the tensors: not all converters write how many layers are dense."""
+    has_experts = (f"blk.{index}.ffn_gate_inp.weight" in file.tensors for index in range(num_layers(file)))
+    return ["sparse" if has else "dense" for has in has_experts]
 
 
 def gguf_scoring(file: GGUFMetadata, *, default: str) -> str:

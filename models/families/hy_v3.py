@@ -9,7 +9,7 @@ from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import deepseek, llama, qwen3
-from models.families.experts import gguf_expert_fields, require_sigmoid, shared_names
+from models.families.experts import gguf_expert_fields, gguf_mlp_types, require_sigmoid, shared_names
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 
@@ -42,19 +42,23 @@ NAMES = {
     "model.layers.{i}.mlp.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 
-GGUF_NAMES = {"blk.{x}.**": IGNORE, **qwen3.GGUF_NAMES, **deepseek.GGUF_ROUTED_NAMES}
+GGUF_NAMES = {
+    "blk.{x}.**": IGNORE,
+    **qwen3.GGUF_NAMES,
+    **deepseek.GGUF_ROUTED_NAMES,
+    "blk.{i}.exp_probs_b": To("layers.{i}.mlp.router", parameter="correction"),  # as the converter names it
+}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     require_sigmoid(file)
     fields = {**common_fields(file), **gguf_expert_fields(file)}
-    has_experts = [f"blk.{i}.ffn_gate_inp.weight" in file.tensors for i in range(fields["num_hidden_layers"])]
     shared = file.size("expert_shared_feed_forward_length") or fields["moe_intermediate_size"]
     return {
         **fields,
         "num_shared_experts": shared // fields["moe_intermediate_size"],
         "router_scaling_factor": file.scale("expert_weights_scale") or 1.0,
-        "mlp_layer_types": ["sparse" if has else "dense" for has in has_experts],
+        "mlp_layer_types": gguf_mlp_types(file),
     }
 
 

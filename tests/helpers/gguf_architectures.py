@@ -36,6 +36,7 @@ from tests.helpers.gguf_layouts import (
     turned_stacks,
     ungrouped,
     usual,
+    with_bare_bias,
     with_expert_bias,
     with_statics,
     xielu_number,
@@ -455,7 +456,7 @@ LAYOUTS: dict[str, Layout] = {
         MODEL_ARCH.GRANITE, sunk_pairs, _with(usual, _scales, _window_pattern, _rope_pattern), own_name="granite_swa"
     ),
     "hunyuan_v1_dense": Layout(MODEL_ARCH.HUNYUAN_DENSE, as_they_are, _with(usual, _alpha)),
-    "hy_v3": Layout(MODEL_ARCH.EXAONE_MOE, routed, _with(usual, _experts, _hy_experts), own_name="hy_v3"),
+    "hy_v3": Layout(MODEL_ARCH.EXAONE_MOE, with_bare_bias, _with(usual, _experts, _hy_experts), own_name="hy_v3"),
     "jamba": Layout(MODEL_ARCH.JAMBA, scans, _with(usual, _jamba), rates),
     "lfm2": Layout(MODEL_ARCH.LFM2, squeezed, _with(usual, _short_conv)),
     "lfm2_moe": Layout(MODEL_ARCH.LFM2MOE, squeezed, _with(usual, _short_conv, _experts, _short_conv_experts)),

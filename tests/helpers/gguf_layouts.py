@@ -159,12 +159,16 @@ def routed(config: PretrainedConfig, state: State) -> State:
 
 
 def with_statics(config: PretrainedConfig, state: State) -> State:
-    """ERNIE's experts, and what corrects their scores, a vector under a name that is a bias."""
+    """ERNIE's experts, and what corrects their scores, [1, experts], under a name that is a bias."""
+    split, name_of = split_experts(config, state), "moe_statics.e_score_correction"
+    return {name.replace(f"gate.{name_of}_bias", f"{name_of}.bias"): place for name, place in split.items()}
+
+
+def with_bare_bias(config: PretrainedConfig, state: State) -> State:
+    """Hy3's experts, and what corrects their scores under a name that does not end with a parameter."""
     return {
-        name.replace("gate.moe_statics.e_score_correction_bias", "moe_statics.e_score_correction.bias"): (
-            tensor.flatten() if "moe_statics" in name else tensor
-        )
-        for name, tensor in split_experts(config, state).items()
+        re.sub(r"model\.layers\.(\d+)\.mlp\.e_score_correction_bias", r"blk.\1.exp_probs_b", name): place
+        for name, place in split_experts(config, state).items()
     }
 
 
