@@ -61,8 +61,8 @@ class StallDetector:
         """Return the reason why the job got no CPU time; None if it computes, or waits for something else."""
         if self._gate.closed_s - self._mark.closed_s >= _MOSTLY_CLOSED * seconds:
             return (
-                "Waiting: clients' requests keep the server busy, and the job is stopped for them; on a server that is "
-                "never idle, start it with --finetune-yield share"
+                "Waiting: requests and lines of batches keep the server busy, and the job is stopped for them; if the "
+                "server is never idle, start it with --finetune-yield share"
             )
         if child is None or child is not self._mark.child:  # it has not had all that time to compute
             return None

@@ -4,7 +4,7 @@ import { count } from "../shared/count.js";
 
 const MAX_DRAFT_PLACES = 8;
 
-export const seconds = (s) => (s == null ? "–" : s < 0.01 ? `${(s * 1000).toFixed(1)} ms` : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(s < 10 ? 2 : 1)} s`);
+export const seconds = (s) => (s == null ? "–" : s < 0.01 ? `${(s * 1000).toFixed(1)} ms` : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(s < 10 ? 2 : s < 100 ? 1 : 0)} s`);
 
 /** What the engine does in each phase of a step. */
 export const PHASES = {

@@ -52,7 +52,7 @@ async def test_a_job_that_clients_let_not_begin_has_an_event_that_says_so(app: F
     children = FakeChildren()
     async with finetuning_runs(app, children):
         job = await add_job(app, 1)
-        await _until_waits(app, job.id, "clients' requests keep the server busy")
+        await _until_waits(app, job.id, "requests and lines of batches keep the server busy")
         assert not children.started
         client.num_open = 0
         await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
