@@ -122,12 +122,18 @@ class History:
         )
 
     def resume(self, kept: KeptHistory) -> None:
-        """Continue the history of the last server. Must be called before anything is counted."""
-        end = Happening(kept.saved_s, "stopped" if kept.has_stopped else "killed")
-        self.happenings = deque([*kept.happenings, end, *self.happenings], maxlen=_MAX_HAPPENINGS)
-        self.failures = deque([*kept.failures, *self.failures], maxlen=_MAX_FAILURES)
+        """Continue the history of the last server. Must be called before anything is counted.
+
+        What lies in the future is dropped: the clock was wrong, and all later counts would join it.
+        """
+        now_s = self._clock()
+        end = Happening(min(kept.saved_s, now_s), "stopped" if kept.has_stopped else "killed")
+        before = [each for each in kept.happenings if each.at_s <= now_s]
+        self.happenings = deque([*before, end, *self.happenings], maxlen=_MAX_HAPPENINGS)
+        failures = [each for each in kept.failures if each.at_s <= now_s]
+        self.failures = deque([*failures, *self.failures], maxlen=_MAX_FAILURES)
         for series, buckets in zip(self._series, (kept.hour, kept.day), strict=True):
-            series.resume(buckets)
+            series.resume([each for each in buckets if each.start_s <= now_s])
 
     def note(self, kind: str, model: str | None = None, detail: str = "") -> None:
         self.happenings.append(Happening(self._clock(), kind, model, detail))

@@ -38,12 +38,16 @@ class HistoryFile:
 
     async def keep(self, interval_s: float = _INTERVAL_S) -> None:
         """Write the file at intervals, until canceled; then write that the server was stopped."""
+        writing: asyncio.Future[None] | None = None
         try:
             while True:
                 data = msgspec.json.encode(self._history.kept(has_stopped=False))
-                await asyncio.to_thread(self._write, data)
+                writing = asyncio.ensure_future(asyncio.to_thread(self._write, data))
+                await asyncio.shield(writing)
                 await asyncio.sleep(interval_s)
         finally:
+            if writing is not None:
+                await writing  # its thread goes on although this task was canceled, and would write over the last state
             self._write(msgspec.json.encode(self._history.kept(has_stopped=True)))
 
     def _write(self, data: bytes) -> None:

@@ -51,15 +51,23 @@ class AnswerEndReader:
 
     def finish(self) -> tuple[str, str]:
         reasoning, content = self._reader.finish()
-        return reasoning, self._without_ends(content) + self._pending
+        content = self._without_ends(content)
+        rest = self._pending
+        for end in self._ends:
+            rest = rest.replace(end, "")
+        return reasoning, content + (rest if rest == self._pending else rest.strip())
 
     def _without_ends(self, content: str) -> str:
+        """Return the content that can be sent: all but the marks, white space and part of a mark at its end."""
         text = self._pending + content
-        for end in self._ends:
-            before, has_end, after = text.partition(end)
-            text = before.rstrip() + after if has_end else text
-        held = partial_mark(text, self._ends)
-        stop = len(text[: len(text) - held].rstrip())
+        stop = len(text) - partial_mark(text, self._ends)
+        while True:
+            before = text[:stop].rstrip()
+            for end in self._ends:
+                before = before.removesuffix(end)
+            if len(before) == stop:
+                break
+            stop = len(before)
         self._pending = text[stop:]
         return text[:stop]
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,44 @@ async def test_a_server_that_runs_long_keeps_as_much_as_one_that_does_not(tmp_pa
     assert history.happenings[-1].kind == "started"
     assert history.hour() == []
     assert len(history.day()) == 23
+
+
+async def test_what_a_wrong_clock_put_into_the_future_is_dropped(tmp_path: Path) -> None:
+    clock = _Clock()
+    clock.now_s += 1e9
+    await _live(History(clock), tmp_path, is_killed=True)
+    clock.now_s = 1_000_000.0
+    history = History(clock)
+    HistoryFile(history, tmp_path).load()
+    history.on_step(StepStats(decode_tokens=1))
+    assert [bucket.start_s <= clock.now_s for bucket in history.day()] == [True]
+    assert [(each.kind, each.at_s) for each in history.happenings] == [("killed", 1e6), ("started", 1e6)]
+    assert not history.failures
+
+
+async def test_a_write_that_lasts_longer_than_the_server_does_not_undo_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = HistoryFile(History(_Clock()), tmp_path)
+    began, may_go_on, write = threading.Event(), threading.Event(), file._write
+
+    def write_slowly(data: bytes) -> None:
+        if not began.is_set():
+            began.set()
+            may_go_on.wait()
+        write(data)
+
+    monkeypatch.setattr(file, "_write", write_slowly)
+    keeping = asyncio.create_task(file.keep())
+    await asyncio.to_thread(began.wait)
+    keeping.cancel()
+    await asyncio.sleep(0)
+    may_go_on.set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeping
+    history = History(_Clock())
+    HistoryFile(history, tmp_path).load()
+    assert [each.kind for each in history.happenings] == ["started", "stopped", "started"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"saved_s": "x"}'])

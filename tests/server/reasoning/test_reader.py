@@ -134,6 +134,8 @@ def test_marks_of_harmony_get_its_own_reader() -> None:
         ),
         ("hunyuan_a13b", "Hm.\n</think>\n<answer>\nFour < 5. \n</answer>", "Four < 5."),
         ("hunyuan_a13b", "Hm.\n</think>\n<answer>\nFour. \n</ans", "Four. \n</ans"),
+        ("hunyuan_a13b", "Hm.\n</think>\n<answer>\nA </answer> b </answer> c", "A </answer> b </answer> c"),
+        ("hunyuan_a13b", "Hm.\n</think>\n<answer>\nFour.\n</answer>\n</answer> \n", "Four."),
     ],
 )
 def test_marks_at_the_end_of_the_answer_are_dropped(name: str, text: str, expected: str) -> None:
