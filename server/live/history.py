@@ -68,8 +68,8 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Happening(msgspec.Struct, frozen=True):
-    """An event in the server's life. kind: "started", "stopped", "killed" (at about that time) or "engine_ended".
-    detail: reason."""
+    """An event in the server's life. kind: "started", "stopped", "killed" (at about that time), "engine_ended" or
+    "gave_up" (the server ends because its engine did). detail: the reason."""
 
     at_s: float
     kind: str

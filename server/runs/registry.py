@@ -116,6 +116,12 @@ class Runs:
         loop = asyncio.get_running_loop()
         if timer is not None and timer.when() > loop.time() + run.grace_s:
             self._start_timer(run)
+        loop.call_later(grace_s, self._restore_grace, run)
+
+    def _restore_grace(self, run: Run) -> None:
+        """Undo `shorten_grace` if a reader came back before the call, and has stayed."""
+        if run.has_readers:
+            run.grace_s = self._grace_s
 
     def _on_change(self, run: Run) -> None:
         if self._runs.get(run.id) is not run:

@@ -26,6 +26,7 @@ async def run_until_stopped(
 ) -> None:
     """Wait for a signal, and drain after SIGTERM. Raises StartupError if the engine dies for good."""
     if (reason := await unless(stop_signal, engines.wait_dead())) is not None:
+        context.history.note("gave_up", detail=reason)
         raise StartupError(reason)
     if stop_signal.result() is signal.SIGTERM:
         await drain()

@@ -185,6 +185,19 @@ async def test_a_shorter_grace_holds_until_a_reader_comes_back(is_told_first: bo
     await asyncio.wait_for(other.wait_until_ended(), DEADLINE_S)
 
 
+async def test_a_reader_that_came_back_before_the_grace_was_shortened_has_the_whole_again() -> None:
+    clock, runs = LoopClock(), _runs(grace_s=GRACE_S)
+    run = _start(runs, Source(_events(2), is_endless=True))
+    with run.reader(0):
+        runs.shorten_grace(run, 10.0)
+        clock.put_ahead(11)
+        await _go_round()
+    clock.put_ahead(GRACE_S - 1)
+    await _go_round()
+    assert runs.get(run.id, "") is run
+    await runs.delete(run)
+
+
 async def test_an_ended_run_is_held_for_the_grace_time() -> None:
     clock, runs = LoopClock(), _runs(grace_s=GRACE_S)
     run = _start(runs, Source(_events(2)))

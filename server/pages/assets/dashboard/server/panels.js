@@ -144,7 +144,7 @@ const head = (titles) => h("thead", {}, h("tr", {}, titles.map((title) => h("th"
 
 function showHappenings() {
   const { happenings, models, now } = report;
-  byId("happenings").replaceChildren(...happenings.slice(0, 20).map((each) => h("li", { class: ["engine_ended", "killed"].includes(each.kind) ? "bad" : null },
+  byId("happenings").replaceChildren(...happenings.slice(0, 20).map((each) => h("li", { class: ["engine_ended", "gave_up", "killed"].includes(each.kind) ? "bad" : null },
     h("time", { datetime: new Date(each.at_s * 1000).toISOString(), title: new Date(each.at_s * 1000).toLocaleString() }, `${span(now - each.at_s)} ago`), ` ${happening(each, models.length > 1)}`)));
   byId("known-since").textContent = knownSince(report);
 }

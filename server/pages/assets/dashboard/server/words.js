@@ -91,6 +91,7 @@ const HAPPENINGS = {
   started: () => "The server started",
   stopped: () => "The server was stopped",
   killed: () => "The server ended without being stopped, at about this time",
+  gave_up: ({ detail }) => `The server ends itself: ${detail.replace(/\.$/, "")}`,
   engine_ended: ({ detail }) => (detail === "hang" ? "The engine made no progress and was restarted" : "The engine process ended unexpectedly and was restarted"),
 };
 
