@@ -35,7 +35,7 @@ def describe_falcon_mamba(config: HFConfig) -> DecoderSpec:
 
 
 def describe_mamba2(config: HFConfig) -> DecoderSpec:
-    has_bias, hidden_size = config.boolean("use_bias", False), config.integer("hidden_size", 4096)
+    has_bias, hidden_size = config.boolean("use_bias", False), config.integer("hidden_size")
     space = StateSpaceSpec(
         num_heads=config.integer("num_heads", 128),
         head_dim=config.integer("head_dim", 64),
@@ -66,7 +66,7 @@ def _describe(config: HFConfig, recurrence: RecurrenceSpec, *, has_tied_head: bo
 
 
 def _scan(config: HFConfig, norm: NormSpec | None) -> SelectiveScanSpec:
-    hidden_size = config.integer("hidden_size", 768)
+    hidden_size = config.integer("hidden_size")
     return SelectiveScanSpec(
         num_channels=config.integer("intermediate_size", config.integer("expand", 2) * hidden_size),
         state_size=config.integer("state_size", 16),

@@ -21,9 +21,8 @@ class MLP(nn.Module):
 
     def __init__(self, spec: MLPSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
-        self.dtype = (
-            compute.dtype
-        )  # of intermediate rows: they are wide, so a small dtype saves more than rounding costs
+        # Of intermediate rows: they are wide, so a small dtype saves more than rounding costs.
+        self.dtype = compute.dtype
         self.is_gated = spec.is_gated
         self.activation = activation_of(spec)
         size = spec.intermediate_size

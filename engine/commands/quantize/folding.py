@@ -104,7 +104,8 @@ def fold(
     for norm_name, norm, name in pairs:
         if isinstance(norm, Norm) and _is_as_stored(assignments, norm_name, None) and _has(layer, name):
             folding.fold_norm(norm_name, norm, name, choose_factors(name, _linear(layer, name)), dtype)
-    is_linear_in_up = isinstance(spec.mlp, MLPSpec) and spec.mlp.clamp is None
+    # Neither a limit nor a norm between the matrices lets a factor of `up` through.
+    is_linear_in_up = isinstance(spec.mlp, MLPSpec) and spec.mlp.clamp is None and spec.mlp.inner_norm is None
     mlp = layer.mlp if isinstance(layer.mlp, MLP) and layer.mlp.is_gated else None
     if mlp is not None and is_linear_in_up and _is_as_stored(assignments, "mlp.gate_up", "up"):
         folding.fold_up(mlp, choose_factors("mlp.down", mlp.down))

@@ -187,8 +187,10 @@ def _stages(names: Collection[str], in_order: Collection[str]) -> list[list[str]
 
 
 def _num_attention_stages(stages: Sequence[Sequence[str]]) -> int:
-    """Return the number of stages up to and including the last with an attention matrix."""
-    return 1 + max((n for n, names in enumerate(stages) if any(name.startswith("attn.") for name in names)), default=-1)
+    """Return the number of stages up to and including the last with a matrix of the layer's mixer, or of the one beside
+    it."""
+    mixers = ("attn.", "beside.")
+    return 1 + max((n for n, names in enumerate(stages) if any(name.startswith(mixers) for name in names)), default=-1)
 
 
 def _name_in_layer(assignment: Assignment) -> str:

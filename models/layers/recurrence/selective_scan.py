@@ -1,4 +1,4 @@
-"""A state space with a decay per channel and state (SelectiveScanSpec): Mamba, FalconMamba, Jamba."""
+"""A state space with a decay per channel and state (SelectiveScanSpec), as Mamba has it."""
 
 from functools import cached_property
 
@@ -67,5 +67,9 @@ class SelectiveScan(Recurrence):
         rates = -self.A_log.exp().t().contiguous()
         if self.b_norm is None or self.c_norm is None:
             return ScanWeights(rates, self.D, None, None)
-        b_norm, c_norm = self.b_norm.row_input, self.c_norm.row_input
-        return ScanWeights(rates, self.D, b_norm.weight, c_norm.weight, b_norm.eps)
+        b_norm, c_norm = (norm.row_input for norm in (self.b_norm, self.c_norm))
+        assert b_norm.weight is not None
+        assert c_norm.weight is not None
+        # The ones of a norm without a weight are on no device in particular.
+        b, c = b_norm.weight.to(rates.device), c_norm.weight.to(rates.device)
+        return ScanWeights(rates, self.D, b, c, b_norm.eps)

@@ -1,4 +1,4 @@
-"""A state space with one decay per head (StateSpaceSpec): Granite 4, Nemotron-H, Falcon-H1, Mamba-2."""
+"""A state space with one decay per head (StateSpaceSpec), as Mamba-2 has it."""
 
 from functools import cached_property
 
@@ -63,5 +63,5 @@ class StateSpace(Recurrence):
         if scales is None:
             return self.conv_weight
         keys = spec.num_groups * spec.state_size
-        factors = torch.tensor([scales.x, scales.b, scales.c], device=self.conv_weight.device)
-        return self.conv_weight * factors.repeat_interleave(torch.tensor([spec.inner_size, keys, keys]))
+        factors = [scales.x] * spec.inner_size + [scales.b] * keys + [scales.c] * keys
+        return self.conv_weight * torch.tensor(factors, device=self.conv_weight.device)

@@ -40,9 +40,11 @@ from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.tokenizers import byte_level_json
+from tests.models.families.bitnet_variants import BITNET_VARIANTS
 from tests.models.families.classic_variants import CLASSIC_VARIANTS
 from tests.models.families.multimodal_variants import MULTIMODAL_VARIANTS
 from tests.models.families.recurrent_variants import lfm2, qwen35
+from tests.models.families.state_space_variants import STATE_SPACE_VARIANTS
 
 TEXT = "The channel that feeds the wheel is called a headrace. " * 12
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 160}
@@ -242,7 +244,18 @@ def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("opt"), config)
 
 
-@pytest.mark.parametrize("source", ["llama", "qwen", "opt"])
+@pytest.fixture(scope="module")
+def bitnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a norm between the matrices of the MLP."""
+    config = BITNET_VARIANTS["bitnet"]()
+    config.vocab_size = VOCAB_SIZE
+    return write_model_folder(tmp_path_factory.mktemp("bitnet"), config)
+
+
+_FOLDED = {"opt": set(), "bitnet": {"attn.qkv", "mlp.gate_up"}}
+
+
+@pytest.mark.parametrize("source", ["llama", "qwen", "opt", "bitnet"])
 @torch.inference_mode()
 def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, source: str) -> None:
     """Folded into norms and matrices, any factors cancel out."""
@@ -258,7 +271,7 @@ def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, sourc
             return torch.rand(linear.in_features, generator=random) + 0.5
 
         folding = fold(layer, run.decoder.spec.layers[index], index, plan, choose_factors, torch.bfloat16)
-        assert set(folding.column_factors) == (set() if source == "opt" else {"attn.qkv", "mlp.gate_up", "mlp.down"})
+        assert set(folding.column_factors) == _FOLDED.get(source, {"attn.qkv", "mlp.gate_up", "mlp.down"})
         for each in plan:
             name = each.destination.module.removeprefix(f"layers.{index}.")
             linear = layer.get_submodule(name)
@@ -365,3 +378,11 @@ def short_convolutions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_short_convolutions_are_quantized(short_convolutions: Path, tmp_path: Path) -> None:
     result = quantized(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=QuantizationMethod.GPTQ)
     assert "model.layers.0.conv.in_proj" in result.group_sizes
+
+
+def test_attention_and_the_recurrence_beside_it_are_calibrated(tmp_path: Path) -> None:
+    config = STATE_SPACE_VARIANTS["falcon-h1"]()
+    config.vocab_size = VOCAB_SIZE
+    folder = write_model_folder(tmp_path / "in", config)
+    result = quantized(folder, tmp_path / "out", scheme=Scheme.INT4, method=QuantizationMethod.GPTQ)
+    assert {"model.layers.0.mamba.in_proj", "model.layers.0.self_attn.q_proj"} <= result.group_sizes.keys()
