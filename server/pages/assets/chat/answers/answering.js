@@ -32,16 +32,22 @@ const runs = new Map(); // node id -> {conversation, node, abort}: what this tab
 /** Add a question to the conversation, and ask for its answer. Returns whether the question was taken. */
 export async function send({ content, attachments }) {
   const { current } = page;
-  if (isAnswering(current)) {
-    say("An answer is arriving. Stop it with Esc, or send this when it is complete.");
-    return false;
-  }
+  const { leafId } = current;
+  if (!canBeAsked(current, leafId)) return false;
   const isFitting = await fits(current, { content, attachments });
-  if (!isFitting || page.current !== current) return false;
+  if (!isFitting || page.current !== current || !canBeAsked(current, leafId)) return false;
   const node = addNode(current, current.leafId, { role: "user", content, attachments });
   if (answer(current, node.id, [node])) return true;
   removeNode(current, node.id); // the reason was shown
   show();
+  return false;
+}
+
+/** Whether a question that was sent below `leafId` can be added there now; if not, the reason is shown. */
+function canBeAsked(conversation, leafId) {
+  if (isAnswering(conversation)) say("An answer is arriving. Stop it with Esc, or send this when it is complete.");
+  else if (conversation.leafId !== leafId) say("The conversation has changed meanwhile. Look at its end, and send this again.");
+  else return true;
   return false;
 }
 
