@@ -46,3 +46,11 @@ test("nor below another end that the conversation got meanwhile", async () => {
   assert.deepEqual(questions(), ["What?"]);
   assert.match(told.join(" "), /The conversation has changed meanwhile\. Look at its end, and send this again\./);
 });
+
+test("a question whose request cannot be made is taken back, and that is said", async () => {
+  first.toolCalls = [null]; // as of a damaged record
+  assert.equal(await send(QUESTION), false);
+  assert.deepEqual(questions(), ["What?"]);
+  assert.equal(page.current.leafId, first.id);
+  assert.match(told.join(" "), /It cannot be made from this conversation: Cannot read properties of null/);
+});

@@ -41,6 +41,13 @@ test("all that is wrong is told at once", () => {
   assert.match(problemsOf(right, { ...NONE, stop: `a\n${"b".repeat(1025)}` })[0].text, /^Its text 2 has 1,025 characters; it may have at most 1,024\.$/);
 });
 
+test("tools must be objects, and a schema an object or a boolean", () => {
+  const textsOf = (fields) => problemsOf({ system: "", schema: "", tools: "", ...fields }, NONE).map(({ text }) => text);
+  for (const tool of ["null", "1", '"f"', "[]"]) assert.deepEqual(textsOf({ tools: `[{"name": "f"}, ${tool}]` }), ["Its tool 2 is no object. Write [{…}], as in OpenAI's API."]);
+  for (const schema of ["null", "1", '"x"', "[{}]"]) assert.deepEqual(textsOf({ schema }), ["It is no object. Write {…}, or nothing if the answer may be any text."]);
+  for (const schema of ["true", "false", "{}", " "]) assert.deepEqual(textsOf({ schema, tools: '[{"name": "f"}]' }), []);
+});
+
 test("nothing that is set is left out of a request", () => {
   assert.deepEqual(requestFields({ ...NONE, temperature: 0, seed: 3, stop: "a\n\nb", logprobs: true, effort: "low" }), {
     temperature: 0, seed: 3, stop: ["a", "b"], logprobs: true, top_logprobs: 5, reasoning_effort: "low",

@@ -160,7 +160,12 @@ function bodiesOf(conversation, models, make) {
     showMessage("The request cannot be sent", `${MAX_RUNS} answers are arriving in this tab, which is as many as a browser can receive at a time. Stop one, or wait for its end.`);
     return null;
   }
-  return models.map(make);
+  try {
+    return models.map(make);
+  } catch (error) {
+    showMessage("The request cannot be sent", `It cannot be made from this conversation: ${error.message}`);
+    return null;
+  }
 }
 
 async function receive(conversation, node, read) {

@@ -83,12 +83,23 @@ export function textProblemOf(name, text) {
   if (name === "stop") return stopProblemOf(stopTexts(text));
   if (name === "system" || !text.trim()) return "";
   try {
-    const value = JSON.parse(text);
-    return name === "tools" && !Array.isArray(value) ? "It is not a list. Write [{…}], as in OpenAI's API." : "";
+    return name === "tools" ? toolsProblemOf(JSON.parse(text)) : schemaProblemOf(JSON.parse(text));
   } catch (error) {
     return `It cannot be read as JSON: ${error.message}`;
   }
 }
+
+function toolsProblemOf(value) {
+  if (!Array.isArray(value)) return "It is not a list. Write [{…}], as in OpenAI's API.";
+  const index = value.findIndex((tool) => !isObject(tool));
+  return index < 0 ? "" : `Its tool ${index + 1} is no object. Write [{…}], as in OpenAI's API.`;
+}
+
+function schemaProblemOf(value) {
+  return isObject(value) || typeof value === "boolean" ? "" : "It is no object. Write {…}, or nothing if the answer may be any text.";
+}
+
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 function stopProblemOf(stops) {
   if (stops.length > MAX_STOPS) return `It has ${stops.length} lines; there may be at most ${MAX_STOPS}.`;
