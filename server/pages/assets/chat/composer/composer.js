@@ -9,6 +9,8 @@ import { isLong, isOfFiles, readFile } from "./files.js";
 
 const placeOf = (conversation) => `headrace.draft.${conversation.rootIds.length > 0 ? conversation.id : "new"}`;
 
+const IS_SENDING = "The message is being sent. Add this when it is gone.";
+
 const withoutFailed = (files) => files.filter(({ hasFailed }) => !hasFailed);
 
 /**
@@ -68,6 +70,7 @@ export class Composer {
 
   /** Take the texts of text files and PDFs; what has no text, or too much, is refused in words. */
   async attach(files) {
+    if (this.#isSending) return say(IS_SENDING);
     await Promise.all([...files].map((file) => this.#attach(file)));
     this.focus();
   }
@@ -90,6 +93,7 @@ export class Composer {
 
   /** Attach a long text that is pasted, where it does not push the conversation out of sight. */
   #paste(event) {
+    if (this.#isSending) return event.preventDefault(), say(IS_SENDING);
     const text = event.clipboardData.getData("text/plain");
     if (isOfFiles(event.clipboardData.files, text)) return event.preventDefault(), this.attach(event.clipboardData.files);
     if (!isLong(text)) return;
