@@ -134,7 +134,9 @@ class LoadingPolicy:
             refuse(model.load_requests, lambda: EngineUnavailable("another operator asked to unload the model"))
         request = OperatorRequest(notify)
         model.unload_requests.append(request)
-        if model.state in (ModelState.UNLOADED, ModelState.FAILED):
+        if model.state is ModelState.FAILED:
+            model.state = ModelState.UNLOADED  # so that the server does not try it again by itself
+        if model.state is ModelState.UNLOADED:
             complete(model.unload_requests)
         model.must_unload = model.state in (ModelState.LOADING, ModelState.LOADED)
         self._advance()
@@ -161,14 +163,15 @@ class LoadingPolicy:
         self._advance()
 
     def on_failed(self, name: str, reason: str, *, is_for_good: bool = False, is_public: bool = False) -> None:
-        """Mark the model as failed: it could not be loaded, or its engine died and is not restarted.
+        """Mark the model as failed: it could not be loaded, or its engine died and is not restarted. If an operator
+        has asked to unload it, it is unloaded instead, so that the server does not try it again by itself.
 
         is_for_good: its files or options are the cause, so that clients need not try again. is_public: clients may see
         the reason.
         """
         model = self._models[name]
         assert model.state in (ModelState.LOADING, ModelState.LOADED)
-        model.state = ModelState.FAILED
+        model.state = ModelState.UNLOADED if model.must_unload else ModelState.FAILED
         model.reason = reason
         model.failed_s = self._now()
         model.has_failed_for_good = is_for_good

@@ -77,6 +77,31 @@ def test_a_request_for_what_does_not_fit_or_fails_is_refused() -> None:
     assert server.request_unload("c").is_done
 
 
+def test_a_failed_model_that_an_operator_unloads_waits_for_its_next_request() -> None:
+    server = three()
+    server.serve("a")
+    server.policy.on_failed("a", "killed")
+    assert server.request_unload("a").is_done
+    assert (server.state("a"), server.policy.next_deadline_s()) == (ModelState.UNLOADED, None)
+    server.now_s += 1000
+    server.policy.on_deadline()
+    assert not server.loader.loading
+    server.serve("a")
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_so_does_a_model_that_fails_while_it_is_to_be_unloaded(is_loaded: bool) -> None:
+    server = three()
+    server.acquire("a")
+    if is_loaded:
+        server.loaded("a")
+    request = server.request_unload("a")
+    server.loader.loading.discard("a")
+    server.policy.on_failed("a", "killed")
+    assert (request.is_done, request.error) == (True, None)
+    assert (server.state("a"), server.policy.next_deadline_s()) == (ModelState.UNLOADED, None)
+
+
 def test_the_last_of_two_operators_is_heard_and_the_first_is_told() -> None:
     server = PolicyServer(6, *map(loadable, "ab"))
     server.serve("a")
