@@ -231,8 +231,10 @@ class LoadingPolicy:
     def _next_retried(self) -> LoadableModel | None:
         """Return the failed model to reload first, without a request: load balancers send none to a model that is not
         ready. Unless all models have failed, it is one whose failure may pass, and displaces no other model. None while
-        a model is loading."""
+        a model is loading, or while a client or operator waits for memory that is being freed."""
         if any(each.state is ModelState.LOADING for each in self._models.values()):
+            return None
+        if any(not priority.is_batch for priority, _ in self._models_to_load()):
             return None
         failed = [each for each in self._models.values() if each.state is ModelState.FAILED]
         if len(failed) < len(self._models):

@@ -178,6 +178,36 @@ def test_one_that_failed_is_tried_again_where_it_displaces_none_and_may_load() -
     assert server.policy.next_deadline_s() is None
 
 
+def test_clients_that_wait_for_memory_come_before_a_failed_model_that_would_fit() -> None:
+    server = PolicyServer(12, loadable("a", 4), loadable("b", 8), loadable("c", 10))
+    server.serve("a")
+    server.policy.on_failed("a", "killed")
+    server.serve("b")
+    server.acquire("b")
+    for_c = server.acquire("c")
+    server.now_s += 10
+    assert server.policy.next_deadline_s() is None
+    server.policy.on_deadline()
+    assert not server.loader.loading
+    server.policy.release("b")
+    server.unloaded("b")
+    server.loaded("c")
+    assert for_c.is_admitted
+
+
+def test_a_failed_model_is_tried_again_while_lines_of_batches_wait() -> None:
+    """They may wait all day for a model that clients use."""
+    server = PolicyServer(12, loadable("a", 4), loadable("b", 8), loadable("c", 10))
+    server.serve("a")
+    server.policy.on_failed("a", "killed")
+    server.serve("b")
+    server.acquire("b")
+    server.policy.acquire("c", lambda: None, is_batch=True)
+    server.now_s += 10
+    server.policy.on_deadline()
+    assert server.loader.loading == {"a"}
+
+
 def test_when_all_have_failed_the_server_tries_again_by_itself_ever_less_often() -> None:
     """No load balancer sends a request to a server that is not ready, so none would have it try."""
     server = PolicyServer(12, *map(loadable, "ab"))
