@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InvalidRequest, ModelUnusable, TextUnusable
+from engine.errors import InvalidRequest, ModelUnusable, StartupError, TextUnusable
 from server.text.chat_templates.control_text import ControlTexts, HiddenTexts
 from server.text.chat_templates.message_content import (
     TRIAL_PARTS,
@@ -31,6 +31,7 @@ from server.text.chat_templates.message_content import (
     trial_chat,
 )
 from server.text.chat_templates.runner import (
+    TemplateInterrupted,
     TemplateOverrun,
     TemplateRefusal,
     TemplateRunner,
@@ -65,7 +66,7 @@ class ChatTemplate:
     """A chat template. `render` may be called from any thread.
 
     Until `end_trial`, a rendering that exceeds its limits raises TextUnusable instead of InvalidRequest, since trial
-    chats are short and a template that cannot render them is useless.
+    chats are short and a template that cannot render them is useless; StartupError if the cause may pass.
     """
 
     def __init__(
@@ -77,12 +78,12 @@ class ChatTemplate:
     ) -> None:
         """special_tokens: texts of bos_token and others, by variable name. control_texts: texts of control tokens.
 
-        Raises TextUnusable if `source` is not a Jinja template.
+        Raises TextUnusable if `source` is not a Jinja template, and StartupError if it could not be read now.
         """
         try:
             self.facts = runner.inspect(source)
         except (TemplateUnreadable, TemplateOverrun) as error:
-            raise TextUnusable(f"the chat template cannot be read: {error}; {_GIVE_ANOTHER}") from error
+            raise _startup_error("be read", error) from error
         self._runner = runner
         self.source = source
         self._special_tokens = dict(special_tokens)
@@ -170,10 +171,16 @@ class ChatTemplate:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
         except TemplateOverrun as error:
             if self._is_on_trial:
-                raise TextUnusable(f"the chat template cannot render a short chat: {error}; {_GIVE_ANOTHER}") from error
+                raise _startup_error("render a short chat", error) from error
             raise InvalidRequest(
                 f"the chat template cannot render these messages: {error}", param="messages"
             ) from error
+
+
+def _startup_error(what: str, error: TemplateUnreadable | TemplateOverrun) -> StartupError:
+    if isinstance(error, TemplateInterrupted):
+        return StartupError(f"the chat template cannot {what} now: {error}; try again, or {_GIVE_ANOTHER}")
+    return TextUnusable(f"the chat template cannot {what}: {error}; {_GIVE_ANOTHER}")
 
 
 def load_chat_template(
@@ -185,7 +192,7 @@ def load_chat_template(
 ) -> ChatTemplate | None:
     """Return the template of --chat-template (a file, or the text itself), else the checkpoint's, else None.
 
-    Raises ModelUnusable if the file cannot be read or has no valid template.
+    Raises ModelUnusable if the file cannot be read or has no valid template, else StartupError if the cause may pass.
     """
     source = checkpoint_template if option is None else _template_source(option)
     return None if source is None else ChatTemplate(source, special_tokens, control_texts, runner)

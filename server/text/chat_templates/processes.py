@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.child_processes.lifetime import describe_exit
 from server.text.chat_templates.messages import FAILURES, MessageKind, receive_message, send_message
-from server.text.chat_templates.runner import TemplateFacts, TemplateLimits, TemplateOverrun
+from server.text.chat_templates.runner import TemplateFacts, TemplateInterrupted, TemplateLimits, TemplateOverrun
 
 _COMMAND = (sys.executable, "-P", "-m", "server.text.chat_templates.process")  # -P: not from the current folder
 _CLOCK_FACTOR = 2  # seconds of real time for one of processor time, on a busy machine
@@ -48,7 +48,7 @@ class TemplateProcesses:
         return self._run(MessageKind.RENDER, source, variables).decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
-        """End all processes. Renderings in progress raise TemplateOverrun."""
+        """End all processes. Renderings in progress raise TemplateInterrupted."""
         with self._lock:
             self._is_closed = True
             busy, idle = self._all.difference(self._idle), self._idle
@@ -91,7 +91,7 @@ class TemplateProcesses:
                 self._all.add(process)
                 return process
         process.discard()
-        raise TemplateOverrun("the server is shutting down")
+        raise TemplateInterrupted("the server is shutting down")
 
     def _put_back(self, process: "_Process") -> None:
         with self._lock:
@@ -136,9 +136,10 @@ class _Process:
             send_message(self._channel, kind, request)
             return receive_message(self._channel)
         except TimeoutError:
-            raise TemplateOverrun(f"it ran for more than {timeout_s:g} s and was ended") from None
+            what = f"it ran for more than {timeout_s:g} s" if self._has_started else "its process did not start in time"
+            raise TemplateInterrupted(f"{what} and was ended; other work may keep the machine busy") from None
         except (EOFError, OSError):
-            raise TemplateOverrun(self._describe_end()) from None
+            raise self._error_of_end() from None
 
     def _await_start(self) -> None:
         """Wait until the process has finished its imports, which take long on a busy machine."""
@@ -147,14 +148,14 @@ class _Process:
             receive_message(self._channel)
             self._has_started = True
 
-    def _describe_end(self) -> str:
+    def _error_of_end(self) -> TemplateOverrun:
         try:
             code = self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return "the process that it ran in closed its socket"
+            return TemplateInterrupted("the process that it ran in closed its socket")
         if code == -signal.SIGXCPU:
-            return f"it ran for more than {self._limits.seconds:g} s"
-        return f"the process that it ran in was ended ({describe_exit(code)})"
+            return TemplateOverrun(f"it ran for more than {self._limits.seconds:g} s")
+        return TemplateInterrupted(f"the process that it ran in was ended ({describe_exit(code)})")
 
     def kill(self) -> None:
         """Kill the process, even while it renders. May be called from any thread."""

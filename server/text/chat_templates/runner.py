@@ -25,6 +25,10 @@ class TemplateOverrun(Exception):
     """Reading or rendering the template exceeded a limit, or ended its process."""
 
 
+class TemplateInterrupted(TemplateOverrun):
+    """The template's process was ended for a cause that may pass: a busy machine, too little memory, a shutdown."""
+
+
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
     """Facts from a template's source. variables: names that the template reads and does not set. texts: its string

@@ -3,14 +3,16 @@
 import contextlib
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InvalidRequest, StartupError
+from engine.errors import InvalidRequest, ModelUnusable, StartupError, TextUnusable
+from server.text.chat_templates import processes as template_processes
 from server.text.chat_templates.chat_template import ChatTemplate
 from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.chat_templates.processes import TemplateProcesses
@@ -19,6 +21,8 @@ from tests.helpers.deadline import DEADLINE_S, wait_until
 
 NUM_BYTES = 64 << 20
 LOOP = "{% set xs = range(99999) | list %}{% for a in xs %}{% for b in xs %}{% endfor %}{% endfor %}"
+CALLS = "{% set xs = range(99999) | list %}{% for a in xs %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+CHAT = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +160,54 @@ def test_closing_ends_what_runs() -> None:
         processes.render("x", {})
 
 
+def _kill_all(processes: TemplateProcesses) -> None:
+    for process in list(processes._all):
+        process.kill()
+
+
+@pytest.mark.parametrize("end", [_kill_all, TemplateProcesses.close])
+def test_an_end_that_is_not_the_templates_fault_may_pass(end: Callable[[TemplateProcesses], None]) -> None:
+    processes = TemplateProcesses(TemplateLimits(seconds=DEADLINE_S, num_bytes=NUM_BYTES))
+    template = ChatTemplate(LOOP, {}, frozenset(), processes)
+    with ThreadPoolExecutor() as executor:
+        rendering = executor.submit(template.render, CHAT)
+        wait_until(lambda: not processes._idle, "the template runs")
+        end(processes)
+        error = rendering.exception(DEADLINE_S)
+    processes.close()
+    assert isinstance(error, StartupError)
+    assert not isinstance(error, ModelUnusable)
+    with pytest.raises(StartupError, match="cannot be read now: the server is shutting down") as refused:
+        ChatTemplate("x", {}, frozenset(), processes)
+    assert not isinstance(refused.value, ModelUnusable)
+
+
+def test_real_time_that_other_work_may_have_taken_is_not_the_templates_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = TemplateProcesses(TemplateLimits(seconds=DEADLINE_S, num_bytes=NUM_BYTES))
+    template = ChatTemplate(LOOP, {}, frozenset(), processes)
+    monkeypatch.setattr(template_processes, "_CLOCK_FACTOR", 0.1 / DEADLINE_S)
+    with pytest.raises(StartupError, match="cannot render a short chat now: it ran for more than") as refused:
+        template.render(CHAT)
+    assert not isinstance(refused.value, ModelUnusable)
+    processes.close()
+
+
+@pytest.mark.parametrize("source", [CALLS, LARGE["a list that doubles"]], ids=["time", "memory"])
+def test_a_spent_budget_is_the_templates_fault(source: str) -> None:
+    processes = TemplateProcesses(TemplateLimits(seconds=1.0, num_bytes=NUM_BYTES))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(template_processes, "_CLOCK_FACTOR", DEADLINE_S)  # not the machine's other work
+        with pytest.raises(TextUnusable, match=r"cannot render a short chat: it (ran for more|needs more)"):
+            ChatTemplate(source, {}, frozenset(), processes).render(CHAT)
+    processes.close()
+
+
 def test_a_template_on_trial_fails_the_start_and_later_the_request(impatient: TemplateProcesses) -> None:
     template = ChatTemplate(LOOP, {}, frozenset(), impatient)
-    chat = [{"role": "user", "content": "Hello"}]
     with pytest.raises(
-        StartupError, match=r"render a short chat: it ran for more than .*give another: --chat-template"
+        StartupError, match=r"render a short chat.*: it ran for more than .*give another: --chat-template"
     ):
-        template.render(chat)
+        template.render(CHAT)
     template.end_trial()
     with pytest.raises(InvalidRequest, match="cannot render these messages: it ran for more than"):
-        template.render(chat)
+        template.render(CHAT)
