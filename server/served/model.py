@@ -10,7 +10,7 @@ import msgspec
 
 from engine.client.interface import EngineClient, EngineState, RequestStream
 from engine.config import EngineConfig
-from engine.errors import EngineUnavailable, StartupError, TextUnusable
+from engine.errors import EngineUnavailable, ModelUnusable, OptionError, StartupError, TextUnusable
 from engine.protocol import AdapterRef, EngineInfo, EngineRequest, TokenizerInfo
 from server.config.server import ServerConfig
 from server.drain import Drain
@@ -36,6 +36,7 @@ _STATES = {
 
 
 UNUSABLE_TEXT = "the model's tokenizer or chat template cannot be used; the server's log says why"
+_TEXT_NOT_NOW = "the model's tokenizer and chat template could not be prepared; try again later"
 
 
 @dataclass(slots=True)
@@ -226,14 +227,17 @@ class ServedModel:
     async def text_model(self) -> TextModel:
         """Return the tokenizer and chat template for a request. The first call builds them on a worker thread.
 
-        Raises EngineUnavailable before the model's first load, and ModelFailed if the tokenizer or template cannot be
-        used.
+        Raises EngineUnavailable before the model's first load, or if the next request may succeed in building them, and
+        ModelFailed if the tokenizer or template cannot be used.
         """
         try:
             return await self.prepare_text()
-        except StartupError as error:
-            reason = str(error) if isinstance(error, TextUnusable) else UNUSABLE_TEXT
-            raise ModelFailed.because(reason) from None
+        except TextUnusable as error:
+            raise ModelFailed.because(str(error)) from None
+        except (ModelUnusable, OptionError):
+            raise ModelFailed.because(UNUSABLE_TEXT) from None
+        except StartupError:
+            raise EngineUnavailable(_TEXT_NOT_NOW) from None
 
     async def prepare_text(self) -> TextModel:
         """Return the tokenizer and chat template, as `text_model` does, but raise StartupError with the
@@ -250,7 +254,9 @@ class ServedModel:
         if task is None or (task.done() and not _has_failed(task)):
             return None
         if task.done():
-            return UNUSABLE_TEXT
+            error = None if task.cancelled() else task.exception()
+            may_pass = isinstance(error, StartupError) and not isinstance(error, ModelUnusable | OptionError)
+            return _TEXT_NOT_NOW if may_pass else UNUSABLE_TEXT
         return "the model's tokenizer and chat template are being tried"
 
     def start_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":

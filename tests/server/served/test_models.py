@@ -1,11 +1,11 @@
 """ServedModels: which model a request means, of those that its caller may ask for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from engine.config import EngineConfig
-from engine.errors import EngineUnavailable, QueueFull, StartupError, TextUnusable
+from engine.errors import EngineUnavailable, ModelUnusable, OptionError, QueueFull, StartupError, TextUnusable
 from server.config.server import ServerConfig
 from server.drain import Drain
 from server.errors import ModelFailed, ModelNotFound
@@ -13,13 +13,20 @@ from server.keys.caller import ANYBODY, Caller, set_current_caller
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
 from server.served import model as served_model
-from server.served.model import ServedModel
+from server.served.model import UNUSABLE_TEXT, ServedModel
 from server.served.models import ServedModels
 from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from tests.helpers.fake_client import FakeClient, says
 
 pytestmark = pytest.mark.fast
+
+
+def _raises(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 def _model(*names: str) -> ServedModel:
@@ -102,13 +109,34 @@ def test_a_drain_refuses_what_is_new_and_not_what_was_taken() -> None:
     model.check_engine()
 
 
-async def test_a_text_model_that_could_not_be_built_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise TextUnusable("the chat template is damaged")
+@pytest.mark.parametrize("error", [TextUnusable("damaged"), ModelUnusable("/a/file"), OptionError("no such parser")])
+async def test_a_text_model_that_cannot_be_built_is_told_for_good(
+    monkeypatch: pytest.MonkeyPatch, error: StartupError
+) -> None:
+    monkeypatch.setattr(served_model, "build_text_model", _raises(error))
+    model = _model("m")
+    with pytest.raises(ModelFailed, match="until its operator changes it") as refused:
+        await model.text_model()
+    assert (refused.value.retry_after_s, model.text_problem) == (None, UNUSABLE_TEXT)
+    assert "/a/file" not in str(refused.value)
 
+
+async def test_a_text_model_that_could_not_be_built_now_invites_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_model, "build_text_model", _raises(StartupError("it was ended")))
+    model = _model("m")
+    with pytest.raises(EngineUnavailable, match="could not be prepared; try again later") as refused:
+        await model.text_model()
+    assert not isinstance(refused.value, ModelFailed)
+    assert model.text_problem not in (None, UNUSABLE_TEXT)
+    monkeypatch.undo()
+    await model.text_model()
+    assert model.text_problem is None
+
+
+async def test_a_text_model_that_could_not_be_built_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model("m")
     with monkeypatch.context() as broken:
-        broken.setattr(served_model, "build_text_model", fail)
+        broken.setattr(served_model, "build_text_model", _raises(TextUnusable("the chat template is damaged")))
         with pytest.raises(StartupError):
             await model.prepare_text()
         with pytest.raises(ModelFailed, match="until its operator changes it: the chat template is damaged"):
