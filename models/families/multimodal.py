@@ -107,13 +107,13 @@ def _transformers_class(model_type: str) -> str | None:
 
 
 def _merged(outer: HFConfig, text: HFConfig) -> HFConfig:
-    """Merge fields from the language model's section, then from the object around it.
+    """Merge fields from the language model's section, its nulls too, then from the object around it.
 
     That object comes first for the architecture, for whether the output layer is tied, and for the tokens that end
     generation.
     """
     first = {name: outer.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}
-    fields = {**outer.fields, **_stated(text.fields), **_stated(first)}
+    fields = {**outer.fields, **text.fields, **_stated(first)}
     return dataclasses.replace(outer, fields={name: value for name, value in fields.items() if name not in _SECTIONS})
 
 

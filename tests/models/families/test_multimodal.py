@@ -236,6 +236,16 @@ def test_gemma3_fields_that_the_hub_s_files_leave_out_have_their_usual_values() 
     assert [layer.attention.sliding_window for layer in spec.layers[:6]] == [1024] * 5 + [None]
 
 
+@pytest.mark.parametrize("kind", ["mistral", "cohere2", "exaone4"])
+def test_null_in_the_section_is_not_a_field_that_is_left_out(kind: str) -> None:
+    text = {**SMALL, "model_type": kind, "hidden_act": "silu", "sliding_window": None}
+    fields = {"architectures": ["LlavaForConditionalGeneration"], "text_config": text}
+
+    family, config = find_family(HFConfig(fields, "config.json"))
+
+    assert {layer.attention.sliding_window for layer in family.describe(config).layers} == {None}
+
+
 def test_operator_is_told_that_only_text_is_served(tmp_path: Path) -> None:
     random_model(MULTIMODAL_VARIANTS["gemma3-multimodal"]()).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, size=VOCAB_SIZE)
