@@ -1,6 +1,7 @@
 """Multimodal checkpoints: only their language model is served."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def find_family(config: HFConfig) -> tuple[Family, HFConfig]:
     # A class's own family may know fields that its checkpoints leave out.
     usual = ARCHITECTURES[architecture].wraps or architecture
     family = family_of(architecture if name == usual else name)
-    return language_model_of(family, ARCHITECTURES[architecture].body), _merged(outer, text)
+    return language_model_of(family, ARCHITECTURES[architecture].body), _completed(_merged(outer, text), text)
 
 
 def language_model_config(config: HFConfig) -> HFConfig:
@@ -115,6 +116,40 @@ def _merged(outer: HFConfig, text: HFConfig) -> HFConfig:
     first = {name: outer.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}
     fields = {**outer.fields, **text.fields, **_stated(first)}
     return dataclasses.replace(outer, fields={name: value for name, value in fields.items() if name not in _SECTIONS})
+
+
+def _completed(config: HFConfig, text: HFConfig) -> HFConfig:
+    """Return `config` with transformers' defaults for the type of the section `text`.
+
+    transformers leaves fields with default values out of sections when it saves them. Special tokens and whether the
+    output layer is tied have no defaults here: other files and the object around the section say them.
+    """
+    from transformers import PretrainedConfig  # slow to import
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = text.raw("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return config
+    kind = CONFIG_MAPPING[model_type]
+    left_out = inspect.signature(PretrainedConfig).parameters.keys() | {"tie_word_embeddings", "rope_scaling"}
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is not inspect.Parameter.empty and name not in left_out and not name.endswith("_token_id")
+    }
+    for names in kind.attribute_map.items():  # two names of one field
+        if any(name in config.fields for name in names):
+            defaults = {name: value for name, value in defaults.items() if name not in names}
+    defaults |= _default_rope(kind, config)
+    return dataclasses.replace(config, fields={**_stated(defaults), **config.fields})
+
+
+def _default_rope(kind: Any, config: HFConfig) -> dict[str, Any]:
+    """Return the rotary fields that a class of configurations adds to those that `config` states."""
+    if any("rope" in name or "rotary" in name for name in _stated(config.fields)):
+        theta = getattr(kind, "default_theta", None)
+        return {"rope_theta": theta} if isinstance(theta, int | float) else {}
+    return {"rope_parameters": getattr(kind(), "rope_parameters", None)}
 
 
 def _stated(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""MULTIMODAL_MODELS: a tiny configuration of every multimodal class, made from the class's own defaults."""
+"""MULTIMODAL_MODELS: a tiny configuration of every multimodal class; SPARSE: sections that leave out fields."""
 
 import functools
 from collections.abc import Callable
@@ -74,3 +74,59 @@ def _models() -> dict[str, Callable[[], PretrainedConfig]]:
 
 
 MULTIMODAL_MODELS = _models()
+# Sections of language models, by class; the first four as the hub has them.
+SPARSE: dict[str, dict[str, object]] = {
+    "LlavaForConditionalGeneration": {  # llava-1.5-7b-hf
+        "_name_or_path": "lmsys/vicuna-7b-v1.5",
+        "architectures": ["LlamaForCausalLM"],
+        "max_position_embeddings": 4096,
+        "model_type": "llama",
+        "rms_norm_eps": 1e-05,
+        "torch_dtype": "float16",
+        "vocab_size": 32064,
+    },
+    "LlavaNextForConditionalGeneration": {
+        "architectures": ["MistralForCausalLM"],
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "model_type": "mistral",
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "vocab_size": 32064,
+    },
+    "Qwen2AudioForConditionalGeneration": {
+        "intermediate_size": 11008,
+        "max_position_embeddings": 8192,
+        "model_type": "qwen2",
+        "rope_theta": 10000,
+        "rms_norm_eps": 1e-05,
+        "vocab_size": 156032,
+    },
+    "Idefics3ForConditionalGeneration": {
+        "architectures": ["VLlama3ForCausalLM"],
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "model_type": "llama",
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 8.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "vocab_size": 128259,
+    },
+    "Qwen2_5OmniThinkerForConditionalGeneration": {"model_type": "qwen2_5_omni_text"},
+    "Qwen2VLForConditionalGeneration": {
+        "model_type": "qwen2_vl_text",
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    },
+    "Mistral3ForConditionalGeneration": {"model_type": "ministral3", "hidden_size": 2048},
+    "Cohere2VisionForConditionalGeneration": {"model_type": "cohere2", "num_hidden_layers": 8},
+    "Qwen3VLMoeForConditionalGeneration": {"model_type": "qwen3_vl_moe_text", "num_local_experts": 16},
+}

@@ -1,5 +1,6 @@
 """Multimodal checkpoints: which of their fields and tensors are the language model's."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
@@ -15,7 +17,7 @@ from models.families.name_map import NameMap
 from models.families.registry import MULTIMODAL
 from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, load_folder, qwen2_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.models.families.multimodal_models import MULTIMODAL_MODELS, WITH_SPEECH
+from tests.models.families.multimodal_models import MULTIMODAL_MODELS, SPARSE, WITH_SPEECH
 from tests.models.families.multimodal_variants import AXES, MULTIMODAL_VARIANTS
 from tests.models.families.recurrent_variants import qwen35
 from tests.models.families.test_parity import random_prompts, save, truth
@@ -244,6 +246,19 @@ def test_null_in_the_section_is_not_a_field_that_is_left_out(kind: str) -> None:
     family, config = find_family(HFConfig(fields, "config.json"))
 
     assert {layer.attention.sliding_window for layer in family.describe(config).layers} == {None}
+
+
+@pytest.mark.parametrize("architecture", SPARSE)
+def test_fields_that_a_section_leaves_out_have_transformers_defaults(architecture: str) -> None:
+    section = SPARSE[architecture]
+    whole = CONFIG_MAPPING[str(section["model_type"])](**copy.deepcopy(section)).to_dict()
+    whole.pop("tie_word_embeddings", None)  # the object around the section says that
+    ours, theirs = (
+        find_family(HFConfig({"architectures": [architecture], "text_config": text}, "config.json"))
+        for text in (section, {**whole, "architectures": section.get("architectures")})
+    )
+
+    assert ours[0].describe(ours[1]) == theirs[0].describe(theirs[1])
 
 
 def test_operator_is_told_that_only_text_is_served(tmp_path: Path) -> None:
