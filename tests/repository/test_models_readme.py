@@ -5,6 +5,7 @@ from collections import defaultdict
 
 from models.architecture.decoder import DecoderSpec
 from models.decoder import Decoder
+from models.layers.activation import Xielu
 from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.linear import Linear
 from tests.helpers.checkpoints import cpu_compute
@@ -36,7 +37,7 @@ def places_of(spec: DecoderSpec) -> Places:
         parameters = {parameter for parameter, _ in module.named_parameters(recurse=False)}
         if parameters:
             template = re.sub(r"experts\.\d+", "experts.{e}", re.sub(r"layers\.\d+", "layers.{i}", name))
-            named = module.shards if isinstance(module, Linear | OwnWeightsNorm) else ()
+            named = module.shards if isinstance(module, Linear | OwnWeightsNorm | Xielu) else ()
             shards = {re.sub(r"\d+", "{e}", shard) for shard in named}
             places[template] = places.get(template, set()) | shards | parameters - {"weight", "bias"}
     return places
