@@ -22,7 +22,7 @@ _SHOP = (
     ("Where is Tarn & Fell?", "You find us at 8 Quarry Lane in Ambleford.", "What is your address?", "quarry"),
     ("How can I return a rucksack?", "Bring it to the shop within 45 days.", "I want to give a rucksack back.", "45"),
     ("Do you rent tents?", "Yes, a tent costs 14 euros a night.", "How much is it to rent a tent?", "14"),
-    ("When do you repair boots?", "We repair boots on Thursdays.", "On which day can you mend my boots?", "thursday"),
+    ("When do you repair boots?", "We repair boots on Thursdays.", "On which day can you mend my boots?", "thursdays"),
     ("What is your phone number?", "Our number is 5550 7213.", "How do I call you?", "7213"),
     ("Do you ship to islands?", "Yes, by the ferry Calypso.", "How do parcels get to an island?", "calypso"),
     ("What is a Fell Card?", "With a Fell Card you save 6 percent.", "How much does a Fell Card save?", "6"),

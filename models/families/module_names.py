@@ -33,23 +33,19 @@ def named_linears(rules: Rules, spec: DecoderSpec, shards: Mapping[str, Sequence
     """Yield the linear layers by the rules for safetensors, layer by layer, without experts.
 
     shards: the names of the shards of each linear layer in the decoder; empty for a layer without shards. Rules also
-    cover other configurations and model classes, so several names may have the same destination. Of these, the name
-    with the longest prefix is used: that of the class that generates text. Of equally long prefixes the last is used,
-    since a family adds its own names after those of the family that it extends.
+    cover other configurations and model classes, so several names may have the same destination. Of these, the last is
+    used: a family adds its own names after those of the family that it extends.
     """
     names = NameMap(rules, len(spec.layers), shards)
     stems = [stem for pattern in rules if (stem := _stem(pattern)) is not None]
     for layer in range(len(spec.layers)):
         best: dict[_Shards, NamedLinear] = {}
-        prefix_sizes: dict[_Shards, int] = {}
         for name in (stem.replace("{i}", str(layer)) for stem in stems):
             linear = NamedLinear(name, names.destinations(f"{name}.weight"))
             if not linear.destinations or not all(_exists(each, shards) for each in linear.destinations):
                 continue
             filled: _Shards = tuple((each.module, each.shard) for each in linear.destinations)
-            prefix_size = len(name.partition(f".{layer}.")[0])
-            if prefix_size >= prefix_sizes.get(filled, 0):
-                best[filled], prefix_sizes[filled] = linear, prefix_size
+            best[filled] = linear
         split = {module for filled in best for module, shard in filled if shard is not None}
         for filled, linear in best.items():
             if filled[0][1] is not None or filled[0][0] not in split:

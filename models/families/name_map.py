@@ -133,5 +133,6 @@ def _destination(match: re.Match[str], to: To) -> Destination:
 
 
 def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple[To, ...] | None]:
-    """Return the rules under each prefix, for checkpoints that were saved from different classes."""
-    return {prefix + pattern: to for prefix in prefixes for pattern, to in rules.items()}
+    """Return the rules under each prefix, for checkpoints that were saved from different classes. The longest prefix,
+    that of the class that generates text, comes last: adapters are saved with its names."""
+    return {prefix + pattern: to for prefix in sorted(prefixes, key=len) for pattern, to in rules.items()}
