@@ -59,6 +59,15 @@ def dense_products(fmt: WeightFormat) -> list[Comparison]:
     ]
 
 
+def state_spaces(*names: str) -> list[Comparison]:
+    return each(
+        test_recurrence.test_state_space_equals_its_definition,
+        step=test_recurrence.STEPS[1:4],
+        spec=[test_recurrence.SPACES[name] for name in names],
+        dtype=DTYPES,
+    )
+
+
 # Of every exported function, comparisons in which it is called.
 COMPARISONS: dict[str, list[Comparison]] = {
     "hr_adapt_rows": [
@@ -192,6 +201,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         dtype=DTYPES,
     ),
     "hr_gate_rows": each(test_rows.test_rows_are_gated, dtype=DTYPES),
+    "hr_bound_rows": each(test_rows.test_rows_are_bounded, dtype=DTYPES),
     "hr_copy_heads": each(test_rows.test_parts_of_heads_are_copied, dtype=DTYPES),
     "hr_moe_rows": [
         *each(
@@ -219,6 +229,16 @@ COMPARISONS: dict[str, list[Comparison]] = {
         step=test_recurrence.STEPS[1:4],
         value_dim=[80],
         tiles_key_heads=[True],
+        dtype=DTYPES,
+    ),
+    "hr_state_space": state_spaces("gate-before-norm", "gate-after-norm"),
+    "hr_gate_and_norm": state_spaces("no-norm"),
+    "hr_selective_scan": each(
+        test_recurrence.test_selective_scan_equals_its_definition,
+        step=test_recurrence.STEPS[1:4],
+        channels=[32],
+        state_size=[16, 48],
+        has_norms=[False, True],
         dtype=DTYPES,
     ),
     "hr_best_ids": [
