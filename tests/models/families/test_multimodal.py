@@ -15,12 +15,12 @@ from models.errors import CheckpointError, UnsupportedModelError
 from models.families.multimodal import find_family
 from models.families.name_map import NameMap
 from models.families.registry import MULTIMODAL
-from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, load_folder, qwen2_config, random_model
+from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, load_folder, qwen2_config, random_model, save_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.models.families.multimodal_models import MULTIMODAL_MODELS, SPARSE, WITH_SPEECH
 from tests.models.families.multimodal_variants import AXES, MULTIMODAL_VARIANTS
 from tests.models.families.recurrent_variants import qwen35
-from tests.models.families.test_parity import random_prompts, save, truth
+from tests.models.families.test_parity import random_prompts, truth
 from tests.models.loading.test_load import load, save_tokenizer
 
 (PROMPT,) = random_prompts((20,))
@@ -39,7 +39,7 @@ def check(folder: Path, expected: torch.Tensor) -> None:
 
 def saved(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
     model = random_model(config)
-    save(model, folder)
+    save_model(model, folder)
     return model
 
 

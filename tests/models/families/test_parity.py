@@ -20,7 +20,7 @@ from models.kernels.cpu.library import required_library
 from models.kernels.ops import Operations
 from models.linear.linear import Linear
 from tests.helpers.adapters import adapted, random_adapter
-from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
+from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model, save_model
 from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
 from tests.models.families.all_variants import ALL_VARIANTS
 
@@ -79,15 +79,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def make_pair(variant: str, folder: Path, column: Column) -> Pair:
     model = random_model(ALL_VARIANTS[variant]())
-    save(model, folder)
+    save_model(model, folder)
     prompts = random_prompts(LENGTHS)
     return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], column)
-
-
-def save(model: PreTrainedModel, folder: Path) -> None:
-    """Save a model; transformers 5.24 would write layers of some language models under the names of their towers."""
-    is_mixed_up = model.config.model_type in ("kimi_k25", "qianfan_ocr")
-    model.save_pretrained(folder, save_original_format=not is_mixed_up)
 
 
 def random_prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:

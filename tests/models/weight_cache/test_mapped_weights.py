@@ -17,7 +17,7 @@ from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import cached_weights, files_state
-from tests.helpers.checkpoints import cpu_compute, llama_config, random_model
+from tests.helpers.checkpoints import cpu_compute, llama_config, random_model, save_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import KINDS, QUANTIZED
@@ -61,7 +61,7 @@ def logits_of(decoder: Decoder) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ALL_VARIANTS)
 def test_every_family(name: str, tmp_path: Path) -> None:
-    random_model(ALL_VARIANTS[name]()).to(torch.bfloat16).save_pretrained(tmp_path)
+    save_model(random_model(ALL_VARIANTS[name]()).to(torch.bfloat16), tmp_path)
     loaded = check_both_starts(ModelFiles(tmp_path, (), name), tmp_path / "cache")
     assert loaded.mapped_bytes > 0
     assert "mapped from" in loaded.note
