@@ -16,6 +16,7 @@ from models.families.name_map import Destination, NameMap, Rules
 from models.layers.activation import Xielu
 from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.linear import Linear
+from models.linear.method import Rearrange
 from models.linear.per_head import PerHeadLinear
 from models.progress import ProgressReport
 
@@ -116,11 +117,7 @@ def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: 
         if isinstance(module, Linear) and destination.parameter == "weight":
             module.method.load(module, destination.shard, tensor, rearrange)
         else:
-            target = parameters[assignment.parameter]
-            values = rearrange(_read_finite(tensor, target.dtype))
-            if destination.transform is not None:  # such as a logarithm
-                check_finite(tensor, values)
-            _narrow(target, assignment.rows).copy_(values)
+            _fill(parameters[assignment.parameter], assignment, rearrange)
         done += tensor.num_bytes
         pages.record_read(tensor.num_bytes)
         progress("load weights", done, total, "B")
@@ -130,6 +127,14 @@ def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: 
             module.method.process_after_loading(module)
         elif isinstance(module, PerHeadLinear):
             module.process_after_loading()
+
+
+def _fill(parameter: torch.Tensor, assignment: Assignment, rearrange: Rearrange) -> None:
+    """Read a dense tensor into its parameter; a function of its own, so that its values are freed at once."""
+    values = rearrange(_read_finite(assignment.tensor, parameter.dtype))
+    if assignment.destination.transform is not None:  # such as a logarithm
+        check_finite(assignment.tensor, values)
+    _narrow(parameter, assignment.rows).copy_(values)
 
 
 def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
