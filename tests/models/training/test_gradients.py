@@ -17,7 +17,7 @@ from models.training.attention import TrainAttention
 from models.training.batch import pack, training_caches
 from models.training.log_probs import token_log_probs
 from models.training.lora import Lora, LoraShape
-from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, model_class, random_model
+from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, model_class, random_model, save_model
 from tests.helpers.lora import gradient_pairs
 from tests.models.families.all_variants import ALL_VARIANTS
 
@@ -101,7 +101,7 @@ def test_gradients_of_every_pair_are_those_of_the_sum_of_weight_and_pair(variant
 
 def _trainable(model: PreTrainedModel, folder: Path) -> tuple[Decoder, Lora]:
     """A decoder of the model's weights, with pairs that are none that one begins with."""
-    model.save_pretrained(folder)
+    save_model(model, folder)
     decoder = load_folder(folder, torch.float32, TrainAttention(ReferenceAttention())).requires_grad_(False)
     family, _ = find_family(read_json_config(folder / "config.json"))
     lora = Lora(decoder, family.names, SHAPE, seed=1)
