@@ -74,7 +74,7 @@ async def test_clients_that_keep_the_server_busy_are_told_once(has_child: bool) 
     await asyncio.sleep(0)
     assert job.reasons(59) == []
     (reason,) = job.reasons(600)
-    assert "clients' requests" in reason
+    assert "lines of batches" in reason
     assert "--finetune-yield share" in reason
     if waiting is not None:
         waiting.cancel()
