@@ -104,13 +104,7 @@ async def _serve(
     logging.getLogger().addHandler(context.log)
     engines.context = context
     history_file = _history_file(context)
-    from server.app import JOB_KINDS
-    from server.batches.running import run_body
-    from server.jobs.runner import JobRunner
-
-    runner = JobRunner(context, JOB_KINDS, partial(run_body, context))
-    if server_config.data_dir is not None:
-        await _clean_up(context, runner)
+    runner = await _job_runner(context)
     url = url_of(sock, has_tls=certificates is not None)
     async with (
         _background_work(context, runner, manager, certificates, history_file),
@@ -153,14 +147,21 @@ def _history_file(context: "ServerContext") -> HistoryFile | None:
     return file
 
 
-async def _clean_up(context: "ServerContext", runner: "JobRunner") -> None:
-    """Delete expired responses and orphaned files, and fail responses that the last server left unfinished."""
+async def _job_runner(context: "ServerContext") -> "JobRunner":
+    """Return the runner of jobs. With --data-dir, first delete expired responses and orphaned files, and fail
+    responses that the last server left unfinished."""
+    from server.app import JOB_KINDS
+    from server.batches.running import run_body
+    from server.jobs.runner import JobRunner
     from server.state.records import fail_interrupted
 
-    await context.store.expire()
-    await runner.sweep()
-    if num_interrupted := await fail_interrupted(context.store):
-        logger.warning("%d background responses were interrupted when the last server ended", num_interrupted)
+    runner = JobRunner(context, JOB_KINDS, partial(run_body, context))
+    if context.config.data_dir is not None:
+        await context.store.expire()
+        await runner.sweep()
+        if num_interrupted := await fail_interrupted(context.store):
+            logger.warning("%d background responses were interrupted when the last server ended", num_interrupted)
+    return runner
 
 
 @contextlib.asynccontextmanager
