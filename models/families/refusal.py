@@ -10,10 +10,11 @@ from models.families.multimodal import language_model_config, language_model_of
 from models.families.name_map import NameMap, Rules
 from models.families.registry import ARCHITECTURES, FAMILIES, family_of, nearest_names
 
-_DRAFT_HEAD = (
-    "a draft head, which proposes tokens for one other model from that model's hidden states; serve that model, whose "
-    "drafts come from --speculative-method"
+_DRAFTING = (
+    "to propose tokens for one other model from that model's hidden states; serve that model, whose drafts come from "
+    "--speculative-method"
 )
+_DRAFT_HEAD = f"a draft head, {_DRAFTING}"
 # Files that are no language model, by general.architecture of GGUF or by a part of the class's name.
 _NO_MODELS = {
     "clip": "a projector of images or audio (mmproj), which belongs to a language model; serve that model's file",
@@ -46,9 +47,10 @@ _PARTS = {
 }
 # Settings that change nothing of what is computed here.
 _BOOKKEEPING = re.compile(
-    r"^_|^rope_|dropout|token_id|initializer|image|vision|audio|video|projector|spatial|^(architectures|model_type|torch_dtype|dtype|transformers_version|use_cache|"
-    r"auto_map|name_or_path|return_dict|output_\w+|pretraining_tp|quantization_config|gradient_checkpointing|"
-    r"router_aux_loss_coef|router_jitter_noise|router_z_loss_coef|id2label|label2id|problem_type|"
+    r"^_|^rope_|dropout|token_id|initializer|image|vision|audio|video|projector|spatial|"
+    r"^(architectures|model_type|torch_dtype|dtype|transformers_version|use_cache|auto_map|name_or_path|"
+    r"return_dict|output_\w+|pretraining_tp|quantization_config|gradient_checkpointing|"
+    r"router_aux_loss_coef|router_z_loss_coef|id2label|label2id|problem_type|"
     r"chunk_size_feed_forward|num_nextn_predict_layers)$"
 )
 _MAX_LISTED = 6
@@ -80,14 +82,11 @@ def refused(config: HFConfig, reason: str = "", tensors: Iterable[str] = ()) -> 
 
 def check_is_model(name: str, source: object, tensors: Container[str] | Iterable[str]) -> None:
     """Raise UnsupportedModelError if a GGUF file is no language model. name: its general.architecture."""
+    what = _NO_MODELS.get(name)
     names = list(tensors) if isinstance(tensors, Iterable) else []
-    is_drafting_alone = any(".nextn." in each for each in names) and not any(
-        each.startswith("blk.0.") for each in names
-    )
-    what = (
-        _DRAFT_HEAD.replace("a draft head", "layers for multi-token prediction alone", 1) if is_drafting_alone else ""
-    )
-    if what := _NO_MODELS.get(name, what):
+    if any(".nextn." in each for each in names) and not any(each.startswith("blk.0.") for each in names):
+        what = f"layers for multi-token prediction alone, {_DRAFTING}"
+    if what is not None:
         raise UnsupportedModelError(f"{source} (architecture {quote_value(name)}) is {what}")
 
 
@@ -96,13 +95,9 @@ def refused_gguf(name: str, tensors: Iterable[str]) -> UnsupportedModelError:
     tensors = list(tensors)
     by_name = nearest_names(name, sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf}))
     counterpart = _transformers_class(name)
-    runs = (
-        ""
-        if counterpart is None
-        else (
-            f"; transformers has {counterpart}, whose code may run its safetensors in 16 or 32 bits (give their folder)"
-        )
-    )
+    runs = ""
+    if counterpart is not None:
+        runs = f"; transformers has {counterpart}, whose code may run a folder of its safetensors in 16 or 32 bits"
     kinds = {_LAYER.sub("blk.*.", each): each for each in tensors}  # one tensor of each
     rules_of = {
         entry.gguf: rules
