@@ -16,7 +16,7 @@ from engine.command_io.finetuning.auto import (
 )
 from engine.command_io.finetuning.events import JobEvent, JobEventLog, parse_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
-from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline
 from engine.command_io.finetuning.results import Curve, ResultRow
 from engine.errors import StartupError
@@ -65,7 +65,7 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     setup.check_length(limit)
     decoder.serve_context(max(setup.longest, min(2048, limit)))
     questions = num_questions(read_rows(folder.prompts, Passage))
-    resolved = _resolve(folder, job, setup, questions)
+    resolved = _resolve(folder, job, setup, questions, decoder.spec.hidden_size)
     shape = LoraShape(resolved.rank, resolved.alpha, tuple(job.hyperparameters.target_modules))
     lora = Lora(decoder, model.names, shape, job.seed)
     if job.start is not None:
@@ -113,24 +113,30 @@ def _num_threads(wanted: int | None, events: JobEventLog) -> int:
     return compute_threads(wanted)
 
 
-def _resolve(folder: JobFolder, job: FinetuningJob, setup: TaskSetup, num_questions: int) -> ResolvedHyperparameters:
+def _resolve(
+    folder: JobFolder, job: FinetuningJob, setup: TaskSetup, num_questions: int, width: int
+) -> ResolvedHyperparameters:
     """Choose the job's hyperparameters; for a job that continues, take them from its events.
 
     Another version of headrace might choose other values, and the learning rate schedule must not change midway. Raises
     OSError.
     """
+
+    def resolve(given: Hyperparameters) -> ResolvedHyperparameters:
+        return resolve_hyperparameters(
+            job.method, given, setup.num_items, num_questions, setup.num_answers, width=width
+        )
+
     chosen = _chosen_before(folder)
     if chosen is None:
-        return resolve_hyperparameters(
-            job.method, job.hyperparameters, setup.num_items, num_questions, setup.num_answers
-        )
+        return resolve(job.hyperparameters)
     given = msgspec.structs.replace(
         job.hyperparameters,
         n_epochs=chosen["n_epochs"],
         batch_size=chosen["batch_size"],
         lora_rank=chosen["lora_rank"],
     )
-    resolved = resolve_hyperparameters(job.method, given, setup.num_items, num_questions, setup.num_answers)
+    resolved = resolve(given)
     between = epochs_between_checkpoints(job.hyperparameters, resolved.n_epochs)
     return dataclasses.replace(resolved, learning_rate=chosen["learning_rate"], checkpoint_epochs=between)
 

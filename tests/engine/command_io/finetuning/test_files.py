@@ -60,8 +60,8 @@ def test_results_of_rewards_have_openais_columns(tmp_path: Path) -> None:
 
 
 def test_few_examples_are_seen_often_enough_to_be_learned() -> None:
-    few = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 32, 112)
-    many = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 20_000, 112)
+    few = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 32, 112, width=576)
+    many = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 20_000, 112, width=576)
 
     assert (few.batch_size, few.steps_per_epoch, few.n_epochs) == (4, 8, 6)
     assert (few.learning_rate, few.replayed_per_step, few.num_replayed) == (4e-4, 2.0, 96)
@@ -85,10 +85,24 @@ def test_few_examples_are_seen_often_enough_to_be_learned() -> None:
 def test_different_answers_of_a_small_file_are_seen_more_often(
     num_items: int, num_answers: int, chosen: tuple[int, int, int, float]
 ) -> None:
-    found = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), num_items, 112, num_answers)
+    found = resolve_hyperparameters(
+        TrainingMethod.SUPERVISED, Hyperparameters(), num_items, 112, num_answers, width=576
+    )
 
     assert (found.batch_size, found.n_epochs, found.num_steps, found.learning_rate) == chosen
     assert found.replayed_per_step == found.batch_size / 2
+
+
+@pytest.mark.parametrize(
+    ("width", "num_answers", "rate"),
+    [(64, 12, 1e-3), (576, 12, 1e-3), (896, 12, 3.3e-4), (1536, 12, 2e-4), (1536, 2, 4e-4)],
+)
+def test_a_small_file_of_different_answers_takes_a_lower_rate_on_wider_models(
+    width: int, num_answers: int, rate: float
+) -> None:
+    found = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 12, 112, num_answers, width=width)
+
+    assert found.learning_rate == pytest.approx(rate, rel=0.01)
 
 
 @pytest.mark.parametrize(("given", "n_epochs", "between"), [(None, 3, 1), (None, 20, 2), (None, 11, 2), (20, 20, 1)])
@@ -102,7 +116,7 @@ def test_what_is_given_is_not_chosen() -> None:
     given = Hyperparameters(
         n_epochs=7, batch_size=3, learning_rate_multiplier=2.0, beta=0.5, rpo_alpha=0.0, lora_rank=4, replay=0.0
     )
-    found = resolve_hyperparameters(TrainingMethod.DPO, given, 9, 112)
+    found = resolve_hyperparameters(TrainingMethod.DPO, given, 9, 112, width=576)
 
     assert (found.n_epochs, found.batch_size, found.num_steps) == (7, 3, 21)
     assert (found.learning_rate, found.beta, found.rpo_alpha) == (1e-3, 0.5, 0.0)
@@ -110,7 +124,7 @@ def test_what_is_given_is_not_chosen() -> None:
 
 
 def test_nothing_is_replayed_without_questions() -> None:
-    found = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 32, 0)
+    found = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 32, 0, width=576)
 
     assert (found.replayed_per_step, found.num_replayed) == (0.0, 0)
 

@@ -119,7 +119,7 @@ def test_the_rank_that_is_trained_can_be_served(method: TrainingMethod, max_rank
     body = {"method": {"type": method.value}}
     found_method, found = _read(body, max_rank=max_rank)
     assert found_method is method
-    assert resolve_hyperparameters(method, found, 100, 0).rank <= max_rank
+    assert resolve_hyperparameters(method, found, 100, 0, width=576).rank <= max_rank
 
 
 @pytest.mark.parametrize("method", [*TrainingMethod])
