@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InvalidRequest, ModelUnusable, StartupError, TextUnusable
+from engine.errors import EngineStopped, InvalidRequest, ModelUnusable, StartupError, TextUnusable
 from server.text.chat_templates.control_text import ControlTexts, HiddenTexts
 from server.text.chat_templates.message_content import (
     TRIAL_PARTS,
@@ -35,6 +35,7 @@ from server.text.chat_templates.runner import (
     TemplateOverrun,
     TemplateRefusal,
     TemplateRunner,
+    TemplateStopped,
     TemplateUnreadable,
 )
 
@@ -172,6 +173,8 @@ class ChatTemplate:
         except TemplateOverrun as error:
             if self._is_on_trial:
                 raise _startup_error("render a short chat", error) from error
+            if isinstance(error, TemplateStopped):
+                raise EngineStopped(str(error)) from error
             raise InvalidRequest(
                 f"the chat template cannot render these messages: {error}", param="messages"
             ) from error

@@ -18,7 +18,13 @@ from typing import Any
 
 from engine.child_processes.lifetime import describe_exit
 from server.text.chat_templates.messages import FAILURES, MessageKind, receive_message, send_message
-from server.text.chat_templates.runner import TemplateFacts, TemplateInterrupted, TemplateLimits, TemplateOverrun
+from server.text.chat_templates.runner import (
+    TemplateFacts,
+    TemplateInterrupted,
+    TemplateLimits,
+    TemplateOverrun,
+    TemplateStopped,
+)
 
 _COMMAND = (sys.executable, "-P", "-m", "server.text.chat_templates.process")  # -P: not from the current folder
 _CLOCK_FACTOR = 2  # seconds of real time for one of processor time, on a busy machine
@@ -48,7 +54,7 @@ class TemplateProcesses:
         return self._run(MessageKind.RENDER, source, variables).decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
-        """End all processes. Renderings in progress raise TemplateInterrupted."""
+        """End all processes. Renderings in progress raise TemplateStopped."""
         with self._lock:
             self._is_closed = True
             busy, idle = self._all.difference(self._idle), self._idle
@@ -66,6 +72,11 @@ class TemplateProcesses:
         process = self._take()
         try:
             reply, payload = process.ask(kind, marshal.dumps((source, None if variables is None else dict(variables))))
+        except TemplateOverrun:
+            self._end(process)
+            if self._is_closed:
+                raise TemplateStopped from None
+            raise
         except BaseException:
             self._end(process)
             raise
@@ -91,7 +102,7 @@ class TemplateProcesses:
                 self._all.add(process)
                 return process
         process.discard()
-        raise TemplateInterrupted("the server is shutting down")
+        raise TemplateStopped
 
     def _put_back(self, process: "_Process") -> None:
         with self._lock:

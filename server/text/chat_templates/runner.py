@@ -29,6 +29,13 @@ class TemplateInterrupted(TemplateOverrun):
     """The template's process was ended for a cause that may pass: a busy machine, too little memory, a shutdown."""
 
 
+class TemplateStopped(TemplateInterrupted):
+    """The server is shutting down and runs no more templates."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
     """Facts from a template's source. variables: names that the template reads and does not set. texts: its string

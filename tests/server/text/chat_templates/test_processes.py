@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InvalidRequest, ModelUnusable, StartupError, TextUnusable
+from engine.errors import EngineStopped, InvalidRequest, ModelUnusable, StartupError, TextUnusable
 from server.text.chat_templates import processes as template_processes
 from server.text.chat_templates.chat_template import ChatTemplate
 from server.text.chat_templates.direct_templates import DirectTemplates
@@ -180,6 +180,19 @@ def test_an_end_that_is_not_the_templates_fault_may_pass(end: Callable[[Template
     with pytest.raises(StartupError, match="cannot be read now: the server is shutting down") as refused:
         ChatTemplate("x", {}, frozenset(), processes)
     assert not isinstance(refused.value, ModelUnusable)
+
+
+def test_a_client_whose_rendering_a_shutdown_ends_is_not_at_fault() -> None:
+    processes = TemplateProcesses(TemplateLimits(seconds=DEADLINE_S, num_bytes=NUM_BYTES))
+    template = ChatTemplate(LOOP, {}, frozenset(), processes)
+    template.end_trial()
+    with ThreadPoolExecutor() as executor:
+        rendering = executor.submit(template.render, CHAT)
+        wait_until(lambda: not processes._idle, "the template runs")
+        processes.close()
+        error = rendering.exception(DEADLINE_S)
+    assert isinstance(error, EngineStopped)
+    assert str(error) == "the server is shutting down"
 
 
 def test_real_time_that_other_work_may_have_taken_is_not_the_templates_fault(monkeypatch: pytest.MonkeyPatch) -> None:
