@@ -1,7 +1,10 @@
 """Parity: tiny random checkpoints written by transformers, loaded by us, logits compared row by row."""
 
+import functools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,21 +42,49 @@ class Column(NamedTuple):
 CPU = Column(CpuAttention(), None)
 
 
+class Reference:
+    """A random model of transformers, its checkpoint, and its logits for prompts of LENGTHS."""
+
+    def __init__(self, variant: str, folder: Path) -> None:
+        self.model = random_model(ALL_VARIANTS[variant]())
+        self.folder = folder
+        save_model(self.model, folder)
+        self.prompts = random_prompts(LENGTHS)
+        self.truths = [truth(self.model, prompt) for prompt in self.prompts]
+
+    @cached_property
+    def rounded_truths(self) -> list[torch.Tensor]:
+        """Logits of the same model in bf16."""
+        rounded = type(self.model).from_pretrained(
+            self.folder, dtype=torch.bfloat16, attn_implementation=exact_attention(self.model.config)
+        )
+        return [truth(rounded, prompt) for prompt in self.prompts]
+
+
 @dataclass(frozen=True)
 class Pair:
-    """A model of transformers, its checkpoint, its fp32 logits for prompts of LENGTHS, and what we compute with."""
+    """A model of transformers, and the columns that compute it."""
 
-    model: PreTrainedModel
-    folder: Path
-    prompts: list[list[int]]
-    truths: list[torch.Tensor]
+    reference: Reference
     column: Column
     decoders: dict[torch.dtype, Decoder] = field(default_factory=dict)  # loaded once
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.reference.model
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return self.reference.prompts
+
+    @property
+    def truths(self) -> list[torch.Tensor]:
+        return self.reference.truths
 
     def run(self, dtype: torch.dtype = torch.float32) -> PagedRun:
         backend = self.column.backend
         if dtype not in self.decoders:
-            self.decoders[dtype] = load_folder(self.folder, dtype, backend, ops=self.column.ops)
+            self.decoders[dtype] = load_folder(self.reference.folder, dtype, backend, ops=self.column.ops)
         decoder = self.decoders[dtype]
         for attention in decoder.spec.attention_specs:
             if reason := backend.unsupported(attention, dtype, dtype, torch.device("cpu")):
@@ -72,16 +103,15 @@ def column(request: pytest.FixtureRequest) -> Column:
     return CPU if request.param == "cpu" else Column(ReferenceAttention(), Operations())
 
 
+@pytest.fixture(scope="session")
+def reference_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
+    """A function that makes a variant's reference once, for all columns."""
+    return functools.cache(lambda variant: Reference(variant, tmp_path_factory.mktemp(variant)))
+
+
 @pytest.fixture(scope="module", params=ALL_VARIANTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, column: Column) -> Pair:
-    return make_pair(request.param, tmp_path_factory.mktemp(request.param), column)
-
-
-def make_pair(variant: str, folder: Path, column: Column) -> Pair:
-    model = random_model(ALL_VARIANTS[variant]())
-    save_model(model, folder)
-    prompts = random_prompts(LENGTHS)
-    return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], column)
+def pair(request: pytest.FixtureRequest, reference_of: Callable[[str], Reference], column: Column) -> Pair:
+    return Pair(reference_of(request.param), column)
 
 
 def random_prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
@@ -122,7 +152,11 @@ def test_fp32_logits_equal_transformers(pair: Pair) -> None:
     pair.check(run_in_chunks(pair.run(), pair.prompts, chunk=max(LENGTHS)), pair.truths)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, BLOCK_SIZE + 1])
+@pytest.mark.parametrize(
+    ("column", "chunk"),
+    [("cpu", 1), ("cpu", 3), ("cpu", BLOCK_SIZE + 1), ("torch", 3)],
+    indirect=["column"],
+)
 def test_fp32_logits_do_not_depend_on_chunks(pair: Pair, chunk: int) -> None:
     pair.check(run_in_chunks(pair.run(), pair.prompts, chunk), pair.truths)
 
@@ -190,15 +224,12 @@ def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
 
 def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
     ours = run_in_chunks(pair.run(torch.bfloat16), pair.prompts, chunk=max(LENGTHS))
-    rounded = type(pair.model).from_pretrained(
-        pair.folder, dtype=torch.bfloat16, attn_implementation=exact_attention(pair.model.config)
-    )
-    theirs = [truth(rounded, prompt) for prompt in pair.prompts]
 
     exact = torch.cat(pair.truths)
     num_lowest = len(exact) // (2 if has_experts(pair) else 1)
     our_error, their_error = (
-        lowest((torch.cat(rows) - exact).pow(2).mean(-1), num_lowest).sqrt() for rows in (ours, theirs)
+        lowest((torch.cat(rows) - exact).pow(2).mean(-1), num_lowest).sqrt()
+        for rows in (ours, pair.reference.rounded_truths)
     )
     divergence = torch.nn.functional.kl_div(
         torch.cat(ours).log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="none"

@@ -1,5 +1,7 @@
 """The decoder's parity tests over a second layout of the KV cache, which only its back end knows."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -9,10 +11,11 @@ from tests.helpers.mixed_kv import MixedKV
 from tests.models.families.test_parity import (  # noqa: F401 (collected here, with the fixtures of this module)
     Column,
     Pair,
-    make_pair,
+    Reference,
+    reference_of,
+    run_in_chunks,
     test_bf16_errors_are_within_twice_those_of_transformers,
     test_fp32_logits_after_a_prefix_hit,
-    test_fp32_logits_do_not_depend_on_chunks,
     test_fp32_logits_equal_transformers,
     test_fp32_logits_of_output_rows_and_of_what_follows_them,
     test_fp32_logits_of_prefill_and_decode_in_one_batch,
@@ -27,8 +30,12 @@ def column() -> Column:
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, column: Column) -> Pair:
-    return make_pair(request.param, tmp_path_factory.mktemp(request.param), column)
+def pair(request: pytest.FixtureRequest, reference_of: Callable[[str], Reference], column: Column) -> Pair:  # noqa: F811
+    return Pair(reference_of(request.param), column)
+
+
+def test_fp32_logits_do_not_depend_on_chunks(pair: Pair) -> None:
+    pair.check(run_in_chunks(pair.run(), pair.prompts, chunk=3), pair.truths)
 
 
 def test_keys_and_values_have_dtypes_of_their_own(pair: Pair) -> None:
