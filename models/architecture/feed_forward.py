@@ -87,13 +87,19 @@ class RouterSpec:
 
 @dataclass(frozen=True, slots=True)
 class MoESpec:
-    """A mixture of experts: the weighted sum of the selected experts' outputs, plus the output of a shared expert."""
+    """A mixture of experts: the weighted sum of the selected experts' outputs, plus the output of a shared expert.
+
+    With `latent_size`, a matrix brings rows to that size, in which the selected experts compute, and another one brings
+    their sum back; the router and the shared expert take the rows as they are.
+    """
 
     num_experts: int
     expert: MLPSpec
     router: RouterSpec
     shared: MLPSpec | None = None
     has_shared_gate: bool = False  # shared output times sigmoid(w . x): Qwen2-MoE
+    latent_size: int | None = None  # Nemotron 3 Super
+    has_latent_bias: bool = False
 
     def contradiction(self) -> str | None:
         """Return why routing cannot work, such as more experts per token than exist, or None. Kernels do not check."""

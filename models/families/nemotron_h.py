@@ -94,11 +94,6 @@ def _space(config: HFConfig, spec: DecoderSpec) -> StateSpaceSpec:
 
 
 def _experts(config: HFConfig) -> MoESpec:
-    if config.has("moe_latent_size"):
-        raise UnsupportedModelError(
-            f"{config.source}: experts in a latent size (moe_latent_size {config.integer('moe_latent_size')}) are not "
-            "supported"
-        )
     activation, has_bias = config.activation("mlp_hidden_act", "relu2"), config.boolean("mlp_bias", False)
     shared_size = config.integer("moe_shared_expert_intermediate_size", 7688)
     return MoESpec(
@@ -115,6 +110,8 @@ def _experts(config: HFConfig) -> MoESpec:
             scale=config.number("routed_scaling_factor", 1.0),
         ),
         shared=MLPSpec(shared_size, activation, is_gated=False, has_up_bias=has_bias, has_down_bias=has_bias),
+        latent_size=config.integer("moe_latent_size") if config.has("moe_latent_size") else None,
+        has_latent_bias=has_bias,
     )
 
 
@@ -136,6 +133,8 @@ _LAYERS = {
     "layers.{i}.mixer.down_proj.*": To("layers.{i}.mlp.down"),
     "layers.{i}.mixer.gate.weight": To("layers.{i}.mlp.router"),
     "layers.{i}.mixer.gate.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
+    "layers.{i}.mixer.fc1_latent_proj.*": To("layers.{i}.mlp.latent_down"),
+    "layers.{i}.mixer.fc2_latent_proj.*": To("layers.{i}.mlp.latent_up"),
     "layers.{i}.mixer.experts.{e}.up_proj.*": To("layers.{i}.mlp.experts.{e}.up"),
     "layers.{i}.mixer.experts.{e}.down_proj.*": To("layers.{i}.mlp.experts.{e}.down"),
     "layers.{i}.mixer.experts.up_proj": To("layers.{i}.mlp.experts.{e}.up"),
@@ -167,6 +166,8 @@ _GGUF_NAMES = {
     "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up"),
     "blk.{i}.ffn_up_exps.*": To("layers.{i}.mlp.experts.{e}.up"),
     "blk.{i}.ffn_up_shexp.*": To("layers.{i}.mlp.shared.up"),
+    "blk.{i}.ffn_latent_down.*": To("layers.{i}.mlp.latent_down"),
+    "blk.{i}.ffn_latent_up.*": To("layers.{i}.mlp.latent_up"),
     "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 

@@ -94,6 +94,17 @@ class ExpertLayer:
 SharedExpert = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
+class LatentExperts(NamedTuple):
+    """Projections around experts that compute in another size than the layer's.
+
+    enter: rows [T, K] -> the experts' input [T, latent], in the rows' dtype. leave: (their sum [T, latent], residual or
+    None, dtype) -> [T, K] in that dtype, plus the residual, which may be overwritten.
+    """
+
+    enter: Callable[[torch.Tensor], torch.Tensor]
+    leave: Callable[[torch.Tensor, torch.Tensor | None, torch.dtype], torch.Tensor]
+
+
 class Draw(NamedTuple):
     """Sampling parameters of a row (top_k 0, top_p 1 and min_p 0 are off), and its random number in [0, 1)."""
 

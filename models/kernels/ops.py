@@ -20,6 +20,7 @@ from models.kernels.operands import (
     DeltaGates,
     DeltaWeights,
     ExpertLayer,
+    LatentExperts,
     ScanInputs,
     ScanWeights,
     SharedExpert,
@@ -77,7 +78,12 @@ class HeadProduct(NamedTuple):
 
 class Experts(Protocol):
     def __call__(
-        self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None, shared: SharedExpert | None
+        self,
+        x: torch.Tensor,
+        norm: Prologue,
+        residual: torch.Tensor | None,
+        shared: SharedExpert | None,
+        latent: LatentExperts | None = None,
     ) -> torch.Tensor:
         """Return the chosen experts' outputs for norm(x) and the shared expert's, added to the residual: [T, K].
 

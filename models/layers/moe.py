@@ -12,11 +12,11 @@ from torch import nn
 
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterSpec
 from models.compute import ComputeConfig
-from models.kernels.operands import ExpertLayer, RouterWeights
+from models.kernels.operands import ExpertLayer, LatentExperts, RouterWeights, SharedExpert
 from models.kernels.ops import Experts
 from models.kernels.row_input import IDENTITY, Prologue
 from models.layers.mlp import MLP
-from models.linear.linear import empty_parameter
+from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 
 
@@ -47,8 +47,15 @@ class MoE(nn.Module):
         self._ops = compute.ops
         self.router = Router(spec.router, spec.num_experts, hidden_size)
         self.experts = nn.ModuleList(
-            MLP(spec.expert, hidden_size, compute=compute, method=method) for _ in range(spec.num_experts)
+            MLP(spec.expert, spec.latent_size or hidden_size, compute=compute, method=method)
+            for _ in range(spec.num_experts)
         )
+        self.latent_down: Linear | None = None
+        self.latent_up: Linear | None = None
+        if (size := spec.latent_size) is not None:
+            assert not spec.has_shared_gate, "it multiplies the shared output where the experts' outputs are added"
+            self.latent_down = Linear(hidden_size, size, has_bias=spec.has_latent_bias, method=method)
+            self.latent_up = Linear(size, hidden_size, has_bias=spec.has_latent_bias, method=method)
         self.shared: MLP | None = None
         if spec.shared is not None:
             self.shared = MLP(spec.shared, hidden_size, compute=compute, method=method)
@@ -64,12 +71,22 @@ class MoE(nn.Module):
     ) -> torch.Tensor:
         """Return MoE(norm(x)) (+ residual): [T, hidden]. residual: may be overwritten, and may be x.
 
-        adapter_slots: each row's adapter slot, [T] int32, or None; only the shared expert can have adapters.
+        adapter_slots: each row's adapter slot, [T] int32, or None; the experts have no adapters.
         """
-        shared = self.shared
-        if shared is None:
-            return self._experts(x, norm, residual, None)
-        return self._experts(x, norm, residual, lambda rows, added: shared(rows, IDENTITY, added, adapter_slots))
+        return self._experts(x, norm, residual, self._shared_expert(adapter_slots), self._latent(adapter_slots))
+
+    def _shared_expert(self, adapter_slots: torch.Tensor | None) -> SharedExpert | None:
+        if (shared := self.shared) is None:
+            return None
+        return lambda rows, added: shared(rows, IDENTITY, added, adapter_slots)
+
+    def _latent(self, adapter_slots: torch.Tensor | None) -> LatentExperts | None:
+        if (down := self.latent_down) is None or (up := self.latent_up) is None:
+            return None
+        return LatentExperts(
+            lambda rows: down(rows, adapter_slots=adapter_slots),
+            lambda mixed, added, dtype: up(mixed, residual=added, out_dtype=dtype, adapter_slots=adapter_slots),
+        )
 
     @cached_property
     def _experts(self) -> Experts:

@@ -94,6 +94,7 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "bounded queries, keys and values": lambda layer: layer.qkv_limit is not None,
     "xIELU": lambda layer: isinstance(layer.mlp, MLPSpec) and layer.mlp.activation is Activation.XIELU,
     "experts": lambda layer: isinstance(layer.mlp, MoESpec),
+    "experts in a latent size": lambda layer: isinstance(layer.mlp, MoESpec) and layer.mlp.latent_size is not None,
     "shared experts": lambda layer: isinstance(layer.mlp, MoESpec) and layer.mlp.shared is not None,
 }
 

@@ -78,7 +78,7 @@ class KernelLibrary:
         self.scaled_linear = self._bind("hr_scaled_linear", _LINEAR + "pif")
         self.quantize = self._bind("hr_quantize", "pillilpp")
         # mixture of experts
-        self.moe_rows = self._bind("hr_moe_rows", "pplppii")
+        self.moe_rows = self._bind("hr_moe_rows", "ppplppii")
         self.route_rows = self._bind("hr_route_rows", "pplpp")
         # recurrence
         self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")

@@ -9,7 +9,7 @@ from models.architecture.feed_forward import GroupScore, RouterScore
 from models.kernels.cpu.library import KernelLibrary, address
 from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.rows import prepare_rows
-from models.kernels.operands import ExpertLayer, SharedExpert
+from models.kernels.operands import ExpertLayer, LatentExperts, SharedExpert
 from models.kernels.row_input import Prologue
 
 _MAX_SEGMENTS = 2  # gate and up
@@ -50,7 +50,7 @@ class _MoE(ctypes.Structure):
         ("scales_input", ctypes.c_int32),
         ("activation", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("activation_weight", "up", "down")),
-        *((name, ctypes.c_int64) for name in ("inner", "inner_columns")),
+        *((name, ctypes.c_int64) for name in ("columns", "inner", "inner_columns")),
         ("rows_per_expert", ctypes.c_void_p),
     )
 
@@ -87,7 +87,7 @@ class NativeExperts:
         self._keep_alive = (experts, tensors)
         *addresses, activation_weight = map(address, tensors)
         self._router = _Router(
-            *(*addresses, ups[0].columns, len(experts)),
+            *(*addresses, router.weight.shape[1], len(experts)),
             *(spec.experts_per_token, _SCORES[spec.score], spec.renormalizes),
             *(spec.num_groups, spec.groups_per_token, spec.group_score is GroupScore.BEST_TWO),
             *(spec.scale, spec.sum_floor, spec.jitter),
@@ -95,7 +95,7 @@ class NativeExperts:
         self._moe = _MoE(
             *(self._router, spec.scales_input, activation.kind, activation_weight),
             *(ctypes.addressof(self._up), ctypes.addressof(self._down)),
-            *(downs[0].columns, ups[0].rows, layer.rows_per_expert.data_ptr()),
+            *(ups[0].columns, downs[0].columns, ups[0].rows, layer.rows_per_expert.data_ptr()),
         )
 
     def _linear(self, linear: PackedLinear) -> _ExpertLinear:
@@ -109,26 +109,50 @@ class NativeExperts:
         )
 
     def __call__(
-        self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None, shared: SharedExpert | None
+        self,
+        x: torch.Tensor,
+        norm: Prologue,
+        residual: torch.Tensor | None,
+        shared: SharedExpert | None,
+        latent: LatentExperts | None = None,
     ) -> torch.Tensor:
         rows, of_shared = prepare_rows(x, norm.row_input, library=self._library), None
         if shared is not None and not self._has_shared_gate and residual is not None:
             residual = shared(rows, residual)
         elif shared is not None:
             of_shared = shared(rows, None)
+        if latent is not None:
+            inputs = latent.enter(rows)
+            mixed = torch.empty(inputs.shape, dtype=inputs.dtype)
+            self.compute(rows, None, mixed, adds=False, inputs=inputs)
+            dtype = x.dtype if residual is None else residual.dtype
+            return latent.leave(mixed, of_shared if residual is None else residual, dtype)
         out = torch.empty(x.shape, dtype=x.dtype) if residual is None else residual
         self.compute(rows, of_shared, out, adds=residual is not None)
         return out
 
-    def compute(self, rows: torch.Tensor, shared: torch.Tensor | None, out: torch.Tensor, *, adds: bool) -> None:
+    def compute(
+        self,
+        rows: torch.Tensor,
+        shared: torch.Tensor | None,
+        out: torch.Tensor,
+        *,
+        adds: bool,
+        inputs: torch.Tensor | None = None,
+    ) -> None:
         """Write the experts' outputs for `rows` [T, K] fp32 to `out` [T, K], contiguous; with `adds`, add them to it.
 
         shared: output of the shared expert, [T, K] fp32, added too, times sigmoid(shared_gate . row) if it has a gate.
+        inputs: [T, latent] fp32, of the experts in place of the rows; `out` has that shape, and there is no `shared`.
         """
+        inputs = rows if inputs is None else inputs
         assert rows.is_contiguous()
+        assert inputs.is_contiguous()
         assert out.is_contiguous()
+        assert out.shape == inputs.shape
+        assert shared is None or inputs is rows
         self._library.moe_rows(
-            *(ctypes.addressof(self._moe), rows.data_ptr(), len(rows), address(shared)),
+            *(ctypes.addressof(self._moe), rows.data_ptr(), inputs.data_ptr(), len(rows), address(shared)),
             *(out.data_ptr(), out.dtype == torch.bfloat16, adds),
         )
 

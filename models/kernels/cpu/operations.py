@@ -86,8 +86,9 @@ class CpuOperations(Operations):
     def experts(self, layer: ExpertLayer) -> Experts:
         pairs = [expert.packed for expert in layer.experts]
         packed = [(up, down) for up, down in pairs if isinstance(up, PackedLinear) and isinstance(down, PackedLinear)]
-        columns = layer.router.weight.shape[1]
-        if len(packed) < len(pairs) or not supports_experts(packed) or not self._supports(columns):
+        if len(packed) < len(pairs) or not supports_experts(packed):
+            return super().experts(layer)
+        if not self._supports(layer.router.weight.shape[1], packed[0][0].columns):
             return super().experts(layer)
         return NativeExperts(layer, packed, library=self._library)
 

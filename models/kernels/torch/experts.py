@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from models.architecture.feed_forward import GroupScore, RouterScore, RouterSpec
-from models.kernels.operands import Expert, ExpertLayer, RouterWeights, SharedExpert
+from models.kernels.operands import Expert, ExpertLayer, LatentExperts, RouterWeights, SharedExpert
 from models.kernels.row_input import IDENTITY, Prologue
 
 
@@ -55,17 +55,25 @@ class RoutedExperts:
         self._layer = layer
 
     def __call__(
-        self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None, shared: SharedExpert | None
+        self,
+        x: torch.Tensor,
+        norm: Prologue,
+        residual: torch.Tensor | None,
+        shared: SharedExpert | None,
+        latent: LatentExperts | None = None,
     ) -> torch.Tensor:
         rows = norm(x)
-        total = self._routed(rows)
+        total = self._routed(rows, rows if latent is None else latent.enter(rows))
+        if latent is not None:
+            total = latent.leave(total.to(rows.dtype), None, torch.float32)
         if shared is not None:
             output, gate = shared(rows, None).to(torch.float32), self._layer.router.shared_gate
             total += output if gate is None else output * F.linear(rows.to(torch.float32), gate).sigmoid()
         return total.to(x.dtype) if residual is None else (residual + total).to(residual.dtype)
 
-    def _routed(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of the chosen experts' outputs: [T, K], fp32."""
+    def _routed(self, rows: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of the chosen experts' outputs for `inputs`: of their shape, fp32. The rows [T, K]
+        choose the experts."""
         layer = self._layer
         experts, weights = route(layer.spec, layer.router, rows)  # [T, chosen]
         order = experts.flatten().argsort(stable=True)  # pairs of row and expert, expert by expert
@@ -73,13 +81,13 @@ class RoutedExperts:
         layer.rows_per_expert.add_(counts)
         row_of_pair = order // experts.shape[1]
         weight_of_pair = weights.flatten()[order].unsqueeze(-1)  # [T * chosen, 1]
-        total = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
+        total = torch.zeros(inputs.shape, dtype=torch.float32, device=rows.device)
         start = 0
         for expert, count in zip(layer.experts, counts.tolist(), strict=True):
             if count == 0:
                 continue
             chosen, weight = row_of_pair[start : start + count], weight_of_pair[start : start + count]
-            total.index_add_(0, chosen, self._weighted(expert, rows[chosen], weight))
+            total.index_add_(0, chosen, self._weighted(expert, inputs[chosen], weight))
             start += count
         return total
 

@@ -126,6 +126,14 @@ STATE_SPACE_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
         use_conv_bias=False,
         n_groups=1,
     ),
+    "nemotron-h-latent-experts": lambda: nemotron_h(
+        layers_block_type=["moe", "linear_attention", "full_attention", "moe"],
+        n_routed_experts=6,
+        moe_intermediate_size=48,
+        moe_shared_expert_intermediate_size=80,
+        moe_latent_size=32,
+        mlp_bias=True,
+    ),
     "mamba2": mamba2,
     "mamba2-biases-tied": lambda: mamba2(
         use_bias=True, use_conv_bias=False, n_groups=1, tie_word_embeddings=True, layer_norm_epsilon=1e-3

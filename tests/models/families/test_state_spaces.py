@@ -75,8 +75,8 @@ def spec_of(config: PretrainedConfig, **changes: Any) -> DecoderSpec:
         (nemotron_h(), {"layers_block_type": "left out", "hybrid_override_pattern": "left out"}, "has neither"),
         (
             nemotron_h(layers_block_type=["moe", "linear_attention"]),
-            {"moe_latent_size": 32},
-            "experts in a latent size .moe_latent_size 32. are not supported",
+            {"moe_latent_size": 0},
+            "moe_latent_size is 0; it must be an integer from 1 to",
         ),
         (mamba2(), {"expand": 3}, "4 state space heads of 32 channels are 128, and by the expansion there are 192"),
         (mamba(), {"conv_kernel": 16}, "conv_kernel is 16; it must be an integer from 2 to 8"),

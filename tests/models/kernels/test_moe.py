@@ -23,7 +23,7 @@ from models.kernels.cpu.moe import NativeExperts
 from models.kernels.cpu.operations import CpuOperations
 from models.kernels.cpu.packed_weight import NativeWeight, pack_weight
 from models.kernels.formats import WeightFormat
-from models.kernels.operands import ExpertLayer, RouterWeights
+from models.kernels.operands import ExpertLayer, LatentExperts, RouterWeights
 from models.kernels.row_input import IDENTITY, Elementwise, InputKind, Prologue, RowInput
 from models.kernels.torch.experts import route
 from models.layers.mlp import MLP
@@ -92,7 +92,7 @@ class PackedExpert:
         up, down = expert.linears
         self.packed = (
             self._packed(up, [INNER] * (up.out_features // INNER), held, library),
-            self._packed(down, [HIDDEN], held, library),
+            self._packed(down, [down.out_features], held, library),
         )
 
     def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
@@ -200,6 +200,33 @@ def test_shared_expert_and_residual_are_added(
         return output if added is None else added.add_(output)
 
     got = experts(x, norm, residual, shared)
+
+    assert got.dtype == dtype
+    assert_near(got.float(), want, 0.05)
+
+
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_experts_compute_in_a_latent_size(column: Column, has_residual: bool, dtype: torch.dtype) -> None:
+    spec = MoESpec(EXPERTS, GATED, PLAIN_ROUTER, shared=GATED, latent_size=32, has_latent_bias=True)
+    moe = random_moe(spec)
+    x, residual = rows(20).to(dtype), rows(20, seed=2).to(dtype) if has_residual else None
+    chosen, weights = route(moe.router.spec, router_weights(moe), x)
+    outputs = torch.stack([expert(moe.latent_down(x.float()), IDENTITY) for expert in moe.experts], dim=1)  # [T, E, L]
+    mixed = (outputs.gather(1, chosen.unsqueeze(-1).expand(-1, -1, 32)) * weights.unsqueeze(-1)).sum(dim=1)
+    added = 0.0 if residual is None else residual.float()
+    want = moe.latent_up(mixed) + moe.shared(x.float(), IDENTITY) + added
+    experts = column(dtype).experts(packed_layer(moe, column.kernels or required_library()))
+    latent = LatentExperts(
+        lambda rows: moe.latent_down(rows.float()).to(rows.dtype),
+        lambda mixed, added, dtype: moe.latent_up(mixed.float(), residual=added, out_dtype=dtype),
+    )
+
+    def shared(rows: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
+        output = moe.shared(rows.float(), IDENTITY)
+        return output if added is None else added.add_(output)
+
+    got = experts(x, IDENTITY, residual, shared, latent)
 
     assert got.dtype == dtype
     assert_near(got.float(), want, 0.05)

@@ -9,7 +9,8 @@
 //
 //   rows [M, K] --gather--> up tasks --> inner [pairs, I or 2 I] --> down tasks (activation) --> results [pairs, K] --> out
 //
-// Many rows are computed in panels, so that inner and results stay bounded.
+// Many rows are computed in panels, so that inner and results stay bounded. Experts may take other rows than the router, of
+// another size L, which the results then have, too.
 #include <algorithm>
 #include <numeric>
 #include <vector>
@@ -39,6 +40,7 @@ struct hr_moe {
   int32_t activation;    // InputKind between the two layers
   const float* activation_weight;
   const hr_expert_linear *up, *down;  // [E]
+  int64_t columns;                    // L, of the experts' inputs and results: that of the router's rows, or another
   int64_t inner, inner_columns;       // I, columns of what `up` gives: I or 2 I
   int64_t* rows_per_expert;           // [E], added to
 };
@@ -154,7 +156,7 @@ void multiply(const hr_expert_linear& linear, const Task& task, const float* x, 
 
 // The rows of an expert, contiguous: in place if they are neighbors and not weighted, else copied.
 const float* gather(const hr_moe& moe, const Pairs& pairs, int expert, const float* rows) {
-  const int64_t columns = moe.router.columns;
+  const int64_t columns = moe.columns;
   const int first = pairs.first[expert], count = pairs.count(expert);
   const int32_t start = pairs.row[first];
   if (!moe.scales_input && pairs.row[first + count - 1] - start == count - 1) return rows + start * columns;
@@ -190,7 +192,7 @@ struct PanelMemory {
 
 void compute_panel(const hr_moe& moe, const float* rows, PanelMemory& memory) {
   const Pairs& pairs = memory.pairs;
-  const int64_t columns = moe.router.columns;
+  const int64_t columns = moe.columns;
   const InputSpec plain{InputKind::kPlain, nullptr, nullptr, 0};
   const InputSpec activation{static_cast<InputKind>(moe.activation), moe.activation_weight, nullptr, 0};
   compute_layer(moe.up, pairs, [&](int expert) { return gather(moe, pairs, expert, rows); }, columns, columns, plain,
@@ -203,7 +205,7 @@ void compute_panel(const hr_moe& moe, const float* rows, PanelMemory& memory) {
 template <class Element>
 void combine(const hr_moe& moe, const PanelMemory& memory, int64_t row, const float* shared, float gate, Element* out,
              bool adds) {
-  const int64_t columns = moe.router.columns;
+  const int64_t columns = moe.columns;
   const int32_t* place = &memory.pairs.place[row * moe.router.chosen];
   for (int64_t k = 0; k < columns; k += 16) {
     F32x16 sum = adds ? load_lanes(out + k) : broadcast(0.0f);
@@ -217,17 +219,18 @@ void combine(const hr_moe& moe, const PanelMemory& memory, int64_t row, const fl
 }
 
 template <class Element>
-void run(const hr_moe& moe, const float* rows, int64_t num_rows, const float* shared, Element* out, bool adds) {
+void run(const hr_moe& moe, const float* rows, const float* inputs, int64_t num_rows, const float* shared, Element* out,
+         bool adds) {
   Routing& routing = thread_scratch<Routing>();
   PanelMemory& memory = thread_scratch<PanelMemory>();
-  const int64_t columns = moe.router.columns, chosen = moe.router.chosen;
+  const int64_t columns = moe.columns, chosen = moe.router.chosen;
   route(moe.router, rows, num_rows, routing);
   const int64_t row_bytes = chosen * (moe.inner_columns + columns) * sizeof(float);
   const int64_t panel = std::max<int64_t>(1, kPanelBytes / row_bytes);
   for (int64_t from = 0; from < num_rows; from += panel) {
     const int64_t count = std::min(panel, num_rows - from);
     memory.pairs.sort(moe, routing, from, count);
-    compute_panel(moe, rows + from * columns, memory);
+    compute_panel(moe, inputs + from * columns, memory);
     parallel_for(count, std::max<int64_t>(1, kCombinedAlone / (columns * chosen)), [&](int64_t r) {
       const int64_t row = from + r;
       const float gate = moe.router.shared_gate ? routing.gates[row] : 1.0f;
@@ -238,14 +241,14 @@ void run(const hr_moe& moe, const float* rows, int64_t num_rows, const float* sh
 
 }  // namespace
 
-// rows [M, K] fp32: input of router and experts. shared: null, or [M, K] fp32, the shared expert's output. out [M, K], bf16 or
-// fp32, contiguous: with `adds` it is added to, else overwritten. K and I are multiples of 16.
-HR_API void hr_moe_rows(const hr_moe* moe, const float* rows, int64_t num_rows, const float* shared, void* out, int out_is_bf16,
-                        int adds) {
+// rows [M, K] fp32: input of the router. inputs [M, L] fp32: of the experts. shared: null, or [M, L] fp32, the shared expert's
+// output. out [M, L], bf16 or fp32, contiguous: with `adds` it is added to, else overwritten. K, L and I are multiples of 16.
+HR_API void hr_moe_rows(const hr_moe* moe, const float* rows, const float* inputs, int64_t num_rows, const float* shared,
+                        void* out, int out_is_bf16, int adds) {
   if (out_is_bf16)
-    run(*moe, rows, num_rows, shared, static_cast<Bf16*>(out), adds != 0);
+    run(*moe, rows, inputs, num_rows, shared, static_cast<Bf16*>(out), adds != 0);
   else
-    run(*moe, rows, num_rows, shared, static_cast<float*>(out), adds != 0);
+    run(*moe, rows, inputs, num_rows, shared, static_cast<float*>(out), adds != 0);
 }
 
 HR_REPLAYABLE(hr_moe_rows)
