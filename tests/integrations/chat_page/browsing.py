@@ -107,7 +107,7 @@ class Cards:
         context.route("**/v1/models", self._answer)
 
     def _answer(self, route: Route) -> None:
-        response = route.fetch()
+        response = route.fetch(max_retries=3)  # of connections that the server closes, idle
         body = response.json()
         body["data"] = [card for card in body["data"] if card["id"] not in self.hidden]
         for card in body["data"]:

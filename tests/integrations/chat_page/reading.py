@@ -100,6 +100,7 @@ def _import(page: Page, *contents: str) -> Locator:
     file = {"name": "c.json", "mimeType": "application/json", "buffer": _conversation(*contents).encode()}
     page.locator("#import-file").set_input_files(file)
     title = page.locator(".conversations .title").first
+    title.wait_for(state="attached")
     if not title.is_visible():
         page.get_by_label("Show or hide the list").click()
     title.click()

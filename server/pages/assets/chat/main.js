@@ -60,6 +60,7 @@ byId("import-file").addEventListener("change", async (event) => {
 document.addEventListener("keydown", (event) => {
   if (byId("dialog").open) return;
   if (event.key === "Escape") {
+    if (composer.takeBack()) return;
     if (isAnswering(page.current)) stop(page.current);
     else if (!closeSettings()) closeSidebar();
   } else if (isCommand(event, "o", { shift: true })) event.preventDefault(), newChat();

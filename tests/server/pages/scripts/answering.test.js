@@ -47,6 +47,14 @@ test("nor below another end that the conversation got meanwhile", async () => {
   assert.match(told.join(" "), /The conversation has changed meanwhile\. Look at its end, and send this again\./);
 });
 
+test("a question that is taken back meanwhile is not added", async () => {
+  const abort = new AbortController();
+  const sending = send(QUESTION, abort.signal);
+  abort.abort();
+  assert.equal(await sending, false);
+  assert.deepEqual(questions(), ["What?"]);
+});
+
 test("a question whose request cannot be made is taken back, and that is said", async () => {
   first.toolCalls = [null]; // as of a damaged record
   assert.equal(await send(QUESTION), false);

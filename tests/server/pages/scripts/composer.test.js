@@ -27,7 +27,7 @@ test("what is pasted or dropped while a message is being sent is not lost with i
     told.length = 0;
     assert.equal(paste(pasted).defaultPrevented, true);
     assert.equal(composer.draft.attachments.length, 1);
-    assert.match(told.join(" "), /The message is being sent\. Add this when it is gone\./);
+    assert.match(told.join(" "), /The message is being sent\. Add this when it is gone, or press Esc to take the message back\./);
   }
   told.length = 0;
   await composer.attach([new File(["x"], "dropped.txt")]);
@@ -37,4 +37,19 @@ test("what is pasted or dropped while a message is being sent is not lost with i
   await new Promise(setImmediate);
   paste({ text: LONG });
   assert.deepEqual(composer.draft.attachments.map(({ name }) => name), ["pasted-1.txt", "pasted-2.txt"]);
+});
+
+test("a message that is being sent can be taken back", async () => {
+  const signals = [];
+  const onSend = (_, signal) => (signals.push(signal), new Promise((resolve) => signal.addEventListener("abort", () => resolve(false))));
+  const composer = new Composer({ onSend, onEditLast() {}, onProblem() {}, onChange() {} });
+  composer.fill("Was it this?");
+  assert.equal(composer.takeBack(), false);
+  element("composer").dispatchEvent(new Event("submit"));
+  assert.equal(signals.length, 1);
+  assert.equal(composer.takeBack(), true);
+  await new Promise(setImmediate);
+  assert.equal(signals[0].aborted, true);
+  assert.equal(composer.draft.content, "Was it this?");
+  assert.equal(composer.takeBack(), false);
 });

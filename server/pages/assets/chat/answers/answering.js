@@ -29,12 +29,12 @@ const MAX_RUNS = 4; // a browser opens six connections to a server, and the page
 
 const runs = new Map(); // node id -> {conversation, node, abort}: what this tab receives
 
-/** Add a question to the conversation, and ask for its answer. Returns whether the question was taken. */
-export async function send({ content, attachments }) {
+/** Add a question to the conversation, and ask for its answer. Returns whether it was taken: not after `signal`. */
+export async function send({ content, attachments }, signal) {
   const { current } = page;
   const { leafId } = current;
   if (!canBeAsked(current, leafId)) return false;
-  const isFitting = await fits(current, { content, attachments });
+  const isFitting = await fits(current, { content, attachments }, signal);
   if (!isFitting || page.current !== current || !canBeAsked(current, leafId)) return false;
   const node = addNode(current, current.leafId, { role: "user", content, attachments });
   if (answer(current, node.id, [node])) return true;

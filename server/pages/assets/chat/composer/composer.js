@@ -9,20 +9,20 @@ import { isLong, isOfFiles, readFile } from "./files.js";
 
 const placeOf = (conversation) => `headrace.draft.${conversation.rootIds.length > 0 ? conversation.id : "new"}`;
 
-const IS_SENDING = "The message is being sent. Add this when it is gone.";
+const IS_SENDING = "The message is being sent. Add this when it is gone, or press Esc to take the message back.";
 
 const withoutFailed = (files) => files.filter(({ hasFailed }) => !hasFailed);
 
 /**
- * `onSend({content, attachments})` resolves to whether the message was taken. `onChange()` is called when it is another
- * one. `onProblem(text)` is told why a file cannot be attached.
+ * `onSend({content, attachments}, signal)` resolves to whether the message was taken; once `signal` is aborted, it is not
+ * taken any more. `onChange()` is called when it is another one. `onProblem(text)` is told why a file cannot be attached.
  */
 export class Composer {
   #files = [];
   #input = byId("input");
   #place = placeOf(page.current); // where what is written belongs
   #filesElsewhere = new Map(); // place -> files that were not sent
-  #isSending = false;
+  #sending = null; // an AbortController while a message is being sent
   #pasted = null; // {file, closeNotice}: what was pasted last, and the notice that says so
 
   constructor({ onSend, onEditLast, onProblem, onChange }) {
@@ -53,6 +53,12 @@ export class Composer {
     this.#input.focus();
   }
 
+  /** Take back a message that is being sent. Returns whether there was one. */
+  takeBack() {
+    this.#sending?.abort();
+    return this.#sending !== null;
+  }
+
   fill(content, attachments = []) {
     this.#input.value = content;
     this.#files = withoutFailed(attachments); // also what failed while another conversation was shown
@@ -70,7 +76,7 @@ export class Composer {
 
   /** Take the texts of text files and PDFs; what has no text, or too much, is refused in words. */
   async attach(files) {
-    if (this.#isSending) return say(IS_SENDING);
+    if (this.#sending) return say(IS_SENDING);
     await Promise.all([...files].map((file) => this.#attach(file)));
     this.focus();
   }
@@ -93,7 +99,7 @@ export class Composer {
 
   /** Attach a long text that is pasted, where it does not push the conversation out of sight. */
   #paste(event) {
-    if (this.#isSending) return event.preventDefault(), say(IS_SENDING);
+    if (this.#sending) return event.preventDefault(), say(IS_SENDING);
     const text = event.clipboardData.getData("text/plain");
     if (isOfFiles(event.clipboardData.files, text)) return event.preventDefault(), this.attach(event.clipboardData.files);
     if (!isLong(text)) return;
@@ -115,21 +121,23 @@ export class Composer {
 
   async #send() {
     const content = this.#input.value.trim();
-    if (this.#isSending || (!content && this.#files.length === 0)) return;
+    if (this.#sending || (!content && this.#files.length === 0)) return;
     if (this.#files.some(({ isReading }) => isReading)) return say("A file is still being read. Send again when its name stands alone.");
-    this.#setSending(true);
-    const sending = this.onSend({ content, attachments: this.#files.map(({ name, text }) => ({ name, text })) });
-    const isTaken = await sending.finally(() => this.#setSending(false));
+    const abort = new AbortController();
+    this.#setSending(abort);
+    const sending = this.onSend({ content, attachments: this.#files.map(({ name, text }) => ({ name, text })) }, abort.signal);
+    const isTaken = await sending.finally(() => this.#setSending(null));
     if (!isTaken) return;
     this.fill("");
     this.#place = placeOf(page.current); // a new chat has become a conversation
   }
 
   /** Keep the message as it is while it is found out whether it fits. */
-  #setSending(isSending) {
-    this.#isSending = isSending;
-    this.#input.readOnly = isSending;
-    byId("attach").disabled = isSending;
+  #setSending(abort) {
+    this.#sending = abort;
+    this.#input.readOnly = abort !== null;
+    byId("attach").disabled = abort !== null;
+    for (const button of byId("attachments").querySelectorAll("button")) button.disabled = abort !== null;
   }
 
   #changed() {

@@ -14,12 +14,13 @@ const COUNT_FOR_MS = 10_000; // then the server is asked with the request itself
 /**
  * Whether `draft`, {content, attachments}, fits below the shown end of `conversation` into the context of each model that
  * would answer. If it does not, that is shown with what helps; a model with more room that is chosen there makes it fit.
- * What the server cannot count now fits: it refuses what is too long.
+ * What the server cannot count now fits: it refuses what is too long. Nothing fits once `signal` is aborted.
  */
-export async function fits(conversation, draft) {
+export async function fits(conversation, draft, signal = new AbortController().signal) {
   const [first, ...others] = modelsOf(conversation);
   for (const id of [first, ...others]) {
-    const numTokens = await countNear(conversation, draft, cardOf(id));
+    const numTokens = await countNear(conversation, draft, cardOf(id), signal);
+    if (signal.aborted) return false;
     const maxTokens = answerTokens(settings);
     const limit = cardOf(id)?.max_model_len;
     if (numTokens === null || numTokens + Math.max(maxTokens, 1) <= limit) continue;
@@ -32,16 +33,16 @@ export async function fits(conversation, draft) {
     if (choice === "setting") openSettings("max_tokens");
     if (choice !== "model") return false;
     chooseModel(other.id);
-    return fits({ ...conversation, model: other.id }, draft);
+    return fits({ ...conversation, model: other.id }, draft, signal);
   }
   return true;
 }
 
 /** The tokens of a conversation with `draft`; null if they are few, cannot be counted, or a setting is wrong, which is told elsewhere. */
-async function countNear(conversation, draft, card) {
+async function countNear(conversation, draft, card, signal) {
   const isUnclear = card?.max_model_len && problemsOf(conversation, settings, card).length === 0 &&
     isNear(contextTokens(conversation, draft), card.max_model_len, answerTokens(settings));
   const request = isUnclear ? countingRequest(conversation, draft, card) : "";
   if (request === "") return null;
-  return knownCount(request) ?? countTokens(request, { signal: AbortSignal.timeout(COUNT_FOR_MS) });
+  return knownCount(request) ?? countTokens(request, { signal: AbortSignal.any([signal, AbortSignal.timeout(COUNT_FOR_MS)]) });
 }
