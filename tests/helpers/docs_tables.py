@@ -17,6 +17,7 @@ from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, described_as, techniques_of
 from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.most_served import MOST_SERVED, WITHOUT_FAMILY, ServedAs, served_as
 from tests.models.families.pooling_models import POOLING_MODELS
 
 Table = list[tuple[str, ...]]
@@ -69,6 +70,18 @@ def model_table() -> Table:
         file = f"[{module}](../models/families/{module}.py)"
         techniques = ", ".join(tested[architecture]) or "-"
         rows.append((f"`{architecture}`", file, _gguf_files(entry), techniques, entry.seen or "-"))
+    return rows
+
+
+def most_served_table() -> Table:
+    rows: Table = [("models", "architecture", "served by", "GGUF")]
+    entries = {**FAMILIES, **MULTIMODAL}
+    for architecture, models in sorted(MOST_SERVED.items(), key=lambda item: item[1].lower()):
+        served = served_as(architecture)
+        if served is ServedAs.NO_FAMILY:
+            rows.append((models, f"`{architecture}`", WITHOUT_FAMILY[architecture], "none"))
+        else:
+            rows.append((models, f"`{architecture}`", str(served), _gguf_files(entries[architecture])))
     return rows
 
 
@@ -132,6 +145,7 @@ def parts() -> list[tuple[str, Path, str]]:
         ("variables", docs / "options.md", variable_table()),
         ("metrics", docs / "metrics.md", metric_table()),
         ("models", docs / "models.md", model_table()),
+        ("most served models", docs / "models.md", most_served_table()),
         ("multimodal models", docs / "models.md", multimodal_table()),
         ("pooling models", docs / "models.md", pooling_model_table()),
         *((f"rooms of {package}", ROOT / package / "README.md", floor_table(package)) for package in FLOORS),
