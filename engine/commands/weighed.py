@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,7 @@ from engine.startup.task import pooling_tasks, pools
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import state_layout
 from models.attention.reference import ReferenceAttention
+from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.compute import ComputeConfig
 from models.config.overrides import parse_overrides
@@ -29,6 +30,9 @@ from models.sources.resolve import ModelFiles
 from models.system.memory import free_memory_bytes
 from models.training.trainable_layers import layer_kinds, trainable_layers
 
+if TYPE_CHECKING:
+    from models.transformers_backend.open import OpenedTransformersModel
+
 _POOLED_TOKENS = 16384  # a large batch of texts to pool
 _LEAST_CONTEXT = 2048  # tokens, without --max-model-len
 # Kernels store quantized weights in their own layouts, some of them wider than the file's.
@@ -39,12 +43,12 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
     """Estimate the memory that a model needs. Raises a ModelError if it cannot be served."""
     overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     opened = open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
-    weights = _weight_bytes(files, opened if isinstance(opened, OpenedModel) else None, config)
+    weights = _weight_bytes(files, _checkpoint_of(opened), config)
     per_token = _kv_bytes(opened.attention_specs, config)
     if draft_files is not None:  # a draft model computes in the same dtype, and caches the same tokens
         draft = open_with_either(draft_files, {})
         draft_config = replace(config, quantization=speculation_settings(config).draft_quantization)
-        weights += _weight_bytes(draft_files, draft if isinstance(draft, OpenedModel) else None, draft_config)
+        weights += _weight_bytes(draft_files, _checkpoint_of(draft), draft_config)
         per_token += _kv_bytes(draft.attention_specs, config)
     per_sequence = _state_bytes(opened, config) if isinstance(opened, OpenedModel) else 0
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
@@ -107,15 +111,16 @@ def _dtype(config: EngineConfig) -> torch.dtype:
     return torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
 
 
-def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineConfig) -> int:
+def _checkpoint_of(opened: "OpenedModel | OpenedTransformersModel") -> Checkpoint:
+    return opened.checkpoint if isinstance(opened, OpenedModel) else opened.read_headers()
+
+
+def _weight_bytes(files: ModelFiles, checkpoint: Checkpoint, config: EngineConfig) -> int:
     """Estimate the bytes of the loaded weights, erring on the high side: weights quantized during loading count at
     their stored size."""
     stored = sum(path.stat().st_size for path in files.weight_files)
-    if opened is None:
-        return stored
-    tensors = opened.checkpoint.tensors.values()
-    num_elements = sum(math.prod(tensor.shape) for tensor in tensors)
+    num_elements = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     if config.quantization is Quantization.NONE or config.dtype is DType.FLOAT32:
         return max(stored, num_elements * _dtype(config).itemsize)
-    is_quantized = isinstance(opened.checkpoint, GGUFCheckpoint) and stored < num_elements * 2
+    is_quantized = isinstance(checkpoint, GGUFCheckpoint) and stored < num_elements * 2
     return int(stored * _PACKED_ALLOWANCE) if is_quantized else stored

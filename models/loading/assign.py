@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 
 from models.architecture.feed_forward import MoESpec
 from models.checkpoints.base import Checkpoint, StoredTensor
@@ -103,8 +104,11 @@ def _is_unsupported(tensor: StoredTensor) -> str:
 
 
 @torch.no_grad()
-def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: ProgressReport) -> None:
-    """Read each tensor into its parameter, in file order; then call the linear layers' process_after_loading."""
+def load_weights(decoder: nn.Module, assignments: Sequence[Assignment], progress: ProgressReport) -> None:
+    """Read each tensor into its parameter, in file order; then call the linear layers' process_after_loading.
+
+    decoder: a Decoder, or a module for whose tensors no destination has a transform.
+    """
     parameters = dict(decoder.named_parameters())
     total = sum(assignment.tensor.num_bytes for assignment in assignments)
     done = 0
@@ -225,8 +229,11 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
     return f"{assignment.tensor.name!r} has shape {list(shape)}; by the configuration it must be {list(target.shape)}"
 
 
-def transform_tensor(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
+def transform_tensor(value: torch.Tensor, assignment: Assignment, decoder: nn.Module) -> torch.Tensor:
     """Convert a tensor from the checkpoint's layout to the decoder's."""
+    if assignment.destination.transform is None:
+        return value
+    assert isinstance(decoder, Decoder)
     return assignment.destination.transformed(value, decoder.spec)
 
 

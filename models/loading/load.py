@@ -14,13 +14,12 @@ from models.config.generation import generation_defaults, sampling_note
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.kernels.ops import select_operations
-from models.linear.dense import DTYPE_NAMES
-from models.linear.linear import Linear
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel, LoadedWeights
 from models.loading.assign import Assignment, assign, load_weights
 from models.loading.methods import StoragePlan, choose_methods
 from models.loading.open import OpenedModel, open_with_either
+from models.loading.weights_note import format_of, weights_note
 from models.pooling.traits import pooling_traits
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
@@ -86,8 +85,10 @@ def load_model(
     decoder: Decoder | TransformersDecoder
     if isinstance(opened, OpenedModel):
         decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
-    else:  # not cached: its weights are torch's, and not packed
-        decoder, weights = opened.build(compute, options.weights, progress)
+    else:
+        from models.loading.foreign import build_foreign_decoder  # imports transformers' models
+
+        decoder, weights = build_foreign_decoder(opened, compute, options.weights, progress)
     own = [_attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
     notes = [opened.note, weights.note, *own]
     return LoadedModel(
@@ -176,43 +177,13 @@ def build_decoder(
             f"the weights need {needed_bytes / 2**30:.2f} GiB, but {error}; raise the limit of this process "
             "(ulimit -v), or choose a smaller model or fewer bits (--quantization int4)"
         ) from None
-    formats = Counter(_format_of(decoder, assignment) for assignment in assignments)
-    note = _weights_note(decoder, formats, storage_plan)
+    formats = Counter(format_of(decoder, assignment) for assignment in assignments)
+    note = weights_note(decoder.weight_bytes(), formats, storage_plan)
     if cached is not None and not mapped_bytes:
         cached.save(decoder, progress)
     elif cached is not None:
         note += f"; mapped from {cached.cache.folder}, where an earlier start saved them"
     return decoder.eval(), LoadedWeights(formats, note, mapped_bytes)
-
-
-def _weights_note(decoder: Decoder, formats: Counter[str], plan: StoragePlan) -> str:
-    """Return the start-up note "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with reasons if dequantized."""
-    (first, count), *others = formats.most_common()
-    tensors = "tensor" if count == 1 else "tensors"
-    counts = ", ".join([f"{first} {count} {tensors}", *(f"{name} {number}" for name, number in others)])
-    note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
-    if plan.quantized_on_load.total():
-        note += f"; quantized on load from {_listed(plan.quantized_on_load)}"
-    if plan.dequantized:
-        note += f"; dequantized from {_listed(plan.dequantized)}: {plan.dequantization_reason}"
-    if plan.widened:
-        note += f"; widened: {_listed(plan.widened)}"
-    for reason, number in plan.in_torch.items():
-        note += f"; {number} dequantized in every step by torch: {reason}"
-    return note
-
-
-def _listed(counter: Counter[str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in counter.most_common() if number)
-
-
-def _format_of(decoder: Decoder, assignment: Assignment) -> str:
-    """Return the format in which a tensor is stored in memory, such as "bf16" or "q4_k"."""
-    destination = assignment.destination
-    module = decoder.get_submodule(destination.module)
-    if isinstance(module, Linear) and destination.parameter == "weight":
-        return module.method.format_of(destination.shard)
-    return DTYPE_NAMES[decoder.get_parameter(assignment.parameter).dtype]
 
 
 def build_skeleton(

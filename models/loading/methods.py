@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from torch import nn
 
 from models.checkpoints.base import StoredTensor
 from models.compute import ComputeConfig
@@ -57,13 +58,37 @@ def choose_methods(
     options: WeightOptions,
 ) -> StoragePlan:
     """Choose and set the LinearMethod of every linear layer; dense layers without a kernel keep DenseLinearMethod."""
-    chooser = _MethodChooser(decoder, compute, options)
-    if chooser.plan.refusal is None:
+    # Whole texts gain by packing fp32, since they have many rows; memory limits generation.
+    packs_fp32 = not decoder.spec.has_head and compute.ops.packs_fp32
+    outer = [] if decoder.score_head is None else list(decoder.score_head.modules())
+    plan = choose_layer_methods(
+        decoder, decoder.head, assignments, compute, options, outer=outer, packs_fp32=packs_fp32
+    )
+    if plan.refusal is None:
         # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
         # in bf16: 2.3e-4 -> 6.0e-4 nats per token) and save no time.
         decoder.residual_dtype = torch.float32
+    return plan
+
+
+def choose_layer_methods(
+    root: nn.Module,
+    head: Linear | None,
+    assignments: Sequence[Assignment],
+    compute: ComputeConfig,
+    options: WeightOptions,
+    *,
+    outer: Sequence[nn.Module] = (),
+    packs_fp32: bool = False,
+) -> StoragePlan:
+    """Choose and set the LinearMethod of every linear layer in `root`. head: the output layer.
+
+    outer: layers that, like the head, are quantized on load only with `includes_head`. packs_fp32: whether kernels take
+    fp32 weights.
+    """
+    chooser = _MethodChooser(head, outer, compute, options, packs_fp32=packs_fp32)
     tensors = _weights_by_module(assignments)
-    for name, layer in decoder.named_modules():  # each module once, so that a tied head counts as the embedding
+    for name, layer in root.named_modules():  # each module once, so that a tied head counts as the embedding
         if isinstance(layer, PerHeadLinear):
             layer.pack_into(chooser.arena)
         elif isinstance(layer, Linear):
@@ -82,15 +107,22 @@ def _weights_by_module(assignments: Iterable[Assignment]) -> Mapping[str, _Tenso
 class _MethodChooser:
     """Chooses the LinearMethod of one linear layer after the other, and records the choices in `plan`."""
 
-    def __init__(self, decoder: Decoder, compute: ComputeConfig, options: WeightOptions) -> None:
-        self._head = decoder.head
+    def __init__(
+        self,
+        head: Linear | None,
+        outer: Iterable[nn.Module],
+        compute: ComputeConfig,
+        options: WeightOptions,
+        *,
+        packs_fp32: bool,
+    ) -> None:
+        self._head = head
         # Small, and their errors affect answers directly: quantized only with `includes_head`.
-        self._outer = {decoder.head, *(() if decoder.score_head is None else decoder.score_head.modules())}
+        self._outer = {head, *outer}
         self._dtype, self._device = compute.dtype, compute.device
         self._options = options
         self.arena = HugePageArena()
-        # Whole texts gain by this, since they have many rows; memory limits generation.
-        self._packs_fp32 = not decoder.spec.has_head and compute.ops.packs_fp32
+        self._packs_fp32 = packs_fp32
         refusal = compute.ops.packing_refusal
         default_reason = "there is no kernel for them" if options.keeps_quantized else "as requested"
         self.plan = StoragePlan(refusal, refusal or default_reason)

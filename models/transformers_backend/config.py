@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from models.checkpoints.quantized.registry import QUANTIZATION_FIELDS
 from models.config.hf_config import HFConfig
 from models.config.overrides import OverriddenConfig
 from models.config.rope import context_length
@@ -61,8 +62,10 @@ def _class_of(stored: HFConfig) -> type[PreTrainedModel]:
 def _config_of(stored: HFConfig) -> PretrainedConfig:
     if stored.has("num_hidden_layers"):
         stored.num_layers("num_hidden_layers")  # checked before the layers are built
+    # transformers would replace layers by those of its own quantizers.
+    fields = {name: value for name, value in stored.fields.items() if name not in QUANTIZATION_FIELDS}
     try:
-        config: PretrainedConfig = CONFIG_MAPPING[stored.text("model_type")].from_dict(dict(stored.fields))
+        config: PretrainedConfig = CONFIG_MAPPING[stored.text("model_type")].from_dict(fields)
     except FOREIGN_ERRORS as error:
         raise UnsupportedModelError(f"{stored.source} is not valid for transformers: {shorten_error(error)}") from error
     return config

@@ -78,7 +78,7 @@ class TransformersDecoder(nn.Module):
         """Do nothing, since models whose rotary scaling depends on the context length are refused."""
 
     def weight_bytes(self) -> int:
-        return sum(parameter.nbytes for parameter in self.parameters())
+        return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:  # noqa: ARG002
         """Raise UnsupportedModelError, since transformers' code does not distinguish the rows of a batch."""

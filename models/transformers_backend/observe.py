@@ -1,7 +1,7 @@
-"""Detection of each layer's attention, by running a model without weights and recording its calls.
+"""Detection of each layer's attention and of linear layers, by running a model without weights and recording its calls.
 
 Configurations call heads, windows, caps and scales by many names, and the model's code decides their meaning. A run on
-torch's meta device, which computes only shapes, shows how the code calls attention.
+torch's meta device, which computes only shapes, shows how the code calls attention and linear layers.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from models.architecture.attention import AttentionSpec
 from models.errors import UnsupportedModelError, shorten_error
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel
+from models.transformers_backend.linears import ReplaceableLayers, observe_linears, replaceable_layers
 
 _OBSERVED = "headrace-observed"
 _NUM_ROWS = 3
@@ -29,7 +30,7 @@ class Observed:
 
     layers: tuple[tuple[str, AttentionSpec], ...]
     vocab_size: int
-    num_parameters: int
+    replaceable: ReplaceableLayers
 
 
 class _UnsupportedAttentionError(Exception):
@@ -37,7 +38,10 @@ class _UnsupportedAttentionError(Exception):
 
 
 def observe(foreign: ForeignModel) -> Observed:
-    """Run a model without weights, and record its attention. Raises UnsupportedModelError if it is not supported."""
+    """Run a model without weights, and record its attention and linear layers.
+
+    Raises UnsupportedModelError if it is not supported.
+    """
     name = foreign.model_class.__name__
     try:
         with torch.device("meta"), torch.inference_mode():
@@ -47,6 +51,7 @@ def observe(foreign: ForeignModel) -> Observed:
             calls: list[tuple[nn.Module, AttentionSpec]] = []
             for module in model.modules():
                 module.recorded_calls = calls
+            observe_linears(model)
             logits = model(**_inputs(), use_cache=False).logits
         layers = _layers(model, calls, foreign.config.num_hidden_layers)
     except _UnsupportedAttentionError as reason:
@@ -55,7 +60,7 @@ def observe(foreign: ForeignModel) -> Observed:
         raise UnsupportedModelError(
             f"transformers' {name} does not run without weights: {shorten_error(error)}"
         ) from error
-    return Observed(layers, logits.shape[-1], sum(parameter.numel() for parameter in model.parameters()))
+    return Observed(layers, logits.shape[-1], replaceable_layers(model))
 
 
 def _inputs() -> dict[str, torch.Tensor]:

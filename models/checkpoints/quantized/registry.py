@@ -17,7 +17,7 @@ _READERS = {
     "gptq": "models.checkpoints.quantized.gptq:GPTQ",
     "mxfp4": "models.checkpoints.quantized.mxfp4:MXFP4",
 }
-
+QUANTIZATION_FIELDS = ("quantization_config", "compression_config")  # the second in old compressed-tensors
 
 # quant_method by the files in which tools described their quantization before config.json had a field for it.
 LEGACY_CONFIG_FILES = {
@@ -45,7 +45,7 @@ class QuantizedReader(Protocol):
 
 def find_quantization_config(config: HFConfig, root: Path) -> HFConfig | None:
     """Return a folder's quantization_config, with a quant_method; None if its weights are not quantized."""
-    for name in ("quantization_config", "compression_config"):  # the second in old compressed-tensors
+    for name in QUANTIZATION_FIELDS:
         if config.has(name):
             return config.section(name)
     for name, method in LEGACY_CONFIG_FILES.items():

@@ -67,8 +67,8 @@ def test_model_that_transformers_would_run_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedModelError, match="transformers' code would run it: leave --model-impl at auto"):
         check_config(folder(tmp_path, helium, "HeliumForCausalLM"), {}, use_transformers=False)
-    quantized = folder(tmp_path, helium, "HeliumForCausalLM", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(UnsupportedModelError, match=r"has quantized weights.*would run an unquantized version"):
+    quantized = folder(tmp_path, helium, "HeliumForCausalLM", quantization_config={"quant_method": "hqq"})
+    with pytest.raises(UnsupportedModelError, match=r"weights quantized by 'hqq' are not supported"):
         check_config(quantized, {})
 
 

@@ -28,6 +28,7 @@ from models.attention.select import PREFERENCE, load_backend
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.families.registry import FAMILIES
 from models.linear.storage import WeightOptions
+from models.loading.foreign import build_foreign_decoder
 from models.loading.open import check_config
 from models.sources.resolve import ModelFiles
 from models.transformers_backend import observe
@@ -75,7 +76,7 @@ def built(folder: Path, backend: AttentionBackend) -> TransformersDecoder:
         if reason := backend.unsupported(spec, torch.float32, torch.float32, torch.device("cpu")):
             pytest.skip(f"{backend.name} {reason}")
     compute = cpu_compute(backend=backend)
-    return opened.build(compute, WeightOptions(), lambda *_: None)[0]
+    return build_foreign_decoder(opened, compute, WeightOptions(), lambda *_: None)[0]
 
 
 @pytest.mark.parametrize("backend", PREFERENCE["cpu"])
