@@ -1,21 +1,25 @@
 """LoadedModel: a model that is ready to run, as the loader returns it to the engine."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
 from models.architecture.recurrence import RecurrenceSpec
 from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
+from models.families.name_map import Rules
 from models.families.registry import Family
 from models.kv.cache import CacheLayout
 from models.kv.layer import LayerCache
 from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import PreparedAdapter
+from models.linear.linear import Linear
 from models.pooling.traits import PoolingTraits
 from models.progress import StepProgress
 from models.tokenizer.assets import TokenizerAssets
@@ -28,6 +32,18 @@ class LoadedWeights:
     formats: Counter[str]
     note: str
     mapped_bytes: int = 0  # of weights mapped from the weight cache, which the system counts as free memory
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTargets:
+    """The layers of a model that adapters may change, by module name, and the rules for names in adapters' files.
+
+    spec: the decoder's, which some rules need; None if transformers' code computes the model.
+    """
+
+    rules: Rules
+    modules: Mapping[str, nn.Module]
+    spec: DecoderSpec | None = None
 
 
 class ModelDecoder(Protocol):
@@ -54,11 +70,11 @@ class ModelDecoder(Protocol):
 
     def take_rows_per_expert(self) -> torch.Tensor: ...
 
-    def enable_adapters(self, max_slots: int, max_rank: int) -> None:
-        """Add adapter slots 0 .. max_slots - 1 for ranks up to `max_rank`. Called once, before the first step.
+    def adapted_layers(self) -> dict[str, Linear]:
+        """Return the layers that can have adapters, all but embeddings and experts, by module name."""
 
-        Raises UnsupportedModelError if the model does not support adapters.
-        """
+    def enable_adapters(self, max_slots: int, max_rank: int) -> None:
+        """Add adapter slots 0 .. max_slots - 1 for ranks up to `max_rank`. Called once, before the first step."""
 
     def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
         """Convert an adapter for a slot. May run on any thread, also during a step.
@@ -87,6 +103,7 @@ class LoadedModel:
     mapped_bytes: int = 0  # of weights mapped from the weight cache, which the system counts as free memory
     family: Family | None = None  # None where transformers' code computes the model
     pooling: PoolingTraits | None = None  # None where transformers' code computes the model
+    adapter_targets: AdapterTargets | None = None  # None where a family has the rules
 
     @property
     def dtype(self) -> torch.dtype:

@@ -77,20 +77,26 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
         has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
         capabilities=capabilities,
-        **({} if is_pooling else _adapter_fields(opened, config, device)),
+        **_adapter_fields(opened, config, device, is_pooling=is_pooling),
     )
 
 
-def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) -> dict[str, Any]:
-    """Return Weighed's fields about adapters; none for transformers' model code, which has no adapters."""
-    if not config.enable_lora or not isinstance(opened, OpenedModel):
+def _adapter_fields(
+    opened: "OpenedModel | OpenedTransformersModel", config: EngineConfig, device: torch.device, *, is_pooling: bool
+) -> dict[str, Any]:
+    """Return Weighed's fields about adapters. Those of transformers' code cannot be trained."""
+    if not config.enable_lora or is_pooling:
         return {}
     dtype = _dtype(config)
+    if not isinstance(opened, OpenedModel):
+        from models.loading.foreign import unallocated_layers  # imports transformers' models
+
+        return {"adapter_bytes": adapter_memory(config, unallocated_layers(opened), dtype, device).device_bytes}
     compute = ComputeConfig(ReferenceAttention(), Operations(), dtype, dtype, torch.device("cpu"))
     decoder = Decoder(opened.spec, compute)
     layers = trainable_layers(decoder, opened.family.names)
     return {
-        "adapter_bytes": adapter_memory(config, decoder, dtype, device).device_bytes,
+        "adapter_bytes": adapter_memory(config, decoder.adapted_layers(), dtype, device).device_bytes,
         "trainable_layers": layer_kinds(layers),
     }
 

@@ -1,5 +1,6 @@
 """AdapterMemory: memory to reserve for LoRA adapters before the KV cache is sized."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -7,8 +8,8 @@ import torch
 from engine.config import EngineConfig
 from engine.runner.kv_budget import format_bytes
 from engine.wording import counted
-from models.decoder import Decoder
 from models.linear.adapters.memory import packed_numbers, pair_numbers
+from models.linear.linear import Linear
 from models.system.memory import is_host
 
 _COPY_ELEMENT_BYTES = 4  # PEFT often saves fp32
@@ -66,9 +67,11 @@ class AdapterMemory:
         )
 
 
-def adapter_memory(config: EngineConfig, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> AdapterMemory:
-    """Compute the memory of adapters. decoder: may be unallocated. dtype: the slots' dtype."""
-    layers = [layer for name, layer in decoder.adapted_layers().items() if name != "head"]
+def adapter_memory(
+    config: EngineConfig, adapted: Mapping[str, Linear], dtype: torch.dtype, device: torch.device
+) -> AdapterMemory:
+    """Compute the memory of adapters. adapted: a decoder's `adapted_layers`, maybe unallocated. dtype: the slots'."""
+    layers = [layer for name, layer in adapted.items() if name != "head"]
     return AdapterMemory(
         rank=config.max_lora_rank,
         num_slots=config.max_loras,

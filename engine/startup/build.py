@@ -17,7 +17,7 @@ from engine.config import Device, EngineConfig
 from engine.draft_model.load import make_drafter
 from engine.draft_model.model import DraftModel
 from engine.engine import Engine
-from engine.errors import ModelUnusable, StartupError
+from engine.errors import StartupError
 from engine.faults.wrappers import FaultyRunner
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
@@ -37,8 +37,7 @@ from engine.startup.description import describe_model, describe_speculation, des
 from engine.startup.early import compute_threads
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
-from models.decoder import Decoder
-from models.errors import UnsupportedModelError, is_out_of_memory
+from models.errors import is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import PreparedAdapter
@@ -175,12 +174,8 @@ def _plan_memory(
 
 def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
     """Enable adapters in the model; return the memory that they may take."""
-    try:
-        model.decoder.enable_adapters(config.max_loras, config.max_lora_rank)
-    except UnsupportedModelError as error:
-        raise ModelUnusable(f"{error}; leave --enable-lora out for this model") from error
-    assert isinstance(model.decoder, Decoder)
-    return adapter_memory(config, model.decoder, model.dtype, model.device)
+    model.decoder.enable_adapters(config.max_loras, config.max_lora_rank)
+    return adapter_memory(config, model.decoder.adapted_layers(), model.dtype, model.device)
 
 
 def _warm_runner(

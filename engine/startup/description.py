@@ -90,8 +90,9 @@ def _describe_model(model: LoadedModel) -> str:
 
 
 def _trainable_layers(model: LoadedModel) -> list[str]:
+    if model.family is None:  # transformers' code, through which no gradients are computed
+        return []
     assert isinstance(model.decoder, Decoder)
-    assert model.family is not None
     return layer_kinds(trainable_layers(model.decoder, model.family.names))
 
 

@@ -8,13 +8,13 @@ import torch
 
 from models.adapters.stored import StoredAdapter, StoredPair, StoredWeight
 from models.architecture.recurrence import GatedDeltaSpec
-from models.decoder import Decoder
 from models.errors import AdapterError
-from models.families.name_map import Destination, NameMap, Rules
+from models.families.name_map import Destination, NameMap
 from models.families.transforms import transpose
 from models.linear.adapters.adapter import LayerAdapter, LowRankPair
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
+from models.loaded_model import AdapterTargets
 
 _WHOLE = ("embed", "head")  # modules that may be replaced as a whole
 # Remedies in messages.
@@ -25,12 +25,12 @@ _ROWS_AT_A_TIME = 4096  # rows of a weight that are in memory together, in fp32
 _MAX_DIFFERENCE = 0.2
 
 
-def place_adapter(stored: StoredAdapter, decoder: Decoder, rules: Rules) -> dict[str, LayerAdapter]:
-    """Return the adapter's changes to each module of the decoder, by the module's name, such as "layers.3.attn.qkv".
+def place_adapter(stored: StoredAdapter, targets: AdapterTargets) -> dict[str, LayerAdapter]:
+    """Return the adapter's changes to each module of the model, by the module's name, such as "layers.3.attn.qkv".
 
     Raises AdapterError, which names a tensor that belongs to no module or does not fit its module.
     """
-    placer = _Placer(stored, decoder, NameMap(rules, len(decoder.spec.layers), dict(decoder.named_modules())))
+    placer = _Placer(stored, targets)
     for pair in stored.pairs:
         placer.add_pair(pair)
     for weight in stored.weights:
@@ -39,12 +39,13 @@ def place_adapter(stored: StoredAdapter, decoder: Decoder, rules: Rules) -> dict
 
 
 class _Placer:
-    """Assigns an adapter's LoRA (A, B) pairs and whole weights to the modules of a decoder."""
+    """Assigns an adapter's LoRA (A, B) pairs and whole weights to the modules of a model."""
 
-    def __init__(self, stored: StoredAdapter, decoder: Decoder, names: NameMap) -> None:
+    def __init__(self, stored: StoredAdapter, targets: AdapterTargets) -> None:
         self._stored = stored
-        self._decoder = decoder
-        self._names = names
+        self._spec = targets.spec
+        self._modules = targets.modules
+        self._names = NameMap(targets.rules, None if self._spec is None else len(self._spec.layers), self._modules)
         self._pairs: dict[str, list[LowRankPair]] = defaultdict(list)
         self._weights: dict[str, torch.Tensor] = {}
 
@@ -127,14 +128,13 @@ class _Placer:
         module = destination.module
         if ".experts." in module:
             raise self._refusal(name, f"belongs to an expert, which is not supported; {_MERGE}")
-        try:
-            layer = self._decoder.get_submodule(module)
-        except AttributeError:
-            raise self._refusal(name, f"belongs to a layer that this model does not have; {_OWN_BASE}") from None
+        layer = self._modules.get(module)
+        if layer is None:
+            raise self._refusal(name, f"belongs to a layer that this model does not have; {_OWN_BASE}")
         is_table = isinstance(layer, Embedding) and module not in _WHOLE
         if not isinstance(layer, Linear) or destination.parameter != "weight" or is_table:
             raise self._refusal(name, f"belongs to a part of the model for which adapters are not supported; {_MERGE}")
-        spec = destination.layer_of(self._decoder.spec)
+        spec = destination.layer_of(self._spec)
         recurrence = None if spec is None else spec.recurrence
         if isinstance(recurrence, GatedDeltaSpec) and ".attn." in module:
             # GGUF files of Qwen3.5 order value heads differently.
@@ -155,7 +155,7 @@ class _Placer:
         if destination.transform is transpose:  # pairs are never transposed
             return tensor
         try:
-            return destination.transformed(tensor, self._decoder.spec)
+            return destination.transformed(tensor, self._spec)
         except RuntimeError:  # rows that cannot be divided into heads; the caller compares shapes
             return tensor
 

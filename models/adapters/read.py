@@ -10,10 +10,10 @@ from models.adapters.gguf import read_gguf_adapter
 from models.adapters.peft import read_peft
 from models.adapters.place import num_bytes_of, place_adapter, targets_of
 from models.decoder import Decoder
-from models.errors import AdapterError, UnsupportedModelError
+from models.errors import AdapterError
 from models.families.registry import ARCHITECTURES
 from models.linear.adapters.adapter import Adapter, LayerAdapter
-from models.loaded_model import LoadedModel
+from models.loaded_model import AdapterTargets, LoadedModel
 
 _DIGEST_BYTES = 32
 
@@ -22,25 +22,24 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
     """Read the adapter in a PEFT folder or a GGUF file, for `model`.
 
     No tensor is left out: raises AdapterError, which names the file and the tensor or field that cannot be read, is not
-    supported or does not fit the model. Raises UnsupportedModelError for a model that cannot have adapters.
+    supported or does not fit the model.
     """
-    family = model.family
-    if family is None or not isinstance(model.decoder, Decoder):
-        raise UnsupportedModelError("adapters are supported by headrace's own families only; serve a merged checkpoint")
+    targets = _targets(model, is_gguf=path.suffix == ".gguf")
     if path.is_dir():
-        stored, rules = read_peft(path), family.names
+        stored = read_peft(path)
     elif path.suffix == ".gguf":
-        if family.gguf_names is None:
+        if targets is None:
             raise AdapterError(f"{path}: GGUF has no architecture {model.architecture}; use a PEFT folder")
         entry = ARCHITECTURES[model.architecture]
         gguf = entry.gguf or (ARCHITECTURES[entry.gguf_as].gguf if entry.gguf_as else None)
-        stored, rules = read_gguf_adapter(path, gguf), family.gguf_names
+        stored = read_gguf_adapter(path, gguf)
     else:
         raise AdapterError(
             f"{path} is not an adapter: give a folder with adapter_config.json and adapter_model.safetensors, or a "
             ".gguf file"
         )
-    layers = place_adapter(stored, model.decoder, rules)
+    assert targets is not None
+    layers = place_adapter(stored, targets)
     if not layers:
         raise AdapterError(f"{stored.source} has no tensors of an adapter; save it again")
     return Adapter(
@@ -52,6 +51,16 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
         base_model=stored.base_model,
         layers=layers,
     )
+
+
+def _targets(model: LoadedModel, *, is_gguf: bool) -> AdapterTargets | None:
+    """Return the layers that adapters may change, with the rules for their names; None if GGUF has no such names."""
+    family, decoder = model.family, model.decoder
+    if family is None or not isinstance(decoder, Decoder):
+        return None if is_gguf else model.adapter_targets
+    rules = family.gguf_names if is_gguf else family.names
+    modules = dict(decoder.named_modules(remove_duplicate=False))
+    return None if rules is None else AdapterTargets(rules, modules, decoder.spec)
 
 
 def _digest(layers: Mapping[str, LayerAdapter]) -> bytes:

@@ -55,11 +55,11 @@ class Destination:
     transform: Transform | None
     when_present: str | None = None
 
-    def layer_of(self, spec: DecoderSpec) -> LayerSpec | None:
-        """Return the layer that the parameter is in; None for parameters outside layers."""
-        return None if self.layer is None else spec.layers[self.layer]
+    def layer_of(self, spec: DecoderSpec | None) -> LayerSpec | None:
+        """Return the layer that the parameter is in; None for parameters outside layers, and without a spec."""
+        return None if self.layer is None or spec is None else spec.layers[self.layer]
 
-    def transformed(self, tensor: torch.Tensor, spec: DecoderSpec) -> torch.Tensor:
+    def transformed(self, tensor: torch.Tensor, spec: DecoderSpec | None) -> torch.Tensor:
         """Return a tensor of the checkpoint in the decoder's layout."""
         return tensor if self.transform is None else self.transform(tensor, self.layer_of(spec))
 

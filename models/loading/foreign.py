@@ -21,7 +21,7 @@ from models.progress import ProgressReport
 from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
 from models.transformers_backend.decoder import TransformersDecoder
 from models.transformers_backend.independence import check_independence
-from models.transformers_backend.linears import ForeignLinear, replace_layers
+from models.transformers_backend.linears import ForeignLinear, adapter_modules, replace_layers
 from models.transformers_backend.open import OpenedTransformersModel
 from models.transformers_backend.weights import PlacedTensors, make_skeleton, place_tensors, read_model
 
@@ -36,10 +36,7 @@ def build_foreign_decoder(
     Raises a ModelError if memory is short, weights do not fit the configuration, or sequences of a batch affect each
     other.
     """
-    checkpoint = opened.read_headers()
-    skeleton = make_skeleton(opened.foreign, compute.dtype)
-    placed = place_tensors(skeleton, checkpoint, opened.observed.replaceable)
-    replace_layers(skeleton, placed.layers, DenseLinearMethod(compute.dtype), compute.dtype)
+    skeleton, placed = _skeleton(opened, compute.dtype)
     assignments = _assignments(skeleton, placed)
     head = skeleton.get_output_embeddings()
     plan = choose_layer_methods(
@@ -62,6 +59,20 @@ def build_foreign_decoder(
     return decoder, LoadedWeights(formats, note)
 
 
+def unallocated_layers(opened: OpenedTransformersModel) -> dict[str, Linear]:
+    """Return the layers that can have adapters, without memory, by the module's name for adapters."""
+    modules = adapter_modules(_skeleton(opened, torch.bfloat16)[0])
+    return {name: layer for name, layer in modules.values() if name != "embed"}
+
+
+def _skeleton(opened: OpenedTransformersModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PlacedTensors]:
+    """Make the model with headrace's layers, without memory, and find the layers' tensors."""
+    skeleton = make_skeleton(opened.foreign, dtype)
+    placed = place_tensors(skeleton, opened.read_headers(), opened.observed.replaceable)
+    replace_layers(skeleton, placed.layers, DenseLinearMethod(dtype), dtype)
+    return skeleton, placed
+
+
 def _assignments(skeleton: PreTrainedModel, placed: PlacedTensors) -> list[Assignment]:
     """Return the assignments of tensors to headrace's layers in `skeleton`, in the order of the files."""
     names = {id(module): name for name, module in skeleton.named_modules() if isinstance(module, Linear)}
@@ -80,12 +91,11 @@ def _install(
 
     Returns the model's other parameters, which transformers computes with, by name.
     """
-    names = [*placed.layers.linears, *placed.layers.tables.values(), *placed.layers.tables]
-    for name in names:  # with stand-ins, which would become whole tensors on another device
+    for name in placed.layers.names:  # with stand-ins, which would become whole tensors on another device
         model.set_submodule(name, nn.Identity())
     model.to(device)
     theirs = dict(model.named_parameters())
-    for name in names:
+    for name in placed.layers.names:
         model.set_submodule(name, skeleton.get_submodule(name))
     for linear in {id(each): each for each in model.modules() if isinstance(each, Linear)}.values():
         allocate_module(linear, device)

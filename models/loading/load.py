@@ -105,6 +105,7 @@ def load_model(
         generation_defaults=defaults,
         notes=list(filter(None, notes)),
         pooling=traits,
+        adapter_targets=None if isinstance(decoder, Decoder) else decoder.adapter_targets,
     )
 
 

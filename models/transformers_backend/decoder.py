@@ -11,12 +11,16 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from models.architecture.attention import AttentionSpec
 from models.batch import ForwardBatch
 from models.compute import ComputeConfig
-from models.errors import UnsupportedModelError
+from models.families.name_map import To
 from models.kv.layer import LayerKV
 from models.linear.adapters.adapter import Adapter
-from models.linear.adapters.decoder_adapters import PreparedAdapter
+from models.linear.adapters.decoder_adapters import DecoderAdapters, PreparedAdapter
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.loaded_model import AdapterTargets
 from models.progress import StepProgress, ignore_progress
 from models.transformers_backend.interface import CurrentStep, PagedLayer
+from models.transformers_backend.linears import ForeignEmbedding, ForeignLinear, adapter_modules
 
 
 class TransformersDecoder(nn.Module):
@@ -42,6 +46,11 @@ class TransformersDecoder(nn.Module):
         for index, (name, spec) in enumerate(layers):
             paged = PagedLayer(spec, index, group_of_layer[index], compute.backend, self._step)
             model.get_submodule(name).paged = paged
+        for module in model.modules():
+            if isinstance(module, ForeignLinear | ForeignEmbedding):
+                module.step = self._step
+        self._adapter_modules = adapter_modules(model)
+        self._adapters: DecoderAdapters | None = None
         self.on_progress: StepProgress = ignore_progress  # called before each layer's attention
         self.body = model.base_model
         setattr(model, model.base_model_prefix, _BodyStandIn(self.body))
@@ -55,19 +64,23 @@ class TransformersDecoder(nn.Module):
         output_rows: [L] rows to return, by default all.
         """
         self._step.batch, self._step.kv, self._step.on_progress = batch, kv, self.on_progress
+        self._step.adapter_slots = batch.adapter_slots
         try:
             output = self.body(
                 input_ids=batch.token_ids[None], position_ids=batch.positions[None], use_cache=False, return_dict=True
             )
         finally:
-            self._step.batch, self._step.kv = None, ()
+            self._step.batch, self._step.kv, self._step.adapter_slots = None, (), None
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden if output_rows is None else hidden[output_rows]
 
     def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits [L, V] in fp32 for `hidden` [L, hidden], rows of forward's result."""
-        assert adapter_slots is None, "this model has no adapters"
-        output = self.head(inputs_embeds=hidden[None], use_cache=False, return_dict=True)
+        self._step.adapter_slots = adapter_slots
+        try:
+            output = self.head(inputs_embeds=hidden[None], use_cache=False, return_dict=True)
+        finally:
+            self._step.adapter_slots = None
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
@@ -80,15 +93,28 @@ class TransformersDecoder(nn.Module):
     def weight_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
-    def enable_adapters(self, max_slots: int, max_rank: int) -> None:  # noqa: ARG002
-        """Raise UnsupportedModelError, since transformers' code does not distinguish the rows of a batch."""
-        raise _adapters_refusal()
+    def adapted_layers(self) -> dict[str, Linear]:
+        """Return the layers that can have adapters, all but embeddings, by the module's name for adapters."""
+        return {name: layer for name, layer in self._adapter_modules.values() if name != "embed"}
 
-    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:  # noqa: ARG002
-        raise _adapters_refusal()
+    @property
+    def adapter_targets(self) -> AdapterTargets:
+        """The layers that adapters may change, and the rules for their names, which are those of transformers."""
+        rules = {f"{name}.*": To(module) for name, (module, _) in self._adapter_modules.items()}
+        return AdapterTargets(rules, dict(self._adapter_modules.values()))
 
-    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:  # noqa: ARG002
-        raise _adapters_refusal()
+    def enable_adapters(self, max_slots: int, max_rank: int) -> None:
+        embed = dict(self._adapter_modules.values()).get("embed")
+        assert embed is None or isinstance(embed, Embedding)
+        self._adapters = DecoderAdapters(embed, self.adapted_layers(), max_slots, max_rank)
+
+    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
+        assert self._adapters is not None, "enable_adapters() comes first"
+        return self._adapters.prepare(adapter)
+
+    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
+        assert self._adapters is not None, "enable_adapters() comes first"
+        self._adapters.set(slot, prepared)
 
     # --- experts are not counted --------------------------------------------------------------------------------------
 
@@ -98,13 +124,6 @@ class TransformersDecoder(nn.Module):
 
     def take_rows_per_expert(self) -> torch.Tensor:
         return torch.zeros(0, 0, dtype=torch.int64)
-
-
-def _adapters_refusal() -> UnsupportedModelError:
-    return UnsupportedModelError(
-        "adapters are supported by headrace's own families, and transformers' code computes this model; serve a merged "
-        "checkpoint"
-    )
 
 
 class _BodyStandIn(nn.Module):

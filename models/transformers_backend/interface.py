@@ -23,6 +23,7 @@ class CurrentStep:
 
     batch: ForwardBatch | None = None
     kv: Sequence[LayerKV] = ()
+    adapter_slots: torch.Tensor | None = None  # of the rows that are computed; None if none has an adapter
     on_progress: StepProgress = ignore_progress
 
 

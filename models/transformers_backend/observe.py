@@ -60,7 +60,7 @@ def observe(foreign: ForeignModel) -> Observed:
         raise UnsupportedModelError(
             f"transformers' {name} does not run without weights: {shorten_error(error)}"
         ) from error
-    return Observed(layers, logits.shape[-1], replaceable_layers(model))
+    return Observed(layers, logits.shape[-1], replaceable_layers(model, _NUM_ROWS))
 
 
 def _inputs() -> dict[str, torch.Tensor]:

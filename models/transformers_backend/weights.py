@@ -4,6 +4,7 @@ transformers renames tensors and merges some, such as those of experts. Tensors 
 loader, and transformers gets stand-ins for them, so that it checks all names and shapes.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,14 +48,15 @@ def place_tensors(skeleton: PreTrainedModel, checkpoint: Checkpoint, layers: Rep
     """
     names = skeleton.state_dict()
     targets = _targets(skeleton, checkpoint, names)
-    tables = {head: name for head, name in layers.tables.items() if f"{head}.weight" not in targets}
     # A tied output layer with a tensor of its own may differ from the embedding; transformers decides.
-    candidates = [*layers.linears, *tables.values()]
+    if f"{layers.tied_head}.weight" in targets or f"{layers.embedding}.weight" not in targets:
+        layers = dataclasses.replace(layers, embedding=None, tied_head=None)
+    candidates = [*layers.linears, *([] if layers.embedding is None else [layers.embedding])]
     found = {name for name in candidates if f"{name}.weight" in targets}
     parts = {f"{name}.{part}" for name in found for part in ("weight", "bias")}
     own = {target: tensor for target, tensor in targets.items() if target in parts}
     linears = tuple(name for name in layers.linears if name in found)
-    kept = ReplaceableLayers(linears, {head: name for head, name in tables.items() if name in found})
+    kept = dataclasses.replace(layers, linears=linears)
     read_here = {tensor.name for tensor in own.values()}
     unused = {tensor.name for name, tensor in targets.items() if tensor.may_be_unused and name not in names}
     others = {name: each for name, each in checkpoint.tensors.items() if name not in read_here | unused}

@@ -29,13 +29,15 @@ class DecoderAdapters:
     `set` computes nothing, so that generation does not wait for it.
     """
 
-    def __init__(self, embed: Embedding, layers: Mapping[str, Linear], max_slots: int, max_rank: int) -> None:
-        """layers: the layers that adapters may change, by name, with their weights loaded."""
+    def __init__(self, embed: Embedding | None, layers: Mapping[str, Linear], max_slots: int, max_rank: int) -> None:
+        """embed: the token embedding; None if adapters cannot change it. layers: the layers that adapters may change,
+        by name, with their weights loaded."""
         self._embed = embed
         self._layers = layers
         self._max_slots, self._max_rank = max_slots, max_rank
         self.version = 0  # changes if steps with adapters need other native calls
-        embed.enable_look_up_adapters()
+        if embed is not None:
+            embed.enable_look_up_adapters()
         for layer in layers.values():
             layer.enable_adapters(max_slots)
 
@@ -51,15 +53,19 @@ class DecoderAdapters:
             if (change := adapter.layers.get(name)) is not None:
                 assert layer.adapters is not None
                 layers[name] = layer.adapters.prepare(change, arena)
-        assert self._embed.look_up_adapters is not None
         look_up = adapter.layers.get("embed")
-        return PreparedAdapter(layers, None if look_up is None else self._embed.look_up_adapters.prepare(look_up))
+        if look_up is None:
+            return PreparedAdapter(layers, None)
+        assert self._embed is not None
+        assert self._embed.look_up_adapters is not None
+        return PreparedAdapter(layers, self._embed.look_up_adapters.prepare(look_up))
 
     def set(self, slot: int, prepared: PreparedAdapter | None) -> None:
         assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
         before = self._layers_with_residuals_last()
-        assert self._embed.look_up_adapters is not None
-        self._embed.look_up_adapters.set(slot, None if prepared is None else prepared.look_up)
+        if self._embed is not None:
+            assert self._embed.look_up_adapters is not None
+            self._embed.look_up_adapters.set(slot, None if prepared is None else prepared.look_up)
         for name, layer in self._layers.items():
             assert layer.adapters is not None
             layer.adapters.set(slot, None if prepared is None else prepared.layers.get(name))

@@ -12,12 +12,11 @@ from gguf import GGMLQuantizationType
 from engine.runner.executors.recorded import RecordedExecutor
 from models.attention.cpu import CpuAttention
 from models.decoder import Decoder
-from models.errors import AdapterError, UnsupportedModelError
+from models.errors import AdapterError
 from models.kernels.cpu.library import required_library
 from models.linear.adapters.adapter import Adapter
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
-from models.transformers_backend.decoder import TransformersDecoder
 from tests.helpers.adapters import RandomAdapter, random_adapter, random_dora
 from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, load_gguf, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
@@ -204,8 +203,3 @@ def test_an_adapter_of_a_higher_rank_is_refused(files: Files) -> None:
     decoder.enable_adapters(1, 4)
     with pytest.raises(AdapterError, match="rank 5; at most 4 is served; raise --max-lora-rank"):
         decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("second", decoder)))
-
-
-def test_models_that_transformers_computes_have_no_adapters() -> None:
-    with pytest.raises(UnsupportedModelError, match="serve a merged checkpoint"):
-        TransformersDecoder.enable_adapters(object(), 1, 8)  # type: ignore[arg-type]
