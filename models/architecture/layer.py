@@ -54,6 +54,9 @@ class LayerSpec:
     qkv_limit: float | None = None  # queries, keys and values are bounded to +-limit: OLMo, MPT
     heads_norm: NormSpec | None = None  # of all heads' outputs together, before the output projection: BitNet
     has_output_gate: bool = False  # heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv
+    has_value_matrix: bool = True  # False: values are the keys before their norm and rotary embedding (Gemma 4)
+    value_norm: NormSpec | None = None  # of each head's values, without weight: Gemma 3n
+    has_output_scale: bool = False  # a learned factor of the layer's output, one number: Gemma 4
 
     @property
     def attention(self) -> AttentionSpec:

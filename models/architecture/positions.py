@@ -78,6 +78,7 @@ class RopeSpec:
     rotary_dim: int
     theta: float
     scaling: RopeScaling | None = None
+    num_pairs: int | None = None  # only the first pairs rotate, at the frequencies that they have among all: Gemma 4
 
 
 @dataclass(frozen=True, slots=True)

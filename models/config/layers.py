@@ -1,8 +1,10 @@
 """Settings that a configuration states for each layer: types, windows, flags."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from models.config.hf_config import HFConfig
+from models.config.hf_config import HFConfig, quote_value
 from models.errors import CheckpointError, UnsupportedModelError
 
 
@@ -50,6 +52,28 @@ def layer_types(config: HFConfig, num_layers: int, name: str = "layer_types") ->
             "fetch the checkpoint's own configuration again"
         )
     return types[:num_layers]
+
+
+def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping[str, Any]]) -> list[HFConfig]:
+    """Return the configuration of each layer: the fields of `config`, and those that the layer has of its own.
+
+    `per_layer_config`, with objects by the layer's number, says which those are, or `usual` if it is absent.
+    """
+    stated = config.raw("per_layer_config")
+    if stated is None:
+        stated = usual
+    numbers = set(map(str, range(num_layers)))
+    if not isinstance(stated, Mapping) or not all(
+        str(name) in numbers and isinstance(fields, Mapping) for name, fields in stated.items()
+    ):
+        raise CheckpointError(
+            f"{config.source}: per_layer_config is {quote_value(stated)}; it must have objects by numbers below "
+            f"{num_layers}; {config.remedy}"
+        )
+    own = {str(name): fields for name, fields in stated.items()}
+    return [
+        dataclasses.replace(config, fields={**config.fields, **own.get(str(index), {})}) for index in range(num_layers)
+    ]
 
 
 def rope_layers(config: HFConfig, num_layers: int) -> list[bool]:

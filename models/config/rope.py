@@ -40,6 +40,8 @@ def rope_spec(
     outer = scaling if is_current else config
     theta = outer.number("rope_theta", config.number("rope_theta", default_theta))
     share = outer.number("partial_rotary_factor", config.number("partial_rotary_factor", default_share))
+    if _kind(scaling) == "proportional":
+        return _proportional(scaling, head_dim, theta, share)
     rotary_dim = int(head_dim * share)
     if share > 1.0 or rotary_dim < 2 or rotary_dim % 2:
         raise CheckpointError(
@@ -50,6 +52,23 @@ def rope_spec(
     if _has_alpha(scaling) and rotary_dim > 2:
         return RopeSpec(rotary_dim, theta * scaling.number("alpha") ** (rotary_dim / (rotary_dim - 2)))
     return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
+
+
+def _proportional(scaling: HFConfig, head_dim: int, theta: float, share: float) -> RopeSpec:
+    """Return a rotary embedding of the first pairs, a share of a head's, which keep the frequencies of whole heads."""
+    num_pairs = int(share * head_dim // 2)
+    if share > 1.0 or num_pairs < 1 or head_dim % 2:
+        raise CheckpointError(
+            f"{scaling.source}: partial_rotary_factor {share} of head size {head_dim} rotates {num_pairs} pairs; it "
+            f"must be 1 to {head_dim // 2} of them, of heads of an even size; {scaling.remedy}"
+        )
+    factor = scaling.number("factor", 1.0)
+    return RopeSpec(
+        head_dim,
+        theta,
+        scaling=None if factor == 1.0 else LinearScaling(factor),
+        num_pairs=None if 2 * num_pairs == head_dim else num_pairs,
+    )
 
 
 def _has_alpha(scaling: HFConfig) -> bool:

@@ -28,7 +28,7 @@ def describe_gemma(config: HFConfig) -> DecoderSpec:
         raise UnsupportedModelError(
             f"{config.source}: use_bidirectional_attention is not supported; this is not a decoder"
         )
-    spec = llama.describe(_with_activation(config), llama.Defaults(head_dim=256, has_tied_head=True))
+    spec = llama.describe(with_activation(config), llama.Defaults(head_dim=256, has_tied_head=True))
     return dataclasses.replace(spec, embedding_scale=spec.hidden_size**0.5)
 
 
@@ -81,7 +81,7 @@ def _ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
     return windowed, full
 
 
-def _with_activation(config: HFConfig) -> HFConfig:
+def with_activation(config: HFConfig) -> HFConfig:
     """Set `hidden_act` from `hidden_activation` or `hidden_act`; Gemma's "gelu" means the tanh approximation."""
     name = config.text(config.first("hidden_activation", "hidden_act"), "gelu_pytorch_tanh")
     return dataclasses.replace(

@@ -30,10 +30,22 @@ class Defaults:
 
 def describe(config: HFConfig, defaults: Defaults = Defaults()) -> DecoderSpec:
     """Return the spec of Llama. Most other families start from this spec and replace what differs."""
+    layer = describe_layer(config, defaults)
+    return DecoderSpec(
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=config.integer("hidden_size"),
+        max_position=context_length(config, 2048),
+        layers=(layer,) * config.num_layers("num_hidden_layers"),
+        final_norm=layer.norm,
+        has_tied_head=config.boolean("tie_word_embeddings", defaults.has_tied_head),
+    )
+
+
+def describe_layer(config: HFConfig, defaults: Defaults = Defaults()) -> LayerSpec:
+    """Return the spec of Llama's layers."""
     attention = _attention(config, defaults)
-    norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", defaults.eps))
     has_attention_bias = config.boolean("attention_bias", defaults.has_attention_bias)
-    layer = LayerSpec(
+    return LayerSpec(
         mixer=attention,
         rope=rope_spec(
             config,
@@ -51,15 +63,7 @@ def describe(config: HFConfig, defaults: Defaults = Defaults()) -> DecoderSpec:
             has_up_bias=config.boolean("mlp_bias", False),
             has_down_bias=config.boolean("mlp_bias", False),
         ),
-        norm=norm,
-    )
-    return DecoderSpec(
-        vocab_size=config.integer("vocab_size"),
-        hidden_size=config.integer("hidden_size"),
-        max_position=context_length(config, 2048),
-        layers=(layer,) * config.num_layers("num_hidden_layers"),
-        final_norm=norm,
-        has_tied_head=config.boolean("tie_word_embeddings", defaults.has_tied_head),
+        norm=NormSpec(NormKind.RMS, config.number("rms_norm_eps", defaults.eps)),
     )
 
 

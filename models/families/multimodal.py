@@ -25,6 +25,7 @@ _LEFT_OUT = (
     *("image_tower", "video_tower", "audio_tower", "acoustic_tokenizer_encoder", "semantic_tokenizer_encoder"),
     *("multi_modal_projector", "mm_projector", "projector", "vision_projection", "connector", "aligner", "merger"),
     *("high_res_vision_neck", "high_res_vision_proj", "visual_embeddings_table"),
+    *("embed_vision", "embed_audio", "vision_embedder"),
     *("generation_embeddings", "generation_aligner", "generation_head", "talker", "token2wav", "code2wav", "mtp"),
 )
 _LEFT_OUT_TENSORS = ("image_newline", "high_res_vision_alpha")

@@ -29,7 +29,9 @@ class Attention(nn.Module):
         self.backend = compute.backend
         self._dtype = compute.dtype
         num_heads, num_kv_heads, head_dim = self.spec.num_heads, self.spec.num_kv_heads, self.spec.head_dim
-        heads = {"q": num_heads, "k": num_kv_heads, "v": num_kv_heads}
+        heads = {"q": num_heads, "k": num_kv_heads}
+        if spec.has_value_matrix:
+            heads["v"] = num_kv_heads
         if spec.has_output_gate:
             heads["gate"] = num_heads
         self.heads = tuple(heads.values())
@@ -40,6 +42,11 @@ class Attention(nn.Module):
         assert spec.qkv_limit is None or not spec.has_output_gate, "the gate would be bounded, too"
         self._gate_rows = compute.ops.gate_rows(num_heads * head_dim)
         self.heads_norm = None if spec.heads_norm is None else Norm(spec.heads_norm, num_heads * head_dim)
+        self._has_value_matrix, self._copy_heads = spec.has_value_matrix, compute.ops.copy_heads(head_dim)
+        self._value_norm = None
+        if spec.value_norm is not None:
+            assert not spec.value_norm.has_weight
+            self._value_norm = Norm(spec.value_norm, head_dim)
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
         self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
         self._alibi_slopes = spec.alibi_slopes
@@ -74,7 +81,10 @@ class Attention(nn.Module):
         qkv = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         if self._qkv_limit is not None:
             qkv = self._bound_rows(qkv, self._qkv_limit)
-        q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
+        q, k, *rest = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
+        v, *gate = rest if self._has_value_matrix else (self._copied(k), *rest)
+        if self._value_norm is not None:
+            v = self.backend.norm_heads(v, self._value_norm)
         if self._norms and not self._norms_rotated:
             q, k = self._normed(q, k)
         if rotary is None:
@@ -94,6 +104,11 @@ class Attention(nn.Module):
             heads, self.heads_norm or IDENTITY, residual=residual, adapter_slots=batch.adapter_slots
         )
         return hidden
+
+    def _copied(self, k: torch.Tensor) -> torch.Tensor:
+        v = k.new_empty(k.shape)
+        self._copy_heads(k, v)
+        return v
 
     def _normed(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         norm_q, norm_k = self._norms

@@ -31,7 +31,7 @@ from models.layers.recurrence.recurrence import Recurrence
 from models.layers.recurrence.selective_scan import SelectiveScan
 from models.layers.recurrence.short_conv import ShortConv
 from models.layers.recurrence.state_space import StateSpace
-from models.layers.residual import NORMS_OF_SUBLAYER, make_residual, skip_sublayer
+from models.layers.residual import NORMS_OF_SUBLAYER, OutputScale, make_residual, skip_sublayer
 from models.linear.method import LinearMethod
 
 
@@ -65,8 +65,10 @@ class DecoderLayer(nn.Module):
         self.mlp = (
             None if spec.mlp is None else make_feed_forward(spec.mlp, hidden_size, compute=compute, method=method)
         )
+        self.output_scale = OutputScale() if spec.has_output_scale else None
+        assert has_mlp or not spec.has_output_scale, "the factor is applied after feed-forward"
         self._attn_residual = make_residual(spec, attn_norm, attn_post_norm, hidden_size, compute.ops)
-        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm, hidden_size, compute.ops)
+        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm, hidden_size, compute.ops, self.output_scale)
         self.beside: StateSpace | None = None
         if spec.beside is not None:
             assert spec.placement is NormPlacement.PRE
@@ -148,6 +150,7 @@ class ParallelLayer(nn.Module):
         assert isinstance(spec.mlp, MLPSpec)
         assert spec.beside is None
         assert spec.sublayer_scale == spec.skip_scale == 1.0
+        assert not spec.has_output_scale
         self.attn_norm = Norm(spec.norm, hidden_size)
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM

@@ -22,6 +22,13 @@ def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: in
     """
     if spec is None:
         return torch.empty(0, dtype=torch.float32, device=device)
+    frequencies = _scaled_frequencies(spec, device, context)
+    if spec.num_pairs is not None:
+        frequencies[spec.num_pairs :] = 0.0
+    return frequencies
+
+
+def _scaled_frequencies(spec: RopeSpec, device: torch.device, context: int) -> torch.Tensor:
     frequencies = _unscaled(spec.theta, spec.rotary_dim, device)
     match spec.scaling:
         case None:

@@ -50,10 +50,15 @@ def _attention_layers(spec: DecoderSpec) -> list[LayerSpec]:
     return [layer for layer in spec.layers if isinstance(layer.mixer, AttentionSpec)]
 
 
+def _head_sizes(spec: DecoderSpec) -> set[int]:
+    return {attention.head_dim for attention in spec.attention_specs}
+
+
 _WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
     "learned positions": lambda spec: spec.has_learned_positions,
     "layers without positions": lambda spec: len({layer.rope is None for layer in _attention_layers(spec)}) > 1,
     "rotary settings by layer": lambda spec: len({layer.rope for layer in spec.layers if layer.rope is not None}) > 1,
+    "head sizes by layer": lambda spec: len(_head_sizes(spec)) > 1,
     "scaled embeddings or logits": lambda spec: (spec.embedding_scale, spec.logit_scale) != (1.0, 1.0),
     "capped logits": lambda spec: spec.logit_softcap is not None,
     "sees both ways": lambda spec: spec.is_encoder,
@@ -80,9 +85,14 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "attention beside a recurrence": lambda layer: layer.beside is not None,
     "layers of one sublayer": lambda layer: layer.mixer is None or layer.mlp is None,
     "partial rotary embedding": lambda layer: (
-        layer.rope is not None and layer.latent is None and layer.rope.rotary_dim < layer.attention.head_dim
+        layer.rope is not None
+        and layer.latent is None
+        and (layer.rope.rotary_dim < layer.attention.head_dim or layer.rope.num_pairs is not None)
     ),
     "QK norms": lambda layer: layer.qk_norm is not None,
+    "norms of values": lambda layer: layer.value_norm is not None,
+    "values from the keys' matrix": lambda layer: not layer.has_value_matrix,
+    "scaled layers": lambda layer: layer.has_output_scale,
     "query temperature": lambda layer: layer.query_temperature is not None,
     "output gate": lambda layer: layer.has_output_gate,
     "norms after sublayers": lambda layer: layer.placement is NormPlacement.POST,

@@ -36,6 +36,8 @@ LONGROPE = {
 ROPES: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
+    "proportional": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+    "proportional-scaled": {"rope_type": "proportional", "rope_theta": 1e6, "factor": 4.0},
     "yarn": YARN,
     "yarn-not-truncated": {**YARN, "truncate": False, "beta_fast": 20.0, "beta_slow": 2.0},
     "yarn-mscale": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7},

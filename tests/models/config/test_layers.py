@@ -1,0 +1,25 @@
+"""Settings of single layers in a configuration."""
+
+import pytest
+
+from models.config.hf_config import HFConfig
+from models.config.layers import layer_configs
+from models.errors import CheckpointError
+
+pytestmark = pytest.mark.fast
+
+
+def sizes(fields: dict[str, object]) -> list[int]:
+    usual = {1: {"head_dim": 512}}
+    return [each.integer("head_dim") for each in layer_configs(HFConfig(fields, "config.json"), 3, usual)]
+
+
+def test_layers_have_the_fields_that_they_state() -> None:
+    assert sizes({"head_dim": 64}) == [64, 512, 64]
+    assert sizes({"head_dim": 64, "per_layer_config": {"2": {"head_dim": 128}}}) == [64, 64, 128]
+
+
+@pytest.mark.parametrize("stated", [[], "x", {"0": 3}, {"3": {}}, {"full_attention": {}}])
+def test_fields_of_layers_that_do_not_exist_are_refused(stated: object) -> None:
+    with pytest.raises(CheckpointError, match=r"per_layer_config is .*must have objects by numbers below 3"):
+        sizes({"head_dim": 64, "per_layer_config": stated})
