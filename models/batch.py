@@ -1,8 +1,11 @@
 """ForwardBatch: one step's token rows and where their KV lives; an explicit argument of every forward."""
 
+import bisect
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -92,6 +95,8 @@ class ForwardBatch:
     adapter_slots: [T] int32, the slot of each row's adapter (`ModelDecoder.set_adapter`), -1 for rows without one; None
     if no row has one.
     distance_bias: set by the decoder before its layers run, if attention has a bias by distance.
+    layer_inputs: [T, layers, size], set by `Decoder.with_layer_inputs`, if layers have inputs besides the residual
+    stream.
     All tensors are on the model's device. query_lens and context_lens are the host's copy of the lengths, so that
     nothing has to be read back.
     """
@@ -108,6 +113,61 @@ class ForwardBatch:
     adapter_slots: torch.Tensor | None = None
     token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types
     distance_bias: DistanceBias | None = None
+    layer_inputs: torch.Tensor | None = None
+
+
+class NarrowedBatch(NamedTuple):
+    """A part of a batch's rows. rows: [n] int64, their indices. output_rows: [L] indices among these; None: all."""
+
+    batch: ForwardBatch
+    rows: torch.Tensor
+    output_rows: torch.Tensor | None
+
+
+def narrow_batch(batch: ForwardBatch, output_rows: torch.Tensor) -> NarrowedBatch:
+    """Return the batch from each sequence's first output row to its last, as if its context ended there.
+
+    Sequences without output rows are left out. For layers that write no keys, values and states: rows after a
+    sequence's last output row are in the cache, but causal attention does not see them.
+    """
+    numbers = output_rows.tolist()
+    ends = list(itertools.accumulate(batch.query_lens))
+    first: dict[int, int] = {}  # of each sequence with output rows
+    last: dict[int, int] = {}
+    for row in sorted(numbers):
+        sequence = bisect.bisect_right(ends, row)
+        first.setdefault(sequence, row)
+        last[sequence] = row
+    rows = [row for sequence in first for row in range(first[sequence], last[sequence] + 1)]
+    lengths = [last[sequence] + 1 - first[sequence] for sequence in first]
+    contexts = [batch.context_lens[sequence] - (ends[sequence] - last[sequence] - 1) for sequence in first]
+    index_of = {row: index for index, row in enumerate(rows)}
+    order = [index_of[row] for row in numbers]
+    device = batch.token_ids.device
+    kept, sequences, kept_outputs = (
+        torch.tensor(indices, dtype=torch.int64, device=device) for indices in (rows, list(first), order)
+    )
+    narrowed = dataclasses.replace(
+        batch,
+        token_ids=batch.token_ids[kept],
+        positions=batch.positions[kept],
+        cu_seqlens_q=torch.tensor([0, *itertools.accumulate(lengths)], device=device, dtype=torch.int32),
+        seq_lens=torch.tensor(contexts, device=device, dtype=torch.int32),
+        groups=tuple(_narrowed(group, kept, sequences) for group in batch.groups),
+        logit_rows=kept_outputs,
+        query_lens=tuple(lengths),
+        context_lens=tuple(contexts),
+        adapter_slots=None if batch.adapter_slots is None else batch.adapter_slots[kept],
+        token_type_ids=None if batch.token_type_ids is None else batch.token_type_ids[kept],
+        layer_inputs=None if batch.layer_inputs is None else batch.layer_inputs[kept],
+    )
+    return NarrowedBatch(narrowed, kept, None if order == list(range(len(rows))) else kept_outputs)
+
+
+def _narrowed(group: GroupBatch, rows: torch.Tensor, sequences: torch.Tensor) -> GroupBatch:
+    if isinstance(group, StateGroupBatch):
+        return group
+    return KVGroupBatch(group.slot_mapping[rows], group.block_tables[sequences])
 
 
 def forward_batch(

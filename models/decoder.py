@@ -10,13 +10,14 @@ from torch import nn
 from models.architecture.decoder import DecoderSpec
 from models.architecture.norm import NormSpec
 from models.attention.rotary import RotaryEmbedding
-from models.batch import ForwardBatch, StateGroupBatch
+from models.batch import ForwardBatch, StateGroupBatch, narrow_batch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY
 from models.kv.layer import LayerCache, LayerState
 from models.layers.attention import Attention
 from models.layers.decoder_layer import make_layer
 from models.layers.decoder_rotary import DecoderRotary
+from models.layers.layer_input import LayerInputs
 from models.layers.moe import ExpertCounts, MoE
 from models.layers.norm import Norm
 from models.layers.relative_bias import RelativeBias
@@ -71,6 +72,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(
             make_layer(layer, hidden_size, compute=compute, method=method) for layer in spec.layers
         )
+        self.layer_inputs: LayerInputs | None = None
+        if (inputs := spec.layer_input) is not None:
+            self.layer_inputs = LayerInputs(inputs, len(spec.layers), hidden_size, compute=compute, method=method)
         self.norm = _optional_norm(spec.final_norm, hidden_size)
         self.head = _head(spec, self.embed, method)
         self.score_head = None if spec.score_head is None else ScoreHead(spec.score_head, hidden_size, method=method)
@@ -79,7 +83,14 @@ class Decoder(nn.Module):
         self.cache_layout = compute.cache_layout(self.mixers)
         self._group_of_mixer = {mixer: n for n, group in enumerate(self.cache_layout.groups) for mixer in group.layers}
         ends = tuple(itertools.accumulate(len(layer.mixers) for layer in spec.layers))
-        self._mixers_of_layer = [slice(*bounds) for bounds in itertools.pairwise((0, *ends))]
+        own = [slice(*bounds) for bounds in itertools.pairwise((0, *ends))]
+        self._mixers_of_layer = [
+            mixers if layer.kv_layer is None else own[layer.kv_layer]
+            for layer, mixers in zip(spec.layers, own, strict=True)
+        ]
+        self.num_caching = len(spec.layers)  # layers up to the last with a cache; the others run for output rows alone
+        while spec.layers[self.num_caching - 1].kv_layer is not None and compute.backend.takes_any_rows:
+            self.num_caching -= 1
         self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
         self._adapters: DecoderAdapters | None = None
@@ -114,10 +125,12 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Return hidden states [T, hidden] before the final norm. Writes the rows' K, V and states to `kv`.
 
-        kv: the cache of each mixer. output_rows: [L] indices of the rows to return, by default all; the last layer's
-        feed-forward sublayer computes only these rows.
+        kv: the cache of each mixer. output_rows: [L] indices of the rows to return, by default all. The last layer's
+        feed-forward sublayer computes only these rows, and the last layers without a cache only those from a sequence's
+        first of them to its last.
         """
-        return self.run_layers(self.embedded(batch), self.rotary_embeddings(batch), batch, kv, output_rows)
+        x = self.embedded(batch)
+        return self.run_layers(x, self.rotary_embeddings(batch), self.with_layer_inputs(batch, x), kv, output_rows)
 
     def embedded(self, batch: ForwardBatch) -> torch.Tensor:
         """Return the first layer's input: [T, hidden]."""
@@ -135,6 +148,16 @@ class Decoder(nn.Module):
                 types = torch.zeros_like(batch.token_ids)
             x = x + self.token_type_embedding.look_up(types)
         return x if self.embed_norm is None else self.embed_norm(x)
+
+    def with_layer_inputs(self, batch: ForwardBatch, embedded: torch.Tensor) -> ForwardBatch:
+        """Return the batch with the layers' inputs besides the residual stream, if layers have such inputs.
+
+        embedded: the result of `embedded`.
+        """
+        if self.layer_inputs is None:
+            return batch
+        inputs = self.layer_inputs(batch.token_ids, embedded, batch.adapter_slots)
+        return dataclasses.replace(batch, layer_inputs=inputs)
 
     def rotary_embeddings(self, batch: ForwardBatch) -> list[RotaryEmbedding]:
         """Return the rotary embeddings of the batch's rows, for each of `rotary.specs`."""
@@ -154,6 +177,11 @@ class Decoder(nn.Module):
         """
         last = len(self.layers) - 1
         for index in range(len(self.layers)):
+            if index == self.num_caching and output_rows is not None:
+                batch, rows, output_rows = narrow_batch(batch, output_rows)
+                x, rotary_embeddings = x[rows], [each.of_rows(rows) for each in rotary_embeddings]
+                if not len(rows):
+                    return x
             caches = kv[self._mixers_of_layer[index]]
             x = self.run_layer(index, x, rotary_embeddings, batch, caches, output_rows if index == last else None)
         return x
@@ -167,19 +195,27 @@ class Decoder(nn.Module):
         kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run one layer on x, which may be overwritten. kv: the caches of the layer's own mixers."""
+        """Run one layer on x, which may be overwritten. kv: the caches of `mixer_indices`."""
         self.on_progress()
         if self.relative_bias is not None:
             batch = dataclasses.replace(batch, distance_bias=self.relative_bias.by_distance())
         rotary = self.rotary.of_layer(index, rotary_embeddings)
         groups = [batch.groups[self._group_of_mixer[mixer]] for mixer in self.mixer_indices(index)]
-        rows: torch.Tensor = self.layers[index](x, rotary, batch, groups, kv, output_rows)
+        layer_input = None if batch.layer_inputs is None else batch.layer_inputs[:, index]
+        rows: torch.Tensor = self.layers[index](x, rotary, batch, groups, kv, output_rows, layer_input)
         return rows
 
     def mixer_indices(self, index: int) -> range:
-        """Return the indices of a layer's mixers, which are those of its caches."""
+        """Return the indices of a layer's mixers, which are those of its caches; of `LayerSpec.kv_layer`, if it has
+        that."""
         bounds = self._mixers_of_layer[index]
         return range(bounds.start, bounds.stop)
+
+    @property
+    def shared_mixers(self) -> set[int]:
+        """The mixers whose keys and values later layers read."""
+        readers = [index for index, layer in enumerate(self.spec.layers) if layer.kv_layer is not None]
+        return {mixer for index in readers for mixer in self.mixer_indices(index)}
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, kv: Sequence[LayerCache]) -> None:
         """Write the recurrent states after the rows of accepted draft tokens.
@@ -232,7 +268,7 @@ class Decoder(nn.Module):
         """Return the layers that can have adapters, all but embeddings and experts, by module name."""
         modules = dict(self.named_modules())
         inner = {name: module for name, module in modules.items() if isinstance(module, Linear)}
-        skipped = ("embed", "position_embedding", "token_type_embedding")
+        skipped = ("embed", "position_embedding", "token_type_embedding", "layer_inputs.table")
         layers = {name: each for name, each in inner.items() if ".experts." not in name and name not in skipped}
         return layers if self.head is None else {**layers, "head": self.head}
 

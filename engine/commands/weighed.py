@@ -44,12 +44,12 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
     overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     opened = open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
     weights = _weight_bytes(files, _checkpoint_of(opened), config)
-    per_token = _kv_bytes(opened.attention_specs, config)
+    per_token = _kv_bytes(_cached(opened), config)
     if draft_files is not None:  # a draft model computes in the same dtype, and caches the same tokens
         draft = open_with_either(draft_files, {})
         draft_config = replace(config, quantization=speculation_settings(config).draft_quantization)
         weights += _weight_bytes(draft_files, _checkpoint_of(draft), draft_config)
-        per_token += _kv_bytes(draft.attention_specs, config)
+        per_token += _kv_bytes(_cached(draft), config)
     per_sequence = _state_bytes(opened, config) if isinstance(opened, OpenedModel) else 0
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
     is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
@@ -99,6 +99,13 @@ def _adapter_fields(
         "adapter_bytes": adapter_memory(config, decoder.adapted_layers(), dtype, device).device_bytes,
         "trainable_layers": layer_kinds(layers),
     }
+
+
+def _cached(opened: "OpenedModel | OpenedTransformersModel") -> Sequence[AttentionSpec]:
+    """Return the attention of the layers that store keys and values."""
+    if not isinstance(opened, OpenedModel):
+        return opened.attention_specs
+    return [each for each in opened.spec.mixers if isinstance(each, AttentionSpec)]
 
 
 def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:

@@ -1,7 +1,8 @@
 """ModelWork: estimates the FLOPs and memory traffic of a step's forward pass, from the plan and the model's sizes.
 
 The estimate is a lower bound for any implementation. Each stored weight is read once per step, and as many experts as
-even routing would select. Keys and values are read once per sequence. Each weight and row, and each key or value
+even routing would select. Keys and values are read once per sequence. Layers that only read what earlier ones have
+cached count for rows with logits alone, and their attention not at all. Each weight and row, and each key or value
 element that a row attends to, takes a multiply and an add. Activations count nothing, since they stay in caches; nor
 does the arithmetic of recurrences, which is small next to their projections. Time over work shows how well the hardware
 is used (roofline model: S. Williams, A. Waterman, D. Patterson, 2009).
@@ -76,12 +77,19 @@ class ModelWork:
             for each in routed
         ]
         of_experts = {id(each) for layer in routed for each in layer.experts.modules()}
-        dense = [each for each in decoder.layers.modules() if isinstance(each, Linear) and id(each) not in of_experts]
+        caching, reading = decoder.layers[: decoder.num_caching], decoder.layers[decoder.num_caching :]
+        dense, later = (
+            [each for each in layers.modules() if isinstance(each, Linear) and id(each) not in of_experts]
+            for layers in (caching, reading)
+        )
         chosen = [linear for layer in routed for linear in _chosen_linears(layer)]
-        self._dense_bytes = num_bytes([decoder.layers]) - sum(num_bytes([layer.experts]) for layer in routed)
-        self._flops_per_row = 2 * sum(linear.in_features * linear.out_features for linear in (*dense, *chosen))
-        self._head_bytes = num_bytes([decoder.head])
-        self._head_flops_per_row = 2 * model.vocab_size * (decoder.spec.embedding_size or decoder.spec.hidden_size)
+        self._dense_bytes = num_bytes([caching]) - sum(num_bytes([layer.experts]) for layer in routed)
+        self._flops_per_row = _num_flops((*dense, *chosen))
+        # Of the output layer, and of layers before it that only read what others have cached
+        self._output_bytes = num_bytes([reading, decoder.head])
+        self._flops_per_output = _num_flops(later) + 2 * model.vocab_size * (
+            decoder.spec.embedding_size or decoder.spec.hidden_size
+        )
         attention = _attention_of(model)
         self._full = [each for each in attention if not each.window]
         self._windows = [each for each in attention if each.window]
@@ -113,8 +121,8 @@ class ModelWork:
         read_bytes += sum(layer.read_bytes(num_rows) for layer in self._experts)
         flops += num_rows * self._flops_per_row
         if num_logits:
-            read_bytes += self._head_bytes
-            flops += num_logits * self._head_flops_per_row
+            read_bytes += self._output_bytes
+            flops += num_logits * self._flops_per_output
         state_bytes = len(plan.items) * self._state_bytes
         written = num_rows * self._written_per_row + state_bytes
         return StepWork(round(read_bytes) + state_bytes, written, flops)
@@ -124,6 +132,11 @@ def _chosen_linears(layer: MoE) -> list[Linear]:
     """Return the linear layers of as many experts as each row is routed to."""
     chosen = layer.experts[: layer.router.spec.experts_per_token]
     return [each for each in chosen.modules() if isinstance(each, Linear)]
+
+
+def _num_flops(linears: Iterable[Linear]) -> int:
+    """Return the FLOPs of one row."""
+    return 2 * sum(linear.in_features * linear.out_features for linear in linears)
 
 
 def _attention_of(model: LoadedModel) -> list[_Attention]:

@@ -132,6 +132,8 @@ class _Placer:
         if layer is None:
             raise self._refusal(name, f"belongs to a layer that this model does not have; {_OWN_BASE}")
         is_table = isinstance(layer, Embedding) and module not in _WHOLE
+        if isinstance(layer, Linear) and destination.shard is not None and destination.shard not in layer.shards:
+            raise self._refusal(name, f"belongs to a part of a layer that this model does not have; {_OWN_BASE}")
         if not isinstance(layer, Linear) or destination.parameter != "weight" or is_table:
             raise self._refusal(name, f"belongs to a part of the model for which adapters are not supported; {_MERGE}")
         spec = destination.layer_of(self._spec)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.layer import LayerSpec, Mixer
+from models.architecture.layer import LayerInputSpec, LayerSpec, Mixer
 from models.architecture.norm import NormSpec
 from models.architecture.pooling import ScoreHeadSpec
 from models.architecture.positions import RelativeBiasSpec
@@ -44,8 +44,13 @@ class DecoderSpec:
         return [layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionSpec)]
 
     @property
+    def layer_input(self) -> LayerInputSpec | None:
+        """The inputs of layers besides the residual stream, or None."""
+        return self.layers[0].layer_input
+
+    @property
     def mixers(self) -> list[Mixer]:
-        """The attention and recurrences of all layers, in order: each has a cache of its own."""
+        """The attention and recurrences that have a cache of their own, of all layers, in order."""
         return [mixer for layer in self.layers for mixer in layer.mixers]
 
     def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":

@@ -5,12 +5,27 @@ import enum
 from dataclasses import dataclass
 
 from models.architecture.attention import AttentionSpec, LatentSpec, QKNormSpec, QueryTemperature
-from models.architecture.feed_forward import MLPSpec, MoESpec
+from models.architecture.feed_forward import Activation, MLPSpec, MoESpec
 from models.architecture.norm import NormSpec
 from models.architecture.positions import RopeSpec
 from models.architecture.recurrence import RecurrenceSpec, StateSpaceSpec
 
 Mixer = AttentionSpec | RecurrenceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInputSpec:
+    """Inputs of layers besides the residual stream: for each token, a part of a table's row for each layer (per-layer
+    embeddings: Gemma 3n).
+
+    To that part, sqrt(size) times, comes norm(projection of the embedded token / sqrt(hidden size)); the sum over
+    sqrt(2) is the layer's input p. The layer adds norm(out(act(gate x) * p)) to x, after feed-forward.
+    """
+
+    vocab_size: int  # later tokens have the input of token 0
+    size: int  # of a layer's input
+    activation: Activation
+    norm: NormSpec
 
 
 class NormPlacement(enum.Enum):
@@ -56,6 +71,8 @@ class LayerSpec:
     has_output_gate: bool = False  # heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv
     has_value_matrix: bool = True  # False: values are the keys before their norm and rotary embedding (Gemma 4)
     value_norm: NormSpec | None = None  # of each head's values, without weight: Gemma 3n
+    kv_layer: int | None = None  # an earlier layer, whose keys and values this one reads; it stores none: Gemma 3n
+    layer_input: LayerInputSpec | None = None  # a third sublayer; the same in all layers
     has_output_scale: bool = False  # a learned factor of the layer's output, one number: Gemma 4
 
     @property
@@ -72,6 +89,8 @@ class LayerSpec:
     @property
     def mixers(self) -> tuple[Mixer, ...]:
         """Attention, recurrence, or both in this order: the parts of the layer that have a cache."""
+        if self.kv_layer is not None:
+            return ()
         return tuple(mixer for mixer in (self.mixer, self.beside) if mixer is not None)
 
     def with_window(self, window: int | None) -> "LayerSpec":

@@ -16,6 +16,7 @@ class AttentionBackend(ABC):
     """An implementation of attention. Stateless, and shared by all layers: each call gets its layer's cache."""
 
     name: str
+    takes_any_rows = True  # whether `forward` takes fewer rows of a sequence than were written in the step
 
     @abstractmethod
     def unsupported(
@@ -45,6 +46,10 @@ class AttentionBackend(ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rotate q ([T, H, D]) and k by the rows' angles, possibly in place."""
         return rotate(q, rotary), rotate(k, rotary)
+
+    def rotate_queries(self, q: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
+        """Rotate and scale q [T, H, D] by the rows' angles, possibly in place."""
+        return scale_queries(rotate(q, rotary), rotary)
 
     @abstractmethod
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:

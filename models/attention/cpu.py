@@ -68,6 +68,10 @@ class CpuAttention(AttentionBackend):
         self._rope_kv_write(None, q, k, None, rotary._replace(q_scale=None), None)
         return q, k
 
+    def rotate_queries(self, q: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
+        self._rope_kv_write(None, q, q[:, :0], None, rotary, None)
+        return q
+
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         self._rope_kv_write(kv.parts[_PART], None, k, v, None, group)
 

@@ -19,6 +19,10 @@ class RotaryEmbedding(NamedTuple):
     sin: torch.Tensor
     q_scale: torch.Tensor | None = None
 
+    def of_rows(self, rows: torch.Tensor) -> "RotaryEmbedding":
+        """Return the embedding of some rows, by their indices [n] int64."""
+        return RotaryEmbedding(*(None if part is None else part[rows] for part in self))
+
 
 def rotary_embedding(
     positions: torch.Tensor,

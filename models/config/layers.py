@@ -1,9 +1,10 @@
 """Settings that a configuration states for each layer: types, windows, flags."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from models.architecture.attention import AttentionSpec
 from models.config.hf_config import HFConfig, quote_value
 from models.errors import CheckpointError, UnsupportedModelError
 
@@ -74,6 +75,34 @@ def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping
     return [
         dataclasses.replace(config, fields={**config.fields, **own.get(str(index), {})}) for index in range(num_layers)
     ]
+
+
+def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec]) -> list[int | None]:
+    """Return for each layer the earlier one whose keys and values it reads, or None if it has its own.
+
+    The last `num_kv_shared_layers` read those of the last layer before them that has the same window.
+    """
+    count = len(attention)
+    num_shared = config.integer("num_kv_shared_layers", 0, minimum=0, maximum=count)
+    owners = {spec.sliding_window: index for index, spec in enumerate(attention[: count - num_shared])}
+    donors: list[int | None] = [None] * count
+    for index in range(count - num_shared, count):
+        spec = attention[index]
+        donor = owners.get(spec.sliding_window)
+        if donor is None:
+            kind = "full attention" if spec.sliding_window is None else f"a window of {spec.sliding_window}"
+            raise CheckpointError(
+                f"{config.source}: num_kv_shared_layers {num_shared} of {count} layers leaves none with {kind} that "
+                f"has keys and values for layer {index}; {config.remedy}"
+            )
+        own, read = ((each.num_kv_heads, each.head_dim) for each in (spec, attention[donor]))
+        if own != read:
+            raise CheckpointError(
+                f"{config.source}: layer {index} cannot read the keys and values of layer {donor}: {own[0]} heads of "
+                f"{own[1]} are not {read[0]} of {read[1]}; {config.remedy}"
+            )
+        donors[index] = donor
+    return donors
 
 
 def rope_layers(config: HFConfig, num_layers: int) -> list[bool]:

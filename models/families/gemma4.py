@@ -1,4 +1,4 @@
-"""Gemma 4 Unified (text): heads of two sizes, norms of values, values from the keys' matrix, scaled layers.
+"""Gemma 4 (text): heads of two sizes, norms of values, scaled layers; the small models' layers share keys and values.
 
 Unlike in earlier generations, norms are stored as they are.
 """
@@ -7,9 +7,10 @@ import dataclasses
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_configs, sliding_windows
+from models.config.layers import kv_layers, layer_configs, sliding_windows
 from models.config.rope import rope_spec, with_default_rope
 from models.errors import UnsupportedModelError
 from models.families import llama, olmo
@@ -24,25 +25,43 @@ _ROPE = {
 }
 
 
+def describe(config: HFConfig) -> DecoderSpec:
+    if config.boolean("enable_moe_block", False):
+        raise UnsupportedModelError(f"{config.source}: enable_moe_block is not supported")
+    spec = _describe_dense(config, window=512)
+    size = config.integer("hidden_size_per_layer_input", 256, minimum=0)
+    if not size:
+        return spec
+    layer = spec.layers[0]
+    assert isinstance(layer.mlp, MLPSpec)
+    vocab_size = config.integer("vocab_size_per_layer_input", 262144)
+    layer_input = LayerInputSpec(vocab_size, size, layer.mlp.activation, layer.norm)
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, layer_input=layer_input))
+
+
 def describe_unified(config: HFConfig) -> DecoderSpec:
+    return _describe_dense(config, window=1024)
+
+
+def _describe_dense(config: HFConfig, window: int) -> DecoderSpec:
+    """Describe a model without experts and layers' inputs. window: the default of `sliding_window`."""
     if config.raw("use_bidirectional_attention") == "all":  # "vision" is about images alone
         raise UnsupportedModelError(
             f'{config.source}: use_bidirectional_attention "all" is not supported; this is not a decoder'
         )
-    if config.integer("num_kv_shared_layers", 0, minimum=0):
-        raise UnsupportedModelError(f"{config.source}: num_kv_shared_layers above 0 is not supported")
     defaults = llama.Defaults(head_dim=256, has_tied_head=True)
     config = with_default_rope(with_activation(config), _ROPE)
     config = dataclasses.replace(config, fields={"num_key_value_heads": 4, **config.fields})
     spec = llama.describe(config, defaults)
     count = len(spec.layers)
-    windows = sliding_windows(config, count, is_windowed=lambda index: (index + 1) % _PATTERN != 0, default=1024)
+    windows = sliding_windows(config, count, is_windowed=lambda index: (index + 1) % _PATTERN != 0, default=window)
     windows[-1] = None
     has_own_values = not config.boolean("attention_k_eq_v", False)
     full = {"head_dim": config.integer("global_head_dim", 512)}
     if config.has("num_global_key_value_heads") and not has_own_values:
         full["num_key_value_heads"] = config.integer("num_global_key_value_heads")
     configs = layer_configs(config, count, {index: full for index in range(count) if windows[index] is None})
+    is_widened = config.boolean("use_double_wide_mlp", False)
 
     def adapt(index: int, _: LayerSpec) -> LayerSpec:
         layer = llama.describe_layer(configs[index], defaults)
@@ -59,14 +78,30 @@ def describe_unified(config: HFConfig) -> DecoderSpec:
             has_output_scale=True,
         )
 
+    def share(index: int, layer: LayerSpec) -> LayerSpec:
+        assert isinstance(layer.mlp, MLPSpec)
+        if donors[index] is None or not is_widened:
+            return dataclasses.replace(layer, kv_layer=donors[index])
+        mlp = dataclasses.replace(layer.mlp, intermediate_size=2 * layer.mlp.intermediate_size)
+        return dataclasses.replace(layer, kv_layer=donors[index], mlp=mlp)
+
+    spec = spec.map_layers(adapt)
+    donors = kv_layers(config, [layer.attention for layer in spec.layers])
     cap = config.number("final_logit_softcapping") if config.has("final_logit_softcapping") else None
-    return dataclasses.replace(spec.map_layers(adapt), embedding_scale=spec.hidden_size**0.5, logit_softcap=cap)
+    return dataclasses.replace(spec.map_layers(share), embedding_scale=spec.hidden_size**0.5, logit_softcap=cap)
 
 
 NAMES = {
     **olmo.NAMES,
+    "model.embed_tokens_per_layer.*": To("layer_inputs.table"),
+    "model.per_layer_model_projection.*": To("layer_inputs.project"),
+    "model.per_layer_projection_norm.*": To("layer_inputs.norm"),
     "model.layers.{i}.pre_feedforward_layernorm.*": To("layers.{i}.mlp_norm"),
+    "model.layers.{i}.per_layer_input_gate.*": To("layers.{i}.layer_input.gate"),
+    "model.layers.{i}.per_layer_projection.*": To("layers.{i}.layer_input.out"),
+    "model.layers.{i}.post_per_layer_input_norm.*": To("layers.{i}.layer_input.norm"),
     "model.layers.{i}.layer_scalar": To("layers.{i}.output_scale"),
 }
 
+FAMILY = Family(describe, NAMES)
 UNIFIED = Family(describe_unified, NAMES)

@@ -69,6 +69,7 @@ FAMILIES: dict[str, Architecture] = {
     "GPTNeoXForCausalLM": Architecture("gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Architecture("gemma:GEMMA2", gguf="gemma2"),
     "Gemma3ForCausalLM": Architecture("gemma:GEMMA3", gguf="gemma3"),
+    "Gemma4ForCausalLM": Architecture("gemma4:FAMILY"),
     "Gemma4UnifiedForCausalLM": Architecture("gemma4:UNIFIED"),
     "GemmaForCausalLM": Architecture("gemma:GEMMA", gguf="gemma"),
     "Glm4ForCausalLM": Architecture("glm4:GLM4", gguf="glm4"),
@@ -143,6 +144,7 @@ MULTIMODAL: dict[str, Architecture] = {
     "Exaone4_5_ForConditionalGeneration": _wrapper_of("Exaone4ForCausalLM"),
     "FunAsrNanoForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
     "Gemma3ForConditionalGeneration": _wrapper_of("Gemma3ForCausalLM", "gemma:GEMMA3_MULTIMODAL"),
+    "Gemma4ForConditionalGeneration": _wrapper_of("Gemma4ForCausalLM"),
     "Gemma4UnifiedForConditionalGeneration": _wrapper_of("Gemma4UnifiedForCausalLM"),
     "Glm46VForConditionalGeneration": _wrapper_of(
         "Glm4ForCausalLM", "glm4:GLM4V", gguf_as="Glm4vForConditionalGeneration"

@@ -1,7 +1,7 @@
 """LayerStream: runs a decoder with one layer at a time in memory, for models that do not fit."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -22,11 +22,15 @@ from models.progress import ProgressReport
 
 @dataclass(slots=True, eq=False)
 class LayerwiseForward:
-    """A forward pass that is computed layer by layer: its batches, and the hidden states [T, hidden] of each."""
+    """A forward pass that is computed layer by layer: its batches, and the hidden states [T, hidden] of each.
+
+    caches: of layers whose keys and values later layers read, by layer.
+    """
 
     batches: Sequence[ForwardBatch]
     rotary_embeddings: list[list[RotaryEmbedding]]
     rows: list[torch.Tensor]
+    caches: dict[int, list[LayerCache]] = field(default_factory=dict)
 
     def hidden(self) -> torch.Tensor:
         """Return the current rows of all batches, concatenated in order."""
@@ -58,7 +62,9 @@ class LayerStream:
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
         """Start a forward pass: embed the tokens. batches: steps in order; KV blocks count from 0 in each group."""
         rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
-        return LayerwiseForward(batches, rotary_embeddings, [self.decoder.embedded(batch) for batch in batches])
+        rows = [self.decoder.embedded(batch) for batch in batches]
+        batches = [self.decoder.with_layer_inputs(*each) for each in zip(batches, rows, strict=True)]
+        return LayerwiseForward(batches, rotary_embeddings, rows)
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:
         """Load each layer in order, and yield its index and the layer; free its weights before the next one."""
@@ -74,7 +80,7 @@ class LayerStream:
 
     def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
         """Run layer `index` over the rows of a forward pass. advances: whether the outputs replace the rows."""
-        kv = self._empty_caches(index, forward)
+        kv = self._caches(index, forward)
         for step, (batch, rotary_embeddings) in enumerate(zip(forward.batches, forward.rotary_embeddings, strict=True)):
             rows = forward.rows[step]
             out = self.decoder.run_layer(index, rows if advances else rows.clone(), rotary_embeddings, batch, kv)
@@ -84,6 +90,17 @@ class LayerStream:
     def _load_weights(self, layer: int | None) -> None:
         """Load the weights of a layer, or all weights outside of layers."""
         load_weights(self.decoder, [each for each in self.assignments if layer_of(each) == layer], _ignore)
+
+    def _caches(self, index: int, forward: LayerwiseForward) -> list[LayerCache]:
+        """Return the caches that layer `index` reads: empty ones, or those that an earlier layer has filled."""
+        layers = self.decoder.spec.layers
+        if (kv_layer := layers[index].kv_layer) is not None:
+            return forward.caches[kv_layer]
+        if not any(layer.kv_layer == index for layer in layers):
+            return self._empty_caches(index, forward)
+        if index not in forward.caches:  # else the layer has run before, and may do so without attention
+            forward.caches[index] = self._empty_caches(index, forward)
+        return forward.caches[index]
 
     def _empty_caches(self, index: int, forward: LayerwiseForward) -> list[LayerCache]:
         """Return empty caches of layer `index` that are large enough for all batches of the forward pass."""

@@ -16,7 +16,8 @@ _GROWTH_BLOCKS = 64
 class PackedForward:
     """Runs a decoder or encoder over whole texts, in one batch without padding.
 
-    Layers with the same KV layout share a cache, which grows to what the largest batch needs.
+    Layers with the same KV layout share a cache, which grows to what the largest batch needs; a layer whose keys and
+    values later layers read has its own.
     """
 
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
@@ -33,11 +34,14 @@ class PackedForward:
         self._num_blocks = -(-num_blocks // _GROWTH_BLOCKS) * _GROWTH_BLOCKS
         self._kv = []
         by_layout: dict[KVLayout, LayerKV] = {}
-        for layout in self._decoder.cache_layout.layers:
+        for mixer, layout in enumerate(self._decoder.cache_layout.layers):
             assert isinstance(layout, KVLayout)
-            if layout not in by_layout:
-                by_layout[layout] = allocate_layer_kv(layout, self._num_blocks, BLOCK_SIZE, self._device)
-            self._kv.append(by_layout[layout])
+            kv = None if mixer in self._decoder.shared_mixers else by_layout.get(layout)
+            if kv is None:
+                kv = allocate_layer_kv(layout, self._num_blocks, BLOCK_SIZE, self._device)
+            if mixer not in self._decoder.shared_mixers:
+                by_layout[layout] = kv
+            self._kv.append(kv)
 
     def states(
         self,

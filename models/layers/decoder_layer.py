@@ -23,6 +23,7 @@ from models.kernels.row_input import IDENTITY, Prologue
 from models.kv.layer import LayerCache, LayerState
 from models.layers.attention import Attention
 from models.layers.latent_attention import LatentAttention
+from models.layers.layer_input import LayerInput
 from models.layers.mlp import MLP
 from models.layers.moe import make_feed_forward
 from models.layers.norm import Norm
@@ -32,6 +33,7 @@ from models.layers.recurrence.selective_scan import SelectiveScan
 from models.layers.recurrence.short_conv import ShortConv
 from models.layers.recurrence.state_space import StateSpace
 from models.layers.residual import NORMS_OF_SUBLAYER, OutputScale, make_residual, skip_sublayer
+from models.layers.shared_attention import SharedAttention
 from models.linear.method import LinearMethod
 
 
@@ -59,6 +61,7 @@ class DecoderLayer(nn.Module):
                 has_mlp and after,
             )
         )
+        assert spec.kv_layer is None or spec.beside is None
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method) if has_mixer else None
         self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
@@ -67,8 +70,16 @@ class DecoderLayer(nn.Module):
         )
         self.output_scale = OutputScale() if spec.has_output_scale else None
         assert has_mlp or not spec.has_output_scale, "the factor is applied after feed-forward"
+        self.layer_input: LayerInput | None = None
+        if spec.layer_input is not None:
+            assert has_mlp
+            self.layer_input = LayerInput(spec.layer_input, hidden_size, compute=compute, method=method)
+            self._input_residual = make_residual(
+                spec, None, self.layer_input.norm, hidden_size, compute.ops, self.output_scale
+            )
         self._attn_residual = make_residual(spec, attn_norm, attn_post_norm, hidden_size, compute.ops)
-        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm, hidden_size, compute.ops, self.output_scale)
+        last_scale = self.output_scale if spec.layer_input is None else None
+        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm, hidden_size, compute.ops, last_scale)
         self.beside: StateSpace | None = None
         if spec.beside is not None:
             assert spec.placement is NormPlacement.PRE
@@ -84,11 +95,12 @@ class DecoderLayer(nn.Module):
         groups: Sequence[GroupBatch],
         kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
+        layer_input: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the layer's output for x [T, hidden], which may be overwritten.
 
         groups, kv: of attention, a recurrence, or both. output_rows: [L] rows to return, by default all; for the
-        others, the feed-forward sublayer is skipped.
+        others, the feed-forward sublayer is skipped. layer_input: [T, size], with LayerSpec.layer_input.
         """
         attn, mlp = self.attn, self.mlp
         if attn is not None:
@@ -98,9 +110,15 @@ class DecoderLayer(nn.Module):
         slots = batch.adapter_slots
         if output_rows is not None:
             x, slots = x[output_rows], None if slots is None else slots[output_rows]
+            layer_input = None if layer_input is None else layer_input[output_rows]
         if mlp is None:
             return x
-        return self._mlp_residual(x, lambda rows, norm, residual: mlp(rows, norm, residual, slots))
+        x = self._mlp_residual(x, lambda rows, norm, residual: mlp(rows, norm, residual, slots))
+        add_input = self.layer_input
+        if add_input is None:
+            return x
+        assert layer_input is not None
+        return self._input_residual(x, lambda rows, _, residual: add_input(rows, layer_input, residual, slots))
 
     def _mix(
         self,
@@ -130,12 +148,13 @@ class DecoderLayer(nn.Module):
 
     @contextlib.contextmanager
     def without_mlp(self) -> Iterator[None]:
-        """Skip the feed-forward sublayer inside the context, so that `forward` returns the result of attention."""
+        """Skip what follows attention inside the context, so that `forward` returns the result of attention."""
         residual, self._mlp_residual = self._mlp_residual, skip_sublayer
+        layer_input, self.layer_input = self.layer_input, None
         try:
             yield
         finally:
-            self._mlp_residual = residual
+            self._mlp_residual, self.layer_input = residual, layer_input
 
     def drop_attention(self) -> None:
         """Skip attention from now on, for callers whose x already includes the result of attention."""
@@ -151,6 +170,7 @@ class ParallelLayer(nn.Module):
         assert spec.beside is None
         assert spec.sublayer_scale == spec.skip_scale == 1.0
         assert not spec.has_output_scale
+        assert spec.layer_input is None
         self.attn_norm = Norm(spec.norm, hidden_size)
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM
@@ -165,8 +185,10 @@ class ParallelLayer(nn.Module):
         groups: Sequence[GroupBatch],
         kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
+        layer_input: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the output for x [T, hidden], or for some rows. The MLP reads x before attention overwrites it."""
+        assert layer_input is None
         slots = batch.adapter_slots
         if output_rows is not None and slots is not None:
             slots = slots[output_rows]
@@ -186,6 +208,9 @@ def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, met
     assert spec.mixer is not None
     if not isinstance(spec.mixer, AttentionSpec):
         return make_recurrence(spec.mixer, hidden_size, compute=compute, method=method)
+    if spec.kv_layer is not None:
+        assert spec.latent is None
+        return SharedAttention(spec, hidden_size, compute=compute, method=method)
     if spec.latent is not None:
         return LatentAttention(spec, hidden_size, compute=compute, method=method)
     return Attention(spec, hidden_size, compute=compute, method=method)

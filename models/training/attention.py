@@ -19,10 +19,12 @@ class SequenceRows(LayerKV):
     """Keys and values of a training step's own rows, in place of a layer's KV cache.
 
     prefixes: for each sequence of the batch, the index of the sequence that is its prefix (and has no prefix itself),
-    or None. Rows attend to their whole prefix. None in place of the list: no sequence has a prefix.
+    or None. Rows attend to their whole prefix. None in place of the list: no sequence has a prefix. is_shared: whether
+    later layers read the rows, too.
     """
 
     prefixes: Sequence[int | None] | None = None
+    is_shared: bool = False
     k: torch.Tensor | None = None
     v: torch.Tensor | None = None
 
@@ -42,6 +44,7 @@ class TrainAttention(AttentionBackend):
     """
 
     name = "training"
+    takes_any_rows = False
 
     def __init__(self, serving: AttentionBackend) -> None:
         self.serving = serving
@@ -74,7 +77,8 @@ class TrainAttention(AttentionBackend):
         if not isinstance(kv, SequenceRows):
             return self.serving.forward(q.contiguous(), kv, batch, group, spec, alibi_slopes=alibi_slopes, sinks=sinks)
         k, v = kv.k, kv.v
-        kv.k = kv.v = None  # the graph holds what it needs
+        if not kv.is_shared:
+            kv.k = kv.v = None  # the graph holds what it needs
         assert k is not None
         if v is None:
             assert spec.values_from is not None

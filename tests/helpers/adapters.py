@@ -24,7 +24,7 @@ from tests.helpers.loaded import as_loaded
 _LEFT_OUT = re.compile(
     r"vision|visual|multi_modal|mm_projector|router|experts|(mlp|block_sparse_moe|feed_forward|_expert)(\.|_)gate$|kv_b_proj|dt_proj"
 )
-_POSITIONS = re.compile(r"wpe|embed_positions|vision|visual")
+_POSITIONS = re.compile(r"wpe|embed_positions|vision|visual|per_layer")  # and inputs of layers
 
 
 @dataclass

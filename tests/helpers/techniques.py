@@ -92,6 +92,8 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "QK norms": lambda layer: layer.qk_norm is not None,
     "norms of values": lambda layer: layer.value_norm is not None,
     "values from the keys' matrix": lambda layer: not layer.has_value_matrix,
+    "keys and values of earlier layers": lambda layer: layer.kv_layer is not None,
+    "inputs of layers": lambda layer: layer.layer_input is not None,
     "scaled layers": lambda layer: layer.has_output_scale,
     "query temperature": lambda layer: layer.query_temperature is not None,
     "output gate": lambda layer: layer.has_output_gate,

@@ -23,20 +23,26 @@ MAX_ROWS = 32  # with more rows, Python's time is small beside the kernels'
 
 
 class _Inputs(NamedTuple):
-    """Input tensors of a step, in addition to the batch: embedded tokens and rotary tables."""
+    """Input tensors of a step, in addition to the batch: embedded tokens, rotary tables, and the layers' inputs."""
 
     x: torch.Tensor
     rotary_embeddings: list[RotaryEmbedding]
+    layer_inputs: torch.Tensor | None
 
     def first(self, num_rows: int) -> "_Inputs":
         rotary_embeddings = [
             RotaryEmbedding(*(None if part is None else part[:num_rows] for part in rotary))
             for rotary in self.rotary_embeddings
         ]
-        return _Inputs(self.x[:num_rows], rotary_embeddings)
+        layer_inputs = None if self.layer_inputs is None else self.layer_inputs[:num_rows]
+        return _Inputs(self.x[:num_rows], rotary_embeddings, layer_inputs)
 
-    def copy_from(self, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding]) -> None:
-        self.x.copy_(x)
+    def copy_from(self, decoder: Decoder, batch: ForwardBatch) -> None:
+        """Copy what the decoder computes before its layers run."""
+        embedded, rotary_embeddings = decoder.embedded(batch), decoder.rotary_embeddings(batch)
+        self.x.copy_(embedded)
+        if self.layer_inputs is not None:
+            self.layer_inputs.copy_(decoder.with_layer_inputs(batch, embedded).layer_inputs)
         for buffers, rotary in zip(self.rotary_embeddings, rotary_embeddings, strict=True):
             for buffer, part in zip(buffers, rotary, strict=True):
                 if buffer is not None:
@@ -77,8 +83,11 @@ class RecordedExecutor:
             )
             for frequencies, (_, temperature) in zip(decoder.rotary.frequencies, decoder.rotary.specs, strict=True)
         ]
+        layer_inputs = None
+        if (spec := decoder.spec.layer_input) is not None:
+            layer_inputs = torch.empty(MAX_ROWS, len(decoder.layers), spec.size, dtype=decoder.compute_dtype)
         self._inputs = [
-            _Inputs(x, rotary_embeddings).first(num_rows) for num_rows in range(MAX_ROWS + 1)
+            _Inputs(x, rotary_embeddings, layer_inputs).first(num_rows) for num_rows in range(MAX_ROWS + 1)
         ]  # by number of rows
         self._state_buffers = _state_buffers()
 
@@ -95,9 +104,9 @@ class RecordedExecutor:
         tape = self._tapes.get(key)
         if (tape is None and not is_new) or not self.buffers.contains(batch) or _has_speculative_rows(batch):
             return PendingForward(self._decoder(batch, self._kv, output_rows))
-        x, rotary_embeddings = inputs = self._inputs[key.rows]
-        inputs.copy_from(self._decoder.embedded(batch), self._decoder.rotary_embeddings(batch))
-        batch = self._with_state_buffers(batch)
+        x, rotary_embeddings, layer_inputs = inputs = self._inputs[key.rows]
+        inputs.copy_from(self._decoder, batch)
+        batch = dataclasses.replace(self._with_state_buffers(batch), layer_inputs=layer_inputs)
         if tape is not None:
             tape.replay()
         else:

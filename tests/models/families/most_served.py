@@ -95,8 +95,6 @@ WITHOUT_FAMILY = {
     "DeepseekV4ForCausalLM": "refused: compressed keys, hyper-connections",
     "DeepseekV32ForCausalLM": "refused: indexer",
     "Gemma3nForConditionalGeneration": "refused: several streams of hidden states",
-    "Gemma4ForConditionalGeneration": "refused: shared keys and values",
-    "Gemma4UnifiedForConditionalGeneration": "refused: shared keys and values",
     "GlmMoeDsaForCausalLM": "refused: indexer",
     "KimiLinearForCausalLM": "refused: decay per channel",
     "Lfm3ForCausalLM": "refused: short convolutions beside windows",

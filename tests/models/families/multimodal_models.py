@@ -35,9 +35,12 @@ _AXES = {"rope_parameters": AXES}
 _PARTLY = {"rope_parameters": {**AXES, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}}
 _DELTA = {"head_dim": 32, "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
 _FEW_EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_HEADS = {"head_dim": 16, "global_head_dim": 32}
 _TEXT: dict[str, dict[str, object]] = {
     **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"), _AXES),
     **dict.fromkeys(("glm4v_text", "glm_ocr_text"), _PARTLY),
+    "gemma4_text": {**_HEADS, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 128},
+    "gemma4_unified_text": _HEADS,
     "deepseek_v3": {**LATENT, "n_group": 4, "topk_group": 2},
     "glm_ocr_text": {**_PARTLY, "head_dim": 16},
     "qwen3_5_text": _DELTA,

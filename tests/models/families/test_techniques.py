@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec
-from models.architecture.layer import LayerSpec
+from models.architecture.layer import LayerInputSpec, LayerSpec
 from models.architecture.pooling import ScoreHeadSpec, TokenPooling
 from models.architecture.positions import DynamicScaling, FrequencyFactors, RopeSpec, YarnScaling
 from models.architecture.recurrence import GatedDeltaSpec
@@ -30,6 +30,7 @@ COMPARED_ELSEWHERE: dict[Choice, str] = {
     (YarnScaling, "beta_slow", ANOTHER): "layers/test_rotary_frequencies.py",
     # One function computes an activation, whatever it is a part of.
     (MLPSpec, "activation", Activation.TANH): "families/test_pooling_parity.py",
+    **{(LayerInputSpec, "activation", kind): "families/test_parity.py" for kind in Activation},
     **{(ScoreHeadSpec, "dense_activation", kind): "families/test_parity.py" for kind in Activation},
     **{(ScoreHeadSpec, "pooling", kind): "pooling/test_scheme.py" for kind in TokenPooling},
 }
