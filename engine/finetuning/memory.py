@@ -8,7 +8,6 @@ import torch
 from engine.errors import NotEnoughMemory
 from engine.finetuning.loss.objective import MAX_TOKENS
 from engine.wording import gib
-from models.architecture.feed_forward import MoESpec
 from models.decoder import Decoder
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
@@ -67,7 +66,7 @@ def most_tokens(sizes: Sequence[int], batch_size: int) -> int:
 def _token_bytes(decoder: Decoder) -> int:
     """Return the activation bytes kept for the backward pass, per token. Only the experts that a token is routed to
     count, and the output layer does not, since its logits are computed in parts."""
-    moe = next((layer.mlp for layer in decoder.spec.layers if isinstance(layer.mlp, MoESpec)), None)
+    moe = next((layer.experts for layer in decoder.spec.layers if layer.experts is not None), None)
     share = 1.0 if moe is None else moe.router.experts_per_token / moe.num_experts
     numbers = 0.0
     for name, layer in decoder.named_modules():

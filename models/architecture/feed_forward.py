@@ -83,6 +83,8 @@ class RouterSpec:
     scale: float = 1.0  # of the weights, applied last
     jitter: float = 0.01  # of SPARSEMIXER: a logit is near the best by at most 2 * jitter of the larger of both
     scales_input: bool = False  # weights multiply an expert's input, not its output: Llama 4
+    norm: NormSpec | None = None  # of the router's input, which experts then do not share: Gemma 4
+    has_expert_scale: bool = False  # a learned factor of each expert's weights, after all else: Gemma 4
 
 
 @dataclass(frozen=True, slots=True)

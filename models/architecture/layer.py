@@ -73,6 +73,7 @@ class LayerSpec:
     value_norm: NormSpec | None = None  # of each head's values, without weight: Gemma 3n
     kv_layer: int | None = None  # an earlier layer, whose keys and values this one reads; it stores none: Gemma 3n
     layer_input: LayerInputSpec | None = None  # a third sublayer; the same in all layers
+    moe: MoESpec | None = None  # experts beside a dense MLP, both with norms of their outputs; in SANDWICH: Gemma 4
     has_output_scale: bool = False  # a learned factor of the layer's output, one number: Gemma 4
 
     @property
@@ -85,6 +86,11 @@ class LayerSpec:
     def recurrence(self) -> RecurrenceSpec | None:
         """The RecurrenceSpec of a layer that has a recurrence, alone or beside attention, or None."""
         return self.beside if self.mixer is None or isinstance(self.mixer, AttentionSpec) else self.mixer
+
+    @property
+    def experts(self) -> MoESpec | None:
+        """The layer's mixture of experts, in place of an MLP or beside it, or None."""
+        return self.mlp if isinstance(self.mlp, MoESpec) else self.moe
 
     @property
     def mixers(self) -> tuple[Mixer, ...]:

@@ -1,4 +1,4 @@
-"""Gemma 4 (text): heads of two sizes, norms of values, scaled layers; the small models' layers share keys and values.
+"""Gemma 4 (text): heads of two sizes, norms of values, scaled layers; layers of the small ones share keys and values.
 
 Unlike in earlier generations, norms are stored as they are.
 """
@@ -7,8 +7,9 @@ import dataclasses
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement
+from models.architecture.norm import NormSpec
 from models.config.hf_config import HFConfig
 from models.config.layers import kv_layers, layer_configs, sliding_windows
 from models.config.rope import rope_spec, with_default_rope
@@ -17,6 +18,7 @@ from models.families import llama, olmo
 from models.families.gemma import with_activation
 from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import over_root_size
 
 _PATTERN = 6  # one layer in so many has full attention, and the last has, too
 _ROPE = {
@@ -26,17 +28,23 @@ _ROPE = {
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    if config.boolean("enable_moe_block", False):
-        raise UnsupportedModelError(f"{config.source}: enable_moe_block is not supported")
     spec = _describe_dense(config, window=512)
-    size = config.integer("hidden_size_per_layer_input", 256, minimum=0)
-    if not size:
-        return spec
-    layer = spec.layers[0]
-    assert isinstance(layer.mlp, MLPSpec)
-    vocab_size = config.integer("vocab_size_per_layer_input", 262144)
-    layer_input = LayerInputSpec(vocab_size, size, layer.mlp.activation, layer.norm)
-    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, layer_input=layer_input))
+    first = spec.layers[0]
+    assert isinstance(first.mlp, MLPSpec)
+    layer_input = None
+    if size := config.integer("hidden_size_per_layer_input", 256, minimum=0):
+        vocab_size = config.integer("vocab_size_per_layer_input", 262144)
+        layer_input = LayerInputSpec(vocab_size, size, first.mlp.activation, first.norm)
+    moe = _experts(config, first.mlp, first.norm) if config.boolean("enable_moe_block", False) else None
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, layer_input=layer_input, moe=moe))
+
+
+def _experts(config: HFConfig, mlp: MLPSpec, norm: NormSpec) -> MoESpec:
+    router = RouterSpec(
+        RouterScore.SOFTMAX, config.integer("top_k_experts"), renormalizes=True, norm=norm, has_expert_scale=True
+    )
+    expert = dataclasses.replace(mlp, intermediate_size=config.integer("moe_intermediate_size"))
+    return MoESpec(config.integer("num_experts"), expert, router)
 
 
 def describe_unified(config: HFConfig) -> DecoderSpec:
@@ -100,6 +108,14 @@ NAMES = {
     "model.layers.{i}.per_layer_input_gate.*": To("layers.{i}.layer_input.gate"),
     "model.layers.{i}.per_layer_projection.*": To("layers.{i}.layer_input.out"),
     "model.layers.{i}.post_per_layer_input_norm.*": To("layers.{i}.layer_input.norm"),
+    "model.layers.{i}.post_feedforward_layernorm_1.*": To("layers.{i}.mlp_own_norm"),
+    "model.layers.{i}.pre_feedforward_layernorm_2.*": To("layers.{i}.moe_norm"),
+    "model.layers.{i}.post_feedforward_layernorm_2.*": To("layers.{i}.moe_own_norm"),
+    "model.layers.{i}.router.proj.weight": To("layers.{i}.moe.router"),
+    "model.layers.{i}.router.scale": To("layers.{i}.moe.router.norm", transform=over_root_size),
+    "model.layers.{i}.router.per_expert_scale": To("layers.{i}.moe.router", parameter="expert_scale"),
+    "model.layers.{i}.experts.gate_up_proj": To("layers.{i}.moe.experts.{e}.gate_up"),
+    "model.layers.{i}.experts.down_proj": To("layers.{i}.moe.experts.{e}.down"),
     "model.layers.{i}.layer_scalar": To("layers.{i}.output_scale"),
 }
 

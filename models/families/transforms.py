@@ -30,6 +30,11 @@ def as_vector(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  #
     return tensor.flatten()
 
 
+def over_root_size(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Divide a vector by the root of its size, as the model does with what it multiplies."""
+    return tensor * tensor.numel() ** -0.5
+
+
 def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """Restore the first dimension of a matrix [1, n], which GGUF stores as a vector; other matrices are unchanged."""
     return tensor.reshape(1, -1) if tensor.dim() == 1 else tensor

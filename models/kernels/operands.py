@@ -63,6 +63,7 @@ class RouterWeights(NamedTuple):
     bias: torch.Tensor | None = None  # [E]
     correction: torch.Tensor | None = None  # [E]
     shared_gate: torch.Tensor | None = None  # [1, K], of the shared expert
+    expert_scale: torch.Tensor | None = None  # [E]
 
 
 class Expert(Protocol):
@@ -81,13 +82,15 @@ class Expert(Protocol):
 class ExpertLayer:
     """An MoE layer's router and experts, with weights that are loaded and do not move.
 
-    rows_per_expert: [E] int64, on the CPU; each call adds the number of rows that each expert computed.
+    rows_per_expert: [E] int64, on the CPU; each call adds the number of rows that each expert computed. router_norm: of
+    the router's input, if it is not that of the experts.
     """
 
     spec: RouterSpec
     router: RouterWeights
     experts: Sequence[Expert]
     rows_per_expert: torch.Tensor
+    router_norm: Prologue | None = None
 
 
 # (rows, residual or None) -> the output of the shared expert (+ the residual, overwritten): [T, K].

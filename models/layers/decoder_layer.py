@@ -25,7 +25,7 @@ from models.layers.attention import Attention
 from models.layers.latent_attention import LatentAttention
 from models.layers.layer_input import LayerInput
 from models.layers.mlp import MLP
-from models.layers.moe import make_feed_forward
+from models.layers.moe import MoE, make_feed_forward
 from models.layers.norm import Norm
 from models.layers.recurrence.gated_delta import GatedDelta
 from models.layers.recurrence.recurrence import Recurrence
@@ -68,6 +68,13 @@ class DecoderLayer(nn.Module):
         self.mlp = (
             None if spec.mlp is None else make_feed_forward(spec.mlp, hidden_size, compute=compute, method=method)
         )
+        self.moe: MoE | None = None
+        if spec.moe is not None:
+            assert isinstance(self.mlp, MLP)
+            assert spec.placement is NormPlacement.SANDWICH
+            self.moe = MoE(spec.moe, hidden_size, compute=compute, method=method)
+            self.moe_norm, self.mlp_own_norm, self.moe_own_norm = (Norm(spec.norm, hidden_size) for _ in range(3))
+        self._prepare_rows, self._join_rows = compute.ops.prepare_rows(hidden_size), compute.ops.join_rows(hidden_size)
         self.output_scale = OutputScale() if spec.has_output_scale else None
         assert has_mlp or not spec.has_output_scale, "the factor is applied after feed-forward"
         self.layer_input: LayerInput | None = None
@@ -85,7 +92,7 @@ class DecoderLayer(nn.Module):
             assert spec.placement is NormPlacement.PRE
             assert spec.sublayer_scale == spec.skip_scale == 1.0
             self.beside = StateSpace(spec.beside, hidden_size, compute=compute, method=method)
-            self._join_rows, self._mixer_scale = compute.ops.join_rows(hidden_size), spec.mixer_scale
+            self._mixer_scale = spec.mixer_scale
 
     def forward(
         self,
@@ -102,7 +109,7 @@ class DecoderLayer(nn.Module):
         groups, kv: of attention, a recurrence, or both. output_rows: [L] rows to return, by default all; for the
         others, the feed-forward sublayer is skipped. layer_input: [T, size], with LayerSpec.layer_input.
         """
-        attn, mlp = self.attn, self.mlp
+        attn = self.attn
         if attn is not None:
             x = self._attn_residual(
                 x, lambda rows, norm, residual: self._mix(attn, rows, norm, rotary, batch, groups, kv, residual)
@@ -111,9 +118,9 @@ class DecoderLayer(nn.Module):
         if output_rows is not None:
             x, slots = x[output_rows], None if slots is None else slots[output_rows]
             layer_input = None if layer_input is None else layer_input[output_rows]
-        if mlp is None:
+        if self.mlp is None:
             return x
-        x = self._mlp_residual(x, lambda rows, norm, residual: mlp(rows, norm, residual, slots))
+        x = self._mlp_residual(x, lambda rows, norm, residual: self._feed_forward(rows, norm, residual, slots))
         add_input = self.layer_input
         if add_input is None:
             return x
@@ -139,6 +146,19 @@ class DecoderLayer(nn.Module):
         attended = attn(x, norm, rotary, batch, groups[0], kv[0])
         x = self.beside(x, norm, rotary, batch, groups[1], kv[1], residual)
         return self._join_rows(x, attended, IDENTITY, scale=self._mixer_scale)
+
+    def _feed_forward(
+        self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None, slots: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return MLP(norm(x)), or experts in its place (+ residual, overwritten; may be x), or norms of both, added."""
+        assert self.mlp is not None
+        fed: torch.Tensor = self.mlp(x, norm, residual, slots)
+        if self.moe is None:
+            return fed
+        assert residual is None
+        dense = self._prepare_rows(fed, self.mlp_own_norm)
+        chosen = self.moe(x, self.moe_norm, None, slots)
+        return self._join_rows(dense, chosen, self.moe_own_norm).to(x.dtype)
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> None:
         """Advance the states of the layer's recurrence by accepted speculative rows."""
@@ -171,6 +191,7 @@ class ParallelLayer(nn.Module):
         assert spec.sublayer_scale == spec.skip_scale == 1.0
         assert not spec.has_output_scale
         assert spec.layer_input is None
+        assert spec.moe is None
         self.attn_norm = Norm(spec.norm, hidden_size)
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM

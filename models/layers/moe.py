@@ -16,6 +16,7 @@ from models.kernels.operands import ExpertLayer, LatentExperts, RouterWeights, S
 from models.kernels.ops import Experts
 from models.kernels.row_input import IDENTITY, Prologue
 from models.layers.mlp import MLP
+from models.layers.norm import Norm
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 
@@ -25,6 +26,7 @@ class Router(nn.Module):
 
     correction: torch.Tensor | None
     bias: torch.Tensor | None
+    expert_scale: torch.Tensor | None
 
     def __init__(self, spec: RouterSpec, num_experts: int, hidden_size: int) -> None:
         super().__init__()
@@ -33,6 +35,9 @@ class Router(nn.Module):
         self.register_parameter("bias", empty_parameter((num_experts,), torch.float32) if spec.has_bias else None)
         correction = empty_parameter((num_experts,), torch.float32) if spec.has_correction else None
         self.register_parameter("correction", correction)
+        scale = empty_parameter((num_experts,), torch.float32) if spec.has_expert_scale else None
+        self.register_parameter("expert_scale", scale)
+        self.norm = None if spec.norm is None else Norm(spec.norm, hidden_size)
 
 
 class MoE(nn.Module):
@@ -44,6 +49,7 @@ class MoE(nn.Module):
     def __init__(self, spec: MoESpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         assert spec.expert.inner_norm is None, "kernels of experts have no norm there"
+        assert spec.router.norm is None or spec.shared is spec.latent_size is None
         self._ops = compute.ops
         self.router = Router(spec.router, spec.num_experts, hidden_size)
         self.experts = nn.ModuleList(
@@ -92,8 +98,9 @@ class MoE(nn.Module):
     def _experts(self) -> Experts:
         """The function that computes the experts. Made after loading, since it may keep the weights' addresses."""
         router = self.router
-        weights = RouterWeights(router.weight, router.bias, router.correction, self.shared_gate)
-        return self._ops.experts(ExpertLayer(router.spec, weights, list(self.experts), self.rows_per_expert))
+        weights = RouterWeights(router.weight, router.bias, router.correction, self.shared_gate, router.expert_scale)
+        layer = ExpertLayer(router.spec, weights, list(self.experts), self.rows_per_expert, router.norm)
+        return self._ops.experts(layer)
 
 
 class ExpertCounts:

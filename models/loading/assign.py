@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import nn
 
-from models.architecture.feed_forward import MoESpec
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.checkpoints.mapped_pages import MappedPages
 from models.decoder import Decoder
@@ -193,15 +192,15 @@ def _expert_parts(
 ) -> Iterator[tuple[StoredTensor, Destination]]:
     """Yield each expert's matrix of a tensor that stacks all experts, with its destination."""
     layers, layer = decoder.spec.layers, destination.layer
-    mlp = layers[layer].mlp if layer is not None and layer < len(layers) else None
-    if not isinstance(mlp, MoESpec):
+    moe = layers[layer].experts if layer is not None and layer < len(layers) else None
+    if moe is None:
         problems.append(_is_unused(tensor))
     elif tensor.part is None:
         problems.append(_is_unsupported(tensor))
-    elif tensor.shape[0] != mlp.num_experts:
-        problems.append(f"{tensor.name!r} holds {tensor.shape[0]} experts; the configuration has {mlp.num_experts}")
+    elif tensor.shape[0] != moe.num_experts:
+        problems.append(f"{tensor.name!r} holds {tensor.shape[0]} experts; the configuration has {moe.num_experts}")
     else:
-        for expert in range(mlp.num_experts):
+        for expert in range(moe.num_experts):
             module = destination.module.replace("{e}", str(expert))
             yield tensor.part(expert), dataclasses.replace(destination, module=module)
 

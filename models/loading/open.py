@@ -8,7 +8,6 @@ import torch
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MoESpec
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
@@ -163,8 +162,8 @@ def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[F
 
 def _describe(family: Family, config: HFConfig) -> DecoderSpec:
     spec = family.describe(config)
-    for mlp in {layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec)}:
-        if reason := mlp.contradiction():
+    for moe in {layer.experts for layer in spec.layers if layer.experts is not None}:
+        if reason := moe.contradiction():
             raise CheckpointError(f"{config.source}: {reason}; fetch the checkpoint's own configuration again")
     return spec
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from models.architecture.feed_forward import MoESpec
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.families.module_names import NamedLinear
@@ -103,7 +102,7 @@ class Lora:
         """
         self.shape = shape
         self.is_transposed = False  # whether transformers stores the matrices as [in, out], which PEFT must know
-        self.has_experts = any(isinstance(layer.mlp, MoESpec) for layer in decoder.spec.layers)
+        self.has_experts = any(layer.experts is not None for layer in decoder.spec.layers)
         layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
         named = _select(trainable_layers(decoder, rules), shape.targets)
         sizes = {name: _num_values(layers[name], each, shape.rank) for name, each in named.items()}

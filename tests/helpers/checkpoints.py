@@ -49,6 +49,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,  # small enough that a short prompt meets all three bands
 }
+_ROUTERS = ("gate.weight", "router.weight", "router.proj.weight", "layer.weight")
 # Of routers' weights: few rows stand between two experts, where rounding decides. Saturated sigmoids would all be near.
 ROUTER_SPREAD = {"deepseek_v3": 2.0}
 
@@ -90,7 +91,7 @@ def random_model(config: PretrainedConfig, seed: int = 0, kind: type[PreTrainedM
             values = torch.randn(tensor.shape, generator=generator)
             if tensor.dim() >= 2:
                 values *= tensor.shape[-2 if name in turned else -1] ** -0.5
-                if name.endswith(("gate.weight", "router.weight", "layer.weight")) and len(tensor) < 16:
+                if name.endswith(_ROUTERS) and len(tensor) < 16:
                     values *= ROUTER_SPREAD.get(config.get_text_config().model_type, 4.0)
             elif name.endswith("bias"):
                 values *= 0.5 if name.endswith("correction_bias") else 0.3

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import (
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import Activation, MLPSpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import GatedDeltaSpec, SelectiveScanSpec, ShortConvSpec, StateSpaceSpec
 from models.config.hf_config import HFConfig
@@ -37,7 +37,7 @@ def described_as(architecture: str, config: PretrainedConfig) -> DecoderSpec:
 def techniques_of(spec: DecoderSpec) -> list[str]:
     """Techniques of any layer, in the order below."""
     attention = spec.attention_specs
-    routers = [layer.mlp.router for layer in spec.layers if isinstance(layer.mlp, MoESpec)]
+    routers = [layer.experts.router for layer in spec.layers if layer.experts is not None]
     return [
         *(name for name, has in _WHOLE.items() if has(spec)),
         *(name for name, has in _ATTENTION.items() if any(map(has, attention))),
@@ -105,9 +105,10 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "norms inside sublayers": lambda layer: layer.heads_norm is not None,
     "bounded queries, keys and values": lambda layer: layer.qkv_limit is not None,
     "xIELU": lambda layer: isinstance(layer.mlp, MLPSpec) and layer.mlp.activation is Activation.XIELU,
-    "experts": lambda layer: isinstance(layer.mlp, MoESpec),
-    "experts in a latent size": lambda layer: isinstance(layer.mlp, MoESpec) and layer.mlp.latent_size is not None,
-    "shared experts": lambda layer: isinstance(layer.mlp, MoESpec) and layer.mlp.shared is not None,
+    "experts": lambda layer: layer.experts is not None,
+    "experts in a latent size": lambda layer: layer.experts is not None and layer.experts.latent_size is not None,
+    "experts beside an MLP": lambda layer: layer.moe is not None,
+    "shared experts": lambda layer: layer.experts is not None and layer.experts.shared is not None,
 }
 
 _ROUTER: dict[str, Callable[[RouterSpec], bool]] = {

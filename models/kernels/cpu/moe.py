@@ -34,7 +34,7 @@ class _Router(ctypes.Structure):
     """struct hr_router of router.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "correction", "shared_gate")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "correction", "shared_gate", "expert_scale")),
         ("columns", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("num_experts", "chosen", "score", "renormalizes")),
         *((name, ctypes.c_int32) for name in ("num_groups", "groups_chosen", "group_best_two")),
@@ -78,6 +78,7 @@ class NativeExperts:
         spec, router, activation = layer.spec, layer.router, layer.experts[0].activation.row_input
         self._library = library
         self._chosen = spec.experts_per_token
+        self._router_norm = layer.router_norm
         self._has_shared_gate = router.shared_gate is not None
         ups, downs = zip(*experts, strict=True)
         self._up, self._down = ((_ExpertLinear * len(experts))(*map(self._linear, each)) for each in (ups, downs))
@@ -117,6 +118,12 @@ class NativeExperts:
         latent: LatentExperts | None = None,
     ) -> torch.Tensor:
         rows, of_shared = prepare_rows(x, norm.row_input, library=self._library), None
+        if self._router_norm is not None:
+            assert shared is latent is None
+            router_rows = prepare_rows(x, self._router_norm.row_input, library=self._library)
+            out = torch.empty(x.shape, dtype=x.dtype) if residual is None else residual
+            self.compute(router_rows, None, out, adds=residual is not None, inputs=rows)
+            return out
         if shared is not None and not self._has_shared_gate and residual is not None:
             residual = shared(rows, residual)
         elif shared is not None:
@@ -143,7 +150,7 @@ class NativeExperts:
         """Write the experts' outputs for `rows` [T, K] fp32 to `out` [T, K], contiguous; with `adds`, add them to it.
 
         shared: output of the shared expert, [T, K] fp32, added too, times sigmoid(shared_gate . row) if it has a gate.
-        inputs: [T, latent] fp32, of the experts in place of the rows; `out` has that shape, and there is no `shared`.
+        inputs: [T, n] fp32, of the experts in place of the rows; `out` has that shape, and there is no `shared`.
         """
         inputs = rows if inputs is None else inputs
         assert rows.is_contiguous()

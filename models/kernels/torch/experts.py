@@ -12,7 +12,16 @@ def route(spec: RouterSpec, weights: RouterWeights, x: torch.Tensor) -> tuple[to
     """Choose experts for the rows x [T, K]. Returns experts [T, chosen] int64, and their weights [T, chosen] fp32."""
     logits = F.linear(x.to(torch.float32), weights.weight, weights.bias)  # [T, E]
     if spec.score is RouterScore.SPARSEMIXER:
-        return _chosen_in_turn(spec, logits)
+        experts, chosen = _chosen_in_turn(spec, logits)
+    else:
+        experts, chosen = _chosen_by_score(spec, weights, logits)
+    return experts, chosen if weights.expert_scale is None else chosen * weights.expert_scale[experts]
+
+
+def _chosen_by_score(
+    spec: RouterSpec, weights: RouterWeights, logits: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose experts by softmax or sigmoid. Returns what `route` returns."""
     scores = logits.softmax(dim=-1) if spec.score is RouterScore.SOFTMAX else logits.sigmoid()
     rated = scores if weights.correction is None else scores + weights.correction
     if spec.num_groups > 1:
@@ -62,8 +71,9 @@ class RoutedExperts:
         shared: SharedExpert | None,
         latent: LatentExperts | None = None,
     ) -> torch.Tensor:
-        rows = norm(x)
-        total = self._routed(rows, rows if latent is None else latent.enter(rows))
+        rows, router_norm = norm(x), self._layer.router_norm
+        router_rows = rows if router_norm is None else router_norm(x)
+        total = self._routed(router_rows, rows if latent is None else latent.enter(rows))
         if latent is not None:
             total = latent.leave(total.to(rows.dtype), None, torch.float32)
         if shared is not None:

@@ -30,9 +30,15 @@ def gemma4_unified(**changes: object) -> PretrainedConfig:
 
 GEMMA4_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "gemma4": lambda: gemma4(use_double_wide_mlp=True),
-    "gemma4-without-inputs": lambda: gemma4(
-        **{"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
-        **{"attention_k_eq_v": True, "num_global_key_value_heads": 1, "rms_norm_eps": 1e-3},
+    "gemma4-experts-without-inputs": lambda: gemma4(
+        **{
+            "hidden_size_per_layer_input": 0,
+            "num_kv_shared_layers": 0,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+        },
+        **{"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 48},
+        rms_norm_eps=1e-3,
     ),
     "gemma4-unified": lambda: gemma4_unified(attention_k_eq_v=True, num_global_key_value_heads=1, rms_norm_eps=1e-3),
     "gemma4-unified-untied": lambda: gemma4_unified(  # the last layer has full attention, whatever its type

@@ -13,7 +13,6 @@ import torch
 from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 
 from engine.runner.executors.recorded import RecordedExecutor
-from models.architecture.feed_forward import MoESpec
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
@@ -264,7 +263,7 @@ def has_experts(pair: Pair) -> bool:
 
     Such a row differs from there on, and so does what later rows of its sequence see of it.
     """
-    return any(isinstance(layer.mlp, MoESpec) for layer in pair.run(torch.bfloat16).decoder.spec.layers)
+    return any(layer.experts is not None for layer in pair.run(torch.bfloat16).decoder.spec.layers)
 
 
 def lowest(of_rows: torch.Tensor, count: int) -> torch.Tensor:

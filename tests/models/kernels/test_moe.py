@@ -17,6 +17,7 @@ from models.architecture.feed_forward import (
     RouterSpec,
     SwigluClamp,
 )
+from models.architecture.norm import NormKind, NormSpec
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.moe import NativeExperts
@@ -52,6 +53,10 @@ ROUTERS = {
     "sigmoid, grouped by two": GROUPED,
     "divided by 0.5 at least": dataclasses.replace(PLAIN_ROUTER, sum_floor=0.5),
     "sparsemixer": RouterSpec(RouterScore.SPARSEMIXER, 2, renormalizes=False, jitter=0.3),
+    "factors of experts": dataclasses.replace(GROUPED, has_expert_scale=True),
+    "sparsemixer, factors of experts": RouterSpec(
+        RouterScore.SPARSEMIXER, 2, renormalizes=False, has_expert_scale=True
+    ),
     "all experts": dataclasses.replace(PLAIN_ROUTER, experts_per_token=EXPERTS),
 }
 
@@ -110,7 +115,7 @@ def packed_layer(moe: MoE, library: KernelLibrary, held: Encoding | WeightFormat
     """The same experts packed, of which `moe` takes the values."""
     experts = [PackedExpert(expert, library, held) for expert in moe.experts]
     counts = torch.zeros(EXPERTS, dtype=torch.int64)
-    return ExpertLayer(moe.router.spec, router_weights(moe), experts, counts)
+    return ExpertLayer(moe.router.spec, router_weights(moe), experts, counts, moe.router.norm)
 
 
 def native(moe: MoE, library: KernelLibrary, held: Encoding | WeightFormat = WeightFormat.BF16) -> NativeExperts:
@@ -120,12 +125,13 @@ def native(moe: MoE, library: KernelLibrary, held: Encoding | WeightFormat = Wei
 
 
 def router_weights(moe: MoE) -> RouterWeights:
-    return RouterWeights(moe.router.weight, moe.router.bias, moe.router.correction, moe.shared_gate)
+    router = moe.router
+    return RouterWeights(router.weight, router.bias, router.correction, moe.shared_gate, router.expert_scale)
 
 
-def experts_of(moe: MoE, x: torch.Tensor) -> torch.Tensor:
-    """The weighted outputs of the chosen experts alone, by definition."""
-    chosen, weights = route(moe.router.spec, router_weights(moe), x)
+def experts_of(moe: MoE, x: torch.Tensor, router_rows: torch.Tensor | None = None) -> torch.Tensor:
+    """The weighted outputs of the chosen experts alone, by definition. router_rows: by default x."""
+    chosen, weights = route(moe.router.spec, router_weights(moe), x if router_rows is None else router_rows)
     outputs = torch.stack([expert(x, IDENTITY) for expert in moe.experts], dim=1)  # [T, E, K]
     return (outputs.gather(1, chosen.unsqueeze(-1).expand(-1, -1, HIDDEN)) * weights.unsqueeze(-1)).sum(dim=1)
 
@@ -230,6 +236,19 @@ def test_experts_compute_in_a_latent_size(column: Column, has_residual: bool, dt
 
     assert got.dtype == dtype
     assert_near(got.float(), want, 0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_router_may_have_a_norm_of_its_own(column: Column, dtype: torch.dtype) -> None:
+    router = dataclasses.replace(PLAIN_ROUTER, norm=NormSpec(NormKind.RMS, 1e-6))
+    moe, x = random_moe(MoESpec(EXPERTS, GATED, router)), rows(7).to(dtype)
+    norm = Elementwise(RowInput(InputKind.RMS_NORM, torch.ones(HIDDEN), eps=1e-6), lambda x: F.rms_norm(x, (HIDDEN,)))
+    want = experts_of(moe, norm(x.float()), moe.router.norm(x.float()))
+
+    got = column(dtype).experts(packed_layer(moe, column.kernels or required_library()))(x, norm, None, None)
+
+    assert_near(got.float(), want, 0.05)
+    assert (want - experts_of(moe, norm(x.float()))).abs().max() > want.std()
 
 
 @pytest.mark.parametrize("count", [1, 40])

@@ -2,7 +2,7 @@
 //
 // Per row: logits = W x (+ b); scores by softmax or sigmoid; the best `chosen` by score + correction, among the experts of the
 // best groups where there are groups; their scores as weights, renormalized or not, times a factor. With SparseMixer the best
-// logits in turn, each with a softmax over the logits left that are near it as its weight. All in fp32: a choice between two
+// logits in turn, each with a softmax over the logits left that are near it as its weight. A weight may have a factor of its expert's own. All in fp32: a choice between two
 // near experts must not depend on rounding.
 #pragma once
 
@@ -18,6 +18,7 @@
 struct hr_router {
   const float *weight, *bias, *correction;  // [E, K], null or [E], null or [E]
   const float* shared_gate;                 // null, or [K]: the shared expert's output times sigmoid(gate . row)
+  const float* expert_scale;                // null, or [E]: factors of the experts' weights
   int64_t columns;                          // K, a multiple of 16
   int32_t num_experts, chosen;
   int32_t score;  // 0: softmax, 1: sigmoid, 2: SparseMixer
@@ -92,9 +93,8 @@ inline void choose_in_turn(const hr_router& router, float* logits, int32_t* expe
   }
 }
 
-// The row's experts and weights [chosen], from its logits, which are overwritten.
-inline void choose(const hr_router& router, float* scores, int32_t* experts, float* weights) {
-  if (router.score == 2) return choose_in_turn(router, scores, experts, weights);
+// By softmax or sigmoid.
+inline void choose_by_score(const hr_router& router, float* scores, int32_t* experts, float* weights) {
   thread_local std::vector<float> rated;
   score(router, scores);
   rated.resize(router.num_experts);
@@ -113,6 +113,16 @@ inline void choose(const hr_router& router, float* scores, int32_t* experts, flo
   }
   const float factor = router.scale / (router.renormalizes ? std::max(total, router.sum_floor) : 1.0f);
   for (int j = 0; j < router.chosen; ++j) weights[j] *= factor;
+}
+
+// The row's experts and weights [chosen], from its logits, which are overwritten.
+inline void choose(const hr_router& router, float* scores, int32_t* experts, float* weights) {
+  if (router.score == 2)
+    choose_in_turn(router, scores, experts, weights);
+  else
+    choose_by_score(router, scores, experts, weights);
+  if (router.expert_scale)
+    for (int j = 0; j < router.chosen; ++j) weights[j] *= router.expert_scale[experts[j]];
 }
 
 struct Routing {
