@@ -8,9 +8,9 @@ from enum import Enum, auto
 
 from server.tools.format import WrittenCall
 
-# A tag, a bracketed word, a bracket or separator, or anything else between spaces
-_WORD = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]|[\[\]{}(),;]|<?[^\s<>\[\]{}(),;]+>?|[<>]")
-_MARK = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]")
+# MiniMax's mark, a tag, a bracketed word, a bracket or separator, or anything else between spaces
+_WORD = re.compile(r"\]<\][a-z]+\[>\[|<[^<>\s]*>|\[[A-Z_]+\]|[\[\]{}(),;]|<?[^\s<>\[\]{}(),;]+>?|[<>]")
+_MARK = re.compile(r"\]<\][a-z]+\[>\[|<[^<>\s]*>|\[[A-Z_]+\]")
 
 
 class CallField(Enum):

@@ -36,6 +36,7 @@ FORMATS = {
     "minicpm5": "server.tools.formats.minicpm5",
     "minimax": "server.tools.formats.minimax",
     "minimax_m2": "server.tools.formats.minimax_m2",
+    "minimax_m3": "server.tools.formats.minimax_m3",
     "mistral": "server.tools.formats.mistral",
     "olmo3": "server.tools.formats.olmo3",
     "openai": "server.tools.formats.openai",

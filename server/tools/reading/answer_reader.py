@@ -37,6 +37,8 @@ class AnswerReader:
         self._open = calls.opening
         self._separator = layout_words(layout.separator) or (";", ",")
         self._end = layout_words(layout.end)
+        # Beginning of another call, by which it differs from the end
+        self._next = "".join(self._open[: 2 if self._open[:1] == self._end[:1] else 1])
         opening = (*layout_words(layout.begin), *self._open)
         # Words that must follow a mark, by the mark
         self._after = {mark: opening[(opening.index(mark) if mark in opening else 0) + 1 :] for mark in other_triggers}
@@ -170,7 +172,7 @@ class AnswerReader:
         has_separator = yield from self._skip_present(reader, self._separator)
         yield from reader.skip_space()
         if self._open:
-            if (yield from reader.sees(self._open[0])):
+            if (yield from reader.sees(self._next)):
                 return (yield from self._skip_words(reader, self._open))
         elif has_separator or (self._is_spaced and not (yield from self._sees_end(reader))):
             return True

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.errors import OptionError
-from server.tools.reading.parser import CallArguments, CallStart
+from server.tools.reading.parser import CallArguments, CallEnd, CallStart
 from server.tools.registry import FORMATS, named_format
 from tests.server.tools.parsing import calls_of, parse, text_of
 
@@ -80,6 +80,58 @@ def test_what_models_write_is_read(name: str, text: str, arguments: Any) -> None
     assert calls_of(events) == [("f", arguments)]
     assert text_of(events) == ""
     assert parse(found, text, _SCHEMAS, range(1, len(text))) == events
+
+
+_MARK = "]<]minimax[>["
+
+
+def _element(key: str, *values: str) -> str:
+    return f"{_MARK}<{key}>{''.join(values)}{_MARK}</{key}>"
+
+
+def _items(*values: str) -> str:
+    return "".join(_element("item", value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("elements", "arguments"),
+    [
+        (_element("text", "a <b> \n c"), {"text": "a <b> \n c"}),
+        (f"{_element('number', '5')}\n{_element('flag', 'true')}", {"number": 5, "flag": True}),
+        (_element("items", _items("1", _element("a", "x"))), {"items": [1, {"a": "x"}]}),
+        (_element("items", "[1, 2]"), {"items": [1, 2]}),
+        (_element("items") + _element("place"), {"items": [], "place": {}}),
+        (_element("place", _element("item", "x")), {"place": {"item": "x"}}),
+        (_element("unknown", _element("x", _items("1", "2"))), {"unknown": {"x": [1, 2]}}),
+    ],
+)
+def test_elements_follow_the_schema(elements: str, arguments: Any) -> None:
+    found = named_format("minimax_m3")
+    text = f'{_MARK}<tool_call>\n{_MARK}<invoke name="f">{elements}{_MARK}</invoke>\n{_MARK}</tool_call>'
+
+    events = parse(found, text, _SCHEMAS)
+
+    assert calls_of(events) == [("f", arguments)]
+    assert text_of(events) == ""
+    assert parse(found, text, _SCHEMAS, range(1, len(text))) == events
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        f"{_MARK}<place>x{_element('y', '1')}{_MARK}</place>",
+        f"{_MARK}<text>x{_MARK}</text",
+        f"{_MARK}<a>" * 2000,
+    ],
+    ids=["text and elements", "a cut tag", "too deep"],
+)
+def test_elements_that_have_no_value_end_their_call(elements: str) -> None:
+    found = named_format("minimax_m3")
+    parser = found.parser(_SCHEMAS)
+
+    events = [*parser.push(f'{_MARK}<tool_call>\n{_MARK}<invoke name="f">{elements}'), *parser.finish()]
+
+    assert [type(event) for event in events[:3]] == [CallStart, CallArguments, CallEnd]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ _TAGGED = [
 ]
 _ARG_VALUES = ["glm45", "glm47", "ling3", "poolside_v1"]
 _TYPED_TAGS = ["deepseek_v32", "deepseek_v4", "kimi_k3"]  # which tell strings from other values
-_WITHOUT_JSON = [*_BARE_KEYS, *_PYTHONIC, *_TAGGED, *_TYPED_TAGS]
+_ELEMENTS = ["minimax_m3"]
+_WITHOUT_JSON = [*_BARE_KEYS, *_PYTHONIC, *_TAGGED, *_TYPED_TAGS, *_ELEMENTS]
 # As in DeepSeek V3.2's template
 _STRINGS_MARKED = TaggedFormat(
     "template",
@@ -116,12 +117,12 @@ def test_arguments_fit_what_is_said_to_be_followed(name: str, case: str) -> None
     [
         (
             {"properties": {"a": {**_TEXT, "pattern": "^x"}}},
-            [*_TAGGED, *_TYPED_TAGS, *_BARE_KEYS],
+            [*_TAGGED, *_TYPED_TAGS, *_BARE_KEYS, *_ELEMENTS],
             ["properties.a.pattern"],
         ),
         (
             {"properties": {"a": {**_TEXT, "minLength": 2}}},
-            [*_TAGGED, *_TYPED_TAGS, *_BARE_KEYS],
+            [*_TAGGED, *_TYPED_TAGS, *_BARE_KEYS, *_ELEMENTS],
             ["properties.a.minLength"],
         ),
         ({"anyOf": [{"properties": {"a": _TEXT}}, {"properties": {"b": _TEXT}}]}, _WITHOUT_JSON, ["anyOf"]),
@@ -129,12 +130,12 @@ def test_arguments_fit_what_is_said_to_be_followed(name: str, case: str) -> None
         ({"properties": {"a": {"enum": ["true", False]}}}, _TAGGED, ["properties.a.enum"]),
         (
             {"properties": {"a": {"anyOf": [{"type": "integer", "minimum": 5}, _TEXT]}}},
-            [*_TAGGED, *_TYPED_TAGS],
+            [*_TAGGED, *_TYPED_TAGS, *_ELEMENTS],
             ["properties.a.anyOf"],
         ),
         (
             {"properties": {"a": {"type": "array", "uniqueItems": True, "items": {**_TEXT, "maxLength": 1}}}},
-            _BARE_KEYS,
+            [*_BARE_KEYS, *_ELEMENTS],
             ["properties.a.items.maxLength"],
         ),
     ],
@@ -157,7 +158,7 @@ def _with_key(key: str) -> dict[str, Any]:
 
 
 _UNWRITABLE: list[tuple[dict[str, Any], list[str], str]] = [
-    (_with_key("a b"), [*_PYTHONIC, *_BARE_KEYS], "the property 'a b'"),
+    (_with_key("a b"), [*_PYTHONIC, *_BARE_KEYS, *_ELEMENTS], "the property 'a b'"),
     (_with_key("a-b"), _PYTHONIC, "the property 'a-b'"),
     (_with_key(""), _WITHOUT_JSON, "the property ''"),
     (_with_key("a<b"), _WITHOUT_JSON, "the property 'a<b'"),
@@ -174,6 +175,7 @@ _UNWRITABLE: list[tuple[dict[str, Any], list[str], str]] = [
     ),
     ({"properties": {"a": {"enum": ["</arg_value>", "b"]}}}, _ARG_VALUES, "the text '</arg_value>'"),
     ({"properties": {"a": {"enum": [["</arg_value>"], 1]}}}, _ARG_VALUES, "the text '</arg_value>'"),
+    ({"properties": {"a": {"enum": ["]<]minimax[>["]}}}, _ELEMENTS, "the text ']<]minimax[>['"),
     ({"properties": {"a": {"enum": ['<|"|>']}}}, ["gemma4"], "the text '<|\"|>'"),
 ]
 

@@ -29,7 +29,17 @@ _PYTHON = _ALL + (
 )
 _VALUE = "{{ v if v is string else v | tojson }}"
 
+_MARK = "]<]minimax[>["
+
 TEMPLATES = {
+    "elements": _turns(
+        f"{_MARK}<tool_call>{{{{ '\n' }}}}"
+        + _ALL
+        + f'{_MARK}<invoke name="{{{{ f.name }}}}">'
+        + _ARGUMENTS
+        + f"{_MARK}<{{{{ k }}}}>{{{{ v if v is string else v | tojson }}}}{_MARK}</{{{{ k }}}}>{{% endfor %}}"
+        + f"{_MARK}</invoke>{{{{ '\n' }}}}{{% endfor %}}{_MARK}</tool_call>"
+    ),
     "tags": _turns(_TAGS),
     "tags, text": _turns(
         _ALL

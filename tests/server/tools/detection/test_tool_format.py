@@ -38,6 +38,7 @@ _FOUND = {
     "keys and values": ("template", True),
     "strings marked": ("template", True),
     "bare keys": ("gemma4", True),
+    "elements": ("minimax_m3", True),
     "harmony": ("openai", True),
     "ids alone": ("kimi_k2", False),
     "keys without breaks": ("template", True),
