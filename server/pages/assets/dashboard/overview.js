@@ -54,7 +54,9 @@ function show({ work, engine, is_pooling: isPooling, open, num_open: numOpen, la
   byId("prefill-words").textContent = isPooling ? "tokens/s of texts read" : "prompt tokens/s read";
   byId("prefill-rate").textContent = short(meanOf("prefill"));
   byId("running").textContent = work.running;
-  byId("running-words").textContent = `requests running${batchWords(batch)}`;
+  const words = batchWords(batch);
+  byId("running-words").textContent = words.running;
+  byId("waiting-words").textContent = words.waiting;
   const numWaiting = Math.max(0, queue.urgent + queue.interactive + queue.background);
   byId("waiting").textContent = numWaiting;
   byId("hit-rate").textContent = hitRate();

@@ -61,11 +61,13 @@ export function rowState(request, batch) {
   return `Batch, ${request.state === "running" && batch.paused && !batch.running ? "paused" : stateOf(request).toLowerCase()}`;
 }
 
-/** What the engine's lines of batches do, after the number of running requests. */
+/** What the engine's lines of batches do, after the numbers of running and of waiting requests. */
 export function batchWords({ running, paused, waiting }) {
-  if (running) return `, and ${count(running, "batch line")}`;
-  const parts = [[paused, "paused"], [waiting, "waiting"]].filter(([number]) => number).map(([number, word]) => `${number.toLocaleString("en-US")} ${word}`);
-  return parts.length ? `; lines of batches: ${parts.join(", ")}` : "";
+  const held = running ? 0 : paused;
+  return {
+    running: running ? `requests running, and ${count(running, "batch line")}` : "requests running",
+    waiting: ["waiting", held && `${count(held, "batch line")} paused`, waiting && `${count(waiting, "batch line")} waiting`].filter(Boolean).join("; "),
+  };
 }
 
 /** The pauses of the last half minute, {fromMs, toMs, isOver}, with what is known at `atMs`. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, kindOf, moodOf, progressOf, purposeOf, span, statusOf, tally, timeOf } from "../assets/dashboard/jobs/words.js";
+import { bytes, figuresOf, kindOf, moodOf, progressOf, purposeOf, span, statusOf, tally, timeOf } from "../assets/dashboard/jobs/words.js";
 
 const JOB = { kind: "batch", status: "in_progress", done: 0, total: 0, failed: 0, unit: "line", has_ended: false, created_at: 1000, started_at: null, ended_at: null, left_s: null };
 
@@ -24,6 +24,14 @@ test("times are told in one unit", () => {
   assert.equal(timeOf(JOB, 1060), "since 60 s");
   assert.equal(timeOf({ ...JOB, started_at: 1050 }, 1060), "since 10 s");
   assert.equal(timeOf({ ...JOB, has_ended: true, ended_at: 1000 }, 1600), "10 min ago");
+});
+
+test("a job's figures leave out what is not known yet", () => {
+  const of = (job, rest = {}) => figuresOf({ job: { ...JOB, ...job }, now: 2000, ...rest });
+  assert.deepEqual(of({}), [[statusOf(JOB), "state", ""]]);
+  assert.deepEqual(of({ total: 200, done: 50, left_s: 130, started_at: 1940, model: "m", key: "ann" }, { has_keys: true }).slice(1),
+    [["25 %", "of its lines"], ["about 2 min", "left"], ["60 s", "since its start"], ["m", "model"], ["ann", "key"]]);
+  assert.deepEqual(of({ has_ended: true, started_at: 1000, ended_at: 1060 }).slice(1), [["16 min ago", "ended"], ["60 s", "from its start to its end"]]);
 });
 
 test("a batch that clients hold up says so", () => {

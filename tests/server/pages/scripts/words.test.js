@@ -30,7 +30,12 @@ test("lines of batches are told from requests of clients, and paused ones from t
   assert.equal(rowState(line, { running: 0, paused: 2 }), "Batch, paused");
   assert.equal(rowState({ ...line, state: "waiting" }, { running: 0, paused: 2 }), "Batch, waiting");
   const words = [[5, 0, 4], [0, 1, 1], [0, 0, 1], [0, 0, 0]].map(([running, paused, waiting]) => batchWords({ running, paused, waiting }));
-  assert.deepEqual(words, [", and 5 batch lines", "; lines of batches: 1 paused, 1 waiting", "; lines of batches: 1 waiting", ""]);
+  assert.deepEqual(words, [
+    { running: "requests running, and 5 batch lines", waiting: "waiting; 4 batch lines waiting" },
+    { running: "requests running", waiting: "waiting; 1 batch line paused; 1 batch line waiting" },
+    { running: "requests running", waiting: "waiting; 1 batch line waiting" },
+    { running: "requests running", waiting: "waiting" },
+  ]);
 });
 
 test("pauses last from the first frame that has one to the first without, and are forgotten", () => {

@@ -8,7 +8,7 @@ import { pause } from "../watching.js";
 import { batchView } from "./batch.js";
 import { fillMeter, jobMeter } from "./meter.js";
 import { trainingView } from "./training.js";
-import { kindOf, moodOf, span, statusOf, timeOf } from "./words.js";
+import { figuresOf, kindOf } from "./words.js";
 
 const REFRESH_MS = 1000;
 
@@ -87,18 +87,6 @@ function jobView({ job: { id, kind, is_own: isOwn, key } }) {
       content.update(report);
     },
   };
-}
-
-function figuresOf({ job, now, has_keys: hasKeys }) {
-  const last = job.ended_at ?? now;
-  return [
-    [statusOf(job), "state", moodOf(job)],
-    [job.total ? `${Math.floor((100 * job.done) / job.total)} %` : "–", `of its ${job.unit}s`],
-    job.has_ended ? [timeOf(job, now), "ended"] : [job.left_s == null ? "–" : `about ${span(job.left_s)}`, "left"],
-    [job.started_at == null ? "–" : span(last - job.started_at), job.has_ended ? "from its start to its end" : "since its start"],
-    [job.model ?? "–", "model"],
-    ...(hasKeys ? [[job.key, "key"]] : []),
-  ];
 }
 
 /** What can be done with the job: [label, path, question before it]. */

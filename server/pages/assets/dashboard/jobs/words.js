@@ -66,3 +66,17 @@ export function bytes(number) {
   while (value >= 1000 && unit < units.length - 1) [value, unit] = [value / 1000, unit + 1];
   return `${unit && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
 }
+
+/** [value, label, mood] of what is known of the job. */
+export function figuresOf({ job, now, has_keys: hasKeys }) {
+  const last = job.ended_at ?? now;
+  const left = job.left_s == null ? null : [`about ${span(job.left_s)}`, "left"];
+  return [
+    [statusOf(job), "state", moodOf(job)],
+    job.total ? [`${Math.floor((100 * job.done) / job.total)} %`, `of its ${job.unit}s`] : null,
+    job.has_ended ? [timeOf(job, now), "ended"] : left,
+    job.started_at == null ? null : [span(last - job.started_at), job.has_ended ? "from its start to its end" : "since its start"],
+    job.model == null ? null : [job.model, "model"],
+    hasKeys ? [job.key, "key"] : null,
+  ].filter(Boolean);
+}
