@@ -21,7 +21,7 @@ class ShortConvSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatedDeltaSpec:
-    """Linear attention by the gated delta rule (Yang et al. 2024; Qwen3-Next).
+    """Linear attention by the gated delta rule (Yang et al. 2024; Qwen3-Next, OLMo Hybrid).
 
     The state of a head is a matrix S that maps keys to values. Each row decays it by a, corrects its value for the
     row's key by the fraction b, and reads it with the row's query:
@@ -29,7 +29,7 @@ class GatedDeltaSpec:
         S' = a S,   S'' = S' + k (b (v - k^T S'))^T,   y = q^T S''
 
     q, k and v have passed a short convolution (its last kernel_size - 1 inputs are state, too) and SiLU; q and k have
-    length 1. a = exp(-exp(A_log) softplus(in_a(x) + dt_bias)), b = sigmoid(in_b(x)). The output is
+    length 1. a = exp(-exp(A_log) softplus(in_a(x) + dt_bias)), b = beta_scale * sigmoid(in_b(x)). The output is
     out(norm(y) * silu(z)) with z = in_z(x). Several value heads share a key head.
     """
 
@@ -40,11 +40,17 @@ class GatedDeltaSpec:
     kernel_size: int
     norm: NormSpec  # over a head
     tiles_key_heads: bool = False  # GGUF: value head h uses key head h % num_key_heads; else neighbors share
+    has_own_qkv: bool = False  # q, k and v come from matrices and convolutions that checkpoints store one by one
+    beta_scale: float = 1.0  # 2: a row may turn what the state holds for its key to the opposite (OLMo Hybrid)
 
     @property
     def conv_size(self) -> int:
         """Channels of q, k and v together."""
-        return 2 * self.num_key_heads * self.key_dim + self.value_size
+        return 2 * self.key_size + self.value_size
+
+    @property
+    def key_size(self) -> int:
+        return self.num_key_heads * self.key_dim
 
     @property
     def value_size(self) -> int:

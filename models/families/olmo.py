@@ -31,10 +31,11 @@ def describe_olmo(config: HFConfig) -> DecoderSpec:
 
 
 def describe_olmo2(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, llama.Defaults(eps=1e-5))
-    return spec.map_layers(
-        lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.POST, qk_norm=_qk_norm(layer))
-    )
+    return llama.describe(config, llama.Defaults(eps=1e-5)).map_layers(lambda _, layer: with_post_norms(layer))
+
+
+def with_post_norms(layer: LayerSpec) -> LayerSpec:
+    return dataclasses.replace(layer, placement=NormPlacement.POST, qk_norm=_qk_norm(layer))
 
 
 def describe_olmo3(config: HFConfig) -> DecoderSpec:

@@ -105,6 +105,7 @@ FAMILIES: dict[str, Architecture] = {
     "OPTForCausalLM": Architecture("opt:FAMILY"),
     "Olmo2ForCausalLM": Architecture("olmo:OLMO2", gguf="olmo2"),
     "Olmo3ForCausalLM": Architecture("olmo:OLMO3", gguf="olmo2", gguf_key="attention.sliding_window"),
+    "OlmoHybridForCausalLM": Architecture("olmo_hybrid:FAMILY"),
     "OlmoForCausalLM": Architecture("olmo:OLMO", gguf="olmo"),
     "OlmoeForCausalLM": Architecture("olmo:OLMOE", gguf="olmoe"),
     "Phi3ForCausalLM": Architecture("phi3:FAMILY", gguf="phi3"),

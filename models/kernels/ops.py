@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from models.architecture.recurrence import StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, StateSpaceSpec
 from models.batch import StateGroupBatch
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.operands import (
@@ -120,8 +120,6 @@ class RunGatedDelta(Protocol):
         weights: DeltaWeights,
         state: torch.Tensor,
         group: StateGroupBatch,
-        *,
-        tiles_key_heads: bool,
     ) -> torch.Tensor:
         """Return norm(y) * silu(z) with y by the gated delta rule (GatedDeltaSpec): [T, H * V] in z's dtype.
 
@@ -200,8 +198,8 @@ class Operations:
     def convolve(self, kernel_size: int, channels: int) -> Convolve:  # noqa: ARG002
         return causal_conv.convolve
 
-    def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:  # noqa: ARG002
-        return gated_delta.run_gated_delta
+    def gated_delta(self, spec: GatedDeltaSpec) -> RunGatedDelta:
+        return functools.partial(gated_delta.run_gated_delta, spec=spec)
 
     def state_space(self, spec: StateSpaceSpec) -> RunStateSpace:
         return functools.partial(state_space.run_state_space, spec=spec)

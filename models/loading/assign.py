@@ -1,6 +1,7 @@
 """Assignment of a checkpoint's tensors to a decoder's parameters, and loading of the weights tensor by tensor."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +16,14 @@ from models.errors import CheckpointError
 from models.families.name_map import Destination, NameMap, Rules
 from models.layers.activation import Xielu
 from models.layers.qk_norm import OwnWeightsNorm
+from models.layers.recurrence.gated_delta import ConvTaps
 from models.linear.linear import Linear
 from models.linear.method import Rearrange
 from models.linear.per_head import PerHeadLinear
 from models.progress import ProgressReport
 
+# Modules whose parameters' ranges may be filled by separate tensors, as their `shards` say
+_SHARDED = Linear | OwnWeightsNorm | Xielu | ConvTaps
 _MAX_LISTED = 8  # tensors named in one message
 # Plain tensors have no such names, and readers of quantized checkpoints take all that do.
 _CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
@@ -31,7 +35,8 @@ class Assignment:
 
     tensor: StoredTensor
     destination: Destination
-    rows: tuple[int, int] | None  # (first, count) along dimension 0
+    rows: tuple[int, int] | None  # (first, count) along `dim`
+    dim: int = 0
 
     @property
     def parameter(self) -> str:
@@ -46,7 +51,9 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
     """
     names = NameMap(rules, len(decoder.spec.layers), dict(decoder.named_modules()))
     assigner = _Assigner(decoder)
-    for tensor, destination in _destinations(decoder, checkpoint, names, assigner.problems):
+    destinations = list(_destinations(decoder, checkpoint, names, assigner.problems))
+    _cut_taps(decoder, destinations)
+    for tensor, destination in destinations:
         assigner.add(tensor, destination)
     assigner.check_all_filled()
     if assigner.problems:
@@ -77,7 +84,9 @@ class _Assigner:
             if not tensor.may_be_unused:
                 self.problems.append(_is_unused(tensor))
             return
-        assignment = Assignment(tensor, destination, _rows(self._decoder, destination))
+        module = self._decoder.get_submodule(destination.module)
+        dim = 1 if isinstance(module, ConvTaps) else 0  # channels of a convolution are the columns of its weights
+        assignment = Assignment(tensor, destination, _rows(module, destination), dim)
         filled = [(name, destination.shard)] if destination.shard else _parts(self._decoder, name)
         if any(part not in self._unfilled for part in filled):
             self.problems.append(f"{tensor.name!r} repeats another tensor")
@@ -137,7 +146,7 @@ def _fill(parameter: torch.Tensor, assignment: Assignment, rearrange: Rearrange)
     values = rearrange(_read_finite(assignment.tensor, parameter.dtype))
     if assignment.destination.transform is not None:  # such as a logarithm
         check_finite(assignment.tensor, values)
-    _narrow(parameter, assignment.rows).copy_(values)
+    _narrow(parameter, assignment).copy_(values)
 
 
 def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
@@ -187,6 +196,20 @@ def _is_shared_kv(decoder: Decoder, destination: Destination) -> bool:
     return attention == f"layers.{layer}.attn" and is_kv
 
 
+def _cut_taps(decoder: Decoder, destinations: Sequence[tuple[StoredTensor, Destination]]) -> None:
+    """Cut convolutions' weights as the checkpoint does: transformers saves thirds, whatever the sizes of q, k and v."""
+    modules = dict(decoder.named_modules())
+    sizes: dict[str, dict[str, int]] = defaultdict(dict)
+    for tensor, to in destinations:
+        if to.shard is not None and isinstance(modules.get(to.module), ConvTaps):
+            sizes[to.module][to.shard] = tensor.shape[0]
+    for name, found in sizes.items():
+        taps = modules[name]
+        assert isinstance(taps, ConvTaps)
+        if found.keys() == taps.shards.keys() and sum(found.values()) == taps.weight.shape[1]:
+            taps.set_shards({shard: found[shard] for shard in taps.shards})
+
+
 def _expert_parts(
     decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
@@ -215,22 +238,21 @@ def _shared_names(decoder: Decoder) -> dict[str, str]:
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
     """Return a parameter's parts: one for each shard, or a single one without shards."""
     module = decoder.get_submodule(parameter.rpartition(".")[0])
-    shards = module.shards if isinstance(module, Linear | OwnWeightsNorm | Xielu) else {}
+    shards = module.shards if isinstance(module, _SHARDED) else {}
     return [(parameter, shard) for shard in shards] or [(parameter, None)]
 
 
-def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
+def _rows(module: nn.Module, destination: Destination) -> tuple[int, int] | None:
     if destination.shard is None:
         return None
-    module = decoder.get_submodule(destination.module)
-    assert isinstance(module, Linear | OwnWeightsNorm | Xielu), f"{destination.module} has no shards"
+    assert isinstance(module, _SHARDED), f"{destination.module} has no shards"
     return module.shards.get(destination.shard)
 
 
 def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:
     """Return the reason why the tensor's shape does not fit its parameter, or None if it does."""
     stored = torch.empty(assignment.tensor.shape, device="meta")
-    target = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
+    target = _narrow(torch.empty(parameter.shape, device="meta"), assignment)
     try:
         shape = transform_tensor(stored, assignment, decoder).shape
     except RuntimeError:  # rows that cannot be divided into the layer's heads
@@ -248,8 +270,8 @@ def transform_tensor(value: torch.Tensor, assignment: Assignment, decoder: nn.Mo
     return assignment.destination.transformed(value, decoder.spec)
 
 
-def _narrow(tensor: torch.Tensor, rows: tuple[int, int] | None) -> torch.Tensor:
-    return tensor if rows is None else tensor.narrow(0, *rows)
+def _narrow(parameter: torch.Tensor, assignment: Assignment) -> torch.Tensor:
+    return parameter if assignment.rows is None else parameter.narrow(assignment.dim, *assignment.rows)
 
 
 def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:

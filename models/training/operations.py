@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.architecture.recurrence import StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, StateSpaceSpec
 from models.kernels.operands import ExpertLayer
 from models.kernels.ops import (
     BoundRows,
@@ -66,8 +66,8 @@ class TrainOperations(Operations):
     def convolve(self, kernel_size: int, channels: int) -> Convolve:
         return _by_gradient(self._serving.convolve(kernel_size, channels), super().convolve(kernel_size, channels))
 
-    def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:
-        return _by_gradient(self._serving.gated_delta(key_dim, value_dim), super().gated_delta(key_dim, value_dim))
+    def gated_delta(self, spec: GatedDeltaSpec) -> RunGatedDelta:
+        return _by_gradient(self._serving.gated_delta(spec), super().gated_delta(spec))
 
     def state_space(self, spec: StateSpaceSpec) -> RunStateSpace:
         return _by_gradient(self._serving.state_space(spec), super().state_space(spec))

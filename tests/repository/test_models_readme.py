@@ -7,6 +7,7 @@ from models.architecture.decoder import DecoderSpec
 from models.decoder import Decoder
 from models.layers.activation import Xielu
 from models.layers.qk_norm import OwnWeightsNorm
+from models.layers.recurrence.gated_delta import ConvTaps
 from models.linear.linear import Linear
 from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.repository import ROOT
@@ -37,7 +38,7 @@ def places_of(spec: DecoderSpec) -> Places:
         parameters = {parameter for parameter, _ in module.named_parameters(recurse=False)}
         if parameters:
             template = re.sub(r"experts\.\d+", "experts.{e}", re.sub(r"layers\.\d+", "layers.{i}", name))
-            named = module.shards if isinstance(module, Linear | OwnWeightsNorm | Xielu) else ()
+            named = module.shards if isinstance(module, Linear | OwnWeightsNorm | Xielu | ConvTaps) else ()
             shards = {re.sub(r"\d+", "{e}", shard) for shard in named}
             places[template] = places.get(template, set()) | shards | parameters - {"weight", "bias"}
     return places

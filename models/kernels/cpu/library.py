@@ -82,7 +82,7 @@ class KernelLibrary:
         self.route_rows = self._bind("hr_route_rows", "pplpp")
         # recurrence
         self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")
-        self.gated_delta = self._bind("hr_gated_delta", "pippplpppfppppipiiiii")
+        self.gated_delta = self._bind("hr_gated_delta", "pippplpppffppppipiiiii")
         self.state_space = self._bind("hr_state_space", "piplpppfffppppipiiii")
         self.gate_and_norm = self._bind("hr_gate_and_norm", "piplpfiffplli")
         self.selective_scan = self._bind("hr_selective_scan", "pppplppfppiplppppipli")

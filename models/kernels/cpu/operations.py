@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from models.architecture.recurrence import StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, StateSpaceSpec
 from models.kernels.cpu import recurrence, rows
 from models.kernels.cpu.build import watching_compilation
 from models.kernels.cpu.library import KernelLibrary, describe_kernels, kernel_library
@@ -96,8 +96,9 @@ class CpuOperations(Operations):
         kernel = self._kernel(recurrence.convolve, channels) if kernel_size <= recurrence.MAX_KERNEL_SIZE else None
         return kernel or super().convolve(kernel_size, channels)
 
-    def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:
-        return self._kernel(recurrence.run_gated_delta, key_dim, value_dim) or super().gated_delta(key_dim, value_dim)
+    def gated_delta(self, spec: GatedDeltaSpec) -> RunGatedDelta:
+        kernel = self._kernel(recurrence.run_gated_delta, spec.key_dim, spec.value_dim)
+        return super().gated_delta(spec) if kernel is None else functools.partial(kernel, spec=spec)
 
     def state_space(self, spec: StateSpaceSpec) -> RunStateSpace:
         group_size = spec.inner_size // spec.num_groups

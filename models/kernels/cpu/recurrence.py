@@ -2,7 +2,7 @@
 
 import torch
 
-from models.architecture.recurrence import GatePlace, StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, GatePlace, StateSpaceSpec
 from models.batch import StateGroupBatch
 from models.kernels.cpu.library import KernelLibrary, address
 from models.kernels.operands import DeltaGates, DeltaWeights, ScanInputs, ScanWeights, StateSpaceWeights
@@ -44,22 +44,20 @@ def run_gated_delta(
     state: torch.Tensor,
     group: StateGroupBatch,
     *,
-    tiles_key_heads: bool,
+    spec: GatedDeltaSpec,
     library: KernelLibrary,
 ) -> torch.Tensor:
     """Run the gated delta rule, norm and gate (RunGatedDelta in ops.py). Head sizes are multiples of 16."""
     z, b, a = gates
-    num_heads, key_dim, value_dim = state.shape[1:]
-    num_key_heads = (qkv.shape[1] - num_heads * value_dim) // (2 * key_dim)
     assert z.stride() == b.stride() == a.stride()
     assert qkv.is_contiguous()
     assert qkv.dtype == state.dtype == torch.float32
-    out = torch.empty((len(z), num_heads * value_dim), dtype=z.dtype)
+    out = torch.empty((len(z), spec.value_size), dtype=z.dtype)
     library.gated_delta(
         *(qkv.data_ptr(), z.dtype == torch.bfloat16, z.data_ptr(), b.data_ptr(), a.data_ptr(), z.stride(0)),
         *(weights.A_log.data_ptr(), weights.dt_bias.data_ptr(), weights.norm_weight.data_ptr(), weights.norm_eps),
-        *(state.data_ptr(), *_group_arguments(group), out.data_ptr()),
-        *(num_key_heads, num_heads, key_dim, value_dim, tiles_key_heads),
+        *(spec.beta_scale, state.data_ptr(), *_group_arguments(group), out.data_ptr()),
+        *(spec.num_key_heads, spec.num_value_heads, spec.key_dim, spec.value_dim, spec.tiles_key_heads),
     )
     return out
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from models.architecture.recurrence import GatedDeltaSpec
 from models.batch import StateGroupBatch
 from models.kernels.operands import DeltaGates, DeltaWeights
 from models.kernels.torch.scan import ChunkedScan, decays, scan_sequences
@@ -37,31 +38,29 @@ def run_gated_delta(
     state: torch.Tensor,
     group: StateGroupBatch,
     *,
-    tiles_key_heads: bool,
+    spec: GatedDeltaSpec,
 ) -> torch.Tensor:
     """Run the gated delta rule, and the norm and gate after it; RunGatedDelta in ops.py has the details."""
     z, b, a = gates
-    num_heads, key_dim, value_dim = state.shape[1:]
-    value_size = num_heads * value_dim
-    key_size = (qkv.shape[1] - value_size) // 2
-    repeats = num_heads * key_dim // key_size
-    q, k, v = torch.split_with_sizes(qkv, [key_size, key_size, value_size], dim=1)
-    q, k = (_unit_heads(x.unflatten(1, (-1, key_dim)), repeats, tiles_key_heads) for x in (q, k))
+    q, k, v = torch.split_with_sizes(qkv, [spec.key_size, spec.key_size, spec.value_size], dim=1)
+    q, k = (_unit_heads(x, spec) for x in (q, k))
     rows = DeltaRows(
-        q * key_dim**-0.5,
+        q * spec.key_dim**-0.5,
         k,
-        v.unflatten(1, (-1, value_dim)),
+        v.unflatten(1, (-1, spec.value_dim)),
         -weights.A_log.exp() * F.softplus(a.to(torch.float32) + weights.dt_bias),
-        torch.sigmoid(b.to(torch.float32)),
+        spec.beta_scale * torch.sigmoid(b.to(torch.float32)),
     )
-    y = F.rms_norm(gated_delta(rows, state, group), (value_dim,), weights.norm_weight, weights.norm_eps)
+    y = F.rms_norm(gated_delta(rows, state, group), (spec.value_dim,), weights.norm_weight, weights.norm_eps)
     return (y.flatten(1) * F.silu(z.to(torch.float32))).to(z.dtype)
 
 
-def _unit_heads(x: torch.Tensor, repeats: int, tiles_key_heads: bool) -> torch.Tensor:
-    """Scale queries or keys [T, key heads, K] to length 1, and repeat them for each value head: [T, H, K]."""
+def _unit_heads(x: torch.Tensor, spec: GatedDeltaSpec) -> torch.Tensor:
+    """Scale queries or keys [T, key heads * K] to length 1, and repeat them for each value head: [T, H, K]."""
+    x = x.unflatten(1, (-1, spec.key_dim))
+    repeats = spec.num_value_heads // spec.num_key_heads
     x = x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + _L2_NORM_EPS)
-    return x.repeat(1, repeats, 1) if tiles_key_heads else x.repeat_interleave(repeats, dim=1)
+    return x.repeat(1, repeats, 1) if spec.tiles_key_heads else x.repeat_interleave(repeats, dim=1)
 
 
 def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) -> torch.Tensor:

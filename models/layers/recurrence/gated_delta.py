@@ -1,6 +1,9 @@
-"""Linear attention by the gated delta rule (GatedDeltaSpec): Qwen3-Next."""
+"""Linear attention by the gated delta rule (GatedDeltaSpec): Qwen3-Next, OLMo Hybrid."""
+
+from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from models.architecture.recurrence import GatedDeltaSpec
 from models.batch import StateGroupBatch
@@ -13,26 +16,44 @@ from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 
 
+class ConvTaps(nn.Module):
+    """Weights of a depthwise convolution, [K, channels]. Separate tensors may fill ranges of channels, the shards."""
+
+    def __init__(self, kernel_size: int, channels: int, shard_sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.weight = empty_parameter((kernel_size, channels), torch.float32)
+        self.set_shards(shard_sizes)
+
+    def set_shards(self, shard_sizes: Mapping[str, int]) -> None:
+        self.shards: dict[str, tuple[int, int]] = {}  # name -> (first channel, channels)
+        first = 0
+        for name, size in shard_sizes.items():
+            self.shards[name] = (first, size)
+            first += size
+
+
 class GatedDelta(Recurrence):
     """Linear attention by the gated delta rule, as GatedDeltaSpec describes it.
 
-    Parameters: `in_proj` with the shards qkv, z, b and a; `conv_weight` [K, channels of q, k, v]; `A_log` and `dt_bias`
-    [value heads]; `norm`; `out`.
+    Parameters: `in_proj` with the shards qkv, z, b and a; `conv`, over the channels of q, k, v; `A_log` and `dt_bias`
+    [value heads]; `norm`; `out`. q, k and v are shards of their own of both if the spec says so.
     """
 
     def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__(compute)
         self.spec = spec
         heads = spec.num_value_heads
-        self.shards = {"qkv": spec.conv_size, "z": spec.value_size, "b": heads, "a": heads}
-        self.in_proj = Linear(hidden_size, self.shards, has_bias=False, method=method)
-        self.conv_weight = empty_parameter((spec.kernel_size, spec.conv_size), torch.float32)
+        self.sizes = [spec.conv_size, spec.value_size, heads, heads]
+        own = {"q": spec.key_size, "k": spec.key_size, "v": spec.value_size} if spec.has_own_qkv else {}
+        shards = {**(own or {"qkv": spec.conv_size}), "z": spec.value_size, "b": heads, "a": heads}
+        self.in_proj = Linear(hidden_size, shards, has_bias=False, method=method)
+        self.conv = ConvTaps(spec.kernel_size, spec.conv_size, own)
         self.A_log = empty_parameter((heads,), torch.float32)
         self.dt_bias = empty_parameter((heads,), torch.float32)
         self.norm = Norm(spec.norm, spec.value_dim)
         self.out = Linear(spec.value_size, hidden_size, has_bias=False, method=method)
         self._convolve = compute.ops.convolve(spec.kernel_size, spec.conv_size)
-        self._run_gated_delta = compute.ops.gated_delta(spec.key_dim, spec.value_dim)
+        self._run_gated_delta = compute.ops.gated_delta(spec)
 
     def scan(
         self,
@@ -41,11 +62,10 @@ class GatedDelta(Recurrence):
         state: LayerState,
         adapter_slots: torch.Tensor | None,  # noqa: ARG002
     ) -> torch.Tensor:
-        qkv, z, b, a = torch.split_with_sizes(rows, list(self.shards.values()), dim=1)
+        qkv, z, b, a = torch.split_with_sizes(rows, self.sizes, dim=1)
         inputs, matrices = state.parts
-        convolved = self._convolve(qkv, self.conv_weight, inputs, group, has_silu=True, out_dtype=torch.float32)
+        convolved = self._convolve(qkv, self.conv.weight, inputs, group, has_silu=True, out_dtype=torch.float32)
         norm = self.norm.row_input
         assert norm.weight is not None
         weights = DeltaWeights(self.A_log, self.dt_bias, norm.weight, norm.eps)
-        gates, tiles = DeltaGates(z, b, a), self.spec.tiles_key_heads
-        return self._run_gated_delta(convolved, gates, weights, matrices, group, tiles_key_heads=tiles)
+        return self._run_gated_delta(convolved, DeltaGates(z, b, a), weights, matrices, group)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from transformers import (
     Lfm2Config,
     Lfm2MoeConfig,
+    OlmoHybridConfig,
     PretrainedConfig,
     Qwen3_5MoeTextConfig,
     Qwen3_5TextConfig,
@@ -56,6 +57,11 @@ def qwen35_moe(**changes: object) -> Qwen3_5MoeTextConfig:
     return Qwen3_5MoeTextConfig(**{**DELTA, **EXPERTS, **changes})
 
 
+def olmo_hybrid(**changes: object) -> OlmoHybridConfig:
+    fields = {**DELTA, "pad_token_id": None, "rope_parameters": {"rope_theta": None, "rope_type": "default"}}
+    return OlmoHybridConfig(**{**fields, **changes})
+
+
 RECURRENT_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
     "lfm2": lfm2,
     "lfm2-biases-wide-untied": lambda: lfm2(
@@ -69,6 +75,16 @@ RECURRENT_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
         routed_scaling_factor=0.7,
         conv_bias=True,
         norm_eps=1e-3,
+    ),
+    "olmo-hybrid": olmo_hybrid,
+    "olmo-hybrid-rotary-biases": lambda: olmo_hybrid(
+        rope_parameters={"rope_theta": 5000.0, "rope_type": "default"},
+        linear_allow_neg_eigval=False,
+        linear_value_head_dim=20,
+        linear_num_value_heads=2,
+        attention_bias=True,
+        rms_norm_eps=1e-3,
+        tie_word_embeddings=True,
     ),
     "qwen3-next": qwen3_next,
     "qwen3-next-mixed-tied": lambda: qwen3_next(

@@ -227,8 +227,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_gated_delta": each(
         test_recurrence.test_gated_delta_rule_equals_its_definition,
         step=test_recurrence.STEPS[1:4],
-        value_dim=[80],
-        tiles_key_heads=[True],
+        spec=[test_recurrence.DELTAS["tiled-twice-b"]],
         dtype=DTYPES,
     ),
     "hr_state_space": state_spaces("gate-before-norm", "gate-after-norm"),

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.architecture.norm import NormKind, NormSpec
-from models.architecture.recurrence import GatePlace, StateSpaceScales, StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, GatePlace, StateSpaceScales, StateSpaceSpec
 from models.kernels.operands import DeltaGates, DeltaWeights, ScanInputs, ScanWeights, StateSpaceWeights
 from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
@@ -51,39 +51,44 @@ def test_conv_before_silu_equals_torch(column: Column, step: Step, dtype: torch.
     torch.testing.assert_close(out, expected, atol=2e-5, rtol=2e-5)
 
 
+NORM = NormSpec(NormKind.RMS, 1e-3)
+DELTAS = {
+    "neighbors-share": GatedDeltaSpec(2, 4, 32, 16, 4, NORM),
+    "tiled-twice-b": GatedDeltaSpec(2, 4, 32, 80, 4, NORM, tiles_key_heads=True, beta_scale=2.0),
+}
+
+
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize(("value_dim", "tiles_key_heads"), [(16, False), (80, True)])
+@pytest.mark.parametrize("spec", DELTAS.values(), ids=DELTAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gated_delta_rule_equals_its_definition(
-    column: Column, step: Step, value_dim: int, tiles_key_heads: bool, dtype: torch.dtype
+    column: Column, step: Step, spec: GatedDeltaSpec, dtype: torch.dtype
 ) -> None:
-    generator, group = torch.Generator().manual_seed(0), group_of(*step)
-    num_key_heads, num_heads, key_dim, num_rows = 2, 4, 32, sum(step[0])
+    generator, group, num_rows = torch.Generator().manual_seed(0), group_of(*step), sum(step[0])
+    num_heads, key_dim, value_dim = spec.num_value_heads, spec.key_dim, spec.value_dim
     A_log, dt_bias = torch.randn(4, generator=generator) - 2, torch.randn(4, generator=generator)
     weights = DeltaWeights(A_log, dt_bias, torch.randn(value_dim, generator=generator), 1e-6)
-    sizes = [num_key_heads * key_dim, num_key_heads * key_dim, num_heads * value_dim]
+    sizes = [spec.key_size, spec.key_size, spec.value_size]
     qkv = torch.randn(num_rows, sum(sizes), generator=generator)
-    gates = torch.randn(num_rows, num_heads * value_dim + 8, generator=generator).to(dtype)
-    z, b, a = gates.split_with_sizes([num_heads * value_dim, 4, 4], dim=1)
+    gates = torch.randn(num_rows, spec.value_size + 8, generator=generator).to(dtype)
+    z, b, a = gates.split_with_sizes([spec.value_size, 4, 4], dim=1)
     state = torch.randn(BLOCKS, num_heads, key_dim, value_dim, generator=generator)
     expected_state = state.clone()
     q, k, v = (part.unflatten(1, (-1, dim)) for part, dim in zip(qkv.split(sizes, 1), (32, 32, value_dim), strict=True))
-    of_value_head = [head % 2 if tiles_key_heads else head // 2 for head in range(num_heads)]
+    of_value_head = [head % 2 if spec.tiles_key_heads else head // 2 for head in range(num_heads)]
     q, k = (F.normalize(heads, dim=-1)[:, of_value_head] for heads in (q, k))
     decay = -A_log.exp() * F.softplus(a.float() + dt_bias)
-    rows = DeltaRows(q * key_dim**-0.5, k, v, decay, torch.sigmoid(b.float()))
+    rows = DeltaRows(q * key_dim**-0.5, k, v, decay, spec.beta_scale * torch.sigmoid(b.float()))
     y = gated_delta(rows, expected_state, group)
     normed = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + 1e-6) * weights.norm_weight
     expected = (normed.flatten(1) * F.silu(z.float())).to(dtype)
 
-    run = column(dtype).gated_delta(key_dim, value_dim)
-    out = run(qkv, DeltaGates(z, b, a), weights, state, group, tiles_key_heads=tiles_key_heads)
+    out = column(dtype).gated_delta(spec)(qkv, DeltaGates(z, b, a), weights, state, group)
 
     torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)
 
 
-NORM = NormSpec(NormKind.RMS, 1e-3)
 SPACES = {
     "gate-before-norm": StateSpaceSpec(4, 32, 2, 16, 4, NORM, min_step=0.05, max_step=0.9),
     "gate-after-norm": StateSpaceSpec(6, 48, 1, 32, 4, NORM, GatePlace.AFTER_NORM),

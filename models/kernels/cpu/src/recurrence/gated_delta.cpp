@@ -1,7 +1,7 @@
 // The gated delta rule over the rows of several sequences, whose state is a matrix S [K, V] per value head (GatedDeltaSpec):
 //
 //   S' = a S,   u = b (v - k S'),   S'' = S' + k^T u,   y = q S'' = a (q S) + (q k) u
-//   out = norm(y) silu(z),   a = exp(-exp(A_log) softplus(in_a + dt_bias)),   b = sigmoid(in_b)
+//   out = norm(y) silu(z),   a = exp(-exp(A_log) softplus(in_a + dt_bias)),   b = beta_scale sigmoid(in_b)
 //
 // with q and k of length 1, q divided by sqrt(K). All in fp32.
 //
@@ -27,7 +27,7 @@ struct Delta {
   const void *z, *b, *a;
   int64_t row_stride;
   const float *A_log, *dt_bias, *norm_weight;
-  float eps;
+  float eps, beta_scale;
   float* state;
   const int32_t *sources, *targets, *offsets;
   void* out;
@@ -114,7 +114,7 @@ void run_head(const Delta& delta, int64_t sequence, int64_t head) {
     const float a = to_float(static_cast<const Element*>(delta.a)[at + head]) + delta.dt_bias[head];
     const float b = to_float(static_cast<const Element*>(delta.b)[at + head]);
     const float softplus = a > 20 ? a : std::log1p(std::exp(a));
-    const Row row{scratch.q.data(), scratch.k.data(), qkv + start_of_v + head * V, std::exp(-rate * softplus), 1 / (1 + std::exp(-b)),
+    const Row row{scratch.q.data(), scratch.k.data(), qkv + start_of_v + head * V, std::exp(-rate * softplus), delta.beta_scale / (1 + std::exp(-b)),
                   sum_lanes(product), K, V};
     float* to = delta.targets[t] >= 0 ? place(delta.targets[t]) : t + 1 < end ? scratch.state.data() : nullptr;
     step(row, from, to, scratch.y.data());
@@ -141,10 +141,10 @@ void run(const Delta& delta, int64_t num_sequences) {
 // state [blocks, value heads, K, V] fp32; sources, targets and offsets as in hr_causal_conv. out [T, value heads * V] in z's
 // type. K and V: multiples of 16. tiles_key_heads: value head h takes key head h modulo their number, else h divided by it.
 HR_API void hr_gated_delta(const float* qkv, int is_bf16, const void* z, const void* b, const void* a, int64_t row_stride,
-                           const float* A_log, const float* dt_bias, const float* norm_weight, float eps, float* state,
+                           const float* A_log, const float* dt_bias, const float* norm_weight, float eps, float beta_scale, float* state,
                            const int32_t* sources, const int32_t* targets, const int32_t* offsets, int num_sequences, void* out,
                            int num_key_heads, int num_value_heads, int key_dim, int value_dim, int tiles_key_heads) {
-  const Delta delta{qkv,   z,       b,       a,       row_stride, A_log,      dt_bias,         norm_weight, eps,
+  const Delta delta{qkv,   z,       b,       a,       row_stride, A_log,      dt_bias,         norm_weight, eps, beta_scale,
                     state, sources, targets, offsets, out,        num_key_heads, num_value_heads, key_dim,     value_dim,
                     tiles_key_heads != 0};
   if (is_bf16)

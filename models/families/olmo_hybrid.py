@@ -1,0 +1,75 @@
+"""OLMo Hybrid: the gated delta rule with b up to 2 in most layers, the attention of OLMo 2 in every fourth."""
+
+import dataclasses
+
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
+from models.architecture.recurrence import GatedDeltaSpec
+from models.config.hf_config import HFConfig
+from models.config.layers import layer_types
+from models.errors import CheckpointError
+from models.families import llama, olmo
+from models.families.name_map import To
+from models.families.registry import Family
+from models.families.transforms import conv_weight
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    spec = llama.describe(config, llama.Defaults(activation="silu"))
+    delta, kinds = _delta(config, spec), _kinds(config, len(spec.layers))
+    has_rope = not config.section("rope_parameters").is_null("rope_theta")  # absence means the default
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        if kinds[index] == "linear_attention":
+            return dataclasses.replace(layer, mixer=delta, rope=None)
+        return dataclasses.replace(olmo.with_post_norms(layer), rope=layer.rope if has_rope else None)
+
+    return spec.map_layers(adapt)
+
+
+def _delta(config: HFConfig, spec: DecoderSpec) -> GatedDeltaSpec:
+    num_heads = config.integer("num_attention_heads")
+    num_key_heads = config.integer("linear_num_key_heads", num_heads)
+    num_value_heads = config.integer("linear_num_value_heads", num_heads)
+    if num_value_heads % num_key_heads:
+        raise CheckpointError(
+            f"{config.source}: linear_num_key_heads {num_key_heads} does not divide linear_num_value_heads "
+            f"{num_value_heads}; {config.remedy}"
+        )
+    key_dim = config.integer("linear_key_head_dim", max(1, int(0.75 * spec.hidden_size / num_key_heads)))
+    return GatedDeltaSpec(
+        num_key_heads=num_key_heads,
+        num_value_heads=num_value_heads,
+        key_dim=key_dim,
+        value_dim=config.integer("linear_value_head_dim", 2 * key_dim),
+        kernel_size=config.integer("linear_conv_kernel_dim", 4, minimum=2, maximum=8),
+        norm=NormSpec(NormKind.RMS, 1e-5),  # regardless of rms_norm_eps
+        has_own_qkv=True,
+        beta_scale=2.0 if config.boolean("linear_allow_neg_eigval", True) else 1.0,
+    )
+
+
+def _kinds(config: HFConfig, num_layers: int) -> list[str]:
+    default = ["full_attention" if index % 4 == 3 else "linear_attention" for index in range(num_layers)]
+    if "full_attention" not in default:
+        default[-1] = "full_attention"
+    return layer_types(config, num_layers) or default
+
+
+_DELTA = "model.layers.{i}.linear_attn."
+NAMES = {
+    **olmo.NAMES,
+    "model.layers.{i}.attention_layer_norm.*": To("layers.{i}.attn_norm"),
+    "model.layers.{i}.feedforward_layer_norm.*": To("layers.{i}.mlp_norm", otherwise="layers.{i}.attn_post_norm"),
+    "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.attn_post_norm", otherwise="layers.{i}.mlp_norm"),
+    **{f"{_DELTA}{part}_proj.*": To("layers.{i}.attn.in_proj", part) for part in ("q", "k", "v", "b", "a")},
+    **{f"{_DELTA}{part}_conv1d.weight": To("layers.{i}.attn.conv", part, conv_weight) for part in ("q", "k", "v")},
+    f"{_DELTA}g_proj.*": To("layers.{i}.attn.in_proj", "z"),
+    f"{_DELTA}A_log": To("layers.{i}.attn", parameter="A_log"),
+    f"{_DELTA}dt_bias": To("layers.{i}.attn", parameter="dt_bias"),
+    f"{_DELTA}o_norm.*": To("layers.{i}.attn.norm"),
+    f"{_DELTA}o_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
+}
+
+FAMILY = Family(describe, NAMES)
