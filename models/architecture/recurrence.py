@@ -21,15 +21,15 @@ class ShortConvSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatedDeltaSpec:
-    """Linear attention by the gated delta rule (Yang et al. 2024; Qwen3-Next, OLMo Hybrid).
+    """Linear attention by the gated delta rule (Yang et al. 2024; Qwen3-Next, OLMo Hybrid, Kimi Linear).
 
-    The state of a head is a matrix S that maps keys to values. Each row decays it by a, corrects its value for the
-    row's key by the fraction b, and reads it with the row's query:
+    The state of a head is a matrix S [K, V] that maps keys to values. Each row decays it by a, corrects its value for
+    the row's key by the fraction b, and reads it with the row's query:
 
         S' = a S,   S'' = S' + k (b (v - k^T S'))^T,   y = q^T S''
 
     q, k and v have passed a short convolution (its last kernel_size - 1 inputs are state, too) and SiLU; q and k have
-    length 1. a = exp(-exp(A_log) softplus(in_a(x) + dt_bias)), b = beta_scale * sigmoid(in_b(x)). The output is
+    length 1. log a = -exp(A_log) softplus(in_a(x) + dt_bias), b = beta_scale * sigmoid(in_b(x)). The output is
     out(norm(y) * silu(z)) with z = in_z(x). Several value heads share a key head.
     """
 
@@ -41,6 +41,10 @@ class GatedDeltaSpec:
     norm: NormSpec  # over a head
     tiles_key_heads: bool = False  # GGUF: value head h uses key head h % num_key_heads; else neighbors share
     has_own_qkv: bool = False  # q, k and v come from matrices and convolutions that checkpoints store one by one
+    has_channel_decay: bool = False  # a, and so in_a(x), has a number for each of the K rows of S (Kimi Linear)
+    gate_rank: int | None = None  # in_a and in_z are products of two matrices with this size between them
+    has_sigmoid_gate: bool = False  # out(norm(y) * sigmoid(z))
+    min_log_decay: float | None = None  # log a = min_log_decay * sigmoid(exp(A_log) (in_a(x) + dt_bias)) (Ling 3)
     beta_scale: float = 1.0  # 2: a row may turn what the state holds for its key to the opposite (OLMo Hybrid)
 
     @property
@@ -55,6 +59,11 @@ class GatedDeltaSpec:
     @property
     def value_size(self) -> int:
         return self.num_value_heads * self.value_dim
+
+    @property
+    def num_decays(self) -> int:
+        """Numbers that a has for a row."""
+        return self.num_value_heads * (self.key_dim if self.has_channel_decay else 1)
 
 
 class GatePlace(enum.Enum):

@@ -61,11 +61,11 @@ V3_DEFAULTS = {
 _SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
 
 
-def describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
+def describe(config: HFConfig, defaults: Mapping[str, Any], rope_theta: float = 10000.0) -> DecoderSpec:
     latent = _latent(config)
     eps = defaults.get("rms_norm_eps", 1e-6)
     spec = llama.describe(config, llama.Defaults(head_dim=latent.rope_dim, eps=eps))
-    rope = rope_spec(config, latent.rope_dim)
+    rope = rope_spec(config, latent.rope_dim, default_theta=rope_theta)
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         attention = latent.attention(layer.attention.num_heads, _scale(config, latent, rope))

@@ -20,7 +20,7 @@ class To:
 
     parameter: the parameter's name, if the tensor's name does not end with it. when_present: a module that exists
     only in the layers where the tensor has this name; in other layers, a tensor with another name fills `module`.
-    otherwise: the module that the tensor fills in layers without `module`.
+    otherwise: the module that the tensor fills in layers without `module`, and the shard there if it is another.
     """
 
     module: str
@@ -29,6 +29,7 @@ class To:
     parameter: str | None = None
     when_present: str | None = None
     otherwise: str | None = None
+    otherwise_shard: str | None = None
 
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # between dots
@@ -91,7 +92,7 @@ class NameMap:
         destination = _destination(match, to)
         if to.otherwise is None or self._modules is None or destination.module in self._modules:
             return destination
-        return _destination(match, dataclasses.replace(to, module=to.otherwise))
+        return _destination(match, dataclasses.replace(to, module=to.otherwise, shard=to.otherwise_shard or to.shard))
 
     def _match(self, name: str) -> tuple[re.Match[str] | None, To | tuple[To, ...] | None]:
         kind = _kind(name)

@@ -10,9 +10,9 @@ from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
 from models.errors import CheckpointError
 from models.families import llama, olmo
+from models.families.delta_rule import delta_names
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.transforms import conv_weight
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -57,19 +57,13 @@ def _kinds(config: HFConfig, num_layers: int) -> list[str]:
     return layer_types(config, num_layers) or default
 
 
-_DELTA = "model.layers.{i}.linear_attn."
 NAMES = {
     **olmo.NAMES,
     "model.layers.{i}.attention_layer_norm.*": To("layers.{i}.attn_norm"),
     "model.layers.{i}.feedforward_layer_norm.*": To("layers.{i}.mlp_norm", otherwise="layers.{i}.attn_post_norm"),
     "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.attn_post_norm", otherwise="layers.{i}.mlp_norm"),
-    **{f"{_DELTA}{part}_proj.*": To("layers.{i}.attn.in_proj", part) for part in ("q", "k", "v", "b", "a")},
-    **{f"{_DELTA}{part}_conv1d.weight": To("layers.{i}.attn.conv", part, conv_weight) for part in ("q", "k", "v")},
-    f"{_DELTA}g_proj.*": To("layers.{i}.attn.in_proj", "z"),
-    f"{_DELTA}A_log": To("layers.{i}.attn", parameter="A_log"),
-    f"{_DELTA}dt_bias": To("layers.{i}.attn", parameter="dt_bias"),
-    f"{_DELTA}o_norm.*": To("layers.{i}.attn.norm"),
-    f"{_DELTA}o_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
+    **delta_names("linear_attn", z="g_proj", a="a_proj"),
+    "model.layers.{i}.linear_attn.o_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
 }
 
 FAMILY = Family(describe, NAMES)

@@ -41,8 +41,8 @@ def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
 
 
 def conv_weight(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Convert a depthwise convolution's weight [channels, 1, K], in GGUF [channels, K], to [K, channels]."""
-    return tensor.flatten(1).t()
+    """Convert a depthwise convolution's weight [channels, 1, K] to [K, channels]. GGUF adds or drops sizes of 1."""
+    return tensor.reshape(-1, tensor.shape[-1]).t()
 
 
 def flat(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001

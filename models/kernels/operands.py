@@ -11,18 +11,18 @@ from models.kernels.row_input import Prologue
 
 
 class DeltaGates(NamedTuple):
-    """Gates of the gated delta rule (z of the output, b of the update, a of the decay), views of one tensor."""
+    """Gates of the gated delta rule: z of the output, b of the update, a of the decay. Rows may be strided."""
 
     z: torch.Tensor  # [T, H * V]
     b: torch.Tensor  # [T, H]
-    a: torch.Tensor  # [T, H]
+    a: torch.Tensor  # [T, H], or [T, H * K] for a decay per key channel
 
 
 class DeltaWeights(NamedTuple):
     """Parameters of the gated delta rule, in fp32."""
 
     A_log: torch.Tensor  # [H]
-    dt_bias: torch.Tensor  # [H]
+    dt_bias: torch.Tensor  # [H] or [H * K], as a
     norm_weight: torch.Tensor  # [V], of an RMS norm
     norm_eps: float
 

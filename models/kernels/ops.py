@@ -38,7 +38,8 @@ COLUMNS: Mapping[str, str] = {"cpu": "models.kernels.cpu.operations:cpu_operatio
 
 # (x, prologue) -> what the prologue makes of x: [T, K] fp32.
 PrepareRows = Callable[[torch.Tensor, Prologue], torch.Tensor]
-# (x, gate), [T, K] each -> x times sigmoid(gate). x is contiguous, and may be overwritten.
+# (x [T, K], gate [T, G]) -> x times sigmoid(gate), each gate for K / G neighboring columns. x is contiguous, and may be
+# overwritten.
 GateRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # (x [T, K], limit) -> x bounded to +-limit. x is contiguous, and may be overwritten.
 BoundRows = Callable[[torch.Tensor, float], torch.Tensor]
@@ -121,7 +122,7 @@ class RunGatedDelta(Protocol):
         state: torch.Tensor,
         group: StateGroupBatch,
     ) -> torch.Tensor:
-        """Return norm(y) * silu(z) with y by the gated delta rule (GatedDeltaSpec): [T, H * V] in z's dtype.
+        """Return norm(y) * silu(z), or sigmoid(z), with y by the gated delta rule: [T, H * V] in z's dtype.
 
         qkv: [T, channels of queries, keys and values] fp32, after the convolution. state: [blocks, H, K, V] fp32, read
         at the group's sources and written at its targets.
@@ -180,6 +181,7 @@ class Operations:
         return rows.prepare_rows
 
     def gate_rows(self, columns: int) -> GateRows:  # noqa: ARG002
+        """columns: how many neighbors there are for each gate, or all, if there is a gate for each."""
         return rows.gate_rows
 
     def bound_rows(self, columns: int) -> BoundRows:  # noqa: ARG002

@@ -18,7 +18,8 @@ from models.linear.per_head import PerHeadLinear
 class LatentAttention(nn.Module):
     """Multi-head latent attention (LatentSpec). Caches [rotary part of the keys | normed latent] for each token.
 
-    `qkv` has the shards "q" (queries, or their latent) and "kv" (the row to cache, before norm and rotary embedding).
+    `qkv` has the shards "q" (queries, or their latent), "kv" (the row to cache, before norm and rotary embedding) and,
+    with an output gate, "gate" (a number per head).
     `k_up` and `v_up` are the heads' W_k, transposed, and W_v.
     """
 
@@ -32,6 +33,8 @@ class LatentAttention(nn.Module):
         self.rope_dim, self.value_dim = latent.rope_dim, latent.value_dim
         query_size = num_heads * (latent.rope_dim + latent.nope_dim)
         self.shards = {"q": latent.q_rank or query_size, "kv": self.spec.head_dim}
+        if spec.has_output_gate:
+            self.shards["gate"] = num_heads
         self.qkv = Linear(hidden_size, self.shards, has_bias=spec.has_qkv_bias, method=method)
         self.q_norm, self.q_up = None, None
         if latent.q_rank is not None:
@@ -41,6 +44,7 @@ class LatentAttention(nn.Module):
         self.k_up = PerHeadLinear(num_heads, latent.nope_dim, latent.kv_rank, compute)
         self.v_up = PerHeadLinear(num_heads, latent.kv_rank, latent.value_dim, compute)
         self.out = Linear(num_heads * latent.value_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
+        self._gate_rows = compute.ops.gate_rows(latent.value_dim)
         self._copy_heads = compute.ops.copy_heads(latent.rope_dim)
 
     def forward(
@@ -54,10 +58,9 @@ class LatentAttention(nn.Module):
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return attention(norm(x)) (+ residual, which may be overwritten): [T, hidden]. Writes rows to `kv` first."""
-        assert rotary is not None
         slots = batch.adapter_slots
         both = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=slots)
-        q, row = torch.split_with_sizes(both, list(self.shards.values()), dim=1)
+        q, row, *gate = torch.split_with_sizes(both, list(self.shards.values()), dim=1)
         if self.q_up is not None:
             assert self.q_norm is not None
             q = self.q_up(q, self.q_norm, adapter_slots=slots)
@@ -65,10 +68,16 @@ class LatentAttention(nn.Module):
         normed = self.backend.norm_heads(latent, self.kv_norm)
         if normed is not latent:  # not in place: a gradient needs what was there
             row = torch.cat((row[:, : self.rope_dim], normed.squeeze(1)), dim=1)
-        q = self.backend.rotate_and_write(kv, self._absorbed_queries(q), row.unsqueeze(1), None, rotary, group)
+        q = self._absorbed_queries(q)
+        if rotary is None:
+            self.backend.write(kv, row.unsqueeze(1), None, group)
+        else:
+            q = self.backend.rotate_and_write(kv, q, row.unsqueeze(1), None, rotary, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec)  # [T, H, kv_rank]
-        heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim))
-        hidden: torch.Tensor = self.out(heads.flatten(1), residual=residual, adapter_slots=slots)
+        heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim)).flatten(1)
+        if gate:
+            heads = self._gate_rows(heads, gate[0])
+        hidden: torch.Tensor = self.out(heads, residual=residual, adapter_slots=slots)
         return hidden
 
     def _absorbed_queries(self, q: torch.Tensor) -> torch.Tensor:

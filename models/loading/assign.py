@@ -1,6 +1,7 @@
 """Assignment of a checkpoint's tensors to a decoder's parameters, and loading of the weights tensor by tensor."""
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -202,7 +203,7 @@ def _cut_taps(decoder: Decoder, destinations: Sequence[tuple[StoredTensor, Desti
     sizes: dict[str, dict[str, int]] = defaultdict(dict)
     for tensor, to in destinations:
         if to.shard is not None and isinstance(modules.get(to.module), ConvTaps):
-            sizes[to.module][to.shard] = tensor.shape[0]
+            sizes[to.module][to.shard] = math.prod(tensor.shape[:-1])  # the last one is the taps
     for name, found in sizes.items():
         taps = modules[name]
         assert isinstance(taps, ConvTaps)

@@ -5,6 +5,7 @@ from gguf import MODEL_ARCH
 from tests.helpers.gguf_layouts import (
     Layout,
     as_they_are,
+    channel_decays,
     delta_heads,
     falcon_groups,
     halves,
@@ -54,6 +55,7 @@ from tests.helpers.gguf_metadata import (
     granite_hybrid,
     hy_experts,
     jamba,
+    kimi_linear,
     llama3_factors,
     llama4,
     logit_scale,
@@ -133,6 +135,7 @@ LAYOUTS: dict[str, Layout] = {
     "hunyuan_v1_dense": Layout(MODEL_ARCH.HUNYUAN_DENSE, as_they_are, all_of(usual, alpha)),
     "hy_v3": Layout(MODEL_ARCH.EXAONE_MOE, with_bare_bias, all_of(usual, experts, hy_experts), own_name="hy_v3"),
     "jamba": Layout(MODEL_ARCH.JAMBA, scans, all_of(usual, jamba), rates),
+    "kimi_linear": Layout(MODEL_ARCH.KIMI_LINEAR, channel_decays, all_of(usual, kimi_linear), rates),
     "lfm2": Layout(MODEL_ARCH.LFM2, squeezed, all_of(usual, short_conv)),
     "lfm2_moe": Layout(MODEL_ARCH.LFM2MOE, squeezed, all_of(usual, short_conv, experts, short_conv_experts)),
     "llama": Layout(MODEL_ARCH.LLAMA, pairs, _llama),

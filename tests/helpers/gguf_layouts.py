@@ -313,6 +313,21 @@ def scans(config: PretrainedConfig, state: State) -> State:
     }
 
 
+def channel_decays(config: PretrainedConfig, state: State) -> State:
+    """Kimi Linear: the convolutions of q, k and v apart, with four dimensions."""
+
+    def stored() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in split_latent_heads(config, state).items():
+            name = name.replace("forget_gate.", "").replace("dt_bias", "dt_proj.bias")
+            if ".conv1d." in name:
+                for part, channels in zip("qkv", tensor.chunk(3), strict=True):
+                    yield name.replace("conv1d", f"{part}_conv1d"), channels.unsqueeze(0)
+            else:
+                yield name, tensor
+
+    return dict(stored())
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 

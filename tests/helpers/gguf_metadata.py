@@ -365,6 +365,24 @@ def jamba(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_ssm_time_step_rank(config.mamba_dt_rank)
 
 
+def kimi_linear(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    of_latent_rows(writer, config)
+    writer.add_head_count_kv([int(kind == "full_attention") for kind in config.layer_types])
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+    writer.add_kda_head_dim(config.linear_head_dim)
+    writer.add_rope_dimension_count(config.qk_rope_head_dim)
+    if config.q_lora_rank:
+        writer.add_q_lora_rank(config.q_lora_rank)
+    writer.add_kv_lora_rank(config.kv_lora_rank)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_leading_dense_block_count(_num_dense(config))
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
 def granite_hybrid(writer: GGUFWriter, config: PretrainedConfig) -> None:
     heads = config.num_key_value_heads
     writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config.layer_types])

@@ -80,6 +80,9 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "short convolutions": lambda layer: isinstance(layer.recurrence, ShortConvSpec),
     "gated delta rule": lambda layer: isinstance(layer.recurrence, GatedDeltaSpec),
+    "decays by channel": lambda layer: (
+        isinstance(layer.recurrence, GatedDeltaSpec) and layer.recurrence.has_channel_decay
+    ),
     "state spaces": lambda layer: isinstance(layer.recurrence, StateSpaceSpec),
     "selective scans": lambda layer: isinstance(layer.recurrence, SelectiveScanSpec),
     "attention beside a recurrence": lambda layer: layer.beside is not None,

@@ -53,7 +53,7 @@ class KernelLibrary:
         # whole rows
         self.prepare_rows = self._bind("hr_prepare_rows", _INPUT + "p")
         self.join_rows = self._bind("hr_join_rows", "pipillippfffi")
-        self.gate_rows = self._bind("hr_gate_rows", "ppilll")
+        self.gate_rows = self._bind("hr_gate_rows", "ppillll")
         self.bound_rows = self._bind("hr_bound_rows", "pillf")
         self.copy_heads = self._bind("hr_copy_heads", "pllplllll")
         # GGUF weights
@@ -82,7 +82,7 @@ class KernelLibrary:
         self.route_rows = self._bind("hr_route_rows", "pplpp")
         # recurrence
         self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")
-        self.gated_delta = self._bind("hr_gated_delta", "pippplpppffppppipiiiii")
+        self.gated_delta = self._bind("hr_gated_delta", "piplplplpppfffppppipiiiiiii")
         self.state_space = self._bind("hr_state_space", "piplpppfffppppipiiii")
         self.gate_and_norm = self._bind("hr_gate_and_norm", "piplpfiffplli")
         self.selective_scan = self._bind("hr_selective_scan", "pppplppfppiplppppipli")

@@ -5,7 +5,13 @@ import torch
 from models.architecture.recurrence import GatedDeltaSpec, GatePlace, StateSpaceSpec
 from models.batch import StateGroupBatch
 from models.kernels.cpu.library import KernelLibrary, address
-from models.kernels.operands import DeltaGates, DeltaWeights, ScanInputs, ScanWeights, StateSpaceWeights
+from models.kernels.operands import (
+    DeltaGates,
+    DeltaWeights,
+    ScanInputs,
+    ScanWeights,
+    StateSpaceWeights,
+)
 
 MAX_KERNEL_SIZE = 8  # kMaxKernelSize of causal_conv.cpp
 
@@ -49,15 +55,30 @@ def run_gated_delta(
 ) -> torch.Tensor:
     """Run the gated delta rule, norm and gate (RunGatedDelta in ops.py). Head sizes are multiples of 16."""
     z, b, a = gates
-    assert z.stride() == b.stride() == a.stride()
+    assert z.stride(1) == b.stride(1) == a.stride(1) == 1
+    assert z.dtype == b.dtype == a.dtype
     assert qkv.is_contiguous()
     assert qkv.dtype == state.dtype == torch.float32
     out = torch.empty((len(z), spec.value_size), dtype=z.dtype)
     library.gated_delta(
-        *(qkv.data_ptr(), z.dtype == torch.bfloat16, z.data_ptr(), b.data_ptr(), a.data_ptr(), z.stride(0)),
-        *(weights.A_log.data_ptr(), weights.dt_bias.data_ptr(), weights.norm_weight.data_ptr(), weights.norm_eps),
-        *(spec.beta_scale, state.data_ptr(), *_group_arguments(group), out.data_ptr()),
+        *(qkv.data_ptr(), z.dtype == torch.bfloat16, z.data_ptr(), z.stride(0), b.data_ptr(), b.stride(0)),
+        *(
+            a.data_ptr(),
+            a.stride(0),
+            weights.A_log.data_ptr(),
+            weights.dt_bias.data_ptr(),
+            weights.norm_weight.data_ptr(),
+        ),
+        *(
+            weights.norm_eps,
+            spec.beta_scale,
+            spec.min_log_decay or 0.0,
+            state.data_ptr(),
+            *_group_arguments(group),
+            out.data_ptr(),
+        ),
         *(spec.num_key_heads, spec.num_value_heads, spec.key_dim, spec.value_dim, spec.tiles_key_heads),
+        *(spec.has_channel_decay, spec.has_sigmoid_gate),
     )
     return out
 

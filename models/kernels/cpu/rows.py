@@ -42,11 +42,14 @@ def join_rows(
 
 
 def gate_rows(x: torch.Tensor, gate: torch.Tensor, *, library: KernelLibrary) -> torch.Tensor:
-    """Multiply x by sigmoid(gate), [T, K] each, in place. Each row of `gate` is contiguous."""
+    """Multiply x [T, K] by sigmoid(gate) in place (GateRows in ops.py). Each row of `gate` is contiguous."""
     assert x.is_contiguous()
     assert x.dtype == gate.dtype
     columns = x[0].numel()
-    library.gate_rows(*(x.data_ptr(), gate.data_ptr(), x.dtype == torch.bfloat16, gate.stride(0), len(x), columns))
+    library.gate_rows(
+        *(x.data_ptr(), gate.data_ptr(), x.dtype == torch.bfloat16, gate.stride(0), len(x), columns),
+        columns // gate[0].numel(),
+    )
     return x
 
 

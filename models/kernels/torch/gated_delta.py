@@ -1,11 +1,12 @@
 """The gated delta rule (GatedDeltaSpec) in torch, over the rows of several sequences that continue from a state.
 
 A sequence's rows are computed in chunks as products of matrices (Yang et al. 2024). With G_i the sum of log a up to row
-i of the chunk and S the state before it, the corrections u_i = b_i (v_i - k_i^T S'_i) solve a triangular system:
+i of the chunk, a number or one for each key channel, and S the state before it, the corrections
+u_i = b_i (v_i - k_i^T S'_i) solve a triangular system:
 
-    u_i + b_i sum_(j<i) exp(G_i - G_j) (k_i . k_j) u_j  =  b_i (v_i - exp(G_i) k_i^T S)
-    y_i = exp(G_i) q_i^T S + sum_(j<=i) exp(G_i - G_j) (q_i . k_j) u_j
-    S after the chunk = exp(G_n) S + sum_j exp(G_n - G_j) k_j u_j^T
+    u_i + b_i sum_(j<i) (k_i . exp(G_i - G_j) k_j) u_j  =  b_i (v_i - (exp(G_i) k_i)^T S)
+    y_i = (exp(G_i) q_i)^T S + sum_(j<=i) (q_i . exp(G_i - G_j) k_j) u_j
+    S after the chunk = exp(G_n) S + sum_j (exp(G_n - G_j) k_j) u_j^T
 """
 
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from models.batch import StateGroupBatch
 from models.kernels.operands import DeltaGates, DeltaWeights
 from models.kernels.torch.scan import ChunkedScan, decays, scan_sequences
 
+_BLOCK = 16  # rows among which decays by channel are compared one by one
 _L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
@@ -27,7 +29,7 @@ class DeltaRows(NamedTuple):
     q: torch.Tensor  # [T, H, K]
     k: torch.Tensor  # [T, H, K]
     v: torch.Tensor  # [T, H, V]
-    log_decay: torch.Tensor  # [T, H], log a
+    log_decay: torch.Tensor  # [T, H, 1] or [T, H, K], log a
     beta: torch.Tensor  # [T, H], b
 
 
@@ -44,15 +46,22 @@ def run_gated_delta(
     z, b, a = gates
     q, k, v = torch.split_with_sizes(qkv, [spec.key_size, spec.key_size, spec.value_size], dim=1)
     q, k = (_unit_heads(x, spec) for x in (q, k))
+    shifted = (a.to(torch.float32) + weights.dt_bias).unflatten(1, (spec.num_value_heads, -1))
     rows = DeltaRows(
         q * spec.key_dim**-0.5,
         k,
         v.unflatten(1, (-1, spec.value_dim)),
-        -weights.A_log.exp() * F.softplus(a.to(torch.float32) + weights.dt_bias),
+        _log_decay(shifted, weights.A_log.exp().unsqueeze(1), spec.min_log_decay),
         spec.beta_scale * torch.sigmoid(b.to(torch.float32)),
     )
     y = F.rms_norm(gated_delta(rows, state, group), (spec.value_dim,), weights.norm_weight, weights.norm_eps)
-    return (y.flatten(1) * F.silu(z.to(torch.float32))).to(z.dtype)
+    gate = torch.sigmoid if spec.has_sigmoid_gate else F.silu
+    return (y.flatten(1) * gate(z.to(torch.float32))).to(z.dtype)
+
+
+def _log_decay(shifted: torch.Tensor, rates: torch.Tensor, minimum: float | None) -> torch.Tensor:
+    """Return log a. shifted: in_a + dt_bias, [T, H, 1 or K]; rates: exp(A_log), [H, 1]."""
+    return -rates * F.softplus(shifted) if minimum is None else minimum * torch.sigmoid(rates * shifted)
 
 
 def _unit_heads(x: torch.Tensor, spec: GatedDeltaSpec) -> torch.Tensor:
@@ -71,21 +80,43 @@ def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) ->
 def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute one chunk. rows: [n, H, ...]; before: the state [H, K, V]. Returns y [n, H, V] and the state after."""
     q, k, v, log_decay, beta = (tensor.transpose(0, 1) for tensor in rows)
-    total = log_decay.cumsum(dim=1)  # G, [H, n]
-    decay = decays(total)
-    from_start, to_end = total.exp().unsqueeze(2), (total[:, -1:] - total).exp().unsqueeze(2)  # decays, [H, n, 1]
+    from_start, to_end = log_decay.cumsum(dim=1).exp(), _sums_after(log_decay).exp()  # [H, n, 1 or K]
     beta = beta.unsqueeze(2)
-    system = beta * decay * (k @ k.transpose(1, 2))  # its diagonal is taken as ones
-    u = torch.linalg.solve_triangular(system, beta * (v - from_start * (k @ before)), upper=False, unitriangular=True)
-    y = from_start * (q @ before) + (decay * (q @ k.transpose(1, 2))) @ u
-    after = from_start[:, -1:] * before + (to_end * k).transpose(1, 2) @ u
+    system = beta * _compare(k, k, log_decay)  # its diagonal is taken as ones
+    u = torch.linalg.solve_triangular(system, beta * (v - (from_start * k) @ before), upper=False, unitriangular=True)
+    y = (from_start * q) @ before + _compare(q, k, log_decay) @ u
+    after = from_start[:, -1].unsqueeze(2) * before + (to_end * k).transpose(1, 2) @ u
     return y.transpose(0, 1), after
+
+
+def _compare(x: torch.Tensor, k: torch.Tensor, log_decay: torch.Tensor) -> torch.Tensor:
+    """Return x_i . exp(G_i - G_j) k_j for j <= i, else 0: [H, n, n]. x, k: [H, n, K]; log_decay: [H, n, 1 or K].
+
+    No exponent is above 0, so that nothing overflows.
+    """
+    if log_decay.shape[2] == 1:
+        return decays(log_decay.squeeze(2).cumsum(dim=1)) * (x @ k.transpose(1, 2))
+    products = x.new_zeros(len(x), x.shape[1], x.shape[1])
+    for start in range(0, x.shape[1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        g = log_decay[:, block].cumsum(dim=1)
+        earlier = (_sums_after(log_decay[:, :start]) + g[:, :1]).exp() * k[:, :start]
+        products[:, block, :start] = ((g - g[:, :1]).exp() * x[:, block]) @ earlier.transpose(1, 2)
+        among = (g.unsqueeze(2) - g.unsqueeze(1)).clamp(max=0.0).exp()  # [H, rows, rows, K]
+        products[:, block, block] = torch.einsum("hik,hijk,hjk->hij", x[:, block], among, k[:, block]).tril()
+    return products
+
+
+def _sums_after(log_decay: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the rows after each one: [H, n, ...], like log_decay."""
+    shifted = torch.cat((log_decay[:, 1:], torch.zeros_like(log_decay[:, :1])), dim=1)
+    return shifted.flip(1).cumsum(dim=1).flip(1)
 
 
 def _single_rows(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute a row of each of N sequences. before: the states [N, H, K, V]."""
     q, k, v, log_decay, beta = rows
-    before = before * log_decay.exp().view(*log_decay.shape, 1, 1)
+    before = before * log_decay.exp().unsqueeze(3)
     u = beta.unsqueeze(-1) * (v - (k.unsqueeze(2) @ before).squeeze(2))
     after = before + k.unsqueeze(3) * u.unsqueeze(2)
     return (q.unsqueeze(2) @ after).squeeze(2), after

@@ -26,8 +26,8 @@ def prepare_rows(x: torch.Tensor, prologue: Prologue) -> torch.Tensor:
 
 
 def gate_rows(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """Return x times sigmoid(gate), [T, K] each."""
-    return x * torch.sigmoid(gate)
+    """Return x [T, K] times sigmoid(gate); each gate is for K / G neighboring columns."""
+    return (x.unflatten(1, (gate.shape[1], -1)) * torch.sigmoid(gate).unsqueeze(2)).flatten(1)
 
 
 def bound_rows(x: torch.Tensor, limit: float) -> torch.Tensor:

@@ -96,7 +96,6 @@ WITHOUT_FAMILY = {
     "DeepseekV32ForCausalLM": "refused: indexer",
     "Gemma3nForConditionalGeneration": "refused: several streams of hidden states",
     "GlmMoeDsaForCausalLM": "refused: indexer",
-    "KimiLinearForCausalLM": "refused: decay per channel",
     "Lfm3ForCausalLM": "refused: short convolutions beside windows",
     "MiMoV2FlashForCausalLM": "through transformers, with 16 or 32 bits",
 }

@@ -62,6 +62,7 @@ IMPLIED: dict[str, dict[str, object]] = {
         "swiglu_alpha": 1.702,
         "swiglu_limit": 7.0,
     },
+    "kimi_linear": {"linear_num_heads": 4, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
     "lfm2": {"conv_bias": False, "block_auto_adjust_ff_dim": False},
     "lfm2_moe": {"conv_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
     "llama": {"hidden_act": "silu"},

@@ -200,7 +200,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         norms_sum=[False, True],
         dtype=DTYPES,
     ),
-    "hr_gate_rows": each(test_rows.test_rows_are_gated, dtype=DTYPES),
+    "hr_gate_rows": each(test_rows.test_rows_are_gated, columns_each=[1, 48], dtype=DTYPES),
     "hr_bound_rows": each(test_rows.test_rows_are_bounded, dtype=DTYPES),
     "hr_copy_heads": each(test_rows.test_parts_of_heads_are_copied, dtype=DTYPES),
     "hr_moe_rows": [
@@ -227,7 +227,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_gated_delta": each(
         test_recurrence.test_gated_delta_rule_equals_its_definition,
         step=test_recurrence.STEPS[1:4],
-        spec=[test_recurrence.DELTAS["tiled-twice-b"]],
+        spec=[test_recurrence.DELTAS[name] for name in ("tiled-twice-b", "channel-decay", "bounded-decay")],
         dtype=DTYPES,
     ),
     "hr_state_space": state_spaces("gate-before-norm", "gate-after-norm"),

@@ -54,6 +54,8 @@ def test_conv_before_silu_equals_torch(column: Column, step: Step, dtype: torch.
 NORM = NormSpec(NormKind.RMS, 1e-3)
 DELTAS = {
     "neighbors-share": GatedDeltaSpec(2, 4, 32, 16, 4, NORM),
+    "channel-decay": GatedDeltaSpec(2, 4, 32, 48, 4, NORM, has_channel_decay=True, gate_rank=16, has_sigmoid_gate=True),
+    "bounded-decay": GatedDeltaSpec(2, 4, 32, 16, 4, NORM, has_channel_decay=True, min_log_decay=-5.0),
     "tiled-twice-b": GatedDeltaSpec(2, 4, 32, 80, 4, NORM, tiles_key_heads=True, beta_scale=2.0),
 }
 
@@ -66,22 +68,24 @@ def test_gated_delta_rule_equals_its_definition(
 ) -> None:
     generator, group, num_rows = torch.Generator().manual_seed(0), group_of(*step), sum(step[0])
     num_heads, key_dim, value_dim = spec.num_value_heads, spec.key_dim, spec.value_dim
-    A_log, dt_bias = torch.randn(4, generator=generator) - 2, torch.randn(4, generator=generator)
+    A_log, dt_bias = (torch.randn(size, generator=generator) for size in (4, spec.num_decays))
     weights = DeltaWeights(A_log, dt_bias, torch.randn(value_dim, generator=generator), 1e-6)
     sizes = [spec.key_size, spec.key_size, spec.value_size]
     qkv = torch.randn(num_rows, sum(sizes), generator=generator)
-    gates = torch.randn(num_rows, spec.value_size + 8, generator=generator).to(dtype)
-    z, b, a = gates.split_with_sizes([spec.value_size, 4, 4], dim=1)
+    gates = torch.randn(num_rows, spec.value_size + 4 + spec.num_decays, generator=generator).to(dtype)
+    z, b, a = gates.split_with_sizes([spec.value_size, 4, spec.num_decays], dim=1)
     state = torch.randn(BLOCKS, num_heads, key_dim, value_dim, generator=generator)
     expected_state = state.clone()
     q, k, v = (part.unflatten(1, (-1, dim)) for part, dim in zip(qkv.split(sizes, 1), (32, 32, value_dim), strict=True))
     of_value_head = [head % 2 if spec.tiles_key_heads else head // 2 for head in range(num_heads)]
     q, k = (F.normalize(heads, dim=-1)[:, of_value_head] for heads in (q, k))
-    decay = -A_log.exp() * F.softplus(a.float() + dt_bias)
+    shifted, rates = (a.float() + dt_bias).unflatten(1, (4, -1)), A_log.exp()[:, None]
+    decay = -rates * F.softplus(shifted) if spec.min_log_decay is None else -5.0 * torch.sigmoid(rates * shifted)
     rows = DeltaRows(q * key_dim**-0.5, k, v, decay, spec.beta_scale * torch.sigmoid(b.float()))
     y = gated_delta(rows, expected_state, group)
     normed = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + 1e-6) * weights.norm_weight
-    expected = (normed.flatten(1) * F.silu(z.float())).to(dtype)
+    gate = torch.sigmoid if spec.has_sigmoid_gate else F.silu
+    expected = (normed.flatten(1) * gate(z.float())).to(dtype)
 
     out = column(dtype).gated_delta(spec)(qkv, DeltaGates(z, b, a), weights, state, group)
 

@@ -70,13 +70,14 @@ def test_rows_are_joined_in_place_and_rounded_once(
     torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=1e-5)
 
 
+@pytest.mark.parametrize("columns_each", [1, 48, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_gated(column: Column, dtype: torch.dtype) -> None:
-    both = normal(ROWS, 2, 9, 16, dtype=dtype)
-    x, gate = both[:, 0].clone(), both[:, 1]
-    want = x.float() * torch.sigmoid(gate.float())
+def test_rows_are_gated(column: Column, columns_each: int, dtype: torch.dtype) -> None:
+    both = normal(ROWS, 2, 9 * 16, dtype=dtype)
+    x, gate = both[:, 0].clone(), both[:, 1, : 9 * 16 // columns_each]
+    want = x.float() * torch.sigmoid(gate.float()).repeat_interleave(columns_each, dim=1)
 
-    got = column(dtype).gate_rows(9 * 16)(x.flatten(1), gate.flatten(1)).view(x.shape)
+    got = column(dtype).gate_rows(9 * 16 if columns_each == 1 else columns_each)(x, gate)
 
     tolerance = 1e-5 if dtype == torch.float32 else 2**-7
     torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=1e-6)

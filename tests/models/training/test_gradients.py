@@ -41,7 +41,7 @@ FURTHER = (
 # PEFT takes the layers of shared experts, which have these names, for the experts themselves.
 CONFUSED = {
     *("deepseek-v2", "deepseek-v3", "deepseek-v3-plain", "qwen3-next", "afmoe", "dots1", "ernie4-5-moe"),
-    *("exaone-moe", "glm4-moe", "glm4-moe-lite", "kimi-k2.5", "qwen3.5-moe-multimodal"),
+    *("exaone-moe", "glm4-moe", "glm4-moe-lite", "kimi-k2.5", "kimi-linear", "ling-3", "qwen3.5-moe-multimodal"),
 }
 LENGTHS = (19, 7, 30)
 SHAPE = LoraShape(rank=3, alpha=6.0)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "linear/row_input.h"
+#include "recurrence/softplus.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
 
@@ -42,14 +43,6 @@ const float* normalized(const float* x, const float* weight, float eps, int64_t 
   if (!weight) return x;
   normalize_row(InputSpec{InputKind::kRmsNorm, weight, nullptr, eps}, x, size, buffer.data());
   return buffer.data();
-}
-
-// log(1 + e^x), to the rounding of fp32: above 20 x itself.
-HR_INLINE F32x16 softplus(const F32x16& x) {
-  float lanes[16];
-  store(lanes, x);
-  for (int i = 0; i < 16; ++i) lanes[i] = lanes[i] > 20 ? lanes[i] : std::log1p(std::exp(lanes[i]));
-  return load<F32x16>(lanes);
 }
 
 template <class Element>

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "linear/row_input.h"
+#include "recurrence/products.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
 
@@ -80,16 +81,6 @@ void step(const Rows& rows, int64_t row, int64_t state_size, int64_t head_dim, c
   int64_t first = 0;
   for (; first + 32 <= head_dim; first += 32) step_columns<2>(rows, row, decay, state_size, head_dim, first, from, to);
   for (; first < head_dim; first += 16) step_columns<1>(rows, row, decay, state_size, head_dim, first, from, to);
-}
-
-// Sixteen columns of kRows rows: out_r += sum over i < count of left[r][i] * right[i]
-template <int kRows>
-HR_INLINE void add_products(const float* left, int64_t left_stride, const float* right, int64_t right_stride, int64_t count,
-                            F32x16 (&out)[kRows]) {
-  for (int64_t i = 0; i < count; ++i) {
-    const F32x16 v = load<F32x16>(right + i * right_stride);
-    for (int r = 0; r < kRows; ++r) out[r] = fma(broadcast(left[r * left_stride + i]), v, out[r]);
-  }
 }
 
 // y of kRows rows from `row` on

@@ -44,8 +44,15 @@ void join(X* x, const Y* y, int64_t columns, const InputSpec& norm, float skip, 
 }
 
 template <class Element>
-void gate_row(Element* x, const Element* gate, int64_t columns) {
-  for (int64_t k = 0; k < columns; k += 16) store_lanes(x + k, load_lanes(x + k) * sigmoid(load_lanes(gate + k)));
+void gate_row(Element* x, const Element* gate, int64_t columns, int64_t columns_each) {
+  if (columns_each == 1) {
+    for (int64_t k = 0; k < columns; k += 16) store_lanes(x + k, load_lanes(x + k) * sigmoid(load_lanes(gate + k)));
+    return;
+  }
+  for (int64_t first = 0; first < columns; first += columns_each) {
+    const F32x16 factor = sigmoid(broadcast(to_float(gate[first / columns_each])));
+    for (int64_t k = first; k < first + columns_each; k += 16) store_lanes(x + k, load_lanes(x + k) * factor);
+  }
 }
 
 template <class Element>
@@ -96,11 +103,13 @@ HR_API void hr_join_rows(void* x, int x_is_bf16, const void* y, int y_is_bf16, i
 
 HR_REPLAYABLE(hr_join_rows)
 
-// x [M, K] *= sigmoid(gate). x contiguous, gate's rows gate_stride elements apart; both bf16 or fp32. K is a multiple of 16.
-HR_API void hr_gate_rows(void* x, const void* gate, int is_bf16, int64_t gate_stride, int64_t num_rows, int64_t columns) {
+// x [M, K] *= sigmoid(gate), with a gate for columns_each neighboring columns: 1, or a multiple of 16. x contiguous, gate's rows
+// gate_stride elements apart; both bf16 or fp32. K is a multiple of 16.
+HR_API void hr_gate_rows(void* x, const void* gate, int is_bf16, int64_t gate_stride, int64_t num_rows, int64_t columns,
+                         int64_t columns_each) {
   with_type(x, is_bf16, [&](auto* rows) {
     const auto* gates = static_cast<decltype(rows)>(const_cast<void*>(gate));
-    for_rows(num_rows, columns, [&](int64_t r) { gate_row(rows + r * columns, gates + r * gate_stride, columns); });
+    for_rows(num_rows, columns, [&](int64_t r) { gate_row(rows + r * columns, gates + r * gate_stride, columns, columns_each); });
   });
 }
 

@@ -1,0 +1,35 @@
+"""Names of the tensors of the gated delta rule with matrices of its own for queries, keys and values."""
+
+from models.families.name_map import To
+from models.families.transforms import conv_weight, flat, flat_log_of_rate
+
+_ATTN = "layers.{i}.attn"
+_OWN = ("q", "k", "v")
+
+
+def delta_names(block: str, *, z: str, a: str) -> dict[str, To | tuple[To, ...] | None]:
+    """Return rules for "model.layers.{i}.<block>" but its output. z, a: matrices of gate and decay."""
+    names = f"model.layers.{{i}}.{block}"
+    return {
+        **{f"{names}.{part}_proj.*": To(f"{_ATTN}.in_proj", part) for part in (*_OWN, "b")},
+        f"{names}.{z}.*": To(f"{_ATTN}.in_proj", "z"),
+        f"{names}.{a}.*": To(f"{_ATTN}.in_proj", "a"),
+        **{f"{names}.{part}_conv1d.weight": To(f"{_ATTN}.conv", part, conv_weight) for part in _OWN},
+        f"{names}.A_log": To(_ATTN, None, flat, "A_log"),
+        f"{names}.dt_bias": To(_ATTN, parameter="dt_bias"),
+        f"{names}.o_norm.*": To(f"{_ATTN}.norm"),
+    }
+
+
+GGUF_DELTA_NAMES: dict[str, To | tuple[To, ...] | None] = {
+    **{f"blk.{{i}}.attn_{part}.*": To(f"{_ATTN}.in_proj", part) for part in _OWN},
+    "blk.{i}.ssm_beta.*": To(f"{_ATTN}.in_proj", "b"),
+    "blk.{i}.ssm_g_a.*": To(f"{_ATTN}.in_proj", "z"),
+    "blk.{i}.ssm_g_b.*": To(f"{_ATTN}.z_up"),
+    "blk.{i}.ssm_f_a.*": To(f"{_ATTN}.in_proj", "a"),
+    "blk.{i}.ssm_f_b.*": To(f"{_ATTN}.a_up"),
+    **{f"blk.{{i}}.ssm_conv1d_{part}.weight": To(f"{_ATTN}.conv", part, conv_weight) for part in _OWN},
+    "blk.{i}.ssm_a": To(_ATTN, None, flat_log_of_rate, "A_log"),
+    "blk.{i}.ssm_dt.bias": To(_ATTN, parameter="dt_bias"),
+    "blk.{i}.ssm_norm.*": To(f"{_ATTN}.norm"),
+}
