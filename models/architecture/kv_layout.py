@@ -7,6 +7,7 @@ import torch
 
 from models.architecture.recurrence import (
     GatedDeltaSpec,
+    LinearUnitSpec,
     RecurrenceSpec,
     SelectiveScanSpec,
     ShortConvSpec,
@@ -66,7 +67,7 @@ LayerLayout = KVLayout | StateLayout
 def state_layout(spec: RecurrenceSpec, dtype: torch.dtype) -> StateLayout:
     """Return the layout of a recurrence's states. dtype: dtype of the model's activations."""
     match spec:
-        case ShortConvSpec() | SelectiveScanSpec():
+        case ShortConvSpec() | SelectiveScanSpec() | LinearUnitSpec():
             channels = spec.num_channels
         case _:
             channels = spec.conv_size
@@ -76,7 +77,7 @@ def state_layout(spec: RecurrenceSpec, dtype: torch.dtype) -> StateLayout:
     return StateLayout((inputs, CachePart("matrices", _matrices(spec), torch.float32)))
 
 
-def _matrices(spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec) -> tuple[int, ...]:
+def _matrices(spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec) -> tuple[int, ...]:
     """Return the shape of a recurrence's matrices. They are fp32, since thousands of small changes add up in them."""
     match spec:
         case GatedDeltaSpec():
@@ -85,3 +86,5 @@ def _matrices(spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec) -> tupl
             return spec.num_heads, spec.state_size, spec.head_dim
         case SelectiveScanSpec():
             return spec.state_size, spec.num_channels
+        case LinearUnitSpec():
+            return (spec.num_channels,)

@@ -144,4 +144,22 @@ class SelectiveScanSpec:
     has_bias: bool = False  # of in_proj and out
 
 
-RecurrenceSpec = ShortConvSpec | GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec
+@dataclass(frozen=True, slots=True)
+class LinearUnitSpec:
+    """A gated linear recurrent unit (RG-LRU, De et al. 2024): RecurrentGemma.
+
+    The state h has a number per channel, which a row decays by a before it adds its x:
+
+        h' = a h + sqrt(1 - a^2) i x,   i = sigmoid(W_i x),   log a = -8 softplus(rate) sigmoid(W_a x)
+
+    x and z are the rows of `in_proj`; x has passed a short convolution (its last kernel_size - 1 inputs are state,
+    too). W_i and W_a, with biases, have a matrix for each head, a run of channels. The first row of a sequence is
+    added with the factor 1 in place of the root. The output is out(h' * gelu(z)), with the tanh approximation.
+    """
+
+    num_channels: int
+    num_heads: int
+    kernel_size: int
+
+
+RecurrenceSpec = ShortConvSpec | GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec

@@ -120,6 +120,7 @@ FAMILIES: dict[str, Architecture] = {
     "Qwen3NextForCausalLM": Architecture("qwen3_next:NEXT", gguf="qwen3next"),
     "Qwen3_5ForCausalLM": Architecture("qwen3_next:QWEN35", gguf="qwen35"),
     "Qwen3_5MoeForCausalLM": Architecture("qwen3_next:QWEN35_MOE", gguf="qwen35moe"),
+    "RecurrentGemmaForCausalLM": Architecture("recurrent_gemma:FAMILY"),
     "SeedOssForCausalLM": Architecture("seed_oss:FAMILY", gguf="seed_oss"),
     "SmolLM3ForCausalLM": Architecture("smollm3:FAMILY", gguf="smollm3"),
     "StableLmForCausalLM": Architecture("stablelm:FAMILY", gguf="stablelm"),

@@ -56,6 +56,23 @@ class ScanWeights(NamedTuple):
     norm_eps: float = 0.0
 
 
+class UnitInputs(NamedTuple):
+    """Rows of a gated linear recurrent unit: x, its products with the gates' matrices, and z of the output's gate."""
+
+    x: torch.Tensor  # [T, channels]
+    input_gate: torch.Tensor  # [T, channels], before bias and sigmoid
+    decay_gate: torch.Tensor  # [T, channels]
+    z: torch.Tensor  # [T, channels]; rows may be strided
+
+
+class UnitWeights(NamedTuple):
+    """Parameters of a gated linear recurrent unit, [channels] each, in fp32."""
+
+    input_bias: torch.Tensor
+    decay_bias: torch.Tensor
+    rate: torch.Tensor  # before softplus
+
+
 class RouterWeights(NamedTuple):
     """Parameters of an MoE router: fp32, contiguous."""
 

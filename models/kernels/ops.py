@@ -25,9 +25,11 @@ from models.kernels.operands import (
     ScanWeights,
     SharedExpert,
     StateSpaceWeights,
+    UnitInputs,
+    UnitWeights,
 )
 from models.kernels.row_input import Prologue
-from models.kernels.torch import causal_conv, experts, gated_delta, rows, selective_scan, state_space
+from models.kernels.torch import causal_conv, experts, gated_delta, linear_unit, rows, selective_scan, state_space
 from models.kernels.torch.logits import LogitOperations
 
 OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
@@ -156,6 +158,16 @@ class RunSelectiveScan(Protocol):
         """
 
 
+class RunLinearUnit(Protocol):
+    def __call__(
+        self, inputs: UnitInputs, weights: UnitWeights, state: torch.Tensor, group: StateGroupBatch
+    ) -> torch.Tensor:
+        """Return h * gelu(z) with h by the gated linear recurrent unit (LinearUnitSpec): [T, channels] in z's dtype.
+
+        state: [blocks, channels] fp32, read at the group's sources and written at its targets.
+        """
+
+
 class Operations:
     """The operations of decoder layers, computed by torch; the base class of implementations by kernels.
 
@@ -208,6 +220,9 @@ class Operations:
 
     def selective_scan(self, channels: int, state_size: int) -> RunSelectiveScan:  # noqa: ARG002
         return selective_scan.run_selective_scan
+
+    def linear_unit(self, channels: int) -> RunLinearUnit:  # noqa: ARG002
+        return linear_unit.run_linear_unit
 
     def logits(self) -> LogitOperations:
         """Return the operations on logits, for the sampler."""

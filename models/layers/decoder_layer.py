@@ -11,6 +11,7 @@ from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import (
     GatedDeltaSpec,
+    LinearUnitSpec,
     RecurrenceSpec,
     SelectiveScanSpec,
     ShortConvSpec,
@@ -28,6 +29,7 @@ from models.layers.mlp import MLP
 from models.layers.moe import MoE, make_feed_forward
 from models.layers.norm import Norm
 from models.layers.recurrence.gated_delta import GatedDelta
+from models.layers.recurrence.linear_unit import LinearUnit
 from models.layers.recurrence.recurrence import Recurrence
 from models.layers.recurrence.selective_scan import SelectiveScan
 from models.layers.recurrence.short_conv import ShortConv
@@ -249,3 +251,5 @@ def make_recurrence(
             return StateSpace(spec, hidden_size, compute=compute, method=method)
         case SelectiveScanSpec():
             return SelectiveScan(spec, hidden_size, compute=compute, method=method)
+        case LinearUnitSpec():
+            return LinearUnit(spec, hidden_size, compute=compute, method=method)

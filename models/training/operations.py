@@ -18,6 +18,7 @@ from models.kernels.ops import (
     Operations,
     PrepareRows,
     RunGatedDelta,
+    RunLinearUnit,
     RunSelectiveScan,
     RunStateSpace,
 )
@@ -76,6 +77,9 @@ class TrainOperations(Operations):
         return _by_gradient(
             self._serving.selective_scan(channels, state_size), super().selective_scan(channels, state_size)
         )
+
+    def linear_unit(self, channels: int) -> RunLinearUnit:
+        return _by_gradient(self._serving.linear_unit(channels), super().linear_unit(channels))
 
 
 def _by_gradient(serving: Callable[..., Any], differentiable: Callable[..., Any]) -> Callable[..., Any]:

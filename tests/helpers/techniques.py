@@ -12,7 +12,13 @@ from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.architecture.recurrence import GatedDeltaSpec, SelectiveScanSpec, ShortConvSpec, StateSpaceSpec
+from models.architecture.recurrence import (
+    GatedDeltaSpec,
+    LinearUnitSpec,
+    SelectiveScanSpec,
+    ShortConvSpec,
+    StateSpaceSpec,
+)
 from models.config.hf_config import HFConfig
 from models.families.multimodal import find_family
 
@@ -85,6 +91,7 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     ),
     "state spaces": lambda layer: isinstance(layer.recurrence, StateSpaceSpec),
     "selective scans": lambda layer: isinstance(layer.recurrence, SelectiveScanSpec),
+    "gated linear units": lambda layer: isinstance(layer.recurrence, LinearUnitSpec),
     "attention beside a recurrence": lambda layer: layer.beside is not None,
     "layers of one sublayer": lambda layer: layer.mixer is None or layer.mlp is None,
     "partial rotary embedding": lambda layer: (

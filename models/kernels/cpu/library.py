@@ -86,6 +86,7 @@ class KernelLibrary:
         self.state_space = self._bind("hr_state_space", "piplpppfffppppipiiii")
         self.gate_and_norm = self._bind("hr_gate_and_norm", "piplpfiffplli")
         self.selective_scan = self._bind("hr_selective_scan", "pppplppfppiplppppipli")
+        self.linear_unit = self._bind("hr_linear_unit", "ipppplpppfppppipl")
         # sampling
         self.best_ids = self._bind("hr_best_ids", "plllpp")
         self.top1_probs = self._bind("hr_top1_probs", "plllpp")

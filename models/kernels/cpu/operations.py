@@ -27,6 +27,7 @@ from models.kernels.ops import (
     Operations,
     PrepareRows,
     RunGatedDelta,
+    RunLinearUnit,
     RunSelectiveScan,
     RunStateSpace,
 )
@@ -108,6 +109,9 @@ class CpuOperations(Operations):
     def selective_scan(self, channels: int, state_size: int) -> RunSelectiveScan:
         kernel = self._kernel(recurrence.run_selective_scan, channels, state_size)
         return kernel or super().selective_scan(channels, state_size)
+
+    def linear_unit(self, channels: int) -> RunLinearUnit:
+        return self._kernel(recurrence.run_linear_unit, channels) or super().linear_unit(channels)
 
     def logits(self) -> LogitOperations:
         return CpuLogitOperations(self._library)

@@ -11,7 +11,10 @@ from models.kernels.operands import (
     ScanInputs,
     ScanWeights,
     StateSpaceWeights,
+    UnitInputs,
+    UnitWeights,
 )
+from models.kernels.torch.linear_unit import DECAY_SCALE
 
 MAX_KERNEL_SIZE = 8  # kMaxKernelSize of causal_conv.cpp
 
@@ -135,6 +138,24 @@ def run_selective_scan(
         *(address(weights.b_norm), address(weights.c_norm), weights.norm_eps, weights.A.data_ptr()),
         *(weights.D.data_ptr(), z.dtype == torch.bfloat16, z.data_ptr(), z.stride(0), state.data_ptr()),
         *(*_group_arguments(group), out.data_ptr(), x.shape[1], b.shape[1]),
+    )
+    return out
+
+
+def run_linear_unit(
+    inputs: UnitInputs, weights: UnitWeights, state: torch.Tensor, group: StateGroupBatch, *, library: KernelLibrary
+) -> torch.Tensor:
+    """Run a gated linear recurrent unit and the gate (RunLinearUnit in ops.py). Channels: a multiple of 16."""
+    x, input_gate, decay_gate, z = inputs
+    assert all(tensor.dtype == z.dtype for tensor in inputs)
+    assert all(tensor.is_contiguous() for tensor in (x, input_gate, decay_gate, state))
+    assert z.stride(1) == 1
+    assert state.dtype == torch.float32
+    out = torch.empty(x.shape, dtype=x.dtype)
+    library.linear_unit(
+        *(z.dtype == torch.bfloat16, x.data_ptr(), input_gate.data_ptr(), decay_gate.data_ptr()),
+        *(z.data_ptr(), z.stride(0), *(weight.data_ptr() for weight in weights), DECAY_SCALE),
+        *(state.data_ptr(), *_group_arguments(group), out.data_ptr(), x.shape[1]),
     )
     return out
 

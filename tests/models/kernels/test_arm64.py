@@ -240,6 +240,12 @@ COMPARISONS: dict[str, list[Comparison]] = {
         has_norms=[False, True],
         dtype=DTYPES,
     ),
+    "hr_linear_unit": each(
+        test_recurrence.test_linear_unit_equals_its_definition,
+        step=test_recurrence.STEPS[1:4],
+        channels=[80],
+        dtype=DTYPES,
+    ),
     "hr_best_ids": [
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),

@@ -6,9 +6,18 @@ import torch.nn.functional as F
 
 from models.architecture.norm import NormKind, NormSpec
 from models.architecture.recurrence import GatedDeltaSpec, GatePlace, StateSpaceScales, StateSpaceSpec
-from models.kernels.operands import DeltaGates, DeltaWeights, ScanInputs, ScanWeights, StateSpaceWeights
+from models.kernels.operands import (
+    DeltaGates,
+    DeltaWeights,
+    ScanInputs,
+    ScanWeights,
+    StateSpaceWeights,
+    UnitInputs,
+    UnitWeights,
+)
 from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
+from models.kernels.torch.linear_unit import UnitRows, linear_unit
 from models.kernels.torch.selective_scan import ScanRows, selective_scan
 from models.kernels.torch.state_space import StateSpaceRows, state_space
 from tests.helpers.states import BLOCKS, STEPS, group_of
@@ -167,6 +176,35 @@ def test_selective_scan_equals_its_definition(
 
     run = column(dtype).selective_scan(channels, state_size)
     out = run(ScanInputs(x, steps, b, c, z), ScanWeights(rates, D, b_norm, c_norm, 1e-3), state, group)
+
+    torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("channels", [80, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_unit_equals_its_definition(column: Column, step: Step, channels: int, dtype: torch.dtype) -> None:
+    generator, group, num_rows = torch.Generator().manual_seed(0), group_of(*step), sum(step[0])
+    x, in_i, in_a = (torch.randn(num_rows, channels, generator=generator).to(dtype) for _ in range(3))
+    z = torch.randn(num_rows, 2 * channels, generator=generator).to(dtype)[:, channels:]
+    weights = UnitWeights(
+        *(torch.randn(channels, generator=generator) for _ in range(2)), torch.linspace(-14, 3, channels)
+    )
+    state = torch.randn(BLOCKS, channels, generator=generator)
+    expected_state = state.clone()
+    sigmoid = torch.sigmoid(in_a.double() + weights.decay_bias)
+    decay = (-8 * F.softplus(weights.rate.double()) * sigmoid).exp()
+    factor = (1 - decay.square()).sqrt()
+    starts = group.cu_seqlens[:-1].tolist()
+    for start, source in zip(starts, step[1], strict=True):
+        if source < 0:
+            factor[start] = 1.0
+    value = factor * torch.sigmoid(in_i.double() + weights.input_bias) * x
+    h = linear_unit(UnitRows(decay.float(), value.float()), expected_state, group)
+    expected = (h * F.gelu(z.float(), approximate="tanh")).to(dtype)
+
+    out = column(dtype).linear_unit(channels)(UnitInputs(x, in_i, in_a, z), weights, state, group)
 
     torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)

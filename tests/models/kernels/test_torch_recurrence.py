@@ -5,6 +5,7 @@ import torch
 
 from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
+from models.kernels.torch.linear_unit import UnitRows, linear_unit
 from models.kernels.torch.selective_scan import ScanRows, selective_scan
 from models.kernels.torch.state_space import StateSpaceRows, state_space
 from tests.helpers.states import BLOCKS, STEPS, group_of
@@ -136,3 +137,26 @@ def test_selective_scan_equals_its_recurrence(
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("query_lens", "sources", "targets"), STEPS)
+def test_linear_unit_equals_its_recurrence(
+    query_lens: list[int], sources: list[int], targets: dict[int, int], generator: torch.Generator
+) -> None:
+    total = sum(query_lens)
+    rows = UnitRows(torch.rand(total, 6, generator=generator), torch.randn(total, 6, generator=generator))
+    state = torch.randn(BLOCKS, 6, generator=generator)
+    before, expected_state, expected, row = state.clone(), state.clone(), [], 0
+    for length, source in zip(query_lens, sources, strict=True):
+        now = before[source] if source >= 0 else torch.zeros_like(before[0])
+        for _ in range(length):
+            now = rows.decay[row] * now + rows.value[row]
+            expected.append(now)
+            if row in targets:
+                expected_state[targets[row]] = now
+            row += 1
+
+    out = linear_unit(rows, state, group_of(query_lens, sources, targets))
+
+    torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=1e-5)
