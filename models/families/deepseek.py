@@ -256,7 +256,10 @@ def _head_length(file: GGUFMetadata, part: str) -> int:
 
 
 def gguf_routed_fields(file: GGUFMetadata, *, scoring: str = "softmax") -> dict[str, Any]:
-    """Return the fields that `with_experts` reads. scoring: what the architecture's files mean if they do not say."""
+    """Return the fields that `with_experts` reads. scoring: what the architecture's files mean if they do not say.
+
+    Routers that correct scores have sigmoids, also in files that do not say so (GLM-4.7-Flash).
+    """
     num_groups = file.size("expert_group_count") or 1
     is_corrected = any(name.endswith("exp_probs_b.bias") for name in file.tensors)
     return {
@@ -265,7 +268,7 @@ def gguf_routed_fields(file: GGUFMetadata, *, scoring: str = "softmax") -> dict[
         "n_shared_experts": file.size("expert_shared_count") or 0,
         "first_k_dense_replace": file.integer("leading_dense_block_count", 0, minimum=0),
         "mlp_layer_types": gguf_mlp_types(file),
-        "scoring_func": gguf_scoring(file, default=scoring),
+        "scoring_func": gguf_scoring(file, default="sigmoid" if is_corrected else scoring),
         "topk_method": "noaux_tc" if is_corrected else "greedy" if num_groups == 1 else "group_limited_greedy",
         "n_group": num_groups,
         "topk_group": file.size("expert_group_used_count") or 1,
