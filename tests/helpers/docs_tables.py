@@ -17,6 +17,7 @@ from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, described_as, techniques_of
 from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.converted_files import converted_architectures
 from tests.models.families.most_served import MOST_SERVED, WITHOUT_FAMILY, ServedAs, served_as
 from tests.models.families.pooling_models import POOLING_MODELS
 
@@ -63,13 +64,15 @@ def endpoint_table() -> Table:
 
 
 def model_table() -> Table:
-    rows: Table = [("architecture", "family", "GGUF", "beyond Llama", "run with real weights")]
+    rows: Table = [("architecture", "family", "GGUF", "converter", "beyond Llama", "run with real weights")]
     tested = _tested_techniques()
+    converted = converted_architectures()
     for architecture, entry in sorted(FAMILIES.items(), key=lambda item: item[0].lower()):
         module = entry.family.partition(":")[0]
         file = f"[{module}](../models/families/{module}.py)"
         techniques = ", ".join(tested[architecture]) or "-"
-        rows.append((f"`{architecture}`", file, _gguf_files(entry), techniques, entry.seen or "-"))
+        proof = "compared" if architecture in converted else "-"
+        rows.append((f"`{architecture}`", file, _gguf_files(entry), proof, techniques, entry.seen or "-"))
     return rows
 
 
@@ -86,9 +89,11 @@ def most_served_table() -> Table:
 
 
 def multimodal_table() -> Table:
-    rows: Table = [("class", "usual language model", "GGUF")]
+    rows: Table = [("class", "usual language model", "GGUF", "converter")]
+    converted = converted_architectures()
     for architecture, entry in sorted(MULTIMODAL.items(), key=lambda item: item[0].lower()):
-        rows.append((f"`{architecture}`", f"`{entry.wraps}`", _gguf_files(entry)))
+        proof = "compared" if architecture in converted else "-"
+        rows.append((f"`{architecture}`", f"`{entry.wraps}`", _gguf_files(entry), proof))
     return rows
 
 

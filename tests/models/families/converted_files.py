@@ -1,0 +1,162 @@
+"""GGUF files of tests/fixtures/converted: the configuration of each, and the architectures that have none."""
+
+from dataclasses import dataclass, field
+
+from transformers import PretrainedConfig
+
+from tests.helpers.techniques import described
+from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.deepseek_variants import YARN
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFile:
+    """A file of llama.cpp's converter: a configuration of the parity tests, and how it differs from it."""
+
+    # Fields that the converter does not write, with the values that readers assume, and sizes that keep the file small.
+    fields: dict[str, object] = field(default_factory=dict)
+    # Fields of published config.json files that transformers 5 writes in another way; None leaves a field out.
+    published: dict[str, object] = field(default_factory=dict)
+
+
+_HYBRID = {"layer_types": ["mamba", "attention", "mamba"]}
+_EVERY_SECOND = {"full_attention_interval": 2}
+_DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_ONE_MSCALE = {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}}
+
+CONVERTED: dict[str, ConvertedFile] = {
+    "granite-hybrid-experts": ConvertedFile({"num_local_experts": 4, "time_step_limit": (0.0, float("inf"))}, _HYBRID),
+    "nemotron-h": ConvertedFile(
+        published={
+            "hybrid_override_pattern": "M-*M-",
+            "num_hidden_layers": 5,
+            "layers_block_type": None,
+            "n_routed_experts": None,
+            "num_experts_per_tok": None,
+        }
+    ),
+    "nemotron-h-experts": ConvertedFile(),
+    "nemotron-h-latent-experts": ConvertedFile(),
+    "falcon-h1-multipliers": ConvertedFile({"tie_word_embeddings": False}),
+    "bamba": ConvertedFile(published={"attn_rotary_emb": 8}),
+    "mamba": ConvertedFile(),
+    "mamba2": ConvertedFile(),
+    "falcon-mamba": ConvertedFile({"mixer_rms_eps": 1e-5}),
+    "jamba": ConvertedFile(),
+    "kimi-linear": ConvertedFile(
+        {"linear_num_heads": 4},
+        {
+            "linear_attn_config": {
+                "full_attn_layers": [2],
+                "kda_layers": [1, 3],
+                "head_dim": 16,
+                "num_heads": 4,
+                "short_conv_kernel_size": 4,
+            },
+            "first_k_dense_replace": 1,
+            "moe_router_activation_func": "sigmoid",
+            "num_experts_per_token": 3,
+            "num_shared_experts": 1,
+        },
+    ),
+    "lfm2": ConvertedFile(),
+    "lfm2-moe": ConvertedFile(),
+    "qwen3-next": ConvertedFile(published=_EVERY_SECOND),
+    "qwen3.5": ConvertedFile(published=_EVERY_SECOND),
+    "qwen3.5-moe": ConvertedFile(published=_EVERY_SECOND),
+    "afmoe": ConvertedFile({"num_experts": 4}),
+    "apertus": ConvertedFile(),
+    "arcee-biases-tied-llama3": ConvertedFile(),
+    "olmo": ConvertedFile(),
+    "phi": ConvertedFile({"intermediate_size": 256}),
+    "seed-oss": ConvertedFile(),
+    "gemma": ConvertedFile(),
+    "gemma2": ConvertedFile({"query_pre_attn_scalar": 32}),
+    "gemma3": ConvertedFile({"query_pre_attn_scalar": 32}),
+    "cohere-qk-norm": ConvertedFile(),
+    "cohere2": ConvertedFile(published={"rotary_pct": 1.0}),
+    "stablelm": ConvertedFile(),
+    "starcoder-mqa": ConvertedFile(),
+    "starcoder2": ConvertedFile(),
+    "gpt-neox": ConvertedFile(published={"rotary_pct": 0.25}),
+    "falcon-two-norms": ConvertedFile(),
+    "mpt": ConvertedFile(published={"architectures": ["MPTForCausalLM"]}),
+    "bloom": ConvertedFile(),
+    "deepseek-v2-groups-yarn": ConvertedFile(_ONE_MSCALE),
+    "deepseek-v3": ConvertedFile(
+        _ONE_MSCALE | {"attention_bias": False},
+        {"scoring_func": "sigmoid"},
+    ),
+    "dots1": ConvertedFile(),
+    "ernie4-5": ConvertedFile(),
+    "ernie4-5-moe": ConvertedFile(),
+    "exaone4": ConvertedFile(),
+    "exaone-moe": ConvertedFile(),
+    "glm4-moe": ConvertedFile(),
+    "glm4-moe-lite": ConvertedFile(),
+    "granite-swa-untied-scales-nope": ConvertedFile(published={"no_rope_layers": [0, 1]}),
+    "hunyuan": ConvertedFile({"max_position_embeddings": 32768}),
+    "hy-v3": ConvertedFile(),
+    "minimax-m2": ConvertedFile(),
+    "qwen2.5-vl": ConvertedFile(),
+    "qwen3-vl": ConvertedFile(),
+    "qwen3-vl-moe": ConvertedFile(),
+    "nemotron": ConvertedFile(),
+    "phimoe": ConvertedFile(
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "router_jitter_noise": 0.01,
+            "num_experts": 4,
+        },
+        published={"architectures": ["PhiMoEForCausalLM"]},
+    ),
+    "llama-gqa": ConvertedFile(),
+    "llama3-rope": ConvertedFile(),
+    "llama4": ConvertedFile(
+        {
+            "attention_chunk_size": 8192,
+            "floor_scale": 8192,
+            "no_rope_layers": [1, 1, 1, 0],
+            "layer_types": [*["chunked_attention"] * 3, "full_attention"],
+        },
+    ),
+    "mistral-full": ConvertedFile(),
+    "ministral3": ConvertedFile(),
+    "mixtral": ConvertedFile(),
+    "qwen2": ConvertedFile(),
+    "qwen2-moe": ConvertedFile(),
+    "qwen3": ConvertedFile(),
+    "qwen3-moe": ConvertedFile(),
+    "phi3": ConvertedFile(),
+    "phi3-longrope-partial": ConvertedFile(),
+    "smollm3": ConvertedFile(),
+    "olmo2": ConvertedFile(),
+    "olmo3": ConvertedFile(),
+    "olmoe": ConvertedFile(),
+    "granite": ConvertedFile(),
+    "granite-moe": ConvertedFile(),
+    "granite-moe-shared": ConvertedFile(),
+    "gpt-oss": ConvertedFile(),
+    "glm": ConvertedFile({"rms_norm_eps": 1e-5}),
+    "glm4": ConvertedFile(),
+    "gpt2": ConvertedFile(published={"n_ctx": 128}),
+}
+
+NOT_CONVERTED = {
+    "GPTJForCausalLM": "the converter has no such class",
+    "Glm4vForConditionalGeneration": "compared by hand",
+    "MinistralForCausalLM": "the converter has no such class",
+}
+
+
+def converted_architectures() -> set[str]:
+    """Classes of which there is a file."""
+    return {described(configuration(name))[0] for name in CONVERTED}
+
+
+def configuration(name: str) -> PretrainedConfig:
+    """The configuration of the model in a file."""
+    config = ALL_VARIANTS[name]()
+    for field_name, value in CONVERTED[name].fields.items():
+        setattr(config, field_name, value)
+    return config
