@@ -16,11 +16,12 @@ class KVGroupBatch:
 
     slot_mapping: [T] int64, slot (block * block_size + offset) that each row's K and V are written to.
     block_tables: [S, M] int32, each sequence's blocks in order of position, 0 where there is none: after the end, and
-    before the window of the first row.
+    before the window of the first row. block_size: positions in a block of this group.
     """
 
     slot_mapping: torch.Tensor
     block_tables: torch.Tensor
+    block_size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +110,6 @@ class ForwardBatch:
     logit_rows: torch.Tensor
     query_lens: tuple[int, ...]  # [S] rows of each sequence
     context_lens: tuple[int, ...]  # [S] seq_lens
-    block_size: int
     adapter_slots: torch.Tensor | None = None
     token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types
     distance_bias: DistanceBias | None = None
@@ -167,7 +167,7 @@ def narrow_batch(batch: ForwardBatch, output_rows: torch.Tensor) -> NarrowedBatc
 def _narrowed(group: GroupBatch, rows: torch.Tensor, sequences: torch.Tensor) -> GroupBatch:
     if isinstance(group, StateGroupBatch):
         return group
-    return KVGroupBatch(group.slot_mapping[rows], group.block_tables[sequences])
+    return KVGroupBatch(group.slot_mapping[rows], group.block_tables[sequences], group.block_size)
 
 
 def forward_batch(
@@ -177,6 +177,7 @@ def forward_batch(
     *,
     block_size: int,
     device: torch.device,
+    block_sizes: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
     states: StateGroupBatch | None = None,
     logit_rows: torch.Tensor | None = None,
@@ -187,8 +188,9 @@ def forward_batch(
 
     token_ids, token_type_ids: of all sequences, one after the other. lengths: rows of each sequence, none 0. starts:
     position of each sequence's first row, default 0. tables: the block tables [S, M] int32 of each KV group, on the
-    CPU; without columns if attention does not use the cache. states: addresses of the state group, if the decoder has
-    one. logit_rows: by default the last row of each sequence.
+    CPU; without columns if attention does not use the cache. block_sizes: positions in the blocks of each table, by
+    default `block_size`; tables of different sizes must be different tensors. states: addresses of the state group, if
+    the decoder has one. logit_rows: by default the last row of each sequence.
     """
     counts = torch.tensor(lengths)
     ends = counts.cumsum(0)
@@ -197,10 +199,10 @@ def forward_batch(
     positions = torch.arange(len(sequences)) - (ends - counts - firsts)[sequences]
     by_table: dict[int, KVGroupBatch] = {}  # groups with the same table share their addresses
     groups = []
-    for table in tables:
+    for table, size in zip(tables, block_sizes or [block_size] * len(tables), strict=True):
         if id(table) not in by_table:
-            slots = _slots(table, sequences, positions, block_size)
-            by_table[id(table)] = KVGroupBatch(slots.to(device), table.to(device))
+            slots = _slots(table, sequences, positions, size)
+            by_table[id(table)] = KVGroupBatch(slots.to(device), table.to(device), size)
         groups.append(by_table[id(table)])
     contexts = firsts + counts
     return ForwardBatch(
@@ -212,7 +214,6 @@ def forward_batch(
         logit_rows=(ends - 1).to(device) if logit_rows is None else logit_rows,
         query_lens=tuple(lengths),
         context_lens=tuple(contexts.tolist()),
-        block_size=block_size,
         adapter_slots=adapter_slots,
         token_type_ids=None if token_type_ids is None else torch.tensor(token_type_ids, device=device),
     )

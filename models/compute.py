@@ -29,7 +29,8 @@ class ComputeConfig:
 
     def cache_layout(self, mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> CacheLayout:
         """Return the layout of a decoder's cache. mixers: attention or recurrence of each layer."""
-        return CacheLayout(tuple(map(self._layer_layout, mixers)), group_layers(mixers))
+        layouts = tuple(map(self._layer_layout, mixers))
+        return CacheLayout(layouts, group_layers(mixers, layouts))
 
     def _layer_layout(self, mixer: AttentionSpec | RecurrenceSpec) -> LayerLayout:
         if isinstance(mixer, AttentionSpec):

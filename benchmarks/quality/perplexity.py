@@ -81,8 +81,7 @@ def headrace_perplexity(model: Path, text: str) -> float:
     chunks = chunks_of(text, loaded.tokenizer)
     if len(chunks) < 2:
         raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK_LEN} tokens; give one of at least two")
-    num_groups = len(loaded.cache_layout.groups)
-    kv = loaded.cache_layout.allocate(num_groups * (CHUNK_LEN // BLOCK_SIZE), BLOCK_SIZE, loaded.device, num_states=1)
+    kv = loaded.cache_layout.allocate_unshared(CHUNK_LEN // BLOCK_SIZE, BLOCK_SIZE, loaded.device, num_states=1)
     scores = torch.cat([_scores(loaded, chunk, kv) for chunk in chunks])
     return math.exp(-float(scores.mean()))
 

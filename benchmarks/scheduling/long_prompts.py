@@ -147,7 +147,7 @@ class LongPrompts:
         request = EngineRequest(id="planted", prompt_ids=prompt_ids, sampling=sampling, arrival_s=0.0)
         sequence = Sequence(request=request, seed=0, tokens=prompt_ids, num_prompt=len(prompt_ids))
         kv.extend_hashes(sequence)
-        missing = [digest for digest in sequence.block_hashes if kv.pool.find(group_key(0, digest)) is None]
+        missing = [digest for digest in sequence.unit_hashes if kv.pool.find(group_key(0, digest)) is None]
         blocks = kv.pool.allocate(len(missing))
         for block, digest in zip(blocks, missing, strict=True):
             kv.pool.register(block, group_key(0, digest))

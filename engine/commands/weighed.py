@@ -1,22 +1,22 @@
 """weigh_files: estimates the memory that a model needs, from the headers of its files."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.command_io.weighing import Weighed
+from engine.command_io.weighing import USUAL_CONTEXT, Weighed
 from engine.config import Device, DType, EngineConfig, Quantization
+from engine.draft_model.load import draft_block_bytes
 from engine.protocol.pooling import capabilities_of
-from engine.runner.kv_budget import STATES_PER_SEQUENCE
+from engine.runner.kv_budget import STATES_PER_SEQUENCE, CacheDemand
+from engine.runner.kv_groups import kv_groups
 from engine.speculation.settings import speculation_settings
 from engine.startup.adapter_memory import adapter_memory
 from engine.startup.load import USE_TRANSFORMERS
 from engine.startup.task import pooling_tasks, pools
-from models.architecture.attention import AttentionSpec
-from models.architecture.kv_layout import state_layout
+from models.architecture.kv_layout import KVLayout
 from models.attention.reference import ReferenceAttention
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
@@ -24,6 +24,7 @@ from models.compute import ComputeConfig
 from models.config.overrides import parse_overrides
 from models.decoder import Decoder
 from models.kernels.ops import Operations
+from models.kv.cache import CacheLayout
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles
@@ -44,26 +45,32 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
     overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     opened = open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
     weights = _weight_bytes(files, _checkpoint_of(opened), config)
-    per_token = _kv_bytes(_cached(opened), config)
+    layout = _cache_layout(opened, config)
+    groups = kv_groups(layout, config.block_size)
+    block_bytes, per_token = layout.block_bytes(config.block_size), layout.unshared_block_bytes(1)
     if draft_files is not None:  # a draft model computes in the same dtype, and caches the same tokens
         draft = open_with_either(draft_files, {})
         draft_config = replace(config, quantization=speculation_settings(config).draft_quantization)
         weights += _weight_bytes(draft_files, _checkpoint_of(draft), draft_config)
-        per_token += _kv_bytes(_cached(draft), config)
-    per_sequence = _state_bytes(opened, config) if isinstance(opened, OpenedModel) else 0
+        draft_layout = _cache_layout(draft, config)
+        block_bytes += draft_block_bytes(draft_layout, groups)
+        per_token += draft_layout.unshared_block_bytes(1)
+    demand = CacheDemand(groups, block_bytes, layout.state_bytes)
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
     is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
     if is_pooling:
         # Pooling has no cache: a batch of texts needs the keys and values of one layer at a time.
-        per_token = max((_kv_bytes([each], config) for each in opened.attention_specs), default=0)
+        per_token = max((each.position_bytes for each in layout.layers if isinstance(each, KVLayout)), default=0)
         least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
+        usual_kv = least_kv
         assert isinstance(opened, OpenedModel)
         capabilities = capabilities_of(pooling_tasks(config.task, opened.spec.score_head))
     else:
         capabilities = ["completion"]
         least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
-        least_kv = per_token * (least + config.block_size) + per_sequence
-        most_kv = (per_token * (longest + config.block_size) + STATES_PER_SEQUENCE * per_sequence) * config.max_num_seqs
+        least_kv = demand.sequence_bytes(least)
+        usual_kv = demand.sequence_bytes(min(USUAL_CONTEXT, longest))
+        most_kv = demand.sequence_bytes(longest, STATES_PER_SEQUENCE) * config.max_num_seqs
     on_cuda = config.device is not Device.CPU and torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     return Weighed(
@@ -72,7 +79,8 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
         least_kv_bytes=least_kv,
         most_kv_bytes=most_kv,
         token_kv_bytes=per_token,
-        state_bytes=per_sequence,
+        usual_kv_bytes=usual_kv,
+        state_bytes=layout.state_bytes,
         longest=longest,
         has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
@@ -92,8 +100,7 @@ def _adapter_fields(
         from models.loading.foreign import unallocated_layers  # imports transformers' models
 
         return {"adapter_bytes": adapter_memory(config, unallocated_layers(opened), dtype, device).device_bytes}
-    compute = ComputeConfig(ReferenceAttention(), Operations(), dtype, dtype, torch.device("cpu"))
-    decoder = Decoder(opened.spec, compute)
+    decoder = Decoder(opened.spec, _compute(config))
     layers = trainable_layers(decoder, opened.family.names)
     return {
         "adapter_bytes": adapter_memory(config, decoder.adapted_layers(), dtype, device).device_bytes,
@@ -101,23 +108,16 @@ def _adapter_fields(
     }
 
 
-def _cached(opened: "OpenedModel | OpenedTransformersModel") -> Sequence[AttentionSpec]:
-    """Return the attention of the layers that store keys and values."""
-    if not isinstance(opened, OpenedModel):
-        return opened.attention_specs
-    return [each for each in opened.spec.mixers if isinstance(each, AttentionSpec)]
+def _cache_layout(opened: "OpenedModel | OpenedTransformersModel", config: EngineConfig) -> CacheLayout:
+    """Return the layout of a model's cache, whose bytes are the same for every attention back end."""
+    return _compute(config).cache_layout(
+        opened.spec.mixers if isinstance(opened, OpenedModel) else opened.attention_specs
+    )
 
 
-def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:
-    """Return the KV cache bytes per token, over all layers; the same for every attention back end."""
+def _compute(config: EngineConfig) -> ComputeConfig:
     dtype = _dtype(config)
-    return sum(ReferenceAttention().layout(each, dtype, dtype).position_bytes for each in layers)
-
-
-def _state_bytes(opened: OpenedModel, config: EngineConfig) -> int:
-    """Return the bytes of one recurrent state, over all layers."""
-    layouts = [state_layout(each, _dtype(config)) for each in opened.spec.mixers if not isinstance(each, AttentionSpec)]
-    return sum(layout.state_bytes for layout in layouts)
+    return ComputeConfig(ReferenceAttention(), Operations(), dtype, dtype, torch.device("cpu"))
 
 
 def _dtype(config: EngineConfig) -> torch.dtype:

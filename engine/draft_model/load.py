@@ -7,9 +7,10 @@ from engine.draft_model.check import check_draft
 from engine.draft_model.model import DraftModel, widest_group
 from engine.draft_model.runner import TorchDraftRunner
 from engine.errors import ModelUnusable, StartupError
-from engine.runner.kv_groups import kv_groups
+from engine.scheduling.kv.groups import KVGroup, prefix_unit
 from engine.speculation.settings import SpeculationSettings
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.kv.cache import CacheLayout
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
@@ -64,11 +65,19 @@ def load_draft(
 
 
 def make_drafter(
-    settings: SpeculationSettings, target: LoadedModel, draft: LoadedModel | None, *, num_blocks: int, block_size: int
+    settings: SpeculationSettings,
+    target: LoadedModel,
+    draft: LoadedModel | None,
+    *,
+    num_blocks: int,
+    groups: tuple[KVGroup, ...],
 ) -> DraftModel | None:
-    """Return the drafter, with KV tensors of its own for `num_blocks` blocks; None without a draft model."""
+    """Return the drafter, with KV tensors of its own for `num_blocks` blocks; None without a draft model. groups: the
+    target's."""
     if draft is None:
         return None
+    kv_group = widest_group(groups)
+    block_size = groups[kv_group].block_size
     runner = TorchDraftRunner(
         draft,
         num_blocks=num_blocks,
@@ -81,9 +90,16 @@ def make_drafter(
         runner,
         block_size=block_size,
         max_len=draft.max_position,
-        kv_group=widest_group(kv_groups(target.cache_layout.groups, block_size)),
+        kv_group=kv_group,
+        blocks_per_unit=prefix_unit(groups) // block_size,
         relative_size=draft.weight_bytes / target.weight_bytes,
     )
+
+
+def draft_block_bytes(layout: CacheLayout, groups: tuple[KVGroup, ...]) -> int:
+    """Return the bytes of the draft model's keys and values in each block of the pool. layout: the draft model's.
+    groups: the target's."""
+    return layout.unshared_block_bytes(groups[widest_group(groups)].block_size)
 
 
 @contextlib.contextmanager

@@ -82,17 +82,27 @@ class DraftModel:
     """
 
     def __init__(
-        self, runner: DraftRunner, *, block_size: int, max_len: int, kv_group: int = 0, relative_size: float = 0.0
+        self,
+        runner: DraftRunner,
+        *,
+        block_size: int,
+        max_len: int,
+        kv_group: int = 0,
+        blocks_per_unit: int = 1,
+        relative_size: float = 0.0,
     ) -> None:
         """max_len: the draft model's context length. kv_group: index of the target's KV group whose block ids are
-        shared: the one with the longest window. relative_size: the draft model's weight bytes over the target's."""
+        shared: the one with the longest window. block_size, blocks_per_unit: that group's tokens in a block and blocks
+        in a prefix unit. relative_size: the draft model's weight bytes over the target's."""
         self._runner = runner
         self._block_size = block_size
+        self._blocks_per_unit = blocks_per_unit
         self._max_len = max_len
         self._kv_group = kv_group
         self.relative_size = relative_size
         self._draft_sequences: dict[str, DraftSequence] = {}
-        self._digests: dict[int, bytes] = {}  # of blocks that the draft model has computed completely
+        # Of blocks that the draft model has computed completely: the digest of the block's unit, and its number there.
+        self._digests: dict[int, tuple[bytes, int]] = {}
         self.probabilities: dict[str, torch.Tensor] = {}
 
     def begin_step(self) -> None:
@@ -175,9 +185,9 @@ class DraftModel:
         """Reuse blocks whose KV the draft model has computed already, for another sequence or before a preemption."""
         sequence, size = draft_sequence.sequence, self._block_size
         blocks = sequence.tables[0]
-        num_full = min((len(target.tokens) - 1) // size, len(target.block_hashes), len(blocks))
+        num_full = min((len(target.tokens) - 1) // size, self._num_hashed(target), len(blocks))
         index = sequence.num_computed // size
-        while index < num_full and self._digests.get(blocks[index]) == target.block_hashes[index]:
+        while index < num_full and self._digests.get(blocks[index]) == self._digest(target, index):
             index += 1
         sequence.num_computed = max(sequence.num_computed, index * size)
         draft_sequence.num_registered = max(draft_sequence.num_registered, index)
@@ -187,10 +197,17 @@ class DraftModel:
         if not draft_sequence.can_draft:
             return
         blocks = draft_sequence.sequence.tables[0]
-        num_full = min(draft_sequence.sequence.num_computed // self._block_size, len(target.block_hashes))
+        num_full = min(draft_sequence.sequence.num_computed // self._block_size, self._num_hashed(target))
         for index in range(draft_sequence.num_registered, num_full):
-            self._digests[blocks[index]] = target.block_hashes[index]
+            self._digests[blocks[index]] = self._digest(target, index)
         draft_sequence.num_registered = max(draft_sequence.num_registered, num_full)
+
+    def _num_hashed(self, target: Sequence) -> int:
+        """Return the number of the target's first blocks that have a digest."""
+        return len(target.unit_hashes) * self._blocks_per_unit
+
+    def _digest(self, target: Sequence, index: int) -> tuple[bytes, int]:
+        return target.unit_hashes[index // self._blocks_per_unit], index % self._blocks_per_unit
 
     # --- passes -------------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class TorchDraftRunner:
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
         self._executor = make_executor(
-            model, model.cache_layout.allocate_unshared(num_blocks, block_size, model.device), block_size
+            model, model.cache_layout.allocate_unshared(num_blocks, block_size, model.device), self._groups
         )
         self._logit_ops = select_operations(torch.float32, model.device).logits()
         self._editor = LogitEditor(eos_token_ids, self._logit_ops)

@@ -41,10 +41,11 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     vocab_size: int  # width of the output layer
     max_model_len: int
-    block_size: int
+    block_size: int  # tokens in a block of the KV cache, in the group of layers with the fewest
     num_blocks: int
     kv_bytes: int
     kv_windows: list[int | None]  # window of each group of layers that shares block tables; None: full attention
+    kv_block_sizes: list[int] = []  # tokens in a block of each of these groups
     num_states: int = 0  # recurrent states, in a pool of their own; a running request needs one
     weight_bytes: int
     adapter_bytes: int = 0  # further bytes that adapters may take

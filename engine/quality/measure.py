@@ -98,7 +98,8 @@ def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress:
 def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: ProgressReport) -> Iterator[torch.Tensor]:
     groups = model.cache_layout.groups
     longest = max(map(len, eval_chunks))
-    kv = model.cache_layout.allocate(len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, model.device, num_states=1)
+    num_blocks = -(-longest // BLOCK_SIZE)
+    kv = model.cache_layout.allocate_unshared(num_blocks, BLOCK_SIZE, model.device, num_states=1)
     for index, chunk in enumerate(eval_chunks):
         progress("measure quality", index, len(eval_chunks), "chunks")
         yield torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk[:-1], groups, model.device)])

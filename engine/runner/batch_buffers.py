@@ -34,12 +34,13 @@ class BatchBuffers:
     """Host buffers for the inputs of a step of up to `max_rows` rows. On a CPU, every step uses the same memory, so
     that recorded tapes can read from its addresses."""
 
-    def __init__(self, max_rows: int, max_sequences: int, max_blocks: int, num_groups: int) -> None:
-        """max_blocks: most entries of a block table. num_groups: KV groups, not counting recurrent states."""
+    def __init__(self, max_rows: int, max_sequences: int, max_blocks: int, block_sizes: Sequence[int]) -> None:
+        """max_blocks: most entries of a block table. block_sizes: of the KV groups, not counting recurrent states."""
         self.max_rows = max_rows
         self._max_sequences = max_sequences
         self._max_blocks = max_blocks
-        self._num_groups = num_groups
+        self._block_sizes = block_sizes
+        num_groups = len(block_sizes)
         self._longs = array("q", bytes(8 * max_rows * (3 + num_groups)))
         self._num_lengths = 2 * max_sequences + 1
         self._ints = array("i", bytes(4 * (self._num_lengths + max_rows + num_groups * max_sequences * max_blocks)))
@@ -87,7 +88,7 @@ class BatchBuffers:
         starts, lengths, slots_of_adapters, tables = ints.tensor_split(
             [self._max_sequences + 1, self._num_lengths, self._num_lengths + self.max_rows]
         )
-        tables = tables.view(self._num_groups, self._max_sequences, self._max_blocks)
+        tables = tables.view(len(self._block_sizes), self._max_sequences, self._max_blocks)
         token_ids, positions, logit_rows, *slots = longs
         return BatchTensors(
             token_ids[: shape.rows],
@@ -97,7 +98,7 @@ class BatchBuffers:
             lengths[: shape.sequences],
             slots_of_adapters[: shape.rows],
             [
-                KVGroupBatch(slots[group][: shape.rows], tables[group, : shape.sequences, : shape.width])
-                for group in range(self._num_groups)
+                KVGroupBatch(slots[group][: shape.rows], tables[group, : shape.sequences, : shape.width], block_size)
+                for group, block_size in enumerate(self._block_sizes)
             ],
         )

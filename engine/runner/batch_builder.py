@@ -29,8 +29,7 @@ def build_batch(
     buffers: reused for the batch, which is then valid until the next one is built; a batch with too many rows gets new
     buffers. has_adapters: False for a draft model, to which the sequences' adapter slots do not apply.
     """
-    block_size = groups[0].block_size
-    rows = _rows(plan.items, groups, block_size, has_adapters=has_adapters)
+    rows = _rows(plan.items, groups, has_adapters=has_adapters)
     tensors = _write(rows, plan.items, groups, device, buffers)
     kv_groups = iter(tensors.groups)
     return ForwardBatch(
@@ -39,7 +38,7 @@ def build_batch(
         cu_seqlens_q=tensors.cu_seqlens_q,
         seq_lens=tensors.seq_lens,
         groups=tuple(
-            state_group_batch(state_spans(plan, index, block_size), block_size, device)
+            state_group_batch(state_spans(plan, index, group.block_size), group.block_size, device)
             if group.is_state
             else next(kv_groups)
             for index, group in enumerate(groups)
@@ -47,7 +46,6 @@ def build_batch(
         logit_rows=tensors.logit_rows,
         query_lens=tuple(rows.query_lens),
         context_lens=tuple(rows.context_lens),
-        block_size=block_size,
         adapter_slots=None if rows.adapter_slots is None else tensors.adapter_slots,
     )
 
@@ -65,10 +63,10 @@ class _Rows(NamedTuple):
     adapter_slots: list[int] | None
 
 
-def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *, has_adapters: bool) -> _Rows:
-    kv_groups = [index for index, group in enumerate(groups) if not group.is_state]
+def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], *, has_adapters: bool) -> _Rows:
+    kv_groups = [(index, group.block_size) for index, group in enumerate(groups) if not group.is_state]
     slots: list[list[int]] = [[] for _ in kv_groups]
-    slots_of_groups = list(zip(kv_groups, slots, strict=True))
+    slots_of_groups = [(index, size, of_group) for (index, size), of_group in zip(kv_groups, slots, strict=True)]
     token_ids: list[int] = []
     positions: list[int] = []
     logit_rows: list[int] = []
@@ -87,7 +85,7 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *
             token_ids += sequence.draft[max(0, start - num_known) : end - num_known]
         if needs_logits:  # for each token of the draft too
             logit_rows += range(num_rows - 1 - num_draft, num_rows)
-        for index, of_group in slots_of_groups:
+        for index, block_size, of_group in slots_of_groups:
             table = sequence.tables[index]
             for position in range(start, end):
                 of_group.append(table[position // block_size] * block_size + position % block_size)
@@ -106,9 +104,10 @@ def _write(
 ) -> BatchTensors:
     """Copy the lists into `buffers`, or into new buffers if these are too small, and return them as tensors."""
     num_rows = len(rows.token_ids)
-    width = -(-max(rows.context_lens) // groups[0].block_size)
+    width = -(-max(rows.context_lens) // min(group.block_size for group in groups))
     if buffers is None or num_rows > buffers.max_rows:
-        buffers = BatchBuffers(num_rows, len(items), width, len(rows.slots))
+        block_sizes = [group.block_size for group in groups if not group.is_state]
+        buffers = BatchBuffers(num_rows, len(items), width, block_sizes)
     buffers.write_rows(rows.token_ids, rows.positions, rows.logit_rows, *rows.slots)
     buffers.write_lengths(rows.row_ends, rows.context_lens)
     if rows.adapter_slots is not None:

@@ -59,7 +59,7 @@ def plan_kv_budget(
         raise StartupError(
             f"--max-model-len is {requested_len:,}; the model takes at most {model_max_len:,} tokens; lower it"
         )
-    demand = _Demand(groups, bytes_per_block, bytes_per_state)
+    demand = CacheDemand(groups, bytes_per_block, bytes_per_state)
     num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, reserved_bytes, device)
     num_states = demand.num_states(num_bytes, config.max_num_seqs, requested_len, min_len=config.max_model_len or 1)
     num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block if bytes_per_block else 0
@@ -77,8 +77,8 @@ def plan_kv_budget(
 
 
 @dataclass(frozen=True, slots=True)
-class _Demand:
-    """Memory needs of sequences."""
+class CacheDemand:
+    """Memory needs of sequences. bytes_per_block, bytes_per_state: as in `plan_kv_budget`."""
 
     groups: tuple[KVGroup, ...]
     bytes_per_block: int
@@ -105,7 +105,7 @@ class _Demand:
         return max(1, min(max(num_by_share, num_for_all), most))
 
 
-def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_blocks: int, requested_len: int) -> int:
+def _served_len(config: EngineConfig, demand: CacheDemand, num_bytes: int, num_blocks: int, requested_len: int) -> int:
     """Return the longest sequence that fits, up to `requested_len`. Raises StartupError if --max-model-len does not."""
     if num_blocks < peak_blocks(demand.groups, 1) or num_bytes < demand.bytes_per_state:
         if not demand.bytes_per_block:
@@ -130,7 +130,7 @@ def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_block
     return max_len
 
 
-def _short_context(demand: _Demand, num_bytes: int, served_len: int, model_max_len: int) -> str:
+def _short_context(demand: CacheDemand, num_bytes: int, served_len: int, model_max_len: int) -> str:
     needed = demand.sequence_bytes(model_max_len)
     return (
         f"the KV cache of {format_bytes(num_bytes)} holds {served_len:,} tokens, but the model takes "
@@ -141,7 +141,7 @@ def _short_context(demand: _Demand, num_bytes: int, served_len: int, model_max_l
 
 def _total_bytes(
     config: EngineConfig,
-    demand: _Demand,
+    demand: CacheDemand,
     requested_len: int,
     free_bytes: int,
     reserved_bytes: int,

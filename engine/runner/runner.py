@@ -69,11 +69,10 @@ class TorchRunner:
     ) -> None:
         """draft_probs: the distributions of the step's drafts, [k, V], by sequence id; updated by the caller."""
         self._model = model
-        self._block_size = block_size
-        self.kv_groups = kv_groups(model.cache_layout.groups, block_size)
+        self.kv_groups = kv_groups(model.cache_layout, block_size)
         self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
         self._kv = model.cache_layout.allocate(num_blocks, block_size, model.device, num_states=num_states)
-        self._executor = make_executor(model, self._kv, block_size)
+        self._executor = make_executor(model, self._kv, self.kv_groups)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._work = model_work(model)
@@ -135,12 +134,13 @@ class TorchRunner:
         """Return the plan's state spans for each group of recurrent layers; empty if no sequence has a draft."""
         if not self._state_groups or not any(item.num_draft for item in plan.items):
             return []
-        return [state_spans(plan, index, self._block_size) for index in self._state_groups]
+        return [state_spans(plan, index, self.kv_groups[index].block_size) for index in self._state_groups]
 
     def _commit_accepted_states(self, spans: list[list[StateSpan]], rows: list[RowResult]) -> None:
         """Write the recurrent states after the accepted tokens of sequences with drafts."""
-        for of_group in spans:
-            accepted = accepted_states(of_group, rows, self._block_size, self._model.device)
+        for index, of_group in zip(self._state_groups, spans, strict=False):
+            block_size = self.kv_groups[index].block_size
+            accepted = accepted_states(of_group, rows, block_size, self._model.device)
             if accepted is not None:
                 self._model.decoder.commit_states(*accepted, self._kv)
 

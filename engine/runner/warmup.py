@@ -18,17 +18,15 @@ class WarmUpTimes(NamedTuple):
     decode_s: float  # seconds of a step of one generating sequence
 
 
-def warm_up(
-    runner: Runner[Any], *, num_blocks: int, block_size: int, report: Callable[[int, int], None]
-) -> WarmUpTimes:
+def warm_up(runner: Runner[Any], *, num_blocks: int, report: Callable[[int, int], None]) -> WarmUpTimes:
     """Run two prefills and two decode steps of a throw-away sequence; return the durations of the second of each.
 
     The first prefill is short: it absorbs one-time costs, and its duration determines the length of the second, which
     is measured. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
     (done, total).
     """
-    num_groups = sum(not group.is_state for group in runner.kv_groups)
-    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // num_groups * block_size) if num_groups else _MAX_TRIAL_TOKENS
+    sizes = [group.block_size for group in runner.kv_groups if not group.is_state]
+    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // len(sizes) * min(sizes)) if sizes else _MAX_TRIAL_TOKENS
     trial = _throw_away_sequence(most_tokens, runner.kv_groups)
     num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
     for run in range(2):

@@ -133,9 +133,9 @@ class AdmissionRound:
             of_other = self._matches.get(other)
             num_computed = other.num_computed if of_other is None else of_other.num_tokens
             if num_tokens and (
-                num_blocks := self._kv.num_shareable_blocks(sequence, match, other, num_computed=num_computed)
+                num_units := self._kv.num_shareable_units(sequence, match, other, num_computed=num_computed)
             ):
-                self._prefix_waits.wait(sequence, BranchPoint(other, num_blocks))
+                self._prefix_waits.wait(sequence, BranchPoint(other, num_units))
                 self._lifecycle.note_wait(sequence, WaitReason.PREFIX)
                 self._num_set_aside += 1
                 return True

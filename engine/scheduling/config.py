@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineRequest
-from engine.scheduling.kv.groups import KVGroup, peak_blocks
+from engine.scheduling.kv.groups import KVGroup, peak_blocks, prefix_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,6 @@ class SchedulerConfig:
     """Scheduling options of EngineConfig with all defaults resolved, and the sizes of the KV pools."""
 
     num_blocks: int
-    block_size: int
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -32,6 +31,11 @@ class SchedulerConfig:
         assert self.max_num_seqs >= 1
         assert self.max_num_batched_tokens >= 1
 
+    @property
+    def prefix_unit(self) -> int:
+        """Tokens of the units in which prefixes are cached."""
+        return prefix_unit(self.kv_groups)
+
     @classmethod
     def from_engine_config(
         cls,
@@ -48,7 +52,6 @@ class SchedulerConfig:
         return cls(
             num_blocks=num_blocks,
             num_states=num_states,
-            block_size=config.block_size,
             kv_groups=kv_groups,
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,

@@ -44,7 +44,7 @@ class StepPlanner:
         self._budget = budget
         self._clock = clock
         self._pauses = Pauses(kv, lifecycle)
-        self._prefix_waits = PrefixWaits(lifecycle.waiting, config.block_size, num_uncached=kv.num_uncached)
+        self._prefix_waits = PrefixWaits(lifecycle.waiting, config.prefix_unit, num_uncached=kv.num_uncached)
         self._claims = Claims(kv.capacity, lifecycle, config)
 
     @property
@@ -204,9 +204,9 @@ class StepPlanner:
             num_tokens, demand = tokens[sequence]
             spent += demand.price(self._continue(items, sequence, min(num_tokens, sequence.num_pending)))
             num_reserved += capacity.blocks_needed(sequence)
-        for sequence, num_blocks in self._prefix_waits.branch_points:
+        for sequence, num_units in self._prefix_waits.branch_points:
             if sequence.status is SequenceStatus.RUNNING:
-                self._kv.add_branch_point(sequence, num_blocks)
+                self._kv.add_branch_point(sequence, num_units)
         return spent
 
     def _begin(self, sequence: Sequence, match: PrefixMatch) -> None:

@@ -8,10 +8,10 @@ from engine.scheduling.sequence import Sequence, SequenceStatus
 
 
 class BranchPoint(NamedTuple):
-    """A sequence, and the number of its first blocks that waiting sequences will share once it has computed them."""
+    """A sequence, and the number of its first units that waiting sequences will share once it has computed them."""
 
     sequence: Sequence
-    num_blocks: int
+    num_units: int
 
 
 class PrefixWaits:
@@ -21,10 +21,11 @@ class PrefixWaits:
     Invariants: each ready sequence that is set aside waits for a branch point; no ended sequence is kept.
     """
 
-    def __init__(self, waiting: FairQueue, block_size: int, *, num_uncached: abc.Callable[[Sequence], int]) -> None:
-        """num_uncached: returns how many tokens a waiting sequence would have to compute if it were admitted now."""
+    def __init__(self, waiting: FairQueue, unit: int, *, num_uncached: abc.Callable[[Sequence], int]) -> None:
+        """unit: tokens of a prefix unit. num_uncached: returns how many tokens a waiting sequence would have to compute
+        if it were admitted now."""
         self._waiting = waiting
-        self._block_size = block_size
+        self._unit = unit
         self._num_uncached = num_uncached
         self._waits: dict[BranchPoint, dict[Sequence, None]] = {}  # in the order in which the waits started
         self._points: dict[Sequence, BranchPoint] = {}  # of each waiting sequence
@@ -44,9 +45,9 @@ class PrefixWaits:
         that sequence gets no token in this step, requeue the first of those that wait for it. tokens: the number of
         tokens in the step, by running sequence."""
         for point in list(self._waits):
-            owner, num_blocks = point
+            owner, num_units = point
             waits = self._waits[point]
-            is_computing = owner.status is SequenceStatus.RUNNING and owner.num_computed < num_blocks * self._block_size
+            is_computing = owner.status is SequenceStatus.RUNNING and owner.num_computed < num_units * self._unit
             if is_computing and tokens.get(owner):
                 continue
             for sequence in list(waits)[: 1 if is_computing else None]:

@@ -49,8 +49,8 @@ class Sequence:
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     tables: list[list[int]] = field(default_factory=list)  # for each KV group its blocks, in order of position
-    block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
-    branch_points: tuple[int, ...] = ()  # numbers of first blocks after which others are likely to diverge from it
+    unit_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full prefix units of `tokens`
+    branch_points: tuple[int, ...] = ()  # numbers of first units after which others are likely to diverge from it
     checkpoint: int | None = None  # table entry of the last recurrent state that was left in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted

@@ -14,7 +14,7 @@ from engine.child_processes.allocator import retain_freed_memory
 from engine.child_processes.fault_plan import FaultPlan
 from engine.client.interface import ignore
 from engine.config import Device, EngineConfig
-from engine.draft_model.load import make_drafter
+from engine.draft_model.load import draft_block_bytes, make_drafter
 from engine.draft_model.model import DraftModel
 from engine.engine import Engine
 from engine.errors import StartupError
@@ -104,14 +104,12 @@ def build_served_engine(
     if check_pooling_options(config, models.target.pooling):
         models.on_progress(on_progress)
         return build_pooling_engine(config, models.target, report, on_started, faults)
-    groups = kv_groups(models.target.cache_layout.groups, config.block_size)
+    groups = kv_groups(models.target.cache_layout, config.block_size)
     adapters = _enable_adapters(config, models.target) if config.enable_lora else None
     budget = _plan_memory(config, models, groups, adapters)
     models.serve_context(budget.max_model_len)
     models.on_progress(on_progress)
-    drafter = make_drafter(
-        spec, models.target, models.draft, num_blocks=budget.num_blocks, block_size=config.block_size
-    )
+    drafter = make_drafter(spec, models.target, models.draft, num_blocks=budget.num_blocks, groups=groups)
     runner, times = _warm_runner(config, models.target, budget, drafter, report)
     step_budget = _step_budget(config, runner, times)
     engine_config = dataclasses.replace(
@@ -152,7 +150,7 @@ def _plan_memory(
 ) -> KVBudget:
     """Divide the memory that weights and adapters leave between KV blocks and recurrent states."""
     target, draft = models.target, models.draft
-    draft_bytes = 0 if draft is None else draft.cache_layout.unshared_block_bytes(config.block_size)
+    draft_bytes = 0 if draft is None else draft_block_bytes(draft.cache_layout, groups)
     # The system counts mapped weights as free, since it can read them again, but every step uses them. (In a container,
     # if another one has read the file, they are not counted as free: the KV cache is smaller than it could be.)
     free_bytes = max(0, free_memory_bytes(target.device) - models.mapped_bytes)
@@ -194,7 +192,6 @@ def _warm_runner(
     times = warm_up(
         runner,
         num_blocks=budget.num_blocks,
-        block_size=config.block_size,
         report=lambda done, total: report("warm up", done, total, "steps"),
     )
     runner.end_warm_up()

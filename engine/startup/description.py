@@ -42,10 +42,11 @@ def describe_model(
         dtype=_dtype_name(model),
         vocab_size=model.vocab_size,
         max_model_len=config.max_model_len,
-        block_size=config.block_size,
+        block_size=min(group.block_size for group in groups),
         num_blocks=budget.num_blocks,
         kv_bytes=budget.kv_bytes,
         kv_windows=[group.window for group in groups if not group.is_state],
+        kv_block_sizes=[group.block_size for group in groups if not group.is_state],
         num_states=budget.num_states,
         weight_bytes=model.weight_bytes,
         adapter_bytes=0 if adapters is None else adapters.device_bytes,
@@ -106,8 +107,9 @@ def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget
         return []
     assert config.max_model_len is not None
     example = min(512, config.max_model_len)
+    sizes = " or ".join(map(str, sorted({group.block_size for group in groups if not group.is_state})))
     return [
-        f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
+        f"KV cache: {budget.num_blocks:,} blocks of {sizes} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
         f"room for {counted(budget.num_blocks // peak_blocks(groups, example), 'request')} of {example} tokens"
     ]

@@ -139,7 +139,7 @@ class CpuAttention(AttentionBackend):
             *(batch.cu_seqlens_q.data_ptr(), batch.seq_lens.data_ptr()),
             *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens)),
             *(spec.num_heads, spec.num_kv_heads, spec.head_dim, -1 if spec.values_from is None else spec.values_from),
-            *(batch.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.is_causal),
+            *(group.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.is_causal),
             spec.logit_softcap or 0.0,
             *(address(slopes), address(sink_logits)),
             *((None, 0, 0) if bias is None else (bias.table.data_ptr(), bias.table.stride(0), bias.zero_column)),

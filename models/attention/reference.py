@@ -67,8 +67,8 @@ class ReferenceAttention(AttentionBackend):
             softmax = OnlineSoftmax(
                 q[rows], batch.positions[rows], lengths, spec, alibi_slopes, sinks, batch.distance_bias
             )
-            for first, last in _tiles(part, spec, batch.block_size):
-                softmax.add(first, *_gather(kv, tables, first, last, batch.block_size, spec.values_from))
+            for first, last in _tiles(part, spec, group.block_size):
+                softmax.add(first, *_gather(kv, tables, first, last, group.block_size, spec.values_from))
             out[rows] = softmax.result().to(q.dtype)
         return out
 

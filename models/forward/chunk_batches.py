@@ -15,21 +15,22 @@ _SMALL_STEPS_SHARE = 4  # the last 1/4 of a chunk is computed in small steps
 def step_batches(tokens: Sequence[int], groups: Sequence[LayerGroup], device: torch.device) -> list[ForwardBatch]:
     """Return the batches that compute one chunk: most of its tokens in one step, the last quarter in steps of a few.
 
-    So quality is measured in both large and small steps, for which kernels differ. KV blocks are numbered
-    from 0, group after group; the chunk uses recurrent state 0.
+    So quality is measured in both large and small steps, for which kernels differ. KV blocks are numbered from 0, the
+    same in all groups: layers must not share memory. The chunk uses recurrent state 0.
     """
     batches = []
     start = 0
     for num_rows in step_lengths(len(tokens)):
         rows = tokens[start : start + num_rows]
-        batches.append(_batch([rows], [start], _tables([len(tokens)], groups), groups, device))
+        batches.append(_batch([rows], [start], _table([len(tokens)]), groups, device))
         start += num_rows
     return batches
 
 
 def joint_batch(chunks: Sequence[Sequence[int]], groups: Sequence[LayerGroup], device: torch.device) -> ForwardBatch:
-    """Return a batch that computes several chunks completely in one step; chunk n uses recurrent state n."""
-    return _batch(chunks, [0] * len(chunks), _tables([len(chunk) for chunk in chunks], groups), groups, device)
+    """Return a batch that computes several chunks completely in one step; chunk n uses recurrent state n. KV blocks
+    are numbered as in `step_batches`."""
+    return _batch(chunks, [0] * len(chunks), _table([len(chunk) for chunk in chunks]), groups, device)
 
 
 def step_lengths(num_tokens: int) -> list[int]:
@@ -39,23 +40,21 @@ def step_lengths(num_tokens: int) -> list[int]:
     return [large, *[_SMALL_STEP_ROWS] * num_small]
 
 
-def _tables(lengths: Sequence[int], groups: Sequence[LayerGroup]) -> list[torch.Tensor]:
-    """Return each KV group's block table, [chunks, M] int32. Blocks are numbered from 0, by chunk and then by group."""
-    num_groups = sum(not group.is_state for group in groups)
+def _table(lengths: Sequence[int]) -> torch.Tensor:
+    """Return the block table of all KV groups, [chunks, M] int32. Blocks are numbered from 0, chunk after chunk."""
     widths = [-(-length // BLOCK_SIZE) for length in lengths]
-    tables = torch.zeros(num_groups, len(lengths), max(widths), dtype=torch.int32)
+    table = torch.zeros(len(lengths), max(widths), dtype=torch.int32)
     first = 0
     for chunk, width in enumerate(widths):
-        for group in range(num_groups):
-            tables[group, chunk, :width] = torch.arange(first, first + width)
-            first += width
-    return list(tables)
+        table[chunk, :width] = torch.arange(first, first + width)
+        first += width
+    return table
 
 
 def _batch(
     chunks: Sequence[Sequence[int]],
     starts: Sequence[int],
-    tables: Sequence[torch.Tensor],
+    table: torch.Tensor,
     groups: Sequence[LayerGroup],
     device: torch.device,
 ) -> ForwardBatch:
@@ -67,4 +66,5 @@ def _batch(
         targets = [target for state, length in enumerate(lengths) for target in [*[-1] * (length - 1), state]]
         states = StateGroupBatch.from_blocks(lengths, sources, targets, device)
     token_ids = [token_id for chunk in chunks for token_id in chunk]
+    tables = [table for group in groups if not group.is_state]
     return forward_batch(token_ids, lengths, tables, block_size=BLOCK_SIZE, device=device, starts=starts, states=states)

@@ -60,7 +60,7 @@ class LayerStream:
         self._load_weights(None)
 
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
-        """Start a forward pass: embed the tokens. batches: steps in order; KV blocks count from 0 in each group."""
+        """Start a forward pass: embed the tokens. batches: steps in order; KV blocks count from 0."""
         rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
         rows = [self.decoder.embedded(batch) for batch in batches]
         batches = [self.decoder.with_layer_inputs(*each) for each in zip(batches, rows, strict=True)]
@@ -106,12 +106,13 @@ class LayerStream:
         """Return empty caches of layer `index` that are large enough for all batches of the forward pass."""
         groups = [group for batch in forward.batches for group in batch.groups]
         states = [max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch)]
-        blocks = [int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch)]
+        attending = [group for group in groups if isinstance(group, KVGroupBatch)]
+        blocks = [int(group.block_tables.max()) for group in attending]
         return [
             self.decoder.cache_layout.allocate_layer(
                 mixer,
                 1 + max(blocks, default=-1),
-                forward.batches[0].block_size,
+                max((group.block_size for group in attending), default=1),
                 self.device,
                 num_states=1 + max(states, default=-1),
             )

@@ -1,5 +1,6 @@
 """CacheLayout: describes the KV cache and recurrent states of a decoder, and allocates them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 
 from models.architecture.kv_layout import KVLayout, LayerLayout, StateLayout
 from models.kv.groups import LayerGroup
-from models.kv.layer import LayerCache, allocate_layer_kv, allocate_states
+from models.kv.layer import LayerCache, LayerKV, allocate_layer_kv, allocate_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,26 @@ class CacheLayout:
         """Bytes of one sequence's state in all recurrent layers; 0 without such layers."""
         return sum(layout.state_bytes for layout in self.layers if isinstance(layout, StateLayout))
 
+    def block_sizes(self, block_size: int) -> tuple[int, ...]:
+        """Return the positions in a block of each group: `block_size`, or multiples of it if positions differ in size.
+
+        An entry of a table of states stands for as many positions as whole blocks of all groups have in common.
+        """
+        ratios = [group.block_ratio for group in self.groups if not group.is_state]
+        layouts = {layout for layout in self.layers if isinstance(layout, KVLayout)}
+        if len(ratios) == 1 or len(layouts) <= 1:
+            return (block_size,) * len(self.groups)
+        # Blocks of different layouts must not have parts of one tile, in which slots are interleaved.
+        unit = math.lcm(block_size, *(layout.tile for layout in layouts))
+        most = unit * math.lcm(*ratios)
+        return tuple(most if group.is_state else unit * group.block_ratio for group in self.groups)
+
     def block_bytes(self, block_size: int) -> int:
-        """Return the bytes of a block, which holds `block_size` positions of all layers of one group; 0 without
+        """Return the bytes of a block, which holds `block_size` positions or more of all layers of one group; 0 without
         attention."""
-        return self._position_bytes(self._largest_group()) * block_size
+        group = self._largest_group()
+        sizes = dict(zip(self.groups, self.block_sizes(block_size), strict=True))
+        return 0 if group is None else self._position_bytes(group.layers) * sizes[group]
 
     def unshared_block_bytes(self, block_size: int) -> int:
         """Return the bytes of a block from `allocate_unshared`, which holds `block_size` positions of all layers."""
@@ -46,13 +63,26 @@ class CacheLayout:
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
     ) -> list[LayerCache]:
         """Allocate the cache of each layer. The n-th layers of all groups share memory, but never a block."""
-        shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in self._largest_group()]
-        attending = [group.layers for group in self.groups if not group.is_state]
-        kv = {layer: cache for layers in attending for layer, cache in zip(layers, shared, strict=False)}
+        kv = self._allocate_shared(num_blocks, block_size, device)
         return [
             kv[layer] if layer in kv else self.allocate_layer(layer, 0, block_size, device, num_states=num_states)
             for layer in range(len(self.layers))
         ]
+
+    def _allocate_shared(self, num_blocks: int, block_size: int, device: torch.device) -> dict[int, LayerKV]:
+        """Allocate the caches of all layers with attention, by layer."""
+        largest = self._largest_group()
+        if largest is None:
+            return {}
+        sizes = dict(zip(self.groups, self.block_sizes(block_size), strict=True))
+        layouts = {layer: layout for layer, layout in enumerate(self.layers) if isinstance(layout, KVLayout)}
+        shared = [allocate_layer_kv(layouts[layer], num_blocks, sizes[largest], device) for layer in largest.layers]
+        return {
+            layer: cache.viewed(layouts[layer], num_blocks, sizes[group])
+            for group in self.groups
+            if not group.is_state
+            for layer, cache in zip(group.layers, shared, strict=False)
+        }
 
     def allocate_unshared(
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
@@ -76,6 +106,7 @@ class CacheLayout:
         layouts = (self.layers[layer] for layer in layers)
         return sum(layout.position_bytes for layout in layouts if isinstance(layout, KVLayout))
 
-    def _largest_group(self) -> tuple[int, ...]:
-        """Return the layers of the largest group with attention; empty without attention."""
-        return max((group.layers for group in self.groups if not group.is_state), key=len, default=())
+    def _largest_group(self) -> LayerGroup | None:
+        """Return the group with attention in most layers; None without attention."""
+        attending = (group for group in self.groups if not group.is_state)
+        return max(attending, key=lambda group: len(group.layers), default=None)

@@ -15,6 +15,14 @@ class LayerKV:
     layout: KVLayout
     parts: Mapping[str, torch.Tensor]
 
+    def viewed(self, layout: KVLayout, num_blocks: int, block_size: int) -> "LayerKV":
+        """Return the same memory in another layout, whose blocks must have as many bytes in each part."""
+        if layout == self.layout:
+            return self
+        num_tiles = layout.num_tiles(num_blocks, block_size)
+        parts = {part.name: self.parts[part.name].view(num_tiles, *part.shape) for part in layout.parts}
+        return LayerKV(layout, parts)
+
 
 @dataclass(slots=True, eq=False)
 class LayerState:

@@ -1,5 +1,7 @@
 """Short builders of requests, configs and ledger engines, and a scheduler that is stepped by hand."""
 
+import itertools
+import math
 from collections import Counter, abc
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +100,7 @@ def make_engine(
     enable_prefix_caching: bool = True,
     long_prefill_token_threshold: int = 0,
     windows: tuple[int | None, ...] = (None,),
+    ratios: tuple[int, ...] = (1,),
     num_states: int = 0,
     speculator: Speculator | None = None,
     spec_audit_rate: float = 0.0,
@@ -107,7 +110,7 @@ def make_engine(
     on_started: Callable[[list[str]], None] | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
-    groups = make_groups(block_size, windows, num_states)
+    groups = make_groups(block_size, windows, num_states, ratios)
     config = EngineConfig(
         max_model_len=max_model_len or longest_sequence(groups, num_blocks),
         max_num_seqs=min(max_num_seqs, max_num_batched_tokens),  # more are refused at start-up
@@ -303,15 +306,15 @@ def make_config(
     max_num_seqs: int = 64,
     max_num_batched_tokens: int = 64,
     windows: tuple[int | None, ...] = (None,),
+    ratios: tuple[int, ...] = (1,),
     num_states: int = 0,
     **rest: Any,
 ) -> SchedulerConfig:
-    """windows: of each KV group, as make_groups takes them. num_states: of a group of recurrent states, if any."""
-    groups = make_groups(block_size, windows, num_states)
+    """windows, ratios: of each KV group, as make_groups takes them. num_states: of a group of recurrent states."""
+    groups = make_groups(block_size, windows, num_states, ratios)
     return SchedulerConfig(
         num_blocks=num_blocks,
         num_states=num_states,
-        block_size=block_size,
         kv_groups=groups,
         max_model_len=longest_sequence(groups, num_blocks),
         max_num_seqs=max_num_seqs,
@@ -321,10 +324,19 @@ def make_config(
     )
 
 
-def make_groups(block_size: int, windows: tuple[int | None, ...], num_states: int) -> tuple[KVGroup, ...]:
-    """windows: of each KV group; None for full attention, -7 for chunks of 7. num_states: 0 for no recurrent states."""
-    states = (KVGroup(block_size, is_state=True),) if num_states else ()
-    seeing = (KVGroup(block_size, abs(window) if window else None, is_chunked=(window or 0) < 0) for window in windows)
+def make_groups(
+    block_size: int, windows: tuple[int | None, ...], num_states: int, ratios: tuple[int, ...] = (1,)
+) -> tuple[KVGroup, ...]:
+    """windows: of each KV group; None for full attention, -7 for chunks of 7. num_states: 0 for no recurrent states.
+
+    ratios: the groups' blocks relative to `block_size`, repeated for further groups.
+    """
+    sizes = [block_size * ratio for ratio, _ in zip(itertools.cycle(ratios), windows, strict=False)]
+    states = (KVGroup(math.lcm(*sizes), is_state=True),) if num_states else ()
+    seeing = (
+        KVGroup(size, abs(window) if window else None, is_chunked=(window or 0) < 0)
+        for size, window in zip(sizes, windows, strict=True)
+    )
     return (*seeing, *states)
 
 

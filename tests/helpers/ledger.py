@@ -86,8 +86,8 @@ class LedgerRunner:
     def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0) -> None:
         self.adapters: dict[int, bytes] = {}
         self.kv_groups = groups
-        self._block_size = groups[0].block_size
-        self._slots: list[Entry | None] = [None] * (num_blocks * self._block_size)
+        self._num_blocks = num_blocks
+        self._slots: dict[tuple[int, int], Entry] = {}  # by block and offset
         self._states: list[State | None] = [None] * num_states
         self.fail_ids: set[str] = set()
         self.released: list[str] = []
@@ -146,15 +146,15 @@ class LedgerRunner:
         ]
         for item in plan.items:
             sequence = item.sequence
-            first, last = item.start // self._block_size, (item.end - 1) // self._block_size
-            for index, table in enumerate(sequence.tables):
+            for index, (group, table) in enumerate(zip(self.kv_groups, sequence.tables, strict=True)):
+                first, last = item.start // group.block_size, (item.end - 1) // group.block_size
                 for block in table[first : last + 1]:
-                    if block == NO_BLOCK and self.kv_groups[index].is_state:
+                    if block == NO_BLOCK and group.is_state:
                         continue
                     owners = [
-                        (id, group)
-                        for id, group, blocks in tables
-                        if block in blocks and self.kv_groups[group].is_state == self.kv_groups[index].is_state
+                        (id, number)
+                        for id, number, blocks in tables
+                        if block in blocks and self.kv_groups[number].is_state == group.is_state
                     ]
                     assert owners == [(sequence.id, index)], f"{sequence.id} writes to block {block} of {owners}"
 
@@ -204,14 +204,14 @@ class LedgerRunner:
                 continue
             first = _first_seen(group, item.start)
             for position in range(first, item.end):
-                entry = self._slots[self._slot(sequence, index, position)]
+                entry = self._slots.get(self._slot(sequence, index, position))
                 expected = (index, known[position], position, origin_of(sequence.request))
                 assert entry == expected, f"{sequence.id}: position {position} holds {entry}, not {expected}"
         return known[: item.end]
 
     def _read_state(self, item: PlanItem, index: int) -> None:
         sequence, start = item.sequence, item.start
-        block = source_state(sequence.tables[index], start, item.num_certain, self._block_size)
+        block = source_state(sequence.tables[index], start, item.num_certain, self.kv_groups[index].block_size)
         if start == 0:
             assert block == NO_BLOCK
             return
@@ -223,11 +223,11 @@ class LedgerRunner:
 
         The states after rejected tokens are written nowhere.
         """
-        size = self._block_size
         start, end = row.item.start, row.item.start + num_accepted
         for group, table in zip(self.kv_groups, row.tables, strict=True):
             if not group.is_state:
                 continue
+            size = group.block_size
             assert table[(end - 1) // size] != NO_BLOCK, f"{row.sequence_id}: no block for the state"
             for num_tokens in range(start + 1, end + 1):
                 block = table[(num_tokens - 1) // size]
@@ -267,10 +267,11 @@ class LedgerRunner:
             for position in range(start, end)
         ]
 
-    def _slot(self, sequence: Sequence, group: int, position: int) -> int:
-        block = sequence.tables[group][position // self._block_size]
-        assert block != NO_BLOCK, f"{sequence.id}: position {position} was freed"
-        return block * self._block_size + position % self._block_size
+    def _slot(self, sequence: Sequence, group: int, position: int) -> tuple[int, int]:
+        size = self.kv_groups[group].block_size
+        block = sequence.tables[group][position // size]
+        assert block in range(self._num_blocks), f"{sequence.id}: position {position} was freed, or is in no block"
+        return block, position % size
 
 
 def _state(tokens: list[int], request: EngineRequest) -> State:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.runner.batch_buffers import BatchBuffers, BatchShape
+from engine.runner.executors.recorded import RecordedExecutor
 from engine.scheduling.kv.groups import KVGroup
 from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch, forward_batch
 from models.decoder import Decoder
+from models.kernels.cpu.library import required_library
 from models.kv.layer import LayerCache, LayerKV
 
 
@@ -57,9 +59,10 @@ class PagedRun:
 
     def __init__(self, decoder: Decoder, *, num_blocks: int = 128, block_size: int = 4) -> None:
         self.decoder = decoder
-        self.block_size = block_size
+        self.block_size, self.num_blocks = block_size, num_blocks
         self.device = next(decoder.parameters()).device
         self.groups = decoder.cache_layout.groups
+        self.block_sizes = decoder.cache_layout.block_sizes(block_size)
         self.kv = decoder.cache_layout.allocate(num_blocks, block_size, self.device, num_states=num_blocks)
         for cache in self.kv:
             fill(cache, float("nan"))
@@ -82,9 +85,15 @@ class PagedRun:
         return list(logits.split([len(tokens) for _, tokens in items]))
 
     def fork(self, sequence: PagedSequence) -> PagedSequence:
-        """Another sequence that shares the blocks of this one; all are full."""
+        """Another sequence that shares the full blocks of this one, and has a copy of the last, if that is not full."""
         assert sequence.num_computed % self.block_size == 0
-        return PagedSequence([list(table) for table in sequence.tables], sequence.num_computed)
+        tables = [list(table) for table in sequence.tables]
+        for group, size, table in zip(self.groups, self.block_sizes, tables, strict=True):
+            if sequence.num_computed % size:
+                last, table[-1] = table[-1], self.free_blocks.pop()
+                for layer in group.layers:
+                    copy_block(self.kv[layer], last, table[-1], self.num_blocks)
+        return PagedSequence(tables, sequence.num_computed)
 
     def batch(
         self, items: list[tuple[PagedSequence, list[int]]], adapter_slots: Sequence[int] | None = None
@@ -92,8 +101,8 @@ class PagedRun:
         """The batch of one step with logits of every row. adapter_slots: as `step` takes them."""
         for sequence, tokens in items:
             sequence.tables = sequence.tables or [[] for _ in self.groups]
-            for table in sequence.tables:
-                while len(table) * self.block_size < sequence.num_computed + len(tokens):
+            for size, table in zip(self.block_sizes, sequence.tables, strict=True):
+                while len(table) * size < sequence.num_computed + len(tokens):
                     table.append(self.free_blocks.pop())
         token_ids = [token for _, tokens in items for token in tokens]
         is_state = [group.is_state for group in self.groups]
@@ -102,6 +111,7 @@ class PagedRun:
             [len(tokens) for _, tokens in items],
             [self._table(index, items) for index in range(len(self.groups)) if not is_state[index]],
             block_size=self.block_size,
+            block_sizes=[size for size, state in zip(self.block_sizes, is_state, strict=True) if not state],
             device=self.device,
             starts=[sequence.num_computed for sequence, _ in items],
             states=self._state_batch(len(self.groups) - 1, items) if any(is_state) else None,
@@ -117,7 +127,7 @@ class PagedRun:
 
     def _table(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> torch.Tensor:
         group = self.groups[index]
-        rule = KVGroup(self.block_size, group.window, is_chunked=group.is_chunked)
+        rule = KVGroup(self.block_sizes[index], group.window, is_chunked=group.is_chunked)
         tables: list[list[int]] = []
         for sequence, _ in items:
             first = rule.first_needed_entry(sequence.num_computed)
@@ -128,19 +138,33 @@ class PagedRun:
     def _state_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> StateGroupBatch:
         """A state is written for every full block, and for the last, which is not full."""
         sources, targets = [], []
+        size = self.block_sizes[index]
         for sequence, tokens in items:
             start, table = sequence.num_computed, sequence.tables[index]
             end = start + len(tokens)
-            sources.append(table[(start - 1) // self.block_size] if start else -1)
+            sources.append(table[(start - 1) // size] if start else -1)
             for num_tokens in range(start + 1, end + 1):
-                is_written = num_tokens == end or num_tokens % self.block_size == 0
-                targets.append(table[(num_tokens - 1) // self.block_size] if is_written else -1)
+                is_written = num_tokens == end or num_tokens % size == 0
+                targets.append(table[(num_tokens - 1) // size] if is_written else -1)
         return StateGroupBatch.from_blocks([len(tokens) for _, tokens in items], sources, targets, self.device)
 
     @property
     def _unreadable(self) -> int:
         """A block that is not written, so that it stays NaN."""
         return self.free_blocks[0]
+
+
+def recorded_on(run: PagedRun) -> RecordedExecutor:
+    """An executor that records the steps of a run's decoder, on the run's caches."""
+    sizes = [size for size, group in zip(run.block_sizes, run.groups, strict=True) if not group.is_state]
+    return RecordedExecutor(run.decoder, run.kv, required_library(), max_blocks=64, block_sizes=sizes)
+
+
+def copy_block(cache: LayerCache, source: int, target: int, num_blocks: int) -> None:
+    """Copy a block of a layer's keys and values, or a state."""
+    for part in cache.parts.values() if isinstance(cache, LayerKV) else cache.parts:
+        blocks = part.view(num_blocks, -1)
+        blocks[target] = blocks[source]
 
 
 def fill(cache: LayerCache, value: float) -> None:

@@ -100,7 +100,7 @@ def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
             f"a batch of {batch_size} was requested, and each sequence needs a recurrent state; there are "
             f"{info.num_states:,}; raise --kv-cache-memory-bytes"
         )
-    groups = tuple(KVGroup(info.block_size, window) for window in info.kv_windows)
+    groups = tuple(map(KVGroup, info.kv_block_sizes, info.kv_windows))
     blocks_each = peak_blocks(groups, tokens_each) if groups else 0
     if batch_size * blocks_each > info.num_blocks:
         raise StartupError(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.command_io.findings import DoctorResult, Finding, ModelToCheck, ok, problem, warning
-from engine.command_io.weighing import Weighed
+from engine.command_io.weighing import USUAL_CONTEXT, Weighed
 from engine.commands.weighed import weigh_files
 from engine.config import Device, EngineConfig
 from engine.errors import HeadraceError
@@ -14,8 +14,6 @@ from engine.speculation.settings import speculation_settings
 from models.errors import ModelError
 from models.sources.resolve import ModelFiles, find_local
 from models.system.memory import free_memory_bytes, obtainable_memory_bytes
-
-_CONTEXT = 4096  # tokens of a usual conversation
 
 
 class _NotHere(Exception):
@@ -77,8 +75,7 @@ def default_device() -> torch.device:
 def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Finding:
     """Compare a model's memory need with the memory. free: free bytes. most: free bytes if the system swaps out as much
     as it can."""
-    kv = needs.token_kv_bytes * _context(needs) + needs.state_bytes if needs.has_kv_cache else needs.least_kv_bytes
-    total = needs.weight_bytes + (config.kv_cache_memory_bytes or kv)
+    total = needs.weight_bytes + (config.kv_cache_memory_bytes or needs.usual_kv_bytes)
     if total > most:
         return problem(
             "model",
@@ -94,15 +91,10 @@ def _text(needs: Weighed) -> str:
     weights = f"about {format_bytes(needs.weight_bytes)} of weights"
     if not needs.has_kv_cache:
         return f"{weights}, and {format_bytes(needs.least_kv_bytes)} for a batch of texts; it makes vectors or scores"
-    context = _context(needs)
     state = f", {format_bytes(needs.state_bytes)} of recurrent states a request" if needs.state_bytes else ""
     if not needs.token_kv_bytes:
         return f"{weights}{state}, and no KV cache"
     return (
         f"{weights}{state}, and {format_bytes(needs.token_kv_bytes)} of KV cache a token, "
-        f"{format_bytes(needs.token_kv_bytes * context)} for {context:,}"
+        f"{format_bytes(needs.usual_kv_bytes - needs.state_bytes)} for {min(USUAL_CONTEXT, needs.longest):,}"
     )
-
-
-def _context(needs: Weighed) -> int:
-    return min(_CONTEXT, needs.longest)

@@ -9,6 +9,7 @@ import torch
 
 from engine.runner.batch_buffers import BatchBuffers
 from engine.runner.executors.executor import PendingForward
+from engine.scheduling.kv.groups import KVGroup
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder import Decoder
@@ -64,16 +65,24 @@ class RecordedExecutor:
     one step can run at a time; `launch` returns when the step is computed.
     """
 
-    def __init__(self, decoder: Decoder, kv: Sequence[LayerCache], library: KernelLibrary, *, max_blocks: int) -> None:
-        """kv: the KV cache of all steps. max_blocks: most entries of a block table."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv: Sequence[LayerCache],
+        library: KernelLibrary,
+        *,
+        max_blocks: int,
+        block_sizes: Sequence[int],
+    ) -> None:
+        """kv: the KV cache of all steps. max_blocks: most entries of a block table. block_sizes: of the KV groups, not
+        counting recurrent states."""
         self._decoder = decoder
         self._kv = kv
         self._replay = library.replay
         self._tapes: dict[_Key, Tape | None] = {}  # None: cannot be recorded
         self._adapters_version = decoder.adapters_version
         self._workspace = Workspace()
-        num_groups = sum(not group.is_state for group in decoder.cache_layout.groups)
-        self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, num_groups)
+        self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, block_sizes)
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         rotary_embeddings = [
             RotaryEmbedding(
@@ -155,13 +164,19 @@ class RecordedExecutor:
         return dataclasses.replace(batch, groups=groups)
 
 
-def recorded_executor(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> RecordedExecutor | None:
+def recorded_executor(
+    model: LoadedModel, kv: Sequence[LayerCache], groups: tuple[KVGroup, ...]
+) -> RecordedExecutor | None:
     """Create a RecordedExecutor; None on devices other than the CPU, or with transformers' model code."""
     if model.device.type != "cpu" or not isinstance(model.decoder, Decoder):
         return None
     library = kernel_library()
-    max_blocks = -(-model.max_position // block_size)  # not of the cache: entries out of the window stay in the table
-    return None if library is None else RecordedExecutor(model.decoder, kv, library, max_blocks=max_blocks)
+    if library is None:
+        return None
+    block_sizes = [group.block_size for group in groups if not group.is_state]
+    # Not the blocks of the cache: entries out of the window stay in the table.
+    max_blocks = -(-model.max_position // min(block_sizes, default=model.max_position))
+    return RecordedExecutor(model.decoder, kv, library, max_blocks=max_blocks, block_sizes=block_sizes)
 
 
 def _has_speculative_rows(batch: ForwardBatch) -> bool:

@@ -1,10 +1,11 @@
 """KVCapacity: computes whether free blocks and states suffice for a sequence, given the needs of other sequences."""
 
 from collections import Counter, abc
-from itertools import zip_longest
+from itertools import chain, zip_longest
+from operator import itemgetter
 
 from engine.scheduling.kv.block_pool import BlockPool
-from engine.scheduling.kv.groups import NO_BLOCK, KVGroup, peak_blocks
+from engine.scheduling.kv.groups import NO_BLOCK, KVGroup, peak_blocks, smallest_step
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.sequence import Sequence
 
@@ -24,6 +25,8 @@ class KVCapacity:
         self._pool = pool
         self._states = states
         self._has_states = any(group.is_state for group in groups)
+        self._step = smallest_step(groups)
+        self._have_different_blocks = len({group.block_size for group in groups if not group.is_state}) > 1
 
     def can_admit(
         self,
@@ -52,8 +55,8 @@ class KVCapacity:
 
     def blocks_taken(self, sequence: Sequence, match: PrefixMatch, *, without: abc.Collection[Sequence] = ()) -> int:
         """Return how many free blocks a waiting sequence takes, including free cached blocks of `match`."""
-        shared = blocks_of(match.tables, self._pools, self._pool)
-        freed = {block for other in without for block in blocks_of(other.tables, self._pools, self._pool)}
+        shared = self.blocks_of(match.tables, self._pool)
+        freed = {block for other in without for block in self.blocks_of(other.tables, self._pool)}
         num_unused = sum(self._pool.is_free(block) or block in freed for block in shared)
         return num_unused + peak_blocks(self._groups, len(sequence.tokens)) - len(shared)
 
@@ -64,7 +67,7 @@ class KVCapacity:
             num_new_entries = group.num_entries(num_tokens) - len(table)
             if num_new_entries > 0 and not group.is_state:
                 num_used = len(table) - group.first_needed_entry(sequence.num_computed)
-                blocks_needed += min(num_new_entries, group.peak_blocks(num_tokens, group.block_size) - num_used)
+                blocks_needed += min(num_new_entries, group.peak_blocks(num_tokens, self._step) - num_used)
         return max(0, blocks_needed)
 
     def blocks_used(self, sequence: Sequence) -> int:
@@ -73,18 +76,27 @@ class KVCapacity:
         return sum([len(table) - table.count(NO_BLOCK) for table, pool in tables if pool is self._pool])
 
     def blocks(self, sequence: Sequence, pool: BlockPool) -> list[int]:
-        return blocks_of(sequence.tables, self._pools, pool)
+        return self.blocks_of(sequence.tables, pool)
+
+    def blocks_of(self, tables: list[list[int]], pool: BlockPool) -> list[int]:
+        """Return the tables' blocks that belong to `pool`, sorted by position over all groups, as `BlockPool.free`
+        needs them."""
+        of_pool = [table for table, its_pool in zip(tables, self._pools, strict=False) if its_pool is pool]
+        if len(of_pool) == 1:
+            return [block for block in of_pool[0] if block != NO_BLOCK]
+        if pool is self._pool and self._have_different_blocks:
+            sizes = [group.block_size for group in self._groups if not group.is_state]
+            placed = [
+                (entry * size, block)
+                for size, table in zip(sizes, of_pool, strict=False)
+                for entry, block in enumerate(table)
+                if block != NO_BLOCK
+            ]
+            return [block for _, block in sorted(placed, key=itemgetter(0))]
+        entries = chain.from_iterable(zip_longest(*of_pool, fillvalue=NO_BLOCK))
+        return [block for block in entries if block != NO_BLOCK]
 
     def _num_freed(self, pool: BlockPool, sequences: abc.Collection[Sequence]) -> int:
         """Return how many of the pool's blocks preempting these sequences would free."""
-        references = Counter(block for sequence in sequences for block in blocks_of(sequence.tables, self._pools, pool))
+        references = Counter(block for sequence in sequences for block in self.blocks(sequence, pool))
         return sum(pool.references(block) == count for block, count in references.items())
-
-
-def blocks_of(tables: list[list[int]], pools: abc.Sequence[BlockPool], pool: BlockPool) -> list[int]:
-    """Return the tables' blocks that belong to `pool`, sorted by position over all groups, as `BlockPool.free` needs
-    them. pools: the pool of each table."""
-    of_pool = [table for table, its_pool in zip(tables, pools, strict=False) if its_pool is pool]
-    if len(of_pool) == 1:
-        return [block for block in of_pool[0] if block != NO_BLOCK]
-    return [block for entries in zip_longest(*of_pool, fillvalue=NO_BLOCK) for block in entries if block != NO_BLOCK]

@@ -5,29 +5,30 @@ from collections import Counter
 
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
-from engine.scheduling.kv.capacity import KVCapacity, blocks_of
-from engine.scheduling.kv.groups import NO_BLOCK
-from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, block_digest, group_key, root_digest
+from engine.scheduling.kv.capacity import KVCapacity
+from engine.scheduling.kv.groups import NO_BLOCK, prefix_unit, smallest_step
+from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, root_digest, unit_digest
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.sequence import Sequence
 
 
 class KVManager:
     """Manages the KV blocks and recurrent states of all sequences; the only writer of Sequence.tables and
-    Sequence.block_hashes.
+    Sequence.unit_hashes.
 
     One pool serves all groups with keys and values: a block holds `block_size` tokens of one group's layers. Recurrent
-    states have another pool. Invariants: a running sequence's tables hold exactly the blocks that its groups need from
-    num_computed on; a block's reference count is the number of tables with it; a block in several tables is full,
-    computed and accepted in each of them.
+    states have another pool. Prefixes are hashed and cached in units of whole blocks. Invariants: a running sequence's
+    tables hold exactly the blocks that its groups need from num_computed on; a block's reference count is the number of
+    tables with it; a block in several tables is part of a unit that is full, computed and accepted in each of them.
     """
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.evicted_blocks, self.evicted_states = EvictionTally(), EvictionTally()
         self.pool = BlockPool(config.num_blocks, on_evicted=self.evicted_blocks.add)
         self.states = BlockPool(config.num_states, on_evicted=self.evicted_states.add)
-        self._block_size = config.block_size
         self._groups = groups = config.kv_groups
+        self._unit = prefix_unit(groups)
+        self._smallest_step = smallest_step(groups)
         self._enable_prefix_caching = config.enable_prefix_caching
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
@@ -46,45 +47,48 @@ class KVManager:
     def match(self, sequence: Sequence) -> PrefixMatch:
         """Return the longest cached prefix that a waiting sequence can start from, with blocks for every group.
 
-        The match never includes the last token, whose logits are needed. The block hashes must be up to date, as they
+        The match never includes the last token, whose logits are needed. The unit hashes must be up to date, as they
         are after arrival and `commit`.
         """
         is_looked_up = self._enable_prefix_caching and not sequence.needs_prompt_rows
         return self._prefixes.longest_match(
-            sequence.block_hashes[: self._num_matchable_blocks(sequence) if is_looked_up else 0]
+            sequence.unit_hashes[: self._num_matchable_units(sequence) if is_looked_up else 0]
         )
 
     def num_uncached(self, sequence: Sequence) -> int:
         """Return how many tokens a waiting sequence would have to compute if it started now."""
         return sequence.num_pending - self.match(sequence).num_tokens
 
-    def num_shareable_blocks(
+    def num_shareable_units(
         self, waiting: Sequence, match: PrefixMatch | None, other: Sequence, *, num_computed: int
     ) -> int:
-        """Return how many prefix blocks a waiting sequence could share with `other`, if one of them is the block that
+        """Return how many prefix units a waiting sequence could share with `other`, if one of them is the unit that
         `other` computes next and is not cached yet; else 0. match: the cached prefix of `waiting`; None looks up only
-        that block. num_computed: the computed tokens of `other` before the step."""
-        ours, theirs = other.block_hashes, waiting.block_hashes
-        most = min(len(ours), self._num_matchable_blocks(waiting))
-        index = num_computed // self._block_size
+        that unit. num_computed: the computed tokens of `other` before the step."""
+        ours, theirs = other.unit_hashes, waiting.unit_hashes
+        most = min(len(ours), self._num_matchable_units(waiting))
+        index = num_computed // self._unit
         if waiting.needs_prompt_rows or index >= most or ours[index] != theirs[index]:
             return 0
-        if self._is_cached_at(index, theirs) if match is None else match.num_blocks > index:
+        if self._is_cached_at(index, theirs) if match is None else match.num_units > index:
             return 0
         return bisect_left(range(most), True, key=lambda position: ours[position] != theirs[position])
 
     def _is_cached_at(self, index: int, hashes: list[bytes]) -> bool:
-        """Whether the block at `index` may be cached: False only if there is a full-attention group that lacks it."""
+        """Whether the unit at `index` may be cached: False only if there is a full-attention group that lacks its last
+        block."""
         full = next((number for number, group in enumerate(self._groups) if group.is_full_attention), None)
-        return full is None or self._prefixes.find(full, hashes[index]) is not None
+        if full is None:
+            return True
+        return self._prefixes.find(full, hashes, (index + 1) * self._prefixes.blocks_per_unit[full] - 1) is not None
 
-    def add_branch_point(self, sequence: Sequence, num_blocks: int) -> None:
+    def add_branch_point(self, sequence: Sequence, num_units: int) -> None:
         """Make a running sequence cache the window blocks and recurrent states that other sequences need to continue
-        after its first `num_blocks` blocks."""
-        if num_blocks not in sequence.branch_points:
-            sequence.branch_points += (num_blocks,)
+        after its first `num_units` units."""
+        if num_units not in sequence.branch_points:
+            sequence.branch_points += (num_units,)
         for allocator in self._state_allocators:
-            allocator.allocate_checkpoint(sequence, num_blocks)
+            allocator.allocate_checkpoint(sequence, num_units)
 
     # --- admission ----------------------------------------------------------------------------------------------------
 
@@ -93,23 +97,26 @@ class KVManager:
         assert not sequence.tables
         assert sequence.num_computed == 0
         for pool in (self.pool, self.states):
-            pool.share(self._blocks(match.tables, pool), is_evicted_first=sequence.service.is_evicted_first)
+            pool.share(self.capacity.blocks_of(match.tables, pool), is_evicted_first=sequence.service.is_evicted_first)
         sequence.tables = match.tables
         sequence.num_computed = match.num_tokens
         sequence.checkpoint = None
-        branch_points = (match.num_blocks, match.num_blocks_of_first_group, sequence.num_prompt // self._block_size)
+        branch_points = (match.num_units, match.num_units_of_first_group, sequence.num_prompt // self._unit)
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
 
     # --- allocation ---------------------------------------------------------------------------------------------------
 
     def is_allocated(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether a running sequence has blocks for `num_tokens` tokens. Always False with recurrent states."""
-        return not self._state_allocators and min(map(len, sequence.tables)) * self._block_size >= num_tokens
+        return not self._state_allocators and all(
+            len(table) * group.block_size >= num_tokens
+            for group, table in zip(self._groups, sequence.tables, strict=True)
+        )
 
     def max_tokens_that_fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
         """Return how many of the first `num_tokens` tokens fit into `num_free` more blocks and the free states."""
         while num_tokens > sequence.num_computed and not self._can_allocate(sequence, num_tokens, num_free):
-            num_tokens = max(sequence.num_computed, (num_tokens - 1) // self._block_size * self._block_size)
+            num_tokens = max(sequence.num_computed, (num_tokens - 1) // self._smallest_step * self._smallest_step)
         return num_tokens
 
     def _can_allocate(self, sequence: Sequence, num_tokens: int, num_free: int) -> bool:
@@ -143,8 +150,8 @@ class KVManager:
 
     def trim(self, sequence: Sequence, num_tokens: int) -> None:
         """Free the blocks after the first `num_tokens` tokens, such as blocks of rejected drafts."""
-        num_entries = -(-num_tokens // self._block_size)
-        for table, pool in zip(sequence.tables, self._pools, strict=True):
+        for group, table, pool in zip(self._groups, sequence.tables, self._pools, strict=True):
+            num_entries = group.num_entries(num_tokens)
             if num_entries < len(table):
                 pool.free([block for block in table[num_entries:] if block != NO_BLOCK])
                 del table[num_entries:]
@@ -152,7 +159,7 @@ class KVManager:
     def free(self, sequence: Sequence) -> None:
         """Free all blocks of a sequence. Registered blocks stay in the prefix cache until they are evicted."""
         for pool in (self.pool, self.states):
-            pool.free(self._blocks(sequence.tables, pool))
+            pool.free(self.capacity.blocks_of(sequence.tables, pool))
         sequence.tables = []
 
     def discard(self, sequence: Sequence) -> None:
@@ -161,8 +168,9 @@ class KVManager:
         Includes blocks that the sequence freed earlier, if they are still cached.
         """
         for index, table in enumerate(sequence.tables):
-            for digest in sequence.block_hashes[: len(table)]:
-                block = self._prefixes.find(index, digest)
+            num_hashed = len(sequence.unit_hashes) * self._prefixes.blocks_per_unit[index]
+            for entry in range(min(len(table), num_hashed)):
+                block = self._prefixes.find(index, sequence.unit_hashes, entry)
                 if block is not None:
                     self._pools[index].unregister(block)
         self.free(sequence)
@@ -170,16 +178,18 @@ class KVManager:
     # --- contents -----------------------------------------------------------------------------------------------------
 
     def commit(self, sequence: Sequence, num_computed_before: int) -> None:
-        """Update the cache after a step: register blocks that became full, and free blocks that no later token needs or
-        that only hold rejected tokens. num_computed_before: the sequence's num_computed before the step."""
-        first, end = num_computed_before // self._block_size, sequence.num_computed // self._block_size
+        """Update the cache after a step: register the blocks of units that became full, and free blocks that no later
+        token needs or that only hold rejected tokens. num_computed_before: the sequence's num_computed before the
+        step."""
+        first, end = num_computed_before // self._unit, sequence.num_computed // self._unit
         if first < end and self._enable_prefix_caching:
             self.extend_hashes(sequence)
             for index, table in enumerate(sequence.tables):
-                for position in range(first, end):
-                    if table[position] != NO_BLOCK:
-                        digest = sequence.block_hashes[position]
-                        self._pools[index].register(table[position], group_key(index, digest))
+                parts = self._prefixes.blocks_per_unit[index]
+                for entry in range(first * parts, end * parts):
+                    if table[entry] != NO_BLOCK:
+                        key = self._prefixes.key(index, sequence.unit_hashes, entry)
+                        self._pools[index].register(table[entry], key)
         for index, group in self._windowed:
             out_of_window = range(
                 group.first_needed_entry(num_computed_before), group.first_needed_entry(sequence.num_computed)
@@ -199,10 +209,10 @@ class KVManager:
             table[position] = NO_BLOCK
 
     def _is_at_branch(self, sequence: Sequence, index: int, position: int) -> bool:
-        group = self._groups[index]
+        group, parts = self._groups[index], self._prefixes.blocks_per_unit[index]
         return any(
-            group.first_needed_entry(num_blocks * self._block_size) <= position < num_blocks
-            for num_blocks in sequence.branch_points
+            group.first_needed_entry(num_units * self._unit) <= position < num_units * parts
+            for num_units in sequence.branch_points
         )
 
     def _replace_checkpoint(self, sequence: Sequence, index: int, position: int) -> None:
@@ -210,36 +220,36 @@ class KVManager:
         previous, sequence.checkpoint = sequence.checkpoint, position
         if previous is None or not self._enable_prefix_caching or self._is_at_branch(sequence, index, previous):
             return
-        block = self._prefixes.find(index, sequence.block_hashes[previous])
+        block = self._prefixes.find(index, sequence.unit_hashes, previous)
         if block is not None:
             self.states.demote(block)
 
     def extend_hashes(self, sequence: Sequence) -> None:
-        """Hash the sequence's newly full blocks; each block is hashed only once in a sequence's life."""
+        """Hash the sequence's newly full units; each unit is hashed only once in a sequence's life."""
         if not self._enable_prefix_caching:
             return
-        size, hashes, tokens = self._block_size, sequence.block_hashes, sequence.tokens
+        size, hashes, tokens = self._unit, sequence.unit_hashes, sequence.tokens
         num_full = len(tokens) // size
         if len(hashes) == num_full:
             return
         parent = hashes[-1] if hashes else _root(sequence)
         for index in range(len(hashes), num_full):
-            parent = block_digest(parent, tokens[index * size : (index + 1) * size])
+            parent = unit_digest(parent, tokens[index * size : (index + 1) * size])
             hashes.append(parent)
 
-    def _num_matchable_blocks(self, sequence: Sequence) -> int:
-        return (len(sequence.tokens) - 1) // self._block_size
+    def _num_matchable_units(self, sequence: Sequence) -> int:
+        return (len(sequence.tokens) - 1) // self._unit
 
     def check(self, running: list[Sequence]) -> None:
         for sequence in running:
             assert len(sequence.tables) == len(self._groups), sequence.id
-            num_hashes = len(sequence.block_hashes)
-            assert not self._enable_prefix_caching or num_hashes >= self._num_matchable_blocks(sequence)
+            num_hashes = len(sequence.unit_hashes)
+            assert not self._enable_prefix_caching or num_hashes >= self._num_matchable_units(sequence)
             for index, table in enumerate(sequence.tables):
                 self._check_table(sequence, index, table)
         for pool in (self.pool, self.states):
             pool.check()
-            references = Counter(block for sequence in running for block in self._blocks(sequence.tables, pool))
+            references = Counter(block for sequence in running for block in self.capacity.blocks(sequence, pool))
             assert [references[block] for block in range(pool.num_blocks)] == [
                 pool.references(block) for block in range(pool.num_blocks)
             ]
@@ -257,14 +267,12 @@ class KVManager:
         for position, block in enumerate(table[first:], start=first):
             if block == NO_BLOCK:
                 continue
-            is_full = (position + 1) * self._block_size <= sequence.num_computed
+            unit = position // self._prefixes.blocks_per_unit[index]
+            is_full = (unit + 1) * self._unit <= sequence.num_computed
             assert is_full or pool.references(block) == 1, f"{sequence.id} shares block {block} too early"
             if (digest := pool.digest(block)) is not None:
                 assert is_full, sequence.id
-                assert digest == group_key(index, sequence.block_hashes[position]), sequence.id
-
-    def _blocks(self, tables: list[list[int]], pool: BlockPool) -> list[int]:
-        return blocks_of(tables, self._pools, pool)
+                assert digest == self._prefixes.key(index, sequence.unit_hashes, position), sequence.id
 
 
 def _root(sequence: Sequence) -> bytes:

@@ -34,7 +34,7 @@ def test_weights_and_kv_cache_are_told_in_bytes(folder: Path, capfdbinary: pytes
     head_size = SMALL["hidden_size"] // SMALL["num_attention_heads"]
     per_token = 2 * SMALL["num_hidden_layers"] * SMALL["num_key_value_heads"] * 2 * head_size
     assert each.weight_bytes == pytest.approx(stored, rel=0.01)  # and a configuration
-    assert each.least_kv_bytes == per_token * (SMALL["max_position_embeddings"] + 16)
+    assert each.least_kv_bytes == per_token * SMALL["max_position_embeddings"]
     assert each.most_kv_bytes == 4 * each.least_kv_bytes
     assert each.free_bytes > 0
     assert each.failure is None
@@ -49,7 +49,7 @@ def test_options_count(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) 
         _config(folder, draft_model=str(folder)),
     )
     assert wide.weight_bytes == pytest.approx(2 * plain.weight_bytes, rel=0.1)
-    assert short.least_kv_bytes == plain.least_kv_bytes * 64 // 272
+    assert short.least_kv_bytes == plain.least_kv_bytes * 48 // 256
     assert wide.least_kv_bytes == 2 * plain.least_kv_bytes
     assert drafted.weight_bytes == 2 * plain.weight_bytes
     assert (drafted.least_kv_bytes, drafted.most_kv_bytes) == (2 * plain.least_kv_bytes, 2 * plain.most_kv_bytes)

@@ -20,8 +20,7 @@ def test_states_are_weighed_beside_keys_and_values(config: PretrainedConfig, tmp
     weighed = weigh_files(ModelFiles(tmp_path, (), "m"), None, EngineConfig(max_model_len=32, max_num_seqs=4))
 
     layout = load_folder(tmp_path, torch.bfloat16).cache_layout
-    positions = 32 + EngineConfig().block_size
     assert weighed.token_kv_bytes == layout.block_bytes(1)
     assert weighed.state_bytes == layout.state_bytes > 0
-    assert weighed.least_kv_bytes == layout.block_bytes(positions) + layout.state_bytes
-    assert weighed.most_kv_bytes == 4 * (layout.block_bytes(positions) + 3 * layout.state_bytes)
+    assert weighed.least_kv_bytes == layout.block_bytes(32) + layout.state_bytes
+    assert weighed.most_kv_bytes == 4 * (layout.block_bytes(32) + 3 * layout.state_bytes)

@@ -1,7 +1,7 @@
 """DraftModel: which blocks it takes for computed. The ledger checks whatever it reads there."""
 
 from engine.draft_model.model import DraftModel
-from engine.scheduling.kv.prefixes import block_digest, root_digest
+from engine.scheduling.kv.prefixes import root_digest, unit_digest
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from tests.helpers.drafting import LedgerDraftRunner
 from tests.helpers.engines import make_prompt, make_request
@@ -13,10 +13,10 @@ def _sequence(id: str, tokens: list[int], blocks: list[int]) -> Sequence:
     request = make_request(id, tokens, max_tokens=40)
     hashes, parent = [], root_digest("")
     for start in range(0, len(tokens) - SIZE + 1, SIZE):
-        parent = block_digest(parent, tokens[start : start + SIZE])
+        parent = unit_digest(parent, tokens[start : start + SIZE])
         hashes.append(parent)
     sequence = Sequence(request, 0, list(tokens), len(tokens), status=SequenceStatus.RUNNING)
-    sequence.tables, sequence.block_hashes = [blocks], hashes
+    sequence.tables, sequence.unit_hashes = [blocks], hashes
     return sequence
 
 

@@ -325,7 +325,7 @@ def loaded(folder: Path) -> LoadedModel:
 @torch.inference_mode()
 def hidden_rows(model: LoadedModel, tokens: tuple[int, ...]) -> torch.Tensor:
     """Of all tokens but the last."""
-    kv = model.cache_layout.allocate(-(-len(tokens) // BLOCK_SIZE), BLOCK_SIZE, model.device)
+    kv = model.cache_layout.allocate_unshared(-(-len(tokens) // BLOCK_SIZE), BLOCK_SIZE, model.device)
     return torch.cat(
         [model.decoder(batch, kv) for batch in step_batches(tokens[:-1], model.cache_layout.groups, model.device)]
     )

@@ -86,7 +86,7 @@ def _client(
     """is_hidden: sequences advance while a step is pending."""
     options = {"max_num_batched_tokens": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=64, check_invariants=True, **options)  # type: ignore[arg-type]
-    num_blocks = peak_blocks(kv_groups(model.cache_layout.groups, BLOCK_SIZE), 64) if has_small_pool else 128
+    num_blocks = peak_blocks(kv_groups(model.cache_layout, BLOCK_SIZE), 64) if has_small_pool else 128
     num_states = 3 if has_small_pool else 30
     runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE, num_states=num_states)
     used = HidingRunner(runner) if is_hidden else runner

@@ -44,6 +44,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching=st.sampled_from([True, True, False]),
         drafts=st.booleans(),
         windows=st.sampled_from([(None,), (None,), (None, 5), (3,), (None, 2, 7), (-6,), (None, -5, -8)]),
+        ratios=st.sampled_from([(1,), (1,), (2, 1), (1, 3)]),
         num_states=st.sampled_from([0, 0, 1, 3, 9, 40]),
         num_slots=st.sampled_from([2, 1]),
         fill_steps=st.sampled_from([0, 0, 2]),
@@ -59,6 +60,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching: bool,
         drafts: bool,
         windows: tuple[int | None, ...],
+        ratios: tuple[int, ...],
         num_states: int,
         num_slots: int,
         fill_steps: int,
@@ -66,6 +68,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         config = make_config(
             num_blocks=capacity // block_size * len(windows),
             windows=windows,
+            ratios=ratios,
             num_states=num_states,
             block_size=block_size,
             max_num_seqs=max_num_seqs,

@@ -62,6 +62,7 @@ schedules = st.fixed_dictionaries(
         "long_prefill_token_threshold": st.sampled_from([0, 0, 1, 7]),
         "enable_prefix_caching": st.booleans(),
         "windows": st.sampled_from([(None,), (None,), (5,), (None, 3), (None, 9, 1, 9), (2, 17), (-7,), (None, -5, 9)]),
+        "ratios": st.sampled_from([(1,), (1,), (1,), (2, 1), (1, 3), (4, 2, 1)]),
         "num_states": st.sampled_from([0, 0, 1, 2, 4, 8, 30]),
     }
 )
@@ -69,7 +70,7 @@ schedules = st.fixed_dictionaries(
 
 def blocks_of_pool(schedule: dict[str, Any], spare: int) -> int:
     """Enough for one of the requests alone, and `spare` more."""
-    groups = make_groups(schedule["block_size"], schedule["windows"], num_states=0)
+    groups = make_groups(schedule["block_size"], schedule["windows"], 0, schedule["ratios"])
     return peak_blocks(groups, 50) + spare
 
 

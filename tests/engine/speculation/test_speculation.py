@@ -9,11 +9,11 @@ from engine.config import SchedulingPolicy
 from engine.draft_model.model import DraftModel, widest_group
 from engine.engine import Engine
 from engine.protocol import EngineRequest
-from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.kv.groups import prefix_unit
 from engine.speculation.ngram import NgramProposer
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules, workloads
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, generate, speculating_engine
-from tests.helpers.engines import expected_ids, make_prompt, make_request
+from tests.helpers.engines import expected_ids, make_groups, make_prompt, make_request
 
 
 def _with_predictions(requests: list[EngineRequest], noise: int) -> list[EngineRequest]:
@@ -64,12 +64,15 @@ def test_tokens_do_not_depend_on_speculation(
     drafter = None
     num_blocks = blocks_of_pool(schedule, spare)
     if kind == "model":
-        size = schedule["block_size"]
+        groups = make_groups(schedule["block_size"], schedule["windows"], schedule["num_states"], schedule["ratios"])
+        widest = widest_group(groups)
+        size = groups[widest].block_size
         drafter = DraftModel(
             LedgerDraftRunner(num_blocks, size, quality, draft_windows),
             block_size=size,
             max_len=40,
-            kv_group=widest_group([KVGroup(size, window) for window in schedule["windows"]]),
+            kv_group=widest,
+            blocks_per_unit=prefix_unit(groups) // size,
         )
     if kind == "prediction":
         requests = _with_predictions(requests, noise)

@@ -20,7 +20,7 @@ from models.quant.tensor import Encoding
 from tests.helpers.adapters import RandomAdapter, random_adapter, random_dora
 from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, load_gguf, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
-from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
+from tests.helpers.paged import PagedRun, PagedSequence, in_buffers, recorded_on
 
 PROMPT = torch.randint(VOCAB_SIZE, (9,), generator=torch.Generator().manual_seed(3)).tolist()
 FORMATS = {"bf16": None, "int4": Encoding.INT4, "int8": Encoding.INT8, "fp8": Encoding.FP8_E4M3}
@@ -137,7 +137,7 @@ def recorded() -> Callable[[Decoder, int], torch.Tensor]:
             sequence = PagedSequence()
             run.step([(sequence, PROMPT)])
             other.step([(PagedSequence(), PROMPT)])
-            runs[id(decoder)] = run, RecordedExecutor(decoder, other.kv, required_library(), max_blocks=64), sequence
+            runs[id(decoder)] = run, recorded_on(other), sequence
         run, layers, sequence = runs[id(decoder)]
         batch = run.batch([(sequence, [7])], [slot])
         with torch.inference_mode():
@@ -185,7 +185,7 @@ def test_steps_of_other_layers_are_recorded_again_without_dora(files: Files) -> 
     sequence = PagedSequence()
     run.step([(sequence, PROMPT)])
     other.step([(PagedSequence(), PROMPT)])
-    layers = RecordedExecutor(decoder, other.kv, required_library(), max_blocks=64)
+    layers = recorded_on(other)
     decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("first", decoder)))
     hidden = []
     for name in (None, "dora", "first"):

@@ -80,14 +80,14 @@ def test_reference_equals_a_written_out_softmax(name: str, bound: int, monkeypat
         k, own_v = draw(context, spec.num_kv_heads, spec.head_dim), draw(context, spec.num_kv_heads, spec.head_dim)
         v = own_v if spec.values_from is None else k[..., spec.values_from :]
         slots = torch.tensor([blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(context)])
-        backend.write(kv, k, own_v if spec.values_from is None else None, KVGroupBatch(slots, tables))
+        backend.write(kv, k, own_v if spec.values_from is None else None, KVGroupBatch(slots, tables, BLOCK_SIZE))
         q = draw(rows, spec.num_heads, spec.head_dim)
         queries.append(q)
         for row in range(rows):
             expected.append(expected_row(q[row], k, v, context - rows + row, spec, slopes, sinks))
 
     out = backend.forward(
-        torch.cat(queries), kv, batch_of(tables), KVGroupBatch(torch.empty(0), tables), spec,
+        torch.cat(queries), kv, batch_of(tables), KVGroupBatch(torch.empty(0), tables, BLOCK_SIZE), spec,
         alibi_slopes=slopes, sinks=sinks,
     )  # fmt: skip
 

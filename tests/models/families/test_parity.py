@@ -12,18 +12,16 @@ import pytest
 import torch
 from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 
-from engine.runner.executors.recorded import RecordedExecutor
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.families.registry import FAMILIES
-from models.kernels.cpu.library import required_library
 from models.kernels.ops import Operations
 from models.linear.linear import Linear
 from tests.helpers.adapters import adapted, random_adapter
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model, save_model
-from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
+from tests.helpers.paged import PagedRun, PagedSequence, in_buffers, recorded_on
 from tests.models.families.all_variants import ALL_VARIANTS
 
 BLOCK_SIZE = 4
@@ -248,7 +246,7 @@ def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
         sequence = PagedSequence()
         run.step([(sequence, prompt[:-3])])
         other.step([(PagedSequence(), prompt[:-3])])  # the same blocks
-        recorded = RecordedExecutor(run.decoder, other.kv, required_library(), max_blocks=64)
+        recorded = recorded_on(other)
         for token in prompt[-3:]:
             batch = run.batch([(sequence, [token])])
             pending = recorded.launch(in_buffers(batch, recorded.buffers), None)

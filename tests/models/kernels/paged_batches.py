@@ -38,7 +38,7 @@ def paged_batch(lengths: list[Lengths], block_size: int, generator: torch.Genera
 
 def context_slots(batch: ForwardBatch) -> torch.Tensor:
     """Slots of every position of every sequence, sequence after sequence."""
-    tables, size = batch.groups[0].block_tables.long(), batch.block_size
+    tables, size = batch.groups[0].block_tables.long(), batch.groups[0].block_size
     spans = [torch.arange(length) for length in batch.context_lens]
     return torch.cat([tables[i][at // size] * size + at % size for i, at in enumerate(spans)])
 
@@ -66,7 +66,8 @@ def filled_kv(
     v: torch.Tensor | None,
 ) -> LayerKV:
     """A cache with k and v ([sum of contexts, K, D]) at the batch's slots, and NaN everywhere else."""
-    kv = full_kv(backend, spec, num_blocks, batch.block_size, k.dtype, float("nan"))
-    group = KVGroupBatch(slot_mapping=context_slots(batch), block_tables=batch.groups[0].block_tables)
+    block_size = batch.groups[0].block_size
+    kv = full_kv(backend, spec, num_blocks, block_size, k.dtype, float("nan"))
+    group = KVGroupBatch(context_slots(batch), batch.groups[0].block_tables, block_size)
     backend.write(kv, k, v, group)
     return kv

@@ -46,7 +46,7 @@ def test_queries_are_scaled_by_row(kernels: KernelLibrary, rotary_dim: int, dtyp
     rotary = RotaryEmbedding(angles.cos(), angles.sin(), 1 + torch.rand(5, generator=generator))
     q, k, v = torch.randn(5, 8, 48, generator=generator).to(dtype).split((4, 2, 2), dim=1)
     want_q, want_k = scale_queries(rotate(q, rotary), rotary), rotate(k, rotary)
-    backend, group = CpuAttention(kernels), KVGroupBatch(slot_mapping=torch.arange(5), block_tables=torch.zeros(1, 1))
+    backend, group = CpuAttention(kernels), KVGroupBatch(torch.arange(5), torch.zeros(1, 1), 16)
     kv = full_kv(backend, AttentionSpec(4, 2, 48, 1.0), 1, 16, dtype)
 
     got_q = backend.rotate_and_write(kv, q, k, v, rotary, group)
@@ -71,7 +71,7 @@ def test_heads_are_rotated_alone(kernels: KernelLibrary, dtype: torch.dtype) -> 
 def test_keys_that_hold_values_are_stored_once(kernels: KernelLibrary, dtype: torch.dtype) -> None:
     spec = AttentionSpec(4, 1, 48, 1.0, values_from=16)
     backend, beside = CpuAttention(kernels), dataclasses.replace(spec, values_from=None)
-    group = KVGroupBatch(slot_mapping=torch.tensor([3, 17]), block_tables=torch.zeros(1, 1, dtype=torch.int32))
+    group = KVGroupBatch(torch.tensor([3, 17]), torch.zeros(1, 1, dtype=torch.int32), 16)
     rotary = RotaryEmbedding(*torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0)))
     q, k = torch.randn(2, 2, 4, 48, generator=torch.Generator().manual_seed(1)).to(dtype)
     k = k[:, :1]
@@ -87,6 +87,6 @@ def test_write_skips_negative_slots(kernels: KernelLibrary) -> None:
     backend = CpuAttention(kernels)
     kv = full_kv(backend, AttentionSpec(2, 2, 16, 1.0), 2, 16)
     rows = torch.ones(2, 2, 16)
-    group = KVGroupBatch(slot_mapping=torch.tensor([-1, 3]), block_tables=torch.zeros(1, 1, dtype=torch.int32))
+    group = KVGroupBatch(torch.tensor([-1, 3]), torch.zeros(1, 1, dtype=torch.int32), 16)
     backend.write(kv, rows, rows, group)
     assert kv.parts["kv"].sum() == 2 * 2 * 16

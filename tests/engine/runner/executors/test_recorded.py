@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from engine.runner.executors.recorded import MAX_ROWS, RecordedExecutor
+from engine.runner.executors.recorded import MAX_ROWS
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
@@ -17,7 +17,7 @@ from models.kernels.cpu.library import kernel_library
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, qwen2_config, random_model
-from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
+from tests.helpers.paged import PagedRun, PagedSequence, in_buffers, recorded_on
 from tests.models.families.classic_variants import CLASSIC_VARIANTS
 from tests.models.families.recurrent_variants import lfm2, qwen35
 from tests.models.families.variants import qwen3
@@ -56,9 +56,7 @@ class TwoRuns:
     ) -> None:
         decoder = load_folder(folder, dtype, backend, WeightOptions(quantize_to=quantize_to))
         self.plain, other = PagedRun(decoder), PagedRun(decoder)
-        library = kernel_library()
-        assert library is not None
-        self.recorded = RecordedExecutor(decoder, other.kv, library, max_blocks=64)
+        self.recorded = recorded_on(other)
         self.sequences = [PagedSequence() for _ in STEPS[0]]
         self._tokens = torch.Generator().manual_seed(0)
 
