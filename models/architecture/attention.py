@@ -24,6 +24,8 @@ class AttentionSpec:
     has_alibi: bool = False  # slopes [H] are an argument of forward
     has_sinks: bool = False  # an extra logit per head that only takes part in the softmax's sum
     values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored, too
+    value_size: int | None = None  # of a stored value; None: as large as a key
+    value_scale: float = 1.0  # factor of values, and so of a head's output
     is_causal: bool = True  # a query sees no later positions
 
     def first_seen(self, position: int) -> int:
@@ -41,7 +43,12 @@ class AttentionSpec:
     @property
     def value_dim(self) -> int:
         """Size of a value, and of a head's output."""
-        return self.head_dim - (self.values_from or 0)
+        return self.value_size or self.head_dim - (self.values_from or 0)
+
+    @property
+    def stored_size(self) -> int:
+        """Numbers that a position stores for each key head: its key, and its value unless that is a part of the key."""
+        return self.head_dim + (self.value_dim if self.values_from is None else 0)
 
 
 class QKNormScope(enum.Enum):

@@ -53,7 +53,7 @@ class AttentionBackend(ABC):
 
     @abstractmethod
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        """Store k and v, [T, K, D] each, at the group's slots. v is None if values are a part of the keys."""
+        """Store k [T, K, D] and v [T, K, value_dim] at the group's slots. v is None if values are part of the keys."""
 
     def rotate_and_write(
         self,

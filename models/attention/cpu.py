@@ -19,8 +19,8 @@ _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
 class CpuAttention(AttentionBackend):
     """Attention by the C++ kernels.
 
-    KV layout: one part, [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], whose inner order kv_layout.h
-    defines. If values are part of the keys, the third dimension is 1.
+    KV layout: one part, [tiles of 16 slots, num_kv_heads, 16 * (head_dim + value_dim)], whose inner order kv_layout.h
+    defines. If values are part of the keys, it has no room for them.
     """
 
     name = "cpu"
@@ -38,16 +38,15 @@ class CpuAttention(AttentionBackend):
             return f"takes bfloat16 and float32, not {dtype}"
         if kv_dtype != dtype:
             return f"stores keys and values in the dtype that it computes in, {dtype}, not in {kv_dtype}"
-        if spec.head_dim % 16 or spec.head_dim > _MAX_HEAD_DIM:
-            return f"takes head sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {spec.head_dim}"
-        if spec.value_dim % 16:
-            return f"takes value sizes that are a multiple of 16, not {spec.value_dim}"
+        for name, size in (("head", spec.head_dim), ("value", spec.value_dim)):
+            if size % 16 or size > _MAX_HEAD_DIM:
+                return f"takes {name} sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {size}"
         if self._library is None:
             return "the C++ kernels are not available (the reason is in the log)"
         return None
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
-        shape = (spec.num_kv_heads, 2 if spec.values_from is None else 1, _TILE * spec.head_dim)
+        shape = (spec.num_kv_heads, _TILE * spec.stored_size)
         return KVLayout((CachePart(_PART, shape, kv_dtype),), _TILE, dtype)
 
     def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
@@ -102,17 +101,18 @@ class CpuAttention(AttentionBackend):
         """
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
-        assert kv is None or kv.shape[2] == (1 if v is None else 2)
+        value_dim = 0 if v is None else v.shape[2]
+        assert kv is None or kv.shape[2] == _TILE * (head_dim + value_dim)
         for tensor in (q, v, kv):
             assert tensor is None or tensor.dtype == k.dtype
         for tensor in (q, k, v):
-            assert tensor is None or tensor.stride(1) == head_dim
+            assert tensor is None or tensor.stride(1) == tensor.shape[2]
         self._library.rope_kv_write(
             *(k.dtype == torch.bfloat16, address(q), 0 if q is None else q.stride(0)),
             *(k.data_ptr(), k.stride(0), address(v), 0 if v is None else v.stride(0)),
             *_rotary_arguments(rotary),
             *(None if group is None else group.slot_mapping.data_ptr(), address(kv)),
-            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim),
+            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim, value_dim),
         )
 
     def forward(
@@ -138,8 +138,9 @@ class CpuAttention(AttentionBackend):
             *(q.dtype == torch.bfloat16, q.data_ptr(), q.stride(0), out.data_ptr(), stored.data_ptr()),
             *(batch.cu_seqlens_q.data_ptr(), batch.seq_lens.data_ptr()),
             *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens)),
-            *(spec.num_heads, spec.num_kv_heads, spec.head_dim, -1 if spec.values_from is None else spec.values_from),
-            *(group.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.is_causal),
+            *(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.value_dim),
+            *(-1 if spec.values_from is None else spec.values_from, group.block_size, spec.value_scale, spec.scale),
+            *(spec.sliding_window or 0, spec.chunk or 0, spec.is_causal),
             spec.logit_softcap or 0.0,
             *(address(slopes), address(sink_logits)),
             *((None, 0, 0) if bias is None else (bias.table.data_ptr(), bias.table.stride(0), bias.zero_column)),

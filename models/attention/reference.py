@@ -21,8 +21,8 @@ _TILE = 1024  # positions in a tile of the context of many rows
 
 
 class ReferenceAttention(AttentionBackend):
-    """Attention in torch. KV layout: keys and values in separate parts, [slots, num_kv_heads, head_dim] each, in a
-    floating dtype.
+    """Attention in torch. KV layout: keys and values in separate parts, [slots, num_kv_heads, head_dim] and
+    [.., value_dim], in a floating dtype.
 
     If values are a part of the keys, only the keys are stored.
     """
@@ -39,9 +39,9 @@ class ReferenceAttention(AttentionBackend):
         return None if kv_dtype.is_floating_point else f"stores keys and values as numbers, not as {kv_dtype}"
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
-        names = ("k", "v") if spec.values_from is None else ("k",)
-        shape = (spec.num_kv_heads, spec.head_dim)
-        return KVLayout(tuple(CachePart(name, shape, kv_dtype) for name in names), 1, dtype)
+        sizes = {"k": spec.head_dim} if spec.values_from is not None else {"k": spec.head_dim, "v": spec.value_dim}
+        parts = (CachePart(name, (spec.num_kv_heads, size), kv_dtype) for name, size in sizes.items())
+        return KVLayout(tuple(parts), 1, dtype)
 
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         for stored, rows in zip(kv.parts.values(), (k,) if v is None else (k, v), strict=True):  # [slots, K, D]
@@ -181,7 +181,7 @@ class OnlineSoftmax:
 
     def result(self) -> torch.Tensor:
         """Return the outputs [N, R, H, value_dim], fp32."""
-        return (self._sum / self._total).movedim(3, 1).flatten(2, 3)
+        return (self._sum * (self._spec.value_scale / self._total)).movedim(3, 1).flatten(2, 3)
 
     def _scores(self, first: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores [N, K, H/K, R, C], -inf where hidden, and whether a key is hidden from a row, [N, R, C]."""

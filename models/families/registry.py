@@ -96,6 +96,7 @@ FAMILIES: dict[str, Architecture] = {
     "Mamba2ForCausalLM": Architecture("mamba:MAMBA2", gguf="mamba2"),
     "MambaForCausalLM": Architecture("mamba:MAMBA", gguf="mamba"),
     "Ministral3ForCausalLM": Architecture("mistral:MINISTRAL3", gguf="mistral3"),
+    "MiMoV2FlashForCausalLM": Architecture("mimo_v2:FAMILY", gguf="mimo2"),
     "MiniMaxM2ForCausalLM": Architecture("minimax_m2:FAMILY", gguf="minimax-m2"),
     "MinistralForCausalLM": Architecture("mistral:FAMILY", gguf_as="MistralForCausalLM"),
     # before Mistral: files with experts may have a window, too

@@ -29,24 +29,28 @@ class Attention(nn.Module):
         self.backend = compute.backend
         self._dtype = compute.dtype
         num_heads, num_kv_heads, head_dim = self.spec.num_heads, self.spec.num_kv_heads, self.spec.head_dim
+        value_dim = self.spec.value_dim
         heads = {"q": num_heads, "k": num_kv_heads}
         if spec.has_value_matrix:
             heads["v"] = num_kv_heads
         if spec.has_output_gate:
             heads["gate"] = num_heads
-        self.heads = tuple(heads.values())
-        shards = {name: count * head_dim for name, count in heads.items()}
+        dims = {"q": head_dim, "k": head_dim, "v": value_dim, "gate": value_dim}
+        self._heads = tuple((count, dims[name]) for name, count in heads.items())
+        shards = {name: count * dims[name] for name, count in heads.items()}
+        self._sizes = tuple(shards.values())
         self.qkv = Linear(hidden_size, shards, has_bias=spec.has_qkv_bias, method=method)
-        self.out = Linear(num_heads * head_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
+        self.out = Linear(num_heads * value_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
         self._qkv_limit, self._bound_rows = spec.qkv_limit, compute.ops.bound_rows(sum(shards.values()))
         assert spec.qkv_limit is None or not spec.has_output_gate, "the gate would be bounded, too"
-        self._gate_rows = compute.ops.gate_rows(num_heads * head_dim)
-        self.heads_norm = None if spec.heads_norm is None else Norm(spec.heads_norm, num_heads * head_dim)
+        self._gate_rows = compute.ops.gate_rows(num_heads * value_dim)
+        self.heads_norm = None if spec.heads_norm is None else Norm(spec.heads_norm, num_heads * value_dim)
         self._has_value_matrix, self._copy_heads = spec.has_value_matrix, compute.ops.copy_heads(head_dim)
+        assert spec.has_value_matrix or value_dim == head_dim
         self._value_norm = None
         if spec.value_norm is not None:
             assert not spec.value_norm.has_weight
-            self._value_norm = Norm(spec.value_norm, head_dim)
+            self._value_norm = Norm(spec.value_norm, value_dim)
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
         self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
         self._alibi_slopes = spec.alibi_slopes
@@ -81,7 +85,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         if self._qkv_limit is not None:
             qkv = self._bound_rows(qkv, self._qkv_limit)
-        q, k, *rest = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
+        parts = zip(torch.split_with_sizes(qkv, self._sizes, dim=1), self._heads, strict=True)
+        q, k, *rest = [part.view(len(qkv), *heads) for part, heads in parts]
         v, *gate = rest if self._has_value_matrix else (self._copied(k), *rest)
         if self._value_norm is not None:
             v = self.backend.norm_heads(v, self._value_norm)

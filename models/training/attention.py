@@ -110,6 +110,7 @@ def _attend(
         softmax.add(0, k[None].to(torch.float32), v[None].to(torch.float32))
         return softmax.result()[0].to(q.dtype)
     q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # [heads, T or C, D]
+    v = v if spec.value_scale == 1.0 else v * spec.value_scale
     if context <= _MAX_SHORT:
         return _attend_short(q, k, v, spec)
     shared = spec.num_heads // spec.num_kv_heads

@@ -158,6 +158,14 @@ def routed(config: PretrainedConfig, state: State) -> State:
     return {name.replace("e_score_correction_bias", "e_score_correction.bias"): split[name] for name in split}
 
 
+def sunk_experts(config: PretrainedConfig, state: State) -> State:
+    """DeepSeek's experts, and sinks under the name of their tensor."""
+    return {
+        re.sub(r"model\.layers\.(\d+)\.self_attn\.sinks", r"blk.\1.attn_sinks.weight", name): tensor
+        for name, tensor in routed(config, state).items()
+    }
+
+
 def with_statics(config: PretrainedConfig, state: State) -> State:
     """ERNIE's experts, and what corrects their scores, [1, experts], under a name that is a bias."""
     split, name_of = split_experts(config, state), "moe_statics.e_score_correction"

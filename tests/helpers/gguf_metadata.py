@@ -156,6 +156,24 @@ def gated_by_sigmoid(writer: GGUFWriter, config: PretrainedConfig) -> None:  # n
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
 
 
+def mimo2(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Key heads by layer, and the window that released configurations state, without a query's own position."""
+    heads = config.num_key_value_heads
+    writer.add_head_count_kv([heads * (1 + (kind == "sliding_attention")) for kind in config.layer_types])
+    writer.add_sliding_window(config.sliding_window - 1)
+    writer.add_value_length(config.v_head_dim)
+    share = config.rope_parameters["full_attention"]["partial_rotary_factor"]
+    writer.add_rope_dimension_count(int(config.head_dim * share))
+    writer.add_expert_count(config.n_routed_experts)
+    writer.add_expert_weights_norm(config.norm_topk_prob)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_expert_group_count(config.n_group)
+    writer.add_expert_group_used_count(config.topk_group)
+    if config.attention_value_scale is not None:
+        writer.add_float32("mimo2.attention.value_scale", config.attention_value_scale)
+
+
 def ernie_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_expert_count(config.moe_num_experts)
     writer.add_expert_used_count(config.moe_k)

@@ -13,8 +13,7 @@ class MixedKV(ReferenceAttention):
     name = "mixed"
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:  # noqa: ARG002
-        shape = (spec.num_kv_heads, spec.head_dim)
-        parts = [CachePart("keys", shape, torch.float32)]
+        parts = [CachePart("keys", (spec.num_kv_heads, spec.head_dim), torch.float32)]
         if spec.values_from is None:
-            parts.append(CachePart("values", shape, torch.bfloat16))
+            parts.append(CachePart("values", (spec.num_kv_heads, spec.value_dim), torch.bfloat16))
         return KVLayout(tuple(parts), 1, dtype)

@@ -63,6 +63,7 @@ def _head_sizes(spec: DecoderSpec) -> set[int]:
 _WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
     "learned positions": lambda spec: spec.has_learned_positions,
     "layers without positions": lambda spec: len({layer.rope is None for layer in _attention_layers(spec)}) > 1,
+    "key heads by layer": lambda spec: len({attention.num_kv_heads for attention in spec.attention_specs}) > 1,
     "rotary settings by layer": lambda spec: len({layer.rope for layer in spec.layers if layer.rope is not None}) > 1,
     "head sizes by layer": lambda spec: len(_head_sizes(spec)) > 1,
     "scaled embeddings or logits": lambda spec: (spec.embedding_scale, spec.logit_scale) != (1.0, 1.0),
@@ -81,6 +82,7 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
     "capped scores": lambda attention: attention.logit_softcap is not None,
     "sinks": lambda attention: attention.has_sinks,
     "latent attention": lambda attention: attention.values_from is not None,
+    "values of another size": lambda attention: attention.value_size is not None,
 }
 
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {

@@ -23,6 +23,7 @@ SPECS = {
     "softcap": dataclasses.replace(PLAIN, logit_softcap=1.5),
     "alibi": dataclasses.replace(PLAIN, has_alibi=True),
     "sinks": dataclasses.replace(PLAIN, has_sinks=True),
+    "smaller values": dataclasses.replace(PLAIN, value_size=5, value_scale=0.7),
     "values in keys": dataclasses.replace(PLAIN, values_from=3),
     "all": dataclasses.replace(PLAIN, sliding_window=5, logit_softcap=2.0, has_alibi=True, has_sinks=True),
 }
@@ -51,7 +52,7 @@ def expected_row(
             weights.append(math.exp(logit))
         total = sum(weights) + (0.0 if sinks is None else math.exp(float(sinks[head])))
         for key, weight in zip(range(first, position + 1), weights, strict=True):
-            out[head] += weight / total * v[key, kv_head].double()
+            out[head] += spec.value_scale * weight / total * v[key, kv_head].double()
     return out
 
 
@@ -77,7 +78,7 @@ def test_reference_equals_a_written_out_softmax(name: str, bound: int, monkeypat
     for index, (context, rows) in enumerate(SEQUENCES):
         blocks = [free.pop() for _ in range(-(-context // BLOCK_SIZE))]
         tables[index, : len(blocks)] = torch.tensor(blocks)
-        k, own_v = draw(context, spec.num_kv_heads, spec.head_dim), draw(context, spec.num_kv_heads, spec.head_dim)
+        k, own_v = draw(context, spec.num_kv_heads, spec.head_dim), draw(context, spec.num_kv_heads, spec.value_dim)
         v = own_v if spec.values_from is None else k[..., spec.values_from :]
         slots = torch.tensor([blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(context)])
         backend.write(kv, k, own_v if spec.values_from is None else None, KVGroupBatch(slots, tables, BLOCK_SIZE))

@@ -97,5 +97,4 @@ WITHOUT_FAMILY = {
     "Gemma3nForConditionalGeneration": "refused: several streams of hidden states",
     "GlmMoeDsaForCausalLM": "refused: indexer",
     "Lfm3ForCausalLM": "refused: short convolutions beside windows",
-    "MiMoV2FlashForCausalLM": "through transformers, with 16 or 32 bits",
 }

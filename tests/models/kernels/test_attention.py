@@ -37,7 +37,7 @@ def _check(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
-    k, v = normal(total, spec.num_kv_heads, spec.head_dim), normal(total, spec.num_kv_heads, spec.head_dim)
+    k, v = normal(total, spec.num_kv_heads, spec.head_dim), normal(total, spec.num_kv_heads, spec.value_dim)
     v = None if spec.values_from is not None else v
     fused = normal(sum(batch.query_lens), (spec.num_heads + 2) * spec.head_dim)  # q is a view of a fused projection
     q = fused[:, : spec.num_heads * spec.head_dim].unflatten(1, (spec.num_heads, spec.head_dim))
@@ -71,6 +71,16 @@ def test_attention_with_values_in_its_keys_equals_reference(
     kernels: KernelLibrary, heads: int, kv_heads: int, dim: int, values_from: int, block_size: int, dtype: torch.dtype
 ) -> None:
     _check(kernels, AttentionSpec(heads, kv_heads, dim, dim**-0.5, values_from=values_from), MIXED, dtype, block_size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dim", "value_size"), [(192, 128), (48, 16), (16, 80)])
+@pytest.mark.parametrize("block_size", [4, 16])
+def test_attention_with_values_of_another_size_equals_reference(
+    kernels: KernelLibrary, dim: int, value_size: int, block_size: int, dtype: torch.dtype
+) -> None:
+    spec = AttentionSpec(6, 2, dim, dim**-0.5, value_size=value_size, value_scale=0.7, has_sinks=True)
+    _check(kernels, spec, MIXED, dtype, block_size)
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16, 24, 32])

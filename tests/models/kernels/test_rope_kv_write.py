@@ -16,18 +16,29 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim", "rotary_dim"), [(9, 3, 64, 64), (4, 2, 80, 40), (3, 1, 16, 6)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "value_size", "rotary_dim"),
+    [(9, 3, 64, 64, 64), (4, 2, 80, 80, 40), (3, 1, 16, 16, 6), (4, 2, 48, 32, 16)],
+)
 @pytest.mark.parametrize("rows", [1, 5, 37])
 def test_rotate_and_write_equals_torch(
-    kernels: KernelLibrary, heads: int, kv_heads: int, dim: int, rotary_dim: int, rows: int, dtype: torch.dtype
+    kernels: KernelLibrary,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    value_size: int,
+    rotary_dim: int,
+    rows: int,
+    dtype: torch.dtype,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    backend, spec = CpuAttention(kernels), AttentionSpec(heads, kv_heads, dim, 1.0)
+    backend, spec = CpuAttention(kernels), AttentionSpec(heads, kv_heads, dim, 1.0, value_size=value_size)
     batch, num_blocks = paged_batch([Lengths(rows, rows + 20), Lengths(1, 40)], 8, generator)
     angles = torch.outer(batch.positions.float(), torch.rand(rotary_dim // 2, generator=generator))
     rotary = RotaryEmbedding(angles.cos(), angles.sin())
-    fused = torch.randn(rows + 1, (heads + 2 * kv_heads) * dim, generator=generator).to(dtype)
-    q, k, v = fused.unflatten(1, (-1, dim)).split((heads, kv_heads, kv_heads), dim=1)
+    sizes = (heads * dim, kv_heads * dim, kv_heads * value_size)
+    fused = torch.randn(rows + 1, sum(sizes), generator=generator).to(dtype).split(sizes, dim=1)
+    q, k, v = (part.unflatten(1, (-1, size)) for part, size in zip(fused, (dim, dim, value_size), strict=True))
     want_q = rotate(q, rotary)
     want_kv, kv = (full_kv(backend, spec, num_blocks, 8, dtype) for _ in range(2))
     backend.write(want_kv, rotate(k, rotary), v, batch.groups[0])
@@ -80,7 +91,7 @@ def test_keys_that_hold_values_are_stored_once(kernels: KernelLibrary, dtype: to
     backend.rotate_and_write(both, q.clone(), k.clone(), k, rotary, group)
     backend.rotate_and_write(kv, q.clone(), k.clone(), None, rotary, group)
 
-    assert torch.equal(kv.parts["kv"], both.parts["kv"][:, :, :1])
+    assert torch.equal(kv.parts["kv"], both.parts["kv"][:, :, : 16 * 48])
 
 
 def test_write_skips_negative_slots(kernels: KernelLibrary) -> None:

@@ -1,6 +1,6 @@
 // Paged attention for a batch of prefill chunks and decodes alike.
 //
-//   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t)) + bias[h, p - pos(t)]) v[p, h / G]
+//   out[t, h] = value_scale * sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t)) + bias[h, p - pos(t)]) v[p, h / G]
 //
 // over positions p <= pos(t), or all of the sequence if attention is not causal, that a window or a chunk leaves visible; G
 // query heads share a KV head. A sink is one more logit in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
@@ -12,8 +12,7 @@
 // long sequence occupies every core; whoever finishes the last piece of a tile merges them all (no barrier). The cuts
 // depend on the sequence alone, so a sequence's result does not depend on its batch mates.
 //
-// Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of values, D unless they are part of
-// the keys; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
+// Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of a value; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
 // are fp32; with bf16 KV the probabilities are rounded to bf16 for the product with the values. Values that are part of the
 // keys are transposed to the layout of values chunk by chunk, once for the rows of a tile.
 #include <algorithm>
@@ -69,7 +68,7 @@ int next_pieces(const Problem& p, const int32_t* table, int begin, int end, std:
 // The values of a piece, whose keys are given, in the layout of values: where they are stored, or copied to `copy`.
 template <class Element>
 const Element* piece_values(const Problem& p, const Piece& piece, const Element* keys, Element* copy) {
-  const int dim = p.value_dim();
+  const int dim = p.value_dim;
   const Element* stored = keys + kTile * (p.has_values() ? p.head_dim : p.values_from);
   if (piece.count == kTile) {
     if (p.has_values()) return stored;
@@ -102,7 +101,7 @@ bool sees_all(const Problem& p, const Item& item, const std::vector<Piece>& piec
 // Unnormalized attention of one item's rows: s.out, s.max (base 2), s.sum.
 template <class Element>
 void walk_context(const Problem& p, const Item& item, Scratch& s) {
-  const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim();
+  const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim;
   Element* q_tile = reinterpret_cast<Element*>(s.q);
   for (int r = 0; r < item.num_rows; ++r) {
     const int row = item.first_row + r;
@@ -123,7 +122,7 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
     const int num_pieces = static_cast<int>(pieces.size());
     for (int i = 0; i < num_pieces; ++i) {
       keys[i] = static_cast<const Element*>(p.kv) +
-                keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, dim, p.has_values());
+                keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, p.stored_dim());
       values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
     }
     all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
@@ -143,9 +142,9 @@ void write_row(const Problem& p, const Item& item, int r, const float* out, floa
   const int head = item.kv_head * group + row % group;
   const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
   if (p.sinks) sum += std::exp2(p.sinks[head] * kLog2e - max);
-  Element* target = static_cast<Element*>(p.out) + (token * p.num_heads + head) * p.value_dim();
-  const F32x16 inverse = broadcast(1 / sum);
-  for (int d = 0; d < p.value_dim(); d += 16) store_lanes(target + d, load<F32x16>(out + d) * inverse);
+  Element* target = static_cast<Element*>(p.out) + (token * p.num_heads + head) * p.value_dim;
+  const F32x16 inverse = broadcast(p.value_scale / sum);
+  for (int d = 0; d < p.value_dim; d += 16) store_lanes(target + d, load<F32x16>(out + d) * inverse);
 }
 
 // Partial results of split tiles: per row max, sum (16 floats apart, for alignment) and V sums.
@@ -161,13 +160,13 @@ void merge_splits(const Problem& p, const Item& item, const Partials& partials, 
   for (int r = 0; r < item.num_rows; ++r) {
     float max = -kInfinity, sum = 0;
     for (int i = 0; i < item.num_splits; ++i) max = std::max(max, partials.row(item.partial + i, r)[0]);
-    std::fill(s.out, s.out + p.value_dim(), 0.0f);
+    std::fill(s.out, s.out + p.value_dim, 0.0f);
     for (int i = 0; i < item.num_splits; ++i) {
       const float* part = partials.row(item.partial + i, r);
       if (part[0] == -kInfinity) continue;
       const float weight = std::exp2(part[0] - max);
       sum += weight * part[1];
-      for (int d = 0; d < p.value_dim(); d += 16)
+      for (int d = 0; d < p.value_dim; d += 16)
         store(s.out + d, fma(broadcast(weight), load<F32x16>(part + 16 + d), load<F32x16>(s.out + d)));
     }
     write_row<Element>(p, item, r, s.out, max, sum);
@@ -178,14 +177,14 @@ template <class Element>
 void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
   walk_context<Element>(p, item, s);
   if (item.num_splits == 1) {
-    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.value_dim(), s.max[r], s.sum[r]);
+    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.value_dim, s.max[r], s.sum[r]);
     return;
   }
   for (int r = 0; r < item.num_rows; ++r) {
     float* part = partials.row(item.partial + item.split, r);
     part[0] = s.max[r];
     part[1] = s.sum[r];
-    std::memcpy(part + 16, s.out + r * p.value_dim(), sizeof(float) * p.value_dim());
+    std::memcpy(part + 16, s.out + r * p.value_dim, sizeof(float) * p.value_dim);
   }
   // acq_rel: the last to arrive sees what the others stored
   if (partials.finished[item.tile].fetch_add(1, std::memory_order_acq_rel) + 1 == item.num_splits)
@@ -229,7 +228,7 @@ void attend(const Problem& p) {
   int num_split_tiles;
   Partials partials{};
   const int64_t num_partials = plan(p, items, num_split_tiles);
-  partials.row_stride = 16 + p.value_dim();
+  partials.row_stride = 16 + p.value_dim;
   partial_memory.resize(std::max<size_t>(partial_memory.size(), num_partials * kRowTile * partials.row_stride));
   partials.data = partial_memory.data();
   std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[num_split_tiles]());
@@ -241,18 +240,18 @@ void attend(const Problem& p) {
 
 }  // namespace
 
-// is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 576. values_from: -1 where values are stored
-// beside the keys, else a multiple of 16. window 0, chunk 0, softcap 0: none. is_causal: 0 only without
-// a chunk; a window then reaches as far ahead as back. distance_bias: null or as Problem has it, for all distances in the batch.
+// is_bf16: q, kv and out are bf16, else fp32. head_dim, value_dim: multiples of 16, at most 576. values_from: -1 where values
+// are stored beside the keys, else a multiple of 16, head_dim - value_dim. window 0, chunk 0, softcap 0: none. is_causal: 0
+// only without a chunk; a window then reaches as far ahead as back. distance_bias: null or as Problem has it, for all distances in the batch.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
-                                   int values_from, int block_size, float scale, int window, int chunk, int is_causal,
-                                   float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
+                                   int value_dim, int values_from, int block_size, float value_scale, float scale, int window,
+                                   int chunk, int is_causal, float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
                                    int64_t bias_stride, int64_t bias_zero) {
   const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias,
-                  q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads,    num_kv_heads, head_dim,    block_size,
-                  values_from, window,   chunk,     is_causal != 0, scale,  softcap};
+                  q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads, num_kv_heads, head_dim, value_dim,
+                  block_size, values_from, window, chunk, is_causal != 0, value_scale, scale, softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

@@ -27,11 +27,11 @@ struct Problem {
   const float* distance_bias;  // [H, bias_stride] or null; column bias_zero is of distance 0, with a margin of 16 on both sides
   int64_t q_stride;           // elements between rows of q
   int64_t table_stride, bias_stride, bias_zero;
-  int num_seqs, num_heads, num_kv_heads, head_dim, block_size;
+  int num_seqs, num_heads, num_kv_heads, head_dim, value_dim, block_size;
   int values_from;  // -1: values are stored beside the keys
   int window, chunk;  // 0: none
   bool is_causal;
-  float scale, softcap;  // softcap 0: none
+  float value_scale, scale, softcap;  // softcap 0: none
   bool has_bias() const { return alibi_slopes || distance_bias; }  // by distance
   bool has_values() const { return values_from < 0; }
   // by a query at `position`
@@ -44,7 +44,7 @@ struct Problem {
     if (is_causal) return position + 1;
     return window > 0 ? std::min(context, position + window) : context;
   }
-  int value_dim() const { return has_values() ? head_dim : head_dim - values_from; }
+  int stored_dim() const { return head_dim + (has_values() ? value_dim : 0); }
 };
 
 // Up to 16 consecutive positions that lie in one tile: lanes first_lane .. first_lane + count - 1.

@@ -1,11 +1,11 @@
 // How keys and values lie in a layer's KV tensor; shared by the attention kernel and the kernel that writes.
 //
 // A slot (block * block_size + offset) belongs to tile slot / 16, lane slot % 16; the layout does not depend on the
-// block size. Per tile and KV head there are 16 * D elements of keys, then 16 * D of values:
+// block size. Per tile and KV head there are 16 * D elements of keys, then 16 * V of values, V being the size of a value:
 //
-//   tensor  [tiles, K, 2, 16 * D]; [tiles, K, 1, 16 * D] where values are part of the keys
+//   tensor  [tiles, K, 16 * (D + V)]; [tiles, K, 16 * D] where values are part of the keys
 //   keys    [D / pack][16 lanes][pack]     one 64-byte vector = `pack` dimensions of 16 positions
-//   values  [16 / pack][D][pack]           one 64-byte vector = `pack` positions of 16 dimensions
+//   values  [16 / pack][V][pack]           one 64-byte vector = `pack` positions of 16 dimensions
 //
 // with pack = 2 for bf16 (what the bf16 dot-product instruction consumes) and 1 for fp32. So scores of 16 positions
 // accumulate in the lanes of one vector, sixteen output dimensions in another, and neither product needs a transposition
@@ -20,8 +20,9 @@ namespace hr {
 
 constexpr int kTile = 16;
 
-inline int64_t keys_offset(int64_t tile, int num_kv_heads, int head, int head_dim, bool has_values) {
-  return (tile * num_kv_heads + head) * (has_values ? 2 : 1) * kTile * head_dim;
+// stored_dim: D + V, or D where values are part of the keys.
+inline int64_t keys_offset(int64_t tile, int num_kv_heads, int head, int stored_dim) {
+  return (tile * num_kv_heads + head) * kTile * stored_dim;
 }
 
 template <class Element>
@@ -30,8 +31,8 @@ HR_INLINE int key_index(int lane, int dim) {
 }
 
 template <class Element>
-HR_INLINE int value_index(int lane, int dim, int head_dim) {
-  return (lane / kPack<Element> * head_dim + dim) * kPack<Element> + lane % kPack<Element>;
+HR_INLINE int value_index(int lane, int dim, int value_dim) {
+  return (lane / kPack<Element> * value_dim + dim) * kPack<Element> + lane % kPack<Element>;
 }
 
 #if defined(__AVX512BW__)

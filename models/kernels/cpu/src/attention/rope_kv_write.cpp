@@ -33,17 +33,17 @@ void rotate_head(Element* x, const float* cos, const float* sin, int num_pairs) 
 }
 
 template <class Element>
-void store_token(const Element* k, const Element* v, int64_t slot, Element* kv, int num_kv_heads, int head_dim) {
+void store_token(const Element* k, const Element* v, int64_t slot, Element* kv, int num_kv_heads, int head_dim, int value_dim) {
   const int lane = static_cast<int>(slot % kTile);
   for (int head = 0; head < num_kv_heads; ++head) {
-    Element* keys = kv + keys_offset(slot / kTile, num_kv_heads, head, head_dim, v != nullptr);
+    Element* keys = kv + keys_offset(slot / kTile, num_kv_heads, head, head_dim + value_dim);
     const Element* key = k + head * head_dim;
     for (int d = 0; d < head_dim; d += kPack<Element>)
       std::memcpy(keys + key_index<Element>(lane, d), key + d, 4);  // one pack
     if (!v) continue;
     Element* values = keys + kTile * head_dim;
-    const Element* value = v + head * head_dim;
-    for (int d = 0; d < head_dim; ++d) values[value_index<Element>(lane, d, head_dim)] = value[d];
+    const Element* value = v + head * value_dim;
+    for (int d = 0; d < value_dim; ++d) values[value_index<Element>(lane, d, value_dim)] = value[d];
   }
 }
 
@@ -59,7 +59,7 @@ struct Rows {
   const int64_t* slots;
   const float *cos, *sin, *q_scale;
   void* kv;
-  int num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim;
+  int num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim;
 };
 
 template <class Element>
@@ -78,20 +78,21 @@ void process(const Rows& rows) {
       scale_row(static_cast<Element*>(rows.q) + t * rows.q_stride, rows.num_heads * rows.head_dim, rows.q_scale[t]);
     const Element* v = rows.v ? static_cast<const Element*>(rows.v) + t * rows.v_stride : nullptr;
     if (rows.slots && rows.slots[t] >= 0)
-      store_token(k, v, rows.slots[t], static_cast<Element*>(rows.kv), rows.num_kv_heads, rows.head_dim);
+      store_token(k, v, rows.slots[t], static_cast<Element*>(rows.kv), rows.num_kv_heads, rows.head_dim,
+                  rows.value_dim);
   });
 }
 
 }  // namespace
 
 // is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation. q_scale: null, or [T]; q is unused without both. slots
-// null: nothing is stored, and kv and v are unused. v null: values are part of the keys. Strides in elements between rows; the
-// heads of a row are contiguous, head_dim is a multiple of 16.
+// null: nothing is stored, and kv and v are unused. v null: values are part of the keys, and value_dim is 0. Strides in
+// elements between rows; the heads of a row are contiguous, head_dim and value_dim are multiples of 16.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
                              const float* cos, const float* sin, int rotary_dim, const float* q_scale, const int64_t* slots,
-                             void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim) {
+                             void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim, int value_dim) {
   const Rows rows{q,       k,  v,          q_stride,  k_stride,     v_stride, slots,     cos, sin,
-                  q_scale, kv, num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim};
+                  q_scale, kv, num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim};
   if (is_bf16)
     process<Bf16>(rows);
   else
