@@ -1,9 +1,25 @@
-"""AttentionSpec, with norms of queries and keys, temperatures of queries, and latent attention."""
+"""AttentionSpec, with norms of queries and keys, temperatures of queries, latent attention, and indexers."""
 
 import enum
 from dataclasses import dataclass
 
 from models.architecture.norm import NormSpec
+
+
+@dataclass(frozen=True, slots=True)
+class IndexerSpec:
+    """Choice of the positions that a query attends to: the `topk` that it can see with the highest scores, the earlier
+    one of equals; all if it sees no more (DeepSeek V3.2).
+
+    score(t, p) = sum over heads h of w[t, h] * max(0, q[t, h] . k[p]). Queries and weights are the indexer's own, and
+    so is the one key for all heads, which is stored beside the layer's. The layer's rotary embedding applies to the
+    first dimensions of queries and keys.
+    """
+
+    num_heads: int
+    head_dim: int  # of queries and keys
+    topk: int
+    norm: NormSpec  # of keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +43,7 @@ class AttentionSpec:
     value_size: int | None = None  # of a stored value; None: as large as a key
     value_scale: float = 1.0  # factor of values, and so of a head's output
     is_causal: bool = True  # a query sees no later positions
+    indexer: IndexerSpec | None = None  # chooses the positions that a query sees; with LatentSpec
 
     def first_seen(self, position: int) -> int:
         """Return the first position that a query at `position` sees."""

@@ -53,6 +53,13 @@ class DecoderSpec:
         """The attention and recurrences that have a cache of their own, of all layers, in order."""
         return [mixer for layer in self.layers for mixer in layer.mixers]
 
+    @property
+    def index_topk(self) -> int | None:
+        """Most positions that attention with an indexer reads for a query; None without indexers."""
+        sizes = {spec.indexer.topk for spec in self.attention_specs if spec.indexer is not None}
+        assert len(sizes) <= 1
+        return next(iter(sizes), None)
+
     def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":
         """Return a copy in which change(index, layer) replaces each layer."""
         return dataclasses.replace(self, layers=tuple(change(index, layer) for index, layer in enumerate(self.layers)))

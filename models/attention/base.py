@@ -4,12 +4,14 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from models.architecture.attention import AttentionSpec
+from models.architecture.attention import AttentionSpec, IndexerSpec
 from models.architecture.kv_layout import KVLayout
 from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.row_input import Prologue
 from models.kv.layer import LayerKV
+
+INDEX_PART = "index"  # the part of a layer's KV layout that has an indexer's keys
 
 
 class AttentionBackend(ABC):
@@ -72,6 +74,31 @@ class AttentionBackend(ABC):
         self.write(kv, k, v, group)
         return scale_queries(q, rotary)
 
+    def rotate_and_write_index(
+        self, kv: LayerKV, q: torch.Tensor | None, k: torch.Tensor, rotary: RotaryEmbedding, group: KVGroupBatch
+    ) -> torch.Tensor | None:
+        """Rotate an indexer's q ([T, heads, D], or None) and k [T, 1, D], possibly in place, and store k.
+
+        Returns q, rotated. A back end that does not override this and `choose` refuses indexers in `unsupported`.
+        """
+        raise NotImplementedError(self.name)
+
+    def choose(
+        self,
+        q: torch.Tensor,
+        weights: torch.Tensor,
+        kv: LayerKV,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        indexer: IndexerSpec,
+    ) -> torch.Tensor:
+        """Return the positions that an indexer chooses for each row, ascending: [T, topk], int32.
+
+        A row that sees no more than `topk` positions has -1 first, and then anything. q: rotated, [T, heads, D].
+        weights: [T, heads], fp32.
+        """
+        raise NotImplementedError(self.name)
+
     @abstractmethod
     def forward(
         self,
@@ -83,8 +110,10 @@ class AttentionBackend(ABC):
         *,
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend from q ([T, H, D]) to the written context. Returns [T, H, value_dim] in q's dtype.
 
-        The batch's `distance_bias` is added to the scores, if there is one.
+        chosen: the positions that each row sees, as `choose` returns them; None: all that the spec says. The batch's
+        `distance_bias` is added to the scores, if there is one.
         """

@@ -2,9 +2,9 @@
 
 import torch
 
-from models.architecture.attention import AttentionSpec
+from models.architecture.attention import AttentionSpec, IndexerSpec
 from models.architecture.kv_layout import CachePart, KVLayout
-from models.attention.base import AttentionBackend
+from models.attention.base import INDEX_PART, AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, address, kernel_library
@@ -20,7 +20,7 @@ class CpuAttention(AttentionBackend):
     """Attention by the C++ kernels.
 
     KV layout: one part, [tiles of 16 slots, num_kv_heads, 16 * (head_dim + value_dim)], whose inner order kv_layout.h
-    defines. If values are part of the keys, it has no room for them.
+    defines. If values are part of the keys, it has no room for them. An indexer's keys are a second such part.
     """
 
     name = "cpu"
@@ -41,13 +41,17 @@ class CpuAttention(AttentionBackend):
         for name, size in (("head", spec.head_dim), ("value", spec.value_dim)):
             if size % 16 or size > _MAX_HEAD_DIM:
                 return f"takes {name} sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {size}"
+        if (indexer := spec.indexer) is not None and (indexer.head_dim % 16 or indexer.head_dim > _MAX_HEAD_DIM):
+            return f"takes indexers with key sizes that are a multiple of 16, not {indexer.head_dim}"
         if self._library is None:
             return "the C++ kernels are not available (the reason is in the log)"
         return None
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
-        shape = (spec.num_kv_heads, _TILE * spec.stored_size)
-        return KVLayout((CachePart(_PART, shape, kv_dtype),), _TILE, dtype)
+        parts = [CachePart(_PART, (spec.num_kv_heads, _TILE * spec.stored_size), kv_dtype)]
+        if spec.indexer is not None:
+            parts.append(CachePart(INDEX_PART, (1, _TILE * spec.indexer.head_dim), kv_dtype))
+        return KVLayout(tuple(parts), _TILE, dtype)
 
     def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         assert self._library is not None
@@ -85,6 +89,34 @@ class CpuAttention(AttentionBackend):
     ) -> torch.Tensor:
         self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group)
         return q
+
+    def rotate_and_write_index(
+        self, kv: LayerKV, q: torch.Tensor | None, k: torch.Tensor, rotary: RotaryEmbedding, group: KVGroupBatch
+    ) -> torch.Tensor | None:
+        self._rope_kv_write(kv.parts[INDEX_PART], q, k, None, rotary._replace(q_scale=None), group)
+        return q
+
+    def choose(
+        self,
+        q: torch.Tensor,
+        weights: torch.Tensor,
+        kv: LayerKV,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        indexer: IndexerSpec,
+    ) -> torch.Tensor:
+        assert self._library is not None
+        assert q.dtype == kv.parts[INDEX_PART].dtype
+        assert weights.dtype == torch.float32
+        assert (q.stride(1), weights.stride(1)) == (indexer.head_dim, 1)
+        chosen = torch.empty((len(q), indexer.topk), dtype=torch.int32)
+        self._library.choose_positions(
+            *(q.dtype == torch.bfloat16, q.data_ptr(), q.stride(0), weights.data_ptr(), weights.stride(0)),
+            *(kv.parts[INDEX_PART].data_ptr(), batch.cu_seqlens_q.data_ptr(), batch.seq_lens.data_ptr()),
+            *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens), group.block_size),
+            *(indexer.num_heads, indexer.head_dim, indexer.topk, chosen.data_ptr()),
+        )
+        return chosen
 
     def _rope_kv_write(
         self,
@@ -125,6 +157,7 @@ class CpuAttention(AttentionBackend):
         *,
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
     ) -> torch.Tensor:
         assert self._library is not None
         stored = kv.parts[_PART]
@@ -144,6 +177,7 @@ class CpuAttention(AttentionBackend):
             spec.logit_softcap or 0.0,
             *(address(slopes), address(sink_logits)),
             *((None, 0, 0) if bias is None else (bias.table.data_ptr(), bias.table.stride(0), bias.zero_column)),
+            *((None, 0) if chosen is None else (chosen.data_ptr(), chosen.shape[1])),
         )
         return out
 

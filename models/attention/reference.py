@@ -3,14 +3,15 @@
 It runs on every device, and other back ends are tested against it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
-from models.architecture.attention import AttentionSpec
+from models.architecture.attention import AttentionSpec, IndexerSpec
 from models.architecture.kv_layout import CachePart, KVLayout
-from models.attention.base import AttentionBackend
+from models.attention.base import INDEX_PART, AttentionBackend
+from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
 from models.kv.layer import LayerKV
 
@@ -40,12 +41,44 @@ class ReferenceAttention(AttentionBackend):
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
         sizes = {"k": spec.head_dim} if spec.values_from is not None else {"k": spec.head_dim, "v": spec.value_dim}
-        parts = (CachePart(name, (spec.num_kv_heads, size), kv_dtype) for name, size in sizes.items())
+        parts = [CachePart(name, (spec.num_kv_heads, size), kv_dtype) for name, size in sizes.items()]
+        if spec.indexer is not None:
+            parts.append(CachePart(INDEX_PART, (1, spec.indexer.head_dim), kv_dtype))
         return KVLayout(tuple(parts), 1, dtype)
 
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        for stored, rows in zip(kv.parts.values(), (k,) if v is None else (k, v), strict=True):  # [slots, K, D]
+        for stored, rows in zip(_keys_and_values(kv), (k,) if v is None else (k, v), strict=True):  # [slots, K, D]
             stored.index_copy_(0, group.slot_mapping, rows.to(stored.dtype))
+
+    def rotate_and_write_index(
+        self, kv: LayerKV, q: torch.Tensor | None, k: torch.Tensor, rotary: RotaryEmbedding, group: KVGroupBatch
+    ) -> torch.Tensor | None:
+        stored = kv.parts[INDEX_PART]
+        stored.index_copy_(0, group.slot_mapping, rotate(k, rotary).to(stored.dtype))
+        return None if q is None else rotate(q, rotary)
+
+    def choose(
+        self,
+        q: torch.Tensor,
+        weights: torch.Tensor,
+        kv: LayerKV,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        indexer: IndexerSpec,
+    ) -> torch.Tensor:
+        chosen = torch.full((len(q), indexer.topk), -1, dtype=torch.int32, device=q.device)
+        end = 0
+        for sequence, (num_rows, context) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):
+            start, end = end, end + num_rows
+            tables = group.block_tables[sequence : sequence + 1]
+            stored = [kv.parts[INDEX_PART]]
+            (keys,) = _gather(stored, tables, 0, context, group.block_size)  # [1, C, 1, D]
+            step = max(1, _MAX_SCORES // (context * indexer.num_heads))
+            first = max(start, end - (context - indexer.topk))  # the first row that sees more than `topk` positions
+            for row in range(first, end, step):
+                rows = slice(row, min(row + step, end))
+                chosen[rows] = _best(q[rows], weights[rows], keys[0, :, 0], batch.positions[rows], indexer.topk)
+        return chosen
 
     def forward(
         self,
@@ -57,6 +90,7 @@ class ReferenceAttention(AttentionBackend):
         *,
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
     ) -> torch.Tensor:
         out = q.new_empty((*q.shape[:2], spec.value_dim))
         for part in _parts(batch, spec):
@@ -65,10 +99,18 @@ class ReferenceAttention(AttentionBackend):
             tables = group.block_tables[sequences]
             lengths = batch.seq_lens[sequences]
             softmax = OnlineSoftmax(
-                q[rows], batch.positions[rows], lengths, spec, alibi_slopes, sinks, batch.distance_bias
+                q[rows],
+                batch.positions[rows],
+                lengths,
+                spec,
+                alibi_slopes,
+                sinks,
+                batch.distance_bias,
+                None if chosen is None else chosen[rows],
             )
             for first, last in _tiles(part, spec, group.block_size):
-                softmax.add(first, *_gather(kv, tables, first, last, group.block_size, spec.values_from))
+                k, *v = _gather(_keys_and_values(kv), tables, first, last, group.block_size)
+                softmax.add(first, k, v[0] if spec.values_from is None else k[..., spec.values_from :])
             out[rows] = softmax.result().to(q.dtype)
         return out
 
@@ -126,16 +168,30 @@ def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[
         yield first, min(first + tile, part.context)
 
 
+def _keys_and_values(kv: LayerKV) -> list[torch.Tensor]:
+    """Return the tensors of keys and, where they are stored, of values."""
+    return [part for name, part in kv.parts.items() if name != INDEX_PART]
+
+
 def _gather(
-    kv: LayerKV, tables: torch.Tensor, first: int, last: int, block_size: int, values_from: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read K [N, last - first, K, D] and V [.., value_dim] of positions first .. last - 1 of each sequence, in fp32."""
+    parts: Sequence[torch.Tensor], tables: torch.Tensor, first: int, last: int, block_size: int
+) -> list[torch.Tensor]:
+    """Read positions first .. last - 1 of each sequence from `parts`, [slots, K, D]: [N, last - first, K, D], fp32."""
     blocks = tables[:, first // block_size : -(-last // block_size)].long()
-    k, *v = (
-        part.unflatten(0, (-1, block_size))[blocks].flatten(1, 2)[:, : last - first].to(torch.float32)
-        for part in kv.parts.values()
-    )
-    return k, v[0] if values_from is None else k[..., values_from:]
+    return [
+        part.unflatten(0, (-1, block_size))[blocks].flatten(1, 2)[:, : last - first].to(torch.float32) for part in parts
+    ]
+
+
+def _best(
+    q: torch.Tensor, weights: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, topk: int
+) -> torch.Tensor:
+    """Return the positions with an indexer's highest scores, ascending: [R, topk]. q: [R, heads, D]. keys: [C, D]."""
+    scores = torch.einsum("rhd,cd->rhc", q.to(torch.float32), keys).relu_()
+    scores = torch.einsum("rhc,rh->rc", scores, weights.to(torch.float32))
+    later = torch.arange(len(keys), device=q.device) > positions.unsqueeze(-1)
+    order = scores.masked_fill(later, float("-inf")).sort(dim=-1, descending=True, stable=True).indices
+    return order[:, :topk].sort(dim=-1).values.to(torch.int32)
 
 
 class OnlineSoftmax:
@@ -150,8 +206,9 @@ class OnlineSoftmax:
         alibi_slopes: torch.Tensor | None,
         sinks: torch.Tensor | None,
         distance_bias: DistanceBias | None,
+        chosen: torch.Tensor | None = None,
     ) -> None:
-        """q: [N, R, H, D] at positions [N, R] of sequences whose context has lengths [N]."""
+        """q: [N, R, H, D] at positions [N, R] of sequences whose context has lengths [N]. chosen: [N, R, topk]."""
         self._heads = (spec.num_kv_heads, spec.num_heads // spec.num_kv_heads)
         self._queries = q.to(torch.float32).unflatten(2, self._heads)  # [N, R, K, H/K, D]
         self._positions = positions
@@ -159,6 +216,7 @@ class OnlineSoftmax:
         self._spec = spec
         self._slopes = self._by_head(alibi_slopes)
         self._bias = distance_bias
+        self._chosen = chosen
         shape = (q.shape[0], *self._heads, q.shape[1], 1)  # [N, K, H/K, R, 1]
         sink = self._by_head(sinks)
         self._largest = q.new_full(shape, float("-inf"), dtype=torch.float32) if sink is None else sink.expand(shape)
@@ -205,7 +263,18 @@ class OnlineSoftmax:
             hidden |= distance.abs() >= spec.sliding_window
         if spec.chunk is not None:
             hidden |= distance > self._positions.unsqueeze(-1) % spec.chunk
+        if self._chosen is not None:
+            hidden |= ~self._is_chosen(first, k.shape[1])
         return scores.masked_fill(hidden[:, None, None], float("-inf")), hidden
+
+    def _is_chosen(self, first: int, count: int) -> torch.Tensor:
+        """Return whether an indexer chose positions first .. first + count - 1 for a row: [N, R, count]."""
+        assert self._chosen is not None
+        columns = self._chosen.long() - first  # [N, R, topk]
+        columns = torch.where((columns >= 0) & (columns < count), columns, count)
+        is_chosen = torch.zeros(*columns.shape[:2], count + 1, dtype=torch.bool, device=columns.device)
+        is_chosen.scatter_(-1, columns, True)
+        return is_chosen[..., :count] | (self._chosen[..., :1] < 0)
 
     def _by_head(self, values: torch.Tensor | None) -> torch.Tensor | None:
         """Reshape [H] to [1, K, H/K, 1, 1], fp32."""

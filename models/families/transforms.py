@@ -112,6 +112,13 @@ def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
     return _unpermute(tensor.flatten(), layer, tensor.numel() // layer.attention.head_dim).view(tensor.shape)
 
 
+def unpermute_index(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Reorder an indexer's queries, keys or norm of keys like `unpermute_q`."""
+    assert layer is not None
+    assert layer.attention.indexer is not None
+    return _unpermute(tensor, layer, tensor.shape[0] // layer.attention.indexer.head_dim)
+
+
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
     """Reorder each head's rotary rows from interleaved pairs to halves, if the layer has rotary embedding.
 

@@ -52,6 +52,8 @@ class TrainAttention(AttentionBackend):
     def unsupported(
         self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
     ) -> str | None:
+        if spec.indexer is not None:
+            return "computes no gradients of attention to positions that an indexer chooses"
         return self.serving.unsupported(spec, dtype, kv_dtype, device)
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
@@ -73,7 +75,9 @@ class TrainAttention(AttentionBackend):
         *,
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        assert chosen is None
         if not isinstance(kv, SequenceRows):
             return self.serving.forward(q.contiguous(), kv, batch, group, spec, alibi_slopes=alibi_slopes, sinks=sinks)
         k, v = kv.k, kv.v

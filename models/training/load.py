@@ -47,7 +47,12 @@ def load_for_training(files: ModelFiles, options: LoadOptions, progress: Progres
     if not is_host(device):
         raise UnsupportedModelError(f"training runs on the CPU, not on {device}; choose --device cpu")
     serving, _ = compute_config(opened, options, progress)
-    compute = dataclasses.replace(serving, backend=TrainAttention(serving.backend), ops=TrainOperations(serving.ops))
+    backend = TrainAttention(serving.backend)
+    compute = dataclasses.replace(serving, backend=backend, ops=TrainOperations(serving.ops))
+    for spec in dict.fromkeys(opened.spec.attention_specs):
+        if reason := backend.unsupported(spec, compute.dtype, compute.kv_dtype, device):
+            architecture = opened.config.architecture()
+            raise UnsupportedModelError(f"{architecture} cannot be trained: training {reason}; train another model")
     cached = cache_entry(files, state, compute, options)
     decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
     opened.overridden.refuse_unread(opened.config.architecture())

@@ -55,6 +55,7 @@ from tests.helpers.gguf_metadata import (
     gptj_rotation,
     granite_hybrid,
     hy_experts,
+    indexer,
     jamba,
     kimi_linear,
     llama3_factors,
@@ -87,6 +88,7 @@ from tests.helpers.gguf_metadata import (
 _llama = all_of(usual, rotated(), llama3_factors)
 _gptj = classic(lambda config: config.n_positions, lambda _: None, lambda config: config.n_inner or 256)
 _of_positions = classic(lambda config: config.n_positions, lambda _: None)
+_indexed = all_of(usual, experts, deepseek, of_latent_rows, indexer)
 
 LAYOUTS: dict[str, Layout] = {
     "afmoe": Layout(MODEL_ARCH.AFMOE, with_expert_bias, all_of(usual, experts, afmoe)),
@@ -100,6 +102,7 @@ LAYOUTS: dict[str, Layout] = {
     "cohere2": Layout(MODEL_ARCH.COHERE2, as_they_are, all_of(usual, logit_scale, window, rotated())),
     "deepseek_v2": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, all_of(usual, experts, deepseek, of_latent_rows)),
     "deepseek_v3": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, all_of(usual, experts, deepseek, of_latent_rows)),
+    "deepseek_v32": Layout(MODEL_ARCH.GLM_DSA, split_latent_heads, _indexed, own_name="deepseek32"),
     "dots1": Layout(MODEL_ARCH.DOTS1, routed, all_of(usual, experts, sigmoid_experts)),
     "ernie4_5": Layout(MODEL_ARCH.ERNIE4_5, as_they_are, usual),
     "ernie4_5_moe": Layout(MODEL_ARCH.ERNIE4_5_MOE, with_statics, all_of(usual, ernie_experts)),
@@ -117,6 +120,7 @@ LAYOUTS: dict[str, Layout] = {
     "glm4": Layout(MODEL_ARCH.GLM4, as_they_are, all_of(usual, rotated(0.5))),
     "glm4_moe": Layout(MODEL_ARCH.GLM4_MOE, routed, all_of(usual, rotated(0.5), experts, sigmoid_experts)),
     "glm4_moe_lite": Layout(MODEL_ARCH.DEEPSEEK2, split_latent_heads, all_of(usual, experts, deepseek, of_latent_rows)),
+    "glm_moe_dsa": Layout(MODEL_ARCH.GLM_DSA, split_latent_heads, _indexed),
     "gpt2": Layout(MODEL_ARCH.GPT2, turned, _of_positions),
     "gpt_bigcode": Layout(MODEL_ARCH.STARCODER, as_they_are, classic(lambda config: config.n_positions, lambda _: 1)),
     "gptj": Layout(MODEL_ARCH.GPTJ, as_they_are, all_of(_gptj, gptj_rotation)),

@@ -230,6 +230,12 @@ def bound(writer: GGUFWriter, config: PretrainedConfig) -> None:
         writer.add_layer_norm_eps(1e-5)
 
 
+def indexer(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    writer.add_indexer_head_count(config.index_n_heads)
+    writer.add_indexer_key_length(config.index_head_dim)
+    writer.add_indexer_top_k(config.index_topk)
+
+
 def of_latent_rows(writer: GGUFWriter, config: PretrainedConfig) -> None:
     """One key head, as in the cache, whose sizes come beside those of heads."""
     writer.add_head_count_kv(1)

@@ -4,6 +4,7 @@ import torch
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import CachePart, KVLayout
+from models.attention.base import INDEX_PART
 from models.attention.reference import ReferenceAttention
 
 
@@ -16,4 +17,6 @@ class MixedKV(ReferenceAttention):
         parts = [CachePart("keys", (spec.num_kv_heads, spec.head_dim), torch.float32)]
         if spec.values_from is None:
             parts.append(CachePart("values", (spec.num_kv_heads, spec.value_dim), torch.bfloat16))
+        if spec.indexer is not None:
+            parts.append(CachePart(INDEX_PART, (1, spec.indexer.head_dim), torch.float32))
         return KVLayout(tuple(parts), 1, dtype)

@@ -83,6 +83,7 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
     "sinks": lambda attention: attention.has_sinks,
     "latent attention": lambda attention: attention.values_from is not None,
     "values of another size": lambda attention: attention.value_size is not None,
+    "positions chosen by an indexer": lambda attention: attention.indexer is not None,
 }
 
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {

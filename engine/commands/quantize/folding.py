@@ -95,7 +95,7 @@ def fold(
         if each.destination.parameter == "weight"
     }
     pairs = []
-    if layer.beside is None:  # else two matrices read the norm's output
+    if layer.beside is None and not _has(layer, "attn.indexer"):  # else several matrices read the norm's output
         pairs.append(("attn_norm", layer.attn_norm, "attn.qkv"))
     if isinstance(layer.mlp, MLP):
         pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if layer.mlp.is_gated else "mlp.up"))

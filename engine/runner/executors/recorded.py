@@ -56,6 +56,7 @@ class _Key(NamedTuple):
     rows: int
     sequences: int
     has_adapters: bool  # whether any row has an adapter
+    has_choice: bool  # whether an indexer chooses the positions that rows see
 
 
 class RecordedExecutor:
@@ -81,6 +82,7 @@ class RecordedExecutor:
         self._replay = library.replay
         self._tapes: dict[_Key, Tape | None] = {}  # None: cannot be recorded
         self._adapters_version = decoder.adapters_version
+        self._topk = decoder.spec.index_topk
         self._workspace = Workspace()
         self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, block_sizes)
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
@@ -108,7 +110,8 @@ class RecordedExecutor:
     def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
         """Compute a step, replaying its tape if there is one. Steps that are too large or cannot be recorded run
         without a tape; so do drafts over recurrent layers, since their tensors must outlive the step."""
-        key = _Key(len(batch.token_ids), len(batch.query_lens), self._has_adapters(batch))
+        has_choice = self._topk is not None and max(batch.context_lens) > self._topk
+        key = _Key(len(batch.token_ids), len(batch.query_lens), self._has_adapters(batch), has_choice)
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
         if (tape is None and not is_new) or not self.buffers.contains(batch) or _has_speculative_rows(batch):

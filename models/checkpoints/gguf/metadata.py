@@ -18,6 +18,7 @@ _DECISIVE: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         (
             "activation_sparsity_scale",
+            "attention.indexer.top_k",
             "attention.clamp_kqv",
             "attention.key_length_mla",
             "attention.kv_lora_rank",

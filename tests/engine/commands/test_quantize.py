@@ -42,6 +42,7 @@ from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.tokenizers import byte_level_json
 from tests.models.families.bitnet_variants import BITNET_VARIANTS
 from tests.models.families.classic_variants import CLASSIC_VARIANTS
+from tests.models.families.deepseek_v32_variants import glm_moe_dsa
 from tests.models.families.multimodal_variants import MULTIMODAL_VARIANTS
 from tests.models.families.recurrent_variants import lfm2, qwen35
 from tests.models.families.state_space_variants import STATE_SPACE_VARIANTS
@@ -252,10 +253,17 @@ def bitnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp("bitnet"), config)
 
 
-_FOLDED = {"opt": set(), "bitnet": {"attn.qkv", "mlp.gate_up"}}
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With an indexer, which reads the norm before attention, too."""
+    config = glm_moe_dsa(vocab_size=VOCAB_SIZE, mlp_layer_types=["dense", "dense"])
+    return write_model_folder(tmp_path_factory.mktemp("indexed"), config)
 
 
-@pytest.mark.parametrize("source", ["llama", "qwen", "opt", "bitnet"])
+_FOLDED = {"opt": set(), "bitnet": {"attn.qkv", "mlp.gate_up"}, "indexed": {"mlp.gate_up", "mlp.down"}}
+
+
+@pytest.mark.parametrize("source", ["llama", "qwen", "opt", "bitnet", "indexed"])
 @torch.inference_mode()
 def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, source: str) -> None:
     """Folded into norms and matrices, any factors cancel out."""

@@ -25,6 +25,7 @@ IMPLIED: dict[str, dict[str, object]] = {
     "cohere2": {"tie_word_embeddings": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
     "deepseek_v2": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}},
     "deepseek_v3": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}, "attention_bias": False},
+    "deepseek_v32": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}, "attention_bias": False},
     "dots1": {"layer_types": ["full_attention"] * 2},
     "ernie4_5_moe": {"moe_norm_min": 1e-12},
     "falcon": {"alibi": False, "parallel_attn": True, "multi_query": True},

@@ -1,6 +1,7 @@
 """Refusals: what a model has that is not supported, what would run it, and what is like it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from safetensors.torch import save_file
 from transformers import DeepseekV4Config, HeliumConfig, PretrainedConfig, Qwen3MoeConfig
 
 from models.config.hf_config import HFConfig
-from models.errors import UnsupportedModelError
+from models.errors import ModelError, UnsupportedModelError
 from models.families.refusal import refused
 from models.loading.open import check_config, open_model
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import SMALL
+from tests.models.families.deepseek_v32_variants import glm_moe_dsa
 
 
 def folder(path: Path, config: PretrainedConfig, architecture: str, **changes: object) -> ModelFiles:
@@ -121,3 +123,19 @@ def test_gguf_file_names_what_its_nearest_does_not_know(tmp_path: Path) -> None:
 def test_gguf_file_of_a_class_of_transformers_names_it(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="transformers has HeliumForCausalLM, whose code may run"):
         open_model(gguf_file(tmp_path, "helium", ["token_embd.weight"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index_topk": 0}, "index_topk is 0; it must be an integer from 1"),
+        ({"index_head_dim": 8}, "index_head_dim is 8; it must be an integer from 16"),
+        ({"q_lora_rank": None}, "has no 'q_lora_rank'"),
+        ({"indexer_types": ["full", "shared"]}, "indexer_types has 'shared'; supported is 'full'"),
+        ({"layer_types": ["full_attention"] * 2}, "layer_types has 'full_attention'; supported is 'indexed_attention'"),
+        ({"layer_types": ["indexed_attention"]}, "layer_types is not a list of 2 kinds"),
+    ],
+)
+def test_an_indexer_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(message)):
+        check_config(folder(tmp_path, glm_moe_dsa(), "GlmMoeDsaForCausalLM", **changes), {})

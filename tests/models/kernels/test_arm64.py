@@ -19,6 +19,7 @@ from models.quant.tensor import Encoding
 from tests.models.kernels import (
     test_adapters,
     test_attention,
+    test_choose_positions,
     test_dense_linear,
     test_dequantize_gguf,
     test_fused_adapters,
@@ -170,6 +171,21 @@ COMPARISONS: dict[str, list[Comparison]] = {
                 {"has_alibi": True},
                 {"has_sinks": True},
             ],
+        ),
+    ],
+    "hr_choose_positions": [
+        *each(
+            test_choose_positions.test_the_best_positions_are_chosen_the_earlier_of_equal_ones,
+            heads=[5],
+            dim=[32],
+            block_size=[4],
+            dtype=DTYPES,
+        ),
+        *each(
+            test_choose_positions.test_attention_to_chosen_positions_equals_reference,
+            heads=[8],
+            block_size=[16],
+            dtype=DTYPES,
         ),
     ],
     "hr_rope_kv_write": [

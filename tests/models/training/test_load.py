@@ -1,14 +1,16 @@
-"""The dtype that a model is trained in."""
+"""The dtype that a model is trained in, and models that cannot be trained."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from models.errors import UnsupportedModelError
 from models.loading.load import LoadOptions
 from models.sources.resolve import resolve_model
 from models.training.load import load_for_training
-from tests.helpers.checkpoints import llama_config, random_model
+from tests.helpers.checkpoints import llama_config, random_model, save_model
+from tests.models.families.deepseek_v32_variants import deepseek_v32
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,14 @@ def test_auto_is_fp32_where_bf16_is_slow(
     files = resolve_model(str(tmp_path), None, lambda *_: None)
 
     assert load_for_training(files, LoadOptions(dtype=given), lambda *_: None).decoder.compute_dtype == dtype
+
+
+def test_a_model_with_an_indexer_is_refused_before_its_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(random_model(deepseek_v32()), tmp_path)
+    monkeypatch.setattr("models.training.load.build_decoder", lambda *_: pytest.fail("weights are read"))
+    files = resolve_model(str(tmp_path), None, lambda *_: None)
+
+    with pytest.raises(UnsupportedModelError, match=r"DeepseekV32ForCausalLM cannot be trained.*indexer chooses"):
+        load_for_training(files, LoadOptions(), lambda *_: None)

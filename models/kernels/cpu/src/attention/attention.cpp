@@ -10,7 +10,8 @@
 // (a small matrix product), online softmax in base 2, then the product with the values. The context of a sequence with
 // a single row tile or a single query (a decode, a verified draft) is split into pieces of kSplit positions, so that one
 // long sequence occupies every core; whoever finishes the last piece of a tile merges them all (no barrier). The cuts
-// depend on the sequence alone, so a sequence's result does not depend on its batch mates.
+// depend on the sequence alone, so a sequence's result does not depend on its batch mates. Where an indexer chose the positions
+// that a query sees, a tile has rows of that query alone, and walks its list: the keys of a chunk are copied side by side.
 //
 // Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of a value; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
 // are fp32; with bf16 KV the probabilities are rounded to bf16 for the product with the values. Values that are part of the
@@ -41,6 +42,7 @@ struct Item {
   int split, num_splits;
   int64_t partial;      // index of the tile's first partial result, if split
   int tile;             // index of the tile's counter, if split
+  bool is_chosen;       // begin and end are indices of the list of positions that the item's query sees
 };
 
 struct Scratch {
@@ -48,18 +50,30 @@ struct Scratch {
   alignas(64) float scores[kRowTile * kChunk];
   alignas(64) float out[kRowTile * kMaxDim];
   alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
+  alignas(64) float keys[kPieces * kTile * kMaxDim];    // what gather_pieces() copies
   float max[kRowTile], sum[kRowTile];
 };
 
-// Positions begin .. (at most) end - 1 cut where tiles and blocks end; fills `pieces` and returns the next position.
-int next_pieces(const Problem& p, const int32_t* table, int begin, int end, std::vector<Piece>& pieces) {
+// Copies the keys of the positions that an indexer chose, from the list's index `begin` on, to pieces of their own, whose
+// positions are indices of the list; fills `pieces` and returns the next index.
+template <class Element>
+int gather_pieces(const Problem& p, const Item& item, const int32_t* table, int begin, Element* copies,
+                  std::vector<Piece>& pieces) {
+  const int64_t token = p.cu_seqlens_q[item.seq] + item.first_row / (p.num_heads / p.num_kv_heads);
+  const int32_t* chosen = p.chosen + token * p.topk;
   pieces.clear();
-  while (begin < end && pieces.size() < kPieces) {
-    const int offset = begin % p.block_size;
-    const int64_t slot = static_cast<int64_t>(table[begin / p.block_size]) * p.block_size + offset;
-    const int lane = static_cast<int>(slot % kTile);
-    const int count = std::min({kTile - lane, p.block_size - offset, end - begin});
-    pieces.push_back({slot / kTile, begin, lane, count});
+  for (; begin < item.end && pieces.size() < kPieces; copies += kTile * p.head_dim) {
+    const int count = std::min(kTile, item.end - begin);
+    for (int lane = 0; lane < count; ++lane) {
+      const int position = chosen[begin + lane];
+      const int64_t slot = static_cast<int64_t>(table[position / p.block_size]) * p.block_size + position % p.block_size;
+      const Element* keys = static_cast<const Element*>(p.kv) +
+                            keys_offset(slot / kTile, p.num_kv_heads, item.kv_head, p.stored_dim());
+      const int from = static_cast<int>(slot % kTile);
+      for (int d = 0; d < p.head_dim; d += kPack<Element>)
+        std::memcpy(copies + key_index<Element>(lane, d), keys + key_index<Element>(from, d), 4);  // one pack
+    }
+    pieces.push_back({0, begin, 0, count});
     begin += count;
   }
   return begin;
@@ -118,11 +132,14 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
   const Element *keys[kPieces], *values[kPieces];
   float rescale[kRowTile];
   for (int begin = item.begin; begin < item.end;) {
-    begin = next_pieces(p, table, begin, item.end, pieces);
+    Element* gathered = reinterpret_cast<Element*>(s.keys);
+    begin = item.is_chosen ? gather_pieces(p, item, table, begin, gathered, pieces)
+                           : next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
     for (int i = 0; i < num_pieces; ++i) {
-      keys[i] = static_cast<const Element*>(p.kv) +
-                keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, p.stored_dim());
+      keys[i] = item.is_chosen ? gathered + i * kTile * dim
+                               : static_cast<const Element*>(p.kv) +
+                                     keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, p.stored_dim());
       values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
     }
     all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
@@ -191,47 +208,73 @@ void run_item(const Problem& p, const Item& item, const Partials& partials, Scra
     merge_splits<Element>(p, item, partials, s);
 }
 
-// All work items, the longest context of each sequence first; returns the number of partial results.
-int64_t plan(const Problem& p, std::vector<Item>& items, int& num_split_tiles) {
-  items.clear();
-  num_split_tiles = 0;
+// All work items of a step.
+struct Plan {
+  std::vector<Item>& items;
   int64_t num_partials = 0;
-  const int group = p.num_heads / p.num_kv_heads;
-  for (int seq = 0; seq < p.num_seqs; ++seq) {
-    const int num_rows = (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) * group;
-    if (num_rows == 0) continue;
-    for (int first = (num_rows - 1) / kRowTile * kRowTile; first >= 0; first -= kRowTile) {
-      const int rows = std::min(kRowTile, num_rows - first);
-      const int end = p.seen_end(query_position(p, seq, (first + rows - 1) / group), p.seq_lens[seq]);
-      const int seen = p.first_seen(query_position(p, seq, first / group));
-      // as far back as makes whole tiles, but within the block: earlier ones may be given back
-      const int begin = std::max(seen / kTile * kTile, seen / p.block_size * p.block_size);
-      const int splits = num_rows <= std::max(kRowTile, group) ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
-      for (int head = 0; head < p.num_kv_heads; ++head) {
-        for (int i = 0; i < splits; ++i)
-          items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
-                           splits, num_partials, num_split_tiles});
-        if (splits > 1) {
-          num_partials += splits;
-          num_split_tiles += 1;
-        }
+  int num_split_tiles = 0;
+
+  // Adds rows of one tile, whose queries see positions (or chosen ones) begin .. end - 1; can_split: into pieces of kSplit.
+  void add(const Problem& p, int seq, int first, int rows, int begin, int end, bool can_split, bool is_chosen) {
+    const int splits = can_split ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
+    for (int head = 0; head < p.num_kv_heads; ++head) {
+      for (int i = 0; i < splits; ++i)
+        items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
+                         splits, num_partials, num_split_tiles, is_chosen});
+      if (splits > 1) {
+        num_partials += splits;
+        num_split_tiles += 1;
       }
     }
   }
-  return num_partials;
+
+  // Adds rows first .. end_row - 1 of a sequence, those with the longest context first.
+  void add_rows(const Problem& p, int seq, int first, int end_row, bool can_split) {
+    const int group = p.num_heads / p.num_kv_heads;
+    for (int row = first + (end_row - first - 1) / kRowTile * kRowTile; row >= first; row -= kRowTile) {
+      const int rows = std::min(kRowTile, end_row - row);
+      const int end = p.seen_end(query_position(p, seq, (row + rows - 1) / group), p.seq_lens[seq]);
+      const int seen = p.first_seen(query_position(p, seq, row / group));
+      // as far back as makes whole tiles, but within the block: earlier ones may be given back
+      add(p, seq, row, rows, std::max(seen / kTile * kTile, seen / p.block_size * p.block_size), end, can_split, false);
+    }
+  }
+};
+
+void plan(const Problem& p, Plan& plan) {
+  plan.items.clear();
+  const int group = p.num_heads / p.num_kv_heads;
+  for (int seq = 0; seq < p.num_seqs; ++seq) {
+    const int num_queries = p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq], num_rows = num_queries * group;
+    if (num_rows == 0) continue;
+    const bool can_split = num_rows <= std::max(kRowTile, group);
+    if (!p.chosen) {
+      plan.add_rows(p, seq, 0, num_rows, can_split);
+      continue;
+    }
+    for (int query = num_queries - 1; query >= 0; --query) {  // a tile has rows of one query
+      const int first = query * group, end = first + group;
+      if (p.chosen[(p.cu_seqlens_q[seq] + query) * static_cast<int64_t>(p.topk)] < 0) {
+        plan.add_rows(p, seq, first, end, can_split);
+        continue;
+      }
+      for (int row = first; row < end; row += kRowTile)
+        plan.add(p, seq, row, std::min(kRowTile, end - row), 0, p.topk, can_split, true);
+    }
+  }
 }
 
 template <class Element>
 void attend(const Problem& p) {
   thread_local std::vector<Item> items;
   thread_local std::vector<float> partial_memory;
-  int num_split_tiles;
+  Plan work{items};
+  plan(p, work);
   Partials partials{};
-  const int64_t num_partials = plan(p, items, num_split_tiles);
   partials.row_stride = 16 + p.value_dim;
-  partial_memory.resize(std::max<size_t>(partial_memory.size(), num_partials * kRowTile * partials.row_stride));
+  partial_memory.resize(std::max<size_t>(partial_memory.size(), work.num_partials * kRowTile * partials.row_stride));
   partials.data = partial_memory.data();
-  std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[num_split_tiles]());
+  std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[work.num_split_tiles]());
   partials.finished = finished.get();
   const Item* all = items.data();  // thread_local: workers must not look up their own
   const int64_t count = static_cast<int64_t>(items.size());
@@ -243,15 +286,16 @@ void attend(const Problem& p) {
 // is_bf16: q, kv and out are bf16, else fp32. head_dim, value_dim: multiples of 16, at most 576. values_from: -1 where values
 // are stored beside the keys, else a multiple of 16, head_dim - value_dim. window 0, chunk 0, softcap 0: none. is_causal: 0
 // only without a chunk; a window then reaches as far ahead as back. distance_bias: null or as Problem has it, for all distances in the batch.
+// chosen: null, or [T, topk] as hr_choose_positions writes it; only without a window, chunk or bias, with values in the keys.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
                                    int value_dim, int values_from, int block_size, float value_scale, float scale, int window,
                                    int chunk, int is_causal, float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
-                                   int64_t bias_stride, int64_t bias_zero) {
-  const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias,
+                                   int64_t bias_stride, int64_t bias_zero, const int32_t* chosen, int topk) {
+  const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias, chosen,
                   q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads, num_kv_heads, head_dim, value_dim,
-                  block_size, values_from, window, chunk, is_causal != 0, value_scale, scale, softcap};
+                  block_size, values_from, topk, window, chunk, is_causal != 0, value_scale, scale, softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "attention/kv_layout.h"
 #include "simd/register_tile.h"
@@ -15,6 +16,26 @@ namespace hr {
 
 constexpr int kPieces = 8;
 constexpr int kChunk = kPieces * kTile;
+
+// Up to 16 consecutive positions that lie in one tile: lanes first_lane .. first_lane + count - 1.
+struct Piece {
+  int64_t tile;
+  int position, first_lane, count;
+};
+
+// Positions begin .. (at most) end - 1 cut where tiles and blocks end; fills `pieces` and returns the next position.
+inline int next_pieces(int block_size, const int32_t* table, int begin, int end, std::vector<Piece>& pieces) {
+  pieces.clear();
+  while (begin < end && pieces.size() < kPieces) {
+    const int offset = begin % block_size;
+    const int64_t slot = static_cast<int64_t>(table[begin / block_size]) * block_size + offset;
+    const int lane = static_cast<int>(slot % kTile);
+    const int count = std::min({kTile - lane, block_size - offset, end - begin});
+    pieces.push_back({slot / kTile, begin, lane, count});
+    begin += count;
+  }
+  return begin;
+}
 
 // c[r][v] (+)= sum over k of a[r][k] * b[v][k]; a: rows of 4-byte units; b(v, k): address of 64 bytes
 template <class Element, int R, int C, class Address>

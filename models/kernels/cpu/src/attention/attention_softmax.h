@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "attention/attention_products.h"
 #include "attention/kv_layout.h"
 #include "simd/simd.h"
 
@@ -25,10 +26,12 @@ struct Problem {
   const float* alibi_slopes;  // [H] or null
   const float* sinks;         // [H] or null
   const float* distance_bias;  // [H, bias_stride] or null; column bias_zero is of distance 0, with a margin of 16 on both sides
+  const int32_t* chosen;  // [T, topk] or null: positions that a query sees, ascending; first -1: all
   int64_t q_stride;           // elements between rows of q
   int64_t table_stride, bias_stride, bias_zero;
   int num_seqs, num_heads, num_kv_heads, head_dim, value_dim, block_size;
   int values_from;  // -1: values are stored beside the keys
+  int topk;         // of `chosen`
   int window, chunk;  // 0: none
   bool is_causal;
   float value_scale, scale, softcap;  // softcap 0: none
@@ -45,12 +48,6 @@ struct Problem {
     return window > 0 ? std::min(context, position + window) : context;
   }
   int stored_dim() const { return head_dim + (has_values() ? value_dim : 0); }
-};
-
-// Up to 16 consecutive positions that lie in one tile: lanes first_lane .. first_lane + count - 1.
-struct Piece {
-  int64_t tile;
-  int position, first_lane, count;
 };
 
 HR_INLINE F32x16 soft_cap(const F32x16& logits, float cap) {
