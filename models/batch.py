@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -86,6 +86,16 @@ class DistanceBias:
         return self.MARGIN + self.reach
 
 
+@dataclass(slots=True, eq=False)
+class StepChoice:
+    """Positions that the last layer with an indexer chose for each row, for the layers after it.
+
+    positions: [T, topk] int32, as AttentionBackend.choose returns them; None if rows see their whole context.
+    """
+
+    positions: torch.Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardBatch:
     """Rows of all sequences of a step, sequence after sequence. Nothing distinguishes prefill chunks from decodes.
@@ -114,6 +124,7 @@ class ForwardBatch:
     token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types
     distance_bias: DistanceBias | None = None
     layer_inputs: torch.Tensor | None = None
+    choice: StepChoice = field(default_factory=StepChoice)  # written by layers; of one forward pass at a time
 
 
 class NarrowedBatch(NamedTuple):

@@ -44,6 +44,7 @@ class AttentionSpec:
     value_scale: float = 1.0  # factor of values, and so of a head's output
     is_causal: bool = True  # a query sees no later positions
     indexer: IndexerSpec | None = None  # chooses the positions that a query sees; with LatentSpec
+    reuses_choice: bool = False  # a query sees the positions that the last layer with an indexer chose; with LatentSpec
 
     def first_seen(self, position: int) -> int:
         """Return the first position that a query at `position` sees."""

@@ -1,4 +1,4 @@
-"""DeepSeek V3.2 (FAMILY) and GLM-5 (GLM): DeepSeek V3 with an indexer, which chooses the positions of attention."""
+"""DeepSeek V3.2 (FAMILY) and GLM-5 (GLM): DeepSeek V3 with indexers, which choose the positions of attention."""
 
 import dataclasses
 import functools
@@ -7,35 +7,75 @@ from typing import Any
 
 from models.architecture.attention import IndexerSpec
 from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
-from models.errors import UnsupportedModelError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.families import deepseek
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import unpermute_index
 
 _DEFAULTS = {**deepseek.V3_DEFAULTS, "index_n_heads": 64}
-_GLM_DEFAULTS = {**deepseek.V3_DEFAULTS, "n_group": 1, "topk_group": 1, "rms_norm_eps": 1e-5, "index_n_heads": 32}
+_GLM_DEFAULTS = {
+    **deepseek.V3_DEFAULTS,
+    "n_group": 1,
+    "topk_group": 1,
+    "rms_norm_eps": 1e-5,
+    "index_n_heads": 32,
+    "index_topk_freq": 1,
+}
 
 
 def describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
     config.integer("q_lora_rank")  # of the latent that the indexer's queries are made of, too
     spec = deepseek.describe(config, defaults)
-    for name, kind in (("layer_types", "indexed_attention"), ("indexer_types", "full")):
-        if others := set(layer_types(config, len(spec.layers), name) or ()) - {kind}:
-            raise UnsupportedModelError(f"{config.source}: {name} has {min(others)!r}; supported is {kind!r}")
+    if others := set(layer_types(config, len(spec.layers)) or ()) - {"indexed_attention"}:
+        raise UnsupportedModelError(
+            f"{config.source}: layer_types has {min(others)!r}; supported is 'indexed_attention'"
+        )
+    has_indexer = _has_indexer(config, len(spec.layers), defaults)
     indexer = IndexerSpec(
         num_heads=config.integer("index_n_heads", defaults["index_n_heads"]),
         head_dim=config.integer("index_head_dim", 128, minimum=config.integer("qk_rope_head_dim")),
         topk=config.integer("index_topk", 2048),
         norm=NormSpec(NormKind.LAYER, 1e-6, has_bias=True),
     )
-    return spec.map_layers(
-        lambda _, layer: dataclasses.replace(layer, mixer=dataclasses.replace(layer.attention, indexer=indexer))
-    )
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        choice = {"indexer": indexer} if has_indexer[index] else {"reuses_choice": True}
+        return dataclasses.replace(layer, mixer=dataclasses.replace(layer.attention, **choice))
+
+    return spec.map_layers(adapt)
+
+
+def _has_indexer(config: HFConfig, num_layers: int, defaults: Mapping[str, Any]) -> list[bool]:
+    """Return whether each layer has an indexer; the others see what the last one before them chose (GLM-5.2).
+
+    `indexer_types` says so, or a letter for each layer in `index_topk_pattern`; else every `index_topk_freq`-th layer
+    has one, after the first layers.
+    """
+    if "index_topk_freq" not in defaults:
+        return [True] * num_layers
+    pattern = config.raw("index_topk_pattern")
+    if pattern is not None and not config.has("indexer_types"):
+        letters = pattern if isinstance(pattern, list | str) else []
+        types = [{"F": "full", "S": "shared"}.get(str(letter), str(letter)) for letter in letters]
+        config = dataclasses.replace(config, fields={**config.fields, "indexer_types": types})
+    kinds = layer_types(config, num_layers, "indexer_types")
+    if kinds is None:
+        step = config.integer("index_topk_freq", defaults["index_topk_freq"])
+        offset = config.integer("index_skip_topk_offset", 2, minimum=0)
+        return [max(index - offset + 1, 0) % step == 0 for index in range(num_layers)]
+    if others := set(kinds) - {"full", "shared"}:
+        raise UnsupportedModelError(
+            f"{config.source}: indexer_types has {min(others)!r}; supported are 'full' and 'shared'"
+        )
+    if kinds[0] != "full":
+        raise CheckpointError(f"{config.source}: the first of indexer_types is {kinds[0]!r}; it must be 'full'")
+    return [kind == "full" for kind in kinds]
 
 
 _INDEX = "model.layers.{i}.self_attn.indexer."
@@ -66,7 +106,11 @@ def _in_pairs(names: dict[str, To | tuple[To, ...] | None]) -> dict[str, To | tu
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    flags = file.raw("attention.indexer.types")
+    if not isinstance(flags, list):  # files of GLM-5.2 may leave them out
+        flags = [f"blk.{layer}.indexer.attn_k.weight" in file.tensors for layer in range(file.integer("block_count"))]
     return {
+        "indexer_types": ["full" if flag else "shared" for flag in flags],
         **deepseek.gguf_fields(file),
         "index_n_heads": file.integer("attention.indexer.head_count"),
         "index_head_dim": file.integer("attention.indexer.key_length"),

@@ -41,7 +41,7 @@ class LatentAttention(nn.Module):
         if latent.q_rank is not None:
             self.q_norm = Norm(latent.norm, latent.q_rank)
             self.q_up = Linear(latent.q_rank, query_size, has_bias=False, method=method)
-        self.indexer = None
+        self.indexer, self._sees_chosen = None, self.spec.indexer is not None or self.spec.reuses_choice
         if self.spec.indexer is not None:
             assert latent.q_rank is not None, "an indexer's queries are made of the queries' latent"
             self.indexer = Indexer(self.spec.indexer, hidden_size, latent.q_rank, compute=compute, method=method)
@@ -66,11 +66,10 @@ class LatentAttention(nn.Module):
         slots = batch.adapter_slots
         both = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=slots)
         q, row, *gate = torch.split_with_sizes(both, list(self.shards.values()), dim=1)
-        chosen = None
         if self.indexer is not None:
             assert self.q_norm is not None
             assert rotary is not None
-            chosen = self.indexer(x, norm, q, self.q_norm, rotary, batch, group, kv)
+            batch.choice.positions = self.indexer(x, norm, q, self.q_norm, rotary, batch, group, kv)
         if self.q_up is not None:
             assert self.q_norm is not None
             q = self.q_up(q, self.q_norm, adapter_slots=slots)
@@ -83,6 +82,7 @@ class LatentAttention(nn.Module):
             self.backend.write(kv, row.unsqueeze(1), None, group)
         else:
             q = self.backend.rotate_and_write(kv, q, row.unsqueeze(1), None, rotary, group)
+        chosen = batch.choice.positions if self._sees_chosen else None
         attended = self.backend.forward(q, kv, batch, group, self.spec, chosen=chosen)  # [T, H, kv_rank]
         heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim)).flatten(1)
         if gate:

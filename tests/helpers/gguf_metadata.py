@@ -234,6 +234,8 @@ def indexer(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_indexer_head_count(config.index_n_heads)
     writer.add_indexer_key_length(config.index_head_dim)
     writer.add_indexer_top_k(config.index_topk)
+    if config.model_type == "glm_moe_dsa":
+        writer.add_array(f"{writer.arch}.attention.indexer.types", [kind == "full" for kind in config.indexer_types])
 
 
 def of_latent_rows(writer: GGUFWriter, config: PretrainedConfig) -> None:

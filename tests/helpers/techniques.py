@@ -84,6 +84,7 @@ _ATTENTION: dict[str, Callable[[AttentionSpec], bool]] = {
     "latent attention": lambda attention: attention.values_from is not None,
     "values of another size": lambda attention: attention.value_size is not None,
     "positions chosen by an indexer": lambda attention: attention.indexer is not None,
+    "positions chosen by an earlier layer": lambda attention: attention.reuses_choice,
 }
 
 _LAYER: dict[str, Callable[[LayerSpec], bool]] = {

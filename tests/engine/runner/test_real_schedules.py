@@ -30,6 +30,7 @@ from tests.helpers.hiding import HidingRunner
 from tests.helpers.loaded import load_random
 from tests.helpers.local_client import LocalClient
 from tests.helpers.mixed_kv import MixedKV
+from tests.models.families.deepseek_v32_variants import DEEPSEEK_V32_VARIANTS
 from tests.models.families.deepseek_variants import deepseek_v3
 from tests.models.families.recurrent_variants import lfm2, qwen35
 from tests.models.families.state_space_variants import falcon_h1, granite_hybrid, mamba
@@ -46,6 +47,7 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
         num_hidden_layers=3, use_sliding_window=True, sliding_window=6, max_window_layers=1
     ),
     "latent attention and experts": deepseek_v3,
+    "chosen positions": DEEPSEEK_V32_VARIANTS["glm-5.2"],
     "chunks": llama4,
     "short convolutions": lambda: lfm2(tie_word_embeddings=False),
     "gated delta rule": qwen35,

@@ -143,8 +143,10 @@ CONVERTED: dict[str, ConvertedFile] = {
 }
 
 NOT_CONVERTED = {
+    "DeepseekV32ForCausalLM": "no file was made yet",
     "GPTJForCausalLM": "the converter has no such class",
     "Glm4vForConditionalGeneration": "compared by hand",
+    "GlmMoeDsaForCausalLM": "no file was made yet",
     "MinistralForCausalLM": "the converter has no such class",
 }
 

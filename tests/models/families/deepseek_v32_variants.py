@@ -20,5 +20,12 @@ DEEPSEEK_V32_VARIANTS = {
     "deepseek-v3.2": lambda: deepseek_v32(rope_parameters=YARN, attention_bias=True),
     "deepseek-v3.2-long": lambda: deepseek_v32(index_topk=64, n_group=1, topk_group=1),  # more than prompts have
     "glm-5": glm_moe_dsa,
-    "glm-5-one": lambda: glm_moe_dsa(index_topk=1, index_head_dim=16, norm_topk_prob=False),
+    "glm-5.2": lambda: glm_moe_dsa(
+        num_hidden_layers=3,
+        mlp_layer_types=["dense", "sparse", "dense"],
+        indexer_types=["full", "shared", "full"],
+        index_topk=5,
+        index_head_dim=16,
+        norm_topk_prob=False,
+    ),
 }

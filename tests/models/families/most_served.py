@@ -93,8 +93,8 @@ def has_gguf_files(architecture: str) -> bool:
 # What becomes of the rest.
 WITHOUT_FAMILY = {
     "DeepseekV4ForCausalLM": "refused: compressed keys, hyper-connections",
-    "DeepseekV32ForCausalLM": "refused: indexer",
     "Gemma3nForConditionalGeneration": "refused: several streams of hidden states",
     "GlmMoeDsaForCausalLM": "refused: indexer",
+    "KimiLinearForCausalLM": "refused: decay per channel",
     "Lfm3ForCausalLM": "refused: short convolutions beside windows",
 }

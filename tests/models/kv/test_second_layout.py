@@ -21,7 +21,7 @@ from tests.models.families.test_parity import (  # noqa: F401 (collected here, w
     test_fp32_logits_of_prefill_and_decode_in_one_batch,
 )
 
-VARIANTS = ["llama-gqa", "qwen2-upper-window", "gpt-oss", "deepseek-v2", "qwen3-next"]
+VARIANTS = ["llama-gqa", "qwen2-upper-window", "gpt-oss", "deepseek-v2", "deepseek-v3.2", "qwen3-next"]
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ CONFUSED = {
     *("deepseek-v2", "deepseek-v3", "deepseek-v3-plain", "qwen3-next", "afmoe", "dots1", "ernie4-5-moe"),
     *("exaone-moe", "glm4-moe", "glm4-moe-lite", "kimi-k2.5", "kimi-linear", "ling-3", "qwen3.5-moe-multimodal"),
 }
+UNTRAINED = {"deepseek-v3.2", "glm-5"}  # an indexer has no gradients: refused (test_load.py)
 LENGTHS = (19, 7, 30)
 SHAPE = LoraShape(rank=3, alpha=6.0)
 
@@ -51,7 +52,7 @@ def test_every_family_that_generates_is_here() -> None:
     assert FAMILIES.keys() <= OF_FAMILIES.keys() <= FAMILIES.keys() | MULTIMODAL.keys()
 
 
-@pytest.mark.parametrize("variant", sorted({*OF_FAMILIES.values(), *FURTHER} - CONFUSED))
+@pytest.mark.parametrize("variant", sorted({*OF_FAMILIES.values(), *FURTHER} - CONFUSED - UNTRAINED))
 def test_gradients_of_every_pair_are_those_of_peft_which_loads_the_adapter(variant: str, tmp_path: Path) -> None:
     model = random_model(ALL_VARIANTS[variant]())
     decoder, lora = _trainable(model, tmp_path)
