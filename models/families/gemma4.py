@@ -4,20 +4,24 @@ Unlike in earlier generations, norms are stored as they are.
 """
 
 import dataclasses
+from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement
 from models.architecture.norm import NormSpec
+from models.checkpoints.gguf.fields import common_fields, num_layers, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import kv_layers, layer_configs, sliding_windows
 from models.config.rope import rope_spec, with_default_rope
-from models.errors import UnsupportedModelError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.families import llama, olmo
 from models.families.gemma import with_activation
 from models.families.name_map import To
 from models.families.registry import Family
+from models.families.state_spaces import layer_counts
 from models.families.transforms import over_root_size
 
 _PATTERN = 6  # one layer in so many has full attention, and the last has, too
@@ -119,5 +123,94 @@ NAMES = {
     "model.layers.{i}.layer_scalar": To("layers.{i}.output_scale"),
 }
 
-FAMILY = Family(describe, NAMES)
+GGUF_NAMES = {
+    **olmo.GGUF_NAMES,
+    "per_layer_token_embd.*": To("layer_inputs.table"),
+    "per_layer_model_proj.*": To("layer_inputs.project"),
+    "per_layer_proj_norm.*": To("layer_inputs.norm"),
+    "blk.{i}.inp_gate.*": To("layers.{i}.layer_input.gate"),
+    "blk.{i}.proj.*": To("layers.{i}.layer_input.out"),
+    "blk.{i}.post_norm.*": To("layers.{i}.layer_input.norm"),
+    "blk.{i}.post_ffw_norm_1.*": To("layers.{i}.mlp_own_norm"),
+    "blk.{i}.pre_ffw_norm_2.*": To("layers.{i}.moe_norm"),
+    "blk.{i}.post_ffw_norm_2.*": To("layers.{i}.moe_own_norm"),
+    "blk.{i}.ffn_gate_inp.scale": To("layers.{i}.moe.router.norm", transform=over_root_size),
+    "blk.{i}.ffn_gate_inp.*": To("layers.{i}.moe.router"),
+    "blk.{i}.ffn_down_exps.scale": To("layers.{i}.moe.router", parameter="expert_scale"),
+    "blk.{i}.ffn_down_exps.*": To("layers.{i}.moe.experts.{e}.down"),
+    "blk.{i}.ffn_gate_up_exps.*": To("layers.{i}.moe.experts.{e}.gate_up"),
+    "blk.{i}.ffn_gate_exps.*": To("layers.{i}.moe.experts.{e}.gate_up", "gate"),
+    "blk.{i}.ffn_up_exps.*": To("layers.{i}.moe.experts.{e}.gate_up", "up"),
+    "blk.{i}.layer_output_scale.*": To("layers.{i}.output_scale"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Return the fields of config.json. Whether values are keys is seen by the tensors."""
+    count = num_layers(file)
+    kv_heads, sizes = (layer_counts(file, name, count) for name in ("attention.head_count_kv", "feed_forward_length"))
+    first = {"attention.head_count_kv": kv_heads[0], "feed_forward_length": sizes[0]}
+    fields = common_fields(dataclasses.replace(file, fields={**file.fields, **first})) | window_fields(file)
+    head_dim = file.integer("attention.key_length_swa", fields["head_dim"])
+    if file.integer("attention.value_length_swa", head_dim) != head_dim:
+        raise UnsupportedModelError(f"{file.source}: keys and values of different sizes are not supported")
+    if "layer_types" not in fields:
+        raise CheckpointError(
+            f"{file.source}: attention.sliding_window_pattern is not a list of {count} flags; convert the model again"
+        )
+    is_full = [kind == "full_attention" for kind in fields["layer_types"]]
+    layers = zip(is_full, kv_heads, sizes, strict=True)
+    table = file.tensors.get("per_layer_token_embd.weight")
+    return {
+        **fields,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rope_parameters": _gguf_rope(file, fields["head_dim"], head_dim),
+        "per_layer_config": {
+            index: {
+                "head_dim": fields["head_dim"] if full else head_dim,
+                "num_key_value_heads": num_heads,
+                "intermediate_size": size,
+            }
+            for index, (full, num_heads, size) in enumerate(layers)
+        },
+        "attention_k_eq_v": any(
+            full and f"blk.{index}.attn_k.weight" in file.tensors and f"blk.{index}.attn_v.weight" not in file.tensors
+            for index, full in enumerate(is_full)
+        ),
+        "num_kv_shared_layers": file.integer("attention.shared_kv_layers", 0, minimum=0),
+        "hidden_size_per_layer_input": file.integer("embedding_length_per_layer_input", 0, minimum=0),
+        "vocab_size_per_layer_input": None if table is None else table.shape[0],
+        "final_logit_softcapping": file.scale("final_logit_softcapping"),
+        "enable_moe_block": bool(file.size("expert_count")),
+        "num_experts": file.size("expert_count"),
+        "top_k_experts": file.size("expert_used_count"),
+        "moe_intermediate_size": file.size("expert_feed_forward_length"),
+    }
+
+
+def _gguf_rope(file: GGUFMetadata, full_dim: int, window_dim: int) -> dict[str, Any]:
+    """Return `rope_parameters`. Files mark the pairs that do not rotate by a huge factor of their wavelength."""
+    factors = file.values("rope_freqs.weight") or [1.0] * (full_dim // 2)
+    num_pairs = factors.count(1.0)
+    if len(factors) != full_dim // 2 or not all(factor > 1e29 for factor in factors[num_pairs:]):
+        raise UnsupportedModelError(
+            f"{file.source}: rope_freqs.weight must have {full_dim // 2} factors, each 1, and then each above 1e29"
+        )
+    window_theta = file.number("rope.freq_base_swa", 10000.0)
+    window_share = file.integer("rope.dimension_count_swa", window_dim) / window_dim
+    return {
+        "full_attention": {
+            "rope_type": "proportional",
+            "rope_theta": file.number("rope.freq_base", 1000000.0),
+            "partial_rotary_factor": 2 * num_pairs / full_dim,
+        },
+        "sliding_attention": {
+            "rope_type": "default",
+            "rope_theta": window_theta,
+            "partial_rotary_factor": window_share,
+        },
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
 UNIFIED = Family(describe_unified, NAMES)

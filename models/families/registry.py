@@ -71,8 +71,8 @@ FAMILIES: dict[str, Architecture] = {
     "GPTNeoXForCausalLM": Architecture("gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Architecture("gemma:GEMMA2", gguf="gemma2"),
     "Gemma3ForCausalLM": Architecture("gemma:GEMMA3", gguf="gemma3"),
-    "Gemma4ForCausalLM": Architecture("gemma4:FAMILY"),
-    "Gemma4UnifiedForCausalLM": Architecture("gemma4:UNIFIED"),
+    "Gemma4ForCausalLM": Architecture("gemma4:FAMILY", gguf="gemma4"),
+    "Gemma4UnifiedForCausalLM": Architecture("gemma4:UNIFIED", gguf_as="Gemma4ForCausalLM"),
     "GemmaForCausalLM": Architecture("gemma:GEMMA", gguf="gemma"),
     "Glm4ForCausalLM": Architecture("glm4:GLM4", gguf="glm4"),
     "Glm4MoeForCausalLM": Architecture("glm4_moe:GLM4_MOE", gguf="glm4moe"),
@@ -152,7 +152,7 @@ MULTIMODAL: dict[str, Architecture] = {
     "FunAsrNanoForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
     "Gemma3ForConditionalGeneration": _wrapper_of("Gemma3ForCausalLM", "gemma:GEMMA3_MULTIMODAL"),
     "Gemma4ForConditionalGeneration": _wrapper_of("Gemma4ForCausalLM"),
-    "Gemma4UnifiedForConditionalGeneration": _wrapper_of("Gemma4UnifiedForCausalLM"),
+    "Gemma4UnifiedForConditionalGeneration": _wrapper_of("Gemma4UnifiedForCausalLM", gguf_as="Gemma4ForCausalLM"),
     "Glm46VForConditionalGeneration": _wrapper_of(
         "Glm4ForCausalLM", "glm4:GLM4V", gguf_as="Glm4vForConditionalGeneration"
     ),

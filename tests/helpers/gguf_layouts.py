@@ -180,6 +180,21 @@ def with_bare_bias(config: PretrainedConfig, state: State) -> State:
     }
 
 
+def scaled_layers(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    """Gemma 4's scales and stacks of experts, under names that end with a parameter."""
+    ends = {
+        r"\.layer_scalar$": ".layer_scalar.weight",
+        r"\.experts\.(\w+)$": r".experts.\1.weight",
+        r"model\.layers\.(\d+)\.router\.scale$": r"blk.\1.ffn_gate_inp.scale",
+        r"model\.layers\.(\d+)\.router\.per_expert_scale$": r"blk.\1.ffn_down_exps.scale",
+    }
+
+    def stored(name: str) -> str:
+        return next((re.sub(end, to, name) for end, to in ends.items() if re.search(end, name)), name)
+
+    return {stored(name): tensor for name, tensor in state.items()}
+
+
 def xielu_number(name: str) -> str | None:
     """Return the metadata's key for a number of Apertus' activation."""
     return f"xielu.{name.rpartition('.')[2]}" if ".act_fn." in name else None

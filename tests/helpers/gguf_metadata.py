@@ -79,6 +79,39 @@ def window_pattern(writer: GGUFWriter, config: PretrainedConfig) -> None:
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
 
 
+def gemma4(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """What differs by layer, and the pairs of full attention that rotate, as factors."""
+    layers = [config.per_layer_config[index] for index in range(config.num_hidden_layers)]
+    is_windowed = [kind == "sliding_attention" for kind in config.layer_types]
+    full, windowed = layers[is_windowed.index(False)], layers[is_windowed.index(True)]
+    window_pattern(writer, config)
+    for add, value in (
+        (writer.add_key_length, full.head_dim),
+        (writer.add_value_length, full.head_dim),
+        (writer.add_rope_dimension_count, full.head_dim),
+        (writer.add_key_length_swa, windowed.head_dim),
+        (writer.add_value_length_swa, windowed.head_dim),
+        (writer.add_rope_dimension_count_swa, windowed.head_dim),
+        (writer.add_shared_kv_layers, config.num_kv_shared_layers),
+        (writer.add_embedding_length_per_layer_input, getattr(config, "hidden_size_per_layer_input", 0)),
+    ):
+        add(value)
+    if full.num_key_value_heads != windowed.num_key_value_heads:
+        writer.add_head_count_kv([layer.num_key_value_heads for layer in layers])
+    if config.use_double_wide_mlp:
+        num_own = config.num_hidden_layers - config.num_kv_shared_layers
+        sizes = [config.intermediate_size * (1 if index < num_own else 2) for index in range(len(layers))]
+        writer.add_feed_forward_length(sizes)
+    if getattr(config, "enable_moe_block", False):
+        writer.add_expert_used_count(config.top_k_experts)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if config.final_logit_softcapping:
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    share = config.rope_parameters["full_attention"].get("partial_rotary_factor", 1.0)
+    num_pairs, num_others = int(full.head_dim * share / 2), full.head_dim // 2 - int(full.head_dim * share / 2)
+    writer.add_tensor("rope_freqs.weight", np.array([1.0] * num_pairs + [1e30] * num_others, dtype=np.float32))
+
+
 def experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_expert_feed_forward_length(getattr(config, "moe_intermediate_size", config.intermediate_size))
 

@@ -54,6 +54,12 @@ IMPLIED: dict[str, dict[str, object]] = {
         "num_hidden_layers": 6,
         "layer_types": [*["sliding_attention"] * 5, "full_attention"],
     },
+    "gemma4_unified_text": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "proportional", "rope_theta": 1e5, "partial_rotary_factor": 0.5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
     "granitemoehybrid": {"time_step_limit": (0.0, float("inf"))},
     "gpt2": {"scale_attn_by_inverse_layer_idx": False, "n_inner": None},
     "gpt_bigcode": {"multi_query": True},
