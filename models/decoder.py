@@ -22,6 +22,7 @@ from models.layers.moe import ExpertCounts, MoE
 from models.layers.norm import Norm
 from models.layers.relative_bias import RelativeBias
 from models.layers.score_head import ScoreHead
+from models.layers.streams import Streams
 from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import DecoderAdapters, PreparedAdapter
 from models.linear.dense import DenseLinearMethod
@@ -75,6 +76,7 @@ class Decoder(nn.Module):
         self.layer_inputs: LayerInputs | None = None
         if (inputs := spec.layer_input) is not None:
             self.layer_inputs = LayerInputs(inputs, len(spec.layers), hidden_size, compute=compute, method=method)
+        self.streams = None if spec.streams is None else Streams(spec.streams, hidden_size, method=method)
         self.norm = _optional_norm(spec.final_norm, hidden_size)
         self.head = _head(spec, self.embed, method)
         self.score_head = None if spec.score_head is None else ScoreHead(spec.score_head, hidden_size, method=method)
@@ -176,15 +178,29 @@ class Decoder(nn.Module):
         kv: the cache of each mixer. output_rows: [L] indices of the rows to return, by default all.
         """
         last = len(self.layers) - 1
+        x = self.begin_streams(x, batch)
         for index in range(len(self.layers)):
             if index == self.num_caching and output_rows is not None:
                 batch, rows, output_rows = narrow_batch(batch, output_rows)
                 x, rotary_embeddings = x[rows], [each.of_rows(rows) for each in rotary_embeddings]
                 if not len(rows):
-                    return x
+                    break
             caches = kv[self._mixers_of_layer[index]]
             x = self.run_layer(index, x, rotary_embeddings, batch, caches, output_rows if index == last else None)
-        return x
+        slots = batch.adapter_slots
+        return self.end_streams(x, slots if slots is None or output_rows is None else slots[output_rows])
+
+    def begin_streams(self, x: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
+        """Return the first layer's residual streams, [T, streams, hidden], for x, the result of `embedded`; x itself
+        if there is one stream."""
+        return x if self.streams is None else self.streams.begin(x, batch.adapter_slots)
+
+    def end_streams(self, x: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the hidden states [T, hidden] for the last layer's residual streams; x itself if there is one.
+
+        adapter_slots: of the rows, [T] int32, or None.
+        """
+        return x if self.streams is None else self.streams.end(x, adapter_slots)
 
     def run_layer(
         self,

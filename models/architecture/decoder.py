@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.layer import LayerInputSpec, LayerSpec, Mixer
+from models.architecture.layer import LayerInputSpec, LayerSpec, Mixer, StreamsSpec
 from models.architecture.norm import NormSpec
 from models.architecture.pooling import ScoreHeadSpec
 from models.architecture.positions import RelativeBiasSpec
@@ -47,6 +47,11 @@ class DecoderSpec:
     def layer_input(self) -> LayerInputSpec | None:
         """The inputs of layers besides the residual stream, or None."""
         return self.layers[0].layer_input
+
+    @property
+    def streams(self) -> StreamsSpec | None:
+        """The residual streams, if there are several."""
+        return self.layers[0].streams
 
     @property
     def mixers(self) -> list[Mixer]:

@@ -45,6 +45,9 @@ class MLPSpec:
     clamp: SwigluClamp | None = None  # in place of the activation
     scales: GateScales | None = None  # with SiLU
     inner_norm: NormSpec | None = None  # BitNet; not in experts
+    # Of a normal distribution with a row's mean and deviation of gates, this share is cut to 0, and the cut subtracted
+    # from the rest, before the activation: Gemma 3n.
+    gate_sparsity: float = 0.0
 
 
 class RouterScore(enum.Enum):

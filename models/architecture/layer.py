@@ -44,6 +44,22 @@ class NormPlacement(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsSpec:
+    """Several residual streams, of which layers compute on one (AltUp, Baykal et al. 2023): Gemma 3n.
+
+    A layer predicts all streams by x_i + sum_j P_ij x_j, computes on the active one, and adds to each its coefficient
+    times what that changed. P and the coefficients are linear in tanh(router(norm(x) / hidden size)), of the active
+    stream before and after. The streams begin as the embedding and projections of it with its length; the output is
+    their mean, with the others projected and of the first one's length.
+    """
+
+    count: int
+    active: int
+    norm: NormSpec
+    is_scaled: bool  # whether `layer_input` reads the active stream times learned numbers
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSpec:
     """Two sublayers, attention (or a recurrence in its place) and feed-forward, each added to the residual stream x.
 
@@ -74,6 +90,9 @@ class LayerSpec:
     value_norm: NormSpec | None = None  # of each head's values, without weight: Gemma 3n
     kv_layer: int | None = None  # an earlier layer, whose keys and values this one reads; it stores none: Gemma 3n
     layer_input: LayerInputSpec | None = None  # a third sublayer; the same in all layers
+    streams: StreamsSpec | None = None  # with layer_input, which is added to all streams but the first
+    # x becomes (x + attention + y + norm(W_r W_l y)) / sqrt(2), with y = attn_norm(x) and W_l y of this size: Gemma 3n.
+    laurel_rank: int | None = None
     moe: MoESpec | None = None  # experts beside a dense MLP, both with norms of their outputs; in SANDWICH: Gemma 4
     has_output_scale: bool = False  # a learned factor of the layer's output, one number: Gemma 4
 

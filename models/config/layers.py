@@ -77,13 +77,13 @@ def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping
     ]
 
 
-def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec]) -> list[int | None]:
+def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec], default: int = 0) -> list[int | None]:
     """Return for each layer the earlier one whose keys and values it reads, or None if it has its own.
 
-    The last `num_kv_shared_layers` read those of the last layer before them that has the same window.
+    The last `num_kv_shared_layers` (or `default`) read those of the last layer before them that has the same window.
     """
     count = len(attention)
-    num_shared = config.integer("num_kv_shared_layers", 0, minimum=0, maximum=count)
+    num_shared = config.integer("num_kv_shared_layers", default, minimum=0, maximum=count)
     owners = {spec.sliding_window: index for index, spec in enumerate(attention[: count - num_shared])}
     donors: list[int | None] = [None] * count
     for index in range(count - num_shared, count):
@@ -103,6 +103,19 @@ def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec]) -> list[int 
             )
         donors[index] = donor
     return donors
+
+
+def by_layer(config: HFConfig, name: str, num_layers: int) -> list[Any] | None:
+    """Return each layer's value of a field that is a list, or one value for all layers; None if it is absent."""
+    value = config.raw(name)
+    if value is None:
+        return None
+    values = value if isinstance(value, list) else [value] * num_layers
+    if len(values) != num_layers:
+        raise CheckpointError(
+            f"{config.source}: {name} lists {len(values)} layers; there are {num_layers}; {config.remedy}"
+        )
+    return values
 
 
 def rope_layers(config: HFConfig, num_layers: int) -> list[bool]:

@@ -45,7 +45,7 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
     windows = sliding_windows(
         config, len(spec.layers), is_windowed=lambda index: (index + 1) % pattern != 0, default=4096
     )
-    windowed_rope, full_rope = _ropes(config, spec.layers[0].attention.head_dim)
+    windowed_rope, full_rope = ropes(config, spec.layers[0].attention.head_dim)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         rope = full_rope if windows[index] is None else windowed_rope
@@ -72,7 +72,7 @@ def _sandwiched(
     return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
 
 
-def _ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
+def ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
     """Return the rotary embeddings of layers with and without a window."""
     full = rope_spec(config, head_dim, layer_type="full_attention", default_theta=1e6)
     if config.has("rope_parameters"):

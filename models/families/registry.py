@@ -71,6 +71,7 @@ FAMILIES: dict[str, Architecture] = {
     "GPTNeoXForCausalLM": Architecture("gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Architecture("gemma:GEMMA2", gguf="gemma2"),
     "Gemma3ForCausalLM": Architecture("gemma:GEMMA3", gguf="gemma3"),
+    "Gemma3nForCausalLM": Architecture("gemma3n:FAMILY"),
     "Gemma4ForCausalLM": Architecture("gemma4:FAMILY", gguf="gemma4"),
     "Gemma4UnifiedForCausalLM": Architecture("gemma4:UNIFIED", gguf_as="Gemma4ForCausalLM"),
     "GemmaForCausalLM": Architecture("gemma:GEMMA", gguf="gemma"),
@@ -151,6 +152,7 @@ MULTIMODAL: dict[str, Architecture] = {
     "Exaone4_5_ForConditionalGeneration": _wrapper_of("Exaone4ForCausalLM"),
     "FunAsrNanoForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
     "Gemma3ForConditionalGeneration": _wrapper_of("Gemma3ForCausalLM", "gemma:GEMMA3_MULTIMODAL"),
+    "Gemma3nForConditionalGeneration": _wrapper_of("Gemma3nForCausalLM"),
     "Gemma4ForConditionalGeneration": _wrapper_of("Gemma4ForCausalLM"),
     "Gemma4UnifiedForConditionalGeneration": _wrapper_of("Gemma4UnifiedForCausalLM", gguf_as="Gemma4ForCausalLM"),
     "Glm46VForConditionalGeneration": _wrapper_of(

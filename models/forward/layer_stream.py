@@ -66,6 +66,7 @@ class LayerStream:
         rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
         rows = [self.decoder.embedded(batch) for batch in batches]
         batches = [self.decoder.with_layer_inputs(*each) for each in zip(batches, rows, strict=True)]
+        rows = [self.decoder.begin_streams(x, batch) for x, batch in zip(rows, batches, strict=True)]
         return LayerwiseForward(batches, rotary_embeddings, rows)
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:

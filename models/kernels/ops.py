@@ -45,6 +45,8 @@ PrepareRows = Callable[[torch.Tensor, Prologue], torch.Tensor]
 GateRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # (x [T, K], limit) -> x bounded to +-limit. x is contiguous, and may be overwritten.
 BoundRows = Callable[[torch.Tensor, float], torch.Tensor]
+# (rows [T, 2 K] of a gate and up, deviations) -> rows with the gates above mean + deviations, less that, or 0.
+SparseGates = Callable[[torch.Tensor, float], torch.Tensor]
 # (x, out), [T, H, K] each: out becomes x. Rows and heads of both may be strided.
 CopyHeads = Callable[[torch.Tensor, torch.Tensor], None]
 
@@ -198,6 +200,9 @@ class Operations:
 
     def bound_rows(self, columns: int) -> BoundRows:  # noqa: ARG002
         return rows.bound_rows
+
+    def sparse_gates(self) -> SparseGates:
+        return rows.sparse_gates
 
     def copy_heads(self, columns: int) -> CopyHeads:  # noqa: ARG002
         return rows.copy_heads

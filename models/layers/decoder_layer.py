@@ -24,6 +24,7 @@ from models.kernels.row_input import IDENTITY, Prologue
 from models.kv.layer import LayerCache, LayerState
 from models.layers.attention import Attention
 from models.layers.latent_attention import LatentAttention
+from models.layers.laurel import Laurel
 from models.layers.layer_input import LayerInput
 from models.layers.mlp import MLP
 from models.layers.moe import MoE, make_feed_forward
@@ -36,6 +37,7 @@ from models.layers.recurrence.short_conv import ShortConv
 from models.layers.recurrence.state_space import StateSpace
 from models.layers.residual import NORMS_OF_SUBLAYER, OutputScale, make_residual, skip_sublayer
 from models.layers.shared_attention import SharedAttention
+from models.layers.streams import LayerStreams
 from models.linear.method import LinearMethod
 
 
@@ -77,6 +79,11 @@ class DecoderLayer(nn.Module):
             self.moe = MoE(spec.moe, hidden_size, compute=compute, method=method)
             self.moe_norm, self.mlp_own_norm, self.moe_own_norm = (Norm(spec.norm, hidden_size) for _ in range(3))
         self._prepare_rows, self._join_rows = compute.ops.prepare_rows(hidden_size), compute.ops.join_rows(hidden_size)
+        self.laurel: Laurel | None = None
+        if spec.laurel_rank is not None:
+            assert has_mixer
+            self.laurel = Laurel(spec.laurel_rank, spec.norm, hidden_size, compute=compute, method=method)
+        self.streams = None if spec.streams is None else LayerStreams(spec.streams, hidden_size, method=method)
         self.output_scale = OutputScale() if spec.has_output_scale else None
         assert has_mlp or not spec.has_output_scale, "the factor is applied after feed-forward"
         self.layer_input: LayerInput | None = None
@@ -106,16 +113,14 @@ class DecoderLayer(nn.Module):
         output_rows: torch.Tensor | None = None,
         layer_input: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the layer's output for x [T, hidden], which may be overwritten.
+        """Return the layer's output for x [T, hidden], or [T, streams, hidden], which may be overwritten.
 
         groups, kv: of attention, a recurrence, or both. output_rows: [L] rows to return, by default all; for the
         others, the feed-forward sublayer is skipped. layer_input: [T, size], with LayerSpec.layer_input.
         """
-        attn = self.attn
-        if attn is not None:
-            x = self._attn_residual(
-                x, lambda rows, norm, residual: self._mix(attn, rows, norm, rotary, batch, groups, kv, residual)
-            )
+        if self.streams is not None:
+            return self._run_streams(self.streams, x, rotary, batch, groups, kv, output_rows, layer_input)
+        x = self._attend(x, rotary, batch, groups, kv)
         slots = batch.adapter_slots
         if output_rows is not None:
             x, slots = x[output_rows], None if slots is None else slots[output_rows]
@@ -128,6 +133,55 @@ class DecoderLayer(nn.Module):
             return x
         assert layer_input is not None
         return self._input_residual(x, lambda rows, _, residual: add_input(rows, layer_input, residual, slots))
+
+    def _run_streams(
+        self,
+        streams: LayerStreams,
+        x: torch.Tensor,
+        rotary: RotaryEmbedding | None,
+        batch: ForwardBatch,
+        groups: Sequence[GroupBatch],
+        kv: Sequence[LayerCache],
+        output_rows: torch.Tensor | None,
+        layer_input: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the streams after the layer for streams x, [T, count, hidden] each."""
+        assert self.layer_input is not None
+        assert layer_input is not None
+        slots = batch.adapter_slots
+        predicted = streams.predict(x, slots)
+        # A copy, also of a single row, since attention overwrites it.
+        active = predicted[:, streams.active].clone(memory_format=torch.contiguous_format)
+        active = self._attend(active, rotary, batch, groups, kv)
+        if output_rows is not None:
+            predicted, active, layer_input = predicted[output_rows], active[output_rows], layer_input[output_rows]
+            slots = None if slots is None else slots[output_rows]
+        active = self._mlp_residual(
+            active, lambda rows, norm, residual: self._feed_forward(rows, norm, residual, slots)
+        )
+        corrected = streams.correct(predicted, active, slots)
+        added = self.layer_input.norm(self.layer_input(streams.read(corrected), layer_input, None, slots))
+        return torch.cat((corrected[:, :1], corrected[:, 1:] + added.unsqueeze(1)), dim=1)
+
+    def _attend(
+        self,
+        x: torch.Tensor,
+        rotary: RotaryEmbedding | None,
+        batch: ForwardBatch,
+        groups: Sequence[GroupBatch],
+        kv: Sequence[LayerCache],
+    ) -> torch.Tensor:
+        """Return the residual stream after the attention sublayer, for x [T, hidden], which may be overwritten."""
+        attn = self.attn
+        if attn is None:
+            return x
+        beside = None
+        if self.laurel is not None:
+            beside = self.laurel(x, self.attn_norm or IDENTITY, batch.adapter_slots)
+        x = self._attn_residual(
+            x, lambda rows, norm, residual: self._mix(attn, rows, norm, rotary, batch, groups, kv, residual)
+        )
+        return x if beside is None else self._join_rows(x, beside, IDENTITY, skip=2**-0.5, scale=2**-0.5).to(x.dtype)
 
     def _mix(
         self,
@@ -178,6 +232,12 @@ class DecoderLayer(nn.Module):
         finally:
             self._mlp_residual, self.layer_input = residual, layer_input
 
+    @property
+    def is_divisible(self) -> bool:
+        """Whether the layer's state between attention and feed-forward is all that feed-forward needs, so that
+        `without_mlp` and `drop_attention` divide it."""
+        return self.streams is None and self.laurel is None
+
     def drop_attention(self) -> None:
         """Skip attention from now on, for callers whose x already includes the result of attention."""
         self._attn_residual = skip_sublayer
@@ -193,7 +253,7 @@ class ParallelLayer(nn.Module):
         assert spec.sublayer_scale == spec.skip_scale == 1.0
         assert not spec.has_output_scale
         assert spec.layer_input is None
-        assert spec.moe is None
+        assert spec.moe is spec.streams is spec.laurel_rank is None
         self.attn_norm = Norm(spec.norm, hidden_size)
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM

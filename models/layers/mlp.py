@@ -1,5 +1,7 @@
 """MLP: a feed-forward layer, gated or plain."""
 
+import statistics
+
 import torch
 from torch import nn
 
@@ -28,6 +30,10 @@ class MLP(nn.Module):
         size = spec.intermediate_size
         self.inner_norm = None if spec.inner_norm is None else Norm(spec.inner_norm, size)
         self._prepare_rows = compute.ops.prepare_rows(size)
+        self._sparse_gates, self._deviations = compute.ops.sparse_gates(), None
+        if spec.gate_sparsity > 0.0:
+            assert spec.is_gated
+            self._deviations = statistics.NormalDist().inv_cdf(spec.gate_sparsity)
         self.down = Linear(size, hidden_size, has_bias=spec.has_down_bias, method=method)
         shards = {"gate": size, "up": size} if spec.is_gated else size
         first = Linear(hidden_size, shards, has_bias=spec.has_up_bias, method=method)
@@ -59,6 +65,8 @@ class MLP(nn.Module):
         residual: added; it may be overwritten. adapter_slots: each row's adapter slot, [T] int32, or None.
         """
         prologue = self.activation
+        if self._deviations is not None:
+            inner = self._sparse_gates(inner, self._deviations)
         if self.inner_norm is not None:
             inner, prologue = self._prepare_rows(inner, self.activation), self.inner_norm
         hidden: torch.Tensor = self.down(

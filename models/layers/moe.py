@@ -50,6 +50,7 @@ class MoE(nn.Module):
         super().__init__()
         assert spec.expert.inner_norm is None, "kernels of experts have no norm there"
         assert spec.router.norm is None or spec.shared is spec.latent_size is None
+        assert spec.expert.gate_sparsity == 0.0
         self._ops = compute.ops
         self.router = Router(spec.router, spec.num_experts, hidden_size)
         self.experts = nn.ModuleList(

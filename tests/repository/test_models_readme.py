@@ -34,7 +34,8 @@ def test_every_place_is_in_the_table() -> None:
 def places_of(spec: DecoderSpec) -> Places:
     decoder = Decoder(spec, cpu_compute())
     places: Places = {}
-    for name, module in decoder.named_modules():
+    for full_name, module in decoder.named_modules():
+        name = re.sub(r"(expand|merge)\.\d+", r"\1.{e}", full_name)
         parameters = {parameter for parameter, _ in module.named_parameters(recurse=False)}
         if parameters:
             template = re.sub(r"experts\.\d+", "experts.{e}", re.sub(r"layers\.\d+", "layers.{i}", name))

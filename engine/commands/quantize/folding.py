@@ -101,6 +101,8 @@ def fold(
         pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if layer.mlp.is_gated else "mlp.up"))
     if spec.placement not in (NormPlacement.PRE, NormPlacement.SANDWICH):
         pairs = []  # no matrix reads a norm's output
+    if layer.laurel is not None:  # it reads what attention reads
+        pairs = [pair for pair in pairs if pair[0] != "attn_norm"]
     for norm_name, norm, name in pairs:
         if isinstance(norm, Norm) and _is_as_stored(assignments, norm_name, None) and _has(layer, name):
             folding.fold_norm(norm_name, norm, name, choose_factors(name, _linear(layer, name)), dtype)

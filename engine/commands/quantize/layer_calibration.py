@@ -135,8 +135,10 @@ class LayerCalibration:
         with rounding:
             stages = _stages(quantized, targets)
             for number, names in enumerate(stages):
-                if isinstance(self._layer, DecoderLayer) and number == _num_attention_stages(stages):
-                    self._finish_attention(self._layer, forwards)
+                layer = self._layer
+                ends_attention = number == _num_attention_stages(stages)
+                if isinstance(layer, DecoderLayer) and layer.is_divisible and ends_attention:
+                    self._finish_attention(layer, forwards)
                 sums = {
                     name: InputSums(self._linears[name], targets.get(name, ()), folding.column_factors.get(name))
                     for name in names

@@ -30,6 +30,13 @@ def gate_rows(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     return (x.unflatten(1, (gate.shape[1], -1)) * torch.sigmoid(gate).unsqueeze(2)).flatten(1)
 
 
+def sparse_gates(x: torch.Tensor, deviations: float) -> torch.Tensor:
+    """Return rows [gate | up] with max(gate - cut, 0) as the gate; the cut is `deviations` above the gates' mean."""
+    gate, up = x.to(torch.float32).chunk(2, dim=-1)
+    variance, mean = torch.var_mean(gate, dim=-1, correction=0, keepdim=True)
+    return torch.cat((torch.relu(gate - (mean + deviations * variance.sqrt())), up), dim=-1).to(x.dtype)
+
+
 def bound_rows(x: torch.Tensor, limit: float) -> torch.Tensor:
     """Return x bounded to +-limit."""
     return x.clamp(-limit, limit)

@@ -94,6 +94,7 @@ def has_gguf_files(architecture: str) -> bool:
 WITHOUT_FAMILY = {
     "DeepseekV4ForCausalLM": "refused: compressed keys, hyper-connections",
     "Gemma3nForConditionalGeneration": "refused: several streams of hidden states",
+    "DeepseekV32ForCausalLM": "refused: indexer",
     "GlmMoeDsaForCausalLM": "refused: indexer",
     "KimiLinearForCausalLM": "refused: decay per channel",
     "Lfm3ForCausalLM": "refused: short convolutions beside windows",

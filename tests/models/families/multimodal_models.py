@@ -51,6 +51,8 @@ _TEXT: dict[str, dict[str, object]] = {
 }
 # The whole of an Omni model speaks, too: its thinker answers, and is a class of its own.
 WITH_SPEECH = ("Qwen2_5OmniForConditionalGeneration", "Qwen3OmniMoeForConditionalGeneration")
+# The tower needs another package, timm.
+WITH_TIMM = ("Gemma3nForConditionalGeneration",)
 
 
 def _tiny(kind: type[PretrainedConfig]) -> PretrainedConfig:
@@ -71,7 +73,7 @@ def _tiny(kind: type[PretrainedConfig]) -> PretrainedConfig:
 def _models() -> dict[str, Callable[[], PretrainedConfig]]:
     makers: dict[str, Callable[[], PretrainedConfig]] = {}
     for kind, model in MODEL_FOR_MULTIMODAL_LM_MAPPING.items():
-        if model.__name__ in MULTIMODAL and model.__name__ not in WITH_SPEECH:
+        if model.__name__ in MULTIMODAL and model.__name__ not in (*WITH_SPEECH, *WITH_TIMM):
             makers.setdefault(model.__name__, functools.partial(_tiny, kind))
     return makers
 

@@ -17,7 +17,8 @@ from models.families.name_map import NameMap
 from models.families.registry import MULTIMODAL
 from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, load_folder, qwen2_config, random_model, save_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.models.families.multimodal_models import MULTIMODAL_MODELS, SPARSE, WITH_SPEECH
+from tests.models.families.gemma3n_variants import GEMMA3N_VARIANTS
+from tests.models.families.multimodal_models import MULTIMODAL_MODELS, SPARSE, WITH_SPEECH, WITH_TIMM
 from tests.models.families.multimodal_variants import AXES, MULTIMODAL_VARIANTS
 from tests.models.families.recurrent_variants import qwen35
 from tests.models.families.test_parity import random_prompts, truth
@@ -86,8 +87,18 @@ def test_thinker_within_a_model_that_speaks(architecture: str, tmp_path: Path) -
     check(tmp_path, truth(model, PROMPT))
 
 
+@pytest.mark.parametrize("architecture", WITH_TIMM)
+def test_language_model_under_the_names_of_a_whole_that_cannot_be_made_here(architecture: str, tmp_path: Path) -> None:
+    model = saved(tmp_path, GEMMA3N_VARIANTS["gemma3n"]())
+    config = {"architectures": [architecture], "text_config": model.config.to_dict(), "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rename_tensors(tmp_path, model="model.language_model")
+
+    check(tmp_path, truth(model, PROMPT))
+
+
 def test_every_multimodal_class_is_compared() -> None:
-    assert MULTIMODAL.keys() == {*MULTIMODAL_MODELS, *ALSO_KNOWN_AS, *WITH_SPEECH}
+    assert MULTIMODAL.keys() == {*MULTIMODAL_MODELS, *ALSO_KNOWN_AS, *WITH_SPEECH, *WITH_TIMM}
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Layers that read the keys and values of earlier ones: rows that need no logits stop before them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig
 
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
@@ -21,6 +22,7 @@ from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import load_folder, random_model, save_model
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.models.families.gemma3n_variants import GEMMA3N_VARIANTS
 from tests.models.families.gemma4_variants import GEMMA4_VARIANTS, gemma4
 
 PROMPTS = [[5, 9, 2, 7, 11, 3, 8, 1, 4, 6, 12], [7, 3, 9], [4, 4, 8, 2, 6]]
@@ -119,12 +121,16 @@ def test_keys_and_values_that_training_left_there_are_ignored(folder: Path, tmp_
     )
 
 
-def test_whole_texts_and_single_layers_see_what_the_paged_cache_has(folder: Path) -> None:
-    decoder, prompt = load_folder(folder, torch.float32), PROMPTS[0]
+@pytest.mark.parametrize("make", [GEMMA4_VARIANTS["gemma4"], GEMMA3N_VARIANTS["gemma3n"]])
+def test_whole_texts_and_single_layers_see_what_the_paged_cache_has(
+    make: Callable[[], PretrainedConfig], tmp_path: Path
+) -> None:
+    save_model(random_model(make()), tmp_path)
+    decoder, prompt = load_folder(tmp_path, torch.float32), PROMPTS[0]
     with torch.inference_mode():
         expected = decoder.final_states(hidden_of(decoder, None)[: len(prompt) - 4])
         packed = PackedForward(decoder, CPU).states(prompt, [len(prompt)])[4:]
-        stream = LayerStream(open_model(ModelFiles(folder, (), "m")), dtype=torch.float32, device=CPU)
+        stream = LayerStream(open_model(ModelFiles(tmp_path, (), "m")), dtype=torch.float32, device=CPU)
         stream.load_non_layer_weights()
         tables = torch.arange(3, dtype=torch.int32)[None]
         groups = [tables] * len(decoder.cache_layout.groups)
@@ -132,7 +138,7 @@ def test_whole_texts_and_single_layers_see_what_the_paged_cache_has(folder: Path
         for index, _ in stream.layers("", lambda *_: None):
             stream.compute(index, forward, advances=False)
             stream.compute(index, forward)
-        streamed = decoder.final_states(forward.hidden())[4:]
+        streamed = decoder.final_states(decoder.end_streams(forward.hidden()))[4:]
 
     torch.testing.assert_close(packed, expected, rtol=0.0, atol=1e-4)
     torch.testing.assert_close(streamed, expected, rtol=0.0, atol=1e-4)

@@ -1,0 +1,106 @@
+"""Gemma 3n (text): four residual streams, layers' inputs, sparse gates; the last layers share keys and values."""
+
+import dataclasses
+
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement, StreamsSpec
+from models.config.hf_config import HFConfig
+from models.config.layers import by_layer, kv_layers, sliding_windows
+from models.errors import CheckpointError
+from models.families import gemma4, llama
+from models.families.gemma import ropes, with_activation
+from models.families.name_map import To
+from models.families.registry import Family
+
+_PATTERN = 5  # one layer in so many has full attention
+_NUM_SPARSE = 10  # of the first layers, in models with more
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    count = config.num_layers("num_hidden_layers")
+    sizes = by_layer(config, "intermediate_size", count) or [16384] * count
+    usual = {"num_key_value_heads": 2, "final_logit_softcapping": 30.0}
+    config = with_activation(config)
+    config = dataclasses.replace(config, fields={**usual, **config.fields, "intermediate_size": sizes[0]})
+    spec = llama.describe(config, llama.Defaults(head_dim=256, has_tied_head=True))
+    windows = sliding_windows(config, count, is_windowed=lambda index: (index + 1) % _PATTERN != 0, default=512)
+    windowed_rope, full_rope = ropes(config, spec.layers[0].attention.head_dim)
+    sparsity = _sparsity(config, count)
+    norm, first = spec.layers[0].norm, spec.layers[0].mlp
+    assert isinstance(first, MLPSpec)
+    mlps = [
+        dataclasses.replace(first, intermediate_size=_size(config, size), gate_sparsity=share)
+        for size, share in zip(sizes, sparsity, strict=True)
+    ]
+    num_streams = config.integer("altup_num_inputs", 4, minimum=2)
+    streams = StreamsSpec(
+        num_streams,
+        config.integer("altup_active_idx", 0, minimum=0, maximum=num_streams - 1),
+        norm,
+        is_scaled=config.boolean("altup_correct_scale", True),
+    )
+    layer_input = LayerInputSpec(
+        config.integer("vocab_size_per_layer_input", 262144),
+        config.integer("hidden_size_per_layer_input", 256),
+        first.activation,
+        norm,
+    )
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        window = windows[index]
+        return dataclasses.replace(
+            layer,
+            mixer=dataclasses.replace(layer.attention, scale=1.0, sliding_window=window),
+            mlp=mlps[index],
+            rope=full_rope if window is None else windowed_rope,
+            placement=NormPlacement.SANDWICH,
+            qk_norm=QKNormSpec(norm),
+            value_norm=dataclasses.replace(norm, has_weight=False),
+            layer_input=layer_input,
+            streams=streams,
+            laurel_rank=config.integer("laurel_rank", 64),
+        )
+
+    spec = spec.map_layers(adapt)
+    donors = kv_layers(config, [layer.attention for layer in spec.layers], default=15)
+    return dataclasses.replace(
+        spec.map_layers(lambda index, layer: dataclasses.replace(layer, kv_layer=donors[index])),
+        embedding_scale=spec.hidden_size**0.5,
+        logit_softcap=config.number("final_logit_softcapping"),
+    )
+
+
+def _size(config: HFConfig, size: object) -> int:
+    return dataclasses.replace(config, fields={"intermediate_size": size}).integer("intermediate_size")
+
+
+def _sparsity(config: HFConfig, count: int) -> list[float]:
+    """Return each layer's share of gates that are cut to 0."""
+    shares = by_layer(config, "activation_sparsity_pattern", count)
+    if shares is None:
+        num_sparse = _NUM_SPARSE if count > _NUM_SPARSE else 0
+        return [0.95] * num_sparse + [0.0] * (count - num_sparse)
+    if not all(isinstance(share, int | float) and 0 <= share < 1 for share in shares):
+        raise CheckpointError(
+            f"{config.source}: activation_sparsity_pattern has shares that are not from 0 to below 1; {config.remedy}"
+        )
+    return [float(share) for share in shares]
+
+
+NAMES = {
+    **gemma4.NAMES,
+    "model.altup_projections.{e}.*": To("streams.expand.{e}"),
+    "model.altup_unembed_projections.{e}.*": To("streams.merge.{e}"),
+    "model.layers.{i}.altup.correct_output_scale": To("layers.{i}.streams", parameter="scale"),
+    "model.layers.{i}.altup.correction_coefs.*": To("layers.{i}.streams.correct_by"),
+    "model.layers.{i}.altup.prediction_coefs.*": To("layers.{i}.streams.predict_by"),
+    "model.layers.{i}.altup.modality_router.*": To("layers.{i}.streams.router"),
+    "model.layers.{i}.altup.router_norm.*": To("layers.{i}.streams.router_norm"),
+    "model.layers.{i}.laurel.linear_left.*": To("layers.{i}.laurel.left"),
+    "model.layers.{i}.laurel.linear_right.*": To("layers.{i}.laurel.right"),
+    "model.layers.{i}.laurel.post_laurel_norm.*": To("layers.{i}.laurel.norm"),
+}
+
+FAMILY = Family(describe, NAMES)
