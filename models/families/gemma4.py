@@ -25,6 +25,7 @@ from models.families.state_spaces import layer_counts
 from models.families.transforms import over_root_size
 
 _PATTERN = 6  # one layer in so many has full attention, and the last has, too
+_INPUT_SIZE = "hidden_size_per_layer_input"
 _ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
@@ -36,7 +37,8 @@ def describe(config: HFConfig) -> DecoderSpec:
     first = spec.layers[0]
     assert isinstance(first.mlp, MLPSpec)
     layer_input = None
-    if size := config.integer("hidden_size_per_layer_input", 256, minimum=0):
+    size = 0 if config.is_null(_INPUT_SIZE) else config.integer(_INPUT_SIZE, 256, minimum=0)
+    if size:
         vocab_size = config.integer("vocab_size_per_layer_input", 262144)
         layer_input = LayerInputSpec(vocab_size, size, first.mlp.activation, first.norm)
     moe = _experts(config, first.mlp, first.norm) if config.boolean("enable_moe_block", False) else None

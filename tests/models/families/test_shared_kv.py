@@ -144,6 +144,16 @@ def test_whole_texts_and_single_layers_see_what_the_paged_cache_has(
     torch.testing.assert_close(streamed, expected, rtol=0.0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("stated", "size"), [({}, 256), ({"hidden_size_per_layer_input": None}, None)])
+def test_layers_have_inputs_unless_null_is_their_size(stated: dict[str, object], size: int | None) -> None:
+    fields = gemma4().to_dict()
+    del fields["hidden_size_per_layer_input"]
+
+    layer_input = family_of("Gemma4ForCausalLM").describe(HFConfig({**fields, **stated}, "config.json")).layer_input
+
+    assert size == (layer_input and layer_input.size)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
