@@ -1,5 +1,6 @@
 """Adapters in GGUF files, in the format of llama.cpp's converter."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,8 +16,8 @@ _EMBEDDING = "token_embd.weight"  # its `a` is transposed
 _KNOWN_KEYS = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix")
 
 
-def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
-    """Read an adapter in a GGUF file. architecture: the base model's architecture, by its GGUF name.
+def read_gguf_adapter(path: Path, architectures: Sequence[str]) -> StoredAdapter:
+    """Read an adapter in a GGUF file. architectures: the GGUF names that the base model's architecture may have.
 
     Raises AdapterError, which names the file and the key or tensor.
     """
@@ -24,7 +25,7 @@ def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
         file = GGUFCheckpoint([path])
     except ModelError as error:
         raise AdapterError(str(error)) from None
-    _check_metadata(file, architecture)
+    _check_metadata(file, architectures)
     alpha = file.metadata.get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
         raise AdapterError(f"{path}: adapter.lora.alpha is {quote_value(alpha)}; it must be a number; convert it again")
@@ -38,14 +39,15 @@ def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
     )
 
 
-def _check_metadata(file: GGUFCheckpoint, architecture: str | None) -> None:
+def _check_metadata(file: GGUFCheckpoint, architectures: Sequence[str]) -> None:
     metadata = file.metadata
     for key, value in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (given := metadata.get(key)) != value:
             raise AdapterError(f"{file.path}: {key} is {quote_value(given)}; it must be {value!r} for an adapter")
-    if (given := metadata.get("general.architecture")) != architecture:
+    if (given := metadata.get("general.architecture")) not in architectures:
+        names = " or ".join(map(repr, architectures))
         raise AdapterError(
-            f"{file.path} is for the architecture {quote_value(given)}; the model's is {architecture!r}; serve the "
+            f"{file.path} is for the architecture {quote_value(given)}; the model's is {names}; serve the "
             "model that the adapter was trained with"
         )
     for key, value in metadata.items():

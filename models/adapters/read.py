@@ -31,8 +31,8 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
         if targets is None:
             raise AdapterError(f"{path}: GGUF has no architecture {model.architecture}; use a PEFT folder")
         entry = ARCHITECTURES[model.architecture]
-        gguf = entry.gguf or (ARCHITECTURES[entry.gguf_as].gguf if entry.gguf_as else None)
-        stored = read_gguf_adapter(path, gguf)
+        entry = ARCHITECTURES[entry.gguf_as] if entry.gguf_as else entry
+        stored = read_gguf_adapter(path, entry.gguf_names)
     else:
         raise AdapterError(
             f"{path} is not an adapter: give a folder with adapter_config.json and adapter_model.safetensors, or a "

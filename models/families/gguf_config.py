@@ -17,7 +17,7 @@ def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
     source = str(checkpoint.path)
     name = HFConfig(checkpoint.metadata, source).text("general.architecture")
     check_is_model(name, source, checkpoint.tensors)
-    if not any(name in (entry.gguf, entry.gguf_experts) for entry in ARCHITECTURES.values()):
+    if not any(name in entry.gguf_names for entry in ARCHITECTURES.values()):
         raise refused_gguf(name, checkpoint.tensors)
     architecture = architecture_of_gguf(name, checkpoint.metadata, checkpoint.tensors)
     file = gguf_metadata(name, checkpoint.metadata, checkpoint.tensors, checkpoint.path)

@@ -8,7 +8,7 @@ from models.config.hf_config import HFConfig, quote_value
 from models.errors import ModelError, UnsupportedModelError
 from models.families.multimodal import language_model_config, language_model_of
 from models.families.name_map import NameMap, Rules
-from models.families.registry import ARCHITECTURES, FAMILIES, family_of, nearest_names
+from models.families.registry import FAMILIES, family_of, gguf_architectures, nearest_names
 
 _DRAFTING = (
     "to propose tokens for one other model from that model's hidden states; serve that model, whose drafts come from "
@@ -93,7 +93,7 @@ def check_is_model(name: str, source: object, tensors: Container[str] | Iterable
 def refused_gguf(name: str, tensors: Iterable[str]) -> UnsupportedModelError:
     """Return the error for a GGUF file whose general.architecture no family computes."""
     tensors = list(tensors)
-    by_name = nearest_names(name, sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf}))
+    by_name = nearest_names(name, gguf_architectures())
     counterpart = _transformers_class(name)
     runs = ""
     if counterpart is not None:

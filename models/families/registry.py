@@ -30,6 +30,11 @@ class Architecture:
     body: str = USUAL_BODY  # prefix of that model's body in the multimodal class of transformers
     seen: str = ""  # real checkpoints that were run, for docs/models.md
 
+    @property
+    def gguf_names(self) -> tuple[str, ...]:
+        """The names that general.architecture of its GGUF files may have."""
+        return tuple(filter(None, (self.gguf, self.gguf_experts)))
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -271,13 +276,10 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Contai
 
     Raises UnsupportedModelError if the architecture is not supported.
     """
-    candidates = {
-        architecture: entry for architecture, entry in ARCHITECTURES.items() if name in (entry.gguf, entry.gguf_experts)
-    }
+    candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if name in entry.gguf_names}
     if not candidates:
-        known = sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf})
         raise UnsupportedModelError(
-            f"GGUF architecture {quote_value(name)} is not supported; {nearest_names(name, known)}"
+            f"GGUF architecture {quote_value(name)} is not supported; {nearest_names(name, gguf_architectures())}"
         )
     for architecture, entry in candidates.items():
         if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):
@@ -285,6 +287,10 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Contai
         if entry.gguf_tensor in tensors:
             return architecture
     return next(name for name, entry in candidates.items() if entry.gguf_key is None and entry.gguf_tensor is None)
+
+
+def gguf_architectures() -> list[str]:
+    return sorted({name for entry in ARCHITECTURES.values() for name in entry.gguf_names})
 
 
 def nearest_names(name: str, supported: Iterable[str]) -> str:

@@ -114,8 +114,9 @@ def pooling_model_table() -> Table:
 def _gguf_files(entry: Architecture) -> str:
     if entry.gguf is None:
         return "none" if entry.gguf_as is None else f"as `{entry.gguf_as}`"
+    names = ", ".join(f"`{name}`" for name in entry.gguf_names)
     sign = entry.gguf_key or entry.gguf_tensor
-    return f"`{entry.gguf}` with `{sign}`" if sign else f"`{entry.gguf}`"
+    return f"{names} with `{sign}`" if sign else names
 
 
 def _tested_techniques() -> dict[str, list[str]]:

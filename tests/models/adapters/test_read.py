@@ -11,8 +11,10 @@ from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 
 from models.adapters import place
+from models.adapters.gguf import read_gguf_adapter
 from models.adapters.read import read_adapter
 from models.errors import AdapterError
+from models.families.registry import ARCHITECTURES
 from models.linear.adapters.adapter import Adapter
 from models.linear.linear import Linear
 from models.loaded_model import LoadedModel
@@ -109,6 +111,17 @@ def test_a_gguf_adapter_is_the_peft_folder_that_it_was_converted_from(
     assert (peft.rank, peft.alpha) == (gguf.rank, gguf.alpha) == (3, 6.0)
     assert "model.layers.0.self_attn.q_proj.weight" in peft.targets
     assert "blk.0.attn_q.weight" in gguf.targets
+
+
+@pytest.mark.parametrize("architecture", ["nemotron_h", "nemotron_h_moe"])
+def test_a_gguf_adapter_may_have_each_name_of_the_architecture(
+    adapter: RandomAdapter, tmp_path: Path, architecture: str
+) -> None:
+    path = _write_gguf(tmp_path / "adapter.gguf", adapter, architecture=architecture)
+
+    stored = read_gguf_adapter(path, ARCHITECTURES["NemotronHForCausalLM"].gguf_names)
+
+    assert stored.alpha == 6.0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from transformers import DeepseekV4Config, HeliumConfig, PretrainedConfig, Qwen3
 from models.config.hf_config import HFConfig
 from models.errors import ModelError, UnsupportedModelError
 from models.families.refusal import refused
+from models.families.registry import architecture_of_gguf
 from models.loading.open import check_config, open_model
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import SMALL
@@ -118,6 +119,11 @@ def test_gguf_file_names_what_its_nearest_does_not_know(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "GGUF architecture 'qwen3new' is not supported; it has layers 0-2 with hyper-connections" in message
     assert "nearest by structure is qwen3, which knows 8 of its 9 kinds of tensors, and not blk.*.hc_attn_fn" in message
+
+
+def test_every_name_of_an_architecture_is_offered_as_nearest() -> None:
+    with pytest.raises(UnsupportedModelError, match="nearest by name are nemotron_h_moe"):
+        architecture_of_gguf("nemotron_h_moe2", {})
 
 
 def test_gguf_file_of_a_class_of_transformers_names_it(tmp_path: Path) -> None:
