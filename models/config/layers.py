@@ -6,7 +6,12 @@ from typing import Any
 
 from models.architecture.attention import AttentionSpec
 from models.config.hf_config import HFConfig, quote_value
-from models.errors import CheckpointError, UnsupportedModelError
+from models.errors import CheckpointError
+
+_FETCH = "fetch the checkpoint's own configuration again"
+_WINDOWED = {"sliding_attention": "sliding_attention", "full_attention": "full_attention"}
+# Numbers of layers for multi-token prediction, which lists of layers may include.
+_PREDICTING = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
 
 
 def sliding_windows(
@@ -17,10 +22,10 @@ def sliding_windows(
     `layer_types` says which layers have a window, or `is_windowed(index)` if that is absent. The size is the field
     `sliding_window`, or `default` without the field. No layer has a window if neither is given or the field is null.
     """
+    types = layer_types(config, num_layers, _WINDOWED)
     if config.is_null("sliding_window") or (default is None and not config.has("sliding_window")):
         return [None] * num_layers
     window = config.integer("sliding_window", default)
-    types = layer_types(config, num_layers)
     if types is None:
         return [window if is_windowed(index) else None for index in range(num_layers)]
     return [window if kind == "sliding_attention" else None for kind in types]
@@ -31,28 +36,47 @@ def sparse_layers(config: HFConfig, num_layers: int, default_dense: int) -> list
 
     `mlp_layer_types` says so, or all layers have experts except the first `first_k_dense_replace` (or `default_dense`).
     """
-    types = layer_types(config, num_layers, "mlp_layer_types")
+    types = layer_types(config, num_layers, {"dense": "dense", "sparse": "sparse"}, "mlp_layer_types")
     if types is None:
         num_dense = config.integer("first_k_dense_replace", default_dense, minimum=0)
         return [index >= num_dense for index in range(num_layers)]
-    if unknown := set(types) - {"dense", "sparse"}:
-        raise UnsupportedModelError(
-            f"{config.source}: mlp_layer_types has {sorted(unknown)[0]!r}; supported are 'dense' and 'sparse'"
-        )
     return [kind == "sparse" for kind in types]
 
 
-def layer_types(config: HFConfig, num_layers: int, name: str = "layer_types") -> list[str] | None:
-    """Return each layer's type, such as "full_attention", or None if the configuration does not list them."""
+def layer_types(
+    config: HFConfig, num_layers: int, kinds: Mapping[str, str], name: str = "layer_types"
+) -> list[str] | None:
+    """Return each layer's kind, or None if the configuration does not list them. kinds, errors: as in `listed_kinds`.
+
+    "attention" is an old name of "full_attention".
+    """
     if not config.has(name):
         return None
-    types = config.raw(name)
-    if not isinstance(types, list) or len(types) < num_layers or not all(isinstance(kind, str) for kind in types):
-        raise CheckpointError(
-            f"{config.source}: {name} is not a list of {num_layers} kinds; "
-            "fetch the checkpoint's own configuration again"
-        )
-    return types[:num_layers]
+    if "full_attention" in kinds:
+        kinds = {**kinds, "attention": kinds["full_attention"]}
+    return listed_kinds(config, name, num_layers, kinds)
+
+
+def listed_kinds(config: HFConfig, field: str, num_layers: int, kinds: Mapping[str, str]) -> list[str]:
+    """Return the kind of each layer, which `field` lists. kinds: the field's values -> kinds.
+
+    The list may go on with the layers for multi-token prediction, if the configuration counts them. Raises
+    CheckpointError for another length, or a value that `kinds` lacks.
+    """
+    listed = config.raw(field)
+    if isinstance(listed, str):
+        listed = list(listed)
+    lengths = {num_layers, *(num_layers + config.integer(name, 0, minimum=0) for name in _PREDICTING)}
+    if not isinstance(listed, list) or len(listed) not in lengths:
+        found = f"{len(listed)} layers" if isinstance(listed, list) else quote_value(listed)
+        raise CheckpointError(f"{config.source}: {field} lists {found}; the model has {num_layers}; {_FETCH}")
+    for index, value in enumerate(listed[:num_layers]):
+        if not isinstance(value, str) or value not in kinds:
+            known = ", ".join(map(repr, kinds))
+            raise CheckpointError(
+                f"{config.source}: layer {index} of {field} is {quote_value(value)}; known are {known}; {_FETCH}"
+            )
+    return [kinds[value] for value in listed[:num_layers]]
 
 
 def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping[str, Any]]) -> list[HFConfig]:
@@ -128,9 +152,6 @@ def rope_layers(config: HFConfig, num_layers: int) -> list[bool]:
     flags = config.raw("no_rope_layers")
     if not flags:
         return [(index + 1) % interval != 0 for index in range(num_layers)]
-    if not isinstance(flags, list) or len(flags) < num_layers or not all(flag in (0, 1) for flag in flags):
-        raise CheckpointError(
-            f"{config.source}: no_rope_layers is not a list of {num_layers} times 0 or 1; "
-            "fetch the checkpoint's own configuration again"
-        )
-    return [bool(flag) for flag in flags[:num_layers]]
+    if not isinstance(flags, list) or len(flags) != num_layers or not all(flag in (0, 1) for flag in flags):
+        raise CheckpointError(f"{config.source}: no_rope_layers is not a list of {num_layers} times 0 or 1; {_FETCH}")
+    return [bool(flag) for flag in flags]

@@ -5,13 +5,13 @@ import dataclasses
 
 from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import MAX_NUMBER, HFConfig
+from models.config.layers import listed_kinds
 from models.errors import CheckpointError
 from models.families import deepseek
 from models.families.delta_rule import delta_names
 from models.families.kimi_linear import KINDS, channel_delta, queries, with_deepseek_names, with_delta
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.state_spaces import listed_kinds
 
 _DEFAULTS = {**deepseek.V3_DEFAULTS, "first_k_dense_replace": 2}
 

@@ -6,7 +6,7 @@ from typing import Any
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
-from models.checkpoints.gguf.fields import common_fields, window_fields
+from models.checkpoints.gguf.fields import check_layers_listed, common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
@@ -105,8 +105,9 @@ def gguf_swa_fields(file: GGUFMetadata) -> dict[str, Any]:
     fields = {**gguf_fields(file), **window_fields(file)}
     if (has_rope := file.raw("attention.rope_pattern")) is None:
         return fields
+    check_layers_listed(file, "attention.rope_pattern", has_rope)
     theta = fields["rope_parameters"]["rope_theta"]
-    return {**fields, "layer_rope_theta": [theta if has else 0 for has in has_rope]}
+    return {**fields, "layer_rope_theta": [theta if has else 0 for has in has_rope[: fields["num_hidden_layers"]]]}
 
 
 SWA = Family(

@@ -11,9 +11,10 @@ import torch
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
-from models.checkpoints.gguf.fields import num_layers
+from models.checkpoints.gguf.fields import layer_counts
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
+from models.config.layers import listed_kinds
 from models.families import granite, llama
 from models.families.experts import GGUF_EXPERT_NAMES
 from models.families.name_map import To
@@ -21,8 +22,6 @@ from models.families.registry import Family
 from models.families.state_spaces import (
     gguf_space_fields,
     gguf_space_names,
-    layer_counts,
-    listed_kinds,
     mamba_space,
     space_names,
 )
@@ -118,7 +117,7 @@ _GGUF_NAMES = {
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have a state space."""
-    counts = layer_counts(file, "attention.head_count_kv", num_layers(file))
+    counts = layer_counts(file, "attention.head_count_kv")
     fields = {**file.fields, "attention.head_count_kv": max(counts) or None}
     attending = dataclasses.replace(file, fields=fields)
     num_experts = file.size("expert_count") or 0

@@ -7,15 +7,16 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import SelectiveScanSpec
-from models.checkpoints.gguf.fields import common_fields, num_layers
+from models.checkpoints.gguf.fields import common_fields, layer_counts
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
+from models.config.layers import listed_kinds
 from models.errors import CheckpointError
 from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.state_spaces import gguf_scan_names, kernel_size, layer_counts, listed_kinds, scan_names, step_rank
+from models.families.state_spaces import gguf_scan_names, kernel_size, scan_names, step_rank
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -78,7 +79,7 @@ _GGUF_NAMES = {
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have a scan, those with a router have experts."""
-    counts = layer_counts(file, "attention.head_count_kv", num_layers(file))
+    counts = layer_counts(file, "attention.head_count_kv")
     fields = {**file.fields, "attention.head_count_kv": max(counts) or None}
     inner_size, hidden_size = file.integer("ssm.inner_size"), file.integer("embedding_length")
     routed = [f"blk.{index}.ffn_gate_inp.weight" in file.tensors for index in range(len(counts))]

@@ -10,16 +10,16 @@ import torch
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import GatedDeltaSpec
-from models.checkpoints.gguf.fields import num_layers
+from models.checkpoints.gguf.fields import layer_counts
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
+from models.config.layers import listed_kinds
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families import deepseek
 from models.families.delta_rule import GGUF_DELTA_NAMES, delta_names
 from models.families.experts import expert_names, shared_names
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.state_spaces import layer_counts, listed_kinds
 
 _DEFAULTS = {
     **deepseek.V3_DEFAULTS,
@@ -149,7 +149,7 @@ GGUF_NAMES = {**deepseek.GGUF_NAMES, **GGUF_DELTA_NAMES, "blk.{i}.attn_q.*": _Q}
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have the delta rule."""
-    counts = layer_counts(file, "attention.head_count_kv", num_layers(file))
+    counts = layer_counts(file, "attention.head_count_kv")
     # Files do not say that the weights of experts are normed.
     fields = {"expert_weights_norm": True, **file.fields, "attention.head_count_kv": max(counts) or None}
     return {

@@ -11,7 +11,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import ShortConvSpec
-from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.fields import common_fields, layer_counts
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
@@ -65,7 +65,7 @@ def _describe(config: HFConfig, mlp_size: int) -> DecoderSpec:
 
 
 def _has_attention(config: HFConfig, num_layers: int) -> list[bool]:
-    types = layer_types(config, num_layers)
+    types = layer_types(config, num_layers, {"conv": "conv", "full_attention": "full_attention"})
     if types is not None:
         return [kind != "conv" for kind in types]
     indices = config.token_ids("full_attn_idxs") if config.has("full_attn_idxs") else range(num_layers)
@@ -131,7 +131,7 @@ _GGUF_MOE_NAMES = {
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have a convolution."""
-    counts = file.token_ids("attention.head_count_kv")
+    counts = layer_counts(file, "attention.head_count_kv")
     fields = {**file.fields, "attention.head_count_kv": max(counts, default=None)}
     return {
         **common_fields(dataclasses.replace(file, fields=fields)),

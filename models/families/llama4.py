@@ -50,7 +50,7 @@ def _chunks(config: HFConfig, has_rope: list[bool]) -> list[int | None]:
     if config.is_null("attention_chunk_size"):
         return [None] * len(has_rope)
     size = config.integer("attention_chunk_size", 8192)
-    types = layer_types(config, len(has_rope))
+    types = layer_types(config, len(has_rope), {kind: kind for kind in ("full_attention", "chunked_attention")})
     are_chunked = has_rope if types is None else [kind == "chunked_attention" for kind in types]
     return [size if is_chunked else None for is_chunked in are_chunked]
 

@@ -15,7 +15,7 @@ from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
 from models.config.layers import layer_types
 from models.config.rope import context_length, rope_spec
-from models.errors import CheckpointError, UnsupportedModelError
+from models.errors import CheckpointError
 from models.families import bert, phi3
 from models.families.encoders import attention_both_ways, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
@@ -72,10 +72,8 @@ def _norm(config: HFConfig) -> NormSpec:
 
 def _kinds(config: HFConfig, num_layers: int) -> list[str]:
     period = config.integer("global_attn_every_n_layers", 3)
-    kinds = layer_types(config, num_layers) or [_SLIDING if index % period else _FULL for index in range(num_layers)]
-    if unknown := set(kinds) - {_SLIDING, _FULL}:
-        raise UnsupportedModelError(f"{config.source}: layers of the type {min(unknown)!r} are not supported")
-    return kinds
+    kinds = layer_types(config, num_layers, {_SLIDING: _SLIDING, _FULL: _FULL})
+    return kinds or [_SLIDING if index % period else _FULL for index in range(num_layers)]
 
 
 def _ropes(config: HFConfig, head_dim: int) -> dict[str, RopeSpec]:

@@ -7,9 +7,10 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import StateSpaceSpec
-from models.checkpoints.gguf.fields import common_fields, num_layers
+from models.checkpoints.gguf.fields import common_fields, layer_counts
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
+from models.config.layers import listed_kinds
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields, require_sigmoid
@@ -19,8 +20,6 @@ from models.families.state_spaces import (
     checked_space,
     gguf_space_names,
     kernel_size,
-    layer_counts,
-    listed_kinds,
     with_step_limit,
 )
 from models.families.transforms import conv_weight
@@ -174,8 +173,7 @@ _GGUF_NAMES = {
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads and feed-forward have a state space."""
-    count = num_layers(file)
-    heads, sizes = (layer_counts(file, name, count) for name in ("attention.head_count_kv", "feed_forward_length"))
+    heads, sizes = (layer_counts(file, name) for name in ("attention.head_count_kv", "feed_forward_length"))
     has_experts = bool(file.size("expert_count"))
     largest = {"attention.head_count_kv": max(heads), "feed_forward_length": max(sizes)}
     scalars = dataclasses.replace(file, fields={**file.fields, **largest})
@@ -184,7 +182,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {
         **common_fields(scalars),
         **(_gguf_experts(file, scalars) if has_experts else {}),
-        "num_hidden_layers": count,
+        "num_hidden_layers": len(heads),
         "layers_block_type": [
             "attention" if num_heads else feed_forward if size else "mamba"
             for num_heads, size in zip(heads, sizes, strict=True)

@@ -54,7 +54,8 @@ def _kinds(config: HFConfig, num_layers: int) -> list[str]:
     default = ["full_attention" if index % 4 == 3 else "linear_attention" for index in range(num_layers)]
     if "full_attention" not in default:
         default[-1] = "full_attention"
-    return layer_types(config, num_layers) or default
+    kinds = {"linear_attention": "linear_attention", "full_attention": "full_attention"}
+    return layer_types(config, num_layers, kinds) or default
 
 
 NAMES = {

@@ -63,7 +63,8 @@ def describe(config: HFConfig) -> DecoderSpec:
 def _kinds(config: HFConfig, num_layers: int) -> list[str]:
     interval = config.integer("full_attention_interval", 4)
     default = ["linear_attention" if (index + 1) % interval else "full_attention" for index in range(num_layers)]
-    return layer_types(config, num_layers) or default
+    kinds = {"linear_attention": "linear_attention", "full_attention": "full_attention"}
+    return layer_types(config, num_layers, kinds) or default
 
 
 # --- transforms ------------------------------------------------------------------------------------------------------

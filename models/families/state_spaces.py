@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from models.architecture.norm import NormSpec
@@ -91,39 +90,6 @@ def checked_space(config: HFConfig, spec: StateSpaceSpec, inner_size: int) -> St
             f"{config.source}: {spec.num_groups} groups do not divide {spec.num_heads} state space heads; {_FETCH}"
         )
     return spec
-
-
-def listed_kinds(config: HFConfig, field: str, num_layers: int, kinds: Mapping[str, str]) -> list[str]:
-    """Return the kind of each layer, which `field` lists. kinds: the field's values -> kinds.
-
-    Raises CheckpointError for a list of another length than the layers, or with a value that `kinds` lacks.
-    """
-    listed = config.raw(field)
-    if isinstance(listed, str):
-        listed = list(listed)
-    if not isinstance(listed, list) or len(listed) != num_layers:
-        found = f"{len(listed)} layers" if isinstance(listed, list) else quote_value(listed)
-        raise CheckpointError(f"{config.source}: {field} lists {found}; the model has {num_layers}; {_FETCH}")
-    for index, value in enumerate(listed):
-        if not isinstance(value, str) or value not in kinds:
-            known = ", ".join(map(repr, kinds))
-            raise CheckpointError(
-                f"{config.source}: layer {index} of {field} is {quote_value(value)}; known are {known}; {_FETCH}"
-            )
-    return [kinds[value] for value in listed]
-
-
-def layer_counts(file: GGUFMetadata, name: str, num_layers: int) -> list[int]:
-    """Return a GGUF file's number for each layer, 0 where a layer lacks what is counted; a single number is all
-    layers'."""
-    counts = file.token_ids(name)
-    if len(counts) == 1:
-        return counts * num_layers
-    if len(counts) < num_layers:
-        raise CheckpointError(
-            f"{file.source}: {name} lists {len(counts)} layers; the model has {num_layers}; fetch the file again"
-        )
-    return counts[:num_layers]
 
 
 def space_names(block: str, module: str = "layers.{i}.attn") -> dict[str, To | tuple[To, ...] | None]:

@@ -48,10 +48,28 @@ def window_fields(file: GGUFMetadata) -> dict[str, Any]:
         return {"sliding_window": window}
     if isinstance(pattern, int) and not isinstance(pattern, bool):
         return {"sliding_window": window, "sliding_window_pattern": pattern}
-    if not isinstance(pattern, list) or len(pattern) < count:
-        raise CheckpointError(f"{file.source}: {name} is not a list of {count} flags; convert the model again")
+    check_layers_listed(file, name, pattern)
     types = ["sliding_attention" if is_windowed else "full_attention" for is_windowed in pattern[:count]]
     return {"sliding_window": window, "layer_types": types}
+
+
+def layer_counts(file: GGUFMetadata, name: str) -> list[int]:
+    """Return a GGUF file's number for each layer, 0 where a layer lacks what is counted; a single number is all
+    layers'."""
+    counts, count = file.token_ids(name), num_layers(file)
+    if len(counts) == 1:
+        return counts * count
+    check_layers_listed(file, name, counts)
+    return counts[:count]
+
+
+def check_layers_listed(file: GGUFMetadata, name: str, listed: Any) -> None:
+    """Raise CheckpointError if metadata are no list with an item for each block, those for multi-token prediction
+    included or not."""
+    count, blocks = num_layers(file), file.num_layers("block_count")
+    if not isinstance(listed, list) or len(listed) not in (count, blocks):
+        found = f"lists {len(listed)} layers" if isinstance(listed, list) else "is not a list"
+        raise CheckpointError(f"{file.source}: {name} {found}; the model has {count}; fetch or convert the file again")
 
 
 def num_layers(file: GGUFMetadata) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.checkpoints.gguf.fields import num_layers
+from models.checkpoints.gguf.fields import layer_counts, num_layers, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata, gguf_metadata
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families.registry import FAMILIES, architecture_of_gguf, family_of
@@ -52,6 +52,30 @@ def test_blocks_for_multi_token_prediction_are_no_layers(predicting: int | None,
 def test_file_of_only_blocks_for_multi_token_prediction_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"nextn_predict_layers 3 must be below block_count 3"):
         num_layers(metadata(block_count=3, nextn_predict_layers=3))
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 2, 5], [2, 0, 2]])
+def test_arrays_have_an_item_for_each_layer_or_block(counts: list[int]) -> None:
+    file = metadata(block_count=4, nextn_predict_layers=1, attention__head_count_kv=counts)
+
+    assert layer_counts(file, "attention.head_count_kv") == [2, 0, 2]
+
+
+@pytest.mark.parametrize("counts", [[2, 2], [2, 2, 2, 2]])
+def test_arrays_of_another_length_than_the_layers_are_refused(counts: list[int]) -> None:
+    file = metadata(block_count=3, attention__head_count_kv=counts)
+
+    with pytest.raises(CheckpointError, match=rf"head_count_kv lists {len(counts)} layers; the model has 3"):
+        layer_counts(file, "attention.head_count_kv")
+
+
+def test_window_pattern_of_another_length_than_the_layers_is_refused() -> None:
+    file = metadata(
+        block_count=3, attention__sliding_window=8, attention__sliding_window_pattern=[True, False, True, False]
+    )
+
+    with pytest.raises(CheckpointError, match="sliding_window_pattern lists 4 layers; the model has 3"):
+        window_fields(file)
 
 
 def test_every_gguf_architecture_has_one_family_for_files_without_a_key() -> None:
