@@ -21,6 +21,7 @@ from engine.sampling.sampler import Sampler, corrupted
 from engine.scheduling.plan import RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
+from models.kv.layer import LayerState
 from models.loaded_model import LoadedModel, ModelDecoder
 
 _DECAY = 0.99  # of the load, a step: a few hundred steps count
@@ -43,7 +44,11 @@ class _PromptRows(NamedTuple):
 
 
 class PendingStep(NamedTuple):
-    """A step whose forward pass was launched. logits: [L, V] fp32, one for each of `rows`; None without rows."""
+    """A step whose forward pass was launched. logits: [L, V] fp32, one for each of `rows`; None without rows.
+
+    unseen_states: plan items without logits, which would show states that are not finite, and each one's blocks of
+    states after the step, by state group.
+    """
 
     plan: StepPlan
     forward: PendingForward
@@ -52,6 +57,7 @@ class PendingStep(NamedTuple):
     masks: PendingMasks
     prompts: list[_PromptRows] | None
     state_spans: list[list[StateSpan]]
+    unseen_states: list[tuple[int, list[int]]]
     work: StepWork | None
 
 
@@ -109,7 +115,8 @@ class TorchRunner:
             raise
         prompts = _prompts(plan, batch) if needs_all_rows else None
         work = None if self._work is None else self._work.of(plan)
-        return PendingStep(plan, forward, rows, logits, masks, prompts, self._speculative_spans(plan), work)
+        spans, unseen = self._speculative_spans(plan), self._unseen_states(plan)
+        return PendingStep(plan, forward, rows, logits, masks, prompts, spans, unseen, work)
 
     @torch.inference_mode()
     def collect(self, pending: PendingStep) -> StepResult:
@@ -126,6 +133,9 @@ class TorchRunner:
         rows = [next(sampled) if item.needs_logits else RowResult([]) for item in pending.plan.items]
         if pending.prompts is not None:
             rows = self._with_prompt_logprobs(pending.prompts, rows, hidden)
+        for index, blocks in pending.unseen_states:
+            if not self._are_finite(blocks):
+                rows[index] = corrupted()
         self._commit_accepted_states(pending.state_spans, rows)
         counts = (*self._expert_load.take(), *self._sampler.masks.take_tally())
         return StepResult(rows, pending.forward.is_representative, *counts, sample_s=sample_s, work=pending.work)
@@ -135,6 +145,25 @@ class TorchRunner:
         if not self._state_groups or not any(item.num_draft for item in plan.items):
             return []
         return [state_spans(plan, index, self.kv_groups[index].block_size) for index in self._state_groups]
+
+    def _unseen_states(self, plan: StepPlan) -> list[tuple[int, list[int]]]:
+        return [
+            (number, [item.sequence.tables[index][(item.end - 1) // self._block_size] for index in self._state_groups])
+            for number, item in enumerate(plan.items)
+            if self._state_groups and not item.needs_logits
+        ]
+
+    def _are_finite(self, blocks: list[int]) -> bool:
+        """Whether a sequence's states are finite, by those of the last recurrent layer, to which the rows of all
+        others lead. blocks: one for each state group."""
+        layers = [self._model.cache_layout.groups[index].layers[-1] for index in self._state_groups]
+        states = [self._kv[layer] for layer in layers]
+        return all(
+            math.isfinite(value)
+            for state, block in zip(states, blocks, strict=True)
+            if isinstance(state, LayerState)
+            for value in torch.stack(state.parts[-1][block].aminmax()).tolist()
+        )
 
     def _commit_accepted_states(self, spans: list[list[StateSpan]], rows: list[RowResult]) -> None:
         """Write the recurrent states after the accepted tokens of sequences with drafts."""

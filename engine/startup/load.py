@@ -12,6 +12,7 @@ from engine.protocol import Quality, TokenizerInfo
 from engine.quality.report import QualityReport, overrides_of
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
+from engine.startup.pooling import check_pooling_options
 from engine.startup.task import pools
 from models.caches.uses import record_use
 from models.errors import CheckpointError, ModelError, SettingError, UnsupportedModelError
@@ -78,7 +79,13 @@ def load_models(
         quality_report = QualityReport(config, files, device, report)
         quality_report.before_loading()
         options = load_options(config, str(device))
-        target = load_model(files, options, report, lambda assets: on_tokenizer(tokenizer_info(assets)))
+        target = load_model(
+            files,
+            options,
+            report,
+            lambda assets: on_tokenizer(tokenizer_info(assets)),
+            lambda traits: check_pooling_options(config, traits),
+        )
         record_use(files.weight_files)
         quality = quality_report.after_loading(target)
     except SettingError as error:

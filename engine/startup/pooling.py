@@ -69,8 +69,6 @@ def build_pooling_engine(
             f"--{given[0].replace('_', '-')} is for models that generate text, and this one makes vectors or scores of "
             "it; leave it out"
         )
-    if any(layer.recurrence is not None for layer in decoder.spec.layers):
-        raise ModelUnusable(f"{model.architecture} has recurrent layers, and headrace cannot make embeddings of it")
     scheme = _scheme(config, traits)
     info = _pooling_info(config, model, traits, scheme)
     decoder.serve_context(info.max_input_tokens)

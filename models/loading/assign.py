@@ -30,6 +30,9 @@ _MAX_LISTED = 8  # tensors named in one message
 _CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
 
 
+_LOG_RATE = ".A_log"  # parameters of recurrences that are logarithms of decays' rates
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """A checkpoint's tensor and the rows of the decoder's parameter that the tensor fills; None for all rows."""
@@ -147,6 +150,11 @@ def _fill(parameter: torch.Tensor, assignment: Assignment, rearrange: Rearrange)
     values = rearrange(_read_finite(assignment.tensor, parameter.dtype))
     if assignment.destination.transform is not None:  # such as a logarithm
         check_finite(assignment.tensor, values)
+    if assignment.parameter.endswith(_LOG_RATE) and not bool(values.exp().isfinite().all()):
+        raise CheckpointError(
+            f"{assignment.tensor.file}: {assignment.tensor.name!r} has logarithms of decays that are not finite, such "
+            f"as {values.max().item():g}; fetch the checkpoint again"
+        )
     _narrow(parameter, assignment).copy_(values)
 
 

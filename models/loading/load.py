@@ -20,7 +20,7 @@ from models.loading.assign import Assignment, assign, load_weights
 from models.loading.methods import StoragePlan, choose_methods
 from models.loading.open import OpenedModel, open_with_either
 from models.loading.weights_note import format_of, weights_note
-from models.pooling.traits import pooling_traits
+from models.pooling.traits import PoolingTraits, pooling_traits
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
@@ -59,12 +59,14 @@ def load_model(
     options: LoadOptions,
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
+    check_pooling: Callable[[PoolingTraits | None], object] = lambda _: None,
 ) -> LoadedModel:
     """Load the model in `files`. All names and shapes are checked before anything large is allocated.
 
     progress is called with ("compile kernels", done, all, "files") if kernels are missing, ("read tokenizer", 0, 0,
     ""), then ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "cache packed
-    weights"; or with "map weights" if they are cached. on_tokenizer gets the tokenizer before the weights are read.
+    weights"; or with "map weights" if they are cached. on_tokenizer gets the tokenizer, and check_pooling how the model
+    pools texts (None if transformers' code runs it), before the weights are read.
     Raises a ModelError, which names the file, tensor or field.
     """
     from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds
@@ -78,6 +80,7 @@ def load_model(
     traits = None
     if isinstance(opened, OpenedModel):
         traits = pooling_traits(opened.spec, opened.config, files.root, opened.gguf_metadata)
+    check_pooling(traits)
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)

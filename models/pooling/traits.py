@@ -87,6 +87,8 @@ def pooling_traits(
         if is_pooling_model(spec, root):
             raise
         refusal = str(error)
+    if any(layer.recurrence is not None for layer in spec.layers):
+        refusal = f"{config.architecture()} has recurrent layers, and headrace cannot make embeddings of it"
     return PoolingTraits(
         is_encoder=spec.is_encoder,
         pools_by_default=is_pooling_model(spec, root),

@@ -1,6 +1,7 @@
 """The master property on a real model in fp32: a request's tokens are the same under every schedule."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -238,6 +239,32 @@ def test_a_row_that_is_not_finite_ends_its_request_and_no_other(model: LoadedMod
     for each in bad:
         assert again[f"{each.id} again"].num_cached_tokens == 0
     assert all(again[f"{r.id} again"].new_ids == expected[r.id].new_ids for r in banned)
+
+
+def test_a_state_that_is_not_finite_ends_its_request_with_the_chunk_that_wrote_it(
+    model: LoadedModel, poison: int
+) -> None:
+    """Its logits come with the last chunk, and a state may be cached before."""
+    client = _client(model, max_num_batched_tokens=8, max_num_seqs=1)
+    request = make_request("bad", [poison, *range(3, 23)], temperature=0.0)
+
+    output = client.generate([request])["bad"]
+
+    assert "not finite" in (output.error or "")
+    assert sum(stats.prefill_tokens for stats in client.steps) == (8 if model.cache_layout.has_states else 21)
+    assert client.steps[-1].states_cached == client.steps[-1].states_used == 0
+
+
+def test_a_state_that_overflows_ends_its_request(tmp_path: Path) -> None:
+    random_model(granite_hybrid()).save_pretrained(tmp_path)
+    model = load_random(tmp_path)
+    model.decoder.layers[0].attn.dt_bias.fill_(3e38)
+    client = _client(model, max_num_batched_tokens=8, max_num_seqs=1)
+
+    output = client.generate([make_request("bad", list(range(3, 23)), temperature=0.0)])["bad"]
+
+    assert "not finite" in (output.error or "")
+    assert sum(stats.prefill_tokens for stats in client.steps) == 8
 
 
 def _without(sampling: SamplingParams, token_id: int) -> SamplingParams:

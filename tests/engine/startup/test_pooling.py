@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from engine.commands import weigh
 from engine.config import Device, DType, EngineConfig, Pooling, Task
 from engine.engine import Engine
-from engine.errors import HeadraceError, StartupError
+from engine.errors import HeadraceError, ModelUnusable, StartupError
 from engine.pooling.engine import PoolingEngine
 from engine.protocol import EngineInfo, PoolingParams, PoolingRequest, PoolingTask
 from engine.startup.build import build_engine, build_served_engine
@@ -22,6 +22,7 @@ from models.pooling.traits import PoolingTraits
 from tests.helpers.checkpoints import VOCAB_SIZE, random_model
 from tests.helpers.pooling_folders import write_dense, write_json, write_modules, write_pooling
 from tests.models.families.pooling_models import POOLING_MODELS, small_qwen3
+from tests.models.families.state_space_variants import mamba2
 
 TEXTS = [[5, 6, 7, 8], [9], list(range(3, 30))]
 
@@ -174,6 +175,14 @@ def test_options_that_do_not_suit_the_model_are_refused(
 ) -> None:
     with pytest.raises(HeadraceError, match=reason):
         build_served_engine(_config(folders(architecture), **options), lambda *_: None)
+
+
+def test_recurrent_layers_are_refused_before_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _write(mamba2(), "Mamba2ForCausalLM", tmp_path)
+    monkeypatch.delattr("models.loading.load.build_decoder")
+
+    with pytest.raises(ModelUnusable, match="Mamba2ForCausalLM has recurrent layers, and headrace cannot make embed"):
+        build_served_engine(_config(folder, task=Task.EMBED), lambda *_: None)
 
 
 def test_a_command_that_generates_refuses_a_model_that_does_not(folders: Callable[..., Path]) -> None:

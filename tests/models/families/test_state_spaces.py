@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from models.architecture.recurrence import StateSpaceSpec
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, ModelError
 from models.families.registry import family_of
-from tests.helpers.checkpoints import load_gguf, random_model
+from tests.helpers.checkpoints import load_folder, load_gguf, random_model
 from tests.helpers.gguf_architectures import LAYOUTS
 from tests.helpers.gguf_writer import write_gguf
+from tests.models.families.recurrent_variants import qwen35
 from tests.models.families.state_space_variants import (
     bamba,
     falcon_h1,
@@ -118,6 +120,21 @@ def test_nemotron_h_does_not_raise_small_steps() -> None:
 
     assert isinstance(space, StateSpaceSpec)
     assert space.min_step == 0.0
+
+
+@pytest.mark.parametrize("make", [mamba2, mamba, qwen35])
+def test_a_logarithm_of_a_decay_that_is_not_finite_is_refused(
+    tmp_path: Path, make: Callable[[], PretrainedConfig]
+) -> None:
+    model = random_model(make())
+    name, rates = next((name, each) for name, each in model.named_parameters() if name.endswith("A_log"))
+    rates.data.flatten()[1] = 100.0
+    model.save_pretrained(tmp_path)
+
+    with pytest.raises(
+        CheckpointError, match=f"'.*{name.rpartition('.layers.')[2]}' has logarithms of decays that .* 100"
+    ):
+        load_folder(tmp_path)
 
 
 def test_a_decay_that_is_not_finite_is_refused(tmp_path: Path) -> None:
