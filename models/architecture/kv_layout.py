@@ -71,10 +71,12 @@ def state_layout(spec: RecurrenceSpec, dtype: torch.dtype) -> StateLayout:
             channels = spec.num_channels
         case _:
             channels = spec.conv_size
-    inputs = CachePart("inputs", (spec.kernel_size - 1, channels), dtype)
-    if isinstance(spec, ShortConvSpec):
-        return StateLayout((inputs,))
-    return StateLayout((inputs, CachePart("matrices", _matrices(spec), torch.float32)))
+    parts: list[CachePart] = []
+    if spec.kernel_size is not None:
+        parts.append(CachePart("inputs", (spec.kernel_size - 1, channels), dtype))
+    if not isinstance(spec, ShortConvSpec):
+        parts.append(CachePart("matrices", _matrices(spec), torch.float32))
+    return StateLayout(tuple(parts))
 
 
 def _matrices(spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ class NormPlacement(enum.Enum):
     POST = enum.auto()  # x + post_norm(f(x)): OLMo 2
     SANDWICH = enum.auto()  # x + post_norm(f(norm(x))): Gemma 2
     AFTER_SUM = enum.auto()  # norm(x + f(x)): the original transformer; with `skip_scale`, DeepNorm
+    BEFORE_SKIP = enum.auto()  # h + f(h) with h = norm(x): MiniMax-01
     PARALLEL = enum.auto()  # x + attention(attn_norm(x)) + mlp(mlp_norm(x)): GPT-NeoX
     PARALLEL_ONE_NORM = enum.auto()  # x + attention(attn_norm(x)) + mlp(attn_norm(x)): GPT-J, Cohere
 
@@ -74,7 +75,9 @@ class LayerSpec:
     beside: StateSpaceSpec | None = None  # with attention, PRE and without other scales: Falcon-H1
     mixer_scale: float = 1.0  # of the output of attention with a recurrence beside it
     sublayer_scale: float = 1.0  # of a sublayer's output before it is added: Granite
-    skip_scale: float = 1.0  # of x before a sublayer's output is added; with AFTER_SUM, DeepNorm's alpha
+    skip_scale: float = 1.0  # of x before a sublayer's output is added; with AFTER_SUM or BEFORE_SKIP, DeepNorm's alpha
+    mlp_sublayer_scale: float | None = None  # of the feed-forward sublayer alone; None: sublayer_scale
+    mlp_skip_scale: float | None = None
     has_qkv_bias: bool = False
     has_out_bias: bool = False
     qk_norm: QKNormSpec | None = None
@@ -118,6 +121,13 @@ class LayerSpec:
         if self.kv_layer is not None:
             return ()
         return tuple(mixer for mixer in (self.mixer, self.beside) if mixer is not None)
+
+    @property
+    def of_mlp(self) -> "LayerSpec":
+        """The layer with the scales of its feed-forward sublayer."""
+        scale = self.sublayer_scale if self.mlp_sublayer_scale is None else self.mlp_sublayer_scale
+        skip = self.skip_scale if self.mlp_skip_scale is None else self.mlp_skip_scale
+        return dataclasses.replace(self, sublayer_scale=scale, skip_scale=skip)
 
     def with_window(self, window: int | None) -> "LayerSpec":
         return dataclasses.replace(self, mixer=dataclasses.replace(self.attention, sliding_window=window))

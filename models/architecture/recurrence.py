@@ -87,7 +87,7 @@ class StateSpaceScales:
 
 @dataclass(frozen=True, slots=True)
 class StateSpaceSpec:
-    """A state space with one decay per head (Mamba-2, Dao and Gu 2024): Granite 4, Nemotron-H, Falcon-H1.
+    """A state space with one decay per head (Mamba-2, Dao and Gu 2024): Granite 4, Nemotron-H, Falcon-H1, MiniMax-01.
 
     The state of a head is a matrix S [N, P]. A row's input x [P] is added with its key B [N], and read with C [N]:
 
@@ -95,14 +95,15 @@ class StateSpaceSpec:
 
     z, x, B, C and in_d are the rows of `in_proj`. x, B and C have passed a short convolution (its last kernel_size - 1
     inputs are state, too) and SiLU. Heads of a group share B and C, and an RMS norm of y is over a group's channels.
-    d is limited to min_step .. max_step.
+    d is limited to min_step .. max_step. With `rates`, decays are fixed: a = exp(-rate), d = 1, and there is no D x.
+    Then B are keys, C queries, and x values of linear attention (lightning attention, Qin et al. 2024).
     """
 
     num_heads: int  # H
     head_dim: int  # P
     num_groups: int
     state_size: int  # N
-    kernel_size: int
+    kernel_size: int | None  # None: x, B and C pass SiLU alone
     norm: NormSpec | None  # None: out(y * silu(z))
     gate: GatePlace = GatePlace.BEFORE_NORM
     has_conv_bias: bool = True
@@ -111,6 +112,14 @@ class StateSpaceSpec:
     min_step: float = 0.0
     max_step: float = math.inf
     scales: StateSpaceScales | None = None
+    rates: tuple[float, ...] | None = None  # [H]
+    norms_all_channels: bool = False  # together, not by group
+    has_sigmoid_gate: bool = False  # in place of silu(z), with AFTER_NORM
+
+    @property
+    def num_norms(self) -> int:
+        """Runs of channels that are normalized each by itself."""
+        return 1 if self.norms_all_channels else self.num_groups
 
     @property
     def inner_size(self) -> int:

@@ -105,6 +105,7 @@ FAMILIES: dict[str, Architecture] = {
     "MambaForCausalLM": Architecture("mamba:MAMBA", gguf="mamba"),
     "Ministral3ForCausalLM": Architecture("mistral:MINISTRAL3", gguf="mistral3"),
     "MiMoV2FlashForCausalLM": Architecture("mimo_v2:FAMILY", gguf="mimo2"),
+    "MiniMaxForCausalLM": Architecture("minimax:FAMILY"),
     "MiniMaxM2ForCausalLM": Architecture("minimax_m2:FAMILY", gguf="minimax-m2"),
     "MinistralForCausalLM": Architecture("mistral:FAMILY", gguf_as="MistralForCausalLM"),
     # before Mistral: files with experts may have a window, too
@@ -134,6 +135,13 @@ FAMILIES: dict[str, Architecture] = {
     "SmolLM3ForCausalLM": Architecture("smollm3:FAMILY", gguf="smollm3"),
     "StableLmForCausalLM": Architecture("stablelm:FAMILY", gguf="stablelm"),
     "Starcoder2ForCausalLM": Architecture("starcoder2:FAMILY", gguf="starcoder2"),
+}
+
+
+# Classes of published code, which transformers has under another name.
+RENAMED: dict[str, Architecture] = {
+    "MiniMaxM1ForCausalLM": Architecture("minimax:FAMILY"),
+    "MiniMaxText01ForCausalLM": Architecture("minimax:FAMILY"),
 }
 
 
@@ -253,7 +261,7 @@ POOLING_FAMILIES: dict[str, Architecture] = {
     ),
     "XLMRobertaModel": Architecture("roberta:ROBERTA", gguf_as="BertModel"),
 }
-ARCHITECTURES: Mapping[str, Architecture] = {**FAMILIES, **MULTIMODAL, **POOLING_FAMILIES}
+ARCHITECTURES: Mapping[str, Architecture] = {**FAMILIES, **RENAMED, **MULTIMODAL, **POOLING_FAMILIES}
 
 
 def family_of(architecture: str) -> Family:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from models.architecture.layer import LayerSpec
+from models.architecture.recurrence import StateSpaceSpec
 
 
 def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
@@ -84,6 +85,15 @@ def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     groups = tensor.unflatten(0, (spec.num_kv_heads, shared + 2, -1))  # [K, H / K + 2, D, ...]
     parts = (groups[:, :shared], groups[:, shared : shared + 1], groups[:, shared + 1 :])
     return concatenate([part.flatten(0, 2) for part in parts])
+
+
+def values_keys_queries(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Reorder the rows of a fused qkv, stored by head (its query, key and value), to those of a StateSpaceSpec's x, B
+    and C: all values, keys and queries."""
+    assert layer is not None
+    assert isinstance(layer.mixer, StateSpaceSpec)
+    heads = tensor.unflatten(0, (layer.mixer.num_heads, 3, -1))  # [H, 3, D, ...]
+    return concatenate([heads[:, part].flatten(0, 1) for part in (2, 1, 0)])
 
 
 def unpermute_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:

@@ -28,11 +28,11 @@ class DeltaWeights(NamedTuple):
 
 
 class StateSpaceWeights(NamedTuple):
-    """Parameters of a state space with one decay per head, in fp32."""
+    """Parameters of a state space with one decay per head, in fp32. dt_bias, D: None with fixed decays."""
 
     A_log: torch.Tensor  # [H]
-    dt_bias: torch.Tensor  # [H]
-    D: torch.Tensor  # [H]
+    dt_bias: torch.Tensor | None  # [H]
+    D: torch.Tensor | None  # [H]
     norm_weight: torch.Tensor | None  # [H * P], of an RMS norm of each group
 
 

@@ -138,7 +138,7 @@ class RunStateSpace(Protocol):
         self,
         xbc: torch.Tensor,
         z: torch.Tensor,
-        steps: torch.Tensor,
+        steps: torch.Tensor | None,
         weights: StateSpaceWeights,
         state: torch.Tensor,
         group: StateGroupBatch,
@@ -146,7 +146,8 @@ class RunStateSpace(Protocol):
         """Return the input of `out` by a state space (StateSpaceSpec): [T, H * P] in z's dtype.
 
         xbc: [T, channels of x, B and C] fp32, after the convolution. z: [T, H * P] and steps: [T, H], views of the same
-        tensor. state: [blocks, H, N, P] fp32, read at the group's sources and written at its targets.
+        tensor; steps are None with fixed decays. state: [blocks, H, N, P] fp32, read at the group's sources and
+        written at its targets.
         """
 
 

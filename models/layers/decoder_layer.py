@@ -95,7 +95,7 @@ class DecoderLayer(nn.Module):
             )
         self._attn_residual = make_residual(spec, attn_norm, attn_post_norm, hidden_size, compute.ops)
         last_scale = self.output_scale if spec.layer_input is None else None
-        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm, hidden_size, compute.ops, last_scale)
+        self._mlp_residual = make_residual(spec.of_mlp, mlp_norm, mlp_post_norm, hidden_size, compute.ops, last_scale)
         self.beside: StateSpace | None = None
         if spec.beside is not None:
             assert spec.placement is NormPlacement.PRE

@@ -18,6 +18,7 @@ NORMS_OF_SUBLAYER = {
     NormPlacement.POST: (False, True),
     NormPlacement.SANDWICH: (True, True),
     NormPlacement.AFTER_SUM: (True, False),
+    NormPlacement.BEFORE_SKIP: (True, False),
 }
 
 # (rows, norm of its input, residual or None) -> [T, hidden]; the residual is overwritten. Other arguments are bound.
@@ -54,7 +55,7 @@ def make_residual(
 ) -> Residual:
     """Return the function that adds a sublayer to the residual stream.
 
-    norm: applied to the sublayer's input, or to the sum if the placement is AFTER_SUM. post_norm: applied to the
+    norm: applied to the sublayer's input, to the sum if the placement is AFTER_SUM, or to x. post_norm: applied to the
     sublayer's output. output_scale: multiplies the sum.
     """
     before, after = norm or IDENTITY, post_norm or IDENTITY
@@ -64,6 +65,14 @@ def make_residual(
         assert scale == 1.0
         assert output_scale is None
         return lambda x, sublayer: join_rows(x, sublayer(x, IDENTITY, None), before, skip=skip, norms_sum=True)
+    if spec.placement is NormPlacement.BEFORE_SKIP:
+        assert output_scale is None
+
+        def add_to_normed(x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:
+            x = join_rows(x, x, before, scale=0.0, norms_sum=True)
+            return join_rows(x, sublayer(x, IDENTITY, None), IDENTITY, skip=skip, scale=scale)
+
+        return add_to_normed
     if output_scale is not None:
         assert scale == skip == 1.0
 

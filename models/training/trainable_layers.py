@@ -36,8 +36,9 @@ def _is_closed_to_peft(linear: NamedLinear, decoder: Decoder) -> bool:
     is_recurrent = ".beside." in first.module or (
         ".attn." in first.module and not isinstance(spec.mixer, AttentionSpec)
     )
-    is_space = isinstance(spec.recurrence, StateSpaceSpec | SelectiveScanSpec)
-    return is_recurrent and is_space and first.module.endswith((".out", ".dt_proj"))
+    space = spec.recurrence
+    is_mamba = isinstance(space, SelectiveScanSpec) or (isinstance(space, StateSpaceSpec) and space.rates is None)
+    return is_recurrent and is_mamba and first.module.endswith((".out", ".dt_proj"))
 
 
 def _has_gguf_order(linear: NamedLinear, decoder: Decoder) -> bool:

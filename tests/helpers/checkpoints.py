@@ -71,6 +71,9 @@ def gpt2_config(**changes: object) -> GPT2Config:
     return GPT2Config(**{**sizes, "bos_token_id": 1, "eos_token_id": 2, **changes})
 
 
+COMPUTED = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")  # buffers by the configuration alone
+
+
 def random_model(config: PretrainedConfig, seed: int = 0, kind: type[PreTrainedModel] | None = None) -> PreTrainedModel:
     """A transformers model in fp32 whose logits have a standard deviation near 1. kind: by default the one that
     generates.
@@ -86,8 +89,8 @@ def random_model(config: PretrainedConfig, seed: int = 0, kind: type[PreTrainedM
     stored = [item for item in (*model.named_parameters(), *model.named_buffers()) if item[0] in model.state_dict()]
     with torch.no_grad():
         for name, tensor in stored:
-            if not tensor.is_floating_point():
-                continue  # a mask
+            if not tensor.is_floating_point() or name.endswith(COMPUTED):
+                continue
             values = torch.randn(tensor.shape, generator=generator)
             if tensor.dim() >= 2:
                 values *= tensor.shape[-2 if name in turned else -1] ** -0.5

@@ -93,7 +93,10 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "decays by channel": lambda layer: (
         isinstance(layer.recurrence, GatedDeltaSpec) and layer.recurrence.has_channel_decay
     ),
-    "state spaces": lambda layer: isinstance(layer.recurrence, StateSpaceSpec),
+    "state spaces": lambda layer: isinstance(layer.recurrence, StateSpaceSpec) and layer.recurrence.rates is None,
+    "lightning attention": lambda layer: (
+        isinstance(layer.recurrence, StateSpaceSpec) and layer.recurrence.rates is not None
+    ),
     "selective scans": lambda layer: isinstance(layer.recurrence, SelectiveScanSpec),
     "gated linear units": lambda layer: isinstance(layer.recurrence, LinearUnitSpec),
     "attention beside a recurrence": lambda layer: layer.beside is not None,
@@ -117,6 +120,7 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "norms after sublayers": lambda layer: layer.placement is NormPlacement.POST,
     "norms on both sides": lambda layer: layer.placement is NormPlacement.SANDWICH,
     "norms of sums": lambda layer: layer.placement is NormPlacement.AFTER_SUM,
+    "residuals of normalized rows": lambda layer: layer.placement is NormPlacement.BEFORE_SKIP,
     "parallel sublayers": lambda layer: layer.placement in _PARALLEL,
     "scaled sublayers": lambda layer: layer.sublayer_scale != 1.0,
     "norms inside sublayers": lambda layer: layer.heads_norm is not None,

@@ -85,7 +85,7 @@ class KernelLibrary:
         self.causal_conv = self._bind("hr_causal_conv", "ippplppippppiipli")
         self.gated_delta = self._bind("hr_gated_delta", "piplplplpppfffppppipiiiiiii")
         self.state_space = self._bind("hr_state_space", "piplpppfffppppipiiii")
-        self.gate_and_norm = self._bind("hr_gate_and_norm", "piplpfiffplli")
+        self.gate_and_norm = self._bind("hr_gate_and_norm", "piplpfiiffplli")
         self.selective_scan = self._bind("hr_selective_scan", "pppplppfppiplppppipli")
         self.linear_unit = self._bind("hr_linear_unit", "ipppplpppfppppipl")
         # sampling

@@ -102,8 +102,8 @@ class CpuOperations(Operations):
         return super().gated_delta(spec) if kernel is None else functools.partial(kernel, spec=spec)
 
     def state_space(self, spec: StateSpaceSpec) -> RunStateSpace:
-        group_size = spec.inner_size // spec.num_groups
-        kernel = self._kernel(recurrence.run_state_space, spec.state_size, spec.head_dim, group_size)
+        norm_size = spec.inner_size // spec.num_norms
+        kernel = self._kernel(recurrence.run_state_space, spec.state_size, spec.head_dim, norm_size)
         return super().state_space(spec) if kernel is None else functools.partial(kernel, spec=spec)
 
     def selective_scan(self, channels: int, state_size: int) -> RunSelectiveScan:

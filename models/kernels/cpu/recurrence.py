@@ -89,7 +89,7 @@ def run_gated_delta(
 def run_state_space(
     xbc: torch.Tensor,
     z: torch.Tensor,
-    steps: torch.Tensor,
+    steps: torch.Tensor | None,
     weights: StateSpaceWeights,
     state: torch.Tensor,
     group: StateGroupBatch,
@@ -97,16 +97,17 @@ def run_state_space(
     spec: StateSpaceSpec,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """Run a state space, norm and gate (RunStateSpace in ops.py). N, P and a group's channels: multiples of 16."""
-    assert z.stride() == steps.stride()
+    """Run a state space, norm and gate (RunStateSpace in ops.py). N, P and a norm's channels: multiples of 16."""
+    assert steps is None or z.stride() == steps.stride()
+    assert not spec.has_sigmoid_gate or spec.gate is GatePlace.AFTER_NORM
     assert z.stride(1) == 1
     assert xbc.is_contiguous()
     assert xbc.dtype == state.dtype == torch.float32
     scales, is_bf16 = spec.scales, z.dtype == torch.bfloat16
     y = torch.empty((len(z), spec.inner_size), dtype=torch.float32)
     library.state_space(
-        *(xbc.data_ptr(), is_bf16, steps.data_ptr(), steps.stride(0), weights.A_log.data_ptr()),
-        *(weights.dt_bias.data_ptr(), weights.D.data_ptr()),
+        *(xbc.data_ptr(), is_bf16, address(steps), z.stride(0), weights.A_log.data_ptr()),
+        *(address(weights.dt_bias), address(weights.D)),
         *(1.0 if scales is None else scales.step, spec.min_step, spec.max_step, state.data_ptr()),
         *(*_group_arguments(group), y.data_ptr()),
         *(spec.num_heads, spec.num_groups, spec.state_size, spec.head_dim),
@@ -114,9 +115,9 @@ def run_state_space(
     out = y if z.dtype == torch.float32 else torch.empty((len(z), spec.inner_size), dtype=z.dtype)
     library.gate_and_norm(
         *(y.data_ptr(), is_bf16, z.data_ptr(), z.stride(0), address(weights.norm_weight)),
-        *(0.0 if spec.norm is None else spec.norm.eps, spec.gate is GatePlace.BEFORE_NORM),
+        *(0.0 if spec.norm is None else spec.norm.eps, spec.gate is GatePlace.BEFORE_NORM, spec.has_sigmoid_gate),
         *(1.0 if scales is None else scales.z, 1.0 if scales is None else scales.out),
-        *(out.data_ptr(), *out.shape, spec.num_groups),
+        *(out.data_ptr(), *out.shape, spec.num_norms),
     )
     return out
 

@@ -31,7 +31,7 @@ class StateSpaceRows(NamedTuple):
 def run_state_space(
     xbc: torch.Tensor,
     z: torch.Tensor,
-    steps: torch.Tensor,
+    steps: torch.Tensor | None,
     weights: StateSpaceWeights,
     state: torch.Tensor,
     group: StateGroupBatch,
@@ -43,9 +43,13 @@ def run_state_space(
     x, b, c = torch.split_with_sizes(xbc, [inner, keys, keys], dim=1)
     x = x.unflatten(1, (spec.num_heads, spec.head_dim))
     b, c = (part.unflatten(1, (spec.num_groups, spec.state_size)) for part in (b, c))
+    rates = -weights.A_log.exp()
+    if steps is None or weights.dt_bias is None or weights.D is None:
+        rows = StateSpaceRows(x, b, c, rates.expand(x.shape[:2]))
+        return _gate_and_norm(state_space(rows, state, group).flatten(1), z, weights.norm_weight, spec)
     scale = 1.0 if spec.scales is None else spec.scales.step
     step = F.softplus(scale * steps.to(torch.float32) + weights.dt_bias).clamp(spec.min_step, spec.max_step)
-    rows = StateSpaceRows(step.unsqueeze(2) * x, b, c, -weights.A_log.exp() * step)
+    rows = StateSpaceRows(step.unsqueeze(2) * x, b, c, rates * step)
     y = state_space(rows, state, group) + weights.D.unsqueeze(1) * x
     return _gate_and_norm(y.flatten(1), z, weights.norm_weight, spec)
 
@@ -79,14 +83,15 @@ def _single_rows(rows: StateSpaceRows, before: torch.Tensor) -> tuple[torch.Tens
 def _gate_and_norm(
     y: torch.Tensor, z: torch.Tensor, norm_weight: torch.Tensor | None, spec: StateSpaceSpec
 ) -> torch.Tensor:
-    """Apply the norm over each group's channels, and the gate before or after it: [T, H * P] in z's dtype."""
-    gate = F.silu((1.0 if spec.scales is None else spec.scales.z) * z.to(torch.float32))
+    """Apply the norm over each group's or all channels, and the gate before or after it: [T, H * P] in z's dtype."""
+    gate = (1.0 if spec.scales is None else spec.scales.z) * z.to(torch.float32)
+    gate = gate.sigmoid() if spec.has_sigmoid_gate else F.silu(gate)
     if norm_weight is None:
         y = y * gate
     else:
         assert spec.norm is not None
         gates_first = spec.gate is GatePlace.BEFORE_NORM
-        groups = (y * gate if gates_first else y).unflatten(1, (spec.num_groups, -1))
+        groups = (y * gate if gates_first else y).unflatten(1, (spec.num_norms, -1))
         y = F.rms_norm(groups, groups.shape[2:], eps=spec.norm.eps).flatten(1) * norm_weight
         y = y if gates_first else y * gate
     return (y if spec.scales is None else y * spec.scales.out).to(z.dtype)

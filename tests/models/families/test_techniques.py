@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec
-from models.architecture.layer import LayerInputSpec, LayerSpec
+from models.architecture.layer import LayerInputSpec
 from models.architecture.pooling import ScoreHeadSpec, TokenPooling
 from models.architecture.positions import DynamicScaling, FrequencyFactors, RopeSpec, YarnScaling
 from models.architecture.recurrence import GatedDeltaSpec
@@ -23,7 +23,6 @@ ANOTHER = "another number than the default"
 # Choices of no configuration of transformers that fits a tiny model, and the test under tests/models for each.
 COMPARED_ELSEWHERE: dict[Choice, str] = {
     (GatedDeltaSpec, "tiles_key_heads", True): "families/test_gguf_parity.py",
-    (LayerSpec, "skip_scale", ANOTHER): "layers/test_deepnorm.py",
     (RopeSpec, "scaling", DynamicScaling): "layers/test_rotary_frequencies.py",
     (RopeSpec, "scaling", FrequencyFactors): "families/test_gguf_parity.py",
     (YarnScaling, "beta_fast", ANOTHER): "layers/test_rotary_frequencies.py",

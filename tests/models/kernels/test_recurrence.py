@@ -102,11 +102,15 @@ def test_gated_delta_rule_equals_its_definition(
     torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)
 
 
+RATES = (0.5, 0.1, 0.02, 1e-5)
 SPACES = {
     "gate-before-norm": StateSpaceSpec(4, 32, 2, 16, 4, NORM, min_step=0.05, max_step=0.9),
     "gate-after-norm": StateSpaceSpec(6, 48, 1, 32, 4, NORM, GatePlace.AFTER_NORM),
     "no-norm": StateSpaceSpec(2, 16, 2, 64, 4, None, scales=StateSpaceScales(0.7, 1.0, 1.0, 1.0, 1.3, 0.6)),
     "no-kernel-takes-it": StateSpaceSpec(4, 20, 2, 12, 4, NORM),
+    "fixed-decays": StateSpaceSpec(
+        4, 32, 4, 32, None, NORM, GatePlace.AFTER_NORM, rates=RATES, norms_all_channels=True, has_sigmoid_gate=True
+    ),
 }
 
 
@@ -119,6 +123,8 @@ def test_state_space_equals_its_definition(
     generator, group, heads, inner = torch.Generator().manual_seed(0), group_of(*step), spec.num_heads, spec.inner_size
     num_rows, groups = sum(step[0]), (spec.num_groups, spec.state_size)
     A_log, dt_bias, D = (torch.randn(heads, generator=generator) for _ in range(3))
+    if spec.rates is not None:
+        A_log, D = torch.tensor(spec.rates).log(), torch.zeros(heads)
     norm_weight = None if spec.norm is None else torch.randn(inner, generator=generator)
     xbc = torch.randn(num_rows, spec.conv_size, generator=generator)
     rows = torch.randn(num_rows, inner + heads + 4, generator=generator).to(dtype)
@@ -127,6 +133,7 @@ def test_state_space_equals_its_definition(
     expected_state = state.clone()
     scales = spec.scales or StateSpaceScales(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     steps = F.softplus(scales.step * dt.float() + dt_bias).clamp(spec.min_step, spec.max_step)
+    steps = torch.ones_like(steps) if spec.rates is not None else steps
     keys = spec.num_groups * spec.state_size
     x, b, c = (
         part.unflatten(1, sizes)
@@ -134,18 +141,19 @@ def test_state_space_equals_its_definition(
     )
     y = state_space(StateSpaceRows(steps[..., None] * x, b, c, -A_log.exp() * steps), expected_state, group)
     y = (y + D[:, None] * x).flatten(1)
-    gate = F.silu(scales.z * z.float())
+    gate = (torch.sigmoid if spec.has_sigmoid_gate else F.silu)(scales.z * z.float())
     if spec.norm is None:
         expected = y * gate
     else:
         gates_first = spec.gate is GatePlace.BEFORE_NORM
-        runs = (y * gate if gates_first else y).unflatten(1, (spec.num_groups, -1))
+        runs = (y * gate if gates_first else y).unflatten(1, (spec.num_norms, -1))
         normed = (runs * torch.rsqrt(runs.square().mean(-1, keepdim=True) + 1e-3)).flatten(1) * norm_weight
         expected = normed if gates_first else normed * gate
     expected = (scales.out * expected).to(dtype)
 
-    weights = StateSpaceWeights(A_log, dt_bias, D, norm_weight)
-    out = column(dtype).state_space(spec)(xbc, z, dt, weights, state, group)
+    is_fixed = spec.rates is not None
+    weights = StateSpaceWeights(A_log, None if is_fixed else dt_bias, None if is_fixed else D, norm_weight)
+    out = column(dtype).state_space(spec)(xbc, z, None if is_fixed else dt, weights, state, group)
 
     torch.testing.assert_close(out, expected, atol=10 * TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     torch.testing.assert_close(state, expected_state, atol=1e-4, rtol=1e-5)

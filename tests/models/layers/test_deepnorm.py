@@ -1,4 +1,4 @@
-"""DeepNorm (Wang et al. 2022), which no model of transformers has: norm(alpha * x + f(x)), against ten lines."""
+"""DeepNorm (Wang et al. 2022) in its first form: norm(alpha * x + f(x)), against ten lines."""
 
 import pytest
 import torch

@@ -2,7 +2,7 @@
 //
 //   S' = a S + B^T (d x),   y = C S' + D x,   d = clamp(softplus(scale in_d + dt_bias)),   a = exp(-exp(A_log) d)
 //
-// x [P] is the head's; B and C [N] are shared by the heads of a group. All in fp32.
+// x [P] is the head's; B and C [N] are shared by the heads of a group. All in fp32. Without in_d, decays are fixed: d = 1, D = 0.
 //
 // One thread takes one head of one sequence. Rows are computed in chunks, which also end where a state is stored. With G_i the sum
 // of log a up to row i of the chunk, and S the state before it, a chunk is products of matrices:
@@ -140,6 +140,15 @@ void run_chunk(const Rows& rows, int64_t state_size, int64_t head_dim, const flo
 }
 
 template <class Element>
+float step_of(const StateSpace& space, int64_t row, int64_t head) {
+  const float raw = to_float(static_cast<const Element*>(space.steps)[row * space.row_stride + head]);
+  const float shifted = space.step_scale * raw + space.dt_bias[head];
+  const float softplus = shifted > 20 ? shifted : std::log1p(std::exp(shifted));
+  // Not std::max: NaN must stay NaN.
+  return softplus < space.min_step ? space.min_step : softplus > space.max_step ? space.max_step : softplus;
+}
+
+template <class Element>
 void run_head(const StateSpace& space, int64_t sequence, int64_t head) {
   Scratch& scratch = thread_scratch<Scratch>();
   const int64_t N = space.state_size, P = space.head_dim, inner = space.num_heads * P;
@@ -157,16 +166,12 @@ void run_head(const StateSpace& space, int64_t sequence, int64_t head) {
   for (int64_t start = space.offsets[sequence]; start < end;) {
     const float* row = space.xbc + start * stride;
     Rows rows{row + head * P, row + inner + group * N, row + inner + (space.num_groups + group) * N, space.y + start * inner + head * P,
-              stride, inner, 0, {}, {}, space.D[head]};
+              stride, inner, 0, {}, {}, space.D ? space.D[head] : 0.0f};
     float total = 0;
     int32_t target = -1;
     while (rows.count < kChunk && start + rows.count < end && target < 0) {
       const int64_t t = start + rows.count;
-      const float raw = to_float(static_cast<const Element*>(space.steps)[t * space.row_stride + head]);
-      const float shifted = space.step_scale * raw + space.dt_bias[head];
-      const float softplus = shifted > 20 ? shifted : std::log1p(std::exp(shifted));
-      // Not std::max: NaN must stay NaN.
-      const float step = softplus < space.min_step ? space.min_step : softplus > space.max_step ? space.max_step : softplus;
+      const float step = space.steps ? step_of<Element>(space, t, head) : 1.0f;
       total -= rate * step;
       rows.step[rows.count] = step;
       rows.total[rows.count++] = total;
@@ -195,24 +200,28 @@ void run(const StateSpace& space, int64_t num_sequences) {
                [&](int64_t i) { run_head<Element>(space, i / space.num_heads, i % space.num_heads); });
 }
 
-// out = norm(y) of each group, times silu(scale z) before or after the norm, times out_scale
+// out = norm(y) of each run of channels, times silu(scale z) before or after the norm, or sigmoid(scale z) after it, times out_scale
 template <class Element>
-void gate_group(const InputSpec& norm, float* y, const Element* z, int64_t columns, bool gates_first, float gate_scale, float out_scale,
-                Element* out) {
+void gate_group(const InputSpec& norm, float* y, const Element* z, int64_t columns, bool gates_first, bool is_sigmoid, float gate_scale,
+                float out_scale, Element* out) {
   const F32x16 scale = broadcast(gate_scale), last = broadcast(out_scale);
+  const auto gate = [&](int64_t k) {
+    const F32x16 v = scale * load_lanes(z + k);
+    return is_sigmoid ? sigmoid(v) : silu(v);
+  };
   if (gates_first)
-    for (int64_t k = 0; k < columns; k += 16) store(y + k, load<F32x16>(y + k) * silu(scale * load_lanes(z + k)));
+    for (int64_t k = 0; k < columns; k += 16) store(y + k, load<F32x16>(y + k) * gate(k));
   if (norm.weight) normalize_row(norm, y, columns, y);
   for (int64_t k = 0; k < columns; k += 16) {
     const F32x16 v = load<F32x16>(y + k) * last;
-    store_lanes(out + k, gates_first ? v : v * silu(scale * load_lanes(z + k)));
+    store_lanes(out + k, gates_first ? v : v * gate(k));
   }
 }
 
 }  // namespace
 
 // xbc [T, H * P + 2 G * N] fp32: x by head, B by group, C by group. steps [T, H], in bf16 or fp32, with row_stride elements
-// between rows. A_log, dt_bias, D [H] in fp32. state [blocks, H, N, P] fp32; sources, targets and offsets as in hr_causal_conv.
+// between rows; steps, dt_bias and D may be null. A_log, dt_bias, D [H] in fp32. state [blocks, H, N, P] fp32; sources, targets and offsets as in hr_causal_conv.
 // y [T, H * P] fp32. N and P: multiples of 16.
 HR_API void hr_state_space(const float* xbc, int is_bf16, const void* steps, int64_t row_stride, const float* A_log, const float* dt_bias,
                            const float* D, float step_scale, float min_step, float max_step, float* state, const int32_t* sources,
@@ -228,11 +237,11 @@ HR_API void hr_state_space(const float* xbc, int is_bf16, const void* steps, int
 
 HR_REPLAYABLE(hr_state_space)
 
-// out [T, columns] = y (fp32, overwritten), with an RMS norm over each of num_groups runs of columns and the gate silu(gate_scale z)
-// before the norm (gates_first) or after it. weight [columns] fp32; null: no norm. z, out: bf16 or fp32, z with z_stride elements
+// out [T, columns] = y (fp32, overwritten), with an RMS norm over each of num_groups runs of columns and the gate silu(gate_scale z),
+// or its sigmoid, before the norm (gates_first) or after it. weight [columns] fp32; null: no norm. z, out: bf16 or fp32, z with z_stride elements
 // between rows. columns / num_groups: a multiple of 16.
 HR_API void hr_gate_and_norm(float* y, int is_bf16, const void* z, int64_t z_stride, const float* weight, float eps, int gates_first,
-                             float gate_scale, float out_scale, void* out, int64_t num_rows, int64_t columns, int num_groups) {
+                             int is_sigmoid, float gate_scale, float out_scale, void* out, int64_t num_rows, int64_t columns, int num_groups) {
   const int64_t size = columns / num_groups;
   const auto gate = [&](auto* to) {
     using Element = std::remove_pointer_t<decltype(to)>;
@@ -240,7 +249,7 @@ HR_API void hr_gate_and_norm(float* y, int is_bf16, const void* z, int64_t z_str
       const int64_t row = i / num_groups, first = i % num_groups * size;
       const InputSpec norm{InputKind::kRmsNorm, weight ? weight + first : nullptr, nullptr, eps};
       gate_group<Element>(norm, y + row * columns + first, static_cast<const Element*>(z) + row * z_stride + first, size, gates_first != 0,
-                          gate_scale, out_scale, to + row * columns + first);
+                          is_sigmoid != 0, gate_scale, out_scale, to + row * columns + first);
     });
   };
   if (is_bf16)

@@ -1,0 +1,94 @@
+"""MiniMax-Text-01 and M1: lightning attention in most layers, experts, and residuals of normalized rows."""
+
+import dataclasses
+
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.norm import NormKind, NormSpec
+from models.architecture.recurrence import GatePlace, StateSpaceSpec
+from models.config.hf_config import HFConfig
+from models.config.layers import layer_types, listed_kinds
+from models.errors import UnsupportedModelError
+from models.families import mixtral
+from models.families.name_map import IGNORE, To
+from models.families.registry import Family
+from models.families.transforms import values_keys_queries
+
+_NORM = NormSpec(NormKind.RMS, 1e-6)  # of the heads together; not the configured epsilon
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    if (activation := config.text("hidden_act", "silu")) != "silu":
+        raise UnsupportedModelError(f"{config.source}: hidden_act is {activation!r}; supported is 'silu'")
+    share = {"partial_rotary_factor": _rotary_share(config)} if config.has("rotary_dim") else {}
+    fields = {**config.fields, **share, "hidden_act": "silu", "layer_types": None}  # windows are all layers'
+    spec = mixtral.describe(dataclasses.replace(config, fields=fields))
+    kinds = _kinds(config, len(spec.layers))
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        is_full = kinds[index] == "full_attention"
+        name = "full" if is_full else "linear"
+        layer = dataclasses.replace(
+            layer,
+            placement=NormPlacement.BEFORE_SKIP,
+            skip_scale=_factor(config, f"{name}_attn_alpha_factor", f"layernorm_{name}_attention_alpha"),
+            sublayer_scale=_factor(config, f"{name}_attn_beta_factor", f"layernorm_{name}_attention_beta"),
+            mlp_skip_scale=_factor(config, "mlp_alpha_factor", "layernorm_mlp_alpha"),
+            mlp_sublayer_scale=_factor(config, "mlp_beta_factor", "layernorm_mlp_beta"),
+        )
+        if is_full:
+            return layer
+        lightning = _lightning(layer.attention.num_heads, layer.attention.head_dim, index, len(spec.layers))
+        return dataclasses.replace(layer, mixer=lightning, rope=None)
+
+    return spec.map_layers(adapt)
+
+
+def _kinds(config: HFConfig, num_layers: int) -> list[str]:
+    if config.has("attn_type_list"):  # of released checkpoints
+        numbers = config.raw("attn_type_list")
+        as_text = [str(each) for each in numbers] if isinstance(numbers, list) else numbers
+        listed = dataclasses.replace(config, fields={**config.fields, "attn_type_list": as_text})
+        return listed_kinds(listed, "attn_type_list", num_layers, {"0": "linear_attention", "1": "full_attention"})
+    default = ["linear_attention" if index % 2 else "full_attention" for index in range(num_layers)]
+    return layer_types(config, num_layers, {kind: kind for kind in ("linear_attention", "full_attention")}) or default
+
+
+def _rotary_share(config: HFConfig) -> float:
+    head_dim = config.integer("head_dim", config.integer("hidden_size") // config.integer("num_attention_heads"))
+    return config.integer("rotary_dim") / head_dim
+
+
+def _factor(config: HFConfig, *names: str) -> float:
+    return config.number(config.first(*names), 1.0)
+
+
+def _lightning(num_heads: int, head_dim: int, index: int, num_layers: int) -> StateSpaceSpec:
+    """Return the linear attention of a layer. Its decays are those of ALiBi's slopes, slower in later layers."""
+    slowing = 1 - index / (num_layers - 1 + 1e-5) + 1e-5
+    return StateSpaceSpec(
+        num_heads=num_heads,
+        head_dim=head_dim,
+        num_groups=num_heads,
+        state_size=head_dim,
+        kernel_size=None,
+        norm=_NORM,
+        gate=GatePlace.AFTER_NORM,
+        rates=tuple(2 ** (-8 * (head + 1) / num_heads) * slowing for head in range(num_heads)),
+        norms_all_channels=True,
+        has_sigmoid_gate=True,
+    )
+
+
+NAMES = {
+    **mixtral.NAMES,
+    # computed from the configuration
+    **{f"model.layers.{{i}}.self_attn.{name}": IGNORE for name in ("slope_rate", "query_decay", "key_decay")},
+    "model.layers.{i}.self_attn.diagonal_decay": IGNORE,
+    "model.layers.{i}.self_attn.qkv_proj.*": To("layers.{i}.attn.in_proj", "xbc", values_keys_queries),
+    "model.layers.{i}.self_attn.output_gate.*": To("layers.{i}.attn.in_proj", "z"),
+    "model.layers.{i}.self_attn.norm.*": To("layers.{i}.attn.norm"),
+    "model.layers.{i}.self_attn.out_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
+}
+
+FAMILY = Family(describe, NAMES)
