@@ -49,6 +49,8 @@ class Decoder(nn.Module):
     any number of caches.
     """
 
+    takes_drafts = True
+
     def __init__(self, spec: DecoderSpec, compute: ComputeConfig) -> None:
         super().__init__()
         method = DenseLinearMethod(compute.dtype)  # of all linear layers at first

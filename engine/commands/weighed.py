@@ -110,9 +110,7 @@ def _adapter_fields(
 
 def _cache_layout(opened: "OpenedModel | OpenedTransformersModel", config: EngineConfig) -> CacheLayout:
     """Return the layout of a model's cache, whose bytes are the same for every attention back end."""
-    return _compute(config).cache_layout(
-        opened.spec.mixers if isinstance(opened, OpenedModel) else opened.attention_specs
-    )
+    return _compute(config).cache_layout(opened.mixers)
 
 
 def _compute(config: EngineConfig) -> ComputeConfig:

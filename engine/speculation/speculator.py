@@ -56,6 +56,13 @@ class Speculator:
         self._draft_s = 0.0
         self._has_given_up = False
 
+    @classmethod
+    def without_drafts(cls) -> "Speculator":
+        """Make a speculator for a model that takes no drafts, not even predictions."""
+        speculator = cls(1)
+        speculator.all_sources = speculator.sources = frozenset()
+        return speculator
+
     @property
     def is_off(self) -> bool:
         """Whether speculation is off for good, after exceptions or `give_up`."""

@@ -122,7 +122,7 @@ def build_served_engine(
         num_states=budget.num_states,
         eos_token_ids=models.target.tokenizer.eos_token_ids,
         budget=step_budget,
-        speculator=_speculator(spec, drafter),
+        speculator=_speculator(spec, drafter, takes_drafts=models.target.decoder.takes_drafts),
         grammars=_grammar_compiler(config, models.target, on_prepared),
         adapters=_adapter_service(config, models.target, on_prepared, on_adapter),
         on_started=on_started,
@@ -130,7 +130,7 @@ def build_served_engine(
     steps = describe_steps(config, step_budget, times.prefill_token_s)
     info = describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality)
     info = msgspec.structs.replace(info, are_steps_timed=config.max_num_batched_tokens is None)
-    info.notes.extend(describe_speculation(spec, models.draft))
+    info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
 
 
@@ -235,7 +235,9 @@ def _adapter_service(
     )
 
 
-def _speculator(spec: SpeculationSettings, drafter: DraftModel | None) -> Speculator:
+def _speculator(spec: SpeculationSettings, drafter: DraftModel | None, *, takes_drafts: bool) -> Speculator:
     """Make the speculator. Prompt lookup is always included, so that a benchmark can switch it on."""
+    if not takes_drafts:
+        return Speculator.without_drafts()
     lookup = NgramProposer(spec.lookup_min, spec.lookup_max)
     return Speculator(spec.max_tokens, lookups=[lookup], drafter=drafter, sources=spec.sources)

@@ -73,8 +73,15 @@ def describe_model(
     )
 
 
-def describe_speculation(spec: SpeculationSettings, draft: LoadedModel | None) -> list[str]:
-    """Return the start-up line about speculation, or [] if it is off."""
+def describe_speculation(
+    spec: SpeculationSettings, draft: LoadedModel | None, *, takes_drafts: bool = True
+) -> list[str]:
+    """Return the start-up line about speculation, or [] if it is off by the options."""
+    if not takes_drafts:
+        return [
+            "Speculation: off, also for predictions; this model's code cannot restore recurrent states when drafts are "
+            "rejected"
+        ]
     if spec.method is SpeculativeMethod.NONE:
         return []
     sources = []

@@ -101,6 +101,11 @@ def load_models(
                 f"{config.model} makes vectors or scores of texts, and a draft model is for models that generate; "
                 "leave it out"
             )
+        if not target.decoder.takes_drafts:
+            raise OptionError(
+                f"{config.model} runs in transformers' code, which cannot restore recurrent states when drafts are "
+                "rejected; leave the draft model out"
+            )
         # Every token reads a whole draft model, and its head and embeddings are a large part of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
         cache = _weight_cache(config)

@@ -8,6 +8,7 @@ import torch
 from models.architecture.recurrence import (
     GatedDeltaSpec,
     LinearUnitSpec,
+    OpaqueStateSpec,
     RecurrenceSpec,
     SelectiveScanSpec,
     ShortConvSpec,
@@ -64,9 +65,13 @@ class StateLayout:
 LayerLayout = KVLayout | StateLayout
 
 
-def state_layout(spec: RecurrenceSpec, dtype: torch.dtype) -> StateLayout:
+def state_layout(spec: RecurrenceSpec | OpaqueStateSpec, dtype: torch.dtype) -> StateLayout:
     """Return the layout of a recurrence's states. dtype: dtype of the model's activations."""
     match spec:
+        case OpaqueStateSpec():
+            dtypes = [torch.float32 if each.is_fp32 else dtype for each in spec.tensors]
+            parts = zip(spec.tensors, dtypes, strict=True)
+            return StateLayout(tuple(CachePart(each.name, each.shape, of_part) for each, of_part in parts))
         case ShortConvSpec() | SelectiveScanSpec() | LinearUnitSpec():
             channels = spec.num_channels
         case _:

@@ -172,3 +172,19 @@ class LinearUnitSpec:
 
 
 RecurrenceSpec = ShortConvSpec | GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StateTensor:
+    """A tensor of a sequence's state. is_fp32: whether it is fp32, whatever dtype activations have."""
+
+    name: str
+    shape: tuple[int, ...]
+    is_fp32: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueStateSpec:
+    """A recurrence that other code computes, of which only the state's tensors are known."""
+
+    tensors: tuple[StateTensor, ...]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import KVLayout, LayerLayout
-from models.architecture.recurrence import RecurrenceSpec
+from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
 
 _MAX_GROUPS = 8  # each costs a block table per sequence and some host time per step
 _MAX_RATIO = 16  # prefixes are found in steps of whole blocks of all groups, which may not become too long
@@ -52,7 +52,7 @@ class LayerGroup:
 
 
 def group_layers(
-    mixers: Sequence[AttentionSpec | RecurrenceSpec], layouts: Sequence[LayerLayout]
+    mixers: Sequence[AttentionSpec | RecurrenceSpec | OpaqueStateSpec], layouts: Sequence[LayerLayout]
 ) -> tuple[LayerGroup, ...]:
     """Group all layers. Groups of attention have equal size, and those with full attention come first.
 

@@ -53,9 +53,11 @@ def build_foreign_decoder(
     formats = Counter(format_of(model, assignment) for assignment in assignments)
     formats.update(DTYPE_NAMES[parameter.dtype] for parameter in theirs.values())
     others = _others_note(model)
-    decoder = TransformersDecoder(model, opened.observed.layers, compute)
+    decoder = TransformersDecoder(model, opened.observed, compute)
     check_independence(decoder, opened.vocab_size, opened.foreign.model_class.__name__)
     note = weights_note(decoder.weight_bytes(), formats, plan) + others
+    if decoder.continues_by_rows:
+        note += "; the code continues a prompt only a row at a time"
     return decoder, LoadedWeights(formats, note)
 
 

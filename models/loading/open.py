@@ -1,6 +1,6 @@
 """Opening of a model's files: reads the configuration and the list of tensors, but no weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import torch
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
+from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
@@ -55,6 +56,10 @@ class OpenedModel:
     @property
     def attention_specs(self) -> list[AttentionSpec]:
         return self.spec.attention_specs
+
+    @property
+    def mixers(self) -> Sequence[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]:
+        return self.spec.mixers
 
     @property
     def vocab_size(self) -> int:
@@ -113,7 +118,9 @@ def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transfo
 def has_recurrence(files: ModelFiles) -> bool:
     """Whether the model has recurrent layers. Raises a ModelError if the model cannot be opened."""
     opened = open_with_either(files, {})
-    return isinstance(opened, OpenedModel) and any(layer.recurrence is not None for layer in opened.spec.layers)
+    if isinstance(opened, OpenedModel):
+        return any(layer.recurrence is not None for layer in opened.spec.layers)
+    return bool(opened.observed.states)
 
 
 def _open_with_transformers(

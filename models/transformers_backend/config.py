@@ -1,6 +1,7 @@
 """ForeignModel: the transformers class and configuration of a config.json, if they can run here."""
 
 import inspect
+import sys
 from dataclasses import dataclass
 
 import transformers
@@ -32,6 +33,11 @@ class ForeignModel:
     model_class: type[PreTrainedModel]
     config: PretrainedConfig
     max_position: int
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the class keeps recurrent states."""
+        return _keeps_states(self.model_class)
 
 
 def find_foreign_model(overridden: OverriddenConfig) -> ForeignModel:
@@ -72,9 +78,10 @@ def _config_of(stored: HFConfig) -> PretrainedConfig:
 
 
 def _refusal(model_class: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
-    if model_class._is_stateful:
-        return "keeps a recurrent state, which the KV cache does not hold"
-    if not model_class._supports_attention_backend:
+    keeps_states = _keeps_states(model_class)
+    if model_class._is_stateful and not keeps_states:
+        return "keeps a recurrent state, which is not in transformers' Cache"
+    if not keeps_states and not model_class._supports_attention_backend:
         return "does not support other attention functions (transformers' attention interface)"
     if config.sub_configs:
         return f"consists of several models ({', '.join(config.sub_configs)}); only language models are run"
@@ -86,6 +93,12 @@ def _refusal(model_class: type[PreTrainedModel], config: PretrainedConfig) -> st
     if dependent:
         return f"rotates positions by a scaling ({dependent[0]}) that depends on the other sequences of a batch"
     return None
+
+
+def _keeps_states(model_class: type[PreTrainedModel]) -> bool:
+    """Whether the code of a class keeps recurrent states in transformers' Cache."""
+    code = inspect.getsource(sys.modules[model_class.__module__])
+    return any(f".{name}(" in code for name in ("update_conv_state", "update_recurrent_state"))
 
 
 def _max_position(stored: HFConfig, config: PretrainedConfig) -> int:

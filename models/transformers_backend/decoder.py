@@ -1,6 +1,7 @@
 """TransformersDecoder: a causal model of transformers as a decoder over the paged KV cache."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,11 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from models.architecture.attention import AttentionSpec
-from models.batch import ForwardBatch
+from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.families.name_map import To
-from models.kv.layer import LayerKV
+from models.kv.layer import LayerCache, LayerState
 from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import DecoderAdapters, PreparedAdapter
 from models.linear.embedding import Embedding
@@ -21,6 +21,9 @@ from models.loaded_model import AdapterTargets
 from models.progress import StepProgress, ignore_progress
 from models.transformers_backend.interface import CurrentStep, PagedLayer
 from models.transformers_backend.linears import ForeignEmbedding, ForeignLinear, adapter_modules
+from models.transformers_backend.observe import Observed
+from models.transformers_backend.passes import passes
+from models.transformers_backend.states import CurrentStates, load_states, store_states
 
 
 class TransformersDecoder(nn.Module):
@@ -29,23 +32,27 @@ class TransformersDecoder(nn.Module):
     Only headrace's attention and the positions distinguish sequences. transformers computes hidden states and logits in
     one call; here the body runs by itself, and the head with a stand-in for the body, so that logits are computed only
     for the requested rows, with the model's own scaling and caps. One forward at a time: the attention layers share one
-    CurrentStep.
+    CurrentStep. A recurrent model computes a prompt a pass (passes.py), since its code reads and writes the states of
+    whole sequences.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, layers: Sequence[tuple[str, AttentionSpec]], compute: ComputeConfig
-    ) -> None:
-        """model: has loaded weights and the attention implementation PAGED. layers: each layer's module name and
-        attention, from `observe`."""
+    def __init__(self, model: PreTrainedModel, observed: Observed, compute: ComputeConfig) -> None:
+        """model: has loaded weights and the attention implementation PAGED."""
         super().__init__()
-        self.mixers = [spec for _, spec in layers]
+        layers = observed.layers
+        self._states = observed.states
+        self.takes_drafts = not observed.states
+        self.continues_by_rows = False  # whether the code reads states only if it computes one row
+        self.mixers = observed.mixers
         self.cache_layout = compute.cache_layout(self.mixers)
         self.compute_dtype = compute.dtype
         self._step = CurrentStep()
         group_of_layer = {layer: n for n, group in enumerate(self.cache_layout.groups) for layer in group.layers}
+        paged: dict[str, list[PagedLayer]] = defaultdict(list)
         for index, (name, spec) in enumerate(layers):
-            paged = PagedLayer(spec, index, group_of_layer[index], compute.backend, self._step)
-            model.get_submodule(name).paged = paged
+            paged[name].append(PagedLayer(spec, index, group_of_layer[index], compute.backend, self._step))
+        for name, own in paged.items():
+            model.get_submodule(name).paged = tuple(own)
         for module in model.modules():
             if isinstance(module, ForeignLinear | ForeignEmbedding):
                 module.step = self._step
@@ -57,22 +64,52 @@ class TransformersDecoder(nn.Module):
         self.head = model
 
     def forward(
-        self, batch: ForwardBatch, kv: Sequence[LayerKV], output_rows: torch.Tensor | None = None
+        self, batch: ForwardBatch, kv: Sequence[LayerCache], output_rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return hidden states [T, hidden], the head's input; write the rows' K and V into the layers' caches `kv`.
+        """Return hidden states [T, hidden], the head's input; write the rows' K, V and states into the caches `kv`.
 
         output_rows: [L] rows to return, by default all.
         """
-        self._step.batch, self._step.kv, self._step.on_progress = batch, kv, self.on_progress
-        self._step.adapter_slots = batch.adapter_slots
+        hidden = self._run_passes(batch, kv) if self._states else self._run(batch, kv)
+        return hidden if output_rows is None else hidden[output_rows]
+
+    def _run(
+        self, batch: ForwardBatch, kv: Sequence[LayerCache], num_sequences: int = 1, states: CurrentStates | None = None
+    ) -> torch.Tensor:
+        """Return the hidden states of rows that transformers' code takes for those of `num_sequences` sequences."""
+        self._step.begin(batch, kv, self.on_progress)
+        shape = (num_sequences, -1)
+        cache = {} if states is None else {"cache": states}
         try:
             output = self.body(
-                input_ids=batch.token_ids[None], position_ids=batch.positions[None], use_cache=False, return_dict=True
+                input_ids=batch.token_ids.view(shape),
+                position_ids=batch.positions.view(shape),
+                use_cache=states is not None,
+                return_dict=True,
+                **cache,
             )
         finally:
-            self._step.batch, self._step.kv, self._step.adapter_slots = None, (), None
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden if output_rows is None else hidden[output_rows]
+            self._step.end()
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden.flatten(0, 1)
+
+    def _run_passes(self, batch: ForwardBatch, kv: Sequence[LayerCache]) -> torch.Tensor:
+        group, caches = batch.groups[-1], [cache for cache in kv if isinstance(cache, LayerState)]
+        assert isinstance(group, StateGroupBatch)
+        parts = []
+        states = CurrentStates()
+        for each in passes(batch, group, by_rows=self.continues_by_rows):
+            if not each.continues_pass:
+                states = CurrentStates()
+            states.start, states.on_progress = each.start, self.on_progress
+            if each.sources is not None:
+                states.values = load_states(self._states, caches, each.sources)
+            parts.append((each.rows, self._run(each.batch, kv, len(each.batch.query_lens), states)))
+            store_states(self._states, caches, states.values, each.stored, each.targets)
+        hidden = parts[0][1].new_empty(len(batch.token_ids), parts[0][1].shape[1])
+        for rows, values in parts:
+            hidden[rows] = values
+        return hidden
 
     def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits [L, V] in fp32 for `hidden` [L, hidden], rows of forward's result."""
@@ -85,7 +122,7 @@ class TransformersDecoder(nn.Module):
         return logits
 
     def commit_states(self, *_: object) -> None:
-        raise AssertionError("models with recurrent layers are refused")
+        raise AssertionError("drafts are off for recurrent models")
 
     def serve_context(self, max_len: int) -> None:
         """Do nothing, since models whose rotary scaling depends on the context length are refused."""
@@ -117,6 +154,12 @@ class TransformersDecoder(nn.Module):
         self._adapters.set(slot, prepared)
 
     # --- experts are not counted --------------------------------------------------------------------------------------
+
+    def states_of_kind(self, kind: str, kv: Sequence[LayerCache]) -> Iterator[torch.Tensor]:
+        """Yield the tensors in `kv` with states of one kind, "convolution" or "recurrent"."""
+        caches = [cache for cache in kv if isinstance(cache, LayerState)]
+        for group, cache in zip(self._states, caches, strict=True):
+            yield from (part for key, part in zip(group.keys, cache.parts, strict=True) if key[1] == kind)
 
     @property
     def num_experts(self) -> list[int]:

@@ -1,7 +1,7 @@
 """The attention function that transformers' models call: headrace's attention over the paged KV cache."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kv.layer import LayerKV
+from models.kv.layer import LayerCache, LayerKV
 from models.progress import StepProgress, ignore_progress
 
 PAGED = "headrace"  # transformers makes no masks for a name without a registered one; back ends do not need them
@@ -22,14 +22,29 @@ class CurrentStep:
     """The batch and caches of the current forward pass, since transformers' models do not pass on all arguments."""
 
     batch: ForwardBatch | None = None
-    kv: Sequence[LayerKV] = ()
+    kv: Sequence[LayerCache] = ()
     adapter_slots: torch.Tensor | None = None  # of the rows that are computed; None if none has an adapter
     on_progress: StepProgress = ignore_progress
+    num_calls: dict[int, int] = field(default_factory=dict)  # of attention modules that several layers share, by id
+
+    def begin(self, batch: ForwardBatch, kv: Sequence[LayerCache], on_progress: StepProgress) -> None:
+        self.batch, self.kv, self.on_progress = batch, kv, on_progress
+        self.adapter_slots = batch.adapter_slots
+        self.num_calls.clear()
+
+    def end(self) -> None:
+        self.batch, self.kv, self.adapter_slots = None, (), None
+
+    def count_call(self, module: nn.Module) -> int:
+        """Return how often the module was called before in this pass."""
+        number = self.num_calls.get(id(module), 0)
+        self.num_calls[id(module)] = number + 1
+        return number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PagedLayer:
-    """A layer's attention over the KV cache. transformers' attention module has it as attribute `paged`."""
+    """A layer's attention over the KV cache. transformers' attention modules have those of their layers as `paged`."""
 
     spec: AttentionSpec
     layer: int
@@ -44,6 +59,7 @@ class PagedLayer:
         assert batch is not None
         group, value_dim = batch.groups[self.group], v.shape[-1]
         assert isinstance(group, KVGroupBatch)
+        assert isinstance(kv, LayerKV)
         q, k, v = (self._padded(part.to(kv.layout.compute_dtype)) for part in (q, k, v))
         self.backend.write(kv, k, v, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec, sinks=sinks)
@@ -51,7 +67,8 @@ class PagedLayer:
 
     def _padded(self, heads: torch.Tensor) -> torch.Tensor:
         """Pad heads with zeros to the head size, since keys and values may differ in size; zeros change no result."""
-        return F.pad(heads, (0, self.spec.head_dim - heads.shape[-1])).contiguous()
+        missing = self.spec.head_dim - heads.shape[-1]
+        return (F.pad(heads, (0, missing)) if missing else heads).contiguous()
 
 
 def attend(
@@ -63,10 +80,12 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attend for transformers (its AttentionInterface): q, k, v [1, heads, T, D] -> [1, T, H, value_dim]."""
-    paged: PagedLayer = module.paged
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    return paged.attend(q, k, v, s_aux)[None].to(query.dtype), None
+    """Attend for transformers (its AttentionInterface): q, k, v [S, heads, T / S, D] -> [S, T / S, H, value_dim]."""
+    layers: tuple[PagedLayer, ...] = module.paged
+    paged = layers[0] if len(layers) == 1 else layers[layers[0].step.count_call(module)]
+    q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+    attended = paged.attend(q, k, v, s_aux).to(query.dtype)
+    return attended.unflatten(0, (len(query), -1)), None
 
 
 AttentionInterface.register(PAGED, attend)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from models.kernels.row_input import IDENTITY
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
@@ -134,8 +135,11 @@ class ForeignLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         slots = self.step.adapter_slots if self.is_adaptable else None
-        rows = x.reshape(-1, self.in_features)
-        y = self.linear(rows, out_dtype=self._out_dtype or x.dtype, adapter_slots=slots)
+        rows, linear, out_dtype = x.reshape(-1, self.in_features), self.linear, self._out_dtype or x.dtype
+        if slots is None:  # without the calls in between
+            y = linear.method.apply(rows, linear, IDENTITY, None, out_dtype)
+        else:
+            y = linear(rows, out_dtype=out_dtype, adapter_slots=slots)
         return y.view(*x.shape[:-1], self.out_features)
 
 

@@ -14,9 +14,11 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
 from models.errors import UnsupportedModelError, shorten_error
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel
 from models.transformers_backend.linears import ReplaceableLayers, observe_linears, replaceable_layers
+from models.transformers_backend.states import CurrentStates, StateGroup, state_groups
 
 _OBSERVED = "headrace-observed"
 _NUM_ROWS = 3
@@ -26,11 +28,20 @@ _NEUTRAL = ("dropout", "position_ids", "use_cache", "output_attentions", "cache_
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A model's properties, from a run without weights. layers: each layer's attention, with its module's name."""
+    """A model's properties, from a run without weights.
+
+    layers: each layer's attention, with its module's name, in the order of calls. states: of recurrent layers.
+    """
 
     layers: tuple[tuple[str, AttentionSpec], ...]
     vocab_size: int
     replaceable: ReplaceableLayers
+    states: tuple[StateGroup, ...] = ()
+
+    @property
+    def mixers(self) -> list[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]:
+        """The attention and the states of all layers; those of one layer may be two."""
+        return [*(spec for _, spec in self.layers), *(group.spec for group in self.states)]
 
 
 class _UnsupportedAttentionError(Exception):
@@ -52,15 +63,20 @@ def observe(foreign: ForeignModel) -> Observed:
             for module in model.modules():
                 module.recorded_calls = calls
             observe_linears(model)
-            logits = model(**_inputs(), use_cache=False).logits
-        layers = _layers(model, calls, foreign.config.num_hidden_layers)
+            if foreign.keeps_states:
+                logits, states = _run_with_states(model, calls)
+                layers = _named(model, calls)
+            else:
+                logits, states = model(**_inputs(), use_cache=False).logits, ()
+                layers = _layers(model, calls, foreign.config.num_hidden_layers)
+            replaceable = replaceable_layers(model, _NUM_ROWS)
     except _UnsupportedAttentionError as reason:
         raise UnsupportedModelError(f"transformers' {name} {reason}") from None
     except FOREIGN_ERRORS as error:
         raise UnsupportedModelError(
             f"transformers' {name} does not run without weights: {shorten_error(error)}"
         ) from error
-    return Observed(layers, logits.shape[-1], replaceable_layers(model, _NUM_ROWS))
+    return Observed(layers, logits.shape[-1], replaceable, states)
 
 
 def _inputs() -> dict[str, torch.Tensor]:
@@ -68,11 +84,32 @@ def _inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": rows, "position_ids": rows, "attention_mask": torch.ones_like(rows)}
 
 
+def _run_with_states(
+    model: nn.Module, calls: list[tuple[nn.Module, AttentionSpec]]
+) -> tuple[torch.Tensor, tuple[StateGroup, ...]]:
+    """Run a recurrent model; return its logits, and the states that it keeps. Adds its attention to `calls`."""
+    states = CurrentStates()
+    inputs = _inputs()
+    del inputs["attention_mask"]  # code of recurrences reads it
+    logits: torch.Tensor = model(**inputs, use_cache=True, cache=states).logits
+    if not states.values:
+        raise _UnsupportedAttentionError("keeps a recurrent state, which is not in transformers' Cache")
+    if states.num_updates != len(calls):
+        raise _UnsupportedAttentionError(
+            f"stores keys and values in {states.num_updates} layers and calls the attention interface in {len(calls)}"
+        )
+    return logits, state_groups(states.values, torch.bfloat16)
+
+
+def _named(model: nn.Module, calls: Sequence[tuple[nn.Module, AttentionSpec]]) -> tuple[tuple[str, AttentionSpec], ...]:
+    names = {module: name for name, module in model.named_modules()}
+    return tuple((names[module], spec) for module, spec in calls)
+
+
 def _layers(
     model: nn.Module, calls: Sequence[tuple[nn.Module, AttentionSpec]], num_layers: int
 ) -> tuple[tuple[str, AttentionSpec], ...]:
-    names = {module: name for name, module in model.named_modules()}
-    layers = tuple((names[module], spec) for module, spec in calls)
+    layers = _named(model, calls)
     if len({name for name, _ in layers}) < len(layers):
         raise _UnsupportedAttentionError("attends several times in a layer")
     if len(layers) != num_layers:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
 from models.checkpoints.quantized.registry import QuantizedReader, find_quantization_config, reader_for
@@ -43,6 +44,10 @@ class OpenedTransformersModel:
     @property
     def attention_specs(self) -> list[AttentionSpec]:
         return [spec for _, spec in self.observed.layers]
+
+    @property
+    def mixers(self) -> list[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]:
+        return self.observed.mixers
 
     @property
     def vocab_size(self) -> int:

@@ -98,4 +98,6 @@ WITHOUT_FAMILY = {
     "GlmMoeDsaForCausalLM": "refused: indexer",
     "KimiLinearForCausalLM": "refused: decay per channel",
     "Lfm3ForCausalLM": "refused: short convolutions beside windows",
+    "Lfm3ForCausalLM": "through transformers",
+    "MiMoV2FlashForCausalLM": "through transformers",
 }
