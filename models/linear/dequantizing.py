@@ -16,7 +16,7 @@ from models.linear.method import LinearLayer, LinearMethod, Rearrange, rows_of_s
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
-from models.quant.tensor import QuantTensor
+from models.quant.tensor import QuantTensor, take_rows
 
 _TENSORS = ("codes", "scales", "zeros", "permutation")
 
@@ -106,8 +106,8 @@ class DequantizingLinearMethod(LinearMethod):
         groups = ids // weight.row_group
         rows = dataclasses.replace(
             weight,
-            codes=weight.codes.view(torch.uint8)[ids].view(weight.codes.dtype),
-            scales=weight.scales[groups],
+            codes=take_rows(weight.codes, ids),
+            scales=take_rows(weight.scales, groups),
             zeros=None if weight.zeros is None else weight.zeros[groups],
             row_group=1,
         )

@@ -9,7 +9,14 @@ from models.errors import CheckpointError
 from models.kernels.formats import WeightFormat
 from models.linear.method import Rearrange
 from models.quant.round_to_nearest import quantize_matrix
-from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor, rearrange_rows
+from models.quant.tensor import (
+    NVFP4_GROUP,
+    ActivationQuantization,
+    Encoding,
+    QuantKind,
+    QuantTensor,
+    rearrange_rows,
+)
 
 _NAMES = {Encoding.FP8_E4M3: "fp8", Encoding.E2M1: "mxfp4"}
 _GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the names of the others imply their groups
@@ -43,6 +50,8 @@ class QuantizedStorage:
         """The name of the format in start-up notes: "int4 g32", "fp8 128x128", "int8 w8a8"."""
         kind = self.kind
         name = _NAMES.get(kind.encoding, kind.encoding.name.lower())
+        if kind.encoding is Encoding.E2M1 and kind.group_size == NVFP4_GROUP:
+            return "nvfp4"
         if kind.encoding in _GROUPED and kind.group_size < self.columns:
             name += f" g{kind.group_size}"
         elif kind.encoding is Encoding.FP8_E4M3 and kind.group_size < self.columns:

@@ -56,10 +56,14 @@ def dequantize(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def scales_fp32(tensor: QuantTensor) -> torch.Tensor:
-    """Return the scales in fp32. E8M0 scales are the exponent bits of fp32 numbers; 0 is 2^-127, a subnormal."""
+    """Return the scales in fp32, times the matrix's.
+
+    E8M0 scales are the exponent bits of fp32 numbers; 0 is 2^-127, a subnormal.
+    """
     if tensor.scales.dtype == torch.uint8:
         return (tensor.scales.to(torch.int32) << 23).clamp_min(1 << 22).view(torch.float32)
-    return tensor.scales.float()
+    scales = tensor.scales.float()
+    return scales if tensor.matrix_scale == 1 else scales * tensor.matrix_scale
 
 
 def _decode(codes: torch.Tensor, encoding: Encoding) -> torch.Tensor:

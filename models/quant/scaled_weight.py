@@ -25,7 +25,8 @@ _CODES = (
     Encoding.FP4,
 )
 _INTEGERS = _CODES[:4]
-_SCALES = (torch.float16, torch.bfloat16, torch.float32, torch.uint8)
+_PAIRED = (Encoding.E2M1,)  # may have a scale for 16 columns: two for each step
+_SCALES = (torch.float16, torch.bfloat16, torch.float32, torch.uint8, torch.float8_e4m3fn)
 _ROUNDINGS = (
     ActivationQuantization.NONE,
     ActivationQuantization.DYNAMIC_PER_TOKEN,
@@ -34,6 +35,7 @@ _ROUNDINGS = (
 )
 _OFFSET = {Encoding.INT4: 8}  # what the kernel subtracts from each code; zero points are stored less this
 _STEP = 32  # columns
+_PAIR_GROUP = 16
 _LANES = 16  # of quantize.cpp: columns and groups must be multiples of this
 
 
@@ -41,7 +43,8 @@ def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
     """Return the reason why the kernels do not support a matrix of this kind and width, or None if they do."""
     if columns % 16:
         return f"{columns} columns are not a multiple of 16"
-    if kind.group_size < columns and kind.group_size % _STEP:
+    has_pairs = _has_pairs(kind.encoding, kind.group_size) and not kind.has_zeros
+    if kind.group_size < columns and kind.group_size % _STEP and not has_pairs:
         return f"groups of {kind.group_size} columns are not a multiple of {_STEP}"
     if kind.activation is not ActivationQuantization.NONE and kind.encoding not in WIDE_ENCODINGS:
         return f"rows are not rounded to {kind.encoding.name}"
@@ -110,11 +113,16 @@ def pack_quantized(
         centered = zeros.to(torch.int16) - _OFFSET.get(encoding, 0)
         zeros = _for_each_row(centered.to(torch.int8), quantized.row_group, rows)
     codes = quantized.codes.view(torch.uint8).contiguous()
-    word = _CODES.index(encoding) | _SCALES.index(scales.dtype) << 8 | (zeros is not None) << 16
+    has_pairs = _has_pairs(encoding, quantized.group_size)
+    assert has_pairs or scales.dtype != torch.float8_e4m3fn
+    word = _CODES.index(encoding) | _SCALES.index(scales.dtype) << 8 | (zeros is not None) << 16 | has_pairs << 17
     geometry = (rows, columns, quantized.group_size)
     size = library.scaled_packed_bytes(word, *geometry)
     data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
-    library.scaled_pack(word, codes.data_ptr(), scales.data_ptr(), address(zeros), *geometry, data.data_ptr())
+    library.scaled_pack(
+        *(word, codes.data_ptr(), scales.data_ptr(), address(zeros), quantized.matrix_scale),
+        *(*geometry, data.data_ptr()),
+    )
     permutation = None if quantized.permutation is None else quantized.permutation.to(torch.int32).contiguous()
     input_scale = 1.0 if quantized.input_scale is None else quantized.input_scale
     return ScaledWeight(
@@ -142,6 +150,10 @@ def quantize_natively(
         *(_CODES.index(encoding), group_size, codes.data_ptr(), scales.data_ptr()),
     )
     return QuantTensor(encoding, codes, scales, None, group_size)
+
+
+def _has_pairs(encoding: Encoding, group_size: int) -> bool:
+    return encoding in _PAIRED and group_size == _PAIR_GROUP
 
 
 def _for_each_row(values: torch.Tensor, row_group: int, rows: int) -> torch.Tensor:

@@ -18,10 +18,11 @@ class Encoding(enum.Enum):
     FP8_E4M3 = enum.auto()  # float8_e4m3fn
     NF4 = enum.auto()  # index into QLoRA's table of 16 quantiles (Dettmers et al. 2023, appendix E), two per byte
     FP4 = enum.auto()  # bitsandbytes' 4-bit float, an index into its table of 16, two per byte
-    E2M1 = enum.auto()  # OCP 4-bit float of MXFP4, two per byte
+    E2M1 = enum.auto()  # OCP 4-bit float of MXFP4 and NVFP4, two per byte
     IQ4_NL = enum.auto()  # index into GGUF's table of 16 integers, two per byte
 
 
+NVFP4_GROUP = 16  # columns with a scale, where codes are E2M1; 32 in MXFP4
 WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # one byte per code; the others take half a byte
 
 
@@ -51,12 +52,13 @@ class QuantTensor:
 
     codes: [rows, columns] int8 or float8_e4m3fn; 4-bit codes [rows, columns / 2] uint8, even columns in low nibbles.
     scales: [rows / row_group, columns / group_size], both rounded up, in the format's own dtype (fp16, bf16, fp32;
-    uint8 for E8M0).
+    uint8 for E8M0; float8_e4m3fn for NVFP4, without a sign).
     zeros: uint8 or int8 in the shape of `scales`, or None for the encoding's own zero point.
     group_size: columns that share a scale; `columns` for a scale per row. row_group: rows that share a scale (1;
     128 for block-wise FP8; `rows` for a scale per tensor).
     permutation: [columns] int64, or None: code column j multiplies input column permutation[j] (GPTQ's act-order,
     sorted by group).
+    matrix_scale: multiplies all scales (the second scale of NVFP4, whose E4M3 has little range).
     """
 
     encoding: Encoding
@@ -68,6 +70,7 @@ class QuantTensor:
     permutation: torch.Tensor | None = None
     activation: ActivationQuantization = ActivationQuantization.NONE
     input_scale: float | None = None
+    matrix_scale: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,8 +103,13 @@ def rearrange_rows(quantized: QuantTensor, rearrange: Callable[[torch.Tensor], t
     groups = order // quantized.row_group
     return dataclasses.replace(
         quantized,
-        codes=quantized.codes.view(torch.uint8)[order].view(quantized.codes.dtype),  # float8 takes no index
-        scales=quantized.scales[groups],
+        codes=take_rows(quantized.codes, order),
+        scales=take_rows(quantized.scales, groups),
         zeros=None if quantized.zeros is None else quantized.zeros[groups],
         row_group=1,
     )
+
+
+def take_rows(tensor: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return rows `ids` of a tensor of any dtype; torch itself takes no index of float8."""
+    return tensor.view(torch.uint8)[ids].view(tensor.dtype) if tensor.dtype.itemsize == 1 else tensor[ids]

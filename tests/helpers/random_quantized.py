@@ -15,7 +15,10 @@ def random_quantized(
     is_permuted: bool = False,
     seed: int = 0,
 ) -> QuantTensor:
-    """Every code is used; scales differ by a factor of 4 and a few are negative (a power of two for E8M0)."""
+    """Every code is used; scales differ by a factor of 4 and a few are negative.
+
+    E8M0 scales are powers of two, and E4M3 scales positive.
+    """
     generator = torch.Generator().manual_seed(seed)
     bytes_a_row = columns if kind.encoding in WIDE_ENCODINGS else columns // 2
     codes = torch.randint(0, 256, (rows, bytes_a_row), generator=generator).to(torch.uint8)
@@ -26,6 +29,9 @@ def random_quantized(
     shape = (-(-rows // kind.row_group), -(-columns // kind.group_size))
     if scale_dtype == torch.uint8:
         scales = torch.randint(118, 124, shape, generator=generator).to(torch.uint8)
+    elif scale_dtype == torch.float8_e4m3fn:
+        scales = (torch.rand(shape, generator=generator) * 300 + 100).to(scale_dtype)
+        scales.view(torch.uint8).view(-1)[::7] = 3  # subnormal
     else:
         scales = (torch.rand(shape, generator=generator) * 0.03 + 0.01).to(scale_dtype)
         scales.view(-1)[::7] *= -1
@@ -45,6 +51,7 @@ def random_quantized(
         permutation,
         kind.activation,
         input_scale,
+        1.3e-4 if scale_dtype == torch.float8_e4m3fn else 1.0,
     )
 
 

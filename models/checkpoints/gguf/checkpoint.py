@@ -15,6 +15,7 @@ from models.checkpoints.gguf.array import GGUFArray
 from models.checkpoints.gguf.blocks import GGUFRows
 from models.checkpoints.gguf.codes import stored_codes, wider_format
 from models.checkpoints.gguf.header import GGUFHeader, read_gguf_header
+from models.checkpoints.gguf.matrix_scales import with_matrix_scales
 from models.errors import CheckpointError, UnsupportedModelError
 from models.kernels.cpu.packed_weight import dequantize_natively
 from models.kernels.formats import NotFiniteError, WeightFormat
@@ -49,6 +50,7 @@ class GGUFCheckpoint:
                     )
                 data = mapped[tensor.start : tensor.start + tensor.num_bytes]
                 self.tensors[tensor.name] = _described(tensor.name, tensor.shape, tensor.type, data, header.path)
+        self.tensors = with_matrix_scales(self.tensors)
         self.tensors |= _numbers_of_layers(self.metadata, self.path)
         for tensor_type in {tensor.type for header in headers for tensor in header.tensors}:
             _check_dequantizable(self.path, tensor_type)

@@ -1,9 +1,9 @@
-"""GGUF formats whose matrices are read as codes with scales: IQ4_NL and MXFP4 unchanged, others as integers.
+"""GGUF formats whose matrices are read as codes with scales: IQ4_NL, MXFP4 and NVFP4 unchanged, others as integers.
 
 IQ4_XS has the codes of IQ4_NL. IQ1_S, IQ2_XXS, IQ3_XXS and IQ3_S encode eight or four columns as an entry of a codebook
 of small integers, with a scale for 32 columns; they become INT8. TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256
 columns; they become INT4. INT8 and INT4 codes take more bits than the file's and represent the same numbers. (IQ1_M,
-IQ2_XS, IQ2_S and NVFP4 have scales for 16 columns and are not read as codes.)
+IQ2_XS and IQ2_S have scales for 16 columns and are not read as codes.)
 """
 
 import functools
@@ -17,7 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from models.checkpoints.base import StoredQuant
 from models.errors import CheckpointError
 from models.quant.nibbles import pack_nibbles, unpack_nibbles
-from models.quant.tensor import Encoding, QuantKind, QuantTensor
+from models.quant.tensor import NVFP4_GROUP, Encoding, QuantKind, QuantTensor
 
 _GROUP = 32  # columns
 _MakeError = Callable[[], CheckpointError]
@@ -41,19 +41,19 @@ def stored_codes(
         return StoredQuant(kind, functools.partial(_read_integers, tensor_type, rows, not_finite))
     if tensor_type not in _READERS:
         return None
-    encoding, split = _READERS[tensor_type]
+    kind, split = _READERS[tensor_type]
     block_columns, block_bytes = GGML_QUANT_SIZES[tensor_type]
 
     def read() -> QuantTensor:
         scales, pairs = split(rows.unflatten(1, (shape[1] // block_columns, block_bytes)))
-        is_finite = scales != 255 if scales.dtype == torch.uint8 else scales.isfinite()  # 255 is E8M0's NaN
+        is_finite = scales != 255 if scales.dtype == torch.uint8 else scales.float().isfinite()  # 255 is E8M0's NaN
         if not bool(is_finite.all()):
             raise not_finite()
-        # In each 16 bytes, column i is in the low nibble of byte i, column i + 16 in the high nibble.
+        # In a group's bytes, column i is in the low nibble of byte i, column i + half a group in the high nibble.
         codes = torch.cat((pairs & 15, pairs >> 4), dim=-1).flatten(1)
-        return QuantTensor(encoding, pack_nibbles(codes), scales.flatten(1), None, group_size=_GROUP)
+        return QuantTensor(kind.encoding, pack_nibbles(codes), scales.flatten(1), None, kind.group_size)
 
-    return StoredQuant(QuantKind(encoding, _GROUP), read)
+    return StoredQuant(kind, read)
 
 
 def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
@@ -66,8 +66,7 @@ def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
     return f"{kind.encoding.name} g{kind.group_size}"
 
 
-# Each function takes blocks [rows, blocks, bytes] and returns scales [rows, .., 1] and codes [rows, .., 16 bytes] for
-# each 32 columns.
+# Each function takes blocks [rows, blocks, bytes] and returns scales [rows, ..] and codes [rows, .., bytes of a group].
 
 
 def _split_iq4_nl(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,6 +75,12 @@ def _split_iq4_nl(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _split_mxfp4(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return blocks[..., :1], blocks[..., 1:]
+
+
+def _split_nvfp4(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scales and codes of NVFP4 blocks: 4 scales in E4M3 without a sign, then 4 groups of 16 columns."""
+    scales = (blocks[..., :4] & 0x7F).view(torch.float8_e4m3fn)
+    return scales, blocks[..., 4:].unflatten(-1, (4, 8))
 
 
 def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,7 +155,8 @@ _INTEGERS: dict[GGMLQuantizationType, tuple[QuantKind, Callable[[torch.Tensor], 
 }
 
 _READERS = {
-    GGMLQuantizationType.IQ4_NL: (Encoding.IQ4_NL, _split_iq4_nl),
-    GGMLQuantizationType.MXFP4: (Encoding.E2M1, _split_mxfp4),
-    GGMLQuantizationType.IQ4_XS: (Encoding.IQ4_NL, _split_iq4_xs),
+    GGMLQuantizationType.IQ4_NL: (QuantKind(Encoding.IQ4_NL, _GROUP), _split_iq4_nl),
+    GGMLQuantizationType.MXFP4: (QuantKind(Encoding.E2M1, _GROUP), _split_mxfp4),
+    GGMLQuantizationType.NVFP4: (QuantKind(Encoding.E2M1, NVFP4_GROUP), _split_nvfp4),
+    GGMLQuantizationType.IQ4_XS: (QuantKind(Encoding.IQ4_NL, _GROUP), _split_iq4_xs),
 }

@@ -7,7 +7,10 @@ from models.checkpoints.safetensors import plain_dtype
 from models.errors import CheckpointError
 
 # Scales of an 8-bit KV cache. headrace's cache has the activations' dtype and needs none.
-_KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
+_KV_CACHE_SCALES = (
+    *(".self_attn.k_scale", ".self_attn.v_scale"),
+    *(".k_proj.k_scale", ".v_proj.v_scale"),  # ModelOpt's
+)
 
 
 class QuantizedCheckpoint:

@@ -1,10 +1,12 @@
-"""compressed-tensors checkpoints, as llmcompressor writes them: integer, FP8 and MXFP4 weights.
+"""compressed-tensors checkpoints, as llmcompressor writes them: integer, FP8, MXFP4 and NVFP4 weights.
 
 pack-quantized        weight_packed int32 [rows, columns * bits / 32], lowest bits first, codes counted from 0;
                       weight_shape int64: [rows, columns]; weight_zero_point int32, packed along the rows
 int-, float-, naive-  weight int8 or float8_e4m3fn [rows, columns]
 quantized
 mxfp4-pack-quantized  weight_packed uint8 [rows, columns / 2], even columns in low nibbles; weight_scale E8M0
+nvfp4-pack-quantized  as mxfp4; weight_scale E4M3; weight_global_scale fp32, one number, which divides the scales;
+                      input_global_scale: for rows in 4 bits, not used
 
 weight_scale  [rows, groups] in bf16, fp16 or fp32; [blocks, blocks] for strategy block; one for strategy tensor
 input_scale   one number, if activations are quantized by a static scale
@@ -14,6 +16,7 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.quantized.compressed_tensors_config import Format, ModuleFormat, Strategy, read_config
+from models.checkpoints.quantized.nvfp4 import gather_nvfp4
 from models.checkpoints.quantized.packed_codes import permute_codes, signed_codes, sorting_permutation
 from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, ModulePart, Parts, check_divides, read_matrix
 from models.config.hf_config import HFConfig
@@ -42,6 +45,8 @@ class CompressedTensors:
                 return _gather_packed(parts, settings)
             case Format.MXFP4:
                 return _gather_mxfp4(parts, settings)
+            case Format.NVFP4:
+                return _gather_nvfp4(parts)
             case Format.CODES:
                 return _gather_codes(parts, settings)
 
@@ -101,6 +106,13 @@ def _gather_mxfp4(parts: Parts, settings: ModuleFormat) -> StoredTensor:
     return parts.stored((rows, columns), kind, lambda: read_matrix(kind, codes.read(), scales, grid))
 
 
+def _gather_nvfp4(parts: Parts) -> StoredTensor:
+    if parts.has(".input_global_scale"):
+        parts.take(".input_global_scale", FLOATS, *SINGLE_SCALE)
+    divisor = parts.take(".weight_global_scale", FLOATS, *SINGLE_SCALE)
+    return gather_nvfp4(parts, _PACKED, lambda: 1 / divisor.read_positive())
+
+
 def _kind(parts: Parts, settings: ModuleFormat, rows: int, columns: int) -> QuantKind:
     row_group, group_size = 1, columns
     match settings.strategy:
@@ -111,7 +123,7 @@ def _kind(parts: Parts, settings: ModuleFormat, rows: int, columns: int) -> Quan
             check_divides(parts, group_size, columns, "group_size")
         case Strategy.BLOCK:
             row_group, group_size = min(settings.block[0], rows), min(settings.block[1], columns)
-        case Strategy.CHANNEL:
+        case Strategy.CHANNEL | Strategy.TENSOR_GROUP:  # the latter is NVFP4's, whose groups have one size
             pass
     return QuantKind(settings.encoding, group_size, row_group, not settings.is_symmetric, settings.activation)
 

@@ -10,7 +10,7 @@ from models.checkpoints.quantized.parts import Parts
 from models.config.hf_config import HFConfig
 from models.config.patterns import module_pattern
 from models.errors import CheckpointError, UnsupportedModelError
-from models.quant.tensor import ActivationQuantization, Encoding
+from models.quant.tensor import NVFP4_GROUP, ActivationQuantization, Encoding
 
 
 class Format(enum.Enum):
@@ -19,6 +19,7 @@ class Format(enum.Enum):
     PACKED = enum.auto()
     CODES = enum.auto()
     MXFP4 = enum.auto()
+    NVFP4 = enum.auto()
 
 
 class Strategy(enum.Enum):
@@ -28,6 +29,7 @@ class Strategy(enum.Enum):
     CHANNEL = "channel"
     GROUP = "group"
     BLOCK = "block"
+    TENSOR_GROUP = "tensor_group"  # as GROUP, and one for the matrix
 
 
 _PATTERN = "re:"
@@ -37,6 +39,7 @@ _FORMATS = {
     "float-quantized": Format.CODES,
     "naive-quantized": Format.CODES,
     "mxfp4-pack-quantized": Format.MXFP4,
+    "nvfp4-pack-quantized": Format.NVFP4,
 }
 _ENCODINGS = {
     (Format.PACKED, "int", 4): Encoding.INT4,
@@ -44,6 +47,7 @@ _ENCODINGS = {
     (Format.CODES, "int", 8): Encoding.INT8,
     (Format.CODES, "float", 8): Encoding.FP8_E4M3,
     (Format.MXFP4, "float", 4): Encoding.E2M1,
+    (Format.NVFP4, "float", 4): Encoding.E2M1,
 }
 # (dynamic, strategy) of input_activations.
 _ACTIVATIONS = {
@@ -61,7 +65,7 @@ class ModuleFormat:
     encoding: Encoding
     bits: int
     strategy: Strategy
-    group_size: int  # 0 unless Strategy.GROUP
+    group_size: int  # 0 unless Strategy.GROUP or TENSOR_GROUP
     block: tuple[int, int]  # (0, 0) unless Strategy.BLOCK
     is_symmetric: bool
     has_act_order: bool
@@ -125,19 +129,27 @@ def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
     if layout is None or encoding is None:
         raise UnsupportedModelError(
             f"{group.source}: format {name!r} with {bits}-bit {number} weights is not supported; use a version in "
-            "pack-quantized (4 or 8 bits), int-quantized, float-quantized (FP8) or mxfp4-pack-quantized"
+            "pack-quantized (4 or 8 bits), int-quantized, float-quantized (FP8), mxfp4- or nvfp4-pack-quantized"
         )
     strategy = _strategy(weights)
+    group_size = weights.integer("group_size") if strategy in (Strategy.GROUP, Strategy.TENSOR_GROUP) else 0
+    if (layout is Format.NVFP4) != (strategy is Strategy.TENSOR_GROUP) or (
+        layout is Format.NVFP4 and group_size != NVFP4_GROUP
+    ):
+        raise UnsupportedModelError(
+            f"{group.source}: format {name!r} with strategy {strategy.value!r} and groups of {group_size} is not "
+            f"supported; NVFP4 has 'tensor_group' and groups of {NVFP4_GROUP}; use another version"
+        )
     return targets, ModuleFormat(
         format=layout,
         encoding=encoding,
         bits=bits,
         strategy=strategy,
-        group_size=weights.integer("group_size") if strategy is Strategy.GROUP else 0,
+        group_size=group_size,
         block=_block(weights) if strategy is Strategy.BLOCK else (0, 0),
         is_symmetric=weights.boolean("symmetric", True),
         has_act_order=weights.fields.get("actorder") in ("group", "dynamic"),
-        activation=_activation(group, encoding),
+        activation=_activation(group, layout, encoding),
     )
 
 
@@ -161,7 +173,7 @@ def _strategy(weights: HFConfig) -> Strategy:
         ) from None
 
 
-def _activation(group: HFConfig, encoding: Encoding) -> ActivationQuantization:
+def _activation(group: HFConfig, layout: Format, encoding: Encoding) -> ActivationQuantization:
     for field in ("input_activations", "output_activations"):
         if group.has(field) and not group.section(field).fields:
             raise CheckpointError(f"{group.source}: {field} is empty; fetch the checkpoint's own configuration again")
@@ -173,6 +185,8 @@ def _activation(group: HFConfig, encoding: Encoding) -> ActivationQuantization:
     bits, number = inputs.integer("num_bits"), inputs.text("type", "int")
     dynamic, strategy = inputs.fields.get("dynamic", False), inputs.text("strategy", "tensor")
     activation = _ACTIVATIONS.get((dynamic, strategy)) if isinstance(dynamic, bool) else None
+    if layout is Format.NVFP4 and (number, bits) == ("float", 4) and strategy == "tensor_group":
+        return ActivationQuantization.NONE  # finer rows are nearer to the model; 4 bits save time on some GPUs only
     is_like_weights = (number, bits) == {Encoding.INT8: ("int", 8), Encoding.FP8_E4M3: ("float", 8)}.get(encoding)
     if activation is None or not is_like_weights or not inputs.boolean("symmetric", True):
         raise UnsupportedModelError(

@@ -34,16 +34,20 @@ class ModulePart:
         values = self.read() if count is None else self.read()[first : first + count]
         if values.dtype == torch.float8_e8m0fnu:
             values = values.view(torch.uint8)
-        is_finite = values != 255 if values.dtype == torch.uint8 else values.isfinite()  # 255 is E8M0's NaN
+        is_finite = values != 255 if values.dtype == torch.uint8 else values.float().isfinite()  # 255 is E8M0's NaN
         if not bool(is_finite.all()):
             raise CheckpointError(
                 f"{self.file}: {self.name!r} has scales that are not finite; fetch the checkpoint again"
             )
         return values
 
-    def read_input_scale(self) -> float:
-        """Return the scale of a layer's inputs. Raises CheckpointError unless it is above 0."""
-        scale = float(self.read_scales().float().item())
+    def read_number(self) -> float:
+        """Return a scale that is one number. Raises CheckpointError if it is not finite."""
+        return float(self.read_scales().float().item())
+
+    def read_positive(self) -> float:
+        """Return a scale that is one number. Raises CheckpointError unless it is above 0."""
+        scale = self.read_number()
         if scale <= 0:
             raise CheckpointError(f"{self.name!r} is {scale}; it must be above 0; fetch the checkpoint again")
         return scale
@@ -149,7 +153,7 @@ def read_matrix(
         kind.row_group,
         permutation,
         kind.activation,
-        None if input_scale is None else input_scale.read_input_scale(),
+        None if input_scale is None else input_scale.read_positive(),
     )
 
 

@@ -74,7 +74,7 @@ class KernelLibrary:
         self.adapt_rows = self._bind("hr_adapt_rows", _INPUT + "pppil")
         # scaled codes
         self.scaled_packed_bytes = self._bind("hr_scaled_packed_bytes", "illl", ctypes.c_int64)
-        self.scaled_pack = self._bind("hr_scaled_pack", "ippplllp")
+        self.scaled_pack = self._bind("hr_scaled_pack", "ipppflllp")
         self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplip")
         self.scaled_linear = self._bind("hr_scaled_linear", _LINEAR + "pif")
         self.quantize = self._bind("hr_quantize", "pillilpp")

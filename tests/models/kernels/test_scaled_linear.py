@@ -39,6 +39,8 @@ KINDS = {
     "nf4": (QuantKind(Encoding.NF4, 64), FLOAT),
     "fp4": (QuantKind(Encoding.FP4, 64), FLOAT),
     "mxfp4": (QuantKind(Encoding.E2M1, 32), torch.uint8),
+    "nvfp4": (QuantKind(Encoding.E2M1, 16), torch.float8_e4m3fn),
+    "e2m1 g16": (QuantKind(Encoding.E2M1, 16), HALF),
     "iq4_nl": (QuantKind(Encoding.IQ4_NL, 32), HALF),
 }
 _INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL)
@@ -113,7 +115,18 @@ def test_a_row_s_product_does_not_depend_on_the_rows_beside_it(
     kernels: KernelLibrary, encoding: Encoding, has_zeros: bool, group_size: int
 ) -> None:
     """Kernels for few rows and for many take the sums of long groups, and of groups that a panel's step cuts, alike."""
-    quantized = random_quantized(QuantKind(encoding, group_size, has_zeros=has_zeros), 37, 1120)
+    _check_rows_are_independent(
+        kernels, random_quantized(QuantKind(encoding, group_size, has_zeros=has_zeros), 37, 1120)
+    )
+
+
+@pytest.mark.parametrize("scale_dtype", [torch.float8_e4m3fn, FLOAT])
+def test_rows_are_independent_where_16_columns_have_a_scale(kernels: KernelLibrary, scale_dtype: torch.dtype) -> None:
+    matrix = random_quantized(QuantKind(Encoding.E2M1, 16), 37, 1120, scale_dtype=scale_dtype)
+    _check_rows_are_independent(kernels, matrix)
+
+
+def _check_rows_are_independent(kernels: KernelLibrary, quantized: QuantTensor) -> None:
     linear = PackedLinear([pack_quantized(quantized, library=kernels)], library=kernels)
     x = _input(AMX_ROWS - 1 if kernels.level == "amx" else 131, 1120)  # AMX multiplies many rows in bf16
     together = linear(x)
@@ -140,6 +153,18 @@ def test_product_over_shapes(kernels: KernelLibrary, encoding: Encoding, outputs
         return
     got = PackedLinear([weight], library=kernels)(x, out_dtype=FLOAT)
     assert relative_error(got, _product(kernels, x, quantized)) < 3e-4
+
+
+@pytest.mark.parametrize("columns", [16, 48, 80, 144])
+def test_pairs_of_scales_serve_columns_that_are_no_whole_steps(kernels: KernelLibrary, columns: int) -> None:
+    quantized = random_quantized(QuantKind(Encoding.E2M1, 16), 33, columns, scale_dtype=torch.float8_e4m3fn)
+    weight, ids = pack_quantized(quantized, library=kernels), torch.arange(33)
+    x = torch.full((3, columns), 127.0)
+    x[1, -16:] = -127
+
+    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), dequantize(quantized, FLOAT))
+    expected = x.double() @ dequantize(quantized, torch.float64).T
+    assert relative_error(PackedLinear([weight], library=kernels)(x), expected) < 3e-4
 
 
 @pytest.mark.parametrize("columns", [48, 80])

@@ -23,13 +23,15 @@ def random_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray:
             raw[..., -2:] = scales
         case Kind.MXFP4:
             raw[..., 0] = rng.integers(110, 125, (rows, blocks))
+        case Kind.NVFP4:
+            raw[..., :4] = rng.integers(0, 0x7F, (rows, blocks, 4))
         case _:
             raw[..., :2] = scales
     return raw.reshape(rows, -1)
 
 
 KINDS = [
-    *(Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4),
+    *(Kind.IQ4_NL, Kind.IQ4_XS, Kind.MXFP4, Kind.NVFP4),
     *(Kind.IQ1_S, Kind.IQ2_XXS, Kind.IQ3_XXS, Kind.IQ3_S, Kind.TQ1_0, Kind.TQ2_0),
 ]
 

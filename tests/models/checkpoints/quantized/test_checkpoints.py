@@ -129,10 +129,12 @@ ENCODINGS = {
     "ct-int4": Encoding.INT4,
     "ct-int8": Encoding.INT8,
     "ct-mxfp4": Encoding.E2M1,
+    "ct-nvfp4": Encoding.E2M1,
     "ct-w8a8": Encoding.INT8,
     "fp8": Encoding.FP8_E4M3,
     "gptq-int4": Encoding.INT4,
     "gptq-int8": Encoding.INT8,
+    "modelopt-nvfp4": Encoding.E2M1,
     "mxfp4": Encoding.E2M1,
 }
 
@@ -161,6 +163,7 @@ def test_codes_stay_in_the_format_of_the_file(kind: str) -> None:
         ("ct-int4-g128", ActivationQuantization.NONE),
         ("ct-fp8-written", ActivationQuantization.NONE),
         ("ct-int8-written", ActivationQuantization.NONE),
+        ("ct-nvfp4", ActivationQuantization.NONE),  # rows in 4 bits are for GPUs that multiply in them
         ("ct-w8a8-written", ActivationQuantization.DYNAMIC_PER_TOKEN),
         ("fp8-block", ActivationQuantization.DYNAMIC_PER_GROUP),
         ("fp8-tensor-static", ActivationQuantization.STATIC),
@@ -230,9 +233,10 @@ def test_bias_that_is_not_zero_is_not_left_over(tmp_path: Path) -> None:
         logits_of(folder, open_quantized(folder), [1, 2, 3])
 
 
-def test_scales_of_an_8_bit_kv_cache_are_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["self_attn.k_scale", "self_attn.v_proj.v_scale"])
+def test_scales_of_an_8_bit_kv_cache_are_ignored(tmp_path: Path, name: str) -> None:
     folder = copy_of("ct-fp8-static", tmp_path)
-    scale = "model.layers.0.self_attn.k_scale"
+    scale = f"model.layers.0.{name}"
     change_tensors(folder, {scale: torch.ones(1)})
 
     assert scale not in open_quantized(folder).tensors

@@ -84,6 +84,36 @@ MISSHAPEN: dict[str, tuple[str, Changes, str]] = {
     ),
     "ct codes in one dimension": ("ct-int8", {f"{Q}.weight": torch.zeros(64, dtype=torch.int8)}, "must be a matrix"),
     "ct mxfp4 scales of another shape": ("ct-mxfp4", {f"{Q}.weight_scale": u8(64, 3)}, r"\[64, 3\].*\[64, 2\]"),
+    "ct nvfp4 scales of another shape": (
+        "ct-nvfp4",
+        {f"{Q}.weight_scale": torch.ones(64, 2).to(torch.float8_e4m3fn)},
+        r"\[64, 2\].*\[64, 4\]",
+    ),
+    "ct nvfp4 without its second scale": (
+        "ct-nvfp4",
+        {f"{Q}.weight_global_scale": None},
+        "lacks tensor .*global_scale",
+    ),
+    "ct nvfp4 with second scales by row": (
+        "ct-nvfp4",
+        {f"{Q}.weight_global_scale": torch.ones(64)},
+        r"global_scale' has shape \[64\]",
+    ),
+    "modelopt nvfp4 without its second scale": (
+        "modelopt-nvfp4",
+        {f"{Q}.weight_scale_2": None},
+        "lacks tensor .*weight_scale_2",
+    ),
+    "modelopt nvfp4 scales of another type": (
+        "modelopt-nvfp4",
+        {f"{Q}.weight_scale": u8(64, 4)},
+        "stored as U8; it must be F8_E4M3",
+    ),
+    "modelopt nvfp4 columns not in groups": (
+        "modelopt-nvfp4",
+        {f"{Q}.weight": u8(64, 36)},
+        "16 does not divide the 72",
+    ),
     "fp8 without scales": ("fp8-block", {f"{Q}.weight_scale_inv": None}, r"lacks tensor '.*weight_scale_inv'"),
     "fp8 scales of another grid": ("fp8-block", {f"{Q}.weight_scale_inv": torch.ones(2, 1)}, r"\[2, 1\].*\[1, 1\]"),
     "fp8 without activation_scale": ("fp8-tensor-static", {f"{Q}.activation_scale": None}, "lacks tensor"),
@@ -179,13 +209,14 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, object], str]] = {
     "unknown method": (
         "awq-g32",
         {"quant_method": "aqlm"},
-        "'aqlm'.*awq, bitsandbytes, compressed-tensors, fp8, gptq, mxfp4",
+        "'aqlm'.*awq, bitsandbytes, compressed-tensors, fp8, gptq, modelopt, mxfp4",
     ),
     "no method": ("awq-g32", {"quant_method": None}, "has no quant_method.*must be one of awq"),
     "gptq with 3 bits": ("gptq-int4-g32", {"bits": 3}, "3 bits.*4 or 8"),
     "gptq in marlin's layout": ("gptq-int4-g32", {"checkpoint_format": "marlin"}, "'marlin'.*gptq or gptq_v2"),
     "gptq in marlin's layout, as AutoGPTQ said it": ("gptq-int4-g32", {"is_marlin_format": True}, "'marlin'"),
-    "modelopt": ("fp8-block", {"quant_method": "modelopt"}, "'modelopt'"),
+    "modelopt in another format": ("fp8-block", {"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "'W4A8_AWQ'"),
+    "modelopt without a format": ("fp8-block", {"quant_method": "modelopt"}, "quant_algo ''"),
     "gptq with settings by module": ("gptq-int4-g32", {"dynamic": {"+:.*q_proj": {"bits": 8}}}, "q_proj"),
     "awq in gemv's layout": ("awq-g32", {"version": "gemv"}, "'gemv'.*'gemm'"),
     "awq with 8 bits": ("awq-g32", {"bits": 8}, "8 bits"),
@@ -213,7 +244,16 @@ def inputs(**changes: object) -> dict[str, object]:
 
 
 UNSUPPORTED_GROUPS = {
-    "ct in nvfp4": ({"format": "nvfp4-pack-quantized"}, "'nvfp4-pack-quantized'"),
+    "ct in nvfp4 of integers": ({"format": "nvfp4-pack-quantized"}, "'nvfp4-pack-quantized' with 8-bit int"),
+    "ct in nvfp4 in groups of 32": (
+        {"format": "nvfp4-pack-quantized", **weights(num_bits=4, type="float", strategy="tensor_group", group_size=32)},
+        "groups of 32 is not supported; NVFP4 has 'tensor_group' and groups of 16",
+    ),
+    "ct in nvfp4 without a second scale": (
+        {"format": "nvfp4-pack-quantized", **weights(num_bits=4, type="float", strategy="group", group_size=16)},
+        "strategy 'group'",
+    ),
+    "ct with a second scale of integers": (weights(strategy="tensor_group", group_size=16), "strategy 'tensor_group'"),
     "ct in an unknown format": ({"format": "marlin-24"}, "'marlin-24'"),
     "ct dense": ({"format": "dense"}, "'dense'"),
     "ct with 6 bits": ({"format": "pack-quantized", **weights(num_bits=6)}, "6-bit int"),
@@ -343,15 +383,38 @@ def test_configuration_under_the_name_of_old_compressed_tensors_is_found(tmp_pat
     assert open_quantized(folder).tensors[f"{Q}.weight"].quantized is not None
 
 
-def test_configuration_of_modelopt_is_refused_by_name(tmp_path: Path) -> None:
-    folder = copy_of("fp8-block", tmp_path)
-    change_quantization(folder, quant_method=None)
+def test_configuration_of_old_modelopt_is_found_by_its_file(tmp_path: Path) -> None:
+    folder = copy_of("modelopt-nvfp4", tmp_path)
     fields = json.loads((folder / "config.json").read_text())
     del fields["quantization_config"]
     (folder / "config.json").write_text(json.dumps(fields))
-    (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    file = folder / "hf_quant_config.json"
+    file.write_text('{"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "group_size": 16}}')
 
-    with pytest.raises(UnsupportedModelError, match=r"hf_quant_config\.json: weights quantized by 'modelopt'"):
+    assert open_quantized(folder).tensors[f"{Q}.weight"].quantized is not None
+
+    file.write_text('{"quantization": {"quant_algo": "W4A8_AWQ"}}')
+    with pytest.raises(UnsupportedModelError, match=r"hf_quant_config\.json: ModelOpt's quant_algo 'W4A8_AWQ'"):
+        open_quantized(folder)
+
+
+def test_matrix_scale_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    for kind, name, number in (
+        ("ct-nvfp4", f"{Q}.weight_global_scale", 0.0),
+        ("modelopt-nvfp4", f"{Q}.weight_scale_2", float("nan")),
+    ):
+        (tmp_path / kind).mkdir()
+        folder = copy_of(kind, tmp_path / kind)
+        change_tensors(folder, {name: torch.tensor([number])})
+        with pytest.raises(CheckpointError, match=name.rpartition(".")[2]):
+            open_quantized(folder).tensors[f"{Q}.weight"].quantized.read()
+
+
+def test_smoothed_columns_of_modelopt_are_refused(tmp_path: Path) -> None:
+    folder = copy_of("modelopt-nvfp4", tmp_path)
+    change_tensors(folder, {f"{Q}.pre_quant_scale": torch.ones(64)})
+
+    with pytest.raises(UnsupportedModelError, match="pre_quant_scale"):
         open_quantized(folder)
 
 

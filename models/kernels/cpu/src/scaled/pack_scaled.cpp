@@ -82,26 +82,29 @@ void float_columns(const uint8_t* step, F32x16* columns) {
   for (int c = 0; c < kGroup; ++c) columns[c] = columns[c] * broadcast(FloatCode::kFactor);
 }
 
-// The values of a step's 32 columns, each of 16 rows, without scales and zeros.
-void unpack_columns(Code code, const uint8_t* step, F32x16* columns) {
-  if (code <= Code::kInt8)
-    with_integer_code(code, [&](auto type) { integer_columns<decltype(type)>(step, columns); });
+// The values of a step's 32 columns, each of 16 rows, without zeros and scales, and the scales of both halves.
+void unpack_columns(const ScaledMatrix& m, const uint8_t* block, int64_t step, F32x16* columns, F32x16* scale) {
+  const auto unpack = [&](auto code, const auto& columns_of) {
+    using Code = decltype(code);
+    columns_of(block + m.codes_at(step), columns);
+    m.scales<Code, false>(block, step / m.steps_a_group, scale);
+    if constexpr (Code::kScales == 1) scale[1] = scale[0];
+  };
+  if (m.format.is_integer())
+    with_integer_code(m.format, [&](auto code) { unpack(code, integer_columns<decltype(code)>); });
   else
-    with_float_code(code, [&](auto type) { float_columns<decltype(type)>(step, columns); });
+    with_float_code(m.format.code, [&](auto code) { unpack(code, float_columns<decltype(code)>); });
 }
 
 // out [count, columns] = rows lane .. lane + count - 1 of a block.
 template <class Element>
 void dequantize_rows(const ScaledMatrix& m, const uint8_t* block, int lane, int count, int64_t columns, Element* out) {
-  F32x16 scale, zero = broadcast(0.0f), values[kGroup];
+  F32x16 scale[2], zero = broadcast(0.0f), values[kGroup];
   float tile[kGroup][16], row[kGroup];
   for (int64_t step = 0; step < m.num_steps(); ++step) {
-    if (step % m.steps_a_group == 0) {
-      scale = m.scales(block, step / m.steps_a_group);
-      if (m.format.has_zeros) zero = m.zeros(block, step / m.steps_a_group);
-    }
-    unpack_columns(m.format.code, block + m.codes_at(step), values);
-    for (int c = 0; c < kGroup; ++c) store(tile[c], (values[c] - zero) * scale);
+    if (m.format.has_zeros) zero = m.zeros(block, step / m.steps_a_group);
+    unpack_columns(m, block, step, values, scale);
+    for (int c = 0; c < kGroup; ++c) store(tile[c], (values[c] - zero) * scale[c / 16]);
     const int num_columns = static_cast<int>(std::min<int64_t>(kGroup, columns - step * kGroup));
     for (int r = 0; r < count; ++r) {
       Element* target = out + r * columns + step * kGroup;
@@ -127,15 +130,17 @@ int64_t num_blocks(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; 
 
 }  // namespace
 
-// Bytes of a packed [rows, columns] matrix. format: see ScaledFormat. group_size: a multiple of 32, or at least `columns`.
+// Bytes of a packed [rows, columns] matrix. format: see ScaledFormat. group_size: a multiple of 32, or at least `columns`; 16 if
+// the format has pairs of scales.
 HR_API int64_t hr_scaled_packed_bytes(int format, int64_t rows, int64_t columns, int64_t group_size) {
   return num_blocks(rows) * ScaledMatrix(format, columns, group_size).block_bytes;
 }
 
 // codes: [rows, columns] bytes, or [rows, columns / 2] with the even column's code in the low nibble. scales: [rows, groups] of
-// the format's type. zeros: [rows, groups] int8, less the code's offset, or null. packed: aligned to 64.
-HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scales, const int8_t* zeros, int64_t rows,
-                           int64_t columns, int64_t group_size, uint8_t* packed) {
+// the format's type. zeros: [rows, groups] int8, less the code's offset, or null. matrix_scale: of the scales, if they are E4M3.
+// packed: aligned to 64.
+HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scales, const int8_t* zeros, float matrix_scale,
+                           int64_t rows, int64_t columns, int64_t group_size, uint8_t* packed) {
   const ScaledMatrix m(format, columns, group_size);
   const int64_t scale_size = scale_bytes(m.format.scale_type);
   const int64_t row_bytes = code_bytes_per_step(m.format.code) == 512 ? columns : columns / 2;
@@ -143,9 +148,17 @@ HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scal
     uint8_t* block = packed + b * m.block_bytes;
     std::memset(block, 0, m.block_bytes);
     const int lanes = static_cast<int>(std::min<int64_t>(kBlockRows, rows - b * kBlockRows));
+    if (m.prefix_bytes > 0) store(reinterpret_cast<float*>(block), broadcast(matrix_scale * kFp8Factor));
     pack_codes(m, codes + b * kBlockRows * row_bytes, row_bytes, lanes, block);
     for (int lane = 0; lane < lanes; ++lane) {
       const int64_t row = b * kBlockRows + lane;
+      if (m.format.has_pairs) {
+        const int64_t count = columns / 16;
+        for (int64_t g = 0; g < count; ++g)
+          std::memcpy(block + m.scales_at(g / 2) + (g % 2 * 16 + lane) * scale_size, scales + (row * count + g) * scale_size,
+                      scale_size);
+        continue;
+      }
       for (int64_t g = 0; g < m.groups; ++g) {
         std::memcpy(block + m.scales_at(g) + lane * scale_size, scales + (row * m.groups + g) * scale_size, scale_size);
         if (zeros) block[m.zeros_at(g) + lane] = static_cast<uint8_t>(zeros[row * m.groups + g]);

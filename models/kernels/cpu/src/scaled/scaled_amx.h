@@ -50,17 +50,20 @@ HR_INLINE void store_pair(uint8_t* target, const F32x16& even, const F32x16& odd
   _mm512_store_si512(target, _mm512_permutexvar_epi16(_mm512_load_si512(kInterleave), (__m512i)both));
 }
 
+// scale, minimum [kScales]
 template <class Code>
-HR_INLINE void integer_tile(const uint8_t* p, const F32x16& scale, const F32x16& minimum, uint8_t* tile) {
+HR_INLINE void integer_tile(const uint8_t* p, const F32x16* scale, const F32x16* minimum, uint8_t* tile) {
   Bits codes[kVectors];
   Code::unpack(p, codes);
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
+    constexpr int kScales = Code::kScales;
+    const int s = v * kScales / kVectors;
     F32x16 columns[4];
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       const __m512i code = _mm512_and_si512(_mm512_srli_epi32((__m512i)codes[v].r[0], 8 * c), _mm512_set1_epi32(0xff));
-      columns[c] = fma(F32x16{{(NativeF)_mm512_cvtepi32_ps(code)}}, scale, minimum);
+      columns[c] = fma(F32x16{{(NativeF)_mm512_cvtepi32_ps(code)}}, scale[s], minimum[s]);
     }
     store_pair(tile + 128 * v, columns[0], columns[1]);
     store_pair(tile + 128 * v + 64, columns[2], columns[3]);
@@ -87,16 +90,21 @@ inline void dequantize(const ScaledMatrix& m, const uint8_t* block, int64_t firs
     return with_float_code(m.format.code, [&](auto code) {
       using Code = decltype(code);
       each([&](const uint8_t* p, int64_t g, uint8_t* tile) {
-        float_tile<Code>(p, m.scales(block, g) * broadcast(Code::kFactor), tile);
+        F32x16 scale;
+        m.scales<Code>(block, g, &scale);
+        float_tile<Code>(p, scale, tile);
       });
     });
-  with_integer_code(m.format.code, [&](auto code) {
+  with_integer_code(m.format, [&](auto code) {
     using Code = decltype(code);
     each([&](const uint8_t* p, int64_t g, uint8_t* tile) {
-      const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
+      F32x16 scale[Code::kScales], minimum[Code::kScales];
+      m.scales<Code>(block, g, scale);
       F32x16 offset = broadcast(static_cast<float>(-Code::kOffset));
       if (m.format.has_zeros) offset = offset - m.zeros(block, g);
-      integer_tile<Code>(p, scale, offset * scale, tile);
+#pragma GCC unroll 2
+      for (int s = 0; s < Code::kScales; ++s) minimum[s] = offset * scale[s];
+      integer_tile<Code>(p, scale, minimum, tile);
     });
   });
 }

@@ -5,6 +5,7 @@
 //   integers  out[m, n] += scale_w[n, g] * (sum_s scale_a[m, s] * sum_k (code[n, k] - offset) a[m, k]
 //                                           - zero[n, g] * sum_s scale_a[m, s] * sum_k a[m, k])
 //             over steps s of 32 columns, each an exact integer from byte dot products, in runs that end with g
+//             or the same for each half of a step, where 16 columns have a scale
 //   floats    out[m, n] += scale_w[n, g] * sum_k value(code[n, k]) a[m, k]              over groups g, in fp32, by steps
 //
 // Few rows, and any number of rows that meet floats: a task is a panel of rows times a row block of 16 outputs, whose codes are
@@ -62,7 +63,8 @@ __attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const ui
       prefetch_lines(p + kPrefetchBytes, m.header_bytes);
       p += m.header_bytes;
     }
-    const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
+    F32x16 scale;
+    m.scales<Code>(block, g, &scale);
     for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end;) {
       const int64_t stop = run_end(step, end);
       const IntegerGroup* const first = rows;
@@ -81,6 +83,33 @@ __attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const ui
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) out[r] = fma(minimum, broadcast(row_sums[r]), out[r]);
     }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) results[r] = out[r] * broadcast(factor[r]);
+}
+
+// The same for codes with two scales for 32 columns; added in the order of multiply_tile(), so that a row's sums are the same.
+template <class Code, int R>
+__attribute__((noinline)) void multiply_pairs(const ScaledMatrix& m, const uint8_t* block, const IntegerGroup* rows,
+                                              const float* factor, F32x16* results) {
+  F32x16 out[R] = {};
+  const uint8_t* p = block + m.prefix_bytes;
+  for (int64_t step = 0; step < m.num_steps(); ++step, p += Code::kBytes, rows += R) {
+    if (step % kChunkGroups == 0) {
+      prefetch_lines(p + kPrefetchBytes, m.header_bytes);
+      p += m.header_bytes;
+    }
+    prefetch_lines(p + kPrefetchBytes, Code::kBytes);
+    F32x16 scale[2];
+    m.scales<Code>(block, step, scale);
+    Bits codes[kVectors];
+    Code::unpack(p, codes);
+    I32x16 sums[R][2];
+    multiply_codes<Code::kOffset>(codes, rows, sums);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int s = 0; s < 2; ++s) out[r] = fma(to_float(sums[r][s]) * broadcast(rows[r].scale), scale[s], out[r]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) results[r] = out[r] * broadcast(factor[r]);
@@ -133,7 +162,8 @@ __attribute__((noinline)) void multiply_floats(const ScaledMatrix& m, const uint
       if (step + 2 <= end) add(std::integral_constant<int, 2>{});
     if constexpr (kAtOnce > 1)
       if (step < end) add(std::integral_constant<int, 1>{});
-    const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
+    F32x16 scale;
+    m.scales<Code>(block, g, &scale);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) out[r] = fma(sums[r], scale, out[r]);
   }
@@ -150,8 +180,10 @@ void vector_task(const ScaledLayer& layer, const PreparedRows& rows, const Block
     with_shared_rows(count, [&](auto shared) {
       constexpr int R = decltype(shared)::value;
       if (m.format.is_integer())
-        with_integer_code(m.format.code, [&](auto code) {
-          multiply_integers<decltype(code), R>(m, block, rows.integers.tile(row), rows.factor + row, results);
+        with_integer_code(m.format, [&](auto code) {
+          constexpr bool kHasPairs = decltype(code)::kScales == 2;
+          const auto multiply = kHasPairs ? multiply_pairs<decltype(code), R> : multiply_integers<decltype(code), R>;
+          multiply(m, block, rows.integers.tile(row), rows.factor + row, results);
         });
       else
         with_float_code(m.format.code, [&](auto code) { multiply_floats<decltype(code), R>(m, block, rows, row, results); });
@@ -187,9 +219,11 @@ struct PanelWeights {
     Bits codes[kVectors];
     Code::unpack(block + m.codes_at(step), codes);
     for (int v = 0; v < kVectors; ++v) store(out.codes[i][v], codes[v]);
-    const F32x16 scale = m.scales(block, group) * broadcast(Code::kFactor);
-    store(out.scale[i][0], scale);
-    if (m.format.has_zeros) store(out.minimum[i][0], broadcast(-1.0f) * scale * m.zeros(block, group));
+    F32x16 scale[Code::kScales];
+    m.scales<Code>(block, group, scale);
+#pragma GCC unroll 2
+    for (int s = 0; s < Code::kScales; ++s) store(out.scale[i][s], scale[s]);
+    if (m.format.has_zeros) store(out.minimum[i][0], broadcast(-1.0f) * scale[0] * m.zeros(block, group));
   }
   HR_INLINE void prefetch(int c, int64_t step) const {
     prefetch_lines(first + c * m.block_bytes + m.codes_at(step), Code::kBytes);
@@ -204,11 +238,12 @@ void integer_rows(const ScaledLayer& layer) {
                    const ScaledMatrix m = layer.matrix(*place.segment);
                    const uint8_t* first = place.segment->packed + place.block * m.block_bytes;
                    const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
-                   with_integer_code(m.format.code, [&](auto code) {
+                   with_integer_code(m.format, [&](auto code) {
                      using Weights = PanelWeights<decltype(code)>;
-                     constexpr int kOffset = decltype(code)::kOffset;
-                     const auto multiply =
-                         m.format.has_zeros ? multiply_panel<1, true, kOffset, Weights> : multiply_panel<1, false, kOffset, Weights>;
+                     constexpr int kOffset = decltype(code)::kOffset, kScales = decltype(code)::kScales;
+                     auto multiply = multiply_panel<kScales, false, kOffset, Weights>;
+                     if constexpr (kScales == 1)
+                       if (m.format.has_zeros) multiply = multiply_panel<1, true, kOffset, Weights>;
                      multiply({m, first}, num_blocks, rows.integers, first_row, num_rows, m.steps_a_group, memory);
                    });
                    layer.put_panel(place, first_row, num_rows, memory.sums, rows.factor);
