@@ -1,9 +1,10 @@
-"""compressed-tensors checkpoints, as llmcompressor writes them: integer, FP8, MXFP4 and NVFP4 weights.
+"""compressed-tensors checkpoints, as llmcompressor writes them: integer, FP8, MXFP8, MXFP4 and NVFP4 weights.
 
 pack-quantized        weight_packed int32 [rows, columns * bits / 32], lowest bits first, codes counted from 0;
                       weight_shape int64: [rows, columns]; weight_zero_point int32, packed along the rows
 int-, float-, naive-  weight int8 or float8_e4m3fn [rows, columns]
 quantized
+mxfp8-quantized       weight float8_e4m3fn [rows, columns]; weight_scale E8M0
 mxfp4-pack-quantized  weight_packed uint8 [rows, columns / 2], even columns in low nibbles; weight_scale E8M0
 nvfp4-pack-quantized  as mxfp4; weight_scale E4M3; weight_global_scale fp32, one number, which divides the scales;
                       input_global_scale: for rows in 4 bits, not used
@@ -18,7 +19,7 @@ from models.checkpoints.base import StoredTensor
 from models.checkpoints.quantized.compressed_tensors_config import Format, ModuleFormat, Strategy, read_config
 from models.checkpoints.quantized.nvfp4 import gather_nvfp4
 from models.checkpoints.quantized.packed_codes import permute_codes, signed_codes, sorting_permutation
-from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, ModulePart, Parts, check_divides, read_matrix
+from models.checkpoints.quantized.parts import E8M0, FLOATS, SINGLE_SCALE, ModulePart, Parts, check_divides, read_matrix
 from models.config.hf_config import HFConfig
 from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
@@ -47,7 +48,7 @@ class CompressedTensors:
                 return _gather_mxfp4(parts, settings)
             case Format.NVFP4:
                 return _gather_nvfp4(parts)
-            case Format.CODES:
+            case Format.CODES | Format.MXFP8:
                 return _gather_codes(parts, settings)
 
 
@@ -55,7 +56,8 @@ def _gather_codes(parts: Parts, settings: ModuleFormat) -> StoredTensor:
     codes = parts.take_matrix(_CODES, ("I8" if settings.encoding is Encoding.INT8 else "F8_E4M3",))
     rows, columns = codes.shape
     kind = _kind(parts, settings, rows, columns)
-    scales = parts.take(".weight_scale", FLOATS, *_shapes(kind, rows, columns))
+    formats = E8M0 if settings.format is Format.MXFP8 else FLOATS
+    scales = parts.take(".weight_scale", formats, *_shapes(kind, rows, columns))
     zeros = parts.take(".weight_zero_point", ("I8",), *_shapes(kind, rows, columns)) if kind.has_zeros else None
     input_scale = _take_input_scale(parts, settings)
 
@@ -102,7 +104,7 @@ def _gather_mxfp4(parts: Parts, settings: ModuleFormat) -> StoredTensor:
     rows, columns = codes.shape[0], codes.shape[1] * 2
     kind = _kind(parts, settings, rows, columns)
     grid = _grid(kind, rows, columns)
-    scales = parts.take(".weight_scale", ("U8", "F8_E8M0"), grid)
+    scales = parts.take(".weight_scale", E8M0, grid)
     return parts.stored((rows, columns), kind, lambda: read_matrix(kind, codes.read(), scales, grid))
 
 

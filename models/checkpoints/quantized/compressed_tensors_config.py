@@ -20,6 +20,7 @@ class Format(enum.Enum):
     CODES = enum.auto()
     MXFP4 = enum.auto()
     NVFP4 = enum.auto()
+    MXFP8 = enum.auto()
 
 
 class Strategy(enum.Enum):
@@ -40,6 +41,7 @@ _FORMATS = {
     "naive-quantized": Format.CODES,
     "mxfp4-pack-quantized": Format.MXFP4,
     "nvfp4-pack-quantized": Format.NVFP4,
+    "mxfp8-quantized": Format.MXFP8,
 }
 _ENCODINGS = {
     (Format.PACKED, "int", 4): Encoding.INT4,
@@ -48,7 +50,10 @@ _ENCODINGS = {
     (Format.CODES, "float", 8): Encoding.FP8_E4M3,
     (Format.MXFP4, "float", 4): Encoding.E2M1,
     (Format.NVFP4, "float", 4): Encoding.E2M1,
+    (Format.MXFP8, "float", 8): Encoding.FP8_E4M3,
 }
+# Type, bits and strategy of input_activations that save time on some GPUs only: unrounded rows are nearer to the model.
+_ROUNDED_ON_GPUS = {Format.NVFP4: ("float", 4, "tensor_group"), Format.MXFP8: ("float", 8, "group")}
 # (dynamic, strategy) of input_activations.
 _ACTIVATIONS = {
     (True, "token"): ActivationQuantization.DYNAMIC_PER_TOKEN,
@@ -129,7 +134,8 @@ def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
     if layout is None or encoding is None:
         raise UnsupportedModelError(
             f"{group.source}: format {name!r} with {bits}-bit {number} weights is not supported; use a version in "
-            "pack-quantized (4 or 8 bits), int-quantized, float-quantized (FP8), mxfp4- or nvfp4-pack-quantized"
+            "pack-quantized (4 or 8 bits), int-quantized, float-quantized (FP8), mxfp8-quantized, mxfp4- or "
+            "nvfp4-pack-quantized"
         )
     strategy = _strategy(weights)
     group_size = weights.integer("group_size") if strategy in (Strategy.GROUP, Strategy.TENSOR_GROUP) else 0
@@ -185,8 +191,8 @@ def _activation(group: HFConfig, layout: Format, encoding: Encoding) -> Activati
     bits, number = inputs.integer("num_bits"), inputs.text("type", "int")
     dynamic, strategy = inputs.fields.get("dynamic", False), inputs.text("strategy", "tensor")
     activation = _ACTIVATIONS.get((dynamic, strategy)) if isinstance(dynamic, bool) else None
-    if layout is Format.NVFP4 and (number, bits) == ("float", 4) and strategy == "tensor_group":
-        return ActivationQuantization.NONE  # finer rows are nearer to the model; 4 bits save time on some GPUs only
+    if _ROUNDED_ON_GPUS.get(layout) == (number, bits, strategy):
+        return ActivationQuantization.NONE
     is_like_weights = (number, bits) == {Encoding.INT8: ("int", 8), Encoding.FP8_E4M3: ("float", 8)}.get(encoding)
     if activation is None or not is_like_weights or not inputs.boolean("symmetric", True):
         raise UnsupportedModelError(

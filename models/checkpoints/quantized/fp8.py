@@ -1,5 +1,7 @@
 """FP8 checkpoints with quant_method "fp8": a scale per block (DeepSeek), or per tensor and for activations (Mistral).
 
+"mxfp8" has the same tensors: blocks of one row and 32 columns, whose scales are E8M0, also stored as uint8.
+
 weight            float8_e4m3fn [rows, columns]
 weight_scale_inv  fp32 or E8M0 [blocks of rows, blocks of columns] (weight_block_size), or one for the matrix; despite
                   the name, codes are multiplied by it. AutoFP8 calls it weight_scale
@@ -7,12 +9,13 @@ activation_scale  fp32, one number, with activation_scheme "static"; AutoFP8: in
 """
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, Parts, read_matrix
+from models.checkpoints.quantized.parts import E8M0, FLOATS, SINGLE_SCALE, Parts, read_matrix
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind
 
 _MAX_BLOCK = 2**20
+_MX_BLOCK = (1, 32)
 
 
 class FP8:
@@ -27,6 +30,16 @@ class FP8:
                 "supported; supported are e4m3 weights with activation_scheme 'dynamic' or 'static'"
             )
         self._block = block_of(config, "weight_block_size")
+        self._scale_formats = (*FLOATS, "F8_E8M0")
+        if config.text("quant_method", "fp8") == "mxfp8":
+            if self._block not in (None, _MX_BLOCK) or scheme != "dynamic":
+                raise UnsupportedModelError(
+                    f"{config.source}: MXFP8 with blocks of {self._block} and activation_scheme {scheme!r} is not "
+                    f"supported; supported are blocks of {_MX_BLOCK} with 'dynamic'"
+                )
+            self._block, self._scale_formats = _MX_BLOCK, E8M0
+            self._activation = ActivationQuantization.NONE  # rows that are not rounded are nearer to the model
+            return
         if scheme == "static":
             self._activation = ActivationQuantization.STATIC
         elif self._block is None:
@@ -45,7 +58,7 @@ class FP8:
         row_group, group_size = self._block or (rows, columns)
         grid = (-(-rows // row_group), -(-columns // group_size))
         shapes = SINGLE_SCALE if self._block is None else (grid,)
-        scales = parts.take(suffix, (*FLOATS, "F8_E8M0"), *shapes)
+        scales = parts.take(suffix, self._scale_formats, *shapes)
         input_scale = None
         if self._activation is ActivationQuantization.STATIC:
             suffix = ".input_scale" if parts.has(".input_scale") else ".activation_scale"

@@ -11,6 +11,7 @@ from models.quant.dequantize import dequantize
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 FLOATS = ("BF16", "F16", "F32")  # formats of scales
+E8M0 = ("U8", "F8_E8M0")  # of scales that are powers of two
 SINGLE_SCALE = ((), (1,), (1, 1))  # shapes of one scale for a whole matrix
 
 

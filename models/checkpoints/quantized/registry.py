@@ -16,6 +16,7 @@ _READERS = {
     "fp8": "models.checkpoints.quantized.fp8:FP8",
     "gptq": "models.checkpoints.quantized.gptq:GPTQ",
     "modelopt": "models.checkpoints.quantized.modelopt:ModelOpt",
+    "mxfp8": "models.checkpoints.quantized.fp8:FP8",
     "mxfp4": "models.checkpoints.quantized.mxfp4:MXFP4",
 }
 QUANTIZATION_FIELDS = ("quantization_config", "compression_config")  # the second in old compressed-tensors

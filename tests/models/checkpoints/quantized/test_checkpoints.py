@@ -129,13 +129,16 @@ ENCODINGS = {
     "ct-int4": Encoding.INT4,
     "ct-int8": Encoding.INT8,
     "ct-mxfp4": Encoding.E2M1,
+    "ct-mxfp8": Encoding.FP8_E4M3,
     "ct-nvfp4": Encoding.E2M1,
     "ct-w8a8": Encoding.INT8,
     "fp8": Encoding.FP8_E4M3,
     "gptq-int4": Encoding.INT4,
     "gptq-int8": Encoding.INT8,
+    "modelopt-mxfp8": Encoding.FP8_E4M3,
     "modelopt-nvfp4": Encoding.E2M1,
     "mxfp4": Encoding.E2M1,
+    "mxfp8": Encoding.FP8_E4M3,
 }
 
 
@@ -164,6 +167,8 @@ def test_codes_stay_in_the_format_of_the_file(kind: str) -> None:
         ("ct-fp8-written", ActivationQuantization.NONE),
         ("ct-int8-written", ActivationQuantization.NONE),
         ("ct-nvfp4", ActivationQuantization.NONE),  # rows in 4 bits are for GPUs that multiply in them
+        ("ct-mxfp8", ActivationQuantization.NONE),
+        ("mxfp8", ActivationQuantization.NONE),
         ("ct-w8a8-written", ActivationQuantization.DYNAMIC_PER_TOKEN),
         ("fp8-block", ActivationQuantization.DYNAMIC_PER_GROUP),
         ("fp8-tensor-static", ActivationQuantization.STATIC),
