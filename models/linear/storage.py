@@ -19,7 +19,13 @@ from models.quant.tensor import (
 )
 
 _NAMES = {Encoding.FP8_E4M3: "fp8", Encoding.E2M1: "mxfp4"}
-_GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the names of the others imply their groups
+_GROUPED = (
+    Encoding.INT4,
+    Encoding.INT8,
+    Encoding.NF4,
+    Encoding.FP4,
+    Encoding.IQ2,
+)  # the names of the others imply their groups
 
 
 @dataclass(frozen=True, slots=True)

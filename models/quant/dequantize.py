@@ -25,6 +25,7 @@ TABLES = {
     Encoding.FP4: _signed(_FP4_MAGNITUDES),
     Encoding.E2M1: _signed(_E2M1_MAGNITUDES),
     Encoding.IQ4_NL: (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
+    Encoding.IQ2: (-43, -25, -9, -8, -7, -1, 1, 7, 8, 9, 25, 43, 0, 0, 0, 0),
 }
 
 _CHUNK_ELEMENTS = 1 << 22  # dequantized at a time: bounds the fp32 temporaries

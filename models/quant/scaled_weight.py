@@ -19,13 +19,14 @@ _CODES = (
     Encoding.INT4,
     Encoding.E2M1,
     Encoding.IQ4_NL,
+    Encoding.IQ2,
     Encoding.INT8,
     Encoding.FP8_E4M3,
     Encoding.NF4,
     Encoding.FP4,
 )
-_INTEGERS = _CODES[:4]
-_PAIRED = (Encoding.E2M1,)  # may have a scale for 16 columns: two for each step
+_INTEGERS = _CODES[:5]
+_PAIRED = (Encoding.E2M1, Encoding.IQ2)  # may have a scale for 16 columns: two for each step
 _SCALES = (torch.float16, torch.bfloat16, torch.float32, torch.uint8, torch.float8_e4m3fn)
 _ROUNDINGS = (
     ActivationQuantization.NONE,

@@ -20,6 +20,7 @@ class Encoding(enum.Enum):
     FP4 = enum.auto()  # bitsandbytes' 4-bit float, an index into its table of 16, two per byte
     E2M1 = enum.auto()  # OCP 4-bit float of MXFP4 and NVFP4, two per byte
     IQ4_NL = enum.auto()  # index into GGUF's table of 16 integers, two per byte
+    IQ2 = enum.auto()  # index into the integers that GGUF's IQ1 and IQ2 types have in their codebooks, two per byte
 
 
 NVFP4_GROUP = 16  # columns with a scale, where codes are E2M1; 32 in MXFP4

@@ -24,6 +24,8 @@ _RANDOM = {
     GGMLQuantizationType.IQ4_XS: (0, None),
     GGMLQuantizationType.IQ1_S: (0, None),
     GGMLQuantizationType.IQ2_XXS: (0, None),
+    GGMLQuantizationType.IQ2_XS: (0, None),
+    GGMLQuantizationType.IQ2_S: (0, None),
     GGMLQuantizationType.IQ3_XXS: (0, None),
     GGMLQuantizationType.IQ3_S: (0, None),
 }

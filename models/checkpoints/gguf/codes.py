@@ -1,9 +1,10 @@
 """GGUF formats whose matrices are read as codes with scales: IQ4_NL, MXFP4 and NVFP4 unchanged, others as integers.
 
-IQ4_XS has the codes of IQ4_NL. IQ1_S, IQ2_XXS, IQ3_XXS and IQ3_S encode eight or four columns as an entry of a codebook
-of small integers, with a scale for 32 columns; they become INT8. TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256
-columns; they become INT4. INT8 and INT4 codes take more bits than the file's and represent the same numbers. (IQ1_M,
-IQ2_XS and IQ2_S have scales for 16 columns and are not read as codes.)
+IQ4_XS has the codes of IQ4_NL. Types of 1 to 3 bits encode eight or four columns as an entry of a codebook of small
+integers, with a scale for 32 columns (IQ1_S, IQ2_XXS, IQ3_XXS, IQ3_S) or 16 (IQ1_M, IQ2_XS, IQ2_S). The codebooks of
+IQ1 and IQ2 have few integers, which become indices into a table of them (IQ2); IQ3 becomes INT8. TQ1_0 and TQ2_0 have
+-1, 0 and 1 with a scale for 256 columns; they become INT4. Such codes take more bits than the file's and represent the
+same numbers.
 """
 
 import functools
@@ -16,11 +17,13 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from models.checkpoints.base import StoredQuant
 from models.errors import CheckpointError
+from models.quant.dequantize import TABLES
 from models.quant.nibbles import pack_nibbles, unpack_nibbles
 from models.quant.tensor import NVFP4_GROUP, Encoding, QuantKind, QuantTensor
 
-_GROUP = 32  # columns
+_GROUP, _HALF = 32, 16  # columns
 _MakeError = Callable[[], CheckpointError]
+_IQ2_LARGEST = 43
 _CHUNK_ELEMENTS = 1 << 22  # read together: the gguf package has temporaries of 4 bytes for each
 
 
@@ -108,9 +111,27 @@ def _read_integers(tensor_type: GGMLQuantizationType, rows: torch.Tensor, not_fi
             raise not_finite()
         numbers = torch.from_numpy(dequantize(part.numpy(), tensor_type)).unflatten(1, (-1, kind.group_size))
         code = (numbers / torch.where(scale == 0, 1.0, scale.to(torch.float32))[..., None]).round().flatten(1)
-        codes.append(pack_nibbles((code + 8).to(torch.uint8)) if kind.encoding is Encoding.INT4 else code.char())
+        codes.append(_packed(code, kind.encoding))
         scales.append(scale)
     return QuantTensor(kind.encoding, torch.cat(codes), torch.cat(scales), None, kind.group_size)
+
+
+def _packed(numbers: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+    """Return whole numbers [rows, columns] as codes."""
+    if encoding is Encoding.INT8:
+        return numbers.char()
+    if encoding is Encoding.INT4:
+        return pack_nibbles((numbers + 8).to(torch.uint8))
+    return pack_nibbles(_IQ2_CODES[(numbers + _IQ2_LARGEST).long()])
+
+
+def _iq2_codes() -> torch.Tensor:
+    """Return the code of each whole number from -_IQ2_LARGEST on; the zero's for those that are not in the table."""
+    table = TABLES[Encoding.IQ2]
+    codes = torch.full((2 * _IQ2_LARGEST + 1,), table.index(0), dtype=torch.uint8)
+    for code, number in enumerate(table):
+        codes[int(number) + _IQ2_LARGEST] = min(code, table.index(0))
+    return codes
 
 
 def _words(data: torch.Tensor, dtype: type[np.unsignedinteger]) -> torch.Tensor:
@@ -132,6 +153,23 @@ def _scales_iq2_xxs(blocks: torch.Tensor) -> torch.Tensor:
     return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 2:], np.uint32)[..., 1::2] >> 28) + 0.5) * 0.25
 
 
+def _scales_iq2_of_16(blocks: torch.Tensor, first: int) -> torch.Tensor:
+    """Read scales of IQ2_XS and IQ2_S from the nibbles of 8 bytes, from byte `first` on."""
+    return _block_scale(blocks).to(torch.float32) * (unpack_nibbles(blocks[..., first:]).to(torch.float32) + 0.5) * 0.25
+
+
+def _scales_iq1_m(blocks: torch.Tensor) -> torch.Tensor:
+    """Read scales from 4 words of 16 bits, times 1/8, so that all codes are integers.
+
+    Each word has four scales of 3 bits, and in its upper 4 bits a quarter of the block's fp16 scale.
+    """
+    words = _words(blocks[..., 48:], np.uint16)
+    bits = (words >> 12 << torch.tensor([0, 4, 8, 12])).sum(-1)
+    block_scale = torch.from_numpy(bits.numpy().astype(np.uint16).view(np.float16)).to(torch.float32)
+    factors = torch.stack([2 * (words >> shift & 7) + 1 for shift in (0, 3, 6, 9)], dim=-1).flatten(-2)
+    return block_scale[..., None] * factors * 0.125
+
+
 def _scales_iq3_xxs(blocks: torch.Tensor) -> torch.Tensor:
     """Read scales from the upper 4 bits of 8 words of 32 bits, which follow the codebook's indices."""
     return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 66:], np.uint32) >> 28) + 0.5) * 0.5
@@ -146,8 +184,11 @@ def _scales_iq3_s(blocks: torch.Tensor) -> torch.Tensor:
 
 # Formats that are read as integers times scales: [rows, blocks, bytes] -> [rows, blocks, scales].
 _INTEGERS: dict[GGMLQuantizationType, tuple[QuantKind, Callable[[torch.Tensor], torch.Tensor]]] = {
-    GGMLQuantizationType.IQ1_S: (QuantKind(Encoding.INT8, _GROUP), _scales_iq1_s),
-    GGMLQuantizationType.IQ2_XXS: (QuantKind(Encoding.INT8, _GROUP), _scales_iq2_xxs),
+    GGMLQuantizationType.IQ1_S: (QuantKind(Encoding.IQ2, _GROUP), _scales_iq1_s),
+    GGMLQuantizationType.IQ1_M: (QuantKind(Encoding.IQ2, _HALF), _scales_iq1_m),
+    GGMLQuantizationType.IQ2_XXS: (QuantKind(Encoding.IQ2, _GROUP), _scales_iq2_xxs),
+    GGMLQuantizationType.IQ2_XS: (QuantKind(Encoding.IQ2, _HALF), functools.partial(_scales_iq2_of_16, first=66)),
+    GGMLQuantizationType.IQ2_S: (QuantKind(Encoding.IQ2, _HALF), functools.partial(_scales_iq2_of_16, first=74)),
     GGMLQuantizationType.IQ3_XXS: (QuantKind(Encoding.INT8, _GROUP), _scales_iq3_xxs),
     GGMLQuantizationType.IQ3_S: (QuantKind(Encoding.INT8, _GROUP), _scales_iq3_s),
     GGMLQuantizationType.TQ1_0: (QuantKind(Encoding.INT4, 256), functools.partial(_block_scale, first=52)),
@@ -160,3 +201,5 @@ _READERS = {
     GGMLQuantizationType.NVFP4: (QuantKind(Encoding.E2M1, NVFP4_GROUP), _split_nvfp4),
     GGMLQuantizationType.IQ4_XS: (QuantKind(Encoding.IQ4_NL, _GROUP), _split_iq4_xs),
 }
+
+_IQ2_CODES = _iq2_codes()

@@ -41,9 +41,11 @@ KINDS = {
     "mxfp4": (QuantKind(Encoding.E2M1, 32), torch.uint8),
     "nvfp4": (QuantKind(Encoding.E2M1, 16), torch.float8_e4m3fn),
     "e2m1 g16": (QuantKind(Encoding.E2M1, 16), HALF),
+    "iq2 g16": (QuantKind(Encoding.IQ2, 16), FLOAT),
+    "iq2 g32": (QuantKind(Encoding.IQ2, 32), FLOAT),
     "iq4_nl": (QuantKind(Encoding.IQ4_NL, 32), HALF),
 }
-_INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL)
+_INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL, Encoding.IQ2)
 
 
 def _matrix(name: str, rows: int, *, is_permuted: bool = False, seed: int = 0) -> QuantTensor:
@@ -81,7 +83,9 @@ def test_looked_up_rows_are_exactly_the_reference(kernels: KernelLibrary, name: 
     assert torch.equal(weight.look_up(ids, BF16, library=kernels), expected.to(BF16))
 
 
-@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.E2M1, Encoding.IQ4_NL, Encoding.NF4, Encoding.FP4])
+@pytest.mark.parametrize(
+    "encoding", [Encoding.INT4, Encoding.E2M1, Encoding.IQ4_NL, Encoding.IQ2, Encoding.NF4, Encoding.FP4]
+)
 def test_every_code_has_its_value(kernels: KernelLibrary, encoding: Encoding) -> None:
     quantized = every_code(encoding)
     weight = pack_quantized(quantized, library=kernels)
@@ -120,9 +124,13 @@ def test_a_row_s_product_does_not_depend_on_the_rows_beside_it(
     )
 
 
-@pytest.mark.parametrize("scale_dtype", [torch.float8_e4m3fn, FLOAT])
-def test_rows_are_independent_where_16_columns_have_a_scale(kernels: KernelLibrary, scale_dtype: torch.dtype) -> None:
-    matrix = random_quantized(QuantKind(Encoding.E2M1, 16), 37, 1120, scale_dtype=scale_dtype)
+@pytest.mark.parametrize(
+    ("encoding", "scale_dtype"), [(Encoding.E2M1, torch.float8_e4m3fn), (Encoding.E2M1, FLOAT), (Encoding.IQ2, FLOAT)]
+)
+def test_rows_are_independent_where_16_columns_have_a_scale(
+    kernels: KernelLibrary, encoding: Encoding, scale_dtype: torch.dtype
+) -> None:
+    matrix = random_quantized(QuantKind(encoding, 16), 37, 1120, scale_dtype=scale_dtype)
     _check_rows_are_independent(kernels, matrix)
 
 

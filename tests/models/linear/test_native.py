@@ -111,11 +111,13 @@ MIXES = {
         lambda: llama_config(**WIDE),
         by_ends(
             Kind.IQ3_S,
-            **{"q_proj": Kind.IQ3_XXS, "k_proj": Kind.IQ1_S, "v_proj": Kind.IQ2_XXS, "embed_tokens": Kind.IQ3_S},
+            **{"q_proj": Kind.IQ3_XXS, "k_proj": Kind.IQ1_S, "v_proj": Kind.IQ2_XS, "embed_tokens": Kind.IQ3_S},
+            **{"o_proj": Kind.IQ2_S},
             **{"gate_proj": Kind.TQ1_0, "up_proj": Kind.TQ2_0, "lm_head": Kind.IQ3_XXS},
         ),
         {
-            "layers.0.attn.qkv": ["int8 g32"] * 3,
+            "layers.0.attn.qkv": ["int8 g32", "iq2 g32", "iq2 g16"],
+            "layers.1.attn.out": ["iq2 g16"],
             "layers.0.mlp.gate_up": ["int4"] * 2,
             "layers.1.mlp.down": ["int8 g32"],
             "embed": ["int8 g32"],

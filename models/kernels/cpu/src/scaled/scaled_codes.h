@@ -21,12 +21,13 @@
 //   INT4     4     nibbles of codecs.h                                           code - 8
 //   E2M1     4     nibbles of codecs.h                                           table / 2 (MXFP4, NVFP4)
 //   IQ4_NL   4     nibbles of codecs.h                                           table (GGUF)
+//   IQ2      4     nibbles of codecs.h                                           table (GGUF's types of 1 and 2 bits)
 //   INT8     8     bytes of codecs.h, stored as code + 128                       code
 //   FP8      8     [32 columns][16 rows]                                         E4M3
 //   NF4      4     [16 pairs of columns][16 rows], the even column's code low    table (QLoRA)
 //   FP4      4     as NF4                                                        table (bitsandbytes)
 //
-// The first four are integers that meet activations rounded to int8; the others meet activations in fp32.
+// The first five are integers that meet activations rounded to int8; the others meet activations in fp32.
 #pragma once
 
 #include "quantized/codecs.h"
@@ -34,12 +35,13 @@
 
 namespace hr {
 
-enum class Code : int32_t { kInt4, kE2M1, kIQ4NL, kInt8, kFp8, kNF4, kFP4 };
+enum class Code : int32_t { kInt4, kE2M1, kIQ4NL, kIQ2, kInt8, kFp8, kNF4, kFP4 };
 enum class ScaleType : int32_t { kHalf, kBf16, kFloat, kE8M0, kE4M3 };
 
 // kE2M1's values are halves; its table holds twice as much.
 alignas(16) constexpr uint8_t kE2M1Table[16] = {128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116};
 alignas(16) constexpr uint8_t kIQ4NLTable[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+alignas(16) constexpr uint8_t kIQ2Table[16] = {85, 103, 119, 120, 121, 127, 129, 135, 136, 137, 153, 171, 128, 128, 128, 128};
 alignas(64) constexpr float kNF4Table[16] = {
     -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
     -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
@@ -111,11 +113,13 @@ struct ScaledFormat {
 // f(code) with the code's type. Two functions, since integers and floats are unpacked by different kernels.
 template <class Function>
 HR_INLINE void with_integer_code(const ScaledFormat& format, const Function& f) {
-  if (format.has_pairs) return f(TableCode<kE2M1Table, true, 2>{});
+  if (format.has_pairs && format.code == Code::kE2M1) return f(TableCode<kE2M1Table, true, 2>{});
+  if (format.has_pairs) return f(TableCode<kIQ2Table, false, 2>{});
   switch (format.code) {
     case Code::kInt4: return f(Int4Code{});
     case Code::kE2M1: return f(TableCode<kE2M1Table, true>{});
     case Code::kIQ4NL: return f(TableCode<kIQ4NLTable, false>{});
+    case Code::kIQ2: return f(TableCode<kIQ2Table, false>{});
     default: return f(Int8Code{});
   }
 }
