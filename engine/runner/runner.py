@@ -18,7 +18,7 @@ from engine.sampling.logprobs import token_logprobs
 from engine.sampling.masks_ahead import PendingMasks
 from engine.sampling.rows import LogitsRow, rows_of_plan
 from engine.sampling.sampler import Sampler, corrupted
-from engine.scheduling.plan import RowResult, StepPlan, StepResult, StepWork
+from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
 from models.kv.layer import LayerState
@@ -148,10 +148,14 @@ class TorchRunner:
 
     def _unseen_states(self, plan: StepPlan) -> list[tuple[int, list[int]]]:
         return [
-            (number, [item.sequence.tables[index][(item.end - 1) // self._block_size] for index in self._state_groups])
+            (number, [self._last_block(item, index) for index in self._state_groups])
             for number, item in enumerate(plan.items)
             if self._state_groups and not item.needs_logits
         ]
+
+    def _last_block(self, item: PlanItem, group: int) -> int:
+        """Return the block of the state after an item's rows."""
+        return item.sequence.tables[group][(item.end - 1) // self.kv_groups[group].block_size]
 
     def _are_finite(self, blocks: list[int]) -> bool:
         """Whether a sequence's states are finite, by those of the last recurrent layer, to which the rows of all

@@ -69,9 +69,11 @@ def state_layout(spec: RecurrenceSpec | OpaqueStateSpec, dtype: torch.dtype) -> 
     """Return the layout of a recurrence's states. dtype: dtype of the model's activations."""
     match spec:
         case OpaqueStateSpec():
-            dtypes = [torch.float32 if each.is_fp32 else dtype for each in spec.tensors]
-            parts = zip(spec.tensors, dtypes, strict=True)
-            return StateLayout(tuple(CachePart(each.name, each.shape, of_part) for each, of_part in parts))
+            return StateLayout(
+                tuple(
+                    CachePart(each.name, each.shape, torch.float32 if each.is_fp32 else dtype) for each in spec.tensors
+                )
+            )
         case ShortConvSpec() | SelectiveScanSpec() | LinearUnitSpec():
             channels = spec.num_channels
         case _:

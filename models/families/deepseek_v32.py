@@ -12,7 +12,7 @@ from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
-from models.errors import CheckpointError, UnsupportedModelError
+from models.errors import CheckpointError
 from models.families import deepseek
 from models.families.name_map import To
 from models.families.registry import Family
@@ -32,10 +32,7 @@ _GLM_DEFAULTS = {
 def describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
     config.integer("q_lora_rank")  # of the latent that the indexer's queries are made of, too
     spec = deepseek.describe(config, defaults)
-    if others := set(layer_types(config, len(spec.layers)) or ()) - {"indexed_attention"}:
-        raise UnsupportedModelError(
-            f"{config.source}: layer_types has {min(others)!r}; supported is 'indexed_attention'"
-        )
+    layer_types(config, len(spec.layers), {"indexed_attention": "indexed_attention"})
     has_indexer = _has_indexer(config, len(spec.layers), defaults)
     indexer = IndexerSpec(
         num_heads=config.integer("index_n_heads", defaults["index_n_heads"]),
@@ -64,15 +61,11 @@ def _has_indexer(config: HFConfig, num_layers: int, defaults: Mapping[str, Any])
         letters = pattern if isinstance(pattern, list | str) else []
         types = [{"F": "full", "S": "shared"}.get(str(letter), str(letter)) for letter in letters]
         config = dataclasses.replace(config, fields={**config.fields, "indexer_types": types})
-    kinds = layer_types(config, num_layers, "indexer_types")
+    kinds = layer_types(config, num_layers, {"full": "full", "shared": "shared"}, "indexer_types")
     if kinds is None:
         step = config.integer("index_topk_freq", defaults["index_topk_freq"])
         offset = config.integer("index_skip_topk_offset", 2, minimum=0)
         return [max(index - offset + 1, 0) % step == 0 for index in range(num_layers)]
-    if others := set(kinds) - {"full", "shared"}:
-        raise UnsupportedModelError(
-            f"{config.source}: indexer_types has {min(others)!r}; supported are 'full' and 'shared'"
-        )
     if kinds[0] != "full":
         raise CheckpointError(f"{config.source}: the first of indexer_types is {kinds[0]!r}; it must be 'full'")
     return [kind == "full" for kind in kinds]

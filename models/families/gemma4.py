@@ -11,7 +11,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement
 from models.architecture.norm import NormSpec
-from models.checkpoints.gguf.fields import common_fields, num_layers, window_fields
+from models.checkpoints.gguf.fields import common_fields, layer_counts, num_layers, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import kv_layers, layer_configs, sliding_windows
@@ -21,7 +21,6 @@ from models.families import llama, olmo
 from models.families.gemma import with_activation
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.state_spaces import layer_counts
 from models.families.transforms import over_root_size
 
 _PATTERN = 6  # one layer in so many has full attention, and the last has, too
@@ -150,7 +149,7 @@ GGUF_NAMES = {
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Whether values are keys is seen by the tensors."""
     count = num_layers(file)
-    kv_heads, sizes = (layer_counts(file, name, count) for name in ("attention.head_count_kv", "feed_forward_length"))
+    kv_heads, sizes = (layer_counts(file, name) for name in ("attention.head_count_kv", "feed_forward_length"))
     first = {"attention.head_count_kv": kv_heads[0], "feed_forward_length": sizes[0]}
     fields = common_fields(dataclasses.replace(file, fields={**file.fields, **first})) | window_fields(file)
     head_dim = file.integer("attention.key_length_swa", fields["head_dim"])

@@ -8,17 +8,16 @@ from typing import Any
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec
-from models.checkpoints.gguf.fields import common_fields, num_layers, window_fields
+from models.checkpoints.gguf.fields import common_fields, layer_counts, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
 from models.config.rope import rope_spec
-from models.errors import CheckpointError, UnsupportedModelError
+from models.errors import CheckpointError
 from models.families import deepseek, llama, qwen2
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
-from models.families.state_spaces import layer_counts
 
 _EXPERTS = {
     **deepseek.V3_DEFAULTS,
@@ -34,11 +33,10 @@ def describe(config: HFConfig) -> DecoderSpec:
     config = _in_one_spelling(config)
     defaults = llama.Defaults(head_dim=192, rope_theta=5e6, rotary_share=0.334, eps=1e-5, activation="silu")
     spec = llama.describe(config, defaults)
-    types = layer_types(config, len(spec.layers)) or [
+    kinds = {kind: kind for kind in ("full_attention", "sliding_attention")}
+    types = layer_types(config, len(spec.layers), kinds) or [
         "full_attention" if index == 0 or index % 6 == 5 else "sliding_attention" for index in range(len(spec.layers))
     ]
-    if unknown := set(types) - {"full_attention", "sliding_attention"}:
-        raise UnsupportedModelError(f"{config.source}: layers of kind {sorted(unknown)[0]!r} are not supported")
     full = spec.layers[0].attention
     windowed = dataclasses.replace(
         full,
@@ -112,7 +110,7 @@ GGUF_NAMES = {
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Key heads are by layer, and a window is that of `sliding_window_size`."""
-    counts = layer_counts(file, "attention.head_count_kv", num_layers(file))
+    counts = layer_counts(file, "attention.head_count_kv")
     windows = window_fields(file)
     of_kind = dict(zip(windows["layer_types"], counts, strict=True))  # others of a kind would not fit the tensors
     full = of_kind.get("full_attention", counts[0])

@@ -85,7 +85,7 @@ def _pass(batch: ForwardBatch, spans: list[_Span]) -> Pass:
         cu_seqlens_q=torch.arange(len(spans) + 1, dtype=torch.int32, device=device) * count,
         seq_lens=torch.tensor(contexts, dtype=torch.int32, device=device),
         groups=tuple(
-            KVGroupBatch(group.slot_mapping[rows], group.block_tables[sequences])
+            KVGroupBatch(group.slot_mapping[rows], group.block_tables[sequences], group.block_size)
             if isinstance(group, KVGroupBatch)
             else group
             for group in batch.groups
@@ -93,7 +93,6 @@ def _pass(batch: ForwardBatch, spans: list[_Span]) -> Pass:
         logit_rows=batch.logit_rows[:0],
         query_lens=(count,) * len(spans),
         context_lens=contexts,
-        block_size=batch.block_size,
         adapter_slots=None if batch.adapter_slots is None else batch.adapter_slots[rows],
     )
     return Pass(

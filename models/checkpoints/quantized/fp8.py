@@ -30,7 +30,7 @@ class FP8:
                 "supported; supported are e4m3 weights with activation_scheme 'dynamic' or 'static'"
             )
         self._block = block_of(config, "weight_block_size")
-        self._scale_formats = (*FLOATS, "F8_E8M0")
+        self._scale_formats: tuple[str, ...] = (*FLOATS, "F8_E8M0")
         if config.text("quant_method", "fp8") == "mxfp8":
             if self._block not in (None, _MX_BLOCK) or scheme != "dynamic":
                 raise UnsupportedModelError(

@@ -93,11 +93,5 @@ def has_gguf_files(architecture: str) -> bool:
 # What becomes of the rest.
 WITHOUT_FAMILY = {
     "DeepseekV4ForCausalLM": "refused: compressed keys, hyper-connections",
-    "Gemma3nForConditionalGeneration": "refused: several streams of hidden states",
-    "DeepseekV32ForCausalLM": "refused: indexer",
-    "GlmMoeDsaForCausalLM": "refused: indexer",
-    "KimiLinearForCausalLM": "refused: decay per channel",
-    "Lfm3ForCausalLM": "refused: short convolutions beside windows",
     "Lfm3ForCausalLM": "through transformers",
-    "MiMoV2FlashForCausalLM": "through transformers",
 }
