@@ -73,6 +73,8 @@ CONVERTED: dict[str, ConvertedFile] = {
     "gemma": ConvertedFile(),
     "gemma2": ConvertedFile({"query_pre_attn_scalar": 32}),
     "gemma3": ConvertedFile({"query_pre_attn_scalar": 32}),
+    "gemma4": ConvertedFile(),
+    "gemma4-experts-without-inputs": ConvertedFile(),
     "cohere-qk-norm": ConvertedFile(),
     "cohere2": ConvertedFile(published={"rotary_pct": 1.0}),
     "stablelm": ConvertedFile(),
@@ -87,6 +89,11 @@ CONVERTED: dict[str, ConvertedFile] = {
         _ONE_MSCALE | {"attention_bias": False},
         {"scoring_func": "sigmoid"},
     ),
+    "deepseek-v3.2": ConvertedFile(
+        _ONE_MSCALE | {"attention_bias": False},
+        {"scoring_func": "sigmoid"},
+    ),
+    "glm-5.2": ConvertedFile({"norm_topk_prob": True}, {"scoring_func": "sigmoid"}),
     "dots1": ConvertedFile(),
     "ernie4-5": ConvertedFile(),
     "ernie4-5-moe": ConvertedFile(),
@@ -143,12 +150,9 @@ CONVERTED: dict[str, ConvertedFile] = {
 }
 
 NOT_CONVERTED = {
-    "DeepseekV32ForCausalLM": "no file was made yet",
     "GPTJForCausalLM": "the converter has no such class",
-    "Gemma4ForCausalLM": "only files that the tests write were compared",
-    "Gemma4UnifiedForCausalLM": "only files that the tests write were compared",
+    "Gemma4UnifiedForCausalLM": "the converter has its multimodal class alone",
     "Glm4vForConditionalGeneration": "compared by hand",
-    "GlmMoeDsaForCausalLM": "no file was made yet",
     "MinistralForCausalLM": "the converter has no such class",
 }
 
