@@ -108,7 +108,7 @@ def _fill_slots(runner: TorchRunner) -> dict[int, int]:
     return slot_of_rank
 
 
-def _prompt_plan(runner: TorchRunner, slot: int) -> StepPlan:
+def prompt_plan(runner: TorchRunner, slot: int) -> StepPlan:
     return StepPlan([_item(runner, 0, 0, _PROMPT, slot)])
 
 
@@ -126,7 +126,7 @@ def _with_adapters(runner: TorchRunner, slot_of_rank: Mapping[int, int]) -> dict
     return {
         "decode step, 1 sequence": {name: (runner, decode_plan(runner, slots)) for name, slots in single.items()},
         "decode step, 8 sequences": {name: (runner, decode_plan(runner, slots)) for name, slots in eight.items()},
-        f"prompt of {_PROMPT} tokens": {name: (runner, _prompt_plan(runner, slot)) for name, slot in prompt.items()},
+        f"prompt of {_PROMPT} tokens": {name: (runner, prompt_plan(runner, slot)) for name, slot in prompt.items()},
     }
 
 
@@ -135,7 +135,7 @@ def _unused(without: TorchRunner, runner: TorchRunner) -> dict[str, dict[str, St
     return {
         "decode step, 1 sequence": {name: (each, decode_plan(each, [-1])) for name, each in runners.items()},
         "decode step, 8 sequences": {name: (each, decode_plan(each, [-1] * 8)) for name, each in runners.items()},
-        f"prompt of {_PROMPT} tokens": {name: (each, _prompt_plan(each, -1)) for name, each in runners.items()},
+        f"prompt of {_PROMPT} tokens": {name: (each, prompt_plan(each, -1)) for name, each in runners.items()},
     }
 
 
