@@ -55,7 +55,7 @@ def check_independence(decoder: TransformersDecoder, vocab_size: int, name: str)
 
 
 def _check_states(decoder: TransformersDecoder, tokens: torch.Tensor, kv: Sequence[LayerCache], name: str) -> None:
-    """Let the decoder continue a row at a time if its code reads some states only then.
+    """Make the decoder continue a row at a time if its code reads some states only then.
 
     Raises UnsupportedModelError if it does not read them even then.
     """

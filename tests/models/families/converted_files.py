@@ -153,6 +153,7 @@ NOT_CONVERTED = {
     "GPTJForCausalLM": "the converter has no such class",
     "Gemma4UnifiedForCausalLM": "the converter has its multimodal class alone",
     "Glm4vForConditionalGeneration": "compared by hand",
+    "MiMoV2FlashForCausalLM": "no file was made",
     "MinistralForCausalLM": "the converter has no such class",
 }
 
