@@ -4,7 +4,7 @@ import pytest
 
 from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import HFConfig
-from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.errors import CheckpointError
 from models.families.mimo_v2 import describe
 from tests.models.families.mimo_v2_variants import mimo_v2
 
@@ -40,13 +40,16 @@ def test_layers_are_full_at_first_and_in_every_sixth_place_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("changes", "message"),
     [
-        ({"swa_num_key_value_heads": 3}, CheckpointError, "3 key heads of layers with a window do not divide"),
-        ({"layer_types": ["full_attention"] * 2 + ["linear_attention"]}, UnsupportedModelError, "'linear_attention'"),
-        ({"layer_types": None, "hybrid_layer_pattern": [0, 1]}, CheckpointError, "not a list of 3 kinds"),
+        ({"swa_num_key_value_heads": 3}, "3 key heads of layers with a window do not divide"),
+        (
+            {"layer_types": ["full_attention"] * 2 + ["linear_attention"]},
+            "layer 2 of layer_types is 'linear_attention'",
+        ),
+        ({"layer_types": None, "hybrid_layer_pattern": [0, 1]}, "lists 2 layers; the model has 3"),
     ],
 )
-def test_what_contradicts_itself_is_refused(changes: dict[str, object], error: type[ModelError], message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_what_contradicts_itself_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         described(**changes)
