@@ -87,8 +87,10 @@ class LayerSpec:
     has_attn_norm: bool = True  # False: attention takes x as it is (ModernBERT's first layer); with PRE
     qkv_limit: float | None = None  # queries, keys and values are bounded to +-limit: OLMo, MPT
     heads_norm: NormSpec | None = None  # of all heads' outputs together, before the output projection: BitNet
-    # Heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv. With `latent`, a number per head.
+    # Heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv. With `latent` or
+    # `gates_whole_heads` (LFM3), a number per head.
     has_output_gate: bool = False
+    gates_whole_heads: bool = False
     has_value_matrix: bool = True  # False: values are the keys before their norm and rotary embedding (Gemma 4)
     value_norm: NormSpec | None = None  # of each head's values, without weight: Gemma 3n
     kv_layer: int | None = None  # an earlier layer, whose keys and values this one reads; it stores none: Gemma 3n

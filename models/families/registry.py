@@ -99,6 +99,7 @@ FAMILIES: dict[str, Architecture] = {
     "KimiLinearForCausalLM": Architecture("kimi_linear:FAMILY", gguf="kimi-linear"),
     "Lfm2ForCausalLM": Architecture("lfm2:FAMILY", gguf="lfm2"),
     "Lfm2MoeForCausalLM": Architecture("lfm2:MOE", gguf="lfm2moe"),
+    "Lfm3ForCausalLM": Architecture("lfm3:FAMILY"),
     "Llama4ForCausalLM": Architecture("llama4:FAMILY", gguf="llama4"),
     "LlamaForCausalLM": Architecture("llama:FAMILY", gguf="llama", seen="SmolLM2-135M-Instruct (GGUF)"),
     "Mamba2ForCausalLM": Architecture("mamba:MAMBA2", gguf="mamba2"),

@@ -35,7 +35,7 @@ class Attention(nn.Module):
             heads["v"] = num_kv_heads
         if spec.has_output_gate:
             heads["gate"] = num_heads
-        dims = {"q": head_dim, "k": head_dim, "v": value_dim, "gate": value_dim}
+        dims = {"q": head_dim, "k": head_dim, "v": value_dim, "gate": 1 if spec.gates_whole_heads else value_dim}
         self._heads = tuple((count, dims[name]) for name, count in heads.items())
         shards = {name: count * dims[name] for name, count in heads.items()}
         self._sizes = tuple(shards.values())
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self.out = Linear(num_heads * value_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
         self._qkv_limit, self._bound_rows = spec.qkv_limit, compute.ops.bound_rows(sum(shards.values()))
         assert spec.qkv_limit is None or not spec.has_output_gate, "the gate would be bounded, too"
-        self._gate_rows = compute.ops.gate_rows(num_heads * value_dim)
+        self._gate_rows = compute.ops.gate_rows(value_dim if spec.gates_whole_heads else num_heads * value_dim)
         self.heads_norm = None if spec.heads_norm is None else Norm(spec.heads_norm, num_heads * value_dim)
         self._has_value_matrix, self._copy_heads = spec.has_value_matrix, compute.ops.copy_heads(head_dim)
         assert spec.has_value_matrix or value_dim == head_dim

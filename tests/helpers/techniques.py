@@ -117,6 +117,7 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     "scaled layers": lambda layer: layer.has_output_scale,
     "query temperature": lambda layer: layer.query_temperature is not None,
     "output gate": lambda layer: layer.has_output_gate,
+    "gates of heads": lambda layer: layer.gates_whole_heads,
     "norms after sublayers": lambda layer: layer.placement is NormPlacement.POST,
     "norms on both sides": lambda layer: layer.placement is NormPlacement.SANDWICH,
     "norms of sums": lambda layer: layer.placement is NormPlacement.AFTER_SUM,

@@ -5,7 +5,7 @@ from collections import Counter
 from tests.models.families.most_served import MOST_SERVED, WITHOUT_FAMILY, ServedAs, has_gguf_files, served_as
 
 _IN_GGUF = 57
-_WITH_FAMILY = 58
+_WITH_FAMILY = 59
 
 
 def test_most_of_the_sixty_have_a_family() -> None:
