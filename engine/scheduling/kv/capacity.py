@@ -98,5 +98,5 @@ class KVCapacity:
 
     def _num_freed(self, pool: BlockPool, sequences: abc.Collection[Sequence]) -> int:
         """Return how many of the pool's blocks preempting these sequences would free."""
-        references = Counter(block for sequence in sequences for block in self.blocks(sequence, pool))
+        references = Counter(block for sequence in sequences for block in self.blocks_of(sequence.tables, pool))
         return sum(pool.references(block) == count for block, count in references.items())

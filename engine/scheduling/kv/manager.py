@@ -249,7 +249,9 @@ class KVManager:
                 self._check_table(sequence, index, table)
         for pool in (self.pool, self.states):
             pool.check()
-            references = Counter(block for sequence in running for block in self.capacity.blocks(sequence, pool))
+            references = Counter(
+                block for sequence in running for block in self.capacity.blocks_of(sequence.tables, pool)
+            )
             assert [references[block] for block in range(pool.num_blocks)] == [
                 pool.references(block) for block in range(pool.num_blocks)
             ]
