@@ -157,7 +157,10 @@ class DraftModel:
         sequence = draft_sequence.sequence
         sequence.tables = [target.tables[self._kv_group]] * self._runner.num_tables
         num_accepted = agreeing_prefix(draft_sequence.computed_draft, target.tokens[draft_sequence.num_tokens :])
-        sequence.num_computed = min(sequence.num_computed, draft_sequence.num_tokens + num_accepted)
+        # Without the last token, whose logits the next draft needs: the target may have dropped a draft and then found
+        # its first token itself.
+        most = min(draft_sequence.num_tokens + num_accepted, len(target.tokens) - 1)
+        sequence.num_computed = min(sequence.num_computed, most)
         draft_sequence.computed_draft = []
         sequence.draft = []  # left by a pass that failed
         draft_sequence.num_tokens = len(target.tokens)

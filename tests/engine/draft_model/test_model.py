@@ -5,6 +5,7 @@ from engine.scheduling.kv.prefixes import root_digest, unit_digest
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from tests.helpers.drafting import LedgerDraftRunner
 from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.ledger import next_token
 
 SIZE = 4
 
@@ -39,3 +40,14 @@ def test_a_block_is_known_for_what_was_written_last_and_for_nothing_else() -> No
     assert num_rows("part of a block", make_prompt(3, seed=1), [1]) == 3
     assert num_rows("after it", text, [0, 1, 4]) == 8
     assert num_rows("another text", make_prompt(12, seed=2), [0, 5, 6]) == 12
+
+
+def test_a_draft_that_the_target_drops_and_then_finds_itself_leaves_a_token_to_compute() -> None:
+    drafter = DraftModel(LedgerDraftRunner(8, SIZE, 1.0), block_size=SIZE, max_len=100)
+    sequence = _sequence("dropped", make_prompt(3), [0, 1, 2])
+    ((first, *_),), _ = drafter.draft([(sequence, 4)], min_path_prob=0.0)
+    sequence.tokens.append(first)
+
+    ((second, *_),), _ = drafter.draft([(sequence, 2)], min_path_prob=0.0)
+
+    assert second == next_token(sequence.tokens, sequence.seed)
