@@ -6,18 +6,23 @@ import dataclasses
 from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import MAX_NUMBER, HFConfig
 from models.config.layers import listed_kinds
-from models.errors import CheckpointError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.families import deepseek
 from models.families.delta_rule import delta_names
 from models.families.kimi_linear import KINDS, channel_delta, queries, with_deepseek_names, with_delta
 from models.families.name_map import To
 from models.families.registry import Family
 
+_LIMITS = ("expert_swiglu_limit_list", "share_expert_swiglu_limit_list")
 _DEFAULTS = {**deepseek.V3_DEFAULTS, "first_k_dense_replace": 2}
 
 
 def describe(config: HFConfig) -> DecoderSpec:
+    if limited := [name for name in _LIMITS if any(_values(config.raw(name)))]:
+        raise UnsupportedModelError(f"{config.source}: {limited[0]} is not supported; experts are not bounded here")
     config = with_deepseek_names(config, 262144)
+    # Stated of another size than that of the rotary part, which rotates as a whole.
+    config = dataclasses.replace(config, fields={**config.fields, "partial_rotary_factor": None})
     spec = deepseek.describe(config, _DEFAULTS, rope_theta=6e6)
     kernel_size = config.integer("short_conv_kernel_size", 4, minimum=2, maximum=8)
     # As head_dim, transformers saves the size of latent attention's rotary part.
@@ -30,6 +35,10 @@ def describe(config: HFConfig) -> DecoderSpec:
         delta = dataclasses.replace(delta, min_log_decay=bound)
     gated = spec.map_layers(lambda _, layer: dataclasses.replace(layer, has_output_gate=True))
     return with_delta(gated, delta, _kinds(config, len(spec.layers)))
+
+
+def _values(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _kinds(config: HFConfig, count: int) -> list[str]:

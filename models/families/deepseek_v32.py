@@ -9,6 +9,7 @@ from models.architecture.attention import IndexerSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
+from models.checkpoints.gguf.fields import check_layers_listed, num_layers
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
@@ -32,7 +33,8 @@ _GLM_DEFAULTS = {
 def describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
     config.integer("q_lora_rank")  # of the latent that the indexer's queries are made of, too
     spec = deepseek.describe(config, defaults)
-    layer_types(config, len(spec.layers), {"indexed_attention": "indexed_attention"})
+    # The second name was transformers' before.
+    layer_types(config, len(spec.layers), dict.fromkeys(("indexed_attention", "deepseek_sparse_attention"), ""))
     has_indexer = _has_indexer(config, len(spec.layers), defaults)
     indexer = IndexerSpec(
         num_heads=config.integer("index_n_heads", defaults["index_n_heads"]),
@@ -99,11 +101,13 @@ def _in_pairs(names: dict[str, To | tuple[To, ...] | None]) -> dict[str, To | tu
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    flags = file.raw("attention.indexer.types")
-    if not isinstance(flags, list):  # files of GLM-5.2 may leave them out
-        flags = [f"blk.{layer}.indexer.attn_k.weight" in file.tensors for layer in range(file.integer("block_count"))]
+    count, flags = num_layers(file), file.raw("attention.indexer.types")
+    if isinstance(flags, list):
+        check_layers_listed(file, "attention.indexer.types", flags)
+    else:  # files of GLM-5.2 may leave them out
+        flags = [f"blk.{layer}.indexer.attn_k.weight" in file.tensors for layer in range(count)]
     return {
-        "indexer_types": ["full" if flag else "shared" for flag in flags],
+        "indexer_types": ["full" if flag else "shared" for flag in flags[:count]],
         **deepseek.gguf_fields(file),
         "index_n_heads": file.integer("attention.indexer.head_count"),
         "index_head_dim": file.integer("attention.indexer.key_length"),

@@ -119,6 +119,9 @@ NAMES = {
     "model.layers.{i}.router.proj.weight": To("layers.{i}.moe.router"),
     "model.layers.{i}.router.scale": To("layers.{i}.moe.router.norm", transform=over_root_size),
     "model.layers.{i}.router.per_expert_scale": To("layers.{i}.moe.router", parameter="expert_scale"),
+    "model.layers.{i}.experts.{e}.gate_proj.*": To("layers.{i}.moe.experts.{e}.gate_up", "gate"),  # quantized
+    "model.layers.{i}.experts.{e}.up_proj.*": To("layers.{i}.moe.experts.{e}.gate_up", "up"),
+    "model.layers.{i}.experts.{e}.down_proj.*": To("layers.{i}.moe.experts.{e}.down"),
     "model.layers.{i}.experts.gate_up_proj": To("layers.{i}.moe.experts.{e}.gate_up"),
     "model.layers.{i}.experts.down_proj": To("layers.{i}.moe.experts.{e}.down"),
     "model.layers.{i}.layer_scalar": To("layers.{i}.output_scale"),

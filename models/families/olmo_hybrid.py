@@ -18,7 +18,9 @@ from models.families.registry import Family
 def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(activation="silu"))
     delta, kinds = _delta(config, spec), _kinds(config, len(spec.layers))
-    has_rope = not config.section("rope_parameters").is_null("rope_theta")  # absence means the default
+    section = config.section("rope_parameters")
+    stated = section if "rope_theta" in section.fields else config
+    has_rope = not stated.is_null("rope_theta")  # absence means the default
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         if kinds[index] == "linear_attention":

@@ -153,7 +153,8 @@ def _wrapper_of(language_model: str, family: str | None = None, *, body: str = U
     of `language_model`.
     """
     family = family or FAMILIES[language_model].family
-    gguf = gguf or {"gguf_as": language_model}
+    own = FAMILIES[language_model]
+    gguf = gguf or ({"gguf_as": language_model} if own.gguf or own.gguf_as else {})
     return Architecture(family, **gguf, wraps=language_model, body=body)
 
 

@@ -43,6 +43,22 @@ def test_published_kimi_linear_lists_its_layers_from_one_on() -> None:
     assert spec == spec_of(kimi_linear(linear_conv_kernel_dim=3))
 
 
+def test_ling_rotates_its_whole_rotary_part() -> None:
+    assert spec_of(ling(), partial_rotary_factor=0.5) == spec_of(ling())
+
+
+def test_olmo_hybrid_has_no_positions_if_its_base_is_null() -> None:
+    spec = spec_of(olmo_hybrid(), rope_parameters=None, rope_theta=None)
+
+    assert {layer.rope for layer in spec.layers} == {None}
+
+
+def test_recurrent_gemma_takes_contexts_beyond_its_window() -> None:
+    spec = spec_of(recurrent_gemma(), max_position_embeddings="left out")
+
+    assert spec.max_position == 8192
+
+
 def test_ling_groups_layers_and_prefers_the_size_of_its_own_heads() -> None:
     spec = spec_of(ling(), layer_types="left out", layer_group_size=2, head_dim=64, linear_head_dim=48)
 
@@ -53,6 +69,7 @@ def test_ling_groups_layers_and_prefers_the_size_of_its_own_heads() -> None:
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
+        (ling(), {"expert_swiglu_limit_list": [None, 7.0, 7.0]}, "expert_swiglu_limit_list is not supported"),
         (
             kimi_linear(),
             {"layer_types": "left out", "linear_attn_config": {"kda_layers": [1, 2], "full_attn_layers": [2]}},

@@ -40,11 +40,19 @@ def test_kinds_of_layers_are_those_of_transformers(settings: dict[str, object]) 
     assert all((layer.attention.indexer is None) == layer.attention.reuses_choice for layer in spec.layers)
 
 
+def test_a_former_name_of_indexed_layers_is_read() -> None:
+    fields = {**INDEXED, "hidden_act": "silu", "layer_types": ["deepseek_sparse_attention"] * 3, "num_hidden_layers": 3}
+
+    assert kinds_of(GLM.describe(HFConfig(fields, "config.json"))) == ["full"] * 3
+
+
+@pytest.mark.parametrize("num_predicting", [0, 1])
 @pytest.mark.parametrize("has_types", [True, False])
-def test_kinds_of_layers_in_gguf_are_metadata_or_the_layers_with_tensors(has_types: bool) -> None:
-    flags = [kind == "full" for kind in KINDS]
+def test_kinds_of_layers_in_gguf_are_metadata_or_the_layers_with_tensors(has_types: bool, num_predicting: int) -> None:
+    flags = [kind == "full" for kind in KINDS] + [True] * num_predicting
     numbers = {
-        "block_count": 6,
+        "block_count": 6 + num_predicting,
+        "nextn_predict_layers": num_predicting,
         "context_length": 64,
         "embedding_length": 64,
         "feed_forward_length": 96,
@@ -63,7 +71,11 @@ def test_kinds_of_layers_in_gguf_are_metadata_or_the_layers_with_tensors(has_typ
         "expert_feed_forward_length": 48,
     }
     stored = StoredTensor("", (), "F32", 0, Path("model.gguf"), None)
-    tensors = {} if has_types else {f"blk.{layer}.indexer.attn_k.weight": stored for layer in range(6) if flags[layer]}
+    tensors = (
+        {}
+        if has_types
+        else {f"blk.{layer}.indexer.attn_k.weight": stored for layer in range(len(flags)) if flags[layer]}
+    )
     metadata = {**numbers, "attention.indexer.types": flags} if has_types else numbers
 
     fields = gguf_fields(GGUFMetadata(metadata, "model.gguf", tensors=tensors))
