@@ -63,7 +63,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
             stream.compute(index, forward)
     targets = chunk_targets(eval_chunks).to(device)
     parts: list[tuple[torch.Tensor, ...]] = []
-    for rows, first in _split_rows(forward.hidden() for forward in forwards):
+    for rows, first in _split_rows(stream.hidden(forward) for forward in forwards):
         log_probs = decoder.logits(rows).log_softmax(-1)
         best = log_probs.topk(min(NUM_TOP, log_probs.shape[1]), dim=-1)
         target = log_probs.gather(1, targets[first : first + len(rows), None]).squeeze(1)

@@ -2,7 +2,8 @@
 
 The estimate is a lower bound for any implementation. Each stored weight is read once per step, and as many experts as
 even routing would select. Keys and values are read once per sequence. Layers that only read what earlier ones have
-cached count for rows with logits alone, and their attention not at all. Each weight and row, and each key or value
+cached count for rows with logits alone, and their attention not at all. Where an indexer chooses positions, its keys
+are read, and of keys and values as many positions as are chosen. Each weight and row, and each key or value
 element that a row attends to, takes a multiply and an add. Activations count nothing, since they stay in caches; nor
 does the arithmetic of recurrences, which is small next to their projections. Time over work shows how well the hardware
 is used (roofline model: S. Williams, A. Waterman, D. Patterson, 2009).
@@ -16,6 +17,7 @@ from torch import nn
 from engine.scheduling.plan import StepPlan, StepWork
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import KVLayout
+from models.attention.base import INDEX_PART
 from models.decoder import Decoder
 from models.layers.moe import MoE
 from models.linear.linear import Linear
@@ -90,7 +92,7 @@ class ModelWork:
         self._flops_per_output = _num_flops(later) + 2 * model.vocab_size * (
             decoder.spec.embedding_size or decoder.spec.hidden_size
         )
-        attention = _attention_of(model)
+        attention = _attention_of(model, decoder.spec.index_topk)
         self._full = [each for each in attention if not each.window]
         self._windows = [each for each in attention if each.window]
         self._written_per_row = sum(each.bytes_per_position for each in attention)
@@ -139,21 +141,23 @@ def _num_flops(linears: Iterable[Linear]) -> int:
     return 2 * sum(linear.in_features * linear.out_features for linear in linears)
 
 
-def _attention_of(model: LoadedModel) -> list[_Attention]:
-    """Return one _Attention for each kind of window in the model."""
-    by_window: dict[tuple[int, bool], list[tuple[AttentionSpec, int]]] = {}  # with the bytes of a position
+def _attention_of(model: LoadedModel, topk: int | None) -> list[_Attention]:
+    """Return one _Attention for each kind of window in the model. topk: positions that indexers choose."""
+    by_window: dict[
+        tuple[int, bool], list[tuple[int, int]]
+    ] = {}  # bytes of a position, and FLOPs for each that is seen
     for spec, layout in zip(model.decoder.mixers, model.cache_layout.layers, strict=True):
         if isinstance(spec, AttentionSpec) and isinstance(layout, KVLayout):
-            window = (spec.sliding_window or spec.chunk or 0, spec.chunk is not None)
-            by_window.setdefault(window, []).append((spec, layout.position_bytes))
-    return [
-        _Attention(
-            *window,
-            bytes_per_position=sum(position_bytes for _, position_bytes in alike),
-            flops_per_position=sum(2 * spec.num_heads * (spec.head_dim + spec.value_dim) for spec, _ in alike),
-        )
-        for window, alike in by_window.items()
-    ]
+            index_bytes = sum(part.num_bytes for part in layout.parts if part.name == INDEX_PART) // layout.tile
+            # As many positions as are chosen have the cost of a window.
+            is_chosen = spec.indexer is not None or spec.reuses_choice
+            window = (spec.sliding_window or spec.chunk or (is_chosen and topk) or 0, spec.chunk is not None)
+            flops = 2 * spec.num_heads * (spec.head_dim + spec.value_dim)
+            by_window.setdefault(window, []).append((layout.position_bytes - index_bytes, flops))
+            if spec.indexer is not None:
+                scores = 2 * spec.indexer.num_heads * spec.indexer.head_dim
+                by_window.setdefault((0, False), []).append((index_bytes, scores))
+    return [_Attention(*window, *map(sum, zip(*costs, strict=True))) for window, costs in by_window.items()]
 
 
 def num_bytes(modules: Iterable[nn.Module]) -> int:

@@ -23,7 +23,7 @@ from models.progress import ProgressReport
 
 @dataclass(slots=True, eq=False)
 class LayerwiseForward:
-    """A forward pass that is computed layer by layer: its batches, and the hidden states [T, hidden] of each.
+    """A forward pass that is computed layer by layer: its batches, and the rows of each.
 
     caches: of layers whose keys and values later layers read, by layer.
     """
@@ -34,7 +34,7 @@ class LayerwiseForward:
     caches: dict[int, list[LayerCache]] = field(default_factory=dict)
 
     def hidden(self) -> torch.Tensor:
-        """Return the current rows of all batches, concatenated in order."""
+        """Return the current rows of all batches, concatenated in order: [T, hidden], or [T, streams, hidden]."""
         return torch.cat(self.rows)
 
 
@@ -59,6 +59,10 @@ class LayerStream:
         """Load embeddings, final norm and head."""
         self.decoder.allocate_non_layer_weights(self.device)
         self._load_weights(None)
+
+    def hidden(self, forward: LayerwiseForward) -> torch.Tensor:
+        """Return the hidden states [T, hidden] after the last layer, of all batches in order."""
+        return self.decoder.end_streams(forward.hidden())
 
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
         """Start a forward pass: embed the tokens. batches: steps in order; KV blocks count from 0."""

@@ -12,9 +12,13 @@ def trainable_layers(decoder: Decoder, rules: Rules) -> dict[str, list[NamedLine
     """Return the linear layers that LoRA can train, as in transformers, by the name of the decoder's module.
 
     These are all layers except experts, embeddings, the output layer, and two in state spaces that PEFT cannot change:
-    `out`, which it refuses, and `dt_proj`, by whose weight transformers multiplies without calling it. rules: for
-    tensor names in safetensors.
+    `out`, which it refuses, and `dt_proj`, by whose weight transformers multiplies without calling it. Of models
+    with an indexer there are none: training computes no gradients of its choice.
+
+    rules: for tensor names in safetensors.
     """
+    if decoder.spec.index_topk is not None:
+        return {}
     shards = {name: tuple(layer.shards) for name, layer in decoder.named_modules() if isinstance(layer, Linear)}
     named: dict[str, list[NamedLinear]] = {}
     for linear in named_linears(rules, decoder.spec, shards):

@@ -20,6 +20,8 @@ from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.engines import make_engine, make_request
 from tests.helpers.ledger import LedgerStep
+from tests.helpers.techniques import described
+from tests.models.families.deepseek_v32_variants import deepseek_v32
 
 VOCAB, HIDDEN, INNER = 50, 32, 48
 HEADS, KV_HEADS, HEAD = 4, 2, 8
@@ -36,7 +38,10 @@ SEEN_FLOPS = 2 * HEADS * 2 * HEAD
 
 def _work(*layers: LayerSpec) -> tuple[ModelWork, Decoder]:
     """The work of a model without memory: only its sizes count."""
-    spec = DecoderSpec(VOCAB, HIDDEN, 64, layers, NORM, has_tied_head=True)
+    return _work_of(DecoderSpec(VOCAB, HIDDEN, 64, layers, NORM, has_tied_head=True))
+
+
+def _work_of(spec: DecoderSpec) -> tuple[ModelWork, Decoder]:
     dtype = torch.bfloat16
     decoder = Decoder(spec, cpu_compute(dtype))
     model = LoadedModel(
@@ -91,6 +96,17 @@ def test_a_prompt_s_chunk_computes_every_row_and_no_logits() -> None:
     assert step.read_bytes == num_bytes([decoder.layers]) + (12 + 12 - 4) * KV_BYTES
     assert step.write_bytes == 4 * 2 * KV_BYTES
     assert step.flops == 4 * 2 * 2 * (ATTENTION_WEIGHTS + MLP_WEIGHTS) + seen * SEEN_FLOPS
+
+
+def test_beyond_the_chosen_positions_an_indexer_alone_reads_more() -> None:
+    config = deepseek_v32()
+    work, decoder = _work_of(described(config)[1])
+    steps = [work.of(StepPlan([_item(length, 1)])) for length in (40, 41)]
+
+    indexers = [spec.indexer for spec in decoder.spec.attention_specs if spec.indexer is not None]
+    assert len(indexers) == config.num_hidden_layers
+    assert steps[1].read_bytes - steps[0].read_bytes == sum(2 * each.head_dim for each in indexers)
+    assert steps[1].flops - steps[0].flops == sum(2 * each.num_heads * each.head_dim for each in indexers)
 
 
 def test_a_draft_has_logits_for_each_of_its_rows() -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig
 
+from engine.quality.measure import predict
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.batch import forward_batch, narrow_batch
@@ -138,10 +139,23 @@ def test_whole_texts_and_single_layers_see_what_the_paged_cache_has(
         for index, _ in stream.layers("", lambda *_: None):
             stream.compute(index, forward, advances=False)
             stream.compute(index, forward)
-        streamed = decoder.final_states(decoder.end_streams(forward.hidden()))[4:]
+        streamed = decoder.final_states(stream.hidden(forward))[4:]
 
     torch.testing.assert_close(packed, expected, rtol=0.0, atol=1e-4)
     torch.testing.assert_close(streamed, expected, rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [GEMMA4_VARIANTS["gemma4"], GEMMA3N_VARIANTS["gemma3n"]])
+def test_quality_is_measured_against_all_layers(make: Callable[[], PretrainedConfig], tmp_path: Path) -> None:
+    save_model(random_model(make()), tmp_path)
+    decoder, prompt = load_folder(tmp_path, torch.float32), PROMPTS[0]
+    stream = LayerStream(open_model(ModelFiles(tmp_path, (), "m")), dtype=torch.float32, device=CPU)
+
+    found = predict(stream, (tuple(prompt),), lambda *_: None)
+
+    (logits,) = PagedRun(decoder, block_size=4).step([(PagedSequence(), prompt[:-1])])
+    expected = logits.log_softmax(-1).gather(1, torch.tensor(prompt[1:])[:, None]).squeeze(1)
+    torch.testing.assert_close(found.target_log_probs, expected, rtol=0.0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("stated", "size"), [({}, 256), ({"hidden_size_per_layer_input": None}, None)])
