@@ -43,7 +43,7 @@ def with_index(
     """A cache with an indexer's keys [sum of contexts, 1, D] at the batch's slots, and NaN everywhere else."""
     latents = torch.full((len(keys), 1, spec.head_dim), float("nan"), dtype=keys.dtype)
     kv = filled_kv(backend, spec, num_blocks, batch, latents, None)
-    group = KVGroupBatch(context_slots(batch), batch.groups[0].block_tables)
+    group = KVGroupBatch(context_slots(batch), batch.groups[0].block_tables, batch.groups[0].block_size)
     no_rotation = RotaryEmbedding(*torch.empty(2, len(keys), 0))
     backend.rotate_and_write_index(kv, None, keys.clone(), no_rotation, group)
     return kv
