@@ -108,10 +108,10 @@ class KVManager:
 
     def is_allocated(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether a running sequence has blocks for `num_tokens` tokens. Always False with recurrent states."""
-        return not self._state_allocators and all(
-            len(table) * group.block_size >= num_tokens
-            for group, table in zip(self._groups, sequence.tables, strict=True)
-        )
+        for group, table in zip(self._groups, sequence.tables, strict=True):  # each step, for each sequence: no calls
+            if len(table) * group.block_size < num_tokens:
+                return False
+        return not self._state_allocators
 
     def max_tokens_that_fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
         """Return how many of the first `num_tokens` tokens fit into `num_free` more blocks and the free states."""
@@ -151,7 +151,7 @@ class KVManager:
     def trim(self, sequence: Sequence, num_tokens: int) -> None:
         """Free the blocks after the first `num_tokens` tokens, such as blocks of rejected drafts."""
         for group, table, pool in zip(self._groups, sequence.tables, self._pools, strict=True):
-            num_entries = group.num_entries(num_tokens)
+            num_entries = -(-num_tokens // group.block_size)
             if num_entries < len(table):
                 pool.free([block for block in table[num_entries:] if block != NO_BLOCK])
                 del table[num_entries:]

@@ -137,11 +137,14 @@ def test_gguf_file_of_a_class_of_transformers_names_it(tmp_path: Path) -> None:
         ({"index_topk": 0}, "index_topk is 0; it must be an integer from 1"),
         ({"index_head_dim": 8}, "index_head_dim is 8; it must be an integer from 16"),
         ({"q_lora_rank": None}, "has no 'q_lora_rank'"),
-        ({"indexer_types": ["full", "half"]}, "indexer_types has 'half'; supported are 'full' and 'shared'"),
+        ({"indexer_types": ["full", "half"]}, "layer 1 of indexer_types is 'half'; known are 'full', 'shared'"),
         ({"indexer_types": ["shared", "full"]}, "the first of indexer_types is 'shared'; it must be 'full'"),
-        ({"indexer_types": None, "index_topk_pattern": "F"}, "indexer_types is not a list of 2 kinds"),
-        ({"layer_types": ["full_attention"] * 2}, "layer_types has 'full_attention'; supported is 'indexed_attention'"),
-        ({"layer_types": ["indexed_attention"]}, "layer_types is not a list of 2 kinds"),
+        ({"indexer_types": None, "index_topk_pattern": "F"}, "indexer_types lists 1 layers; the model has 2"),
+        (
+            {"layer_types": ["full_attention"] * 2},
+            "layer 0 of layer_types is 'full_attention'; known are 'indexed_attention'",
+        ),
+        ({"layer_types": ["indexed_attention"]}, "layer_types lists 1 layers; the model has 2"),
     ],
 )
 def test_an_indexer_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:

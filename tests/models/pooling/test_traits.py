@@ -14,7 +14,7 @@ RERANKER = {"general.architecture": "qwen3", "qwen3.pooling_type": 4}
 
 
 def traits(*, has_head: bool, metadata: dict[str, Any]) -> PoolingTraits:
-    spec: Any = SimpleNamespace(has_head=has_head, score_head=None, is_encoder=False, hidden_size=8)
+    spec: Any = SimpleNamespace(has_head=has_head, score_head=None, is_encoder=False, hidden_size=8, layers=())
     return pooling_traits(spec, HFConfig({}, "m.gguf"), None, metadata)
 
 
