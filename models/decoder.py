@@ -14,13 +14,13 @@ from models.batch import ForwardBatch, StateGroupBatch, narrow_batch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY
 from models.kv.layer import LayerCache, LayerState
-from models.layers.attention import Attention
+from models.layers.attention.attention import Attention
+from models.layers.attention.relative_bias import RelativeBias
 from models.layers.decoder_layer import make_layer
 from models.layers.decoder_rotary import DecoderRotary
 from models.layers.layer_input import LayerInputs
 from models.layers.moe import ExpertCounts, MoE
 from models.layers.norm import Norm
-from models.layers.relative_bias import RelativeBias
 from models.layers.score_head import ScoreHead
 from models.layers.streams import Streams
 from models.linear.adapters.adapter import Adapter

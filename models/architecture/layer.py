@@ -81,7 +81,7 @@ class LayerSpec:
     has_qkv_bias: bool = False
     has_out_bias: bool = False
     qk_norm: QKNormSpec | None = None
-    alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/alibi.py
+    alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/attention/alibi.py
     query_temperature: QueryTemperature | None = None
     latent: LatentSpec | None = None  # with mixer = latent.attention(...)
     has_attn_norm: bool = True  # False: attention takes x as it is (ModernBERT's first layer); with PRE

@@ -14,7 +14,7 @@ from models.families import gpt2
 from models.families.name_map import To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import ungroup_qkv
-from models.layers.alibi import alibi_slopes
+from models.layers.attention.alibi import alibi_slopes
 
 
 def describe(config: HFConfig) -> DecoderSpec:

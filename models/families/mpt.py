@@ -13,7 +13,7 @@ from models.errors import UnsupportedModelError
 from models.families import gpt2
 from models.families.name_map import To
 from models.families.registry import Family
-from models.layers.alibi import alibi_slopes
+from models.layers.attention.alibi import alibi_slopes
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -22,8 +22,9 @@ from models.batch import ForwardBatch, GroupBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY, Prologue
 from models.kv.layer import LayerCache, LayerState
-from models.layers.attention import Attention
-from models.layers.latent_attention import LatentAttention
+from models.layers.attention.attention import Attention
+from models.layers.attention.latent_attention import LatentAttention
+from models.layers.attention.shared_attention import SharedAttention
 from models.layers.laurel import Laurel
 from models.layers.layer_input import LayerInput
 from models.layers.mlp import MLP
@@ -36,7 +37,6 @@ from models.layers.recurrence.selective_scan import SelectiveScan
 from models.layers.recurrence.short_conv import ShortConv
 from models.layers.recurrence.state_space import StateSpace
 from models.layers.residual import NORMS_OF_SUBLAYER, OutputScale, make_residual, skip_sublayer
-from models.layers.shared_attention import SharedAttention
 from models.layers.streams import LayerStreams
 from models.linear.method import LinearMethod
 

@@ -16,7 +16,7 @@ from models.decoder import Decoder
 from models.errors import CheckpointError
 from models.families.name_map import Destination, NameMap, Rules
 from models.layers.activation import Xielu
-from models.layers.qk_norm import OwnWeightsNorm
+from models.layers.attention.qk_norm import OwnWeightsNorm
 from models.layers.recurrence.gated_delta import ConvTaps
 from models.linear.linear import Linear
 from models.linear.method import Rearrange

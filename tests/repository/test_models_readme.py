@@ -6,7 +6,7 @@ from collections import defaultdict
 from models.architecture.decoder import DecoderSpec
 from models.decoder import Decoder
 from models.layers.activation import Xielu
-from models.layers.qk_norm import OwnWeightsNorm
+from models.layers.attention.qk_norm import OwnWeightsNorm
 from models.layers.recurrence.gated_delta import ConvTaps
 from models.linear.linear import Linear
 from tests.helpers.checkpoints import cpu_compute

@@ -9,8 +9,8 @@ from models.architecture.norm import NormKind, NormSpec
 from models.attention.cpu import CpuAttention
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.row_input import Prologue
+from models.layers.attention.qk_norm import make_qk_norm
 from models.layers.norm import Norm
-from models.layers.qk_norm import make_qk_norm
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 RMS, LAYER = NormSpec(NormKind.RMS, 1e-5), NormSpec(NormKind.LAYER, 1e-5, has_bias=True)

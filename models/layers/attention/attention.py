@@ -11,8 +11,8 @@ from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY, Prologue
 from models.kv.layer import LayerKV
+from models.layers.attention.qk_norm import make_qk_norm, qk_norm_function
 from models.layers.norm import Norm
-from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 

@@ -9,7 +9,7 @@ from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import Prologue
 from models.kv.layer import LayerKV
-from models.layers.indexer import Indexer
+from models.layers.attention.indexer import Indexer
 from models.layers.norm import Norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
