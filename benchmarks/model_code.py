@@ -1,4 +1,4 @@
-"""Steps of a model that transformers' code computes against those of its family, for decoding and for a prompt.
+"""Times of steps in transformers' code over the family's, for decoding and for a prompt.
 
     .venv/bin/python -m benchmarks.model_code FOLDER                          # safetensors
     .venv/bin/python -m benchmarks.model_code FOLDER --quantization int4 --threads 1

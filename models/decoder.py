@@ -224,8 +224,8 @@ class Decoder(nn.Module):
         return rows
 
     def mixer_indices(self, index: int) -> range:
-        """Return the indices of a layer's mixers, which are those of its caches; of `LayerSpec.kv_layer`, if it has
-        that."""
+        """Return the indices of a layer's mixers, and so of its caches; those of `LayerSpec.kv_layer`, if it reads
+        another layer's."""
         bounds = self._mixers_of_layer[index]
         return range(bounds.start, bounds.stop)
 

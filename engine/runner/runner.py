@@ -158,7 +158,7 @@ class TorchRunner:
         return item.sequence.tables[group][(item.end - 1) // self.kv_groups[group].block_size]
 
     def _are_finite(self, blocks: list[int]) -> bool:
-        """Whether a sequence's states are finite, by those of the last recurrent layer, to which the rows of all
+        """Whether a sequence's states are finite, by the states of the last recurrent layer, to which the rows of all
         others lead. blocks: one for each state group."""
         layers = [self._model.cache_layout.groups[index].layers[-1] for index in self._state_groups]
         states = [self._kv[layer] for layer in layers]

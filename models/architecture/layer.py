@@ -46,7 +46,7 @@ class NormPlacement(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StreamsSpec:
-    """Several residual streams, of which layers compute on one (AltUp, Baykal et al. 2023): Gemma 3n.
+    """Several residual streams, while layers compute on one (AltUp, Baykal et al. 2023): Gemma 3n.
 
     A layer predicts all streams by x_i + sum_j P_ij x_j, computes on the active one, and adds to each its coefficient
     times what that changed. P and the coefficients are linear in tanh(router(norm(x) / hidden size)), of the active

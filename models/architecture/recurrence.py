@@ -185,6 +185,6 @@ class StateTensor:
 
 @dataclass(frozen=True, slots=True)
 class OpaqueStateSpec:
-    """A recurrence that other code computes, of which only the state's tensors are known."""
+    """A recurrence that other code computes; only its state's tensors are known."""
 
     tensors: tuple[StateTensor, ...]

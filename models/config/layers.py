@@ -104,7 +104,7 @@ def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping
 def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec], default: int = 0) -> list[int | None]:
     """Return for each layer the earlier one whose keys and values it reads, or None if it has its own.
 
-    The last `num_kv_shared_layers` (or `default`) read those of the last layer before them that has the same window.
+    The last `num_kv_shared_layers` (or `default`) read what the last layer before them with the same window stores.
     """
     count = len(attention)
     num_shared = config.integer("num_kv_shared_layers", default, minimum=0, maximum=count)

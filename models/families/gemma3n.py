@@ -14,7 +14,7 @@ from models.families.gemma import ropes, with_activation
 from models.families.name_map import To
 from models.families.registry import Family
 
-_PATTERN = 5  # one layer in so many has full attention
+_PATTERN = 5  # every fifth layer has full attention
 _NUM_SPARSE = 10  # of the first layers, in models with more
 
 

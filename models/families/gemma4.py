@@ -23,7 +23,7 @@ from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import over_root_size
 
-_PATTERN = 6  # one layer in so many has full attention, and the last has, too
+_PATTERN = 6  # every sixth layer has full attention, and the last one too
 _INPUT_SIZE = "hidden_size_per_layer_input"
 _ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},

@@ -119,7 +119,7 @@ def _kinds(config: HFConfig, linear: HFConfig, count: int) -> list[str]:
 
 
 def queries(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Order the queries of latent attention as deepseek.rotary_first_q does; those of the delta rule are unchanged."""
+    """Order the queries of latent attention as deepseek.rotary_first_q does; the delta rule's are unchanged."""
     assert layer is not None
     return tensor if layer.latent is None else deepseek.rotary_first_q(tensor, layer)
 

@@ -1,6 +1,6 @@
 """MiMo-V2-Flash: values smaller than keys, and in windows twice the key heads and sinks; sigmoid experts.
 
-Longer than a page because configurations come in two spellings, transformers' and that of the first checkpoint.
+Longer than a page because configurations come in two spellings, transformers' and the first checkpoint's.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _in_one_spelling(config: HFConfig) -> HFConfig:
-    """Return `config` with transformers' fields in place of those of XiaomiMiMo/MiMo-V2-Flash."""
+    """Return `config` with transformers' fields in place of XiaomiMiMo/MiMo-V2-Flash's own."""
     fields = dict(config.fields)
     if config.has("sliding_window_size"):  # positions before a query's own
         fields["sliding_window"] = config.integer("sliding_window_size") + 1
@@ -109,7 +109,7 @@ GGUF_NAMES = {
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Return the fields of config.json. Key heads are by layer, and a window is that of `sliding_window_size`."""
+    """Return the fields of config.json. Key heads are by layer; a window is `sliding_window_size`."""
     counts = layer_counts(file, "attention.head_count_kv")
     windows = window_fields(file)
     of_kind = dict(zip(windows["layer_types"], counts, strict=True))  # others of a kind would not fit the tensors

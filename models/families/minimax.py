@@ -64,7 +64,7 @@ def _factor(config: HFConfig, *names: str) -> float:
 
 
 def _lightning(num_heads: int, head_dim: int, index: int, num_layers: int) -> StateSpaceSpec:
-    """Return the linear attention of a layer. Its decays are those of ALiBi's slopes, slower in later layers."""
+    """Return the linear attention of a layer. Its decays are ALiBi's slopes, slower in later layers."""
     slowing = 1 - index / (num_layers - 1 + 1e-5) + 1e-5
     return StateSpaceSpec(
         num_heads=num_heads,

@@ -88,8 +88,8 @@ def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def values_keys_queries(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Reorder the rows of a fused qkv, stored by head (its query, key and value), to those of a StateSpaceSpec's x, B
-    and C: all values, keys and queries."""
+    """Reorder the rows of a fused qkv, stored by head (its query, key and value), to all values, keys and queries, as
+    a StateSpaceSpec has them (x, B and C)."""
     assert layer is not None
     assert isinstance(layer.mixer, StateSpaceSpec)
     heads = tensor.unflatten(0, (layer.mixer.num_heads, 3, -1))  # [H, 3, D, ...]

@@ -100,7 +100,7 @@ class ExpertLayer:
     """An MoE layer's router and experts, with weights that are loaded and do not move.
 
     rows_per_expert: [E] int64, on the CPU; each call adds the number of rows that each expert computed. router_norm: of
-    the router's input, if it is not that of the experts.
+    the router's input, if it differs from the experts'.
     """
 
     spec: RouterSpec

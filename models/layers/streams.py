@@ -42,7 +42,7 @@ class Streams(nn.Module):
 class LayerStreams(nn.Module):
     """Predicts a layer's streams before it computes on the active one, and corrects them after.
 
-    Parameters besides those of its parts: `scale` [hidden]. In torch, since the matrices are tiny.
+    Own parameter: `scale` [hidden]. In torch, since the matrices are tiny.
     """
 
     def __init__(self, spec: StreamsSpec, hidden_size: int, *, method: LinearMethod) -> None:
@@ -81,6 +81,6 @@ class LayerStreams(nn.Module):
 
 
 def _with_length_of(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return rows of `other`, scaled to the root mean square of those of x; both are [T, hidden]."""
+    """Return rows of `other`, scaled to the root mean square of x's rows; both are [T, hidden]."""
     target, square = (rows.to(torch.float32).square().mean(dim=-1, keepdim=True) for rows in (x, other))
     return (other * target.sqrt() * square.clamp_min(_SMALLEST_SQUARE).rsqrt()).to(x.dtype)

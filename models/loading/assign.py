@@ -196,7 +196,7 @@ def _destinations(
 
 
 def _is_shared_kv(decoder: Decoder, destination: Destination) -> bool:
-    """Whether the tensor makes keys or values of a layer that reads those of another one."""
+    """Whether the tensor makes keys or values in a layer that reads another layer's."""
     layers, layer = decoder.spec.layers, destination.layer
     if layer is None or layer >= len(layers) or layers[layer].kv_layer is None:
         return False

@@ -68,7 +68,7 @@ def _class_of(stored: HFConfig) -> type[PreTrainedModel]:
 def _config_of(stored: HFConfig) -> PretrainedConfig:
     if stored.has("num_hidden_layers"):
         stored.num_layers("num_hidden_layers")  # checked before the layers are built
-    # transformers would replace layers by those of its own quantizers.
+    # transformers would put its own quantizers' layers in their place.
     fields = {name: value for name, value in stored.fields.items() if name not in QUANTIZATION_FIELDS}
     try:
         config: PretrainedConfig = CONFIG_MAPPING[stored.text("model_type")].from_dict(fields)

@@ -76,7 +76,7 @@ class TransformersDecoder(nn.Module):
     def _run(
         self, batch: ForwardBatch, kv: Sequence[LayerCache], num_sequences: int = 1, states: CurrentStates | None = None
     ) -> torch.Tensor:
-        """Return the hidden states of rows that transformers' code takes for those of `num_sequences` sequences."""
+        """Return the hidden states of rows that transformers' code takes for `num_sequences` sequences."""
         self._step.begin(batch, kv, self.on_progress)
         shape = (num_sequences, -1)
         cache = {} if states is None else {"cache": states}
@@ -136,7 +136,7 @@ class TransformersDecoder(nn.Module):
 
     @property
     def adapter_targets(self) -> AdapterTargets:
-        """The layers that adapters may change, and the rules for their names, which are those of transformers."""
+        """The layers that adapters may change, and the rules for their names, as in transformers."""
         rules = {f"{name}.*": To(module) for name, (module, _) in self._adapter_modules.items()}
         return AdapterTargets(rules, dict(self._adapter_modules.values()))
 

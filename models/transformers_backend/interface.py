@@ -44,7 +44,7 @@ class CurrentStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PagedLayer:
-    """A layer's attention over the KV cache. transformers' attention modules have those of their layers as `paged`."""
+    """A layer's attention over the KV cache. transformers' attention modules have their layer's as `paged`."""
 
     spec: AttentionSpec
     layer: int

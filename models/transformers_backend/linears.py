@@ -125,7 +125,7 @@ class ForeignLinear(nn.Module):
     """A linear layer of headrace's in the place of torch's, for rows of any leading shape."""
 
     def __init__(self, linear: Linear, out_dtype: torch.dtype | None = None, *, is_adaptable: bool) -> None:
-        """out_dtype: of the results, by default that of the rows. is_adaptable: whether the rows are the batch's."""
+        """out_dtype: of the results, by default the rows'. is_adaptable: whether the rows are the batch's."""
         super().__init__()
         self.linear = linear
         self.is_adaptable = is_adaptable

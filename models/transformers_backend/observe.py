@@ -40,7 +40,7 @@ class Observed:
 
     @property
     def mixers(self) -> list[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]:
-        """The attention and the states of all layers; those of one layer may be two."""
+        """The attention and the states of all layers; a layer may have both."""
         return [*(spec for _, spec in self.layers), *(group.spec for group in self.states)]
 
 

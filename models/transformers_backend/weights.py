@@ -1,6 +1,6 @@
 """Weights of transformers' models: names of tensors as transformers maps them, and reading of what it computes itself.
 
-transformers renames tensors and merges some, such as those of experts. Tensors of headrace's layers are read by the
+transformers renames tensors and merges some, such as experts'. Tensors of headrace's layers are read by the
 loader, and transformers gets stand-ins for them, so that it checks all names and shapes.
 """
 
@@ -26,7 +26,7 @@ from models.transformers_backend.linears import ReplaceableLayers
 class PlacedTensors:
     """A checkpoint's tensors by who reads them.
 
-    layers: layers that headrace computes, those of the model whose tensors the checkpoint has as they are. own: their
+    layers: layers that headrace computes, whose tensors the checkpoint has as they are. own: their
     tensors, by the parameter's name in the model. others: tensors that transformers reads, by their names in the file.
     """
 

@@ -64,8 +64,8 @@ def layer_counts(file: GGUFMetadata, name: str) -> list[int]:
 
 
 def check_layers_listed(file: GGUFMetadata, name: str, listed: Any) -> None:
-    """Raise CheckpointError if metadata are no list with an item for each block, those for multi-token prediction
-    included or not."""
+    """Raise CheckpointError unless metadata list an item for each block, with or without the blocks for multi-token
+    prediction."""
     count, blocks = num_layers(file), file.num_layers("block_count")
     if not isinstance(listed, list) or len(listed) not in (count, blocks):
         found = f"lists {len(listed)} layers" if isinstance(listed, list) else "is not a list"

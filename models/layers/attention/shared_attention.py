@@ -49,7 +49,7 @@ class SharedAttention(nn.Module):
     ) -> torch.Tensor:
         """Return attention(norm(x)) (+ residual, overwritten; may be x): [T, hidden].
 
-        group, kv: those of the earlier layer.
+        group, kv: of the earlier layer.
         """
         rows = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         q = rows.view(len(rows), -1, self.spec.head_dim)

@@ -159,7 +159,7 @@ NOT_CONVERTED = {
 
 
 def converted_architectures() -> set[str]:
-    """Classes of which there is a file."""
+    """Classes that have a file."""
     return {described(configuration(name))[0] for name in CONVERTED}
 
 

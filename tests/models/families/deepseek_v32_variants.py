@@ -4,7 +4,7 @@ from transformers import DeepseekV32Config, GlmMoeDsaConfig
 
 from tests.models.families.deepseek_variants import LATENT, YARN
 
-# Enough heads that no position has a score of exactly 0, of which transformers chooses any.
+# Enough heads that no position has a score of exactly 0: among equal scores, transformers chooses any.
 INDEXED = {**LATENT, "index_n_heads": 24, "index_head_dim": 32, "index_topk": 12}
 
 

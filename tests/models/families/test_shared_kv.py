@@ -57,7 +57,7 @@ def rows_of_layers(decoder: Decoder) -> Iterator[list[int]]:
 
 
 def hidden_of(decoder: Decoder, output_rows: list[int] | None) -> torch.Tensor:
-    """Hidden states of rows of the prompts, of which the first continues a step before."""
+    """Hidden states of rows of the prompts; the first prompt continues an earlier step."""
     run = PagedRun(decoder)
     first = PagedSequence()
     run.step([(first, PROMPTS[0][:4])])

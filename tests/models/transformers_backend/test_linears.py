@@ -75,7 +75,7 @@ def test_all_linear_layers_are_replaced(tmp_path: Path, is_tied: bool) -> None:
 
 @pytest.mark.parametrize("is_tied", [False, True], ids=["untied", "tied"])
 def test_bf16_logits_are_near_those_of_fp32(tmp_path: Path, is_tied: bool) -> None:
-    """By packed weights, whose products are as exact as those of torch in bf16."""
+    """By packed weights, whose products are as exact as torch's in bf16."""
     model = random_model(qwen2_config(tie_word_embeddings=is_tied))
     model.save_pretrained(tmp_path)
     with torch.inference_mode():
