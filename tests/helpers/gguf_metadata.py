@@ -150,7 +150,7 @@ def logit_scale(writer: GGUFWriter, config: PretrainedConfig) -> None:
 
 def deepseek(writer: GGUFWriter, config: PretrainedConfig) -> None:
     is_v3 = config.model_type != "deepseek_v2"
-    writer.add_leading_dense_block_count(_num_dense(config))
+    writer.add_leading_dense_block_count(num_dense(config))
     writer.add_rope_dimension_count(config.qk_rope_head_dim)
     if weight := config.rope_parameters.get("mscale_all_dim"):
         writer.add_rope_scaling_yarn_log_mul(0.1 * weight)
@@ -168,21 +168,25 @@ def deepseek(writer: GGUFWriter, config: PretrainedConfig) -> None:
         writer.add_expert_group_used_count(config.topk_group)
 
 
-def _num_dense(config: PretrainedConfig) -> int:
+def num_dense(config: PretrainedConfig) -> int:
     types = getattr(config, "mlp_layer_types", None)
     return config.first_k_dense_replace if types is None else types.count("dense")
 
 
-def sigmoid_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    """What converters write of families that have DeepSeek V3's experts behind another attention."""
-    writer.add_leading_dense_block_count(_num_dense(config))
+def _sigmoid_routing(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_expert_count(config.n_routed_experts)
-    writer.add_expert_shared_count(config.n_shared_experts)
     writer.add_expert_weights_scale(config.routed_scaling_factor)
     writer.add_expert_weights_norm(config.norm_topk_prob)
     writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     writer.add_expert_group_count(config.n_group)
     writer.add_expert_group_used_count(config.topk_group)
+
+
+def sigmoid_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """What converters write of families that have DeepSeek V3's experts behind another attention."""
+    writer.add_leading_dense_block_count(num_dense(config))
+    writer.add_expert_shared_count(config.n_shared_experts)
+    _sigmoid_routing(writer, config)
 
 
 def gated_by_sigmoid(writer: GGUFWriter, config: PretrainedConfig) -> None:  # noqa: ARG001
@@ -197,12 +201,7 @@ def mimo2(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_value_length(config.v_head_dim)
     share = config.rope_parameters["full_attention"]["partial_rotary_factor"]
     writer.add_rope_dimension_count(int(config.head_dim * share))
-    writer.add_expert_count(config.n_routed_experts)
-    writer.add_expert_weights_norm(config.norm_topk_prob)
-    writer.add_expert_weights_scale(config.routed_scaling_factor)
-    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-    writer.add_expert_group_count(config.n_group)
-    writer.add_expert_group_used_count(config.topk_group)
+    _sigmoid_routing(writer, config)
     if config.attention_value_scale is not None:
         writer.add_float32("mimo2.attention.value_scale", config.attention_value_scale)
 
@@ -217,7 +216,7 @@ def ernie_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
 
 
 def exaone_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_leading_dense_block_count(_num_dense(config))
+    writer.add_leading_dense_block_count(num_dense(config))
     writer.add_expert_shared_count(config.num_shared_experts)
     writer.add_expert_weights_scale(config.routed_scaling_factor)
     writer.add_expert_weights_norm(config.norm_topk_prob)
@@ -326,27 +325,6 @@ def gptj_rotation(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_rope_dimension_count(config.rotary_dim)
 
 
-def short_conv(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    heads = config.num_key_value_heads
-    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config.layer_types])
-    writer.add_shortconv_l_cache(config.conv_L_cache)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-
-
-def short_conv_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_leading_dense_block_count(config.num_dense_layers)
-    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-
-
-def delta(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
-    writer.add_ssm_state_size(config.linear_key_head_dim)
-    writer.add_ssm_group_count(config.linear_num_key_heads)
-    writer.add_ssm_time_step_rank(config.linear_num_value_heads)
-    writer.add_ssm_inner_size(config.linear_value_head_dim * config.linear_num_value_heads)
-    writer.add_full_attention_interval(config.layer_types.index("full_attention") + 1)
-
-
 def axes(writer: GGUFWriter, config: PretrainedConfig) -> None:
     """The rotated pairs for time, height and width, and one more number."""
     num_pairs = int(_head_dim(config) * config.rope_parameters.get("partial_rotary_factor", 1.0)) // 2
@@ -355,94 +333,3 @@ def axes(writer: GGUFWriter, config: PretrainedConfig) -> None:
 
 def deepstack(writer: GGUFWriter, config: PretrainedConfig) -> None:  # noqa: ARG001
     writer.add_num_deepstack_layers(3)
-
-
-def state_space(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_ssm_conv_kernel(config.mamba_d_conv)
-    writer.add_ssm_state_size(config.mamba_d_state)
-    writer.add_ssm_group_count(config.mamba_n_groups)
-    writer.add_ssm_inner_size(config.mamba_n_heads * config.mamba_d_head)
-    writer.add_ssm_time_step_rank(config.mamba_n_heads)
-
-
-def own_state_space(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    """Of families that name the sizes of state spaces in their own way."""
-    is_plain = config.model_type == "mamba2"
-    heads, head_dim = (
-        (config.num_heads, config.head_dim) if is_plain else (config.mamba_num_heads, config.mamba_head_dim)
-    )
-    writer.add_ssm_conv_kernel(config.conv_kernel)
-    writer.add_ssm_state_size(config.state_size if is_plain else config.ssm_state_size)
-    writer.add_ssm_group_count(config.n_groups)
-    writer.add_ssm_inner_size(heads * head_dim)
-    writer.add_ssm_time_step_rank(heads)
-    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
-
-
-def nemotron_h(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    kinds, heads = config.layer_types, config.num_key_value_heads
-    size = config.moe_intermediate_size if "moe" in kinds else config.intermediate_size
-    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in kinds])
-    writer.add_feed_forward_length([size if kind in ("mlp", "moe") else 0 for kind in kinds])
-    writer.add_rope_scaling_finetuned(False)
-
-
-def nemotron_h_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_expert_count(config.n_routed_experts)
-    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    writer.add_expert_shared_feed_forward_length(config.moe_shared_expert_intermediate_size)
-    writer.add_expert_shared_count(config.n_shared_experts)
-    writer.add_expert_weights_norm(config.norm_topk_prob)
-    writer.add_expert_weights_scale(config.routed_scaling_factor)
-    writer.add_expert_group_count(config.n_group)
-    if config.moe_latent_size:
-        writer.add_moe_latent_size(config.moe_latent_size)
-
-
-def without_attention(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_context_length(2**20)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(0)
-    writer.add_head_count(0)
-
-
-def scan(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    writer.add_ssm_conv_kernel(config.conv_kernel)
-    writer.add_ssm_inner_size(config.intermediate_size)
-    writer.add_ssm_state_size(config.state_size)
-    writer.add_ssm_time_step_rank(config.time_step_rank)
-    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
-    writer.add_ssm_dt_b_c_rms(config.model_type == "falcon_mamba")
-
-
-def jamba(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    heads = config.num_key_value_heads
-    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config.layer_types])
-    writer.add_ssm_conv_kernel(config.mamba_d_conv)
-    writer.add_ssm_inner_size(config.mamba_expand * config.hidden_size)
-    writer.add_ssm_state_size(config.mamba_d_state)
-    writer.add_ssm_time_step_rank(config.mamba_dt_rank)
-
-
-def kimi_linear(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    of_latent_rows(writer, config)
-    writer.add_head_count_kv([int(kind == "full_attention") for kind in config.layer_types])
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
-    writer.add_kda_head_dim(config.linear_head_dim)
-    writer.add_rope_dimension_count(config.qk_rope_head_dim)
-    if config.q_lora_rank:
-        writer.add_q_lora_rank(config.q_lora_rank)
-    writer.add_kv_lora_rank(config.kv_lora_rank)
-    writer.add_expert_used_count(config.num_experts_per_tok)
-    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    writer.add_expert_shared_count(config.n_shared_experts)
-    writer.add_leading_dense_block_count(_num_dense(config))
-    writer.add_expert_weights_scale(config.routed_scaling_factor)
-    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-
-
-def granite_hybrid(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    heads = config.num_key_value_heads
-    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config.layer_types])
-    writer.add_rope_scaling_finetuned(config.model_type == "bamba" or "linear_attention" not in config.layer_types)
