@@ -91,9 +91,4 @@ def has_gguf_files(architecture: str) -> bool:
 
 
 # What becomes of the rest.
-WITHOUT_FAMILY = {
-    "DeepseekV4ForCausalLM": "refused: compressed keys, hyper-connections",
-    "DeepseekV32ForCausalLM": "refused: indexer",
-    "Gemma3nForConditionalGeneration": "refused: several streams of hidden states",
-    "GlmMoeDsaForCausalLM": "refused: indexer",
-}
+WITHOUT_FAMILY = {"DeepseekV4ForCausalLM": "refused: compressed keys, hyper-connections"}
