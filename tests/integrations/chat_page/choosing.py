@@ -121,6 +121,7 @@ def _two_models_answer_side_by_side(server: Server, browser: Browser, folder: Pa
         expect(page.locator(".answerer")).to_have_text(["other", "tiny"])
         expect(page.locator(".half")).to_have_count(0)
         ask(page, "wait: nothing else")
+        expect(page.locator("#stop")).to_be_visible()  # before it is sent, Escape takes it back
         page.keyboard.press("Escape")
         expect(answers(page).last).to_contain_text("Stopped.")
 
