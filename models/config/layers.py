@@ -1,6 +1,7 @@
 """Settings that a configuration states for each layer: types, windows, flags."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from models.config.hf_config import HFConfig, quote_value
 from models.errors import CheckpointError
 
 _FETCH = "fetch the checkpoint's own configuration again"
+_NUMBER = re.compile("[0-9]{1,6}")
 _WINDOWED = {"sliding_attention": "sliding_attention", "full_attention": "full_attention"}
 # Numbers of layers for multi-token prediction, which lists of layers may include.
 _PREDICTING = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
@@ -87,18 +89,17 @@ def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping
     stated = config.raw("per_layer_config")
     if stated is None:
         stated = usual
-    numbers = set(map(str, range(num_layers)))
-    if not isinstance(stated, Mapping) or not all(
-        str(name) in numbers and isinstance(fields, Mapping) for name, fields in stated.items()
-    ):
+    by_number = isinstance(stated, Mapping) and all(
+        _NUMBER.fullmatch(str(name)) and int(name) < num_layers and isinstance(fields, Mapping)
+        for name, fields in stated.items()
+    )
+    own = {int(name): fields for name, fields in stated.items()} if by_number else {}  # transformers writes "05"
+    if not by_number or len(own) < len(stated):
         raise CheckpointError(
             f"{config.source}: per_layer_config is {quote_value(stated)}; it must have objects by numbers below "
             f"{num_layers}; {config.remedy}"
         )
-    own = {str(name): fields for name, fields in stated.items()}
-    return [
-        dataclasses.replace(config, fields={**config.fields, **own.get(str(index), {})}) for index in range(num_layers)
-    ]
+    return [dataclasses.replace(config, fields={**config.fields, **own.get(index, {})}) for index in range(num_layers)]
 
 
 def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec], default: int = 0) -> list[int | None]:

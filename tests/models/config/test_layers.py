@@ -19,7 +19,14 @@ def test_layers_have_the_fields_that_they_state() -> None:
     assert sizes({"head_dim": 64, "per_layer_config": {"2": {"head_dim": 128}}}) == [64, 64, 128]
 
 
-@pytest.mark.parametrize("stated", [[], "x", {"0": 3}, {"3": {}}, {"full_attention": {}}])
+def test_a_layer_s_number_may_begin_with_zeros() -> None:
+    """As transformers saves models with ten layers or more."""
+    assert sizes({"head_dim": 64, "per_layer_config": {"02": {"head_dim": 128}}}) == [64, 64, 128]
+
+
+@pytest.mark.parametrize(
+    "stated", [[], "x", {"0": 3}, {"3": {}}, {"-1": {}}, {"1": {}, "01": {}}, {"full_attention": {}}]
+)
 def test_fields_of_layers_that_do_not_exist_are_refused(stated: object) -> None:
     with pytest.raises(CheckpointError, match=r"per_layer_config is .*must have objects by numbers below 3"):
         sizes({"head_dim": 64, "per_layer_config": stated})
