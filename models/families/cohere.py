@@ -16,8 +16,11 @@ from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import unpermute_head, unpermute_k, unpermute_q
 
+_DEFAULTS = llama.Defaults(rope_theta=500000.0, has_tied_head=True)
+_DEFAULTS2 = llama.Defaults(rope_theta=10000.0, has_tied_head=True)
 
-def describe_cohere(config: HFConfig, *, default_theta: float = 500000.0) -> DecoderSpec:
+
+def describe_cohere(config: HFConfig, defaults: llama.Defaults = _DEFAULTS) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-5))
     qk_norm = QKNormSpec(norm, QKNormScope.HEAD_OWN_WEIGHTS) if config.boolean("use_qk_norm", False) else None
 
@@ -25,7 +28,7 @@ def describe_cohere(config: HFConfig, *, default_theta: float = 500000.0) -> Dec
         return dataclasses.replace(layer, norm=norm, placement=NormPlacement.PARALLEL_ONE_NORM, qk_norm=qk_norm)
 
     return dataclasses.replace(
-        llama.describe(config, llama.Defaults(rope_theta=default_theta, has_tied_head=True)).map_layers(adapt),
+        llama.describe(config, defaults).map_layers(adapt),
         final_norm=norm,
         logit_scale=config.number("logit_scale", 0.0625),
     )
@@ -33,7 +36,7 @@ def describe_cohere(config: HFConfig, *, default_theta: float = 500000.0) -> Dec
 
 def describe_cohere2(config: HFConfig) -> DecoderSpec:
     """Describe Cohere 2: three of four layers have a window, and only these have rotary embeddings."""
-    spec = describe_cohere(config, default_theta=10000.0)
+    spec = describe_cohere(config, _DEFAULTS2)
     pattern = config.integer("sliding_window_pattern", 4)
     windows = sliding_windows(
         config, len(spec.layers), is_windowed=lambda index: (index + 1) % pattern != 0, default=4096

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import (
     GatedDeltaSpec,
@@ -248,7 +247,7 @@ class ParallelLayer(nn.Module):
 
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
-        assert isinstance(spec.mlp, MLPSpec)
+        assert spec.mlp is not None
         assert spec.beside is None
         assert spec.sublayer_scale == spec.skip_scale == 1.0
         assert not spec.has_output_scale
@@ -258,7 +257,8 @@ class ParallelLayer(nn.Module):
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM
         self.mlp_norm = self.attn_norm if has_one_norm else Norm(spec.norm, hidden_size)
-        self.mlp = MLP(spec.mlp, hidden_size, compute=compute, method=method)
+        self.mlp = make_feed_forward(spec.mlp, hidden_size, compute=compute, method=method)
+        self._join_rows = compute.ops.join_rows(hidden_size)
 
     def forward(
         self,
@@ -275,6 +275,11 @@ class ParallelLayer(nn.Module):
         slots = batch.adapter_slots
         if output_rows is not None and slots is not None:
             slots = slots[output_rows]
+        if isinstance(self.mlp, MoE):
+            attended = self.attn(x, self.attn_norm, rotary, batch, groups[0], kv[0])
+            if output_rows is not None:
+                x, attended = x[output_rows], attended[output_rows]
+            return self._join_rows(self.mlp(x, self.mlp_norm, x, slots), attended, IDENTITY)
         inner = self.mlp.expand(x if output_rows is None else x[output_rows], self.mlp_norm, slots)
         x = self.attn(x, self.attn_norm, rotary, batch, groups[0], kv[0], residual=x)
         return self.mlp.contract(inner, residual=x if output_rows is None else x[output_rows], adapter_slots=slots)

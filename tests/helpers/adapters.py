@@ -22,7 +22,7 @@ from tests.helpers.loaded import as_loaded
 # Routers, experts, what makes keys and values from DeepSeek's latents, and what sees images: not supported, or not run.
 # dt_proj: transformers multiplies by its weight without calling it.
 _LEFT_OUT = re.compile(
-    r"vision|visual|multi_modal|mm_projector|router|experts|(mlp|block_sparse_moe|feed_forward|_expert)(\.|_)gate$|kv_b_proj|dt_proj"
+    r"vision|visual|multi_modal|mm_projector|router|experts|(mlp|block_sparse_moe|feed_forward|_expert)(\.|_)gate(\.wg)?$|kv_b_proj|dt_proj"
 )
 _POSITIONS = re.compile(r"wpe|embed_positions|vision|visual|per_layer")  # and inputs of layers
 

@@ -49,7 +49,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,  # small enough that a short prompt meets all three bands
 }
-_ROUTERS = ("gate.weight", "router.weight", "router.proj.weight", "layer.weight")
+_ROUTERS = ("gate.weight", "gate.wg.weight", "router.weight", "router.proj.weight", "layer.weight")
 # Of routers' weights: few rows stand between two experts, where rounding decides. Saturated sigmoids would all be near.
 ROUTER_SPREAD = {"deepseek_v3": 2.0}
 

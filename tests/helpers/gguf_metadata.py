@@ -122,6 +122,26 @@ def shared_expert(writer: GGUFWriter, config: PretrainedConfig) -> None:
         writer.add_expert_shared_feed_forward_length(size)
 
 
+def one_shared_expert(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Hunyuan's shared expert, and how many experts a row has."""
+    writer.add_expert_used_count(config.moe_topk if isinstance(config.moe_topk, int) else max(config.moe_topk))
+    writer.add_expert_shared_feed_forward_length(config.intermediate_size)
+    writer.add_expert_shared_count(1)
+
+
+def averaged_experts(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Cohere's experts, whose size is that of a dense layer's MLP elsewhere."""
+    writer.add_feed_forward_length(config.prefix_dense_intermediate_size or config.intermediate_size)
+    writer.add_leading_dense_block_count(num_dense(config))
+    writer.add_expert_weights_norm(config.norm_topk_prob)
+    is_sigmoid = config.expert_selection_fn == "sigmoid"
+    kinds = gguf.ExpertGatingFuncType
+    writer.add_expert_gating_func(kinds.SIGMOID if is_sigmoid else kinds.SOFTMAX)
+    if config.num_shared_experts:
+        writer.add_expert_shared_count(config.num_shared_experts)
+        writer.add_expert_shared_feed_forward_length(config.intermediate_size * config.num_shared_experts)
+
+
 def scales(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_attention_scale(config.attention_multiplier)
     writer.add_embedding_scale(config.embedding_multiplier)

@@ -84,6 +84,7 @@ CONVERTED: dict[str, ConvertedFile] = {
     "falcon-two-norms": ConvertedFile(),
     "mpt": ConvertedFile(published={"architectures": ["MPTForCausalLM"]}),
     "bloom": ConvertedFile(),
+    "cohere2-moe": ConvertedFile(),
     "deepseek-v2-groups-yarn": ConvertedFile(_ONE_MSCALE),
     "deepseek-v3": ConvertedFile(
         _ONE_MSCALE | {"attention_bias": False},
@@ -103,6 +104,10 @@ CONVERTED: dict[str, ConvertedFile] = {
     "glm4-moe-lite": ConvertedFile(),
     "granite-swa-untied-scales-nope": ConvertedFile(published={"no_rope_layers": [0, 1]}),
     "hunyuan": ConvertedFile({"max_position_embeddings": 32768}),
+    "hunyuan-moe": ConvertedFile(
+        {"rope_parameters": _DEFAULT_ROPE},
+        {"moe_topk": [3, 3], "moe_intermediate_size": [96, 96], "num_shared_expert": [1, 1]},
+    ),
     "hy-v3": ConvertedFile(),
     "minimax-m2": ConvertedFile(),
     "qwen2.5-vl": ConvertedFile(),

@@ -1,8 +1,8 @@
-"""Tiny configurations of Hunyuan and Hy3, for the parity tests."""
+"""Tiny configurations of Hunyuan, dense and with experts, and of Hy3, for the parity tests."""
 
 from collections.abc import Callable
 
-from transformers import HunYuanDenseV1Config, HYV3Config, PretrainedConfig
+from transformers import HunYuanDenseV1Config, HunYuanMoEV1Config, HYV3Config, PretrainedConfig
 
 from tests.helpers.checkpoints import SMALL
 
@@ -15,6 +15,14 @@ HUNYUAN_VARIANTS: dict[str, Callable[[], PretrainedConfig]] = {
         **SMALL
         | {"tie_word_embeddings": True, "num_key_value_heads": 4, "attention_bias": True, "rms_norm_eps": 1e-3}
         | {"head_dim": 16}
+    ),
+    "hunyuan-moe": lambda: HunYuanMoEV1Config(
+        **SMALL | {"num_experts": 8, "moe_topk": 3, "head_dim": 16, "rope_parameters": _ALPHA}
+    ),
+    "hunyuan-moe-tied-biases-topk-by-layer": lambda: HunYuanMoEV1Config(
+        **SMALL
+        | {"tie_word_embeddings": True, "attention_bias": True, "rms_norm_eps": 1e-3, "num_key_value_heads": 4}
+        | {"num_experts": 4, "moe_topk": [1, 2], "head_dim": 32}
     ),
     "hy-v3": lambda: HYV3Config(**SMALL | _EXPERTS),
     "hy-v3-tied-two-shared": lambda: HYV3Config(

@@ -52,6 +52,12 @@ OLD_NAMES: dict[str, dict[str, object]] = {
     "GPTNeoXConfig": {"rotary_pct": 0.5, "rotary_emb_base": 5000},
     "Gemma3TextConfig": OLD | {"rope_local_base_freq": 2000.0},
     "Cohere2Config": {"rope_theta": 12345.0, "layer_types": None, "sliding_window_pattern": 2},
+    "Cohere2MoeConfig": {
+        "rope_theta": 12345.0,
+        "layer_types": None,
+        "mlp_layer_types": None,
+        "first_k_dense_replace": 1,
+    },
 }
 
 

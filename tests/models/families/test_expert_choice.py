@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType
 from transformers import PretrainedConfig, Qwen3MoeConfig
 
-from models.errors import CheckpointError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.loading.open import check_config
 from models.sources.resolve import ModelFiles
-from tests.helpers.checkpoints import SMALL
+from tests.helpers.checkpoints import SMALL, load_gguf, random_model
+from tests.helpers.gguf_writer import write_gguf
+from tests.models.families.cohere2_moe_variants import COHERE2_MOE_VARIANTS
 from tests.models.families.deepseek_variants import LATENT_VARIANTS
+from tests.models.families.hunyuan_variants import HUNYUAN_VARIANTS
 
 
 def folder_of(config: PretrainedConfig, architecture: str, folder: Path, **changes: int) -> Path:
@@ -40,3 +44,24 @@ def test_more_experts_a_token_than_there_are_are_refused(tmp_path: Path) -> None
     folder = folder_of(config, "Qwen3MoeForCausalLM", tmp_path, num_experts=4, num_experts_per_tok=9)
     with pytest.raises(CheckpointError, match="9 experts a token are more than 4"):
         check_config(ModelFiles(folder, (), "m"), {})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"expert_selection_fn": "topk"}, {"shared_expert_combination_strategy": "maximum"}],
+    ids=lambda c: next(iter(c)),
+)
+def test_cohere_experts_that_are_mixed_in_another_way_are_refused(tmp_path: Path, changes: dict[str, str]) -> None:
+    fields = {**COHERE2_MOE_VARIANTS["cohere2-moe"]().to_dict(), "architectures": ["Cohere2MoeForCausalLM"], **changes}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(UnsupportedModelError, match="supported are 'softmax' and 'sigmoid' with 'average' and 'sum'"):
+        check_config(ModelFiles(tmp_path, (), "m"), {})
+
+
+def test_hunyuan_file_whose_experts_have_a_size_of_their_own_is_refused(tmp_path: Path) -> None:
+    model, path = random_model(HUNYUAN_VARIANTS["hunyuan-moe"]()), tmp_path / "model.gguf"
+    write_gguf(
+        model, path, GGMLQuantizationType.F32, adds=lambda writer: writer.add_expert_shared_feed_forward_length(64)
+    )
+    with pytest.raises(CheckpointError, match="shared ones of 64 are not one each of 96"):
+        load_gguf([path])

@@ -23,6 +23,7 @@ from tests.models.families.variants import LONGROPE, llama4, phi3
 IMPLIED: dict[str, dict[str, object]] = {
     "afmoe": {"mup_enabled": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
     "cohere2": {"tie_word_embeddings": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
+    "cohere2_moe": {"shared_expert_combination_strategy": "average", "prefix_dense_sliding_window_pattern": 1},
     "deepseek_v2": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}},
     "deepseek_v3": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}, "attention_bias": False},
     "deepseek_v32": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}, "attention_bias": False},
@@ -69,6 +70,7 @@ IMPLIED: dict[str, dict[str, object]] = {
         "swiglu_alpha": 1.702,
         "swiglu_limit": 7.0,
     },
+    "hunyuan_v1_moe": {"moe_topk": 3},
     "kimi_linear": {"linear_num_heads": 4, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
     "lfm2": {"conv_bias": False, "block_auto_adjust_ff_dim": False},
     "lfm2_moe": {"conv_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
