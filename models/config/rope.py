@@ -118,7 +118,8 @@ def context_length(config: HFConfig, default: int) -> int:
 
 def _kind(scaling: HFConfig) -> str:
     name = scaling.text("rope_type", scaling.text("type", "default"))
-    return {"su": "longrope", "mrope": "default"}.get(name, name)  # text has one position for all sections of mrope
+    # text has one position for all sections of mrope and xdrope
+    return {"su": "longrope", "mrope": "default", "xdrope": "dynamic"}.get(name, name)
 
 
 def _scaling(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> RopeScaling | None:

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3 (also R1, Kimi K2 and Moonlight): latent attention, grouped experts and shared experts.
+"""DeepSeek V2 and V3 (also R1, Kimi K2 and Moonlight): latent attention, grouped experts and shared experts. Also OCR.
 
 Longer than a page because of two sets of defaults, and of matrices that are split or reordered, in GGUF in two ways.
 """
@@ -72,6 +72,11 @@ def describe(config: HFConfig, defaults: Mapping[str, Any], rope_theta: float = 
         return dataclasses.replace(layer, mixer=attention, latent=latent, rope=rope)
 
     return with_experts(config, spec.map_layers(adapt), defaults)
+
+
+def describe_plain(config: HFConfig) -> DecoderSpec:
+    """Describe DeepSeek-OCR's language model: Llama's attention with V2's experts."""
+    return with_experts(config, llama.describe(config, llama.Defaults(activation="silu")), V2_DEFAULTS)
 
 
 def with_experts(config: HFConfig, spec: DecoderSpec, defaults: Mapping[str, Any]) -> DecoderSpec:
@@ -277,5 +282,6 @@ def gguf_routed_fields(file: GGUFMetadata, *, scoring: str = "softmax") -> dict[
     }
 
 
+OCR = Family(describe_plain, {**llama.NAMES, **ROUTED_NAMES})
 V2 = Family(functools.partial(describe, defaults=V2_DEFAULTS), NAMES, GGUF_NAMES, gguf_fields)
 V3 = Family(functools.partial(describe, defaults=V3_DEFAULTS), NAMES, GGUF_NAMES, gguf_fields)

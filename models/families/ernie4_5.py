@@ -1,4 +1,4 @@
-"""ERNIE 4.5 and its MoE: Llama with neighboring rotary pairs; softmax experts whose choice is corrected."""
+"""ERNIE 4.5, its MoE and PaddleOCR-VL: Llama with neighboring rotary pairs; softmax experts with corrected choices."""
 
 import dataclasses
 from typing import Any
@@ -97,3 +97,4 @@ def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 FAMILY = Family(describe, cohere.NAMES, llama.GGUF_NAMES, gguf_fields)
 MOE = Family(describe_moe, MOE_NAMES, GGUF_MOE_NAMES, gguf_moe_fields)
+PADDLE_OCR = Family(describe, llama.NAMES)  # keeps the halves of rotated heads apart

@@ -1,4 +1,4 @@
-"""GLM-4.5 to 4.7 (GLM4_MOE) and 4.7-Flash (LITE): DeepSeek V3's experts, partly rotated heads or latent attention."""
+"""GLM-4.5 to 4.7 and 4.5V: DeepSeek V3's experts and partly rotated heads; 4.7-Flash (LITE): latent attention."""
 
 import dataclasses
 import functools
@@ -55,5 +55,10 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {**common_fields(file), **deepseek.gguf_routed_fields(file, scoring="sigmoid"), "use_qk_norm": has_norms}
 
 
+def describe_vision(config: HFConfig) -> DecoderSpec:
+    return describe(dataclasses.replace(config, fields={"attention_bias": True, **config.fields}))
+
+
 GLM4_MOE = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
+GLM4V_MOE = Family(describe_vision, NAMES, GGUF_NAMES, gguf_fields)
 LITE = Family(functools.partial(deepseek.describe, defaults=_LITE_DEFAULTS), deepseek.NAMES)

@@ -13,7 +13,7 @@ _NOTE = (
     "Text only: the checkpoint's encoders of images, video and audio are left out, and such inputs are not supported"
 )
 # Sections of config.json that describe the language model, the inner ones last.
-_SECTIONS = ("thinker_config", "text_config")
+_SECTIONS = ("thinker_config", "text_config", "llm_config")
 # Prefixes that checkpoints have used for the body of a language model, which is "model." by itself.
 _BODIES = (
     *("model.", "language_model.model.", "text_model.model.", "thinker.model.", "model.text_model."),
@@ -22,15 +22,31 @@ _BODIES = (
 # Parts that are left out: encoders, and what fits their outputs to the language model. None is a language model's.
 _LEFT_OUT = (
     *("vision_tower", "vision_model", "vision_encoder", "visual", "high_res_vision_model", "vqmodel", "encoder"),
-    *("image_tower", "video_tower", "audio_tower", "acoustic_tokenizer_encoder", "semantic_tokenizer_encoder"),
+    *(
+        "vit",
+        "image_tower",
+        "video_tower",
+        "audio_tower",
+        "sound_encoder",
+        "acoustic_tokenizer_encoder",
+        "semantic_tokenizer_encoder",
+    ),
     *("multi_modal_projector", "mm_projector", "projector", "vision_projection", "connector", "aligner", "merger"),
     *("high_res_vision_neck", "high_res_vision_proj", "visual_embeddings_table"),
     *("embed_vision", "embed_audio", "vision_embedder"),
     *("generation_embeddings", "generation_aligner", "generation_head", "talker", "token2wav", "code2wav", "mtp"),
+    *("sam_model", "qwen2_model", "mlp_AR", "mlp1", "sound_projection", "layerwise_projectors", "spatial_projectors"),
 )
-_LEFT_OUT_TENSORS = ("image_newline", "high_res_vision_alpha")
+_LEFT_OUT_TENSORS = ("image_newline", "high_res_vision_alpha", "view_seperator")
 # Language models by the type that a section states, if it names no class; transformers knows the others.
 _BY_TYPE = {
+    "deepseek_ocr2_text": "DeepseekV2ForCausalLM",
+    "emu3_text_model": "LlamaForCausalLM",
+    "glm4v_moe_text": "Glm4MoeForCausalLM",
+    "granite4_vision_text": "GraniteForCausalLM",
+    "granite_docling_text": "GraniteForCausalLM",
+    "hunyuan_vl_text": "HunYuanDenseV1ForCausalLM",
+    "paddleocr_vl_text": "Ernie4_5ForCausalLM",
     "glm4v_text": "Glm4ForCausalLM",
     "glm_ocr_text": "Glm4ForCausalLM",
     "kimi_k2": "DeepseekV3ForCausalLM",

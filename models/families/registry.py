@@ -148,25 +148,33 @@ RENAMED: dict[str, Architecture] = {
 }
 
 
-def _wrapper_of(language_model: str, family: str | None = None, *, body: str = USUAL_BODY, **gguf: str) -> Architecture:
+def _wrapper_of(
+    language_model: str, family: str | None = None, *, body: str = USUAL_BODY, is_in_gguf: bool = True, **gguf: str
+) -> Architecture:
     """Return a multimodal class whose language model usually is `language_model`.
 
-    family: by default that of `language_model`. gguf: `gguf`, `gguf_key` or `gguf_as`, if its GGUF files are not those
-    of `language_model`.
+    family: by default that of `language_model`. is_in_gguf: whether GGUF files are read. gguf: `gguf`, `gguf_key` or
+    `gguf_as`, if its GGUF files are not those of `language_model`.
     """
     family = family or FAMILIES[language_model].family
     own = FAMILIES[language_model]
-    gguf = gguf or ({"gguf_as": language_model} if own.gguf or own.gguf_as else {})
+    gguf = gguf or ({"gguf_as": language_model} if is_in_gguf and (own.gguf or own.gguf_as) else {})
     return Architecture(family, **gguf, wraps=language_model, body=body)
 
 
 # Multimodal classes, whose language model alone is served; it may be another than the usual one (multimodal.py).
 MULTIMODAL: dict[str, Architecture] = {
+    "AudioFlamingo3ForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
     "AyaVisionForConditionalGeneration": _wrapper_of("Cohere2ForCausalLM"),
     "Cohere2VisionForConditionalGeneration": _wrapper_of("Cohere2ForCausalLM"),
+    "DeepseekOcr2ForConditionalGeneration": _wrapper_of("DeepseekV2ForCausalLM", "deepseek:OCR", is_in_gguf=False),
+    "DeepseekOCR2ForCausalLM": _wrapper_of("DeepseekV2ForCausalLM", "deepseek:OCR", is_in_gguf=False),
+    "DeepseekOCRForCausalLM": _wrapper_of("DeepseekV2ForCausalLM", "deepseek:OCR", is_in_gguf=False),
     "DeepseekVLForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
     "DeepseekVLHybridForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
+    "Emu3ForConditionalGeneration": _wrapper_of("LlamaForCausalLM", body="model.text_model."),
     "Exaone4_5_ForConditionalGeneration": _wrapper_of("Exaone4ForCausalLM"),
+    "FastVlmForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
     "FunAsrNanoForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
     "Gemma3ForConditionalGeneration": _wrapper_of("Gemma3ForCausalLM", "gemma:GEMMA3_MULTIMODAL"),
     "Gemma3nForConditionalGeneration": _wrapper_of("Gemma3nForCausalLM"),
@@ -178,13 +186,17 @@ MULTIMODAL: dict[str, Architecture] = {
     "Glm4vForConditionalGeneration": _wrapper_of(
         "Glm4ForCausalLM", "glm4:GLM4V", gguf="glm4", gguf_key="rope.dimension_sections"
     ),
+    "Glm4vMoeForConditionalGeneration": _wrapper_of("Glm4MoeForCausalLM", "glm4_moe:GLM4V_MOE"),
     "GlmAsrForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
     "GlmOcrForConditionalGeneration": _wrapper_of(
         "Glm4ForCausalLM", "glm4:OCR", gguf_as="Glm4vForConditionalGeneration"
     ),
     "GotOcr2ForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "Granite4VisionForConditionalGeneration": _wrapper_of("GraniteForCausalLM"),
+    "GraniteDoclingForConditionalGeneration": _wrapper_of("GraniteForCausalLM", body="model.text_model."),
     "GraniteSpeechForConditionalGeneration": _wrapper_of("GraniteForCausalLM"),
     "GraniteSpeechPlusForConditionalGeneration": _wrapper_of("GraniteForCausalLM"),
+    "HunYuanVLForConditionalGeneration": _wrapper_of("HunYuanDenseV1ForCausalLM", is_in_gguf=False),
     "Idefics2ForConditionalGeneration": _wrapper_of("MistralForCausalLM", body="model.text_model."),
     "Idefics3ForConditionalGeneration": _wrapper_of("LlamaForCausalLM", body="model.text_model."),
     "InternVLForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
@@ -192,6 +204,7 @@ MULTIMODAL: dict[str, Architecture] = {
     "Kimi_K25ForConditionalGeneration": _wrapper_of("DeepseekV3ForCausalLM"),
     "KimiK25ForConditionalGeneration": _wrapper_of("DeepseekV3ForCausalLM"),
     "Lfm2VlForConditionalGeneration": _wrapper_of("Lfm2ForCausalLM"),
+    "Lfm3VlForConditionalGeneration": _wrapper_of("Lfm3ForCausalLM"),
     "LightOnOcrForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
     "Llama4ForConditionalGeneration": _wrapper_of("Llama4ForCausalLM", body="language_model.model."),
     "LlavaForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
@@ -203,8 +216,12 @@ MULTIMODAL: dict[str, Architecture] = {
     "MiniCPMV4_7ForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
     "Mistral3ForConditionalGeneration": _wrapper_of("Ministral3ForCausalLM"),
     "MossTranscribeDiarizeForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
+    "MusicFlamingoForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "NemotronH_Omni_Reasoning_V3": _wrapper_of("NemotronHForCausalLM", body="language_model.model."),
     "OmniASRForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
     "Ovis2ForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "PaddleOCRVLForConditionalGeneration": _wrapper_of("Ernie4_5ForCausalLM", "ernie4_5:PADDLE_OCR", is_in_gguf=False),
+    "PerceptionLMForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
     "QianfanOCRForConditionalGeneration": _wrapper_of("Qwen3ForCausalLM"),
     "Qwen2_5_VLForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM", gguf="qwen2vl"),
     "Qwen2_5OmniForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM", body="thinker.model.language_model."),

@@ -14,6 +14,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -116,6 +117,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that generates text, also of a configuration that wraps a language model's."""
     wraps = config.get_text_config() is not config
     mapping = MODEL_FOR_MULTIMODAL_LM_MAPPING if wraps else MODEL_FOR_CAUSAL_LM_MAPPING
+    if wraps and type(config) not in mapping:  # models that hear
+        mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
     found: type[PreTrainedModel] = mapping[type(config)]
     return found
 

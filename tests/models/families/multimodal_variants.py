@@ -23,7 +23,7 @@ from tests.models.families.deepseek_variants import deepseek_v3
 from tests.models.families.recurrent_variants import DELTA, EXPERTS, lfm2
 from tests.models.families.variants import llama4, ministral3
 
-_VISION = {
+VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
     "num_hidden_layers": 1,
@@ -35,21 +35,21 @@ _VISION = {
 
 def gemma3_multimodal(**changes: object) -> PretrainedConfig:
     text = gemma3(num_hidden_layers=2, **changes).to_dict()
-    return Gemma3Config(text_config=text, vision_config=_VISION, mm_tokens_per_image=4, pad_token_id=None)
+    return Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4, pad_token_id=None)
 
 
 def mistral3_multimodal(text: PretrainedConfig, **changes: object) -> PretrainedConfig:
-    return Mistral3Config(text_config=text.to_dict(), vision_config={"model_type": "pixtral", **_VISION}, **changes)
+    return Mistral3Config(text_config=text.to_dict(), vision_config={"model_type": "pixtral", **VISION}, **changes)
 
 
 def llama4_multimodal(**changes: object) -> PretrainedConfig:
-    vision = {**_VISION, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}
+    vision = {**VISION, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}
     return Llama4Config(text_config=llama4(**changes).to_dict(), vision_config=vision)
 
 
 # Vision of the Qwen models, whose fields have names of their own.
 _QWEN_VISION = {
-    **_VISION,
+    **VISION,
     "depth": 1,
     "num_heads": 1,
     "embed_dim": 16,
@@ -74,12 +74,12 @@ def qwen35_multimodal(kind: type[PretrainedConfig], **text: object) -> Pretraine
 
 
 def kimi_k25(**changes: object) -> PretrainedConfig:
-    vision = {**_VISION, "pos_emb_height": 4, "pos_emb_width": 4}
+    vision = {**VISION, "pos_emb_height": 4, "pos_emb_width": 4}
     return Kimi_K25Config(text_config=deepseek_v3(**changes).to_dict(), vision_config=vision, tie_word_embeddings=False)
 
 
 def lfm2_vl(**changes: object) -> PretrainedConfig:
-    vision = {"model_type": "siglip2_vision_model", **_VISION, "num_patches": 4}
+    vision = {"model_type": "siglip2_vision_model", **VISION, "num_patches": 4}
     return Lfm2VlConfig(text_config=lfm2(**changes).to_dict(), vision_config=vision, projector_hidden_size=16)
 
 

@@ -17,7 +17,6 @@ from models.families.name_map import NameMap
 from models.families.registry import MULTIMODAL
 from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, load_folder, qwen2_config, random_model, save_model
 from tests.helpers.paged import PagedRun, PagedSequence
-from tests.models.families.gemma3n_variants import GEMMA3N_VARIANTS
 from tests.models.families.multimodal_models import MULTIMODAL_MODELS, SPARSE, WITH_SPEECH, WITH_TIMM
 from tests.models.families.multimodal_variants import AXES, MULTIMODAL_VARIANTS
 from tests.models.families.recurrent_variants import qwen35
@@ -27,7 +26,11 @@ from tests.models.loading.test_load import load, save_tokenizer
 (PROMPT,) = random_prompts((20,))
 # Classes of transformers that give the logits of these language models without their scale.
 UNSCALED = ("aya_vision", "cohere2_vision", "granite_speech", "granite_speech_plus")
-ALSO_KNOWN_AS = {"KimiK25ForConditionalGeneration": "Kimi_K25ForConditionalGeneration"}
+ALSO_KNOWN_AS = {
+    "DeepseekOCR2ForCausalLM": "DeepseekOcr2ForConditionalGeneration",
+    "DeepseekOCRForCausalLM": "DeepseekOcr2ForConditionalGeneration",
+    "KimiK25ForConditionalGeneration": "Kimi_K25ForConditionalGeneration",
+}
 
 
 def logits_of(folder: Path) -> torch.Tensor:
@@ -89,7 +92,7 @@ def test_thinker_within_a_model_that_speaks(architecture: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("architecture", WITH_TIMM)
 def test_language_model_under_the_names_of_a_whole_that_cannot_be_made_here(architecture: str, tmp_path: Path) -> None:
-    model = saved(tmp_path, GEMMA3N_VARIANTS["gemma3n"]())
+    model = saved(tmp_path, WITH_TIMM[architecture]())
     config = {"architectures": [architecture], "text_config": model.config.to_dict(), "vision_config": {}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     rename_tensors(tmp_path, model="model.language_model")
@@ -112,7 +115,8 @@ def names_of(architecture: str) -> NameMap:
 @pytest.mark.parametrize("architecture", MULTIMODAL)
 @pytest.mark.parametrize("prefix", ["model.", "language_model.model.", "model.language_model.", "model.text_model."])
 def test_language_model_is_found_under_old_and_new_names(architecture: str, prefix: str) -> None:
-    (destination,) = names_of(architecture).destinations(f"{prefix}embed_tokens.weight")
+    name = "embeddings" if architecture.startswith("NemotronH") else "embed_tokens"
+    (destination,) = names_of(architecture).destinations(f"{prefix}{name}.weight")
 
     assert destination.module == "embed"
 
@@ -176,6 +180,33 @@ def test_old_files_of_qwen_vl_have_flat_configurations_and_names(tmp_path: Path)
 def test_language_model_is_the_one_that_the_section_names(tmp_path: Path) -> None:
     config = MULTIMODAL_MODELS["LlavaForConditionalGeneration"]()
     model = saved(tmp_path, type(config)(text_config=qwen2_config().to_dict(), vision_config=config.vision_config))
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_published_nemotron_omni_has_names_and_a_section_of_its_own(tmp_path: Path) -> None:
+    model = saved(tmp_path, MULTIMODAL_MODELS["NemotronH_Omni_Reasoning_V3"]())
+    change_config(tmp_path, text_config=None, llm_config=model.config.text_config.to_dict())
+    path = tmp_path / "model.safetensors"
+    tensors = {
+        name.replace("multi_modal_projector.linear_", "mlp1."): tensor for name, tensor in load_file(path).items()
+    }
+    body = ("language_model.model.", "language_model.backbone.")
+    tensors = {name.replace(*body): tensor for name, tensor in tensors.items()}
+    others = {name: torch.ones(2) for name in ("sound_encoder.encoder.x.weight", "sound_projection.norm.weight")}
+    save_file(tensors | others, path, {"format": "pt"})
+
+    check(tmp_path, truth(model, PROMPT))
+
+
+def test_published_deepseek_ocr_has_a_flat_configuration(tmp_path: Path) -> None:
+    model = saved(tmp_path, MULTIMODAL_MODELS["DeepseekOcr2ForConditionalGeneration"]())
+    text = model.config.text_config.to_dict()
+    fields = {**text, "first_k_dense_replace": 1, "mlp_layer_types": None, "text_config": None, "use_mla": False}
+    change_config(tmp_path, **{**fields, "architectures": ["DeepseekOCRForCausalLM"], "model_type": "deepseek_vl_v2"})
+    path = tmp_path / "model.safetensors"
+    others = {name: torch.ones(2) for name in ("model.sam_model.x.bias", "model.view_seperator")}
+    save_file(load_file(path) | others, path, {"format": "pt"})  # names are the published ones already
 
     check(tmp_path, truth(model, PROMPT))
 
