@@ -1,6 +1,7 @@
 """Placement of an adapter's tensors in a decoder, by the rules for the checkpoint's own tensors."""
 
 import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -16,6 +17,8 @@ from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.loaded_model import AdapterTargets
 
+logger = logging.getLogger(__name__)
+
 _WHOLE = ("embed", "head")  # modules that may be replaced as a whole
 # Remedies in messages.
 _OWN_BASE = "serve the model that it was trained with"
@@ -28,13 +31,20 @@ _MAX_DIFFERENCE = 0.2
 def place_adapter(stored: StoredAdapter, targets: AdapterTargets) -> dict[str, LayerAdapter]:
     """Return the adapter's changes to each module of the model, by the module's name, such as "layers.3.attn.qkv".
 
-    Raises AdapterError, which names a tensor that belongs to no module or does not fit its module.
+    Pairs for keys and values of layers that read another layer's change nothing, in PEFT either, and are left out; the
+    log says so. Raises AdapterError, which names a tensor that belongs to no module or does not fit its module.
     """
     placer = _Placer(stored, targets)
     for pair in stored.pairs:
         placer.add_pair(pair)
     for weight in stored.weights:
         placer.add_weight(weight)
+    if placer.num_without_effect:
+        logger.info(
+            "%s: %d tensors are for keys and values of layers that use another layer's; they change nothing",
+            stored.source,
+            placer.num_without_effect,
+        )
     return placer.layers()
 
 
@@ -48,6 +58,7 @@ class _Placer:
         self._names = NameMap(targets.rules, None if self._spec is None else len(self._spec.layers), self._modules)
         self._pairs: dict[str, list[LowRankPair]] = defaultdict(list)
         self._weights: dict[str, torch.Tensor] = {}
+        self.num_without_effect = 0  # pairs that were left out
 
     def layers(self) -> dict[str, LayerAdapter]:
         return {
@@ -59,6 +70,9 @@ class _Placer:
 
     def add_pair(self, pair: StoredPair) -> None:
         for destination in self._destinations(pair.name, pair.target):
+            if self._spec is not None and destination.is_of_shared_kv(self._spec):
+                self.num_without_effect += 1
+                continue
             module = self._linear(pair.name, destination)
             if pair.is_look_up != (destination.module == "embed"):
                 raise self._refusal(pair.name, "belongs to another kind of layer in this model")

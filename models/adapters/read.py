@@ -21,8 +21,8 @@ _DIGEST_BYTES = 32
 def read_adapter(path: Path, model: LoadedModel) -> Adapter:
     """Read the adapter in a PEFT folder or a GGUF file, for `model`.
 
-    No tensor is left out: raises AdapterError, which names the file and the tensor or field that cannot be read, is not
-    supported or does not fit the model.
+    No tensor that would change results is left out: raises AdapterError, which names the file and the tensor or field
+    that cannot be read, is not supported or does not fit the model.
     """
     targets = _targets(model, is_gguf=path.suffix == ".gguf")
     if path.is_dir():
@@ -41,7 +41,7 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
     assert targets is not None
     layers = place_adapter(stored, targets)
     if not layers:
-        raise AdapterError(f"{stored.source} has no tensors of an adapter; save it again")
+        raise AdapterError(f"{stored.source} has no tensors that change this model; save it again")
     return Adapter(
         digest=_digest(layers),
         rank=max(layer.rank for layer in layers.values()),

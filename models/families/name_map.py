@@ -60,6 +60,14 @@ class Destination:
         """Return the layer that the parameter is in; None for parameters outside layers, and without a spec."""
         return None if self.layer is None or spec is None else spec.layers[self.layer]
 
+    def is_of_shared_kv(self, spec: DecoderSpec) -> bool:
+        """Whether the parameter makes keys or values in a layer that reads another layer's, and so has no such part."""
+        if self.layer is None or self.layer >= len(spec.layers) or spec.layers[self.layer].kv_layer is None:
+            return False
+        attention, _, name = self.module.rpartition(".")
+        is_kv = self.shard in ("k", "v") if name == "qkv" else name == "k_norm"
+        return attention == f"layers.{self.layer}.attn" and is_kv
+
     def transformed(self, tensor: torch.Tensor, spec: DecoderSpec | None) -> torch.Tensor:
         """Return a tensor of the checkpoint in the decoder's layout."""
         return tensor if self.transform is None else self.transform(tensor, self.layer_of(spec))

@@ -187,22 +187,12 @@ def _destinations(
         for destination in destinations:
             if destination.module == "head" and decoder.spec.has_tied_head:
                 continue  # a copy of the embeddings
-            if _is_shared_kv(decoder, destination):
+            if destination.is_of_shared_kv(decoder.spec):
                 continue  # training has left them there
             if "{e}" in destination.module:
                 yield from _expert_parts(decoder, tensor, destination, problems)
             else:
                 yield tensor, destination
-
-
-def _is_shared_kv(decoder: Decoder, destination: Destination) -> bool:
-    """Whether the tensor makes keys or values in a layer that reads another layer's."""
-    layers, layer = decoder.spec.layers, destination.layer
-    if layer is None or layer >= len(layers) or layers[layer].kv_layer is None:
-        return False
-    attention, _, name = destination.module.rpartition(".")
-    is_kv = destination.shard in ("k", "v") if name == "qkv" else name == "k_norm"
-    return attention == f"layers.{layer}.attn" and is_kv
 
 
 def _cut_taps(decoder: Decoder, destinations: Sequence[tuple[StoredTensor, Destination]]) -> None:
