@@ -1,11 +1,16 @@
 """Gemma 3n (text): four residual streams, layers' inputs, sparse gates; the last layers share keys and values."""
 
 import dataclasses
+from statistics import NormalDist
+from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement, StreamsSpec
+from models.checkpoints.gguf.fields import check_layers_listed, common_fields, layer_counts, window_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
 from models.config.layers import by_layer, kv_layers, sliding_windows
 from models.errors import CheckpointError
@@ -103,4 +108,50 @@ NAMES = {
     "model.layers.{i}.laurel.post_laurel_norm.*": To("layers.{i}.laurel.norm"),
 }
 
-FAMILY = Family(describe, NAMES)
+GGUF_NAMES = {
+    **gemma4.GGUF_NAMES,
+    "altup_proj.*": To("streams.expand.{e}"),
+    "altup_unembd_proj.*": To("streams.merge.{e}"),
+    "blk.{i}.altup_correct_scale.*": To("layers.{i}.streams", parameter="scale"),
+    "blk.{i}.altup_correct_coef.*": To("layers.{i}.streams.correct_by"),
+    "blk.{i}.altup_predict_coef.*": To("layers.{i}.streams.predict_by"),
+    "blk.{i}.altup_router.*": To("layers.{i}.streams.router"),
+    "blk.{i}.altup_router_norm.*": To("layers.{i}.streams.router_norm"),
+    "blk.{i}.laurel_l.*": To("layers.{i}.laurel.left"),
+    "blk.{i}.laurel_r.*": To("layers.{i}.laurel.right"),
+    "blk.{i}.laurel_post_norm.*": To("layers.{i}.laurel.norm"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Return the fields of config.json. Shares of gates that are cut are stored as bounds of a normal distribution."""
+    sizes = layer_counts(file, "feed_forward_length")
+    fields = common_fields(dataclasses.replace(file, fields={**file.fields, "feed_forward_length": sizes[0]}))
+    table, laurel = (file.tensors.get(f"{name}.weight") for name in ("per_layer_token_embd", "blk.0.laurel_l"))
+    return {
+        **fields,
+        **window_fields(file),
+        "hidden_activation": "gelu_pytorch_tanh",
+        "intermediate_size": sizes,
+        "rope_parameters": rope_parameters_by_layer(file, fields["head_dim"], window_theta=10000.0),
+        "final_logit_softcapping": file.scale("final_logit_softcapping") or 30.0,
+        "activation_sparsity_pattern": _gguf_shares(file),
+        "num_kv_shared_layers": file.integer("attention.shared_kv_layers", 0, minimum=0),
+        "altup_num_inputs": file.integer("altup.num_inputs"),
+        "altup_active_idx": file.integer("altup.active_idx", minimum=0),
+        "hidden_size_per_layer_input": file.integer("embedding_length_per_layer_input"),
+        "vocab_size_per_layer_input": None if table is None else table.shape[0],
+        "laurel_rank": None if laurel is None else laurel.shape[0],
+    }
+
+
+def _gguf_shares(file: GGUFMetadata) -> list[float]:
+    name = "activation_sparsity_scale"
+    bounds = file.raw(name)
+    check_layers_listed(file, name, bounds)
+    if not all(isinstance(bound, float) for bound in bounds):
+        raise CheckpointError(f"{file.source}: {name} has items that are no numbers; convert the file again")
+    return [NormalDist().cdf(bound) for bound in bounds]
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

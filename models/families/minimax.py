@@ -1,15 +1,19 @@
 """MiniMax-Text-01 and M1: lightning attention in most layers, experts, and residuals of normalized rows."""
 
 import dataclasses
+from typing import Any
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.norm import NormKind, NormSpec
 from models.architecture.recurrence import GatePlace, StateSpaceSpec
+from models.checkpoints.gguf.fields import num_layers
+from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types, listed_kinds
 from models.errors import UnsupportedModelError
-from models.families import mixtral
+from models.families import mixtral, qwen2
+from models.families.experts import GGUF_EXPERT_NAMES
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import values_keys_queries
@@ -91,4 +95,24 @@ NAMES = {
     "model.layers.{i}.self_attn.out_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
 }
 
-FAMILY = Family(describe, NAMES)
+GGUF_NAMES = {
+    **qwen2.GGUF_NAMES,
+    **GGUF_EXPERT_NAMES,
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.in_proj", "xbc", values_keys_queries),
+    "blk.{i}.attn_gate.*": To("layers.{i}.attn.in_proj", "z"),
+    "blk.{i}.attn_norm_2.*": To("layers.{i}.attn.norm"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Return the fields of config.json. Files have one factor for all residuals; gates show which layers are linear."""
+    alphas = [f"{name}_alpha_factor" for name in ("full_attn", "linear_attn", "mlp")]
+    is_linear = [f"blk.{index}.attn_gate.weight" in file.tensors for index in range(num_layers(file))]
+    return {
+        **mixtral.gguf_fields(file),
+        **dict.fromkeys(alphas, file.scale("residual_scale") or 1.0),
+        "layer_types": ["linear_attention" if linear else "full_attention" for linear in is_linear],
+    }
+
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

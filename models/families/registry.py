@@ -77,7 +77,7 @@ FAMILIES: dict[str, Architecture] = {
     "GPTNeoXForCausalLM": Architecture("gpt_neox:FAMILY", gguf="gptneox"),
     "Gemma2ForCausalLM": Architecture("gemma:GEMMA2", gguf="gemma2"),
     "Gemma3ForCausalLM": Architecture("gemma:GEMMA3", gguf="gemma3"),
-    "Gemma3nForCausalLM": Architecture("gemma3n:FAMILY"),
+    "Gemma3nForCausalLM": Architecture("gemma3n:FAMILY", gguf="gemma3n"),
     "Gemma4ForCausalLM": Architecture("gemma4:FAMILY", gguf="gemma4"),
     "Gemma4UnifiedForCausalLM": Architecture("gemma4:UNIFIED", gguf_as="Gemma4ForCausalLM"),
     "GemmaForCausalLM": Architecture("gemma:GEMMA", gguf="gemma"),
@@ -108,7 +108,7 @@ FAMILIES: dict[str, Architecture] = {
     "MambaForCausalLM": Architecture("mamba:MAMBA", gguf="mamba"),
     "Ministral3ForCausalLM": Architecture("mistral:MINISTRAL3", gguf="mistral3"),
     "MiMoV2FlashForCausalLM": Architecture("mimo_v2:FAMILY", gguf="mimo2"),
-    "MiniMaxForCausalLM": Architecture("minimax:FAMILY"),
+    "MiniMaxForCausalLM": Architecture("minimax:FAMILY", gguf="minimax-01"),
     "MiniMaxM2ForCausalLM": Architecture("minimax_m2:FAMILY", gguf="minimax-m2"),
     "MinistralForCausalLM": Architecture("mistral:FAMILY", gguf_as="MistralForCausalLM"),
     # before Mistral: files with experts may have a window, too

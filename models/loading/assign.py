@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from models.architecture.decoder import DecoderSpec
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.checkpoints.mapped_pages import MappedPages
 from models.decoder import Decoder
@@ -212,19 +213,27 @@ def _cut_taps(decoder: Decoder, destinations: Sequence[tuple[StoredTensor, Desti
 def _expert_parts(
     decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Yield each expert's matrix of a tensor that stacks all experts, with its destination."""
-    layers, layer = decoder.spec.layers, destination.layer
-    moe = layers[layer].experts if layer is not None and layer < len(layers) else None
-    if moe is None:
+    """Yield each matrix of a tensor that stacks those of all experts, or of all streams, with its destination."""
+    count, what = _stacked(decoder.spec, destination.layer)
+    if not count:
         problems.append(_is_unused(tensor))
     elif tensor.part is None:
         problems.append(_is_unsupported(tensor))
-    elif tensor.shape[0] != moe.num_experts:
-        problems.append(f"{tensor.name!r} holds {tensor.shape[0]} experts; the configuration has {moe.num_experts}")
+    elif tensor.shape[0] != count:
+        problems.append(f"{tensor.name!r} holds {tensor.shape[0]} {what}; the configuration has {count}")
     else:
-        for expert in range(moe.num_experts):
+        for expert in range(count):
             module = destination.module.replace("{e}", str(expert))
             yield tensor.part(expert), dataclasses.replace(destination, module=module)
+
+
+def _stacked(spec: DecoderSpec, layer: int | None) -> tuple[int, str]:
+    """Return how many matrices a stack holds, and what they are: a layer's experts, or outside layers the streams."""
+    if layer is None:
+        streams = spec.layers[0].streams
+        return (0 if streams is None else streams.count - 1), "streams' matrices"
+    moe = spec.layers[layer].experts if layer < len(spec.layers) else None
+    return (0 if moe is None else moe.num_experts), "experts"
 
 
 def _shared_names(decoder: Decoder) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from gguf import MODEL_ARCH
 
+from tests.helpers.gguf_gemma3n import gemma3n, stacked_streams
 from tests.helpers.gguf_layouts import (
     Layout,
     as_they_are,
@@ -37,6 +38,7 @@ from tests.helpers.gguf_layouts import (
     with_statics,
     xielu_number,
 )
+from tests.helpers.gguf_lightning import lightning, one_residual_scale
 from tests.helpers.gguf_metadata import (
     afmoe,
     alibi,
@@ -128,6 +130,7 @@ LAYOUTS: dict[str, Layout] = {
     "gemma": Layout(MODEL_ARCH.GEMMA, as_they_are, usual, finish=shifted_norms),
     "gemma2": Layout(MODEL_ARCH.GEMMA2, as_they_are, all_of(usual, caps, window), finish=shifted_norms),
     "gemma3_text": Layout(MODEL_ARCH.GEMMA3, as_they_are, all_of(usual, caps, window), finish=shifted_norms),
+    "gemma3n_text": Layout(MODEL_ARCH.GEMMA3N, stacked_streams, all_of(usual, gemma3n)),
     "gemma4_text": Layout(MODEL_ARCH.GEMMA4, scaled_layers, all_of(usual, gemma4)),
     "gemma4_unified_text": Layout(MODEL_ARCH.GEMMA4, scaled_layers, all_of(usual, gemma4)),
     "glm": Layout(MODEL_ARCH.CHATGLM, as_they_are, all_of(usual, rotated(0.5))),
@@ -161,6 +164,9 @@ LAYOUTS: dict[str, Layout] = {
     "lfm2_moe": Layout(MODEL_ARCH.LFM2MOE, squeezed, all_of(usual, short_conv, experts, short_conv_experts)),
     "llama": Layout(MODEL_ARCH.LLAMA, pairs, _llama),
     "llama4_text": Layout(MODEL_ARCH.LLAMA4, turned_stacks, all_of(_llama, llama4)),
+    "minimax": Layout(
+        MODEL_ARCH.MINIMAXM2, lightning, all_of(usual, rotated(), one_residual_scale), own_name="minimax-01"
+    ),
     "minimax_m2": Layout(MODEL_ARCH.MINIMAXM2, routed, all_of(usual, rotated(), experts, gated_by_sigmoid)),
     "mimo_v2_flash": Layout(MODEL_ARCH.MIMO2, sunk_experts, all_of(usual, window_pattern, experts, mimo2)),
     "mamba": Layout(MODEL_ARCH.MAMBA, scans, all_of(without_attention, scan), rates),

@@ -73,6 +73,7 @@ CONVERTED: dict[str, ConvertedFile] = {
     "gemma": ConvertedFile(),
     "gemma2": ConvertedFile({"query_pre_attn_scalar": 32}),
     "gemma3": ConvertedFile({"query_pre_attn_scalar": 32}),
+    "gemma3n": ConvertedFile({"vocab_size_per_layer_input": 128}),  # the converter fills the table with zeros
     "gemma4": ConvertedFile(),
     "gemma4-experts-without-inputs": ConvertedFile(),
     "cohere-qk-norm": ConvertedFile(),
@@ -109,6 +110,14 @@ CONVERTED: dict[str, ConvertedFile] = {
         {"moe_topk": [3, 3], "moe_intermediate_size": [96, 96], "num_shared_expert": [1, 1]},
     ),
     "hy-v3": ConvertedFile(),
+    "minimax": ConvertedFile(
+        published={
+            "architectures": ["MiniMaxText01ForCausalLM"],
+            "rotary_dim": 16,
+            **{f"layernorm_{name}_alpha": 1.7 for name in ("full_attention", "linear_attention", "mlp")},
+            **{f"layernorm_{name}_beta": 1.0 for name in ("full_attention", "linear_attention", "mlp")},
+        }
+    ),
     "minimax-m2": ConvertedFile(),
     "qwen2.5-vl": ConvertedFile(),
     "qwen3-vl": ConvertedFile(),

@@ -55,6 +55,7 @@ IMPLIED: dict[str, dict[str, object]] = {
         "num_hidden_layers": 6,
         "layer_types": [*["sliding_attention"] * 5, "full_attention"],
     },
+    "gemma3n_text": {"vocab_size_per_layer_input": 128, "altup_correct_scale": True},
     "gemma4_unified_text": {
         "rope_parameters": {
             "full_attention": {"rope_type": "proportional", "rope_theta": 1e5, "partial_rotary_factor": 0.5},
@@ -82,6 +83,10 @@ IMPLIED: dict[str, dict[str, object]] = {
         "use_qk_norm": True,
         "attn_temperature_tuning": True,
         "layer_types": [*["chunked_attention"] * 3, "full_attention"],
+    },
+    "minimax": {
+        **{f"{name}_alpha_factor": 1.5 for name in ("full_attn", "linear_attn", "mlp")},
+        **{f"{name}_beta_factor": 1.0 for name in ("full_attn", "linear_attn", "mlp")},
     },
     "mistral": {"sliding_window": None},
     "mixtral": {"sliding_window": None},

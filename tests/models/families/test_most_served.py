@@ -4,7 +4,7 @@ from collections import Counter
 
 from tests.models.families.most_served import MOST_SERVED, WITHOUT_FAMILY, ServedAs, has_gguf_files, served_as
 
-_IN_GGUF = 56
+_IN_GGUF = 57
 _WITH_FAMILY = 59
 
 
