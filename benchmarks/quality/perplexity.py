@@ -96,13 +96,13 @@ def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) 
     return log_probs.gather(1, torch.tensor(chunk[first + 1 :])[:, None]).squeeze(1)
 
 
-def chunks_of(text: str, assets: TokenizerAssets) -> list[list[int]]:
-    """Return complete chunks of the text; if it begins with BOS, BOS replaces each chunk's first token."""
+def chunks_of(text: str, assets: TokenizerAssets, length: int = CHUNK_LEN) -> list[list[int]]:
+    """Return complete chunks of the text, of `length` tokens; if it begins with BOS, BOS replaces each one's first."""
     tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
     bos = bos_prefix(tokenizer, assets)
     ids = [*bos, *tokenizer.encode(text, add_special_tokens=False).ids]
-    starts = range(0, len(ids) - CHUNK_LEN + 1, CHUNK_LEN)
-    return [[*bos, *ids[start + len(bos) : start + CHUNK_LEN]] for start in starts]
+    starts = range(0, len(ids) - length + 1, length)
+    return [[*bos, *ids[start + len(bos) : start + length]] for start in starts]
 
 
 def _ignore(*_: object) -> None:

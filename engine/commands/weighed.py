@@ -16,7 +16,7 @@ from engine.speculation.settings import speculation_settings
 from engine.startup.adapter_memory import adapter_memory
 from engine.startup.load import USE_TRANSFORMERS
 from engine.startup.task import pooling_tasks, pools
-from models.architecture.kv_layout import KVLayout
+from models.architecture.kv_layout import KV_DTYPES, KVLayout
 from models.attention.reference import ReferenceAttention
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
@@ -115,7 +115,8 @@ def _cache_layout(opened: "OpenedModel | OpenedTransformersModel", config: Engin
 
 def _compute(config: EngineConfig) -> ComputeConfig:
     dtype = _dtype(config)
-    return ComputeConfig(ReferenceAttention(), Operations(), dtype, dtype, torch.device("cpu"))
+    kv_dtype = KV_DTYPES.get(config.kv_cache_dtype.value, dtype)
+    return ComputeConfig(ReferenceAttention(), Operations(), dtype, kv_dtype, torch.device("cpu"))
 
 
 def _dtype(config: EngineConfig) -> torch.dtype:

@@ -40,11 +40,12 @@ def load_draft(
     files: ModelFiles,
     target: LoadedModel,
     *,
+    kv_dtype: str = "auto",
     weights: WeightOptions,
     weight_cache: WeightCache | None = None,
     report: ProgressReport,
 ) -> LoadedModel:
-    """Load the draft model on the target's device and in its dtype.
+    """Load the draft model on the target's device and in its dtype. kv_dtype: as in LoadOptions.
 
     Raises StartupError if it cannot be used. Its vocabulary is compared with the target's before weights are read.
     """
@@ -56,6 +57,7 @@ def load_draft(
     with _named(settings):
         options = LoadOptions(
             dtype=str(target.dtype).removeprefix("torch."),
+            kv_dtype=kv_dtype,
             device=str(target.device),
             generation_config="vllm",  # none: requests get the target's
             weights=weights,

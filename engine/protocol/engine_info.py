@@ -39,6 +39,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     device: str
     dtype: str
+    kv_cache_dtype: str = ""  # of stored keys and values; "" without a KV cache
     vocab_size: int  # width of the output layer
     max_model_len: int
     block_size: int  # tokens in a block of the KV cache, in the group of layers with the fewest

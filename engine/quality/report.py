@@ -99,6 +99,7 @@ def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
     """Return everything, except the weights, that a measurement depends on."""
     return {
         "dtype": config.dtype.value,
+        "kv_cache_dtype": config.kv_cache_dtype.value,
         "device": device.type,
         "quantization": config.quantization.value,
         "quantize_head": str(config.quantize_head),

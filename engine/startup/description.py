@@ -15,6 +15,7 @@ from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.adapter_memory import AdapterMemory
 from engine.wording import counted
+from models.architecture.kv_layout import KVLayout, kv_dtype_name
 from models.decoder import Decoder
 from models.loaded_model import LoadedModel
 from models.system.memory import is_host
@@ -40,6 +41,7 @@ def describe_model(
         architecture=model.architecture,
         device=str(model.device),
         dtype=_dtype_name(model),
+        kv_cache_dtype=_kv_dtype_name(model),
         vocab_size=model.vocab_size,
         max_model_len=config.max_model_len,
         block_size=min(group.block_size for group in groups),
@@ -57,7 +59,7 @@ def describe_model(
         generation_defaults=model.generation_defaults,
         notes=[
             _describe_model(model),
-            *_describe_kv_cache(config, groups, budget),
+            *_describe_kv_cache(config, groups, budget, model),
             *_describe_states(budget),
             *([] if adapters is None else [adapters.note()]),
             f"Context: {config.max_model_len:,} tokens; up to {counted(config.max_num_seqs, 'answer')} at once",
@@ -108,7 +110,14 @@ def _dtype_name(model: LoadedModel) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
-def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget: KVBudget) -> list[str]:
+def _kv_dtype_name(model: LoadedModel) -> str:
+    has_keys = any(isinstance(layout, KVLayout) for layout in model.cache_layout.layers)
+    return kv_dtype_name(model.compute.kv_dtype) if has_keys else ""
+
+
+def _describe_kv_cache(
+    config: EngineConfig, groups: tuple[KVGroup, ...], budget: KVBudget, model: LoadedModel
+) -> list[str]:
     """Return the start-up line about the KV cache, or [] if the model has no attention."""
     if all(group.is_state for group in groups):
         return []
@@ -117,7 +126,7 @@ def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget
     sizes = " or ".join(map(str, sorted({group.block_size for group in groups if not group.is_state})))
     return [
         f"KV cache: {budget.num_blocks:,} blocks of {sizes} tokens{_describe_groups(groups, budget)}, "
-        f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
+        f"{format_bytes(budget.kv_bytes)} in {_kv_dtype_name(model)} ({budget.reason}); "
         f"room for {counted(budget.num_blocks // peak_blocks(groups, example), 'request')} of {example} tokens"
     ]
 

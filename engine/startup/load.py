@@ -109,7 +109,15 @@ def load_models(
         # Every token reads a whole draft model, and its head and embeddings are a large part of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
         cache = _weight_cache(config)
-        draft = load_draft(spec, draft_files, target, weights=weights, weight_cache=cache, report=report)
+        draft = load_draft(
+            spec,
+            draft_files,
+            target,
+            kv_dtype=config.kv_cache_dtype.value,
+            weights=weights,
+            weight_cache=cache,
+            report=report,
+        )
         record_use(draft_files.weight_files)
     return EngineModels(target, draft, quality)
 
@@ -134,6 +142,7 @@ def load_options(config: EngineConfig, device: str) -> LoadOptions:
     """Translate the engine's options to the loader's. Raises SettingError for invalid overrides of config.json."""
     return LoadOptions(
         dtype=config.dtype.value,
+        kv_dtype=config.kv_cache_dtype.value,
         device=device,
         generation_config=config.generation_config,
         weights=weight_options(

@@ -1,6 +1,7 @@
 """Layouts of the cache: the tensors in which a layer keeps keys and values, or the state of a recurrence."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,33 @@ from models.architecture.recurrence import (
     ShortConvSpec,
     StateSpaceSpec,
 )
+
+# Dtypes of codes in a quantized KV cache, with the largest code. A head's key, and its value, has codes and one scale.
+LARGEST_CODES: Mapping[torch.dtype, float] = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
+SCALE_DTYPE = torch.bfloat16
+# Names of the dtypes that a KV cache can have besides that of the activations, "auto".
+KV_DTYPES: Mapping[str, torch.dtype] = {
+    "bfloat16": torch.bfloat16,
+    "fp8": torch.float8_e4m3fn,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+    "int8": torch.int8,
+}
+
+
+def kv_dtype_name(dtype: torch.dtype) -> str:
+    """Return the last name of a KV cache's dtype in KV_DTYPES, or torch's."""
+    names = {each: name for name, each in KV_DTYPES.items()}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def scale_slots(size: int) -> int:
+    """Return the numbers of SCALE_DTYPE that a head of `size` codes has room for; the first is its scale.
+
+    The room grows with the head, so that layers with heads of different sizes store positions in whole proportions, and
+    share blocks of equal bytes (`models/kv/groups.py`).
+    """
+    return max(1, size // 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +63,14 @@ class KVLayout:
     """Layout of a layer's keys and values, defined by the attention back end.
 
     A slot (block * block_size + offset) holds one position; each part stores `tile` slots together. compute_dtype:
-    dtype of the queries, keys and values that the back end takes, whatever dtype the parts have.
+    dtype of the queries, keys and values that the back end takes, whatever dtype the parts have. code_dtype: dtype of
+    quantized keys and values, a key of LARGEST_CODES; None: they are not quantized.
     """
 
     parts: tuple[CachePart, ...]
     tile: int
     compute_dtype: torch.dtype
+    code_dtype: torch.dtype | None = None
 
     @property
     def position_bytes(self) -> int:

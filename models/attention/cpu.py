@@ -3,8 +3,9 @@
 import torch
 
 from models.architecture.attention import AttentionSpec, IndexerSpec
-from models.architecture.kv_layout import CachePart, KVLayout
+from models.architecture.kv_layout import LARGEST_CODES, SCALE_DTYPE, CachePart, KVLayout, scale_slots
 from models.attention.base import INDEX_PART, AttentionBackend
+from models.attention.kv_codes import quantized_kv_refusal
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, address, kernel_library
@@ -13,6 +14,7 @@ from models.kv.layer import LayerKV
 
 _TILE = 16  # slots; kTile of kv_layout.h
 _PART = "kv"
+_CODES = {None: 0, torch.int8: 1, torch.float8_e4m3fn: 2, torch.float8_e5m2: 3}  # KvCode of kv_codes.h
 _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
 
 
@@ -20,7 +22,8 @@ class CpuAttention(AttentionBackend):
     """Attention by the C++ kernels.
 
     KV layout: one part, [tiles of 16 slots, num_kv_heads, 16 * (head_dim + value_dim)], whose inner order kv_layout.h
-    defines. If values are part of the keys, it has no room for them. An indexer's keys are a second such part.
+    defines. If values are part of the keys, it has no room for them. An indexer's keys are a second such part. Codes
+    and their scales are bytes of the first part, whose order kv_codes.h defines.
     """
 
     name = "cpu"
@@ -36,8 +39,10 @@ class CpuAttention(AttentionBackend):
             return f"runs on the CPU, not on {device}"
         if dtype not in (torch.bfloat16, torch.float32):
             return f"takes bfloat16 and float32, not {dtype}"
-        if kv_dtype != dtype:
-            return f"stores keys and values in the dtype that it computes in, {dtype}, not in {kv_dtype}"
+        if kv_dtype != dtype and kv_dtype not in LARGEST_CODES:
+            return f"stores keys and values in the dtype that it computes in, {dtype}, or as codes, not in {kv_dtype}"
+        if (refusal := quantized_kv_refusal(spec, kv_dtype)) is not None:
+            return refusal
         for name, size in (("head", spec.head_dim), ("value", spec.value_dim)):
             if size % 16 or size > _MAX_HEAD_DIM:
                 return f"takes {name} sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {size}"
@@ -48,6 +53,11 @@ class CpuAttention(AttentionBackend):
         return None
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
+        if kv_dtype in LARGEST_CODES:
+            sizes = (spec.head_dim,) if spec.values_from is not None else (spec.head_dim, spec.value_dim)
+            head_bytes = _TILE * sum(size + SCALE_DTYPE.itemsize * scale_slots(size) for size in sizes)
+            part = CachePart(_PART, (spec.num_kv_heads, head_bytes), torch.uint8)
+            return KVLayout((part,), _TILE, dtype, code_dtype=kv_dtype)
         parts = [CachePart(_PART, (spec.num_kv_heads, _TILE * spec.stored_size), kv_dtype)]
         if spec.indexer is not None:
             parts.append(CachePart(INDEX_PART, (1, _TILE * spec.indexer.head_dim), kv_dtype))
@@ -76,7 +86,7 @@ class CpuAttention(AttentionBackend):
         return q
 
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        self._rope_kv_write(kv.parts[_PART], None, k, v, None, group)
+        self._rope_kv_write(kv.parts[_PART], None, k, v, None, group, kv.layout.code_dtype)
 
     def rotate_and_write(
         self,
@@ -87,7 +97,7 @@ class CpuAttention(AttentionBackend):
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
     ) -> torch.Tensor:
-        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group)
+        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype)
         return q
 
     def rotate_and_write_index(
@@ -126,16 +136,18 @@ class CpuAttention(AttentionBackend):
         v: torch.Tensor | None,
         rotary: RotaryEmbedding | None,
         group: KVGroupBatch | None,
+        code_dtype: torch.dtype | None = None,
     ) -> None:
-        """Rotate q and k in place if `rotary` is given, and store k and v if `kv` is given.
+        """Rotate q and k in place if `rotary` is given, and store k and v if `kv` is given, as codes if it has a dtype.
 
         q, k and v may be strided views of a fused projection.
         """
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
         value_dim = 0 if v is None else v.shape[2]
-        assert kv is None or kv.shape[2] == _TILE * (head_dim + value_dim)
-        for tensor in (q, v, kv):
+        if kv is not None and code_dtype is None:
+            assert (kv.dtype, kv.shape[2]) == (k.dtype, _TILE * (head_dim + value_dim))
+        for tensor in (q, v):
             assert tensor is None or tensor.dtype == k.dtype
         for tensor in (q, k, v):
             assert tensor is None or tensor.stride(1) == tensor.shape[2]
@@ -144,7 +156,7 @@ class CpuAttention(AttentionBackend):
             *(k.data_ptr(), k.stride(0), address(v), 0 if v is None else v.stride(0)),
             *_rotary_arguments(rotary),
             *(None if group is None else group.slot_mapping.data_ptr(), address(kv)),
-            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim, value_dim),
+            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim, value_dim, _CODES[code_dtype]),
         )
 
     def forward(
@@ -161,7 +173,7 @@ class CpuAttention(AttentionBackend):
     ) -> torch.Tensor:
         assert self._library is not None
         stored = kv.parts[_PART]
-        assert q.dtype == stored.dtype
+        assert q.dtype == kv.layout.compute_dtype
         assert q.stride(1) == spec.head_dim
         out = torch.empty((*q.shape[:2], spec.value_dim), dtype=q.dtype)
         slopes = None if alibi_slopes is None else alibi_slopes.to(torch.float32).contiguous()
@@ -178,6 +190,7 @@ class CpuAttention(AttentionBackend):
             *(address(slopes), address(sink_logits)),
             *((None, 0, 0) if bias is None else (bias.table.data_ptr(), bias.table.stride(0), bias.zero_column)),
             *((None, 0) if chosen is None else (chosen.data_ptr(), chosen.shape[1])),
+            _CODES[kv.layout.code_dtype],
         )
         return out
 

@@ -3,14 +3,15 @@
 It runs on every device, and other back ends are tested against it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from models.architecture.attention import AttentionSpec, IndexerSpec
-from models.architecture.kv_layout import CachePart, KVLayout
+from models.architecture.kv_layout import LARGEST_CODES, SCALE_DTYPE, CachePart, KVLayout, scale_slots
 from models.attention.base import INDEX_PART, AttentionBackend
+from models.attention.kv_codes import quantize_heads, quantized_kv_refusal
 from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
 from models.kv.layer import LayerKV
@@ -19,11 +20,12 @@ from models.kv.layer import LayerKV
 _MAX_GATHERED = 1 << 22
 _MAX_SCORES = 1 << 24
 _TILE = 1024  # positions in a tile of the context of many rows
+_SCALES = "_scale"  # end of the name of a part with scales
 
 
 class ReferenceAttention(AttentionBackend):
     """Attention in torch. KV layout: keys and values in separate parts, [slots, num_kv_heads, head_dim] and
-    [.., value_dim], in a floating dtype.
+    [.., value_dim], in a floating dtype; or codes, with a part of scales for each, [slots, num_kv_heads, scale_slots].
 
     If values are a part of the keys, only the keys are stored.
     """
@@ -32,23 +34,36 @@ class ReferenceAttention(AttentionBackend):
 
     def unsupported(
         self,
-        spec: AttentionSpec,  # noqa: ARG002
+        spec: AttentionSpec,
         dtype: torch.dtype,  # noqa: ARG002
         kv_dtype: torch.dtype,
         device: torch.device,  # noqa: ARG002
     ) -> str | None:
-        return None if kv_dtype.is_floating_point else f"stores keys and values as numbers, not as {kv_dtype}"
+        if not kv_dtype.is_floating_point and kv_dtype not in LARGEST_CODES:
+            return f"stores keys and values as numbers or 8-bit codes, not as {kv_dtype}"
+        return quantized_kv_refusal(spec, kv_dtype)
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
         sizes = {"k": spec.head_dim} if spec.values_from is not None else {"k": spec.head_dim, "v": spec.value_dim}
         parts = [CachePart(name, (spec.num_kv_heads, size), kv_dtype) for name, size in sizes.items()]
+        if kv_dtype in LARGEST_CODES:
+            parts += [
+                CachePart(f"{name}{_SCALES}", (spec.num_kv_heads, scale_slots(size)), SCALE_DTYPE)
+                for name, size in sizes.items()
+            ]
+            return KVLayout(tuple(parts), 1, dtype, code_dtype=kv_dtype)
         if spec.indexer is not None:
             parts.append(CachePart(INDEX_PART, (1, spec.indexer.head_dim), kv_dtype))
         return KVLayout(tuple(parts), 1, dtype)
 
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        for stored, rows in zip(_keys_and_values(kv), (k,) if v is None else (k, v), strict=True):  # [slots, K, D]
-            stored.index_copy_(0, group.slot_mapping, rows.to(stored.dtype))
+        for (stored, scales), rows in zip(_keys_and_values(kv), (k,) if v is None else (k, v), strict=True):
+            if scales is None:
+                stored.index_copy_(0, group.slot_mapping, rows.to(stored.dtype))
+                continue
+            codes, row_scales = quantize_heads(rows, stored.dtype)
+            stored.view(torch.uint8).index_copy_(0, group.slot_mapping, codes.view(torch.uint8))
+            scales[..., :1].index_copy_(0, group.slot_mapping, row_scales)
 
     def rotate_and_write_index(
         self, kv: LayerKV, q: torch.Tensor | None, k: torch.Tensor, rotary: RotaryEmbedding, group: KVGroupBatch
@@ -71,8 +86,7 @@ class ReferenceAttention(AttentionBackend):
         for sequence, (num_rows, context) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):
             start, end = end, end + num_rows
             tables = group.block_tables[sequence : sequence + 1]
-            stored = [kv.parts[INDEX_PART]]
-            (keys,) = _gather(stored, tables, 0, context, group.block_size)  # [1, C, 1, D]
+            keys = _gather(kv.parts[INDEX_PART], None, tables, 0, context, group.block_size)  # [1, C, 1, D]
             step = max(1, _MAX_SCORES // (context * indexer.num_heads))
             first = max(start, end - (context - indexer.topk))  # the first row that sees more than `topk` positions
             for row in range(first, end, step):
@@ -109,7 +123,7 @@ class ReferenceAttention(AttentionBackend):
                 None if chosen is None else chosen[rows],
             )
             for first, last in _tiles(part, spec, group.block_size):
-                k, *v = _gather(_keys_and_values(kv), tables, first, last, group.block_size)
+                k, *v = (_gather(*part, tables, first, last, group.block_size) for part in _keys_and_values(kv))
                 softmax.add(first, k, v[0] if spec.values_from is None else k[..., spec.values_from :])
             out[rows] = softmax.result().to(q.dtype)
         return out
@@ -168,19 +182,25 @@ def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[
         yield first, min(first + tile, part.context)
 
 
-def _keys_and_values(kv: LayerKV) -> list[torch.Tensor]:
-    """Return the tensors of keys and, where they are stored, of values."""
-    return [part for name, part in kv.parts.items() if name != INDEX_PART]
+def _keys_and_values(kv: LayerKV) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Return the tensors of keys and, where they are stored, of values; each with its scales, if it has codes."""
+    names = [name for name in kv.parts if name != INDEX_PART and not name.endswith(_SCALES)]
+    return [(kv.parts[name], kv.parts.get(f"{name}{_SCALES}")) for name in names]
 
 
 def _gather(
-    parts: Sequence[torch.Tensor], tables: torch.Tensor, first: int, last: int, block_size: int
-) -> list[torch.Tensor]:
-    """Read positions first .. last - 1 of each sequence from `parts`, [slots, K, D]: [N, last - first, K, D], fp32."""
+    part: torch.Tensor, scales: torch.Tensor | None, tables: torch.Tensor, first: int, last: int, block_size: int
+) -> torch.Tensor:
+    """Read positions first .. last - 1 of each sequence from `part`, [slots, K, D]: [N, last - first, K, D], fp32.
+
+    scales: of codes, [slots, K, scale_slots]; None: `part` has no codes.
+    """
     blocks = tables[:, first // block_size : -(-last // block_size)].long()
-    return [
-        part.unflatten(0, (-1, block_size))[blocks].flatten(1, 2)[:, : last - first].to(torch.float32) for part in parts
-    ]
+
+    def read(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unflatten(0, (-1, block_size))[blocks].flatten(1, 2)[:, : last - first].to(torch.float32)
+
+    return read(part) if scales is None else read(part) * read(scales[..., :1])
 
 
 def _best(

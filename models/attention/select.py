@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import kv_dtype_name
 from models.attention.base import AttentionBackend
 from models.errors import ModelError
 
@@ -35,9 +36,12 @@ def select_backend(
         if reason is None:
             return backend, refusals
         refusals.append(f"{backend.name}: {reason}")
+    cache, option = "", ""
+    if kv_dtype != dtype:
+        cache, option = f" and a KV cache in {kv_dtype_name(kv_dtype)}", "--kv-cache-dtype, "
     raise ModelError(
-        f"no attention back end supports this model with dtype {dtype} on {device} "
-        f"({'; '.join(refusals) or 'there is none for this device'}); choose another --dtype or --device"
+        f"no attention back end supports this model with dtype {dtype}{cache} on {device} "
+        f"({'; '.join(refusals) or 'there is none for this device'}); choose another {option}--dtype or --device"
     )
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from models.architecture.kv_layout import KV_DTYPES
 from models.attention.base import AttentionBackend
 from models.attention.select import select_backend
 from models.compute import ComputeConfig
 from models.config.generation import generation_defaults, sampling_note
 from models.decoder import Decoder
-from models.errors import ModelError
+from models.errors import ModelError, SettingError
 from models.kernels.ops import select_operations
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel, LoadedWeights
@@ -40,12 +41,14 @@ class LoadOptions:
     """Options of loading a model.
 
     dtype: a dtype's name in torch, or "auto": the checkpoint's 16-bit dtype if the device supports it, else bf16.
+    kv_dtype: a key of KV_DTYPES, or "auto": that of the activations.
     generation_config: source of sampling defaults: "auto" (the checkpoint), "vllm" (none) or a folder. overrides:
     values that replace fields of the configuration. use_transformers: whether transformers' code computes the model;
     None: only if headrace has no family for the architecture. weight_cache: the cache of packed weights; None: none.
     """
 
     dtype: str = "auto"
+    kv_dtype: str = "auto"
     device: str = "cpu"
     generation_config: str = "auto"
     weights: WeightOptions = WeightOptions()
@@ -117,13 +120,19 @@ def compute_config(
 ) -> tuple[ComputeConfig, list[str]]:
     """Choose dtype, kernels (compiled if missing) and attention back end.
 
-    Also returns a line "name: reason" for each preferred back end that cannot be used.
+    Also returns a line "name: reason" for each preferred back end that cannot be used. Raises a ModelError if none can.
     """
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
-    backend, refusals = select_backend(opened.attention_specs, dtype, dtype, device)
-    return ComputeConfig(backend, ops, dtype, dtype, device), refusals
+    kv_dtype = KV_DTYPES.get(options.kv_dtype, dtype)
+    if options.kv_dtype != "auto" and not opened.attention_specs:
+        raise SettingError(
+            f"--kv-cache-dtype is {options.kv_dtype}, but {opened.config.architecture()} has no attention, and so no "
+            "keys and values; leave it out"
+        )
+    backend, refusals = select_backend(opened.attention_specs, dtype, kv_dtype, device)
+    return ComputeConfig(backend, ops, dtype, kv_dtype, device), refusals
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:

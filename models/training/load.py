@@ -35,7 +35,8 @@ class TrainingModel:
 def load_for_training(files: ModelFiles, options: LoadOptions, progress: ProgressReport) -> TrainingModel:
     """Load a model with the server's options.
 
-    In the server's dtype it has the same weight formats and the same weight cache entry; in fp32 it is not cached. The
+    In the server's dtype it has the same weight formats and the same weight cache entry; in fp32 it is not cached. Keys
+    and values have the dtype of the activations, whatever the server's KV cache has. The
     dtype "auto" is fp32 on CPUs on which torch multiplies bf16 slowly. Raises a ModelError; UnsupportedModelError
     for a model that transformers' code computes.
     """
@@ -46,7 +47,7 @@ def load_for_training(files: ModelFiles, options: LoadOptions, progress: Progres
     device = torch.device(options.device)
     if not is_host(device):
         raise UnsupportedModelError(f"training runs on the CPU, not on {device}; choose --device cpu")
-    serving, _ = compute_config(opened, options, progress)
+    serving, _ = compute_config(opened, dataclasses.replace(options, kv_dtype="auto"), progress)
     backend = TrainAttention(serving.backend)
     compute = dataclasses.replace(serving, backend=backend, ops=TrainOperations(serving.ops))
     for spec in dict.fromkeys(opened.spec.attention_specs):

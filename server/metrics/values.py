@@ -158,7 +158,7 @@ class Metrics:
 
     def on_ready(self, info: EngineInfo, *, has_prefix_cache: bool) -> None:
         """Set the info gauge of the KV cache's shape, which may differ after a restart."""
-        shape = (info.block_size, info.num_blocks, info.kv_bytes, info.dtype, has_prefix_cache)
+        shape = (info.block_size, info.num_blocks, info.kv_bytes, info.kv_cache_dtype or info.dtype, has_prefix_cache)
         self._set_info("cache_config_info", 1, *map(str, shape))
 
     def count_spans(self, outcome: str, num_spans: int) -> None:

@@ -112,6 +112,7 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
         **_adapter_fields(model),
         "capabilities": model.capabilities,
         "kv_cache_bytes": info.kv_bytes,
+        **({"kv_cache_dtype": info.kv_cache_dtype} if info.kv_cache_dtype else {}),
         "dtype": info.dtype,
         "device": info.device,
         "weight_bytes": info.weight_bytes,

@@ -85,6 +85,7 @@ class ModelExtras(ModelLoad, kw_only=True):
     adapter: AdapterExtras | UnsetType = UNSET
     capabilities: list[str] | UnsetType = UNSET
     kv_cache_bytes: int | UnsetType = UNSET
+    kv_cache_dtype: str | UnsetType = UNSET
     dtype: str | UnsetType = UNSET
     device: str | UnsetType = UNSET
     weight_bytes: int | UnsetType = UNSET

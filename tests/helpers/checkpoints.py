@@ -142,9 +142,10 @@ def load_folder(
     backend: AttentionBackend | None = None,
     weights: WeightOptions | None = None,
     ops: Operations | None = None,
+    kv_dtype: torch.dtype | None = None,
 ) -> Decoder:
-    """ops: those of this machine's CPU by default."""
-    return _built(ModelFiles(folder, (), "m"), cpu_compute(dtype, backend, ops), weights)[0]
+    """ops: those of this machine's CPU by default. kv_dtype: `dtype` by default."""
+    return _built(ModelFiles(folder, (), "m"), cpu_compute(dtype, backend, ops, kv_dtype), weights)[0]
 
 
 def load_folder_with_note(
@@ -178,13 +179,17 @@ def load_gguf_with_note(
 
 
 def cpu_compute(
-    dtype: torch.dtype = torch.float32, backend: AttentionBackend | None = None, ops: Operations | None = None
+    dtype: torch.dtype = torch.float32,
+    backend: AttentionBackend | None = None,
+    ops: Operations | None = None,
+    kv_dtype: torch.dtype | None = None,
 ) -> ComputeConfig:
-    """Computing on this machine's CPU. backend: the reference by default. ops: the CPU's by default."""
+    """Computing on this machine's CPU. backend: the reference by default. ops: the CPU's by default. kv_dtype: `dtype`
+    by default."""
     ops = ops or select_operations(dtype, torch.device("cpu"))
     if isinstance(backend, TrainAttention):
         ops = TrainOperations(ops)
-    return ComputeConfig(backend or ReferenceAttention(), ops, dtype, dtype, torch.device("cpu"))
+    return ComputeConfig(backend or ReferenceAttention(), ops, dtype, kv_dtype or dtype, torch.device("cpu"))
 
 
 def _built(files: ModelFiles, compute: ComputeConfig, weights: WeightOptions | None) -> tuple[Decoder, str]:

@@ -20,11 +20,14 @@ def load_random(
     backend: AttentionBackend | None = None,
     *,
     tokenizer_json: bytes = b"{}",
+    kv_dtype: torch.dtype | None = None,
 ) -> LoadedModel:
-    """What `random_model(...).save_pretrained(folder)` has written. backend: else the one that this machine prefers."""
+    """What `random_model(...).save_pretrained(folder)` has written. backend: else the one that this machine prefers.
+    kv_dtype: `dtype` by default."""
     specs = load_folder(folder).spec.attention_specs
-    backend = backend or select_backend(specs, dtype, dtype, torch.device("cpu"))[0]
-    return as_loaded(load_folder(folder, dtype, backend), tokenizer_json=tokenizer_json, backend=backend)
+    backend = backend or select_backend(specs, dtype, kv_dtype or dtype, torch.device("cpu"))[0]
+    decoder = load_folder(folder, dtype, backend, kv_dtype=kv_dtype)
+    return as_loaded(decoder, tokenizer_json=tokenizer_json, backend=backend, kv_dtype=kv_dtype)
 
 
 def as_loaded(
@@ -33,12 +36,13 @@ def as_loaded(
     *,
     tokenizer_json: bytes = b"{}",
     backend: AttentionBackend | None = None,
+    kv_dtype: torch.dtype | None = None,
 ) -> LoadedModel:
     """The decoder as loading gives it."""
     return LoadedModel(
         decoder=decoder,
         architecture=architecture,
-        compute=cpu_compute(decoder.compute_dtype, backend),
+        compute=cpu_compute(decoder.compute_dtype, backend, kv_dtype=kv_dtype),
         vocab_size=decoder.spec.vocab_size,
         max_position=256,
         weight_bytes=0,

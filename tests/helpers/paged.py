@@ -168,6 +168,9 @@ def copy_block(cache: LayerCache, source: int, target: int, num_blocks: int) -> 
 
 
 def fill(cache: LayerCache, value: float) -> None:
-    """Fill all tensors of a layer's cache."""
+    """Fill all tensors of a layer's cache. NaN makes all bits of codes and their scales 1: such scales are NaN, too."""
     for part in cache.parts.values() if isinstance(cache, LayerKV) else cache.parts:
-        part.fill_(value)
+        if part.dtype.itemsize == 1 and value != value:
+            part.view(torch.uint8).fill_(0xFF)
+        else:
+            part.fill_(value)

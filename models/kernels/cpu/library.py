@@ -46,9 +46,9 @@ class KernelLibrary:
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
         self.compute_alone = self._bind("hr_compute_alone", "i", ctypes.c_int)
         # attention
-        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiiiffiiifpppllpi")
+        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiiiffiiifpppllpii")
         self.choose_positions = self._bind("hr_choose_positions", "iplplppppliiiiip")
-        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiiii")
+        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiiiii")
         self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
         # whole rows

@@ -131,7 +131,8 @@ def _kv_cache(info: EngineInfo) -> str:
     room = f"{info.num_blocks * info.block_size:,} tokens"
     if info.kv_windows != [None]:  # layers with windows need fewer blocks for a token
         room = f"{info.num_blocks:,} blocks of {info.block_size} tokens"
-    return f"{size(info.kv_bytes)} of KV cache for {room}"
+    dtype = f" in {info.kv_cache_dtype}" if info.kv_cache_dtype not in ("", info.dtype) else ""
+    return f"{size(info.kv_bytes)} of KV cache{dtype} for {room}"
 
 
 def _adapters(info: EngineInfo) -> str:

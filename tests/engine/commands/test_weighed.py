@@ -7,9 +7,11 @@ import torch
 from transformers import PretrainedConfig
 
 from engine.commands.weighed import weigh_files
-from engine.config import EngineConfig
+from engine.config import EngineConfig, KVCacheDType
+from models.architecture.kv_layout import KV_DTYPES
+from models.attention.cpu import CpuAttention
 from models.sources.resolve import ModelFiles
-from tests.helpers.checkpoints import load_folder, random_model
+from tests.helpers.checkpoints import llama_config, load_folder, random_model
 from tests.models.families.state_space_variants import granite_hybrid, mamba
 
 
@@ -24,3 +26,18 @@ def test_states_are_weighed_beside_keys_and_values(config: PretrainedConfig, tmp
     assert weighed.state_bytes == layout.state_bytes > 0
     assert weighed.least_kv_bytes == layout.block_bytes(32) + layout.state_bytes
     assert weighed.most_kv_bytes == 4 * (layout.block_bytes(32) + 3 * layout.state_bytes)
+
+
+@pytest.mark.parametrize("dtype", [KVCacheDType.INT8, KVCacheDType.FP8_E5M2])
+def test_codes_of_keys_and_values_are_weighed_with_their_scales(dtype: KVCacheDType, tmp_path: Path) -> None:
+    random_model(llama_config(head_dim=64)).save_pretrained(tmp_path)
+    files = ModelFiles(tmp_path, (), "m")
+
+    plain, weighed = (
+        weigh_files(files, None, EngineConfig(max_model_len=32, kv_cache_dtype=each))
+        for each in (KVCacheDType.AUTO, dtype)
+    )
+
+    layout = load_folder(tmp_path, torch.bfloat16, CpuAttention(), kv_dtype=KV_DTYPES[dtype.value]).cache_layout
+    assert weighed.least_kv_bytes == layout.block_bytes(32)
+    assert plain.token_kv_bytes * 66 == weighed.token_kv_bytes * 128

@@ -123,9 +123,12 @@ MODELS: dict[str, Kinds] = {
 }
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.int8], ids=str)
 @pytest.mark.parametrize("backend", [ReferenceAttention(), CpuAttention()], ids=lambda backend: backend.name)
 @pytest.mark.parametrize("name", list(MODELS))
-def test_32k_tokens_take_hardly_more_memory_than_each_layer_needs(name: str, backend: AttentionBackend) -> None:
+def test_32k_tokens_take_hardly_more_memory_than_each_layer_needs(
+    name: str, backend: AttentionBackend, kv_dtype: torch.dtype
+) -> None:
     kinds = MODELS[name]
     specs = [
         AttentionSpec(heads, kv_heads, head_dim, 1.0, sliding_window=window)
@@ -133,7 +136,7 @@ def test_32k_tokens_take_hardly_more_memory_than_each_layer_needs(name: str, bac
         for _ in range(count)
     ]
     num_tokens = 32 * 1024
-    layout = cpu_compute(torch.bfloat16, backend).cache_layout(specs)
+    layout = cpu_compute(torch.bfloat16, backend, kv_dtype=kv_dtype).cache_layout(specs)
 
     taken = peak_blocks(kv_groups(layout, 16), num_tokens) * layout.block_bytes(16)
 

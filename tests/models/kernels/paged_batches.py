@@ -50,9 +50,10 @@ def full_kv(
     block_size: int,
     dtype: torch.dtype = torch.float32,
     value: float = 0.0,
+    kv_dtype: torch.dtype | None = None,
 ) -> LayerKV:
-    """A cache in which every number is `value`."""
-    kv = allocate_layer_kv(backend.layout(spec, dtype, dtype), num_blocks, block_size, torch.device("cpu"))
+    """A cache in which every number is `value`. kv_dtype: by default `dtype`."""
+    kv = allocate_layer_kv(backend.layout(spec, dtype, kv_dtype or dtype), num_blocks, block_size, torch.device("cpu"))
     fill(kv, value)
     return kv
 
@@ -64,10 +65,11 @@ def filled_kv(
     batch: ForwardBatch,
     k: torch.Tensor,
     v: torch.Tensor | None,
+    kv_dtype: torch.dtype | None = None,
 ) -> LayerKV:
     """A cache with k and v ([sum of contexts, K, D]) at the batch's slots, and NaN everywhere else."""
     block_size = batch.groups[0].block_size
-    kv = full_kv(backend, spec, num_blocks, block_size, k.dtype, float("nan"))
+    kv = full_kv(backend, spec, num_blocks, block_size, k.dtype, float("nan"), kv_dtype)
     group = KVGroupBatch(context_slots(batch), batch.groups[0].block_tables, block_size)
     backend.write(kv, k, v, group)
     return kv

@@ -27,6 +27,7 @@ def _check(
     block_size: int = 16,
     tolerance: float | None = None,
     distance_bias: DistanceBias | None = None,
+    kv_dtype: torch.dtype | None = None,
 ) -> None:
     tolerance = tolerance or TOLERANCE[dtype]
     generator = torch.Generator().manual_seed(0)
@@ -46,10 +47,11 @@ def _check(
         "sinks": torch.randn(spec.num_heads, generator=generator) * 3 if spec.has_sinks else None,
     }
     native, reference = CpuAttention(kernels), ReferenceAttention()
-    assert native.unsupported(spec, dtype, dtype, torch.device("cpu")) is None
+    assert native.unsupported(spec, dtype, kv_dtype or dtype, torch.device("cpu")) is None
 
-    got = native.forward(q, filled_kv(native, spec, num_blocks, batch, k, v), batch, batch.groups[0], spec, **extras)
-    truth_kv = filled_kv(reference, spec, num_blocks, batch, k.float(), None if v is None else v.float())
+    kv = filled_kv(native, spec, num_blocks, batch, k, v, kv_dtype)
+    got = native.forward(q, kv, batch, batch.groups[0], spec, **extras)
+    truth_kv = filled_kv(reference, spec, num_blocks, batch, k.float(), None if v is None else v.float(), kv_dtype)
     want = reference.forward(q.float(), truth_kv, batch, batch.groups[0], spec, **extras)
 
     assert got.dtype == dtype

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from models.architecture.attention import AttentionSpec
+from models.attention.cpu import CpuAttention
 from models.attention.select import PREFERENCE, select_backend
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.generation import generation_defaults
@@ -26,6 +27,8 @@ from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import VOCAB_SIZE, cpu_compute, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import copy_of, expected_of
+from tests.models.families.deepseek_v32_variants import DEEPSEEK_V32_VARIANTS
+from tests.models.families.state_space_variants import mamba
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LAYER = "model.layers.1"
@@ -268,6 +271,27 @@ def test_no_back_end_is_an_error_with_every_reason() -> None:
         select_backend([HEADS_OF_24], torch.float32, torch.float32, CPU, {"cpu": [PREFERENCE["cpu"][0]]})
     with pytest.raises(ModelError, match="there is none for this device"):
         select_backend([HEADS_OF_24], torch.float32, torch.float32, CPU, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("auto", torch.float32), ("fp8", torch.float8_e4m3fn), ("int8", torch.int8)]
+)
+def test_the_kv_cache_has_a_dtype_of_its_own(folder: Path, name: str, dtype: torch.dtype) -> None:
+    model = load(folder, kv_dtype=name)
+
+    assert (model.dtype, model.compute.kv_dtype) == (torch.float32, dtype)
+    assert model.cache_layout == cpu_compute(backend=CpuAttention(), kv_dtype=dtype).cache_layout(model.decoder.mixers)
+
+
+def test_choices_of_an_indexer_and_models_without_attention_take_no_kv_dtype(tmp_path: Path) -> None:
+    for name, config, message in (
+        ("chosen", DEEPSEEK_V32_VARIANTS["glm-5.2"](), r"KV cache in int8.*indexer chooses.*another --kv-cache-dtype"),
+        ("recurrent", mamba(), "--kv-cache-dtype is int8, but MambaForCausalLM has no attention"),
+    ):
+        random_model(config).save_pretrained(tmp_path / name)
+        save_tokenizer(tmp_path / name, size=VOCAB_SIZE)
+        with pytest.raises(ModelError, match=message):
+            load(tmp_path / name, kv_dtype="int8")
 
 
 # --- generation_config.json ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.architecture.kv_layout import KVLayout
 from models.errors import UnsupportedModelError
 from models.loading.load import LoadOptions
 from models.sources.resolve import resolve_model
@@ -28,7 +29,10 @@ def test_auto_is_fp32_where_bf16_is_slow(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     files = resolve_model(str(tmp_path), None, lambda *_: None)
 
-    assert load_for_training(files, LoadOptions(dtype=given), lambda *_: None).decoder.compute_dtype == dtype
+    decoder = load_for_training(files, LoadOptions(dtype=given, kv_dtype="int8"), lambda *_: None).decoder
+
+    assert decoder.compute_dtype == dtype
+    assert {layout.code_dtype for layout in decoder.cache_layout.layers if isinstance(layout, KVLayout)} == {None}
 
 
 def test_a_model_with_an_indexer_is_refused_before_its_weights_are_read(

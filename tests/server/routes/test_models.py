@@ -118,6 +118,12 @@ async def test_a_model_shows_its_weights_and_their_quality() -> None:
     }
 
 
+async def test_a_model_shows_the_dtype_of_its_kv_cache() -> None:
+    async with http(make_app(FakeClient(says("x"), engine_info(kv_cache_dtype="fp8_e4m3")))) as api:
+        shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]
+    assert (shown["dtype"], shown["kv_cache_dtype"]) == ("float32", "fp8_e4m3")
+
+
 async def test_a_model_shows_what_its_adapters_may_take() -> None:
     async with http(make_app(FakeClient(says("x"), engine_info(adapter_bytes=7 << 20)))) as api:
         shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]

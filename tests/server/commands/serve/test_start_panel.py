@@ -4,6 +4,7 @@ import io
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
@@ -44,6 +45,13 @@ def test_all_but_the_command_fits(width: int) -> None:
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_command_is_one_line(width: int) -> None:
     assert any(line.endswith(f"curl {URL} " + "x" * 200) for line in drawn(width))
+
+
+def test_a_dtype_of_the_kv_cache_that_is_not_the_models_is_shown() -> None:
+    info = msgspec.structs.replace(INFO, kv_cache_dtype="int8")
+    assert "4.0 GiB of KV cache in int8 for 16,000 tokens" in "\n".join(drawn(100, {"m": info}))
+    same = msgspec.structs.replace(INFO, kv_cache_dtype=INFO.dtype)
+    assert "4.0 GiB of KV cache for 16,000 tokens" in "\n".join(drawn(100, {"m": same}))
 
 
 def test_rows() -> None:

@@ -14,8 +14,9 @@
 // that a query sees, a tile has rows of that query alone, and walks its list: the keys of a chunk are copied side by side.
 //
 // Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of a value; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
-// are fp32; with bf16 KV the probabilities are rounded to bf16 for the product with the values. Values that are part of the
-// keys are transposed to the layout of values chunk by chunk, once for the rows of a tile.
+// are fp32; in bf16 the probabilities are rounded to bf16 for the product with the values. Values that are part of the
+// keys are transposed to the layout of values chunk by chunk, once for the rows of a tile. So are codes (kv_codes.h) widened to
+// numbers of the dtype of q, whose products are exact in them; their scales are factors of scores and of probabilities.
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -23,6 +24,7 @@
 
 #include "attention/attention_products.h"
 #include "attention/attention_softmax.h"
+#include "attention/kv_codes.h"
 #include "attention/kv_layout.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
@@ -50,7 +52,8 @@ struct Scratch {
   alignas(64) float scores[kRowTile * kChunk];
   alignas(64) float out[kRowTile * kMaxDim];
   alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
-  alignas(64) float keys[kPieces * kTile * kMaxDim];    // what gather_pieces() copies
+  alignas(64) float keys[kPieces * kTile * kMaxDim];    // what gather_pieces() or read_codes() copies
+  alignas(64) float key_scales[kChunk], value_scales[kChunk];  // of codes
   float max[kRowTile], sum[kRowTile];
 };
 
@@ -99,6 +102,28 @@ const Element* piece_values(const Problem& p, const Piece& piece, const Element*
   return copy;
 }
 
+// Widens the keys and values of the chunk's piece `i`, and reads their scales; those of values are 0 where no position is.
+template <KvCode kCode, class Element>
+void read_codes(const Problem& p, const Item& item, const Piece& piece, int i, Scratch& s, const Element** keys,
+                const Element** values) {
+  const int dim = p.head_dim, value_dim = p.has_values() ? p.value_dim : 0, end = piece.first_lane + piece.count;
+  const uint8_t* head = static_cast<const uint8_t*>(p.kv) +
+                        (piece.tile * p.num_kv_heads + item.kv_head) * coded_head_bytes(dim, value_dim);
+  Element* wide_keys = reinterpret_cast<Element*>(s.keys) + i * kTile * dim;
+  Element* wide_values = reinterpret_cast<Element*>(s.values) + i * kTile * p.value_dim;
+  widen_keys<kCode>(head, dim, wide_keys);
+  keys[i] = wide_keys;
+  values[i] = wide_values;
+  if (p.has_values())
+    widen_values<kCode>(head + kTile * dim, value_dim, piece.first_lane, end, wide_values);
+  else
+    values[i] = piece_values(p, piece, wide_keys, wide_values);
+  const Bf16* scales = reinterpret_cast<const Bf16*>(head + kTile * (dim + value_dim));
+  store(s.key_scales + i * kTile, load_bf16(scales));
+  const F32x16 value_scales = load_bf16(p.has_values() ? scales + scale_room(dim) / 2 : scales);
+  store(s.value_scales + i * kTile, keep_lanes(value_scales, piece.first_lane, end, 0.0f));
+}
+
 int query_position(const Problem& p, int seq, int query) {
   return p.seq_lens[seq] - (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) + query;
 }
@@ -110,6 +135,12 @@ bool sees_all(const Problem& p, const Item& item, const std::vector<Piece>& piec
   const int last = query_position(p, item.seq, (item.first_row + item.num_rows - 1) / group);
   return std::all_of(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.count == kTile; }) &&
          pieces[0].position >= p.first_seen(last) && end <= p.seen_end(first, p.seq_lens[item.seq]);
+}
+
+template <class Element>
+auto softmax_of(bool sees_all, bool is_coded) {
+  if (is_coded) return sees_all ? softmax_row<Element, true, true> : softmax_row<Element, false, true>;
+  return sees_all ? softmax_row<Element, true, false> : softmax_row<Element, false, false>;
 }
 
 // Unnormalized attention of one item's rows: s.out, s.max (base 2), s.sum.
@@ -137,17 +168,21 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
                            : next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
     for (int i = 0; i < num_pieces; ++i) {
+      if (p.code != kNoCode) {
+        with_code(p.code, [&](auto code) { read_codes<code()>(p, item, pieces[i], i, s, keys, values); });
+        continue;
+      }
       keys[i] = item.is_chosen ? gathered + i * kTile * dim
                                : static_cast<const Element*>(p.kv) +
                                      keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, p.stored_dim());
       values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
     }
     all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
-    const auto softmax = sees_all(p, item, pieces, begin) ? softmax_row<Element, true> : softmax_row<Element, false>;
+    const auto softmax = softmax_of<Element>(sees_all(p, item, pieces, begin), p.code != kNoCode);
     for (int r = 0; r < item.num_rows; ++r) {
       const int row = item.first_row + r;
       rescale[r] = softmax(p, pieces, item.kv_head * group + row % group, query_position(p, item.seq, row / group),
-                           p.seq_lens[item.seq], s.scores + r * kChunk, s.max[r], s.sum[r]);
+                           p.seq_lens[item.seq], s.scores + r * kChunk, s.key_scales, s.value_scales, s.max[r], s.sum[r]);
     }
     add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, value_dim, rescale, s.out);
   }
@@ -283,19 +318,19 @@ void attend(const Problem& p) {
 
 }  // namespace
 
-// is_bf16: q, kv and out are bf16, else fp32. head_dim, value_dim: multiples of 16, at most 576. values_from: -1 where values
+// is_bf16: q, out and kv without a code are bf16, else fp32. code: the KvCode of kv. head_dim, value_dim: multiples of 16, at most 576. values_from: -1 where values
 // are stored beside the keys, else a multiple of 16, head_dim - value_dim. window 0, chunk 0, softcap 0: none. is_causal: 0
 // only without a chunk; a window then reaches as far ahead as back. distance_bias: null or as Problem has it, for all distances in the batch.
-// chosen: null, or [T, topk] as hr_choose_positions writes it; only without a window, chunk or bias, with values in the keys.
+// chosen: null, or [T, topk] as hr_choose_positions writes it; only without a window, chunk, bias or code, with values in the keys.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
                                    int value_dim, int values_from, int block_size, float value_scale, float scale, int window,
                                    int chunk, int is_causal, float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
-                                   int64_t bias_stride, int64_t bias_zero, const int32_t* chosen, int topk) {
+                                   int64_t bias_stride, int64_t bias_zero, const int32_t* chosen, int topk, int code) {
   const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias, chosen,
                   q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads, num_kv_heads, head_dim, value_dim,
-                  block_size, values_from, topk, window, chunk, is_causal != 0, value_scale, scale, softcap};
+                  block_size, values_from, topk, code, window, chunk, is_causal != 0, value_scale, scale, softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

@@ -32,6 +32,7 @@ struct Problem {
   int num_seqs, num_heads, num_kv_heads, head_dim, value_dim, block_size;
   int values_from;  // -1: values are stored beside the keys
   int topk;         // of `chosen`
+  int code;         // KvCode of the keys and values
   int window, chunk;  // 0: none
   bool is_causal;
   float value_scale, scale, softcap;  // softcap 0: none
@@ -85,23 +86,25 @@ inline F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, i
 }
 
 // Turns one row's scores of a chunk into weights 2^(score - max), in place, and returns what `out` must be scaled by.
-// kSeesAll: every lane of every piece.
-template <class Element, bool kSeesAll>
+// kSeesAll: every lane of every piece. kIsCoded: scores are multiplied by `key_scales` before, and weights by `value_scales`
+// after; both [kChunk].
+template <class Element, bool kSeesAll, bool kIsCoded>
 float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, int context, float* scores,
-                  float& max_so_far, float& sum) {
+                  const float* key_scales, const float* value_scales, float& max_so_far, float& sum) {
   const bool is_plain = p.softcap == 0 && !p.has_bias();  // scaled on the way to weights, which the maximum commutes with
   const float factor = is_plain ? p.scale * kLog2e : 1.0f;
   F32x16 best = broadcast(-kInfinity);
   const int num_pieces = static_cast<int>(pieces.size());
   for (int i = 0; i < num_pieces; ++i) {
     F32x16 s = load<F32x16>(scores + i * kTile);
+    if constexpr (kIsCoded) s = s * load<F32x16>(key_scales + i * kTile);
     if (!is_plain) s = capped_or_biased(p, pieces[i], head, position, s);
     if constexpr (kSeesAll) {
-      if (!is_plain) store(scores + i * kTile, s);
+      if (!is_plain || kIsCoded) store(scores + i * kTile, s);
     } else {
       const Visible lanes(p, pieces[i], position, context);
       if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
-      if (!is_plain || !lanes.all()) store(scores + i * kTile, s);
+      if (!is_plain || kIsCoded || !lanes.all()) store(scores + i * kTile, s);
     }
     best = max(best, s);
   }
@@ -112,7 +115,8 @@ float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, 
     const F32x16 x = fma(load<F32x16>(scores + i * kTile), broadcast(factor), broadcast(-shift));
     const F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
     total = total + w;
-    store_lanes(reinterpret_cast<Element*>(scores) + i * kTile, w);  // never ahead of the scores still to be read
+    const F32x16 stored = kIsCoded ? w * load<F32x16>(value_scales + i * kTile) : w;
+    store_lanes(reinterpret_cast<Element*>(scores) + i * kTile, stored);  // never ahead of the scores still to be read
   }
   float rescale = 1.0f;
   if (new_max != max_so_far) rescale = max_so_far == -kInfinity ? 0.0f : std::exp2(max_so_far - shift);

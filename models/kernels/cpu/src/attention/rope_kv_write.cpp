@@ -6,7 +6,8 @@
 // over the first R dimensions of each head, with cos and sin [T, R / 2] in fp32. q and k rows are rotated in
 // place (they are views of one fused projection, hence the row strides), v is only copied, where there is one beside k. One
 // thread takes whole rows: a row's stores into a tile's lanes never share an element with another row's. A negative slot is
-// not stored.
+// not stored. Where the tensor has codes (kv_codes.h), rows are quantized when they are stored.
+#include "attention/kv_codes.h"
 #include "attention/kv_layout.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
@@ -48,6 +49,17 @@ void store_token(const Element* k, const Element* v, int64_t slot, Element* kv, 
 }
 
 template <class Element>
+void store_codes_of_token(int code, const Element* k, const Element* v, int64_t slot, uint8_t* kv, int num_kv_heads,
+                          int head_dim, int value_dim) {
+  uint8_t* tile = kv + slot / kTile * num_kv_heads * coded_head_bytes(head_dim, value_dim);
+  with_code(code, [&](auto kv_code) {
+    for (int head = 0; head < num_kv_heads; ++head, tile += coded_head_bytes(head_dim, value_dim))
+      store_coded<kv_code()>(k + head * head_dim, v ? v + head * value_dim : nullptr, static_cast<int>(slot % kTile), tile,
+                             head_dim, value_dim);
+  });
+}
+
+template <class Element>
 void scale_row(Element* x, int size, float factor) {
   for (int i = 0; i < size; i += 16) store_lanes(x + i, load_lanes(x + i) * broadcast(factor));
 }
@@ -59,7 +71,7 @@ struct Rows {
   const int64_t* slots;
   const float *cos, *sin, *q_scale;
   void* kv;
-  int num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim;
+  int num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code;
 };
 
 template <class Element>
@@ -77,22 +89,27 @@ void process(const Rows& rows) {
     if (rows.q_scale)
       scale_row(static_cast<Element*>(rows.q) + t * rows.q_stride, rows.num_heads * rows.head_dim, rows.q_scale[t]);
     const Element* v = rows.v ? static_cast<const Element*>(rows.v) + t * rows.v_stride : nullptr;
-    if (rows.slots && rows.slots[t] >= 0)
+    if (!rows.slots || rows.slots[t] < 0) return;
+    if (rows.code == kNoCode)
       store_token(k, v, rows.slots[t], static_cast<Element*>(rows.kv), rows.num_kv_heads, rows.head_dim,
                   rows.value_dim);
+    else
+      store_codes_of_token(rows.code, k, v, rows.slots[t], static_cast<uint8_t*>(rows.kv), rows.num_kv_heads, rows.head_dim,
+                           rows.value_dim);
   });
 }
 
 }  // namespace
 
-// is_bf16: q, k, v and kv are bf16, else fp32. cos null: no rotation. q_scale: null, or [T]; q is unused without both. slots
+// is_bf16: q, k, v and kv without a code are bf16, else fp32. code: the KvCode of kv. cos null: no rotation. q_scale: null, or [T]; q is unused without both. slots
 // null: nothing is stored, and kv and v are unused. v null: values are part of the keys, and value_dim is 0. Strides in
 // elements between rows; the heads of a row are contiguous, head_dim and value_dim are multiples of 16.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
                              const float* cos, const float* sin, int rotary_dim, const float* q_scale, const int64_t* slots,
-                             void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim, int value_dim) {
-  const Rows rows{q,       k,  v,          q_stride,  k_stride,     v_stride, slots,     cos, sin,
-                  q_scale, kv, num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim};
+                             void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim, int value_dim,
+                             int code) {
+  const Rows rows{q,       k,  v,          q_stride,  k_stride,     v_stride, slots,     cos,        sin,
+                  q_scale, kv, num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code};
   if (is_bf16)
     process<Bf16>(rows);
   else

@@ -1,0 +1,161 @@
+// Quantized keys and values: bytes of codes, and a scale for each position and head.
+//
+//   x[d] ~ scale * code[d],   scale = bf16(max |x| / largest code),   code = round(x / scale)
+//
+// Codes lie where kv_layout.h has numbers of bf16 (pack = 2); the scales of a tile's keys follow the codes of keys and values,
+// then those of values, 16 of bf16 each, in rooms that grow with the head (scale_slots in kv_layout.py):
+//
+//   tensor  [tiles, K, head_bytes]
+//   head    [16 * D codes][16 * V codes][room of 16 key scales][room of 16 value scales]
+//
+// Every code is a number in bf16, so that products with codes are exact before they are scaled. Codes of 8-bit floats are never
+// subnormal, NaN or infinite; a head with such a number has a scale that is not finite.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "attention/kv_layout.h"
+#include "simd/simd.h"
+
+namespace hr {
+
+enum KvCode : int { kNoCode = 0, kInt8 = 1, kE4M3 = 2, kE5M2 = 3 };
+
+inline int64_t scale_room(int size) { return 2 * kTile * std::max(1, size / 64); }
+
+// value_dim: 0 where values are part of the keys.
+inline int64_t coded_head_bytes(int head_dim, int value_dim) {
+  return kTile * (head_dim + value_dim) + scale_room(head_dim) + (value_dim ? scale_room(value_dim) : 0);
+}
+
+// What to do with the bits of an 8-bit float: its mantissa's size, its largest number, and the exponent's bias.
+template <KvCode kCode>
+struct Fp8 {
+  static constexpr int kMantissa = kCode == kE4M3 ? 3 : 2;
+  static constexpr int kBias = kCode == kE4M3 ? 7 : 15;
+  static constexpr float kLargest = kCode == kE4M3 ? 448.0f : 57344.0f;
+  static constexpr float kSmallest = kCode == kE4M3 ? 0x1p-6f : 0x1p-14f;  // that is normal
+};
+
+template <KvCode kCode>
+constexpr float kLargestCode = kCode == kInt8 ? 127.0f : Fp8<kCode>::kLargest;
+
+// ---- quantization
+
+// Numbers over the scale, whose inverse is given, to 16 codes.
+template <KvCode kCode>
+HR_INLINE void store_codes(const F32x16& x, float inverse, uint8_t* codes) {
+  const F32x16 scaled = min(max(x * broadcast(inverse), broadcast(-kLargestCode<kCode>)), broadcast(kLargestCode<kCode>));
+  if constexpr (kCode == kInt8) {
+    store_int8(reinterpret_cast<int8_t*>(codes), scaled);
+  } else {
+    constexpr int kShift = 23 - Fp8<kCode>::kMantissa;
+    const Bits bits = bits_of(scaled), size = bits & broadcast(0x7fffffffu);
+    Bits rounded = shift_right<kShift>(size) & broadcast(1u);
+    HR_EACH(rounded.r[i] = ((size.r[i] + (rounded.r[i] + ((1u << (kShift - 1)) - 1))) >> kShift) -
+                           (static_cast<uint32_t>(127 - Fp8<kCode>::kBias) << Fp8<kCode>::kMantissa))
+    const F32x16 absolute = floats_of(size);
+    HR_EACH(rounded.r[i] = absolute.r[i] < Fp8<kCode>::kSmallest ? NativeU{} : rounded.r[i] | (bits.r[i] >> 24 & 0x80u))
+    alignas(64) uint32_t lanes[16];
+    store(lanes, rounded);
+    for (int i = 0; i < 16; ++i) codes[i] = static_cast<uint8_t>(lanes[i]);
+  }
+}
+
+// The codes of one head, and their scale.
+template <KvCode kCode, class Element>
+Bf16 quantize_head(const Element* x, int size, uint8_t* codes) {
+  I32x16 largest{};  // of the bits without the sign, so that a NaN is the largest
+  for (int d = 0; d < size; d += 16) {
+    const I32x16 bits = integers_of(bits_of(load_lanes(x + d)) & broadcast(0x7fffffffu));
+    HR_EACH(largest.r[i] = bits.r[i] > largest.r[i] ? bits.r[i] : largest.r[i])
+  }
+  int32_t lanes[16];
+  store(lanes, largest);
+  const int32_t bits = *std::max_element(lanes, lanes + 16);
+  float most;
+  std::memcpy(&most, &bits, 4);
+  Bf16 scale = to_bf16(most / kLargestCode<kCode>);
+  if (to_float(scale) < 1e-30f) scale = 0;  // its inverse would not be finite
+  const float inverse = scale == 0 ? 0.0f : 1.0f / to_float(scale);
+  for (int d = 0; d < size; d += 16) store_codes<kCode>(load_lanes(x + d), inverse, codes + d);
+  return scale;
+}
+
+// Stores a position's key and value (null where it is part of the key) of one head, whose tile begins at `head`.
+template <KvCode kCode, class Element>
+void store_coded(const Element* key, const Element* value, int lane, uint8_t* head, int head_dim, int value_dim) {
+  alignas(64) uint8_t codes[1024];
+  Bf16* scales = reinterpret_cast<Bf16*>(head + kTile * (head_dim + value_dim));
+  scales[lane] = quantize_head<kCode>(key, head_dim, codes);
+  for (int d = 0; d < head_dim; d += 2) std::memcpy(head + key_index<Bf16>(lane, d), codes + d, 2);
+  if (!value) return;
+  scales[scale_room(head_dim) / 2 + lane] = quantize_head<kCode>(value, value_dim, codes);
+  uint8_t* values = head + kTile * head_dim;
+  for (int d = 0; d < value_dim; ++d) values[value_index<Bf16>(lane, d, value_dim)] = codes[d];
+}
+
+// ---- reading
+
+typedef int16_t NativeShort __attribute__((vector_size(kNativeBytes)));
+typedef int8_t HalfBytes __attribute__((vector_size(kNativeBytes / 2)));
+
+// 32 codes as numbers of bf16; `keep` masks their 16-bit units.
+template <KvCode kCode>
+HR_INLINE Bits bf16_of_codes(const uint8_t* codes, const Bits& keep) {
+  Bits out;
+  HR_EACH(HalfBytes bytes; std::memcpy(&bytes, codes + i * (kNativeBytes / 2), kNativeBytes / 2);
+          out.r[i] = (NativeU)__builtin_convertvector(bytes, NativeShort) & keep.r[i])
+  if constexpr (kCode == kInt8) {
+    const I32x16 pairs = integers_of(out);
+    I32x16 even, odd;
+    HR_EACH(even.r[i] = (pairs.r[i] << 16) >> 16; odd.r[i] = pairs.r[i] >> 16)
+    return shift_right<16>(bits_of(to_float(even))) | (bits_of(to_float(odd)) & broadcast(0xffff0000u));
+  } else {
+    // the sign-extended byte moved up has the sign in bit 15, and exponent and mantissa below that of bf16, which has a
+    // larger bias
+    constexpr int kShift = 7 - Fp8<kCode>::kMantissa;
+    constexpr int16_t kBits = static_cast<int16_t>(0x8000 | 0x7f << kShift), kBias = (127 - Fp8<kCode>::kBias) << 7;
+    HR_EACH(const NativeShort moved = (NativeShort)((NativeShort)out.r[i] << kShift) & kBits;
+            out.r[i] = (NativeU)((moved & 0x7fff) != 0 ? (NativeShort)(moved + kBias) : NativeShort{}))
+    return out;
+  }
+}
+
+HR_INLINE void store_pairs(const Bits& pairs, Bf16* first, Bf16*) { store(first, pairs); }
+HR_INLINE void store_pairs(const Bits& pairs, float* first, float* second) {
+  store(first, shift_left<16>(pairs));
+  store(second, pairs & broadcast(0xffff0000u));
+}
+
+// The codes of a tile's keys in the layout of keys of `Element`.
+template <KvCode kCode, class Element>
+void widen_keys(const uint8_t* codes, int dim, Element* keys) {
+  const Bits keep = broadcast(0xffffffffu);
+  for (int d = 0; d < dim; d += 2, codes += 2 * kTile, keys += 2 * kTile)
+    store_pairs(bf16_of_codes<kCode>(codes, keep), keys, keys + kTile);
+}
+
+// The codes of a tile's values in the layout of values of `Element`; zeros in lanes that are not first .. end - 1.
+template <KvCode kCode, class Element>
+void widen_values(const uint8_t* codes, int dim, int first, int end, Element* values) {
+  for (int lane = 0; lane < kTile; lane += 2, codes += 2 * dim, values += 2 * dim) {
+    const auto is_kept = [&](int each) { return each >= first && each < end; };
+    const Bits keep = broadcast((is_kept(lane) ? 0xffffu : 0u) | (is_kept(lane + 1) ? 0xffff0000u : 0u));
+    for (int d = 0; d < dim; d += 16)
+      store_pairs(bf16_of_codes<kCode>(codes + 2 * d, keep), values + d * kPack<Element>, values + dim + d);
+  }
+}
+
+// f(std::integral_constant<KvCode, code>) for the run-time code, which is not kNoCode
+template <class Function>
+HR_INLINE void with_code(int code, const Function& f) {
+  if (code == kInt8) f(std::integral_constant<KvCode, kInt8>{});
+  else if (code == kE4M3) f(std::integral_constant<KvCode, kE4M3>{});
+  else f(std::integral_constant<KvCode, kE5M2>{});
+}
+
+}  // namespace hr

@@ -1,0 +1,114 @@
+"""Codes of keys and values: the C++ kernels against the reference back end, on every instruction-set level."""
+
+import pytest
+import torch
+
+from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import LARGEST_CODES
+from models.attention.cpu import CpuAttention
+from models.attention.kv_codes import quantize_heads
+from models.attention.rotary import RotaryEmbedding, rotate
+from models.batch import KVGroupBatch
+from models.kernels.cpu.library import KernelLibrary
+from models.kv.layer import LayerKV
+from tests.models.kernels.paged_batches import full_kv
+from tests.models.kernels.test_attention import MIXED, _check
+
+CODES = list(LARGEST_CODES)
+DTYPES = [torch.float32, torch.bfloat16]
+SPECS = {
+    "plain": AttentionSpec(9, 3, 64, 0.125),
+    "values of another size": AttentionSpec(8, 2, 128, 0.1, value_size=80, value_scale=0.7, has_sinks=True),
+    "window": AttentionSpec(6, 2, 48, 0.15, sliding_window=33, logit_softcap=20.0, has_alibi=True),
+    "chunk": AttentionSpec(6, 2, 16, 0.3, chunk=40),
+    "latent": AttentionSpec(16, 1, 192, 0.1, values_from=64),
+}
+
+
+def _stored(kv: LayerKV, spec: AttentionSpec) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Codes [slots, K, size] and scales [slots, K, 1] of keys and values in a cache of the C++ kernels."""
+    parts, start = [], 0
+    heads, code_dtype = kv.parts["kv"], kv.layout.code_dtype
+    assert code_dtype is not None
+    scales_start = 16 * (spec.head_dim + spec.value_dim)
+    for size, order in ((spec.head_dim, (0, 3, 1, 2, 4)), (spec.value_dim, (0, 2, 4, 1, 3))):
+        codes = heads[:, :, start : start + 16 * size]
+        shape = (size // 2, 16, 2) if start == 0 else (8, size, 2)
+        codes = codes.unflatten(2, shape).permute(order).flatten(0, 1 if start == 0 else 2)
+        scales = heads[:, :, scales_start : scales_start + 32].contiguous().view(torch.bfloat16).transpose(1, 2)
+        parts.append((codes.reshape(len(heads) * 16, -1, size).view(code_dtype), scales.flatten(0, 1).unsqueeze(2)))
+        start, scales_start = start + 16 * size, scales_start + 32 * max(1, size // 64)
+    return parts
+
+
+@pytest.mark.parametrize("kv_dtype", CODES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_codes_and_scales_are_those_of_torch(kernels: KernelLibrary, dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
+    spec, backend = AttentionSpec(4, 2, 128, 1.0, value_size=48), CpuAttention(kernels)
+    generator = torch.Generator().manual_seed(0)
+    slots = torch.randperm(48, generator=generator)
+    k = torch.randn(48, 2, 128, generator=generator)
+    v = torch.randn(48, 2, 48, generator=generator)
+    sizes = 10.0 ** torch.linspace(-40, 30, 48)[:, None, None]
+    k, v = (k * k.abs() ** 3 * sizes).to(dtype), v.to(dtype)  # ratios within a head that 8-bit floats do not span
+    k[3, 0], k[4, 1] = 0.0, torch.arange(128).to(dtype)
+    kv = full_kv(backend, spec, 3, 16, dtype, kv_dtype=kv_dtype)
+
+    backend.write(kv, k, v, KVGroupBatch(slots, torch.zeros(1, 1), 16))
+
+    for rows, (codes, scales) in zip((k, v), _stored(kv, spec), strict=True):
+        want_codes, want_scales = quantize_heads(rows, kv_dtype)
+        assert torch.equal(scales[slots], want_scales)
+        assert torch.equal(codes[slots].to(torch.float32), want_codes.to(torch.float32))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kv_dtype", CODES, ids=str)
+def test_a_head_with_a_number_that_is_not_finite_has_such_a_scale(
+    kernels: KernelLibrary, kv_dtype: torch.dtype, bad: float
+) -> None:
+    spec, backend = AttentionSpec(2, 2, 32, 1.0), CpuAttention(kernels)
+    rows = torch.ones(1, 2, 32)
+    rows[0, 1, 17] = bad
+    kv = full_kv(backend, spec, 1, 16, kv_dtype=kv_dtype)
+
+    backend.write(kv, rows, rows, KVGroupBatch(torch.tensor([5]), torch.zeros(1, 1), 16))
+
+    for scales in (*(scales[5] for _, scales in _stored(kv, spec)), quantize_heads(rows, kv_dtype)[1][0]):
+        assert scales.isfinite().flatten().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("kv_dtype", CODES, ids=str)
+def test_keys_are_rotated_before_they_are_quantized(kernels: KernelLibrary, kv_dtype: torch.dtype) -> None:
+    spec, backend = AttentionSpec(4, 2, 48, 1.0), CpuAttention(kernels)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(20, 8, 48, generator=generator).split((4, 2, 2), dim=1)
+    angles = torch.randn(20, 12, generator=generator)
+    rotary = RotaryEmbedding(angles.cos(), angles.sin())
+    group = KVGroupBatch(torch.arange(3, 23), torch.zeros(1, 1), 16)
+    kv, want = (full_kv(backend, spec, 2, 16, kv_dtype=kv_dtype) for _ in range(2))
+    backend.write(want, rotate(k, rotary), v, group)
+
+    backend.rotate_and_write(kv, q, k.clone(), v, rotary, group)
+
+    for (codes, scales), (want_codes, want_scales) in zip(_stored(kv, spec), _stored(want, spec), strict=True):
+        numbers, want_numbers = codes.float() * scales.float(), want_codes.float() * want_scales.float()
+        step = want_scales.float().max() * (1.01 if kv_dtype == torch.int8 else LARGEST_CODES[kv_dtype] / 4)
+        torch.testing.assert_close(numbers, want_numbers, atol=float(step), rtol=0.0)  # a rounding may differ
+        assert (numbers != want_numbers).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("kv_dtype", CODES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", list(SPECS))
+def test_attention_over_codes_equals_reference(
+    kernels: KernelLibrary, name: str, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> None:
+    _check(kernels, SPECS[name], MIXED, dtype, block_size=4 if name == "chunk" else 16, kv_dtype=kv_dtype)
+
+
+@pytest.mark.parametrize("spec", [AttentionSpec(4, 1, 64, 1.0, values_from=16, reuses_choice=True)])
+def test_choices_of_an_indexer_are_refused(spec: AttentionSpec) -> None:
+    message = CpuAttention().unsupported(spec, torch.bfloat16, torch.int8, torch.device("cpu"))
+    assert message is not None
+    assert "indexer" in message
