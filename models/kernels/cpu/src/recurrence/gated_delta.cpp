@@ -90,9 +90,11 @@ struct Row {
 template <int kVectors>
 HR_INLINE void step_columns(const Row& row, int64_t first, const float* from, float* to, float* y) {
   F32x16 k_s[kVectors], q_s[kVectors];
+#pragma GCC unroll 8
   for (int n = 0; n < kVectors; ++n) k_s[n] = q_s[n] = broadcast(0.0f);
   for (int64_t i = 0; from && i < row.key_dim; ++i) {
     const F32x16 k = broadcast(row.decayed_k[i]), q = broadcast(row.decayed_q[i]);
+#pragma GCC unroll 8
     for (int n = 0; n < kVectors; ++n) {
       const F32x16 s = load<F32x16>(from + i * row.value_dim + first + 16 * n);
       k_s[n] = fma(k, s, k_s[n]);
@@ -101,12 +103,14 @@ HR_INLINE void step_columns(const Row& row, int64_t first, const float* from, fl
   }
   const F32x16 beta = broadcast(row.beta), q_dot_k = broadcast(row.q_dot_k);
   F32x16 u[kVectors];
+#pragma GCC unroll 8
   for (int n = 0; n < kVectors; ++n) {
     u[n] = beta * (load<F32x16>(row.v + first + 16 * n) - k_s[n]);
     store(y + first + 16 * n, fma(q_dot_k, u[n], q_s[n]));
   }
   for (int64_t i = 0; to && i < row.key_dim; ++i) {
     const F32x16 k = broadcast(row.k[i]), decay = broadcast(row.decay[i]);
+#pragma GCC unroll 8
     for (int n = 0; n < kVectors; ++n) {
       const int64_t at = i * row.value_dim + first + 16 * n;
       store(to + at, from ? fma(k, u[n], decay * load<F32x16>(from + at)) : k * u[n]);
@@ -146,10 +150,12 @@ void compare_rows(const Rows& rows, int64_t K, float* key, float* left_keys, See
 // Sixteen columns of what kRows rows read from the state: left S
 template <int kRows>
 HR_INLINE void read_state(const float* left, int64_t K, const float* from, int64_t V, F32x16* out) {
-  F32x16 sums[kRows];
-  for (int r = 0; r < kRows; ++r) sums[r] = broadcast(0.0f);
+  F32x16 sums[kRows][1];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) sums[r][0] = broadcast(0.0f);
   if (from) add_products<kRows>(left, K, from, V, K, sums);
-  for (int r = 0; r < kRows; ++r) out[r] = sums[r];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) out[r] = sums[r][0];
 }
 
 void read_rows(const float* left, int64_t count, int64_t K, const float* from, int64_t V, F32x16* out) {
@@ -184,11 +190,13 @@ void run_chunk(const Rows& rows, int64_t K, int64_t V, const float* from, float*
       store(y + i * V + first, read[i]);
     }
     for (int64_t n = 0; to && n < K; n += 8) {
-      F32x16 s[8];
+      F32x16 s[8][1];
+#pragma GCC unroll 8
       for (int r = 0; r < 8; ++r)
-        s[r] = from ? broadcast(total[n + r]) * load<F32x16>(from + (n + r) * V + first) : broadcast(0.0f);
+        s[r][0] = from ? broadcast(total[n + r]) * load<F32x16>(from + (n + r) * V + first) : broadcast(0.0f);
       add_products<8>(left_keys + n * kChunk, kChunk, reinterpret_cast<const float*>(u), 16, rows.count, s);
-      for (int r = 0; r < 8; ++r) store(to + (n + r) * V + first, s[r]);
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) store(to + (n + r) * V + first, s[r][0]);
     }
   }
 }
@@ -229,6 +237,7 @@ void finish_row(const Delta& delta, int64_t t, int64_t head, float* y) {
 
 template <class Element>
 void run_head(const Delta& delta, int64_t sequence, int64_t head) {
+  const WithoutSubnormals without_subnormals;
   Scratch& scratch = thread_scratch<Scratch>();
   const int64_t K = delta.key_dim, V = delta.value_dim;
   const auto reserve = [](std::vector<float>& buffer, size_t size) { buffer.resize(std::max(buffer.size(), size)); };

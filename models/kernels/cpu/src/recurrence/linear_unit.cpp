@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "linear/row_input.h"
+#include "recurrence/products.h"
 #include "recurrence/softplus.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
@@ -55,6 +56,7 @@ HR_INLINE F32x16 root_of_rest(const F32x16& x) {
 
 template <class Element>
 void run_strip(const Unit& unit, int64_t sequence, int64_t first) {
+  const WithoutSubnormals without_subnormals;
   const int64_t channels = unit.channels, columns = std::min(kStrip, channels - first);
   const int32_t source = unit.sources[sequence];
   const int64_t start = unit.offsets[sequence], end = unit.offsets[sequence + 1];

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "linear/row_input.h"
+#include "recurrence/products.h"
 #include "recurrence/softplus.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
@@ -47,6 +48,7 @@ const float* normalized(const float* x, const float* weight, float eps, int64_t 
 
 template <class Element>
 void run_strip(const Scan& scan, int64_t sequence, int64_t first) {
+  const WithoutSubnormals without_subnormals;
   Scratch& scratch = thread_scratch<Scratch>();
   const int64_t N = scan.state_size, channels = scan.channels, columns = std::min(kStrip, channels - first);
   const auto reserve = [](std::vector<float>& buffer, size_t size) { buffer.resize(std::max(buffer.size(), size)); };

@@ -4,11 +4,12 @@
 //
 // x [P] is the head's; B and C [N] are shared by the heads of a group. All in fp32. Without in_d, decays are fixed: d = 1, D = 0.
 //
-// One thread takes one head of one sequence. Rows are computed in chunks, which also end where a state is stored. With G_i the sum
-// of log a up to row i of the chunk, and S the state before it, a chunk is products of matrices:
+// One thread takes some heads of one sequence, all of one group: they share the products C_i . B_j. Rows are computed in chunks, which
+// also end where a state is stored. With G_i the sum of log a up to row i of the chunk, and S the state before it, a chunk is products
+// of matrices:
 //
 //   y_i = exp(G_i) C_i S + sum over j <= i of exp(G_i - G_j) (C_i . B_j) d_j x_j + D x_i
-//   S after the chunk = exp(G_n) S + sum over j of (exp(G_n - G_j) B_j)^T d_j x_j
+//   S after the chunk = exp(G_n) S + sum over j of B_j^T (exp(G_n - G_j) d_j x_j)
 //
 // A chunk of few rows is computed row after row: one pass over the state for each.
 #include <algorithm>
@@ -16,8 +17,10 @@
 
 #include "linear/row_input.h"
 #include "recurrence/products.h"
+#include "recurrence/softplus.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
+#include "simd/register_tile.h"
 
 namespace {
 
@@ -25,6 +28,7 @@ using namespace hr;
 
 constexpr int64_t kChunk = 32;     // rows: what rows of a chunk see of each other grows with its square
 constexpr int64_t kFewRows = 4;    // a shorter chunk is computed row after row
+constexpr int64_t kHeads = 8;      // that share products in a thread
 constexpr int64_t kGrain = 16384;  // elements of states; fewer are not worth a second thread
 
 struct StateSpace {
@@ -39,8 +43,13 @@ struct StateSpace {
   int64_t num_heads, num_groups, state_size, head_dim;
 };
 
+// What heads of a group share of a chunk: C_i . B_j [kChunk][kChunk], zeros above the diagonal, and B transposed [N][kChunk].
+struct Shared {
+  float *products, *keys;
+};
+
 struct Scratch {
-  std::vector<float> state, values, weights, scores;
+  std::vector<float> state, shared, scores, values, left_values;
 };
 
 // The rows of one head in a chunk.
@@ -58,6 +67,7 @@ HR_INLINE void step_columns(const Rows& rows, int64_t row, float decay, int64_t 
                             const float* from, float* to) {
   const float *x = rows.x + row * rows.stride + first, *b = rows.b + row * rows.stride, *c = rows.c + row * rows.stride;
   F32x16 value[kVectors], y[kVectors];
+#pragma GCC unroll 8
   for (int n = 0; n < kVectors; ++n) {
     const F32x16 input = load<F32x16>(x + 16 * n);
     value[n] = input * broadcast(rows.step[row]);
@@ -66,6 +76,7 @@ HR_INLINE void step_columns(const Rows& rows, int64_t row, float decay, int64_t 
   const F32x16 a = broadcast(decay);
   for (int64_t i = 0; i < state_size; ++i) {
     const F32x16 key = broadcast(b[i]), query = broadcast(c[i]);
+#pragma GCC unroll 8
     for (int n = 0; n < kVectors; ++n) {
       const int64_t at = i * head_dim + first + 16 * n;
       const F32x16 s = from ? fma(key, value[n], a * load<F32x16>(from + at)) : key * value[n];
@@ -73,70 +84,114 @@ HR_INLINE void step_columns(const Rows& rows, int64_t row, float decay, int64_t 
       if (to) store(to + at, s);
     }
   }
+#pragma GCC unroll 8
   for (int n = 0; n < kVectors; ++n) store(rows.y + row * rows.y_stride + first + 16 * n, y[n]);
 }
 
 void step(const Rows& rows, int64_t row, int64_t state_size, int64_t head_dim, const float* from, float* to) {
   const float decay = std::exp(row ? rows.total[row] - rows.total[row - 1] : rows.total[0]);
   int64_t first = 0;
-  for (; first + 32 <= head_dim; first += 32) step_columns<2>(rows, row, decay, state_size, head_dim, first, from, to);
+  for (; first + 64 <= head_dim; first += 64) step_columns<4>(rows, row, decay, state_size, head_dim, first, from, to);
   for (; first < head_dim; first += 16) step_columns<1>(rows, row, decay, state_size, head_dim, first, from, to);
 }
 
-// y of kRows rows from `row` on
-template <int kRows>
-HR_INLINE void read_rows(const Rows& rows, int64_t row, int64_t state_size, int64_t head_dim, const float* from, const Scratch& scratch) {
-  for (int64_t first = 0; first < head_dim; first += 16) {
-    F32x16 y[kRows];
-    for (int r = 0; r < kRows; ++r) y[r] = broadcast(0.0f);
-    if (from) {
-      add_products<kRows>(rows.c + row * rows.stride, rows.stride, from + first, head_dim, state_size, y);
-      for (int r = 0; r < kRows; ++r) y[r] = y[r] * broadcast(std::exp(rows.total[row + r]));
-    }
-    add_products<kRows>(scratch.scores.data() + row * kChunk, kChunk, scratch.values.data() + first, head_dim, row + kRows, y);
-    for (int r = 0; r < kRows; ++r) {
-      const F32x16 x = load<F32x16>(rows.x + (row + r) * rows.stride + first);
-      store(rows.y + (row + r) * rows.y_stride + first, fma(broadcast(rows.skip), x, y[r]));
-    }
-  }
-}
+// e^x for x at most 0; NaN stays NaN
+HR_INLINE F32x16 exp_of(const F32x16& x) { return nan_of(x, exp2(x * broadcast(1.44269504f))); }
 
-// The state of kKeys keys from `key` on, after the chunk
-template <int kKeys>
-HR_INLINE void write_keys(const Rows& rows, int64_t key, int64_t head_dim, const float* from, float* to, const Scratch& scratch) {
-  const F32x16 decay = broadcast(std::exp(rows.total[rows.count - 1]));
-  for (int64_t first = 0; first < head_dim; first += 16) {
-    F32x16 s[kKeys];
-    for (int n = 0; n < kKeys; ++n)
-      s[n] = from ? decay * load<F32x16>(from + (key + n) * head_dim + first) : broadcast(0.0f);
-    add_products<kKeys>(scratch.weights.data() + key * kChunk, kChunk, scratch.values.data() + first, head_dim, rows.count, s);
-    for (int n = 0; n < kKeys; ++n) store(to + (key + n) * head_dim + first, s[n]);
-  }
-}
-
-void run_chunk(const Rows& rows, int64_t state_size, int64_t head_dim, const float* from, float* to, Scratch& scratch) {
+// Rows of the chunk, times steps, as the sums take them: scores [kChunk][kChunk], values and, where the state is kept, left_values.
+void weigh_rows(const Rows& rows, int64_t head_dim, const float* products, bool keeps, Scratch& scratch) {
+  float left[kChunk];
+  const F32x16 zero = broadcast(0.0f), end = broadcast(rows.total[rows.count - 1]);
+  for (int64_t j = 0; j < kChunk; j += 16) store(left + j, exp_of(end - load<F32x16>(rows.total + j)));
   for (int64_t j = 0; j < rows.count; ++j)
-    for (int64_t k = 0; k < head_dim; k += 16)
-      store(scratch.values.data() + j * head_dim + k, load<F32x16>(rows.x + j * rows.stride + k) * broadcast(rows.step[j]));
-  for (int64_t i = 0; i < rows.count; ++i) {
-    float* scores = scratch.scores.data() + i * kChunk;
+    for (int64_t k = 0; k < head_dim; k += 16) {
+      const F32x16 value = load<F32x16>(rows.x + j * rows.stride + k) * broadcast(rows.step[j]);
+      store(scratch.values.data() + j * head_dim + k, value);
+      if (keeps) store(scratch.left_values.data() + j * head_dim + k, value * broadcast(left[j]));
+    }
+  for (int64_t i = 0; i < rows.count; ++i)
+    for (int64_t j = 0; j < rows.count; j += 16) {
+      const F32x16 since = broadcast(rows.total[i]) - load<F32x16>(rows.total + j), product = load<F32x16>(products + i * kChunk + j);
+      store(scratch.scores.data() + i * kChunk + j, product * exp_of(nan_of(since, min(since, zero))));
+    }
+}
+
+// kVectors times 16 columns of y of kRows rows from `row` on
+template <int kRows, int kVectors>
+HR_INLINE void read_rows(const Rows& rows, int64_t row, int64_t first, int64_t state_size, int64_t head_dim, const float* from,
+                         const Scratch& scratch) {
+  F32x16 y[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int n = 0; n < kVectors; ++n) y[r][n] = broadcast(0.0f);
+  if (from) {
+    add_products<kRows>(rows.c + row * rows.stride, rows.stride, from + first, head_dim, state_size, y);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 decay = broadcast(std::exp(rows.total[row + r]));
+#pragma GCC unroll 8
+      for (int n = 0; n < kVectors; ++n) y[r][n] = y[r][n] * decay;
+    }
+  }
+  add_products<kRows>(scratch.scores.data() + row * kChunk, kChunk, scratch.values.data() + first, head_dim, row + kRows, y);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int n = 0; n < kVectors; ++n) {
+      const F32x16 x = load<F32x16>(rows.x + (row + r) * rows.stride + first + 16 * n);
+      store(rows.y + (row + r) * rows.y_stride + first + 16 * n, fma(broadcast(rows.skip), x, y[r][n]));
+    }
+}
+
+// kVectors times 16 columns of the state of kKeys keys from `key` on, after the chunk
+template <int kKeys, int kVectors>
+HR_INLINE void write_keys(const Rows& rows, int64_t key, int64_t first, int64_t head_dim, const float* keys, const float* from, float* to,
+                          const Scratch& scratch) {
+  const F32x16 decay = broadcast(std::exp(rows.total[rows.count - 1]));
+  F32x16 s[kKeys][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kKeys; ++i)
+#pragma GCC unroll 8
+    for (int n = 0; n < kVectors; ++n)
+      s[i][n] = from ? decay * load<F32x16>(from + (key + i) * head_dim + first + 16 * n) : broadcast(0.0f);
+  add_products<kKeys>(keys + key * kChunk, kChunk, scratch.left_values.data() + first, head_dim, rows.count, s);
+#pragma GCC unroll 8
+  for (int i = 0; i < kKeys; ++i)
+#pragma GCC unroll 8
+    for (int n = 0; n < kVectors; ++n) store(to + (key + i) * head_dim + first + 16 * n, s[i][n]);
+}
+
+template <int kVectors>
+void run_columns(const Rows& rows, int64_t first, int64_t state_size, int64_t head_dim, const float* keys, const float* from, float* to,
+                 const Scratch& scratch) {
+  int64_t row = 0;
+  for (; row + 4 <= rows.count; row += 4) read_rows<4, kVectors>(rows, row, first, state_size, head_dim, from, scratch);
+  for (; row < rows.count; ++row) read_rows<1, kVectors>(rows, row, first, state_size, head_dim, from, scratch);
+  for (int64_t n = 0; to && n < state_size; n += 4) write_keys<4, kVectors>(rows, n, first, head_dim, keys, from, to, scratch);
+}
+
+void run_chunk(const Rows& rows, int64_t state_size, int64_t head_dim, const Shared& shared, const float* from, float* to, Scratch& scratch) {
+  weigh_rows(rows, head_dim, shared.products, to != nullptr, scratch);
+  int64_t first = 0;
+  for (; first + 16 * kProductVectors <= head_dim; first += 16 * kProductVectors)
+    run_columns<kProductVectors>(rows, first, state_size, head_dim, shared.keys, from, to, scratch);
+  for (; first < head_dim; first += 16) run_columns<1>(rows, first, state_size, head_dim, shared.keys, from, to, scratch);
+}
+
+// b and c: of the chunk's first row
+void share_rows(const float* b, const float* c, int64_t stride, int64_t count, int64_t state_size, const Shared& shared) {
+  for (int64_t i = 0; i < count; ++i) {
+    float* products = shared.products + i * kChunk;
+    std::fill_n(products, kChunk, 0.0f);
     for (int64_t j = 0; j <= i; ++j) {
       F32x16 product = broadcast(0.0f);
       for (int64_t k = 0; k < state_size; k += 16)
-        product = fma(load<F32x16>(rows.c + i * rows.stride + k), load<F32x16>(rows.b + j * rows.stride + k), product);
-      scores[j] = sum_lanes(product) * std::exp(rows.total[i] - rows.total[j]);
+        product = fma(load<F32x16>(c + i * stride + k), load<F32x16>(b + j * stride + k), product);
+      products[j] = sum_lanes(product);
     }
-    for (int64_t j = i + 1; j < rows.count; ++j) scores[j] = 0;  // read beside those of the rows after it
+    for (int64_t n = 0; n < state_size; ++n) shared.keys[n * kChunk + i] = b[i * stride + n];
   }
-  int64_t row = 0;
-  for (; row + 4 <= rows.count; row += 4) read_rows<4>(rows, row, state_size, head_dim, from, scratch);
-  for (; row < rows.count; ++row) read_rows<1>(rows, row, state_size, head_dim, from, scratch);
-  if (!to) return;
-  for (int64_t j = 0; j < rows.count; ++j) {
-    const float left = std::exp(rows.total[rows.count - 1] - rows.total[j]);
-    for (int64_t n = 0; n < state_size; ++n) scratch.weights[n * kChunk + j] = left * rows.b[j * rows.stride + n];
-  }
-  for (int64_t n = 0; n < state_size; n += 4) write_keys<4>(rows, n, head_dim, from, to, scratch);
 }
 
 template <class Element>
@@ -148,15 +203,17 @@ float step_of(const StateSpace& space, int64_t row, int64_t head) {
   return softplus < space.min_step ? space.min_step : softplus > space.max_step ? space.max_step : softplus;
 }
 
+// Rows of the chunk that begins at `start`: it ends with the sequence, or where a state is stored.
+int64_t rows_of_chunk(const StateSpace& space, int64_t start, int64_t end) {
+  int64_t count = 0;
+  while (count < kChunk && start + count < end && (count == 0 || space.targets[start + count - 1] < 0)) ++count;
+  return count;
+}
+
+// `shared`: of the sequence's chunks, one after another
 template <class Element>
-void run_head(const StateSpace& space, int64_t sequence, int64_t head) {
-  Scratch& scratch = thread_scratch<Scratch>();
+void run_head(const StateSpace& space, int64_t sequence, int64_t head, float* shared, Scratch& scratch) {
   const int64_t N = space.state_size, P = space.head_dim, inner = space.num_heads * P;
-  const auto reserve = [](std::vector<float>& buffer, size_t size) { buffer.resize(std::max(buffer.size(), size)); };
-  reserve(scratch.state, N * P);
-  reserve(scratch.values, kChunk * P);
-  reserve(scratch.weights, N * kChunk);
-  reserve(scratch.scores, kChunk * kChunk);
   const auto place = [&](int32_t block) { return space.state + (block * space.num_heads + head) * N * P; };
   const int64_t group = head / (space.num_heads / space.num_groups), stride = inner + 2 * space.num_groups * N;
   const float rate = std::exp(space.A_log[head]);
@@ -166,20 +223,18 @@ void run_head(const StateSpace& space, int64_t sequence, int64_t head) {
   for (int64_t start = space.offsets[sequence]; start < end;) {
     const float* row = space.xbc + start * stride;
     Rows rows{row + head * P, row + inner + group * N, row + inner + (space.num_groups + group) * N, space.y + start * inner + head * P,
-              stride, inner, 0, {}, {}, space.D ? space.D[head] : 0.0f};
+              stride, inner, rows_of_chunk(space, start, end), {}, {}, space.D ? space.D[head] : 0.0f};
     float total = 0;
-    int32_t target = -1;
-    while (rows.count < kChunk && start + rows.count < end && target < 0) {
-      const int64_t t = start + rows.count;
-      const float step = space.steps ? step_of<Element>(space, t, head) : 1.0f;
-      total -= rate * step;
-      rows.step[rows.count] = step;
-      rows.total[rows.count++] = total;
-      target = space.targets[t];
+    for (int64_t i = 0; i < rows.count; ++i) {
+      rows.step[i] = space.steps ? step_of<Element>(space, start + i, head) : 1.0f;
+      rows.total[i] = total -= rate * rows.step[i];
     }
-    float* to = target >= 0 ? place(target) : start + rows.count < end ? scratch.state.data() : nullptr;
+    start += rows.count;
+    const int32_t target = space.targets[start - 1];
+    float* to = target >= 0 ? place(target) : start < end ? scratch.state.data() : nullptr;
     if (rows.count >= kFewRows) {
-      run_chunk(rows, N, P, from, to, scratch);
+      run_chunk(rows, N, P, Shared{shared, shared + kChunk * kChunk}, from, to, scratch);
+      shared += kChunk * (kChunk + N);
     } else {
       for (int64_t i = 0; i < rows.count; ++i) {
         float* next = i + 1 < rows.count ? scratch.state.data() : to;
@@ -188,16 +243,44 @@ void run_head(const StateSpace& space, int64_t sequence, int64_t head) {
       }
     }
     from = to;
-    start += rows.count;
   }
+}
+
+// Heads first..last-1 of a sequence, all of one group
+template <class Element>
+void run_heads(const StateSpace& space, int64_t sequence, int64_t first, int64_t last) {
+  const WithoutSubnormals without_subnormals;
+  Scratch& scratch = thread_scratch<Scratch>();
+  const int64_t N = space.state_size, P = space.head_dim, inner = space.num_heads * P, size = kChunk * (kChunk + N);
+  const int64_t group = first / (space.num_heads / space.num_groups), stride = inner + 2 * space.num_groups * N;
+  const auto reserve = [](std::vector<float>& buffer, size_t size) { buffer.resize(std::max(buffer.size(), size)); };
+  reserve(scratch.state, N * P);
+  reserve(scratch.scores, kChunk * kChunk);
+  for (auto* buffer : {&scratch.values, &scratch.left_values}) reserve(*buffer, kChunk * P);
+  const int64_t end = space.offsets[sequence + 1];
+  size_t num_shared = 0;
+  for (int64_t start = space.offsets[sequence]; start < end;) {
+    const int64_t count = rows_of_chunk(space, start, end);
+    if (count >= kFewRows) {
+      reserve(scratch.shared, (num_shared + 1) * size);
+      float* products = scratch.shared.data() + num_shared++ * size;
+      const float *b = space.xbc + start * stride + inner + group * N, *c = b + space.num_groups * N;
+      share_rows(b, c, stride, count, N, Shared{products, products + kChunk * kChunk});
+    }
+    start += count;
+  }
+  for (int64_t head = first; head < last; ++head) run_head<Element>(space, sequence, head, scratch.shared.data(), scratch);
 }
 
 template <class Element>
 void run(const StateSpace& space, int64_t num_sequences) {
   const int64_t rows_each = std::max<int64_t>(1, space.offsets[num_sequences] / std::max<int64_t>(1, num_sequences));
-  const int64_t cost = space.state_size * space.head_dim * rows_each;
-  parallel_for(num_sequences * space.num_heads, std::max<int64_t>(1, kGrain / cost),
-               [&](int64_t i) { run_head<Element>(space, i / space.num_heads, i % space.num_heads); });
+  const int64_t of_group = space.num_heads / space.num_groups, heads = rows_each < kFewRows ? 1 : std::min(of_group, kHeads);
+  const int64_t parts = (of_group + heads - 1) / heads, cost = space.state_size * space.head_dim * rows_each * heads;
+  parallel_for(num_sequences * space.num_groups * parts, std::max<int64_t>(1, kGrain / cost), [&](int64_t i) {
+    const int64_t group = i / parts % space.num_groups, first = group * of_group + i % parts * heads;
+    run_heads<Element>(space, i / parts / space.num_groups, first, std::min(first + heads, (group + 1) * of_group));
+  });
 }
 
 // out = norm(y) of each run of channels, times silu(scale z) before or after the norm, or sigmoid(scale z) after it, times out_scale
