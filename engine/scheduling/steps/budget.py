@@ -14,6 +14,9 @@ _MIXED_TARGET_S, _MIXED_TARGET_STEPS = 0.07, 2.5
 # Somewhat longer where a prompt would otherwise have less than about half of the rate that it has alone.
 _MIXED_MOST_S, _MIXED_MOST_STEPS = 0.095, 2.75
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
+# Of a step without streams, though it may exceed the target: with fewer rows, kernels read and dequantize all weights for
+# little, which makes the rate so low that the target never allows more.
+_MIN_PREFILL_TOKENS = 64
 _TOKENS_MULTIPLE = 16  # steps with several times as many tokens are a multiple: kernels work on whole tiles
 
 
@@ -103,7 +106,8 @@ class StepBudget:
         num_prompt_tokens = int((self.target_s(num_generating) - decode_s) / self._cost.prompt_token_s(0))
         if num_prompt_tokens >= 4 * _TOKENS_MULTIPLE:
             num_prompt_tokens -= num_prompt_tokens % _TOKENS_MULTIPLE
-        return min(_MAX_TOKENS, num_generating + max(_MIN_PROMPT_TOKENS, num_prompt_tokens))
+        least = _MIN_PROMPT_TOKENS if num_generating else _MIN_PREFILL_TOKENS
+        return min(_MAX_TOKENS, num_generating + max(least, num_prompt_tokens))
 
     def observe(self, sample: StepSample) -> None:
         """Update the estimates with the measurement of a step that did not fail."""
