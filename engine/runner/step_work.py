@@ -1,12 +1,13 @@
 """ModelWork: estimates the FLOPs and memory traffic of a step's forward pass, from the plan and the model's sizes.
 
 The estimate is a lower bound for any implementation. Each stored weight is read once per step, and as many experts as
-even routing would select. Keys and values are read once per sequence. Layers that only read what earlier ones have
-cached count for rows with logits alone, and their attention not at all. Where an indexer chooses positions, its keys
-are read, and of keys and values as many positions as are chosen. Each weight and row, and each key or value
-element that a row attends to, takes a multiply and an add. Activations count nothing, since they stay in caches; nor
-does the arithmetic of recurrences, which is small next to their projections. Time over work shows how well the hardware
-is used (roofline model: S. Williams, A. Waterman, D. Patterson, 2009).
+even routing would select. Keys and values are read once per sequence by each layer that attends to them. The last
+layer's feed-forward, and layers that only read what earlier ones have cached, count for rows with logits alone. Where
+an indexer chooses positions, its keys are read, and of keys and values as many positions as are chosen. Each weight and
+row, and each key or value element that a row attends to, takes a multiply and an add. Activations and embeddings count
+nothing, since they stay in caches or are small; nor does the arithmetic of recurrences, which is small next to their
+projections. Time over work shows how well the hardware is used (roofline model: S. Williams, A. Waterman, D. Patterson,
+2009).
 """
 
 from collections.abc import Iterable
@@ -16,12 +17,17 @@ from torch import nn
 
 from engine.scheduling.plan import StepPlan, StepWork
 from models.architecture.attention import AttentionSpec
-from models.architecture.kv_layout import KVLayout
+from models.architecture.kv_layout import KVLayout, LayerLayout
+from models.architecture.layer import Mixer
 from models.attention.base import INDEX_PART
 from models.decoder import Decoder
 from models.layers.moe import MoE
+from models.layers.streams import LayerStreams
 from models.linear.linear import Linear
 from models.loaded_model import LoadedModel
+
+# Parts of a layer that compute all rows, also in the last layer.
+_BEFORE_FEED_FORWARD = frozenset(("attn_norm", "attn", "attn_post_norm", "beside", "laurel", "streams"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +52,23 @@ class _Attention:
     flops_per_position: int  # for each position that a row sees
 
     def first_seen(self, position: int) -> int:
-        """Return the first position that the row at `position` attends to. Only for layers with a window."""
+        """Return the first position that the row at `position` attends to."""
+        if not self.window:
+            return 0
         return position // self.window * self.window if self.is_chunked else max(0, position - self.window + 1)
 
     def num_seen(self, start: int, end: int) -> int:
-        """Return how many positions rows start..end - 1 attend to, including themselves. Only with a window."""
+        """Return how many positions rows start..end - 1 attend to, including themselves."""
         return self._num_seen_before(end) - self._num_seen_before(start)
 
+    def of_rows(self, start: int, end: int) -> tuple[int, int]:
+        """Return the bytes and FLOPs of the rows start..end - 1 of a sequence."""
+        num_read = end - self.first_seen(start)
+        return num_read * self.bytes_per_position, self.num_seen(start, end) * self.flops_per_position
+
     def _num_seen_before(self, end: int) -> int:
+        if not self.window:
+            return _triangle(end)
         if self.is_chunked:
             return end // self.window * _triangle(self.window) + _triangle(end % self.window)
         return _triangle(end) - _triangle(max(0, end - self.window))
@@ -62,6 +77,19 @@ class _Attention:
 def _triangle(number: int) -> int:
     """Return 1 + 2 + ... + number."""
     return number * (number + 1) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Modules:
+    """Cost of modules that compute the same rows, without attention."""
+
+    num_bytes: int  # bytes of all weights but those of experts
+    flops_per_row: int
+    experts: list[_Experts]
+
+    def read_bytes(self, num_rows: int) -> float:
+        """Return the expected bytes of weights that `num_rows` rows read."""
+        return self.num_bytes + sum(each.read_bytes(num_rows) for each in self.experts)
 
 
 def model_work(model: LoadedModel) -> "ModelWork | None":
@@ -73,61 +101,93 @@ class ModelWork:
     """Estimates the work of step plans on one model, whose sizes are read once."""
 
     def __init__(self, model: LoadedModel, decoder: Decoder) -> None:
-        routed = [each for each in decoder.layers.modules() if isinstance(each, MoE)]
-        self._experts = [
-            _Experts(len(each.experts), each.router.spec.experts_per_token, num_bytes(each.experts[:1]))
-            for each in routed
-        ]
-        of_experts = {id(each) for layer in routed for each in layer.experts.modules()}
-        caching, reading = decoder.layers[: decoder.num_caching], decoder.layers[decoder.num_caching :]
-        dense, later = (
-            [each for each in layers.modules() if isinstance(each, Linear) and id(each) not in of_experts]
-            for layers in (caching, reading)
-        )
-        chosen = [linear for layer in routed for linear in _chosen_linears(layer)]
-        self._dense_bytes = num_bytes([caching]) - sum(num_bytes([layer.experts]) for layer in routed)
-        self._flops_per_row = _num_flops((*dense, *chosen))
-        # Of the output layer, and of layers before it that only read what others have cached
-        self._output_bytes = num_bytes([reading, decoder.head])
-        self._flops_per_output = _num_flops(later) + 2 * model.vocab_size * (
-            decoder.spec.embedding_size or decoder.spec.hidden_size
-        )
-        attention = _attention_of(model, decoder.spec.index_topk)
+        every, late = _by_rows(decoder)
+        self._every, self._late = _cost(every), _cost(late)
+        self._head_bytes = num_bytes([decoder.head])
+        self._head_flops = 2 * model.vocab_size * (decoder.spec.embedding_size or decoder.spec.hidden_size)
+        own = list(zip(decoder.mixers, model.cache_layout.layers, strict=True))
+        readers = {
+            index: (layer.attention, model.cache_layout.layers[decoder.mixer_indices(index).start])
+            for index, layer in enumerate(decoder.spec.layers)
+            if layer.kv_layer is not None
+        }
+        early = [each for index, each in readers.items() if index < decoder.num_caching]
+        attention = _attention_of([*own, *early], decoder.spec.index_topk)
         self._full = [each for each in attention if not each.window]
         self._windows = [each for each in attention if each.window]
-        self._written_per_row = sum(each.bytes_per_position for each in attention)
+        # Of layers that compute rows with logits alone
+        self._late_attention = _attention_of([each for index, each in readers.items() if index >= decoder.num_caching])
+        self._written_per_row = sum(layout.position_bytes for _, layout in own if isinstance(layout, KVLayout))
         self._state_bytes = model.cache_layout.state_bytes
 
     @property
     def position_cost(self) -> float:
         """FLOPs that each context position adds to a row, relative to the row's other FLOPs."""
-        return sum(attention.flops_per_position for attention in self._full) / self._flops_per_row
+        return sum(attention.flops_per_position for attention in self._full) / max(1, self._every.flops_per_row)
 
     def of(self, plan: StepPlan) -> StepWork:
         """Estimate the work of a plan's forward pass."""
         num_rows = num_logits = num_read = num_seen = 0
-        read_bytes, flops = float(self._dense_bytes), 0
+        read_bytes, flops = 0.0, 0
         for _, start, num_new, num_draft, needs_logits in plan.items:  # each step, for each sequence: few calls
             end = start + num_new
             num_rows += num_new
-            if needs_logits:  # logits of prompts, where requested, are computed after the pass
-                num_logits += num_draft + 1
             num_read += end
             num_seen += num_new * start + num_new * (num_new + 1) // 2
             for attention in self._windows:
-                read_bytes += (end - attention.first_seen(start)) * attention.bytes_per_position
-                flops += attention.num_seen(start, end) * attention.flops_per_position
+                of_rows = attention.of_rows(start, end)
+                read_bytes, flops = read_bytes + of_rows[0], flops + of_rows[1]
+            if needs_logits:  # logits of prompts, where requested, are computed after the pass
+                num_logits += num_draft + 1
+                for attention in self._late_attention:
+                    of_rows = attention.of_rows(end - num_draft - 1, end)
+                    read_bytes, flops = read_bytes + of_rows[0], flops + of_rows[1]
         for attention in self._full:
             read_bytes += num_read * attention.bytes_per_position
             flops += num_seen * attention.flops_per_position
-        read_bytes += sum(layer.read_bytes(num_rows) for layer in self._experts)
-        flops += num_rows * self._flops_per_row
+        read_bytes += self._every.read_bytes(num_rows)
+        flops += num_rows * self._every.flops_per_row
         if num_logits:
-            read_bytes += self._output_bytes
-            flops += num_logits * self._flops_per_output
+            read_bytes += self._late.read_bytes(num_logits) + self._head_bytes
+            flops += num_logits * (self._late.flops_per_row + self._head_flops)
         state_bytes = len(plan.items) * self._state_bytes
         written = num_rows * self._written_per_row + state_bytes
         return StepWork(round(read_bytes) + state_bytes, written, flops)
+
+
+def _by_rows(decoder: Decoder) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return the modules that compute every row, and those before the head that compute rows with logits alone."""
+    layers, inputs, streams = list(decoder.layers), decoder.layer_inputs, decoder.streams
+    every, late = layers[: decoder.num_caching], layers[decoder.num_caching :]
+    if not late:
+        last = every.pop()
+        parts = dict(last.named_children())
+        early = {name: part for name, part in parts.items() if name in _BEFORE_FEED_FORWARD}
+        every += early.values()
+        late = [part for name, part in parts.items() if name not in early]
+    every += [inputs.project, inputs.norm] if inputs is not None else []
+    every += [streams.expand] if streams is not None else []
+    late += [streams.merge] if streams is not None else []
+    every += [decoder.project_in] if decoder.project_in is not None else []
+    late += [decoder.project_out] if decoder.project_out is not None else []
+    return every, late
+
+
+def _cost(modules: list[nn.Module]) -> _Modules:
+    inner = [each for module in modules for each in module.modules()]
+    routed = [each for each in inner if isinstance(each, MoE)]
+    of_experts = {id(each) for layer in routed for each in layer.experts.modules()}
+    linears = [each for each in inner if isinstance(each, Linear) and id(each) not in of_experts]
+    linears += [linear for layer in routed for linear in _chosen_linears(layer)]
+    linears += [each.router for each in inner if isinstance(each, LayerStreams)]  # once more, to correct the streams
+    experts = [
+        _Experts(len(each.experts), each.router.spec.experts_per_token, num_bytes(each.experts[:1])) for each in routed
+    ]
+    return _Modules(
+        num_bytes(modules) - sum(num_bytes([layer.experts]) for layer in routed),
+        _num_flops(linears) + 2 * sum(layer.router.weight.numel() for layer in routed),
+        experts,
+    )
 
 
 def _chosen_linears(layer: MoE) -> list[Linear]:
@@ -141,12 +201,12 @@ def _num_flops(linears: Iterable[Linear]) -> int:
     return 2 * sum(linear.in_features * linear.out_features for linear in linears)
 
 
-def _attention_of(model: LoadedModel, topk: int | None) -> list[_Attention]:
-    """Return one _Attention for each kind of window in the model. topk: positions that indexers choose."""
+def _attention_of(layers: Iterable[tuple[Mixer, LayerLayout]], topk: int | None = None) -> list[_Attention]:
+    """Return one _Attention for each kind of window in the layers. topk: positions that indexers choose."""
     by_window: dict[
         tuple[int, bool], list[tuple[int, int]]
     ] = {}  # bytes of a position, and FLOPs for each that is seen
-    for spec, layout in zip(model.decoder.mixers, model.cache_layout.layers, strict=True):
+    for spec, layout in layers:
         if isinstance(spec, AttentionSpec) and isinstance(layout, KVLayout):
             index_bytes = sum(part.num_bytes for part in layout.parts if part.name == INDEX_PART) // layout.tile
             # As many positions as are chosen have the cost of a window.

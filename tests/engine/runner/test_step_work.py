@@ -1,27 +1,43 @@
 """The bytes and operations that are counted of steps, against sums over single rows and positions."""
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from transformers import PretrainedConfig
 
+from engine.commands.bench.costs import attention_cost, linear_cost
 from engine.runner.step_work import ModelWork, _Attention, _Experts, model_work, num_bytes
 from engine.scheduling.plan import PlanItem, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.kv_layout import KVLayout
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
+from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
+from models.kernels.ops import Operations
+from models.layers.attention.attention import Attention
+from models.layers.attention.shared_attention import SharedAttention
+from models.layers.moe import MoE
+from models.linear.linear import Linear
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
-from tests.helpers.checkpoints import cpu_compute
+from tests.helpers.checkpoints import cpu_compute, load_folder, random_model, save_model
 from tests.helpers.engines import make_engine, make_request
 from tests.helpers.ledger import LedgerStep
+from tests.helpers.loaded import as_loaded
+from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.techniques import described
+from tests.models.families.all_variants import ALL_VARIANTS
 from tests.models.families.deepseek_v32_variants import deepseek_v32
+from tests.models.families.gemma4_variants import gemma4
 
 VOCAB, HIDDEN, INNER = 50, 32, 48
 HEADS, KV_HEADS, HEAD = 4, 2, 8
@@ -93,9 +109,10 @@ def test_a_prompt_s_chunk_computes_every_row_and_no_logits() -> None:
     work, decoder = _work(LayerSpec(FULL, MLP, NORM), LayerSpec(WINDOW, MLP, NORM))
     step = work.of(StepPlan([_item(8, 4, needs_logits=False)]))
     seen = sum(range(9, 13)) + 4 * 5
-    assert step.read_bytes == num_bytes([decoder.layers]) + (12 + 12 - 4) * KV_BYTES
+    last = decoder.layers[1]
+    assert step.read_bytes == num_bytes([decoder.layers]) - num_bytes([last.mlp, last.mlp_norm]) + 20 * KV_BYTES
     assert step.write_bytes == 4 * 2 * KV_BYTES
-    assert step.flops == 4 * 2 * 2 * (ATTENTION_WEIGHTS + MLP_WEIGHTS) + seen * SEEN_FLOPS
+    assert step.flops == 4 * 2 * (2 * ATTENTION_WEIGHTS + MLP_WEIGHTS) + seen * SEEN_FLOPS
 
 
 def test_beyond_the_chosen_positions_an_indexer_alone_reads_more() -> None:
@@ -109,10 +126,88 @@ def test_beyond_the_chosen_positions_an_indexer_alone_reads_more() -> None:
     assert steps[1].flops - steps[0].flops == sum(2 * each.num_heads * each.head_dim for each in indexers)
 
 
+# With experts in layers that read earlier ones' keys and values; inputs of layers; several streams; a projection of
+# embeddings; attention beside a recurrence, layers of one sublayer, experts after windows.
+CALLED: dict[str, Callable[[], PretrainedConfig]] = {
+    "gemma4": lambda: gemma4(
+        enable_moe_block=True, num_experts=5, top_k_experts=2, moe_intermediate_size=48, use_double_wide_mlp=True
+    ),
+    **{
+        name: ALL_VARIANTS[name]
+        for name in ("gemma3n", "opt-350m", "falcon-h1", "nemotron-h-latent-experts", "mimo-v2")
+    },
+}
+
+
+@pytest.mark.parametrize(("start", "num_new"), [(0, 23), (23, 1)])
+@pytest.mark.parametrize("name", CALLED)
+def test_operations_are_those_of_the_calls(name: str, start: int, num_new: int, tmp_path: Path) -> None:
+    save_model(random_model(CALLED[name]()), tmp_path)
+    decoder = load_folder(tmp_path, backend=ReferenceAttention(), ops=Operations())
+    run, sequence = PagedRun(decoder), PagedSequence()
+    tokens = list(range(start + num_new))
+    if start:
+        run.step([(sequence, tokens[:start])])
+    counted = 0
+
+    def count(linear: Linear, args: tuple[torch.Tensor, ...], _: object) -> None:
+        nonlocal counted
+        counted += linear_cost(linear, args[0]).flops
+
+    class Counting(ReferenceAttention):
+        def forward(self, *args: Any, **options: Any) -> torch.Tensor:
+            nonlocal counted
+            counted += attention_cost(*args, **options).flops
+            return super().forward(*args, **options)
+
+    for module in decoder.modules():
+        if isinstance(module, Linear):
+            module.register_forward_hook(count)
+        elif isinstance(module, MoE):
+            counted += 2 * module.router.weight.numel() * (1 if module in late_experts(decoder) else num_new)
+        elif isinstance(module, Attention | SharedAttention):
+            module.backend = Counting()
+    batch = run.batch([(sequence, tokens[start:])])
+    with torch.inference_mode():
+        decoder.logits(decoder(batch, run.kv, torch.tensor([num_new - 1])))
+
+    work = model_work(as_loaded(decoder))
+    assert work is not None
+    assert work.of(StepPlan([_item(start, num_new)])).flops == counted
+
+
+def late_experts(decoder: Decoder) -> list[MoE]:
+    """The experts that compute rows with logits alone."""
+    first = min(decoder.num_caching, len(decoder.layers) - 1)
+    return [module for module in decoder.layers[first:].modules() if isinstance(module, MoE)]
+
+
+def test_weights_that_only_output_rows_need_are_read_for_these() -> None:
+    """Experts of layers that read an earlier layer's keys and values, and what makes the inputs of layers."""
+    config = CALLED["gemma4"]()
+    work, decoder = _work_of(described(config)[1])
+    first, inputs = decoder.num_caching, decoder.layer_inputs
+    assert first == 2
+    assert inputs is not None
+    prompt, last = (work.of(StepPlan([_item(0, 4, needs_logits=needs)])) for needs in (False, True))
+
+    def read(layers: nn.Module, num_rows: int) -> float:
+        idle = [_Experts(5, 2, num_bytes([moe.experts[0]])) for moe in layers.modules() if isinstance(moe, MoE)]
+        whole = num_bytes([layers]) - sum(num_bytes([moe.experts]) for moe in layers.modules() if isinstance(moe, MoE))
+        return whole + sum(each.read_bytes(num_rows) for each in idle)
+
+    kv_bytes = [layout.position_bytes for layout in decoder.cache_layout.layers if isinstance(layout, KVLayout)]
+    early = read(decoder.layers[:first], 4) + num_bytes([inputs.project, inputs.norm])
+    late = read(decoder.layers[first:], 1) + num_bytes([decoder.head])
+    assert prompt.read_bytes == round(early + 4 * sum(kv_bytes))
+    assert last.read_bytes == round(early + late + 2 * 4 * sum(kv_bytes))
+    assert prompt.write_bytes == last.write_bytes == 4 * sum(kv_bytes)
+
+
 def test_a_draft_has_logits_for_each_of_its_rows() -> None:
     work, _ = _work(LayerSpec(FULL, MLP, NORM))
     plain, drafted = (work.of(StepPlan([_item(20, 4, num_draft=num)])) for num in (0, 3))
-    assert drafted.flops - plain.flops == 3 * 2 * VOCAB * HIDDEN
+    assert drafted.flops - plain.flops == 3 * 2 * (VOCAB * HIDDEN + MLP_WEIGHTS)
     assert drafted.read_bytes == plain.read_bytes
 
 
@@ -122,9 +217,10 @@ def test_experts_are_read_as_even_routing_would_choose_them() -> None:
     assert one == 2 * MLP_WEIGHTS
     dense = num_bytes([decoder.layers, decoder.head]) - 8 * one
     assert work.of(StepPlan([_item(0, 1)])).read_bytes == dense + 2 * one + KV_BYTES
-    assert work.of(StepPlan([_item(0, 500)])).read_bytes == pytest.approx(dense + 8 * one + 500 * KV_BYTES, rel=1e-6)
+    many = work.of(StepPlan([_item(0, 500, num_draft=499)]))
+    assert many.read_bytes == pytest.approx(dense + 8 * one + 500 * KV_BYTES, rel=1e-6)
     flops = work.of(StepPlan([_item(0, 1)])).flops
-    assert flops == 2 * (ATTENTION_WEIGHTS + 2 * MLP_WEIGHTS + VOCAB * HIDDEN) + SEEN_FLOPS
+    assert flops == 2 * (ATTENTION_WEIGHTS + 2 * MLP_WEIGHTS + 8 * HIDDEN + VOCAB * HIDDEN) + SEEN_FLOPS
 
 
 def test_the_expected_number_of_experts_is_that_of_draws() -> None:
