@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models.architecture.attention import AttentionSpec
-from models.batch import ForwardBatch, KVGroupBatch
-from models.kv.layer import LayerKV
+from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
+from models.kv.layer import LayerKV, LayerState
 from models.layers.mlp import MLP
 from models.linear.linear import Linear
 
@@ -103,6 +103,14 @@ def rotate_and_write_cost(
     """Return the cost of `kv_write_cost`, and of rotating the queries."""
     del by
     return kv_write_cost(kv, k, v, group) + Cost(2 * q.numel() * q.element_size())
+
+
+def recurrence_cost(rows: torch.Tensor, group: StateGroupBatch, state: LayerState, _: object) -> Cost:
+    """Return the cost of a recurrence between its projections: rows are read, and states read and written once per
+    sequence. Its operations are not counted."""
+    state_bytes = sum(part[0].nbytes for part in state.parts)
+    num_moved = sum(block >= 0 for block in group.source_blocks) + sum(block >= 0 for block in group.target_blocks)
+    return Cost(rows.nbytes + num_moved * state_bytes)
 
 
 def sampling_cost(logits: torch.Tensor, *_: object) -> Cost:

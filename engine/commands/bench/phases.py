@@ -22,6 +22,7 @@ from engine.commands.bench.costs import (
     experts_cost,
     kv_write_cost,
     linear_cost,
+    recurrence_cost,
     rotate_and_write_cost,
     sampling_cost,
 )
@@ -34,6 +35,7 @@ from engine.runner.executors.recorded import RecordedExecutor
 from models.kernels.cpu.moe import NativeExperts
 from models.kernels.cpu.tape import Tape
 from models.layers.moe import MoE
+from models.layers.recurrence.recurrence import Recurrence
 from models.linear.linear import Linear
 
 
@@ -42,6 +44,7 @@ class Phase(enum.StrEnum):
     HEAD = "output layer"
     ATTENTION = "attention"
     KV_WRITE = "RoPE, KV write"
+    RECURRENCE = "recurrences"
     FORWARD = "rest of the model"  # norms, activations, residuals, embedding
     SAMPLING = "sampling"
     SCHEDULER = "scheduler"
@@ -54,8 +57,16 @@ class Phase(enum.StrEnum):
 # Phases of native calls on a tape; all others are Phase.FORWARD.
 _PHASES = {
     "hr_paged_attention": Phase.ATTENTION,
+    "hr_choose_positions": Phase.ATTENTION,
     "hr_rope_kv_write": Phase.KV_WRITE,
+    "hr_causal_conv": Phase.RECURRENCE,
+    "hr_gate_and_norm": Phase.RECURRENCE,
+    "hr_gated_delta": Phase.RECURRENCE,
+    "hr_linear_unit": Phase.RECURRENCE,
+    "hr_selective_scan": Phase.RECURRENCE,
+    "hr_state_space": Phase.RECURRENCE,
     "hr_quantized_linear": Phase.LINEARS,
+    "hr_quantized_linear_adapted": Phase.LINEARS,
     "hr_scaled_linear": Phase.LINEARS,
     "hr_bf16_linear": Phase.LINEARS,
     "hr_f32_linear": Phase.LINEARS,
@@ -148,7 +159,9 @@ def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False)
         stack.enter_context(_timed(clock, Phase.KV_WRITE, backend, "rotate_and_write", rotate_and_write_cost))
         stack.enter_context(_timed_forward(clock, Phase.FORWARD, model.decoder))
         for module in model.decoder.modules():
-            if isinstance(module, MoE):
+            if isinstance(module, Recurrence):
+                stack.enter_context(_timed(clock, Phase.RECURRENCE, module, "scan", recurrence_cost))
+            elif isinstance(module, MoE):
                 stack.enter_context(_timed_experts(clock, module))
             elif isinstance(module, Linear):
                 phase = Phase.HEAD if module is model.decoder.head else Phase.LINEARS
