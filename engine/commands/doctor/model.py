@@ -29,7 +29,8 @@ def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
     for model in models:
         needs, found = _check(model.config)
         if needs is not None:
-            found = [_compare(needs, model.config, free, most) if len(models) == 1 else ok("model", _text(needs))]
+            is_alone = len(models) == 1
+            found = [_compare(needs, model.config, free, most) if is_alone else ok("model", _text(needs, model.config))]
         named = f"{model.name}: " if model.name else ""
         findings += [Finding(each.subject, each.severity, named + each.message) for each in found]
         weighed.append(needs)
@@ -79,22 +80,30 @@ def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Find
     if total > most:
         return problem(
             "model",
-            f"{_text(needs)}; {format_bytes(most)} of memory are available: choose a smaller model or fewer bits "
-            "(--quantization int4), or free memory",
+            f"{_text(needs, config)}; {format_bytes(most)} of memory are available: choose a smaller model or fewer "
+            "bits (--quantization int4), or free memory",
         )
     if total > free:
-        return warning("model", f"{_text(needs)}; {format_bytes(free)} of memory are free without swapping")
-    return ok("model", _text(needs))
+        return warning("model", f"{_text(needs, config)}; {format_bytes(free)} of memory are free without swapping")
+    return ok("model", _text(needs, config))
 
 
-def _text(needs: Weighed) -> str:
+def _text(needs: Weighed, config: EngineConfig) -> str:
     weights = f"about {format_bytes(needs.weight_bytes)} of weights"
     if not needs.has_kv_cache:
         return f"{weights}, and {format_bytes(needs.least_kv_bytes)} for a batch of texts; it makes vectors or scores"
     state = f", {format_bytes(needs.state_bytes)} of recurrent states a request" if needs.state_bytes else ""
     if not needs.token_kv_bytes:
-        return f"{weights}{state}, and no KV cache"
+        return f"{weights}{state}, and no KV cache{_most(needs, config)}"
+    usual = f"{format_bytes(needs.usual_kv_bytes - needs.state_bytes)} for {min(USUAL_CONTEXT, needs.longest):,}"
     return (
-        f"{weights}{state}, and {format_bytes(needs.token_kv_bytes)} of KV cache a token, "
-        f"{format_bytes(needs.usual_kv_bytes - needs.state_bytes)} for {min(USUAL_CONTEXT, needs.longest):,}"
+        f"{weights}{state}, and {format_bytes(needs.token_kv_bytes)} of KV cache a token, {usual}{_most(needs, config)}"
     )
+
+
+def _most(needs: Weighed, config: EngineConfig) -> str:
+    """Return what all requests of the stated context take together, with checkpoints; "" without --max-model-len."""
+    if config.max_model_len is None:
+        return ""
+    what = "requests of" if config.max_num_seqs > 1 else "request of"
+    return f"; at most {format_bytes(needs.most_kv_bytes)} for {config.max_num_seqs:,} {what} {needs.longest:,} tokens"

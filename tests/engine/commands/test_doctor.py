@@ -1,6 +1,7 @@
 """The part of `headrace doctor` that looks at what computes."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from engine.command_io.findings import Finding, ModelToCheck, Severity, warning
 from engine.commands.doctor import machine, model
 from engine.commands.doctor.model import find_model_problems
 from engine.config import Device, EngineConfig, Task
+from engine.runner.kv_budget import format_bytes
 from models.kernels.cpu import build, library
 from models.kernels.cpu.library import LEVEL_VARIABLE
 from tests.helpers.model_folders import write_model_folder
@@ -106,6 +108,16 @@ def test_a_model_is_compared_with_memory(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "free without swapping" in _last(config).message
     monkeypatch.setattr(model, "obtainable_memory_bytes", lambda _: 1000)
     assert _last(config).severity is Severity.PROBLEM
+
+
+@pytest.mark.parametrize("num_seqs", [1, 8])
+def test_the_memory_of_all_requests_is_told_for_a_stated_context(num_seqs: int, tmp_path: Path) -> None:
+    config = EngineConfig(str(write_model_folder(tmp_path / "model")), max_num_seqs=num_seqs)
+    assert "at most" not in _last(config).message
+    stated = replace(config, max_model_len=64)
+    requests = "requests" if num_seqs > 1 else "request"
+    bytes_of_all = format_bytes(num_seqs * 64 * 256)  # of two layers with two heads of 16 in bf16
+    assert _last(stated).message.endswith(f"; at most {bytes_of_all} for {num_seqs} {requests} of 64 tokens")
 
 
 def test_each_of_several_models_is_named_and_weighed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.scheduling.config import SchedulerConfig
-from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
+from tests.helpers.engines import SchedulerRun, expected_ids, half_right_draft, make_config, make_prompt, make_request
 
 pytestmark = pytest.mark.fast
 
@@ -21,6 +21,15 @@ def test_one_state_serves_a_sequence_of_any_length(caching: bool) -> None:
     run = SchedulerRun(config(1, enable_prefix_caching=caching, max_num_batched_tokens=7))
     request = make_request("a", make_prompt(50), max_tokens=100, ignore_eos=True)
     assert run.run([request]).ids == {"a": expected_ids(request)}
+
+
+def test_drafts_need_no_second_state() -> None:
+    run = SchedulerRun(config(1, max_num_batched_tokens=16), half_right_draft)
+    request = make_request("a", make_prompt(50), max_tokens=100, ignore_eos=True)
+    assert run.run([request]).ids == {"a": expected_ids(request)}
+    num_drafted = sum(num_draft for plan in run.plans for _, _, num_draft in plan)
+    num_accepted = 100 - (len(run.plans) - 3)  # of the prompt's four steps, the last gives a token
+    assert 10 < num_accepted < num_drafted
 
 
 def test_as_many_run_as_there_are_states_and_none_is_preempted_for_one() -> None:
