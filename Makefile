@@ -31,7 +31,7 @@ test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch
 test-integrations: $(VENV)/.installed-test ## Run agents and front ends against the server; installs them (npm, pip)
 	$(BIN)/python -m pytest -m integrations tests/integrations
 
-test-long: $(VENV)/.installed-test ## Run the tests that take minutes each: a context of 131,072 tokens
+test-long: $(VENV)/.installed-test ## Run tests of minutes: a context of 131,072 tokens, each kind of layer over HTTP
 	$(BIN)/python -m pytest -m long
 
 soak: $(VENV)/.installed-test ## Load a real server with faults and kills (ARGS="--minutes 60"; default 3) and look for leaks
