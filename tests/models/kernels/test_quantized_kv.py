@@ -5,13 +5,15 @@ import torch
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import LARGEST_CODES
+from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.kv_codes import quantize_heads
+from models.attention.reference import ReferenceAttention
 from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary
 from models.kv.layer import LayerKV
-from tests.models.kernels.paged_batches import full_kv
+from tests.models.kernels.paged_batches import Lengths, filled_kv, full_kv, paged_batch
 from tests.models.kernels.test_attention import MIXED, _check
 
 CODES = list(LARGEST_CODES)
@@ -31,10 +33,12 @@ def _stored(kv: LayerKV, spec: AttentionSpec) -> list[tuple[torch.Tensor, torch.
     heads, code_dtype = kv.parts["kv"], kv.layout.code_dtype
     assert code_dtype is not None
     scales_start = 16 * (spec.head_dim + spec.value_dim)
+    pack = 4 if code_dtype == torch.int8 else 2
     for size, order in ((spec.head_dim, (0, 3, 1, 2, 4)), (spec.value_dim, (0, 2, 4, 1, 3))):
         codes = heads[:, :, start : start + 16 * size]
-        shape = (size // 2, 16, 2) if start == 0 else (8, size, 2)
+        shape = (size // pack, 16, pack) if start == 0 else (16 // pack, size, pack)
         codes = codes.unflatten(2, shape).permute(order).flatten(0, 1 if start == 0 else 2)
+        codes = codes ^ 0x80 if code_dtype == torch.int8 else codes  # stored plus 128
         scales = heads[:, :, scales_start : scales_start + 32].contiguous().view(torch.bfloat16).transpose(1, 2)
         parts.append((codes.reshape(len(heads) * 16, -1, size).view(code_dtype), scales.flatten(0, 1).unsqueeze(2)))
         start, scales_start = start + 16 * size, scales_start + 32 * max(1, size // 64)
@@ -105,6 +109,25 @@ def test_attention_over_codes_equals_reference(
     kernels: KernelLibrary, name: str, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> None:
     _check(kernels, SPECS[name], MIXED, dtype, block_size=4 if name == "chunk" else 16, kv_dtype=kv_dtype)
+
+
+def test_int8_keeps_the_small_numbers_of_a_query_beside_a_large_one(kernels: KernelLibrary) -> None:
+    spec, generator = AttentionSpec(4, 2, 64, 0.125), torch.Generator().manual_seed(0)
+    batch, num_blocks = paged_batch([Lengths(3, 300)], 16, generator)
+    group = batch.groups[0]
+    assert isinstance(group, KVGroupBatch)
+    q = torch.randn(3, 4, 64, generator=generator)
+    k, v = torch.randn(2, 300, 2, 64, generator=generator)
+    q[..., 5], k[..., 5] = q[..., 5] * 100, k[..., 5] / 100  # as large in a score as any other
+    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+
+    def attend(backend: AttentionBackend, dtype: torch.dtype) -> torch.Tensor:
+        kv = filled_kv(backend, spec, num_blocks, batch, k.to(dtype), v.to(dtype), torch.int8)
+        return backend.forward(q.to(dtype), kv, batch, group, spec).float()
+
+    got, want = attend(CpuAttention(kernels), torch.bfloat16), attend(ReferenceAttention(), torch.float32)
+
+    assert (got - want).norm() < 0.005 * want.norm()
 
 
 @pytest.mark.parametrize("spec", [AttentionSpec(4, 1, 64, 1.0, values_from=16, reuses_choice=True)])

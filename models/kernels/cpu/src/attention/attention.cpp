@@ -22,6 +22,8 @@
 #include <memory>
 #include <vector>
 
+#include "attention/attention_integers.h"
+#include "attention/attention_plan.h"
 #include "attention/attention_products.h"
 #include "attention/attention_softmax.h"
 #include "attention/kv_codes.h"
@@ -34,18 +36,7 @@ namespace {
 
 using namespace hr;
 
-constexpr int kRowTile = 24;
-constexpr int kSplit = 512;
 constexpr int kMaxDim = 576;  // of a head
-
-struct Item {
-  int seq, kv_head, first_row, num_rows;
-  int begin, end;       // positions
-  int split, num_splits;
-  int64_t partial;      // index of the tile's first partial result, if split
-  int tile;             // index of the tile's counter, if split
-  bool is_chosen;       // begin and end are indices of the list of positions that the item's query sees
-};
 
 struct Scratch {
   alignas(64) float q[kRowTile * kMaxDim];
@@ -53,6 +44,7 @@ struct Scratch {
   alignas(64) float out[kRowTile * kMaxDim];
   alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
   alignas(64) float keys[kPieces * kTile * kMaxDim];    // what gather_pieces() or read_codes() copies
+  alignas(64) int8_t q_bytes[kRowTile * 2 * kMaxDim], weight_bytes[kRowTile * 2 * kChunk];
   alignas(64) float key_scales[kChunk], value_scales[kChunk];  // of codes
   float max[kRowTile], sum[kRowTile];
 };
@@ -102,30 +94,36 @@ const Element* piece_values(const Problem& p, const Piece& piece, const Element*
   return copy;
 }
 
-// Widens the keys and values of the chunk's piece `i`, and reads their scales; those of values are 0 where no position is.
+// The codes of a piece's keys, which its values and scales follow.
+const uint8_t* coded_head(const Problem& p, const Item& item, const Piece& piece) {
+  const int64_t head = piece.tile * p.num_kv_heads + item.kv_head;
+  return static_cast<const uint8_t*>(p.kv) + head * coded_head_bytes(p.head_dim, p.has_values() ? p.value_dim : 0);
+}
+
+// Reads the scales of the chunk's piece `i`; those of values are 0 where no position is.
+void read_scales(const Problem& p, const Piece& piece, int i, const uint8_t* head, Scratch& s) {
+  const Bf16* scales = reinterpret_cast<const Bf16*>(head + kTile * p.stored_dim());
+  store(s.key_scales + i * kTile, load_bf16(scales));
+  const F32x16 of_values = load_bf16(p.has_values() ? scales + scale_room(p.head_dim) / 2 : scales);
+  store(s.value_scales + i * kTile, keep_lanes(of_values, piece.first_lane, piece.first_lane + piece.count, 0.0f));
+}
+
+// Widens the keys and values of the chunk's piece `i`, and reads their scales.
 template <KvCode kCode, class Element>
 void read_codes(const Problem& p, const Item& item, const Piece& piece, int i, Scratch& s, const Element** keys,
                 const Element** values) {
-  const int dim = p.head_dim, value_dim = p.has_values() ? p.value_dim : 0, end = piece.first_lane + piece.count;
-  const uint8_t* head = static_cast<const uint8_t*>(p.kv) +
-                        (piece.tile * p.num_kv_heads + item.kv_head) * coded_head_bytes(dim, value_dim);
+  const int dim = p.head_dim;
+  const uint8_t* head = coded_head(p, item, piece);
   Element* wide_keys = reinterpret_cast<Element*>(s.keys) + i * kTile * dim;
   Element* wide_values = reinterpret_cast<Element*>(s.values) + i * kTile * p.value_dim;
   widen_keys<kCode>(head, dim, wide_keys);
   keys[i] = wide_keys;
   values[i] = wide_values;
   if (p.has_values())
-    widen_values<kCode>(head + kTile * dim, value_dim, piece.first_lane, end, wide_values);
+    widen_values<kCode>(head + kTile * dim, p.value_dim, piece.first_lane, piece.first_lane + piece.count, wide_values);
   else
     values[i] = piece_values(p, piece, wide_keys, wide_values);
-  const Bf16* scales = reinterpret_cast<const Bf16*>(head + kTile * (dim + value_dim));
-  store(s.key_scales + i * kTile, load_bf16(scales));
-  const F32x16 value_scales = load_bf16(p.has_values() ? scales + scale_room(dim) / 2 : scales);
-  store(s.value_scales + i * kTile, keep_lanes(value_scales, piece.first_lane, end, 0.0f));
-}
-
-int query_position(const Problem& p, int seq, int query) {
-  return p.seq_lens[seq] - (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) + query;
+  read_scales(p, piece, i, head, s);
 }
 
 // Whether every row of the item sees every lane of the pieces, which end before position `end`.
@@ -137,10 +135,10 @@ bool sees_all(const Problem& p, const Item& item, const std::vector<Piece>& piec
          pieces[0].position >= p.first_seen(last) && end <= p.seen_end(first, p.seq_lens[item.seq]);
 }
 
-template <class Element>
+template <class Element, class Weight>
 auto softmax_of(bool sees_all, bool is_coded) {
-  if (is_coded) return sees_all ? softmax_row<Element, true, true> : softmax_row<Element, false, true>;
-  return sees_all ? softmax_row<Element, true, false> : softmax_row<Element, false, false>;
+  if (is_coded) return sees_all ? softmax_row<Element, Weight, true, true> : softmax_row<Element, Weight, false, true>;
+  return sees_all ? softmax_row<Element, Weight, true, false> : softmax_row<Element, Weight, false, false>;
 }
 
 // Unnormalized attention of one item's rows: s.out, s.max (base 2), s.sum.
@@ -178,13 +176,52 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
       values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
     }
     all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
-    const auto softmax = softmax_of<Element>(sees_all(p, item, pieces, begin), p.code != kNoCode);
+    const auto softmax = softmax_of<Element, Element>(sees_all(p, item, pieces, begin), p.code != kNoCode);
     for (int r = 0; r < item.num_rows; ++r) {
       const int row = item.first_row + r;
       rescale[r] = softmax(p, pieces, item.kv_head * group + row % group, query_position(p, item.seq, row / group),
                            p.seq_lens[item.seq], s.scores + r * kChunk, s.key_scales, s.value_scales, s.max[r], s.sum[r]);
     }
     add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, value_dim, rescale, s.out);
+  }
+}
+
+// The same over int8 codes in whole numbers, with values beside the keys.
+template <class Element>
+void walk_codes(const Problem& p, const Item& item, Scratch& s) {
+  const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim;
+  WholeRow queries[kRowTile], weights[kRowTile];
+  for (int r = 0; r < item.num_rows; ++r) {
+    const int row = item.first_row + r;
+    const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
+    const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
+    queries[r] = to_whole(q, dim, s.q_bytes + r * 2 * dim, dim);
+    s.max[r] = -kInfinity;
+    s.sum[r] = 0;
+  }
+  std::fill(s.out, s.out + item.num_rows * p.value_dim, 0.0f);
+
+  thread_local std::vector<Piece> pieces;
+  const int32_t* table = p.block_tables + item.seq * p.table_stride;
+  const uint8_t *keys[kPieces], *values[kPieces];
+  float rescale[kRowTile];
+  for (int begin = item.begin; begin < item.end;) {
+    begin = next_pieces(p.block_size, table, begin, item.end, pieces);
+    const int num_pieces = static_cast<int>(pieces.size());
+    for (int i = 0; i < num_pieces; ++i) {
+      keys[i] = coded_head(p, item, pieces[i]);
+      values[i] = keys[i] + kTile * dim;
+      read_scales(p, pieces[i], i, keys[i], s);
+    }
+    whole_scores(s.q_bytes, queries, item.num_rows, keys, num_pieces, dim, s.scores);
+    const auto softmax = softmax_of<Element, float>(sees_all(p, item, pieces, begin), true);
+    for (int r = 0; r < item.num_rows; ++r) {
+      const int row = item.first_row + r;
+      rescale[r] = softmax(p, pieces, item.kv_head * group + row % group, query_position(p, item.seq, row / group),
+                           p.seq_lens[item.seq], s.scores + r * kChunk, s.key_scales, s.value_scales, s.max[r], s.sum[r]);
+      weights[r] = to_whole(s.scores + r * kChunk, num_pieces * kTile, s.weight_bytes + r * 2 * kChunk, kChunk);
+    }
+    add_whole_values(s.weight_bytes, weights, item.num_rows, values, num_pieces, p.value_dim, rescale, s.out);
   }
 }
 
@@ -227,7 +264,11 @@ void merge_splits(const Problem& p, const Item& item, const Partials& partials, 
 
 template <class Element>
 void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
-  walk_context<Element>(p, item, s);
+  // fp32 is for numbers that are as near as they can be
+  if (kHasByteProducts && sizeof(Element) == 2 && p.code == kInt8 && p.has_values())
+    walk_codes<Element>(p, item, s);
+  else
+    walk_context<Element>(p, item, s);
   if (item.num_splits == 1) {
     for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.value_dim, s.max[r], s.sum[r]);
     return;
@@ -241,62 +282,6 @@ void run_item(const Problem& p, const Item& item, const Partials& partials, Scra
   // acq_rel: the last to arrive sees what the others stored
   if (partials.finished[item.tile].fetch_add(1, std::memory_order_acq_rel) + 1 == item.num_splits)
     merge_splits<Element>(p, item, partials, s);
-}
-
-// All work items of a step.
-struct Plan {
-  std::vector<Item>& items;
-  int64_t num_partials = 0;
-  int num_split_tiles = 0;
-
-  // Adds rows of one tile, whose queries see positions (or chosen ones) begin .. end - 1; can_split: into pieces of kSplit.
-  void add(const Problem& p, int seq, int first, int rows, int begin, int end, bool can_split, bool is_chosen) {
-    const int splits = can_split ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
-    for (int head = 0; head < p.num_kv_heads; ++head) {
-      for (int i = 0; i < splits; ++i)
-        items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
-                         splits, num_partials, num_split_tiles, is_chosen});
-      if (splits > 1) {
-        num_partials += splits;
-        num_split_tiles += 1;
-      }
-    }
-  }
-
-  // Adds rows first .. end_row - 1 of a sequence, those with the longest context first.
-  void add_rows(const Problem& p, int seq, int first, int end_row, bool can_split) {
-    const int group = p.num_heads / p.num_kv_heads;
-    for (int row = first + (end_row - first - 1) / kRowTile * kRowTile; row >= first; row -= kRowTile) {
-      const int rows = std::min(kRowTile, end_row - row);
-      const int end = p.seen_end(query_position(p, seq, (row + rows - 1) / group), p.seq_lens[seq]);
-      const int seen = p.first_seen(query_position(p, seq, row / group));
-      // as far back as makes whole tiles, but within the block: earlier ones may be given back
-      add(p, seq, row, rows, std::max(seen / kTile * kTile, seen / p.block_size * p.block_size), end, can_split, false);
-    }
-  }
-};
-
-void plan(const Problem& p, Plan& plan) {
-  plan.items.clear();
-  const int group = p.num_heads / p.num_kv_heads;
-  for (int seq = 0; seq < p.num_seqs; ++seq) {
-    const int num_queries = p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq], num_rows = num_queries * group;
-    if (num_rows == 0) continue;
-    const bool can_split = num_rows <= std::max(kRowTile, group);
-    if (!p.chosen) {
-      plan.add_rows(p, seq, 0, num_rows, can_split);
-      continue;
-    }
-    for (int query = num_queries - 1; query >= 0; --query) {  // a tile has rows of one query
-      const int first = query * group, end = first + group;
-      if (p.chosen[(p.cu_seqlens_q[seq] + query) * static_cast<int64_t>(p.topk)] < 0) {
-        plan.add_rows(p, seq, first, end, can_split);
-        continue;
-      }
-      for (int row = first; row < end; row += kRowTile)
-        plan.add(p, seq, row, std::min(kRowTile, end - row), 0, p.topk, can_split, true);
-    }
-  }
 }
 
 template <class Element>

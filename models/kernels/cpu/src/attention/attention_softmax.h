@@ -85,10 +85,10 @@ inline F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, i
   return s;
 }
 
-// Turns one row's scores of a chunk into weights 2^(score - max), in place, and returns what `out` must be scaled by.
-// kSeesAll: every lane of every piece. kIsCoded: scores are multiplied by `key_scales` before, and weights by `value_scales`
-// after; both [kChunk].
-template <class Element, bool kSeesAll, bool kIsCoded>
+// Turns one row's scores of a chunk into weights 2^(score - max) of type Weight, in place, and returns what `out` must be
+// scaled by. kSeesAll: every lane of every piece. kIsCoded: scores are multiplied by `key_scales` before, and weights by
+// `value_scales` after; both [kChunk].
+template <class Element, class Weight, bool kSeesAll, bool kIsCoded>
 float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, int context, float* scores,
                   const float* key_scales, const float* value_scales, float& max_so_far, float& sum) {
   const bool is_plain = p.softcap == 0 && !p.has_bias();  // scaled on the way to weights, which the maximum commutes with
@@ -116,7 +116,7 @@ float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, 
     const F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
     total = total + w;
     const F32x16 stored = kIsCoded ? w * load<F32x16>(value_scales + i * kTile) : w;
-    store_lanes(reinterpret_cast<Element*>(scores) + i * kTile, stored);  // never ahead of the scores still to be read
+    store_lanes(reinterpret_cast<Weight*>(scores) + i * kTile, stored);  // never ahead of the scores still to be read
   }
   float rescale = 1.0f;
   if (new_max != max_so_far) rescale = max_so_far == -kInfinity ? 0.0f : std::exp2(max_so_far - shift);

@@ -2,8 +2,9 @@
 //
 //   x[d] ~ scale * code[d],   scale = bf16(max |x| / largest code),   code = round(x / scale)
 //
-// Codes lie where kv_layout.h has numbers of bf16 (pack = 2); the scales of a tile's keys follow the codes of keys and values,
-// then those of values, 16 of bf16 each, in rooms that grow with the head (scale_slots in kv_layout.py):
+// Codes of 8-bit floats lie where kv_layout.h has numbers of bf16 (pack = 2). Those of int8 are packed by four (pack = 4), plus
+// 128, as instructions for products of bytes take them (attention_integers.h). The scales of a tile's keys follow the codes of
+// keys and values, then those of values, 16 of bf16 each, in rooms that grow with the head (scale_slots in kv_layout.py):
 //
 //   tensor  [tiles, K, head_bytes]
 //   head    [16 * D codes][16 * V codes][room of 16 key scales][room of 16 value scales]
@@ -41,6 +42,9 @@ struct Fp8 {
 };
 
 template <KvCode kCode>
+constexpr int kCodePack = kCode == kInt8 ? 4 : 2;
+
+template <KvCode kCode>
 constexpr float kLargestCode = kCode == kInt8 ? 127.0f : Fp8<kCode>::kLargest;
 
 // ---- quantization
@@ -51,6 +55,7 @@ HR_INLINE void store_codes(const F32x16& x, float inverse, uint8_t* codes) {
   const F32x16 scaled = min(max(x * broadcast(inverse), broadcast(-kLargestCode<kCode>)), broadcast(kLargestCode<kCode>));
   if constexpr (kCode == kInt8) {
     store_int8(reinterpret_cast<int8_t*>(codes), scaled);
+    for (int i = 0; i < 16; ++i) codes[i] ^= 0x80;  // plus 128
   } else {
     constexpr int kShift = 23 - Fp8<kCode>::kMantissa;
     const Bits bits = bits_of(scaled), size = bits & broadcast(0x7fffffffu);
@@ -65,9 +70,9 @@ HR_INLINE void store_codes(const F32x16& x, float inverse, uint8_t* codes) {
   }
 }
 
-// The codes of one head, and their scale.
-template <KvCode kCode, class Element>
-Bf16 quantize_head(const Element* x, int size, uint8_t* codes) {
+// The largest of |x|; if a number is NaN, so is this.
+template <class Element>
+float largest_of(const Element* x, int size) {
   I32x16 largest{};  // of the bits without the sign, so that a NaN is the largest
   for (int d = 0; d < size; d += 16) {
     const I32x16 bits = integers_of(bits_of(load_lanes(x + d)) & broadcast(0x7fffffffu));
@@ -78,7 +83,13 @@ Bf16 quantize_head(const Element* x, int size, uint8_t* codes) {
   const int32_t bits = *std::max_element(lanes, lanes + 16);
   float most;
   std::memcpy(&most, &bits, 4);
-  Bf16 scale = to_bf16(most / kLargestCode<kCode>);
+  return most;
+}
+
+// The codes of one head, and their scale.
+template <KvCode kCode, class Element>
+Bf16 quantize_head(const Element* x, int size, uint8_t* codes) {
+  Bf16 scale = to_bf16(largest_of(x, size) / kLargestCode<kCode>);
   if (to_float(scale) < 1e-30f) scale = 0;  // its inverse would not be finite
   const float inverse = scale == 0 ? 0.0f : 1.0f / to_float(scale);
   for (int d = 0; d < size; d += 16) store_codes<kCode>(load_lanes(x + d), inverse, codes + d);
@@ -91,11 +102,12 @@ void store_coded(const Element* key, const Element* value, int lane, uint8_t* he
   alignas(64) uint8_t codes[1024];
   Bf16* scales = reinterpret_cast<Bf16*>(head + kTile * (head_dim + value_dim));
   scales[lane] = quantize_head<kCode>(key, head_dim, codes);
-  for (int d = 0; d < head_dim; d += 2) std::memcpy(head + key_index<Bf16>(lane, d), codes + d, 2);
+  constexpr int kPacked = kCodePack<kCode>;
+  for (int d = 0; d < head_dim; d += kPacked) std::memcpy(head + d * kTile + lane * kPacked, codes + d, kPacked);
   if (!value) return;
   scales[scale_room(head_dim) / 2 + lane] = quantize_head<kCode>(value, value_dim, codes);
   uint8_t* values = head + kTile * head_dim;
-  for (int d = 0; d < value_dim; ++d) values[value_index<Bf16>(lane, d, value_dim)] = codes[d];
+  for (int d = 0; d < value_dim; ++d) values[(lane / kPacked * value_dim + d) * kPacked + lane % kPacked] = codes[d];
 }
 
 // ---- reading
@@ -103,26 +115,27 @@ void store_coded(const Element* key, const Element* value, int lane, uint8_t* he
 typedef int16_t NativeShort __attribute__((vector_size(kNativeBytes)));
 typedef int8_t HalfBytes __attribute__((vector_size(kNativeBytes / 2)));
 
-// 32 codes as numbers of bf16; `keep` masks their 16-bit units.
+// The two of four int8 codes in each lane that are kFirst and kFirst + 1, as numbers of bf16.
+template <int kFirst>
+HR_INLINE Bits bf16_of_pair(const Bits& codes) {
+  I32x16 even, odd;
+  HR_EACH(even.r[i] = (NativeI)(codes.r[i] >> (8 * kFirst) & 0xff) - 128;
+          odd.r[i] = (NativeI)(codes.r[i] >> (8 * kFirst + 8) & 0xff) - 128)
+  return shift_right<16>(bits_of(to_float(even))) | (bits_of(to_float(odd)) & broadcast(0xffff0000u));
+}
+
+// 32 codes of 8-bit floats as numbers of bf16; `keep` masks their 16-bit units.
 template <KvCode kCode>
 HR_INLINE Bits bf16_of_codes(const uint8_t* codes, const Bits& keep) {
   Bits out;
   HR_EACH(HalfBytes bytes; std::memcpy(&bytes, codes + i * (kNativeBytes / 2), kNativeBytes / 2);
           out.r[i] = (NativeU)__builtin_convertvector(bytes, NativeShort) & keep.r[i])
-  if constexpr (kCode == kInt8) {
-    const I32x16 pairs = integers_of(out);
-    I32x16 even, odd;
-    HR_EACH(even.r[i] = (pairs.r[i] << 16) >> 16; odd.r[i] = pairs.r[i] >> 16)
-    return shift_right<16>(bits_of(to_float(even))) | (bits_of(to_float(odd)) & broadcast(0xffff0000u));
-  } else {
-    // the sign-extended byte moved up has the sign in bit 15, and exponent and mantissa below that of bf16, which has a
-    // larger bias
-    constexpr int kShift = 7 - Fp8<kCode>::kMantissa;
-    constexpr int16_t kBits = static_cast<int16_t>(0x8000 | 0x7f << kShift), kBias = (127 - Fp8<kCode>::kBias) << 7;
-    HR_EACH(const NativeShort moved = (NativeShort)((NativeShort)out.r[i] << kShift) & kBits;
-            out.r[i] = (NativeU)((moved & 0x7fff) != 0 ? (NativeShort)(moved + kBias) : NativeShort{}))
-    return out;
-  }
+  // the sign-extended byte moved up has the sign in bit 15, and exponent and mantissa below that of bf16, which has a larger bias
+  constexpr int kShift = 7 - Fp8<kCode>::kMantissa;
+  constexpr int16_t kBits = static_cast<int16_t>(0x8000 | 0x7f << kShift), kBias = (127 - Fp8<kCode>::kBias) << 7;
+  HR_EACH(const NativeShort moved = (NativeShort)((NativeShort)out.r[i] << kShift) & kBits;
+          out.r[i] = (NativeU)((moved & 0x7fff) != 0 ? (NativeShort)(moved + kBias) : NativeShort{}))
+  return out;
 }
 
 HR_INLINE void store_pairs(const Bits& pairs, Bf16* first, Bf16*) { store(first, pairs); }
@@ -134,19 +147,39 @@ HR_INLINE void store_pairs(const Bits& pairs, float* first, float* second) {
 // The codes of a tile's keys in the layout of keys of `Element`.
 template <KvCode kCode, class Element>
 void widen_keys(const uint8_t* codes, int dim, Element* keys) {
-  const Bits keep = broadcast(0xffffffffu);
-  for (int d = 0; d < dim; d += 2, codes += 2 * kTile, keys += 2 * kTile)
-    store_pairs(bf16_of_codes<kCode>(codes, keep), keys, keys + kTile);
+  if constexpr (kCode == kInt8) {
+    for (int d = 0; d < dim; d += 4, codes += 4 * kTile, keys += 4 * kTile) {
+      const Bits each = load<Bits>(codes);
+      store_pairs(bf16_of_pair<0>(each), keys, keys + kTile);
+      store_pairs(bf16_of_pair<2>(each), keys + 2 * kTile, keys + 3 * kTile);
+    }
+  } else {
+    const Bits keep = broadcast(0xffffffffu);
+    for (int d = 0; d < dim; d += 2, codes += 2 * kTile, keys += 2 * kTile)
+      store_pairs(bf16_of_codes<kCode>(codes, keep), keys, keys + kTile);
+  }
 }
 
 // The codes of a tile's values in the layout of values of `Element`; zeros in lanes that are not first .. end - 1.
 template <KvCode kCode, class Element>
 void widen_values(const uint8_t* codes, int dim, int first, int end, Element* values) {
-  for (int lane = 0; lane < kTile; lane += 2, codes += 2 * dim, values += 2 * dim) {
-    const auto is_kept = [&](int each) { return each >= first && each < end; };
-    const Bits keep = broadcast((is_kept(lane) ? 0xffffu : 0u) | (is_kept(lane + 1) ? 0xffff0000u : 0u));
-    for (int d = 0; d < dim; d += 16)
-      store_pairs(bf16_of_codes<kCode>(codes + 2 * d, keep), values + d * kPack<Element>, values + dim + d);
+  const auto is_kept = [&](int lane) { return lane >= first && lane < end; };
+  const auto kept = [&](int lane) {
+    return broadcast((is_kept(lane) ? 0xffffu : 0u) | (is_kept(lane + 1) ? 0xffff0000u : 0u));
+  };
+  constexpr int kPacked = kCodePack<kCode>;
+  for (int lane = 0; lane < kTile; lane += kPacked, codes += kPacked * dim, values += kPacked * dim) {
+    const Bits keep = kept(lane);
+    for (int d = 0; d < dim; d += 16) {
+      Element* target = values + d * kPack<Element>;
+      if constexpr (kCode == kInt8) {
+        const Bits each = load<Bits>(codes + 4 * d);
+        store_pairs(bf16_of_pair<0>(each) & keep, target, target + dim);
+        store_pairs(bf16_of_pair<2>(each) & kept(lane + 2), target + 2 * dim, target + 3 * dim);
+      } else {
+        store_pairs(bf16_of_codes<kCode>(codes + 2 * d, keep), target, target + dim);
+      }
+    }
   }
 }
 

@@ -1,0 +1,85 @@
+// The work of a step of attention, cut into items: rows of one sequence and KV head, and positions that they see.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "attention/attention_softmax.h"
+#include "attention/kv_layout.h"
+
+namespace hr {
+
+constexpr int kRowTile = 24;
+constexpr int kSplit = 512;
+
+struct Item {
+  int seq, kv_head, first_row, num_rows;
+  int begin, end;       // positions
+  int split, num_splits;
+  int64_t partial;      // index of the tile's first partial result, if split
+  int tile;             // index of the tile's counter, if split
+  bool is_chosen;       // begin and end are indices of the list of positions that the item's query sees
+};
+
+inline int query_position(const Problem& p, int seq, int query) {
+  return p.seq_lens[seq] - (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) + query;
+}
+
+// All work items of a step.
+struct Plan {
+  std::vector<Item>& items;
+  int64_t num_partials = 0;
+  int num_split_tiles = 0;
+
+  // Adds rows of one tile, whose queries see positions (or chosen ones) begin .. end - 1; can_split: into pieces of kSplit.
+  void add(const Problem& p, int seq, int first, int rows, int begin, int end, bool can_split, bool is_chosen) {
+    const int splits = can_split ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
+    for (int head = 0; head < p.num_kv_heads; ++head) {
+      for (int i = 0; i < splits; ++i)
+        items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
+                         splits, num_partials, num_split_tiles, is_chosen});
+      if (splits > 1) {
+        num_partials += splits;
+        num_split_tiles += 1;
+      }
+    }
+  }
+
+  // Adds rows first .. end_row - 1 of a sequence, those with the longest context first.
+  void add_rows(const Problem& p, int seq, int first, int end_row, bool can_split) {
+    const int group = p.num_heads / p.num_kv_heads;
+    for (int row = first + (end_row - first - 1) / kRowTile * kRowTile; row >= first; row -= kRowTile) {
+      const int rows = std::min(kRowTile, end_row - row);
+      const int end = p.seen_end(query_position(p, seq, (row + rows - 1) / group), p.seq_lens[seq]);
+      const int seen = p.first_seen(query_position(p, seq, row / group));
+      // as far back as makes whole tiles, but within the block: earlier ones may be given back
+      add(p, seq, row, rows, std::max(seen / kTile * kTile, seen / p.block_size * p.block_size), end, can_split, false);
+    }
+  }
+};
+
+inline void plan(const Problem& p, Plan& plan) {
+  plan.items.clear();
+  const int group = p.num_heads / p.num_kv_heads;
+  for (int seq = 0; seq < p.num_seqs; ++seq) {
+    const int num_queries = p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq], num_rows = num_queries * group;
+    if (num_rows == 0) continue;
+    const bool can_split = num_rows <= std::max(kRowTile, group);
+    if (!p.chosen) {
+      plan.add_rows(p, seq, 0, num_rows, can_split);
+      continue;
+    }
+    for (int query = num_queries - 1; query >= 0; --query) {  // a tile has rows of one query
+      const int first = query * group, end = first + group;
+      if (p.chosen[(p.cu_seqlens_q[seq] + query) * static_cast<int64_t>(p.topk)] < 0) {
+        plan.add_rows(p, seq, first, end, can_split);
+        continue;
+      }
+      for (int row = first; row < end; row += kRowTile)
+        plan.add(p, seq, row, std::min(kRowTile, end - row), 0, p.topk, can_split, true);
+    }
+  }
+}
+
+}  // namespace hr
