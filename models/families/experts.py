@@ -10,16 +10,20 @@ from models.families.transforms import as_row
 
 
 def expert_names(
-    block: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+    block: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj", place: str = "mlp"
 ) -> dict[str, To | tuple[To, ...] | None]:
-    """Return rules for experts in "model.layers.{i}.<block>.experts", stored one by one or stacked in one tensor."""
-    experts = f"model.layers.{{i}}.{block}.experts"
+    """Return rules for experts in "model.layers.{i}.<block>.experts", stored one by one or stacked in one tensor.
+
+    block: may be "", for "model.layers.{i}.experts". place: "mlp", or "moe" for experts beside an MLP.
+    """
+    experts = f"model.layers.{{i}}.{block}.experts" if block else "model.layers.{i}.experts"
+    first, second = (f"layers.{{i}}.{place}.experts.{{e}}.{matrix}" for matrix in ("gate_up", "down"))
     return {
-        f"{experts}.{{e}}.{gate}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
-        f"{experts}.{{e}}.{up}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
-        f"{experts}.{{e}}.{down}.*": To("layers.{i}.mlp.experts.{e}.down"),
-        f"{experts}.gate_up_proj": To("layers.{i}.mlp.experts.{e}.gate_up"),
-        f"{experts}.down_proj": To("layers.{i}.mlp.experts.{e}.down"),
+        f"{experts}.{{e}}.{gate}.*": To(first, "gate"),
+        f"{experts}.{{e}}.{up}.*": To(first, "up"),
+        f"{experts}.{{e}}.{down}.*": To(second),
+        f"{experts}.gate_up_proj": To(first),
+        f"{experts}.down_proj": To(second),
     }
 
 
@@ -34,12 +38,20 @@ def shared_names(block: str, *, name: str = "shared_expert") -> dict[str, To | t
     }
 
 
+def gguf_stacked_names(place: str) -> dict[str, To | tuple[To, ...] | None]:
+    """Return rules for the router and the stacks of experts. place: as in `expert_names`."""
+    first, second = (f"layers.{{i}}.{place}.experts.{{e}}.{matrix}" for matrix in ("gate_up", "down"))
+    return {
+        "blk.{i}.ffn_gate_inp.*": To(f"layers.{{i}}.{place}.router"),
+        "blk.{i}.ffn_gate_exps.*": To(first, "gate"),
+        "blk.{i}.ffn_up_exps.*": To(first, "up"),
+        "blk.{i}.ffn_gate_up_exps.*": To(first),
+        "blk.{i}.ffn_down_exps.*": To(second),
+    }
+
+
 GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
-    "blk.{i}.ffn_gate_inp.*": To("layers.{i}.mlp.router"),
-    "blk.{i}.ffn_gate_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
-    "blk.{i}.ffn_up_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
-    "blk.{i}.ffn_gate_up_exps.*": To("layers.{i}.mlp.experts.{e}.gate_up"),
-    "blk.{i}.ffn_down_exps.*": To("layers.{i}.mlp.experts.{e}.down"),
+    **gguf_stacked_names("mlp"),
     "blk.{i}.ffn_gate.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),  # older files, without stacks
     "blk.{i}.ffn_up.{e}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "up"),
     "blk.{i}.ffn_down.{e}.*": To("layers.{i}.mlp.experts.{e}.down"),

@@ -18,6 +18,7 @@ from models.config.layers import kv_layers, layer_configs, sliding_windows
 from models.config.rope import rope_spec, with_default_rope
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families import llama, olmo
+from models.families.experts import expert_names, gguf_stacked_names
 from models.families.gemma import with_activation
 from models.families.name_map import To
 from models.families.registry import Family
@@ -119,11 +120,7 @@ NAMES = {
     "model.layers.{i}.router.proj.weight": To("layers.{i}.moe.router"),
     "model.layers.{i}.router.scale": To("layers.{i}.moe.router.norm", transform=over_root_size),
     "model.layers.{i}.router.per_expert_scale": To("layers.{i}.moe.router", parameter="expert_scale"),
-    "model.layers.{i}.experts.{e}.gate_proj.*": To("layers.{i}.moe.experts.{e}.gate_up", "gate"),  # quantized
-    "model.layers.{i}.experts.{e}.up_proj.*": To("layers.{i}.moe.experts.{e}.gate_up", "up"),
-    "model.layers.{i}.experts.{e}.down_proj.*": To("layers.{i}.moe.experts.{e}.down"),
-    "model.layers.{i}.experts.gate_up_proj": To("layers.{i}.moe.experts.{e}.gate_up"),
-    "model.layers.{i}.experts.down_proj": To("layers.{i}.moe.experts.{e}.down"),
+    **expert_names("", place="moe"),
     "model.layers.{i}.layer_scalar": To("layers.{i}.output_scale"),
 }
 
@@ -139,12 +136,8 @@ GGUF_NAMES = {
     "blk.{i}.pre_ffw_norm_2.*": To("layers.{i}.moe_norm"),
     "blk.{i}.post_ffw_norm_2.*": To("layers.{i}.moe_own_norm"),
     "blk.{i}.ffn_gate_inp.scale": To("layers.{i}.moe.router.norm", transform=over_root_size),
-    "blk.{i}.ffn_gate_inp.*": To("layers.{i}.moe.router"),
     "blk.{i}.ffn_down_exps.scale": To("layers.{i}.moe.router", parameter="expert_scale"),
-    "blk.{i}.ffn_down_exps.*": To("layers.{i}.moe.experts.{e}.down"),
-    "blk.{i}.ffn_gate_up_exps.*": To("layers.{i}.moe.experts.{e}.gate_up"),
-    "blk.{i}.ffn_gate_exps.*": To("layers.{i}.moe.experts.{e}.gate_up", "gate"),
-    "blk.{i}.ffn_up_exps.*": To("layers.{i}.moe.experts.{e}.gate_up", "up"),
+    **gguf_stacked_names("moe"),
     "blk.{i}.layer_output_scale.*": To("layers.{i}.output_scale"),
 }
 
