@@ -119,6 +119,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {
         **common,
         **deepseek.gguf_routed_fields(file, scoring="sigmoid"),
+        "norm_topk_prob": file.boolean("expert_weights_norm", True),  # which the converter does not write
         "layer_types": windows["layer_types"],
         "sliding_window_size": windows.get("sliding_window"),
         "swa_num_key_value_heads": of_kind.get("sliding_attention", full),

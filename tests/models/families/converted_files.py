@@ -110,6 +110,24 @@ CONVERTED: dict[str, ConvertedFile] = {
         {"moe_topk": [3, 3], "moe_intermediate_size": [96, 96], "num_shared_expert": [1, 1]},
     ),
     "hy-v3": ConvertedFile(),
+    "mimo-v2": ConvertedFile(
+        published={
+            "hybrid_layer_pattern": [0, 1, 1],
+            "moe_layer_freq": [0, 1, 1],
+            "sliding_window": 5,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 2,
+            "swa_head_dim": 48,
+            "swa_v_head_dim": 32,
+            "rope_parameters": None,
+            "rope_theta": 5000000.0,
+            "swa_rope_theta": 10000.0,
+            "partial_rotary_factor": 0.334,
+            "layernorm_epsilon": 1e-5,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+        }
+    ),
     "minimax": ConvertedFile(
         published={
             "architectures": ["MiniMaxText01ForCausalLM"],
@@ -167,7 +185,6 @@ NOT_CONVERTED = {
     "GPTJForCausalLM": "the converter has no such class",
     "Gemma4UnifiedForCausalLM": "the converter has its multimodal class alone",
     "Glm4vForConditionalGeneration": "compared by hand",
-    "MiMoV2FlashForCausalLM": "no file was made",
     "MinistralForCausalLM": "the converter has no such class",
 }
 
