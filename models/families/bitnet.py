@@ -1,4 +1,4 @@
-"""BitNet b1.58 with weights of 16 bits: Llama with norms before the last matrix of attention and of the MLP.
+"""BitNet b1.58: Llama with norms before the last matrix of attention and of the MLP.
 
 Not from GGUF: files do not state the activation, and llama.cpp computes another one than transformers.
 """

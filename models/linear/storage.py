@@ -25,6 +25,7 @@ _GROUPED = (
     Encoding.NF4,
     Encoding.FP4,
     Encoding.IQ2,
+    Encoding.TERNARY,
 )  # the names of the others imply their groups
 
 
@@ -53,7 +54,7 @@ class QuantizedStorage:
 
     @property
     def name(self) -> str:
-        """The name of the format in start-up notes: "int4 g32", "fp8 128x128", "int8 w8a8"."""
+        """The name of the format in start-up notes: "int4 g32", "fp8 128x128", "int8 w8a8", "ternary a8"."""
         kind = self.kind
         name = _NAMES.get(kind.encoding, kind.encoding.name.lower())
         if kind.encoding is Encoding.E2M1 and kind.group_size == NVFP4_GROUP:
@@ -62,7 +63,9 @@ class QuantizedStorage:
             name += f" g{kind.group_size}"
         elif kind.encoding is Encoding.FP8_E4M3 and kind.group_size < self.columns:
             name += f" {kind.row_group}x{kind.group_size}"
-        return name if kind.activation is ActivationQuantization.NONE else f"{name} w8a8"
+        if kind.activation is ActivationQuantization.NONE:
+            return name
+        return f"{name} a8" if kind.encoding is Encoding.TERNARY else f"{name} w8a8"
 
     def read(self, tensor: StoredTensor, rearrange: Rearrange) -> QuantTensor:
         """Read the tensor and quantize it if needed. Returns the matrix with its rows in the decoder's order.

@@ -23,7 +23,7 @@ from models.linear.storage import QuantizedStorage, WeightOptions, WeightStorage
 from models.loading.assign import Assignment
 from models.quant.round_to_nearest import kind_on_load
 from models.quant.scaled_weight import scaled_refusal
-from models.quant.tensor import WIDE_ENCODINGS
+from models.quant.tensor import codes_per_byte
 
 _DENSE_COLUMNS = 16  # the bf16 and fp32 kernels take multiples of this
 _Tensors = Mapping[str | None, StoredTensor]  # by a layer's shards, or None for the whole layer
@@ -194,7 +194,7 @@ def _min_bytes(layer: Linear, shard: str | None, storage: WeightStorage | None) 
     """Return the bytes of a shard's stored weight; for codes, without their scales."""
     weights = layer.rows(shard)[1] * layer.in_features
     if isinstance(storage, QuantizedStorage):
-        return weights if storage.kind.encoding in WIDE_ENCODINGS else weights // 2
+        return weights // codes_per_byte(storage.kind.encoding)
     if storage is None or storage is WeightFormat.BF16:
         return weights * 2
     columns, num_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[storage.name]]

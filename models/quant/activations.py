@@ -6,6 +6,7 @@ from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor
 
 FP8_MAX = 448.0
 INT8_MAX = 127.0
+SMALLEST_ROW = 1e-5  # the largest number of a row of TERNARY weights counts as at least this
 
 
 def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
@@ -26,7 +27,13 @@ def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
 
 
 def round_by_token(x: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """Round x [T, columns] fp32 to INT8 or FP8_E4M3 with one scale per row; returns fp32."""
+    """Round x [T, columns] fp32 to INT8 or FP8_E4M3 with one scale per row; returns fp32.
+
+    For TERNARY weights to INT8 as BitNet does: rows are multiplied, by at most 127 / 1e-5.
+    """
+    if encoding is Encoding.TERNARY:
+        inverse = torch.tensor(INT8_MAX) / x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST_ROW)
+        return (x * inverse).round().clamp(-INT8_MAX - 1, INT8_MAX) / inverse
     return _rounded(x, _scale(x, encoding), encoding)
 
 

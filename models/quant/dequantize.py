@@ -2,7 +2,7 @@
 
 import torch
 
-from models.quant.nibbles import unpack_nibbles
+from models.quant.nibbles import unpack_crumbs, unpack_nibbles
 from models.quant.tensor import WIDE_ENCODINGS, Encoding, QuantTensor
 
 _NF4 = (
@@ -70,6 +70,8 @@ def scales_fp32(tensor: QuantTensor) -> torch.Tensor:
 def _decode(codes: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     if encoding in WIDE_ENCODINGS:
         return codes.float()
+    if encoding is Encoding.TERNARY:
+        return unpack_crumbs(codes).float() - 1
     nibbles = unpack_nibbles(codes)
     if encoding is Encoding.INT4:
         return nibbles.float()

@@ -20,12 +20,14 @@ _CODES = (
     Encoding.E2M1,
     Encoding.IQ4_NL,
     Encoding.IQ2,
+    Encoding.TERNARY,
     Encoding.INT8,
     Encoding.FP8_E4M3,
     Encoding.NF4,
     Encoding.FP4,
 )
-_INTEGERS = _CODES[:5]
+_INTEGERS = _CODES[:6]
+_ROUNDED_TO = (*WIDE_ENCODINGS, Encoding.TERNARY)  # whose rows may be rounded, as the checkpoint asks
 _PAIRED = (Encoding.E2M1, Encoding.IQ2)  # may have a scale for 16 columns: two for each step
 _SCALES = (torch.float16, torch.bfloat16, torch.float32, torch.uint8, torch.float8_e4m3fn)
 _ROUNDINGS = (
@@ -47,7 +49,7 @@ def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
     has_pairs = _has_pairs(kind.encoding, kind.group_size) and not kind.has_zeros
     if kind.group_size < columns and kind.group_size % _STEP and not has_pairs:
         return f"groups of {kind.group_size} columns are not a multiple of {_STEP}"
-    if kind.activation is not ActivationQuantization.NONE and kind.encoding not in WIDE_ENCODINGS:
+    if kind.activation is not ActivationQuantization.NONE and kind.encoding not in _ROUNDED_TO:
         return f"rows are not rounded to {kind.encoding.name}"
     if kind.activation is ActivationQuantization.DYNAMIC_PER_GROUP and kind.encoding in _INTEGERS:
         return f"rows are not rounded to {kind.encoding.name} by groups"
@@ -77,6 +79,7 @@ class ScaledWeight(NativeWeight):
             isinstance(other, ScaledWeight)
             and (self.encoding in _INTEGERS) == (other.encoding in _INTEGERS)
             and (self.activation, self.input_scale) == (other.activation, other.input_scale)
+            and (self.activation is ActivationQuantization.NONE or self.encoding is other.encoding)
             and (self.activation is not ActivationQuantization.DYNAMIC_PER_GROUP or self.group_size == other.group_size)
             and (
                 other.permutation is None

@@ -21,17 +21,24 @@ class Encoding(enum.Enum):
     E2M1 = enum.auto()  # OCP 4-bit float of MXFP4 and NVFP4, two per byte
     IQ4_NL = enum.auto()  # index into GGUF's table of 16 integers, two per byte
     IQ2 = enum.auto()  # index into the integers that GGUF's IQ1 and IQ2 types have in their codebooks, two per byte
+    TERNARY = enum.auto()  # -1, 0 or 1, stored plus 1, four per byte
 
 
 NVFP4_GROUP = 16  # columns with a scale, where codes are E2M1; 32 in MXFP4
-WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # one byte per code; the others take half a byte
+WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # one byte per code
+
+
+def codes_per_byte(encoding: Encoding) -> int:
+    if encoding in WIDE_ENCODINGS:
+        return 1
+    return 4 if encoding is Encoding.TERNARY else 2
 
 
 class ActivationQuantization(enum.Enum):
     """How a quantized checkpoint requires a layer's inputs to be rounded."""
 
     NONE = enum.auto()  # weight-only
-    DYNAMIC_PER_TOKEN = enum.auto()  # in the weights' encoding, a scale for each row
+    DYNAMIC_PER_TOKEN = enum.auto()  # in the weights' encoding, or INT8 for TERNARY, a scale for each row
     DYNAMIC_PER_GROUP = enum.auto()  # in the weights' encoding, a scale for each row and group_size columns
     STATIC = enum.auto()  # in the weights' encoding, with the checkpoint's input_scale
 
@@ -51,7 +58,8 @@ class QuantKind:
 class QuantTensor:
     """A matrix [rows (outputs), columns (inputs)]: value[r, c] = (decode(code[r, c]) - zero[r, g]) * scale[r, g].
 
-    codes: [rows, columns] int8 or float8_e4m3fn; 4-bit codes [rows, columns / 2] uint8, even columns in low nibbles.
+    codes: [rows, columns] int8 or float8_e4m3fn; 4-bit codes [rows, columns / 2] uint8, even columns in low nibbles;
+    2-bit codes [rows, columns / 4] uint8, the first column in the lowest bits.
     scales: [rows / row_group, columns / group_size], both rounded up, in the format's own dtype (fp16, bf16, fp32;
     uint8 for E8M0; float8_e4m3fn for NVFP4, without a sign).
     zeros: uint8 or int8 in the shape of `scales`, or None for the encoding's own zero point.
@@ -77,7 +85,7 @@ class QuantTensor:
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of the matrix."""
         rows, width = self.codes.shape
-        return rows, width if self.encoding in WIDE_ENCODINGS else width * 2
+        return rows, width * codes_per_byte(self.encoding)
 
     @property
     def kind(self) -> QuantKind:

@@ -180,6 +180,10 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "version of the future": (lambda: file_bytes([], [], version=9), "version 9"),
     "big-endian": (lambda: file_bytes([], [], version=0x03000000), "big-endian"),
     "unknown tensor type": (lambda: file_bytes([], [tensor("t", (1,), 200)], b"\0" * 32), "type 200"),
+    "BitNet's own tensor type": (
+        lambda: file_bytes([], [tensor("t", (32,), 36)], b"\0" * 32),
+        "type 36, I2_S of bitnet.cpp, which is not supported; use another quantization, such as TQ2_0",
+    ),
     "type that cannot be dequantized": (
         lambda: file_bytes([], [tensor("t", (256,), GGMLQuantizationType.Q8_K)], b"\0" * 512),
         "Q8_K, which cannot be dequantized; use a version of the model in other types: F32, F16, Q4_0",

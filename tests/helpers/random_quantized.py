@@ -2,8 +2,8 @@
 
 import torch
 
-from models.quant.nibbles import pack_nibbles
-from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
+from models.quant.nibbles import pack_crumbs, pack_nibbles
+from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor, codes_per_byte
 
 
 def random_quantized(
@@ -20,7 +20,7 @@ def random_quantized(
     E8M0 scales are powers of two, and E4M3 scales positive.
     """
     generator = torch.Generator().manual_seed(seed)
-    bytes_a_row = columns if kind.encoding in WIDE_ENCODINGS else columns // 2
+    bytes_a_row = columns // codes_per_byte(kind.encoding)
     codes = torch.randint(0, 256, (rows, bytes_a_row), generator=generator).to(torch.uint8)
     if kind.encoding is Encoding.INT8:
         codes = codes.view(torch.int8)
@@ -56,7 +56,10 @@ def random_quantized(
 
 
 def every_code(encoding: Encoding) -> QuantTensor:
-    """One row with all codes of a 4-bit encoding, scaled by 1."""
+    """One row with all codes of an encoding of 4 or 2 bits, scaled by 1."""
+    if encoding is Encoding.TERNARY:
+        every = pack_crumbs(torch.arange(32, dtype=torch.uint8)[None] % 4)
+        return QuantTensor(encoding, every, torch.ones(1, 1), None, group_size=32)
     codes = pack_nibbles(torch.arange(16, dtype=torch.uint8)[None].repeat(1, 2))
     return QuantTensor(encoding, codes, torch.ones(1, 1), None, group_size=32)
 

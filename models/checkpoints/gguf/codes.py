@@ -3,8 +3,8 @@
 IQ4_XS has the codes of IQ4_NL. Types of 1 to 3 bits encode eight or four columns as an entry of a codebook of small
 integers, with a scale for 32 columns (IQ1_S, IQ2_XXS, IQ3_XXS, IQ3_S) or 16 (IQ1_M, IQ2_XS, IQ2_S). The codebooks of
 IQ1 and IQ2 have few integers, which become indices into a table of them (IQ2); IQ3 becomes INT8. TQ1_0 and TQ2_0 have
--1, 0 and 1 with a scale for 256 columns; they become INT4. Such codes take more bits than the file's and represent the
-same numbers.
+-1, 0 and 1 with a scale for 256 columns (TERNARY). Such codes, but TQ2_0's, take more bits than the file's and
+represent the same numbers.
 """
 
 import functools
@@ -18,7 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from models.checkpoints.base import StoredQuant
 from models.errors import CheckpointError
 from models.quant.dequantize import TABLES
-from models.quant.nibbles import pack_nibbles, unpack_nibbles
+from models.quant.nibbles import pack_crumbs, pack_nibbles, unpack_nibbles
 from models.quant.tensor import NVFP4_GROUP, Encoding, QuantKind, QuantTensor
 
 _GROUP, _HALF = 32, 16  # columns
@@ -63,7 +63,7 @@ def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
     """Return the name of the format to which codes are converted if it takes more bits than the file's, else None."""
     if tensor_type is GGMLQuantizationType.IQ4_XS:
         return "IQ4_NL"
-    if tensor_type not in _INTEGERS:
+    if tensor_type not in _INTEGERS or tensor_type is GGMLQuantizationType.TQ2_0:
         return None
     kind, _ = _INTEGERS[tensor_type]
     return f"{kind.encoding.name} g{kind.group_size}"
@@ -120,8 +120,8 @@ def _packed(numbers: torch.Tensor, encoding: Encoding) -> torch.Tensor:
     """Return whole numbers [rows, columns] as codes."""
     if encoding is Encoding.INT8:
         return numbers.char()
-    if encoding is Encoding.INT4:
-        return pack_nibbles((numbers + 8).to(torch.uint8))
+    if encoding is Encoding.TERNARY:
+        return pack_crumbs((numbers + 1).to(torch.uint8))
     return pack_nibbles(_IQ2_CODES[(numbers + _IQ2_LARGEST).long()])
 
 
@@ -191,8 +191,8 @@ _INTEGERS: dict[GGMLQuantizationType, tuple[QuantKind, Callable[[torch.Tensor], 
     GGMLQuantizationType.IQ2_S: (QuantKind(Encoding.IQ2, _HALF), functools.partial(_scales_iq2_of_16, first=74)),
     GGMLQuantizationType.IQ3_XXS: (QuantKind(Encoding.INT8, _GROUP), _scales_iq3_xxs),
     GGMLQuantizationType.IQ3_S: (QuantKind(Encoding.INT8, _GROUP), _scales_iq3_s),
-    GGMLQuantizationType.TQ1_0: (QuantKind(Encoding.INT4, 256), functools.partial(_block_scale, first=52)),
-    GGMLQuantizationType.TQ2_0: (QuantKind(Encoding.INT4, 256), functools.partial(_block_scale, first=64)),
+    GGMLQuantizationType.TQ1_0: (QuantKind(Encoding.TERNARY, 256), functools.partial(_block_scale, first=52)),
+    GGMLQuantizationType.TQ2_0: (QuantKind(Encoding.TERNARY, 256), functools.partial(_block_scale, first=64)),
 }
 
 _READERS = {

@@ -22,6 +22,7 @@ from models.errors import CheckpointError, UnsupportedModelError
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_DIMENSIONS = 4
+_FOREIGN_TYPES = {36: "I2_S", 38: "TL1"}  # numbers that ggml gave up, in files of BitNet's authors
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # Value type -> struct format.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
@@ -141,8 +142,10 @@ class _HeaderReader:
         try:
             return name, shape, GGMLQuantizationType(type_id), offset
         except ValueError:
+            known = f", {_FOREIGN_TYPES[type_id]} of bitnet.cpp" if type_id in _FOREIGN_TYPES else ""
             raise UnsupportedModelError(
-                f"{self.path}: tensor {name!r} has type {type_id}, which is not known; use another quantization"
+                f"{self.path}: tensor {name!r} has type {type_id}{known}, which is not supported; use another "
+                f"quantization{', such as TQ2_0, or the checkpoint in safetensors' if known else ''}"
             ) from None
 
     def _locate_tensors(

@@ -11,6 +11,7 @@ from models.errors import UnsupportedModelError
 
 _READERS = {
     "awq": "models.checkpoints.quantized.awq:AWQ",
+    "bitnet": "models.checkpoints.quantized.bitnet:BitNet",
     "bitsandbytes": "models.checkpoints.quantized.bitsandbytes:BitsAndBytes",
     "compressed-tensors": "models.checkpoints.quantized.compressed_tensors:CompressedTensors",
     "fp8": "models.checkpoints.quantized.fp8:FP8",

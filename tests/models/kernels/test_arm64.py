@@ -113,7 +113,8 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_f32_linear": dense_products(WeightFormat.F32),
     "hr_scaled_packed_bytes": each(test_scaled_linear.test_packed_bytes_are_near_the_checkpoint_s, name=KINDS[:1]),
     "hr_scaled_pack": each(
-        test_scaled_linear.test_every_code_has_its_value, encoding=[Encoding.INT4, Encoding.E2M1, Encoding.NF4]
+        test_scaled_linear.test_every_code_has_its_value,
+        encoding=[Encoding.INT4, Encoding.E2M1, Encoding.TERNARY, Encoding.NF4],
     ),
     "hr_scaled_gather_rows": each(test_scaled_linear.test_looked_up_rows_are_exactly_the_reference, name=KINDS),
     "hr_scaled_linear": [

@@ -43,9 +43,11 @@ KINDS = {
     "e2m1 g16": (QuantKind(Encoding.E2M1, 16), HALF),
     "iq2 g16": (QuantKind(Encoding.IQ2, 16), FLOAT),
     "iq2 g32": (QuantKind(Encoding.IQ2, 32), FLOAT),
+    "ternary g256": (QuantKind(Encoding.TERNARY, 256), HALF),
+    "ternary a8": (QuantKind(Encoding.TERNARY, COLUMNS, row_group=1000, activation=PER_TOKEN), BF16),
     "iq4_nl": (QuantKind(Encoding.IQ4_NL, 32), HALF),
 }
-_INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL, Encoding.IQ2)
+_INTEGERS = (Encoding.INT4, Encoding.INT8, Encoding.E2M1, Encoding.IQ4_NL, Encoding.IQ2, Encoding.TERNARY)
 
 
 def _matrix(name: str, rows: int, *, is_permuted: bool = False, seed: int = 0) -> QuantTensor:
@@ -84,7 +86,8 @@ def test_looked_up_rows_are_exactly_the_reference(kernels: KernelLibrary, name: 
 
 
 @pytest.mark.parametrize(
-    "encoding", [Encoding.INT4, Encoding.E2M1, Encoding.IQ4_NL, Encoding.IQ2, Encoding.NF4, Encoding.FP4]
+    "encoding",
+    [*(Encoding.INT4, Encoding.E2M1, Encoding.IQ4_NL, Encoding.IQ2, Encoding.TERNARY, Encoding.NF4, Encoding.FP4)],
 )
 def test_every_code_has_its_value(kernels: KernelLibrary, encoding: Encoding) -> None:
     quantized = every_code(encoding)
@@ -111,7 +114,7 @@ def test_product_equals_dequantized_product(kernels: KernelLibrary, name: str, r
     ("encoding", "has_zeros"),
     [
         *((encoding, has_zeros) for encoding in (Encoding.INT4, Encoding.INT8) for has_zeros in (False, True)),
-        *((encoding, False) for encoding in (Encoding.FP8_E4M3, Encoding.NF4, Encoding.FP4)),
+        *((encoding, False) for encoding in (Encoding.TERNARY, Encoding.FP8_E4M3, Encoding.NF4, Encoding.FP4)),
     ],
 )
 @pytest.mark.parametrize("group_size", [32, 96, 128, 1120])

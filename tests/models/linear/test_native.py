@@ -118,11 +118,11 @@ MIXES = {
         {
             "layers.0.attn.qkv": ["int8 g32", "iq2 g32", "iq2 g16"],
             "layers.1.attn.out": ["iq2 g16"],
-            "layers.0.mlp.gate_up": ["int4"] * 2,
+            "layers.0.mlp.gate_up": ["ternary"] * 2,
             "layers.1.mlp.down": ["int8 g32"],
             "embed": ["int8 g32"],
         },
-        max_bytes_ratio=2.75,  # 1.6 to 3.4 bits become 4 or 9
+        max_bytes_ratio=2.75,  # 1.6 to 3.4 bits become 2 to 9
     ),
     "gpt2-q8_0": Mix(
         gpt2_config, by_ends(Kind.Q8_0), {"layers.0.attn.qkv": ["q8_0"] * 3, "position_embedding": ["q8_0"]}

@@ -68,7 +68,12 @@ def test_logits_are_those_of_the_dequantized_model(kind: str) -> None:
 
 
 # Relative errors of the logits; what is wrong in a format gives 1. Rounding rows to FP8's 3 bits costs most.
-BOUNDS = {ActivationQuantization.NONE: (0.008, 0.03), Encoding.INT8: (0.03, 0.03), Encoding.FP8_E4M3: (0.12, 0.12)}
+BOUNDS = {
+    ActivationQuantization.NONE: (0.008, 0.03),
+    Encoding.INT8: (0.03, 0.03),
+    Encoding.TERNARY: (0.03, 0.03),
+    Encoding.FP8_E4M3: (0.12, 0.12),
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -122,6 +127,7 @@ def test_matrix_takes_the_bytes_of_the_file(kind: str) -> None:
 
 ENCODINGS = {
     "awq": Encoding.INT4,
+    "bitnet": Encoding.TERNARY,
     "bnb-fp4": Encoding.FP4,
     "bnb-int8": Encoding.INT8,
     "bnb-nf4": Encoding.NF4,
@@ -170,6 +176,7 @@ def test_codes_stay_in_the_format_of_the_file(kind: str) -> None:
         ("ct-mxfp8", ActivationQuantization.NONE),
         ("mxfp8", ActivationQuantization.NONE),
         ("ct-w8a8-written", ActivationQuantization.DYNAMIC_PER_TOKEN),
+        ("bitnet", ActivationQuantization.DYNAMIC_PER_TOKEN),
         ("fp8-block", ActivationQuantization.DYNAMIC_PER_GROUP),
         ("fp8-tensor-static", ActivationQuantization.STATIC),
         ("gptq-int4-g32", ActivationQuantization.NONE),

@@ -19,6 +19,14 @@ void pack_step(Code code, const uint8_t* source, int bytes, int lane, uint8_t* t
         std::memcpy(target + 64 * v + 4 * lane, &biased, 4);
       }
       return;
+    case Code::kTernary:
+      for (int w = 0; w < 2; ++w) {  // byte i of the source has the columns of vector i
+        uint32_t word = 0;
+        for (int s = 0; s < 4; ++s)
+          for (int b = 0; b < 4; ++b) word |= (source[w + 2 * s] >> 2 * b & 3u) << (8 * b + 2 * s);
+        std::memcpy(target + 64 * w + 4 * lane, &word, 4);
+      }
+      return;
     case Code::kFp8:
     case Code::kNF4:
     case Code::kFP4:
@@ -136,14 +144,14 @@ HR_API int64_t hr_scaled_packed_bytes(int format, int64_t rows, int64_t columns,
   return num_blocks(rows) * ScaledMatrix(format, columns, group_size).block_bytes;
 }
 
-// codes: [rows, columns] bytes, or [rows, columns / 2] with the even column's code in the low nibble. scales: [rows, groups] of
-// the format's type. zeros: [rows, groups] int8, less the code's offset, or null. matrix_scale: of the scales, if they are E4M3.
-// packed: aligned to 64.
+// codes: [rows, columns] bytes, or [rows, columns / 2] or [rows, columns / 4] with the first column's code in the lowest bits.
+// scales: [rows, groups] of the format's type. zeros: [rows, groups] int8, less the code's offset, or null. matrix_scale: of the
+// scales, if they are E4M3. packed: aligned to 64.
 HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scales, const int8_t* zeros, float matrix_scale,
                            int64_t rows, int64_t columns, int64_t group_size, uint8_t* packed) {
   const ScaledMatrix m(format, columns, group_size);
   const int64_t scale_size = scale_bytes(m.format.scale_type);
-  const int64_t row_bytes = code_bytes_per_step(m.format.code) == 512 ? columns : columns / 2;
+  const int64_t row_bytes = columns * m.step_bytes() / 512;
   parallel_for(num_blocks(rows), 4, [&](int64_t b) {
     uint8_t* block = packed + b * m.block_bytes;
     std::memset(block, 0, m.block_bytes);

@@ -22,12 +22,14 @@
 //   E2M1     4     nibbles of codecs.h                                           table / 2 (MXFP4, NVFP4)
 //   IQ4_NL   4     nibbles of codecs.h                                           table (GGUF)
 //   IQ2      4     nibbles of codecs.h                                           table (GGUF's types of 1 and 2 bits)
+//   TERNARY  2     vectors v, v + 2, v + 4, v + 6 of the columns 4v..4v + 3 in    code - 1 (GGUF's TQ, BitNet)
+//                  two bits of each byte, from the lowest on
 //   INT8     8     bytes of codecs.h, stored as code + 128                       code
 //   FP8      8     [32 columns][16 rows]                                         E4M3
 //   NF4      4     [16 pairs of columns][16 rows], the even column's code low    table (QLoRA)
 //   FP4      4     as NF4                                                        table (bitsandbytes)
 //
-// The first five are integers that meet activations rounded to int8; the others meet activations in fp32.
+// The first six are integers that meet activations rounded to int8; the others meet activations in fp32.
 #pragma once
 
 #include "quantized/codecs.h"
@@ -35,7 +37,7 @@
 
 namespace hr {
 
-enum class Code : int32_t { kInt4, kE2M1, kIQ4NL, kIQ2, kInt8, kFp8, kNF4, kFP4 };
+enum class Code : int32_t { kInt4, kE2M1, kIQ4NL, kIQ2, kTernary, kInt8, kFp8, kNF4, kFP4 };
 enum class ScaleType : int32_t { kHalf, kBf16, kFloat, kE8M0, kE4M3 };
 
 // kE2M1's values are halves; its table holds twice as much.
@@ -65,6 +67,22 @@ struct TableCode {
     unpack_nibbles(p, codes);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) codes[v] = look_up_bytes(kTable, codes[v]);
+  }
+};
+
+struct TernaryCode {
+  static constexpr int kBytes = 128, kOffset = 1, kScales = 1;
+  static constexpr float kFactor = 1;
+  static HR_INLINE void unpack(const uint8_t* p, Bits* codes) {
+    const Bits low = broadcast(0x03030303u);
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      const Bits all = load<Bits>(p + 64 * v);
+      codes[v] = all & low;
+      codes[v + 2] = shift_right<2>(all) & low;
+      codes[v + 4] = shift_right<4>(all) & low;
+      codes[v + 6] = shift_right<6>(all) & low;
+    }
   }
 };
 
@@ -120,6 +138,7 @@ HR_INLINE void with_integer_code(const ScaledFormat& format, const Function& f) 
     case Code::kE2M1: return f(TableCode<kE2M1Table, true>{});
     case Code::kIQ4NL: return f(TableCode<kIQ4NLTable, false>{});
     case Code::kIQ2: return f(TableCode<kIQ2Table, false>{});
+    case Code::kTernary: return f(TernaryCode{});
     default: return f(Int8Code{});
   }
 }
@@ -133,7 +152,10 @@ HR_INLINE void with_float_code(Code code, const Function& f) {
   }
 }
 
-inline int64_t code_bytes_per_step(Code code) { return code == Code::kInt8 || code == Code::kFp8 ? 512 : 256; }
+inline int64_t code_bytes_per_step(Code code) {
+  if (code == Code::kTernary) return 128;
+  return code == Code::kInt8 || code == Code::kFp8 ? 512 : 256;
+}
 
 inline int64_t scale_bytes(ScaleType type) { return type == ScaleType::kFloat ? 4 : type >= ScaleType::kE8M0 ? 1 : 2; }
 

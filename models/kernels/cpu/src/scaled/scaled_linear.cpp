@@ -253,7 +253,7 @@ void integer_rows(const ScaledLayer& layer) {
 }  // namespace
 
 // Over matrices of scaled codes, all of integers or all of floats. K is a multiple of 16. permutation: null, or [K] columns of the
-// input in the order of the codes' columns. rounding: Rounding, with the scale of kStatic; only integers and FP8, and by groups
+// input in the order of the codes' columns. rounding: Rounding, with the scale of kStatic; only int8, ternary weights and FP8, and by groups
 // only FP8, can be rounded to.
 HR_API void hr_scaled_linear(HR_LINEAR_PARAMETERS, const int32_t* permutation, int rounding, float input_scale) {
   const ScaledLayer layer{linear_layer(HR_LINEAR_ARGUMENTS), permutation, static_cast<Rounding>(rounding), input_scale};

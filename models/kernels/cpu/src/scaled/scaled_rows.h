@@ -1,6 +1,6 @@
 // Input rows of a layer over scaled codes: prepared (norm, activation), permuted where the checkpoint sorted the columns, and
-// rounded: to the weights' own 8-bit type with one scale a row where the checkpoint asks for that (W8A8), else to int8 with a
-// scale for 32 columns where weights are integers, else not at all.
+// rounded: to the weights' own 8-bit type (int8 for ternary weights) with one scale a row where the checkpoint asks for that, else
+// to int8 with a scale for 32 columns where weights are integers, else not at all.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +23,7 @@ struct ScaledLayer : LinearLayer {
 
   ScaledMatrix matrix(const hr_segment& segment) const { return {segment.format, columns, segment.group_size}; }
   bool has_integers() const { return ScaledFormat(segments[0].format).is_integer(); }
+  bool has_ternary() const { return ScaledFormat(segments[0].format).code == Code::kTernary; }
   int64_t padded() const { return (columns + kGroup - 1) / kGroup * kGroup; }
 
   // Sums of a panel of rows and up to two row blocks; factor: of each of the layer's rows.
@@ -52,9 +53,18 @@ inline void round_groups(const ScaledLayer& layer, float* x, int64_t padded) {
   }
 }
 
+// x [padded] rounded to int8 for ternary weights, as BitNet does it; returns the scale
+inline float round_ternary(float* x, int64_t padded) {
+  const float factor = 127.0f / std::max(largest_of(x, padded), 1e-5f);
+  for (int64_t k = 0; k < padded; k += 16)
+    store(x + k, clamp(round_lanes(load<F32x16>(x + k) * broadcast(factor)), -128.0f, 127.0f));
+  return 1.0f / factor;
+}
+
 // x [padded] /= the row's scale, rounded to the weights' 8-bit type; returns the scale
 inline float round_row(const ScaledLayer& layer, float* x, int64_t padded) {
   const bool integers = layer.has_integers();
+  if (layer.rounding == Rounding::kPerToken && layer.has_ternary()) return round_ternary(x, padded);
   float scale = layer.input_scale;
   if (layer.rounding == Rounding::kPerToken) scale = largest_of(x, padded) / (integers ? 127.0f : 448.0f);
   const F32x16 divisor = broadcast(scale > 0 ? scale : 1.0f);
