@@ -96,6 +96,16 @@ class StepChoice:
     positions: torch.Tensor | None = None
 
 
+@dataclass(slots=True, eq=False)
+class FirstValues:
+    """Values of a recurrence in the first layer, which those in later layers mix with their own.
+
+    rows: [T, channels], in the dtype of activations; None before that layer.
+    """
+
+    rows: torch.Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardBatch:
     """Rows of all sequences of a step, sequence after sequence. Nothing distinguishes prefill chunks from decodes.
@@ -124,7 +134,9 @@ class ForwardBatch:
     token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types
     distance_bias: DistanceBias | None = None
     layer_inputs: torch.Tensor | None = None
-    choice: StepChoice = field(default_factory=StepChoice)  # written by layers; of one forward pass at a time
+    # Written by layers; of one forward pass at a time.
+    choice: StepChoice = field(default_factory=StepChoice)
+    first_values: FirstValues = field(default_factory=FirstValues)
 
 
 class NarrowedBatch(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import LayerLayout, state_layout
-from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
+from models.architecture.recurrence import StateSpec
 from models.attention.base import AttentionBackend
 from models.kernels.ops import Operations
 from models.kv.cache import CacheLayout
@@ -27,12 +27,12 @@ class ComputeConfig:
     kv_dtype: torch.dtype
     device: torch.device
 
-    def cache_layout(self, mixers: Sequence[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]) -> CacheLayout:
+    def cache_layout(self, mixers: Sequence[AttentionSpec | StateSpec]) -> CacheLayout:
         """Return the layout of a decoder's cache. mixers: attention or recurrence of each layer."""
         layouts = tuple(map(self._layer_layout, mixers))
         return CacheLayout(layouts, group_layers(mixers, layouts))
 
-    def _layer_layout(self, mixer: AttentionSpec | RecurrenceSpec | OpaqueStateSpec) -> LayerLayout:
+    def _layer_layout(self, mixer: AttentionSpec | StateSpec) -> LayerLayout:
         if isinstance(mixer, AttentionSpec):
             return self.backend.layout(mixer, self.dtype, self.kv_dtype)
         return state_layout(mixer, self.dtype)

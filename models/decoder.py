@@ -13,7 +13,7 @@ from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch, narrow_batch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY
-from models.kv.layer import LayerCache, LayerState
+from models.kv.layer import LayerCache
 from models.layers.attention.attention import Attention
 from models.layers.attention.relative_bias import RelativeBias
 from models.layers.decoder_layer import make_layer
@@ -241,9 +241,7 @@ class Decoder(nn.Module):
         accepted_rows: [n] int64, indices into `group.speculative_rows`, sequence after sequence.
         """
         for layer, mixers in zip(self.layers, self._mixers_of_layer, strict=True):
-            for state in kv[mixers]:
-                if isinstance(state, LayerState):
-                    layer.commit_states(accepted_rows, group, state)
+            layer.commit_states(accepted_rows, group, kv[mixers])
 
     def final_states(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the final norm to rows [L, hidden] of forward's result. Returns the last hidden states, in fp32."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
+from models.architecture.recurrence import StateSpec
 from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.families.name_map import Rules
@@ -49,7 +49,7 @@ class AdapterTargets:
 class ModelDecoder(Protocol):
     """The interface of a decoder that the engine uses; implemented by Decoder and TransformersDecoder."""
 
-    mixers: Sequence[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]  # one for each layer
+    mixers: Sequence[AttentionSpec | StateSpec]  # one for each layer
     cache_layout: CacheLayout
     takes_drafts: bool  # whether states can be restored when drafts are rejected
     on_progress: StepProgress  # called before each layer

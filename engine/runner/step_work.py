@@ -19,6 +19,7 @@ from engine.scheduling.plan import StepPlan, StepWork
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import KVLayout, LayerLayout
 from models.architecture.layer import Mixer
+from models.architecture.recurrence import TokenShiftSpec
 from models.attention.base import INDEX_PART
 from models.decoder import Decoder
 from models.layers.moe import MoE
@@ -201,7 +202,9 @@ def _num_flops(linears: Iterable[Linear]) -> int:
     return 2 * sum(linear.in_features * linear.out_features for linear in linears)
 
 
-def _attention_of(layers: Iterable[tuple[Mixer, LayerLayout]], topk: int | None = None) -> list[_Attention]:
+def _attention_of(
+    layers: Iterable[tuple[Mixer | TokenShiftSpec, LayerLayout]], topk: int | None = None
+) -> list[_Attention]:
     """Return one _Attention for each kind of window in the layers. topk: positions that indexers choose."""
     by_window: dict[
         tuple[int, bool], list[tuple[int, int]]

@@ -9,6 +9,7 @@ from models.architecture.layer import LayerInputSpec, LayerSpec, Mixer, StreamsS
 from models.architecture.norm import NormSpec
 from models.architecture.pooling import ScoreHeadSpec
 from models.architecture.positions import RelativeBiasSpec
+from models.architecture.recurrence import TokenShiftSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class DecoderSpec:
         return self.layers[0].streams
 
     @property
-    def mixers(self) -> list[Mixer]:
-        """The attention and recurrences that have a cache of their own, of all layers, in order."""
+    def mixers(self) -> list[Mixer | TokenShiftSpec]:
+        """The attention, recurrences and shifts that have a cache of their own, of all layers, in order."""
         return [mixer for layer in self.layers for mixer in layer.mixers]
 
     @property

@@ -8,12 +8,14 @@ import torch
 
 from models.architecture.recurrence import (
     GatedDeltaSpec,
+    GeneralizedDeltaSpec,
     LinearUnitSpec,
     OpaqueStateSpec,
-    RecurrenceSpec,
     SelectiveScanSpec,
     ShortConvSpec,
     StateSpaceSpec,
+    StateSpec,
+    TokenShiftSpec,
 )
 
 # Dtypes of codes in a quantized KV cache, with the largest code. A head's key, and its value, has codes and one scale.
@@ -95,7 +97,7 @@ class StateLayout:
 LayerLayout = KVLayout | StateLayout
 
 
-def state_layout(spec: RecurrenceSpec | OpaqueStateSpec, dtype: torch.dtype) -> StateLayout:
+def state_layout(spec: StateSpec, dtype: torch.dtype) -> StateLayout:
     """Return the layout of a recurrence's states. dtype: dtype of the model's activations."""
     match spec:
         case OpaqueStateSpec():
@@ -104,6 +106,12 @@ def state_layout(spec: RecurrenceSpec | OpaqueStateSpec, dtype: torch.dtype) -> 
                     CachePart(each.name, each.shape, torch.float32 if each.is_fp32 else dtype) for each in spec.tensors
                 )
             )
+        case GeneralizedDeltaSpec() | TokenShiftSpec():
+            # fp32: a row is read as it was, whether or not a chunk ended before it.
+            shifted = CachePart("inputs", (1, spec.num_channels), torch.float32)
+            if isinstance(spec, TokenShiftSpec):
+                return StateLayout((shifted,))
+            return StateLayout((shifted, CachePart("matrices", _matrices(spec), torch.float32)))
         case ShortConvSpec() | SelectiveScanSpec() | LinearUnitSpec():
             channels = spec.num_channels
         case _:
@@ -116,7 +124,9 @@ def state_layout(spec: RecurrenceSpec | OpaqueStateSpec, dtype: torch.dtype) -> 
     return StateLayout(tuple(parts))
 
 
-def _matrices(spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec) -> tuple[int, ...]:
+def _matrices(
+    spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec | GeneralizedDeltaSpec,
+) -> tuple[int, ...]:
     """Return the shape of a recurrence's matrices. They are fp32, since thousands of small changes add up in them."""
     match spec:
         case GatedDeltaSpec():
@@ -127,3 +137,5 @@ def _matrices(spec: GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | Linear
             return spec.state_size, spec.num_channels
         case LinearUnitSpec():
             return (spec.num_channels,)
+        case GeneralizedDeltaSpec():
+            return spec.num_heads, spec.head_dim, spec.head_dim

@@ -8,7 +8,7 @@ from models.architecture.attention import AttentionSpec, LatentSpec, QKNormSpec,
 from models.architecture.feed_forward import Activation, MLPSpec, MoESpec
 from models.architecture.norm import NormSpec
 from models.architecture.positions import RopeSpec
-from models.architecture.recurrence import RecurrenceSpec, StateSpaceSpec
+from models.architecture.recurrence import RecurrenceSpec, StateSpaceSpec, TokenShiftSpec
 
 Mixer = AttentionSpec | RecurrenceSpec
 
@@ -100,6 +100,7 @@ class LayerSpec:
     laurel_rank: int | None = None
     moe: MoESpec | None = None  # experts beside a dense MLP, both with norms of their outputs; in SANDWICH: Gemma 4
     has_output_scale: bool = False  # a learned factor of the layer's output, one number: Gemma 4
+    mlp_shift: TokenShiftSpec | None = None  # of the MLP's input, with PRE: RWKV-7
 
     @property
     def attention(self) -> AttentionSpec:
@@ -118,11 +119,11 @@ class LayerSpec:
         return self.mlp if isinstance(self.mlp, MoESpec) else self.moe
 
     @property
-    def mixers(self) -> tuple[Mixer, ...]:
-        """Attention, recurrence, or both in this order: the parts of the layer that have a cache."""
+    def mixers(self) -> tuple[Mixer | TokenShiftSpec, ...]:
+        """Attention, recurrence, and the shift before the MLP, in this order: the parts of the layer with a cache."""
         if self.kv_layer is not None:
             return ()
-        return tuple(mixer for mixer in (self.mixer, self.beside) if mixer is not None)
+        return tuple(mixer for mixer in (self.mixer, self.beside, self.mlp_shift) if mixer is not None)
 
     @property
     def of_mlp(self) -> "LayerSpec":

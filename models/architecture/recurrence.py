@@ -171,7 +171,52 @@ class LinearUnitSpec:
     kernel_size: int
 
 
-RecurrenceSpec = ShortConvSpec | GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec
+@dataclass(frozen=True, slots=True)
+class GeneralizedDeltaSpec:
+    """Linear attention by the generalized delta rule (Peng et al. 2025: RWKV-7).
+
+    The state of a head is a matrix S [K, K] that maps keys to values. A row decays it by a number w per key channel, in
+    which it removes the fraction a of what S holds for the direction c, and adds the row's value:
+
+        S' = w S - (a c) (c^T S) + k v^T,   y = q^T S'
+
+    Each of q, k, v, w, a and the gate g is a product of x + mu (x before - x), with numbers mu of its own per channel;
+    the last x is state, too. Those of w, a and g have a small size between two matrices. With the parameters k_k, k_a
+    and r_k per channel:
+
+        log w = -e^-0.5 sigmoid(in_w),   a = sigmoid(in_a),   c = (k_k in_k) / |k_k in_k|,   k = in_k (1 + k_a (a - 1))
+
+    and v = in_v + (v of the first layer - in_v) sigmoid(in_f) in later layers. The output is
+    out((norm(y) + (q . r_k k) v) g), with a norm over each head's channels whose weights are of all heads.
+    """
+
+    num_heads: int
+    head_dim: int  # K
+    decay_rank: int  # size between the two matrices of w
+    rate_rank: int
+    gate_rank: int
+    value_rank: int | None  # of in_f; None in the first layer
+    norm: NormSpec
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of all heads."""
+        return self.num_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShiftSpec:
+    """A mixture of a sublayer's input with the row before, x + mu (x before - x): RWKV-7's feed-forward.
+
+    The last x is the state.
+    """
+
+    num_channels: int
+
+
+RecurrenceSpec = (
+    ShortConvSpec | GatedDeltaSpec | StateSpaceSpec | SelectiveScanSpec | LinearUnitSpec | GeneralizedDeltaSpec
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +233,6 @@ class OpaqueStateSpec:
     """A recurrence that other code computes; only its state's tensors are known."""
 
     tensors: tuple[StateTensor, ...]
+
+
+StateSpec = RecurrenceSpec | TokenShiftSpec | OpaqueStateSpec  # all that keep a state

@@ -11,6 +11,13 @@ from models.families.name_map import Destination, NameMap, Rules
 _Shards = tuple[tuple[str, str | None], ...]  # (module, shard) of each destination
 
 
+def kind_of_linear(name: str) -> str:
+    """Return the last part of a linear layer's name, such as "q_proj", which layers of one kind share; of a number with
+    the part before it, since PEFT would take "0" for a whole layer."""
+    before, _, last = name.rpartition(".")
+    return f"{before.rpartition('.')[2]}.{last}" if last.isdigit() else last
+
+
 @dataclass(frozen=True, slots=True)
 class NamedLinear:
     """A linear layer of transformers' model, and its destinations in the decoder: several if its rows are split."""
@@ -20,8 +27,7 @@ class NamedLinear:
 
     @property
     def kind(self) -> str:
-        """The last part of the name, such as "q_proj", which layers of one kind share."""
-        return self.name.rpartition(".")[2]
+        return kind_of_linear(self.name)
 
     def row_orders(self, spec: DecoderSpec, num_rows: int) -> list[torch.Tensor]:
         """Return, for each destination, the indices of its rows among the layer's `num_rows` outputs; int64."""

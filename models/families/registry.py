@@ -133,6 +133,7 @@ FAMILIES: dict[str, Architecture] = {
     "Qwen3NextForCausalLM": Architecture("qwen3_next:NEXT", gguf="qwen3next"),
     "Qwen3_5ForCausalLM": Architecture("qwen3_next:QWEN35", gguf="qwen35"),
     "Qwen3_5MoeForCausalLM": Architecture("qwen3_next:QWEN35_MOE", gguf="qwen35moe"),
+    "RWKV7ForCausalLM": Architecture("rwkv7:FAMILY", gguf="rwkv7"),
     "RecurrentGemmaForCausalLM": Architecture("recurrent_gemma:FAMILY"),
     "SeedOssForCausalLM": Architecture("seed_oss:FAMILY", gguf="seed_oss"),
     "SmolLM3ForCausalLM": Architecture("smollm3:FAMILY", gguf="smollm3"),
@@ -145,6 +146,7 @@ FAMILIES: dict[str, Architecture] = {
 RENAMED: dict[str, Architecture] = {
     "MiniMaxM1ForCausalLM": Architecture("minimax:FAMILY"),
     "MiniMaxText01ForCausalLM": Architecture("minimax:FAMILY"),
+    "Rwkv7ForCausalLM": Architecture("rwkv7:FAMILY"),
 }
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.attention.rotary import RotaryEmbedding
 from models.attention.select import select_backend
-from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch, StepChoice
+from models.batch import FirstValues, ForwardBatch, KVGroupBatch, StateGroupBatch, StepChoice
 from models.compute import ComputeConfig
 from models.decoder import allocate_module
 from models.kernels.ops import select_operations
@@ -66,7 +66,9 @@ class LayerStream:
 
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
         """Start a forward pass: embed the tokens. batches: steps in order; KV blocks count from 0."""
-        batches = [dataclasses.replace(batch, choice=StepChoice()) for batch in batches]  # passes take turns
+        batches = [  # passes take turns
+            dataclasses.replace(batch, choice=StepChoice(), first_values=FirstValues()) for batch in batches
+        ]
         rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
         rows = [self.decoder.embedded(batch) for batch in batches]
         batches = [self.decoder.with_layer_inputs(*each) for each in zip(batches, rows, strict=True)]

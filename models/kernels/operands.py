@@ -73,6 +73,31 @@ class UnitWeights(NamedTuple):
     rate: torch.Tensor  # before softplus
 
 
+class GeneralizedDeltaRows(NamedTuple):
+    """Rows of the generalized delta rule: [T, H * K] each, contiguous and of one dtype. `decay`, `rate` and
+    `first_rate` are before their sigmoid; the last two are None in the first layer."""
+
+    q: torch.Tensor
+    decay: torch.Tensor  # in_w
+    k: torch.Tensor
+    v: torch.Tensor
+    rate: torch.Tensor  # in_a
+    gate: torch.Tensor
+    first_rate: torch.Tensor | None = None  # in_f
+    first_values: torch.Tensor | None = None
+
+
+class GeneralizedDeltaWeights(NamedTuple):
+    """Parameters of the generalized delta rule, [H * K] each, in fp32."""
+
+    k_k: torch.Tensor
+    k_a: torch.Tensor
+    r_k: torch.Tensor
+    norm_weight: torch.Tensor  # of a layer norm over a head
+    norm_bias: torch.Tensor
+    norm_eps: float
+
+
 class RouterWeights(NamedTuple):
     """Parameters of an MoE router: fp32, contiguous."""
 

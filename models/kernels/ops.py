@@ -13,13 +13,15 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from models.architecture.recurrence import GatedDeltaSpec, StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, GeneralizedDeltaSpec, StateSpaceSpec
 from models.batch import StateGroupBatch
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.operands import (
     DeltaGates,
     DeltaWeights,
     ExpertLayer,
+    GeneralizedDeltaRows,
+    GeneralizedDeltaWeights,
     LatentExperts,
     ScanInputs,
     ScanWeights,
@@ -29,7 +31,17 @@ from models.kernels.operands import (
     UnitWeights,
 )
 from models.kernels.row_input import Prologue
-from models.kernels.torch import causal_conv, experts, gated_delta, linear_unit, rows, selective_scan, state_space
+from models.kernels.torch import (
+    causal_conv,
+    experts,
+    gated_delta,
+    generalized_delta,
+    linear_unit,
+    rows,
+    selective_scan,
+    state_space,
+    token_shift,
+)
 from models.kernels.torch.logits import LogitOperations
 
 OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
@@ -171,6 +183,33 @@ class RunLinearUnit(Protocol):
         """
 
 
+class ShiftRows(Protocol):
+    def __call__(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        state: torch.Tensor,
+        group: StateGroupBatch,
+        *,
+        out_dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """Return x[t] + weight[n] * (x[t - 1] - x[t]) for each n: [n, T, C].
+
+        x: [T, C] fp32. weight: [n, C] fp32. state: [blocks, 1, C] fp32, the last x, read at the group's sources (0 for
+        a new sequence) and written at its targets.
+        """
+
+
+class RunGeneralizedDelta(Protocol):
+    def __call__(
+        self, rows: GeneralizedDeltaRows, weights: GeneralizedDeltaWeights, state: torch.Tensor, group: StateGroupBatch
+    ) -> torch.Tensor:
+        """Return the input of `out` by the generalized delta rule: [T, H * K] in the rows' dtype.
+
+        state: [blocks, H, K, K] fp32, read at the group's sources and written at its targets.
+        """
+
+
 class Operations:
     """The operations of decoder layers, computed by torch; the base class of implementations by kernels.
 
@@ -229,6 +268,12 @@ class Operations:
 
     def linear_unit(self, channels: int) -> RunLinearUnit:  # noqa: ARG002
         return linear_unit.run_linear_unit
+
+    def shift_rows(self, channels: int) -> ShiftRows:  # noqa: ARG002
+        return token_shift.shift_rows
+
+    def generalized_delta(self, spec: GeneralizedDeltaSpec) -> RunGeneralizedDelta:
+        return functools.partial(generalized_delta.run_generalized_delta, spec=spec)
 
     def logits(self) -> LogitOperations:
         """Return the operations on logits, for the sampler."""

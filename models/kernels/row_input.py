@@ -29,6 +29,8 @@ class InputKind(enum.IntEnum):
     SWIGLU_CLAMPED = 15  # SwigluClamp of a row [gate | up]; weight is {alpha, limit}
     SILU_GATED_SCALED = 16  # out * silu(scale * gate) * up; weight is {scale, out}
     XIELU = 17  # weight is {alpha_p, alpha_n, beta, eps}
+    TANH = 18
+    SIGMOID = 19
 
 
 _GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is InputKind.SWIGLU_CLAMPED)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import KVLayout, LayerLayout
-from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
+from models.architecture.recurrence import StateSpec
 
 _MAX_GROUPS = 8  # each costs a block table per sequence and some host time per step
 _MAX_RATIO = 16  # prefixes are found in steps of whole blocks of all groups, which may not become too long
@@ -51,9 +51,7 @@ class LayerGroup:
     block_ratio: int = 1
 
 
-def group_layers(
-    mixers: Sequence[AttentionSpec | RecurrenceSpec | OpaqueStateSpec], layouts: Sequence[LayerLayout]
-) -> tuple[LayerGroup, ...]:
+def group_layers(mixers: Sequence[AttentionSpec | StateSpec], layouts: Sequence[LayerLayout]) -> tuple[LayerGroup, ...]:
     """Group all layers. Groups of attention have equal size, and those with full attention come first.
 
     layouts: of the mixers' caches. If all layers see the same positions, one group has them all. So it does, and stores

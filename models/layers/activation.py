@@ -60,6 +60,10 @@ _ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], Inp
 }
 
 
+TANH = Elementwise(RowInput(InputKind.TANH), torch.tanh)
+SIGMOID = Elementwise(RowInput(InputKind.SIGMOID), torch.sigmoid)
+
+
 class Xielu(nn.Module):
     """xIELU (Huang and Schlag 2024), whose numbers are parameters: alpha_p and alpha_n before softplus, beta and eps.
 

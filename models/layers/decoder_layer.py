@@ -6,35 +6,21 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from models.architecture.attention import AttentionSpec
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.architecture.recurrence import (
-    GatedDeltaSpec,
-    LinearUnitSpec,
-    RecurrenceSpec,
-    SelectiveScanSpec,
-    ShortConvSpec,
-    StateSpaceSpec,
-)
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, GroupBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY, Prologue
 from models.kv.layer import LayerCache, LayerState
-from models.layers.attention.attention import Attention
-from models.layers.attention.latent_attention import LatentAttention
-from models.layers.attention.shared_attention import SharedAttention
 from models.layers.laurel import Laurel
 from models.layers.layer_input import LayerInput
+from models.layers.mixers import make_mixer
 from models.layers.mlp import MLP
 from models.layers.moe import MoE, make_feed_forward
 from models.layers.norm import Norm
-from models.layers.recurrence.gated_delta import GatedDelta
-from models.layers.recurrence.linear_unit import LinearUnit
 from models.layers.recurrence.recurrence import Recurrence
-from models.layers.recurrence.selective_scan import SelectiveScan
-from models.layers.recurrence.short_conv import ShortConv
 from models.layers.recurrence.state_space import StateSpace
+from models.layers.recurrence.token_shift import InputShift
 from models.layers.residual import NORMS_OF_SUBLAYER, OutputScale, make_residual, skip_sublayer
 from models.layers.streams import LayerStreams
 from models.linear.method import LinearMethod
@@ -92,6 +78,11 @@ class DecoderLayer(nn.Module):
             self._input_residual = make_residual(
                 spec, None, self.layer_input.norm, hidden_size, compute.ops, self.output_scale
             )
+        self.mlp_shift: InputShift | None = None
+        if spec.mlp_shift is not None:
+            assert spec.placement is NormPlacement.PRE
+            assert has_mlp
+            self.mlp_shift = InputShift(spec.mlp_shift, compute)
         self._attn_residual = make_residual(spec, attn_norm, attn_post_norm, hidden_size, compute.ops)
         last_scale = self.output_scale if spec.layer_input is None else None
         self._mlp_residual = make_residual(spec.of_mlp, mlp_norm, mlp_post_norm, hidden_size, compute.ops, last_scale)
@@ -114,19 +105,30 @@ class DecoderLayer(nn.Module):
     ) -> torch.Tensor:
         """Return the layer's output for x [T, hidden], or [T, streams, hidden], which may be overwritten.
 
-        groups, kv: of attention, a recurrence, or both. output_rows: [L] rows to return, by default all; for the
-        others, the feed-forward sublayer is skipped. layer_input: [T, size], with LayerSpec.layer_input.
+        groups, kv: of attention, a recurrence, or both, and of the shift before the MLP. output_rows: [L] rows to
+        return, by default all; for the others, the feed-forward sublayer is skipped. layer_input: [T, size], with
+        LayerSpec.layer_input.
         """
         if self.streams is not None:
             return self._run_streams(self.streams, x, rotary, batch, groups, kv, output_rows, layer_input)
         x = self._attend(x, rotary, batch, groups, kv)
-        slots = batch.adapter_slots
+        slots, mixed = batch.adapter_slots, None
+        if self.mlp_shift is not None:
+            mixed = self._shifted(self.mlp_shift, x, groups, kv)
         if output_rows is not None:
             x, slots = x[output_rows], None if slots is None else slots[output_rows]
             layer_input = None if layer_input is None else layer_input[output_rows]
+            mixed = None if mixed is None else mixed[output_rows]
         if self.mlp is None:
             return x
-        x = self._mlp_residual(x, lambda rows, norm, residual: self._feed_forward(rows, norm, residual, slots))
+        x = self._mlp_residual(
+            x,
+            lambda rows, norm, residual: (
+                self._feed_forward(rows, norm, residual, slots)
+                if mixed is None
+                else self._feed_forward(mixed, IDENTITY, residual, slots)
+            ),
+        )
         add_input = self.layer_input
         if add_input is None:
             return x
@@ -215,11 +217,26 @@ class DecoderLayer(nn.Module):
         chosen = self.moe(x, self.moe_norm, None, slots)
         return self._join_rows(dense, chosen, self.moe_own_norm).to(x.dtype)
 
-    def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> None:
-        """Advance the states of the layer's recurrence by accepted speculative rows."""
+    def _shifted(
+        self, shift: InputShift, x: torch.Tensor, groups: Sequence[GroupBatch], kv: Sequence[LayerCache]
+    ) -> torch.Tensor:
+        """Return the MLP's input by the shift before it, of all rows x, as states are written after any of them."""
+        assert self.mlp_norm is not None
+        group, state = groups[-1], kv[-1]
+        assert isinstance(group, StateGroupBatch)
+        assert isinstance(state, LayerState)
+        mixed: torch.Tensor = shift(self._prepare_rows(x, self.mlp_norm).to(torch.float32), group, state)
+        return mixed
+
+    def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, kv: Sequence[LayerCache]) -> None:
+        """Advance the states of the layer by accepted speculative rows. kv: of attention, a recurrence, or both, and of
+        the shift before the MLP."""
+        states = [cache for cache in kv if isinstance(cache, LayerState)]
         recurrence = self.attn if self.beside is None else self.beside
-        assert isinstance(recurrence, Recurrence)
-        recurrence.commit_states(accepted_rows, group, state)
+        if isinstance(recurrence, Recurrence):
+            recurrence.commit_states(accepted_rows, group, states[0])
+        if self.mlp_shift is not None:
+            self.mlp_shift.commit_states(accepted_rows, group, states[-1])
 
     @contextlib.contextmanager
     def without_mlp(self) -> Iterator[None]:
@@ -235,7 +252,7 @@ class DecoderLayer(nn.Module):
     def is_divisible(self) -> bool:
         """Whether the layer's state between attention and feed-forward is all that feed-forward needs, so that
         `without_mlp` and `drop_attention` divide it."""
-        return self.streams is None and self.laurel is None
+        return self.streams is None and self.laurel is None and self.mlp_shift is None
 
     def drop_attention(self) -> None:
         """Skip attention from now on, for callers whose x already includes the result of attention."""
@@ -248,7 +265,7 @@ class ParallelLayer(nn.Module):
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         assert spec.mlp is not None
-        assert spec.beside is None
+        assert spec.beside is spec.mlp_shift is None
         assert spec.sublayer_scale == spec.skip_scale == 1.0
         assert not spec.has_output_scale
         assert spec.layer_input is None
@@ -289,32 +306,3 @@ def make_layer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, met
     is_parallel = spec.placement in (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
     kind = ParallelLayer if is_parallel else DecoderLayer
     return kind(spec, hidden_size, compute=compute, method=method)
-
-
-def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> nn.Module:
-    """Make the layer's attention, or the recurrence that replaces it."""
-    assert spec.mixer is not None
-    if not isinstance(spec.mixer, AttentionSpec):
-        return make_recurrence(spec.mixer, hidden_size, compute=compute, method=method)
-    if spec.kv_layer is not None:
-        assert spec.latent is None
-        return SharedAttention(spec, hidden_size, compute=compute, method=method)
-    if spec.latent is not None:
-        return LatentAttention(spec, hidden_size, compute=compute, method=method)
-    return Attention(spec, hidden_size, compute=compute, method=method)
-
-
-def make_recurrence(
-    spec: RecurrenceSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod
-) -> Recurrence:
-    match spec:
-        case ShortConvSpec():
-            return ShortConv(spec, hidden_size, compute=compute, method=method)
-        case GatedDeltaSpec():
-            return GatedDelta(spec, hidden_size, compute=compute, method=method)
-        case StateSpaceSpec():
-            return StateSpace(spec, hidden_size, compute=compute, method=method)
-        case SelectiveScanSpec():
-            return SelectiveScan(spec, hidden_size, compute=compute, method=method)
-        case LinearUnitSpec():
-            return LinearUnit(spec, hidden_size, compute=compute, method=method)

@@ -19,13 +19,14 @@ from models.families.name_map import Destination, NameMap, Rules
 from models.layers.activation import Xielu
 from models.layers.attention.qk_norm import OwnWeightsNorm
 from models.layers.recurrence.gated_delta import ConvTaps
+from models.layers.recurrence.token_shift import TokenShift
 from models.linear.linear import Linear
 from models.linear.method import Rearrange
 from models.linear.per_head import PerHeadLinear
 from models.progress import ProgressReport
 
 # Modules whose parameters' ranges may be filled by separate tensors, as their `shards` say
-_SHARDED = Linear | OwnWeightsNorm | Xielu | ConvTaps
+_SHARDED = Linear | OwnWeightsNorm | Xielu | ConvTaps | TokenShift
 _MAX_LISTED = 8  # tensors named in one message
 # Plain tensors have no such names, and readers of quantized checkpoints take all that do.
 _CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")

@@ -8,7 +8,7 @@ import torch
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
+from models.architecture.recurrence import StateSpec
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
@@ -58,7 +58,7 @@ class OpenedModel:
         return self.spec.attention_specs
 
     @property
-    def mixers(self) -> Sequence[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]:
+    def mixers(self) -> Sequence[AttentionSpec | StateSpec]:
         return self.spec.mixers
 
     @property

@@ -18,10 +18,19 @@ import tokenizers
 
 from models.checkpoints.gguf.array import GGUFArray
 from models.system.cache_folder import cache_folder
-from models.tokenizer import charsmap, gguf, gguf_bpe, gguf_pretokenizers, gguf_templates, gguf_unigram, gguf_wordpiece
+from models.tokenizer import (
+    charsmap,
+    gguf,
+    gguf_bpe,
+    gguf_pretokenizers,
+    gguf_rwkv,
+    gguf_templates,
+    gguf_unigram,
+    gguf_wordpiece,
+)
 from models.tokenizer.assets import TokenizerAssets
 
-_CODE = (charsmap, gguf, gguf_bpe, gguf_pretokenizers, gguf_templates, gguf_unigram, gguf_wordpiece)
+_CODE = (charsmap, gguf, gguf_bpe, gguf_pretokenizers, gguf_rwkv, gguf_templates, gguf_unigram, gguf_wordpiece)
 _MAX_FILES = 16  # a few megabytes each; the least recently written are removed
 
 

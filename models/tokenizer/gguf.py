@@ -2,8 +2,8 @@
 
 There are these kinds (tokenizer.ggml.model): "gpt2", BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre),
 mostly of bytes; "gemma4" and "whitespace", BPE of characters with merges; "llama", SentencePiece BPE with a score for
-each token; "bert", WordPiece; and "t5", SentencePiece Unigram. With BPE, text is never Unicode normalized, even if the
-original tokenizer.json has a normalizer, since GGUF does not contain it.
+each token; "bert", WordPiece; "t5", SentencePiece Unigram; and "rwkv", the longest match of bytes. With BPE, text is
+never Unicode normalized, even if the original tokenizer.json has a normalizer, since GGUF does not contain it.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from tokenizers.models import BPE
 from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
 from models.tokenizer.gguf_bpe import merged_bpe
+from models.tokenizer.gguf_rwkv import longest_match, spelled_tokens
 from models.tokenizer.gguf_templates import add_encoder_template
 from models.tokenizer.gguf_unigram import token_scores, unigram
 from models.tokenizer.gguf_wordpiece import original_tokens, wordpiece
@@ -26,7 +27,7 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _SPACE = "▁"
 _PRE_OF_KIND = {"gemma4": "gemma4", "whitespace": "whitespace"}
 _MERGED = ("gpt2", *_PRE_OF_KIND)
-_KINDS = ("bert", *_MERGED, "llama", "t5")
+_KINDS = ("bert", *_MERGED, "llama", "rwkv", "t5")
 # tokenizer.ggml.pre of models that read <s> text </s>, and of models that read [CLS] text [SEP]
 _ROBERTA, _MODERNBERT = ("jina-v1-en", "jina-v2-code", "roberta-bpe"), "modern-bert"
 
@@ -56,6 +57,8 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
         raise CheckpointError(f"{path} has {len(tokens)} tokens but {len(types)} token types; fetch it again")
     if kind == "bert":
         tokens = original_tokens(tokens, types)
+    elif kind == "rwkv":
+        tokens = spelled_tokens(tokens, types)
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise CheckpointError(f"{path} has {len(tokens) - len(vocabulary)} tokens more than once; fetch it again")
@@ -66,6 +69,8 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
         tokenizer, adds_bos = merged_bpe(pre, merges, vocabulary, _unknown(tokens, types), path)
     elif kind == "t5":
         tokenizer, adds_bos = unigram(metadata, tokens, types, path), False
+    elif kind == "rwkv":
+        tokenizer, adds_bos = longest_match(vocabulary, path), False
     else:
         tokenizer, adds_bos = _sentencepiece_bpe(metadata, tokens, types, vocabulary, path)
     _add_special_tokens(tokenizer, tokens, types)

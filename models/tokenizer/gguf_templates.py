@@ -1,4 +1,4 @@
-"""Special tokens that encoders in GGUF files need around texts; the metadata name them by role."""
+"""Templates that GGUF files leave out: special tokens around the texts of encoders, and chat templates by name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,17 @@ from typing import Any
 from tokenizers import Tokenizer, processors
 
 from models.errors import CheckpointError
+
+# Chat templates that files name in place of their text.
+NAMED_TEMPLATES = {
+    "rwkv-world": (
+        "{%- for message in messages -%}"
+        "{%- set name = {'system': 'System', 'user': 'User', 'assistant': 'Assistant'}[message.role] -%}"
+        "{{- name + ': ' + message.content | trim + '\n\n' -}}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}"
+    )
+}
 
 
 def add_encoder_template(

@@ -22,6 +22,7 @@ from models.system.cache_folder import cache_folder
 from models.tokenizer.assets import TokenizerAssets
 from models.tokenizer.cache import gguf_key, read_assets, save_assets, write_cached
 from models.tokenizer.gguf import convert_gguf_tokenizer
+from models.tokenizer.gguf_templates import NAMED_TEMPLATES
 from models.tokenizer.growth import parts_of, read_parts
 from models.tokenizer.trial import try_tokenizer
 
@@ -95,9 +96,12 @@ def _from_gguf(metadata: Mapping[str, Any], path: Path, eos_token_ids: list[int]
     ends = [_gguf_id(metadata, name, path) for name in ("eos", "eot", "eom")]
     ends += [i for i in converted.control_ids if converted.tokens[i] in _END_TOKENS]
     bos_token = special_tokens.get("bos_token")
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        template = NAMED_TEMPLATES.get(template, template)
     return TokenizerAssets(
         tokenizer_json=converted.tokenizer.to_str().encode(),
-        chat_template=_checked_template(metadata.get("tokenizer.chat_template"), str(path)),
+        chat_template=_checked_template(template, str(path)),
         special_tokens=special_tokens,
         bos_token_id=None if bos_token is None else converted.tokenizer.token_to_id(bos_token),
         eos_token_ids=_unique([*eos_token_ids, *ends]),

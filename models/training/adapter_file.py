@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from models.adapters.peft import WEIGHTS_NAME
 from models.adapters.peft_config import CONFIG_NAME, read_peft_config
 from models.errors import ModelError
+from models.families.module_names import kind_of_linear
 from models.training.lora import Lora
 from models.training.tensor_file import tensor_file_parts
 
@@ -32,7 +33,7 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
         # By the last part of a name, PEFT would take a dense layer's gate_proj for the experts' in other layers, and a
         # language model's q_proj for the vision model's.
         is_whole = lora.has_experts or _MULTIMODAL in pair.name
-        targets.add(pair.name if is_whole else pair.name.rpartition(".")[2])
+        targets.add(pair.name if is_whole else kind_of_linear(pair.name))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

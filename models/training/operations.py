@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.architecture.recurrence import GatedDeltaSpec, StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, GeneralizedDeltaSpec, StateSpaceSpec
 from models.kernels.operands import ExpertLayer
 from models.kernels.ops import (
     BoundRows,
@@ -18,9 +18,11 @@ from models.kernels.ops import (
     Operations,
     PrepareRows,
     RunGatedDelta,
+    RunGeneralizedDelta,
     RunLinearUnit,
     RunSelectiveScan,
     RunStateSpace,
+    ShiftRows,
 )
 
 
@@ -80,6 +82,12 @@ class TrainOperations(Operations):
 
     def linear_unit(self, channels: int) -> RunLinearUnit:
         return _by_gradient(self._serving.linear_unit(channels), super().linear_unit(channels))
+
+    def shift_rows(self, channels: int) -> ShiftRows:
+        return _by_gradient(self._serving.shift_rows(channels), super().shift_rows(channels))
+
+    def generalized_delta(self, spec: GeneralizedDeltaSpec) -> RunGeneralizedDelta:
+        return _by_gradient(self._serving.generalized_delta(spec), super().generalized_delta(spec))
 
 
 def _by_gradient(serving: Callable[..., Any], differentiable: Callable[..., Any]) -> Callable[..., Any]:

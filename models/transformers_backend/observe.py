@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
+from models.architecture.recurrence import StateSpec
 from models.errors import UnsupportedModelError, shorten_error
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel
 from models.transformers_backend.linears import ReplaceableLayers, observe_linears, replaceable_layers
@@ -39,7 +39,7 @@ class Observed:
     states: tuple[StateGroup, ...] = ()
 
     @property
-    def mixers(self) -> list[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]:
+    def mixers(self) -> list[AttentionSpec | StateSpec]:
         """The attention and the states of all layers; a layer may have both."""
         return [*(spec for _, spec in self.layers), *(group.spec for group in self.states)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.recurrence import OpaqueStateSpec, RecurrenceSpec
+from models.architecture.recurrence import StateSpec
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
 from models.checkpoints.quantized.registry import QuantizedReader, find_quantization_config, reader_for
@@ -46,7 +46,7 @@ class OpenedTransformersModel:
         return [spec for _, spec in self.observed.layers]
 
     @property
-    def mixers(self) -> list[AttentionSpec | RecurrenceSpec | OpaqueStateSpec]:
+    def mixers(self) -> list[AttentionSpec | StateSpec]:
         return self.observed.mixers
 
     @property

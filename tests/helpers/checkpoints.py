@@ -29,6 +29,7 @@ from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
 from models.training.attention import TrainAttention
 from models.training.operations import TrainOperations
+from tests.helpers.rwkv7 import RWKV7ForCausalLM
 
 VOCAB_SIZE = 128
 SMALL = {
@@ -115,6 +116,8 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that generates text, also of a configuration that wraps a language model's."""
+    if config.model_type == RWKV7ForCausalLM.config_class.model_type:
+        return RWKV7ForCausalLM
     wraps = config.get_text_config() is not config
     mapping = MODEL_FOR_MULTIMODAL_LM_MAPPING if wraps else MODEL_FOR_CAUSAL_LM_MAPPING
     if wraps and type(config) not in mapping:  # models that hear

@@ -92,6 +92,7 @@ from tests.helpers.gguf_recurrent_metadata import (
     state_space,
     without_attention,
 )
+from tests.helpers.gguf_rwkv import mixed_rows, rwkv7
 
 _llama = all_of(usual, rotated(), llama3_factors)
 _gptj = classic(lambda config: config.n_positions, lambda _: None, lambda config: config.n_inner or 256)
@@ -213,6 +214,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "qwen3": Layout(MODEL_ARCH.QWEN3, as_they_are, usual),
     "qwen3_moe": Layout(MODEL_ARCH.QWEN3MOE, split_experts, all_of(usual, experts)),
+    "rwkv7": Layout(MODEL_ARCH.RWKV7, mixed_rows, rwkv7),
     "seed_oss": Layout(MODEL_ARCH.SEED_OSS, as_they_are, usual),
     "smollm3": Layout(MODEL_ARCH.SMOLLM3, pairs, _llama),
     "stablelm": Layout(MODEL_ARCH.STABLELM, stacked_norms, all_of(usual, rotated(0.25), parallel_sublayers)),

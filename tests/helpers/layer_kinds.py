@@ -15,6 +15,7 @@ from tests.models.families.mimo_v2_variants import mimo_v2
 from tests.models.families.minimax_variants import minimax
 from tests.models.families.recurrent_gemma_variants import recurrent_gemma
 from tests.models.families.recurrent_variants import lfm2, qwen35
+from tests.models.families.rwkv7_variants import rwkv7
 from tests.models.families.state_space_variants import falcon_h1, granite_hybrid, jamba, mamba
 
 LAYER_KINDS: dict[str, Callable[[], PretrainedConfig]] = {
@@ -32,6 +33,7 @@ LAYER_KINDS: dict[str, Callable[[], PretrainedConfig]] = {
     "selective scans without attention": mamba,
     "gated linear units": recurrent_gemma,
     "lightning attention": minimax,
+    "generalized delta rule and token shifts": rwkv7,
     "short convolutions": lfm2,
 }
 

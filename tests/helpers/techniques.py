@@ -14,6 +14,7 @@ from models.architecture.feed_forward import Activation, MLPSpec, RouterScore, R
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import (
     GatedDeltaSpec,
+    GeneralizedDeltaSpec,
     LinearUnitSpec,
     SelectiveScanSpec,
     ShortConvSpec,
@@ -22,6 +23,7 @@ from models.architecture.recurrence import (
 from models.config.hf_config import HFConfig
 from models.families.multimodal import find_family
 
+_NOT_IN_TRANSFORMERS = {"rwkv7": "RWKV7ForCausalLM"}
 _PARALLEL = (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
 
 
@@ -29,7 +31,7 @@ def described(config: PretrainedConfig) -> tuple[str, DecoderSpec]:
     """The architecture of a configuration, and what its family makes of it. Imports no model of transformers."""
     is_multimodal = config.get_text_config() is not config
     names = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES if is_multimodal else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    architecture: str = names[config.model_type]
+    architecture: str = names.get(config.model_type) or _NOT_IN_TRANSFORMERS[config.model_type]
     return architecture, described_as(architecture, config)
 
 
@@ -99,6 +101,8 @@ _LAYER: dict[str, Callable[[LayerSpec], bool]] = {
     ),
     "selective scans": lambda layer: isinstance(layer.recurrence, SelectiveScanSpec),
     "gated linear units": lambda layer: isinstance(layer.recurrence, LinearUnitSpec),
+    "generalized delta rule": lambda layer: isinstance(layer.recurrence, GeneralizedDeltaSpec),
+    "token shifts": lambda layer: layer.mlp_shift is not None,
     "attention beside a recurrence": lambda layer: layer.beside is not None,
     "layers of one sublayer": lambda layer: layer.mixer is None or layer.mlp is None,
     "partial rotary embedding": lambda layer: (

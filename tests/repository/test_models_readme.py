@@ -8,6 +8,7 @@ from models.decoder import Decoder
 from models.layers.activation import Xielu
 from models.layers.attention.qk_norm import OwnWeightsNorm
 from models.layers.recurrence.gated_delta import ConvTaps
+from models.layers.recurrence.token_shift import TokenShift
 from models.linear.linear import Linear
 from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.repository import ROOT
@@ -39,7 +40,7 @@ def places_of(spec: DecoderSpec) -> Places:
         parameters = {parameter for parameter, _ in module.named_parameters(recurse=False)}
         if parameters:
             template = re.sub(r"experts\.\d+", "experts.{e}", re.sub(r"layers\.\d+", "layers.{i}", name))
-            named = module.shards if isinstance(module, Linear | OwnWeightsNorm | Xielu | ConvTaps) else ()
+            named = module.shards if isinstance(module, Linear | OwnWeightsNorm | Xielu | ConvTaps | TokenShift) else ()
             shards = {re.sub(r"\d+", "{e}", shard) for shard in named}
             places[template] = places.get(template, set()) | shards | parameters - {"weight", "bias"}
     return places

@@ -88,6 +88,8 @@ class KernelLibrary:
         self.gate_and_norm = self._bind("hr_gate_and_norm", "piplpfiiffplli")
         self.selective_scan = self._bind("hr_selective_scan", "pppplppfppiplppppipli")
         self.linear_unit = self._bind("hr_linear_unit", "ipppplpppfppppipl")
+        self.shift_rows = self._bind("hr_shift_rows", "ppippppiipl")
+        self.generalized_delta = self._bind("hr_generalized_delta", "ipppppppppppppfppppipii")
         # sampling
         self.best_ids = self._bind("hr_best_ids", "plllpp")
         self.top1_probs = self._bind("hr_top1_probs", "plllpp")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from models.architecture.recurrence import GatedDeltaSpec, StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, GeneralizedDeltaSpec, StateSpaceSpec
 from models.kernels.cpu import recurrence, rows
 from models.kernels.cpu.build import watching_compilation
 from models.kernels.cpu.library import KernelLibrary, describe_kernels, kernel_library
@@ -27,9 +27,11 @@ from models.kernels.ops import (
     Operations,
     PrepareRows,
     RunGatedDelta,
+    RunGeneralizedDelta,
     RunLinearUnit,
     RunSelectiveScan,
     RunStateSpace,
+    ShiftRows,
 )
 from models.kernels.torch.logits import LogitOperations
 
@@ -112,6 +114,13 @@ class CpuOperations(Operations):
 
     def linear_unit(self, channels: int) -> RunLinearUnit:
         return self._kernel(recurrence.run_linear_unit, channels) or super().linear_unit(channels)
+
+    def shift_rows(self, channels: int) -> ShiftRows:
+        return self._kernel(recurrence.shift_rows, channels) or super().shift_rows(channels)
+
+    def generalized_delta(self, spec: GeneralizedDeltaSpec) -> RunGeneralizedDelta:
+        kernel = self._kernel(recurrence.run_generalized_delta, spec.head_dim)
+        return super().generalized_delta(spec) if kernel is None else functools.partial(kernel, spec=spec)
 
     def logits(self) -> LogitOperations:
         return CpuLogitOperations(self._library)

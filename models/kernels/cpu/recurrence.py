@@ -2,12 +2,14 @@
 
 import torch
 
-from models.architecture.recurrence import GatedDeltaSpec, GatePlace, StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, GatePlace, GeneralizedDeltaSpec, StateSpaceSpec
 from models.batch import StateGroupBatch
 from models.kernels.cpu.library import KernelLibrary, address
 from models.kernels.operands import (
     DeltaGates,
     DeltaWeights,
+    GeneralizedDeltaRows,
+    GeneralizedDeltaWeights,
     ScanInputs,
     ScanWeights,
     StateSpaceWeights,
@@ -157,6 +159,48 @@ def run_linear_unit(
         *(z.dtype == torch.bfloat16, x.data_ptr(), input_gate.data_ptr(), decay_gate.data_ptr()),
         *(z.data_ptr(), z.stride(0), *(weight.data_ptr() for weight in weights), DECAY_SCALE),
         *(state.data_ptr(), *_group_arguments(group), out.data_ptr(), x.shape[1]),
+    )
+    return out
+
+
+def shift_rows(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    state: torch.Tensor,
+    group: StateGroupBatch,
+    *,
+    out_dtype: torch.dtype,
+    library: KernelLibrary,
+) -> torch.Tensor:
+    """Mix each row with the one before it (ShiftRows in ops.py). Channels: a multiple of 16."""
+    assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in (x, weight, state))
+    out = torch.empty((len(weight), *x.shape), dtype=out_dtype)
+    library.shift_rows(
+        *(x.data_ptr(), weight.data_ptr(), len(weight), state.data_ptr(), *_group_arguments(group)),
+        *(out_dtype == torch.bfloat16, out.data_ptr(), x.shape[1]),
+    )
+    return out
+
+
+def run_generalized_delta(
+    rows: GeneralizedDeltaRows,
+    weights: GeneralizedDeltaWeights,
+    state: torch.Tensor,
+    group: StateGroupBatch,
+    *,
+    spec: GeneralizedDeltaSpec,
+    library: KernelLibrary,
+) -> torch.Tensor:
+    """Run the generalized delta rule, norm and gate (RunGeneralizedDelta in ops.py). Head size: a multiple of 16."""
+    q = rows.q
+    assert all(tensor is None or (tensor.is_contiguous() and tensor.dtype == q.dtype) for tensor in rows)
+    assert (rows.first_rate is None) == (rows.first_values is None)
+    assert state.dtype == torch.float32
+    out = torch.empty(q.shape, dtype=q.dtype)
+    library.generalized_delta(
+        *(q.dtype == torch.bfloat16, *map(address, rows), *(weight.data_ptr() for weight in weights[:5])),
+        *(weights.norm_eps, state.data_ptr(), *_group_arguments(group), out.data_ptr()),
+        *(spec.num_heads, spec.head_dim),
     )
     return out
 

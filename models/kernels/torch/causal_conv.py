@@ -22,21 +22,17 @@ def convolve(
     if before is not None:
         rows = before * rows
     size = len(weight)
-    extended, ends = _prepend_states(rows, state, group)
+    extended, ends = prepend_states(rows, state, group)
     products = [extended[ends - (size - 1) + j].to(torch.float32) * weight[j] for j in range(size)]
     y = torch.stack(products).sum(dim=0)
     if bias is not None:
         y = y + bias
-    written = [(row, block) for row, block in enumerate(group.target_blocks) if block >= 0]
-    if written:
-        stored_rows, blocks = torch.tensor(written, device=rows.device).unbind(1)
-        window = torch.arange(2 - size, 1, device=rows.device)
-        state[blocks] = extended[ends[stored_rows].unsqueeze(1) + window]
+    store_inputs(extended, ends, state, group)
     y = (F.silu(y) if has_silu else y).to(out_dtype)
     return y if after is None else y * after
 
 
-def _prepend_states(
+def prepend_states(
     rows: torch.Tensor, state: torch.Tensor, group: StateGroupBatch
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Insert before each sequence's rows the K - 1 last inputs from its state, or zeros for a new sequence.
@@ -54,3 +50,12 @@ def _prepend_states(
     before = torch.where(group.sources.view(-1, 1, 1) >= 0, before, torch.zeros_like(before))
     extended[starts.unsqueeze(1) + torch.arange(width, device=rows.device)] = before
     return extended, indices
+
+
+def store_inputs(extended: torch.Tensor, ends: torch.Tensor, state: torch.Tensor, group: StateGroupBatch) -> None:
+    """Write the K - 1 last inputs after each row that has a target. extended, ends: of `prepend_states`."""
+    written = [(row, block) for row, block in enumerate(group.target_blocks) if block >= 0]
+    if written:
+        rows, blocks = torch.tensor(written, device=extended.device).unbind(1)
+        window = torch.arange(1 - state.shape[1], 1, device=extended.device)
+        state[blocks] = extended[ends[rows].unsqueeze(1) + window]

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from models.architecture.recurrence import GatedDeltaSpec
 from models.batch import StateGroupBatch
 from models.kernels.operands import DeltaGates, DeltaWeights
-from models.kernels.torch.scan import ChunkedScan, decays, scan_sequences
+from models.kernels.torch.scan import ChunkedScan, compare_rows, scan_sequences, sums_after
 
-_BLOCK = 16  # rows among which decays by channel are compared one by one
 _L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
@@ -80,37 +79,13 @@ def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) ->
 def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute one chunk. rows: [n, H, ...]; before: the state [H, K, V]. Returns y [n, H, V] and the state after."""
     q, k, v, log_decay, beta = (tensor.transpose(0, 1) for tensor in rows)
-    from_start, to_end = log_decay.cumsum(dim=1).exp(), _sums_after(log_decay).exp()  # [H, n, 1 or K]
+    from_start, to_end = log_decay.cumsum(dim=1).exp(), sums_after(log_decay).exp()  # [H, n, 1 or K]
     beta = beta.unsqueeze(2)
-    system = beta * _compare(k, k, log_decay)  # its diagonal is taken as ones
+    system = beta * compare_rows(k, k, log_decay)  # its diagonal is taken as ones
     u = torch.linalg.solve_triangular(system, beta * (v - (from_start * k) @ before), upper=False, unitriangular=True)
-    y = (from_start * q) @ before + _compare(q, k, log_decay) @ u
+    y = (from_start * q) @ before + compare_rows(q, k, log_decay) @ u
     after = from_start[:, -1].unsqueeze(2) * before + (to_end * k).transpose(1, 2) @ u
     return y.transpose(0, 1), after
-
-
-def _compare(x: torch.Tensor, k: torch.Tensor, log_decay: torch.Tensor) -> torch.Tensor:
-    """Return x_i . exp(G_i - G_j) k_j for j <= i, else 0: [H, n, n]. x, k: [H, n, K]; log_decay: [H, n, 1 or K].
-
-    No exponent is above 0, so that nothing overflows.
-    """
-    if log_decay.shape[2] == 1:
-        return decays(log_decay.squeeze(2).cumsum(dim=1)) * (x @ k.transpose(1, 2))
-    products = x.new_zeros(len(x), x.shape[1], x.shape[1])
-    for start in range(0, x.shape[1], _BLOCK):
-        block = slice(start, start + _BLOCK)
-        g = log_decay[:, block].cumsum(dim=1)
-        earlier = (_sums_after(log_decay[:, :start]) + g[:, :1]).exp() * k[:, :start]
-        products[:, block, :start] = ((g - g[:, :1]).exp() * x[:, block]) @ earlier.transpose(1, 2)
-        among = (g.unsqueeze(2) - g.unsqueeze(1)).clamp(max=0.0).exp()  # [H, rows, rows, K]
-        products[:, block, block] = torch.einsum("hik,hijk,hjk->hij", x[:, block], among, k[:, block]).tril()
-    return products
-
-
-def _sums_after(log_decay: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the rows after each one: [H, n, ...], like log_decay."""
-    shifted = torch.cat((log_decay[:, 1:], torch.zeros_like(log_decay[:, :1])), dim=1)
-    return shifted.flip(1).cumsum(dim=1).flip(1)
 
 
 def _single_rows(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

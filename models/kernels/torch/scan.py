@@ -8,6 +8,7 @@ import torch
 from models.batch import StateGroupBatch
 
 _CHUNK = 64  # rows: the quadratic part of a chunk costs about what its products with the state do
+_BLOCK = 16  # rows among which decays by channel are compared one by one
 
 Rows = TypeVar("Rows", bound=tuple[torch.Tensor, ...])  # a NamedTuple of tensors [T, ...]
 
@@ -44,6 +45,30 @@ def decays(total: torch.Tensor) -> torch.Tensor:
     """Return exp(G_i - G_j) for j <= i, else 0: [H, n, n]. total: G, the sum of log decays up to each row, [H, n]."""
     # The inner tril: exp must not overflow above the diagonal.
     return (total.unsqueeze(2) - total.unsqueeze(1)).tril().exp().tril()
+
+
+def compare_rows(x: torch.Tensor, k: torch.Tensor, log_decay: torch.Tensor) -> torch.Tensor:
+    """Return x_i . exp(G_i - G_j) k_j for j <= i, else 0: [H, n, n]. x, k: [H, n, K]; log_decay: [H, n, 1 or K].
+
+    No exponent is above 0, so that nothing overflows.
+    """
+    if log_decay.shape[2] == 1:
+        return decays(log_decay.squeeze(2).cumsum(dim=1)) * (x @ k.transpose(1, 2))
+    products = x.new_zeros(len(x), x.shape[1], x.shape[1])
+    for start in range(0, x.shape[1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        g = log_decay[:, block].cumsum(dim=1)
+        earlier = (sums_after(log_decay[:, :start]) + g[:, :1]).exp() * k[:, :start]
+        products[:, block, :start] = ((g - g[:, :1]).exp() * x[:, block]) @ earlier.transpose(1, 2)
+        among = (g.unsqueeze(2) - g.unsqueeze(1)).clamp(max=0.0).exp()  # [H, rows, rows, K]
+        products[:, block, block] = torch.einsum("hik,hijk,hjk->hij", x[:, block], among, k[:, block]).tril()
+    return products
+
+
+def sums_after(log_decay: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the rows after each one: [H, n, ...], like log_decay."""
+    shifted = torch.cat((log_decay[:, 1:], torch.zeros_like(log_decay[:, :1])), dim=1)
+    return shifted.flip(1).cumsum(dim=1).flip(1)
 
 
 def _scan_sequence(

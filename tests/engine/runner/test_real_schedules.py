@@ -34,6 +34,7 @@ from tests.helpers.mixed_kv import MixedKV
 from tests.models.families.deepseek_v32_variants import DEEPSEEK_V32_VARIANTS
 from tests.models.families.deepseek_variants import deepseek_v3
 from tests.models.families.recurrent_variants import lfm2, qwen35
+from tests.models.families.rwkv7_variants import rwkv7
 from tests.models.families.state_space_variants import falcon_h1, granite_hybrid, mamba
 from tests.models.families.variants import llama4
 
@@ -54,6 +55,7 @@ MODELS: dict[str, Callable[[], PretrainedConfig]] = {
     "gated delta rule": qwen35,
     "state spaces": granite_hybrid,
     "a state space beside attention": falcon_h1,
+    "token shifts before matrices and MLP": rwkv7,
     "selective scans without attention": lambda: mamba(tie_word_embeddings=False),
 }
 

@@ -10,7 +10,7 @@ from engine.runner.kv_groups import kv_groups
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.groups import peak_blocks
 from models.architecture.attention import AttentionSpec
-from models.architecture.recurrence import RecurrenceSpec
+from models.architecture.recurrence import StateSpec
 from models.attention.cpu import CpuAttention
 from tests.engine.runner.test_kv_shapes import MODELS
 from tests.helpers.checkpoints import cpu_compute
@@ -26,7 +26,7 @@ UNITS = {"shared keys and values": 32, "windows of another shape": 32, **dict.fr
 DRAFTED = ["windows", "windows of another shape", "state spaces"]
 
 
-def mixers_of(name: str) -> Sequence[AttentionSpec | RecurrenceSpec]:
+def mixers_of(name: str) -> Sequence[AttentionSpec | StateSpec]:
     if name in LAYER_KINDS:
         return spec_of(name).mixers
     return [

@@ -69,6 +69,16 @@ CONVERTED: dict[str, ConvertedFile] = {
     "arcee-biases-tied-llama3": ConvertedFile(),
     "olmo": ConvertedFile(),
     "phi": ConvertedFile({"intermediate_size": 256}),
+    "rwkv7": ConvertedFile(
+        {
+            "heads_norm_eps": 64e-5,
+            "vocab_size": 288,
+            "hidden_size": 128,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "head_dim": 64,  # llama.cpp's vectors need as many
+        }
+    ),
     "seed-oss": ConvertedFile(),
     "gemma": ConvertedFile(),
     "gemma2": ConvertedFile({"query_pre_attn_scalar": 32}),

@@ -23,6 +23,7 @@ from tests.models.kernels import (
     test_dense_linear,
     test_dequantize_gguf,
     test_fused_adapters,
+    test_generalized_delta,
     test_head_linear,
     test_moe,
     test_norm_heads,
@@ -261,6 +262,22 @@ COMPARISONS: dict[str, list[Comparison]] = {
         test_recurrence.test_linear_unit_equals_its_definition,
         step=test_recurrence.STEPS[1:4],
         channels=[80],
+        dtype=DTYPES,
+    ),
+    "hr_generalized_delta": [
+        *each(
+            test_generalized_delta.test_generalized_delta_rule_equals_its_definition,
+            step=test_generalized_delta.STEPS[1:4],
+            head_dim=[80],
+            has_first_values=[False, True],
+            dtype=DTYPES,
+        ),
+        *each(test_generalized_delta.test_a_number_that_is_not_finite_remains_visible, name=["decay", "first_rate"]),
+    ],
+    "hr_shift_rows": each(
+        test_generalized_delta.test_shifted_rows_equal_torch,
+        step=test_generalized_delta.STEPS[1:4],
+        num_mixtures=[6],
         dtype=DTYPES,
     ),
     "hr_best_ids": [

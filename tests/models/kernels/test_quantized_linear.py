@@ -165,6 +165,8 @@ _ACTIVATIONS = {
     InputKind.GELU_QUICK: lambda x: x * torch.sigmoid(1.702 * x),
     InputKind.RELU: F.relu,
     InputKind.RELU_SQUARED: lambda x: F.relu(x).square(),
+    InputKind.TANH: torch.tanh,
+    InputKind.SIGMOID: torch.sigmoid,
 }
 
 

@@ -1,13 +1,17 @@
 """Convolution, gated delta rule and state spaces over rows of several sequences, against one row after the other."""
 
+import math
+
 import pytest
 import torch
 
 from models.kernels.torch.causal_conv import convolve
 from models.kernels.torch.gated_delta import DeltaRows, gated_delta
+from models.kernels.torch.generalized_delta import UpdateRows, generalized_delta
 from models.kernels.torch.linear_unit import UnitRows, linear_unit
 from models.kernels.torch.selective_scan import ScanRows, selective_scan
 from models.kernels.torch.state_space import StateSpaceRows, state_space
+from models.kernels.torch.token_shift import shift_rows
 from tests.helpers.states import BLOCKS, STEPS, group_of
 
 
@@ -160,3 +164,60 @@ def test_linear_unit_equals_its_recurrence(
 
     torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("query_lens", "sources", "targets"), STEPS)
+def test_rows_are_mixed_with_those_before_them(
+    query_lens: list[int], sources: list[int], targets: dict[int, int], generator: torch.Generator
+) -> None:
+    x, weight = (torch.randn(size, 6, generator=generator) for size in (sum(query_lens), 3))
+    state = torch.randn(BLOCKS, 1, 6, generator=generator)
+    before, expected_state, expected, row = state.clone(), state.clone(), [], 0
+    for length, source in zip(query_lens, sources, strict=True):
+        last = before[source, 0] if source >= 0 else torch.zeros(6)
+        for _ in range(length):
+            expected.append((1 - weight) * x[row] + weight * last)
+            last = x[row]
+            if row in targets:
+                expected_state[targets[row], 0] = last
+            row += 1
+
+    out = shift_rows(x, weight, state, group_of(query_lens, sources, targets), out_dtype=torch.float32)
+
+    torch.testing.assert_close(out, torch.stack(expected, dim=1), rtol=0.0, atol=1e-5)
+    assert torch.equal(state, expected_state)
+
+
+@pytest.mark.parametrize(("query_lens", "sources", "targets"), STEPS)
+@pytest.mark.parametrize("strength", [0.0, 1.0])  # all decays at their bound of e^-0.61
+def test_generalized_delta_rule_equals_its_recurrence(
+    query_lens: list[int],
+    sources: list[int],
+    targets: dict[int, int],
+    strength: float,
+    generator: torch.Generator,
+) -> None:
+    heads, size, total = 3, 8, sum(query_lens)
+    q, k, v, c = (torch.randn(total, heads, size, generator=generator) for _ in range(4))
+    c = torch.nn.functional.normalize(c, dim=-1)
+    b = c * torch.rand(total, heads, size, generator=generator)
+    log_decay = -math.exp(-0.5) * torch.rand(total, heads, size, generator=generator).pow(strength)
+    rows = UpdateRows(q, k, v, c, b, log_decay)
+    state = torch.randn(BLOCKS, heads, size, size, generator=generator)
+    before, expected_state, expected, row = state.clone(), state.clone(), [], 0
+    for length, source in zip(query_lens, sources, strict=True):
+        now = before[source] if source >= 0 else torch.zeros_like(before[0])
+        for _ in range(length):
+            q, k, v, c, b, log_decay = (tensor[row] for tensor in rows)
+            removed = torch.einsum("hk,hkv->hv", c, now)
+            now = log_decay.exp()[:, :, None] * now - torch.einsum("hk,hv->hkv", b, removed)
+            now = now + torch.einsum("hk,hv->hkv", k, v)
+            expected.append(torch.einsum("hk,hkv->hv", q, now))
+            if row in targets:
+                expected_state[targets[row]] = now
+            row += 1
+
+    out = generalized_delta(rows, state, group_of(query_lens, sources, targets))
+
+    torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=5e-5)
+    torch.testing.assert_close(state, expected_state, rtol=1e-5, atol=2e-5)

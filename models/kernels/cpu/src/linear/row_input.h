@@ -25,6 +25,8 @@ enum class InputKind : int32_t {
   kSwigluClamped = 15,  // gate * sigmoid(alpha * gate) * (up + 1), gate at most `limit`, up within +-limit
   kSiluGatedScaled = 16,  // out * silu(scale * gate) * up
   kXielu = 17,  // beta x + alpha_p x^2 above 0, else beta x + alpha_n (exp(min(x, eps)) - 1 - x)
+  kTanh = 18,
+  kSigmoid = 19,
 };
 
 struct InputSpec {
@@ -41,6 +43,9 @@ HR_INLINE F32x16 sigmoid(const F32x16& x) {
   HR_EACH(power.r[i] = power.r[i] < limit.r[i] ? power.r[i] : limit.r[i])
   return broadcast(1.0f) / (broadcast(1.0f) + exp2(power));
 }
+
+// 2 sigmoid(2x) - 1, to 1e-7
+HR_INLINE F32x16 tanh(const F32x16& x) { return nan_of(x, fma(broadcast(2.0f), sigmoid(x + x), broadcast(-1.0f))); }
 
 HR_INLINE F32x16 silu(const F32x16& x) { return x * sigmoid(x); }
 
@@ -154,6 +159,8 @@ void prepare_columns(const InputSpec& input, const Element* x, const Element* up
     case InputKind::kReluGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return relu(v); });
     case InputKind::kReluSquared: return activate(x, columns, out, [](const F32x16& v) { return relu_squared(v); });
     case InputKind::kReluSquaredGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return relu_squared(v); });
+    case InputKind::kTanh: return activate(x, columns, out, [](const F32x16& v) { return tanh(v); });
+    case InputKind::kSigmoid: return activate(x, columns, out, [](const F32x16& v) { return nan_of(v, sigmoid(v)); });
     case InputKind::kXielu: return activate(x, columns, out, [&](const F32x16& v) { return xielu(v, input.weight); });
     case InputKind::kSwigluClamped:
       for (int64_t k = 0; k < columns; k += 16)

@@ -5,12 +5,6 @@
 
 namespace hr {
 
-// y, or x where that is NaN
-HR_INLINE F32x16 nan_of(const F32x16& x, F32x16 y) {
-  HR_EACH(y.r[i] = x.r[i] == x.r[i] ? y.r[i] : x.r[i])
-  return y;
-}
-
 // max(x, 0) + log(1 + t) with t = e^-|x|, and log(1 + t) = 2 artanh(s), s = t / (2 + t) <= 1/3. Relative error below 2e-6 above -16;
 // NaN stays NaN.
 HR_INLINE F32x16 softplus(const F32x16& x) {

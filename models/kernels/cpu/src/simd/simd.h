@@ -125,6 +125,12 @@ HR_INLINE F32x16 min(F32x16 a, const F32x16& b) {
 }
 
 // NaN stays NaN
+// y, or x where that is NaN
+HR_INLINE F32x16 nan_of(const F32x16& x, F32x16 y) {
+  HR_EACH(y.r[i] = x.r[i] == x.r[i] ? y.r[i] : x.r[i])
+  return y;
+}
+
 HR_INLINE F32x16 clamp(const F32x16& a, float low, float high) { return min(broadcast(high), max(broadcast(low), a)); }
 
 // a * b + c, rounded once where the machine has an instruction for it. Contraction of a product and a sum would not do: the
