@@ -38,24 +38,25 @@ class AnswerPlan:
     thinking: ThinkingBudget | None = None
     thought: ThoughtPlan | None = None
     tools: ChatTools | None = None
-    tool_format: ToolFormat | None = None
+    tool_format: ToolFormat | None = None  # that reads the answer, for its calls or its header
     kept_ids: frozenset[int] = frozenset()  # special tokens that the parsers need to see
     ignored: list[str] = field(default_factory=list)
 
     def reader(self, metrics: Metrics) -> ChoiceReader | None:
         """Create the ChoiceReader of one choice; None if its text has neither reasoning nor tool calls."""
-        if self.thought is None and self.tools is None:
+        if self.thought is None and self.tool_format is None:
             return None
         thought, tools, tool_format = self.thought, self.tools, self.tool_format
         has_one = self.grammar is not None  # since the grammar says what follows the thought
         reasoning = None
         if thought is not None:
             reasoning = reasoning_reader(thought.marks, is_open=thought.is_open, has_one=has_one)
-        if tools is None or tool_format is None:
+        if tool_format is None:
             return ChoiceReader(reasoning, None, metrics=metrics)
+        callable_tools = () if tools is None else tools.callable
         return ChoiceReader(
             reasoning,
-            tool_format.parser({tool.name: tool.parameters for tool in tools.callable}),
+            tool_format.parser({tool.name: tool.parameters for tool in callable_tools}),
             metrics=metrics,
             format_name=tool_format.name,
             call_id_length=tool_format.call_id_length,
@@ -85,8 +86,9 @@ def plan_answer(
     prompt, tools, tool_format = source.rendered.prompt, source.tools, chat.tool_format
     thought = _thought_of(prompt, chat)
     special_ids = tokenizer.ids_of_marks
-    grammar = _grammar(GrammarBuilder(special_ids), thought, constraint, tools, tool_format)
-    marks = [] if tools is None else [*tool_format.marks]
+    header = tool_format.answer_header(prompt)
+    grammar = _grammar(GrammarBuilder(special_ids), thought, constraint, tools, tool_format, header)
+    marks = [*tool_format.marks] if tools is not None or header else []
     marks += [] if thought is None else [*thought.marks.special_texts]
     ignored = [*([] if constraint is None else constraint.ignored), *source.ignored]
     if thinking_budget is not None and thought is None and chat.reasoning is not None:
@@ -97,7 +99,7 @@ def plan_answer(
         thinking=_budget(thinking_budget, thought, chat, tokenizer),
         thought=thought,
         tools=tools,
-        tool_format=None if tools is None else tool_format,
+        tool_format=tool_format if tools is not None or header else None,
         kept_ids=_kept_ids(marks, special_ids),
         ignored=ignored,
     )
@@ -116,8 +118,11 @@ def _grammar(
     constraint: Constraint | None,
     tools: ChatTools | None,
     tool_format: ToolFormat,
+    header: str,
 ) -> str | None:
     wanted = None if constraint is None else constraint.expression(builder)
+    if wanted is not None and header:
+        wanted = f"{builder.literal(header)} {wanted}"
     if wanted is not None and thought is not None and thought.marks.answer_header:
         wanted = f"{builder.literal(thought.marks.answer_header)} {wanted}"
     if tools is not None:

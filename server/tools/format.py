@@ -55,6 +55,10 @@ class ToolFormat(ABC):
     def marks(self) -> tuple[str, ...]:
         """Texts that may be special tokens, which the detokenizer must keep."""
 
+    def answer_header(self, _prompt: str, /) -> str:
+        """Return the text that begins an answer without calls after this prompt, and is not part of it."""
+        return ""
+
     def describe_unwritable(self, _tool: Tool, /) -> str | None:
         """Describe, for an error, a name or value in the schema that this format cannot write; None without one."""
         return None

@@ -15,6 +15,7 @@ FORMATS = {
     "deepseek_v32": "server.tools.formats.deepseek_v32",
     "deepseek_v4": "server.tools.formats.deepseek_v4",
     "ernie45": "server.tools.formats.ernie45",
+    "functionary_v32": "server.tools.formats.functionary_v32",
     "functiongemma": "server.tools.formats.functiongemma",
     "gemma4": "server.tools.formats.gemma4",
     "generic": "server.tools.formats.generic",

@@ -124,6 +124,8 @@ def _find_format(renderings: Renderings, *, takes_object: bool) -> ToolFormat | 
     for mark, name in _RECOGNIZED:
         if mark in answer:
             return named_format(name)
+    if (renderings.prompt or "").endswith(">>>") and answer.startswith(f"{CALLS[0].name}\n"):
+        return named_format("functionary_v32")
     if re.search(rf"<function_calls>\s*{CALLS[0].name}\(", answer):
         return named_format("olmo3")
     layout = find_layout(renderings, takes_object=takes_object)

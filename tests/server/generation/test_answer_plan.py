@@ -10,6 +10,8 @@ from server.chat.rendering import RenderedPrompt
 from server.chat.tools import chat_tools
 from server.config.server import ServerConfig
 from server.generation.answer_plan import plan_answer
+from server.generation.choice_reader import Content, join_pieces
+from server.metrics.values import Metrics
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 from server.structured_outputs.request import constraint_of
@@ -42,7 +44,7 @@ def _tokenizer_json() -> str:
     return str(tokenizer.to_str())
 
 
-def _model(*, tools: str, reasoning: str) -> tuple[TextModel, ChatModel]:
+def _model(*, tools: str, reasoning: str | None = None) -> tuple[TextModel, ChatModel]:
     info = TokenizerInfo(
         tokenizer_json=_tokenizer_json().encode(),
         chat_template=TEMPLATE,
@@ -98,6 +100,35 @@ FINAL = "<|channel|>final<|message|>"
 def test_harmony(text: str, fields: dict[str, object], is_right: bool) -> None:
     model, chat = _model(tools="openai", reasoning="openai_gptoss")
     assert _accepts(model, chat, "<|start|>assistant", text, **fields) is is_right
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "fields", "is_right"),
+    [
+        (">>>", "all\nyes", {"guided_choice": ["yes"]}, True),
+        (">>>", "yes", {"guided_choice": ["yes"]}, False),
+        ("so far", "yes", {"guided_choice": ["yes"]}, True),
+        (">>>", 'add\n{"a": 1}', {"tools": TOOLS}, True),
+        (">>>", 'add\n{"a": true}', {"tools": TOOLS}, False),
+        (">>>", "all\nJust text.", {"tools": TOOLS}, True),
+        (">>>", "Just text.", {"tools": TOOLS}, False),
+    ],
+)
+def test_answers_that_name_their_recipient(prompt: str, text: str, fields: dict[str, object], is_right: bool) -> None:
+    model, chat = _model(tools="functionary_v32")
+    assert _accepts(model, chat, prompt, text, **fields) is is_right
+
+
+@pytest.mark.parametrize(("prompt", "content"), [(">>>", "Hello"), ("so far", "all\nHello")])
+def test_recipient_of_an_answer_without_tools_is_not_part_of_it(prompt: str, content: str) -> None:
+    model, chat = _model(tools="functionary_v32")
+    rendered = RenderedPrompt(RenderedChat(prompt, {}), None, [], is_generic=False)
+    plan = plan_answer(rendered, chat, model.tokenizer, constraint=None, thinking_budget=None)
+    reader = plan.reader(Metrics("m"))
+
+    pieces = [Content("all\nHello")] if reader is None else reader.push("all\nHello", is_last=True)
+
+    assert join_pieces(list(pieces)) == [Content(content)]
 
 
 TAGGED = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'

@@ -66,6 +66,7 @@ _SCHEMAS: dict[str, Any] = {
         ("openai", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"flag": true}', {"flag": True}),
         ("openai", '<|start|>assistant<|channel|>commentary to=functions.f<|message|>{"text": "x"}', {"text": "x"}),
         ("openai", " to=functions.f<|channel|>commentary json<|message|>", {}),
+        ("functionary_v32", 'f\n{"text": ">>>all\\n"}', {"text": ">>>all\n"}),
         ("qwen3_coder", "<function=f>\n<parameter=text>\nx\n</parameter>\n</function>", {"text": "x"}),
         ("qwen3_coder", "<tool_call><function=f><parameter=text>x</parameter></function></tool_call>", {"text": "x"}),
         ("glm45", "<tool_call>f<arg_key>text</arg_key><arg_value>x</arg_value></tool_call>", {"text": "x"}),
@@ -240,3 +241,28 @@ def test_arguments_come_out_as_the_model_wrote_them() -> None:
     text = '<tool_call>\n{"name": "f", "arguments": ' + arguments + "}\n</tool_call>"
 
     assert CallArguments(arguments) in parse(named_format("hermes"), text, {"f"})
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ("all\nHello, world", "Hello, world", []),
+        ("Hello", "Hello", []),
+        ("f", "f", []),
+        ("all", "all", []),
+        ("all\nUse this:\n>>> f\n{}\n>>>>", "Use this:\n>>> f\n{}\n>>>>", []),
+        ("all\nI look.>>>f\n{}", "I look.", [("f", {})]),
+        ('f\n{"flag": true}>>>f\n{}', "", [("f", {"flag": True}), ("f", {})]),
+        ("f\n{}>>>all\nDone.", "Done.", [("f", {})]),
+        ("g\n{}", "g\n{}", []),
+        ("all\nx>>>g\n{}", "x>>>g\n{}", []),
+    ],
+)
+def test_answers_name_their_recipients(text: str, content: str, calls: Any) -> None:
+    found = named_format("functionary_v32")
+
+    events = parse(found, text, {"f"})
+
+    assert text_of(events) == content
+    assert calls_of(events) == calls
+    assert parse(found, text, {"f"}, range(1, len(text))) == events

@@ -35,7 +35,9 @@ _TOOLS = [
 _ONE = [WrittenCall("get_weather", '{"city": "Par\\"is", "days": 5, "near": [{"x": 1}]}', "callcall1")]
 _TWO = [*_ONE, WrittenCall("now", "{}", "callcall2")]
 _ONE_CALL = {"gigachat3", "llama3_json", "openai"}
-_MARKLESS = {"openai", "llama3_json", "pythonic"}
+_MARKLESS = {"functionary_v32", "openai", "llama3_json", "pythonic"}
+# What begins an answer without calls.
+_HEADERS = {"functionary_v32": "all\n", "openai": "<|channel|>final<|message|>"}
 
 _formats = pytest.mark.parametrize("name", list(FORMATS))
 _with_specials = pytest.mark.parametrize("has_specials", [False, True], ids=["text", "special tokens"])
@@ -75,7 +77,7 @@ def test_two_calls_are_allowed_in_parallel_alone(name: str, has_specials: bool, 
 def test_text_alone_is_allowed_unless_a_call_is_required(name: str, has_specials: bool, is_parallel: bool) -> None:
     found = named_format(name)
     matching = _matching(name, has_specials)
-    text = ("<|channel|>final<|message|>" if name == "openai" else "") + "Hello, [world] <b>"
+    text = _HEADERS.get(name, "") + "Hello, [world] <b>"
 
     assert matching.accepts(found, _TOOLS, text, min_calls=0, is_parallel=is_parallel)
     assert not matching.accepts(found, _TOOLS, text, min_calls=1, is_parallel=is_parallel)

@@ -153,6 +153,12 @@ TEMPLATES = {
         turn_end="<|end|>",
         end="{% if add_generation_prompt %}<|start|>assistant{% endif %}",
     ),
+    "recipients": _turns(
+        _ALL + ">>>{{ f.name }}\n{{ '' + f.arguments }}{% endfor %}",
+        turn="<|im_start|>{{ m.role }}\n{% if m.role != 'assistant' %}{{ m.content }}"
+        "{% elif m.content %}>>>all\n{{ m.content }}{% endif %}",
+        end="{% if add_generation_prompt %}<|im_start|>assistant\n>>>{% endif %}",
+    ),
     "ids alone": _turns(
         "<|tool_calls_section_begin|>{% for c in m.tool_calls %}<|tool_call_begin|>{{ c.id }}"
         "<|tool_call_argument_begin|>{{ c.function.arguments }}<|tool_call_end|>{% endfor %}<|tool_calls_section_end|>"

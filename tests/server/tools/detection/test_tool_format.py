@@ -40,6 +40,7 @@ _FOUND = {
     "bare keys": ("gemma4", True),
     "elements": ("minimax_m3", True),
     "harmony": ("openai", True),
+    "recipients": ("functionary_v32", False),
     "ids alone": ("kimi_k2", False),
     "keys without breaks": ("template", True),
     "mark at the end": ("template", True),
