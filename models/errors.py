@@ -1,5 +1,7 @@
 """Errors of loading and running a model; each message names the subject, the reason and the remedy."""
 
+from collections.abc import Sequence
+
 _MAX_CHARACTERS = 300
 # In messages of torch on a CPU, and of the system.
 _OUT_OF_MEMORY = ("allocate memory", "std::bad_alloc", "out of memory")
@@ -19,6 +21,17 @@ class SourceError(ModelError):
 
 class CheckpointError(ModelError):
     """A file is truncated, malformed, or lacks or repeats tensors."""
+
+
+class MisfitError(CheckpointError):
+    """The names or shapes of a checkpoint's tensors do not fit its configuration.
+
+    unlisted: problems beyond those that the message lists.
+    """
+
+    def __init__(self, message: str, unlisted: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.unlisted = list(unlisted)
 
 
 class UnsupportedModelError(ModelError):

@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return _fail(as_typed(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)"), 2)
     except StartupError as error:
-        return _fail(as_typed(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}"), 1)
+        hint = f" (more: {import_function('serve.arguments:doctor_command')(argv[1:])})" if command == "serve" else ""
+        return _fail(as_typed(f"{error}{hint}"), 1)
     except KeyboardInterrupt:
         sys.stderr.write("headrace: stopped\n")
         return 130

@@ -42,8 +42,22 @@ _PACKED_ALLOWANCE = 1.25
 
 def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: EngineConfig) -> Weighed:
     """Estimate the memory that a model needs. Raises a ModelError if it cannot be served."""
+    return weigh_opened(open_as_served(files, config), files, draft_files, config)
+
+
+def open_as_served(files: ModelFiles, config: EngineConfig) -> "OpenedModel | OpenedTransformersModel":
+    """Open a model with the options that it would be served with. Raises a ModelError."""
     overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
-    opened = open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
+    return open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
+
+
+def weigh_opened(
+    opened: "OpenedModel | OpenedTransformersModel",
+    files: ModelFiles,
+    draft_files: ModelFiles | None,
+    config: EngineConfig,
+) -> Weighed:
+    """Estimate the memory that an opened model needs. Raises a ModelError if it cannot be served."""
     weights = _weight_bytes(files, _checkpoint_of(opened), config)
     layout = _cache_layout(opened, config)
     groups = kv_groups(layout, config.block_size)
@@ -100,7 +114,7 @@ def _adapter_fields(
         from models.loading.foreign import unallocated_layers  # imports transformers' models
 
         return {"adapter_bytes": adapter_memory(config, unallocated_layers(opened), dtype, device).device_bytes}
-    decoder = Decoder(opened.spec, _compute(config))
+    decoder = Decoder(opened.spec, compute_by_torch(config))
     layers = trainable_layers(decoder, opened.family.names)
     return {
         "adapter_bytes": adapter_memory(config, decoder.adapted_layers(), dtype, device).device_bytes,
@@ -110,10 +124,11 @@ def _adapter_fields(
 
 def _cache_layout(opened: "OpenedModel | OpenedTransformersModel", config: EngineConfig) -> CacheLayout:
     """Return the layout of a model's cache, whose bytes are the same for every attention back end."""
-    return _compute(config).cache_layout(opened.mixers)
+    return compute_by_torch(config).cache_layout(opened.mixers)
 
 
-def _compute(config: EngineConfig) -> ComputeConfig:
+def compute_by_torch(config: EngineConfig) -> ComputeConfig:
+    """Return what a model computes with where no kernels are: sizes and names of its layers are the same."""
     dtype = _dtype(config)
     kv_dtype = KV_DTYPES.get(config.kv_cache_dtype.value, dtype)
     return ComputeConfig(ReferenceAttention(), Operations(), dtype, kv_dtype, torch.device("cpu"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.config import EngineConfig
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from models.system.memory import is_host
 
@@ -54,11 +54,8 @@ def plan_kv_budget(
     reserved_bytes: free memory that the cache must leave for other uses, unless --kv-cache-memory-bytes is set. Raises
     StartupError if not even one block fits, or if the model or the pool cannot hold the requested context.
     """
+    check_context(config, model_max_len)
     requested_len = config.max_model_len or model_max_len
-    if requested_len > model_max_len:
-        raise StartupError(
-            f"--max-model-len is {requested_len:,}; the model takes at most {model_max_len:,} tokens; lower it"
-        )
     demand = CacheDemand(groups, bytes_per_block, bytes_per_state)
     num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, reserved_bytes, device)
     num_states = demand.num_states(num_bytes, config.max_num_seqs, requested_len, min_len=config.max_model_len or 1)
@@ -74,6 +71,15 @@ def plan_kv_budget(
         state_bytes=num_states * bytes_per_state,
         warnings=(_short_context(demand, num_bytes, served_len, requested_len),) if is_short else (),
     )
+
+
+def check_context(config: EngineConfig, model_max_len: int) -> None:
+    """Raise OptionError if --max-model-len is more than the model takes."""
+    if (requested_len := config.max_model_len) is not None and requested_len > model_max_len:
+        raise OptionError(
+            f"--max-model-len is {requested_len:,}; the model takes at most {model_max_len:,} tokens; lower it, or "
+            "leave it out"
+        )
 
 
 @dataclass(frozen=True, slots=True)

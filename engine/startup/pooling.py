@@ -13,7 +13,7 @@ from engine.pooling.pooler import Pooler
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
 from engine.protocol import EngineInfo, PoolingInfo, PoolingParams, PoolingRequest, PoolingTask, StepStats
-from engine.runner.kv_budget import format_bytes
+from engine.runner.kv_budget import check_context, format_bytes
 from engine.startup.description import tokenizer_info
 from engine.startup.task import pooling_tasks, pools
 from models.architecture.pooling import TokenPooling
@@ -26,6 +26,16 @@ from models.progress import ProgressReport
 
 _POOLINGS = {Pooling.MEAN: TokenPooling.MEAN, Pooling.CLS: TokenPooling.CLS, Pooling.LAST: TokenPooling.LAST}
 _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the time of the last is the first estimate of the speed
+
+
+def check_options(config: EngineConfig, traits: PoolingTraits | None, max_position: int) -> bool:
+    """Return whether the engine pools texts, as `check_pooling_options` does. max_position: the longest context.
+
+    Raises also OptionError for a longer --max-model-len.
+    """
+    is_pooling = check_pooling_options(config, traits)
+    check_context(config, max_position)
+    return is_pooling
 
 
 def check_pooling_options(config: EngineConfig, traits: PoolingTraits | None) -> bool:
@@ -118,11 +128,6 @@ def _pooling_info(
     limits = [model.max_position]
     made_for = None if scheme is None else scheme.max_tokens
     if config.max_model_len is not None:
-        if config.max_model_len > model.max_position:
-            raise OptionError(
-                f"--max-model-len is {config.max_model_len:,}; this model takes texts of up to {model.max_position:,} "
-                f"tokens; lower it, or leave it out{'' if made_for is None else f' for {made_for:,}'}"
-            )
         limits.append(config.max_model_len)
     elif made_for is not None:
         limits.append(made_for)

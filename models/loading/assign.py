@@ -14,7 +14,7 @@ from models.architecture.decoder import DecoderSpec
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.checkpoints.mapped_pages import MappedPages
 from models.decoder import Decoder
-from models.errors import CheckpointError
+from models.errors import CheckpointError, MisfitError
 from models.families.name_map import Destination, NameMap, Rules
 from models.layers.activation import Xielu
 from models.layers.attention.qk_norm import OwnWeightsNorm
@@ -52,7 +52,7 @@ class Assignment:
 def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assignment]:
     """Assign the checkpoint's tensors to the decoder's parameters, so that each row is filled exactly once.
 
-    Reads no tensors, so `decoder` may be on the meta device. Raises CheckpointError, which names the tensors that are
+    Reads no tensors, so `decoder` may be on the meta device. Raises MisfitError, which names the tensors that are
     missing, unused, repeated or of the wrong shape.
     """
     names = NameMap(rules, len(decoder.spec.layers), dict(decoder.named_modules()))
@@ -287,14 +287,16 @@ def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
     files = _some(sorted({tensor.file.name for tensor in checkpoint.tensors.values()}))
     codes = [name for name in checkpoint.tensors if name.endswith(_CODE_SUFFIXES)]
     if codes:
-        raise CheckpointError(
+        raise MisfitError(
             f"the weights ({files}) hold quantized matrices ({codes[0]} and others) that the configuration does not "
             "describe; check that its quantization_config came with the weights. Problems: "
-            f"{_some(problems)}"
+            f"{_some(problems)}",
+            problems[_MAX_LISTED:],
         )
-    raise CheckpointError(
+    raise MisfitError(
         f"the weights ({files}) do not fit the model's configuration: {_some(problems)}; "
-        "check that configuration and weights come from one complete checkpoint"
+        "check that configuration and weights come from one complete checkpoint",
+        problems[_MAX_LISTED:],
     )
 
 

@@ -62,14 +62,14 @@ def load_model(
     options: LoadOptions,
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
-    check_pooling: Callable[[PoolingTraits | None], object] = lambda _: None,
+    check_options: Callable[[PoolingTraits | None, int], object] = lambda _traits, _max_position: None,
 ) -> LoadedModel:
     """Load the model in `files`. All names and shapes are checked before anything large is allocated.
 
     progress is called with ("compile kernels", done, all, "files") if kernels are missing, ("read tokenizer", 0, 0,
     ""), then ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "cache packed
-    weights"; or with "map weights" if they are cached. on_tokenizer gets the tokenizer, and check_pooling how the model
-    pools texts (None if transformers' code runs it), before the weights are read.
+    weights"; or with "map weights" if they are cached. Before the weights are read, on_tokenizer gets the tokenizer,
+    and check_options how the model pools texts (None if transformers' code runs it) and its longest context.
     Raises a ModelError, which names the file, tensor or field.
     """
     from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds
@@ -80,10 +80,8 @@ def load_model(
     compute, refusals = compute_config(opened, options, progress)
     progress("read tokenizer", 0, 0, "")
     tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
-    traits = None
-    if isinstance(opened, OpenedModel):
-        traits = pooling_traits(opened.spec, opened.config, files.root, opened.gguf_metadata)
-    check_pooling(traits)
+    traits = traits_of(opened, files)
+    check_options(traits, opened.max_position)
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)
@@ -95,7 +93,7 @@ def load_model(
         from models.loading.foreign import build_foreign_decoder  # imports transformers' models
 
         decoder, weights = build_foreign_decoder(opened, compute, options.weights, progress)
-    own = [_attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
+    own = [attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
     notes = [opened.note, weights.note, *own]
     return LoadedModel(
         decoder=decoder,
@@ -135,7 +133,14 @@ def compute_config(
     return ComputeConfig(backend, ops, dtype, kv_dtype, device), refusals
 
 
-def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
+def traits_of(opened: "OpenedModel | OpenedTransformersModel", files: ModelFiles) -> PoolingTraits | None:
+    """Return how a model pools texts; None if transformers' code runs it."""
+    if not isinstance(opened, OpenedModel):
+        return None
+    return pooling_traits(opened.spec, opened.config, files.root, opened.gguf_metadata)
+
+
+def attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
     """Return the start-up note about the attention back end. refusals: why preferred back ends are not used."""
     refused = f" (not {'; '.join(refusals)})" if refusals else ""
     return f"Attention: {backend.name}{refused}"
@@ -203,6 +208,14 @@ def build_skeleton(
     opened: OpenedModel, compute: ComputeConfig, weights: WeightOptions
 ) -> tuple[Decoder, list[Assignment], StoragePlan]:
     """Build a decoder on the meta device, assign the checkpoint's tensors to it, and plan how they are stored."""
-    decoder = Decoder(opened.spec, compute)
-    assignments = assign(decoder, opened.checkpoint, opened.names)
+    decoder, assignments = assigned_decoder(opened, compute)
     return decoder, assignments, choose_methods(decoder, assignments, compute, weights)
+
+
+def assigned_decoder(opened: OpenedModel, compute: ComputeConfig) -> tuple[Decoder, list[Assignment]]:
+    """Build a decoder on the meta device and assign the checkpoint's tensors to it.
+
+    Reads no weights. Raises MisfitError if tensors' names or shapes do not fit the configuration.
+    """
+    decoder = Decoder(opened.spec, compute)
+    return decoder, assign(decoder, opened.checkpoint, opened.names)

@@ -105,8 +105,24 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_startup_error_exits_with_1_and_one_line(given: Given, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "broken"]) == 1
     assert capsys.readouterr().err == as_typed(
-        "headrace: broken cannot be served: it is broken; choose another (more: headrace doctor)\n"
+        "headrace: broken cannot be served: it is broken; choose another (more: headrace doctor broken)\n"
     )
+    assert given == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["broken", "--max-model-len", "9", "--hf-overrides", "{}"], "broken --max-model-len 9 --hf-overrides '{}'"),
+        (["--api-key", "secret", "--model", "broken"], "broken"),
+        (["--api-key=secret", "broken"], "broken"),
+    ],
+)
+def test_a_refusal_names_the_command_that_says_more(
+    given: Given, capsys: pytest.CaptureFixture[str], arguments: list[str], shown: str
+) -> None:
+    assert cli.main(["serve", *arguments]) == 1
+    assert capsys.readouterr().err.endswith(as_typed(f"(more: headrace doctor {shown})\n"))
     assert given == []
 
 

@@ -6,12 +6,13 @@ import torch
 
 from engine.command_io.findings import DoctorResult, Finding, ModelToCheck, ok, problem, warning
 from engine.command_io.weighing import USUAL_CONTEXT, Weighed
-from engine.commands.weighed import weigh_files
+from engine.commands.doctor.computation import check_served, describe_computation, describe_problems
+from engine.commands.weighed import open_as_served, weigh_opened
 from engine.config import Device, EngineConfig
 from engine.errors import HeadraceError
 from engine.runner.kv_budget import format_bytes
 from engine.speculation.settings import speculation_settings
-from models.errors import ModelError
+from models.errors import MisfitError, ModelError
 from models.sources.resolve import ModelFiles, find_local
 from models.system.memory import free_memory_bytes, obtainable_memory_bytes
 
@@ -27,17 +28,22 @@ def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
     free, most = free_memory_bytes(device), obtainable_memory_bytes(device)
     findings, weighed = [ok("memory", f"{format_bytes(free)} free on {device}")], []
     for model in models:
-        needs, found = _check(model.config)
+        is_alone = len(models) == 1
+        needs, how, found = _check(model.config, device, is_alone=is_alone)
         if needs is not None:
-            is_alone = len(models) == 1
-            found = [_compare(needs, model.config, free, most) if is_alone else ok("model", _text(needs, model.config))]
+            found = [
+                _compare(needs, model.config, free, most, how)
+                if is_alone
+                else ok("model", f"{_text(needs, model.config)}; {how}")
+            ]
         named = f"{model.name}: " if model.name else ""
         findings += [Finding(each.subject, each.severity, named + each.message) for each in found]
         weighed.append(needs)
     return DoctorResult(findings, weighed)
 
 
-def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:
+def _check(config: EngineConfig, device: torch.device, *, is_alone: bool) -> tuple[Weighed | None, str, list[Finding]]:
+    """Return a model's memory needs and how it would be computed; None, "" and findings if it cannot be served."""
     subject = "model"
     try:
         files = _local(config.model)
@@ -45,11 +51,25 @@ def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:
         draft = speculation_settings(config).draft_model
         draft_files = None if draft is None else _local(draft)
         subject = "model"
-        return weigh_files(files, draft_files, config), []
+        return *_served(files, draft_files, config, device, is_alone=is_alone), []
     except _NotHere as error:
-        return None, [warning(subject, f"{error} is not on this machine; the first start downloads it")]
+        return None, "", [warning(subject, f"{error} is not on this machine; the first start downloads it")]
+    except MisfitError as error:
+        found = [problem(subject, str(error))]
+        if error.unlisted:
+            found.append(problem("weights", f"besides, by kind: {describe_problems(error.unlisted)}"))
+        return None, "", found
     except (ModelError, HeadraceError) as error:
-        return None, [problem(subject, str(error))]
+        return None, "", [problem(subject, str(error))]
+
+
+def _served(
+    files: ModelFiles, draft_files: ModelFiles | None, config: EngineConfig, device: torch.device, *, is_alone: bool
+) -> tuple[Weighed, str]:
+    """Return a model's memory needs and how it would be computed. Raises a ModelError or an OptionError."""
+    opened = open_as_served(files, config)
+    check_served(opened, files, config, is_alone=is_alone)
+    return weigh_opened(opened, files, draft_files, config), describe_computation(opened, config, device)
 
 
 def _local(model: str) -> ModelFiles:
@@ -64,8 +84,8 @@ def memory_finding(files: ModelFiles) -> Finding:
     served."""
     config = EngineConfig(model=files.origin)
     device = default_device()
-    needs = weigh_files(files, None, config)
-    return _compare(needs, config, free_memory_bytes(device), obtainable_memory_bytes(device))
+    needs, how = _served(files, None, config, device, is_alone=True)
+    return _compare(needs, config, free_memory_bytes(device), obtainable_memory_bytes(device), how)
 
 
 def default_device() -> torch.device:
@@ -73,19 +93,20 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Finding:
+def _compare(needs: Weighed, config: EngineConfig, free: int, most: int, how: str) -> Finding:
     """Compare a model's memory need with the memory. free: free bytes. most: free bytes if the system swaps out as much
-    as it can."""
+    as it can. how: how it would be computed."""
     total = needs.weight_bytes + (config.kv_cache_memory_bytes or needs.usual_kv_bytes)
+    text = f"{_text(needs, config)}; {how}"
     if total > most:
         return problem(
             "model",
-            f"{_text(needs, config)}; {format_bytes(most)} of memory are available: choose a smaller model or fewer "
+            f"{text}; {format_bytes(most)} of memory are available: choose a smaller model or fewer "
             "bits (--quantization int4), or free memory",
         )
     if total > free:
-        return warning("model", f"{_text(needs, config)}; {format_bytes(free)} of memory are free without swapping")
-    return ok("model", _text(needs, config))
+        return warning("model", f"{text}; {format_bytes(free)} of memory are free without swapping")
+    return ok("model", text)
 
 
 def _text(needs: Weighed, config: EngineConfig) -> str:

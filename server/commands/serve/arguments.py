@@ -1,6 +1,7 @@
 """The parser of `headrace serve`, separate from the command, which is slow to import."""
 
 import os
+import shlex
 from collections.abc import Sequence
 
 from server.commands.options.arguments import Parser, add_options, import_function, serve_options
@@ -29,6 +30,14 @@ def run(argv: Sequence[str]) -> int:
     flags, models = serve_options(namespace)
     configs = resolve_options(flags, os.environ, options_file(namespace.config), models)
     return int(import_function("serve.command:serve")(*configs))
+
+
+def doctor_command(argv: Sequence[str]) -> str:
+    """Return the command that checks what `argv` serves. It shows no keys, so with some it has the models alone."""
+    if any(each.partition("=")[0] == "--api-key" for each in argv):
+        flags, models = serve_options(serve_parser().parse_args(argv))
+        argv = models or [str(flags["model"])] if models or "model" in flags else []
+    return shlex.join(["headrace", "doctor", *argv])
 
 
 def serve_parser() -> Parser:

@@ -117,7 +117,7 @@ def test_the_memory_of_all_requests_is_told_for_a_stated_context(num_seqs: int, 
     stated = replace(config, max_model_len=64)
     requests = "requests" if num_seqs > 1 else "request"
     bytes_of_all = format_bytes(num_seqs * 64 * 256)  # of two layers with two heads of 16 in bf16
-    assert _last(stated).message.endswith(f"; at most {bytes_of_all} for {num_seqs} {requests} of 64 tokens")
+    assert f"; at most {bytes_of_all} for {num_seqs} {requests} of 64 tokens; " in _last(stated).message
 
 
 def test_each_of_several_models_is_named_and_weighed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

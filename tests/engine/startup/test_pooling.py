@@ -165,7 +165,7 @@ def test_a_cross_encoder_scores_by_the_activation_that_it_states(folders: Callab
     [
         ("BertModel", {"task": Task.GENERATE}, "--task is generate, but this model has no output layer"),
         ("BertModel", {"kv_cache_memory_bytes": 1 << 20}, "--kv-cache-memory-bytes is for models that generate"),
-        ("BertModel", {"max_model_len": 100}, "--max-model-len is 100; this model takes texts of up to 66 tokens"),
+        ("BertModel", {"max_model_len": 100}, "--max-model-len is 100; the model takes at most 66 tokens"),
         ("XLMRobertaForSequenceClassification", {"pooling": Pooling.CLS}, "has a head that gives scores"),
         ("Qwen3ForCausalLM", {"pooling": Pooling.CLS}, "this model generates text; add --task embed"),
     ],
