@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
 
 import server.routes
 from engine.client.interface import EngineClient
@@ -69,10 +70,10 @@ ROUTERS = tuple(_routers())
 # The kinds of background jobs.
 JOB_KINDS: tuple[type[JobKind[Any]], ...] = (BatchJobs, FinetuningJobs)
 
+_ROUTES = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
+
 # Paths without parameters: few enough to be a label of metrics.
-_KNOWN_PATHS = frozenset(
-    route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute) and "{" not in route.path
-)
+_KNOWN_PATHS = frozenset(route.path for route in _ROUTES if "{" not in route.path)
 
 
 def create_app(
@@ -206,7 +207,10 @@ def _middleware(context: ServerContext) -> list[Middleware]:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        error = HTTPException(error.status_code, _explain(request, error), error.headers)
+        headers = {**(error.headers or {})}
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = {"Allow": ", ".join(_methods_of(request))}
+        error = HTTPException(error.status_code, _explain(request, error), headers)
     request_id = request.state.request_id
     return error_response(reply_to(error, request_id), request_id, request.scope)
 
@@ -215,10 +219,16 @@ def _explain(request: Request, error: HTTPException) -> str:
     """Return the message for a path or method that the router does not know, with the nearest one that it does."""
     path, method = route_path(request.scope), request.method
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("allow", (error.headers or {}).get("Allow", "others"))
+        allowed = ", ".join(_methods_of(request))
         return f"{quote(path)} does not support this method, {method[:20]}; it takes {allowed}; /docs lists all paths"
     if error.status_code == HTTPStatus.NOT_FOUND:
         near = get_close_matches(path, _KNOWN_PATHS, n=1, cutoff=0.8)
         hint = f"did you mean {near[0]}? " if near else ""
         return f"there is nothing at this path, {quote(path)} ({method[:20]}); {hint}/docs lists all paths"
     return str(error.detail)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of a request's path, sorted: the router's own error names those of one route."""
+    matching = [route for route in _ROUTES if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in route.methods or ()})

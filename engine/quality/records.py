@@ -67,13 +67,18 @@ class QualityRecords:
         self._fingerprint = _fingerprint(files)
         self._hash = ""  # once it is known
 
-    def find(self, key: Mapping[str, str]) -> Quality | None:
-        """Return the quality measured with this key and weights with the same contents, or None."""
+    def find(self, key: Mapping[str, str], *, is_requested: bool = True) -> Quality | None:
+        """Return the quality measured with this key and weights with the same contents, or None. is_requested: whether
+        the user asked for it, and wants to know why it is measured again."""
         files = [_read(path, warns=True) for path in self._paths]
         found = [record for file in files for record in file.records if record.key == key]
         if not found:
             if any(file.records for file in files):
-                logger.info("%s has no quality with these options, kernels and version of headrace", self._display_path)
+                logger.log(
+                    logging.INFO if is_requested else logging.DEBUG,
+                    "%s has no quality with these options, kernels and version of headrace",
+                    self._display_path,
+                )
             return None
         weights = self._known_hash(files)
         if not weights and (weights := self._compute_hash()):

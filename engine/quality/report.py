@@ -65,7 +65,7 @@ class QualityReport:
         Raises StartupError if a perplexity is not finite, or grew by more than --max-quality-loss.
         """
         if not self._is_requested:  # a measurement by `headrace quantize` or an earlier start is shown anyway
-            return self._records.find(self._key)
+            return self._records.find(self._key, is_requested=False)
         quality = self._found
         if self._reference is not None:
             quality = compare_predictions(model, self._reference, self._progress)

@@ -1,16 +1,25 @@
 """The body of POST /v1/completions."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import INT32
+from server.schemas.base import INT32, quote
 from server.schemas.sampling import MAX_CHOICES, GenerationRequest, check_logprobs, is_token_ids
 
 DEFAULT_MAX_TOKENS = 16
 _LEAST_TOKENS = "it must be at least 1, or 0 with echo or prompt_logprobs"
+
+
+_FORMS = "it must be a string, a list of strings, a list of token ids, or a list of such lists, none empty"
+_ITEM_FORMS: dict[str, Callable[[Any], bool]] = {
+    "a string": lambda item: isinstance(item, str),
+    "a token id": lambda item: type(item) is int,
+    "a list of token ids": is_token_ids,
+}
 
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
@@ -25,9 +34,17 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
         and (all(isinstance(item, str) for item in value) or all(map(is_token_ids, value)))
     ):
         return value
-    raise PydanticCustomError(
-        "prompt", "it must be a string, a list of strings, a list of token ids, or a list of such lists, none empty"
-    )
+    raise PydanticCustomError("prompt", "{problem}{forms}", {"problem": _mixed(value), "forms": _FORMS})
+
+
+def _mixed(value: Any) -> str:
+    """Return which items of a list differ in their form, or "" if the first has none of the forms."""
+    items = value if isinstance(value, list) else []
+    form = next((name for name, has_form in _ITEM_FORMS.items() if items and has_form(items[0])), None)
+    if form is None:
+        return ""
+    index = next(index for index, item in enumerate(items) if not _ITEM_FORMS[form](item))
+    return f"its items are mixed: item 0 is {form}, and item {index} is {quote(items[index])}; "
 
 
 def _checked_max_tokens(value: int) -> int:

@@ -40,6 +40,23 @@ async def test_unknown_paths_and_methods_have_openais_body() -> None:
     assert wrong_method.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "methods"),
+    [
+        ("POST", "/log-level", "GET, PUT"),
+        ("GET", "/drain", "DELETE, POST"),
+        ("PATCH", "/v1/files/x", "DELETE, GET"),
+        ("PUT", "/v1/responses/x", "DELETE, GET"),
+        ("POST", "/health", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_answered_with_all_methods_of_the_path(method: str, path: str, methods: str) -> None:
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.request(method, path)
+    check_refusal(response, 405, None, f"{path!r} does not support this method, {method}; it takes {methods}; /docs")
+    assert response.headers.get_list("allow") == [methods]
+
+
 async def test_an_unexpected_fault_is_a_500_that_hides_its_text(caplog: Any) -> None:
     def script(_request: EngineRequest) -> list[Step]:
         return [RuntimeError("secret")]

@@ -55,7 +55,8 @@ def translate_response(
         options |= _answer_fields(body)
     tools = ToolOffer(table.definitions, chat_choice(body), is_parallel=body.parallel_tool_calls is not False)
     if not messages:
-        raise InvalidRequest("input is missing; a response needs input or instructions", param="input")
+        problem = "missing" if body.input is None else "without a message" if body.input else "empty"
+        raise InvalidRequest(f"input is {problem}; a response needs input or instructions", param="input")
     given = {name: value for name, value in options.items() if value is not None}
     chat = chat_request(Chat(messages, tools), given, _NAMES)
     return TranslatedResponse(chat, table.called, [*ignored, *table.ignored, *_ignored(body)])

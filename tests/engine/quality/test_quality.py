@@ -155,6 +155,17 @@ def test_quality_is_stored_and_found_until_something_changes(folder: Path, caplo
     assert start(folder, quality_report=False, quantization=Quantization.INT8).quality == first.quality
 
 
+def test_missing_quality_is_reported_only_where_it_was_requested(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "engine.quality")
+    start(folder, quantization=Quantization.INT8)
+    start(folder, quality_report=False, quantization=Quantization.NF4)
+    assert "has no quality with these options" not in caplog.text
+    start(folder, quantization=Quantization.NF4)
+    assert "has no quality with these options" in caplog.text
+
+
 def write_anew(path: Path, data: bytes) -> None:
     path.unlink()  # a link to what other tests read
     path.write_bytes(data)

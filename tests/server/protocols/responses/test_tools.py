@@ -144,7 +144,8 @@ def test_a_choice_names_the_chats_functions(choice: Any, expected: Any) -> None:
         ({"reasoning": {"effort": "huge"}}, "reasoning.effort", "must be"),
         ({"temperature": -1}, "temperature", "at least 0"),
         ({"input": None}, "input", "input is missing"),
-        ({"input": []}, "input", "input is missing"),
+        ({"input": []}, "input", "input is empty"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input", "input is without a message"),
     ],
 )
 def test_what_cannot_be_honored_is_refused_by_the_clients_name(fields: dict[str, Any], param: str, part: str) -> None:
