@@ -1,7 +1,6 @@
 """train: loads the model of a job's folder, prepares the task, and trains the adapter."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline
 from engine.command_io.finetuning.results import Curve, ResultRow
-from engine.errors import StartupError
 from engine.finetuning.examples.setup import ExampleSetup
 from engine.finetuning.loss.anchor import Anchor, AnchorWeights
+from engine.finetuning.origin import another_job, check_origin, digest_of, save_origin
 from engine.finetuning.recall import report_recall
 from engine.finetuning.reinforcement.setup import ReinforcementSetup
 from engine.finetuning.replay import num_questions, replayed_answers
@@ -57,6 +56,8 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     retain_freed_memory()
     events = JobEventLog(folder.events, on_event)
     set_num_threads(_num_threads(job.engine.threads, events))
+    digest = digest_of(folder)
+    check_origin(folder, digest)
     setup = _setup(folder, job)
     files = resolve_model(job.engine.model, job.engine.revision, progress)
     model = load_for_training(files, load_options(job.engine, "cpu"), progress)
@@ -71,7 +72,6 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     if job.start is not None:
         load_pairs(folder.path / job.start, lora)
     setup.check_memory(decoder, lora, resolved)
-    digest = _digest(folder)
     answers = replayed_answers(folder, digest, lora, decoder, job.end_ids, resolved.num_replayed, job.seed, progress)
     anchor = Anchor(decoder, lora, _ANCHORS.get(job.method, _USUAL_ANCHOR))
     anchor.remember([*answers.pool, *answers.held_out])
@@ -149,24 +149,15 @@ def _chosen_before(folder: JobFolder) -> dict[str, Any] | None:
     return next((data for data in reversed(found) if all(name in data for name in _CHOSEN)), None)
 
 
-def _digest(folder: JobFolder) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for path in (folder.job, folder.train, folder.valid, folder.prompts):
-        digest.update(path.read_bytes() if path.exists() else b"-")
-    return digest.hexdigest()
-
-
 def _begin(
     folder: JobFolder, setup: TaskSetup, resolved: ResolvedHyperparameters, state: TrainingState, events: JobEventLog
 ) -> None:
     if folder.state.exists():
         if not state.load(folder.state):
-            raise StartupError(
-                f"{folder.path} has the state of another job: its examples or options have changed, or headrace "
-                "reads them in another way; give another --out, or remove this folder to start again"
-            )
+            raise another_job(folder)
         events.add(f"Continuing after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return
+    save_origin(folder)
     description, own = setup.describe(resolved)
     events.add(
         f"{description}; {counted(resolved.n_epochs, 'epoch')} of {counted(resolved.steps_per_epoch, 'step')}. A step "

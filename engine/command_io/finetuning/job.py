@@ -123,6 +123,7 @@ class JobFolder:
         # Written while the job is trained.
         self.replay = path / "replay.json"  # the base's answers to `prompts`
         self.events = path / "events.jsonl"  # JobEvents, appended
+        self.origin = path / "origin.json"  # the options and examples that the state is trained from
         self.results = path / "results.csv"
         self.state = path / "state.safetensors"  # from which a job continues
         self.questions = path / "questions.json"  # to grading models, while the trainer waits for their answers

@@ -136,8 +136,10 @@ def test_another_job_does_not_go_on_with_this_ones_state(model: Path, tmp_path: 
     run_job(job)
     write_rows(job.folder.train, [training_item(seed) for seed in range(20, 32)])
 
-    with pytest.raises(StartupError, match="has the state of another job"):
+    (job.folder.path / "replay.json").unlink(missing_ok=True)
+    with pytest.raises(StartupError, match=r"has the state of another job; changed: train.jsonl from example 1 on"):
         run_job(job)
+    assert not (job.folder.path / "replay.json").exists()  # refused before the base answers questions
 
 
 def test_a_job_goes_on_from_an_adapter(model: Path, tmp_path: Path) -> None:
