@@ -39,7 +39,7 @@ _PARTS = {
     r"laurel": "Laurel's low-rank branch",
     r"hidden_size_per_layer|per_layer_(input|token|model|proj)": "embeddings per layer",
     r"kv_shared|shared_kv": "layers that read the keys of other layers",
-    r"mamba|\bssm_|time_step_(rank|min)": "states of selective scans",
+    r"mamba|\bssm_|time_step_(rank|min)": "state spaces or selective scans",
     r"rwkv|time_mix|wkv|rescale_every": "WKV states",
     r"lru_width|rg_lru": "gated linear recurrences (RG-LRU)",
     r"kda|linear_attn_config": "Kimi's delta rule",
@@ -51,7 +51,9 @@ _BOOKKEEPING = re.compile(
     r"^(architectures|model_type|torch_dtype|dtype|transformers_version|use_cache|auto_map|name_or_path|"
     r"return_dict|output_\w+|pretraining_tp|quantization_config|gradient_checkpointing|"
     r"router_aux_loss_coef|router_z_loss_coef|id2label|label2id|problem_type|"
-    r"chunk_size_feed_forward|num_nextn_predict_layers)$"
+    r"chunk_size_feed_forward|num_nextn_predict_layers|"
+    # They only steer transformers' own kernels.
+    r"(mamba_)?chunk_size|use_mamba_kernels|use_mambapy|(mamba_)?ssm_cache_dtype)$"
 )
 _MAX_LISTED = 6
 _LAYER = re.compile(r"(?:layers|blk|blocks|h)\.(\d+)\.")
@@ -71,12 +73,23 @@ def refused(config: HFConfig, reason: str = "", tensors: Iterable[str] = ()) -> 
     settings = _settings(text)
     unknown = [setting for setting in settings if setting not in known]
     rules = {} if name is None else language_model_of(family_of(name)).names
-    parts = _parts(unknown, _unmatched(rules, tensors))
+    unmatched = _unmatched(rules, tensors)
+    parts = _parts(unknown, unmatched)
     knowledge = _knowledge(unknown, len(settings), "settings")
     nearest = "" if name is None else f"; nearest by structure is {name}, which {knowledge}"
     return UnsupportedModelError(
         f"architecture {quote_value(architecture)} is not supported{reason}{_has(parts)}{nearest}; "
-        f"{nearest_names(architecture, FAMILIES)}"
+        f"{nearest_names(architecture, FAMILIES)}; {_remedy(None if unknown or unmatched else name)}"
+    )
+
+
+def _remedy(name: str | None) -> str:
+    """Return the end of a refusal. name: the family that knows all settings, and all tensors that are here; or None."""
+    if name is None:
+        return "only those run, whatever a config.json calls them"
+    return (
+        f'if it computes the same as {name}, set "architectures" to ["{name}"] in a copy of its config.json (tensors '
+        "that do not fit are then named); otherwise it does not run"
     )
 
 
@@ -110,7 +123,8 @@ def refused_gguf(name: str, tensors: Iterable[str]) -> UnsupportedModelError:
     unknown = list(dict.fromkeys(_LAYER.sub("blk.*.", each) for each in rest))
     return UnsupportedModelError(
         f"GGUF architecture {quote_value(name)} is not supported{_has(_parts((), rest))}{runs}; nearest by structure "
-        f"is {nearest}, which {_knowledge(unknown, len(kinds), 'kinds of tensors')}; {by_name}"
+        f"is {nearest}, which {_knowledge(unknown, len(kinds), 'kinds of tensors')}; {by_name}; "
+        "no GGUF file of this architecture runs"
     )
 
 

@@ -138,6 +138,8 @@ def _open_with_transformers(
     try:
         opened = open_through_transformers(files, overrides)
     except UnsupportedModelError as error:
+        if has_family:
+            raise UnsupportedModelError(f"{error}; leave --model-impl at auto: headrace has a family for it") from error
         if use_transformers:
             raise
         raise _refused(files, f" by a family of headrace's own, and {error}") from error

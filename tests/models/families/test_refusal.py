@@ -18,6 +18,7 @@ from models.loading.open import check_config, open_model
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import SMALL
 from tests.models.families.deepseek_v32_variants import glm_moe_dsa
+from tests.models.families.state_space_variants import granite_hybrid
 
 
 def folder(path: Path, config: PretrainedConfig, architecture: str, **changes: object) -> ModelFiles:
@@ -73,6 +74,34 @@ def test_model_that_transformers_would_run_says_so(tmp_path: Path) -> None:
     quantized = folder(tmp_path, helium, "HeliumForCausalLM", quantization_config={"quant_method": "hqq"})
     with pytest.raises(UnsupportedModelError, match=r"weights quantized by 'hqq' are not supported"):
         check_config(quantized, {})
+
+
+def test_refusal_through_transformers_names_the_family(tmp_path: Path) -> None:
+    files = folder(tmp_path, glm_moe_dsa(), "GlmMoeDsaForCausalLM")
+
+    with pytest.raises(UnsupportedModelError, match=r"leave --model-impl at auto: headrace has a family for it$"):
+        check_config(files, {}, use_transformers=True)
+
+
+def test_refusal_ends_with_a_remedy() -> None:
+    fields = {**Qwen3MoeConfig(**SMALL).to_dict(), "architectures": ["FooBar"]}
+
+    same = str(refused(HFConfig(fields, "config.json")))
+    more = str(refused(HFConfig({**fields, "new_scale": 2.0}, "config.json")))
+    other = str(refused(HFConfig(fields, "config.json"), tensors=["model.layers.0.odd.weight"]))
+
+    assert 'set "architectures" to ["Qwen3MoeForCausalLM"] in a copy' in same
+    assert more.endswith("docs/models.md lists all that are; only those run, whatever a config.json calls them")
+    assert other.endswith("docs/models.md lists all that are; only those run, whatever a config.json calls them")
+
+
+def test_settings_of_kernels_of_transformers_are_not_unknown() -> None:
+    fields = {**granite_hybrid().to_dict(), "architectures": ["FooBar"], "mamba_chunk_size": 256}
+
+    message = str(refused(HFConfig(fields, "config.json")))
+
+    assert "nearest by structure is GraniteMoeHybridForCausalLM, which knows all" in message
+    assert "selective scans" not in message
 
 
 @pytest.mark.parametrize(
