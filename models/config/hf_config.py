@@ -1,6 +1,7 @@
 """HFConfig: checked access to a config.json."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,8 @@ class HFConfig:
     remedy: str = "fetch the checkpoint's own configuration again"
     path: str = ""  # of this section, such as "rope_parameters."
     reads: set[str] = field(default_factory=set, compare=False, repr=False)  # such as "rope_parameters.factor"
+    # Names of fields in the file, by the names that a family has given them, for messages.
+    spelled: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def integer(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = _MAX_SIZE) -> int:
         value = self._get(name, default)
@@ -78,6 +81,16 @@ class HFConfig:
             raise self._malformed(name, value, f"a text of up to {_MAX_QUOTED} characters")
         return value
 
+    def quotient(self, name: str, divisor: str, *, remedy: str | None = None) -> int:
+        """Return an integer field divided by another one. Raises CheckpointError if the result is not whole."""
+        total, parts = self.integer(name), self.integer(divisor)
+        if total % parts:
+            raise CheckpointError(
+                f"{self.source}: {self.spelling(name)} {total} is not a multiple of {self.spelling(divisor)} {parts}; "
+                f"{remedy or self.remedy}"
+            )
+        return total // parts
+
     def section(self, name: str) -> "HFConfig":
         """Return a nested object; empty where the field is absent."""
         value = self._get(name, {})
@@ -96,6 +109,19 @@ class HFConfig:
     def is_null(self, name: str) -> bool:
         """Whether the field is present and null, for fields where that differs from absence."""
         return self.raw(name) is None and name in self.fields
+
+    def spelling(self, name: str) -> str:
+        """Return the name in the file of a field, for messages."""
+        return self.spelled.get(name, name)
+
+    def list_integers(self, pattern: str) -> str:
+        """Return the fields that have been read, hold integers, and whose names match, as " (num_experts 4)", or ""."""
+        found = [
+            f"{name} {value}"
+            for name, value in self.fields.items()
+            if self.path + name in self.reads and type(value) is int and re.search(pattern, name)
+        ]
+        return f" ({', '.join(found)})" if found else ""
 
     def first(self, *names: str) -> str:
         """Return the first of `names` that is a present field, else names[0]: for fields that were renamed."""
@@ -123,7 +149,7 @@ class HFConfig:
         value = self.text(name, default)
         if value not in _ACTIVATIONS:
             known = ", ".join(sorted(_ACTIVATIONS))
-            raise UnsupportedModelError(f"{self.source}: {name} is {value!r}; supported are {known}")
+            raise UnsupportedModelError(f"{self.source}: {self.spelling(name)} is {value!r}; supported are {known}")
         return _ACTIVATIONS[value]
 
     def token_ids(self, name: str) -> list[int]:
@@ -138,11 +164,13 @@ class HFConfig:
         value = self.raw(name)
         value = default if value is None else value
         if value is None:
-            raise CheckpointError(f"{self.source} has no {name!r}; {self.remedy}")
+            raise CheckpointError(f"{self.source} has no {self.spelling(name)!r}; {self.remedy}")
         return value
 
     def _malformed(self, name: str, value: object, expected: str) -> CheckpointError:
-        return CheckpointError(f"{self.source}: {name} is {quote_value(value)}; it must be {expected}; {self.remedy}")
+        return CheckpointError(
+            f"{self.source}: {self.spelling(name)} is {quote_value(value)}; it must be {expected}; {self.remedy}"
+        )
 
 
 def quote_value(value: object) -> str:

@@ -123,8 +123,8 @@ def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec], default: int
         own, read = ((each.num_kv_heads, each.head_dim) for each in (spec, attention[donor]))
         if own != read:
             raise CheckpointError(
-                f"{config.source}: layer {index} cannot read the keys and values of layer {donor}: {own[0]} heads of "
-                f"{own[1]} are not {read[0]} of {read[1]}; {config.remedy}"
+                f"{config.source}: num_kv_shared_layers {num_shared}: layer {index} cannot read the keys and values of "
+                f"layer {donor}: {own[0]} heads of {own[1]} are not {read[0]} of {read[1]}; {config.remedy}"
             )
         donors[index] = donor
     return donors

@@ -39,13 +39,21 @@ def rope_spec(
         scaling = scaling.section(layer_type)
     outer = scaling if is_current else config
     theta = outer.number("rope_theta", config.number("rope_theta", default_theta))
-    share = outer.number("partial_rotary_factor", config.number("partial_rotary_factor", default_share))
+    field = "partial_rotary_factor"
+    share = outer.number(field, config.number(field, default_share))
     if _kind(scaling) == "proportional":
         return _proportional(scaling, head_dim, theta, share)
     rotary_dim = int(head_dim * share)
-    if share > 1.0 or rotary_dim < 2 or rotary_dim % 2:
+    if share == 1.0 and head_dim % 2:
         raise CheckpointError(
-            f"{config.source}: partial_rotary_factor {share} of head size {head_dim} rotates {rotary_dim} dimensions; "
+            f"{config.source}: the head size {head_dim} is odd, and rotary positions need pairs; head_dim, or "
+            f"hidden_size divided by num_attention_heads, must be even; {config.remedy}"
+        )
+    if share > 1.0 or rotary_dim < 2 or rotary_dim % 2:
+        stated = field if outer.has(field) or config.has(field) else config.spelling(field)
+        raise CheckpointError(
+            f"{config.source}: {stated} {share} of head size {head_dim} "
+            f"rotates {rotary_dim} dimensions; "
             f"it must be an even number of them, 2 to {head_dim}"
         )
     _check_axes(scaling, rotary_dim)

@@ -24,7 +24,9 @@ def describe(config: HFConfig) -> DecoderSpec:
     _refuse_decoders(config)
     hidden_size = config.integer("hidden_size")
     layer = LayerSpec(
-        mixer=attention_both_ways(hidden_size, config.integer("num_attention_heads")),
+        mixer=attention_both_ways(
+            config.integer("num_attention_heads"), config.quotient("hidden_size", "num_attention_heads")
+        ),
         mlp=MLPSpec(
             intermediate_size=config.integer("intermediate_size"),
             activation=config.activation("hidden_act", "gelu"),

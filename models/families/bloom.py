@@ -20,9 +20,9 @@ from models.layers.attention.alibi import alibi_slopes
 def describe(config: HFConfig) -> DecoderSpec:
     if config.boolean("apply_residual_connection_post_layernorm", False):
         raise UnsupportedModelError(f"{config.source}: apply_residual_connection_post_layernorm is not supported")
-    hidden_size = config.integer(config.first("hidden_size", "n_embed"))
-    num_heads = config.integer(config.first("n_head", "num_attention_heads"))
-    head_dim = hidden_size // num_heads
+    names = config.first("hidden_size", "n_embed"), config.first("n_head", "num_attention_heads")
+    hidden_size, num_heads = map(config.integer, names)
+    head_dim = config.quotient(*names)
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5), has_bias=True)
     layer = LayerSpec(
         mixer=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, has_alibi=True),

@@ -21,7 +21,7 @@ from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sparse_layers
 from models.config.rope import rope_spec, yarn_mscale
-from models.errors import UnsupportedModelError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.families import llama
 from models.families.experts import (
     GGUF_EXPERT_NAMES,
@@ -119,11 +119,13 @@ def _latent(config: HFConfig) -> LatentSpec:
         raise UnsupportedModelError(f"{config.source}: attention_bias without q_lora_rank is not supported")
     if not config.boolean("rope_interleave", True):
         raise UnsupportedModelError(f"{config.source}: rope_interleave false is not supported")
+    if (rope_dim := config.integer("qk_rope_head_dim")) % 2:
+        raise CheckpointError(f"{config.source}: qk_rope_head_dim is {rope_dim}; it must be even; {config.remedy}")
     return LatentSpec(
         q_rank=q_rank,
         kv_rank=config.integer("kv_lora_rank"),
         nope_dim=config.integer("qk_nope_head_dim"),
-        rope_dim=config.integer("qk_rope_head_dim"),
+        rope_dim=rope_dim,
         value_dim=config.integer("v_head_dim"),
         norm=NormSpec(NormKind.RMS, 1e-6),  # regardless of rms_norm_eps
     )

@@ -23,9 +23,8 @@ def encoder(
     )
 
 
-def attention_both_ways(hidden_size: int, num_heads: int, window: int | None = None) -> AttentionSpec:
+def attention_both_ways(num_heads: int, head_dim: int, window: int | None = None) -> AttentionSpec:
     """Return the spec of bidirectional attention. window: positions seen to each side, the token itself included."""
-    head_dim = hidden_size // num_heads
     return AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, sliding_window=window, is_causal=False)
 
 

@@ -20,7 +20,7 @@ from models.layers.attention.alibi import alibi_slopes
 
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    head_dim = hidden_size // num_heads
+    head_dim = config.quotient("hidden_size", "num_attention_heads")
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5), has_bias=True)
     has_bias = config.boolean("bias", False)
     has_alibi = config.boolean("alibi", False)

@@ -83,9 +83,12 @@ def ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
 
 def with_activation(config: HFConfig) -> HFConfig:
     """Set `hidden_act` from `hidden_activation` or `hidden_act`; Gemma's "gelu" means the tanh approximation."""
-    name = config.text(config.first("hidden_activation", "hidden_act"), "gelu_pytorch_tanh")
+    field = config.first("hidden_activation", "hidden_act")
+    name = config.text(field, "gelu_pytorch_tanh")
     return dataclasses.replace(
-        config, fields={**config.fields, "hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name}
+        config,
+        fields={**config.fields, "hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name},
+        spelled={**config.spelled, "hidden_act": field},
     )
 
 

@@ -69,6 +69,12 @@ def _describe_dense(config: HFConfig, window: int) -> DecoderSpec:
     spec = llama.describe(config, defaults)
     count = len(spec.layers)
     windows = sliding_windows(config, count, is_windowed=lambda index: (index + 1) % _PATTERN != 0, default=window)
+    types = config.raw("layer_types")
+    if config.is_null("sliding_window") and (types is None or "sliding_attention" in types):
+        raise CheckpointError(
+            f"{config.source}: sliding_window is null, and layers of the type sliding_attention need one; "
+            f"{config.remedy}"
+        )
     windows[-1] = None
     has_own_values = not config.boolean("attention_k_eq_v", False)
     full = {"head_dim": config.integer("global_head_dim", 512)}

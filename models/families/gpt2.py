@@ -9,7 +9,6 @@ from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.errors import CheckpointError
 from models.families.name_map import IGNORE, To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import transpose
@@ -18,12 +17,7 @@ from models.families.transforms import transpose
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size = config.integer("n_embd")
     num_heads = config.integer("n_head")
-    if hidden_size % num_heads:
-        raise CheckpointError(
-            f"{config.source}: n_head {num_heads} does not divide n_embd {hidden_size}; "
-            "fetch the checkpoint's own configuration again"
-        )
-    head_dim = hidden_size // num_heads
+    head_dim = config.quotient("n_embd", "n_head")
     base_scale = head_dim**-0.5 if config.boolean("scale_attn_weights", True) else 1.0
     is_scaled_by_depth = config.boolean("scale_attn_by_inverse_layer_idx", False)
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5), has_bias=True)

@@ -21,6 +21,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-5), has_bias=True)
     is_parallel = config.boolean("use_parallel_residual", True)
     has_attention_bias = config.boolean("attention_bias", True)
+    share_name = config.first("rotary_pct", "partial_rotary_factor")
     mlp = MLPSpec(
         intermediate_size=config.integer("intermediate_size"),
         activation=config.activation("hidden_act", "gelu"),
@@ -31,7 +32,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         rope = rope_spec(
-            config,
+            dataclasses.replace(config, spelled={"partial_rotary_factor": share_name}),
             layer.attention.head_dim,
             default_theta=config.number("rotary_emb_base", 10000.0),
             default_share=config.number("rotary_pct", 0.25),

@@ -64,7 +64,8 @@ def with_deepseek_names(config: HFConfig, max_position: int) -> HFConfig:
     """Return `config` with DeepSeek's names of fields, where it has only the family's. max_position: the default."""
     fields = {"max_position_embeddings": max_position}
     fields |= {name: config.raw(own) for name, own in _FIELDS.items() if config.has(own)}
-    return dataclasses.replace(config, fields={**fields, **config.fields})
+    spelled = {name: own for name, own in _FIELDS.items() if config.has(own)}
+    return dataclasses.replace(config, fields={**fields, **config.fields}, spelled=spelled)
 
 
 def channel_delta(spec: DecoderSpec, num_heads: int, head_dim: int, kernel_size: int) -> GatedDeltaSpec:

@@ -75,8 +75,15 @@ def _attention(config: HFConfig, defaults: Defaults) -> AttentionSpec:
             f"{config.source}: num_key_value_heads {num_kv_heads} does not divide num_attention_heads {num_heads}; "
             "fetch the checkpoint's own configuration again"
         )
-    head_dim = config.integer("head_dim", defaults.head_dim or config.integer("hidden_size") // num_heads)
+    head_dim = config.integer("head_dim", defaults.head_dim or _divided_size(config))
     return AttentionSpec(num_heads, num_kv_heads, head_dim, scale=head_dim**-0.5)
+
+
+def _divided_size(config: HFConfig) -> int | None:
+    """Return the head size that a configuration without `head_dim` means."""
+    if config.has("head_dim"):
+        return None
+    return config.quotient("hidden_size", "num_attention_heads", remedy=f"state head_dim, or {config.remedy}")
 
 
 NAMES = {

@@ -28,7 +28,7 @@ _POOLINGS = {"cls": TokenPooling.CLS, "mean": TokenPooling.MEAN}
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     num_layers = config.num_layers("num_hidden_layers")
-    head_dim = hidden_size // num_heads
+    head_dim = config.quotient("hidden_size", "num_attention_heads")
     norm = _norm(config)
     has_attention_bias, has_mlp_bias = config.boolean("attention_bias", False), config.boolean("mlp_bias", False)
     mlp = MLPSpec(
@@ -45,7 +45,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     def layer(index: int, kind: str) -> LayerSpec:
         window = reach if kind == _SLIDING else None
         return LayerSpec(
-            mixer=attention_both_ways(hidden_size, num_heads, window),
+            mixer=attention_both_ways(num_heads, head_dim, window),
             rope=ropes[kind],
             mlp=mlp,
             norm=norm,

@@ -20,7 +20,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     hidden_size, num_heads = config.integer("d_model"), config.integer("n_heads")
     attention = config.section("attn_config")
     _refuse_extras(config, attention)
-    head_dim = hidden_size // num_heads
+    head_dim = config.quotient("d_model", "n_heads")
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_epsilon", 1e-5))
     layer = LayerSpec(
         mixer=AttentionSpec(

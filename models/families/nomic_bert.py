@@ -31,9 +31,9 @@ def describe(config: HFConfig) -> DecoderSpec:
     for name in _UNSUPPORTED:
         if value := config.raw(name):
             raise UnsupportedModelError(f"{config.source}: {name} is {quote_value(value)}, which is not supported")
-    hidden_size = config.integer(config.first("hidden_size", "n_embd"))
-    num_heads = config.integer(config.first("num_attention_heads", "n_head"))
-    attention = attention_both_ways(hidden_size, num_heads)
+    names = config.first("hidden_size", "n_embd"), config.first("num_attention_heads", "n_head")
+    hidden_size, num_heads = map(config.integer, names)
+    attention = attention_both_ways(num_heads, config.quotient(*names))
     layer = LayerSpec(
         mixer=attention,
         rope=rope_spec(

@@ -15,7 +15,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     embedding_size = config.integer("word_embed_proj_dim", hidden_size)
     is_pre_norm = config.boolean("do_layer_norm_before", True)  # not in OPT-350M
-    head_dim = hidden_size // num_heads
+    head_dim = config.quotient("hidden_size", "num_attention_heads")
     is_affine = config.boolean("layer_norm_elementwise_affine", True)
     norm = NormSpec(NormKind.LAYER, 1e-5, has_weight=is_affine, has_bias=is_affine)
     has_bias = config.boolean("enable_bias", True)

@@ -13,6 +13,7 @@ from models.families.name_map import To
 from models.families.transforms import conv_weight, flat, flat_log_of_rate, log_of_rate
 
 _MAX_KERNEL_SIZE = 8  # of the convolution; kernels keep the inputs before a row in registers
+_COUNTS = r"^(mamba_)?(n|num)_(heads|groups)$"  # names of the numbers of heads and groups, in all families
 _FETCH = "fetch the checkpoint's own configuration again"
 
 
@@ -87,7 +88,8 @@ def checked_space(config: HFConfig, spec: StateSpaceSpec, inner_size: int) -> St
         )
     if spec.num_heads % spec.num_groups:
         raise CheckpointError(
-            f"{config.source}: {spec.num_groups} groups do not divide {spec.num_heads} state space heads; {_FETCH}"
+            f"{config.source}: {spec.num_groups} groups do not divide {spec.num_heads} state space heads"
+            f"{config.list_integers(_COUNTS)}; {_FETCH}"
         )
     return spec
 

@@ -27,6 +27,9 @@ from models.sources.resolve import ModelFiles
 if TYPE_CHECKING:
     from models.transformers_backend.open import OpenedTransformersModel
 
+# Names of the numbers of experts and of their groups, in the configurations of all families
+_EXPERT_COUNTS = r"^(?!index|.*(shared|size)).*(experts|expert_group|n_group$|topk|top_k|moe_k$)"
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
@@ -173,7 +176,8 @@ def _describe(family: Family, config: HFConfig) -> DecoderSpec:
     spec = family.describe(config)
     for moe in {layer.experts for layer in spec.layers if layer.experts is not None}:
         if reason := moe.contradiction():
-            raise CheckpointError(f"{config.source}: {reason}; fetch the checkpoint's own configuration again")
+            fields = config.list_integers(_EXPERT_COUNTS)
+            raise CheckpointError(f"{config.source}: {reason}{fields}; {config.remedy}")
     return spec
 
 

@@ -142,7 +142,7 @@ def test_llama_sizes_that_cannot_be_true_are_refused(changes: dict[str, int]) ->
 
 
 def test_gpt2_sizes_that_cannot_be_true_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="n_head 5 does not divide n_embd 64"):
+    with pytest.raises(CheckpointError, match="n_embd 64 is not a multiple of n_head 5"):
         gpt2.describe(config(n_embd=64, n_head=5, n_layer=1, vocab_size=9, activation_function="gelu_new"))
 
 
