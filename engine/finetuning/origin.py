@@ -17,7 +17,7 @@ class _Origin(msgspec.Struct, frozen=True):
     rows: dict[str, list[str]]
 
 
-def digest_of(folder: JobFolder) -> str:
+def job_digest(folder: JobFolder) -> str:
     """Return a hash of the job and its examples."""
     digest = hashlib.blake2b(digest_size=16)
     for path in (folder.job, folder.train, folder.valid, folder.prompts):

@@ -20,7 +20,7 @@ from engine.command_io.finetuning.plot import sparkline
 from engine.command_io.finetuning.results import Curve, ResultRow
 from engine.finetuning.examples.setup import ExampleSetup
 from engine.finetuning.loss.anchor import Anchor, AnchorWeights
-from engine.finetuning.origin import another_job, check_origin, digest_of, save_origin
+from engine.finetuning.origin import another_job, check_origin, job_digest, save_origin
 from engine.finetuning.recall import report_recall
 from engine.finetuning.reinforcement.setup import ReinforcementSetup
 from engine.finetuning.replay import num_questions, replayed_answers
@@ -56,7 +56,7 @@ def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEv
     retain_freed_memory()
     events = JobEventLog(folder.events, on_event)
     set_num_threads(_num_threads(job.engine.threads, events))
-    digest = digest_of(folder)
+    digest = job_digest(folder)
     check_origin(folder, digest)
     setup = _setup(folder, job)
     files = resolve_model(job.engine.model, job.engine.revision, progress)

@@ -12,7 +12,7 @@ from engine.protocol import Quality, TokenizerInfo
 from engine.quality.report import QualityReport, overrides_of
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
-from engine.startup.pooling import check_options
+from engine.startup.pooling import check_served_options
 from engine.startup.task import pools
 from models.caches.uses import record_use
 from models.errors import CheckpointError, ModelError, SettingError, UnsupportedModelError
@@ -84,7 +84,7 @@ def load_models(
             options,
             report,
             lambda assets: on_tokenizer(tokenizer_info(assets)),
-            lambda traits, max_position: check_options(config, traits, max_position),
+            lambda traits, max_position: check_served_options(config, traits, max_position),
         )
         record_use(files.weight_files)
         quality = quality_report.after_loading(target)

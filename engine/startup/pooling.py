@@ -28,7 +28,7 @@ _POOLINGS = {Pooling.MEAN: TokenPooling.MEAN, Pooling.CLS: TokenPooling.CLS, Poo
 _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the time of the last is the first estimate of the speed
 
 
-def check_options(config: EngineConfig, traits: PoolingTraits | None, max_position: int) -> bool:
+def check_served_options(config: EngineConfig, traits: PoolingTraits | None, max_position: int) -> bool:
     """Return whether the engine pools texts, as `check_pooling_options` does. max_position: the longest context.
 
     Raises also OptionError for a longer --max-model-len.

@@ -9,7 +9,7 @@ import torch
 
 from engine.commands.weighed import compute_by_torch
 from engine.config import EngineConfig
-from engine.startup.pooling import check_options, check_pooling_options
+from engine.startup.pooling import check_pooling_options, check_served_options
 from models.architecture.kv_layout import KV_DTYPES
 from models.attention.select import select_backend
 from models.errors import SettingError
@@ -35,7 +35,7 @@ def check_served(
     """
     traits = traits_of(opened, files)
     if is_alone:
-        check_options(config, traits, opened.max_position)
+        check_served_options(config, traits, opened.max_position)
     else:
         check_pooling_options(config, traits)
     opened.overridden.refuse_unread(opened.config.architecture())
