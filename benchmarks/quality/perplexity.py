@@ -78,7 +78,7 @@ def headrace_perplexity(model: Path, text: str) -> float:
     """Return the perplexity of the model as served. Raises CompareError if the text is shorter than two chunks."""
     files = resolve_model(str(model), None, _ignore)
     loaded = load_model(files, LoadOptions(dtype="bfloat16"), _ignore)
-    chunks = chunks_of(text, loaded.tokenizer)
+    chunks = chunks_of(text, loaded.tokenizer, CHUNK_LEN)
     if len(chunks) < 2:
         raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK_LEN} tokens; give one of at least two")
     kv = loaded.cache_layout.allocate_unshared(CHUNK_LEN // BLOCK_SIZE, BLOCK_SIZE, loaded.device, num_states=1)
@@ -96,7 +96,7 @@ def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) 
     return log_probs.gather(1, torch.tensor(chunk[first + 1 :])[:, None]).squeeze(1)
 
 
-def chunks_of(text: str, assets: TokenizerAssets, length: int = CHUNK_LEN) -> list[list[int]]:
+def chunks_of(text: str, assets: TokenizerAssets, length: int) -> list[list[int]]:
     """Return complete chunks of the text, of `length` tokens; if it begins with BOS, BOS replaces each one's first."""
     tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
     bos = bos_prefix(tokenizer, assets)

@@ -34,11 +34,10 @@ def test_second_halves_of_chunks_are_scored(tmp_path: Path, monkeypatch: pytest.
         headrace_perplexity(folder, TEXT[:100])
 
 
-def test_chunks_begin_with_bos_where_prompts_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perplexity, "CHUNK_LEN", 64)
+def test_chunks_begin_with_bos_where_prompts_do() -> None:
     ids = Tokenizer.from_str(byte_level_json()).encode(TEXT).ids
     assets = TokenizerAssets(byte_level_json().encode(), None, {}, 0, [1], True)
-    chunks = chunks_of(TEXT, assets)
+    chunks = chunks_of(TEXT, assets, 64)
     assert chunks[0] == [0, *ids[:63]]
     assert chunks[1] == [0, *ids[64:127]]
     assert {len(chunk) for chunk in chunks} == {64}
