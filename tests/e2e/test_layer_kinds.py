@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,6 @@ from engine.runner.kv_groups import kv_groups
 from models.architecture.attention import AttentionSpec
 from models.attention.cpu import CpuAttention
 from tests.helpers.checkpoints import VOCAB_SIZE, cpu_compute, llama_config
-from tests.helpers.deadline import wait_until
 from tests.helpers.engines import make_prompt
 from tests.helpers.layer_kinds import LAYER_KINDS, spec_of
 from tests.helpers.scored_models import SCORED, ScoredModel
@@ -72,11 +72,27 @@ class Served(NamedTuple):
 
     def complete(self, prompt: list[int], **fields: Any) -> dict[str, Any]:
         """Return the answer to a completion, greedy unless `fields` say otherwise."""
-        body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, **SCORED, **fields}
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 16, **SCORED, **fields}
         response = self.client.post("/v1/completions", json=body)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
+
+    def stream(self, prompt: list[int], after_event: Callable[[int], object], **fields: Any) -> dict[str, Any]:
+        """Return the choice of a greedy answer that is streamed, after calls with the number of each event."""
+        body = {"model": "tiny", "prompt": prompt, "stream": True, **SCORED, **fields}
+        scores: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": []}
+        num_events = 0
+        with self.client.stream("POST", "/v1/completions", json=body) as response:
+            for line in response.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                num_events += 1
+                after_event(num_events)
+                for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                    for name, values in scores.items():
+                        values += choice["logprobs"][name] if choice["logprobs"] else []
+        return {"logprobs": scores}
 
     def check(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Send requests at once and compare every choice with transformers; return the answers."""
@@ -169,19 +185,31 @@ def check_rejected_drafts(served: Served) -> None:
 
 
 def check_preemptions(served: Served, prompts: list[list[int]]) -> None:
-    """Requests of a better priority come while others run, as many as may."""
+    """Requests of a better priority come while as many others run as may, or have just ended: then they come again."""
     preemptions = served.server.metric("headrace_num_preemptions_total")
-    long = [{"prompt": prompt, "max_tokens": 80, "priority": 5} for prompt in prompts[:4]]
-    running = served.threads.submit(served.check, long)
-    wait_until(lambda: served.server.metric("headrace_num_requests_running") > 0, "the first requests run")
-    served.check([{"prompt": prompt, "priority": 0} for prompt in prompts[4:]])
-    running.result()
-    assert served.server.metric("headrace_num_preemptions_total") > preemptions
+    for _ in range(20):
+        run_in_turn(served, first=prompts[1:5], then=[prompts[0], prompts[5], prompts[1]])
+        if served.server.metric("headrace_num_preemptions_total") > preemptions:
+            return
+    raise AssertionError("no request was preempted")
+
+
+def run_in_turn(served: Served, first: list[list[int]], then: list[list[int]]) -> None:
+    """Run requests, and others with a better priority once each of the first has begun; compare all answers."""
+    begun = threading.Semaphore(0)
+    signal_first = lambda number: number == 1 and begun.release()  # noqa: E731
+    stream = functools.partial(served.stream, after_event=signal_first, max_tokens=200, priority=5)
+    streams = [served.threads.submit(stream, prompt) for prompt in first]
+    for _ in first:
+        assert begun.acquire(timeout=60)
+    served.check([{"prompt": prompt, "priority": 0} for prompt in then])
+    for prompt, answer in zip(first, streams, strict=True):
+        served.model.check(answer.result(), prompt)
 
 
 def check_a_second_turn(served: Served) -> None:
-    """A conversation of 4,064 tokens, or of 464 if their prompts are computed in small chunks."""
-    new, prompt = prompt_of(50, seed=21), prompt_of(4030 if served.steps.chunk == 0 else 430, seed=20)
+    """A conversation of 4,064 tokens, or of 256 if their prompts are computed in small chunks."""
+    new, prompt = prompt_of(50, seed=21), prompt_of(4030 if served.steps.chunk == 0 else 222, seed=20)
     [first] = served.check([{"prompt": prompt, "max_tokens": 34}])
     answer = [int(name.removeprefix("token_id:")) for name in first["choices"][0]["logprobs"]["tokens"]]
     [second] = served.check([{"prompt": [*prompt, *answer, *new]}])
@@ -191,20 +219,10 @@ def check_a_second_turn(served: Served) -> None:
 
 def check_a_killed_engine(served: Served, prompt: list[int]) -> None:
     """The engine is killed in mid-answer; another one continues with the same tokens."""
-    whole = served.complete(prompt, max_tokens=100)["choices"][0]["logprobs"]["tokens"]
-    engine, num_events = served.server.engine_pid(), 0
-    scores: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": []}
-    body = {"model": "tiny", "prompt": prompt, "max_tokens": 100, "stream": True, **SCORED}
-    with served.client.stream("POST", "/v1/completions", json=body) as response:
-        for line in response.iter_lines():
-            if not line.startswith("data: {"):
-                continue
-            num_events += 1
-            if num_events == 3:
-                os.kill(engine, signal.SIGKILL)
-            for choice in json.loads(line.removeprefix("data: "))["choices"]:
-                for name, values in scores.items():
-                    values += choice["logprobs"][name] if choice["logprobs"] else []
-    assert scores["tokens"] == whole
-    served.model.check({"logprobs": scores}, prompt)
+    whole = served.complete(prompt, max_tokens=60)["choices"][0]["logprobs"]["tokens"]
+    engine = served.server.engine_pid()
+    kill_once = lambda number: number == 3 and os.kill(engine, signal.SIGKILL)  # noqa: E731
+    choice = served.stream(prompt, kill_once, max_tokens=60)
+    assert choice["logprobs"]["tokens"] == whole
+    served.model.check(choice, prompt)
     assert served.server.engine_pid() != engine
