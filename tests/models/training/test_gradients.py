@@ -42,6 +42,7 @@ FURTHER = (
 CONFUSED = {
     *("deepseek-v2", "deepseek-v3", "deepseek-v3-plain", "qwen3-next", "afmoe", "dots1", "ernie4-5-moe"),
     *("exaone-moe", "glm4-moe", "glm4-moe-lite", "kimi-k2.5", "kimi-linear", "ling-3", "qwen3.5-moe-multimodal"),
+    *("cohere2-moe", "hunyuan-moe"),
 }
 UNTRAINED = {"deepseek-v3.2", "glm-5"}  # an indexer has no gradients: refused (test_load.py)
 LENGTHS = (19, 7, 30)
