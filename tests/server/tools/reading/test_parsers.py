@@ -44,7 +44,7 @@ _FORMATS: dict[str, ToolFormat] = {
     "arguments first": JsonFormat("template", _ARGUMENTS_FIRST),
     "nested": JsonFormat("template", _NESTED),
 }
-_MARKLESS = {"llama3_json", "pythonic", "openai"}  # whose calls no text precedes
+_MARKLESS = {"llama3_json", "pythonic", "openai", "functionary_v32"}  # whose calls no text precedes
 _ONE_CALL = {"openai"}
 
 _STRING = {"type": "string"}
