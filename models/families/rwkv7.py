@@ -22,7 +22,8 @@ _MAX_POSITION = 1 << 20  # states do not grow, and configurations state a length
 def describe(config: HFConfig) -> DecoderSpec:
     hidden_size, eps = config.integer("hidden_size"), config.number("norm_eps", 1e-5)
     norm = NormSpec(NormKind.LAYER, eps, has_bias=config.boolean("norm_bias", True))
-    num_heads, head_dim = _check(config, hidden_size)
+    _refuse_variants(config, hidden_size)
+    num_heads, head_dim = _head_sizes(config, hidden_size)
     size = 32 * -(-config.integer("hidden_ratio", 4) * hidden_size // 32)
     mlp = MLPSpec(config.integer("intermediate_size", size), Activation.RELU_SQUARED, is_gated=False)
     heads_eps = config.number("heads_norm_eps", head_dim * eps)
@@ -50,8 +51,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     )
 
 
-def _check(config: HFConfig, hidden_size: int) -> tuple[int, int]:
-    """Return the number of heads and their size. Raises a ModelError for what is not supported."""
+def _refuse_variants(config: HFConfig, hidden_size: int) -> None:
     if config.has("attn"):
         raise UnsupportedModelError(f"{config.source}: attn (attention in some layers) is not supported")
     if (activation := config.text("hidden_act", "sqrelu")) not in ("sqrelu", "relu2"):
@@ -63,6 +63,10 @@ def _check(config: HFConfig, hidden_size: int) -> tuple[int, int]:
         raise UnsupportedModelError(
             f"{config.source}: value_dim is {quote_value(value_dim)}; supported is hidden_size, {hidden_size}"
         )
+
+
+def _head_sizes(config: HFConfig, hidden_size: int) -> tuple[int, int]:
+    """Return the number of heads and their size, of which the configuration states one."""
     by_heads = config.is_null("head_dim") and config.has("num_heads")
     name, default = ("num_heads", None) if by_heads else ("head_dim", 64)
     given = config.integer(name, default)

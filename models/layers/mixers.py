@@ -31,7 +31,7 @@ def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, met
     """Make the layer's attention, or the recurrence that replaces it."""
     assert spec.mixer is not None
     if not isinstance(spec.mixer, AttentionSpec):
-        return make_recurrence(spec.mixer, hidden_size, compute=compute, method=method)
+        return _make_recurrence(spec.mixer, hidden_size, compute=compute, method=method)
     if spec.kv_layer is not None:
         assert spec.latent is None
         return SharedAttention(spec, hidden_size, compute=compute, method=method)
@@ -40,7 +40,7 @@ def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, met
     return Attention(spec, hidden_size, compute=compute, method=method)
 
 
-def make_recurrence(
+def _make_recurrence(
     spec: RecurrenceSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod
 ) -> Recurrence:
     match spec:

@@ -14,7 +14,10 @@ from models.linear.linear import Linear
 
 
 class Recurrence(nn.Module):
-    """A recurrent layer: the projection `in_proj`, the recurrence itself (`scan`), the projection `out`."""
+    """A recurrent layer: the projection `in_proj`, the recurrence itself (`scan`), the projection `out`.
+
+    A layer with other projections than `in_proj` has a `forward` of its own, and keeps what its `scan` takes.
+    """
 
     in_proj: Linear
     out: Linear

@@ -69,17 +69,6 @@ void normalize(float scale, const float* x, int64_t size, float* to) {
   for (int64_t i = 0; i < size; i += 16) store(to + i, load<F32x16>(x + i) * factor);
 }
 
-float dot(const float* a, const float* b, int64_t size) {
-  F32x16 sum = broadcast(0.0f);
-  for (int64_t i = 0; i < size; i += 16) sum = fma(load<F32x16>(a + i), load<F32x16>(b + i), sum);
-  return sum_lanes(sum);
-}
-
-// to = a * b
-void multiply(const float* a, const float* b, int64_t size, float* to) {
-  for (int64_t i = 0; i < size; i += 16) store(to + i, load<F32x16>(a + i) * load<F32x16>(b + i));
-}
-
 struct Row {
   const float *k, *v, *decay, *decayed_q, *decayed_k;  // decayed: times a
   float beta, q_dot_k;
@@ -145,24 +134,6 @@ void compare_rows(const Rows& rows, int64_t K, float* key, float* left_keys, See
     }
     for (int64_t n = 0; n < K; ++n) left_keys[n * kChunk + j] = key[n];
   }
-}
-
-// Sixteen columns of what kRows rows read from the state: left S
-template <int kRows>
-HR_INLINE void read_state(const float* left, int64_t K, const float* from, int64_t V, F32x16* out) {
-  F32x16 sums[kRows][1];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) sums[r][0] = broadcast(0.0f);
-  if (from) add_products<kRows>(left, K, from, V, K, sums);
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) out[r] = sums[r][0];
-}
-
-void read_rows(const float* left, int64_t count, int64_t K, const float* from, int64_t V, F32x16* out) {
-  int64_t row = 0;
-  for (; row + 8 <= count; row += 8) read_state<8>(left + row * K, K, from, V, out + row);
-  for (; row + 4 <= count; row += 4) read_state<4>(left + row * K, K, from, V, out + row);
-  for (; row < count; ++row) read_state<1>(left + row * K, K, from, V, out + row);
 }
 
 // y [row][V], and the state after the chunk from `from` (null: zeros) to `to` (null: nowhere); they may be one.

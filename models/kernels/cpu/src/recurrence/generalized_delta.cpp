@@ -14,7 +14,7 @@
 //   y_i = (D_i q_i) S + sum over j <= i of (D_i q_i . k_j / D_j) v_j - (D_i q_i . b_j / D_j) p_j
 //   S after the chunk = D_n (S + sum over j of (k_j / D_j)^T v_j - (b_j / D_j)^T p_j)
 //
-// No w is below e^-0.61, so that no D of a chunk is below 6e-5, and dividing by it is exact. A chunk of few rows is computed row
+// No w is below e^-0.61, so that no D of a chunk is below 6e-5, and dividing by it loses nothing. A chunk of few rows is computed row
 // after row: c S and (w q) S in a first pass over the state, S' in a second.
 //
 // The state is read where the last chunk left it, at first from the sequence's source, and written to the last row's target;
@@ -24,7 +24,7 @@
 #include <vector>
 
 #include "linear/row_input.h"
-#include "recurrence/head_rows.h"
+#include "recurrence/products.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
 
@@ -101,21 +101,25 @@ template <int kVectors>
 HR_INLINE void step_columns(const Row& row, int64_t first, const float* from, float* to, float* y) {
   const int64_t K = row.head_dim;
   F32x16 p[kVectors], read[kVectors], v[kVectors];
+#pragma GCC unroll 8
   for (int n = 0; n < kVectors; ++n) p[n] = read[n] = broadcast(0.0f);
   for (int64_t i = 0; from && i < K; ++i) {
     const F32x16 c = broadcast(row.c[i]), q = broadcast(row.left_q[i]);
+#pragma GCC unroll 8
     for (int n = 0; n < kVectors; ++n) {
       const F32x16 s = load<F32x16>(from + i * K + first + 16 * n);
       p[n] = fma(c, s, p[n]);
       read[n] = fma(q, s, read[n]);
     }
   }
+#pragma GCC unroll 8
   for (int n = 0; n < kVectors; ++n) {
     v[n] = load<F32x16>(row.v + first + 16 * n);
     store(y + first + 16 * n, fma(broadcast(row.q_dot_k), v[n], fma(broadcast(-row.q_dot_b), p[n], read[n])));
   }
   for (int64_t i = 0; to && i < K; ++i) {
     const F32x16 k = broadcast(row.k[i]), b = broadcast(-row.b[i]), w = broadcast(row.w[i]);
+#pragma GCC unroll 8
     for (int n = 0; n < kVectors; ++n) {
       const int64_t at = i * K + first + 16 * n;
       const F32x16 added = fma(b, p[n], k * v[n]);
@@ -174,11 +178,13 @@ void run_chunk(const Rows& rows, int64_t K, const float* from, float* to, float*
       store(rows.y + i * K + first, y[i]);
     }
     for (int64_t n = 0; to && n < K; n += 8) {
-      F32x16 s[8];
-      for (int r = 0; r < 8; ++r) s[r] = from ? load<F32x16>(from + (n + r) * K + first) : broadcast(0.0f);
-      add_rows<8>(right_k + n * kChunk, kChunk, reinterpret_cast<const float*>(v), 16, rows.count, s);
-      add_rows<8>(right_b + n * kChunk, kChunk, reinterpret_cast<const float*>(p), 16, rows.count, s);
-      for (int r = 0; r < 8; ++r) store(to + (n + r) * K + first, broadcast(total[n + r]) * s[r]);
+      F32x16 s[8][1];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) s[r][0] = from ? load<F32x16>(from + (n + r) * K + first) : broadcast(0.0f);
+      add_products<8>(right_k + n * kChunk, kChunk, reinterpret_cast<const float*>(v), 16, rows.count, s);
+      add_products<8>(right_b + n * kChunk, kChunk, reinterpret_cast<const float*>(p), 16, rows.count, s);
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) store(to + (n + r) * K + first, broadcast(total[n + r]) * s[r][0]);
     }
   }
 }
@@ -201,6 +207,7 @@ void finish(const Rule& rule, int64_t t, int64_t head, const Rows& rows, int64_t
 
 template <class Element>
 void run_head(const Rule& rule, int64_t sequence, int64_t head) {
+  const WithoutSubnormals without_subnormals;
   Scratch& scratch = thread_scratch<Scratch>();
   const int64_t K = rule.head_dim, size = kChunk * K;
   const auto reserve = [](std::vector<float>& buffer, size_t count) { buffer.resize(std::max(buffer.size(), count)); };

@@ -45,4 +45,33 @@ HR_INLINE void add_products(const float* left, int64_t left_stride, const float*
   }
 }
 
+inline float dot(const float* a, const float* b, int64_t size) {
+  F32x16 sum = broadcast(0.0f);
+  for (int64_t i = 0; i < size; i += 16) sum = fma(load<F32x16>(a + i), load<F32x16>(b + i), sum);
+  return sum_lanes(sum);
+}
+
+// to = a * b
+inline void multiply(const float* a, const float* b, int64_t size, float* to) {
+  for (int64_t i = 0; i < size; i += 16) store(to + i, load<F32x16>(a + i) * load<F32x16>(b + i));
+}
+
+template <int kRows>
+HR_INLINE void read_block(const float* left, int64_t K, const float* from, int64_t V, F32x16* out) {
+  F32x16 sums[kRows][1];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) sums[r][0] = broadcast(0.0f);
+  if (from) add_products<kRows>(left, K, from, V, K, sums);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) out[r] = sums[r][0];
+}
+
+// Sixteen columns of what `count` rows [K] read from a matrix of K rows with V columns (null: zeros), to out [count].
+inline void read_rows(const float* left, int64_t count, int64_t K, const float* from, int64_t V, F32x16* out) {
+  int64_t row = 0;
+  for (; row + 8 <= count; row += 8) read_block<8>(left + row * K, K, from, V, out + row);
+  for (; row + 4 <= count; row += 4) read_block<4>(left + row * K, K, from, V, out + row);
+  for (; row < count; ++row) read_block<1>(left + row * K, K, from, V, out + row);
+}
+
 }  // namespace hr
