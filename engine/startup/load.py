@@ -22,7 +22,7 @@ from models.loading.load import LoadOptions, load_model
 from models.loading.open import check_config
 from models.progress import ProgressReport
 from models.quant.tensor import Encoding
-from models.sources.resolve import resolve_model
+from models.sources.resolve import ModelFiles, resolve_model
 from models.weight_cache.cache import WeightCache
 
 USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.TRANSFORMERS: True}
@@ -94,32 +94,40 @@ def load_models(
         raise ModelUnusable(str(error)) from error
     except ModelError as error:  # such as a hub that does not answer, or too little free memory
         raise StartupError(str(error)) from error
-    draft = None
-    if draft_files is not None:
-        if target.pooling is not None and pools(config.task, target.pooling.pools_by_default):
-            raise OptionError(
-                f"{config.model} makes vectors or scores of texts, and a draft model is for models that generate; "
-                "leave it out"
-            )
-        if not target.decoder.takes_drafts:
-            raise OptionError(
-                f"{config.model} runs in transformers' code, which cannot restore recurrent states when drafts are "
-                "rejected; leave the draft model out"
-            )
-        # Every token reads a whole draft model, and its head and embeddings are a large part of it.
-        weights = weight_options(spec.draft_quantization, includes_head=True)
-        cache = _weight_cache(config)
-        draft = load_draft(
-            spec,
-            draft_files,
-            target,
-            kv_dtype=config.kv_cache_dtype.value,
-            weights=weights,
-            weight_cache=cache,
-            report=report,
-        )
-        record_use(draft_files.weight_files)
+    draft = None if draft_files is None else _load_draft(config, spec, draft_files, target, report)
     return EngineModels(target, draft, quality)
+
+
+def _load_draft(
+    config: EngineConfig,
+    spec: SpeculationSettings,
+    files: ModelFiles,
+    target: LoadedModel,
+    report: ProgressReport,
+) -> LoadedModel:
+    """Load the draft model. Raises OptionError if the target takes no drafts."""
+    if target.pooling is not None and pools(config.task, target.pooling.pools_by_default):
+        raise OptionError(
+            f"{config.model} makes vectors or scores of texts, and a draft model is for models that generate; "
+            "leave it out"
+        )
+    if not target.decoder.takes_drafts:
+        raise OptionError(
+            f"{config.model} runs in transformers' code, which cannot restore recurrent states when drafts are "
+            "rejected; leave the draft model out"
+        )
+    draft = load_draft(
+        spec,
+        files,
+        target,
+        kv_dtype=config.kv_cache_dtype.value,
+        # Every token reads a whole draft model, and its head and embeddings are a large part of it.
+        weights=weight_options(spec.draft_quantization, includes_head=True),
+        weight_cache=_weight_cache(config),
+        report=report,
+    )
+    record_use(files.weight_files)
+    return draft
 
 
 def weight_options(quantization: Quantization, *, includes_head: bool, group_size: int | None = None) -> WeightOptions:
