@@ -86,7 +86,7 @@ def refused(config: HFConfig, reason: str = "", tensors: Iterable[str] = ()) -> 
 def _remedy(name: str | None) -> str:
     """Return the end of a refusal. name: the family that knows all settings, and all tensors that are here; or None."""
     if name is None:
-        return "only those run, whatever a config.json calls them"
+        return "a model of another architecture does not run under one of their names"
     return (
         f'if it computes the same as {name}, set "architectures" to ["{name}"] in a copy of its config.json (tensors '
         "that do not fit are then named); otherwise it does not run"
