@@ -28,7 +28,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "engine": (
         "errors wording",
-        "protocol config child_processes",
+        "protocol config child_processes kv_tiers",
         "client command_io scheduling quality",
         "grammar sampling speculation adapters pooling",
         "runner",
@@ -83,6 +83,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.child_processes": {"msgspec"},
     "engine.client": {"msgspec"},
     "engine.command_io": {"msgspec", "rich", "matplotlib", "rapidfuzz"},
+    "engine.kv_tiers": set(),
     "engine.scheduling": {"msgspec"},
     "engine.grammar": {"llguidance", "msgspec"},
     "engine.speculation": {"msgspec"},

@@ -1,0 +1,1 @@
+"""Storage for blocks of the KV cache that its pool evicts."""

@@ -1,0 +1,48 @@
+"""BlockTier: storage for blocks of the KV cache that its pool evicts, such as a disk. The engine names blocks by the
+pool's keys (engine/scheduling/kv/prefixes.py); the content of a block is opaque to a tier."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class TierStats:
+    """Counts of a tier since its last `take_stats()`, and the size of its blocks now."""
+
+    bytes: int = 0  # of all blocks in the tier
+    hits: int = 0  # blocks that were read
+    misses: int = 0  # blocks that a read did not find intact
+    read_s: float = 0.0
+    write_s: float = 0.0
+    failures: int = 0  # blocks that could not be read or written, or were altered
+    dropped: int = 0  # blocks that were not written because the queue of writes was full
+
+
+class BlockTier(Protocol):
+    """Storage of blocks by key. All methods are called by the engine's thread, and only `close` waits for I/O.
+
+    A fault of the storage is a miss, a count and a warning, never an exception.
+    """
+
+    def contains(self, keys: Sequence[bytes]) -> list[bool]:
+        """Return for each key whether a block is stored or queued to be written, from an index in memory."""
+        ...
+
+    def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":
+        """Start to read blocks. Returns their contents in the order of the keys; None for a block that is missing, torn
+        or altered. The future may be completed by another thread. Canceling it is allowed, and may have no effect."""
+        ...
+
+    def write(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+        """Queue (key, content) of blocks. Blocks beyond the bound of the queue are dropped and counted."""
+        ...
+
+    def take_stats(self) -> TierStats:
+        """Return the counts since the last call."""
+        ...
+
+    def close(self, timeout_s: float) -> None:
+        """Finish the queued writes, for at most this long. Pending reads complete with None for each block."""
+        ...
