@@ -16,6 +16,8 @@ from pathlib import Path
 import msgspec
 
 from engine.protocol import Quality
+from models.checkpoints.quantized.registry import LEGACY_CONFIG_FILES
+from models.checkpoints.safetensors import INDEX_NAME
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
@@ -103,6 +105,24 @@ class QualityRecords:
 
         self._change(add)
 
+    def weights_hash(self) -> str:
+        """Return a hash of the contents of weights and tokenizer; "" if they cannot be read or have changed.
+
+        It is remembered in the cache folder, since this caller may have measured no quality.
+        """
+        if _fingerprint(self._files) != self._fingerprint:
+            logger.warning("the files of %s have changed since they were loaded", self._files.origin)
+            return ""
+        if weights := self._known_hash(map(_read, self._paths)):
+            return weights
+        if weights := self._compute_hash():
+            try:
+                self._cache_path.parent.mkdir(parents=True, exist_ok=True)
+                _rewrite(self._cache_path, lambda file: file.add_hash(self._fingerprint, weights))
+            except OSError as error:
+                logger.info("%s cannot be written (%s): the next start hashes again", self._cache_path, error.strerror)
+        return weights
+
     def _known_hash(self, files: Iterable[_File]) -> str:
         return next(filter(None, [self._hash, *(file.hashes.get(self._fingerprint) for file in files)]), "")
 
@@ -112,12 +132,12 @@ class QualityRecords:
             weights = _hash_of(self._files, self._progress)
         except OSError as error:
             logger.warning(
-                "the weights cannot be read again (%s): their quality is neither looked up nor stored", error
+                "the weights cannot be read again (%s): nothing is looked up or stored by their contents", error
             )
             return ""
         if _fingerprint(self._files) != self._fingerprint:
             logger.warning(
-                "the weights have changed since they were loaded: their quality is neither looked up nor stored"
+                "the weights have changed since they were loaded: nothing is looked up or stored by their contents"
             )
             return ""
         self._hash = weights
@@ -138,8 +158,10 @@ class QualityRecords:
 
 
 def _paths(files: ModelFiles) -> list[Path]:
-    """Return the files that determine a model's predictions: weights and tokenizer."""
-    return sorted({*files.weight_files, *files.tokenizer_files})
+    """Return the files that determine a model's predictions: weights, how to read them, and tokenizer."""
+    root = files.root
+    others = [] if root is None else [root / name for name in (*LEGACY_CONFIG_FILES, INDEX_NAME)]
+    return sorted({*files.weight_files, *files.tokenizer_files, *(path for path in others if path.exists())})
 
 
 def _fingerprint(files: ModelFiles) -> str:

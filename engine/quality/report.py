@@ -39,7 +39,7 @@ class QualityReport:
         self._files = files
         self._device = device
         self._progress = progress
-        self._records = QualityRecords(files, progress)
+        self.records = QualityRecords(files, progress)
         self._key = quality_key(config, device)
         self._found: Quality | None = None
         self._reference: ReferenceModel | None = None
@@ -52,7 +52,7 @@ class QualityReport:
         """If a report was requested, look up a stored measurement, or else compute the reference predictions."""
         if not self._is_requested:
             return
-        self._found = self._records.find(self._key)
+        self._found = self.records.find(self._key)
         if self._found is None:
             overrides = overrides_of(self._config)
             opened = open_model(self._files, overrides)
@@ -65,13 +65,13 @@ class QualityReport:
         Raises StartupError if a perplexity is not finite, or grew by more than --max-quality-loss.
         """
         if not self._is_requested:  # a measurement by `headrace quantize` or an earlier start is shown anyway
-            return self._records.find(self._key, is_requested=False)
+            return self.records.find(self._key, is_requested=False)
         quality = self._found
         if self._reference is not None:
             quality = compare_predictions(model, self._reference, self._progress)
             self._reference = None
             check_quality(quality, None, remedy=_REMEDY)  # only finite numbers are stored
-            self._records.store(self._key, quality)
+            self.records.store(self._key, quality)
         if quality is not None:
             check_quality(quality, self._config.max_quality_loss, remedy=_REMEDY)
         return quality

@@ -9,6 +9,7 @@ from engine.config import EngineConfig, ModelImpl, Quantization
 from engine.draft_model.load import load_draft, resolve_draft
 from engine.errors import ModelUnusable, OptionError, StartupError
 from engine.protocol import Quality, TokenizerInfo
+from engine.quality.records import QualityRecords
 from engine.quality.report import QualityReport, overrides_of
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
@@ -30,11 +31,15 @@ USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.T
 
 @dataclass(frozen=True, slots=True)
 class EngineModels:
-    """The served model, its draft model if there is one, and the measured quality of its quantization if known."""
+    """The served model, its draft model if there is one, and the measured quality of its quantization if known.
+
+    records: of the target's files, made before they were read.
+    """
 
     target: LoadedModel
     draft: LoadedModel | None
     quality: Quality | None
+    records: QualityRecords
 
     @property
     def mapped_bytes(self) -> int:
@@ -95,7 +100,7 @@ def load_models(
     except ModelError as error:  # such as a hub that does not answer, or too little free memory
         raise StartupError(str(error)) from error
     draft = None if draft_files is None else _load_draft(config, spec, draft_files, target, report)
-    return EngineModels(target, draft, quality)
+    return EngineModels(target, draft, quality, quality_report.records)
 
 
 def _load_draft(

@@ -70,7 +70,7 @@ def cached_weights(
     options = {name: str(value) for name, value in dataclasses.asdict(weights).items()}
     kernels = required_library().path.stem  # a hash of their source, compiler and level
     digest.update(repr((options, json.dumps(dict(overrides), sort_keys=True), kernels)).encode())
-    digest.update(_code_digest())
+    digest.update(code_digest())
     return CachedWeights(cache, digest.hexdigest(), files, state)
 
 
@@ -96,7 +96,7 @@ def files_state(files: ModelFiles) -> str | None:
 
 
 @functools.cache
-def _code_digest() -> bytes:
+def code_digest() -> bytes:
     """Return a hash of all code that reads and packs weights."""
     digest = hashlib.blake2b(digest_size=20)
     for path in sorted(_CODE.rglob("*.py")):

@@ -1,0 +1,102 @@
+"""ComputeIdentity: everything of an engine that decides the numbers it computes for given tokens and adapters."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.quality.report import overrides_of
+from engine.startup.load import EngineModels, weight_options
+from models.architecture.kv_layout import kv_dtype_name
+from models.decoder import Decoder
+from models.loaded_model import LoadedModel
+from models.weight_cache.entry import code_digest
+
+_KV_FORMAT = 1  # changes with the order of a block's bytes in a file
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeIdentity:
+    """Texts that differ wherever two engines may compute different numbers for the same tokens and adapters.
+
+    Numbers of threads and batches are not among them. Each field can be compared by itself, to find what differs.
+    """
+
+    version: str  # of headrace, with a hash of the code that loads and computes
+    weights: str  # hash of the contents of the model's files
+    storage: str  # how weights are stored: the options of quantization
+    overrides: str  # of config.json
+    rotary: str  # hash of the rotary frequencies, some of which depend on the served context
+    kernels: str
+    attention: str
+    device: str
+    dtype: str
+    kv_dtype: str
+
+    def digest(self) -> str:
+        return hash_texts(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
+def compute_identity(config: EngineConfig, models: EngineModels) -> ComputeIdentity:
+    """Describe a loaded model after `serve_context`. The first call for a model's files reads them all, to hash them.
+
+    Raises StartupError if they cannot be read, or are no longer the files that were loaded.
+    """
+    model = models.target
+    weights = models.records.weights_hash()
+    if not weights:
+        raise StartupError(
+            f"the files of {config.model} cannot be identified, since they cannot be read again or have changed since "
+            "they were loaded; start again when they are complete"
+        )
+    storage = weight_options(
+        config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
+    )
+    return ComputeIdentity(
+        version=f"{version('headrace')} {code_digest().hex()}{_foreign_version(model)}",
+        weights=weights,
+        storage=str(dataclasses.asdict(storage)),
+        overrides=json.dumps(overrides_of(config), sort_keys=True),
+        rotary=_rotary_hash(model),
+        kernels=f"{model.compute.ops.version} {torch.backends.cpu.get_cpu_capability()}",
+        attention=model.compute.backend.name,
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        kv_dtype=kv_dtype_name(model.compute.kv_dtype),
+    )
+
+
+def kv_fingerprint(identity: ComputeIdentity, model: LoadedModel, block_size: int) -> str:
+    """Return a hash of everything that the keys of KV blocks do not cover: the model's identity and the blocks' layout.
+
+    block_size: --block-size.
+    """
+    layout = model.cache_layout
+    return hash_texts([identity.digest(), str(_KV_FORMAT), repr(layout), repr(layout.block_sizes(block_size))])
+
+
+def hash_texts(texts: Iterable[str]) -> str:
+    """Return a hash of a list of texts, which differs if they are divided differently."""
+    return hashlib.blake2b(json.dumps(list(texts)).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _foreign_version(model: LoadedModel) -> str:
+    """Return the version of transformers if its code computes the model."""
+    return f" transformers {version('transformers')}" if model.family is None else ""
+
+
+def _rotary_hash(model: LoadedModel) -> str:
+    """Return a hash of the frequencies; "" for transformers' code, whose frequencies do not depend on the context."""
+    if not isinstance(model.decoder, Decoder):
+        return ""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for frequencies in model.decoder.rotary.frequencies:
+        digest.update(frequencies.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
