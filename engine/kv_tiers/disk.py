@@ -1,0 +1,273 @@
+"""DiskTier: a BlockTier in a folder of files, which outlive the process and are shared with other engines."""
+
+import errno
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from engine.errors import StartupError
+from engine.kv_tiers.block_file import HEADER_BYTES, BlockFileError
+from engine.kv_tiers.block_folder import BlockFolder
+from engine.kv_tiers.tier import TierStats
+
+logger = logging.getLogger(__name__)
+
+_QUEUE_BYTES = 256 << 20  # contents that wait to be written
+_EVICTED_SHARE = 20  # a twentieth of the bound is deleted at once, since finding the oldest files lists them all
+_SURVEY_S = 60.0  # after a miss, look for blocks of other engines if the last survey is as old
+_NICENESS = 10  # of the thread that writes, since steps need the processors more
+
+
+class DiskTier:
+    """Blocks of one fingerprint on disk, within a bound that all fingerprints in the folder share.
+
+    `contains` asks an index in memory. One thread writes, in the order of the calls, and one reads. Another process
+    may delete files at any time: a block that is gone is a miss, and no failure. Between two surveys of the folder, the
+    engines together may exceed the bound by what the others wrote meanwhile.
+
+    Invariants, under the lock: the contents in `_queued` have `_queued_bytes`, at most `queue_bytes`; `_own_bytes` is
+    the sum of the index.
+    """
+
+    def __init__(
+        self,
+        folder: BlockFolder,
+        max_bytes: int,
+        *,
+        queue_bytes: int = _QUEUE_BYTES,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """max_bytes: bound on all files in the folder. clock_ns: times of use, compared with those of other engines.
+
+        Raises StartupError if the bound is too small for a block.
+        """
+        if max_bytes < (least := HEADER_BYTES + folder.max_block_bytes):
+            raise StartupError(
+                f"--kv-offload-max-bytes is {max_bytes:,}, less than one block of the KV cache ({least:,} bytes); "
+                "raise it, or leave out --kv-offload-dir"
+            )
+        self.max_bytes = max_bytes
+        self._folder = folder
+        self._queue_bytes = queue_bytes
+        self._clock_ns = clock_ns
+        self._lock = threading.Lock()
+        self._index = folder.keys()
+        self._own_bytes = sum(self._index.values())
+        self._total_bytes = 0  # of all fingerprints, by the last survey; only for the thread that writes
+        self._surveyed_s = time.monotonic()
+        self._queued: dict[bytes, bytes] = {}
+        self._queued_bytes = 0
+        self._stats = TierStats()
+        self._removing: set[bytes] = set()  # keys of files that are to be deleted, and must not be read
+        self._warned: set[str] = set()
+        self._is_closed = False
+        self._writes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._writes.put(folder.remove_left_over)
+        self._writes.put(partial(self._survey, self.max_bytes))
+        self._threads = [
+            threading.Thread(target=_run, args=(jobs, niceness), name=name, daemon=True)
+            for jobs, niceness, name in (
+                (self._writes, _NICENESS, "kv-disk-writer"),
+                (self._reads, 0, "kv-disk-reader"),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks of this fingerprint that are stored."""
+        return len(self._index)
+
+    def contains(self, keys: Sequence[bytes]) -> list[bool]:
+        with self._lock:
+            found = [key in self._index or key in self._queued for key in keys]
+            is_due = not all(found) and time.monotonic() - self._surveyed_s > _SURVEY_S
+            if is_due:
+                self._surveyed_s = time.monotonic()
+        if is_due:
+            self._writes.put(partial(self._survey, self.max_bytes))
+        return found
+
+    def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":
+        future: Future[list[bytes | None]] = Future()
+        self._reads.put(partial(self._read, list(keys), future))
+        return future
+
+    def write(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+        for key, content in blocks:
+            with self._lock:
+                if key in self._index or key in self._queued:
+                    continue
+                if self._is_closed or self._queued_bytes + len(content) > self._queue_bytes:
+                    self._count(dropped=1)
+                    continue
+                self._queued[key] = content
+                self._queued_bytes += len(content)
+            self._writes.put(partial(self._write, key))
+
+    def touch(self, keys: Sequence[bytes]) -> None:
+        self._writes.put(partial(self._touch, list(keys)))
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            with self._lock:
+                self._forget(key)
+                self._take_queued(key)
+                self._removing.add(key)
+            self._writes.put(partial(self._remove, key))
+
+    def take_stats(self) -> TierStats:
+        with self._lock:
+            stats, self._stats = self._stats, TierStats()
+            return replace(stats, bytes=self._own_bytes)
+
+    def close(self, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            self._is_closed = True
+        for jobs in (self._writes, self._reads):
+            jobs.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        with self._lock:  # a thread that is late finds nothing more to write
+            self._queued.clear()
+            self._queued_bytes = 0
+
+    # --- the threads --------------------------------------------------------------------------------------------------
+
+    def _read(self, keys: list[bytes], future: "Future[list[bytes | None]]") -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        began_s, now_ns = time.perf_counter(), self._clock_ns()
+        # A prefix's head is needed by more prompts than its tail, so it counts as used later, and is deleted later.
+        try:
+            contents = [self._read_block(key, now_ns - number) for number, key in enumerate(keys)]
+        except Exception:  # a thread's boundary: somebody waits for the future
+            logger.exception("%d blocks could not be read", len(keys))
+            contents = [None] * len(keys)
+        num_hits = sum(content is not None for content in contents)
+        with self._lock:
+            self._count(hits=num_hits, misses=len(keys) - num_hits, read_s=time.perf_counter() - began_s)
+        future.set_result(contents)
+
+    def _read_block(self, key: bytes, used_ns: int) -> bytes | None:
+        with self._lock:
+            if self._is_closed or key in self._removing or key in self._queued:
+                return self._queued.get(key)
+        try:
+            return self._folder.read(key, used_ns)
+        except FileNotFoundError:  # another engine or an operator deleted it
+            pass
+        except BlockFileError as error:
+            self._fail("read", f"{self._folder.path(key)} is not used: {error}")
+            self._remove(key)
+        except (OSError, MemoryError) as error:
+            self._fail("read", f"{self._folder.path(key)} cannot be read ({error})")
+        with self._lock:
+            self._forget(key)
+        return None
+
+    def _write(self, key: bytes) -> None:
+        with self._lock:
+            content = self._queued.get(key)
+        if content is None:
+            return
+        began_s, num_bytes = time.perf_counter(), 0
+        try:
+            self._make_room(HEADER_BYTES + len(content))
+            num_bytes = self._folder.write(key, content, self._clock_ns())
+        except (OSError, MemoryError) as error:
+            self._fail("write", f"blocks of the KV cache cannot be written to {self._folder.root} ({error})")
+        finally:
+            with self._lock:
+                is_wanted = self._take_queued(key)
+                if num_bytes and is_wanted:
+                    self._total_bytes += num_bytes
+                    self._forget(key)  # if a survey found it, written by another engine
+                    self._own_bytes += num_bytes
+                    self._index[key] = num_bytes
+                    self._removing.discard(key)
+                self._count(write_s=time.perf_counter() - began_s)
+        if num_bytes and not is_wanted:  # removed meanwhile
+            self._remove(key)
+
+    def _touch(self, keys: list[bytes]) -> None:
+        now_ns = self._clock_ns()
+        for number, key in enumerate(keys):
+            try:
+                self._folder.touch(key, now_ns - number)
+            except OSError:  # it is gone, which the next read finds
+                with self._lock:
+                    self._forget(key)
+
+    def _remove(self, key: bytes) -> None:
+        with self._lock:
+            self._forget(key)
+        try:
+            self._folder.remove(key)
+        except OSError as error:
+            self._fail("remove", f"{self._folder.path(key)} cannot be deleted ({error})")
+            return
+        with self._lock:
+            self._removing.discard(key)
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Delete old blocks if `num_bytes` more would exceed the bound. Raises OSError if that cannot be done."""
+        if self._total_bytes + num_bytes > self.max_bytes:
+            self._survey(self.max_bytes - num_bytes)
+            if self._total_bytes + num_bytes > self.max_bytes:
+                raise OSError(errno.EPERM, "old blocks cannot be deleted")
+
+    def _survey(self, max_bytes: int) -> None:
+        """List all files, and delete the oldest ones if they have more than `max_bytes`."""
+        found = self._folder.survey(max_bytes, max_bytes - self.max_bytes // _EVICTED_SHARE)
+        self._total_bytes = found.num_bytes
+        with self._lock:
+            self._index = {key: num_bytes for key, num_bytes in found.own.items() if key not in self._removing}
+            self._own_bytes = sum(self._index.values())
+            self._surveyed_s = time.monotonic()
+
+    # --- under the lock -----------------------------------------------------------------------------------------------
+
+    def _forget(self, key: bytes) -> None:
+        self._own_bytes -= self._index.pop(key, 0)
+
+    def _take_queued(self, key: bytes) -> bool:
+        """Take a content from the queue; return whether it was there."""
+        content = self._queued.pop(key, None)
+        self._queued_bytes -= 0 if content is None else len(content)
+        return content is not None
+
+    def _count(self, **increments: Any) -> None:
+        old = self._stats
+        self._stats = replace(old, **{name: getattr(old, name) + value for name, value in increments.items()})
+
+    def _fail(self, kind: str, message: str) -> None:
+        """Count a failure, and warn of the first of its kind."""
+        with self._lock:
+            self._count(failures=1)
+            is_first = kind not in self._warned
+            self._warned.add(kind)
+        if is_first:
+            logger.warning("%s; further faults of this kind are only counted", message)
+
+
+def _run(jobs: "queue.SimpleQueue[Callable[[], None] | None]", niceness: int) -> None:
+    """Run jobs until there is a None."""
+    if niceness and sys.platform == "linux":  # where a thread has its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    while (job := jobs.get()) is not None:
+        try:
+            job()
+        except Exception:  # a thread's boundary: the tier goes on, and what the job held is lost
+            logger.exception("a job of the disk tier failed")
