@@ -40,6 +40,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     dtype: str
     kv_cache_dtype: str = ""  # of stored keys and values; "" without a KV cache
+    system_fingerprint: str | None = None  # how answers are computed, for clients; None: not known
     vocab_size: int  # width of the output layer
     max_model_len: int
     block_size: int  # tokens in a block of the KV cache, in the group of layers with the fewest

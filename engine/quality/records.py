@@ -19,6 +19,7 @@ from engine.protocol import Quality
 from models.checkpoints.quantized.registry import LEGACY_CONFIG_FILES
 from models.checkpoints.safetensors import INDEX_NAME
 from models.progress import ProgressReport
+from models.sources.contents import contents_digest
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
 from models.system.files import set_default_modes
@@ -122,6 +123,13 @@ class QualityRecords:
             except OSError as error:
                 logger.info("%s cannot be written (%s): the next start hashes again", self._cache_path, error.strerror)
         return weights
+
+    def weights_samples(self) -> str:
+        """Return a digest of samples of the same files: quick, but a few changed bytes may not change it.
+
+        Raises OSError if they cannot be read.
+        """
+        return contents_digest(_paths(self._files))
 
     def _known_hash(self, files: Iterable[_File]) -> str:
         return next(filter(None, [self._hash, *(file.hashes.get(self._fingerprint) for file in files)]), "")

@@ -35,6 +35,7 @@ from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
 from engine.startup.early import compute_threads
+from engine.startup.fingerprint import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
 from models.errors import is_out_of_memory
@@ -129,7 +130,11 @@ def build_served_engine(
     )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
     info = describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality)
-    info = msgspec.structs.replace(info, are_steps_timed=config.max_num_batched_tokens is None)
+    info = msgspec.structs.replace(
+        info,
+        are_steps_timed=config.max_num_batched_tokens is None,
+        system_fingerprint=system_fingerprint(config, models),
+    )
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
 

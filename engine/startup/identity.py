@@ -44,13 +44,16 @@ class ComputeIdentity:
         return hash_texts(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
-def compute_identity(config: EngineConfig, models: EngineModels) -> ComputeIdentity:
-    """Describe a loaded model after `serve_context`. The first call for a model's files reads them all, to hash them.
+def compute_identity(config: EngineConfig, models: EngineModels, *, weights: str | None = None) -> ComputeIdentity:
+    """Describe a loaded model after `serve_context`.
+
+    weights: digest of the model's files; by default all of their bytes are hashed, which are read for it once.
 
     Raises StartupError if they cannot be read, or are no longer the files that were loaded.
     """
     model = models.target
-    weights = models.records.weights_hash()
+    if weights is None:
+        weights = models.records.weights_hash()
     if not weights:
         raise StartupError(
             f"the files of {config.model} cannot be identified, since they cannot be read again or have changed since "

@@ -217,6 +217,7 @@ class Operations:
     """
 
     name = "torch"
+    level = "torch"  # instruction set of the kernels, or the library that computes instead
 
     def __init__(self, packing_refusal: str | None = "torch computes all layers", note: str = "") -> None:
         """packing_refusal: the reason why linear layers cannot use packed weights of every format; None if they can.

@@ -29,7 +29,7 @@ async def _prepare(body: ChatCompletionRequest, request: EndpointRequest) -> Gen
     check_results(body.messages)
     async with request.preparing():
         params = await chat_params(await _request(body, request), request.model, request.arrival_s)
-    formatter = ChatFormatter(body, request.model.name, params.tokenizer)
+    formatter = ChatFormatter(body, request.model, params.tokenizer)
     return GenerationWork(
         request.model, params, formatter, is_stream=bool(body.stream), is_resumable=bool(body.resumable)
     )

@@ -17,7 +17,7 @@ async def _check(body: CompletionRequest, request: EndpointRequest) -> None:
 async def _prepare(body: CompletionRequest, request: EndpointRequest) -> GenerationWork:
     async with request.preparing():
         params = await completion_params(body, request.model, request.arrival_s)
-    formatter = CompletionFormatter(body, request.model.name, params.tokenizer)
+    formatter = CompletionFormatter(body, request.model, params.tokenizer)
     return GenerationWork(
         request.model, params, formatter, is_stream=bool(body.stream), is_resumable=bool(body.resumable)
     )

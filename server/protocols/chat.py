@@ -25,6 +25,7 @@ from server.schemas.answers import (
     ChatToolCall,
 )
 from server.schemas.chat import ChatCompletionRequest
+from server.served.model import ServedModel
 from server.text.tokenizer import Tokenizer
 
 
@@ -63,7 +64,7 @@ class ChatFormatter:
     stream_form = OPENAI_STREAM
     broken = staticmethod(openai_error)
 
-    def __init__(self, body: ChatCompletionRequest, model: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, body: ChatCompletionRequest, model: ServedModel, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._format = LogprobsFormat(tokenizer, as_token_ids=bool(body.return_tokens_as_token_ids))
         self._has_logprobs = bool(body.logprobs)

@@ -10,6 +10,7 @@ from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
 from server.schemas.answers import TextChoice, TextCompletion, TextLogprobs
 from server.schemas.completions import CompletionRequest
+from server.served.model import ServedModel
 from server.text.tokenizer import Tokenizer
 
 
@@ -19,7 +20,7 @@ class CompletionFormatter:
     stream_form = OPENAI_STREAM
     broken = staticmethod(openai_error)
 
-    def __init__(self, body: CompletionRequest, model: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, body: CompletionRequest, model: ServedModel, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._format = LogprobsFormat(tokenizer, as_token_ids=bool(body.return_tokens_as_token_ids))
         self._has_logprobs = body.logprobs is not None

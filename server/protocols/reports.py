@@ -12,6 +12,7 @@ from server.generation.terms import served_tier
 from server.metrics.request_record import note_response_id
 from server.schemas.answers import PromptProgress, RequestMetrics, Timings
 from server.schemas.sampling import GenerationRequest
+from server.served.model import ServedModel
 
 
 class Reports:
@@ -20,13 +21,14 @@ class Reports:
     All chunks have the same id and time.
     """
 
-    def __init__(self, body: GenerationRequest, id_prefix: str, model: str) -> None:
+    def __init__(self, body: GenerationRequest, id_prefix: str, model: ServedModel) -> None:
         response_id = f"{id_prefix}-{uuid.uuid4().hex}"
         note_response_id(response_id)
         self._common: dict[str, Any] = {
             "id": response_id,
             "created": int(time.time()),
-            "model": model,
+            "model": model.name,
+            "system_fingerprint": model.system_fingerprint,
             "service_tier": served_tier(body) or UNSET,
         }
         self.has_usage_chunk = body.include_usage

@@ -136,7 +136,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: None = None
+    system_fingerprint: str | None = None  # mode/version/weights/kernels/KV dtype, of the model that answers
     service_tier: str | UnsetType = UNSET  # if the request has one
     timings: Timings | UnsetType = UNSET  # if timings_per_token is true
     metrics: RequestMetrics | UnsetType = UNSET
@@ -170,7 +170,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, if include_usage is true
-    system_fingerprint: None = None
+    system_fingerprint: str | None = None  # mode/version/weights/kernels/KV dtype, of the model that answers
     service_tier: str | UnsetType = UNSET  # if the request has one
     timings: Timings | UnsetType = UNSET  # if timings_per_token is true
     metrics: RequestMetrics | UnsetType = UNSET
@@ -210,7 +210,7 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[TextChoice]
     usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, if include_usage is true
-    system_fingerprint: None = None
+    system_fingerprint: str | None = None  # mode/version/weights/kernels/KV dtype, of the model that answers
     service_tier: str | UnsetType = UNSET  # if the request has one
     timings: Timings | UnsetType = UNSET  # if timings_per_token is true
     metrics: RequestMetrics | UnsetType = UNSET

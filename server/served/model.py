@@ -123,6 +123,12 @@ class ServedModel:
         return self._shared.last_info
 
     @property
+    def system_fingerprint(self) -> str | None:
+        """How answers of the model are computed: mode/version/weights/kernels/KV dtype; None if not known."""
+        info = self.info
+        return None if info is None else info.system_fingerprint
+
+    @property
     def loadable(self) -> LoadableModel | None:
         """Load state of the model; None if the model is loaded at the start and stays loaded."""
         return None if self.loader is None else self.loader.model(self.base_name)

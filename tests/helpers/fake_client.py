@@ -36,6 +36,7 @@ from server.text.chat_templates.runner import TemplateRunner
 from tests.helpers.fake_pooling import PoolScript, pooling_info, pooling_output, pools_prompts
 
 MODEL = "org/tiny"
+FINGERPRINT = "default/1.0/0123456789ab/amx-012345/bfloat16"
 BOS, IM_START, IM_END = 256, 257, 258  # ids below are bytes
 TOKENIZER_SIZE = 259
 VOCAB_SIZE = 264  # the output layer is wider than the tokenizer, as padded ones are
@@ -72,6 +73,7 @@ def engine_info(**changes: object) -> EngineInfo:
         "architecture": "tiny",
         "device": "cpu",
         "dtype": "float32",
+        "system_fingerprint": FINGERPRINT,
         "vocab_size": VOCAB_SIZE,
         "max_model_len": MAX_MODEL_LEN,
         "block_size": 16,

@@ -61,6 +61,7 @@ class CpuOperations(Operations):
         is_bf16 = dtype == torch.bfloat16
         super().__init__(None if is_bf16 else f"the native kernels compute in bfloat16, not in {name}", note)
         self.packs_fp32 = dtype == torch.float32
+        self.level = library.level
         self.version = library.path.stem  # a hash of source, compiler and level
         self._library = library
         self._dtype = dtype

@@ -7,7 +7,7 @@ import pytest
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.chat_templates import TOOL_TEMPLATE
-from tests.helpers.fake_client import IM_END, FakeClient, Step, http, make_app, says, says_ids
+from tests.helpers.fake_client import FINGERPRINT, IM_END, FakeClient, Step, http, make_app, says, says_ids
 from tests.helpers.sse import contents, events
 
 pytestmark = pytest.mark.fast
@@ -94,7 +94,7 @@ async def test_a_whole_answer_has_openais_shape() -> None:
             "total_tokens": 24,
             "prompt_tokens_details": {"cached_tokens": 2},
         },
-        "system_fingerprint": None,
+        "system_fingerprint": FINGERPRINT,
     }
 
 

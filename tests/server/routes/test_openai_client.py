@@ -12,7 +12,7 @@ import uvicorn
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.deadline import DEADLINE_S, until
-from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, make_app, pooling_client, says
+from tests.helpers.fake_client import FINGERPRINT, MODEL, FakeClient, Script, Step, make_app, pooling_client, says
 
 pytestmark = pytest.mark.fast
 
@@ -42,6 +42,7 @@ async def test_chat_whole_and_streamed() -> None:
         assert whole.choices[0].logprobs is not None
         assert whole.usage is not None
         assert whole._request_id is not None
+        assert whole.system_fingerprint == FINGERPRINT
         text, usage, finish = "", None, None
         stream = await chat.create(
             model=MODEL,
@@ -51,6 +52,7 @@ async def test_chat_whole_and_streamed() -> None:
         )
         async for chunk in stream:
             usage = chunk.usage or usage
+            assert chunk.system_fingerprint == FINGERPRINT
             for choice in chunk.choices:
                 text += choice.delta.content or ""
                 finish = choice.finish_reason or finish
@@ -62,8 +64,10 @@ async def test_completions_whole_and_streamed() -> None:
     async with _served(HELLO) as (client, _):
         whole = await client.completions.create(model=MODEL, prompt=["a", "b"], logprobs=1, echo=True)
         assert [choice.text for choice in whole.choices] == ["aGrüße 🙂", "bGrüße 🙂"]
+        assert whole.system_fingerprint == FINGERPRINT
         text = ""
         async for chunk in await client.completions.create(model=MODEL, prompt=[97], stream=True):
+            assert chunk.system_fingerprint == FINGERPRINT
             text += chunk.choices[0].text
         assert text == "Grüße 🙂"
 

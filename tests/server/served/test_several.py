@@ -13,7 +13,7 @@ from engine.protocol import AdapterInfo
 from server.config.lora import LoraConfig
 from server.served.loadable_model import ModelState
 from tests.helpers.asgi import RawRequest
-from tests.helpers.fake_client import http, says
+from tests.helpers.fake_client import engine_info, http, says
 from tests.helpers.several import FakeEngine, make_several
 from tests.helpers.several_requests import BIG, CHAT, MESSAGES, ask, bodies, until
 
@@ -31,6 +31,15 @@ async def test_every_protocol_is_answered_by_the_model_that_it_names(number: int
             assert f'"{name}"' in response.text.replace(" ", "")
             assert [len(several.engine(name).requests)] == [2 if several.num_loads["beta"] and name == "alpha" else 1]
     assert several.num_loads == {"alpha": 1, "beta": 1}
+
+
+async def test_every_model_has_its_own_fingerprint() -> None:
+    several = make_several({"a": 1, "b": 1}, limit=2)
+    several.infos = {name: engine_info(system_fingerprint=f"default/1.0/{name}") for name in "ab"}
+    async with http(several.app) as api:
+        for name in "ab":
+            answer = await api.post("/v1/completions", json={"model": name, "prompt": "x"})
+            assert answer.json()["system_fingerprint"] == f"default/1.0/{name}"
 
 
 async def test_a_swap_between_two_that_do_not_fit_together_loses_no_request() -> None:
