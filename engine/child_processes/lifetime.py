@@ -37,8 +37,11 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
 
 
 def describe_exit(returncode: int) -> str:
-    """Describe how a child ended, by its return code: `exit status 1`, `SIGSEGV`."""
+    """Describe how a child ended, by its return code: `exit status 1`, `signal 11 (SIGSEGV)`."""
     if returncode >= 0:
         return f"exit status {returncode}"
-    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-    return f"{name} (out of memory?)" if name == "SIGKILL" else name
+    if -returncode not in set(signal.Signals):
+        return f"signal {-returncode}"
+    name = signal.Signals(-returncode).name
+    hint = ", often sent by the system for lack of memory" if name == "SIGKILL" else ""
+    return f"signal {-returncode} ({name}{hint})"

@@ -37,6 +37,16 @@ class RestartReason(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineEnd:
+    """The end of an engine process after which another one is started."""
+
+    reason: RestartReason
+    cause: str  # for people: how it ended, with the signal or the exit status
+    num_continued: int = 0  # open requests that the next process continues or computes; a text to pool is one
+    num_failed: int = 0  # open requests that cannot be continued
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     """A snapshot for /health, /ready and admission."""
 
@@ -143,6 +153,6 @@ class EngineCallbacks:
     on_tokenizer: Callable[[TokenizerInfo], None] = ignore
     on_discarded: Callable[[int], None] = ignore  # number of generated tokens that no reader will get
     on_first_token: Callable[[FirstToken, float], None] = ignore  # the prediction, and the seconds that it took
-    on_restart: Callable[[RestartReason], None] = ignore
+    on_restart: Callable[[EngineEnd], None] = ignore
     on_process: Callable[[int | None], None] = ignore  # the id of a process that started; None when it has ended
     on_ready: Callable[[EngineInfo], None] = ignore

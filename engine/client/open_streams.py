@@ -74,6 +74,7 @@ class OpenStreams:
         self.backlog = Backlog()
         self._open: dict[str, _Open] = {}
         self.num_batch = 0  # open requests of batches
+        self.num_failed = 0  # requests that the end of an engine has failed, in all
         self._on_discarded = on_discarded
 
     def __len__(self) -> int:
@@ -203,6 +204,7 @@ class OpenStreams:
 
     def _fail(self, each: _Open, reason: str) -> None:
         self._forget(each)
+        self.num_failed += 1
         each.stream.fail(EngineDied(reason, num_deaths=each.num_deaths))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:

@@ -49,6 +49,7 @@ class PoolingCalls:
         self.num_waiting = 0
         self.num_waiting_tokens = 0
         self.num_batch = 0  # open texts of batches
+        self.num_failed = 0  # texts that the end of an engine has failed, in all
         self._num_waiting_calls = 0
         self._queue = queue
         self._open: dict[str, _Open] = {}
@@ -176,6 +177,7 @@ class PoolingCalls:
         for request in call.requests:
             if (each := self._open.get(request.id)) is not None:
                 self._forget(each)
+                self.num_failed += 1
         if not call.answer.done():
             call.answer.set_exception(error)
 

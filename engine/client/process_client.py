@@ -143,6 +143,10 @@ class ProcessClient:
         return len(self._streams) + len(self._pooling)
 
     @property
+    def _num_failed(self) -> int:
+        return self._streams.num_failed + self._pooling.num_failed
+
+    @property
     def _num_batch(self) -> int:
         return self._streams.num_batch + self._pooling.num_batch
 
@@ -212,8 +216,10 @@ class ProcessClient:
 
     # --- events of the process ----------------------------------------------------------------------------------------
 
-    def _continue_requests(self) -> None:
-        """Keep the requests that the next engine can run again or continue; end the other streams."""
+    def _continue_requests(self) -> tuple[int, int]:
+        """Keep the requests that the next engine can run again or continue; end the other streams. Return the numbers
+        of both."""
+        num_failed_before = self._num_failed
         self._intake.stats = StepStats()
         requests: list[EngineRequest | PoolingRequest] = []
         requests += self._streams.engine_ended(_ENDED)
@@ -228,6 +234,7 @@ class ProcessClient:
                     loop.call_later(limit_s - time.monotonic() + _TIMER_SLACK_S, self._expire)
         num_batch = self._num_batch
         self._callbacks.on_step(StepStats(waiting=self._num_open - num_batch, waiting_batch=num_batch))
+        return len(requests), self._num_failed - num_failed_before
 
     def _expire(self) -> None:
         self._streams.expire_unsent(time.monotonic())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.child_processes.lifetime import describe_exit
 from engine.client.engine_life import MAX_RESTARTS, RESTART_WINDOW_S, EngineLife
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess
-from engine.client.interface import EngineCallbacks, EngineState, RestartReason
+from engine.client.interface import EngineCallbacks, EngineEnd, EngineState, RestartReason
 from engine.config import EngineConfig
 from engine.protocol import FromEngine, Shutdown, ToEngine
 
@@ -22,7 +22,9 @@ class EngineUser:
     """Callbacks of the client that sends requests to the engine, called by the supervisor."""
 
     handle: Callable[[FromEngine], None]
-    continue_requests: Callable[[], None]  # a process has ended, and the next one is about to be started
+    continue_requests: Callable[[], tuple[int, int]]
+    """Called when a process has ended, and the next one is about to be started. Returns how many requests continue, and
+    how many have failed."""
     give_up: Callable[[], None]  # no process will follow
     silent_s: Callable[[], float]  # seconds since the last sign of progress, if there is work; called every second
 
@@ -87,8 +89,9 @@ class EngineSupervisor:
                 if not life.is_stopping:
                     life.die()
                 return
-            self._user.continue_requests()
-            self._callbacks.on_restart(RestartReason.HANG if life.has_hung else RestartReason.CRASH)
+            reason = RestartReason.HANG if life.has_hung else RestartReason.CRASH
+            num_continued, num_failed = self._user.continue_requests()
+            self._callbacks.on_restart(EngineEnd(reason, life.reason, num_continued, num_failed))
             logger.warning(
                 "starting the engine again: restart %d; after %d within %d minutes the server gives up",
                 life.num_restarts,

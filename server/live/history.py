@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from engine.client.interface import EngineEnd
 from engine.protocol import StepStats
 from server.live.machine import MachineFigures
 from server.metrics.request_record import RequestOutcome, RequestRecord
@@ -69,12 +70,16 @@ class Failure(msgspec.Struct, frozen=True):
 
 class Happening(msgspec.Struct, frozen=True):
     """An event in the server's life. kind: "started", "stopped", "killed" (at about that time), "engine_ended" or
-    "gave_up" (the server ends because its engine did). detail: the reason."""
+    "gave_up" (the server ends because its engine did). detail: the reason. The other fields are those of the engine's
+    end; cause is empty if an older server stored it."""
 
     at_s: float
     kind: str
     model: str | None = None
     detail: str = ""
+    cause: str = ""
+    num_continued: int = 0
+    num_failed: int = 0
 
 
 class KeptHistory(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -137,6 +142,14 @@ class History:
 
     def note(self, kind: str, model: str | None = None, detail: str = "") -> None:
         self.happenings.append(Happening(self._clock(), kind, model, detail))
+
+    def engine_ended(self, model: str, end: EngineEnd) -> None:
+        """Note that a model's engine process has ended, and another is being started."""
+        self.happenings.append(
+            Happening(
+                self._clock(), "engine_ended", model, end.reason.value, end.cause, end.num_continued, end.num_failed
+            )
+        )
 
     def on_step(self, stats: StepStats) -> None:
         now_s = self._clock()

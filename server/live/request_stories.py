@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from engine.client.interface import RestartReason
+from engine.client.interface import EngineEnd
 from engine.protocol import StepStats
 from server.live.requests import LiveRequest
 from server.live.stories import Moment, SequenceStory
@@ -58,12 +58,12 @@ class SequenceStories:
             if (story := self._stories.get(event.id)) is not None:
                 story.add(event, stats.step_s)
 
-    def engine_ended(self, at_s: float, reason: RestartReason, sequence_ids: Iterable[str]) -> None:
+    def engine_ended(self, at_s: float, end: EngineEnd, sequence_ids: Iterable[str]) -> None:
         """Record that the engine process ended, in the histories of the given sequences that have not ended."""
         for sequence_id in sequence_ids:
             story = self._stories.get(sequence_id)
             if story is not None and not story.has_ended:
-                story.engine_ended(at_s, reason)
+                story.engine_ended(at_s, end)
 
     def choices(self, sequence_ids: Iterable[str], arrival_s: float) -> list[ChoiceStory]:
         """Return the histories of a request's choices. arrival_s: the request's arrival by time.monotonic()."""

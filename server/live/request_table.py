@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.client.interface import EngineClient, RestartReason
+from engine.client.interface import EngineClient, EngineEnd
 from engine.protocol import StepStats
 from server.errors import RequestNotKnown
 from server.live.answer_means import AnswerMeans
@@ -76,10 +76,10 @@ class RequestTable:
         if stats.events:
             self._stories.add_step(stats)
 
-    def engine_ended(self, reason: RestartReason) -> None:
+    def engine_ended(self, end: EngineEnd) -> None:
         """Record in the histories of the open requests that the engine process ended, which some requests survive."""
         records = [record for live in self._open.values() if (record := live.record) is not None]
-        self._stories.engine_ended(time.monotonic(), reason, chain.from_iterable(each.sequence_ids for each in records))
+        self._stories.engine_ended(time.monotonic(), end, chain.from_iterable(each.sequence_ids for each in records))
 
     def find(self, name: str) -> RequestStory | None:
         """Return the story of the newest request with this request id or response id."""

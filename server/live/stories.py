@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from engine.client.interface import RestartReason
+from engine.client.interface import EngineEnd
 from engine.protocol.sequence_events import Admitted, Computed, Ended, Preempted, Queued, SequenceEvent, Waits
 
 MAX_MOMENTS = 64  # of a sequence
@@ -18,7 +18,7 @@ class MomentKind(enum.StrEnum):
     ADMITTED = "admitted"  # num_tokens: found in the prefix cache
     COMPUTED = "computed"  # num_steps, step_s, num_tokens: of the prompt, or computed again; num_left
     PREEMPTED = "preempted"  # reason: a PreemptionReason, or "out_of_memory"; num_tokens: lost
-    ENGINE_ENDED = "engine_ended"  # reason: a RestartReason
+    ENGINE_ENDED = "engine_ended"  # reason: a RestartReason; cause
     ENDED = "ended"  # reason: a FinishReason; num_steps: of decoding; num_drafted, num_accepted
 
 
@@ -28,6 +28,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     what: MomentKind
     at_s: float  # end of the event by time.monotonic(); in answers, from the request's arrival
     reason: str = ""
+    cause: str = ""  # for people
     num_tokens: int = 0
     num_left: int = 0
     num_steps: int = 0
@@ -51,8 +52,8 @@ class SequenceStory:
         """Add an event. step_s: duration of the engine step in which it happened."""
         self._add(_moment(event, step_s))
 
-    def engine_ended(self, at_s: float, reason: RestartReason) -> None:
-        self._add(Moment(what=MomentKind.ENGINE_ENDED, at_s=at_s, reason=reason.value))
+    def engine_ended(self, at_s: float, end: EngineEnd) -> None:
+        self._add(Moment(what=MomentKind.ENGINE_ENDED, at_s=at_s, reason=end.reason.value, cause=end.cause))
 
     @property
     def has_ended(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from engine.client.interface import EngineCallbacks, EngineClient, RestartReason
+from engine.client.interface import EngineCallbacks, EngineClient, EngineEnd
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.protocol import Loading, StepStats, TokenizerInfo
@@ -57,7 +57,7 @@ def engine_client(
     metrics: Metrics,
     model: "Callable[[], ServedModel]",
     on_loading: Callable[[Loading], None],
-    on_restart: Callable[[RestartReason], None],
+    on_restart: Callable[[EngineEnd], None],
 ) -> ProcessClient:
     """Create a client, not yet started, that reports to `metrics` and to the served model. model: called only after the
     engine process has sent its tokenizer."""
@@ -158,15 +158,15 @@ class OneEngine:
         if self._is_first:
             self._times.show(loading)
 
-    def _on_restart(self, reason: RestartReason) -> None:
+    def _on_restart(self, end: EngineEnd) -> None:
         self._is_first = False
         if self.context is not None:
-            note_restart(self.context, self._model, reason)
+            note_restart(self.context, self._model, end)
 
 
-def note_restart(context: "ServerContext", model: "ServedModel", reason: RestartReason) -> None:
-    model.metrics.add("engine_restarts_total", 1, reason.value)
-    model.live.requests.engine_ended(reason)
-    context.history.note("engine_ended", model.name, reason.value)
+def note_restart(context: "ServerContext", model: "ServedModel", end: EngineEnd) -> None:
+    model.metrics.add("engine_restarts_total", 1, end.reason.value)
+    model.live.requests.engine_ended(end)
+    context.history.engine_ended(model.name, end)
     if context.tracing is not None:
-        context.tracing.note_restart(reason)
+        context.tracing.note_restart(end.reason)

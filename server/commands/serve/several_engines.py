@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.child_processes.environment import compute_environment
-from engine.client.interface import EngineClient, RestartReason
+from engine.client.interface import EngineClient, EngineEnd
 from engine.client.process_client import ProcessClient
 from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.config import EngineConfig
@@ -153,9 +153,9 @@ class SeveralEngines:
         def on_loading(loading: Loading) -> None:
             self._display.show(Loading(f"{entry.name}: {loading.stage}", loading.done, loading.total, loading.unit))
 
-        def on_restart(reason: RestartReason) -> None:
+        def on_restart(end: EngineEnd) -> None:
             assert self.context is not None
-            note_restart(self.context, model, reason)
+            note_restart(self.context, model, end)
 
         return engine_client(model.config, config, model.metrics, lambda: model, on_loading, on_restart)
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from engine.client import process_client, supervisor
-from engine.client.interface import EngineCallbacks, EngineState, RestartReason
+from engine.client.interface import EngineCallbacks, EngineEnd, EngineState, RestartReason
 from engine.client.process_client import ProcessClient
 from engine.client.supervisor import ProgressClock
 from engine.errors import EngineDied
@@ -50,7 +50,7 @@ class Looks:
 
 
 async def test_an_engine_that_hangs_is_killed_and_started_again(clock: HandClock) -> None:
-    restarts: list[RestartReason] = []
+    restarts: list[EngineEnd] = []
     callbacks = EngineCallbacks(on_restart=restarts.append)
     async with scripted_client(hang_timeout_s=HANG_TIMEOUT_S, callbacks=callbacks) as client:
         await client.wait_ready()
@@ -62,7 +62,11 @@ async def test_an_engine_that_hangs_is_killed_and_started_again(clock: HandClock
         with pytest.raises(EngineDied, match="ended twice"):  # it hangs the next engine too
             await read_all(stuck)
         await until(lambda: client.status().state is EngineState.READY)
-        assert restarts == [RestartReason.HANG, RestartReason.HANG]
+        assert [(each.reason, each.num_continued, each.num_failed) for each in restarts] == [
+            (RestartReason.HANG, 1, 0),
+            (RestartReason.HANG, 0, 1),
+        ]
+        assert "made no progress for" in restarts[0].cause
 
 
 async def test_without_a_limit_silence_is_told_and_nothing_killed(clock: HandClock) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.client.interface import EngineCallbacks, EngineState, RestartReason
+from engine.client.interface import EngineCallbacks, EngineEnd, EngineState, RestartReason
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable
 from engine.protocol import AbortReason, EngineInfo, FinishReason, SamplingParams
 from engine.protocol.sampling_params import MirostatParams
@@ -19,7 +19,7 @@ from tests.helpers.scripted_client import read_all, scripted_client, scripted_pi
 
 
 async def test_a_dead_engine_is_started_again_and_goes_on_with_its_streams() -> None:
-    restarts: list[RestartReason] = []
+    restarts: list[EngineEnd] = []
     async with scripted_client(callbacks=EngineCallbacks(on_restart=restarts.append)) as client:
         await client.wait_ready()
         outputs = await read_all(client.submit(scripted_request("a", -8, 3)))
@@ -27,7 +27,8 @@ async def test_a_dead_engine_is_started_again_and_goes_on_with_its_streams() -> 
         assert outputs[-1].finish_reason is FinishReason.LENGTH
         await until(lambda: client.status().state is EngineState.READY)
         assert (await read_all(client.submit(scripted_request("c", 1))))[0].new_ids == [0]
-        assert restarts == [RestartReason.CRASH]
+        (end,) = restarts
+        assert (end.reason, end.num_continued, end.num_failed) == (RestartReason.CRASH, 1, 0)
         assert client.status().num_restarts == 1
 
 
@@ -44,7 +45,7 @@ async def test_each_start_and_end_of_the_engine_is_told(caplog: pytest.LogCaptur
     assert pids[-1] is None
     told = [message.partition(":")[0] for message in caplog.messages if "engine" in message]
     assert told == [
-        "the engine process ended with SIGKILL (out of memory?)",
+        "the engine process ended with signal 9 (SIGKILL, often sent by the system for lack of memory)",
         "starting the engine again",
         "the engine is ready again",
     ]

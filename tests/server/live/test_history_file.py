@@ -6,8 +6,10 @@ import logging
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from engine.client.interface import EngineEnd, RestartReason
 from engine.protocol import StepStats
 from server.live.history import History
 from server.live.history_file import HistoryFile
@@ -91,6 +93,29 @@ async def test_what_a_wrong_clock_put_into_the_future_is_dropped(tmp_path: Path)
     assert [bucket.start_s <= clock.now_s for bucket in history.day()] == [True]
     assert [(each.kind, each.at_s) for each in history.happenings] == [("killed", 1e6), ("started", 1e6)]
     assert not history.failures
+
+
+async def test_the_next_server_knows_how_an_engine_ended_before(tmp_path: Path) -> None:
+    end = EngineEnd(RestartReason.CRASH, "the engine process ended with exit status 1", num_continued=3, num_failed=1)
+    history = History(_Clock())
+    history.engine_ended("demo", end)
+    await _live(history, tmp_path, is_killed=True)
+    data = (tmp_path / "history.json").read_bytes()
+    for stored, cause, num_continued in ((data, end.cause, 3), (_without_causes(data), "", 0)):
+        (tmp_path / "history.json").write_bytes(stored)
+        resumed = History(_Clock())
+        HistoryFile(resumed, tmp_path).load()
+        (known,) = [each for each in resumed.happenings if each.kind == "engine_ended"]
+        assert (known.detail, known.cause, known.num_continued) == ("crash", cause, num_continued)
+
+
+def _without_causes(data: bytes) -> bytes:
+    """The file as a server wrote it that kept no causes."""
+    kept = msgspec.json.decode(data)
+    for each in kept["happenings"]:
+        for name in ("cause", "num_continued", "num_failed"):
+            del each[name]
+    return msgspec.json.encode(kept)
 
 
 async def test_a_write_that_lasts_longer_than_the_server_does_not_undo_its_end(

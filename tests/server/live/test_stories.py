@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.client.interface import RestartReason
+from engine.client.interface import EngineEnd, RestartReason
 from engine.protocol.sequence_events import (
     Admitted,
     Computed,
@@ -29,7 +29,7 @@ def test_moments_are_the_events_in_order() -> None:
         Computed("a", 2.1, num_tokens=9, num_left=0),
     ):
         story.add(event, step_s=0.1)
-    story.engine_ended(3.0, RestartReason.CRASH)
+    story.engine_ended(3.0, EngineEnd(RestartReason.CRASH, "the engine process ended with exit status 1"))
     story.add(Queued("a", 4.0, num_running=0, num_waiting=0, num_resumed=5), step_s=0.0)
     story.add(Preempted("a", 5.0, "memory", num_lost=30), step_s=0.1)
     assert not story.has_ended
@@ -40,7 +40,9 @@ def test_moments_are_the_events_in_order() -> None:
         Moment(what=MomentKind.WAITS, at_s=1.5, reason="places", is_shared=True),
         Moment(what=MomentKind.ADMITTED, at_s=2.0, num_tokens=16),
         Moment(what=MomentKind.COMPUTED, at_s=2.1, num_tokens=9, num_steps=1, step_s=0.1),
-        Moment(what=MomentKind.ENGINE_ENDED, at_s=3.0, reason="crash"),
+        Moment(
+            what=MomentKind.ENGINE_ENDED, at_s=3.0, reason="crash", cause="the engine process ended with exit status 1"
+        ),
         Moment(what=MomentKind.QUEUED, at_s=4.0, num_tokens=5),
         Moment(what=MomentKind.PREEMPTED, at_s=5.0, reason="memory", num_tokens=30),
         Moment(what=MomentKind.ENDED, at_s=6.0, reason="stop", num_steps=7, num_drafted=4, num_accepted=3),

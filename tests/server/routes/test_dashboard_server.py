@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from fastapi import FastAPI
 
-from engine.client.interface import EngineState, RestartReason
+from engine.client.interface import EngineEnd, EngineState, RestartReason
 from engine.config import EngineConfig
 from engine.protocol import StepStats
 from server.batches.running import run_body
@@ -43,12 +43,14 @@ async def _report(app: FastAPI) -> Any:
 async def test_a_restart_is_told_with_its_time_and_reason() -> None:
     app = _app()
     context = app.state.context
-    note_restart(context, context.models.default, RestartReason.HANG)
+    note_restart(context, context.models.default, EngineEnd(RestartReason.HANG, "it hung for 60 s", 3, 1))
     report = await _report(app)
     assert [(each["kind"], each["model"], each["detail"]) for each in report["happenings"]] == [
         ("engine_ended", MODEL, "hang"),
         ("started", None, ""),
     ]
+    happening = report["happenings"][0]
+    assert (happening["cause"], happening["num_continued"], happening["num_failed"]) == ("it hung for 60 s", 3, 1)
     assert report["started_at"] - 1 <= report["happenings"][1]["at_s"] <= report["now"]
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from engine.client.interface import RestartReason
+from engine.client.interface import EngineEnd, RestartReason
 from engine.protocol import StepStats
 from engine.protocol.sequence_events import Admitted, Computed, Ended, Queued, WaitReason, Waits
 from server.live import request_table
@@ -70,7 +70,7 @@ async def test_an_open_request_is_told_as_far_as_it_has_come() -> None:
             Computed("of another", 1.0, num_tokens=7, num_left=0),
         )
         story = await _story(api, "mine")
-        app.state.context.live.requests.engine_ended(RestartReason.HANG)
+        app.state.context.live.requests.engine_ended(EngineEnd(RestartReason.HANG, "it hung"))
         after = await _story(api, "mine")
         asked.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -96,7 +96,7 @@ async def test_an_engine_that_ends_is_a_moment_of_open_requests_alone() -> None:
         for request in client.requests:
             _step(app, Admitted(request.id, request.arrival_s, num_cached=2))
         for _ in range(2):
-            app.state.context.live.requests.engine_ended(RestartReason.CRASH)
+            app.state.context.live.requests.engine_ended(EngineEnd(RestartReason.CRASH, "it ended"))
         told = {name: (await _story(api, name))["choices"][0]["moments"] for name in ("over", "open")}
         asked.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -46,6 +46,9 @@ const ENGINE_ENDS = {
   hang: "The engine made no progress, was killed and was restarted",
 };
 
+/** How an engine ended, without a period. `cause`: in words; empty if an older server stored it. */
+export const engineEnd = (reason, cause) => (cause ? `${cause[0].toUpperCase()}${cause.slice(1)}; it was restarted` : ENGINE_ENDS[reason] ?? reason);
+
 const STATES = {
   waiting: "Waiting", running: "Running", completed: "Completed", timeout: "Out of time", refused: "Refused",
   failed: "Failed", aborted: "Stopped",
@@ -99,7 +102,7 @@ export function sentence(moment, { lost = false } = {}) {
     case "preempted":
       return `Gave up its slot${tokens ? ` and ${count(tokens, "computed token")}` : ""}: ${PREEMPTIONS[reason] ?? reason}.`;
     case "engine_ended":
-      return `${ENGINE_ENDS[reason] ?? reason}. Requests continue if they can.`;
+      return `${engineEnd(reason, moment.cause)}. Requests continue if they can.`;
     case "ended":
       return `${ENDS[reason] ?? reason}${steps ? `, after ${count(steps, "step")} of writing` : ""}.`;
     default:

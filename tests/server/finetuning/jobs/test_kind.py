@@ -187,7 +187,7 @@ async def test_a_process_that_dies_again_and_again_fails_the_job(app: FastAPI, m
         record = await until_status(app, job.id, *ENDED)
     assert record.error is not None
     assert record.error.code == "server_error"
-    assert "SIGKILL (out of memory?)" in record.error.message
+    assert "signal 9 (SIGKILL, often sent by the system for lack of memory)" in record.error.message
 
 
 async def test_a_trainer_that_says_why_fails_the_job_in_the_words_of_requests(app: FastAPI) -> None:

@@ -80,8 +80,12 @@ test("the verdict tells of embeddings, which no request that writes shows", () =
 
 test("an event is a sentence", () => {
   assert.equal(happening({ kind: "started" }, true), "The server started.");
-  assert.equal(happening({ kind: "engine_ended", detail: "hang", model: "m" }, true), "The engine made no progress and was restarted (m).");
+  assert.equal(happening({ kind: "engine_ended", detail: "hang", model: "m" }, true), "The engine made no progress, was killed and was restarted (m).");
   assert.equal(happening({ kind: "engine_ended", detail: "crash", model: "m" }, false), "The engine process ended unexpectedly and was restarted.");
+  const end = { kind: "engine_ended", detail: "crash", cause: "the engine process ended with exit status 1", model: "m", num_continued: 3, num_failed: 0 };
+  assert.equal(happening(end, false), "The engine process ended with exit status 1; it was restarted, and 3 requests continued.");
+  assert.equal(happening({ ...end, num_continued: 1, num_failed: 2 }, true), "The engine process ended with exit status 1; it was restarted, and 1 request continued, 2 failed (m).");
+  assert.equal(happening({ ...end, num_continued: 0 }, false), "The engine process ended with exit status 1; it was restarted, and no request was open.");
   assert.equal(happening({ kind: "killed" }, false), "The server ended without being stopped, at about this time.");
   assert.equal(happening({ kind: "other", detail: "thing" }, false), "other thing.");
 });

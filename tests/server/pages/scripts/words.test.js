@@ -55,6 +55,7 @@ test("every moment is a sentence", () => {
     [{ what: "computed", num_tokens: 22, num_steps: 1, step_s: 0.05 }, "22 tokens of the prompt computed in 50 ms; that was the last."],
     [{ what: "computed", num_tokens: 4096, num_steps: 8, step_s: 2, num_left: 1000 }, "4,096 tokens of the prompt computed in 8 steps, 2.00 s; 1,000 to go."],
     [{ what: "preempted", reason: "memory", num_tokens: 30 }, "Gave up its slot and 30 computed tokens: an earlier request needed its room in the KV cache."],
+    [{ what: "engine_ended", reason: "hang", cause: "the engine made no progress for 61 s" }, "The engine made no progress for 61 s; it was restarted. Requests continue if they can."],
     [{ what: "engine_ended", reason: "crash" }, "The engine process ended unexpectedly and was restarted. Requests continue if they can."],
     [{ what: "ended", reason: "length", num_steps: 59 }, "It reached its maximum length, after 59 steps of writing."],
     [{ what: "ended", reason: "queue_timeout" }, "It waited too long for its first step."],

@@ -2,6 +2,7 @@
 
 import { count } from "../../shared/count.js";
 import { bytes, span } from "../jobs/words.js";
+import { engineEnd } from "../words.js";
 
 const FULL = 0.9; // share of a memory or disk from which it is called nearly full
 const percent = (share) => `${Math.round(100 * share)} %`;
@@ -92,7 +93,8 @@ const HAPPENINGS = {
   stopped: () => "The server was stopped",
   killed: () => "The server ended without being stopped, at about this time",
   gave_up: ({ detail }) => `The server ends itself: ${detail.replace(/\.$/, "")}`,
-  engine_ended: ({ detail }) => (detail === "hang" ? "The engine made no progress and was restarted" : "The engine process ended unexpectedly and was restarted"),
+  engine_ended: ({ detail, cause, num_continued: continued, num_failed: failed }) =>
+    `${engineEnd(detail, cause)}${cause ? `, and ${continued + failed ? `${count(continued, "request")} continued${failed ? `, ${failed} failed` : ""}` : "no request was open"}` : ""}`,
 };
 
 export const happening = (each, hasModels) => `${(HAPPENINGS[each.kind] ?? (({ kind, detail }) => `${kind} ${detail}`.trim()))(each)}${hasModels && each.model ? ` (${each.model})` : ""}.`;
