@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -58,11 +58,17 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def started(command: str, port: int, timeout_s: float, key: str | None = None) -> Iterator[Server]:
+def started(
+    command: str,
+    port: int,
+    timeout_s: float,
+    key: str | None = None,
+    is_ready: Callable[[httpx.Client], bool] | None = None,
+) -> Iterator[Server]:
     """Run a server within the context; leaving it waits until the server has ended.
 
-    `{port}` in `command` becomes `port`. key: for the requests that test whether it is ready. Raises CompareError, with
-    the end of the server's output, if it does not answer in time.
+    `{port}` in `command` becomes `port`. key: for the requests that test whether it is ready. is_ready: by default
+    whether it answers a text. Raises CompareError, with the end of the server's output, if it does not in time.
     """
     arguments = shlex.split(command.replace("{port}", str(port)))
     # `headrace` of this environment is found by name, whether the environment is active or not.
@@ -76,7 +82,7 @@ def started(command: str, port: int, timeout_s: float, key: str | None = None) -
             raise CompareError(f"cannot start {arguments[0]}: {error.strerror}") from error
         try:
             try:
-                _wait_until_ready(process, url, began_s + timeout_s, key)
+                _wait_until_ready(process, url, began_s + timeout_s, key, is_ready or _answers)
             except CompareError as error:
                 raise CompareError(f"{command}\n{error}; the end of its output:\n{_tail(log)}") from error
             yield Server(process, url, time.monotonic() - began_s)
@@ -89,11 +95,14 @@ def _tail(log: IO[bytes]) -> str:
     return log.read().decode(errors="replace")[-2000:]
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline_s: float, key: str | None) -> None:
-    """Return once /health is 200 (or unknown) and a completion or a text is answered.
-
-    Some servers report health before they can answer.
-    """
+def _wait_until_ready(
+    process: subprocess.Popen[bytes],
+    url: str,
+    deadline_s: float,
+    key: str | None,
+    is_ready: Callable[[httpx.Client], bool],
+) -> None:
+    """Return once /health is 200 (or unknown) and `is_ready`: some servers report health before they can answer."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http:
         while True:
@@ -102,12 +111,13 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline_s: fl
             if time.monotonic() > deadline_s:
                 raise CompareError("it was not ready in time; raise --start-timeout")
             with contextlib.suppress(httpx.HTTPError):
-                if http.get("/health").status_code in (200, 404) and _answers(http):
+                if http.get("/health").status_code in (200, 404) and is_ready(http):
                     return
             time.sleep(_POLL_S)
 
 
 def _answers(http: httpx.Client) -> bool:
+    """Return whether a completion or a text is answered."""
     models = http.get("/v1/models")
     if models.status_code != 200 or not models.json()["data"]:
         return False

@@ -1,7 +1,4 @@
-"""BitNet b1.58: Llama with norms before the last matrix of attention and of the MLP.
-
-Not from GGUF: files do not state the activation, and llama.cpp computes another one than transformers.
-"""
+"""BitNet b1.58: Llama with norms before the last matrix of attention and of the MLP."""
 
 import dataclasses
 
@@ -9,7 +6,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec
 from models.config.hf_config import HFConfig
-from models.families import llama
+from models.families import llama, qwen2
 from models.families.name_map import To
 from models.families.registry import Family
 
@@ -29,4 +26,11 @@ NAMES = {
     "model.layers.{i}.mlp.ffn_sub_norm.*": To("layers.{i}.mlp.inner_norm"),
 }
 
-FAMILY = Family(describe, NAMES)
+# The activation of files, which do not state it, is llama.cpp's: SiLU, as `common_fields` assumes.
+GGUF_NAMES = {
+    **qwen2.GGUF_NAMES,
+    "blk.{i}.attn_sub_norm.*": To("layers.{i}.attn.heads_norm"),
+    "blk.{i}.ffn_sub_norm.*": To("layers.{i}.mlp.inner_norm"),
+}
+
+FAMILY = Family(describe, NAMES, GGUF_NAMES)

@@ -55,7 +55,7 @@ FAMILIES: dict[str, Architecture] = {
     "ArceeForCausalLM": Architecture("arcee:FAMILY", gguf="arcee"),
     "BailingHybridForCausalLM": Architecture("bailing_hybrid:FAMILY"),
     "BambaForCausalLM": Architecture("granite_hybrid:BAMBA", gguf_as="GraniteMoeHybridForCausalLM"),
-    "BitNetForCausalLM": Architecture("bitnet:FAMILY"),
+    "BitNetForCausalLM": Architecture("bitnet:FAMILY", gguf="bitnet"),
     "BloomForCausalLM": Architecture("bloom:FAMILY", gguf="bloom"),
     "Cohere2ForCausalLM": Architecture("cohere:COHERE2", gguf="cohere2"),
     "Cohere2MoeForCausalLM": Architecture("cohere2_moe:FAMILY", gguf="cohere2moe"),

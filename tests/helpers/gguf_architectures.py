@@ -10,6 +10,7 @@ from tests.helpers.gguf_layouts import (
     delta_heads,
     falcon_groups,
     halves,
+    inner_norms,
     paired_experts,
     pairs,
     rates,
@@ -106,6 +107,7 @@ LAYOUTS: dict[str, Layout] = {
     "bamba": Layout(
         MODEL_ARCH.GRANITE_HYBRID, state_spaces, all_of(usual, rotated(), state_space, granite_hybrid), rates
     ),
+    "bitnet": Layout(MODEL_ARCH.BITNET, inner_norms, usual),
     "bloom": Layout(MODEL_ARCH.BLOOM, ungrouped, classic(lambda _: 2048, lambda config: config.n_head)),
     "cohere": Layout(MODEL_ARCH.COMMAND_R, as_they_are, all_of(usual, logit_scale)),
     "cohere2": Layout(MODEL_ARCH.COHERE2, as_they_are, all_of(usual, logit_scale, window, rotated())),

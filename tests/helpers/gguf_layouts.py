@@ -180,6 +180,12 @@ def with_bare_bias(config: PretrainedConfig, state: State) -> State:
     }
 
 
+def inner_norms(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    """BitNet's norms under the names that the gguf package knows."""
+    known = {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}
+    return {re.sub("|".join(known), lambda match: known[match[0]], name): place for name, place in state.items()}
+
+
 def scaled_layers(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
     """Gemma 4's scales and stacks of experts, under names that end with a parameter."""
     ends = {

@@ -21,11 +21,18 @@ class ConvertedFile:
 
 _HYBRID = {"layer_types": ["mamba", "attention", "mamba"]}
 _EVERY_SECOND = {"full_attention_interval": 2}
+_SAME_HEADS = {"linear_value_head_dim": 16}
+_CAP = {"final_logit_softcapping": 30.0}  # which llama.cpp assumes
 _DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-_ONE_MSCALE = {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}}
+# llama.cpp has one epsilon, also for the norms of latents: the published one.
+_ONE_MSCALE = {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}, "rms_norm_eps": 1e-6}
 
 CONVERTED: dict[str, ConvertedFile] = {
-    "granite-hybrid-experts": ConvertedFile({"num_local_experts": 4, "time_step_limit": (0.0, float("inf"))}, _HYBRID),
+    "granite-hybrid-experts": ConvertedFile(
+        {"num_local_experts": 4, "time_step_limit": (0.0, float("inf")), "mamba_proj_bias": False}
+        | {"mamba_conv_bias": True},
+        _HYBRID,
+    ),
     "nemotron-h": ConvertedFile(
         published={
             "hybrid_override_pattern": "M-*M-",
@@ -33,10 +40,12 @@ CONVERTED: dict[str, ConvertedFile] = {
             "layers_block_type": None,
             "n_routed_experts": None,
             "num_experts_per_tok": None,
+            "n_group": None,
+            "topk_group": None,
         }
     ),
-    "nemotron-h-experts": ConvertedFile(),
-    "nemotron-h-latent-experts": ConvertedFile(),
+    "nemotron-h-experts": ConvertedFile({"use_bias": False, "use_conv_bias": True}),
+    "nemotron-h-latent-experts": ConvertedFile({"mlp_bias": False}),
     "falcon-h1-multipliers": ConvertedFile({"tie_word_embeddings": False}),
     "bamba": ConvertedFile(published={"attn_rotary_emb": 8}),
     "mamba": ConvertedFile(),
@@ -61,12 +70,12 @@ CONVERTED: dict[str, ConvertedFile] = {
     ),
     "lfm2": ConvertedFile(),
     "lfm2-moe": ConvertedFile(),
-    "qwen3-next": ConvertedFile(published=_EVERY_SECOND),
-    "qwen3.5": ConvertedFile(published=_EVERY_SECOND),
-    "qwen3.5-moe": ConvertedFile(published=_EVERY_SECOND),
-    "afmoe": ConvertedFile({"num_experts": 4}),
+    "qwen3-next": ConvertedFile(_SAME_HEADS, _EVERY_SECOND),
+    "qwen3.5": ConvertedFile(_SAME_HEADS, _EVERY_SECOND),
+    "qwen3.5-moe": ConvertedFile(_SAME_HEADS, _EVERY_SECOND),
+    "afmoe": ConvertedFile({"num_experts": 4}, {"route_norm": True}),
     "apertus": ConvertedFile(),
-    "arcee-biases-tied-llama3": ConvertedFile(),
+    "arcee": ConvertedFile(),
     "olmo": ConvertedFile(),
     "phi": ConvertedFile({"intermediate_size": 256}),
     "rwkv7": ConvertedFile(
@@ -84,8 +93,9 @@ CONVERTED: dict[str, ConvertedFile] = {
     "gemma2": ConvertedFile({"query_pre_attn_scalar": 32}),
     "gemma3": ConvertedFile({"query_pre_attn_scalar": 32}),
     "gemma3n": ConvertedFile({"vocab_size_per_layer_input": 128}),  # the converter fills the table with zeros
-    "gemma4": ConvertedFile(),
-    "gemma4-experts-without-inputs": ConvertedFile(),
+    "gemma4": ConvertedFile(_CAP),
+    "gemma4-experts-without-inputs": ConvertedFile(_CAP),
+    "cohere": ConvertedFile(),
     "cohere-qk-norm": ConvertedFile(),
     "cohere2": ConvertedFile(published={"rotary_pct": 1.0}),
     "stablelm": ConvertedFile(),
@@ -94,6 +104,9 @@ CONVERTED: dict[str, ConvertedFile] = {
     "gpt-neox": ConvertedFile(published={"rotary_pct": 0.25}),
     "falcon-two-norms": ConvertedFile(),
     "mpt": ConvertedFile(published={"architectures": ["MPTForCausalLM"]}),
+    "bitnet": ConvertedFile(
+        {"hidden_act": "silu", "tie_word_embeddings": True}, {"architectures": ["BitnetForCausalLM"]}
+    ),
     "bloom": ConvertedFile(),
     "cohere2-moe": ConvertedFile(),
     "deepseek-v2-groups-yarn": ConvertedFile(_ONE_MSCALE),
@@ -102,17 +115,23 @@ CONVERTED: dict[str, ConvertedFile] = {
         {"scoring_func": "sigmoid"},
     ),
     "deepseek-v3.2": ConvertedFile(
-        _ONE_MSCALE | {"attention_bias": False},
+        _ONE_MSCALE
+        | {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}
+        | {"attention_bias": False, "index_head_dim": 64},
         {"scoring_func": "sigmoid"},
     ),
-    "glm-5.2": ConvertedFile({"norm_topk_prob": True}, {"scoring_func": "sigmoid"}),
-    "dots1": ConvertedFile(),
+    "glm-5.2": ConvertedFile(
+        {"norm_topk_prob": True, "mlp_layer_types": ["dense", "sparse", "sparse"], "rms_norm_eps": 1e-6}
+        | {"index_head_dim": 64},
+        {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
+    ),
+    "dots1": ConvertedFile({"num_key_value_heads": 4}, {"scoring_func": "sigmoid"}),
     "ernie4-5": ConvertedFile(),
     "ernie4-5-moe": ConvertedFile(),
     "exaone4": ConvertedFile(),
-    "exaone-moe": ConvertedFile(),
+    "exaone-moe": ConvertedFile(published={"scoring_func": "sigmoid"}),
     "glm4-moe": ConvertedFile(),
-    "glm4-moe-lite": ConvertedFile(),
+    "glm4-moe-lite": ConvertedFile(published={"first_k_dense_replace": 1}),
     "granite-swa-untied-scales-nope": ConvertedFile(published={"no_rope_layers": [0, 1]}),
     "hunyuan": ConvertedFile({"max_position_embeddings": 32768}),
     "hunyuan-moe": ConvertedFile(
@@ -146,7 +165,7 @@ CONVERTED: dict[str, ConvertedFile] = {
             **{f"layernorm_{name}_beta": 1.0 for name in ("full_attention", "linear_attention", "mlp")},
         }
     ),
-    "minimax-m2": ConvertedFile(),
+    "minimax-m2": ConvertedFile(published={"scoring_func": "sigmoid"}),
     "qwen2.5-vl": ConvertedFile(),
     "qwen3-vl": ConvertedFile(),
     "qwen3-vl-moe": ConvertedFile(),
@@ -181,7 +200,7 @@ CONVERTED: dict[str, ConvertedFile] = {
     "smollm3": ConvertedFile(),
     "olmo2": ConvertedFile(),
     "olmo3": ConvertedFile(),
-    "olmoe": ConvertedFile(),
+    "olmoe": ConvertedFile({"num_key_value_heads": 4}),
     "granite": ConvertedFile(),
     "granite-moe": ConvertedFile(),
     "granite-moe-shared": ConvertedFile(),

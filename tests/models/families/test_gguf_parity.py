@@ -22,6 +22,7 @@ from tests.models.families.variants import LONGROPE, llama4, phi3
 # Fields that GGUF does not state or its converter does not write, with the values that readers assume.
 IMPLIED: dict[str, dict[str, object]] = {
     "afmoe": {"mup_enabled": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
+    "bitnet": {"hidden_act": "silu", "tie_word_embeddings": True},
     "cohere2": {"tie_word_embeddings": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
     "cohere2_moe": {"shared_expert_combination_strategy": "average", "prefix_dense_sliding_window_pattern": 1},
     "deepseek_v2": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}},
@@ -163,7 +164,7 @@ def test_blocks_for_multi_token_prediction_are_left_out(tmp_path: Path, variant:
     torch.testing.assert_close(logits, transformers_logits(model), rtol=0.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["llama-biases", "mixtral", "qwen3-moe", "glm4", "cohere2"])
+@pytest.mark.parametrize("variant", ["llama-biases", "mixtral", "qwen3-moe", "glm4", "cohere2", "mimo-v2"])
 def test_fused_matrices_are_what_their_parts_are(tmp_path: Path, variant: str) -> None:
     model = random_model(without_what_gguf_omits(ALL_VARIANTS[variant]()))
     write_gguf(model, tmp_path / "model.gguf", GGMLQuantizationType.F32, fuses=True)
