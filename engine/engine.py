@@ -30,6 +30,8 @@ from engine.protocol.adapters import NO_ADAPTERS
 from engine.runner.contained import execute_contained
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import CountedAs
+from engine.scheduling.kv.moves import AttachedTier
+from engine.scheduling.kv.tier_reads import TierOptions
 from engine.scheduling.plan import Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.steps.budget import StepBudget
@@ -60,6 +62,7 @@ class Engine:
         grammars: GrammarCompiler | None = None,
         adapters: AdapterService[Any, Any] | None = None,
         on_started: Callable[[list[str]], None] | None = None,
+        tier: AttachedTier | None = None,
     ) -> None:
         """`config` must have max_model_len and max_num_batched_tokens resolved; `runner` has `num_blocks` KV blocks
         and, if its model has recurrent layers, `num_states` states.
@@ -67,6 +70,7 @@ class Engine:
         budget: tokens per step, by default always max_num_batched_tokens. speculator: by default, drafts only from
         requests' predicted outputs. grammars: None refuses requests with a grammar. adapters: required exactly with
         --enable-lora. on_started: called with the ids of requests before the first step that computes them.
+        tier: where evicted blocks go; not for a model with recurrent layers.
         """
         self._runner = runner
         self._budget = budget or StepBudget(config.max_num_batched_tokens)
@@ -79,7 +83,9 @@ class Engine:
                 eos_token_ids=eos_token_ids,
             ),
             budget=self._budget,
+            tier=None if tier is None else TierOptions.of_pool(tier, num_blocks, self._budget.prefill_s),
         )
+        self._tier = tier
         self._speculator = speculator or Speculator(AUTO_TOKENS)
         self._grammars = grammars
         self.adapters = adapters
@@ -104,14 +110,22 @@ class Engine:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether a grammar is compiling or an adapter is loading; `has_work` becomes true when it is ready."""
+        """Whether a grammar is compiling, an adapter is loading, or blocks are read from a tier; `has_work` becomes
+        true when that is done."""
         is_compiling = self._grammars is not None and self._grammars.is_compiling
-        return is_compiling or (self.adapters is not None and self.adapters.is_reading)
+        reads = self._scheduler.tier_reads
+        is_reading = (reads is not None and reads.is_reading) or (
+            self.adapters is not None and self.adapters.is_reading
+        )
+        return is_compiling or is_reading
 
     def wait_for_prepared(self) -> None:
-        """Block until a grammar is compiled or an adapter loaded. Call only while `is_preparing`."""
+        """Block until a grammar is compiled, blocks are read or an adapter is loaded. Call only while
+        `is_preparing`."""
         if self._grammars is not None and self._grammars.is_compiling:
             self._grammars.wait()
+        elif (reads := self._scheduler.tier_reads) is not None and reads.is_reading:
+            reads.wait()
         else:
             assert self.adapters is not None
             self.adapters.wait()
@@ -173,6 +187,8 @@ class Engine:
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
         self._report_started(plan)
+        if plan.moves is not None and self._tier is not None:
+            self._tier.move(plan.moves)
         scheduled_s = time.perf_counter()
         result = execute_contained(self._runner, plan, self._budget) if plan.items else StepResult([])
         if result is None:

@@ -39,6 +39,14 @@ class BlockTier(Protocol):
         """Queue (key, content) of blocks. Blocks beyond the bound of the queue are dropped and counted."""
         ...
 
+    def touch(self, keys: Sequence[bytes]) -> None:
+        """Count stored blocks as used now, because requests used them in the pool. Unknown keys are ignored."""
+        ...
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        """Forget blocks, queued ones too, because their contents may be wrong. Unknown keys are ignored."""
+        ...
+
     def take_stats(self) -> TierStats:
         """Return the counts since the last call."""
         ...

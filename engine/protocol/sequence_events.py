@@ -18,6 +18,7 @@ class WaitReason(enum.StrEnum):
     PREFIX = "prefix"  # another sequence computes the prefix that both share
     GRAMMAR = "grammar"  # its grammar is being compiled
     ADAPTER = "adapter"  # its adapter is being read, or other requests' adapters have all slots
+    TIER = "tier"  # blocks of its prefix, evicted earlier, are being read
     OTHERS = "others"  # the free room is for a sequence that came before it, or was served less
 
 

@@ -18,9 +18,11 @@ from engine.sampling.logprobs import token_logprobs
 from engine.sampling.masks_ahead import PendingMasks
 from engine.sampling.rows import LogitsRow, rows_of_plan
 from engine.sampling.sampler import Sampler, corrupted
+from engine.scheduling.kv.moves import BlockLoad, BlockSave
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
+from models.kv.block_copy import BlockCopy
 from models.kv.layer import LayerState
 from models.loaded_model import LoadedModel, ModelDecoder
 
@@ -78,6 +80,8 @@ class TorchRunner:
         self.kv_groups = kv_groups(model.cache_layout, block_size)
         self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
         self._kv = model.cache_layout.allocate(num_blocks, block_size, model.device, num_states=num_states)
+        self._block_size = block_size
+        self._block_copy: BlockCopy | None = None
         self._executor = make_executor(model, self._kv, self.kv_groups)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
@@ -95,6 +99,25 @@ class TorchRunner:
 
     def release(self, sequence: Sequence) -> None:
         self._sampler.release(sequence.id)
+
+    @property
+    def block_bytes(self) -> tuple[int, ...]:
+        return self._copy.block_bytes
+
+    @property
+    def _copy(self) -> BlockCopy:
+        """Copies of blocks. Raises ModelError if the cache's layout does not allow them."""
+        if self._block_copy is None:
+            self._block_copy = BlockCopy(self._model.cache_layout, self._kv, self._block_size)
+        return self._block_copy
+
+    def save(self, saves: list[BlockSave]) -> list[bytes]:
+        return [self._copy.read(group, block) for group, block, _ in saves]
+
+    @torch.inference_mode()
+    def load(self, loads: list[BlockLoad]) -> None:
+        for group, block, content in loads:
+            self._copy.write(group, block, content)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingStep:

@@ -8,7 +8,7 @@ from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.prefix_waits import BranchPoint, PrefixWaits
-from engine.scheduling.sequence import Sequence, SequenceStatus
+from engine.scheduling.sequence import Gate, Sequence, SequenceStatus
 from engine.scheduling.steps.split import Demand, StepSplit, is_much_shorter
 from engine.scheduling.steps.tally import PreemptionReason
 
@@ -60,6 +60,8 @@ class AdmissionRound:
             if self._num_passed >= _MAX_PASSED or self._num_set_aside >= _MAX_SET_ASIDE:
                 break
             if self._waits_for_adapter(sequence) or self._waits_for_prefix(sequence, None):
+                continue
+            if self._waits_for_tier(sequence):
                 continue
             match = self._kv.match(sequence)
             demand = self._split.demand(sequence, sequence.num_pending - match.num_tokens)
@@ -140,6 +142,17 @@ class AdmissionRound:
                 self._num_set_aside += 1
                 return True
         return False
+
+    def _waits_for_tier(self, sequence: Sequence) -> bool:
+        """Return whether the sequence must wait for blocks that are read from a tier; it is set aside then. Reading
+        begins here for sequences that were preempted, and for those that came when memory for reads was short."""
+        if not self._kv.start_reading(sequence):
+            return False
+        sequence.closed_gates.add(Gate.TIER)
+        self._lifecycle.waiting.set_aside(sequence)
+        self._lifecycle.note_wait(sequence, WaitReason.TIER)
+        self._num_set_aside += 1
+        return True
 
     # --- slots and blocks ---------------------------------------------------------------------------------------------
 

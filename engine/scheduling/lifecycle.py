@@ -20,6 +20,7 @@ from engine.scheduling.fairness.service_queue import ServiceQueue
 from engine.scheduling.fairness.tenants import Tenants, refund_uncomputed
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
+from engine.scheduling.kv.tier_reads import TierReads
 from engine.scheduling.sequence import Gate, Sequence, SequenceStatus
 from engine.scheduling.steps.tally import PreemptionReason, StepTally
 
@@ -68,19 +69,28 @@ class Lifecycle:
         self.sequences[sequence.id] = sequence
         sequence.account = self.tenants.account(sequence)
         num_running, num_waiting = len(self.running), len(self.waiting)
+        if self._kv.start_reading(sequence):
+            sequence.closed_gates.add(Gate.TIER)
         sequence.num_to_compute = self._kv.num_uncached(sequence)
         self.waiting.add_new(sequence)
         if self.adapters is not None and sequence.request.adapter is not None:
             self.adapters.join(sequence)
         self.tally.note(sequence, Queued(sequence.id, self._clock(), num_running, num_waiting, sequence.num_output))
         if not sequence.is_ready:
-            self.note_wait(sequence, WaitReason.GRAMMAR)
+            is_compiling = Gate.GRAMMAR in sequence.closed_gates
+            self.note_wait(sequence, WaitReason.GRAMMAR if is_compiling else WaitReason.TIER)
 
     def open_gate(self, sequence: Sequence, gate: Gate) -> None:
         """Open a gate of a waiting sequence, and queue the sequence for admission if no other gate is closed."""
         sequence.closed_gates.discard(gate)
         if sequence.is_ready:
             self.waiting.put_back(sequence)
+
+    def collect_reads(self, tier_reads: TierReads) -> None:
+        """Open the gates of sequences whose blocks have been read from a tier."""
+        for sequence in tier_reads.collect():
+            sequence.num_to_compute = self._kv.num_uncached(sequence)
+            self.open_gate(sequence, Gate.TIER)
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Move a waiting sequence to the running ones; its first step continues after the cached prefix."""
@@ -162,6 +172,8 @@ class Lifecycle:
             self.adapters.leave(sequence)
         refund_uncomputed(sequence)
         self.waiting.advance(sequence)
+        if self._kv.tier_reads is not None:
+            self._kv.tier_reads.forget(sequence, is_failed=is_failed)
         if is_failed or not sequence.service.stays_cached:
             self._kv.discard(sequence)
         else:
@@ -203,3 +215,5 @@ class Lifecycle:
         if self.adapters is not None:
             self.adapters.check(running + paused, waiting)
         self._kv.check(running + paused)
+        if self._kv.tier_reads is not None:
+            self._kv.tier_reads.check(self.sequences.values(), {s for s in waiting if Gate.TIER in s.closed_gates})

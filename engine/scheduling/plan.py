@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.kv.moves import BlockMoves
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.steps.cost import StepSample
 
@@ -45,6 +46,7 @@ class StepPlan:
     adapter slot are neighbors, since kernels compute their rows together."""
 
     items: list[PlanItem]
+    moves: BlockMoves | None = None  # copies of blocks to and from a tier, which precede the step
 
     @property
     def num_tokens(self) -> int:

@@ -126,7 +126,7 @@ class StepPlanner:
         items = [item for item in items if item.sequence.status is SequenceStatus.RUNNING]
         if lifecycle.adapters is not None:
             items.sort(key=lambda item: item.sequence.adapter_slot)  # rows of one adapter are neighbors
-        plan = StepPlan(items)
+        plan = StepPlan(items, self._kv.take_moves())
         lifecycle.tenants.count_step(plan, split.demands)
         return plan
 

@@ -18,6 +18,7 @@ from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_queue import service_order
 from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
+from engine.scheduling.kv.tier_reads import TierOptions, TierReads
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
@@ -47,11 +48,13 @@ class Scheduler:
         config: SchedulerConfig,
         *,
         budget: StepBudget | None = None,
+        tier: TierOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """budget: limits the tokens of each step; the default is the config's max_num_batched_tokens for every step."""
+        """budget: limits the tokens of each step; the default is the config's max_num_batched_tokens for every step.
+        tier: storage for evicted blocks; not for models with recurrent states."""
         self._config = config
-        self._kv = KVManager(config)
+        self._kv = KVManager(config, tier, clock=clock)
         self._lifecycle = Lifecycle(config, self._kv, clock)
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
@@ -64,10 +67,13 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute or report something; a sequence that waits for a grammar does not count."""
+        """Whether a step would compute or report something; a sequence that waits for a grammar or for blocks from a
+        tier does not count."""
         lifecycle = self._lifecycle
         has_started = lifecycle.running or lifecycle.paused
         if has_started or self._outputs or self._aborts or lifecycle.waiting.has_ready:
+            return True
+        if (reads := self._kv.tier_reads) is not None and reads.has_done:
             return True
         next_s = self._limits.next_s
         return next_s is not None and next_s <= self._clock()
@@ -86,6 +92,11 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         return len(self._lifecycle.waiting)
+
+    @property
+    def tier_reads(self) -> TierReads | None:
+        """Reads of blocks from a tier, or None without one."""
+        return self._kv.tier_reads
 
     @property
     def adapters(self) -> AdapterSlots | None:
@@ -164,6 +175,8 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         self._finish_aborted()
         self._finish_due()
+        if (reads := self._kv.tier_reads) is not None and reads.has_done:
+            self._lifecycle.collect_reads(reads)
         return self._planner.plan()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:

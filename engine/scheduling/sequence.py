@@ -24,6 +24,7 @@ class Gate(enum.Enum):
 
     GRAMMAR = enum.auto()  # its grammar is being compiled
     ADAPTER = enum.auto()  # its adapter has no slot
+    TIER = enum.auto()  # blocks of its prefix are being read from a tier
 
 
 @dataclass(slots=True, eq=False)

@@ -10,6 +10,7 @@ from engine.adapters.service import AdapterService
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
+from engine.kv_tiers.tier import BlockTier
 from engine.protocol import (
     AbortReason,
     AdapterRef,
@@ -25,13 +26,24 @@ from engine.scheduling.adapters.slots import Fill
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import CountedAs
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
+from engine.scheduling.kv.moves import AttachedTier
+from engine.scheduling.kv.tier_reads import TierOptions
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.speculator import Speculator
 from tests.helpers.grammars import expected_output, sequence_grammar
-from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, adapted_seed, allowed_ids, next_token
+from tests.helpers.ledger import (
+    BLOCK_BYTES,
+    EOS_ID,
+    VOCAB_SIZE,
+    LedgerRunner,
+    adapted_seed,
+    allowed_ids,
+    next_token,
+)
+from tests.helpers.memory_tier import MemoryTier
 
 
 def make_request(
@@ -108,6 +120,7 @@ def make_engine(
     adapters: AdapterService[Any, Any] | None = None,
     max_loras: int = 1,
     on_started: Callable[[list[str]], None] | None = None,
+    tier: BlockTier | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states, ratios)
@@ -135,8 +148,17 @@ def make_engine(
         grammars=grammars,
         adapters=adapters,
         on_started=on_started,
+        budget=None if tier is None else SlowBudget(max_num_batched_tokens),
+        tier=None if tier is None else AttachedTier(tier, runner),
     )
     return engine, runner
+
+
+class SlowBudget(StepBudget):
+    """For which every read from a tier is faster than to compute anything."""
+
+    def prefill_s(self, start: int, num_tokens: int) -> float:  # noqa: ARG002
+        return math.inf
 
 
 def expected_ids(request: EngineRequest) -> list[int]:
@@ -189,7 +211,8 @@ class SchedulerRun:
     """A scheduler over a ledger, stepped by hand; `check`s everything after each step.
 
     `propose` returns the draft of a sequence; None is no speculation. fill_steps: how many steps later an adapter is in
-    its slot.
+    its slot. max_read_blocks: bound of the blocks that are read from the tier and not used yet. read_steps: how many
+    steps lie between the ends of a late tier's reads.
     """
 
     def __init__(
@@ -199,9 +222,18 @@ class SchedulerRun:
         *,
         fill_steps: int = 0,
         budget: StepBudget | None = None,
+        tier: MemoryTier | None = None,
+        max_read_blocks: int = 100,
+        read_steps: int = 0,
     ) -> None:
         self.now_s = 100.0  # tests set it
-        self.scheduler = Scheduler(config, budget=budget, clock=lambda: self.now_s)
+        self.tier = tier
+        self._read_steps = read_steps
+        options = None
+        if tier is not None:
+            sizes = (BLOCK_BYTES,) * len(config.kv_groups)
+            options = TierOptions(tier, sizes, max_read_blocks * BLOCK_BYTES, prefill_s=lambda _start, _num: math.inf)
+        self.scheduler = Scheduler(config, budget=budget, tier=options, clock=lambda: self.now_s)
         self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
         self.transcript = Transcript()
         self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)
@@ -217,6 +249,8 @@ class SchedulerRun:
         Asserts progress: if there is work, it computes or ends something, or has an adapter put into a slot.
         """
         self._fill()
+        if self.tier is not None and (not self.scheduler.has_work or len(self.plans) % (self._read_steps + 1) == 0):
+            self.tier.finish()
         had_work, num_ended = self.scheduler.has_work, len(self.transcript.finish_reasons)
         running = self.scheduler.running
         num_filling = len(self._fills)
@@ -225,6 +259,9 @@ class SchedulerRun:
         if running:
             self._check_first(running[0], plan)
         self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
+        if plan.moves is not None:
+            assert self.tier is not None
+            AttachedTier(self.tier, self.runner).move(plan.moves)
         pending = self.runner.launch(plan) if plan.items else None
         if abort_meanwhile is not None:
             self.scheduler.abort(abort_meanwhile, AbortReason.CLIENT_GONE)
@@ -284,7 +321,8 @@ class SchedulerRun:
         """Step until nothing is left."""
         for _ in range(max_steps):
             is_filling = self.scheduler.adapters is not None and self.scheduler.adapters.is_filling
-            if not self.scheduler.has_work and not is_filling:
+            is_reading = self.scheduler.tier_reads is not None and self.scheduler.tier_reads.is_reading
+            if not self.scheduler.has_work and not is_filling and not is_reading:
                 return self.transcript
             self.step()
         raise AssertionError(f"not finished after {max_steps} steps")

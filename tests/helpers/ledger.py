@@ -5,6 +5,7 @@ entry. The next token is a hash of that history. Wrong tables, writes to shared 
 preemptions and off-by-one speculation fail at once, or change an output.
 """
 
+import json
 from array import array
 from collections import abc
 from hashlib import blake2b
@@ -13,12 +14,14 @@ from typing import NamedTuple
 from engine.protocol import EngineRequest, TokenLogprobs
 from engine.scheduling.grammar import OutputGrammar
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
+from engine.scheduling.kv.moves import BlockLoad, BlockSave
 from engine.scheduling.kv.states import source_state
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
 
 VOCAB_SIZE = 40
 EOS_ID = 0
+BLOCK_BYTES = 4096  # of a block that was saved
 
 # With what a token was computed: the salt under which it may be shared, and the digest of the adapter.
 Origin = tuple[str, bytes | None]
@@ -86,6 +89,7 @@ class LedgerRunner:
     def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0) -> None:
         self.adapters: dict[int, bytes] = {}
         self.kv_groups = groups
+        self.block_bytes = (BLOCK_BYTES,) * len(groups)
         self._num_blocks = num_blocks
         self._slots: dict[tuple[int, int], Entry] = {}  # by block and offset
         self._states: list[State | None] = [None] * num_states
@@ -120,6 +124,23 @@ class LedgerRunner:
 
     def release(self, sequence: Sequence) -> None:
         self.released.append(sequence.id)
+
+    def save(self, saves: list[BlockSave]) -> list[bytes]:
+        """The entries of blocks, as text. A block that is saved is full, and all of it is of one group."""
+        contents = []
+        for group, block, _ in saves:
+            entries = [self._slots[block, offset] for offset in range(self.kv_groups[group].block_size)]
+            assert {entry[0] for entry in entries} == {group}, f"block {block} is not one of group {group}"
+            rows = [(token, position, salt, (adapter or b"").hex()) for _, token, position, (salt, adapter) in entries]
+            contents.append(json.dumps(rows).encode().ljust(BLOCK_BYTES))
+            assert len(contents[-1]) == BLOCK_BYTES
+        return contents
+
+    def load(self, loads: list[BlockLoad]) -> None:
+        for group, block, content in loads:
+            for offset, (token, position, salt, adapter) in enumerate(json.loads(content)):
+                origin = (salt, bytes.fromhex(adapter) or None)
+                self._slots[block, offset] = (group, token, position, origin)
 
     def fill(self, slot: int, digest: bytes) -> None:
         self.adapters[slot] = digest

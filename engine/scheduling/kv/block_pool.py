@@ -4,8 +4,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-# (block, digest of its prefix, when it became free by the clock)
-OnEvicted = Callable[[int, bytes, float], None]
+# (block, digest of its prefix, when it became free by the clock, whether it had low priority)
+OnEvicted = Callable[[int, bytes, float, bool], None]
 
 
 class EvictionTally:
@@ -15,7 +15,7 @@ class EvictionTally:
         self._clock = clock
         self._counts: dict[float, int] = {}  # by the time at which the blocks became free
 
-    def add(self, _block: int, _digest: bytes, freed_s: float) -> None:
+    def add(self, _block: int, _digest: bytes, freed_s: float, _has_low_priority: bool) -> None:
         """Count an evicted block. Has the signature of the pool's `on_evicted` callback."""
         self._counts[freed_s] = self._counts.get(freed_s, 0) + 1
 
@@ -51,7 +51,7 @@ class BlockPool:
         num_blocks: int,
         *,
         clock: Callable[[], float] = time.monotonic,
-        on_evicted: OnEvicted = lambda _block, _digest, _freed_s: None,
+        on_evicted: OnEvicted = lambda _block, _digest, _freed_s, _has_low_priority: None,
     ) -> None:
         self.num_blocks = num_blocks
         self._clock = clock
@@ -105,13 +105,14 @@ class BlockPool:
         assert num_blocks <= self.num_free, f"{num_blocks} blocks requested, {self.num_free} free"
         blocks = []
         for _ in range(num_blocks):
-            block, _ = (self._free_low_priority or self._free_cached).popitem(last=False)
+            free = self._free_low_priority or self._free_cached
+            block, _ = free.popitem(last=False)
             digest = self._digests[block]
             if digest is not None:
                 del self._blocks_by_digest[digest]
                 self._digests[block] = None
                 self.num_free_cached -= 1
-                self._on_evicted(block, digest, self._freed_s[block])
+                self._on_evicted(block, digest, self._freed_s[block], free is self._free_low_priority)
             self._references[block] = 1
             self._is_evicted_first[block] = is_evicted_first
             blocks.append(block)

@@ -1,14 +1,18 @@
 """KVManager: allocates and frees sequences' KV blocks, looks up cached prefixes, and registers full blocks."""
 
+import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
 from engine.scheduling.kv.capacity import KVCapacity
 from engine.scheduling.kv.groups import NO_BLOCK, prefix_unit, smallest_step
+from engine.scheduling.kv.moves import BlockMoves, PendingMoves
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, root_digest, unit_digest
 from engine.scheduling.kv.states import StateAllocator
+from engine.scheduling.kv.tier_reads import TierOptions, TierReads
 from engine.scheduling.sequence import Sequence
 
 
@@ -22,9 +26,14 @@ class KVManager:
     tables with it; a block in several tables is part of a unit that is full, computed and accepted in each of them.
     """
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(
+        self, config: SchedulerConfig, tier: TierOptions | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.evicted_blocks, self.evicted_states = EvictionTally(), EvictionTally()
-        self.pool = BlockPool(config.num_blocks, on_evicted=self.evicted_blocks.add)
+        self._moves = None if tier is None else PendingMoves(tier.tier, self.evicted_blocks.add)
+        self.pool = BlockPool(
+            config.num_blocks, on_evicted=self.evicted_blocks.add if self._moves is None else self._moves.evict
+        )
         self.states = BlockPool(config.num_states, on_evicted=self.evicted_states.add)
         self._groups = groups = config.kv_groups
         self._unit = prefix_unit(groups)
@@ -33,11 +42,15 @@ class KVManager:
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
+        self.tier_reads = (
+            None if tier is None or self._moves is None else TierReads(tier, self._prefixes, self._moves, clock)
+        )
         self._state_allocators = [
             StateAllocator(self.states, group, index, saves_checkpoints=config.enable_prefix_caching)
             for index, group in enumerate(groups)
             if group.is_state
         ]
+        assert tier is None or not self._state_allocators, "recurrent states are not kept in a tier"
         assert len(self._state_allocators) <= 1, "one block of the pool of states holds all layers' states"
         # Groups that free blocks while a sequence runs: windows, chunks, and states as windows of one entry.
         self._windowed = [(index, group) for index, group in enumerate(groups) if not group.is_full_attention]
@@ -50,10 +63,12 @@ class KVManager:
         The match never includes the last token, whose logits are needed. The unit hashes must be up to date, as they
         are after arrival and `commit`.
         """
+        stored = None if self.tier_reads is None else self.tier_reads.contents(sequence)
+        return self._prefixes.longest_match(self._matchable_hashes(sequence), stored)
+
+    def _matchable_hashes(self, sequence: Sequence) -> list[bytes]:
         is_looked_up = self._enable_prefix_caching and not sequence.needs_prompt_rows
-        return self._prefixes.longest_match(
-            sequence.unit_hashes[: self._num_matchable_units(sequence) if is_looked_up else 0]
-        )
+        return sequence.unit_hashes[: self._num_matchable_units(sequence) if is_looked_up else 0]
 
     def num_uncached(self, sequence: Sequence) -> int:
         """Return how many tokens a waiting sequence would have to compute if it started now."""
@@ -70,17 +85,21 @@ class KVManager:
         index = num_computed // self._unit
         if waiting.needs_prompt_rows or index >= most or ours[index] != theirs[index]:
             return 0
-        if self._is_cached_at(index, theirs) if match is None else match.num_units > index:
+        if self._is_cached_at(index, waiting) if match is None else match.num_units > index:
             return 0
         return bisect_left(range(most), True, key=lambda position: ours[position] != theirs[position])
 
-    def _is_cached_at(self, index: int, hashes: list[bytes]) -> bool:
-        """Whether the unit at `index` may be cached: False only if there is a full-attention group that lacks its last
-        block."""
+    def _is_cached_at(self, index: int, waiting: Sequence) -> bool:
+        """Whether the unit at `index` of a waiting sequence may be cached: False only if there is a full-attention
+        group that lacks its last block."""
         full = next((number for number, group in enumerate(self._groups) if group.is_full_attention), None)
         if full is None:
             return True
-        return self._prefixes.find(full, hashes, (index + 1) * self._prefixes.blocks_per_unit[full] - 1) is not None
+        entry = (index + 1) * self._prefixes.blocks_per_unit[full] - 1
+        if self._prefixes.find(full, waiting.unit_hashes, entry) is not None:
+            return True
+        reads = self.tier_reads
+        return reads is not None and self._prefixes.key(full, waiting.unit_hashes, entry) in reads.contents(waiting)
 
     def add_branch_point(self, sequence: Sequence, num_units: int) -> None:
         """Make a running sequence cache the window blocks and recurrent states that other sequences need to continue
@@ -89,6 +108,20 @@ class KVManager:
             sequence.branch_points += (num_units,)
         for allocator in self._state_allocators:
             allocator.allocate_checkpoint(sequence, num_units)
+
+    # --- a tier -------------------------------------------------------------------------------------------------------
+
+    def start_reading(self, sequence: Sequence) -> bool:
+        """Start to read the part of a waiting sequence's prefix that only a tier has; return whether the sequence must
+        wait for it. Batches read nothing, since their blocks would evict clients' prefixes."""
+        service = sequence.service
+        if self.tier_reads is None or service.is_evicted_first or not service.stays_cached:
+            return False
+        return self.tier_reads.start(sequence, self._matchable_hashes(sequence))
+
+    def take_moves(self) -> BlockMoves | None:
+        """Return the blocks to save and to load before the next step; None without any."""
+        return None if self._moves is None else self._moves.take()
 
     # --- admission ----------------------------------------------------------------------------------------------------
 
@@ -99,6 +132,8 @@ class KVManager:
         for pool in (self.pool, self.states):
             pool.share(self.capacity.blocks_of(match.tables, pool), is_evicted_first=sequence.service.is_evicted_first)
         sequence.tables = match.tables
+        if self.tier_reads is not None:
+            self.tier_reads.restore(sequence, match, self.pool)
         sequence.num_computed = match.num_tokens
         sequence.checkpoint = None
         branch_points = (match.num_units, match.num_units_of_first_group, sequence.num_prompt // self._unit)

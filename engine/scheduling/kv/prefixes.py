@@ -10,11 +10,20 @@ from array import array
 from collections import abc
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from engine.scheduling.kv.block_pool import BlockPool
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup, prefix_unit
 
 _DIGEST_BYTES = 16
+
+
+class RestoredBlock(NamedTuple):
+    """A block of a prefix whose content comes from a tier: the entry of a group's table that needs it, and its key."""
+
+    group: int
+    entry: int
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,7 @@ class PrefixMatch:
     tables: list[list[int]]
     num_units: int
     num_units_of_first_group: int  # cached in group 0 alone: where they end, another sequence diverged from this one
+    restored: tuple[RestoredBlock, ...] = ()  # blocks that no pool has; `tables` have NO_BLOCK for them
 
 
 class PrefixIndex:
@@ -40,17 +50,37 @@ class PrefixIndex:
             [group_key(index, b"", part) for part in range(parts)] for index, parts in enumerate(self.blocks_per_unit)
         ]
 
-    def longest_match(self, hashes: abc.Sequence[bytes]) -> PrefixMatch:
-        """Return the longest prefix of the units with these digests for which all groups have the blocks they need."""
-        num_units_of_first_group = self._longest_in_group(0, hashes)
-        num_units = self._longest_in_all(hashes[:num_units_of_first_group])
+    def longest_match(self, hashes: abc.Sequence[bytes], stored: abc.Container[bytes] | None = None) -> PrefixMatch:
+        """Return the longest prefix of the units with these digests for which all groups have the blocks they need.
+
+        stored: keys of blocks that count as present, though no pool has them.
+        """
+        num_units_of_first_group = self._longest_in_group(0, hashes, stored)
+        num_units = self._longest_in_all(hashes[:num_units_of_first_group], stored)
         num_tokens = num_units * self._unit
-        tables = [
-            [NO_BLOCK] * (first := min(group.first_needed_entry(num_tokens), num_units * parts))
-            + [self._block(index, hashes, entry) for entry in range(first, num_units * parts)]
-            for index, (group, parts) in enumerate(zip(self._groups, self.blocks_per_unit, strict=True))
+        tables: list[list[int]] = []
+        restored: list[RestoredBlock] = []
+        for index, (group, parts) in enumerate(zip(self._groups, self.blocks_per_unit, strict=True)):
+            first, end = min(group.first_needed_entry(num_tokens), num_units * parts), num_units * parts
+            found = [self.find(index, hashes, entry) for entry in range(first, end)]
+            tables.append([NO_BLOCK] * first + [NO_BLOCK if block is None else block for block in found])
+            if None in found:
+                missing = (entry for entry, block in enumerate(found, start=first) if block is None)
+                restored += [RestoredBlock(index, entry, self.key(index, hashes, entry)) for entry in missing]
+        assert stored is not None or not restored
+        return PrefixMatch(num_tokens, tables, num_units, num_units_of_first_group, tuple(restored))
+
+    def keys(self, hashes: abc.Sequence[bytes]) -> list[bytes]:
+        """Return the keys of all groups' blocks of the units with these digests."""
+        return [
+            self.key(index, hashes, entry)
+            for index, parts in enumerate(self.blocks_per_unit)
+            for entry in range(len(hashes) * parts)
         ]
-        return PrefixMatch(num_tokens, tables, num_units, num_units_of_first_group)
+
+    def missing_keys(self, hashes: abc.Sequence[bytes]) -> list[bytes]:
+        """Return the keys of all blocks of these units that no pool has."""
+        return [key for key in self.keys(hashes) if self._pools[group_of_key(key)].find(key) is None]
 
     def find(self, index: int, hashes: abc.Sequence[bytes], entry: int) -> int | None:
         """Return the block, in use or free, that group `index` needs as this entry of a table; None if it is not
@@ -62,39 +92,45 @@ class PrefixIndex:
         suffixes = self._suffixes[index]
         return hashes[entry // len(suffixes)] + suffixes[entry % len(suffixes)]
 
-    def _longest_in_all(self, hashes: abc.Sequence[bytes]) -> int:
+    def _longest_in_all(self, hashes: abc.Sequence[bytes], stored: abc.Container[bytes] | None) -> int:
         """Return the number of units of the longest prefix that all groups have; each group can only lower it."""
         num_units, num_agreeing, index = len(hashes), 0, 0
         while num_agreeing < len(self._groups):
-            longest = self._longest_in_group(index, hashes[:num_units])
+            longest = self._longest_in_group(index, hashes[:num_units], stored)
             num_agreeing = num_agreeing + 1 if longest == num_units else 1
             num_units = longest
             index = (index + 1) % len(self._groups)
         return num_units
 
-    def _longest_in_group(self, index: int, hashes: abc.Sequence[bytes]) -> int:
+    def _longest_in_group(self, index: int, hashes: abc.Sequence[bytes], stored: abc.Container[bytes] | None) -> int:
         group, parts = self._groups[index], self.blocks_per_unit[index]
         if group.is_full_attention:
             entries = range(len(hashes) * parts)
-            missing = (entry for entry in entries if self.find(index, hashes, entry) is None)
+            missing = (entry for entry in entries if self._is_missing(index, hashes, entry, stored))
             return next(missing, len(entries)) // parts
         end = entry = len(hashes) * parts
         while entry > group.first_needed_entry(end * group.block_size):
             entry -= 1
-            if self.find(index, hashes, entry) is None:
+            if self._is_missing(index, hashes, entry, stored):
                 end = entry = entry // parts * parts  # no longer prefix can do without this block
         return end // parts
 
-    def _block(self, index: int, hashes: abc.Sequence[bytes], entry: int) -> int:
-        block = self.find(index, hashes, entry)
-        assert block is not None
-        return block
+    def _is_missing(
+        self, index: int, hashes: abc.Sequence[bytes], entry: int, stored: abc.Container[bytes] | None
+    ) -> bool:
+        key = self.key(index, hashes, entry)
+        return self._pools[index].find(key) is None and (stored is None or key not in stored)
 
 
 def group_key(group: int, digest: bytes, part: int = 0) -> bytes:
     """Return the key under which a group's block is registered in its pool. digest: of the block's prefix unit. part:
     the block's number in the unit."""
     return digest + part.to_bytes(1) + group.to_bytes(1)
+
+
+def group_of_key(key: bytes) -> int:
+    """Return the group whose block has this key."""
+    return key[-1]
 
 
 def root_digest(cache_salt: str, adapter: bytes | None = None) -> bytes:

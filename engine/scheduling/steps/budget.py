@@ -99,6 +99,10 @@ class StepBudget:
         scale = num_prompt_tokens / price
         return PromptCost(max(1.0, cost.token * scale), cost.context * scale)
 
+    def prefill_s(self, start: int, num_tokens: int) -> float:
+        """Return the seconds that prompt tokens from position `start` on are likely to take."""
+        return num_tokens * self._cost.prompt_token_s(start + num_tokens / 2)
+
     def _tokens_in_time(self, num_generating: int) -> int:
         if self._num_tokens is not None:
             return self._num_tokens

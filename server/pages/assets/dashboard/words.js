@@ -30,6 +30,7 @@ const WAITS = {
   prefix: "another request was computing the prefix that both share",
   grammar: "the grammar of its schema or tools was being compiled",
   adapter: "its adapter was being loaded, or other adapters had all slots",
+  tier: "the part of its prompt that an earlier request had computed was being read",
   others: "the free room was for a request that came earlier, or whose key had been served less",
 };
 

@@ -161,7 +161,7 @@ def test_evicted_blocks_report_how_long_they_were_free() -> None:
 
 def test_an_evicted_block_is_reported_with_its_digest() -> None:
     evicted: list[tuple[int, bytes]] = []
-    pool = BlockPool(2, on_evicted=lambda block, digest, _: evicted.append((block, digest)))
+    pool = BlockPool(2, on_evicted=lambda block, digest, *_: evicted.append((block, digest)))
     blocks = pool.allocate(2)
     for block, digest in zip(blocks, (b"a", b"b"), strict=True):
         pool.register(block, digest)

@@ -1,0 +1,116 @@
+"""BlockMoves: blocks that are copied out of the KV cache, and into it, before a step is computed."""
+
+import logging
+from collections import abc
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from engine.kv_tiers.tier import BlockTier
+from engine.scheduling.kv.block_pool import OnEvicted
+from engine.scheduling.kv.prefixes import group_of_key
+
+logger = logging.getLogger(__name__)
+
+
+class BlockSave(NamedTuple):
+    """An evicted block of a KV group, whose content goes to the tier under its key."""
+
+    group: int
+    block: int
+    key: bytes
+
+
+class BlockLoad(NamedTuple):
+    """A block of a KV group, and the content that it gets."""
+
+    group: int
+    block: int
+    content: bytes
+
+
+class BlockMoves(NamedTuple):
+    """Copies of blocks that precede a step: all saves, and then all loads, since a block may be in both."""
+
+    saves: list[BlockSave]
+    loads: list[BlockLoad]
+
+
+class BlockMover(Protocol):
+    """The part of a runner that copies blocks with keys and values, between two steps."""
+
+    @property
+    def block_bytes(self) -> tuple[int, ...]:
+        """Bytes of a block's content, for each group."""
+
+    def save(self, saves: list[BlockSave]) -> list[bytes]:
+        """Return the contents of blocks."""
+
+    def load(self, loads: list[BlockLoad]) -> None:
+        """Write contents that `save` has returned, perhaps in another process, to blocks of the same groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedTier:
+    """A tier, and the runner whose blocks go there. on_read: called by another thread when blocks have been read."""
+
+    tier: BlockTier
+    mover: BlockMover
+    on_read: abc.Callable[[], None] = lambda: None
+
+    def move(self, moves: BlockMoves) -> None:
+        """Carry out the moves of a plan, before its step."""
+        if moves.saves:
+            self._save(moves.saves)
+        if moves.loads:
+            self.mover.load(moves.loads)
+
+    def _save(self, saves: list[BlockSave]) -> None:
+        try:
+            contents = self.mover.save(saves)
+        except MemoryError:  # then they are computed again when they are needed
+            logger.warning("memory ran out while %d evicted blocks were copied; they are not kept", len(saves))
+            return
+        self.tier.write([(save.key, content) for save, content in zip(saves, contents, strict=True)])
+
+
+class PendingMoves:
+    """Collects the moves of the next step, while the step is planned.
+
+    Blocks of low priority are not saved when they are evicted: those that fell out of windows, and those that only
+    batches used.
+    """
+
+    def __init__(self, tier: BlockTier, on_evicted: OnEvicted) -> None:
+        """on_evicted: called for each evicted block, before it is noted here."""
+        self._tier = tier
+        self._on_evicted = on_evicted
+        self._evicted: dict[int, bytes] = {}  # keys by block
+        self._loads: dict[int, BlockLoad] = {}  # by block
+
+    def evict(self, block: int, key: bytes, freed_s: float, has_low_priority: bool) -> None:
+        """Save a block before the next step overwrites it, unless its content is still to be loaded itself. Has the
+        signature of the pool's `on_evicted` callback."""
+        self._on_evicted(block, key, freed_s, has_low_priority)
+        if self._loads.pop(block, None) is None and not has_low_priority:
+            self._evicted[block] = key
+
+    def load(self, block: int, key: bytes, content: bytes) -> None:
+        """Load a block, in use, before the next step reads it."""
+        self._loads[block] = BlockLoad(group_of_key(key), block, content)
+
+    def discard(self, keys: abc.Container[bytes]) -> None:
+        """Save no blocks with these keys."""
+        self._evicted = {block: key for block, key in self._evicted.items() if key not in keys}
+
+    def take(self) -> BlockMoves | None:
+        """Return the moves, and forget them; None if there are none. Blocks that the tier has are not saved again."""
+        if not self._evicted and not self._loads:
+            return None
+        has = self._tier.contains(list(self._evicted.values()))
+        stored = {key for key, is_stored in zip(self._evicted.values(), has, strict=True) if is_stored}
+        if stored:
+            self._tier.touch(list(stored))
+        saves = [BlockSave(group_of_key(key), block, key) for block, key in self._evicted.items() if key not in stored]
+        moves = BlockMoves(saves, list(self._loads.values()))
+        self._evicted, self._loads = {}, {}
+        return moves if moves.saves or moves.loads else None
