@@ -178,7 +178,7 @@ class TierReads:
         read.future.add_done_callback(lambda _: self._finish(read))
 
     def _join(self, sequence: Sequence, read: BlockRead) -> bool:
-        """Let a sequence use another's read; return whether it must wait for the read."""
+        """Give a sequence another's read; return whether it must wait for the read."""
         self._reads[sequence] = read
         read.sequences[sequence] = None
         return read.contents is None
