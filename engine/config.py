@@ -70,6 +70,9 @@ _GENERATING = (
     "max_quality_loss",
     "kv_cache_dtype",
     "kv_cache_memory_bytes",
+    "kv_offload_dir",
+    "kv_offload_max_bytes",
+    "kv_persist",
     "draft_model",
 )
 _GROUPED = (Quantization.INT4, Quantization.INT8, Quantization.NF4)  # quantized on load by groups of columns
@@ -211,6 +214,23 @@ class EngineConfig:
         minimum=1,
     )
     enable_prefix_caching: bool = _kv(True, "Reuse the KV cache of shared prompt prefixes.")
+    kv_offload_dir: str | None = _kv(
+        None,
+        "Folder on disk that keeps prefixes which the KV cache has no room for, unencrypted; models and servers of one "
+        "user may share it.",
+        metavar="DIR",
+    )
+    kv_offload_max_bytes: int | None = _kv(
+        None,
+        "Most bytes of all files in --kv-offload-dir, such as 20GiB; the least recently used are deleted (default: a "
+        "quarter of the disk's free space and of these files, at most 32GiB).",
+        type="bytes",
+        minimum=1,
+    )
+    kv_persist: bool = _kv(
+        False,
+        "Write prefixes to --kv-offload-dir as they are computed, so that the next start of the model finds them.",
+    )
     enable_lora: bool = _adapters(False, "Serve LoRA adapters beside the model: --lora-modules, --adapter-dir.")
     max_loras: int = _adapters(8, "Maximum number of different adapters in one step.", minimum=1)
     max_cpu_loras: int | None = _adapters(
@@ -286,6 +306,15 @@ class EngineConfig:
                 f"--max-num-batched-tokens is {self.max_num_batched_tokens:,}, but each of up to "
                 f"{self.max_num_seqs:,} running sequences (--max-num-seqs) takes a token of every step; raise the "
                 "first at least to the second, or lower the second"
+            )
+
+        if self.kv_offload_dir is None and (self.kv_persist or self.kv_offload_max_bytes is not None):
+            bound = self.kv_offload_max_bytes
+            given = "--kv-persist is on" if bound is None else f"--kv-offload-max-bytes is {bound:,}"
+            raise StartupError(f"{given}, but no folder is given; add --kv-offload-dir DIR, or leave it out")
+        if self.kv_offload_dir is not None and not self.enable_prefix_caching:
+            raise StartupError(
+                "--kv-offload-dir keeps cached prefixes, which --no-enable-prefix-caching does without; leave one out"
             )
 
     def generating_options(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Engine: one model's scheduler and runner together. Takes requests and aborts, and runs one step at a time."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -41,6 +42,8 @@ from engine.speculation.settings import AUTO_TOKENS
 from engine.speculation.speculator import Speculator
 
 logger = logging.getLogger(__name__)
+
+_CLOSE_S = 3.0  # less than EXIT_TIMEOUT_S, after which the process is killed
 
 
 class Engine:
@@ -210,6 +213,8 @@ class Engine:
                 self._grammars.forget(sequence.id, GrammarKey(request.cache_salt, request.grammar))
             if (repeat := self._auditor.start_repeat(sequence, self._scheduler.num_waiting)) is not None:
                 self._scheduler.add(repeat)
+        if not self._scheduler.has_work:
+            self._save_pending()
         if self._check_invariants:
             self._scheduler.check()
         refused, self._refused = self._refused, []
@@ -224,6 +229,7 @@ class Engine:
             **self._grammar_stats(),
             adapters=None if self.adapters is None else self.adapters.stats(self._scheduler),
             **self._speculator.step_stats(),
+            **self._tier_stats(),
         )
         return StepOutputs(self._groups.pass_on(refused + outputs), stats)
 
@@ -262,6 +268,16 @@ class Engine:
         assert self.draft_sources.issuperset(sources)
         self._speculator.sources = frozenset(sources)
 
+    def close(self) -> None:
+        """Write the blocks that wait to be written; no method may be called afterwards."""
+        if self._tier is not None:
+            self._tier.tier.close(_CLOSE_S)
+
+    def _save_pending(self) -> None:
+        """Save the last blocks of sequences that have ended, since no step may follow soon."""
+        if self._tier is not None and (moves := self._scheduler.take_moves()) is not None:
+            self._tier.move(moves)
+
     def _collect_grammars(self) -> None:
         """Make sequences with compiled grammars schedulable, and fail those whose grammars were refused."""
         for sequence_id, refused in () if self._grammars is None else self._grammars.collect():
@@ -278,6 +294,14 @@ class Engine:
             "grammar_cache_hits": tally.hits,
             "grammar_cache_bytes": self._grammars.cache.num_bytes,
         }
+
+    def _tier_stats(self) -> dict[str, Any]:
+        if self._tier is None:
+            return {}
+        fields = {f"tier_{name}": value for name, value in dataclasses.asdict(self._tier.tier.take_stats()).items()}
+        if (reads := self._scheduler.tier_reads) is not None:
+            fields["tier_queried_tokens"], fields["tier_restored_tokens"] = reads.take_tokens()
+        return fields
 
     def _draft(self) -> None:
         """Draft for the running sequences. If the speculator raises, log it and run the step without drafts."""

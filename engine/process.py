@@ -91,6 +91,7 @@ def main() -> None:
         return
     _send(sock, Ready(info))
     _serve(engine, inbox, sock if faults is None else _faulty(sock, faults), pulse)
+    engine.close()
 
 
 def _failed(error: HeadraceError) -> Failed:

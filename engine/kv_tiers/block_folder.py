@@ -8,6 +8,7 @@ does the bookkeeping, and nothing has to be compacted. A file's time of modifica
 """
 
 import contextlib
+import errno
 import fcntl
 import heapq
 import os
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 from engine.kv_tiers.block_file import HEADER_BYTES, packed_header, read_block, write_all
 
 _SUFFIX = ".kv"
@@ -54,21 +55,12 @@ class BlockFolder:
     def __init__(self, root: Path, fingerprint: str, max_block_bytes: int) -> None:
         """Create the folder if it is missing. fingerprint: 32 hexadecimal digits.
 
-        Raises StartupError if the folder cannot be used, or could be written by other users.
+        Raises OptionError if the folder cannot be used, or could be written by other users.
         """
-        self.root = root = root.expanduser().resolve()
-        self.folder = root / fingerprint
+        self.root = private_folder(root)
+        self.folder = private_folder(self.root / fingerprint)
         self._fingerprint = bytes.fromhex(fingerprint)
         self.max_block_bytes = max_block_bytes
-        try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _require_private(root)
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            _require_private(self.folder)
-        except OSError as error:
-            raise StartupError(
-                f"--kv-offload-dir {str(root)!r} cannot be used ({error.strerror}); give a folder that you can write to"
-            ) from error
 
     def default_max_bytes(self) -> int:
         """Return the bound for all blocks, of all fingerprints, if the user gave none. Raises OSError."""
@@ -148,19 +140,32 @@ class BlockFolder:
         return self.folder / key[:1].hex() / f"{key.hex()}{_SUFFIX}"
 
 
-def _require_private(folder: Path) -> None:
-    """Raise StartupError for a folder of another user, or one that others may write to: they could plant blocks."""
-    status = folder.stat()
+def private_folder(folder: Path) -> Path:
+    """Create a folder for blocks if it is missing, and return its absolute path.
+
+    Raises OptionError if it cannot be used, or is of another user, or others may write to it: they could plant blocks.
+    """
+    folder = folder.expanduser().resolve()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
+    except OSError as error:
+        raise OptionError(
+            f"--kv-offload-dir {str(folder)!r} cannot be used ({error.strerror}); give a folder that you can write to"
+        ) from error
     if status.st_uid != os.geteuid():
-        raise StartupError(
+        raise OptionError(
             f"--kv-offload-dir {str(folder)!r} belongs to another user (id {status.st_uid}), who could read and change "
             "what clients wrote; give a folder of the user that runs the server"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise StartupError(
+        raise OptionError(
             f"--kv-offload-dir {str(folder)!r} can be written by other users (mode {status.st_mode & 0o777:o}), who "
             "could change what is computed; run chmod 700 on it, or give another folder"
         )
+    return folder
 
 
 def _blocks_below(folder: Path | str) -> Iterator[StoredBlock]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 from engine.kv_tiers.block_file import HEADER_BYTES, BlockFileError
 from engine.kv_tiers.block_folder import BlockFolder
 from engine.kv_tiers.tier import TierStats
@@ -47,10 +47,10 @@ class DiskTier:
     ) -> None:
         """max_bytes: bound on all files in the folder. clock_ns: times of use, compared with those of other engines.
 
-        Raises StartupError if the bound is too small for a block.
+        Raises OptionError if the bound is too small for a block.
         """
         if max_bytes < (least := HEADER_BYTES + folder.max_block_bytes):
-            raise StartupError(
+            raise OptionError(
                 f"--kv-offload-max-bytes is {max_bytes:,}, less than one block of the KV cache ({least:,} bytes); "
                 "raise it, or leave out --kv-offload-dir"
             )

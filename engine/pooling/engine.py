@@ -123,6 +123,9 @@ class PoolingEngine:
         for request_id in request_ids:
             self._queue.remove(request_id)
 
+    def close(self) -> None:
+        pass
+
     def step(self) -> PoolingOutputs:
         """Compute one batch; return its outputs, and outputs of texts that were refused or have timed out."""
         started_s = time.perf_counter()

@@ -26,5 +26,8 @@ class ServedEngine(Protocol):
         """Handle a message of the API process; return the reply, if any. Messages for another kind of engine are
         ignored."""
 
+    def close(self) -> None:
+        """Finish what a clean stop should not lose, in less time than the API process waits for the end."""
+
     def step(self) -> FromEngine:
         """Compute one batch; return the outputs to send."""

@@ -44,6 +44,15 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_preemptions: int = 0
     evicted_blocks: list[tuple[float, int]] = []  # evicted cached blocks: (seconds since they became free, number)
     evicted_states: int = 0
+    tier_bytes: int = 0  # blocks of the model in the tier below the KV cache, such as a disk; 0 without a tier
+    tier_hits: int = 0  # blocks that were read from it
+    tier_misses: int = 0  # blocks that a read did not find intact
+    tier_read_s: float = 0.0
+    tier_write_s: float = 0.0
+    tier_failures: int = 0
+    tier_dropped: int = 0  # blocks that were not written, because too many were queued
+    tier_queried_tokens: int = 0  # prompt tokens that no block of the KV cache had, looked up in the tier
+    tier_restored_tokens: int = 0  # tokens whose keys and values came from it
     step_s: float = 0.0
     draft_s: float = 0.0  # draft_s to update_s: the phases of step_s
     schedule_s: float = 0.0

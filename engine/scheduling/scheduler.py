@@ -18,6 +18,7 @@ from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_queue import service_order
 from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
+from engine.scheduling.kv.moves import BlockMoves
 from engine.scheduling.kv.tier_reads import TierOptions, TierReads
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, terminal_output
@@ -178,6 +179,11 @@ class Scheduler:
         if (reads := self._kv.tier_reads) is not None and reads.has_done:
             self._lifecycle.collect_reads(reads)
         return self._planner.plan()
+
+    def take_moves(self) -> BlockMoves | None:
+        """Return blocks to save, while there is no work; a step's plan has its own."""
+        assert not self.has_work
+        return self._kv.take_moves()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
         """Apply the plan's result; return one output for each sequence with something to report."""

@@ -28,6 +28,7 @@ from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
 from engine.runner.warmup import WarmUpTimes, warm_up
 from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.kv.moves import AttachedTier
 from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.ngram import NgramProposer
 from engine.speculation.settings import SpeculationSettings, speculation_settings
@@ -38,6 +39,7 @@ from engine.startup.early import compute_threads
 from engine.startup.fingerprint import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
+from engine.startup.tier import describe_tier, open_tier
 from models.errors import is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.linear.adapters.adapter import Adapter
@@ -116,6 +118,7 @@ def build_served_engine(
     engine_config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
     )
+    tier = open_tier(config, models, runner)
     engine = Engine(
         engine_config,
         runner if faults is None else FaultyRunner(runner, faults),
@@ -127,6 +130,7 @@ def build_served_engine(
         grammars=_grammar_compiler(config, models.target, on_prepared),
         adapters=_adapter_service(config, models.target, on_prepared, on_adapter),
         on_started=on_started,
+        tier=None if tier is None else AttachedTier(tier, runner, on_prepared, config.kv_persist),
     )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
     info = describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality)
@@ -135,6 +139,7 @@ def build_served_engine(
         are_steps_timed=config.max_num_batched_tokens is None,
         system_fingerprint=system_fingerprint(config, models),
     )
+    info.notes.extend(describe_tier(config, tier))
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
 

@@ -50,6 +50,64 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
     ),
 )
 
+_BY_TIER = (MODEL, "tier")
+_TIERS: tuple[MetricSpec, ...] = (
+    gauge(
+        "kv_tier_bytes",
+        "Bytes of the model's blocks in each tier below the KV cache: disk (--kv-offload-dir).",
+        labels=_BY_TIER,
+        step_by={"disk": lambda s: s.tier_bytes},
+    ),
+    counter(
+        "kv_tier_hits_total",
+        "Blocks of prefixes that were read from a tier.",
+        labels=_BY_TIER,
+        step_by={"disk": lambda s: s.tier_hits},
+    ),
+    counter(
+        "kv_tier_misses_total",
+        "Blocks of prefixes that a tier no longer had when they were read, or not intact.",
+        labels=_BY_TIER,
+        step_by={"disk": lambda s: s.tier_misses},
+    ),
+    counter(
+        "kv_tier_read_seconds_total",
+        "Time of reading blocks from a tier, beside the steps.",
+        labels=_BY_TIER,
+        step_by={"disk": lambda s: s.tier_read_s},
+    ),
+    counter(
+        "kv_tier_write_seconds_total",
+        "Time of writing blocks to a tier, beside the steps.",
+        labels=_BY_TIER,
+        step_by={"disk": lambda s: s.tier_write_s},
+    ),
+    counter(
+        "kv_tier_failures_total",
+        "Blocks that a tier could not read or write, or that were torn or altered; each kind is logged once.",
+        labels=_BY_TIER,
+        step_by={"disk": lambda s: s.tier_failures},
+    ),
+    counter(
+        "kv_tier_dropped_blocks_total",
+        "Blocks that were not written to a tier, because too many waited to be written.",
+        labels=_BY_TIER,
+        step_by={"disk": lambda s: s.tier_dropped},
+    ),
+    counter(
+        "external_prefix_cache_queries_total",
+        "Prompt tokens that the KV cache lacked and that were looked up in a tier.",
+        lambda s: s.tier_queried_tokens,
+        is_vllm=True,
+    ),
+    counter(
+        "external_prefix_cache_hits_total",
+        "Tokens whose keys and values came from a tier.",
+        lambda s: s.tier_restored_tokens,
+        is_vllm=True,
+    ),
+)
+
 _SPECULATION: tuple[MetricSpec, ...] = (
     counter("spec_decode_num_drafts_total", "Drafts verified.", lambda s: s.num_drafts, is_vllm=True),
     counter("spec_decode_num_draft_tokens_total", "Draft tokens verified.", lambda s: s.draft_tokens, is_vllm=True),
@@ -187,6 +245,7 @@ _POOLING: tuple[MetricSpec, ...] = (
 ENGINE_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Scheduler": SCHEDULER_ROWS,
     "KV cache": _KV_CACHE,
+    "Tiers of the KV cache": _TIERS,
     "Speculation": _SPECULATION,
     "Grammars": _GRAMMARS,
     "Experts": _EXPERTS,

@@ -121,6 +121,7 @@ def make_engine(
     max_loras: int = 1,
     on_started: Callable[[list[str]], None] | None = None,
     tier: BlockTier | None = None,
+    writes_through: bool = False,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states, ratios)
@@ -149,7 +150,7 @@ def make_engine(
         adapters=adapters,
         on_started=on_started,
         budget=None if tier is None else SlowBudget(max_num_batched_tokens),
-        tier=None if tier is None else AttachedTier(tier, runner),
+        tier=None if tier is None else AttachedTier(tier, runner, writes_through=writes_through),
     )
     return engine, runner
 

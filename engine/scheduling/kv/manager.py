@@ -13,6 +13,7 @@ from engine.scheduling.kv.moves import BlockMoves, PendingMoves
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, root_digest, unit_digest
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.kv.tier_reads import TierOptions, TierReads
+from engine.scheduling.kv.write_through import WriteThrough
 from engine.scheduling.sequence import Sequence
 
 
@@ -34,6 +35,9 @@ class KVManager:
         self.pool = BlockPool(
             config.num_blocks, on_evicted=self.evicted_blocks.add if self._moves is None else self._moves.evict
         )
+        self._writes: WriteThrough | None = None
+        if tier is not None and self._moves is not None and tier.writes_through:
+            self._writes = WriteThrough(self._moves)
         self.states = BlockPool(config.num_states, on_evicted=self.evicted_states.add)
         self._groups = groups = config.kv_groups
         self._unit = prefix_unit(groups)
@@ -193,6 +197,8 @@ class KVManager:
 
     def free(self, sequence: Sequence) -> None:
         """Free all blocks of a sequence. Registered blocks stay in the prefix cache until they are evicted."""
+        if self._writes is not None:
+            self._writes.on_freed(sequence, self._pools)
         for pool in (self.pool, self.states):
             pool.free(self.capacity.blocks_of(sequence.tables, pool))
         sequence.tables = []
@@ -225,6 +231,8 @@ class KVManager:
                     if table[entry] != NO_BLOCK:
                         key = self._prefixes.key(index, sequence.unit_hashes, entry)
                         self._pools[index].register(table[entry], key)
+                        if self._writes is not None:
+                            self._writes.on_registered(sequence, self._groups[index], table[entry], key)
         for index, group in self._windowed:
             out_of_window = range(
                 group.first_needed_entry(num_computed_before), group.first_needed_entry(sequence.num_computed)
@@ -240,6 +248,8 @@ class KVManager:
             self._replace_checkpoint(sequence, index, positions[0])
         for position in positions:
             is_likely_needed = self._is_at_branch(sequence, index, position) or (is_state and position == positions[0])
+            if is_likely_needed and self._writes is not None:
+                self._writes.on_left_window(sequence, table[position], pool)
             pool.free([table[position]], has_low_priority=not is_likely_needed)
             table[position] = NO_BLOCK
 

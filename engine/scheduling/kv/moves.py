@@ -51,11 +51,16 @@ class BlockMover(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttachedTier:
-    """A tier, and the runner whose blocks go there. on_read: called by another thread when blocks have been read."""
+    """A tier, and the runner whose blocks go there.
+
+    on_read: called by another thread when blocks have been read. writes_through: save blocks when they are computed,
+    and not only when they are evicted.
+    """
 
     tier: BlockTier
     mover: BlockMover
     on_read: abc.Callable[[], None] = lambda: None
+    writes_through: bool = False
 
     def move(self, moves: BlockMoves) -> None:
         """Carry out the moves of a plan, before its step."""
@@ -77,7 +82,7 @@ class PendingMoves:
     """Collects the moves of the next step, while the step is planned.
 
     Blocks of low priority are not saved when they are evicted: those that fell out of windows, and those that only
-    batches used.
+    batches used. Blocks that shall outlive the process are saved earlier (`keep`).
     """
 
     def __init__(self, tier: BlockTier, on_evicted: OnEvicted) -> None:
@@ -94,6 +99,11 @@ class PendingMoves:
         if self._loads.pop(block, None) is None and not has_low_priority:
             self._evicted[block] = key
 
+    def keep(self, block: int, key: bytes) -> None:
+        """Save a block with a known prefix, though it is not evicted, unless its content is still to be loaded."""
+        if block not in self._loads:
+            self._evicted.setdefault(block, key)
+
     def load(self, block: int, key: bytes, content: bytes) -> None:
         """Load a block, in use, before the next step reads it."""
         self._loads[block] = BlockLoad(group_of_key(key), block, content)
@@ -109,7 +119,7 @@ class PendingMoves:
         has = self._tier.contains(list(self._evicted.values()))
         stored = {key for key, is_stored in zip(self._evicted.values(), has, strict=True) if is_stored}
         if stored:
-            self._tier.touch(list(stored))
+            self._tier.touch([key for key in self._evicted.values() if key in stored])
         saves = [BlockSave(group_of_key(key), block, key) for block, key in self._evicted.items() if key not in stored]
         moves = BlockMoves(saves, list(self._loads.values()))
         self._evicted, self._loads = {}, {}

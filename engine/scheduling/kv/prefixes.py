@@ -44,8 +44,8 @@ class PrefixIndex:
         """pools: the block pool of each group."""
         self._groups = groups
         self._pools = pools
-        self._unit = prefix_unit(groups)
-        self.blocks_per_unit = [self._unit // group.block_size for group in groups]
+        self.unit = prefix_unit(groups)
+        self.blocks_per_unit = [self.unit // group.block_size for group in groups]
         self._suffixes = [
             [group_key(index, b"", part) for part in range(parts)] for index, parts in enumerate(self.blocks_per_unit)
         ]
@@ -57,7 +57,7 @@ class PrefixIndex:
         """
         num_units_of_first_group = self._longest_in_group(0, hashes, stored)
         num_units = self._longest_in_all(hashes[:num_units_of_first_group], stored)
-        num_tokens = num_units * self._unit
+        num_tokens = num_units * self.unit
         tables: list[list[int]] = []
         restored: list[RestoredBlock] = []
         for index, (group, parts) in enumerate(zip(self._groups, self.blocks_per_unit, strict=True)):

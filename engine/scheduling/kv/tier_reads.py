@@ -30,6 +30,7 @@ class TierOptions:
     block_bytes: bytes of a block of each KV group. max_read_bytes: bound on the blocks that are being read, or are read
     and wait for their sequence's admission. prefill_s: returns the seconds to compute tokens of a prompt, by the first
     position and their number. on_read: called by another thread when `TierReads.collect` has a result.
+    writes_through: see AttachedTier.
     """
 
     tier: BlockTier
@@ -37,6 +38,7 @@ class TierOptions:
     max_read_bytes: int
     prefill_s: abc.Callable[[int, int], float]
     on_read: abc.Callable[[], None] = lambda: None
+    writes_through: bool = False
 
     @classmethod
     def of_pool(
@@ -45,7 +47,7 @@ class TierOptions:
         """Return the options for a pool of `num_blocks` blocks, a part of whose size may be read ahead."""
         block_bytes = attached.mover.block_bytes
         max_read_bytes = min(max(block_bytes) * num_blocks // _READ_SHARE, _MAX_READ_BYTES)
-        return cls(attached.tier, block_bytes, max_read_bytes, prefill_s, attached.on_read)
+        return cls(attached.tier, block_bytes, max_read_bytes, prefill_s, attached.on_read, attached.writes_through)
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +102,8 @@ class TierReads:
         self._looked_up: dict[Sequence, tuple[int, int | None]] = {}
         self._num_bytes = 0  # of all reads
         self._num_released = 0
+        self._num_queried = 0  # prefix units that the pool lacked
+        self._num_restored = 0  # blocks of the first group
         self._num_running = 0
         self._done: queue.SimpleQueue[tuple[BlockRead, float]] = queue.SimpleQueue()  # with the time of each end
         self._last_done_s = 0.0
@@ -118,6 +122,14 @@ class TierReads:
         """Block until `collect` has a result. Call only while `is_reading`."""
         assert self.is_reading
         self._done.put(self._done.get())
+
+    def take_tokens(self) -> tuple[int, int]:
+        """Return how many tokens that the pool lacked were looked up in the tier since the last call, and how many of
+        the first group's tokens came from it."""
+        prefixes = self._prefixes
+        tokens = self._num_queried * prefixes.unit, self._num_restored * prefixes.unit // prefixes.blocks_per_unit[0]
+        self._num_queried = self._num_restored = 0
+        return tokens
 
     def contents(self, sequence: Sequence) -> abc.Mapping[bytes, bytes]:
         """Return the blocks that were read for a waiting sequence, by key."""
@@ -138,6 +150,7 @@ class TierReads:
         keys = self._prefixes.missing_keys(hashes)
         stored = {key for key, has in zip(keys, self._tier.contains(keys), strict=True) if has}
         cached, match = self._prefixes.longest_match(hashes), self._prefixes.longest_match(hashes, stored)
+        self._num_queried += len(hashes) - cached.num_units
         if match.num_units > cached.num_units and (read := self._by_key.get(match.restored[0].key)) is not None:
             return self._join(sequence, read)
         fitting = self._cut(match, cached, hashes, stored)
@@ -222,6 +235,7 @@ class TierReads:
     def restore(self, sequence: Sequence, match: PrefixMatch, pool: BlockPool) -> None:
         """Allocate and register the blocks of a match that were read for a sequence, which is admitted, and plan to
         load them."""
+        self._num_restored += sum(group == 0 for group, _, _ in match.restored)
         contents = self.contents(sequence)
         blocks = pool.allocate(len(match.restored), is_evicted_first=sequence.service.is_evicted_first)
         for block, (group, entry, key) in zip(blocks, match.restored, strict=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 from engine.kv_tiers.block_folder import BlockFolder
 from engine.kv_tiers.disk import DiskTier
 from tests.helpers.disk_tier import (
@@ -217,7 +217,7 @@ def test_closing_waits_no_longer_than_it_may(open_tier: Open) -> None:
 
 
 def test_a_bound_below_one_block_is_refused(open_tier: Open) -> None:
-    with pytest.raises(StartupError, match=r"--kv-offload-max-bytes is 0, less than one block.*raise it"):
+    with pytest.raises(OptionError, match=r"--kv-offload-max-bytes is 0, less than one block.*raise it"):
         open_tier(max_blocks=0)
 
 

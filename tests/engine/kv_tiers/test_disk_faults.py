@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import StartupError
+from engine.errors import OptionError
 from engine.kv_tiers.block_file import HEADER_BYTES
 from engine.kv_tiers.block_folder import BlockFolder
 from engine.kv_tiers.disk import DiskTier
@@ -248,7 +248,7 @@ def test_a_job_that_fails_unexpectedly_ends_no_thread(
 
 def test_a_folder_of_another_user_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with pytest.raises(StartupError, match=r"belongs to another user.*give a folder of the user that runs the server"):
+    with pytest.raises(OptionError, match=r"belongs to another user.*give a folder of the user that runs the server"):
         open_tier(root)
 
 
@@ -256,13 +256,13 @@ def test_a_folder_of_another_user_is_refused(root: Path, monkeypatch: pytest.Mon
 def test_a_folder_that_others_may_write_to_is_refused(root: Path, mode: int) -> None:
     root.mkdir()
     root.chmod(mode)
-    with pytest.raises(StartupError, match=rf"\(mode {mode:o}\).*run chmod 700"):
+    with pytest.raises(OptionError, match=rf"\(mode {mode:o}\).*run chmod 700"):
         open_tier(root)
 
 
 def test_a_file_instead_of_a_folder_is_refused(root: Path) -> None:
     root.write_text("")
-    with pytest.raises(StartupError, match=r"--kv-offload-dir '.*' cannot be used \(File exists\); give a folder"):
+    with pytest.raises(OptionError, match=r"--kv-offload-dir '.*' cannot be used \(File exists\); give a folder"):
         open_tier(root)
 
 

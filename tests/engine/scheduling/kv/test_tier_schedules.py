@@ -28,13 +28,19 @@ def without_states(schedule: dict[str, Any]) -> dict[str, Any]:
     schedule=schedules.map(without_states),
     policy=st.sampled_from(SchedulingPolicy),
     spare=st.integers(0, 3),
+    writes_through=st.booleans(),
 )
 def test_tokens_do_not_depend_on_a_tier(
-    requests: list[EngineRequest], schedule: dict[str, Any], policy: SchedulingPolicy, spare: int
+    requests: list[EngineRequest], schedule: dict[str, Any], policy: SchedulingPolicy, spare: int, writes_through: bool
 ) -> None:
     tier = MemoryTier()
     engine, runner = make_engine(
-        num_blocks=blocks_of_pool(schedule, spare), max_model_len=50, policy=policy, tier=tier, **schedule
+        num_blocks=blocks_of_pool(schedule, spare),
+        max_model_len=50,
+        policy=policy,
+        tier=tier,
+        writes_through=writes_through,
+        **schedule,
     )
     engine._runner = HidingRunner(runner)
     expected = {request.id: expected_ids(request) for request in requests}

@@ -1,0 +1,125 @@
+"""--kv-offload-dir: an engine finds the blocks of the one before it, and refuses what cannot be kept."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Device, DType, EngineConfig, KVCacheDType
+from engine.engine import Engine
+from engine.errors import OptionError, StartupError
+from engine.protocol import EngineInfo, StepStats
+from engine.quality import records
+from engine.scheduling.steps.budget import StepBudget
+from engine.startup.build import build_engine
+from tests.helpers.checkpoints import llama_config
+from tests.helpers.engines import make_request
+from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+from tests.models.families.recurrent_variants import lfm2
+
+PROMPT = [(7 * number) % 250 for number in range(100)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp("model"), llama_config(vocab_size=VOCAB_SIZE))
+
+
+@pytest.fixture(autouse=True)
+def surely_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Make every read seem faster than to compute anything, as it is with models of a useful size."""
+    monkeypatch.setattr(StepBudget, "prefill_s", lambda *_: math.inf)
+    monkeypatch.setattr(records, "cache_folder", lambda: tmp_path / "cache")
+
+
+def start(model: Path, folder: Path | None, **options: Any) -> tuple[Engine, EngineInfo]:
+    config = EngineConfig(
+        model=str(model),
+        device=Device.CPU,
+        dtype=DType.FLOAT32,
+        threads=1,
+        max_model_len=128,
+        max_num_seqs=4,
+        kv_cache_memory_bytes=1 << 20,
+        weight_cache=False,
+        kv_offload_dir=None if folder is None else str(folder),
+        **options,
+    )
+    return build_engine(config, lambda *_: None)
+
+
+def answer(engine: Engine, prompt: list[int] = PROMPT) -> tuple[list[int], list[StepStats]]:
+    ids: list[int] = []
+    stats = []
+    engine.add(make_request("a", prompt, max_tokens=8, temperature=0.0))
+    while engine.has_work or engine.is_preparing:
+        if not engine.has_work:
+            engine.wait_for_prepared()
+        outputs = engine.step()
+        stats.append(outputs.stats)
+        ids += [id for output in outputs.outputs for id in output.new_ids]
+    return ids, stats
+
+
+def test_an_engine_continues_from_the_blocks_of_the_one_before_it(model: Path, tmp_path: Path) -> None:
+    expected, _ = answer(start(model, None)[0])
+    first, info = start(model, tmp_path / "kv", kv_persist=True)
+    assert any("Blocks on disk" in note and "0 blocks of this model there" in note for note in info.notes)
+    assert answer(first)[0] == expected
+    first.close()
+    second, info = start(model, tmp_path / "kv", kv_persist=True)
+    assert any("6 blocks of this model there" in note for note in info.notes)
+    ids, stats = answer(second)
+    second.close()
+    assert ids == expected
+    assert sum(each.tier_restored_tokens for each in stats) == 96
+    assert sum(each.tier_hits for each in stats) == 6
+    assert sum(each.prefill_tokens for each in stats) == 4
+    assert stats[-1].tier_bytes > 0
+
+
+def test_evicted_blocks_come_back(model: Path, tmp_path: Path) -> None:
+    """Without --kv-persist."""
+    engine, info = start(model, tmp_path / "kv")
+    expected, _ = answer(engine)
+    for number in range(info.num_blocks // (len(PROMPT) // info.block_size) + 1):
+        answer(engine, [number + 1, *PROMPT[1:]])
+    ids, stats = answer(engine)
+    engine.close()
+    assert ids == expected
+    assert sum(each.tier_restored_tokens for each in stats) > 0
+
+
+def test_another_dtype_of_the_cache_finds_nothing(model: Path, tmp_path: Path) -> None:
+    first, _ = start(model, tmp_path / "kv", kv_persist=True)
+    answer(first)
+    first.close()
+    second, _ = start(model, tmp_path / "kv", kv_persist=True, kv_cache_dtype=KVCacheDType.INT8)
+    _, stats = answer(second)
+    second.close()
+    assert sum(each.tier_hits for each in stats) == 0
+
+
+def test_recurrent_layers_are_refused_by_name(tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "model", lfm2(vocab_size=VOCAB_SIZE))
+    with pytest.raises(OptionError, match=r"also has recurrent states, which are not kept; leave it out"):
+        start(folder, tmp_path / "kv")
+
+
+def test_a_bound_below_a_block_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--kv-offload-max-bytes is 100, less than one block"):
+        start(model, tmp_path / "kv", kv_offload_max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_persist": True}, "--kv-persist is on, but no folder is given; add --kv-offload-dir"),
+        ({"kv_offload_max_bytes": 5000}, "--kv-offload-max-bytes is 5,000, but no folder is given"),
+        ({"kv_offload_dir": "x", "enable_prefix_caching": False}, "which --no-enable-prefix-caching does without"),
+    ],
+)
+def test_options_that_do_nothing_alone_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        EngineConfig(**options)
