@@ -228,7 +228,8 @@ class TorchRunner:
             self._model.decoder.on_progress()
             slots = None if prompt.adapter_slots is None else prompt.adapter_slots[start:end]
             logits = self._model.decoder.logits(hidden[start:end], slots)
-            result += token_logprobs(logits, targets, [prompt.num_top] * len(targets), with_ranks=True)
+            num_top = [prompt.num_top] * len(targets)
+            result += token_logprobs(self._sampler.logit_ops, logits, targets, num_top, with_ranks=True)
         return result
 
 

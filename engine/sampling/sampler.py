@@ -22,6 +22,7 @@ from engine.sampling.rows import LogitsRow, first_rows
 from engine.sampling.steps.mirostat import Mirostat
 from engine.scheduling.plan import RowResult
 from models.kernels.ops import select_operations
+from models.kernels.torch.logits import LogitOperations
 
 _CPU = torch.device("cpu")
 _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this request"
@@ -36,8 +37,8 @@ class Sampler:
     """Samples the next tokens of each sequence. Keeps each sequence's sampling state until `release`."""
 
     def __init__(self, eos_token_ids: list[int], device: torch.device = _CPU) -> None:
-        self._ops = select_operations(torch.float32, device).logits()
-        self._editor = LogitEditor(eos_token_ids, self._ops)
+        self.logit_ops = select_operations(torch.float32, device).logits()
+        self._editor = LogitEditor(eos_token_ids, self.logit_ops)
         self.masks = self._editor.masks
         self._mirostat = Mirostat()
 
@@ -61,7 +62,7 @@ class Sampler:
         A sequence gets an error if its tokens need logits that are not finite, or if its own parameters rule out every
         token; other sequences are not affected.
         """
-        best_values, chosen = self._ops.best_ids(logits)  # the values also tell which rows are finite
+        best_values, chosen = self.logit_ops.best_ids(logits)  # the values also tell which rows are finite
         if not all(map(math.isfinite, best_values.tolist())):
             return self._sample_nonfinite(logits, rows, draft_probs, masks, torch.isfinite(best_values))
         logprob_rows = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
@@ -70,7 +71,7 @@ class Sampler:
         impossible: list[int] = []  # rows in which no token is left
         if edited:
             is_all = len(edited) == len(rows)
-            best_values, best = self._ops.best_ids(logits if is_all else logits[edited])
+            best_values, best = self.logit_ops.best_ids(logits if is_all else logits[edited])
             chosen[edited] = best
             impossible = [
                 index for index, value in zip(edited, best_values.tolist(), strict=True) if value == -math.inf
@@ -80,7 +81,7 @@ class Sampler:
         token_ids = self._choose(logits, rows, chosen.tolist(), draft_probs or {})
         results = [RowResult(ids) for ids in token_ids]
         if raw is not None:
-            results = _with_logprobs(results, rows, raw)
+            results = _with_logprobs(self.logit_ops, results, rows, raw)
         return _refusals(results, rows, set(impossible)) if impossible else results
 
     def _sample_nonfinite(
@@ -121,7 +122,7 @@ class Sampler:
         if sampled_rows:
             sampled_logits = logits if len(sampled_rows) == len(rows) else logits[sampled_rows]
             sampling = [rows[index] for index in sampled_rows]
-            drawn = draw_ids(self._ops, sampled_logits, sampling, _uniforms(sampling))
+            drawn = draw_ids(self.logit_ops, sampled_logits, sampling, _uniforms(sampling))
             for index, token_id in zip(sampled_rows, drawn, strict=True):
                 chosen[index] = token_id
         verified = iter(_verify_stochastic(logits, rows, stochastic_ids, draft_probs))
@@ -170,7 +171,9 @@ def _uniforms(rows: list[LogitsRow], purpose: Purpose = Purpose.SAMPLE) -> list[
     return [uniform(row.seed, row.position, purpose) for row in rows]
 
 
-def _with_logprobs(results: list[RowResult], rows: list[LogitsRow], raw: torch.Tensor) -> list[RowResult]:
+def _with_logprobs(
+    ops: LogitOperations, results: list[RowResult], rows: list[LogitsRow], raw: torch.Tensor
+) -> list[RowResult]:
     """Return the results with requested log probabilities. raw: unedited logits of the requesting sequences."""
     firsts = [rows[start] for start in first_rows(rows)]
     chosen_rows: list[int] = []
@@ -188,8 +191,8 @@ def _with_logprobs(results: list[RowResult], rows: list[LogitsRow], raw: torch.T
         requested += [sampling.logprob_token_ids] * len(result.token_ids)
         start += len(row.draft) + 1
     chosen = raw[chosen_rows]
-    scored = token_logprobs(chosen, token_ids, num_top)
-    entries = iter(with_requested_tokens(scored, chosen, requested) if any(requested) else scored)
+    scored = token_logprobs(ops, chosen, token_ids, num_top)
+    entries = iter(with_requested_tokens(ops, scored, chosen, requested) if any(requested) else scored)
     return [
         result
         if row.sampling.logprobs is None

@@ -45,6 +45,7 @@ class KernelLibrary:
         self.set_num_threads = self._bind("hr_set_num_threads", "i")
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
         self.compute_alone = self._bind("hr_compute_alone", "i", ctypes.c_int)
+        self.allow_amx = self._bind("hr_allow_amx", "i")
         # attention
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiiiffiiifpppllpii")
         self.choose_positions = self._bind("hr_choose_positions", "iplplppppliiiiip")
@@ -92,6 +93,8 @@ class KernelLibrary:
         self.generalized_delta = self._bind("hr_generalized_delta", "ipppppppppppppfppppipii")
         # sampling
         self.best_ids = self._bind("hr_best_ids", "plllpp")
+        self.log_sums = self._bind("hr_log_sums", "plllp")
+        self.top_ids = self._bind("hr_top_ids", "pllllpp")
         self.top1_probs = self._bind("hr_top1_probs", "plllpp")
         self.draw_ids = self._bind("hr_draw_ids", "plllpp")
         self.mask_rows = self._bind("hr_mask_rows", "pllplpl")
@@ -120,8 +123,8 @@ def kernel_library() -> KernelLibrary | None:
 
 
 _AMX_NOTE = (
-    "; in bfloat16, texts may differ with what is computed beside them and with the prefix cache; "
-    "HEADRACE_CPU_LEVEL=avx512_bf16 avoids this"
+    "; in bfloat16, texts may differ with what is computed beside them and with the prefix cache, unless "
+    "--deterministic is given"
 )
 
 
@@ -244,6 +247,15 @@ def set_num_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
     if (library := _loaded_library()) is not None:
         library.set_num_threads(num_threads)
+
+
+def allow_amx(is_allowed: bool) -> None:
+    """Allow the loaded kernels to use AMX for products of many rows, or forbid it.
+
+    Without AMX, a row's terms are added up in the same order in any number of rows.
+    """
+    if (library := _loaded_library()) is not None:
+        library.allow_amx(is_allowed)
 
 
 @contextlib.contextmanager

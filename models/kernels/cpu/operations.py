@@ -146,6 +146,17 @@ class CpuLogitOperations(LogitOperations):
         self._library.best_ids(*_rows(logits), ids.data_ptr(), values.data_ptr())
         return values, ids
 
+    def log_sums(self, logits: torch.Tensor) -> torch.Tensor:
+        sums = torch.empty(len(logits), dtype=torch.float32)
+        self._library.log_sums(*_rows(logits), sums.data_ptr())
+        return sums
+
+    def top_ids(self, logits: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = len(logits), min(top, logits.shape[1])
+        ids, values = torch.empty(shape, dtype=torch.int64), torch.empty(shape, dtype=torch.float32)
+        self._library.top_ids(*_rows(logits), shape[1], ids.data_ptr(), values.data_ptr())
+        return values, ids
+
     def top1_probs(self, logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         probs = torch.empty(len(logits), dtype=torch.float32)
         self._library.top1_probs(*_rows(logits), values.data_ptr(), probs.data_ptr())

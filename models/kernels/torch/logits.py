@@ -18,6 +18,19 @@ class LogitOperations:
         values, ids = logits.max(dim=-1)
         return values, ids
 
+    def log_sums(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logarithm of each row's sum of exp(logit): [L] fp32. It depends on the row alone."""
+        return torch.stack([row.logsumexp(dim=-1) for row in logits])  # of all rows at once, it would depend on them
+
+    def top_ids(self, logits: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each row's `top` largest logits, the largest first, and their ids: both [L, min(top, V)].
+
+        Of equal logits, the one with the lower id comes first.
+        """
+        top = min(top, logits.shape[1])
+        ids = torch.stack([_top_ids(row, top) for row in logits])
+        return logits.gather(-1, ids), ids
+
     def top1_probs(self, logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Return the probability [L] of each row's most likely token. values: the rows' largest logits, [L], finite."""
         return (values - logits.logsumexp(dim=-1)).exp()
@@ -33,3 +46,8 @@ class LogitOperations:
         bits = torch.arange(_WORD_BITS, device=logits.device)
         is_allowed = (masks.to(logits.device).unsqueeze(-1) >> bits & 1).flatten(1)[:, : logits.shape[1]].bool()
         logits[indices] = logits[indices].masked_fill(~is_allowed, -torch.inf)
+
+
+def _top_ids(row: torch.Tensor, top: int) -> torch.Tensor:
+    found = (row >= row.topk(top).values[-1]).nonzero().squeeze(-1)  # in order of id, with all that equal the last one
+    return found[row[found].argsort(descending=True, stable=True)[:top]]

@@ -1,5 +1,6 @@
 """A sequence has the same logits alone as in a batch, and for any chunk size, with an adapter and without."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import LlamaConfig
 
 from models.attention.cpu import CpuAttention
 from models.decoder import Decoder
-from models.kernels.cpu.library import required_library
+from models.kernels.cpu.library import allow_amx, required_library
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.adapters import random_adapter
@@ -43,10 +44,17 @@ PROMPTS = [
 NEXT = [[7], [8], [9], [7]]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def without_amx() -> Iterator[None]:
+    """AMX tiles of many rows add up in another order than the kernels for few."""
+    required_library()
+    allow_amx(False)
+    yield
+    allow_amx(True)
+
+
 def _decoder(name: str, folder: Path) -> Decoder:
     """A decoder with weights in this format, and adapters in two slots."""
-    if required_library().level == "amx":
-        pytest.skip("AMX tiles of many rows add up in another order than the kernels for few")
     if name in CHECKPOINTS:
         config = LlamaConfig.from_pretrained(QUANTIZED / name)
     else:

@@ -117,3 +117,22 @@ def test_masked_rows_lose_what_their_bits_do_not_allow(column: Column, size: int
     column(torch.float32).logits().mask_rows(logits, [4, 0, 2], masks)
 
     assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_log_sums_are_the_same_alone_and_in_a_batch(column: Column, size: int) -> None:
+    logits, ops = _logits(9, size, spread=5.0), column(torch.float32).logits()
+    sums = ops.log_sums(logits)
+    torch.testing.assert_close(sums.double(), logits.double().logsumexp(dim=-1), rtol=1e-6, atol=1e-5)
+    assert torch.equal(sums, torch.cat([ops.log_sums(row.unsqueeze(0)) for row in logits]))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("top", [1, 5, 20])
+def test_top_ids_are_the_largest_and_of_equal_ones_the_first(column: Column, size: int, top: int) -> None:
+    logits = _logits(9, size).mul(4).round()  # many ties
+    logits[4, 1:] = -torch.inf
+    values, ids = column(torch.float32).logits().top_ids(logits, top)
+    expected = [sorted(range(size), key=lambda token_id: -row[token_id])[:top] for row in logits.tolist()]
+    assert ids.tolist() == expected
+    assert torch.equal(values, logits.gather(-1, ids))

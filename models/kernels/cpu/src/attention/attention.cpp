@@ -8,10 +8,15 @@
 // Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
 // kRowTile rows. One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
 // (a small matrix product), online softmax in base 2, then the product with the values. The context of a sequence with
-// a single row tile or a single query (a decode, a verified draft) is split into pieces of kSplit positions, so that one
-// long sequence occupies every core; whoever finishes the last piece of a tile merges them all (no barrier). The cuts
-// depend on the sequence alone, so a sequence's result does not depend on its batch mates. Where an indexer chose the positions
-// that a query sees, a tile has rows of that query alone, and walks its list: the keys of a chunk are copied side by side.
+// a single row tile or a single query (a decode, a verified draft) is split into an item for each segment, so that one
+// long sequence occupies every core; whoever finishes the last item of a tile merges them all (no barrier). Where an indexer
+// chose the positions that a query sees, a tile has rows of that query alone, and walks its list: the keys of a chunk are
+// copied side by side.
+//
+// Exactness. Segments of kSegment positions and their chunks lie at multiples of their lengths, and every segment is summed from
+// nothing, then added to those before it (add_segment), whether one item walks all of them or each has its own. A position that
+// one row sees and another row of its tile does not adds nothing to the latter. So a row's result is the same to the bit whatever
+// rows a step computes, where blocks hold whole tiles.
 //
 // Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of a value; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
 // are fp32; in bf16 the probabilities are rounded to bf16 for the product with the values. Values that are part of the
@@ -47,7 +52,46 @@ struct Scratch {
   alignas(64) int8_t q_bytes[kRowTile * 2 * kMaxDim], weight_bytes[kRowTile * 2 * kChunk];
   alignas(64) float key_scales[kChunk], value_scales[kChunk];  // of codes
   float max[kRowTile], sum[kRowTile];
+  // sums of the segments before the one that is walked over, if there are any
+  alignas(64) float earlier_out[kRowTile * kMaxDim];
+  float earlier_max[kRowTile], earlier_sum[kRowTile];
+  bool has_earlier;
+
+  void begin(int num_rows, int value_dim) {
+    has_earlier = false;
+    clear(num_rows, value_dim);
+  }
+  void clear(int num_rows, int value_dim) {
+    std::fill(max, max + num_rows, -kInfinity);
+    std::fill(sum, sum + num_rows, 0.0f);
+    std::fill(out, out + num_rows * value_dim, 0.0f);
+  }
 };
+
+// Adds a segment's sums of a row, over `value_dim` numbers, to those of the segments before it. Not inlined: every caller has the
+// same instructions.
+__attribute__((noinline)) void add_segment(const float* part, float part_max, float part_sum, int value_dim, float* out, float& max,
+                                           float& sum) {
+  if (part_max == -kInfinity) return;  // the row sees none of it
+  if (max == -kInfinity) {
+    std::memcpy(out, part, sizeof(float) * value_dim);
+    max = part_max;
+    sum = part_sum;
+    return;
+  }
+  const float new_max = std::max(max, part_max), scale = std::exp2(max - new_max), part_scale = std::exp2(part_max - new_max);
+  max = new_max;
+  sum = sum * scale + part_sum * part_scale;
+  for (int d = 0; d < value_dim; d += 16)
+    store(out + d, fma(broadcast(part_scale), load<F32x16>(part + d), load<F32x16>(out + d) * broadcast(scale)));
+}
+
+void end_segment(int num_rows, int value_dim, Scratch& s) {
+  if (!s.has_earlier) std::fill(s.earlier_max, s.earlier_max + num_rows, -kInfinity);
+  s.has_earlier = true;
+  for (int r = 0; r < num_rows; ++r)
+    add_segment(s.out + r * value_dim, s.max[r], s.sum[r], value_dim, s.earlier_out + r * value_dim, s.earlier_max[r], s.earlier_sum[r]);
+}
 
 // Copies the keys of the positions that an indexer chose, from the list's index `begin` on, to pieces of their own, whose
 // positions are indices of the list; fills `pieces` and returns the next index.
@@ -141,7 +185,7 @@ auto softmax_of(bool sees_all, bool is_coded) {
   return sees_all ? softmax_row<Element, Weight, true, false> : softmax_row<Element, Weight, false, false>;
 }
 
-// Unnormalized attention of one item's rows: s.out, s.max (base 2), s.sum.
+// Unnormalized attention of one item's rows in its last segment: s.out, s.max (base 2), s.sum.
 template <class Element>
 void walk_context(const Problem& p, const Item& item, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim;
@@ -151,16 +195,18 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
     const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
     std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
-    s.max[r] = -kInfinity;
-    s.sum[r] = 0;
   }
-  std::fill(s.out, s.out + item.num_rows * value_dim, 0.0f);
+  s.begin(item.num_rows, value_dim);
 
   thread_local std::vector<Piece> pieces;
   const int32_t* table = p.block_tables + item.seq * p.table_stride;
   const Element *keys[kPieces], *values[kPieces];
   float rescale[kRowTile];
   for (int begin = item.begin; begin < item.end;) {
+    if (begin > item.begin && begin % kSegment == 0) {
+      end_segment(item.num_rows, value_dim, s);
+      s.clear(item.num_rows, value_dim);
+    }
     Element* gathered = reinterpret_cast<Element*>(s.keys);
     begin = item.is_chosen ? gather_pieces(p, item, table, begin, gathered, pieces)
                            : next_pieces(p.block_size, table, begin, item.end, pieces);
@@ -196,16 +242,18 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
     const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
     queries[r] = to_whole(q, dim, s.q_bytes + r * 2 * dim, dim);
-    s.max[r] = -kInfinity;
-    s.sum[r] = 0;
   }
-  std::fill(s.out, s.out + item.num_rows * p.value_dim, 0.0f);
+  s.begin(item.num_rows, p.value_dim);
 
   thread_local std::vector<Piece> pieces;
   const int32_t* table = p.block_tables + item.seq * p.table_stride;
   const uint8_t *keys[kPieces], *values[kPieces];
   float rescale[kRowTile];
   for (int begin = item.begin; begin < item.end;) {
+    if (begin > item.begin && begin % kSegment == 0) {
+      end_segment(item.num_rows, p.value_dim, s);
+      s.clear(item.num_rows, p.value_dim);
+    }
     begin = next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
     for (int i = 0; i < num_pieces; ++i) {
@@ -248,15 +296,9 @@ template <class Element>
 void merge_splits(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
   for (int r = 0; r < item.num_rows; ++r) {
     float max = -kInfinity, sum = 0;
-    for (int i = 0; i < item.num_splits; ++i) max = std::max(max, partials.row(item.partial + i, r)[0]);
-    std::fill(s.out, s.out + p.value_dim, 0.0f);
     for (int i = 0; i < item.num_splits; ++i) {
       const float* part = partials.row(item.partial + i, r);
-      if (part[0] == -kInfinity) continue;
-      const float weight = std::exp2(part[0] - max);
-      sum += weight * part[1];
-      for (int d = 0; d < p.value_dim; d += 16)
-        store(s.out + d, fma(broadcast(weight), load<F32x16>(part + 16 + d), load<F32x16>(s.out + d)));
+      add_segment(part + 16, part[0], part[1], p.value_dim, s.out, max, sum);
     }
     write_row<Element>(p, item, r, s.out, max, sum);
   }
@@ -269,8 +311,11 @@ void run_item(const Problem& p, const Item& item, const Partials& partials, Scra
     walk_codes<Element>(p, item, s);
   else
     walk_context<Element>(p, item, s);
+  if (s.has_earlier) end_segment(item.num_rows, p.value_dim, s);
   if (item.num_splits == 1) {
-    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.value_dim, s.max[r], s.sum[r]);
+    const float *out = s.has_earlier ? s.earlier_out : s.out, *max = s.has_earlier ? s.earlier_max : s.max;
+    const float* sum = s.has_earlier ? s.earlier_sum : s.sum;
+    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, out + r * p.value_dim, max[r], sum[r]);
     return;
   }
   for (int r = 0; r < item.num_rows; ++r) {

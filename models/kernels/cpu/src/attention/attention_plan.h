@@ -11,7 +11,8 @@
 namespace hr {
 
 constexpr int kRowTile = 24;
-constexpr int kSplit = 512;
+constexpr int kSegment = 512;  // positions; of whole chunks
+static_assert(kSegment % kChunk == 0);
 
 struct Item {
   int seq, kv_head, first_row, num_rows;
@@ -32,13 +33,16 @@ struct Plan {
   int64_t num_partials = 0;
   int num_split_tiles = 0;
 
-  // Adds rows of one tile, whose queries see positions (or chosen ones) begin .. end - 1; can_split: into pieces of kSplit.
+  // Adds rows of one tile, whose queries see positions (or chosen ones) begin .. end - 1; can_split: an item for each segment.
   void add(const Problem& p, int seq, int first, int rows, int begin, int end, bool can_split, bool is_chosen) {
-    const int splits = can_split ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
+    const int first_segment = begin / kSegment;
+    const int splits = can_split ? std::max(1, (end - 1) / kSegment - first_segment + 1) : 1;
     for (int head = 0; head < p.num_kv_heads; ++head) {
-      for (int i = 0; i < splits; ++i)
-        items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
+      for (int i = 0; i < splits; ++i) {
+        const int segment = (first_segment + i) * kSegment;
+        items.push_back({seq, head, first, rows, std::max(begin, segment), splits == 1 ? end : std::min(end, segment + kSegment), i,
                          splits, num_partials, num_split_tiles, is_chosen});
+      }
       if (splits > 1) {
         num_partials += splits;
         num_split_tiles += 1;

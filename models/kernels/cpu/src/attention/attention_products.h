@@ -23,9 +23,11 @@ struct Piece {
   int position, first_lane, count;
 };
 
-// Positions begin .. (at most) end - 1 cut where tiles and blocks end; fills `pieces` and returns the next position.
+// Positions begin .. (at most) end - 1 cut where tiles and blocks end; fills `pieces` and returns the next position. A chunk ends
+// at a multiple of kChunk, so that whatever walks over a position has the same ones beside it.
 inline int next_pieces(int block_size, const int32_t* table, int begin, int end, std::vector<Piece>& pieces) {
   pieces.clear();
+  end = std::min(end, (begin / kChunk + 1) * kChunk);
   while (begin < end && pieces.size() < kPieces) {
     const int offset = begin % block_size;
     const int64_t slot = static_cast<int64_t>(table[begin / block_size]) * block_size + offset;

@@ -55,7 +55,7 @@ void prepare(const LinearLayer& layer, int64_t row, Bf16* rows) {
 
 #if HR_AMX
 template <class Element>
-bool use_amx(int64_t columns) { return kPack<Element> == 2 && columns % kAmxColumns == 0; }
+bool use_amx(int64_t columns) { return kPack<Element> == 2 && columns % kAmxColumns == 0 && allows_amx; }
 #endif
 
 // Each sum is one chain, as in multiply_tile(), so that a row's results do not depend on how many rows there are. With a single

@@ -6,6 +6,15 @@
 // touch 16 pages. Two tiles of rows by two of outputs share each load.
 #pragma once
 
+#include <atomic>
+
+namespace hr {
+
+// Whether products of many rows may use AMX, which adds up in another order than products of few rows.
+inline std::atomic<bool> allows_amx{true};
+
+}  // namespace hr
+
 #if defined(__AMX_BF16__)
 #define HR_AMX 1
 

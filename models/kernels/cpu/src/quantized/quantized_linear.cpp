@@ -234,7 +234,7 @@ HR_API void hr_quantized_linear(HR_LINEAR_PARAMETERS) {
   const LinearLayer layer = linear_layer(HR_LINEAR_ARGUMENTS);
   if (num_rows == 0) return;
 #if HR_AMX
-  if (num_rows >= kAmxRows) return many_rows_amx(layer);
+  if (num_rows >= kAmxRows && allows_amx) return many_rows_amx(layer);
 #endif
   compute(layer, nullptr);
 }
@@ -246,7 +246,7 @@ HR_REPLAYABLE(hr_quantized_linear)
 // too, so it must be 0 in the rows of an adapter that scales outputs.
 HR_API void hr_quantized_linear_adapted(HR_LINEAR_PARAMETERS, const hr_layer_adapter* table, const int32_t* slots) {
 #if HR_AMX
-  if (num_rows >= kAmxRows) {
+  if (num_rows >= kAmxRows && allows_amx) {
     hr_quantized_linear(HR_LINEAR_ARGUMENTS);
     return hr_adapt_rows(HR_INPUT_ARGUMENTS, table, slots, out, out_is_bf16, out_stride);
   }

@@ -1,5 +1,5 @@
 // Choosing tokens from rows of logits [L, V] fp32: the largest, or one drawn at a temperature within top-k, top-p and min-p;
-// and masks of the tokens that a grammar allows.
+// sums and largest logits for log probabilities; and masks of the tokens that a grammar allows.
 //
 // A draw reads its row twice. The first pass finds the largest x = logit / temperature; the second sums exp(x - largest), and
 // collects the candidates near it: kReaches says how near, and only if these turn out to be too few is the row read again.
@@ -193,6 +193,46 @@ HR_API void hr_best_ids(const float* logits, int64_t stride, int64_t num_rows, i
     const Best best = best_of(logits + row * stride, count);
     ids[row] = best.id;
     values[row] = best.value;
+  });
+}
+
+// sums [L] = the logarithm of the sum of exp(logit) of each row, or its largest logit if that is not finite.
+HR_API void hr_log_sums(const float* logits, int64_t stride, int64_t num_rows, int64_t count, float* sums) {
+  parallel_for(num_rows, 1, [&](int64_t row) {
+    const float* x = logits + row * stride;
+    const float largest = best_of(x, count).value;
+    double total = 0;
+    for (int64_t begin = 0; begin < count; begin += kRun) total += exp_sum(x + begin, std::min(kRun, count - begin), 1, largest);
+    sums[row] = std::isfinite(largest) ? static_cast<float>(largest + std::log(total)) : largest;
+  });
+}
+
+// ids [L, top], values [L, top] = each row's largest logits, the largest first; of equal ones the first. 1 <= top <= count.
+HR_API void hr_top_ids(const float* logits, int64_t stride, int64_t num_rows, int64_t count, int64_t top, int64_t* ids,
+                       float* values) {
+  parallel_for(num_rows, 1, [&](int64_t row) {
+    const float* x = logits + row * stride;
+    thread_local std::vector<Best> found;  // a heap, with the last one in front
+    const auto comes_before = [](const Best& a, const Best& b) { return a.value > b.value || (a.value == b.value && a.id < b.id); };
+    found.clear();
+    for (int64_t i = 0; i < count; i += 16) {
+      const bool is_full = static_cast<int64_t>(found.size()) == top;
+      if (is_full && i + 16 <= count && !(max_lanes(load<F32x16>(x + i)) > found[0].value)) continue;
+      for (int64_t j = i; j < std::min(count, i + 16); ++j) {
+        if (static_cast<int64_t>(found.size()) == top) {
+          if (!(x[j] > found[0].value)) continue;
+          std::pop_heap(found.begin(), found.end(), comes_before);
+          found.pop_back();
+        }
+        found.push_back({x[j], j});
+        std::push_heap(found.begin(), found.end(), comes_before);
+      }
+    }
+    std::sort_heap(found.begin(), found.end(), comes_before);
+    for (int64_t i = 0; i < top; ++i) {
+      ids[row * top + i] = found[i].id;
+      values[row * top + i] = found[i].value;
+    }
   });
 }
 

@@ -12,3 +12,5 @@ __attribute__((constructor)) static void request_tiles() {
 }
 #endif
 
+// Whether kernels may use AMX from now on; not while one runs. Without it, rows are added up in the same order in any number.
+HR_API void hr_allow_amx(int is_allowed) { hr::allows_amx = is_allowed != 0; }

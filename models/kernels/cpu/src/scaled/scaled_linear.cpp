@@ -259,7 +259,7 @@ HR_API void hr_scaled_linear(HR_LINEAR_PARAMETERS, const int32_t* permutation, i
   const ScaledLayer layer{linear_layer(HR_LINEAR_ARGUMENTS), permutation, static_cast<Rounding>(rounding), input_scale};
   if (num_rows == 0) return;
 #if HR_AMX
-  if (num_rows >= kAmxRows) return amx_rows(layer);
+  if (num_rows >= kAmxRows && allows_amx) return amx_rows(layer);
 #endif
   if (num_rows > kFewRows && layer.has_integers())
     integer_rows(layer);
