@@ -65,6 +65,7 @@ class Quantization(enum.StrEnum):
 
 
 _GENERATING = (
+    "deterministic",
     "enable_lora",
     "quality_report",
     "max_quality_loss",
@@ -149,6 +150,11 @@ class EngineConfig:
         "With --quantization int4, int8 or nf4: columns that share a scale, a multiple of 32; a row with no more "
         "columns has one scale (default: 32 for int4, 64 for nf4, whole rows for int8).",
         minimum=32,
+    )
+    deterministic: bool = _model(
+        False,
+        "Compute a request's tokens and log probabilities the same to the bit, whatever runs beside it and however its "
+        "prompt is divided. Prompts are slower on processors with AMX; a model that cannot hold it is refused.",
     )
     quantize_head: bool = _model(
         False, "With --quantization fp8, int8, int4 or nf4: also quantize embeddings and output layer."

@@ -58,7 +58,8 @@ def speculation_settings(config: EngineConfig) -> SpeculationSettings:
         max_tokens=_max_tokens(extra.get("num_speculative_tokens", config.num_speculative_tokens)),
         draft_model=draft_model,
         draft_quantization=_member(Quantization, quantization, "draft's quantization"),
-        draft_sampling=config.draft_sampling,
+        # A drawn draft changes the text with its length, which depends on measured times.
+        draft_sampling=DraftSampling.GREEDY if config.deterministic else config.draft_sampling,
         lookup_min=lookup_min,
         lookup_max=lookup_max,
     )

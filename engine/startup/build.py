@@ -35,13 +35,14 @@ from engine.speculation.settings import SpeculationSettings, speculation_setting
 from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
+from engine.startup.determinism import check_determinism
 from engine.startup.early import compute_threads
 from engine.startup.fingerprint import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
 from engine.startup.tier import describe_tier, open_tier
 from models.errors import is_out_of_memory
-from models.kernels.cpu.library import set_num_threads
+from models.kernels.cpu.library import allow_amx, set_num_threads
 from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
@@ -107,6 +108,9 @@ def build_served_engine(
     if check_pooling_options(config, models.target.pooling):
         models.on_progress(on_progress)
         return build_pooling_engine(config, models.target, report, on_started, faults)
+    allow_amx(not config.deterministic)
+    if config.deterministic:
+        check_determinism(config, models.target)
     groups = kv_groups(models.target.cache_layout, config.block_size)
     adapters = _enable_adapters(config, models.target) if config.enable_lora else None
     budget = _plan_memory(config, models, groups, adapters)

@@ -1,0 +1,48 @@
+"""Requirements of --deterministic, and the refusal of a model that lacks one."""
+
+from collections.abc import Iterator
+
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import OptionError
+from models.architecture.recurrence import StateSpec
+from models.decoder import Decoder
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.linear.native import NativeLinearMethod
+from models.loaded_model import LoadedModel
+from models.system.memory import is_host
+
+_TILE = 16  # positions that attention's kernel adds up together
+
+
+def check_determinism(config: EngineConfig, model: LoadedModel) -> None:
+    """Raise OptionError if rows of the model are computed in an order that depends on how many a step has."""
+    for reason in _obstacles(config, model):
+        raise OptionError(f"--deterministic does not hold for {config.model}: {reason}, or leave the option out")
+
+
+def _obstacles(config: EngineConfig, model: LoadedModel) -> Iterator[str]:
+    """Yield each obstacle with its remedy."""
+    if not is_host(model.device):
+        yield f"it needs the CPU's kernels, and the device is {model.device}; choose --device cpu"
+    if not isinstance(model.decoder, Decoder):
+        yield "transformers' code computes the model (--model-impl); choose a model that headrace implements"
+        return
+    if model.dtype != torch.bfloat16:
+        name = str(model.dtype).removeprefix("torch.")
+        yield f"activations are in {name}, and the kernels hold it in bfloat16; choose --dtype bfloat16"
+    if model.compute.ops.level == "torch" or model.compute.backend.name != "cpu":
+        yield (
+            "torch computes attention or other layers, not the native kernels (the log says why); choose another model"
+        )
+    if any(isinstance(mixer, StateSpec) for mixer in model.decoder.mixers):
+        yield "it has recurrent layers, which add up long parts of a prompt otherwise than short ones; choose another"
+    if config.block_size % _TILE:
+        yield f"--block-size is {config.block_size}; make it a multiple of {_TILE}"
+    for name, layer in model.decoder.named_modules():
+        if isinstance(layer, Embedding) and layer is not model.decoder.head:  # only looked up
+            continue
+        if isinstance(layer, Linear) and not isinstance(layer.method, NativeLinearMethod):
+            yield f"there is no native kernel for the format or the size of {name}; choose another --quantization"

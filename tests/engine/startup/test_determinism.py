@@ -1,0 +1,66 @@
+"""Refusals of --deterministic by name, and its effects on drafts, kernels and the fingerprint."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PretrainedConfig
+
+from engine.config import Device, DraftSampling, DType, EngineConfig, ModelImpl
+from engine.errors import OptionError
+from engine.speculation.settings import speculation_settings
+from engine.startup import build
+from engine.startup.build import build_engine
+from models.kernels.cpu.library import allow_amx
+from tests.helpers.checkpoints import llama_config
+from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+from tests.models.families.recurrent_variants import lfm2
+
+
+def _small(**changes: object) -> PretrainedConfig:
+    return llama_config(vocab_size=VOCAB_SIZE, hidden_size=64, num_attention_heads=2, num_key_value_heads=2, **changes)
+
+
+@pytest.fixture(autouse=True)
+def amx() -> Iterator[None]:
+    yield
+    allow_amx(True)
+
+
+def _build(folder: Path, **options: Any) -> str | None:
+    options = {"dtype": DType.BFLOAT16, "kv_cache_memory_bytes": 1 << 20, "max_num_batched_tokens": 256, **options}
+    config = EngineConfig(str(folder), device=Device.CPU, threads=1, weight_cache=False, deterministic=True, **options)
+    return build_engine(config, lambda *_: None)[1].system_fingerprint
+
+
+REFUSED: dict[str, tuple[Callable[[], PretrainedConfig], dict[str, object], str]] = {
+    "float32": (_small, {"dtype": DType.FLOAT32}, "float32.*--dtype bfloat16"),
+    "transformers": (_small, {"model_impl": ModelImpl.TRANSFORMERS}, "transformers' code"),
+    "blocks": (_small, {"block_size": 8}, "--block-size is 8; make it a multiple of 16"),
+    "sizes": (lambda: _small(intermediate_size=56), {}, r"no native kernel .*down"),
+    "states": (lambda: lfm2(vocab_size=VOCAB_SIZE), {}, "recurrent layers"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_hold_it_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    config, options, message = REFUSED[name]
+    folder = write_model_folder(tmp_path / "model", config())
+    with pytest.raises(OptionError, match=f"--deterministic does not hold.*{message}"):
+        _build(folder, **options)
+
+
+def test_it_turns_amx_off_and_is_the_mode_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[bool] = []
+    monkeypatch.setattr(build, "allow_amx", allowed.append)
+    fingerprint = _build(write_model_folder(tmp_path / "model", _small()))
+    assert fingerprint is not None
+    assert fingerprint.startswith("deterministic/")
+    assert allowed == [False]
+
+
+@pytest.mark.parametrize(("deterministic", "expected"), [(True, DraftSampling.GREEDY), (False, DraftSampling.SAMPLED)])
+def test_drafts_are_never_drawn(deterministic: bool, expected: DraftSampling) -> None:
+    settings = speculation_settings(EngineConfig(draft_model="small", deterministic=deterministic))
+    assert settings.draft_sampling is expected
