@@ -1,4 +1,4 @@
-"""MiMo-V2-Flash: values smaller than keys, and in windows twice the key heads and sinks; sigmoid experts.
+"""MiMo-V2-Flash and V2.5: values smaller than keys, and in windows twice the key heads and sinks; sigmoid experts.
 
 Longer than a page because configurations come in two spellings, transformers' and the first checkpoint's.
 """
@@ -96,6 +96,7 @@ NAMES = {
     "model.mtp.**": IGNORE,  # multi-token prediction
     **llama.NAMES,
     **deepseek.ROUTED_NAMES,
+    "model.layers.{i}.self_attn.qkv_proj.*": To("layers.{i}.attn.qkv"),  # MiMo-V2.5: all queries, keys, values
     "model.layers.{i}.self_attn.sinks": To("layers.{i}.attn", parameter="sinks"),
     "model.layers.{i}.self_attn.attention_sink_bias": To("layers.{i}.attn", parameter="sinks"),
 }

@@ -213,6 +213,7 @@ MULTIMODAL: dict[str, Architecture] = {
     "LlavaNextForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
     "LlavaNextVideoForConditionalGeneration": _wrapper_of("LlamaForCausalLM"),
     "LlavaOnevisionForConditionalGeneration": _wrapper_of("Qwen2ForCausalLM"),
+    "MiMoV2ForCausalLM": _wrapper_of("MiMoV2FlashForCausalLM", body="model."),
     "MiniCPMOcrForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
     "MiniCPMV4_6ForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
     "MiniCPMV4_7ForConditionalGeneration": _wrapper_of("Qwen3_5ForCausalLM"),
