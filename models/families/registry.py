@@ -97,6 +97,7 @@ FAMILIES: dict[str, Architecture] = {
     "HYV3ForCausalLM": Architecture("hy_v3:FAMILY", gguf="hy_v3"),
     "HunYuanDenseV1ForCausalLM": Architecture("hunyuan:FAMILY", gguf="hunyuan-dense"),
     "HunYuanMoEV1ForCausalLM": Architecture("hunyuan:MOE", gguf="hunyuan-moe"),
+    "Jais2ForCausalLM": Architecture("jais2:FAMILY", gguf="jais2"),
     "JambaForCausalLM": Architecture("jamba:FAMILY", gguf="jamba"),
     "KimiLinearForCausalLM": Architecture("kimi_linear:FAMILY", gguf="kimi-linear"),
     "Lfm2ForCausalLM": Architecture("lfm2:FAMILY", gguf="lfm2"),

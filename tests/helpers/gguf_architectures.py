@@ -161,6 +161,7 @@ LAYOUTS: dict[str, Layout] = {
     "hunyuan_v1_dense": Layout(MODEL_ARCH.HUNYUAN_DENSE, as_they_are, all_of(usual, alpha)),
     "hunyuan_v1_moe": Layout(MODEL_ARCH.HUNYUAN_MOE, split_experts, all_of(usual, alpha, experts, one_shared_expert)),
     "hy_v3": Layout(MODEL_ARCH.EXAONE_MOE, with_bare_bias, all_of(usual, experts, hy_experts), own_name="hy_v3"),
+    "jais2": Layout(MODEL_ARCH.JAIS2, as_they_are, all_of(usual, rotated())),
     "jamba": Layout(MODEL_ARCH.JAMBA, scans, all_of(usual, jamba), rates),
     "kimi_linear": Layout(MODEL_ARCH.KIMI_LINEAR, channel_decays, all_of(usual, kimi_linear), rates),
     "lfm2": Layout(MODEL_ARCH.LFM2, squeezed, all_of(usual, short_conv)),

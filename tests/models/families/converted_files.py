@@ -51,6 +51,7 @@ CONVERTED: dict[str, ConvertedFile] = {
     "mamba": ConvertedFile(),
     "mamba2": ConvertedFile(),
     "falcon-mamba": ConvertedFile({"mixer_rms_eps": 1e-5}),
+    "jais2": ConvertedFile(),
     "jamba": ConvertedFile(),
     "kimi-linear": ConvertedFile(
         {"linear_num_heads": 4},
