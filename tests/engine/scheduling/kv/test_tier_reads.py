@@ -46,6 +46,16 @@ def test_an_evicted_prefix_comes_back() -> None:
     assert run.transcript.ids["again"] == run.transcript.ids["first"]
 
 
+def test_what_a_loaded_block_replaces_is_saved_first() -> None:
+    """The prefix that comes back takes blocks of the other one, which comes back in turn."""
+    run = evicted_run(MemoryTier())
+    for name, prompt in (("again", PROMPT), ("other again", make_prompt(29, seed=1))):
+        add(run, name, prompt)
+        run.finish()
+    assert cached(run, "other again") == 28
+    assert run.transcript.ids["other again"] == run.transcript.ids["other"]
+
+
 def test_others_run_while_a_sequence_waits_for_a_read() -> None:
     tier = MemoryTier(is_late=True)
     run = evicted_run(tier, read_steps=1000)
