@@ -1,7 +1,8 @@
 """Sequence events: the history of one sequence in the engine, for request traces.
 
-A sequence has few events: one for each admission, each preemption, each chunk of its prompt and each new reason to
-wait, none for decoding steps. `at_s` is time.monotonic(), a clock that both processes share.
+A sequence has few events: one for each admission, each preemption, each begin and end of a pause, each chunk of its
+prompt and each new reason to wait, none for decoding steps. `at_s` is time.monotonic(), a clock that both processes
+share.
 """
 
 import enum
@@ -59,6 +60,14 @@ class Preempted(_Event, frozen=True):
     num_lost: int  # number of computed tokens that were lost
 
 
+class Paused(_Event, frozen=True):
+    """The sequence, a line of a batch, stopped running for clients' sequences, and keeps its blocks."""
+
+
+class Resumed(_Event, frozen=True):
+    """The paused sequence runs again from where it stopped."""
+
+
 class Ended(_Event, frozen=True):
     reason: str  # a FinishReason
     num_decode_steps: int
@@ -66,4 +75,4 @@ class Ended(_Event, frozen=True):
     num_accepted: int  # drafted tokens that were accepted
 
 
-SequenceEvent = Queued | Waits | Admitted | Computed | Preempted | Ended
+SequenceEvent = Queued | Waits | Admitted | Computed | Preempted | Paused | Resumed | Ended

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from engine.protocol import ServiceClass
-from engine.protocol.sequence_events import Admitted, Preempted, Queued, WaitReason, Waits
+from engine.protocol.sequence_events import Admitted, Paused, Preempted, Queued, Resumed, WaitReason, Waits
 from engine.scheduling.adapters.slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.fair_queue import FairQueue
@@ -131,6 +131,7 @@ class Lifecycle:
         self._dequeue(sequence)
         sequence.status = SequenceStatus.PAUSED
         self.paused.add(sequence)
+        self.tally.note(sequence, Paused(sequence.id, self._clock()))
 
     def resume(self, sequence: Sequence) -> None:
         """Run a paused sequence again from where it stopped."""
@@ -138,6 +139,7 @@ class Lifecycle:
         sequence.status = SequenceStatus.RUNNING
         sequence.account.num_running += 1
         self.running.add(sequence)
+        self.tally.note(sequence, Resumed(sequence.id, self._clock()))
 
     def _dequeue(self, sequence: Sequence) -> None:
         if sequence.status is SequenceStatus.PAUSED:

@@ -1,7 +1,7 @@
 """RequestStory: the history of one request for the server's operator, without prompt and answer."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -64,6 +64,10 @@ class SequenceStories:
             story = self._stories.get(sequence_id)
             if story is not None and not story.has_ended:
                 story.engine_ended(at_s, end)
+
+    def find(self, sequence_ids: Sequence[str]) -> SequenceStory | None:
+        """Return the history of a request's first choice, if it is followed."""
+        return self._stories.get(sequence_ids[0]) if sequence_ids else None
 
     def choices(self, sequence_ids: Iterable[str], arrival_s: float) -> list[ChoiceStory]:
         """Return the histories of a request's choices. arrival_s: the request's arrival by time.monotonic()."""

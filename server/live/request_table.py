@@ -21,6 +21,7 @@ from server.schemas.base import quote
 MAX_OPEN_SHOWN = 64
 NUM_RECENT = 200  # generations
 NUM_RECENT_REFUSED = 100  # requests refused before a generation
+_WAITING = "waiting"  # a LiveRequest.state
 _MIN_TOKENS = 8  # of an open answer, before its time between tokens counts
 
 
@@ -93,7 +94,7 @@ class RequestTable:
         for live in self._open.values():
             record = live.record
             if record is not None and name in (record.request_id, record.response_id):
-                yield _known(record, open_request(record, live.progress()))
+                yield _known(record, self._open_request(record, live))
         for kept in chain(self._ended, self._refused):
             if name in (kept.story.request.id, kept.story.response_id):
                 yield kept
@@ -109,10 +110,13 @@ class RequestTable:
             if len(of_clients) == MAX_OPEN_SHOWN:
                 break
             if not record.is_batch_line:
-                of_clients.append(open_request(record, live.progress()))
-            elif len(lines) < MAX_OPEN_SHOWN and (progress := live.progress()).queue_s is not None:
-                lines.append(open_request(record, progress))
+                of_clients.append(self._open_request(record, live))
+            elif len(lines) < MAX_OPEN_SHOWN and (line := self._open_request(record, live)).state != _WAITING:
+                lines.append(line)
         return [*of_clients, *lines][:MAX_OPEN_SHOWN]
+
+    def _open_request(self, record: RequestRecord, live: LiveGeneration) -> LiveRequest:
+        return open_request(record, live.progress(), self._stories.find(record.sequence_ids))
 
     @property
     def num_open(self) -> int:

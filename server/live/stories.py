@@ -1,11 +1,22 @@
 """SequenceStory: the timed events of one sequence in the engine, in bounded memory."""
 
 import enum
+import itertools
 
 import msgspec
 
 from engine.client.interface import EngineEnd
-from engine.protocol.sequence_events import Admitted, Computed, Ended, Preempted, Queued, SequenceEvent, Waits
+from engine.protocol.sequence_events import (
+    Admitted,
+    Computed,
+    Ended,
+    Paused,
+    Preempted,
+    Queued,
+    Resumed,
+    SequenceEvent,
+    Waits,
+)
 
 MAX_MOMENTS = 64  # of a sequence
 
@@ -18,6 +29,8 @@ class MomentKind(enum.StrEnum):
     ADMITTED = "admitted"  # num_tokens: found in the prefix cache
     COMPUTED = "computed"  # num_steps, step_s, num_tokens: of the prompt, or computed again; num_left
     PREEMPTED = "preempted"  # reason: a PreemptionReason, or "out_of_memory"; num_tokens: lost
+    PAUSED = "paused"
+    RESUMED = "resumed"  # num_steps: pauses that ended, more than one if they were merged; step_s: their time together
     ENGINE_ENDED = "engine_ended"  # reason: a RestartReason; cause
     ENDED = "ended"  # reason: a FinishReason; num_steps: of decoding; num_drafted, num_accepted
 
@@ -42,7 +55,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class SequenceStory:
     """Events of one sequence. Invariant: at most MAX_MOMENTS. If there are more, consecutive chunks of the prompt are
-    merged, and then events in the middle are left out."""
+    merged, then the first pauses, and then events in the middle are left out."""
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []
@@ -50,6 +63,8 @@ class SequenceStory:
 
     def add(self, event: SequenceEvent, step_s: float) -> None:
         """Add an event. step_s: duration of the engine step in which it happened."""
+        if isinstance(event, Resumed) and self.moments:
+            step_s = event.at_s - self.moments[-1].at_s  # the pause
         self._add(_moment(event, step_s))
 
     def engine_ended(self, at_s: float, end: EngineEnd) -> None:
@@ -59,10 +74,42 @@ class SequenceStory:
     def has_ended(self) -> bool:
         return bool(self.moments) and self.moments[-1].what is MomentKind.ENDED
 
+    @property
+    def admitted_s(self) -> float | None:
+        """Time of the first admission."""
+        return next((each.at_s for each in self.moments if each.what is MomentKind.ADMITTED), None)
+
+    @property
+    def waits_again_s(self) -> float | None:
+        """Time since which the sequence waits, after a preemption or the end of an engine; None if it does not."""
+        since_s = None
+        for moment in self.moments:
+            if moment.what in (MomentKind.PREEMPTED, MomentKind.ENGINE_ENDED) and since_s is None:
+                since_s = moment.at_s
+            elif moment.what in (MomentKind.ADMITTED, MomentKind.ENDED):
+                since_s = None
+        return since_s
+
+    @property
+    def prompt_end_s(self) -> float | None:
+        """Time at which the prompt was computed for the first time, and with it the first token."""
+        of_ends = (each for each in self.moments if each.what is MomentKind.COMPUTED and not each.num_left)
+        return next((each.at_s for each in of_ends), None)
+
+    def pauses(self) -> list[tuple[float, float | None]]:
+        """Return the begin and the end of each pause, in order; the last one may have no end yet."""
+        found: list[tuple[float, float | None]] = []
+        for moment, after in itertools.zip_longest(self.moments, self.moments[1:]):
+            if moment.what is MomentKind.PAUSED:
+                found.append((moment.at_s, None if after is None else _pause_end(moment, after)))
+        return found
+
     def _add(self, moment: Moment) -> None:
         self.moments.append(moment)
         if len(self.moments) > MAX_MOMENTS:
             self.moments = _merged(self.moments)
+        if len(self.moments) > MAX_MOMENTS:
+            self.moments = _with_fewer_pauses(self.moments)
         if len(self.moments) > MAX_MOMENTS:
             del self.moments[MAX_MOMENTS // 2]
             self.num_left_out += 1
@@ -93,6 +140,10 @@ def _moment(event: SequenceEvent, step_s: float) -> Moment:
             )
         case Preempted():
             return Moment(what=MomentKind.PREEMPTED, at_s=event.at_s, reason=event.reason, num_tokens=event.num_lost)
+        case Paused():
+            return Moment(what=MomentKind.PAUSED, at_s=event.at_s)
+        case Resumed():
+            return Moment(what=MomentKind.RESUMED, at_s=event.at_s, num_steps=1, step_s=step_s)
         case Ended():
             return Moment(
                 what=MomentKind.ENDED,
@@ -125,3 +176,20 @@ def _joined(first: Moment, second: Moment) -> Moment:
         num_steps=first.num_steps + second.num_steps,
         step_s=first.step_s + second.step_s,
     )
+
+
+_TWO_PAUSES = [MomentKind.PAUSED, MomentKind.RESUMED] * 2
+
+
+def _with_fewer_pauses(moments: list[Moment]) -> list[Moment]:
+    """Merge the first two pauses that follow each other."""
+    for index in range(len(moments) - 3):
+        first, _, _, last = four = moments[index : index + 4]
+        if [each.what for each in four] == _TWO_PAUSES:
+            return [*moments[:index], first, _joined(four[1], last), *moments[index + 4 :]]
+    return moments
+
+
+def _pause_end(paused: Moment, after: Moment) -> float:
+    """Return the end of a pause. Merged ones are shown as one of their length, from the first one's begin."""
+    return paused.at_s + after.step_s if after.what is MomentKind.RESUMED else after.at_s

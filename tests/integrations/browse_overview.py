@@ -137,7 +137,7 @@ def _shows_settings_and_log_by_keyboard(page: Page, key: str) -> None:
 
 def _tells_of_a_restarted_engine(page: Page, server: "subprocess.Popen[bytes]") -> None:
     os.kill(_engine_pid(server.pid), signal.SIGKILL)
-    expect(page.locator("#happenings")).to_contain_text("The engine process ended unexpectedly and was restarted.")
+    expect(page.locator("#happenings")).to_contain_text("The engine process ended with signal 9 (SIGKILL")
     expect(page.locator("#state")).to_have_text("Ready, restarted 1 time", timeout=_START_TIMEOUT_MS)
     expect(page.locator("#verdict")).to_contain_text(re.compile(_ROOM))
 

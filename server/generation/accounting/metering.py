@@ -55,7 +55,7 @@ class ChoiceMeter:
         if len(output.new_ids) > num_tokens:
             self._metrics.add("discarded_tokens_total", len(output.new_ids) - num_tokens)
         if num_tokens:
-            self._observe_tokens(num_tokens)
+            self._observe_tokens(num_tokens, output.first_token_s)
 
     def _note_times(self, output: RequestOutput) -> None:
         times = self._times
@@ -82,7 +82,7 @@ class ChoiceMeter:
         if self._prompt_tokens:
             self._metrics.count_prompt_sources(self._prompt_tokens, output.num_cached_tokens)
 
-    def _observe_tokens(self, num_tokens: int) -> None:
+    def _observe_tokens(self, num_tokens: int, first_token_s: float | None) -> None:
         """Observe token latencies. The tokens of one output share the time since the previous output evenly."""
         self._metrics.add("generation_tokens_total", num_tokens)
         self.num_tokens += num_tokens
@@ -90,7 +90,9 @@ class ChoiceMeter:
         if self.last_token_s is None:
             self._observe("time_to_first_token_seconds", now - self._arrival_s)
             num_tokens -= 1
-            self.first_token_s = self.last_token_s = now
+            is_grouped = not self._is_timed and first_token_s is not None  # a batch's line: many tokens an output
+            self.first_token_s = first_token_s if is_grouped else now
+            self.last_token_s = now
         for _ in range(num_tokens if self._is_timed else 0):
             # Without an exemplar, which would cost more than the rest: there is one observation per token.
             self._metrics.observe("inter_token_latency_seconds", (now - self.last_token_s) / num_tokens)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import AbortReason, EngineRequest, ServiceClass
+from engine.protocol.sequence_events import Paused, Resumed
 from engine.scheduling.kv.block_pool import BlockPool
 from engine.scheduling.kv.capacity import KVCapacity
 from engine.scheduling.pauses import Pauses
@@ -64,6 +65,18 @@ def test_a_paused_line_goes_on_with_its_next_token() -> None:
     assert planned(run) == {"c": 1}
     assert planned(run) == {"a": 1}
     assert (num_recomputed(run), run.stats[-1].batch_preemptions) == (0, 0)
+
+
+def test_each_pause_is_reported_with_its_end() -> None:
+    run = SchedulerRun(make_config(block_size=4, enable_prefix_caching=False))
+    run.add(line("a", 6))
+    run.step()
+    for name in ("c", "d"):
+        run.add(client(name, max_tokens=1))
+        run.step()
+        run.step()
+    found = [event for stats in run.stats for event in stats.events if event.id == "a"]
+    assert found[3:] == [Paused("a", 100.0), Resumed("a", 100.0)] * 2
 
 
 def test_a_line_that_is_paused_within_its_prompt_goes_on_within_it() -> None:

@@ -9,8 +9,10 @@ from engine.protocol.sequence_events import (
     Admitted,
     Computed,
     Ended,
+    Paused,
     Preempted,
     Queued,
+    Resumed,
     SequenceEvent,
     WaitReason,
     Waits,
@@ -63,11 +65,40 @@ def test_chunks_of_a_long_prompt_become_fewer_and_none_is_lost() -> None:
     assert story.num_left_out == 0
 
 
+def test_pauses_become_fewer_and_their_time_stays() -> None:
+    story = SequenceStory()
+    story.add(Computed("a", 0.5, num_tokens=5, num_left=0), step_s=0.1)
+    for number in range(1, 101):
+        story.add(Paused("a", float(number)), step_s=0.0)
+        story.add(Resumed("a", number + 0.75), step_s=0.0)
+    story.add(Paused("a", 200.0), step_s=0.0)
+    assert len(story.moments) <= MAX_MOMENTS
+    assert story.num_left_out == 0
+    resumed = [each for each in story.moments if each.what is MomentKind.RESUMED]
+    assert sum(each.num_steps for each in resumed) == 100
+    assert sum(each.step_s for each in resumed) == pytest.approx(75.0)
+    pauses = story.pauses()
+    assert pauses[0][0] == 1.0
+    assert pauses[-2:] == [(100.0, 100.75), (200.0, None)]
+    assert story.prompt_end_s == 0.5
+
+
+def test_a_preemption_or_an_end_of_the_engine_ends_a_pause() -> None:
+    story = SequenceStory()
+    story.add(Paused("a", 1.0), step_s=0.0)
+    story.add(Preempted("a", 2.0, "memory", num_lost=1), step_s=0.0)
+    story.add(Paused("a", 3.0), step_s=0.0)
+    story.engine_ended(4.0, EngineEnd(RestartReason.HANG, "it hung"))
+    assert story.pauses() == [(1.0, 2.0), (3.0, 4.0)]
+
+
 _events = st.one_of(
     st.just(Waits("a", 0.0, WaitReason.TOKENS, is_shared=False)),
     st.just(Admitted("a", 0.0, num_cached=0)),
     st.just(Preempted("a", 0.0, "fairness", num_lost=1)),
     st.just(Computed("a", 0.0, num_tokens=1, num_left=0)),
+    st.just(Paused("a", 0.0)),
+    st.just(Resumed("a", 0.0)),
 )
 
 
@@ -83,8 +114,9 @@ def test_whatever_comes_there_are_few_moments_and_the_ends_are_kept(events: list
         assert len(story.moments) <= MAX_MOMENTS
     assert story.moments[0].what is MomentKind.QUEUED
     assert story.moments[-1].what is MomentKind.ENDED
-    steps = sum(moment.num_steps for moment in story.moments if moment.what is MomentKind.COMPUTED)
-    others = sum(moment.what is not MomentKind.COMPUTED for moment in story.moments)
+    merging = (MomentKind.COMPUTED, MomentKind.RESUMED)  # whose num_steps counts them; a pause has two moments
+    steps = sum(moment.num_steps for moment in story.moments if moment.what in merging)
+    others = sum(moment.what not in merging for moment in story.moments)
     assert steps + others + story.num_left_out <= len(taken)
     if len(taken) <= MAX_MOMENTS:
         assert steps + others == len(taken)

@@ -13,7 +13,7 @@ import { setState } from "./state.js";
 import { askAtOnce, refreshServer, showFound, showLost } from "./server/panels.js";
 import { hideLock, showLock } from "./server/locked.js";
 import { drawLast, pause } from "./watching.js";
-import { batchWords, draftRows, PHASES, seconds, withPause } from "./words.js";
+import { batchWords, draftRows, PHASES, seconds } from "./words.js";
 
 const WINDOW_S = 60;
 const RETRY_MS = 2000;
@@ -23,7 +23,6 @@ const points = []; // {atMs, values: {decode, prefill}}
 let steps = [];
 let recent = [];
 let drafts = []; // of the last frames
-let pauses = []; // of lines of batches, in the last half minute
 let lookups = []; // [{atMs, queries, hits}]
 let isPaused = false;
 let watching = null; // AbortController of the frames that are read
@@ -31,7 +30,6 @@ let watching = null; // AbortController of the frames that are read
 function take(frame) {
   const { work, at_ms: atMs, interval_s: intervalS } = frame;
   recent = frame.recent ?? recent;
-  pauses = withPause(pauses, work.batch.paused > 0, atMs);
   if (intervalS > 0) {
     points.push({ atMs, values: { decode: work.decode_tokens / intervalS, prefill: work.prefill_tokens / intervalS } });
     while (points[0].atMs < atMs - WINDOW_S * 1000) points.shift();
@@ -74,7 +72,7 @@ function show({ work, engine, is_pooling: isPooling, open, num_open: numOpen, la
   if (all > 0) bars("phases", known, 1, (share) => `${Math.round(share * 100)} %`);
   showDrafts();
   showLatencies(latencies);
-  renderRequests(open, recent, atMs, batch, pauses);
+  renderRequests(open, recent, atMs, batch, numOpen);
   renderCache(recent, blocks.total > 0);
 }
 
@@ -175,7 +173,7 @@ export const stopWatching = () => watching?.abort();
 byId("model").addEventListener("change", () => {
   stopWatching();
   points.length = 0;
-  [steps, recent, drafts, lookups, pauses] = [[], [], [], [], []];
+  [steps, recent, drafts, lookups] = [[], [], [], []];
   watch();
 });
 

@@ -9,7 +9,7 @@ import { withKey } from "./operator_key.js";
 import { setState } from "./state.js";
 import { stretches, ticks, waits } from "./timeline.js";
 import { pause } from "./watching.js";
-import { cacheStory, seconds, sentences, stateOf, waitReason } from "./words.js";
+import { cacheStory, rowState, seconds, sentences, waitReason } from "./words.js";
 
 const REFRESH_MS = 500; // while it is open
 const RETRY_MS = 2000;
@@ -76,11 +76,12 @@ function view(story) {
   ].filter(Boolean);
 }
 
-function figures({ request }) {
+function figures({ request, choices }) {
   const { output_tokens: tokens, first_token_s: firstS, seconds: allS } = request;
-  const rate = tokens > 1 && firstS != null && allS > firstS ? short((tokens - 1) / (allS - firstS)) : "–";
+  const writingS = choices.length ? sumOf(stretches(choices[0].moments, allS).filter(({ name }) => name === "decode")) : allS - firstS;
+  const rate = tokens > 1 && firstS != null && writingS > 0 ? short((tokens - 1) / writingS) : "–";
   return [
-    [stateOf(request), request.finish ? `finish: ${request.finish}` : "state"],
+    [rowState(request), request.finish ? `finish: ${request.finish}` : "state"],
     [seconds(request.queue_s), "until its first step"],
     [seconds(firstS), "until its first token"],
     [seconds(allS), request.status == null ? "so far" : "in total"],
@@ -114,7 +115,9 @@ function choiceCard(story, { moments, num_left_out: leftOut }, index) {
     leftOut ? h("p", { class: "muted small" }, `${count(leftOut, "event")} in the middle ${leftOut === 1 ? "is" : "are"} left out.`) : null);
 }
 
-const NAMES = { preparing: "being read and tokenized", waiting: "waiting", prefill: "reading the prompt", between: "between chunks", decode: "writing", restart: "engine restarting" };
+const sumOf = (list) => list.reduce((sum, { fromS, toS }) => sum + toS - fromS, 0);
+
+const NAMES = { preparing: "being read and tokenized", waiting: "waiting", prefill: "reading the prompt", between: "between chunks", decode: "writing", paused: "paused for clients", restart: "engine restarting" };
 
 function timeline(found, lengthS) {
   const svg = picture(24);
@@ -125,7 +128,7 @@ function timeline(found, lengthS) {
     svg.append(rectangle);
   }
   const totals = Map.groupBy(found, ({ name }) => name);
-  const entries = [...totals].map(([name, list]) => [name, `${NAMES[name]} ${seconds(list.reduce((sum, { fromS, toS }) => sum + toS - fromS, 0))}`]);
+  const entries = [...totals].map(([name, list]) => [name, `${NAMES[name]} ${seconds(sumOf(list))}`]);
   return h("div", {},
     h("div", { class: "strip tall", role: "img", "aria-label": "Timeline; the table below has it in words" }, svg),
     h("div", { class: "axis", "aria-hidden": "true" }, ticks(lengthS).filter((s) => x(s) < 920).map((s) => tick(s, x(s)))),

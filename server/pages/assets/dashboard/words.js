@@ -31,6 +31,7 @@ const WAITS = {
   grammar: "the grammar of its schema or tools was being compiled",
   adapter: "its adapter was being loaded, or other adapters had all slots",
   tier: "the part of its prompt that an earlier request had computed was being read",
+  paused: "clients’ requests were served",
   others: "the free room was for a request that came earlier, or whose key had been served less",
 };
 
@@ -51,19 +52,16 @@ const ENGINE_ENDS = {
 export const engineEnd = (reason, cause) => (cause ? `${cause[0].toUpperCase()}${cause.slice(1)}; it was restarted` : ENGINE_ENDS[reason] ?? reason);
 
 const STATES = {
-  waiting: "Waiting", running: "Running", completed: "Completed", timeout: "Out of time", refused: "Refused",
+  waiting: "Waiting", running: "Running", paused: "Paused", completed: "Completed", timeout: "Out of time", refused: "Refused",
   failed: "Failed", aborted: "Stopped",
 };
 
 export const stateOf = ({ state }) => STATES[state] ?? state;
 
-export const isOfBatch = ({ route }) => route.startsWith("batch ");
+const isOfBatch = ({ route }) => route.startsWith("batch ");
 
-/** The state of a request in a row, told apart if it is a line of a batch. `batch`: the engine's lines by state. */
-export function rowState(request, batch) {
-  if (!isOfBatch(request)) return stateOf(request);
-  return `Batch, ${request.state === "running" && batch.paused && !batch.running ? "paused" : stateOf(request).toLowerCase()}`;
-}
+/** The state of a request, told apart if it is a line of a batch. */
+export const rowState = (request) => (isOfBatch(request) ? `Batch, ${stateOf(request).toLowerCase()}` : stateOf(request));
 
 /** What the engine's lines of batches do, after the numbers of running and of waiting requests. */
 export function batchWords({ running, paused, waiting }) {
@@ -74,12 +72,11 @@ export function batchWords({ running, paused, waiting }) {
   };
 }
 
-/** The pauses of the last half minute, {fromMs, toMs, isOver}, with what is known at `atMs`. */
-export function withPause(pauses, isPaused, atMs) {
-  const kept = pauses.filter(({ toMs }) => toMs > atMs - 30_000);
-  const last = kept.at(-1);
-  if (last && !last.isOver) return [...kept.slice(0, -1), { ...last, toMs: atMs, isOver: !isPaused }];
-  return isPaused ? [...kept, { fromMs: atMs, toMs: atMs, isOver: false }] : kept;
+/** The open requests that a list leaves out. numLeft: how many, with the lines of batches that wait. */
+export function moreWords(numLeft, numLinesWaiting) {
+  const others = Math.max(0, numLeft - numLinesWaiting);
+  const parts = [others && `${count(others, "more request")} not listed`, numLinesWaiting && `${count(numLinesWaiting, "line")} of batches waiting`].filter(Boolean);
+  return parts.length ? `And ${parts.join(", and ")}.` : "";
 }
 
 /** Why it waited, as a part of a sentence. */
@@ -102,6 +99,10 @@ export function sentence(moment, { lost = false } = {}) {
         (moment.num_left ? `; ${moment.num_left.toLocaleString("en-US")} to go.` : "; that was the last.");
     case "preempted":
       return `Gave up its slot${tokens ? ` and ${count(tokens, "computed token")}` : ""}: ${PREEMPTIONS[reason] ?? reason}.`;
+    case "paused":
+      return "Paused, since clients’ requests came.";
+    case "resumed":
+      return steps > 1 ? `Went on, after ${count(steps, "pause")} of ${seconds(moment.step_s ?? 0)} together.` : `Went on, after a pause of ${seconds(moment.step_s ?? 0)}.`;
     case "engine_ended":
       return `${engineEnd(reason, moment.cause)}. Requests continue if they can.`;
     case "ended":

@@ -72,6 +72,14 @@ def test_a_meter_sees_first_and_last_token(clock: Clock) -> None:
     assert (times.queue_s, times.prompt_s, times.output_s) == (0.5, 1.5, 3.0)
 
 
+def test_a_line_of_a_batch_has_its_first_token_when_the_engine_had_it(clock: Clock) -> None:
+    """Its tokens come in groups."""
+    for is_timed, first_token_s in ((False, 999.0), (True, clock.now_s)):
+        meter = ChoiceMeter(METRICS, 998.0, 1, is_timed=is_timed)
+        meter.count(RequestOutput(id="a", new_ids=[1, 2], queue_s=0.5, first_token_s=999.0), 2)
+        assert (meter.first_token_s, meter.last_token_s) == (first_token_s, clock.now_s)
+
+
 async def _post(client: FakeClient, path: str, body: dict[str, Any], **options: Any) -> Any:
     async with http(make_app(client, **options)) as api:
         response = await api.post(path, json=body)

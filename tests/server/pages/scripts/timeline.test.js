@@ -57,6 +57,27 @@ test("stretches follow one another, whatever the clocks say", () => {
   assert.ok(found.every(({ fromS, toS }) => fromS < toS));
 });
 
+test("pauses are told from writing, and merged ones have their length", () => {
+  const moments = [
+    { what: "queued", at_s: 0, num_waiting: 2 },
+    { what: "engine_ended", at_s: 2 },
+    { what: "queued", at_s: 2, num_waiting: 1 },
+    { what: "admitted", at_s: 5 },
+    { what: "computed", at_s: 6, step_s: 1, num_steps: 1, num_left: 4 },
+    { what: "paused", at_s: 6 },
+    { what: "resumed", at_s: 8, num_steps: 1, step_s: 2 },
+    { what: "computed", at_s: 9, step_s: 1, num_steps: 1 },
+    { what: "paused", at_s: 10 },
+    { what: "resumed", at_s: 50, num_steps: 3, step_s: 30 },
+    { what: "paused", at_s: 60 },
+  ];
+  const found = stretches(moments, 65);
+  assert.deepEqual(short(found), [
+    ["waiting", 0, 2], ["waiting", 2, 5], ["prefill", 5, 6], ["paused", 6, 8], ["prefill", 8, 9], ["decode", 9, 10], ["paused", 10, 40], ["decode", 40, 60], ["paused", 60, 65],
+  ]);
+  assert.deepEqual(waits(moments, 65).map((each) => [each.reason, each.seconds]), [["line", 5], ["paused", 37]]);
+});
+
 test("each reason to wait lasts until the next moment", () => {
   const moments = [
     { what: "queued", at_s: 0, num_waiting: 3 },
@@ -78,7 +99,7 @@ test("one that was preempted waits for a step until the scheduler has looked at 
     { what: "admitted", at_s: 4 },
     { what: "preempted", at_s: 6, reason: "fairness" },
   ];
-  assert.deepEqual(waits(moments, 7).map((each) => [each.reason, each.seconds]), [["step", 2], ["blocks", 1], ["step", 1]]);
+  assert.deepEqual(waits(moments, 7).map((each) => [each.reason, each.seconds]), [["step", 3], ["blocks", 1]]);
 });
 
 test("an axis has a few round ticks, from zero to its end", () => {

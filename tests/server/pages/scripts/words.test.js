@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { count } from "../assets/shared/count.js";
 import { jobLink, placeOf, requestLink } from "../assets/shared/links.js";
-import { batchWords, cacheStory, draftRows, rowState, seconds, sentence, sentences, stateOf, waitReason, withPause } from "../assets/dashboard/words.js";
+import { batchWords, cacheStory, draftRows, moreWords, rowState, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
 
 test("times are short and have their unit", () => {
   assert.deepEqual([null, 0.0004, 0.079, 0.9996, 1.234, 83.21].map(seconds), ["–", "0.4 ms", "79 ms", "1000 ms", "1.23 s", "83.2 s"]);
@@ -23,12 +23,17 @@ test("of drafts it is told which part was accepted, in all and by place", () => 
   assert.deepEqual(draftRows(drafts.slice(0, 1)), []);
 });
 
+test("a list says how many requests it leaves out", () => {
+  assert.equal(moreWords(0, 0), "");
+  assert.equal(moreWords(123, 120), "And 3 more requests not listed, and 120 lines of batches waiting.");
+  assert.equal(moreWords(1, 1), "And 1 line of batches waiting.");
+  assert.equal(moreWords(1, 2), "And 2 lines of batches waiting."); // the numbers are of two moments
+});
+
 test("lines of batches are told from requests of clients, and paused ones from those that write", () => {
   const line = { route: "batch /v1/chat/completions", state: "running" };
-  assert.equal(rowState({ ...line, route: "/v1/chat/completions" }, { running: 0, paused: 2 }), "Running");
-  assert.equal(rowState(line, { running: 2, paused: 0 }), "Batch, running");
-  assert.equal(rowState(line, { running: 0, paused: 2 }), "Batch, paused");
-  assert.equal(rowState({ ...line, state: "waiting" }, { running: 0, paused: 2 }), "Batch, waiting");
+  assert.equal(rowState({ ...line, route: "/v1/chat/completions" }), "Running");
+  assert.deepEqual(["running", "paused", "waiting"].map((state) => rowState({ ...line, state })), ["Batch, running", "Batch, paused", "Batch, waiting"]);
   const words = [[5, 0, 4], [0, 1, 1], [0, 0, 1], [0, 0, 0]].map(([running, paused, waiting]) => batchWords({ running, paused, waiting }));
   assert.deepEqual(words, [
     { running: "requests running, and 5 batch lines", waiting: "waiting; 4 batch lines waiting" },
@@ -36,13 +41,6 @@ test("lines of batches are told from requests of clients, and paused ones from t
     { running: "requests running", waiting: "waiting; 1 batch line waiting" },
     { running: "requests running", waiting: "waiting" },
   ]);
-});
-
-test("pauses last from the first frame that has one to the first without, and are forgotten", () => {
-  let pauses = [];
-  for (const [atMs, isPaused] of [[0, false], [250, true], [500, true], [750, false], [1000, false], [1250, true]]) pauses = withPause(pauses, isPaused, atMs);
-  assert.deepEqual(pauses, [{ fromMs: 250, toMs: 750, isOver: true }, { fromMs: 1250, toMs: 1250, isOver: false }]);
-  assert.deepEqual(withPause(pauses, false, 40_000), []);
 });
 
 test("every moment is a sentence", () => {
@@ -55,6 +53,9 @@ test("every moment is a sentence", () => {
     [{ what: "computed", num_tokens: 22, num_steps: 1, step_s: 0.05 }, "22 tokens of the prompt computed in 50 ms; that was the last."],
     [{ what: "computed", num_tokens: 4096, num_steps: 8, step_s: 2, num_left: 1000 }, "4,096 tokens of the prompt computed in 8 steps, 2.00 s; 1,000 to go."],
     [{ what: "preempted", reason: "memory", num_tokens: 30 }, "Gave up its slot and 30 computed tokens: an earlier request needed its room in the KV cache."],
+    [{ what: "paused" }, "Paused, since clients’ requests came."],
+    [{ what: "resumed", num_steps: 1, step_s: 2 }, "Went on, after a pause of 2.00 s."],
+    [{ what: "resumed", num_steps: 12, step_s: 240 }, "Went on, after 12 pauses of 240 s together."],
     [{ what: "engine_ended", reason: "hang", cause: "the engine made no progress for 61 s" }, "The engine made no progress for 61 s; it was restarted. Requests continue if they can."],
     [{ what: "engine_ended", reason: "crash" }, "The engine process ended unexpectedly and was restarted. Requests continue if they can."],
     [{ what: "ended", reason: "length", num_steps: 59 }, "It reached its maximum length, after 59 steps of writing."],
