@@ -2,11 +2,12 @@
 
 from engine.client.interface import EngineState
 from server.live.reports import Fit, PoolingFit
-from server.live.request_table import RequestTable
+from server.live.request_table import Latencies
 from server.served.model import ServedModel
 
 FIRST_TOKEN_LIMIT_S, GAP_LIMIT_S = 2.0, 0.1  # faster than that, answers feel quick, and text comes as fast as one reads
 PAUSE_S = 45.0  # of a user, who reads, thinks and writes
+_SEEN = ("first_token", "open_first_token", "seen_gap", "open_gap")  # times that clients have seen
 _DEFAULT_TOKENS = 1000  # of a request, before any was answered
 
 
@@ -20,18 +21,21 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
     request_tokens = round(live.requests.answers.tokens or _DEFAULT_TOKENS)
     total = stats.blocks_total or info.num_blocks
     free_tokens = max(0, total - stats.blocks_used) * info.block_size
-    first_token_s, seen_gap_s = _seen(live.requests, now_ms)
+    first_token_s, seen_gap_s = _seen(live.requests.latencies(now_ms))
+    open_first_token_s, open_gap_s = _seen(live.requests.open_latencies())
     gap_s = pace.step_s(stats.running + 1) or info.decode_step_s * (stats.running + 1) or None
     most_quick = pace.most_within(GAP_LIMIT_S)
     checks = {
         "waiting": stats.waiting == 0,
         "slots": stats.running < info.max_num_seqs,
         "memory": not total or free_tokens >= request_tokens,
-        "first_token": first_token_s is None or first_token_s <= FIRST_TOKEN_LIMIT_S,
-        "seen_gap": seen_gap_s is None or seen_gap_s <= GAP_LIMIT_S,
-        "gap": gap_s is None or gap_s <= GAP_LIMIT_S,
+        "first_token": _is_within(FIRST_TOKEN_LIMIT_S, first_token_s),
+        "open_first_token": _is_within(FIRST_TOKEN_LIMIT_S, open_first_token_s),
+        "seen_gap": _is_within(GAP_LIMIT_S, seen_gap_s),
+        "open_gap": _is_within(GAP_LIMIT_S, open_gap_s),
+        "gap": _is_within(GAP_LIMIT_S, gap_s),
     }
-    is_slow = not checks["first_token"] or not checks["seen_gap"]  # what would be computed has not come true
+    is_slow = not all(is_fine for name, is_fine in checks.items() if name in _SEEN)  # the computed times are not true
     return Fit(
         model=model.name,
         reasons=[name for name, is_fine in checks.items() if not is_fine],
@@ -41,7 +45,9 @@ def fit_of(model: ServedModel, now_ms: float) -> Fit | None:
         free_tokens=free_tokens,
         request_tokens=request_tokens,
         first_token_s=first_token_s,
+        open_first_token_s=open_first_token_s,
         seen_gap_s=seen_gap_s,
+        open_gap_s=open_gap_s,
         gap_s=gap_s,
         most_quick=most_quick,
         answer_s=mean_s,
@@ -60,10 +66,13 @@ def pooling_fit_of(model: ServedModel, now_ms: float) -> PoolingFit | None:
     return PoolingFit(model.name, fits, answer_s, model.live.pace.texts_per_s)
 
 
-def _seen(requests: RequestTable, now_ms: float) -> tuple[float | None, float | None]:
-    """Return the times to the first token and between tokens that clients see: the 90th percentiles of the last five
-    minutes, or those of the open requests if these are longer. None: no request had any."""
-    both = requests.latencies(now_ms), requests.open_latencies()
-    firsts = [each.first_token_s[1] for each in both if each.first_token_s]
-    gaps = [each.per_token_s[1] for each in both if each.per_token_s]
-    return max(firsts, default=None), max(gaps, default=None)
+def _seen(latencies: Latencies) -> tuple[float | None, float | None]:
+    """Return the 90th percentiles of the times to the first token and between tokens. None: no request had any."""
+    return (
+        latencies.first_token_s[1] if latencies.first_token_s else None,
+        latencies.per_token_s[1] if latencies.per_token_s else None,
+    )
+
+
+def _is_within(limit_s: float, found_s: float | None) -> bool:
+    return found_s is None or found_s <= limit_s

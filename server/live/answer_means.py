@@ -1,4 +1,4 @@
-"""AnswerMeans: mean time and tokens of one model's answers in the last hour."""
+"""AnswerMeans: mean time and tokens of one model's latest answers."""
 
 import time
 from collections import deque
@@ -7,14 +7,16 @@ from collections.abc import Callable
 from server.metrics.request_record import RequestOutcome, RequestRecord
 
 _MINUTE_S, _NUM_MINUTES = 60, 60
+_NUM_MEANT = 5  # minutes in a mean
 
 
 class AnswerMeans:
-    """Sums by minute of a model's answers to clients. None: no answer in the last hour."""
+    """Sums by minute of a model's answers to clients. The means are of the five minutes that end with the last answer.
+    None: no answer in the last hour."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._minutes: deque[_Minute] = deque(maxlen=_NUM_MINUTES)
+        self._minutes: deque[_Minute] = deque(maxlen=_NUM_MEANT)
 
     def add(self, record: RequestRecord) -> None:
         """Count a finished request, if it was answered."""
@@ -41,7 +43,9 @@ class AnswerMeans:
         return sum(each.tokens for each in minutes) / sum(each.answers for each in minutes) if minutes else None
 
     def _recent(self) -> "list[_Minute]":
-        first = int(self._clock() // _MINUTE_S) - _NUM_MINUTES
+        if not self._minutes or self._minutes[-1].number <= int(self._clock() // _MINUTE_S) - _NUM_MINUTES:
+            return []
+        first = self._minutes[-1].number - _NUM_MEANT
         return [each for each in self._minutes if each.number > first]
 
 

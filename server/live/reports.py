@@ -11,22 +11,25 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """Whether one more user fits now, with the figures behind it. Null: not known yet.
 
     gap_s: expected time between tokens with one more request. first_token_s, seen_gap_s: times to the first token and
-    between tokens that clients see: 90th percentiles of the last five minutes, or longer ones of open requests.
-    free_tokens: room in the KV cache, also in blocks that are cached for later. request_tokens: mean of the last hour.
-    most_quick: the highest number of concurrent requests that had at most 0.1 s between tokens. users: how many users
-    such a number serves if each pauses 45 s between answers of answer_s; null before any answer, and while clients
-    wait longer than the limits.
+    between tokens that clients see: 90th percentiles of the requests that ended in the last five minutes.
+    open_first_token_s, open_gap_s: the same of the open requests, so far. free_tokens: room in the KV cache, also in
+    blocks that are cached for later. request_tokens, answer_s: means of the last five minutes in which anything was
+    answered. most_quick: the highest number of concurrent requests that had at most 0.1 s between tokens. users: how
+    many users such a number serves if each pauses 45 s between answers of answer_s; null before any answer, and while
+    clients wait longer than the limits.
     """
 
     model: str
-    reasons: list[str]  # why it does not fit: "waiting", "slots", "memory", "first_token", "seen_gap" or "gap"
+    reasons: list[str]  # why it does not fit: names of the checks in fit_of
     running: int
     waiting: int
     slots: int
     free_tokens: int
     request_tokens: int
     first_token_s: float | None
+    open_first_token_s: float | None
     seen_gap_s: float | None
+    open_gap_s: float | None
     gap_s: float | None
     most_quick: int
     answer_s: float | None

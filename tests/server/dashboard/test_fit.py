@@ -66,10 +66,24 @@ def test_no_user_fits_while_open_requests_wait_for_their_first_token() -> None:
     assert _fit(app).reasons == []
     waiting = _Generation(_ended(0.0, 3.0, 0), first)
     table.begin(waiting)
-    assert _fit(app).reasons == ["first_token"]
+    assert _fit(app).reasons == ["open_first_token"]
     table.end(waiting)
     table.begin(_Generation(_ended(0.0, 3.0, 0), slow))
-    assert _fit(app).reasons == ["seen_gap"]
+    assert _fit(app).reasons == ["open_gap"]
+
+
+def test_what_clients_saw_is_the_same_number_as_in_the_table_of_latencies() -> None:
+    """Open requests have a number of their own."""
+    app = _app()
+    table = app.state.context.live.requests
+    for _ in range(9):
+        table.on_over(_ended(0.5, 2.5, 101))
+    table.begin(_Generation(_ended(0.0, 3.0, 0), GenerationProgress(9, 0, 11, queue_s=0.1, first_token_s=1.0)))
+    fit, latencies = _fit(app), table.latencies(time.time() * 1000)
+    assert (fit.first_token_s, fit.seen_gap_s) == (latencies.first_token_s[1], latencies.per_token_s[1])
+    assert fit.open_gap_s is not None
+    assert fit.open_gap_s > GAP_LIMIT_S
+    assert fit.reasons == ["open_gap"]
 
 
 def test_room_for_embeddings_goes_by_the_time_of_whole_requests() -> None:

@@ -180,18 +180,20 @@ def test_the_rate_of_texts_is_of_the_last_ten_seconds() -> None:
     assert pace.texts_per_s == 0.0
 
 
-def test_the_means_are_of_the_answers_in_the_last_hour() -> None:
+def test_the_means_are_of_the_last_five_minutes_with_answers() -> None:
     clock = _Clock()
     means = AnswerMeans(clock)
     assert (means.seconds, means.tokens) == (None, None)
+    means.add(_record(output_tokens=500))
+    clock.now_s += 300
     means.add(_record(output_tokens=5))
-    clock.now_s += 1800
+    clock.now_s += 180
     means.add(_record(output_tokens=15))
     means.add(_record(status=400))
     means.add(_record(output_tokens=0))
     assert means.tokens == (25 + 35) / 2
     assert means.seconds is not None
-    clock.now_s += 1860
-    assert means.tokens == 35
+    clock.now_s += 3000
+    assert means.tokens == (25 + 35) / 2
     clock.now_s += 3600
     assert (means.seconds, means.tokens) == (None, None)

@@ -9,8 +9,8 @@ const REPORT = { models: [MODEL], machine: MACHINE, fits: [FIT], pooling_fits: [
 const use = (requests, read, cached, written) => ({ requests, refused: 0, prompt_tokens: read, cached_tokens: cached, output_tokens: written });
 const BUCKET = { start_s: 600, read_tokens: 60, written_tokens: 120, requests: 3, refused: 1, failed: 1, most_running: 2, most_waiting: 0, cpu_busy: 0.5, keys: {}, batches: {} };
 
-const fitOf = (fit) => roomOf({ fits: [fit], pooling_fits: [] }).map(({ answer, reasons }) => [answer, reasons])[0];
-const usersOf = (fit) => roomOf({ fits: [fit], pooling_fits: [] })[0].users;
+const fitOf = (fit, machine = MACHINE) => roomOf({ fits: [fit], pooling_fits: [], machine }).map(({ answer, reasons }) => [answer, reasons])[0];
+const usersOf = (fit) => roomOf({ fits: [fit], pooling_fits: [], machine: MACHINE })[0].users;
 
 test("a request is put down to its key, or to none", () => {
   assert.deepEqual(["ann", "", "without a valid key"].map(keyWords), ["key ann", "", "without a valid key"]);
@@ -26,13 +26,26 @@ test("room for embeddings or scores goes by the time of whole requests", () => {
 });
 
 test("room for one more user has its reasons", () => {
-  assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 slots are free", "tokens would come every 50 ms", "first tokens take up to 0.5 s (9 of 10)", "the KV cache has room for 10 more requests like the last ones"]]);
-  const full = { ...FIT, reasons: ["waiting", "slots", "memory", "first_token", "seen_gap", "gap"], waiting: 1, running: 8, free_tokens: 50, first_token_s: 3, seen_gap_s: 0.15, gap_s: 0.2 };
+  assert.deepEqual(fitOf(FIT), ["Yes", ["6 of 8 slots are free", "with one more, tokens would come every 50 ms, within the limit of 100 ms to read along", "in the last five minutes, first tokens took up to 0.5 s (9 of 10), within the limit of 2 s for a chat", "the KV cache has room for 10 more requests like the last ones"]]);
+  const full = { ...FIT, reasons: ["waiting", "slots", "memory", "first_token", "open_first_token", "seen_gap", "open_gap", "gap"], waiting: 1, running: 8, free_tokens: 50, first_token_s: 3, open_first_token_s: 4, seen_gap_s: 0.111, open_gap_s: 0.15, gap_s: 0.2 };
   assert.deepEqual(fitOf(full), ["No", [
     "1 request already waits", "all 8 slots are taken (--max-num-seqs)", "the KV cache has room for 50 tokens, and a request takes about 100",
     "in the last five minutes, first tokens took up to 3.0 s (9 of 10), and 2 s is the limit for a chat",
-    "in the last five minutes, tokens came up to 150 ms apart (9 of 10), and 100 ms is the limit to read along", "with one more, tokens would come every 200 ms, and 100 ms is the limit to read along",
+    "open requests wait up to 4.0 s for their first token (9 of 10), and 2 s is the limit for a chat",
+    "in the last five minutes, tokens came up to 111 ms apart (9 of 10), and 100 ms is the limit to read along",
+    "tokens of open requests come up to 150 ms apart (9 of 10), and 100 ms is the limit to read along", "with one more, tokens would come every 200 ms, and 100 ms is the limit to read along",
   ]]);
+});
+
+test("other programs that take the processors are named where they matter", () => {
+  const crowded = { ...MACHINE, cpu_busy: 0.97, cpu_own: 0.3 };
+  const others = "other programs take 67 % of the processors";
+  assert.equal(fitOf({ ...FIT, reasons: ["gap"], gap_s: 0.2 }, crowded)[1].at(-1), others);
+  assert.ok(!fitOf({ ...FIT, reasons: ["slots"] }, crowded)[1].includes(others));
+  assert.ok(!fitOf({ ...FIT, reasons: ["gap"], gap_s: 0.2 }, { ...crowded, cpu_own: 0.6 })[1].includes(others));
+  assert.match(verdict({ ...REPORT, machine: crowded }).text, / Nearly full: processors, mostly by other programs\.$/);
+  assert.match(verdict({ ...REPORT, machine: { ...crowded, cpu_busy: 1, memory_free: 1e9 } }).text, / Full: processors, mostly by other programs\. Nearly full: memory\.$/);
+  assert.match(verdict({ ...REPORT, machine: { ...crowded, cpu_busy: 1, cpu_own: 0.9 } }).text, / Full: processors\.$/);
 });
 
 test("the number of users has its sum", () => {

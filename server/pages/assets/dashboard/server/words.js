@@ -5,6 +5,7 @@ import { bytes, span } from "../jobs/words.js";
 import { engineEnd } from "../words.js";
 
 const FULL = 0.9; // share of a memory or disk from which it is called nearly full
+const ALL = 0.98; // share from which it is called full
 const percent = (share) => `${Math.round(100 * share)} %`;
 
 const REASONS = {
@@ -12,16 +13,26 @@ const REASONS = {
   slots: ({ slots }) => `all ${slots} slots are taken (--max-num-seqs)`,
   memory: ({ free_tokens: free, request_tokens: tokens }) => `the KV cache has room for ${count(free, "token")}, and a request takes about ${tokens.toLocaleString("en-US")}`,
   first_token: ({ first_token_s: first }) => `in the last five minutes, first tokens took up to ${first.toFixed(1)} s (9 of 10), and 2 s is the limit for a chat`,
+  open_first_token: ({ open_first_token_s: first }) => `open requests wait up to ${first.toFixed(1)} s for their first token (9 of 10), and 2 s is the limit for a chat`,
   seen_gap: ({ seen_gap_s: gap }) => `in the last five minutes, tokens came up to ${Math.round(gap * 1000)} ms apart (9 of 10), and 100 ms is the limit to read along`,
+  open_gap: ({ open_gap_s: gap }) => `tokens of open requests come up to ${Math.round(gap * 1000)} ms apart (9 of 10), and 100 ms is the limit to read along`,
   gap: ({ gap_s: gap }) => `with one more, tokens would come every ${Math.round(gap * 1000)} ms, and 100 ms is the limit to read along`,
 };
 
+/** Whether the processors are full, and mostly with other programs. */
+const isCrowded = ({ cpu_busy: busy, cpu_own: own }) => busy != null && busy >= FULL && busy - own > own;
+
+const SLOW = ["first_token", "open_first_token", "seen_gap", "open_gap", "gap"]; // reasons that other programs may have caused
+
 /** Whether one more user fits, and why: [answer, reasons]. */
-function fitOf(fit) {
-  if (fit.reasons.length) return ["No", fit.reasons.map((reason) => REASONS[reason](fit))];
+function fitOf(fit, machine) {
+  if (fit.reasons.length) {
+    const others = isCrowded(machine) && fit.reasons.some((reason) => SLOW.includes(reason)) ? [`other programs take ${percent(machine.cpu_busy - machine.cpu_own)} of the processors`] : [];
+    return ["No", [...fit.reasons.map((reason) => REASONS[reason](fit)), ...others]];
+  }
   const parts = [`${fit.slots - fit.running} of ${fit.slots} slots are free`];
-  if (fit.gap_s) parts.push(`tokens would come every ${Math.round(fit.gap_s * 1000)} ms`);
-  if (fit.first_token_s != null) parts.push(`first tokens take up to ${fit.first_token_s.toFixed(1)} s (9 of 10)`);
+  if (fit.gap_s) parts.push(`with one more, tokens would come every ${Math.round(fit.gap_s * 1000)} ms, within the limit of 100 ms to read along`);
+  if (fit.first_token_s != null) parts.push(`in the last five minutes, first tokens took up to ${fit.first_token_s.toFixed(1)} s (9 of 10), within the limit of 2 s for a chat`);
   if (fit.free_tokens) parts.push(`the KV cache has room for ${count(Math.floor(fit.free_tokens / Math.max(1, fit.request_tokens)), "more request")} like the last ones`);
   return ["Yes", parts];
 }
@@ -33,15 +44,15 @@ function poolingFitOf({ has_room: hasRoom, answer_s: answer }) {
 }
 
 /** Whether one more user fits on each model: [{model, answer, reasons, users}]. */
-export const roomOf = ({ fits, pooling_fits: poolingFits }) => [
-  ...fits.map((fit) => ({ model: fit.model, found: fitOf(fit), users: usersOf(fit) })),
+export const roomOf = ({ fits, pooling_fits: poolingFits, machine }) => [
+  ...fits.map((fit) => ({ model: fit.model, found: fitOf(fit, machine), users: usersOf(fit) })),
   ...poolingFits.map((fit) => ({ model: fit.model, found: poolingFitOf(fit), users: "" })),
 ].map(({ model, found: [answer, reasons], users }) => ({ model, answer, reasons, users }));
 
 /** How many users fit altogether, as a sentence; "" before that is known. */
 function usersOf({ users, most_quick: most, answer_s: answerS }) {
   if (!users) return "";
-  return `At least ${count(users, "user")} in all: it has answered ${most} at once at reading speed, and an answer takes ${span(answerS)}; with 45 s to read and write between answers, ${most} × (${span(answerS)} + 45 s) / ${span(answerS)}.`;
+  return `At least ${count(users, "user")} in all: it has answered ${most} at once at reading speed, and an answer takes ${span(answerS)} (mean of the last five minutes with answers); with 45 s to read and write between answers, ${most} × (${span(answerS)} + 45 s) / ${span(answerS)}.`;
 }
 
 /** Rows of the machine's load: {name, share, text, isFull}. What the system does not tell, and swap that is not there, is left out. */
@@ -60,7 +71,7 @@ export function verdict(report) {
   const broken = models.filter(({ state }) => state === "dead" || state === "loading");
   if (isDraining) return { text: "Draining: running requests are finished, and new ones are refused.", mood: "bad" };
   if (broken.length === models.length && broken.length) return { text: `Not ready: ${broken[0].reason || broken[0].state}.`, mood: "bad" };
-  const full = machineRows(machine).filter(({ isFull }) => isFull).map(({ name }) => name.toLowerCase());
+  const full = fullWords(machine);
   const [running, waiting] = ["running", "waiting"].map((name) => fits.reduce((sum, fit) => sum + fit[name], 0));
   const batch = batchOf(models);
   const texts = textsOf(models);
@@ -70,8 +81,16 @@ export function verdict(report) {
   const now = [users.join(", ") || (work.length ? "No users" : "Idle"), ...work].join("; ");
   const rooms = roomOf(report);
   const room = rooms.map(({ model, answer, reasons }) => `${rooms.length > 1 ? `${model}: ` : ""}${answer === "Yes" ? "one more user fits" : `no room for one more user: ${reasons[0]}`}`);
-  const parts = [[now, ...room].join("; "), full.length ? `Nearly full: ${full.join(", ")}` : ""].filter(Boolean);
+  const parts = [[now, ...room].join("; "), ...full].filter(Boolean);
   return { text: `${parts.join(". ")}.`, mood: full.length || rooms.some(({ answer }) => answer === "No") ? "warn" : "good" };
+}
+
+/** What of the machine is full or nearly so: at most two sentences without their periods. */
+function fullWords(machine) {
+  const rows = machineRows(machine).filter(({ isFull }) => isFull);
+  const nameOf = ({ name }) => (name === "Processors" && isCrowded(machine) ? "processors, mostly by other programs" : name.toLowerCase());
+  const sentence = (start, list) => (list.length ? [`${start}: ${list.map(nameOf).join("; ")}`] : []);
+  return [...sentence("Full", rows.filter(({ share }) => share >= ALL)), ...sentence("Nearly full", rows.filter(({ share }) => share < ALL))];
 }
 
 /** What models for embeddings and scores do, as a part of a sentence; "" if nothing. */
