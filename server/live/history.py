@@ -37,9 +37,9 @@ class Bucket(msgspec.Struct, kw_only=True):
     """Activity of all models within a stretch of time.
 
     read_tokens, written_tokens: computed by the engines, lines of batches included. requests, refused, failed:
-    POSTs of clients. most_running, most_waiting: the highest numbers of clients' requests in one engine. keys: use
-    by clients' requests. batches: use by lines of batches, and by what fine-tuning jobs ask models. cpu_busy,
-    memory_used: highest shares that were sampled; null without a sample.
+    POSTs of clients, and requests with an invalid key. most_running, most_waiting: the highest numbers of clients'
+    requests in one engine. keys: use by clients' requests. batches: use by lines of batches, and by what fine-tuning
+    jobs ask models. cpu_busy, memory_used: highest shares that were sampled; null without a sample.
     """
 
     start_s: int
@@ -161,8 +161,9 @@ class History:
             bucket.most_waiting = max(bucket.most_waiting, stats.waiting)
 
     def on_over(self, record: RequestRecord) -> None:
-        """Count a finished POST of a client, or a line of a batch that counts in its key's usage."""
-        if record.method != "POST" or (record.is_batch_line and not record.is_usage):
+        """Count a finished POST of a client, any request with a key that is not valid, or a line of a batch that counts
+        in its key's usage. A page asks without a key to learn whether it needs one."""
+        if not _is_counted(record):
             return
         now_s, outcome = self._clock(), record.outcome
         is_refused, has_failed = outcome is RequestOutcome.REFUSED, outcome in _FAULTS
@@ -219,6 +220,12 @@ def key_of(record: RequestRecord) -> str:
     if record.key_name is None and record.error_status == _UNAUTHORIZED:
         return NO_KEY
     return record.key_name or ""
+
+
+def _is_counted(record: RequestRecord) -> bool:
+    if record.is_batch_line:
+        return record.is_usage
+    return record.method == "POST" or (record.has_key and key_of(record) == NO_KEY)
 
 
 def _use_of(uses: dict[str, KeyUse], key: str) -> KeyUse:

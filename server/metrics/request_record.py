@@ -59,6 +59,7 @@ class RequestRecord:
         self.response_bytes = 0
         self.http_s = 0.0  # from the request's head to the end of the answer
         self.key_name: str | None = None
+        self.has_key = False  # whether a key was sent, valid or not
         self.is_batch_line = False  # or a body that a fine-tuning job's grader asks for
         self.is_usage = False  # whether it counts in the usage of its key
         self.trace_id: str | None = None  # of a sampled trace

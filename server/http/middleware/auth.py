@@ -49,10 +49,13 @@ class AuthMiddleware:
     def _admit(self, scope: Scope) -> None:
         """Set the request's caller, and count a POST for its key. Raises InvalidApiKey, ForeignName or RateLimited."""
         headers = Headers(scope=scope)
-        caller = self._ring.find(_given_key(headers)) if self._ring.asks_for_keys else _anybody(scope)
+        key, record = _given_key(headers), current_record()
+        if record is not None:
+            record.has_key = bool(key)
+        caller = self._ring.find(key) if self._ring.asks_for_keys else _anybody(scope)
         set_caller(scope, caller)
         is_request = scope["method"] == "POST"
-        if (record := current_record()) is not None:
+        if record is not None:
             record.key_name, record.is_usage = caller.name, is_request
         if is_request and caller.account is not None:
             scope["state"][COUNTED_STATE] = caller.account.count_request()

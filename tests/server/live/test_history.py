@@ -79,6 +79,18 @@ def test_what_counts_as_refused_or_failed_is_listed() -> None:
     assert len(history.failures) == 100
 
 
+def test_requests_with_an_invalid_key_count_whatever_they_ask() -> None:
+    history = History(_Clock())
+    for route, has_key in (("/v1/models", True), ("/dashboard/server", False), ("", True)):
+        record = RequestRecord("r", "GET", lambda _: None)
+        record.status, record.route, record.has_key = 401, route, has_key
+        record.note_error(401, "invalid_api_key")
+        history.on_over(record)
+    (bucket,) = history.hour()
+    assert (bucket.requests, bucket.refused, bucket.keys[NO_KEY].refused) == (2, 2, 2)
+    assert [each.route for each in history.failures] == ["/v1/models", ""]
+
+
 def test_old_buckets_are_dropped() -> None:
     clock = _Clock()
     history = History(clock)

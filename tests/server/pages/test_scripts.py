@@ -57,6 +57,21 @@ def test_the_scripts_do_what_their_tests_say(node: str, site: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def test_a_curve_has_the_color_of_its_legend() -> None:
+    css = page_file("dashboard.css").plain.decode()
+    keys = dict(re.findall(r"\.key\.(\w+) \{ background: (var\(--\w+\));", css))
+    curves = dict(re.findall(r"\.curve\.(\w+), \.dot\.\w+ \{ stroke: (var\(--\w+\));", css))
+    drawn = {
+        color
+        for name in _OWN
+        for line in page_file(name).plain.decode().splitlines()
+        if "points" in line
+        for color in re.findall(r'color: "(\w+)"', line)
+    }
+    assert drawn
+    assert {color: curves[color] for color in drawn} == {color: keys[color] for color in drawn}
+
+
 def test_every_script_can_be_parsed(node: str, site: Path) -> None:
     runs = [
         subprocess.Popen([node, "--check", site / "assets" / name], stderr=subprocess.PIPE, text=True) for name in _OWN

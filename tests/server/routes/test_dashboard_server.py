@@ -19,6 +19,7 @@ from server.commands.options.in_force import settings_in_force
 from server.commands.serve.engines import note_restart
 from server.config.server import ServerConfig
 from server.keys.caller import ANYBODY
+from server.live.history import NO_KEY
 from server.live.log_tail import MAX_LINES, LogTail
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.keys import bearer, entry, write_keys
@@ -67,6 +68,21 @@ async def test_requests_are_counted_by_key(tmp_path: Any) -> None:
     assert (minute["keys"]["ann"]["requests"], minute["keys"]["ann"]["output_tokens"]) == (2, 2 * len("Because."))
     assert (minute["keys"]["root"]["requests"], minute["keys"]["root"]["refused"]) == (1, 1)
     assert report["has_keys"]
+
+
+async def test_requests_with_an_invalid_key_are_counted_but_not_how_a_page_learns_that_it_needs_one(
+    tmp_path: Any,
+) -> None:
+    app = _app(api_keys_file=write_keys(tmp_path / "keys.json", entry("root", admin=True)))
+    async with http(app) as api:
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            assert (await api.get("/v1/models", headers=headers)).status_code == 401
+        report = (await api.get("/dashboard/server", headers=bearer("root"))).json()
+    (minute,) = report["hour"]["buckets"]
+    assert {name: use["refused"] for name, use in minute["keys"].items()} == {NO_KEY: 1}
+    assert [(each["route"], each["status"], each["key"]) for each in report["failures"]] == [
+        ("/v1/models", 401, NO_KEY)
+    ]
 
 
 async def test_one_more_user_fits_or_not_and_why() -> None:

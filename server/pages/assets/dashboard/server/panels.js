@@ -95,8 +95,8 @@ function showWindow() {
   const share = (name) => pointsOf(window, report, (bucket) => (bucket[name] == null ? null : 100 * bucket[name]), null);
   const events = report.happenings.filter(({ at_s: at, kind }) => ["engine_ended", "stopped", "killed"].includes(kind) && now - at < -range[0]).map(({ at_s: at }) => at - now);
   byId("history").replaceChildren(
-    lineChart({ lines: [{ color: "decode", label: "written", points: rate("written_tokens") }, { color: "prefill", label: "read from prompts", points: rate("read_tokens") }], unit: "tokens per second, all models", xMarks: marks, range, events, label: `Tokens per second in the last ${chosen}; the table below has it in numbers` }),
-    lineChart({ lines: [{ color: "shared", label: "processors", points: share("cpu_busy") }, { color: "waiting", label: "memory", points: share("memory_used") }], unit: "percent in use", xMarks: marks, range, least: 100, label: `Processors and memory in the last ${chosen}` }));
+    lineChart({ lines: [{ color: "decode", label: "written", points: rate("written_tokens") }, { color: "prefill", label: "prompt tokens computed", points: rate("read_tokens") }], unit: "tokens per second, all models", xMarks: marks, range, events, label: `Tokens per second in the last ${chosen}; the table below has it in numbers` }),
+    lineChart({ lines: [{ color: "shared", label: "processors", points: share("cpu_busy") }, { color: "prefill", label: "memory", points: share("memory_used") }], unit: "percent in use", xMarks: marks, range, least: 100, label: `Processors and memory in the last ${chosen}` }));
   showRows(rowsOf(window, now, size), unit);
   showUses(usesOf(window.buckets, report));
   showFailures(failuresOf(window, report.failures, now));
@@ -108,7 +108,7 @@ function showRows(rows, unit) {
   const hasLines = rows.some(({ lines }) => lines);
   byId("history-rows").hidden = rows.length === 0;
   byId("history-rows").replaceChildren(
-    head(["When", "Requests", "Refused or failed", hasLines ? "Batch lines" : null, "Tokens read", "Tokens written", "Most at once", "Most waiting", "Processors at most"].filter(Boolean)),
+    head(["When", "Requests", "Refused or failed", hasLines ? "Batch lines" : null, "Prompt tokens computed", "Tokens written", "Most at once", "Most waiting", "Processors at most"].filter(Boolean)),
     h("tbody", {}, rows.map((row) => h("tr", {},
       h("td", {}, row.to === 0 ? `last ${age(row.from)} ${unit}` : `${age(row.to)} to ${age(row.from)} ${unit} ago`),
       h("td", {}, number(row.requests)), h("td", { class: row.refused ? "bad" : null }, number(row.refused)),
@@ -122,7 +122,7 @@ function showUses(uses) {
   byId("no-uses").hidden = uses.length > 0;
   byId("uses").hidden = uses.length === 0;
   byId("uses").replaceChildren(
-    head(["Key", "Now", "Of all work", "Requests", "Refused or failed", "Tokens read", "from the cache", "Tokens written"]),
+    head(["Key", "Now", "Of all work", "Requests", "Refused or failed", "Prompt tokens", "of these from the cache", "Tokens written"]),
     h("tbody", {}, uses.map((use) => h("tr", {}, h("td", {}, use.isBatch ? h("a", { href: "#/jobs" }, use.name) : use.name),
       h("td", {}, use.now ? count(use.now, use.isBatch ? "line" : "request") : "–"), h("td", {}, `${Math.round(100 * use.share)} %`), h("td", {}, count(use.requests, use.isBatch ? "line" : "request")),
       h("td", { class: use.refused ? "bad" : null }, number(use.refused)), h("td", {}, number(use.read)), h("td", {}, number(use.cached)), h("td", {}, number(use.written))))));
