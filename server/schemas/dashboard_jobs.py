@@ -19,7 +19,8 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: "batch", or the method of a fine-tuning job. done, total: progress in `unit`; `total` is 0 until it is known.
     failed: lines that were answered with an error. left_s: estimated seconds until the end; null while that is unknown.
-    A batch counts work alone, to which pauses for clients come. is_paused: whether a batch stands still while clients
+    A batch counts work alone, to which pauses for clients come. active_s: time for which a batch has run without such
+    pauses; null for other jobs. is_paused: whether a batch stands still while clients
     are served. waits_for: why a job stands still, if that is the last thing it reported. key: the owner's name, as
     KeyRing.owner_name returns it. is_own: whether the caller owns the job.
     """
@@ -34,6 +35,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     unit: JobUnit
     left_s: float | None
+    active_s: float | None
     is_paused: bool
     waits_for: str | None
     key: str

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, figuresOf, kindOf, moodOf, progressOf, purposeOf, span, statusOf, tally, timeOf } from "../assets/dashboard/jobs/words.js";
+import { bytes, figuresOf, kindOf, moodOf, progressOf, purposeOf, span, stallOf, statusOf, tally, timeOf } from "../assets/dashboard/jobs/words.js";
 
 const JOB = { kind: "batch", status: "in_progress", done: 0, total: 0, failed: 0, unit: "line", has_ended: false, created_at: 1000, started_at: null, ended_at: null, left_s: null };
 
@@ -21,8 +21,8 @@ test("progress counts lines or steps, and those that failed", () => {
 test("times are told in one unit", () => {
   assert.deepEqual([0.2, 40, 89, 90, 1800, 5400, 90_000, 200_000].map(span), ["1 s", "40 s", "89 s", "2 min", "30 min", "2 h", "25 h", "2 days"]);
   assert.equal(timeOf({ ...JOB, left_s: 130 }, 2000), "about 2 min left");
-  assert.equal(timeOf(JOB, 1060), "since 60 s");
-  assert.equal(timeOf({ ...JOB, started_at: 1050 }, 1060), "since 10 s");
+  assert.equal(timeOf(JOB, 1060), "for 60 s");
+  assert.equal(timeOf({ ...JOB, started_at: 1050 }, 1060), "for 10 s");
   assert.equal(timeOf({ ...JOB, has_ended: true, ended_at: 1000 }, 1600), "10 min ago");
 });
 
@@ -35,10 +35,24 @@ test("a job's figures leave out what is not known yet", () => {
 });
 
 test("a batch that clients hold up says so", () => {
-  const paused = { ...JOB, is_paused: true };
-  assert.equal(statusOf(paused), "Paused while clients are served");
-  assert.equal(timeOf({ ...paused, left_s: 130 }, 2000), "about 2 min of work left");
+  const paused = { ...JOB, is_paused: true, active_s: 60, left_s: 130, started_at: 980, total: 400, done: 100 };
+  const line = "Waiting: clients’ requests come first. It has run for 60 s of 17 min, and needs about 2 min more without them.";
+  assert.equal(statusOf(paused), "Paused");
+  for (const job of [paused, { ...paused, is_paused: false }]) { // as it is between two of its pauses
+    assert.equal(stallOf(job, 2000), line);
+    assert.equal(timeOf(job, 2000), "for 17 min");
+    assert.ok(!figuresOf({ job, now: 2000 }).some(([, label]) => label === "left"));
+  }
+  assert.equal(stallOf({ ...paused, left_s: null }, 2000), "Waiting: clients’ requests come first. It has run for 60 s of 17 min.");
+  assert.equal(stallOf({ ...paused, is_paused: false, active_s: 900 }, 2000), "");
+  assert.equal(stallOf({ ...paused, has_ended: true }, 2000), "");
   assert.equal(tally([paused, JOB]), "1 running, 1 paused");
+});
+
+test("a job that is stopped for requests waits, whatever it does next", () => {
+  const job = { ...JOB, kind: "supervised", status: "validating_files", waits_for: "Waiting: requests keep the server busy" };
+  assert.deepEqual([statusOf(job), stallOf(job, 2000), tally([job, { ...job, status: "running" }])], ["Waiting", job.waits_for, "2 waiting"]);
+  assert.equal(statusOf({ ...job, waits_for: null }), "Checking its files");
 });
 
 test("jobs are counted by what they do", () => {

@@ -78,6 +78,7 @@ test("the verdict tells of batches, which use what no user does", () => {
   assert.equal(text(2, { batch_paused: 5 }), "2 requests running; a batch is paused (5 lines); one more user fits.");
   const training = { kind: "supervised", status: "running" };
   assert.equal(verdict({ ...REPORT, fits: [], jobs: [training, { kind: "batch", status: "in_progress" }] }).text, "No users; a fine-tuning job is training.");
+  assert.equal(verdict({ ...REPORT, fits: [], jobs: [{ ...training, waits_for: "Waiting: ..." }] }).text, "No users; a fine-tuning job is waiting.");
   const embeds = { ...REPORT, models: [{ ...MODEL, batch_running: 3 }, MODEL], fits: [] };
   assert.equal(verdict(embeds).text, "No users; a batch is running (3 lines).");
 });

@@ -9,7 +9,7 @@ import { place } from "../placing.js";
 import { setState } from "../state.js";
 import { pause } from "../watching.js";
 import { fillMeter, jobMeter } from "./meter.js";
-import { bytes, kindOf, moodOf, purposeOf, statusOf, tally, timeOf } from "./words.js";
+import { bytes, kindOf, moodOf, purposeOf, stallOf, statusOf, tally, timeOf } from "./words.js";
 
 const REFRESH_MS = 2000;
 const EMPTY = "No job yet. A batch answers a file of requests in the background (POST /v1/batches); a fine-tuning job trains an adapter on your examples (POST /v1/fine_tuning/jobs).";
@@ -61,8 +61,8 @@ export function jobRow(job, old, now, hasKeys) {
   status.textContent = statusOf(job);
   fillMeter(bar.firstChild, job);
   time.textContent = timeOf(job, now);
-  stall.textContent = job.waits_for ?? "";
-  stall.hidden = !job.waits_for;
+  stall.textContent = stallOf(job, now);
+  stall.hidden = !stall.textContent;
   return element;
 }
 

@@ -8,7 +8,7 @@ import { pause } from "../watching.js";
 import { batchView } from "./batch.js";
 import { fillMeter, jobMeter } from "./meter.js";
 import { trainingView } from "./training.js";
-import { figuresOf, kindOf } from "./words.js";
+import { figuresOf, kindOf, stallOf } from "./words.js";
 
 const REFRESH_MS = 1000;
 
@@ -63,12 +63,13 @@ async function getReport(id, after, signal) {
 function jobView({ job: { id, kind, is_own: isOwn, key } }) {
   const figures = h("div", { class: "figures" });
   const meter = jobMeter();
+  const stall = h("p", { class: "note", hidden: true });
   const actions = h("div", { class: "row job-actions" });
   const fault = h("p", { class: "note error", role: "alert", hidden: true });
   const content = kind === "batch" ? batchView() : trainingView();
   const element = h("div", {},
     h("h1", { class: "request-title" }, `${kindOf({ kind })} `, h("code", {}, id), copyButton(id)),
-    figures, h("section", { class: "card" }, meter, actions, fault),
+    figures, stall, h("section", { class: "card" }, meter, actions, fault),
     isOwn ? null : h("p", { class: "note" }, `This job belongs to ${key.includes(" ") ? key : `the key ${key}`}. Its samples, events and errors are shown to that key alone.`),
     content.element);
   let shown = "";
@@ -77,6 +78,8 @@ function jobView({ job: { id, kind, is_own: isOwn, key } }) {
     update(report) {
       const { job } = report;
       figures.replaceChildren(...figuresOf(report).map(([value, label, mood = ""]) => h("div", { class: "figure" }, h("span", { class: mood }, value), h("small", {}, label))));
+      stall.textContent = stallOf(job, report.now);
+      stall.hidden = !stall.textContent;
       fillMeter(meter, job);
       const offered = isOwn ? offers(job) : [];
       if (shown !== String(offered.map(([label]) => label))) {

@@ -15,7 +15,6 @@ export function trainingView() {
   const points = [];
   const samples = [];
   const notes = [];
-  const stall = h("p", { class: "note", hidden: true });
   const cards = Object.fromEntries(["result", "loss", "reward", "samples", "events"].map((name) => [name, card([])]));
   let shown = ""; // of the result
   const fill = (name, parts) => {
@@ -24,13 +23,11 @@ export function trainingView() {
     cards[name] = newer;
   };
   return {
-    element: h("div", {}, stall, ...Object.values(cards)),
+    element: h("div", {}, ...Object.values(cards)),
     update({ job, training, curve, samples: newSamples, notes: newNotes }) {
       points.push(...curve);
       samples.push(...newSamples);
       notes.push(...newNotes);
-      stall.textContent = job.waits_for ?? "";
-      stall.hidden = !job.waits_for;
       const result = JSON.stringify([job.has_ended, job.status, training]);
       if (result !== shown) fill("result", resultOf(job, training));
       shown = result;

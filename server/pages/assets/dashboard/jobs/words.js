@@ -2,6 +2,8 @@
 
 import { count } from "../../shared/count.js";
 
+const MIN_LASTED_S = 60; // before that, nothing is called slow
+
 const KINDS = {
   batch: "Batch",
   supervised: "Fine-tuning",
@@ -22,7 +24,7 @@ const PURPOSES = {
 };
 
 export const kindOf = ({ kind }) => KINDS[kind] ?? kind;
-export const statusOf = ({ status, is_paused: isPaused }) => (isPaused ? "Paused while clients are served" : STATUSES[status] ?? status);
+export const statusOf = ({ status, is_paused: isPaused, waits_for: waitsFor }) => (waitsFor ? "Waiting" : isPaused ? "Paused" : STATUSES[status] ?? status);
 export const purposeOf = ({ purpose }) => PURPOSES[purpose] ?? purpose;
 
 /** good: it went well; bad: it did not; "" otherwise. */
@@ -42,17 +44,27 @@ export function span(s) {
   return s < 36 * 3600 ? `${Math.round(s / 3600)} h` : count(Math.round(s / 86400), "day");
 }
 
+/** Why it stands still or is slow, as a sentence; "" if it does not. A batch makes way for clients. */
+export function stallOf({ waits_for: waitsFor, is_paused: isPaused, active_s: activeS, left_s: leftS, started_at: startedAt, has_ended: hasEnded }, now) {
+  const lasted = now - (startedAt ?? now);
+  const isSlow = activeS != null && lasted >= MIN_LASTED_S && activeS < lasted / 2;
+  if (waitsFor || hasEnded || !(isPaused || isSlow)) return waitsFor ?? "";
+  const left = leftS == null ? "" : `, and needs about ${span(leftS)} more without them`;
+  return `Waiting: clients’ requests come first. It has run for ${span(activeS ?? 0)} of ${span(lasted)}${left}.`;
+}
+
 /** When it ends or ended, seen from `now`, in seconds since 1970. */
-export function timeOf({ left_s: leftS, started_at: startedAt, created_at: createdAt, ended_at: endedAt, has_ended: hasEnded, is_paused: isPaused }, now) {
-  if (leftS != null) return `about ${span(leftS)} ${isPaused ? "of work " : ""}left`;
-  if (!hasEnded) return `since ${span(now - (startedAt ?? createdAt))}`;
+export function timeOf(job, now) {
+  const { left_s: leftS, started_at: startedAt, created_at: createdAt, ended_at: endedAt, has_ended: hasEnded } = job;
+  if (leftS != null && !stallOf(job, now)) return `about ${span(leftS)} left`;
+  if (!hasEnded) return `for ${span(now - (startedAt ?? createdAt))}`;
   return endedAt == null ? "" : `${span(now - endedAt)} ago`;
 }
 
 /** Such as "1 running, 2 waiting, 14 ended". */
 export function tally(jobs) {
   const paused = jobs.filter((each) => each.status === "paused" || each.is_paused).length;
-  const waiting = jobs.filter((each) => ["queued", "validating", "validating_files"].includes(each.status)).length;
+  const waiting = jobs.filter((each) => each.waits_for || ["queued", "validating", "validating_files"].includes(each.status)).length;
   const ended = jobs.filter((each) => each.has_ended).length;
   const parts = [[jobs.length - paused - waiting - ended, "running"], [waiting, "waiting"], [paused, "paused"], [ended, "ended"]];
   return parts.filter(([number]) => number).map(([number, word]) => `${number} ${word}`).join(", ");
@@ -70,7 +82,7 @@ export function bytes(number) {
 /** [value, label, mood] of what is known of the job. */
 export function figuresOf({ job, now, has_keys: hasKeys }) {
   const last = job.ended_at ?? now;
-  const left = job.left_s == null ? null : [`about ${span(job.left_s)}`, "left"];
+  const left = job.left_s == null || stallOf(job, now) ? null : [`about ${span(job.left_s)}`, "left"];
   return [
     [statusOf(job), "state", moodOf(job)],
     job.total ? [`${Math.floor((100 * job.done) / job.total)} %`, `of its ${job.unit}s`] : null,

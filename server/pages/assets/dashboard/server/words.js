@@ -76,8 +76,10 @@ export function verdict(report) {
   const batch = batchOf(models);
   const texts = textsOf(models);
   const users = [running + waiting ? `${count(running, "request")} running${waiting ? `, ${waiting} waiting` : ""}` : "", texts].filter(Boolean);
-  const trainings = jobs.filter(({ kind, status }) => kind !== "batch" && status === "running").length;
-  const work = [batch, trainings ? `${trainings === 1 ? "a fine-tuning job is" : `${trainings} fine-tuning jobs are`} training` : ""].filter(Boolean);
+  const trainings = jobs.filter(({ kind }) => kind !== "batch");
+  const areIn = (list, what) => (list.length ? `${list.length === 1 ? "a fine-tuning job is" : `${list.length} fine-tuning jobs are`} ${what}` : "");
+  const stalled = trainings.filter((job) => job.waits_for);
+  const work = [batch, areIn(trainings.filter((job) => job.status === "running" && !job.waits_for), "training"), areIn(stalled, "waiting")].filter(Boolean);
   const now = [users.join(", ") || (work.length ? "No users" : "Idle"), ...work].join("; ");
   const rooms = roomOf(report);
   const room = rooms.map(({ model, answer, reasons }) => `${rooms.length > 1 ? `${model}: ` : ""}${answer === "Yes" ? "one more user fits" : `no room for one more user: ${reasons[0]}`}`);
