@@ -28,7 +28,7 @@ def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
     has_keys = any(isinstance(layout, KVLayout) for layout in model.cache_layout.layers)
     return "/".join(
         (
-            "deterministic" if config.deterministic else "default",
+            identity.mode,
             identity.version.split()[0],
             weights[:12],
             f"{level}-{code[:6]}",

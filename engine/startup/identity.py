@@ -39,6 +39,7 @@ class ComputeIdentity:
     device: str
     dtype: str
     kv_dtype: str
+    mode: str  # "deterministic" or "default", in which keys and values may be rounded with AMX
 
     def digest(self) -> str:
         return hash_texts(getattr(self, field.name) for field in dataclasses.fields(self))
@@ -73,6 +74,7 @@ def compute_identity(config: EngineConfig, models: EngineModels, *, weights: str
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
         kv_dtype=kv_dtype_name(model.compute.kv_dtype),
+        mode="deterministic" if config.deterministic else "default",
     )
 
 
