@@ -60,10 +60,11 @@ class DraftPlanner:
         )
 
     def speedup(self, plan: DraftPlan, load: StepLoad) -> float:
-        """Return the plan's estimated speed-up over a step without drafts."""
-        if plan.tokens_per_s is None:
+        """Return the plan's estimated speed-up over a step without drafts; 1 while no such step has been measured."""
+        step_s = self.costs.steps.mean(load.num_sequences, load.num_rows)
+        if plan.tokens_per_s is None or not step_s:
             return 1.0
-        return plan.tokens_per_s * self.costs.steps.mean(load.num_sequences, load.num_rows) / load.num_decoding
+        return plan.tokens_per_s * step_s / load.num_decoding
 
     def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:
         """Return the threshold at which a draft ends: if the whole draft is less likely to be accepted, one more token

@@ -90,6 +90,15 @@ def test_no_pass_has_more_tokens_than_a_step_may_have() -> None:
     assert max(rows for _, rows in runner.contexts) == 64
 
 
+def test_catching_up_waits_until_a_step_has_been_measured() -> None:
+    """A sequence that decodes beside a long prompt may be a candidate before any decoding step was timed."""
+    engine, _ = _engine(long_prefill_token_threshold=1)
+    requests = [_request("a", 20, 40), _request("b", 90, 60)]
+    ids, client = generate(engine, requests)
+    assert ids == {request.id: expected_ids(request) for request in requests}
+    assert sum(step.draft_tokens for step in client.steps) > 0
+
+
 def test_contexts_are_computed_together() -> None:
     engine, runner = _engine()
     generate(engine, [_request("learn", 100, 60)])
