@@ -16,7 +16,7 @@ _MIXED_MOST_S, _MIXED_MOST_STEPS = 0.095, 2.75
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
 # Of a step without streams, though it may exceed the target: with fewer rows, kernels read and dequantize all weights
 # for little, which makes the rate so low that the target never allows more.
-_MIN_PREFILL_TOKENS = 64
+_MIN_PREFILL_TOKENS = 128
 _TOKENS_MULTIPLE = 16  # steps with several times as many tokens are a multiple: kernels work on whole tiles
 
 

@@ -50,7 +50,7 @@ def test_prompts_get_on_beside_any_number_of_generating_sequences(num_generating
 
 
 def test_steps_without_streams_have_enough_rows_for_the_kernels() -> None:
-    assert StepBudget(None, seconds_per_token=1.0).tokens(0) == 64
+    assert StepBudget(None, seconds_per_token=1.0).tokens(0) == 128
 
 
 def test_speed_is_learned_from_steps_with_prompts() -> None:
