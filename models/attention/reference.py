@@ -11,7 +11,7 @@ import torch
 from models.architecture.attention import AttentionSpec, IndexerSpec
 from models.architecture.kv_layout import LARGEST_CODES, SCALE_DTYPE, CachePart, KVLayout, scale_slots
 from models.attention.base import INDEX_PART, AttentionBackend
-from models.attention.kv_codes import quantize_heads, quantized_kv_refusal
+from models.attention.kv_codes import hadamard_heads, has_spread_keys, quantize_heads, quantized_kv_refusal
 from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
 from models.kv.layer import LayerKV
@@ -57,6 +57,8 @@ class ReferenceAttention(AttentionBackend):
         return KVLayout(tuple(parts), 1, dtype)
 
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        if has_spread_keys(kv.layout.code_dtype, has_values=v is not None):
+            k = hadamard_heads(k)
         for (stored, scales), rows in zip(_keys_and_values(kv), (k,) if v is None else (k, v), strict=True):
             if scales is None:
                 stored.index_copy_(0, group.slot_mapping, rows.to(stored.dtype))
@@ -107,6 +109,8 @@ class ReferenceAttention(AttentionBackend):
         chosen: torch.Tensor | None = None,
     ) -> torch.Tensor:
         out = q.new_empty((*q.shape[:2], spec.value_dim))
+        if has_spread_keys(kv.layout.code_dtype, has_values=spec.values_from is None):
+            q = hadamard_heads(q)
         for part in _parts(batch, spec):
             sequences = torch.tensor(part.sequences, device=q.device)  # [N]
             rows = torch.tensor(part.rows, device=q.device)  # [N, R]
@@ -125,7 +129,7 @@ class ReferenceAttention(AttentionBackend):
             for first, last in _tiles(part, spec, group.block_size):
                 k, *v = (_gather(*part, tables, first, last, group.block_size) for part in _keys_and_values(kv))
                 softmax.add(first, k, v[0] if spec.values_from is None else k[..., spec.values_from :])
-            out[rows] = softmax.result().to(q.dtype)
+            out[rows] = softmax.result().to(out.dtype)
         return out
 
 

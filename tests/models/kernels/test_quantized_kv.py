@@ -7,7 +7,7 @@ from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import LARGEST_CODES
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
-from models.attention.kv_codes import quantize_heads
+from models.attention.kv_codes import hadamard_heads, quantize_heads
 from models.attention.reference import ReferenceAttention
 from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import KVGroupBatch
@@ -60,7 +60,8 @@ def test_codes_and_scales_are_those_of_torch(kernels: KernelLibrary, dtype: torc
 
     backend.write(kv, k, v, KVGroupBatch(slots, torch.zeros(1, 1), 16))
 
-    for rows, (codes, scales) in zip((k, v), _stored(kv, spec), strict=True):
+    keys = hadamard_heads(k) if kv_dtype == torch.int8 else k
+    for rows, (codes, scales) in zip((keys, v), _stored(kv, spec), strict=True):
         want_codes, want_scales = quantize_heads(rows, kv_dtype)
         assert torch.equal(scales[slots], want_scales)
         assert torch.equal(codes[slots].to(torch.float32), want_codes.to(torch.float32))
@@ -128,6 +129,38 @@ def test_int8_keeps_the_small_numbers_of_a_query_beside_a_large_one(kernels: Ker
     got, want = attend(CpuAttention(kernels), torch.bfloat16), attend(ReferenceAttention(), torch.float32)
 
     assert (got - want).norm() < 0.005 * want.norm()
+
+
+@pytest.mark.parametrize("size", [16, 48, 64, 96, 128])
+def test_the_hadamard_matrix_leaves_products_as_they_are(size: int) -> None:
+    q, k = torch.randn(2, 5, 3, size, generator=torch.Generator().manual_seed(0))
+
+    spread = hadamard_heads(q)
+
+    torch.testing.assert_close((spread * hadamard_heads(k)).sum(-1), (q * k).sum(-1), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(hadamard_heads(spread), q, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(spread, q, atol=0.1)
+
+
+def test_int8_keeps_the_small_channels_of_a_key_beside_a_large_one(kernels: KernelLibrary) -> None:
+    """Keys of Qwen2.5 have a channel that is a hundred times as large as others."""
+    spec, generator = AttentionSpec(4, 2, 64, 0.125), torch.Generator().manual_seed(0)
+    batch, num_blocks = paged_batch([Lengths(3, 300)], 16, generator)
+    group = batch.groups[0]
+    assert isinstance(group, KVGroupBatch)
+    q = torch.randn(3, 4, 64, generator=generator)
+    k, v = torch.randn(2, 300, 2, 64, generator=generator)
+    k[..., 5] = 150.0  # adds nearly the same to all scores
+    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+
+    def attend(kv_dtype: torch.dtype) -> torch.Tensor:
+        backend = CpuAttention(kernels)
+        kv = filled_kv(backend, spec, num_blocks, batch, k, v, kv_dtype)
+        return backend.forward(q, kv, batch, group, spec).float()
+
+    got, want = attend(torch.int8), attend(torch.bfloat16)
+
+    assert (got - want).norm() < 0.1 * want.norm()
 
 
 @pytest.mark.parametrize("spec", [AttentionSpec(4, 1, 64, 1.0, values_from=16, reuses_choice=True)])

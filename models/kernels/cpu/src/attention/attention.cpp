@@ -194,7 +194,12 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
     const int row = item.first_row + r;
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
     const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
-    std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
+    if (has_spread_keys(p.code, p.has_values())) {
+      hadamard_head(q, dim, s.scores);
+      for (int d = 0; d < dim; d += 16) store_lanes(q_tile + r * dim + d, load<F32x16>(s.scores + d));
+    } else {
+      std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
+    }
   }
   s.begin(item.num_rows, value_dim);
 
@@ -241,7 +246,8 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
     const int row = item.first_row + r;
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
     const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
-    queries[r] = to_whole(q, dim, s.q_bytes + r * 2 * dim, dim);
+    hadamard_head(q, dim, s.scores);
+    queries[r] = to_whole(s.scores, dim, s.q_bytes + r * 2 * dim, dim);
   }
   s.begin(item.num_rows, p.value_dim);
 

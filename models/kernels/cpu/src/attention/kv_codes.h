@@ -9,6 +9,10 @@
 //   tensor  [tiles, K, head_bytes]
 //   head    [16 * D codes][16 * V codes][room of 16 key scales][room of 16 value scales]
 //
+// Keys with values beside them are multiplied by a Hadamard matrix before they become int8, and so are queries before their
+// products with codes: scores stay as they were, and a key's few large channels, which would make its scale coarse, are spread
+// over all of its numbers. For 8-bit floats this is worse: each of their numbers has an error in proportion to its own size.
+//
 // Every code is a number in bf16, so that products with codes are exact before they are scaled. Codes of 8-bit floats are never
 // subnormal, NaN or infinite; a head with such a number has a scale that is not finite.
 #pragma once
@@ -46,6 +50,44 @@ constexpr int kCodePack = kCode == kInt8 ? 4 : 2;
 
 template <KvCode kCode>
 constexpr float kLargestCode = kCode == kInt8 ? 127.0f : Fp8<kCode>::kLargest;
+
+// ---- the Hadamard matrix
+
+constexpr int kMaxCodedDim = 1024;
+
+// Whether keys were multiplied by the matrix before they became codes.
+constexpr bool has_spread_keys(int code, bool has_values) { return code == kInt8 && has_values; }
+
+// +1 or -1: whether i & j has an even number of ones
+struct HadamardTable {
+  alignas(64) float rows[16][16];
+  constexpr HadamardTable() : rows{} {
+    for (int i = 0; i < 16; ++i)
+      for (int j = 0; j < 16; ++j) rows[i][j] = (0x6996 >> (i & j) & 1) ? -1.0f : 1.0f;
+  }
+};
+inline constexpr HadamardTable kHadamard{};
+
+// Multiplies each block of n numbers by the Hadamard matrix of n / sqrt(n), which is orthogonal and its own inverse; n is the
+// largest power of two that divides dim, a multiple of 16. Sums have the same order on every processor, and in torch.
+template <class Element>
+void hadamard_head(const Element* x, int dim, float* out) {
+  const int n = dim & -dim;
+  for (int d = 0; d < dim; d += 16) {
+    F32x16 sum = broadcast(to_float(x[d]));
+    for (int i = 1; i < 16; ++i) sum = fma(broadcast(to_float(x[d + i])), load<F32x16>(kHadamard.rows[i]), sum);
+    store(out + d, sum);
+  }
+  for (int half = 16; half < n; half *= 2)
+    for (int block = 0; block < dim; block += 2 * half)
+      for (int d = block; d < block + half; d += 16) {
+        const F32x16 a = load<F32x16>(out + d), b = load<F32x16>(out + d + half);
+        store(out + d, a + b);
+        store(out + d + half, a - b);
+      }
+  const F32x16 factor = broadcast(static_cast<float>(1.0 / std::sqrt(static_cast<double>(n))));
+  for (int d = 0; d < dim; d += 16) store(out + d, load<F32x16>(out + d) * factor);
+}
 
 // ---- quantization
 
@@ -99,9 +141,12 @@ Bf16 quantize_head(const Element* x, int size, uint8_t* codes) {
 // Stores a position's key and value (null where it is part of the key) of one head, whose tile begins at `head`.
 template <KvCode kCode, class Element>
 void store_coded(const Element* key, const Element* value, int lane, uint8_t* head, int head_dim, int value_dim) {
-  alignas(64) uint8_t codes[1024];
+  alignas(64) uint8_t codes[kMaxCodedDim];
+  alignas(64) float spread[kMaxCodedDim];
   Bf16* scales = reinterpret_cast<Bf16*>(head + kTile * (head_dim + value_dim));
-  scales[lane] = quantize_head<kCode>(key, head_dim, codes);
+  const bool is_spread = has_spread_keys(kCode, value != nullptr);
+  if (is_spread) hadamard_head(key, head_dim, spread);
+  scales[lane] = is_spread ? quantize_head<kCode>(spread, head_dim, codes) : quantize_head<kCode>(key, head_dim, codes);
   constexpr int kPacked = kCodePack<kCode>;
   for (int d = 0; d < head_dim; d += kPacked) std::memcpy(head + d * kTile + lane * kPacked, codes + d, kPacked);
   if (!value) return;
