@@ -37,7 +37,7 @@ from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
 from engine.startup.determinism import check_determinism
 from engine.startup.early import compute_threads
-from engine.startup.fingerprint import system_fingerprint
+from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
 from engine.startup.tier import describe_tier, open_tier

@@ -1,4 +1,4 @@
-"""ComputeIdentity: everything of an engine that decides the numbers it computes for given tokens and adapters."""
+"""ComputeIdentity: all that decides the numbers of an engine, for blocks on disk and for clients."""
 
 import dataclasses
 import hashlib
@@ -13,9 +13,10 @@ from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.quality.report import overrides_of
 from engine.startup.load import EngineModels, weight_options
-from models.architecture.kv_layout import kv_dtype_name
+from models.architecture.kv_layout import KVLayout, kv_dtype_name
 from models.decoder import Decoder
 from models.loaded_model import LoadedModel
+from models.system.memory import is_host
 from models.weight_cache.entry import code_digest
 
 _KV_FORMAT = 1  # changes with the order of a block's bytes in a file
@@ -42,7 +43,7 @@ class ComputeIdentity:
     mode: str  # "deterministic" or "default", in which keys and values may be rounded with AMX
 
     def digest(self) -> str:
-        return hash_texts(getattr(self, field.name) for field in dataclasses.fields(self))
+        return _hash_texts(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 def compute_identity(config: EngineConfig, models: EngineModels, *, weights: str | None = None) -> ComputeIdentity:
@@ -84,10 +85,39 @@ def kv_fingerprint(identity: ComputeIdentity, model: LoadedModel, block_size: in
     block_size: --block-size.
     """
     layout = model.cache_layout
-    return hash_texts([identity.digest(), str(_KV_FORMAT), repr(layout), repr(layout.block_sizes(block_size))])
+    return _hash_texts([identity.digest(), str(_KV_FORMAT), repr(layout), repr(layout.block_sizes(block_size))])
 
 
-def hash_texts(texts: Iterable[str]) -> str:
+def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
+    """Return mode/version/weights/kernels/KV dtype of a loaded model after `serve_context`.
+
+    Each part changes by itself, so that a difference of two fingerprints has a name. LoRA adapters are not included.
+    The weights are known by samples, since a start should not wait until all of them are read.
+
+    Raises StartupError if the files can no longer be read.
+    """
+    model = models.target
+    try:
+        samples = models.records.weights_samples()
+    except OSError as error:
+        raise StartupError(f"the files of {config.model} cannot be read again ({error}); start again") from error
+    identity = compute_identity(config, models, weights=samples)
+    weights = _hash_texts([identity.weights, identity.storage, identity.overrides, identity.rotary, identity.dtype])
+    code = _hash_texts([identity.version, identity.kernels, identity.attention])
+    level = model.compute.ops.level if is_host(model.device) else identity.device
+    has_keys = any(isinstance(layout, KVLayout) for layout in model.cache_layout.layers)
+    return "/".join(
+        (
+            identity.mode,
+            identity.version.split()[0],
+            weights[:12],
+            f"{level}-{code[:6]}",
+            identity.kv_dtype if has_keys else "no-kv",
+        )
+    )
+
+
+def _hash_texts(texts: Iterable[str]) -> str:
     """Return a hash of a list of texts, which differs if they are divided differently."""
     return hashlib.blake2b(json.dumps(list(texts)).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 

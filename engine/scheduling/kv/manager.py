@@ -9,11 +9,10 @@ from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
 from engine.scheduling.kv.capacity import KVCapacity
 from engine.scheduling.kv.groups import NO_BLOCK, prefix_unit, smallest_step
-from engine.scheduling.kv.moves import BlockMoves, PendingMoves
+from engine.scheduling.kv.moves import BlockMoves, PendingMoves, WriteThrough
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, root_digest, unit_digest
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.kv.tier_reads import TierOptions, TierReads
-from engine.scheduling.kv.write_through import WriteThrough
 from engine.scheduling.sequence import Sequence
 
 
