@@ -47,7 +47,10 @@ _FIELDS: dict[tuple[type, str], Array] = {
     (_ExpertLinear, "segments"): (_Segment, lambda linear: linear.num_segments),
     (_ExpertLinear, "row_block_bytes"): (ctypes.c_int64, lambda linear: linear.num_segments),
 }
-_OF_THIS_PROCESS = ("hr_num_threads", "hr_compute_alone", "hr_set_num_threads", "hr_set_spin_microseconds", "hr_replay")
+_OF_THIS_PROCESS = (
+    *("hr_num_threads", "hr_compute_alone", "hr_set_num_threads", "hr_set_spin_microseconds", "hr_replay"),
+    "hr_allow_amx",
+)
 _C_TYPES = {"p": "void*", "l": "int64_t", "i": "int", "f": "float"}
 _C_RESULTS = {None: "void", ctypes.c_int: "int", ctypes.c_int64: "int64_t"}
 

@@ -284,6 +284,8 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_sample.test_best_is_the_first_of_the_largest, size=[7, 300]),
         *each(test_sample.test_best_tells_of_rows_that_are_not_finite, size=[300], strange=[torch.nan, torch.inf]),
     ],
+    "hr_log_sums": each(test_sample.test_log_sums_are_the_same_alone_and_in_a_batch, size=[7, 300]),
+    "hr_top_ids": each(test_sample.test_top_ids_are_the_largest_and_of_equal_ones_the_first, size=[300], top=[5]),
     "hr_mask_rows": each(test_sample.test_masked_rows_lose_what_their_bits_do_not_allow, size=[7, 300]),
     "hr_top1_probs": each(test_sample.test_top1_probs_are_the_softmax_at_the_largest, size=[7, 300]),
     "hr_draw_ids": [

@@ -185,21 +185,20 @@ auto softmax_of(bool sees_all, bool is_coded) {
   return sees_all ? softmax_row<Element, Weight, true, false> : softmax_row<Element, Weight, false, false>;
 }
 
-// Unnormalized attention of one item's rows in its last segment: s.out, s.max (base 2), s.sum.
-template <class Element>
+// Unnormalized attention of one item's rows in its last segment: s.out, s.max (base 2), s.sum. Source: of q. Element: of the
+// products, float for keys that were spread, since a query that is spread must not be rounded to bf16 again.
+template <class Source, class Element>
 void walk_context(const Problem& p, const Item& item, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim;
   Element* q_tile = reinterpret_cast<Element*>(s.q);
   for (int r = 0; r < item.num_rows; ++r) {
     const int row = item.first_row + r;
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
-    const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
-    if (has_spread_keys(p.code, p.has_values())) {
-      hadamard_head(q, dim, s.scores);
-      for (int d = 0; d < dim; d += 16) store_lanes(q_tile + r * dim + d, load<F32x16>(s.scores + d));
-    } else {
+    const Source* q = static_cast<const Source*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
+    if (!has_spread_keys(p.code, p.has_values()))
       std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
-    }
+    else if constexpr (sizeof(Element) == 4)
+      hadamard_head(q, dim, q_tile + r * dim);
   }
   s.begin(item.num_rows, value_dim);
 
@@ -315,8 +314,10 @@ void run_item(const Problem& p, const Item& item, const Partials& partials, Scra
   // fp32 is for numbers that are as near as they can be
   if (kHasByteProducts && sizeof(Element) == 2 && p.code == kInt8 && p.has_values())
     walk_codes<Element>(p, item, s);
+  else if (has_spread_keys(p.code, p.has_values()))
+    walk_context<Element, float>(p, item, s);
   else
-    walk_context<Element>(p, item, s);
+    walk_context<Element, Element>(p, item, s);
   if (s.has_earlier) end_segment(item.num_rows, p.value_dim, s);
   if (item.num_splits == 1) {
     const float *out = s.has_earlier ? s.earlier_out : s.out, *max = s.has_earlier ? s.earlier_max : s.max;

@@ -113,7 +113,11 @@ float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, 
   F32x16 total = broadcast(0.0f);
   for (int i = 0; i < num_pieces; ++i) {
     const F32x16 x = fma(load<F32x16>(scores + i * kTile), broadcast(factor), broadcast(-shift));
-    const F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
+    F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
+    if constexpr (!kSeesAll) {  // 2^-infinity comes out as a tiny number, whose products would depend on what is beside the row
+      const Visible lanes(p, pieces[i], position, context);
+      if (!lanes.all()) w = keep_lanes(w, lanes.first, lanes.end, 0.0f);
+    }
     total = total + w;
     const F32x16 stored = kIsCoded ? w * load<F32x16>(value_scales + i * kTile) : w;
     store_lanes(reinterpret_cast<Weight*>(scores) + i * kTile, stored);  // never ahead of the scores still to be read
