@@ -6,6 +6,7 @@ import torch
 
 from models.kernels.operands import Draw
 from models.kernels.torch.draw import draw_from, weighted_rows
+from models.system.memory import is_host
 
 _WORD_BITS = 32
 
@@ -19,16 +20,21 @@ class LogitOperations:
         return values, ids
 
     def log_sums(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the logarithm of each row's sum of exp(logit): [L] fp32. It depends on the row alone."""
+        """Return the logarithm of each row's sum of exp(logit): [L] fp32. On the CPU, it depends on the row alone."""
+        if not is_host(logits.device):
+            return logits.logsumexp(dim=-1)
         return torch.stack([row.logsumexp(dim=-1) for row in logits])  # of all rows at once, it would depend on them
 
     def top_ids(self, logits: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return each row's `top` largest logits, the largest first, and their ids: both [L, min(top, V)].
 
-        Of equal logits, the one with the lower id comes first.
+        Of equal logits, the one with the lower id comes first. NaN counts as the largest.
         """
         top = min(top, logits.shape[1])
-        ids = torch.stack([_top_ids(row, top) for row in logits])
+        if is_host(logits.device):
+            ids = torch.stack([_top_ids(row, top) for row in logits])  # sorting whole rows takes far longer
+        else:
+            ids = logits.argsort(dim=-1, descending=True, stable=True)[:, :top]
         return logits.gather(-1, ids), ids
 
     def top1_probs(self, logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -49,5 +55,6 @@ class LogitOperations:
 
 
 def _top_ids(row: torch.Tensor, top: int) -> torch.Tensor:
+    row = torch.where(row.isnan(), torch.inf, row)  # nothing is equal to NaN
     found = (row >= row.topk(top).values[-1]).nonzero().squeeze(-1)  # in order of id, with all that equal the last one
     return found[row[found].argsort(descending=True, stable=True)[:top]]

@@ -1,5 +1,7 @@
 """Log probabilities against the softmax that they are of."""
 
+import math
+
 import pytest
 import torch
 
@@ -18,6 +20,16 @@ def test_a_rank_counts_the_tokens_that_are_likelier() -> None:
 
 def test_ranks_are_left_out_unless_requested() -> None:
     assert token_logprobs(OPS, LOGITS, [0, 0], [0, 0])[0].rank is None
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_row_with_nan_leaves_its_neighbors_alone(place: int) -> None:
+    logits = torch.stack((LOGITS[0], LOGITS[0], LOGITS[1]))
+    logits[1, place] = torch.nan
+    entries = token_logprobs(OPS, logits, [0, 0, 0], [2, 2, 2])
+    assert [entries[0], entries[2]] == token_logprobs(OPS, LOGITS, [0, 0], [2, 2])
+    assert math.isnan(entries[1].logprob)
+    assert len({token_id for token_id, _ in entries[1].top}) == 2
 
 
 def test_wanted_tokens_come_in_the_given_order_with_finite_values() -> None:
