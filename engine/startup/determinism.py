@@ -8,13 +8,16 @@ from engine.config import EngineConfig
 from engine.errors import OptionError
 from models.architecture.recurrence import StateSpec
 from models.decoder import Decoder
+from models.layers.moe import MoE
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.native import NativeLinearMethod
+from models.linear.per_head import PerHeadLinear
 from models.loaded_model import LoadedModel
 from models.system.memory import is_host
 
 _TILE = 16  # positions that attention's kernel adds up together
+_LANES = 16  # of products with a matrix per head
 
 
 def check_determinism(config: EngineConfig, model: LoadedModel) -> None:
@@ -42,6 +45,10 @@ def _obstacles(config: EngineConfig, model: LoadedModel) -> Iterator[str]:
     if config.block_size % _TILE:
         yield f"--block-size is {config.block_size}; make it a multiple of {_TILE}"
     for name, layer in model.decoder.named_modules():
+        if isinstance(layer, MoE) and layer.is_in_torch:
+            yield f"torch computes the experts of {name}, for which there is no kernel; choose another --quantization"
+        if isinstance(layer, PerHeadLinear) and layer.is_in_torch:
+            yield f"torch multiplies by {name}, whose sizes are not multiples of {_LANES}; choose another model"
         if isinstance(layer, Embedding) and layer is not model.decoder.head:  # only looked up
             continue
         if isinstance(layer, Linear) and not isinstance(layer.method, NativeLinearMethod):

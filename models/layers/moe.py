@@ -15,6 +15,7 @@ from models.compute import ComputeConfig
 from models.kernels.operands import ExpertLayer, LatentExperts, RouterWeights, SharedExpert
 from models.kernels.ops import Experts
 from models.kernels.row_input import IDENTITY, Prologue
+from models.kernels.torch.experts import RoutedExperts
 from models.layers.mlp import MLP
 from models.layers.norm import Norm
 from models.linear.linear import Linear, empty_parameter
@@ -81,6 +82,11 @@ class MoE(nn.Module):
         adapter_slots: each row's adapter slot, [T] int32, or None; the experts have no adapters.
         """
         return self._experts(x, norm, residual, self._shared_expert(adapter_slots), self._latent(adapter_slots))
+
+    @property
+    def is_in_torch(self) -> bool:
+        """Whether torch computes router and experts, since no kernel takes them. Known after loading."""
+        return isinstance(self._experts, RoutedExperts)
 
     def _shared_expert(self, adapter_slots: torch.Tensor | None) -> SharedExpert | None:
         if (shared := self.shared) is None:

@@ -5,6 +5,7 @@ from torch import nn
 
 from models.compute import ComputeConfig
 from models.kernels.cpu.arena import HugePageArena
+from models.kernels.torch.rows import multiply_heads
 from models.linear.linear import empty_parameter
 
 
@@ -18,6 +19,11 @@ class PerHeadLinear(nn.Module):
         self.weight = empty_parameter((num_heads, out_features, in_features), compute.dtype)
         self._product = compute.ops.head_product(in_features, out_features)
         self._arena: HugePageArena | None = None
+
+    @property
+    def is_in_torch(self) -> bool:
+        """Whether torch multiplies, since no kernel takes the sizes."""
+        return self._product.multiply is multiply_heads
 
     def pack_into(self, arena: HugePageArena) -> None:
         """Allocate the packed weight in the arena; called before loading."""

@@ -12,9 +12,11 @@ from engine.errors import OptionError
 from engine.speculation.settings import speculation_settings
 from engine.startup import build
 from engine.startup.build import build_engine
+from models.kernels.cpu import operations
 from models.kernels.cpu.library import allow_amx
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
+from tests.models.families.deepseek_variants import deepseek_v3
 from tests.models.families.recurrent_variants import lfm2
 
 
@@ -39,6 +41,7 @@ REFUSED: dict[str, tuple[Callable[[], PretrainedConfig], dict[str, object], str]
     "transformers": (_small, {"model_impl": ModelImpl.TRANSFORMERS}, "transformers' code"),
     "blocks": (_small, {"block_size": 8}, "--block-size is 8; make it a multiple of 16"),
     "sizes": (lambda: _small(intermediate_size=56), {}, r"no native kernel .*down"),
+    "heads": (lambda: deepseek_v3(vocab_size=VOCAB_SIZE, qk_nope_head_dim=24), {}, r"torch multiplies .*k_up"),
     "states": (lambda: lfm2(vocab_size=VOCAB_SIZE), {}, "recurrent layers"),
 }
 
@@ -49,6 +52,17 @@ def test_what_cannot_hold_it_is_refused_by_name(tmp_path: Path, name: str) -> No
     folder = write_model_folder(tmp_path / "model", config())
     with pytest.raises(OptionError, match=f"--deterministic does not hold.*{message}"):
         _build(folder, **options)
+
+
+def test_experts_that_torch_computes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "supports_experts", lambda _: False)  # as where gate and up differ in format
+    folder = write_model_folder(tmp_path / "model", deepseek_v3(vocab_size=VOCAB_SIZE))
+    with pytest.raises(OptionError, match=r"torch computes the experts of .*layers\.1\."):
+        _build(folder)
+
+
+def test_native_experts_and_head_products_are_accepted(tmp_path: Path) -> None:
+    assert _build(write_model_folder(tmp_path / "model", deepseek_v3(vocab_size=VOCAB_SIZE))) is not None
 
 
 def test_it_turns_amx_off_and_is_the_mode_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
