@@ -60,6 +60,9 @@ class SequenceStory:
     def __init__(self) -> None:
         self.moments: list[Moment] = []
         self.num_left_out = 0
+        self.admitted_s: float | None = None  # time of the first admission
+        self.waits_again_s: float | None = None  # since when it waits, after a preemption or the end of an engine
+        self.prompt_end_s: float | None = None  # time at which the prompt was first computed, and so the first token
 
     def add(self, event: SequenceEvent, step_s: float) -> None:
         """Add an event. step_s: duration of the engine step in which it happened."""
@@ -74,28 +77,6 @@ class SequenceStory:
     def has_ended(self) -> bool:
         return bool(self.moments) and self.moments[-1].what is MomentKind.ENDED
 
-    @property
-    def admitted_s(self) -> float | None:
-        """Time of the first admission."""
-        return next((each.at_s for each in self.moments if each.what is MomentKind.ADMITTED), None)
-
-    @property
-    def waits_again_s(self) -> float | None:
-        """Time since which the sequence waits, after a preemption or the end of an engine; None if it does not."""
-        since_s = None
-        for moment in self.moments:
-            if moment.what in (MomentKind.PREEMPTED, MomentKind.ENGINE_ENDED) and since_s is None:
-                since_s = moment.at_s
-            elif moment.what in (MomentKind.ADMITTED, MomentKind.ENDED):
-                since_s = None
-        return since_s
-
-    @property
-    def prompt_end_s(self) -> float | None:
-        """Time at which the prompt was computed for the first time, and with it the first token."""
-        of_ends = (each for each in self.moments if each.what is MomentKind.COMPUTED and not each.num_left)
-        return next((each.at_s for each in of_ends), None)
-
     def pauses(self) -> list[tuple[float, float | None]]:
         """Return the begin and the end of each pause, in order; the last one may have no end yet."""
         found: list[tuple[float, float | None]] = []
@@ -104,7 +85,22 @@ class SequenceStory:
                 found.append((moment.at_s, None if after is None else _pause_end(moment, after)))
         return found
 
+    def _note(self, moment: Moment) -> None:
+        """Keep what must stay known after the moment is left out or merged."""
+        match moment.what:
+            case MomentKind.ADMITTED:
+                self.waits_again_s = None
+                if self.admitted_s is None:
+                    self.admitted_s = moment.at_s
+            case MomentKind.ENDED:
+                self.waits_again_s = None
+            case MomentKind.PREEMPTED | MomentKind.ENGINE_ENDED if self.waits_again_s is None:
+                self.waits_again_s = moment.at_s
+            case MomentKind.COMPUTED if self.prompt_end_s is None and not moment.num_left:
+                self.prompt_end_s = moment.at_s
+
     def _add(self, moment: Moment) -> None:
+        self._note(moment)
         self.moments.append(moment)
         if len(self.moments) > MAX_MOMENTS:
             self.moments = _merged(self.moments)

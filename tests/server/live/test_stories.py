@@ -92,6 +92,27 @@ def test_a_preemption_or_an_end_of_the_engine_ends_a_pause() -> None:
     assert story.pauses() == [(1.0, 2.0), (3.0, 4.0)]
 
 
+def test_what_a_sequence_does_now_stays_known_when_moments_are_left_out() -> None:
+    """The left-out moment may be the admission whose preemption stays."""
+    story = SequenceStory()
+    for number in range(31):
+        story.add(Waits("a", number / 100, WaitReason.TOKENS, is_shared=False), step_s=0.0)
+    story.add(Preempted("a", 1.0, "fairness", num_lost=1), step_s=0.0)
+    story.add(Admitted("a", 2.0, num_cached=0), step_s=0.0)
+    assert story.moments[MAX_MOMENTS // 2].what is MomentKind.ADMITTED
+    story.add(Computed("a", 3.0, num_tokens=1, num_left=0), step_s=0.1)
+    for number in range(MAX_MOMENTS):
+        story.add(Waits("a", 4.0 + number, WaitReason.TOKENS, is_shared=False), step_s=0.0)
+    kinds = {each.what for each in story.moments}
+    assert (MomentKind.PREEMPTED in kinds, MomentKind.ADMITTED in kinds) == (True, False)
+    assert (story.waits_again_s, story.admitted_s, story.prompt_end_s) == (None, 2.0, 3.0)
+    story.add(Preempted("a", 90.0, "fairness", num_lost=1), step_s=0.0)
+    story.add(Preempted("a", 91.0, "fairness", num_lost=1), step_s=0.0)
+    assert story.waits_again_s == 90.0
+    story.add(Ended("a", 92.0, "stop", num_decode_steps=0, num_drafted=0, num_accepted=0), step_s=0.0)
+    assert story.waits_again_s is None
+
+
 _events = st.one_of(
     st.just(Waits("a", 0.0, WaitReason.TOKENS, is_shared=False)),
     st.just(Admitted("a", 0.0, num_cached=0)),
