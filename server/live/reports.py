@@ -12,11 +12,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     gap_s: expected time between tokens with one more request. first_token_s, seen_gap_s: times to the first token and
     between tokens that clients see: 90th percentiles of the requests that ended in the last five minutes.
-    open_first_token_s, open_gap_s: the same of the open requests, so far. free_tokens: room in the KV cache, also in
-    blocks that are cached for later. request_tokens, answer_s: means of the last five minutes in which anything was
-    answered. most_quick: the highest number of concurrent requests that had at most 0.1 s between tokens. users: how
-    many users such a number serves if each pauses 45 s between answers of answer_s; null before any answer, and while
-    clients wait longer than the limits.
+    open_first_token_s, open_gap_s: the same of the open requests, so far; first tokens only if they are waited for, or
+    came within the last minute. free_tokens: room in the KV cache, also in blocks that are cached for later.
+    request_tokens, answer_s: means of the last five minutes in which anything was answered. most_quick: the highest
+    number of concurrent requests that had at most 0.1 s between tokens. users: how many users such a number serves if
+    each pauses 45 s between answers of answer_s; null before any answer, and while clients wait longer than the limits.
     """
 
     model: str

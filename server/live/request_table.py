@@ -22,6 +22,7 @@ MAX_OPEN_SHOWN = 64
 NUM_RECENT = 200  # generations
 NUM_RECENT_REFUSED = 100  # requests refused before a generation
 _WAITING = "waiting"  # a LiveRequest.state
+_FIRST_TOKEN_S = 60.0  # for which the first token of an open answer counts
 _MIN_TOKENS = 8  # of an open answer, before its time between tokens counts
 
 
@@ -154,13 +155,18 @@ class RequestTable:
         return (record for live in self._open.values() if (record := live.record) is not None)
 
     def open_latencies(self) -> "Latencies":
-        """Return the latencies so far of clients' open requests. One without a token counts with its wait for it."""
+        """Return the latencies so far of clients' open requests. One without a token counts with its wait for it; a
+        first token that came long ago says nothing about waits now."""
         running = [
             (time.monotonic() - record.arrival_s, live.progress())
             for live in self._open.values()
             if (record := live.record) is not None and not record.is_batch_line
         ]
-        firsts = [lasted_s if each.first_token_s is None else each.first_token_s for lasted_s, each in running]
+        firsts = [
+            lasted_s if each.first_token_s is None else each.first_token_s
+            for lasted_s, each in running
+            if each.first_token_s is None or lasted_s - each.first_token_s <= _FIRST_TOKEN_S
+        ]
         gaps = [
             (lasted_s - each.first_token_s) / (each.output_tokens - 1)
             for lasted_s, each in running

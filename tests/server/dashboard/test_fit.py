@@ -72,6 +72,18 @@ def test_no_user_fits_while_open_requests_wait_for_their_first_token() -> None:
     assert _fit(app).reasons == ["open_gap"]
 
 
+def test_a_first_token_that_came_long_ago_is_no_wait_now() -> None:
+    app = _app()
+    table = app.state.context.live.requests
+    slow = GenerationProgress(9, 0, 5000, queue_s=0.1, first_token_s=2.5)
+    table.begin(_Generation(_ended(0.0, 70.0, 0), slow))
+    fit = _fit(app)
+    assert (fit.reasons, fit.open_first_token_s) == ([], None)
+    table.begin(_Generation(_ended(0.0, 30.0, 0), slow))
+    fit = _fit(app)
+    assert (fit.reasons, fit.open_first_token_s) == (["open_first_token"], 2.5)
+
+
 def test_what_clients_saw_is_the_same_number_as_in_the_table_of_latencies() -> None:
     """Open requests have a number of their own."""
     app = _app()
