@@ -100,6 +100,7 @@ class History:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.happenings: deque[Happening] = deque(maxlen=_MAX_HAPPENINGS)
         self.failures: deque[Failure] = deque(maxlen=_MAX_FAILURES)
+        self._invalid_keys: dict[str, Failure] = {}  # the last one by route, of requests other than POSTs
         self._clock = clock
         self._series = (_Series(MINUTE_S, NUM_MINUTES), _Series(TEN_MINUTES_S, NUM_TEN_MINUTES))
         self.note("started")
@@ -182,7 +183,17 @@ class History:
             use.output_tokens += record.output_tokens
         if (is_refused or has_failed) and not record.is_batch_line:
             status, error = record.error_status or record.status, record.error_code or outcome.value
-            self.failures.append(Failure(now_s, record.request_id, record.route, record.model_name, key, status, error))
+            failure = Failure(now_s, record.request_id, record.route, record.model_name, key, status, error)
+            self._list(failure, is_post=record.method == "POST")
+
+    def _list(self, failure: Failure, *, is_post: bool) -> None:
+        """List a failure. Of requests other than POSTs, the last one of each route is: a program that reads again and
+        again with an old key must not displace all else."""
+        if not is_post:
+            if (before := self._invalid_keys.get(failure.route)) is not None and before in self.failures:
+                self.failures.remove(before)
+            self._invalid_keys[failure.route] = failure
+        self.failures.append(failure)
 
     def on_machine(self, figures: MachineFigures) -> None:
         now_s, total, free = self._clock(), figures.memory_total, figures.memory_free

@@ -91,6 +91,20 @@ def test_requests_with_an_invalid_key_count_whatever_they_ask() -> None:
     assert [each.route for each in history.failures] == ["/v1/models", ""]
 
 
+def test_a_program_with_an_old_key_displaces_no_failures_of_others() -> None:
+    clock = _Clock()
+    history = History(clock)
+    history.on_over(_record(status=500))
+    for number in range(300):
+        clock.now_s += 15
+        record = RequestRecord(f"r{number}", "GET", lambda _: None)
+        record.status, record.route, record.has_key = 401, ("/metrics", "/v1/models")[number % 2], True
+        record.note_error(401, "invalid_api_key")
+        history.on_over(record)
+    assert sum(bucket.keys[NO_KEY].refused for bucket in history.day()) == 300
+    assert [(each.id, each.status) for each in history.failures] == [("r", 500), ("r298", 401), ("r299", 401)]
+
+
 def test_old_buckets_are_dropped() -> None:
     clock = _Clock()
     history = History(clock)

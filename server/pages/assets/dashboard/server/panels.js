@@ -137,7 +137,7 @@ function showFailures({ count: number, list }) {
     "a", { class: "refusal", href: requestLink(each.id) },
     h("span", {}, new Date(each.at_s * 1000).toLocaleTimeString()), h("span", { class: "failed-word" }, `${each.status} ${each.error}`),
     h("span", {}, [each.route, keyWords(each.key)].filter(Boolean).join(", ")), h("code", { title: each.id }, each.id.slice(0, 24))), "");
-  byId("errors-more").textContent = number > shown.length ? `${count(number - shown.length, "earlier one")} not listed here. ` : "";
+  byId("errors-more").textContent = number > shown.length ? `${count(number - shown.length, "other one")} not listed here. ` : "";
 }
 
 const head = (titles) => h("thead", {}, h("tr", {}, titles.map((title) => h("th", { scope: "col" }, title))));
