@@ -16,6 +16,7 @@ from server.batches.source import Source
 from server.jobs.environment import JobEnvironment
 from server.jobs.kind import JobWork
 from server.jobs.persistence import RETRY_S
+from server.live.pace import Pace
 from server.schemas.batch_answers import BatchStatus, LineFault
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,12 @@ class BatchWork(JobWork[BatchRecord]):
         """The number of started lines that are not answered yet."""
         return len(self._lines)
 
+    @property
+    def _pace(self) -> Pace:
+        return self._env.models.get_or_default(self._output.record.model).live.pace
+
     def _clock(self) -> float:
-        return self._env.models.get_or_default(self._output.record.model).live.pace.batch_clock_s
+        return self._pace.batch_clock_s
 
     async def follow(self, record: BatchRecord | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
         """Stop running lines if a client canceled the batch. Always returns True, so that `run` goes on: it writes
@@ -146,7 +151,8 @@ class BatchWork(JobWork[BatchRecord]):
                 continue
             storing = asyncio.create_task(self._storing.run(), name=f"storing {self.id}")
             try:
-                await self._run_lines(done)
+                with self._pace.running(self.id):
+                    await self._run_lines(done)
             finally:
                 await _cancel([storing])
             await self._storing.flush()

@@ -65,6 +65,7 @@ def batch_summary(context: ServerContext, record: BatchRecord, owner: str) -> Jo
     left_s = None
     if record.status is BatchStatus.IN_PROGRESS and done and record.active_s:
         left_s = record.active_s / done * (record.total - done)
+    run = context.models.get_or_default(record.model).live.pace.run_of(record.id)
     return JobSummary(
         id=record.id,
         kind="batch",
@@ -76,7 +77,8 @@ def batch_summary(context: ServerContext, record: BatchRecord, owner: str) -> Jo
         failed=record.failed,
         unit=JobUnit.LINE,
         left_s=left_s,
-        active_s=record.active_s,
+        run_s=None if run is None else run[0],
+        paused_s=None if run is None else run[1],
         is_paused=_is_paused(context, record),
         waits_for=None,
         key=context.keys.ring.owner_name(record.owner),
@@ -121,7 +123,8 @@ def training_summary(
         failed=0,
         unit=JobUnit.STEP,
         left_s=left_s,
-        active_s=None,
+        run_s=None,
+        paused_s=None,
         is_paused=False,
         waits_for=waits_for,
         key=ring.owner_name(record.owner),

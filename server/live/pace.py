@@ -1,8 +1,9 @@
 """Pace: how long steps of an engine take by the number of requests that it answers, as measured while it works."""
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from engine.protocol import StepStats
 
@@ -18,6 +19,7 @@ class Pace:
         self._clock = clock
         self._paused_s = 0.0  # for which batches made way for clients
         self._paused_since_s: float | None = None  # None: they do not
+        self._batches: dict[str, tuple[float, float]] = {}  # by id: when this server began to run it, by both clocks
         self._mean_s: dict[int, float] = {}
         self._num_running = 0  # after the last step
         self._batch_tokens = 0.0  # moving means over the steps of batches
@@ -62,6 +64,23 @@ class Pace:
     def batch_clock_s(self) -> float:
         """Time of a monotonic clock that stands still while batches make way for clients."""
         return (self._clock() if self._paused_since_s is None else self._paused_since_s) - self._paused_s
+
+    @contextlib.contextmanager
+    def running(self, batch_id: str) -> Iterator[None]:
+        """Measure the pauses of a batch while its lines run."""
+        self._batches[batch_id] = self._clock(), self.batch_clock_s
+        try:
+            yield
+        finally:
+            del self._batches[batch_id]
+
+    def run_of(self, batch_id: str) -> tuple[float, float] | None:
+        """Return for how many seconds this server has run a batch's lines until now, and for how many of these they
+        made way for clients; None if it does not run them."""
+        if (began := self._batches.get(batch_id)) is None:
+            return None
+        run_s = self._clock() - began[0]
+        return run_s, max(0.0, run_s - (self.batch_clock_s - began[1]))
 
     @property
     def batch_tokens_per_s(self) -> float:

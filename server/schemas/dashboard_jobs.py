@@ -19,10 +19,10 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: "batch", or the method of a fine-tuning job. done, total: progress in `unit`; `total` is 0 until it is known.
     failed: lines that were answered with an error. left_s: estimated seconds until the end; null while that is unknown.
-    A batch counts work alone, to which pauses for clients come. active_s: time for which a batch has run without such
-    pauses; null for other jobs. is_paused: whether a batch stands still while clients
-    are served. waits_for: why a job stands still, if that is the last thing it reported. key: the owner's name, as
-    KeyRing.owner_name returns it. is_own: whether the caller owns the job.
+    A batch counts work alone, to which pauses for clients come. run_s: for how long this server has run a batch's lines
+    until now, and paused_s for how much of that they made way for clients; null if it does not run them. is_paused:
+    whether a batch stands still while clients are served. waits_for: why a job stands still, if that is the last thing
+    it reported. key: the owner's name, as KeyRing.owner_name returns it. is_own: whether the caller owns the job.
     """
 
     id: str
@@ -35,7 +35,8 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     unit: JobUnit
     left_s: float | None
-    active_s: float | None
+    run_s: float | None
+    paused_s: float | None
     is_paused: bool
     waits_for: str | None
     key: str

@@ -172,6 +172,24 @@ async def test_a_batch_whose_input_is_of_no_use_any_more_fails_with_the_answers_
     assert await files.find(record.output_file_id, name_owner("bob")) is not None
 
 
+async def test_the_time_of_a_line_counts_before_its_answer_is_stored(app: FastAPI) -> None:
+    began = asyncio.Event()
+
+    async def answer(_caller: Caller, _endpoint: str, _body: Any, _sleep: Sleep) -> BodyAnswer:
+        began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    pace = app.state.context.live.pace
+    async with _runs(app, answer):
+        batch = await _create(app, key="bob")
+        await asyncio.wait_for(began.wait(), DEADLINE_S)
+        run_s, paused_s = pace.run_of(batch)
+        assert run_s > 0.0
+        assert paused_s == 0.0
+    assert pace.run_of(batch) is None
+
+
 async def test_batches_of_one_key_that_do_not_go_on_hold_up_no_other_key(app: FastAPI) -> None:
     async with _full(app):
         for _ in range(2):

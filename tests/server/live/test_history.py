@@ -194,6 +194,24 @@ def test_the_rate_of_batches_counts_their_steps_alone() -> None:
     assert pace.batch_tokens_per_s == pytest.approx(200.0)
 
 
+def test_the_pauses_of_a_batch_are_measured_while_it_runs() -> None:
+    clock = _Clock()
+    pace = Pace(clock)
+    assert pace.run_of("b") is None
+    pace.on_step(StepStats(running=1))
+    clock.now_s += 100  # before it runs
+    with pace.running("b"):
+        clock.now_s += 10
+        assert pace.run_of("b") == (10.0, 10.0)
+        pace.on_step(StepStats(running_batch=1))
+        clock.now_s += 60  # of one line, whose answer is not stored yet
+        assert pace.run_of("b") == (70.0, 10.0)
+        pace.on_step(StepStats(waiting=1, paused_batch=1))
+        clock.now_s += 5
+        assert pace.run_of("b") == (75.0, 15.0)
+    assert pace.run_of("b") is None
+
+
 def test_the_rate_of_texts_is_of_the_last_ten_seconds() -> None:
     clock = _Clock()
     pace = Pace(clock)

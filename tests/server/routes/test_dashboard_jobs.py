@@ -125,7 +125,11 @@ async def test_a_batch_is_paused_while_clients_are_served(tmp_path: Path) -> Non
             own = (await served.get("ann", f"/dashboard/jobs/{batch.id}"))["job"]
             for each in (listed, own):
                 assert (each["status"], each["is_paused"], each["left_s"]) == ("in_progress", is_paused, 21.0)
-                assert each["active_s"] == 7.0
+                assert (each["run_s"], each["paused_s"]) == (None, None)
+        with context.live.pace.running(batch.id):
+            (listed,) = (await served.get("ann"))["jobs"]
+        assert listed["run_s"] > 0.0
+        assert listed["paused_s"] == 0.0
 
 
 async def test_the_operators_overview_has_unfinished_jobs_and_whose_they_are(tmp_path: Path) -> None:

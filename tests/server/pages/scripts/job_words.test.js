@@ -35,23 +35,30 @@ test("a job's figures leave out what is not known yet", () => {
 });
 
 test("a batch that clients hold up says so", () => {
-  const paused = { ...JOB, is_paused: true, active_s: 60, left_s: 130, started_at: 980, total: 400, done: 100 };
+  const paused = { ...JOB, is_paused: true, run_s: 1020, paused_s: 960, left_s: 130, started_at: 980, total: 400, done: 100 };
   const line = "Waiting: clients’ requests come first. It has run for 60 s of 17 min, and needs about 2 min more without them.";
   assert.equal(statusOf(paused), "Paused");
   for (const job of [paused, { ...paused, is_paused: false }]) { // as it is between two of its pauses
-    assert.equal(stallOf(job, 2000), line);
+    assert.equal(stallOf(job), line);
     assert.equal(timeOf(job, 2000), "for 17 min");
     assert.ok(!figuresOf({ job, now: 2000 }).some(([, label]) => label === "left"));
   }
-  assert.equal(stallOf({ ...paused, left_s: null }, 2000), "Waiting: clients’ requests come first. It has run for 60 s of 17 min.");
-  assert.equal(stallOf({ ...paused, is_paused: false, active_s: 900 }, 2000), "");
-  assert.equal(stallOf({ ...paused, has_ended: true }, 2000), "");
+  assert.equal(stallOf({ ...paused, left_s: null }), "Waiting: clients’ requests come first. It has run for 60 s of 17 min.");
+  assert.equal(stallOf({ ...paused, run_s: null, paused_s: null }), "Waiting: clients’ requests come first. It needs about 2 min more without them.");
+  assert.equal(stallOf({ ...paused, run_s: null, paused_s: null, left_s: null }), "Waiting: clients’ requests come first.");
+  assert.equal(stallOf({ ...paused, is_paused: false, paused_s: 500 }), "");
+  assert.equal(stallOf({ ...paused, has_ended: true }), "");
   assert.equal(tally([paused, JOB]), "1 running, 1 paused");
+});
+
+test("a batch that no client holds up does not blame them", () => {
+  const slow = { ...JOB, is_paused: false, started_at: 0, left_s: null, total: 400 }; // it started 8 h ago
+  for (const run of [{ run_s: null, paused_s: null }, { run_s: 60, paused_s: 0 }, { run_s: 59, paused_s: 59 }]) assert.equal(stallOf({ ...slow, ...run }), "");
 });
 
 test("a job that is stopped for requests waits, whatever it does next", () => {
   const job = { ...JOB, kind: "supervised", status: "validating_files", waits_for: "Waiting: requests keep the server busy" };
-  assert.deepEqual([statusOf(job), stallOf(job, 2000), tally([job, { ...job, status: "running" }])], ["Waiting", job.waits_for, "2 waiting"]);
+  assert.deepEqual([statusOf(job), stallOf(job), tally([job, { ...job, status: "running" }])], ["Waiting", job.waits_for, "2 waiting"]);
   assert.equal(statusOf({ ...job, waits_for: null }), "Checking its files");
 });
 

@@ -61,7 +61,7 @@ export function jobRow(job, old, now, hasKeys) {
   status.textContent = statusOf(job);
   fillMeter(bar.firstChild, job);
   time.textContent = timeOf(job, now);
-  stall.textContent = stallOf(job, now);
+  stall.textContent = stallOf(job);
   stall.hidden = !stall.textContent;
   return element;
 }

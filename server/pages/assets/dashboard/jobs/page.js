@@ -78,7 +78,7 @@ function jobView({ job: { id, kind, is_own: isOwn, key } }) {
     update(report) {
       const { job } = report;
       figures.replaceChildren(...figuresOf(report).map(([value, label, mood = ""]) => h("div", { class: "figure" }, h("span", { class: mood }, value), h("small", {}, label))));
-      stall.textContent = stallOf(job, report.now);
+      stall.textContent = stallOf(job);
       stall.hidden = !stall.textContent;
       fillMeter(meter, job);
       const offered = isOwn ? offers(job) : [];

@@ -2,7 +2,7 @@
 
 import { count } from "../../shared/count.js";
 
-const MIN_LASTED_S = 60; // before that, nothing is called slow
+const MIN_RUN_S = 60; // before that, nothing is called slow
 
 const KINDS = {
   batch: "Batch",
@@ -45,18 +45,18 @@ export function span(s) {
 }
 
 /** Why it stands still or is slow, as a sentence; "" if it does not. A batch makes way for clients. */
-export function stallOf({ waits_for: waitsFor, is_paused: isPaused, active_s: activeS, left_s: leftS, started_at: startedAt, has_ended: hasEnded }, now) {
-  const lasted = now - (startedAt ?? now);
-  const isSlow = activeS != null && lasted >= MIN_LASTED_S && activeS < lasted / 2;
+export function stallOf({ waits_for: waitsFor, is_paused: isPaused, run_s: runS, paused_s: pausedS, left_s: leftS, has_ended: hasEnded }) {
+  const isSlow = runS != null && runS >= MIN_RUN_S && pausedS > runS / 2;
   if (waitsFor || hasEnded || !(isPaused || isSlow)) return waitsFor ?? "";
-  const left = leftS == null ? "" : `, and needs about ${span(leftS)} more without them`;
-  return `Waiting: clients’ requests come first. It has run for ${span(activeS ?? 0)} of ${span(lasted)}${left}.`;
+  const parts = [runS == null ? "" : `has run for ${span(runS - pausedS)} of ${span(runS)}`, leftS == null ? "" : `needs about ${span(leftS)} more without them`];
+  const known = parts.filter(Boolean).join(", and ");
+  return `Waiting: clients’ requests come first.${known ? ` It ${known}.` : ""}`;
 }
 
 /** When it ends or ended, seen from `now`, in seconds since 1970. */
 export function timeOf(job, now) {
   const { left_s: leftS, started_at: startedAt, created_at: createdAt, ended_at: endedAt, has_ended: hasEnded } = job;
-  if (leftS != null && !stallOf(job, now)) return `about ${span(leftS)} left`;
+  if (leftS != null && !stallOf(job)) return `about ${span(leftS)} left`;
   if (!hasEnded) return `for ${span(now - (startedAt ?? createdAt))}`;
   return endedAt == null ? "" : `${span(now - endedAt)} ago`;
 }
@@ -82,7 +82,7 @@ export function bytes(number) {
 /** [value, label, mood] of what is known of the job. */
 export function figuresOf({ job, now, has_keys: hasKeys }) {
   const last = job.ended_at ?? now;
-  const left = job.left_s == null || stallOf(job, now) ? null : [`about ${span(job.left_s)}`, "left"];
+  const left = job.left_s == null || stallOf(job) ? null : [`about ${span(job.left_s)}`, "left"];
   return [
     [statusOf(job), "state", moodOf(job)],
     job.total ? [`${Math.floor((100 * job.done) / job.total)} %`, `of its ${job.unit}s`] : null,
