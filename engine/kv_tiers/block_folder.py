@@ -12,6 +12,7 @@ import errno
 import fcntl
 import heapq
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,10 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.errors import OptionError
-from engine.kv_tiers.block_file import HEADER_BYTES, packed_header, read_block, write_all
+from engine.kv_tiers.block_file import HEADER_BYTES, MAX_KEY_BYTES, packed_header, read_block, write_all
 
 _SUFFIX = ".kv"
-_PART = ".part"
+_FINGERPRINT_NAME = re.compile(r"[0-9a-f]{32}")
+_PREFIX_NAME = re.compile(r"[0-9a-f]{2}")
+_BLOCK_NAME = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{MAX_KEY_BYTES}}}{re.escape(_SUFFIX)}")
+_PART_NAME = re.compile(r"[0-9a-f]{16}\.part")
 _DISK_FRACTION = 4  # default bound: a quarter of the disk's free space and of the blocks there together
 _MAX_DEFAULT_BYTES = 32 << 30
 _LEFT_OVER_S = 3600.0  # age of a partial file that is left over, where the file system has no locks
@@ -49,7 +53,7 @@ class BlockFolder:
     """Files of blocks with one fingerprint, in a folder that other processes use too.
 
     All of it is I/O, and any thread may call it. Files may appear and vanish at any time, as other processes write and
-    evict blocks, and operators delete them.
+    evict blocks, and operators delete them. Files with other names than those above are others', and left alone.
     """
 
     def __init__(self, root: Path, fingerprint: str, max_block_bytes: int) -> None:
@@ -64,7 +68,7 @@ class BlockFolder:
 
     def default_max_bytes(self) -> int:
         """Return the bound for all blocks, of all fingerprints, if the user gave none. Raises OSError."""
-        stored = sum(block.num_bytes for folder in _entries(self.root) for block in _blocks_below(folder.path))
+        stored = sum(block.num_bytes for folder in _fingerprints(self.root) for block in _blocks_below(folder))
         return min((shutil.disk_usage(self.root).free + stored) // _DISK_FRACTION, _MAX_DEFAULT_BYTES)
 
     def keys(self) -> dict[bytes, int]:
@@ -75,7 +79,7 @@ class BlockFolder:
         """List all files; if they have more than `max_bytes`, delete those of any fingerprint that were used longest
         ago until they have at most `target_bytes`."""
         # Sorted in pieces, since one sort of everything would hold the interpreter's lock, and a step, for long.
-        pieces = [sorted(_blocks_in(prefix)) for folder in _entries(self.root) for prefix in _prefixes(folder.path)]
+        pieces = [sorted(_blocks_in(prefix)) for folder in _fingerprints(self.root) for prefix in _prefixes(folder)]
         own_start = f"{self.folder}{os.sep}"
         own = _by_key(block for piece in pieces for block in piece if block.path.startswith(own_start))
         total = sum(block.num_bytes for piece in pieces for block in piece)
@@ -90,14 +94,14 @@ class BlockFolder:
                 continue
             total -= block.num_bytes
             if block.path.startswith(own_start):
-                own.pop(_key_of(block) or b"", None)
+                own.pop(_key_of(block), None)
         return Survey(total, own)
 
     def remove_left_over(self) -> None:
         """Delete partial files whose writers have died."""
-        for folder in _entries(self.root):
-            for entry in _entries(folder.path):
-                if entry.name.endswith(_PART):
+        for folder in _fingerprints(self.root):
+            for entry in _entries(folder):
+                if _PART_NAME.fullmatch(entry.name):
                     with contextlib.suppress(OSError):
                         _remove_if_unlocked(entry.path)
 
@@ -111,7 +115,7 @@ class BlockFolder:
         The file is not synchronized: what a loss of power tears is found by the checksum.
         """
         path = self.path(key)
-        partial = self.folder / f"{secrets.token_hex(8)}{_PART}"
+        partial = self.folder / f"{secrets.token_hex(8)}.part"
         self.folder.mkdir(mode=0o700, exist_ok=True)  # somebody may have deleted the blocks
         path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -168,6 +172,11 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
+def _fingerprints(root: Path) -> Iterator[str]:
+    """Yield the folders of all fingerprints."""
+    return (entry.path for entry in _entries(root) if _FINGERPRINT_NAME.fullmatch(entry.name))
+
+
 def _blocks_below(folder: Path | str) -> Iterator[StoredBlock]:
     """Yield the blocks of one fingerprint's folder."""
     for prefix in _prefixes(folder):
@@ -176,27 +185,24 @@ def _blocks_below(folder: Path | str) -> Iterator[StoredBlock]:
 
 def _prefixes(folder: Path | str) -> Iterator[str]:
     """Yield the folders with blocks in one fingerprint's folder."""
-    return (entry.path for entry in _entries(folder) if not entry.name.endswith(_PART))
+    return (entry.path for entry in _entries(folder) if _PREFIX_NAME.fullmatch(entry.name))
 
 
 def _blocks_in(prefix: str) -> Iterator[StoredBlock]:
+    digits = os.path.basename(prefix)
     for entry in _entries(prefix):
-        if entry.name.endswith(_SUFFIX):
+        if entry.name.startswith(digits) and _BLOCK_NAME.fullmatch(entry.name):
             with contextlib.suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
                 yield StoredBlock(status.st_mtime_ns, status.st_size, entry.path)
 
 
 def _by_key(blocks: Iterable[StoredBlock]) -> dict[bytes, int]:
-    return {key: block.num_bytes for block in blocks if (key := _key_of(block)) is not None}
+    return {_key_of(block): block.num_bytes for block in blocks}
 
 
-def _key_of(block: StoredBlock) -> bytes | None:
-    """Return the key in a file's name; None for a foreign file."""
-    try:
-        return bytes.fromhex(os.path.basename(block.path).removesuffix(_SUFFIX))
-    except ValueError:
-        return None
+def _key_of(block: StoredBlock) -> bytes:
+    return bytes.fromhex(os.path.basename(block.path).removesuffix(_SUFFIX))
 
 
 def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:

@@ -211,7 +211,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.usefixtures("tier")
 def test_partial_files_of_killed_writers_are_removed_and_those_of_others_kept(root: Path) -> None:
-    killed, living = root / ONE / "killed.part", root / OTHER / "living.part"
+    killed, living = root / ONE / f"{'a' * 16}.part", root / OTHER / f"{'b' * 16}.part"
     living.parent.mkdir()
     ended = subprocess.run([sys.executable, "-c", WRITER, killed], check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL
@@ -224,6 +224,38 @@ def test_partial_files_of_killed_writers_are_removed_and_those_of_others_kept(ro
         assert living.exists()
         assert stored(next_tier, range(4)) == [1, 2]
         next_tier.close(30)
+
+
+FOREIGN = (
+    "photos/aa/aa.kv",
+    "photos/aaaaaaaaaaaaaaaa.part",
+    f"{'A' * 32}/aa/aa.kv",
+    f"{ONE}/notes.part",
+    f"{ONE}/keep/0101.kv",
+    f"{ONE}/01/notes.kv",
+    f"{ONE}/01/01 02.kv",
+    f"{ONE}/01/0101.kv.bak",
+    f"{ONE}/01/0201.kv",
+    f"{ONE}/01/{'01' * 33}.kv",
+    f"{OTHER}/aa.kv",
+)
+
+
+@pytest.mark.usefixtures("tier")
+def test_files_of_others_survive_a_start_and_evictions_and_are_not_counted(root: Path) -> None:
+    for name in FOREIGN:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes(100_000))
+        os.utime(root / name, (0, 0))
+    file_bytes = HEADER_BYTES + BLOCK_BYTES
+    next_tier = DiskTier(BlockFolder(root, ONE, BLOCK_BYTES), 2 * file_bytes)
+    next_tier.write(blocks(3, 4))
+    settle(next_tier)
+    next_tier.close(30)
+    stats = next_tier.take_stats()
+    assert (stats.bytes, stats.failures) == (2 * file_bytes, 0)
+    assert [name for name in FOREIGN if not (root / name).exists()] == []
+    assert len(list(root.rglob("*.kv"))) == 2 + sum(name.endswith(".kv") for name in FOREIGN)
 
 
 def test_a_job_that_fails_unexpectedly_ends_no_thread(
