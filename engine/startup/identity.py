@@ -70,7 +70,7 @@ def compute_identity(config: EngineConfig, models: EngineModels, *, weights: str
         storage=str(dataclasses.asdict(storage)),
         overrides=json.dumps(overrides_of(config), sort_keys=True),
         rotary=_rotary_hash(model),
-        kernels=f"{model.compute.ops.version} {torch.backends.cpu.get_cpu_capability()}",
+        kernels=f"{model.compute.ops.version} torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}",
         attention=model.compute.backend.name,
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),

@@ -80,6 +80,13 @@ def test_options_that_change_numbers_change_their_field(folder: Path, field: str
     assert before.digest() != after.digest()
 
 
+def test_another_version_of_torch_changes_the_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, models = load(folder)
+    before = compute_identity(config, models)
+    monkeypatch.setattr(torch, "__version__", "0.0.1")
+    assert compute_identity(config, models).kernels != before.kernels
+
+
 def test_a_larger_block_changes_the_fingerprint_of_blocks_alone(folder: Path) -> None:
     config, models = load(folder)
     identity = compute_identity(config, models)
