@@ -29,7 +29,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefill_tokens: int = 0  # computed tokens that were known before: prompts, and recomputation after preemption
     decode_tokens: int = 0  # computed tokens that were sampled in the step before, or drafted
     prefix_queries: int = 0  # prompt tokens looked up at first admission
-    prefix_hits: int = 0  # looked-up prompt tokens that were found in the cache
+    prefix_hits: int = 0  # looked-up prompt tokens that were found in the cache, or in a tier below it
+    prefix_restored: int = 0  # prefix_hits that came from a tier
     preemptions: int = 0
     preemptions_by_reason: dict[str, int] = {}  # by PreemptionReason (tally.py), those that occurred
     tenants_running: int = 0  # tenants with running requests

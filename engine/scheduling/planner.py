@@ -217,7 +217,8 @@ class StepPlanner:
         sequence.num_cached = sequence.num_computed
         sequence.first_scheduled_s = self._clock()
         if self._config.enable_prefix_caching and not sequence.needs_prompt_rows:
-            self._lifecycle.tally.count_prefix_lookup(sequence)
+            num_restored = sum(block.group == 0 for block in match.restored) * self._config.kv_groups[0].block_size
+            self._lifecycle.tally.count_prefix_lookup(sequence, num_restored)
 
 
 def grant_drafts(kv: KVManager, lifecycle: Lifecycle, requested: abc.Iterable[tuple[Sequence, int]]) -> list[int]:

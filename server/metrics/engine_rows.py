@@ -46,7 +46,10 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
         is_vllm=True,
     ),
     counter(
-        "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", lambda s: s.prefix_hits, is_vllm=True
+        "prefix_cache_hits_total",
+        "Prompt tokens found in the prefix cache.",
+        lambda s: s.prefix_hits - s.prefix_restored,
+        is_vllm=True,
     ),
 )
 

@@ -104,7 +104,7 @@ class TierReads:
         self._num_released = 0
         self._num_queried = 0  # prefix units that the pool lacked
         self._num_restored = 0  # blocks of the first group
-        self._num_running = 0
+        self._num_running = self._running_bytes = 0  # reads that are not collected, one after the other
         self._done: queue.SimpleQueue[tuple[BlockRead, float]] = queue.SimpleQueue()  # with the time of each end
         self._last_done_s = 0.0
 
@@ -146,11 +146,13 @@ class TierReads:
         num_admitted, num_released = self._looked_up.get(sequence, (None, None))
         if num_admitted == sequence.num_admitted and num_released in (None, self._num_released):
             return False
+        is_first_lookup = num_admitted != sequence.num_admitted
         self._looked_up[sequence] = (sequence.num_admitted, None)
         keys = self._prefixes.missing_keys(hashes)
         stored = {key for key, has in zip(keys, self._tier.contains(keys), strict=True) if has}
         cached, match = self._prefixes.longest_match(hashes), self._prefixes.longest_match(hashes, stored)
-        self._num_queried += len(hashes) - cached.num_units
+        if is_first_lookup:
+            self._num_queried += len(hashes) - cached.num_units
         if match.num_units > cached.num_units and (read := self._by_key.get(match.restored[0].key)) is not None:
             return self._join(sequence, read)
         fitting = self._cut(match, cached, hashes, stored)
@@ -159,7 +161,7 @@ class TierReads:
                 self._looked_up[sequence] = (sequence.num_admitted, self._num_released)
             return False
         num_bytes, num_tokens = self._bytes_of(fitting), fitting.num_tokens - cached.num_tokens
-        if self.pace.seconds(num_bytes) >= self._options.prefill_s(cached.num_tokens, num_tokens):
+        if self.pace.seconds(self._running_bytes + num_bytes) >= self._options.prefill_s(cached.num_tokens, num_tokens):
             self.pace.pass_over()
             return False
         self._begin(sequence, [block.key for block in fitting.restored], num_bytes)
@@ -186,6 +188,7 @@ class TierReads:
         self._reads[sequence] = read
         self._num_bytes += num_bytes
         self._num_running += 1
+        self._running_bytes += num_bytes
         for key in keys:
             self._by_key.setdefault(key, read)
         read.future.add_done_callback(lambda _: self._finish(read))
@@ -212,6 +215,7 @@ class TierReads:
                 self.pace.observe(num_bytes, done_s - max(read.began_s, self._last_done_s))
             self._last_done_s = done_s
             self._num_running -= 1
+            self._running_bytes -= read.num_bytes
             waited += read.sequences
             if not read.sequences:
                 self._release(read)
@@ -289,4 +293,6 @@ class TierReads:
         assert set(self._looked_up) <= set(waiting)
         assert gated == {sequence for sequence, read in self._reads.items() if read.contents is None}
         assert sum(read.num_bytes for read in reads) <= self._num_bytes <= self._options.max_read_bytes
+        assert self._running_bytes <= self._num_bytes
+        assert self._num_running or self._running_bytes == 0
         assert self._num_running or sum(read.num_bytes for read in reads) == self._num_bytes

@@ -37,6 +37,7 @@ def take_step_stats(lifecycle: Lifecycle, kv: KVManager, known: Mapping[str, Any
         decode_tokens=clients.decode_tokens,
         prefix_queries=tally.prefix_queries,
         prefix_hits=tally.prefix_hits,
+        prefix_restored=tally.prefix_restored,
         preemptions=clients.num_preemptions,
         preemptions_by_reason={reason.value: number for reason, number in clients.preemptions.items() if number},
         tenants_running=lifecycle.num_tenants_running,

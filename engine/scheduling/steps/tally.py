@@ -40,6 +40,7 @@ class StepTally:
     batch: ClassTally = field(default_factory=ClassTally)
     prefix_queries: int = 0
     prefix_hits: int = 0
+    prefix_restored: int = 0
     forced_tokens: int = 0
     memory_shortages: int = 0
     corrupted: int = 0
@@ -69,11 +70,13 @@ class StepTally:
         tally.decode_tokens += num_new - num_known
         tally.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))
 
-    def count_prefix_lookup(self, sequence: Sequence) -> None:
-        """Count the prompt tokens, and the cached ones, of a sequence that was admitted for the first time."""
+    def count_prefix_lookup(self, sequence: Sequence, num_restored: int) -> None:
+        """Count the prompt tokens, and the cached ones, of a sequence that was admitted for the first time.
+        num_restored: cached ones that came from a tier."""
         if sequence.service.is_counted:
             self.prefix_queries += sequence.num_prompt
             self.prefix_hits += sequence.num_computed
+            self.prefix_restored += num_restored
 
     def note(self, sequence: Sequence, event: SequenceEvent) -> None:
         if self._of(sequence) is not None:

@@ -174,6 +174,7 @@ def test_gauges_are_values_and_counters_increments() -> None:
         decode_tokens=2,
         prefix_queries=40,
         prefix_hits=16,
+        prefix_restored=6,
         preemptions=1,
         step_s=0.5,
     )
@@ -188,7 +189,7 @@ def test_gauges_are_values_and_counters_increments() -> None:
         "recurrent_states_cached": 4,
         "num_preemptions_total": 2,
         "prefix_cache_queries_total": 80,
-        "prefix_cache_hits_total": 32,
+        "prefix_cache_hits_total": 20,
         "iteration_tokens_total_count": 2,
         "iteration_tokens_total_sum": 64,
         "iteration_prefill_tokens_sum": 60,

@@ -43,6 +43,8 @@ def test_an_evicted_prefix_comes_back() -> None:
     add(run, "again", PROMPT)
     run.finish()
     assert cached(run, "again") == 20
+    assert sum(stats.prefix_hits for stats in run.stats) == 20
+    assert sum(stats.prefix_restored for stats in run.stats) == 20
     assert run.transcript.ids["again"] == run.transcript.ids["first"]
 
 
@@ -148,6 +150,36 @@ def test_memory_bounds_how_much_is_read() -> None:
     tier.finish()
     run.finish()
     assert cached(run, "again") == 12
+
+
+def test_a_running_read_delays_the_next_one() -> None:
+    tier = MemoryTier(is_late=True)
+    run = evicted_run(tier, read_steps=1000)
+    add(run, "third", make_prompt(29, seed=2))
+    run.finish()
+    options = TierOptions(tier, (BLOCK_BYTES,), 100 * BLOCK_BYTES, prefill_s=lambda _start, _num: 10.0)
+    run.scheduler = Scheduler(make_config(num_blocks=8), tier=options, clock=lambda: run.now_s)
+    assert run.scheduler.tier_reads is not None
+    run.scheduler.tier_reads.pace.rate = BLOCK_BYTES  # five seconds for one prompt, and seven for the other
+    add(run, "again", PROMPT)
+    add(run, "other again", make_prompt(29, seed=1))
+    assert [len(keys) for keys, _ in tier.reads] == [5]
+
+
+def test_tokens_are_counted_once_as_looked_up_though_memory_for_reads_was_short() -> None:
+    tier = MemoryTier(is_late=True)
+    run = evicted_run(tier, max_read_blocks=5, read_steps=1000)
+    add(run, "third", make_prompt(29, seed=2))
+    run.finish()
+    reads = run.scheduler.tier_reads
+    assert reads is not None
+    reads.take_tokens()
+    add(run, "again", PROMPT)
+    add(run, "other again", make_prompt(29, seed=1))
+    run.scheduler.abort("again", AbortReason.CLIENT_GONE)
+    run.scheduler.update(run.scheduler.schedule(), StepResult([]))
+    assert [len(keys) for keys, future in tier.reads if not future.cancelled()] == [5]  # of the other, at last
+    assert reads.take_tokens()[0] == 20 + 28
 
 
 def test_nothing_is_read_that_is_computed_faster() -> None:
