@@ -103,6 +103,11 @@ class DiskTier:
         self._reads.put(partial(self._read, list(keys), future))
         return future
 
+    @property
+    def room_bytes(self) -> int:
+        with self._lock:
+            return 0 if self._is_closed else self._queue_bytes - self._queued_bytes
+
     def write(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
         for key, content in blocks:
             with self._lock:
@@ -114,6 +119,10 @@ class DiskTier:
                 self._queued[key] = content
                 self._queued_bytes += len(content)
             self._writes.put(partial(self._write, key))
+
+    def count_dropped(self, num_blocks: int) -> None:
+        with self._lock:
+            self._count(dropped=num_blocks)
 
     def touch(self, keys: Sequence[bytes]) -> None:
         self._writes.put(partial(self._touch, list(keys)))

@@ -35,8 +35,17 @@ class BlockTier(Protocol):
         or altered. The future may be completed by another thread. Canceling it is allowed, and may have no effect."""
         ...
 
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of contents that `write` takes now."""
+        ...
+
     def write(self, blocks: Sequence[tuple[bytes, bytes]]) -> None:
         """Queue (key, content) of blocks. Blocks beyond the bound of the queue are dropped and counted."""
+        ...
+
+    def count_dropped(self, num_blocks: int) -> None:
+        """Count blocks that the caller did not even copy, because there was no room."""
         ...
 
     def touch(self, keys: Sequence[bytes]) -> None:

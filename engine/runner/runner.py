@@ -22,6 +22,7 @@ from engine.scheduling.kv.moves import BlockLoad, BlockSave
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
+from models.errors import is_out_of_memory
 from models.kv.block_copy import BlockCopy
 from models.kv.layer import LayerState
 from models.loaded_model import LoadedModel, ModelDecoder
@@ -112,7 +113,12 @@ class TorchRunner:
         return self._block_copy
 
     def save(self, saves: list[BlockSave]) -> list[bytes]:
-        return [self._copy.read(group, block) for group, block, _ in saves]
+        try:
+            return [self._copy.read(group, block) for group, block, _ in saves]
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise
 
     @torch.inference_mode()
     def load(self, loads: list[BlockLoad]) -> None:

@@ -122,7 +122,7 @@ class Lifecycle:
     def withdraw(self, sequence: Sequence) -> None:
         """Requeue a running sequence whose step ran out of memory. Unlike `preempt`, may requeue the only sequence."""
         sequence.num_withdrawn += 1
-        self._requeue(sequence, "out_of_memory")
+        self._requeue(sequence, "out_of_memory", is_saved=False)  # copies of its blocks need memory, too
 
     def pause(self, sequence: Sequence) -> None:
         """Stop running a sequence, which keeps its KV blocks."""
@@ -148,9 +148,9 @@ class Lifecycle:
             self.running.remove(sequence)
             sequence.account.num_running -= 1
 
-    def _requeue(self, sequence: Sequence, reason: str) -> None:
+    def _requeue(self, sequence: Sequence, reason: str, *, is_saved: bool = True) -> None:
         self._dequeue(sequence)
-        self._kv.free(sequence)
+        self._kv.free(sequence, is_saved=is_saved)
         now_s, num_lost = self._clock(), sequence.num_computed
         sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, num_lost)
         sequence.num_computed = 0

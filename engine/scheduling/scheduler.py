@@ -181,8 +181,7 @@ class Scheduler:
         return self._planner.plan()
 
     def take_moves(self) -> BlockMoves | None:
-        """Return blocks to save, while there is no work; a step's plan has its own."""
-        assert not self.has_work
+        """Return blocks to save when no step may follow soon; a step's plan has its own."""
         return self._kv.take_moves()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:

@@ -1,5 +1,6 @@
 """MemoryTier: a BlockTier in memory, which loses blocks and answers late as a test wants."""
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -10,6 +11,7 @@ class MemoryTier:
     """Blocks by key. A read ends when `finish` is called, or at once unless `is_late`.
 
     is_lost: whether a block is listed but cannot be read. takes: whether a block is stored when it is written.
+    room_bytes: see BlockTier; `write` does not enforce it.
     """
 
     def __init__(
@@ -18,6 +20,7 @@ class MemoryTier:
         is_late: bool = False,
         is_lost: Callable[[bytes], bool] = lambda _: False,
         takes: Callable[[bytes], bool] = lambda _: True,
+        room_bytes: int = sys.maxsize,
     ) -> None:
         self.blocks: dict[bytes, bytes] = {}
         self.reads: list[tuple[list[bytes], Future[list[bytes | None]]]] = []  # those that have not ended
@@ -25,6 +28,8 @@ class MemoryTier:
         self._is_late = is_late
         self._is_lost = is_lost
         self._takes = takes
+        self.room_bytes = room_bytes
+        self.num_dropped = 0
 
     def contains(self, keys: Sequence[bytes]) -> list[bool]:
         return [key in self.blocks for key in keys]
@@ -54,6 +59,9 @@ class MemoryTier:
             assert key not in self.blocks, "a block that the tier has is saved again"
             if self._takes(key):
                 self.blocks[key] = content
+
+    def count_dropped(self, num_blocks: int) -> None:
+        self.num_dropped += num_blocks
 
     def touch(self, keys: Sequence[bytes]) -> None:
         for key in keys:

@@ -194,9 +194,10 @@ class KVManager:
                 pool.free([block for block in table[num_entries:] if block != NO_BLOCK])
                 del table[num_entries:]
 
-    def free(self, sequence: Sequence) -> None:
-        """Free all blocks of a sequence. Registered blocks stay in the prefix cache until they are evicted."""
-        if self._writes is not None:
+    def free(self, sequence: Sequence, *, is_saved: bool = True) -> None:
+        """Free all blocks of a sequence. Registered blocks stay in the prefix cache until they are evicted. is_saved:
+        save them now if the tier is written through."""
+        if self._writes is not None and is_saved:
             self._writes.on_freed(sequence, self._pools)
         for pool in (self.pool, self.states):
             pool.free(self.capacity.blocks_of(sequence.tables, pool))

@@ -45,7 +45,7 @@ class BlockMover(Protocol):
         """Bytes of a block's content, for each group."""
 
     def save(self, saves: list[BlockSave]) -> list[bytes]:
-        """Return the contents of blocks."""
+        """Return the contents of blocks. Raises MemoryError if memory runs out."""
 
     def load(self, loads: list[BlockLoad]) -> None:
         """Write contents that `save` has returned, perhaps in another process, to blocks of the same groups."""
@@ -71,7 +71,15 @@ class AttachedTier:
         if moves.loads:
             self.mover.load(moves.loads)
 
-    def _save(self, saves: list[BlockSave]) -> None:
+    def _save(self, wanted: list[BlockSave]) -> None:
+        """Copy the blocks that the tier has room for, and give them to it."""
+        saves, room_bytes, sizes = [], self.tier.room_bytes, self.mover.block_bytes
+        for save in wanted:
+            if sizes[save.group] <= room_bytes:
+                saves.append(save)
+                room_bytes -= sizes[save.group]
+        if len(saves) < len(wanted):
+            self.tier.count_dropped(len(wanted) - len(saves))
         try:
             contents = self.mover.save(saves)
         except MemoryError:  # then they are computed again when they are needed

@@ -88,10 +88,13 @@ def test_queued_blocks_are_found_and_more_than_the_queue_takes_are_dropped(open_
     tier = open_tier(queue_bytes=3 * BLOCK_BYTES)
     release = threading.Event()
     tier._writes.put(lambda: release.wait(30) and None)
+    assert tier.room_bytes == 3 * BLOCK_BYTES
     tier.write(blocks(1, 2, 3, 4, 5))
+    assert tier.room_bytes == 0
+    tier.count_dropped(2)
     assert stored(tier, range(6)) == [1, 2, 3]
     assert read(tier, 3) == [content_of(key_of(3))]
-    assert tier.take_stats().dropped == 2
+    assert tier.take_stats().dropped == 4
     release.set()
     settle(tier)
     tier.write(blocks(4))
@@ -202,6 +205,7 @@ def test_closing_finishes_queued_writes_and_answers_reads(open_tier: Open) -> No
     tier.write(blocks(*range(20)))
     tier.close(30)
     assert stored(open_tier(), range(20)) == list(range(20))
+    assert tier.room_bytes == 0
     tier.write(blocks(21))
     assert tier.take_stats().dropped == 1
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from engine.engine import Engine
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
 from engine.scheduling.kv.groups import peak_blocks, prefix_unit
-from engine.scheduling.kv.moves import AttachedTier
+from engine.scheduling.kv.moves import AttachedTier, BlockSave
 from models.loaded_model import LoadedModel
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, qwen2_config, random_model
 from tests.helpers.engines import SlowBudget, make_prompt, make_request
@@ -76,3 +78,23 @@ def test_texts_are_the_same_after_eviction_and_reload(model: LoadedModel) -> Non
         assert again == expected
         assert num_cached % prefix_unit(groups) == 0
     assert tier.num_read > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), MemoryError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB"), MemoryError),
+        (RuntimeError("expected a tensor"), RuntimeError),
+    ],
+)
+def test_torchs_errors_of_memory_are_memory_errors_when_blocks_are_saved(
+    error: Exception, expected: type[Exception]
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise error
+
+    runner: Any = SimpleNamespace(_copy=SimpleNamespace(read=fail))
+    with pytest.raises(expected) as raised:
+        TorchRunner.save(runner, [BlockSave(0, 0, b"")])
+    assert type(raised.value) is expected

@@ -2,13 +2,35 @@
 
 import pytest
 
-from engine.scheduling.kv.moves import BlockLoad, BlockSave, PendingMoves
+from engine.scheduling.kv.moves import AttachedTier, BlockLoad, BlockMoves, BlockSave, PendingMoves
 from engine.scheduling.kv.prefixes import group_key
 from tests.helpers.memory_tier import MemoryTier
 
 pytestmark = pytest.mark.fast
 
 KEYS = [group_key(group, bytes([group]) * 16) for group in range(3)]
+
+
+SAVES = [BlockSave(group, 7 + group, key) for group, key in enumerate(KEYS)]
+
+
+class SizedMover:
+    """Copies blocks of a group's own size; a copy may fail."""
+
+    block_bytes = (100, 300, 100)
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.copied: list[BlockSave] = []
+        self._error = error
+
+    def save(self, saves: list[BlockSave]) -> list[bytes]:
+        if self._error is not None:
+            raise self._error
+        self.copied += saves
+        return [bytes(self.block_bytes[save.group]) for save in saves]
+
+    def load(self, loads: list[BlockLoad]) -> None:
+        raise AssertionError(loads)
 
 
 def make_moves(tier: MemoryTier) -> PendingMoves:
@@ -65,3 +87,18 @@ def test_discarded_blocks_are_not_saved() -> None:
     taken = moves.take()
     assert taken is not None
     assert [save.key for save in taken.saves] == [KEYS[1]]
+
+
+def test_blocks_beyond_the_tiers_room_are_counted_and_not_copied() -> None:
+    tier, mover = MemoryTier(room_bytes=399), SizedMover()
+    AttachedTier(tier, mover).move(BlockMoves(SAVES, []))
+    assert mover.copied == [SAVES[0], SAVES[2]]
+    assert list(tier.blocks) == [KEYS[0], KEYS[2]]
+    assert tier.num_dropped == 1
+
+
+def test_blocks_whose_copies_find_no_memory_are_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    tier = MemoryTier()
+    AttachedTier(tier, SizedMover(MemoryError())).move(BlockMoves(SAVES, []))
+    assert not tier.blocks
+    assert "memory ran out while 3 evicted blocks were copied" in caplog.text

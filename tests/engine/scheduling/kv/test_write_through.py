@@ -84,3 +84,14 @@ def test_a_prefix_that_the_pool_still_has_counts_as_used_in_the_tier() -> None:
     run(engine, make_request("b", make_prompt(18, seed=2), max_tokens=1))
     run(engine, make_request("c", make_prompt(18, seed=1), max_tokens=1))
     assert list(tier.blocks)[-len(oldest) :] == oldest
+
+
+def test_a_step_without_memory_copies_no_blocks_for_the_tier() -> None:
+    """Nor does it matter that there is work when the moves are taken: a time limit may end at any moment."""
+    engine, _ = persisting(MemoryTier(), windows=(None, 8))  # type: ignore[arg-type]
+    engine.add(make_request("a", make_prompt(40), max_tokens=9))
+    engine.step()
+    scheduler = engine._scheduler
+    scheduler.withdraw(scheduler.schedule())
+    assert scheduler.has_work
+    assert scheduler.take_moves() is None
