@@ -43,7 +43,7 @@ class ComputeIdentity:
     mode: str  # "deterministic" or "default", in which keys and values may be rounded with AMX
 
     def digest(self) -> str:
-        return _hash_texts(getattr(self, field.name) for field in dataclasses.fields(self))
+        return hash_texts(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 def compute_identity(config: EngineConfig, models: EngineModels, *, weights: str | None = None) -> ComputeIdentity:
@@ -85,7 +85,7 @@ def kv_fingerprint(identity: ComputeIdentity, model: LoadedModel, block_size: in
     block_size: --block-size.
     """
     layout = model.cache_layout
-    return _hash_texts([identity.digest(), str(_KV_FORMAT), repr(layout), repr(layout.block_sizes(block_size))])
+    return hash_texts([identity.digest(), str(_KV_FORMAT), repr(layout), repr(layout.block_sizes(block_size))])
 
 
 def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
@@ -102,8 +102,8 @@ def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
     except OSError as error:
         raise StartupError(f"the files of {config.model} cannot be read again ({error}); start again") from error
     identity = compute_identity(config, models, weights=samples)
-    weights = _hash_texts([identity.weights, identity.storage, identity.overrides, identity.rotary, identity.dtype])
-    code = _hash_texts([identity.version, identity.kernels, identity.attention])
+    weights = hash_texts([identity.weights, identity.storage, identity.overrides, identity.rotary, identity.dtype])
+    code = hash_texts([identity.version, identity.kernels, identity.attention])
     level = model.compute.ops.level if is_host(model.device) else identity.device
     has_keys = any(isinstance(layout, KVLayout) for layout in model.cache_layout.layers)
     return "/".join(
@@ -117,7 +117,7 @@ def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
     )
 
 
-def _hash_texts(texts: Iterable[str]) -> str:
+def hash_texts(texts: Iterable[str]) -> str:
     """Return a hash of a list of texts, which differs if they are divided differently."""
     return hashlib.blake2b(json.dumps(list(texts)).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
