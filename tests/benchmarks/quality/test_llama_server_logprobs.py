@@ -14,9 +14,10 @@ from benchmarks.servers import CompareError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures/converted"
 STAND_IN = """
-import json, sys
+import json, signal, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a parent in the background ignores it
 known = json.load(open(sys.argv[1]))
 
 class Handler(BaseHTTPRequestHandler):
