@@ -123,8 +123,8 @@ def kernel_library() -> KernelLibrary | None:
 
 
 _AMX_NOTE = (
-    "; in bfloat16, texts may differ with what is computed beside them and with the prefix cache, unless "
-    "--deterministic is given"
+    "; in bfloat16, products of many rows are rounded otherwise than those of few, so texts may differ with what is "
+    "computed beside them and with the prefix cache; --deterministic computes without AMX"
 )
 
 

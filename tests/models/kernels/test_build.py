@@ -44,7 +44,7 @@ def test_start_note_of_amx_says_that_texts_may_differ(
     kernels = SimpleNamespace(level=level, path=Path("/kernels.so"))
     monkeypatch.setattr(library, "_library_and_reason", lambda: (kernels, None))
 
-    assert ("unless --deterministic is given" in library.describe_kernels()) is is_warned
+    assert ("--deterministic computes without AMX" in library.describe_kernels()) is is_warned
 
 
 def test_kernel_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
