@@ -3,8 +3,8 @@
     magic, fingerprint [16], length of the key [1], key [32, padded], length of the content [8], checksum [4], content
 
 The checksum is CRC-32 over the rest of the header and the content. It finds accidents: torn writes, damaged disks,
-files under another's name. It is no seal, since a user who can write to the folder could renew any unkeyed checksum,
-and zlib's CRC costs a fifth of the time of a cryptographic hash, without holding the interpreter's lock.
+files under another's name. A cryptographic hash would protect no better from a user who can write to the folder, since
+it could be renewed like any checksum without a key, and takes five times as long as zlib's CRC.
 """
 
 import os

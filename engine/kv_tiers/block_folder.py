@@ -31,7 +31,8 @@ _BLOCK_NAME = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{MAX_KEY_BYTES}}}{re.escape(_SU
 _PART_NAME = re.compile(r"[0-9a-f]{16}\.part")
 _DISK_FRACTION = 4  # default bound: a quarter of the disk's free space and of the blocks there together
 _MAX_DEFAULT_BYTES = 32 << 30
-_LEFT_OVER_S = 3600.0  # age of a partial file that is left over, where the file system has no locks
+# Ages from which a partial file may be left over: its writer needs a moment to lock it; without locks, age alone tells.
+_UNLOCKED_S, _LEFT_OVER_S = 10.0, 3600.0
 
 
 class StoredBlock(NamedTuple):
@@ -116,7 +117,7 @@ class BlockFolder:
         """
         path = self.path(key)
         partial = self.folder / f"{secrets.token_hex(8)}.part"
-        self.folder.mkdir(mode=0o700, exist_ok=True)  # somebody may have deleted the blocks
+        self.folder.mkdir(mode=0o700, exist_ok=True)  # an operator may have deleted it
         path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -217,12 +218,15 @@ def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:
 def _remove_if_unlocked(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        age_s = time.time() - os.fstat(descriptor).st_mtime
+        if age_s < _UNLOCKED_S:
+            return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
         except OSError:
-            if time.time() - os.fstat(descriptor).st_mtime < _LEFT_OVER_S:
+            if age_s < _LEFT_OVER_S:
                 return
         os.unlink(path)
     finally:

@@ -51,8 +51,8 @@ class DiskTier:
         """
         if max_bytes < (least := HEADER_BYTES + folder.max_block_bytes):
             raise OptionError(
-                f"--kv-offload-max-bytes is {max_bytes:,}, less than one block of the KV cache ({least:,} bytes); "
-                "raise it, or leave out --kv-offload-dir"
+                f"--kv-offload-dir may have {max_bytes:,} bytes (--kv-offload-max-bytes, or by default a part of the "
+                f"free disk space), less than one block of the KV cache ({least:,}); raise it, or use another disk"
             )
         self.max_bytes = max_bytes
         self._folder = folder
@@ -161,7 +161,7 @@ class DiskTier:
         # A prefix's head is needed by more prompts than its tail, so it counts as used later, and is deleted later.
         try:
             contents = [self._read_block(key, now_ns - number) for number, key in enumerate(keys)]
-        except Exception:  # a thread's boundary: somebody waits for the future
+        except Exception:  # a thread's boundary: a caller waits for the future
             logger.exception("%d blocks could not be read", len(keys))
             contents = [None] * len(keys)
         num_hits = sum(content is not None for content in contents)
@@ -278,5 +278,5 @@ def _run(jobs: "queue.SimpleQueue[Callable[[], None] | None]", niceness: int) ->
     while (job := jobs.get()) is not None:
         try:
             job()
-        except Exception:  # a thread's boundary: the tier goes on, and what the job held is lost
+        except Exception:  # a thread's boundary: the tier continues without what the job held
             logger.exception("a job of the disk tier failed")

@@ -221,7 +221,7 @@ def test_closing_waits_no_longer_than_it_may(open_tier: Open) -> None:
 
 
 def test_a_bound_below_one_block_is_refused(open_tier: Open) -> None:
-    with pytest.raises(OptionError, match=r"--kv-offload-max-bytes is 0, less than one block.*raise it"):
+    with pytest.raises(OptionError, match=r"may have 0 bytes .*less than one block.*raise it"):
         open_tier(max_blocks=0)
 
 

@@ -212,16 +212,21 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.usefixtures("tier")
 def test_partial_files_of_killed_writers_are_removed_and_those_of_others_kept(root: Path) -> None:
     killed, living = root / ONE / f"{'a' * 16}.part", root / OTHER / f"{'b' * 16}.part"
+    young = root / ONE / f"{'c' * 16}.part"  # its writer has not locked it yet
     living.parent.mkdir()
+    young.touch()
     ended = subprocess.run([sys.executable, "-c", WRITER, killed], check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL
     assert killed.exists()
     with living.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for path in (killed, living):
+            os.utime(path, (0, 0))
         next_tier = open_tier(root)
         settle(next_tier)
         assert not killed.exists()
         assert living.exists()
+        assert young.exists()
         assert stored(next_tier, range(4)) == [1, 2]
         next_tier.close(30)
 
