@@ -35,14 +35,14 @@ from engine.speculation.settings import SpeculationSettings, speculation_setting
 from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
-from engine.startup.determinism import check_determinism
+from engine.startup.determinism import prepare_determinism
 from engine.startup.early import compute_threads
 from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
 from engine.startup.tier import describe_tier, open_tier
 from models.errors import is_out_of_memory
-from models.kernels.cpu.library import allow_amx, set_num_threads
+from models.kernels.cpu.library import set_num_threads
 from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
@@ -100,17 +100,13 @@ def build_served_engine(
 
     Raises StartupError, with a message for the user, if the model, an option or the memory is not usable.
     """
-    device = _choose_device(config.device)
-    if is_host(device):
-        set_num_threads(compute_threads(config.threads))
+    device = _prepare_device(config)
     spec = speculation_settings(config)
     models = load_models(config, spec, device, report, on_tokenizer)
     if check_pooling_options(config, models.target.pooling):
         models.on_progress(on_progress)
         return build_pooling_engine(config, models.target, report, on_started, faults)
-    allow_amx(not config.deterministic)
-    if config.deterministic:
-        check_determinism(config, models.target)
+    prepare_determinism(config, models.target)
     groups = kv_groups(models.target.cache_layout, config.block_size)
     adapters = _enable_adapters(config, models.target) if config.enable_lora else None
     budget = _plan_memory(config, models, groups, adapters)
@@ -137,15 +133,22 @@ def build_served_engine(
         tier=None if tier is None else AttachedTier(tier, runner, on_prepared, config.kv_persist),
     )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
-    info = describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality)
     info = msgspec.structs.replace(
-        info,
+        describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality),
         are_steps_timed=config.max_num_batched_tokens is None,
         system_fingerprint=system_fingerprint(config, models),
     )
     info.notes.extend(describe_tier(config, tier))
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
+
+
+def _prepare_device(config: EngineConfig) -> torch.device:
+    """Return the device, and set the number of threads if it is the host's."""
+    device = _choose_device(config.device)
+    if is_host(device):
+        set_num_threads(compute_threads(config.threads))
+    return device
 
 
 def _choose_device(option: Device) -> torch.device:

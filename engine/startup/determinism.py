@@ -8,6 +8,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError
 from models.architecture.recurrence import StateSpec
 from models.decoder import Decoder
+from models.kernels.cpu.library import allow_amx
 from models.layers.moe import MoE
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
@@ -20,9 +21,14 @@ _TILE = 16  # positions that attention's kernel adds up together
 _LANES = 16  # of products with a matrix per head
 
 
-def check_determinism(config: EngineConfig, model: LoadedModel) -> None:
-    """Raise OptionError if rows of the model are computed in an order that depends on how many a step has."""
-    for reason in _obstacles(config, model):
+def prepare_determinism(config: EngineConfig, model: LoadedModel) -> None:
+    """With --deterministic, compute without AMX from now on; else with it.
+
+    Raises OptionError if the option is given and rows of the model are computed in an order that depends on how many a
+    step has.
+    """
+    allow_amx(not config.deterministic)
+    for reason in _obstacles(config, model) if config.deterministic else ():
         raise OptionError(f"--deterministic does not hold for {config.model}: {reason}, or leave the option out")
 
 

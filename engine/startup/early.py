@@ -13,13 +13,8 @@ from models.system.cores import allowed_cpus, usable_cores
 
 def check_options(config: EngineConfig) -> None:
     """Raise OptionError for options that are wrong for every model and device."""
-    speculation = speculation_settings(config)
+    speculation_settings(config)
     if config.kv_offload_dir is not None:
-        if speculation.draft_model is not None:
-            raise OptionError(
-                f"--kv-offload-dir does not keep the keys and values of a draft model ({speculation.draft_model}), "
-                "which would then draft from nothing; leave one of the two out, or use --speculative-method ngram"
-            )
         private_folder(Path(config.kv_offload_dir))
     try:
         parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)

@@ -16,7 +16,7 @@ from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
 from engine.scheduling.kv.groups import peak_blocks
 from engine.speculation.proposers import DraftSource
-from engine.startup.determinism import check_determinism
+from engine.startup.determinism import prepare_determinism
 from models.attention.cpu import CpuAttention
 from models.kernels.cpu.library import allow_amx, kernel_library, set_num_threads
 from models.linear.storage import WeightOptions
@@ -60,7 +60,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     decoder = load_folder(folder, torch.bfloat16, backend, weights, kv_dtype=kv_dtype)
     decoder.serve_context(MAX_LEN)
     loaded = dataclasses.replace(as_loaded(decoder, backend=backend, kv_dtype=kv_dtype), max_position=MAX_LEN)
-    check_determinism(EngineConfig(deterministic=True), loaded)
+    prepare_determinism(EngineConfig(deterministic=True), loaded)
     return loaded
 
 

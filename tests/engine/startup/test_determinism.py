@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from engine.config import Device, DraftSampling, DType, EngineConfig, ModelImpl
 from engine.errors import OptionError
 from engine.speculation.settings import speculation_settings
-from engine.startup import build
+from engine.startup import determinism
 from engine.startup.build import build_engine
 from models.kernels.cpu import operations
 from models.kernels.cpu.library import allow_amx
@@ -67,7 +67,7 @@ def test_native_experts_and_head_products_are_accepted(tmp_path: Path) -> None:
 
 def test_it_turns_amx_off_and_is_the_mode_of_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed: list[bool] = []
-    monkeypatch.setattr(build, "allow_amx", allowed.append)
+    monkeypatch.setattr(determinism, "allow_amx", allowed.append)
     fingerprint = _build(write_model_folder(tmp_path / "model", _small()))
     assert fingerprint is not None
     assert fingerprint.startswith("deterministic/")

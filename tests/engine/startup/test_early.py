@@ -18,7 +18,6 @@ pytestmark = pytest.mark.fast
         ({"rope_scaling": "[]"}, "--rope-scaling must be a JSON object"),
         ({"speculative_config": '{"modle": 1}'}, "--speculative-config has the key 'modle'"),
         ({"threads": 1_000_000, "device": Device.CPU}, "--threads is 1,000,000"),
-        ({"kv_offload_dir": "kv", "draft_model": "small"}, "keep the keys and values of a draft model .small."),
         ({"kv_offload_dir": "/dev/null"}, "--kv-offload-dir '/dev/null' cannot be used"),
     ],
 )

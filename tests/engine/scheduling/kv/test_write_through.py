@@ -1,9 +1,13 @@
 """--kv-persist: blocks reach the tier as they are computed, and another engine continues from them."""
 
+from typing import Any
+
 import pytest
 
+from engine.draft_model.model import DraftModel
 from engine.engine import Engine
 from engine.protocol import EngineRequest, ServiceClass, StepStats
+from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner
 from tests.helpers.memory_tier import MemoryTier
@@ -28,8 +32,8 @@ def run(engine: Engine, request: EngineRequest) -> list[StepStats]:
     return stats
 
 
-def persisting(tier: MemoryTier, **options: int) -> tuple[Engine, LedgerRunner]:
-    return make_engine(block_size=BLOCK_SIZE, tier=tier, writes_through=True, **options)  # type: ignore[arg-type]
+def persisting(tier: MemoryTier, **options: Any) -> tuple[Engine, LedgerRunner]:
+    return make_engine(block_size=BLOCK_SIZE, tier=tier, writes_through=True, **options)
 
 
 def test_all_full_blocks_are_written_when_a_request_has_ended() -> None:
@@ -45,6 +49,17 @@ def test_without_the_option_nothing_is_written_before_it_is_evicted() -> None:
     engine, _ = make_engine(block_size=BLOCK_SIZE, tier=tier)
     run(engine, make_request("a", make_prompt(18)))
     assert not tier.blocks
+
+
+def test_a_draft_model_catches_up_with_blocks_that_were_read() -> None:
+    """They hold keys and values of the target alone; the ledger of drafts checks every slot that a draft reads."""
+    tier, prompt = MemoryTier(), make_prompt(60)
+    run(persisting(tier)[0], make_request("a", prompt))
+    drafter = DraftModel(LedgerDraftRunner(64, BLOCK_SIZE, 1.0), block_size=BLOCK_SIZE, max_len=200, relative_size=0.05)
+    engine, _ = persisting(tier, speculator=AlwaysFull(4, drafter=drafter))
+    stats = run(engine, make_request("a", prompt, max_tokens=40, ignore_eos=True))
+    assert sum(each.tier_restored_tokens for each in stats) == 56
+    assert sum(each.accepted_tokens for each in stats) > 0
 
 
 def test_the_next_engine_reads_what_the_last_one_computed() -> None:
