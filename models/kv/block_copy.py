@@ -1,5 +1,6 @@
 """BlockCopy: copies the contents of whole blocks out of a cache, and back."""
 
+import numpy as np
 import torch
 
 from models.architecture.kv_layout import KVLayout
@@ -27,7 +28,7 @@ class BlockCopy:
     def read(self, group: int, block: int) -> bytes:
         """Return the content of a block."""
         parts = [part[block] for part in self._parts[group]]
-        if parts[0].device.type != "cpu":
+        if not parts[0].is_cpu:
             return torch.cat(parts).cpu().numpy().tobytes()
         return b"".join([part.numpy().data for part in parts])
 
@@ -37,7 +38,11 @@ class BlockCopy:
         start = 0
         for part in self._parts[group]:
             num_bytes = part.shape[1]
-            part[block].copy_(torch.frombuffer(bytearray(content[start : start + num_bytes]), dtype=torch.uint8))
+            source = np.frombuffer(content, np.uint8, num_bytes, start)
+            if part.is_cpu:
+                part[block].numpy()[:] = source  # copies once
+            else:
+                part[block].copy_(torch.from_numpy(source.copy()))  # torch takes no memory that is read-only
             start += num_bytes
 
 
