@@ -1,5 +1,8 @@
 """Metrics of the engine's caches and features, and how each is read from StepStats."""
 
+from collections.abc import Callable
+
+from engine.protocol import StepStats
 from server.metrics import buckets
 from server.metrics.scheduler_rows import SCHEDULER_ROWS
 from server.metrics.spec import MODEL, MetricSpec, counter, gauge, histogram
@@ -53,49 +56,38 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
     ),
 )
 
-_BY_TIER = (MODEL, "tier")
+
+def _of_tier(make: Callable[..., MetricSpec], name: str, text: str, value: Callable[[StepStats], float]) -> MetricSpec:
+    """Return a metric of each tier below the KV cache; the disk (--kv-offload-dir) is the only one."""
+    return make(f"kv_tier_{name}", text, labels=(MODEL, "tier"), step_by={"disk": value})
+
+
 _TIERS: tuple[MetricSpec, ...] = (
-    gauge(
-        "kv_tier_bytes",
-        "Bytes of the model's blocks in each tier below the KV cache: disk (--kv-offload-dir).",
-        labels=_BY_TIER,
-        step_by={"disk": lambda s: s.tier_bytes},
-    ),
-    counter(
-        "kv_tier_hits_total",
-        "Blocks of prefixes that were read from a tier.",
-        labels=_BY_TIER,
-        step_by={"disk": lambda s: s.tier_hits},
-    ),
-    counter(
-        "kv_tier_misses_total",
+    _of_tier(gauge, "bytes", "Bytes of the model's blocks in a tier: disk (--kv-offload-dir).", lambda s: s.tier_bytes),
+    _of_tier(counter, "hits_total", "Blocks of prefixes that were read from a tier.", lambda s: s.tier_hits),
+    _of_tier(
+        counter,
+        "misses_total",
         "Blocks of prefixes that a tier no longer had when they were read, or not intact.",
-        labels=_BY_TIER,
-        step_by={"disk": lambda s: s.tier_misses},
+        lambda s: s.tier_misses,
     ),
-    counter(
-        "kv_tier_read_seconds_total",
-        "Time of reading blocks from a tier, beside the steps.",
-        labels=_BY_TIER,
-        step_by={"disk": lambda s: s.tier_read_s},
+    _of_tier(
+        counter, "read_seconds_total", "Time of reading blocks from a tier, beside the steps.", lambda s: s.tier_read_s
     ),
-    counter(
-        "kv_tier_write_seconds_total",
-        "Time of writing blocks to a tier, beside the steps.",
-        labels=_BY_TIER,
-        step_by={"disk": lambda s: s.tier_write_s},
+    _of_tier(
+        counter, "write_seconds_total", "Time of writing blocks to a tier, beside the steps.", lambda s: s.tier_write_s
     ),
-    counter(
-        "kv_tier_failures_total",
+    _of_tier(
+        counter,
+        "failures_total",
         "Blocks that a tier could not read or write, or that were torn or altered; each kind is logged once.",
-        labels=_BY_TIER,
-        step_by={"disk": lambda s: s.tier_failures},
+        lambda s: s.tier_failures,
     ),
-    counter(
-        "kv_tier_dropped_blocks_total",
+    _of_tier(
+        counter,
+        "dropped_blocks_total",
         "Blocks that were not written to a tier, because too many waited to be written.",
-        labels=_BY_TIER,
-        step_by={"disk": lambda s: s.tier_dropped},
+        lambda s: s.tier_dropped,
     ),
     counter(
         "external_prefix_cache_queries_total",
