@@ -112,23 +112,43 @@ def test_attention_over_codes_equals_reference(
     _check(kernels, SPECS[name], MIXED, dtype, block_size=4 if name == "chunk" else 16, kv_dtype=kv_dtype)
 
 
+class _Rows:
+    """Random bf16 queries, keys and values of three rows at the end of 300 positions."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.spec = AttentionSpec(4, 2, 64, 0.125)
+        self._batch, self._num_blocks = paged_batch([Lengths(3, 300)], 16, generator)
+        self.q = torch.randn(3, 4, 64, generator=generator)
+        self.k, self.v = torch.randn(2, 300, 2, 64, generator=generator)
+
+    def attend(self, backend: AttentionBackend, dtype: torch.dtype, kv_dtype: torch.dtype) -> torch.Tensor:
+        q, k, v = (rows.bfloat16().to(dtype) for rows in (self.q, self.k, self.v))
+        group = self._batch.groups[0]
+        assert isinstance(group, KVGroupBatch)
+        kv = filled_kv(backend, self.spec, self._num_blocks, self._batch, k, v, kv_dtype)
+        return backend.forward(q, kv, self._batch, group, self.spec).float()
+
+
 def test_int8_keeps_the_small_numbers_of_a_query_beside_a_large_one(kernels: KernelLibrary) -> None:
-    spec, generator = AttentionSpec(4, 2, 64, 0.125), torch.Generator().manual_seed(0)
-    batch, num_blocks = paged_batch([Lengths(3, 300)], 16, generator)
-    group = batch.groups[0]
-    assert isinstance(group, KVGroupBatch)
-    q = torch.randn(3, 4, 64, generator=generator)
-    k, v = torch.randn(2, 300, 2, 64, generator=generator)
-    q[..., 5], k[..., 5] = q[..., 5] * 100, k[..., 5] / 100  # as large in a score as any other
-    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    rows = _Rows()
+    rows.q[..., 5] *= 100
+    rows.k[..., 5] /= 100  # as large in a score as any other
 
-    def attend(backend: AttentionBackend, dtype: torch.dtype) -> torch.Tensor:
-        kv = filled_kv(backend, spec, num_blocks, batch, k.to(dtype), v.to(dtype), torch.int8)
-        return backend.forward(q.to(dtype), kv, batch, group, spec).float()
-
-    got, want = attend(CpuAttention(kernels), torch.bfloat16), attend(ReferenceAttention(), torch.float32)
+    got = rows.attend(CpuAttention(kernels), torch.bfloat16, torch.int8)
+    want = rows.attend(ReferenceAttention(), torch.float32, torch.int8)
 
     assert (got - want).norm() < 0.005 * want.norm()
+
+
+def test_int8_keeps_the_small_channels_of_a_key_beside_a_large_one(kernels: KernelLibrary) -> None:
+    """Keys of Qwen2.5 have a channel that is a hundred times as large as others."""
+    rows, backend = _Rows(), CpuAttention(kernels)
+    rows.k[..., 5] = 150.0  # adds nearly the same to all scores
+
+    got, want = (rows.attend(backend, torch.bfloat16, dtype) for dtype in (torch.int8, torch.bfloat16))
+
+    assert (got - want).norm() < 0.1 * want.norm()
 
 
 @pytest.mark.parametrize("size", [16, 48, 64, 96, 128])
@@ -140,27 +160,6 @@ def test_the_hadamard_matrix_leaves_products_as_they_are(size: int) -> None:
     torch.testing.assert_close((spread * hadamard_heads(k)).sum(-1), (q * k).sum(-1), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(hadamard_heads(spread), q, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(spread, q, atol=0.1)
-
-
-def test_int8_keeps_the_small_channels_of_a_key_beside_a_large_one(kernels: KernelLibrary) -> None:
-    """Keys of Qwen2.5 have a channel that is a hundred times as large as others."""
-    spec, generator = AttentionSpec(4, 2, 64, 0.125), torch.Generator().manual_seed(0)
-    batch, num_blocks = paged_batch([Lengths(3, 300)], 16, generator)
-    group = batch.groups[0]
-    assert isinstance(group, KVGroupBatch)
-    q = torch.randn(3, 4, 64, generator=generator)
-    k, v = torch.randn(2, 300, 2, 64, generator=generator)
-    k[..., 5] = 150.0  # adds nearly the same to all scores
-    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
-
-    def attend(kv_dtype: torch.dtype) -> torch.Tensor:
-        backend = CpuAttention(kernels)
-        kv = filled_kv(backend, spec, num_blocks, batch, k, v, kv_dtype)
-        return backend.forward(q, kv, batch, group, spec).float()
-
-    got, want = attend(torch.int8), attend(torch.bfloat16)
-
-    assert (got - want).norm() < 0.1 * want.norm()
 
 
 @pytest.mark.parametrize("spec", [AttentionSpec(4, 1, 64, 1.0, values_from=16, reuses_choice=True)])
