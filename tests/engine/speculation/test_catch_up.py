@@ -10,6 +10,7 @@ from engine.speculation.catch_up import plan_chunks
 from engine.speculation.proposers import LookupProposer
 from tests.helpers.drafting import LedgerDraftRunner, Oracle, PricedDraftModel, Timed, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
+from tests.helpers.memory_tier import MemoryTier
 
 BLOCK = 4
 SIZES: dict[str, Any] = {"num_blocks": 1024, "block_size": BLOCK, "max_num_batched_tokens": 512, "max_model_len": 1200}
@@ -62,6 +63,17 @@ def test_a_long_answer_is_worth_the_context() -> None:
     generate(engine, [_request("learn", 100, 60)])
     _, client = generate(engine, [_request("a", 400, 200)])
     assert sum(rows for ids, rows in runner.contexts if ids == ["a"]) > 380
+    assert sum(step.accepted_tokens for step in client.steps) > 100
+
+
+def test_blocks_that_were_read_from_a_tier_are_caught_up_with() -> None:
+    """They hold keys and values of the target alone; the ledger of drafts checks every slot that a draft reads."""
+    tier, request = MemoryTier(), _request("a", 400, 200)
+    generate(_engine(tier=tier, writes_through=True)[0], [request])
+    engine, _ = _engine(tier=tier, writes_through=True)
+    generate(engine, [_request("learn", 100, 60)])
+    _, client = generate(engine, [request])
+    assert sum(step.tier_restored_tokens for step in client.steps) == 396
     assert sum(step.accepted_tokens for step in client.steps) > 100
 
 

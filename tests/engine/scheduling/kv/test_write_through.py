@@ -4,10 +4,8 @@ from typing import Any
 
 import pytest
 
-from engine.draft_model.model import DraftModel
 from engine.engine import Engine
 from engine.protocol import EngineRequest, ServiceClass, StepStats
-from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner
 from tests.helpers.memory_tier import MemoryTier
@@ -51,17 +49,6 @@ def test_without_the_option_nothing_is_written_before_it_is_evicted() -> None:
     assert not tier.blocks
 
 
-def test_a_draft_model_catches_up_with_blocks_that_were_read() -> None:
-    """They hold keys and values of the target alone; the ledger of drafts checks every slot that a draft reads."""
-    tier, prompt = MemoryTier(), make_prompt(60)
-    run(persisting(tier)[0], make_request("a", prompt))
-    drafter = DraftModel(LedgerDraftRunner(64, BLOCK_SIZE, 1.0), block_size=BLOCK_SIZE, max_len=200, relative_size=0.05)
-    engine, _ = persisting(tier, speculator=AlwaysFull(4, drafter=drafter))
-    stats = run(engine, make_request("a", prompt, max_tokens=40, ignore_eos=True))
-    assert sum(each.tier_restored_tokens for each in stats) == 56
-    assert sum(each.accepted_tokens for each in stats) > 0
-
-
 def test_the_next_engine_reads_what_the_last_one_computed() -> None:
     tier = MemoryTier()
     prompt = make_prompt(30)
@@ -77,8 +64,8 @@ def test_blocks_of_windows_are_written_once_their_request_has_ended() -> None:
     tier = MemoryTier()
     prompt = make_prompt(40)
     windows = {"windows": (None, 8)}
-    run(persisting(tier, **windows)[0], make_request("a", prompt))  # type: ignore[arg-type]
-    second = run(persisting(tier, **windows)[0], make_request("a", [*prompt, *range(20)]))  # type: ignore[arg-type]
+    run(persisting(tier, **windows)[0], make_request("a", prompt))
+    second = run(persisting(tier, **windows)[0], make_request("a", [*prompt, *range(20)]))
     full, windowed = (sum(key[-1] == group for key in tier.blocks) for group in (0, 1))
     assert full > windowed > 0
     assert sum(stats.tier_restored_tokens for stats in second) >= 40
@@ -103,7 +90,7 @@ def test_a_prefix_that_the_pool_still_has_counts_as_used_in_the_tier() -> None:
 
 def test_a_step_without_memory_copies_no_blocks_for_the_tier() -> None:
     """Nor does it matter that there is work when the moves are taken: a time limit may end at any moment."""
-    engine, _ = persisting(MemoryTier(), windows=(None, 8))  # type: ignore[arg-type]
+    engine, _ = persisting(MemoryTier(), windows=(None, 8))
     engine.add(make_request("a", make_prompt(40), max_tokens=9))
     engine.step()
     scheduler = engine._scheduler
