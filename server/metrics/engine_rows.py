@@ -91,7 +91,7 @@ _TIERS: tuple[MetricSpec, ...] = (
     ),
     counter(
         "external_prefix_cache_queries_total",
-        "Prompt tokens that the KV cache lacked and that were looked up in a tier.",
+        "Prompt tokens that the KV cache lacked when a request looked them up in a tier; others may compute them then.",
         lambda s: s.tier_queried_tokens,
         is_vllm=True,
     ),
