@@ -35,7 +35,7 @@ from engine.speculation.settings import SpeculationSettings, speculation_setting
 from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
-from engine.startup.determinism import prepare_determinism
+from engine.startup.determinism import describe_exactness, prepare_determinism
 from engine.startup.early import compute_threads
 from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
@@ -138,7 +138,7 @@ def build_served_engine(
         are_steps_timed=config.max_num_batched_tokens is None,
         system_fingerprint=system_fingerprint(config, models),
     )
-    info.notes.extend(describe_tier(config, tier))
+    info.notes.extend([*describe_exactness(config, models.target), *describe_tier(config, models.target, tier)])
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
 

@@ -32,6 +32,18 @@ def prepare_determinism(config: EngineConfig, model: LoadedModel) -> None:
         raise OptionError(f"--deterministic does not hold for {config.model}: {reason}, or leave the option out")
 
 
+def describe_exactness(config: EngineConfig, model: LoadedModel) -> list[str]:
+    """Return the start-up line about answers that are the same to the bit, or about AMX, which prevents it; or []."""
+    if config.deterministic:
+        return ["Exactness: to the bit, whatever is computed beside a request (--deterministic: without AMX)"]
+    if model.compute.ops.level == "amx" and model.dtype == torch.bfloat16:
+        return [
+            "Exactness: AMX rounds products of many rows otherwise than those of few, so texts may differ with what is "
+            "computed beside them and with the prefix cache; --deterministic prevents it"
+        ]
+    return []
+
+
 def _obstacles(config: EngineConfig, model: LoadedModel) -> Iterator[str]:
     """Yield each obstacle with its remedy."""
     if not is_host(model.device):

@@ -122,19 +122,13 @@ def kernel_library() -> KernelLibrary | None:
     return _library_and_reason()[0]
 
 
-_AMX_NOTE = (
-    "; in bfloat16, products of many rows are rounded otherwise than those of few, so texts may differ with what is "
-    "computed beside them and with the prefix cache; --deterministic computes without AMX"
-)
-
-
 def describe_kernels() -> str:
     """Return a start-up note: the level in use and the library's file, or the reason why there is none."""
     library, reason = _library_and_reason()
     if library is None:
         return f"Native kernels: none ({str(reason).splitlines()[0]})"  # the compiler's output is in the log
     path = library.path if library.path.exists() else "compiled for this start"
-    return f"Native kernels: {library.level} ({path}){_AMX_NOTE if library.level == 'amx' else ''}"
+    return f"Native kernels: {library.level} ({path})"
 
 
 def required_library() -> KernelLibrary:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from transformers import PretrainedConfig
 
 from engine.config import Device, DraftSampling, DType, EngineConfig, ModelImpl
@@ -72,6 +74,16 @@ def test_it_turns_amx_off_and_is_the_mode_of_the_fingerprint(tmp_path: Path, mon
     assert fingerprint is not None
     assert fingerprint.startswith("deterministic/")
     assert allowed == [False]
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "level", "words"),
+    [(True, "amx", ["Exactness: to the bit"]), (False, "amx", ["Exactness: AMX rounds"]), (False, "avx2", [])],
+)
+def test_start_says_whether_answers_are_exact(deterministic: bool, level: str, words: list[str]) -> None:
+    model = SimpleNamespace(dtype=torch.bfloat16, compute=SimpleNamespace(ops=SimpleNamespace(level=level)))
+    notes = determinism.describe_exactness(EngineConfig(deterministic=deterministic), model)  # type: ignore[arg-type]
+    assert [note[: len(start)] for note, start in zip(notes, words, strict=True)] == words
 
 
 @pytest.mark.parametrize(("deterministic", "expected"), [(True, DraftSampling.GREEDY), (False, DraftSampling.SAMPLED)])

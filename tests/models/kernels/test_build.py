@@ -7,7 +7,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,16 +34,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     library._library_and_reason.cache_clear()
     yield tmp_path
     library._library_and_reason.cache_clear()
-
-
-@pytest.mark.parametrize(("level", "is_warned"), [("amx", True), ("avx512_bf16", False)])
-def test_start_note_of_amx_says_that_texts_may_differ(
-    monkeypatch: pytest.MonkeyPatch, level: str, is_warned: bool
-) -> None:
-    kernels = SimpleNamespace(level=level, path=Path("/kernels.so"))
-    monkeypatch.setattr(library, "_library_and_reason", lambda: (kernels, None))
-
-    assert ("--deterministic computes without AMX" in library.describe_kernels()) is is_warned
 
 
 def test_kernel_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
