@@ -15,13 +15,20 @@ def check_options(config: EngineConfig) -> None:
     """Raise OptionError for options that are wrong for every model and device."""
     speculation_settings(config)
     if config.kv_offload_dir is not None:
-        private_folder(Path(config.kv_offload_dir))
+        offload_folder(config.kv_offload_dir)
     try:
         parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     except SettingError as error:
         raise OptionError(str(error)) from error
     if config.device is Device.CPU:
         compute_threads(config.threads)
+
+
+def offload_folder(name: str) -> Path:
+    """Make the folder of --kv-offload-dir if it is missing, and return it. Raises OptionError if it cannot be used."""
+    if not name.strip():
+        raise OptionError("--kv-offload-dir is empty; give a folder, or leave the option out")
+    return private_folder(Path(name))
 
 
 def compute_threads(requested: int | None) -> int:

@@ -12,6 +12,7 @@ from engine.startup.identity import compute_identity, kv_fingerprint
 from engine.startup.load import EngineModels
 from engine.wording import counted
 from models.errors import ModelError
+from models.loaded_model import LoadedModel
 
 
 def open_tier(config: EngineConfig, models: EngineModels, runner: TorchRunner) -> DiskTier | None:
@@ -39,12 +40,14 @@ def open_tier(config: EngineConfig, models: EngineModels, runner: TorchRunner) -
         raise OptionError(f"--kv-offload-dir {config.kv_offload_dir!r} cannot be used ({error})") from error
 
 
-def describe_tier(config: EngineConfig, tier: DiskTier | None) -> list[str]:
+def describe_tier(config: EngineConfig, model: LoadedModel, tier: DiskTier | None) -> list[str]:
     """Return the start-up line about blocks on disk, or [] without them."""
     if tier is None:
         return []
+    num_tokens = tier.max_bytes // model.cache_layout.unshared_block_bytes(1)
     when = "computed" if config.kv_persist else "evicted"
+    bound = f"{format_bytes(tier.max_bytes)} = {num_tokens:,} tokens"
     return [
-        f"Blocks on disk: {config.kv_offload_dir}, up to {format_bytes(tier.max_bytes)}, written when {when}; "
+        f"Blocks on disk: {config.kv_offload_dir}, up to {bound}, written when {when}; "
         f"{counted(tier.num_blocks, 'block')} of this model there"
     ]

@@ -12,7 +12,7 @@ from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
 from engine.runner.kv_budget import format_bytes
-from engine.startup.early import compute_threads
+from engine.startup.early import compute_threads, offload_folder
 from engine.wording import counted
 from models.errors import SettingError
 from models.kernels.cpu import build
@@ -33,6 +33,8 @@ def machine_findings(config: EngineConfig) -> Iterator[Finding]:
     yield from core_findings(config.threads)
     yield huge_page_finding(_HUGE_PAGES)
     yield cache_finding(cache_folder())
+    if config.kv_offload_dir is not None:
+        yield offload_finding(config.kv_offload_dir)
 
 
 def device_finding(device: Device) -> Finding:
@@ -128,3 +130,12 @@ def cache_finding(folder: Path) -> Finding:
     if shutil.disk_usage(nearest).free < _LITTLE_DISK_BYTES:
         return warning("cache folder", f"{folder} has {free} left, which packed weights may need; free some space")
     return ok("cache folder", f"{folder}, {free} free")
+
+
+def offload_finding(folder: str) -> Finding:
+    """Check the folder for blocks of the KV cache (--kv-offload-dir), and make it if it is missing."""
+    try:
+        path = offload_folder(folder)
+    except OptionError as error:
+        return problem("blocks on disk", str(error))
+    return ok("blocks on disk", f"{path}, {format_bytes(shutil.disk_usage(path).free)} free")

@@ -88,6 +88,14 @@ def test_the_cache_folder_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "1.0 MiB left" in machine.cache_finding(tmp_path).message
 
 
+def test_folder_of_blocks_is_judged_as_at_the_start(tmp_path: Path) -> None:
+    assert machine.offload_finding(str(tmp_path / "kv")).severity is Severity.OK
+    tmp_path.chmod(0o777)
+    finding = machine.offload_finding(str(tmp_path))
+    assert finding.severity is Severity.PROBLEM
+    assert "can be written by other users" in finding.message
+
+
 def _last(*configs: EngineConfig) -> Finding:
     """What is said of the last model."""
     names = [config.model for config in configs] if len(configs) > 1 else [""]

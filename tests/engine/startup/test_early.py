@@ -18,7 +18,8 @@ pytestmark = pytest.mark.fast
         ({"rope_scaling": "[]"}, "--rope-scaling must be a JSON object"),
         ({"speculative_config": '{"modle": 1}'}, "--speculative-config has the key 'modle'"),
         ({"threads": 1_000_000, "device": Device.CPU}, "--threads is 1,000,000"),
-        ({"kv_offload_dir": "/dev/null"}, "--kv-offload-dir '/dev/null' cannot be used"),
+        ({"kv_offload_dir": "/dev/null"}, r"'/dev/null' cannot be used \(it is a file\); give a folder"),
+        ({"kv_offload_dir": " "}, "--kv-offload-dir is empty; give a folder"),
     ],
 )
 def test_what_is_wrong_with_any_model_is_refused(options: dict[str, Any], words: str) -> None:
