@@ -29,6 +29,7 @@ _FINGERPRINT_NAME = re.compile(r"[0-9a-f]{32}")
 _PREFIX_NAME = re.compile(r"[0-9a-f]{2}")
 _BLOCK_NAME = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{MAX_KEY_BYTES}}}{re.escape(_SUFFIX)}")
 _PART_NAME = re.compile(r"[0-9a-f]{16}\.part")
+_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _DISK_FRACTION = 4  # default bound: a quarter of the disk's free space and of the blocks there together
 _MAX_DEFAULT_BYTES = 32 << 30
 # Ages from which a partial file may be left over: its writer needs a moment to lock it; without locks, age alone tells.
@@ -78,7 +79,8 @@ class BlockFolder:
 
     def survey(self, max_bytes: int, target_bytes: int) -> Survey:
         """List all files; if they have more than `max_bytes`, delete those of any fingerprint that were used longest
-        ago until they have at most `target_bytes`."""
+        ago until they have at most `target_bytes`. Raises OSError if the folder is missing or not safe."""
+        self._check_root()
         # Sorted in pieces, since one sort of everything would hold the interpreter's lock, and a step, for long.
         pieces = [sorted(_blocks_in(prefix)) for folder in _fingerprints(self.root) for prefix in _prefixes(folder)]
         own_start = f"{self.folder}{os.sep}"
@@ -108,6 +110,7 @@ class BlockFolder:
 
     def read(self, key: bytes, used_ns: int) -> bytes:
         """Return a block's content, and record its use. Raises OSError and BlockFileError."""
+        self._check_root()
         return read_block(self.path(key), self._fingerprint, key, self.max_block_bytes, used_ns)
 
     def write(self, key: bytes, content: bytes, used_ns: int) -> int:
@@ -115,6 +118,7 @@ class BlockFolder:
 
         The file is not synchronized: what a loss of power tears is found by the checksum.
         """
+        self._check_root()
         path = self.path(key)
         partial = self.folder / f"{secrets.token_hex(8)}.part"
         self.folder.mkdir(mode=0o700, exist_ok=True)  # an operator may have deleted it
@@ -141,6 +145,13 @@ class BlockFolder:
         """Delete a block. Raises OSError, but not for a missing file."""
         self.path(key).unlink(missing_ok=True)
 
+    def _check_root(self) -> None:
+        """Raise OSError if the folder is missing, is a link, or can be written by other users now."""
+        status = self.root.lstat()
+        is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        if not is_own or status.st_mode & _WRITTEN_BY_OTHERS:
+            raise OSError(errno.EPERM, "other users may write to it now", str(self.root))
+
     def path(self, key: bytes) -> Path:
         return self.folder / key[:1].hex() / f"{key.hex()}{_SUFFIX}"
 
@@ -152,6 +163,8 @@ def private_folder(folder: Path) -> Path:
     """
     folder = folder.expanduser().resolve()
     try:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -165,7 +178,7 @@ def private_folder(folder: Path) -> Path:
             f"--kv-offload-dir {str(folder)!r} belongs to another user (id {status.st_uid}), who could read and change "
             "what clients wrote; give a folder of the user that runs the server"
         )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & _WRITTEN_BY_OTHERS:
         raise OptionError(
             f"--kv-offload-dir {str(folder)!r} can be written by other users (mode {status.st_mode & 0o777:o}), who "
             "could change what is computed; run chmod 700 on it, or give another folder"

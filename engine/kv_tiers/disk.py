@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.errors import OptionError
 from engine.kv_tiers.block_file import HEADER_BYTES, BlockFileError
-from engine.kv_tiers.block_folder import BlockFolder
+from engine.kv_tiers.block_folder import BlockFolder, Survey
 from engine.kv_tiers.tier import TierStats
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class DiskTier:
             self._fail("read", f"{self._folder.path(key)} is not used: {error}")
             self._remove(key)
         except (OSError, MemoryError) as error:
-            self._fail("read", f"{self._folder.path(key)} cannot be read ({error})")
+            self._fail(f"read {_number(error)}", f"{self._folder.path(key)} cannot be read ({error})")
         with self._lock:
             self._forget(key)
         return None
@@ -196,7 +196,8 @@ class DiskTier:
             self._make_room(HEADER_BYTES + len(content))
             num_bytes = self._folder.write(key, content, self._clock_ns())
         except (OSError, MemoryError) as error:
-            self._fail("write", f"blocks of the KV cache cannot be written to {self._folder.root} ({error})")
+            place = self._folder.root
+            self._fail(f"write {_number(error)}", f"blocks of the KV cache cannot be written to {place} ({error})")
         finally:
             with self._lock:
                 is_wanted = self._take_queued(key)
@@ -239,7 +240,11 @@ class DiskTier:
 
     def _survey(self, max_bytes: int) -> None:
         """List all files, and delete the oldest ones if they have more than `max_bytes`."""
-        found = self._folder.survey(max_bytes, max_bytes - self.max_bytes // _EVICTED_SHARE)
+        try:
+            found = self._folder.survey(max_bytes, max_bytes - self.max_bytes // _EVICTED_SHARE)
+        except OSError as error:
+            self._fail(f"survey {_number(error)}", f"blocks of the KV cache on disk are not used ({error})")
+            found = Survey(0, {})
         self._total_bytes = found.num_bytes
         with self._lock:
             self._index = {key: num_bytes for key, num_bytes in found.own.items() if key not in self._removing}
@@ -269,6 +274,10 @@ class DiskTier:
             self._warned.add(kind)
         if is_first:
             logger.warning("%s; further faults of this kind are only counted", message)
+
+
+def _number(error: Exception) -> int | None:
+    return error.errno if isinstance(error, OSError) else None
 
 
 def _run(jobs: "queue.SimpleQueue[Callable[[], None] | None]", niceness: int) -> None:

@@ -125,6 +125,27 @@ def test_many_faults_of_a_kind_are_one_warning(tier: DiskTier, caplog: pytest.Lo
     assert "further faults of this kind are only counted" in caplog.text
 
 
+def make_a_link(root: Path) -> None:
+    root.symlink_to(root.rename(root.with_name("moved")))
+
+
+@pytest.mark.parametrize("change", [make_a_link, lambda root: root.chmod(0o777), shutil.rmtree])
+def test_a_folder_that_others_may_have_made_is_not_used(
+    tier: DiskTier, root: Path, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    change(root)
+    files = sorted(root.rglob("*"))
+    tier.write(blocks(3))
+    settle(tier)
+    assert read(tier, 1, 3) == [None, None]
+    tier._survey(1 << 20)
+    assert sorted(root.rglob("*")) == files
+    stats = tier.take_stats()
+    assert (stats.bytes, stats.hits) == (0, 0)
+    assert stats.failures > 0
+    assert "cannot be written" in caplog.text
+
+
 def test_a_damaged_block_is_written_anew(tier: DiskTier) -> None:
     path_of(tier, 1).write_bytes(b"torn")
     read(tier, 1)
@@ -299,7 +320,7 @@ def test_a_folder_that_others_may_write_to_is_refused(root: Path, mode: int) -> 
 
 def test_a_file_instead_of_a_folder_is_refused(root: Path) -> None:
     root.write_text("")
-    with pytest.raises(OptionError, match=r"--kv-offload-dir '.*' cannot be used \(File exists\); give a folder"):
+    with pytest.raises(OptionError, match=r"--kv-offload-dir '.*' cannot be used \(it is a file\); give a folder"):
         open_tier(root)
 
 
