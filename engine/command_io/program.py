@@ -21,6 +21,7 @@ COMMAND_NAMES = (
     "ps",
     "top",
     "batch",
+    "replay",
     "models",
     "pull",
     "doctor",

@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("chat", "chat with a model in the terminal", "chat.command:run_chat", "chat.arguments"),
         Command("complete", "continue a text", "chat.command:run_complete", "chat.arguments"),
         Command("batch", "answer a file of requests without a server", "batch.command:run", "batch.arguments"),
+        Command("replay", "compute a stored answer again, and compare", "replay.command:run", "replay.arguments"),
     ),
     "Watch a server": (
         Command("ps", "list the requests of a running server", "chat.command:run_ps", "chat.arguments"),

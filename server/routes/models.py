@@ -113,6 +113,7 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
         "capabilities": model.capabilities,
         "kv_cache_bytes": info.kv_bytes,
         **({"kv_cache_dtype": info.kv_cache_dtype} if info.kv_cache_dtype else {}),
+        **({"system_fingerprint": info.system_fingerprint} if info.system_fingerprint else {}),
         "dtype": info.dtype,
         "device": info.device,
         "weight_bytes": info.weight_bytes,

@@ -86,6 +86,7 @@ class ModelExtras(ModelLoad, kw_only=True):
     capabilities: list[str] | UnsetType = UNSET
     kv_cache_bytes: int | UnsetType = UNSET
     kv_cache_dtype: str | UnsetType = UNSET
+    system_fingerprint: str | UnsetType = UNSET
     dtype: str | UnsetType = UNSET
     device: str | UnsetType = UNSET
     weight_bytes: int | UnsetType = UNSET

@@ -76,6 +76,13 @@ def top_parser() -> argparse.ArgumentParser:
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
+    add_where(parser)
+    server = parser.add_argument_group("Server")
+    add_trust(server)
+    server.add_argument("--served-model", metavar="NAME", help="Model of the server to use (default: its first).")
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "where",
         nargs="?",
@@ -83,19 +90,16 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         help="A model to start a server for, or the address of a running server "
         f"(default: the server at {DEFAULT_URL}, else the demo model).",
     )
-    server = parser.add_argument_group("Server")
-    _add_trust(server)
-    server.add_argument("--served-model", metavar="NAME", help="Model of the server to use (default: its first).")
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "url", nargs="?", default=DEFAULT_URL, metavar="URL", help=f"Address of the server (default: {DEFAULT_URL})."
     )
-    _add_trust(parser.add_argument_group("Server"))
+    add_trust(parser.add_argument_group("Server"))
 
 
-def _add_trust(group: "argparse._ArgumentGroup") -> None:
+def add_trust(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--key-file", metavar="FILE", help=f"File with the server's key (default: the variable {CLIENT_KEY_VARIABLE})."
     )

@@ -14,6 +14,7 @@ from server.loadtest.client import LineSplitter
 
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word
 _TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=5.0)
+_ENDLESS = httpx.Timeout(connect=5.0, read=None, write=30.0, pool=5.0)
 
 
 class ServerProblem(StartupError):
@@ -41,12 +42,19 @@ class ChatClient:
 
     def get(self, path: str) -> Any:
         """Return the JSON at `path`. Raises ServerProblem."""
+        return self._sent(self._http.build_request("GET", path)).json()
+
+    def post(self, path: str, body: dict[str, Any]) -> bytes:
+        """Return the answer to a request that is not streamed, however long it takes. Raises ServerProblem."""
+        return self._sent(self._http.build_request("POST", path, json=body, timeout=_ENDLESS)).content
+
+    def _sent(self, request: httpx.Request) -> httpx.Response:
         try:
-            response = self._http.get(path)
+            response = self._http.send(request)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         self._check(response)
-        return response.json()
+        return response
 
     def models(self) -> list[str]:
         """Return the names of the served models. Raises ServerProblem."""

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.errors import OptionError
@@ -16,16 +16,20 @@ CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 
 
 @contextlib.contextmanager
-def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
+def connect_or_start(namespace: argparse.Namespace, arguments: Sequence[str] = ()) -> Iterator[ChatClient]:
     """Yield a client of the server at a given URL, or of a new server for a given model. With neither, use the server
-    that runs on this machine, else start one. Raises OptionError for an invalid key or CA file, StartupError if the new
-    server does not start."""
+    that runs on this machine, else start one.
+
+    arguments: for `headrace serve`, if a new server starts.
+
+    Raises OptionError for an invalid key or CA file, StartupError if the new server does not start.
+    """
     with contextlib.ExitStack() as stack:
         url = namespace.where
         if url is None and is_running():
             url = DEFAULT_URL
         elif url is None or not is_url(url):
-            url = stack.enter_context(start_server(url))
+            url = stack.enter_context(start_server(url, arguments))
         yield stack.enter_context(_client(url, namespace))
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import httpx
 
@@ -18,7 +18,7 @@ from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 DEFAULT_URL = "http://127.0.0.1:8000"
 _STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.2
-_LISTENING = {"HTTP", "Network", "Keys", "Storage"}  # groups of options
+LISTENING_GROUPS = {"HTTP", "Network", "Keys", "Storage"}  # of options that a private server does not take
 
 
 def is_url(text: str) -> bool:
@@ -35,8 +35,9 @@ def is_running(url: str = DEFAULT_URL) -> bool:
 
 
 @contextlib.contextmanager
-def start_server(model: str | None) -> Iterator[str]:
+def start_server(model: str | None, arguments: Sequence[str] = ()) -> Iterator[str]:
     """Start a server for `model` (None: the demo model), yield its URL once it is ready, and stop it with the context.
+    arguments: further ones of `headrace serve`.
 
     Raises StartupError if the server does not start; the server itself prints the reason.
     """
@@ -44,7 +45,15 @@ def start_server(model: str | None) -> Iterator[str]:
     # Its log would disturb the conversation; bars show its loading. It has its own session, since Ctrl-C only stops an
     # answer. -P: do not import a folder named engine in the current folder.
     options = ["--port", str(port), "--log-level", "warning", "--no-log-requests", "--shutdown-timeout", "1"]
-    command = [sys.executable, "-P", "-m", "server.commands.chat.child", *([model] if model else []), *options]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "server.commands.chat.child",
+        *([model] if model else []),
+        *options,
+        *arguments,
+    ]
     environment = {**_without_listening(os.environ), PARENT_VARIABLE: str(os.getpid())}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
@@ -60,7 +69,7 @@ def start_server(model: str | None) -> Iterator[str]:
 
 def _without_listening(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without options for addresses, keys and storage: this server is private to one command."""
-    dropped = {CONFIG_VARIABLE, *(each.variable for each in OPTIONS.values() if each.group in _LISTENING)}
+    dropped = {CONFIG_VARIABLE, *(each.variable for each in OPTIONS.values() if each.group in LISTENING_GROUPS)}
     return {name: value for name, value in environ.items() if name not in dropped}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import Quality
-from tests.helpers.fake_client import BOS, IM_START, FakeClient, engine_info, http, make_app, says
+from tests.helpers.fake_client import BOS, FINGERPRINT, IM_START, FakeClient, engine_info, http, make_app, says
 from tests.helpers.keys import bearer, entry, write_keys
 
 pytestmark = pytest.mark.fast
@@ -138,6 +138,7 @@ async def test_a_model_whose_quality_was_not_measured_has_none() -> None:
         "state": "loaded",
         "capabilities": [],  # nobody has asked for its chat template yet
         "kv_cache_bytes": 0,
+        "system_fingerprint": FINGERPRINT,
         "dtype": "float32",
         "device": "cpu",
         "weight_bytes": 0,
