@@ -10,10 +10,11 @@ INDEX    ?=
 SBOM     ?= sbom.json
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python deploy/pip_with_progress.py --disable-pip-version-check $(PIP_ARGS)
+# Python compiles the modules that it imports; pip would compile all of torch and transformers, for most of a minute.
+PIP := $(BIN)/python deploy/pip_with_progress.py --disable-pip-version-check --no-compile $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-integrations test-long soak fuzz lint format docs site lock sbom clean
+.PHONY: help serve test test-fast test-integrations test-long soak fuzz lint kernels format docs site lock sbom clean
 
 help: ## Show this text
 	@echo 'usage: make TARGET [MODEL=...] [ARGS="--port 9000 ..."] [PYTHON=python3.12] [PIP_ARGS=...]'
@@ -22,7 +23,8 @@ help: ## Show this text
 serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the options in ARGS
 	@$(BIN)/headrace serve $(if $(MODEL),'$(MODEL)') $(ARGS)
 
-test: lint ## Lint, check types and run every test (the end-to-end tests take the demo model)
+test: ## Lint, check types and run every test (the end-to-end tests take the demo model)
+	@$(MAKE) --no-print-directory --jobs=2 lint kernels
 	$(BIN)/python -m pytest -m "not long and not integrations" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute or two
@@ -44,6 +46,9 @@ lint: $(VENV)/.installed-test ## Check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+kernels: $(BIN)/pip ## Compile the CPU kernels that the tests run, beside what else `make test` sets up
+	@$(BIN)/python -m tests.helpers.kernel_levels
 
 format: $(VENV)/.installed-test ## Format the code and sort its imports
 	$(BIN)/ruff check --fix .

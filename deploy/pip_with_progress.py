@@ -1,7 +1,7 @@
 """Runs `pip install` with the given arguments, and says what it is doing while it copies packages.
 
-pip tells what it downloads. Then it is silent while it copies and compiles the packages, torch for half a minute, until
-version 25.1 gave it a bar, which only terminals get. This watches the folder that pip copies into.
+pip tells what it downloads. Then it is silent while it copies the packages, until version 25.1 gave it a bar, which
+only terminals get. This watches the folder that pip copies into.
 """
 
 import importlib.metadata

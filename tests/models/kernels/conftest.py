@@ -7,21 +7,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from models.kernels.cpu import build, library
+from models.kernels.cpu import library
 from models.kernels.cpu.operations import CpuOperations
 from models.kernels.ops import Operations
+from tests.helpers.kernel_levels import tested_levels
 
-# All its code is that of its neighbors, and compiling takes time.
-_NOT_TESTED = "avx512_vnni"
-
-
-def _levels() -> list[str]:
-    names = list(build.LEVELS)
-    best = library.detect_level()
-    return [name for name in names[: names.index(best)] if name != _NOT_TESTED] + [best]
+_LEVELS = tested_levels(library.detect_level())
 
 
-@pytest.fixture(scope="session", params=_levels())
+@pytest.fixture(scope="session", params=_LEVELS)
 def loaded_kernels(request: pytest.FixtureRequest) -> library.KernelLibrary:
     return library.load_level(request.param)
 
@@ -44,7 +38,7 @@ class Column:
         return Operations() if self.kernels is None else CpuOperations(self.kernels, dtype)
 
 
-@pytest.fixture(scope="module", params=["torch", *_levels()])
+@pytest.fixture(scope="module", params=["torch", *_LEVELS])
 def column(request: pytest.FixtureRequest) -> Iterator[Column]:
     """Torch's column, and the CPU's on each level."""
     if request.param == "torch":
