@@ -23,7 +23,7 @@ def run_pytest(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_every_fast_file_is_imported_without_torch() -> None:
-    done = run_pytest("-m", "fast", "--collect-only", "-q")
+    done = run_pytest("-m", "fast", "--collect-only", "--assert=plain")
     assert done.returncode == 0, done.stdout[-3000:]
 
 

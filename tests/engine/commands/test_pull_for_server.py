@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,13 +80,12 @@ def test_a_path_is_no_model_to_fetch(hub: FakeHub, tmp_path: Path) -> None:
 def test_a_stopped_fetch_is_resumed(hub: FakeHub, tmp_path: Path) -> None:
     size = len(hub.files[WEIGHTS])
     hub.stalls = [size // 2]
+    deadline_s = time.monotonic() + 60
     with _start(hub, tmp_path, hub.repo) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            match msgspec.json.decode(line, type=PullMessage):
-                case PullProgress(unit="B", done=done) if done == size // 2:
-                    process.send_signal(signal.SIGTERM)
-                    break
-        process.wait(timeout=60)
+        while not any(part.stat().st_size == size // 2 for part in tmp_path.rglob("*.incomplete")):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
     assert isinstance(_messages(hub, tmp_path, hub.repo)[-1], Pulled)
     assert hub.ranges_of(WEIGHTS)[-1] == f"bytes={size // 2}-"
