@@ -1,11 +1,12 @@
 """HFConfig: checked access to a config.json."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from models.architecture.feed_forward import Activation
 from models.errors import CheckpointError, UnsupportedModelError
@@ -32,6 +33,7 @@ _ACTIVATIONS = {
     "quick_gelu": Activation.GELU_QUICK,
     "relu": Activation.RELU,
     "relu2": Activation.RELU_SQUARED,
+    "sqrelu": Activation.RELU_SQUARED,
 }
 
 
@@ -97,6 +99,29 @@ class HFConfig:
         if not isinstance(value, dict):
             raise self._malformed(name, value, "an object")
         return HFConfig(value, f"{self.source}, {name}", self.remedy, f"{self.path}{name}.", self.reads)
+
+    def with_fields(self, fields: Mapping[str, Any]) -> Self:
+        """Return a copy in which `fields` replace those of the same names."""
+        return dataclasses.replace(self, fields={**self.fields, **fields})
+
+    def with_defaults(self, fields: Mapping[str, Any]) -> Self:
+        """Return a copy with those of `fields` whose names it lacks. A field that is null stays null."""
+        return dataclasses.replace(self, fields={**fields, **self.fields})
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """Return a copy with fields under the names that a family reads. names: such a name -> the file's own, which
+        for a field of a nested object is "object.field".
+
+        A field that is absent under the file's own name keeps its value. Messages name fields as the file does.
+        """
+        stated = {name: self._nested(own) for name, own in names.items()}
+        moved = {name: value for name, value in stated.items() if value is not None}
+        spelled = {name: names[name] for name in moved}
+        return dataclasses.replace(self.with_fields(moved), spelled={**self.spelled, **spelled})
+
+    def _nested(self, path: str) -> Any:
+        section, _, name = path.rpartition(".")
+        return self.section(section).raw(name) if section else self.raw(name)
 
     def raw(self, name: str) -> Any:
         """Return the field's value of any type, or None."""

@@ -1,6 +1,5 @@
 """Settings that a configuration states for each layer: types, windows, flags."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,13 +35,30 @@ def sliding_windows(
 def sparse_layers(config: HFConfig, num_layers: int, default_dense: int) -> list[bool]:
     """Return whether each layer has experts.
 
-    `mlp_layer_types` says so, or all layers have experts except the first `first_k_dense_replace` (or `default_dense`).
+    `mlp_layer_types` says so, or 0 and 1 in `moe_layer_freq` if that is a list, or all layers have experts except the
+    first `first_k_dense_replace` (or `default_dense`).
     """
     types = layer_types(config, num_layers, {"dense": "dense", "sparse": "sparse"}, "mlp_layer_types")
+    if types is None and isinstance(config.raw("moe_layer_freq"), list):
+        types = listed_kinds(config, "moe_layer_freq", num_layers, {0: "dense", 1: "sparse"})
     if types is None:
         num_dense = config.integer("first_k_dense_replace", default_dense, minimum=0)
         return [index >= num_dense for index in range(num_layers)]
     return [kind == "sparse" for kind in types]
+
+
+def kinds_of_layers(
+    config: HFConfig, num_layers: int, kinds: Sequence[str], usual: Callable[[int], str], *, numbered: str | None = None
+) -> list[str]:
+    """Return the kind of each layer, one of `kinds`.
+
+    `layer_types` lists them, or the field `numbered`, with the index of a kind for each layer; `usual(index)` is the
+    kind if both are absent.
+    """
+    if numbered is not None and config.has(numbered) and not config.has("layer_types"):
+        return listed_kinds(config, numbered, num_layers, dict(enumerate(kinds)))
+    listed = layer_types(config, num_layers, {kind: kind for kind in kinds})
+    return listed or [usual(index) for index in range(num_layers)]
 
 
 def layer_types(
@@ -59,7 +75,7 @@ def layer_types(
     return listed_kinds(config, name, num_layers, kinds)
 
 
-def listed_kinds(config: HFConfig, field: str, num_layers: int, kinds: Mapping[str, str]) -> list[str]:
+def listed_kinds(config: HFConfig, field: str, num_layers: int, kinds: Mapping[Any, str]) -> list[str]:
     """Return the kind of each layer, which `field` lists. kinds: the field's values -> kinds.
 
     The list may go on with the layers for multi-token prediction, if the configuration counts them. Raises
@@ -73,7 +89,7 @@ def listed_kinds(config: HFConfig, field: str, num_layers: int, kinds: Mapping[s
         found = f"{len(listed)} layers" if isinstance(listed, list) else quote_value(listed)
         raise CheckpointError(f"{config.source}: {field} lists {found}; the model has {num_layers}; {_FETCH}")
     for index, value in enumerate(listed[:num_layers]):
-        if not isinstance(value, str) or value not in kinds:
+        if not isinstance(value, str | int) or value not in kinds:
             known = ", ".join(map(repr, kinds))
             raise CheckpointError(
                 f"{config.source}: layer {index} of {field} is {quote_value(value)}; known are {known}; {_FETCH}"
@@ -99,7 +115,7 @@ def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping
             f"{config.source}: per_layer_config is {quote_value(stated)}; it must have objects by numbers below "
             f"{num_layers}; {config.remedy}"
         )
-    return [dataclasses.replace(config, fields={**config.fields, **own.get(index, {})}) for index in range(num_layers)]
+    return [config.with_fields(own.get(index, {})) for index in range(num_layers)]
 
 
 def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec], default: int = 0) -> list[int | None]:

@@ -62,6 +62,23 @@ def rope_spec(
     return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
 
 
+def ropes_by_type(
+    config: HFConfig, head_dim: int, *, window_theta: str, default_theta: float = 10000.0, default_share: float = 1.0
+) -> dict[str, RopeSpec]:
+    """Read rotary positions of layers with full attention and with a window, which have a theta of their own.
+
+    window_theta: the field with this theta if `rope_parameters` are absent; null: as in the other layers. The scaling
+    is then that of full attention alone.
+    """
+    full = rope_spec(config, head_dim, default_theta=default_theta, default_share=default_share)
+    if config.has("rope_parameters"):
+        windowed = rope_spec(config, head_dim, layer_type="sliding_attention", default_share=default_share)
+    else:
+        theta = full.theta if config.is_null(window_theta) else config.number(window_theta, 10000.0)
+        windowed = dataclasses.replace(full, theta=theta, scaling=None)
+    return {"full_attention": full, "sliding_attention": windowed}
+
+
 def _proportional(scaling: HFConfig, head_dim: int, theta: float, share: float) -> RopeSpec:
     """Return a rotary embedding of the first pairs, a share of a head's, which keep the frequencies of whole heads."""
     num_pairs = int(share * head_dim // 2)
@@ -105,7 +122,7 @@ def with_default_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConf
     """Return `config` with these `rope_parameters` if it states nothing about rotary positions."""
     if any(config.has(name) for name in ("rope_parameters", "rope_scaling", "rope_theta")):
         return config
-    return dataclasses.replace(config, fields={**config.fields, "rope_parameters": dict(parameters)})
+    return config.with_fields({"rope_parameters": dict(parameters)})
 
 
 def context_length(config: HFConfig, default: int) -> int:

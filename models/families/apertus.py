@@ -30,7 +30,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     config = with_default_rope(config, _ROPE)
     has_xielu = config.text("hidden_act", "xielu") == "xielu"
     if has_xielu:  # which only this family has
-        config = dataclasses.replace(config, fields={**config.fields, "hidden_act": "silu"})
+        config = config.with_fields({"hidden_act": "silu"})
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         assert isinstance(layer.mlp, MLPSpec)

@@ -5,11 +5,10 @@ import dataclasses
 
 from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import MAX_NUMBER, HFConfig
-from models.config.layers import listed_kinds
+from models.config.layers import kinds_of_layers
 from models.errors import CheckpointError, UnsupportedModelError
-from models.families import deepseek
-from models.families.delta_rule import delta_names
-from models.families.kimi_linear import KINDS, channel_delta, queries, with_deepseek_names, with_delta
+from models.families import deepseek, kimi_linear
+from models.families.delta_rule import KINDS, channel_delta, delta_names, with_delta
 from models.families.name_map import To
 from models.families.registry import Family
 
@@ -20,9 +19,9 @@ _DEFAULTS = {**deepseek.V3_DEFAULTS, "first_k_dense_replace": 2}
 def describe(config: HFConfig) -> DecoderSpec:
     if limited := [name for name in _LIMITS if any(_values(config.raw(name)))]:
         raise UnsupportedModelError(f"{config.source}: {limited[0]} is not supported; experts are not bounded here")
-    config = with_deepseek_names(config, 262144)
+    config = config.with_defaults({"max_position_embeddings": 262144}).renamed(kimi_linear.FIELDS)
     # Stated of another size than that of the rotary part, which rotates as a whole.
-    config = dataclasses.replace(config, fields={**config.fields, "partial_rotary_factor": None})
+    config = config.with_fields({"partial_rotary_factor": None})
     spec = deepseek.describe(config, _DEFAULTS, rope_theta=6e6)
     kernel_size = config.integer("short_conv_kernel_size", 4, minimum=2, maximum=8)
     # As head_dim, transformers saves the size of latent attention's rotary part.
@@ -34,18 +33,13 @@ def describe(config: HFConfig) -> DecoderSpec:
     if config.boolean("kda_safe_gate", True):
         delta = dataclasses.replace(delta, min_log_decay=bound)
     gated = spec.map_layers(lambda _, layer: dataclasses.replace(layer, has_output_gate=True))
-    return with_delta(gated, delta, _kinds(config, len(spec.layers)))
+    interval = config.integer("layer_group_size", 6)
+    kinds = kinds_of_layers(config, len(spec.layers), KINDS, lambda index: KINDS[(index + 1) % interval == 0])
+    return with_delta(gated, delta, kinds)
 
 
 def _values(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
-
-
-def _kinds(config: HFConfig, count: int) -> list[str]:
-    if config.has("layer_types"):
-        return listed_kinds(config, "layer_types", count, dict(zip(KINDS, KINDS, strict=True)))
-    interval = config.integer("layer_group_size", 6)
-    return [KINDS[(index + 1) % interval == 0] for index in range(count)]
 
 
 def _names(block: str, decay: str) -> dict[str, To | tuple[To, ...] | None]:
@@ -54,7 +48,7 @@ def _names(block: str, decay: str) -> dict[str, To | tuple[To, ...] | None]:
     return {
         **{name.replace(".self_attn.", f".{block}."): to for name, to in deepseek.NAMES.items()},
         **delta_names(block, z="g_proj", a=decay),
-        f"{names}.q_proj.*": To("layers.{i}.attn.qkv", "q", queries, otherwise=delta),
+        f"{names}.q_proj.*": To("layers.{i}.attn.qkv", "q", deepseek.rotary_first_q, otherwise=delta),
         f"{names}.g_proj.*": To("layers.{i}.attn.qkv", "gate", otherwise=delta, otherwise_shard="z"),
     }
 

@@ -16,7 +16,7 @@ from models.errors import UnsupportedModelError
 from models.families.encoders import attention_both_ways, encoder, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.families.transforms import at_least_a_row
+from models.families.transforms import as_rows
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -111,7 +111,7 @@ SCORE_NAMES: Rules = {
 GGUF_NAMES: Rules = {
     "token_embd.*": To("embed"),
     "position_embd.*": To("position_embedding"),
-    "token_types.*": To("token_type_embedding", transform=at_least_a_row),
+    "token_types.*": To("token_type_embedding", transform=as_rows),
     "token_embd_norm.*": To("embed_norm"),
     "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
     "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q"),

@@ -156,9 +156,13 @@ def _experts(config: HFConfig, defaults: Mapping[str, Any]) -> MoESpec:
 
 
 def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Move the rotary part of each head's query to the front, with its pairs in RopeSpec's order."""
+    """Move the rotary part of each head's query to the front, with its pairs in RopeSpec's order.
+
+    In a layer without latent attention, such as a recurrence, the queries are unchanged.
+    """
     assert layer is not None
-    assert layer.latent is not None
+    if layer.latent is None:
+        return tensor
     heads = tensor.unflatten(0, (layer.attention.num_heads, -1))  # [H, nope + rope, ...]
     nope_dim = layer.latent.nope_dim
     return concatenate((_halves(heads[:, nope_dim:], 1), heads[:, :nope_dim]), dim=1).flatten(0, 1)
@@ -191,12 +195,18 @@ def values_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tens
     return tensor.unflatten(0, (layer.attention.num_heads, -1))[:, layer.latent.nope_dim :]
 
 
-ROUTED_NAMES = {
-    "model.layers.{i}.mlp.gate.weight": To("layers.{i}.mlp.router"),
-    "model.layers.{i}.mlp.gate.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
-    **expert_names("mlp"),
-    **shared_names("mlp", name="shared_experts"),
-}
+def routed_names(block: str, **matrices: str) -> dict[str, To | tuple[To, ...] | None]:
+    """Return rules for routers, experts and shared experts. block, matrices: as in `expert_names`."""
+    router = f"model.layers.{{i}}.{block}.gate"
+    return {
+        f"{router}.weight": To("layers.{i}.mlp.router"),
+        f"{router}.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
+        **expert_names(block, **matrices),
+        **shared_names(block, name="shared_experts"),
+    }
+
+
+ROUTED_NAMES = routed_names("mlp")
 
 GGUF_ROUTED_NAMES = {
     **GGUF_EXPERT_NAMES,
@@ -239,7 +249,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     rope_dim = file.integer("rope.dimension_count")
     key_dim, value_dim = (_head_length(file, name) for name in ("key", "value"))
     plain_lengths = dict.fromkeys(("attention.key_length", "attention.value_length"), rope_dim)
-    fields = common_fields(dataclasses.replace(file, fields={**file.fields, **plain_lengths}))
+    fields = common_fields(file.with_fields(plain_lengths))
     weight = 10 * (file.scale("rope.scaling.yarn_log_multiplier") or 0.0)  # the converter divides it by 10
     if weight:
         fields["rope_parameters"] |= {"mscale": weight, "mscale_all_dim": weight}

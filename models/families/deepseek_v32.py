@@ -62,7 +62,7 @@ def _has_indexer(config: HFConfig, num_layers: int, defaults: Mapping[str, Any])
     if pattern is not None and not config.has("indexer_types"):
         letters = pattern if isinstance(pattern, list | str) else []
         types = [{"F": "full", "S": "shared"}.get(str(letter), str(letter)) for letter in letters]
-        config = dataclasses.replace(config, fields={**config.fields, "indexer_types": types})
+        config = config.with_fields({"indexer_types": types})
     kinds = layer_types(config, num_layers, {"full": "full", "shared": "shared"}, "indexer_types")
     if kinds is None:
         step = config.integer("index_topk_freq", defaults["index_topk_freq"])

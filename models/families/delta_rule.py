@@ -1,10 +1,43 @@
-"""Names of the tensors of the gated delta rule with matrices of its own for queries, keys and values."""
+"""The gated delta rule in place of attention, with matrices of its own for queries, keys and values: spec and names."""
 
+import dataclasses
+from collections.abc import Sequence
+
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.recurrence import GatedDeltaSpec
 from models.families.name_map import To
 from models.families.transforms import conv_weight, flat, flat_log_of_rate
 
+KINDS = ("linear_attention", "full_attention")
 _ATTN = "layers.{i}.attn"
 _OWN = ("q", "k", "v")
+
+
+def channel_delta(spec: DecoderSpec, num_heads: int, head_dim: int, kernel_size: int) -> GatedDeltaSpec:
+    """Return the delta rule with a decay per key channel."""
+    return GatedDeltaSpec(
+        num_key_heads=num_heads,
+        num_value_heads=num_heads,
+        key_dim=head_dim,
+        value_dim=head_dim,
+        kernel_size=kernel_size,
+        norm=spec.layers[0].norm,
+        has_own_qkv=True,
+        has_channel_decay=True,
+        has_sigmoid_gate=True,
+    )
+
+
+def with_delta(spec: DecoderSpec, delta: GatedDeltaSpec, kinds: Sequence[str]) -> DecoderSpec:
+    """Return `spec` with the delta rule in place of attention in layers of the kind "linear_attention"."""
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        if kinds[index] == KINDS[0]:
+            return dataclasses.replace(layer, mixer=delta, latent=None, rope=None, has_output_gate=False)
+        return layer
+
+    return spec.map_layers(adapt)
 
 
 def delta_names(block: str, *, z: str, a: str) -> dict[str, To | tuple[To, ...] | None]:

@@ -23,7 +23,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     if config.boolean("sinusoidal_pos_embds", False):
         raise UnsupportedModelError(f"{config.source}: sinusoidal_pos_embds is not supported")
     fields = {name: config.raw(own) for name, own in _FIELDS.items()}
-    spec = bert.describe(dataclasses.replace(config, fields={**config.fields, **fields}))
+    spec = bert.describe(config.with_fields(fields))
     return dataclasses.replace(spec, num_token_types=0)
 
 

@@ -33,7 +33,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = spec.map_layers(
         lambda index, layer: dataclasses.replace(layer.with_window(windows[index]), qk_norm=QKNormSpec(layer.norm))
     )
-    return deepseek.with_experts(dataclasses.replace(config, fields={**config.fields, **_ROUTING}), spec, _DEFAULTS)
+    return deepseek.with_experts(config.with_fields(_ROUTING), spec, _DEFAULTS)
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def _describe(config: HFConfig, default_head_dim: int | None) -> DecoderSpec:
     has_bias = config.boolean("use_bias", False)
     biases = {"attention_bias": has_bias, "mlp_bias": has_bias}
     return llama.describe(
-        dataclasses.replace(config, fields={**config.fields, **biases}),
+        config.with_fields(biases),
         llama.Defaults(head_dim=default_head_dim, rope_theta=500000.0, eps=1e-5, activation="silu", has_tied_head=True),
     )
 

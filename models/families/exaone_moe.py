@@ -25,7 +25,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         "scoring_func": "sigmoid",
         "topk_method": "noaux_tc",
     }
-    config = dataclasses.replace(config, fields={**config.fields, **as_deepseek})
+    config = config.with_fields(as_deepseek)
     return deepseek.with_experts(config, spec, _DEFAULTS)
 
 

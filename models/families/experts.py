@@ -6,7 +6,7 @@ from models.checkpoints.gguf.fields import num_layers
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
 from models.families.name_map import To
-from models.families.transforms import as_row
+from models.families.transforms import as_rows
 
 
 def expert_names(
@@ -58,7 +58,7 @@ GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
     "blk.{i}.ffn_gate_shexp.*": To("layers.{i}.mlp.shared.gate_up", "gate"),
     "blk.{i}.ffn_up_shexp.*": To("layers.{i}.mlp.shared.gate_up", "up"),
     "blk.{i}.ffn_down_shexp.*": To("layers.{i}.mlp.shared.down"),
-    "blk.{i}.ffn_gate_inp_shexp.weight": To("layers.{i}.mlp", None, as_row, "shared_gate"),
+    "blk.{i}.ffn_gate_inp_shexp.weight": To("layers.{i}.mlp", None, as_rows, "shared_gate"),
 }
 
 

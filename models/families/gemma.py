@@ -9,13 +9,12 @@ from typing import Any
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.architecture.positions import RopeSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
-from models.config.rope import rope_spec
+from models.config.rope import ropes_by_type
 from models.errors import UnsupportedModelError
 from models.families import llama, qwen2, qwen3
 from models.families.name_map import To
@@ -45,11 +44,13 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
     windows = sliding_windows(
         config, len(spec.layers), is_windowed=lambda index: (index + 1) % pattern != 0, default=4096
     )
-    windowed_rope, full_rope = ropes(config, spec.layers[0].attention.head_dim)
+    ropes = ropes_by_type(
+        config, spec.layers[0].attention.head_dim, window_theta="rope_local_base_freq", default_theta=1e6
+    )
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        rope = full_rope if windows[index] is None else windowed_rope
-        return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), rope=rope)
+        kind = "full_attention" if windows[index] is None else "sliding_attention"
+        return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), rope=ropes[kind])
 
     return _sandwiched(config, spec, windows, (None, None)).map_layers(adapt)
 
@@ -72,24 +73,11 @@ def _sandwiched(
     return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
 
 
-def ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
-    """Return the rotary embeddings of layers with and without a window."""
-    full = rope_spec(config, head_dim, layer_type="full_attention", default_theta=1e6)
-    if config.has("rope_parameters"):
-        return rope_spec(config, head_dim, layer_type="sliding_attention", default_theta=1e4), full
-    windowed = dataclasses.replace(full, theta=config.number("rope_local_base_freq", 1e4), scaling=None)
-    return windowed, full
-
-
 def with_activation(config: HFConfig) -> HFConfig:
     """Set `hidden_act` from `hidden_activation` or `hidden_act`; Gemma's "gelu" means the tanh approximation."""
-    field = config.first("hidden_activation", "hidden_act")
-    name = config.text(field, "gelu_pytorch_tanh")
-    return dataclasses.replace(
-        config,
-        fields={**config.fields, "hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name},
-        spelled={**config.spelled, "hidden_act": field},
-    )
+    config = config.renamed({"hidden_act": "hidden_activation"})
+    name = config.text("hidden_act", "gelu_pytorch_tanh")
+    return config.with_fields({"hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name})
 
 
 def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
@@ -172,7 +160,7 @@ def _describe_multimodal(config: HFConfig) -> DecoderSpec:
         "num_key_value_heads": 4,
         "max_position_embeddings": 131072,
     }
-    return describe_gemma3(dataclasses.replace(config, fields={**defaults, **config.fields}))
+    return describe_gemma3(config.with_defaults(defaults))
 
 
 GEMMA3_MULTIMODAL = dataclasses.replace(GEMMA3, describe=_describe_multimodal)

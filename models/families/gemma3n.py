@@ -8,14 +8,15 @@ from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement, StreamsSpec
-from models.checkpoints.gguf.fields import check_layers_listed, common_fields, layer_counts, window_fields
+from models.checkpoints.gguf.fields import check_layers_listed, common_fields, layer_counts, window_fields, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
 from models.config.layers import by_layer, kv_layers, sliding_windows
+from models.config.rope import ropes_by_type
 from models.errors import CheckpointError
 from models.families import gemma4, llama
-from models.families.gemma import ropes, with_activation
+from models.families.gemma import with_activation
 from models.families.name_map import To
 from models.families.registry import Family
 
@@ -27,11 +28,11 @@ def describe(config: HFConfig) -> DecoderSpec:
     count = config.num_layers("num_hidden_layers")
     sizes = by_layer(config, "intermediate_size", count) or [16384] * count
     usual = {"num_key_value_heads": 2, "final_logit_softcapping": 30.0}
-    config = with_activation(config)
-    config = dataclasses.replace(config, fields={**usual, **config.fields, "intermediate_size": sizes[0]})
+    config = with_activation(config).with_defaults(usual).with_fields({"intermediate_size": sizes[0]})
     spec = llama.describe(config, llama.Defaults(head_dim=256, has_tied_head=True))
     windows = sliding_windows(config, count, is_windowed=lambda index: (index + 1) % _PATTERN != 0, default=512)
-    windowed_rope, full_rope = ropes(config, spec.layers[0].attention.head_dim)
+    head_dim = spec.layers[0].attention.head_dim
+    ropes = ropes_by_type(config, head_dim, window_theta="rope_local_base_freq", default_theta=1e6)
     sparsity = _sparsity(config, count)
     norm, first = spec.layers[0].norm, spec.layers[0].mlp
     assert isinstance(first, MLPSpec)
@@ -59,7 +60,7 @@ def describe(config: HFConfig) -> DecoderSpec:
             layer,
             mixer=dataclasses.replace(layer.attention, scale=1.0, sliding_window=window),
             mlp=mlps[index],
-            rope=full_rope if window is None else windowed_rope,
+            rope=ropes["full_attention" if window is None else "sliding_attention"],
             placement=NormPlacement.SANDWICH,
             qk_norm=QKNormSpec(norm),
             value_norm=dataclasses.replace(norm, has_weight=False),
@@ -78,7 +79,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _size(config: HFConfig, size: object) -> int:
-    return dataclasses.replace(config, fields={"intermediate_size": size}).integer("intermediate_size")
+    return config.with_fields({"intermediate_size": size}).integer("intermediate_size")
 
 
 def _sparsity(config: HFConfig, count: int) -> list[float]:
@@ -126,7 +127,7 @@ GGUF_NAMES = {
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Shares of gates that are cut are stored as bounds of a normal distribution."""
     sizes = layer_counts(file, "feed_forward_length")
-    fields = common_fields(dataclasses.replace(file, fields={**file.fields, "feed_forward_length": sizes[0]}))
+    fields = common_fields(with_largest(file, "feed_forward_length"))
     table, laurel = (file.tensors.get(f"{name}.weight") for name in ("per_layer_token_embd", "blk.0.laurel_l"))
     return {
         **fields,

@@ -65,7 +65,7 @@ def _describe_dense(config: HFConfig, window: int) -> DecoderSpec:
         )
     defaults = llama.Defaults(head_dim=256, has_tied_head=True)
     config = with_default_rope(with_activation(config), _ROPE)
-    config = dataclasses.replace(config, fields={"num_key_value_heads": 4, **config.fields})
+    config = config.with_defaults({"num_key_value_heads": 4})
     spec = llama.describe(config, defaults)
     count = len(spec.layers)
     windows = sliding_windows(config, count, is_windowed=lambda index: (index + 1) % _PATTERN != 0, default=window)
@@ -153,7 +153,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     count = num_layers(file)
     kv_heads, sizes = (layer_counts(file, name) for name in ("attention.head_count_kv", "feed_forward_length"))
     first = {"attention.head_count_kv": kv_heads[0], "feed_forward_length": sizes[0]}
-    fields = common_fields(dataclasses.replace(file, fields={**file.fields, **first})) | window_fields(file)
+    fields = common_fields(file.with_fields(first)) | window_fields(file)
     head_dim = file.integer("attention.key_length_swa", fields["head_dim"])
     if file.integer("attention.value_length_swa", head_dim) != head_dim:
         raise UnsupportedModelError(f"{file.source}: keys and values of different sizes are not supported")

@@ -56,7 +56,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def describe_vision(config: HFConfig) -> DecoderSpec:
-    return describe(dataclasses.replace(config, fields={"attention_bias": True, **config.fields}))
+    return describe(config.with_defaults({"attention_bias": True}))
 
 
 GLM4_MOE = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -47,7 +47,7 @@ def describe(config: HFConfig) -> DecoderSpec:
             has_out_bias=has_attention_bias,
         )
 
-    spec = llama.describe(dataclasses.replace(config, fields={**config.fields, "num_key_value_heads": None}))
+    spec = llama.describe(config.with_fields({"num_key_value_heads": None}))
     return dataclasses.replace(spec.map_layers(adapt), final_norm=norm)
 
 

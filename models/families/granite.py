@@ -34,7 +34,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 def describe_swa(config: HFConfig) -> DecoderSpec:
     """Describe GraniteSWA: windows in three of four layers, sinks, and a theta of each layer (0: no positions)."""
-    config = dataclasses.replace(config, fields={"tie_word_embeddings": True, "rms_norm_eps": 1e-5, **config.fields})
+    config = config.with_defaults({"tie_word_embeddings": True, "rms_norm_eps": 1e-5})
     spec = describe(config)
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 4 != 0, default=128)
     thetas = _thetas(config, len(spec.layers))

@@ -11,7 +11,7 @@ import torch
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
-from models.checkpoints.gguf.fields import layer_counts
+from models.checkpoints.gguf.fields import layer_counts, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import listed_kinds
@@ -32,7 +32,7 @@ _KINDS = {"mamba": "space", "linear_attention": "space", "attention": "attention
 def describe(config: HFConfig) -> DecoderSpec:
     shared_size = config.integer("shared_intermediate_size", 1024)
     # Without experts, their size need not be stated.
-    spec = granite.describe(dataclasses.replace(config, fields={"intermediate_size": shared_size, **config.fields}))
+    spec = granite.describe(config.with_defaults({"intermediate_size": shared_size}))
     num_experts = config.integer("num_local_experts", 8, minimum=0)
     router = RouterSpec(RouterScore.SOFTMAX, config.integer("num_experts_per_tok", 2, minimum=0), renormalizes=True)
     has_rope = config.has("position_embedding_type") and config.text("position_embedding_type") == "rope"
@@ -118,8 +118,7 @@ _GGUF_NAMES = {
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have a state space."""
     counts = layer_counts(file, "attention.head_count_kv")
-    fields = {**file.fields, "attention.head_count_kv": max(counts) or None}
-    attending = dataclasses.replace(file, fields=fields)
+    attending = with_largest(file, "attention.head_count_kv")
     num_experts = file.size("expert_count") or 0
     common = granite.gguf_moe_fields(attending) if num_experts else granite.gguf_fields(attending)
     is_rotated = file.boolean("rope.scaling.finetuned", True)

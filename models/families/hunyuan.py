@@ -33,7 +33,7 @@ def describe_moe(config: HFConfig) -> DecoderSpec:
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         assert isinstance(layer.mlp, MLPSpec)
         expert = dataclasses.replace(layer.mlp, has_up_bias=False, has_down_bias=False)
-        per_token = dataclasses.replace(config, fields={"moe_topk": chosen[index]}).integer("moe_topk")
+        per_token = config.with_fields({"moe_topk": chosen[index]}).integer("moe_topk")
         router = RouterSpec(RouterScore.SOFTMAX, per_token, renormalizes=True)
         return dataclasses.replace(layer, mlp=MoESpec(config.integer("num_experts", 1), expert, router, expert))
 

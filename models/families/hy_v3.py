@@ -29,7 +29,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         "topk_group": 1,
     }
     defaults = {**deepseek.V3_DEFAULTS, "first_k_dense_replace": 1}
-    return deepseek.with_experts(dataclasses.replace(config, fields={**config.fields, **as_deepseek}), spec, defaults)
+    return deepseek.with_experts(config.with_fields(as_deepseek), spec, defaults)
 
 
 NAMES = {

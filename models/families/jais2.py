@@ -18,7 +18,7 @@ from models.families.registry import Family
 def describe(config: HFConfig) -> DecoderSpec:
     norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-5), has_bias=True)
     biases = {name: config.boolean(name, True) for name in ("attention_bias", "mlp_bias")}
-    config = dataclasses.replace(config, fields={**config.fields, **biases})
+    config = config.with_fields(biases)
     spec = llama.describe(config, llama.Defaults(activation="relu2"))
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:

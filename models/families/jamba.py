@@ -7,7 +7,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import SelectiveScanSpec
-from models.checkpoints.gguf.fields import common_fields, layer_counts
+from models.checkpoints.gguf.fields import common_fields, layer_counts, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import listed_kinds
@@ -80,11 +80,10 @@ _GGUF_NAMES = {
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have a scan, those with a router have experts."""
     counts = layer_counts(file, "attention.head_count_kv")
-    fields = {**file.fields, "attention.head_count_kv": max(counts) or None}
     inner_size, hidden_size = file.integer("ssm.inner_size"), file.integer("embedding_length")
     routed = [f"blk.{index}.ffn_gate_inp.weight" in file.tensors for index in range(len(counts))]
     return {
-        **common_fields(dataclasses.replace(file, fields=fields)),
+        **common_fields(with_largest(file, "attention.head_count_kv")),
         **gguf_expert_fields(file, size="intermediate_size"),
         "attn_layers": ["1" if count else "0" for count in counts],
         "expert_layers": ["1" if is_routed else "0" for is_routed in routed],

@@ -11,7 +11,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import ShortConvSpec
-from models.checkpoints.gguf.fields import common_fields, layer_counts
+from models.checkpoints.gguf.fields import common_fields, layer_counts, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
@@ -48,9 +48,7 @@ def _describe(config: HFConfig, mlp_size: int) -> DecoderSpec:
         "intermediate_size": mlp_size,
         "tie_word_embeddings": config.boolean(config.first("tie_embedding", "tie_word_embeddings"), True),
     }
-    spec = llama.describe(
-        dataclasses.replace(config, fields={**config.fields, **as_llama}), llama.Defaults(rope_theta=1e6)
-    )
+    spec = llama.describe(config.with_fields(as_llama), llama.Defaults(rope_theta=1e6))
     conv = ShortConvSpec(
         spec.hidden_size, config.integer("conv_L_cache", 3, minimum=2, maximum=8), config.boolean("conv_bias", False)
     )
@@ -132,9 +130,8 @@ _GGUF_MOE_NAMES = {
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have a convolution."""
     counts = layer_counts(file, "attention.head_count_kv")
-    fields = {**file.fields, "attention.head_count_kv": max(counts, default=None)}
     return {
-        **common_fields(dataclasses.replace(file, fields=fields)),
+        **common_fields(with_largest(file, "attention.head_count_kv")),
         "layer_types": ["full_attention" if count else "conv" for count in counts],
         "norm_eps": file.number("attention.layer_norm_rms_epsilon"),
         "conv_L_cache": file.integer("shortconv.l_cache"),

@@ -7,7 +7,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import ShortConvSpec
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_types
+from models.config.layers import kinds_of_layers
 from models.config.rope import rope_spec, with_default_rope
 from models.families import lfm2, llama
 from models.families.name_map import To
@@ -17,16 +17,15 @@ _ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5},
 }
-_KINDS = {kind: kind for kind in ("conv", *_ROPE)}
 
 
 def describe(config: HFConfig) -> DecoderSpec:
     config = with_default_rope(config, _ROPE)
     fields = {"hidden_act": "silu", "rms_norm_eps": config.number("norm_eps", 1e-5)}
-    config = dataclasses.replace(config, fields={**config.fields, **fields})
+    config = config.with_fields(fields)
     spec = llama.describe(config, llama.Defaults(head_dim=128, has_tied_head=True))
     count = len(spec.layers)
-    kinds = layer_types(config, count, _KINDS) or [_usual_kind(index) for index in range(count)]
+    kinds = kinds_of_layers(config, count, ("conv", *_ROPE), _usual_kind)
     conv = ShortConvSpec(
         spec.hidden_size, config.integer("conv_L_cache", 7, minimum=2, maximum=8), config.boolean("conv_bias", False)
     )

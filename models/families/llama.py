@@ -41,8 +41,8 @@ def describe(config: HFConfig, defaults: Defaults = Defaults()) -> DecoderSpec:
     )
 
 
-def describe_layer(config: HFConfig, defaults: Defaults = Defaults()) -> LayerSpec:
-    """Return the spec of Llama's layers."""
+def describe_layer(config: HFConfig, defaults: Defaults = Defaults(), layer_type: str = "full_attention") -> LayerSpec:
+    """Return the spec of Llama's layers. layer_type: whose rotary parameters are read, if each type has its own."""
     attention = _attention(config, defaults)
     has_attention_bias = config.boolean("attention_bias", defaults.has_attention_bias)
     return LayerSpec(
@@ -52,7 +52,7 @@ def describe_layer(config: HFConfig, defaults: Defaults = Defaults()) -> LayerSp
             attention.head_dim,
             default_theta=defaults.rope_theta,
             default_share=defaults.rotary_share,
-            layer_type="full_attention",
+            layer_type=layer_type,
         ),
         has_qkv_bias=has_attention_bias,
         has_out_bias=has_attention_bias,
@@ -71,9 +71,9 @@ def _attention(config: HFConfig, defaults: Defaults) -> AttentionSpec:
     num_heads = config.integer("num_attention_heads")
     num_kv_heads = config.integer("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
+        name = config.spelling("num_key_value_heads")
         raise CheckpointError(
-            f"{config.source}: num_key_value_heads {num_kv_heads} does not divide num_attention_heads {num_heads}; "
-            "fetch the checkpoint's own configuration again"
+            f"{config.source}: {name} {num_kv_heads} does not divide num_attention_heads {num_heads}; {config.remedy}"
         )
     head_dim = config.integer("head_dim", defaults.head_dim or _divided_size(config))
     return AttentionSpec(num_heads, num_kv_heads, head_dim, scale=head_dim**-0.5)

@@ -10,6 +10,7 @@ from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families.name_map import To
+from models.families.recurrent import GGUF_RECURRENT_NAMES, recurrent_decoder
 from models.families.registry import Family
 from models.families.state_spaces import (
     checked_space,
@@ -21,8 +22,6 @@ from models.families.state_spaces import (
     step_rank,
     with_step_limit,
 )
-
-_MAX_POSITION = 1 << 20  # states do not grow, and no configuration states a limit
 
 
 def describe_mamba(config: HFConfig) -> DecoderSpec:
@@ -54,15 +53,9 @@ def describe_mamba2(config: HFConfig) -> DecoderSpec:
 def _describe(config: HFConfig, recurrence: RecurrenceSpec, *, has_tied_head: bool) -> DecoderSpec:
     if (activation := config.text("hidden_act", "silu")) != "silu":
         raise UnsupportedModelError(f"{config.source}: hidden_act is {activation!r}; supported is 'silu'")
-    norm = _norm(config)
-    return DecoderSpec(
-        vocab_size=config.integer("vocab_size"),
-        hidden_size=config.integer("hidden_size"),
-        max_position=_MAX_POSITION,
-        layers=(LayerSpec(recurrence, None, norm),) * config.num_layers("num_hidden_layers"),
-        final_norm=norm,
-        has_tied_head=config.boolean("tie_word_embeddings", has_tied_head),
-    )
+    layer = LayerSpec(recurrence, None, _norm(config))
+    layers = (layer,) * config.num_layers("num_hidden_layers")
+    return recurrent_decoder(config, layers, has_tied_head=has_tied_head)
 
 
 def _scan(config: HFConfig, norm: NormSpec | None) -> SelectiveScanSpec:
@@ -93,16 +86,7 @@ def _names(layers: dict[str, To | tuple[To, ...] | None]) -> dict[str, To | tupl
     }
 
 
-_GGUF_NAMES = {
-    "token_embd.*": To("embed"),
-    "output_norm.*": To("norm"),
-    "output.*": To("head"),
-    "blk.{i}.attn_norm.*": To("layers.{i}.attn_norm"),
-}
-_GGUF_SCAN_NAMES = {
-    **_GGUF_NAMES,
-    **gguf_scan_names(),
-}
+_GGUF_SCAN_NAMES = {**GGUF_RECURRENT_NAMES, **gguf_scan_names()}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
@@ -117,7 +101,6 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
         "use_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in file.tensors),
         "use_bias": any(name.endswith("ssm_in.bias") for name in file.tensors),
         "intermediate_size": inner_size,
-        "max_position_embeddings": file.integer("context_length", _MAX_POSITION),
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
 
@@ -152,5 +135,5 @@ def gguf_mamba2_fields(file: GGUFMetadata) -> dict[str, Any]:
 MAMBA = Family(describe_mamba, _names(scan_names("mixer")), _GGUF_SCAN_NAMES, gguf_mamba_fields)
 FALCON_MAMBA = Family(describe_falcon_mamba, _names(scan_names("mixer")), _GGUF_SCAN_NAMES, gguf_falcon_mamba_fields)
 MAMBA2 = Family(
-    describe_mamba2, _names(space_names("mixer")), {**_GGUF_NAMES, **gguf_space_names()}, gguf_mamba2_fields
+    describe_mamba2, _names(space_names("mixer")), {**GGUF_RECURRENT_NAMES, **gguf_space_names()}, gguf_mamba2_fields
 )

@@ -10,7 +10,7 @@ from models.architecture.recurrence import GatePlace, StateSpaceSpec
 from models.checkpoints.gguf.fields import num_layers
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_types, listed_kinds
+from models.config.layers import kinds_of_layers
 from models.errors import UnsupportedModelError
 from models.families import mixtral, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES
@@ -25,9 +25,15 @@ def describe(config: HFConfig) -> DecoderSpec:
     if (activation := config.text("hidden_act", "silu")) != "silu":
         raise UnsupportedModelError(f"{config.source}: hidden_act is {activation!r}; supported is 'silu'")
     share = {"partial_rotary_factor": _rotary_share(config)} if config.has("rotary_dim") else {}
-    fields = {**config.fields, **share, "hidden_act": "silu", "layer_types": None}  # windows are all layers'
-    spec = mixtral.describe(dataclasses.replace(config, fields=fields))
-    kinds = _kinds(config, len(spec.layers))
+    # Windows are all layers'.
+    spec = mixtral.describe(config.with_fields({**share, "hidden_act": "silu", "layer_types": None}))
+    kinds = kinds_of_layers(
+        config,
+        len(spec.layers),
+        ("linear_attention", "full_attention"),
+        lambda index: "linear_attention" if index % 2 else "full_attention",
+        numbered="attn_type_list",  # of released checkpoints
+    )
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         is_full = kinds[index] == "full_attention"
@@ -46,16 +52,6 @@ def describe(config: HFConfig) -> DecoderSpec:
         return dataclasses.replace(layer, mixer=lightning, rope=None)
 
     return spec.map_layers(adapt)
-
-
-def _kinds(config: HFConfig, num_layers: int) -> list[str]:
-    if config.has("attn_type_list"):  # of released checkpoints
-        numbers = config.raw("attn_type_list")
-        as_text = [str(each) for each in numbers] if isinstance(numbers, list) else numbers
-        listed = dataclasses.replace(config, fields={**config.fields, "attn_type_list": as_text})
-        return listed_kinds(listed, "attn_type_list", num_layers, {"0": "linear_attention", "1": "full_attention"})
-    default = ["linear_attention" if index % 2 else "full_attention" for index in range(num_layers)]
-    return layer_types(config, num_layers, {kind: kind for kind in ("linear_attention", "full_attention")}) or default
 
 
 def _rotary_share(config: HFConfig) -> float:

@@ -8,13 +8,12 @@ from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormSpec
 from models.architecture.pooling import ScoreHeadSpec, TokenPooling
-from models.architecture.positions import RopeSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
-from models.config.layers import layer_types
-from models.config.rope import context_length, rope_spec
+from models.config.layers import kinds_of_layers
+from models.config.rope import context_length, ropes_by_type
 from models.errors import CheckpointError
 from models.families import bert, phi3
 from models.families.encoders import attention_both_ways, layer_norm
@@ -40,7 +39,10 @@ def describe(config: HFConfig) -> DecoderSpec:
     )
     # "local_attention" counts both sides: half of it before a token, half of it after, and the token.
     reach = config.integer("local_attention", 128) // 2 + 1
-    ropes = _ropes(config, head_dim)
+    theta = config.number("global_rope_theta", 160_000.0)
+    ropes = ropes_by_type(config, head_dim, window_theta="local_rope_theta", default_theta=theta)
+    period = config.integer("global_attn_every_n_layers", 3)
+    kinds = kinds_of_layers(config, num_layers, (_SLIDING, _FULL), lambda index: _SLIDING if index % period else _FULL)
 
     def layer(index: int, kind: str) -> LayerSpec:
         window = reach if kind == _SLIDING else None
@@ -58,7 +60,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
         max_position=context_length(config, 8192),
-        layers=tuple(layer(index, kind) for index, kind in enumerate(_kinds(config, num_layers))),
+        layers=tuple(layer(index, kind) for index, kind in enumerate(kinds)),
         final_norm=norm,
         has_tied_head=False,
         has_head=False,
@@ -68,20 +70,6 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 def _norm(config: HFConfig) -> NormSpec:
     return layer_norm(config.number("norm_eps", 1e-5), has_bias=config.boolean("norm_bias", False))
-
-
-def _kinds(config: HFConfig, num_layers: int) -> list[str]:
-    period = config.integer("global_attn_every_n_layers", 3)
-    kinds = layer_types(config, num_layers, {_SLIDING: _SLIDING, _FULL: _FULL})
-    return kinds or [_SLIDING if index % period else _FULL for index in range(num_layers)]
-
-
-def _ropes(config: HFConfig, head_dim: int) -> dict[str, RopeSpec]:
-    full = rope_spec(config, head_dim, layer_type=_FULL, default_theta=config.number("global_rope_theta", 160_000.0))
-    if config.has("rope_parameters"):
-        return {_FULL: full, _SLIDING: rope_spec(config, head_dim, layer_type=_SLIDING, default_theta=10_000.0)}
-    theta = full.theta if config.is_null("local_rope_theta") else config.number("local_rope_theta", 10_000.0)
-    return {_FULL: full, _SLIDING: dataclasses.replace(full, theta=theta)}
 
 
 def describe_scores(config: HFConfig) -> DecoderSpec:

@@ -159,7 +159,7 @@ def _completed(config: HFConfig, text: HFConfig) -> HFConfig:
         if any(name in config.fields for name in names):
             defaults = {name: value for name, value in defaults.items() if name not in names}
     defaults |= _default_rope(kind, config)
-    return dataclasses.replace(config, fields={**_stated(defaults), **config.fields})
+    return config.with_defaults(_stated(defaults))
 
 
 def _default_rope(kind: Any, config: HFConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import StateSpaceSpec
-from models.checkpoints.gguf.fields import common_fields, layer_counts
+from models.checkpoints.gguf.fields import common_fields, layer_counts, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import listed_kinds
@@ -40,9 +40,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         "num_hidden_layers": len(kinds),
         "intermediate_size": config.integer("intermediate_size") if "mlp" in kinds else 1,
     }
-    spec = llama.describe(
-        dataclasses.replace(config, fields={**config.fields, **as_llama}), llama.Defaults(head_dim=128)
-    )
+    spec = llama.describe(config.with_fields(as_llama), llama.Defaults(head_dim=128))
     space = _space(config, spec) if "space" in kinds else None
     moe = _experts(config) if "moe" in kinds else None
 
@@ -175,8 +173,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads and feed-forward have a state space."""
     heads, sizes = (layer_counts(file, name) for name in ("attention.head_count_kv", "feed_forward_length"))
     has_experts = bool(file.size("expert_count"))
-    largest = {"attention.head_count_kv": max(heads), "feed_forward_length": max(sizes)}
-    scalars = dataclasses.replace(file, fields={**file.fields, **largest})
+    scalars = with_largest(file, "attention.head_count_kv", "feed_forward_length")
     feed_forward = "moe" if has_experts else "mlp"
     num_space_heads = file.integer("ssm.time_step_rank")
     return {

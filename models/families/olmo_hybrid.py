@@ -7,17 +7,20 @@ from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.architecture.recurrence import GatedDeltaSpec
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_types
+from models.config.layers import kinds_of_layers
 from models.errors import CheckpointError
 from models.families import llama, olmo
-from models.families.delta_rule import delta_names
+from models.families.delta_rule import KINDS, delta_names
 from models.families.name_map import To
 from models.families.registry import Family
 
 
 def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(activation="silu"))
-    delta, kinds = _delta(config, spec), _kinds(config, len(spec.layers))
+    delta, last = _delta(config, spec), len(spec.layers) - 1
+    kinds = kinds_of_layers(
+        config, last + 1, KINDS, lambda index: KINDS[index % 4 == 3 or (index == last and last < 3)]
+    )
     section = config.section("rope_parameters")
     stated = section if "rope_theta" in section.fields else config
     has_rope = not stated.is_null("rope_theta")  # absence means the default
@@ -50,14 +53,6 @@ def _delta(config: HFConfig, spec: DecoderSpec) -> GatedDeltaSpec:
         has_own_qkv=True,
         beta_scale=2.0 if config.boolean("linear_allow_neg_eigval", True) else 1.0,
     )
-
-
-def _kinds(config: HFConfig, num_layers: int) -> list[str]:
-    default = ["full_attention" if index % 4 == 3 else "linear_attention" for index in range(num_layers)]
-    if "full_attention" not in default:
-        default[-1] = "full_attention"
-    kinds = {"linear_attention": "linear_attention", "full_attention": "full_attention"}
-    return layer_types(config, num_layers, kinds) or default
 
 
 NAMES = {

@@ -47,7 +47,7 @@ def _with_attention_factor(config: HFConfig) -> HFConfig:
     if short != long:
         raise UnsupportedModelError(f"{scaling.source}: short_mscale {short} and long_mscale {long} must be the same")
     scaled = {**scaling.fields, "attention_factor": long}
-    return dataclasses.replace(config, fields={**config.fields, name: scaled})
+    return config.with_fields({name: scaled})
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:

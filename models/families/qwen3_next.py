@@ -16,9 +16,10 @@ from models.architecture.recurrence import GatedDeltaSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_types
+from models.config.layers import kinds_of_layers
 from models.errors import CheckpointError
 from models.families import llama, qwen3
+from models.families.delta_rule import KINDS
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import IGNORE, To
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
@@ -28,7 +29,7 @@ from models.families.transforms import concatenate, conv_weight, log_of_rate, pl
 
 def describe_moe(config: HFConfig) -> DecoderSpec:
     # If all layers have experts, the size of a dense MLP need not be stated.
-    sized = dataclasses.replace(config, fields={"intermediate_size": 1, **config.fields})
+    sized = config.with_defaults({"intermediate_size": 1})
     return with_experts(config, describe(sized), has_shared=True, default_renormalizes=True)
 
 
@@ -50,7 +51,8 @@ def describe(config: HFConfig) -> DecoderSpec:
             f"{config.source}: linear_num_key_heads {num_key_heads} does not divide linear_num_value_heads "
             f"{num_value_heads}; fetch the checkpoint's own configuration again"
         )
-    kinds = _kinds(config, len(spec.layers))
+    interval = config.integer("full_attention_interval", 4)
+    kinds = kinds_of_layers(config, len(spec.layers), KINDS, lambda index: KINDS[(index + 1) % interval == 0])
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         if kinds[index] == "linear_attention":
@@ -58,13 +60,6 @@ def describe(config: HFConfig) -> DecoderSpec:
         return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), has_output_gate=True)
 
     return spec.map_layers(adapt)
-
-
-def _kinds(config: HFConfig, num_layers: int) -> list[str]:
-    interval = config.integer("full_attention_interval", 4)
-    default = ["linear_attention" if (index + 1) % interval else "full_attention" for index in range(num_layers)]
-    kinds = {"linear_attention": "linear_attention", "full_attention": "full_attention"}
-    return layer_types(config, num_layers, kinds) or default
 
 
 # --- transforms ------------------------------------------------------------------------------------------------------
@@ -189,7 +184,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
-    sized = dataclasses.replace(file, fields={"feed_forward_length": 1, **file.fields})  # as in describe_moe
+    sized = file.with_defaults({"feed_forward_length": 1})  # as in describe_moe
     shared = file.integer("expert_shared_feed_forward_length")
     return {**gguf_fields(sized), **gguf_expert_fields(sized), "shared_expert_intermediate_size": shared}
 

@@ -22,7 +22,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     activation = config.activation("hidden_activation", "gelu_pytorch_tanh")
     named = {"hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": config.number("rms_norm_eps", 1e-6)}
     # No field states how long the texts were that the models learned from.
-    renamed = dataclasses.replace(config, fields={"max_position_embeddings": 8192, **config.fields, **named})
+    renamed = config.with_defaults({"max_position_embeddings": 8192}).with_fields(named)
     spec = llama.describe(renamed, llama.Defaults(rotary_share=0.5, has_tied_head=True))
     unit = _unit(config, spec, activation)
     window = config.integer("attention_window_size", 2048)

@@ -10,7 +10,7 @@ from models.errors import UnsupportedModelError
 from models.families import bert
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.families.transforms import at_least_a_row, without_first_two_rows
+from models.families.transforms import as_rows, without_first_two_rows
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -40,7 +40,7 @@ SCORE_NAMES: Rules = {
 
 _GGUF_SCORE_NAMES: Rules = {
     **bert.GGUF_NAMES,
-    "cls.output.weight": To("score_head.out", transform=at_least_a_row),
+    "cls.output.weight": To("score_head.out", transform=as_rows),
     "cls.output.bias": To("score_head.out", parameter="bias"),
     "cls.*": To("score_head.dense"),
 }

@@ -13,7 +13,7 @@ from models.config.hf_config import HFConfig
 from models.families import llama, qwen2
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.transforms import as_row
+from models.families.transforms import as_rows
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -41,8 +41,8 @@ def describe(config: HFConfig) -> DecoderSpec:
 NAMES = {
     **llama.NAMES,
     # each head's norm is a separate tensor
-    "model.layers.{i}.self_attn.q_layernorm.norms.{e}.*": To("layers.{i}.attn.q_norm", "{e}", as_row),
-    "model.layers.{i}.self_attn.k_layernorm.norms.{e}.*": To("layers.{i}.attn.k_norm", "{e}", as_row),
+    "model.layers.{i}.self_attn.q_layernorm.norms.{e}.*": To("layers.{i}.attn.q_norm", "{e}", as_rows),
+    "model.layers.{i}.self_attn.k_layernorm.norms.{e}.*": To("layers.{i}.attn.k_norm", "{e}", as_rows),
 }
 
 GGUF_NAMES = {

@@ -21,9 +21,9 @@ def plus_one(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # 
     return tensor + 1
 
 
-def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Return a vector as the only row of a parameter, [1, n]. GGUF drops dimensions of size 1."""
-    return tensor.reshape(1, -1)
+def as_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """Return the rows of a matrix. GGUF drops a first dimension of size 1, and other formats have some between."""
+    return tensor.reshape(-1, tensor.shape[-1])
 
 
 def as_vector(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
@@ -34,11 +34,6 @@ def as_vector(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  #
 def over_root_size(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """Divide a vector by the root of its size, as the model does with what it multiplies."""
     return tensor * tensor.numel() ** -0.5
-
-
-def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Restore the first dimension of a matrix [1, n], which GGUF stores as a vector; other matrices are unchanged."""
-    return tensor.reshape(1, -1) if tensor.dim() == 1 else tensor
 
 
 def conv_weight(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001

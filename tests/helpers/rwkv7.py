@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutput
 
 
@@ -100,10 +101,11 @@ class ChannelMix(nn.Module):
         size = config.hidden_size
         inner = config.intermediate_size or config.hidden_ratio * size
         self.x_k = nn.Parameter(torch.full((size,), 0.5))
+        self.activation = ACT2FN["relu2" if config.hidden_act == "sqrelu" else config.hidden_act]
         self.key, self.value = nn.Linear(size, inner, bias=False), nn.Linear(inner, size, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.value(F.relu(self.key(x + (before(x) - x) * self.x_k)).square())
+        return self.value(self.activation(self.key(x + (before(x) - x) * self.x_k)))
 
 
 class Block(nn.Module):

@@ -36,17 +36,17 @@ def common_fields(file: GGUFMetadata) -> dict[str, Any]:
     }
 
 
-def window_fields(file: GGUFMetadata) -> dict[str, Any]:
+def window_fields(file: GGUFMetadata, *, must_list: bool = False) -> dict[str, Any]:
     """Return `sliding_window`, and `layer_types` if the file lists them; without a window, all layers have full
-    attention."""
+    attention. must_list: raises CheckpointError for a window without a list."""
     window, count = file.size("attention.sliding_window"), num_layers(file)
     name = "attention.sliding_window_pattern"
     pattern = file.raw(name)
     if window is None:
         return {"layer_types": ["full_attention"] * count}
-    if pattern is None:
+    if pattern is None and not must_list:
         return {"sliding_window": window}
-    if isinstance(pattern, int) and not isinstance(pattern, bool):
+    if isinstance(pattern, int) and not isinstance(pattern, bool) and not must_list:
         return {"sliding_window": window, "sliding_window_pattern": pattern}
     check_layers_listed(file, name, pattern)
     types = ["sliding_attention" if is_windowed else "full_attention" for is_windowed in pattern[:count]]
@@ -61,6 +61,11 @@ def layer_counts(file: GGUFMetadata, name: str) -> list[int]:
         return counts * count
     check_layers_listed(file, name, counts)
     return counts[:count]
+
+
+def with_largest(file: GGUFMetadata, *names: str) -> GGUFMetadata:
+    """Return the metadata with one number for all layers, the largest, under each of `names`; None if all are 0."""
+    return file.with_fields({name: max(layer_counts(file, name)) or None for name in names})
 
 
 def check_layers_listed(file: GGUFMetadata, name: str, listed: Any) -> None:

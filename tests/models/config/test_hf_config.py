@@ -9,7 +9,7 @@ import pytest
 from models.architecture.feed_forward import Activation
 from models.architecture.positions import LinearScaling, Llama3Scaling, RopeSpec
 from models.config.hf_config import HFConfig, read_json_config
-from models.config.rope import rope_spec
+from models.config.rope import rope_spec, ropes_by_type
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families import gpt2, llama, mistral, qwen2
 from models.families.registry import architecture_of_gguf, family_of
@@ -57,6 +57,30 @@ def test_token_ids_takes_one_several_or_none(value: object, ids: list[int]) -> N
     assert config(eos_token_id=value).token_ids("eos_token_id") == ids
 
 
+def test_copies_replace_fields_or_add_those_that_are_absent() -> None:
+    given = config(a=1, b=None)
+
+    assert given.with_fields({"a": 2, "c": 3}).fields == {"a": 2, "b": None, "c": 3}
+    assert given.with_defaults({"a": 2, "b": 2, "c": 3}).fields == {"a": 1, "b": None, "c": 3}
+    assert given.fields == {"a": 1, "b": None}
+
+
+def test_renamed_fields_are_read_under_the_new_name_and_named_by_the_files() -> None:
+    given = config(own=0, sizes={"heads": "four"}, kept=5)
+
+    renamed = given.renamed({"n": "own", "num_heads": "sizes.heads", "kept": "absent", "other": "absent.too"})
+
+    assert (renamed.raw("n"), renamed.raw("num_heads")) == (0, "four")
+    assert (renamed.integer("kept"), renamed.has("other")) == (5, False)
+    assert {"own", "sizes.heads"} <= given.reads
+    with pytest.raises(CheckpointError, match=r"config\.json: own is 0; it must be an integer"):
+        renamed.integer("n")
+    with pytest.raises(CheckpointError, match=r"config\.json: sizes\.heads is 'four'; it must be an integer"):
+        renamed.integer("num_heads")
+    with pytest.raises(CheckpointError, match=r"config\.json: own is 0; it must be an object"):
+        given.renamed({"n": "own.size"})
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000])
 def test_file_without_a_json_object_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
@@ -100,6 +124,36 @@ def test_config_is_read(tmp_path: Path) -> None:
 )
 def test_rotary_settings_of_old_and_new_configurations(fields: dict, expected: RopeSpec) -> None:
     assert rope_spec(config(**fields), 64) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "full", "windowed"),
+    [
+        ({}, RopeSpec(32, 1e6), RopeSpec(32, 1e4)),
+        ({"rope_theta": 5e5, "own_theta": 2e4}, RopeSpec(32, 5e5), RopeSpec(32, 2e4)),
+        ({"rope_theta": 5e5, "own_theta": None}, RopeSpec(32, 5e5), RopeSpec(32, 5e5)),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            RopeSpec(32, 1e6, LinearScaling(2.0)),
+            RopeSpec(32, 1e4),
+        ),
+        (
+            {
+                "own_theta": 2e4,
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 5e5, "partial_rotary_factor": 1.0},
+                    "sliding_attention": {"rope_type": "linear", "factor": 2.0},
+                },
+            },
+            RopeSpec(64, 5e5),
+            RopeSpec(32, 1e4, LinearScaling(2.0)),
+        ),
+    ],
+)
+def test_layers_with_a_window_have_a_theta_of_their_own(fields: dict, full: RopeSpec, windowed: RopeSpec) -> None:
+    ropes = ropes_by_type(config(**fields), 64, window_theta="own_theta", default_theta=1e6, default_share=0.5)
+
+    assert ropes == {"full_attention": full, "sliding_attention": windowed}
 
 
 def test_unknown_rotary_scaling_is_refused_by_name() -> None:

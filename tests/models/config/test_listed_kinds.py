@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_types, listed_kinds, rope_layers, sliding_windows, sparse_layers
+from models.config.layers import (
+    kinds_of_layers,
+    layer_types,
+    listed_kinds,
+    rope_layers,
+    sliding_windows,
+    sparse_layers,
+)
 from models.errors import CheckpointError
 
 pytestmark = pytest.mark.fast
@@ -41,6 +48,16 @@ def windows(given: HFConfig, num_layers: int) -> list[int | None]:
             {"mlp_layer_types": ["dense", "wide"]},
             "layer 1 of mlp_layer_types is 'wide'; known are 'dense', 'sparse'",
         ),
+        (
+            lambda given, count: sparse_layers(given, count, 1),
+            {"moe_layer_freq": [0, 2]},
+            "layer 1 of moe_layer_freq is 2; known are 0, 1",
+        ),
+        (
+            lambda given, count: kinds_of_layers(given, count, tuple(KINDS), lambda _: "conv", numbered="numbers"),
+            {"numbers": [0, "1"]},
+            "layer 1 of numbers is '1'; known are 0, 1",
+        ),
         (rope_layers, {"no_rope_layers": [1, 1, 1]}, "no_rope_layers is not a list of 2 times 0 or 1"),
         (
             lambda given, count: listed_kinds(given, "hybrid_override_pattern", count, {"M": "space", "*": "full"}),
@@ -64,6 +81,21 @@ def test_lists_may_go_on_with_layers_for_multi_token_prediction() -> None:
 
 def test_attention_is_an_old_name_of_full_attention() -> None:
     assert layer_types(config(layer_types=["conv", "attention"]), 2, KINDS) == ["conv", "full"]
+
+
+def test_kinds_are_listed_by_name_or_number_or_follow_a_rule() -> None:
+    def kinds(**fields: Any) -> list[str]:
+        return kinds_of_layers(config(**fields), 3, ("a", "b"), lambda index: "ab"[index % 2], numbered="numbers")
+
+    assert kinds() == ["a", "b", "a"]
+    assert kinds(numbers=[1, 1, 0]) == ["b", "b", "a"]
+    assert kinds(numbers=[0, 0, 0], layer_types=["b", "b", "a"]) == ["b", "b", "a"]
+
+
+def test_layers_with_experts_are_listed_by_name_or_number_or_follow_the_dense_ones() -> None:
+    assert sparse_layers(config(moe_layer_freq=[0, 1, 0]), 3, 1) == [False, True, False]
+    assert sparse_layers(config(moe_layer_freq=1), 3, 1) == [False, True, True]
+    assert sparse_layers(config(mlp_layer_types=["sparse", "dense"], moe_layer_freq=[0, 1]), 2, 1) == [True, False]
 
 
 def test_layers_that_are_not_listed_have_no_types() -> None:

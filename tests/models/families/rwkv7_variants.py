@@ -21,6 +21,6 @@ RWKV7_VARIANTS = {
         num_heads=5,
         hidden_size=60,  # no kernel takes it
         intermediate_size=96,
-        hidden_act="relu2",
+        hidden_act="gelu",
     ),
 }

@@ -101,7 +101,7 @@ IMPLIED: dict[str, dict[str, object]] = {
     "qwen3_moe": {"decoder_sparse_step": 1, "norm_topk_prob": True},
     "qwen3_5_text": {"attention_bias": False},
     "qwen3_next": {"mlp_only_layers": [], "norm_topk_prob": True},
-    "rwkv7": {"heads_norm_eps": 64e-5},
+    "rwkv7": {"heads_norm_eps": 64e-5, "hidden_act": "sqrelu"},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
     "starcoder2": {"sliding_window": None},
 }

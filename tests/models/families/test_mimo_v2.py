@@ -50,7 +50,7 @@ def test_layers_are_full_at_first_and_in_every_sixth_place_by_default() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"swa_num_key_value_heads": 3}, "3 key heads of layers with a window do not divide"),
+        ({"swa_num_key_value_heads": 3}, "swa_num_key_value_heads 3 does not divide num_attention_heads 4; fetch"),
         (
             {"layer_types": ["full_attention"] * 2 + ["linear_attention"]},
             "layer 2 .* is 'linear_attention'",

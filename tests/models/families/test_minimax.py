@@ -44,7 +44,7 @@ def test_heads_may_be_rotated_in_part() -> None:
     ("changes", "message"),
     [
         ({"attn_type_list": [0, 1]}, "attn_type_list lists 2 layers; the model has 3"),
-        ({"attn_type_list": [0, 1, 2]}, "layer 2 of attn_type_list is '2'; known are '0', '1'"),
+        ({"attn_type_list": [0, 1, 2]}, "layer 2 of attn_type_list is 2; known are 0, 1"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported is 'silu'"),
     ],
 )

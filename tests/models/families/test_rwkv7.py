@@ -36,10 +36,10 @@ def test_sizes_may_be_stated_in_several_ways() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"head_dim": 48}, CheckpointError, "head_dim 48 does not divide hidden_size 64"),
-        ({"head_dim": None, "num_heads": 5}, CheckpointError, "num_heads 5 does not divide hidden_size 64"),
+        ({"head_dim": 48}, CheckpointError, "hidden_size 64 is not a multiple of head_dim 48"),
+        ({"head_dim": None, "num_heads": 5}, CheckpointError, "hidden_size 64 is not a multiple of num_heads 5"),
         ({"decay_low_rank_dim": None}, CheckpointError, "no .decay_low_rank_dim.; fetch"),
-        ({"hidden_act": "silu"}, UnsupportedModelError, "hidden_act is 'silu'; supported are 'sqrelu' and 'relu2'"),
+        ({"hidden_act": "mish"}, UnsupportedModelError, "hidden_act is 'mish'; supported are"),
         ({"attn": {"layers": [1], "num_heads": 4}}, UnsupportedModelError, "attn .attention in some layers."),
         ({"value_dim": [64, 128, 64]}, UnsupportedModelError, "value_dim is .*; supported is hidden_size, 64"),
     ],

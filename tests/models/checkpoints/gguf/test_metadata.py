@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.checkpoints.gguf.fields import layer_counts, num_layers, window_fields
+from models.checkpoints.gguf.fields import layer_counts, num_layers, window_fields, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata, gguf_metadata
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families.registry import FAMILIES, architecture_of_gguf, family_of
@@ -76,6 +76,23 @@ def test_window_pattern_of_another_length_than_the_layers_is_refused() -> None:
 
     with pytest.raises(CheckpointError, match="sliding_window_pattern lists 4 layers; the model has 3"):
         window_fields(file)
+
+
+@pytest.mark.parametrize("pattern", [None, 2])
+def test_windows_of_a_family_that_needs_a_list_must_be_listed(pattern: int | None) -> None:
+    file = metadata(block_count=3, attention__sliding_window=8, attention__sliding_window_pattern=pattern)
+
+    assert window_fields(file)["sliding_window"] == 8
+    with pytest.raises(CheckpointError, match="sliding_window_pattern is not a list; the model has 3"):
+        window_fields(file, must_list=True)
+
+
+def test_the_largest_number_of_a_layer_stands_for_all() -> None:
+    file = metadata(block_count=3, heads=[2, 0, 5], sizes=[0, 0, 0], width=7)
+    largest = with_largest(file, "heads", "sizes", "width")
+
+    assert (largest.integer("heads"), largest.size("sizes"), largest.integer("width")) == (5, None, 7)
+    assert layer_counts(file, "heads") == [2, 0, 5]
 
 
 def test_every_gguf_architecture_has_one_family_for_files_without_a_key() -> None:
