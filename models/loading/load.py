@@ -24,7 +24,7 @@ from models.loading.weights_note import format_of, weights_note
 from models.pooling.traits import PoolingTraits, pooling_traits
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
-from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
+from models.system.memory import is_host, not_enough_memory, obtainable_memory_bytes, require_memory
 from models.tokenizer.assets import TokenizerAssets
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import CachedWeights, cached_weights, files_state
@@ -153,7 +153,7 @@ def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch
     """
     if name != "auto":
         return _DTYPES[name]
-    is_suitable = stored == torch.bfloat16 or (stored == torch.float16 and device.type != "cpu")
+    is_suitable = stored == torch.bfloat16 or (stored == torch.float16 and not is_host(device))
     return stored if is_suitable else torch.bfloat16
 
 

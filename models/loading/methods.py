@@ -24,6 +24,7 @@ from models.loading.assign import Assignment
 from models.quant.round_to_nearest import kind_on_load
 from models.quant.scaled_weight import scaled_refusal
 from models.quant.tensor import codes_per_byte
+from models.system.memory import is_host
 
 _DENSE_COLUMNS = 16  # the bf16 and fp32 kernels take multiples of this
 _Tensors = Mapping[str | None, StoredTensor]  # by a layer's shards, or None for the whole layer
@@ -187,7 +188,7 @@ def stays_quantized_in_torch(storage: WeightStorage | None, device: torch.device
 
     GGUF's own formats stay quantized except on a CPU, where dequantizing takes many times as long as the product.
     """
-    return isinstance(storage, QuantizedStorage) or (storage is not None and device.type != "cpu")
+    return isinstance(storage, QuantizedStorage) or (storage is not None and not is_host(device))
 
 
 def _min_bytes(layer: Linear, shard: str | None, storage: WeightStorage | None) -> int:

@@ -17,6 +17,7 @@ from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.kernels.cpu.tape import Tape, Workspace, record
 from models.kv.layer import LayerCache
 from models.loaded_model import LoadedModel
+from models.system.memory import is_host
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def recorded_executor(
     model: LoadedModel, kv: Sequence[LayerCache], groups: tuple[KVGroup, ...]
 ) -> RecordedExecutor | None:
     """Create a RecordedExecutor; None on devices other than the CPU, or with transformers' model code."""
-    if model.device.type != "cpu" or not isinstance(model.decoder, Decoder):
+    if not is_host(model.device) or not isinstance(model.decoder, Decoder):
         return None
     library = kernel_library()
     if library is None:
