@@ -1,10 +1,11 @@
 """Settings that a configuration states for each layer: types, windows, flags."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import HFConfig, quote_value
 from models.errors import CheckpointError
 
@@ -30,6 +31,18 @@ def sliding_windows(
     if types is None:
         return [window if is_windowed(index) else None for index in range(num_layers)]
     return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def windows_of_kinds(config: HFConfig, kinds: Sequence[str], default: int) -> list[int | None]:
+    """Return each layer's window size: `sliding_window`, or `default` without the field, for the kind
+    "sliding_attention", and None for others. Raises CheckpointError if the field is null and a layer needs it."""
+    if config.is_null("sliding_window") and "sliding_attention" in kinds:
+        raise CheckpointError(
+            f"{config.source}: sliding_window is null, and layers of the type sliding_attention need one; "
+            f"{config.remedy}"
+        )
+    window = config.integer("sliding_window", default)
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def sparse_layers(config: HFConfig, num_layers: int, default_dense: int) -> list[bool]:
@@ -118,32 +131,33 @@ def layer_configs(config: HFConfig, num_layers: int, usual: Mapping[int, Mapping
     return [config.with_fields(own.get(index, {})) for index in range(num_layers)]
 
 
-def kv_layers(config: HFConfig, attention: Sequence[AttentionSpec], default: int = 0) -> list[int | None]:
-    """Return for each layer the earlier one whose keys and values it reads, or None if it has its own.
+def with_shared_kv(config: HFConfig, spec: DecoderSpec, default: int = 0) -> DecoderSpec:
+    """Return `spec` with the layers whose keys and values others read.
 
     The last `num_kv_shared_layers` (or `default`) read what the last layer before them with the same window stores.
     """
+    attention = [layer.attention for layer in spec.layers]
     count = len(attention)
     num_shared = config.integer("num_kv_shared_layers", default, minimum=0, maximum=count)
-    owners = {spec.sliding_window: index for index, spec in enumerate(attention[: count - num_shared])}
+    owners = {each.sliding_window: index for index, each in enumerate(attention[: count - num_shared])}
     donors: list[int | None] = [None] * count
     for index in range(count - num_shared, count):
-        spec = attention[index]
-        donor = owners.get(spec.sliding_window)
+        window = attention[index].sliding_window
+        donor = owners.get(window)
         if donor is None:
-            kind = "full attention" if spec.sliding_window is None else f"a window of {spec.sliding_window}"
+            kind = "full attention" if window is None else f"a window of {window}"
             raise CheckpointError(
                 f"{config.source}: num_kv_shared_layers {num_shared} of {count} layers leaves none with {kind} that "
                 f"has keys and values for layer {index}; {config.remedy}"
             )
-        own, read = ((each.num_kv_heads, each.head_dim) for each in (spec, attention[donor]))
+        own, read = ((each.num_kv_heads, each.head_dim) for each in (attention[index], attention[donor]))
         if own != read:
             raise CheckpointError(
                 f"{config.source}: num_kv_shared_layers {num_shared}: layer {index} cannot read the keys and values of "
                 f"layer {donor}: {own[0]} heads of {own[1]} are not {read[0]} of {read[1]}; {config.remedy}"
             )
         donors[index] = donor
-    return donors
+    return spec.map_layers(lambda index, layer: dataclasses.replace(layer, kv_layer=donors[index]))
 
 
 def by_layer(config: HFConfig, name: str, num_layers: int) -> list[Any] | None:

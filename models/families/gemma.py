@@ -12,7 +12,7 @@ from models.architecture.layer import LayerSpec, NormPlacement
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
-from models.config.hf_config import HFConfig
+from models.config.hf_config import HFConfig, quote_value
 from models.config.layers import sliding_windows
 from models.config.rope import ropes_by_type
 from models.errors import UnsupportedModelError
@@ -23,12 +23,18 @@ from models.families.transforms import plus_one
 
 
 def describe_gemma(config: HFConfig) -> DecoderSpec:
-    if config.boolean("use_bidirectional_attention", False):
-        raise UnsupportedModelError(
-            f"{config.source}: use_bidirectional_attention is not supported; this is not a decoder"
-        )
+    check_is_decoder(config)
     spec = llama.describe(with_activation(config), llama.Defaults(head_dim=256, has_tied_head=True))
     return dataclasses.replace(spec, embedding_scale=spec.hidden_size**0.5)
+
+
+def check_is_decoder(config: HFConfig) -> None:
+    """Raise UnsupportedModelError for a model whose text attends both ways; "vision" is about images alone."""
+    value = config.raw("use_bidirectional_attention")
+    if value not in (None, False, "vision"):
+        raise UnsupportedModelError(
+            f"{config.source}: use_bidirectional_attention {quote_value(value)} is not supported; this is not a decoder"
+        )
 
 
 def describe_gemma2(config: HFConfig) -> DecoderSpec:
@@ -64,12 +70,12 @@ def _sandwiched(
         attention = dataclasses.replace(
             layer.attention,
             scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-            logit_softcap=_cap(config, "attn_logit_softcapping", caps[0]),
+            logit_softcap=soft_cap(config, "attn_logit_softcapping", caps[0]),
             sliding_window=windows[index],
         )
         return dataclasses.replace(layer, mixer=attention, placement=NormPlacement.SANDWICH)
 
-    cap = _cap(config, "final_logit_softcapping", caps[1])
+    cap = soft_cap(config, "final_logit_softcapping", caps[1])
     return dataclasses.replace(spec.map_layers(adapt), logit_softcap=cap)
 
 
@@ -80,7 +86,7 @@ def with_activation(config: HFConfig) -> HFConfig:
     return config.with_fields({"hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name})
 
 
-def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
+def soft_cap(config: HFConfig, name: str, default: float | None) -> float | None:
     """Return the soft cap in the field `name`: `default` if the field is absent, None if it is null."""
     if config.has(name):
         return config.number(name)

@@ -7,15 +7,15 @@ from typing import Any
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import MLPSpec
-from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement, StreamsSpec
+from models.architecture.layer import LayerSpec, NormPlacement, StreamsSpec
 from models.checkpoints.gguf.fields import check_layers_listed, common_fields, layer_counts, window_fields, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
-from models.config.layers import by_layer, kv_layers, sliding_windows
+from models.config.layers import by_layer, sliding_windows, with_shared_kv
 from models.config.rope import ropes_by_type
 from models.errors import CheckpointError
-from models.families import gemma4, llama
+from models.families import layer_inputs, llama, olmo
 from models.families.gemma import with_activation
 from models.families.name_map import To
 from models.families.registry import Family
@@ -47,12 +47,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         norm,
         is_scaled=config.boolean("altup_correct_scale", True),
     )
-    layer_input = LayerInputSpec(
-        config.integer("vocab_size_per_layer_input", 262144),
-        config.integer("hidden_size_per_layer_input", 256),
-        first.activation,
-        norm,
-    )
+    layer_input = layer_inputs.describe(config, spec.layers[0])
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         window = windows[index]
@@ -69,10 +64,8 @@ def describe(config: HFConfig) -> DecoderSpec:
             laurel_rank=config.integer("laurel_rank", 64),
         )
 
-    spec = spec.map_layers(adapt)
-    donors = kv_layers(config, [layer.attention for layer in spec.layers], default=15)
     return dataclasses.replace(
-        spec.map_layers(lambda index, layer: dataclasses.replace(layer, kv_layer=donors[index])),
+        with_shared_kv(config, spec.map_layers(adapt), default=15),
         embedding_scale=spec.hidden_size**0.5,
         logit_softcap=config.number("final_logit_softcapping"),
     )
@@ -96,7 +89,9 @@ def _sparsity(config: HFConfig, count: int) -> list[float]:
 
 
 NAMES = {
-    **gemma4.NAMES,
+    **olmo.NAMES,
+    **layer_inputs.NAMES,
+    "model.layers.{i}.pre_feedforward_layernorm.*": To("layers.{i}.mlp_norm"),
     "model.altup_projections.{e}.*": To("streams.expand.{e}"),
     "model.altup_unembed_projections.{e}.*": To("streams.merge.{e}"),
     "model.layers.{i}.altup.correct_output_scale": To("layers.{i}.streams", parameter="scale"),
@@ -110,7 +105,8 @@ NAMES = {
 }
 
 GGUF_NAMES = {
-    **gemma4.GGUF_NAMES,
+    **olmo.GGUF_NAMES,
+    **layer_inputs.GGUF_NAMES,
     "altup_proj.*": To("streams.expand.{e}"),
     "altup_unembd_proj.*": To("streams.merge.{e}"),
     "blk.{i}.altup_correct_scale.*": To("layers.{i}.streams", parameter="scale"),
@@ -128,10 +124,11 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Shares of gates that are cut are stored as bounds of a normal distribution."""
     sizes = layer_counts(file, "feed_forward_length")
     fields = common_fields(with_largest(file, "feed_forward_length"))
-    table, laurel = (file.tensors.get(f"{name}.weight") for name in ("per_layer_token_embd", "blk.0.laurel_l"))
+    laurel = file.tensors.get("blk.0.laurel_l.weight")
     return {
         **fields,
         **window_fields(file),
+        **layer_inputs.gguf_fields(file),
         "hidden_activation": "gelu_pytorch_tanh",
         "intermediate_size": sizes,
         "rope_parameters": rope_parameters_by_layer(file, fields["head_dim"], window_theta=10000.0),
@@ -140,8 +137,6 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
         "num_kv_shared_layers": file.integer("attention.shared_kv_layers", 0, minimum=0),
         "altup_num_inputs": file.integer("altup.num_inputs"),
         "altup_active_idx": file.integer("altup.active_idx", minimum=0),
-        "hidden_size_per_layer_input": file.integer("embedding_length_per_layer_input"),
-        "vocab_size_per_layer_input": None if table is None else table.shape[0],
         "laurel_rank": None if laurel is None else laurel.shape[0],
     }
 

@@ -1,219 +1,120 @@
-"""Gemma 4 (text): heads of two sizes, norms of values, scaled layers; layers of the small ones share keys and values.
-
-Unlike in earlier generations, norms are stored as they are.
-"""
+"""Gemma 4 (text): heads of two sizes, norms of values, scaled layers; small models share keys and values."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
-from models.architecture.layer import LayerInputSpec, LayerSpec, NormPlacement
-from models.architecture.norm import NormSpec
-from models.checkpoints.gguf.fields import common_fields, layer_counts, num_layers, window_fields
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.checkpoints.gguf.fields import common_fields, per_layer_config, window_fields, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
+from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
-from models.config.layers import kv_layers, layer_configs, sliding_windows
-from models.config.rope import rope_spec, with_default_rope
-from models.errors import CheckpointError, UnsupportedModelError
-from models.families import llama, olmo
-from models.families.experts import expert_names, gguf_stacked_names
-from models.families.gemma import with_activation
+from models.config.layers import kinds_of_layers, layer_configs, windows_of_kinds, with_shared_kv
+from models.config.rope import with_default_rope
+from models.families import gemma4_moe, layer_inputs, llama, olmo
+from models.families.gemma import check_is_decoder, soft_cap, with_activation
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.transforms import over_root_size
 
-_PATTERN = 6  # every sixth layer has full attention, and the last one too
-_INPUT_SIZE = "hidden_size_per_layer_input"
 _ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
 }
+_SLIDING, _FULL = _ROPE
+_DEFAULTS = llama.Defaults(head_dim=256, has_tied_head=True)
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    spec = _describe_dense(config, window=512)
-    first = spec.layers[0]
-    assert isinstance(first.mlp, MLPSpec)
-    layer_input = None
-    size = 0 if config.is_null(_INPUT_SIZE) else config.integer(_INPUT_SIZE, 256, minimum=0)
-    if size:
-        vocab_size = config.integer("vocab_size_per_layer_input", 262144)
-        layer_input = LayerInputSpec(vocab_size, size, first.mlp.activation, first.norm)
-    moe = _experts(config, first.mlp, first.norm) if config.boolean("enable_moe_block", False) else None
-    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, layer_input=layer_input, moe=moe))
+    spec = describe_dense(config, window=512)
+    inputs = layer_inputs.describe(config, spec.layers[0]) if layer_inputs.has_inputs(config) else None
+    moe = gemma4_moe.describe(config, spec.layers[0])
+    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, layer_input=inputs, moe=moe))
 
 
-def _experts(config: HFConfig, mlp: MLPSpec, norm: NormSpec) -> MoESpec:
-    router = RouterSpec(
-        RouterScore.SOFTMAX, config.integer("top_k_experts"), renormalizes=True, norm=norm, has_expert_scale=True
-    )
-    expert = dataclasses.replace(mlp, intermediate_size=config.integer("moe_intermediate_size"))
-    return MoESpec(config.integer("num_experts"), expert, router)
-
-
-def describe_unified(config: HFConfig) -> DecoderSpec:
-    return _describe_dense(config, window=1024)
-
-
-def _describe_dense(config: HFConfig, window: int) -> DecoderSpec:
+def describe_dense(config: HFConfig, window: int) -> DecoderSpec:
     """Describe a model without experts and layers' inputs. window: the default of `sliding_window`."""
-    if config.raw("use_bidirectional_attention") == "all":  # "vision" is about images alone
-        raise UnsupportedModelError(
-            f'{config.source}: use_bidirectional_attention "all" is not supported; this is not a decoder'
-        )
-    defaults = llama.Defaults(head_dim=256, has_tied_head=True)
-    config = with_default_rope(with_activation(config), _ROPE)
-    config = config.with_defaults({"num_key_value_heads": 4})
-    spec = llama.describe(config, defaults)
-    count = len(spec.layers)
-    windows = sliding_windows(config, count, is_windowed=lambda index: (index + 1) % _PATTERN != 0, default=window)
-    types = config.raw("layer_types")
-    if config.is_null("sliding_window") and (types is None or "sliding_attention" in types):
-        raise CheckpointError(
-            f"{config.source}: sliding_window is null, and layers of the type sliding_attention need one; "
-            f"{config.remedy}"
-        )
-    windows[-1] = None
+    check_is_decoder(config)
+    config = with_default_rope(with_activation(config), _ROPE).with_defaults({"num_key_value_heads": 4})
+    spec = llama.describe(config, _DEFAULTS)
+    kinds = kinds_of_layers(
+        config, len(spec.layers), (_SLIDING, _FULL), lambda index: _SLIDING if (index + 1) % 6 else _FULL
+    )
+    kinds[-1] = _FULL
+    windows = windows_of_kinds(config, kinds, window)
     has_own_values = not config.boolean("attention_k_eq_v", False)
     full = {"head_dim": config.integer("global_head_dim", 512)}
     if config.has("num_global_key_value_heads") and not has_own_values:
         full["num_key_value_heads"] = config.integer("num_global_key_value_heads")
-    configs = layer_configs(config, count, {index: full for index in range(count) if windows[index] is None})
-    is_widened = config.boolean("use_double_wide_mlp", False)
+    usual = {index: full for index, kind in enumerate(kinds) if kind == _FULL}
+    configs = layer_configs(config, len(kinds), usual)
 
     def adapt(index: int, _: LayerSpec) -> LayerSpec:
-        layer = llama.describe_layer(configs[index], defaults)
-        if (window := windows[index]) is not None:
-            rope = rope_spec(config, layer.attention.head_dim, layer_type="sliding_attention")
-            layer = dataclasses.replace(layer, rope=rope)
+        layer = llama.describe_layer(configs[index], _DEFAULTS, kinds[index])
         return dataclasses.replace(
             layer,
-            mixer=dataclasses.replace(layer.attention, scale=1.0, sliding_window=window),
+            mixer=dataclasses.replace(layer.attention, scale=1.0, sliding_window=windows[index]),
             placement=NormPlacement.SANDWICH,
             qk_norm=QKNormSpec(layer.norm),
             value_norm=dataclasses.replace(layer.norm, has_weight=False),
-            has_value_matrix=has_own_values or window is not None,
+            has_value_matrix=has_own_values or kinds[index] == _SLIDING,
             has_output_scale=True,
         )
 
-    def share(index: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        if donors[index] is None or not is_widened:
-            return dataclasses.replace(layer, kv_layer=donors[index])
-        mlp = dataclasses.replace(layer.mlp, intermediate_size=2 * layer.mlp.intermediate_size)
-        return dataclasses.replace(layer, kv_layer=donors[index], mlp=mlp)
-
-    spec = spec.map_layers(adapt)
-    donors = kv_layers(config, [layer.attention for layer in spec.layers])
-    cap = config.number("final_logit_softcapping") if config.has("final_logit_softcapping") else None
-    return dataclasses.replace(spec.map_layers(share), embedding_scale=spec.hidden_size**0.5, logit_softcap=cap)
+    spec = with_shared_kv(config, spec.map_layers(adapt))
+    if config.boolean("use_double_wide_mlp", False):
+        spec = spec.map_layers(_widened)
+    cap = soft_cap(config, "final_logit_softcapping", None)
+    return dataclasses.replace(spec, embedding_scale=spec.hidden_size**0.5, logit_softcap=cap)
 
 
+def _widened(_: int, layer: LayerSpec) -> LayerSpec:
+    """Double the size of the MLP in a layer that reads the keys and values of another one."""
+    assert isinstance(layer.mlp, MLPSpec)
+    size = layer.mlp.intermediate_size * (1 if layer.kv_layer is None else 2)
+    return dataclasses.replace(layer, mlp=dataclasses.replace(layer.mlp, intermediate_size=size))
+
+
+# Unlike in earlier generations, norms are stored as they are.
 NAMES = {
     **olmo.NAMES,
-    "model.embed_tokens_per_layer.*": To("layer_inputs.table"),
-    "model.per_layer_model_projection.*": To("layer_inputs.project"),
-    "model.per_layer_projection_norm.*": To("layer_inputs.norm"),
+    **layer_inputs.NAMES,
+    **gemma4_moe.NAMES,
     "model.layers.{i}.pre_feedforward_layernorm.*": To("layers.{i}.mlp_norm"),
-    "model.layers.{i}.per_layer_input_gate.*": To("layers.{i}.layer_input.gate"),
-    "model.layers.{i}.per_layer_projection.*": To("layers.{i}.layer_input.out"),
-    "model.layers.{i}.post_per_layer_input_norm.*": To("layers.{i}.layer_input.norm"),
-    "model.layers.{i}.post_feedforward_layernorm_1.*": To("layers.{i}.mlp_own_norm"),
-    "model.layers.{i}.pre_feedforward_layernorm_2.*": To("layers.{i}.moe_norm"),
-    "model.layers.{i}.post_feedforward_layernorm_2.*": To("layers.{i}.moe_own_norm"),
-    "model.layers.{i}.router.proj.weight": To("layers.{i}.moe.router"),
-    "model.layers.{i}.router.scale": To("layers.{i}.moe.router.norm", transform=over_root_size),
-    "model.layers.{i}.router.per_expert_scale": To("layers.{i}.moe.router", parameter="expert_scale"),
-    **expert_names("", place="moe"),
     "model.layers.{i}.layer_scalar": To("layers.{i}.output_scale"),
 }
 
 GGUF_NAMES = {
     **olmo.GGUF_NAMES,
-    "per_layer_token_embd.*": To("layer_inputs.table"),
-    "per_layer_model_proj.*": To("layer_inputs.project"),
-    "per_layer_proj_norm.*": To("layer_inputs.norm"),
-    "blk.{i}.inp_gate.*": To("layers.{i}.layer_input.gate"),
-    "blk.{i}.proj.*": To("layers.{i}.layer_input.out"),
-    "blk.{i}.post_norm.*": To("layers.{i}.layer_input.norm"),
-    "blk.{i}.post_ffw_norm_1.*": To("layers.{i}.mlp_own_norm"),
-    "blk.{i}.pre_ffw_norm_2.*": To("layers.{i}.moe_norm"),
-    "blk.{i}.post_ffw_norm_2.*": To("layers.{i}.moe_own_norm"),
-    "blk.{i}.ffn_gate_inp.scale": To("layers.{i}.moe.router.norm", transform=over_root_size),
-    "blk.{i}.ffn_down_exps.scale": To("layers.{i}.moe.router", parameter="expert_scale"),
-    **gguf_stacked_names("moe"),
+    **layer_inputs.GGUF_NAMES,
+    **gemma4_moe.GGUF_NAMES,
     "blk.{i}.layer_output_scale.*": To("layers.{i}.output_scale"),
 }
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Whether values are keys is seen by the tensors."""
-    count = num_layers(file)
-    kv_heads, sizes = (layer_counts(file, name) for name in ("attention.head_count_kv", "feed_forward_length"))
-    first = {"attention.head_count_kv": kv_heads[0], "feed_forward_length": sizes[0]}
-    fields = common_fields(file.with_fields(first)) | window_fields(file)
-    head_dim = file.integer("attention.key_length_swa", fields["head_dim"])
-    if file.integer("attention.value_length_swa", head_dim) != head_dim:
-        raise UnsupportedModelError(f"{file.source}: keys and values of different sizes are not supported")
-    if "layer_types" not in fields:
-        raise CheckpointError(
-            f"{file.source}: attention.sliding_window_pattern is not a list of {count} flags; convert the model again"
-        )
-    is_full = [kind == "full_attention" for kind in fields["layer_types"]]
-    layers = zip(is_full, kv_heads, sizes, strict=True)
-    table = file.tensors.get("per_layer_token_embd.weight")
+    fields = common_fields(with_largest(file, "attention.head_count_kv", "feed_forward_length"))
+    fields |= window_fields(file, must_list=True)
+    kinds, head_dim = fields["layer_types"], fields["head_dim"]
     return {
         **fields,
+        **layer_inputs.gguf_fields(file),
+        **gemma4_moe.gguf_fields(file),
         "hidden_activation": "gelu_pytorch_tanh",
-        "rope_parameters": _gguf_rope(file, fields["head_dim"], head_dim),
-        "per_layer_config": {
-            index: {
-                "head_dim": fields["head_dim"] if full else head_dim,
-                "num_key_value_heads": num_heads,
-                "intermediate_size": size,
-            }
-            for index, (full, num_heads, size) in enumerate(layers)
-        },
+        "rope_parameters": rope_parameters_by_layer(file, head_dim, window_theta=10000.0),
+        "per_layer_config": per_layer_config(file, kinds, head_dim),
         "attention_k_eq_v": any(
-            full and f"blk.{index}.attn_k.weight" in file.tensors and f"blk.{index}.attn_v.weight" not in file.tensors
-            for index, full in enumerate(is_full)
+            f"blk.{index}.attn_k.weight" in file.tensors and f"blk.{index}.attn_v.weight" not in file.tensors
+            for index, kind in enumerate(kinds)
+            if kind == _FULL
         ),
         "num_kv_shared_layers": file.integer("attention.shared_kv_layers", 0, minimum=0),
-        "hidden_size_per_layer_input": file.integer("embedding_length_per_layer_input", 0, minimum=0),
-        "vocab_size_per_layer_input": None if table is None else table.shape[0],
         "final_logit_softcapping": file.scale("final_logit_softcapping"),
-        "enable_moe_block": bool(file.size("expert_count")),
-        "num_experts": file.size("expert_count"),
-        "top_k_experts": file.size("expert_used_count"),
-        "moe_intermediate_size": file.size("expert_feed_forward_length"),
-    }
-
-
-def _gguf_rope(file: GGUFMetadata, full_dim: int, window_dim: int) -> dict[str, Any]:
-    """Return `rope_parameters`. Files mark the pairs that do not rotate by a huge factor of their wavelength."""
-    factors = file.values("rope_freqs.weight") or [1.0] * (full_dim // 2)
-    num_pairs = factors.count(1.0)
-    if len(factors) != full_dim // 2 or not all(factor > 1e29 for factor in factors[num_pairs:]):
-        raise UnsupportedModelError(
-            f"{file.source}: rope_freqs.weight must have {full_dim // 2} factors, each 1, and then each above 1e29"
-        )
-    window_theta = file.number("rope.freq_base_swa", 10000.0)
-    window_share = file.integer("rope.dimension_count_swa", window_dim) / window_dim
-    return {
-        "full_attention": {
-            "rope_type": "proportional",
-            "rope_theta": file.number("rope.freq_base", 1000000.0),
-            "partial_rotary_factor": 2 * num_pairs / full_dim,
-        },
-        "sliding_attention": {
-            "rope_type": "default",
-            "rope_theta": window_theta,
-            "partial_rotary_factor": window_share,
-        },
     }
 
 
 FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
-UNIFIED = Family(describe_unified, NAMES)
+UNIFIED = Family(functools.partial(describe_dense, window=1024), NAMES)

@@ -9,7 +9,7 @@ from models.checkpoints.gguf.fields import common_fields, layer_counts, window_f
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
-from models.config.layers import kinds_of_layers
+from models.config.layers import kinds_of_layers, windows_of_kinds
 from models.config.rope import ropes_by_type
 from models.families import deepseek, llama, qwen2
 from models.families.name_map import IGNORE, To
@@ -38,11 +38,12 @@ def describe(config: HFConfig) -> DecoderSpec:
         lambda index: _FULL if index == 0 or index % 6 == 5 else _WINDOWED,
         numbered="hybrid_layer_pattern",
     )
+    windows = windows_of_kinds(config, kinds, 129)
     full = spec.layers[0].attention
     ropes = ropes_by_type(config, full.head_dim, window_theta="swa_rope_theta", default_theta=5e6, default_share=0.334)
     own = config.with_fields({"num_key_value_heads": 2 * full.num_kv_heads})
     own = own.renamed({"num_key_value_heads": "swa_num_key_value_heads"})
-    windowed = llama.describe_layer(own, defaults).with_window(config.integer("sliding_window", 129)).attention
+    windowed = llama.describe_layer(own, defaults).attention
     attention = {
         _FULL: dataclasses.replace(full, has_sinks=config.boolean("add_full_attention_sink_bias", False)),
         _WINDOWED: dataclasses.replace(windowed, has_sinks=config.boolean("add_swa_attention_sink_bias", True)),
@@ -51,7 +52,9 @@ def describe(config: HFConfig) -> DecoderSpec:
     size = config.integer("v_head_dim", 128)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        mixer = dataclasses.replace(attention[kinds[index]], value_size=size, value_scale=scale)
+        mixer = dataclasses.replace(
+            attention[kinds[index]], sliding_window=windows[index], value_size=size, value_scale=scale
+        )
         return dataclasses.replace(layer, mixer=mixer, rope=ropes[kinds[index]], has_out_bias=False)
 
     return deepseek.with_experts(config, spec.map_layers(adapt), _EXPERTS)

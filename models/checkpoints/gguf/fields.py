@@ -1,5 +1,6 @@
 """Fields of a config.json from metadata that most GGUF files have in common."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -61,6 +62,25 @@ def layer_counts(file: GGUFMetadata, name: str) -> list[int]:
         return counts * count
     check_layers_listed(file, name, counts)
     return counts[:count]
+
+
+def per_layer_config(file: GGUFMetadata, kinds: Sequence[str], head_dim: int) -> dict[int, dict[str, int]]:
+    """Return a config.json's `per_layer_config`: sizes of each layer, if windows have heads of another size.
+
+    kinds: of the layers, "sliding_attention" or others. head_dim: of the others.
+    """
+    heads, sizes = (layer_counts(file, name) for name in ("attention.head_count_kv", "feed_forward_length"))
+    window_dim = file.integer("attention.key_length_swa", head_dim)
+    if file.integer("attention.value_length_swa", window_dim) != window_dim:
+        raise UnsupportedModelError(f"{file.source}: keys and values of different sizes are not supported")
+    return {
+        index: {
+            "head_dim": window_dim if kind == "sliding_attention" else head_dim,
+            "num_key_value_heads": num_heads,
+            "intermediate_size": size,
+        }
+        for index, (kind, num_heads, size) in enumerate(zip(kinds, heads, sizes, strict=True))
+    }
 
 
 def with_largest(file: GGUFMetadata, *names: str) -> GGUFMetadata:

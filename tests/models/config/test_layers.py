@@ -3,7 +3,7 @@
 import pytest
 
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_configs
+from models.config.layers import layer_configs, windows_of_kinds
 from models.errors import CheckpointError
 
 pytestmark = pytest.mark.fast
@@ -22,6 +22,17 @@ def test_layers_have_the_fields_that_they_state() -> None:
 def test_a_layer_s_number_may_begin_with_zeros() -> None:
     """As transformers saves models with ten layers or more."""
     assert sizes({"head_dim": 64, "per_layer_config": {"02": {"head_dim": 128}}}) == [64, 64, 128]
+
+
+def test_windows_have_the_stated_size_or_the_family_s() -> None:
+    def windows(**fields: object) -> list[int | None]:
+        return windows_of_kinds(HFConfig(fields, "config.json"), ["full_attention", "sliding_attention"], 512)
+
+    assert windows() == [None, 512]
+    assert windows(sliding_window=8) == [None, 8]
+    with pytest.raises(CheckpointError, match=r"config\.json: sliding_window is null, and layers of the type"):
+        windows(sliding_window=None)
+    assert windows_of_kinds(HFConfig({"sliding_window": None}, "config.json"), ["full_attention"], 512) == [None]
 
 
 @pytest.mark.parametrize(

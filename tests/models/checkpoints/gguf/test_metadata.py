@@ -1,9 +1,15 @@
 """GGUFMetadata and the registry's GGUF architectures: what is read, what is refused."""
 
-import pytest
+import dataclasses
+from pathlib import Path
 
-from models.checkpoints.gguf.fields import layer_counts, num_layers, window_fields, with_largest
+import pytest
+import torch
+
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf.fields import layer_counts, num_layers, per_layer_config, window_fields, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata, gguf_metadata
+from models.checkpoints.gguf.rope import rope_parameters, rope_parameters_by_layer
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families.registry import FAMILIES, architecture_of_gguf, family_of
 
@@ -93,6 +99,51 @@ def test_the_largest_number_of_a_layer_stands_for_all() -> None:
 
     assert (largest.integer("heads"), largest.size("sizes"), largest.integer("width")) == (5, None, 7)
     assert layer_counts(file, "heads") == [2, 0, 5]
+
+
+def test_layers_with_a_window_may_have_heads_of_another_size() -> None:
+    sizes = {"attention__head_count_kv": [2, 1], "feed_forward_length": 96}
+    file = metadata(block_count=2, attention__key_length_swa=16, **sizes)
+
+    assert per_layer_config(file, ["sliding_attention", "full_attention"], 32) == {
+        0: {"head_dim": 16, "num_key_value_heads": 2, "intermediate_size": 96},
+        1: {"head_dim": 32, "num_key_value_heads": 1, "intermediate_size": 96},
+    }
+    with pytest.raises(UnsupportedModelError, match="keys and values of different sizes"):
+        per_layer_config(file.with_fields({"attention.value_length_swa": 8}), ["full_attention"] * 2, 32)
+
+
+def with_factors(factors: list[float]) -> GGUFMetadata:
+    name = "rope_freqs.weight"
+    stored = StoredTensor(
+        name, (len(factors),), "F32", 0, Path("m.gguf"), lambda dtype: torch.tensor(factors).to(dtype)
+    )
+    return dataclasses.replace(metadata(), tensors={name: stored})
+
+
+def test_factors_of_wavelengths_may_mark_pairs_that_do_not_rotate() -> None:
+    assert rope_parameters(with_factors([1.0, 2.0, 8.0, 8.0]), 8)["factors"] == [1.0, 2.0, 8.0, 8.0]
+    marked = rope_parameters(with_factors([1.0, 1e30, 1e30, 1e30]), 8)
+    assert (marked["rope_type"], marked["partial_rotary_factor"]) == ("proportional", 0.25)
+    for factors in ([1.0, 1e30, 1.0, 1e30], [1.0, 2.0, 1e30, 1e30], [1.0, 1e30]):
+        with pytest.raises(UnsupportedModelError, match="must have 4 factors, each 1, and then each above 1e"):
+            rope_parameters(with_factors(factors), 8)
+
+
+@pytest.mark.parametrize(
+    ("stated", "share"),
+    [
+        ({}, 0.5),
+        ({"rope__dimension_count_swa": 4}, 0.25),
+        ({"attention__key_length_swa": 8}, 1.0),
+        ({"attention__key_length_swa": 8, "rope__dimension_count_swa": 6}, 0.75),
+    ],
+)
+def test_share_of_heads_that_is_rotated_in_a_window(stated: dict[str, int], share: float) -> None:
+    ropes = rope_parameters_by_layer(metadata(rope__dimension_count=8, **stated), 16)
+
+    assert ropes["full_attention"]["partial_rotary_factor"] == 0.5
+    assert ropes["sliding_attention"]["partial_rotary_factor"] == share
 
 
 def test_every_gguf_architecture_has_one_family_for_files_without_a_key() -> None:
