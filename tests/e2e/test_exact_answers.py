@@ -1,17 +1,24 @@
-"""A server with --deterministic on a tiny model: answers are equal to the bit, and stored ones can be replayed."""
+"""A server with --deterministic on a tiny model: answers are equal to the bit alone, under load, after its engine was
+killed, and when a stored one is replayed."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.quality.exact_answers import compare, make_requests, send
 from models.kernels.cpu.library import kernel_library
 from tests.e2e.conftest import FAST_START
 from tests.helpers.checkpoints import llama_config
+from tests.helpers.engines import make_prompt
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
 from tests.helpers.server_process import API_KEY, COMMAND, ServerProcess
 
@@ -53,3 +60,41 @@ def test_a_stored_answer_is_replayed(exact_server: ServerProcess, tmp_path: Path
     (tmp_path / "response").write_text(json.dumps(answer))
     code, result = _replay(tmp_path, exact_server)
     assert (code, [each["position"] for each in result["differences"]]) == (1, [7])
+
+
+def test_answers_under_load_are_those_alone(exact_server: ServerProcess) -> None:
+    ids = [3 + token % (VOCAB_SIZE - 3) for token in make_prompt(2000)]
+    requests = make_requests(ids, 12, 8)
+    alone = asyncio.run(send(exact_server.url, requests, 1, key=API_KEY))
+    together = asyncio.run(send(exact_server.url, requests, 12, key=API_KEY))
+    assert compare(alone, together) == {}
+    assert compare(alone, [*together[1:], together[0]])  # other answers differ
+
+
+def _stream(server: ServerProcess, body: dict[str, Any], begun: threading.Semaphore) -> bytes:
+    """Return all events; `begun` is released after the third."""
+    lines: list[str] = []
+    with server.client() as client, client.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
+        for line in response.iter_lines():
+            lines.append(line)
+            if sum(each.startswith("data: {") for each in lines[:8]) == 3 and line.startswith("data: {"):
+                begun.release()
+    return "\n".join(lines).encode()
+
+
+def test_answers_survive_the_engine_to_the_bit(exact_server: ServerProcess) -> None:
+    body = {"prompt": "The river", "max_tokens": 500, "ignore_eos": True, "logprobs": 3}
+    sampling: list[dict[str, Any]] = [{"temperature": 0}, {"temperature": 0.9, "seed": 4}, {"seed": 5, "top_p": 0.8}]
+    bodies = [{**body, **each} for each in sampling]
+    begun = threading.Semaphore(0)
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        whole = list(threads.map(lambda body: _stream(exact_server, body, threading.Semaphore(0)), bodies))
+        engine, restarts = exact_server.engine_pid(), exact_server.metric("headrace_engine_restarts_total")
+        streams = [threads.submit(_stream, exact_server, body, begun) for body in bodies]
+        for _ in bodies:
+            assert begun.acquire(timeout=60)
+        assert not any(stream.done() for stream in streams)
+        os.kill(engine, signal.SIGKILL)
+        answers = [stream.result(180) for stream in streams]
+    assert compare(whole, answers) == {}
+    assert exact_server.metric("headrace_engine_restarts_total") == restarts + 1

@@ -104,7 +104,9 @@ def _serve_arguments(namespace: argparse.Namespace, request: dict[str, Any]) -> 
 
 def _card(client: ChatClient, request: dict[str, Any]) -> dict[str, Any]:
     """Return what the server says of the request's model, by default its first one."""
-    name = request.get("model") or client.chat_models()[0]
+    name = request.get("model") or next(iter(client.chat_models()), None)
+    if name is None:  # the server refuses the request and says why
+        return {}
     own = client.get(f"/v1/models/{quote(str(name), safe='')}").get("headrace")
     return own if isinstance(own, dict) else {}
 
