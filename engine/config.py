@@ -71,6 +71,7 @@ _GENERATING = (
     "max_quality_loss",
     "kv_cache_dtype",
     "kv_cache_memory_bytes",
+    "kv_pin_fraction",
     "kv_offload_dir",
     "kv_offload_max_bytes",
     "kv_persist",
@@ -220,6 +221,12 @@ class EngineConfig:
         minimum=1,
     )
     enable_prefix_caching: bool = _kv(True, "Reuse the KV cache of shared prompt prefixes.")
+    kv_pin_fraction: float = _kv(
+        0.25,
+        "Largest share of the KV cache that operators' pinned prefixes may hold (POST /v1/cache/pin).",
+        minimum=0,
+        maximum=1,
+    )
     kv_offload_dir: str | None = _kv(
         None,
         "Folder on disk that keeps prefixes which the KV cache has no room for, unencrypted; models and servers of one "

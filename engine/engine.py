@@ -22,7 +22,9 @@ from engine.protocol import (
     EngineRequest,
     FinishReason,
     ForgetAdapter,
+    HandlePrefix,
     LoadAdapter,
+    PrefixHandled,
     RequestOutput,
     StepOutputs,
     ToEngine,
@@ -97,15 +99,17 @@ class Engine:
         self._auditor = Auditor(config.spec_audit_rate)
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
+        self._has_handled = False  # a prefix, since the last step
         self._groups = OutputGroups()
         self.send_s = 0.0  # see ServedEngine
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has something to compute or to report, or a grammar or adapter has become ready."""
+        """Whether `step` has something to compute or to report, or a grammar or adapter has become ready, or a prefix
+        was pinned."""
         has_grammar = self._grammars is not None and self._grammars.has_compiled
         has_adapter = self.adapters is not None and self.adapters.has_work(self._scheduler)
-        return self._scheduler.has_work or bool(self._refused) or has_grammar or has_adapter
+        return self._scheduler.has_work or bool(self._refused) or has_grammar or has_adapter or self._has_handled
 
     @property
     def seconds_to_deadline(self) -> float | None:
@@ -133,7 +137,7 @@ class Engine:
             assert self.adapters is not None
             self.adapters.wait()
 
-    def handle(self, message: ToEngine) -> AdapterRefused | None:
+    def handle(self, message: ToEngine) -> AdapterRefused | PrefixHandled | None:
         match message:
             case AddRequest(request=request):
                 self.add(request)
@@ -145,6 +149,9 @@ class Engine:
                 self.adapters.load(number, path)
             case ForgetAdapter(digest=digest) if self.adapters is not None:
                 self.adapters.forget(digest)
+            case HandlePrefix(number=number, action=action, prefix=prefix):
+                self._has_handled = True  # a step reports the blocks in its stats
+                return PrefixHandled(number, self._scheduler.handle_prefix(action, prefix))
         return None
 
     def add(self, request: EngineRequest) -> None:
@@ -183,6 +190,7 @@ class Engine:
     def step(self) -> StepOutputs:
         """Run one step; return outputs of all requests with something to report, also aborted and refused ones."""
         start_s = time.perf_counter()
+        self._has_handled = False
         self._collect_grammars()
         if self.adapters is not None:
             self.adapters.begin_step(self._scheduler)

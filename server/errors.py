@@ -156,6 +156,14 @@ class NotStored(HeadraceError):
         self.param = param
 
 
+class PrefixNotFound(HeadraceError):
+    """No prefix of the KV cache has this name."""
+
+
+class PinLimitExceeded(HeadraceError):
+    """More blocks of the KV cache would be pinned than may be."""
+
+
 class AlreadyStopping(HeadraceError):
     """The server is already stopping, which cannot be undone."""
 
@@ -207,8 +215,10 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     NotStored: _Kind(404, _INVALID),
     RequestNotKnown: _Kind(404, _INVALID, "request_not_known"),
     StreamNotFound: _Kind(404, _INVALID, "stream_not_found"),
+    PrefixNotFound: _Kind(404, _INVALID, "prefix_not_found", "name"),
     RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
     AlreadyStopping: _Kind(409, _INVALID, "already_stopping"),
+    PinLimitExceeded: _Kind(409, _INVALID, "pin_limit_exceeded"),
     StreamStopped: _Kind(409, _INVALID, "stream_deleted"),
     EventsDropped: _Kind(410, _INVALID, "events_dropped"),
     RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),

@@ -13,8 +13,11 @@ from engine.protocol import (
     EngineInfo,
     EngineRequest,
     Loading,
+    NamedPrefix,
     PoolingOutput,
     PoolingRequest,
+    PrefixAction,
+    PrefixReport,
     RequestOutput,
     ServiceClass,
     StepStats,
@@ -128,6 +131,12 @@ class EngineClient(Protocol):
 
     def forget_adapter(self, digest: bytes) -> None:
         """Notify the engine that no new request will use this adapter."""
+
+    async def handle_prefix(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
+        """Pin or unpin a named prefix, or only report it. Only for an engine that generates.
+
+        Raises EngineUnavailable, and EngineDied or EngineStopped if the engine ends meanwhile.
+        """
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
         """Compute the texts' vectors or scores; return them in order. Only for an engine whose info has `pooling`.

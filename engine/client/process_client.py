@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from engine.client.adapter_loads import AdapterLoads
+from engine.client.engine_calls import EngineCalls
 from engine.client.engine_life import EngineLife
 from engine.client.interface import EngineCallbacks, EngineStatus
 from engine.client.open_streams import OpenStreams
@@ -18,7 +18,7 @@ from engine.client.queue.intake import Intake
 from engine.client.queue.queue_limit import QueueLimit
 from engine.client.supervisor import WATCH_INTERVAL_S, EngineSupervisor, EngineUser, ProgressClock
 from engine.config import EngineConfig
-from engine.errors import EngineDied, EngineStopped
+from engine.errors import AdapterUnusable, EngineDied, EngineStopped
 from engine.protocol import (
     AbortPooling,
     AbortReason,
@@ -33,10 +33,16 @@ from engine.protocol import (
     Failed,
     ForgetAdapter,
     FromEngine,
+    HandlePrefix,
+    LoadAdapter,
     Loading,
+    NamedPrefix,
     PoolingOutput,
     PoolingOutputs,
     PoolingRequest,
+    PrefixAction,
+    PrefixHandled,
+    PrefixReport,
     Ready,
     ServiceClass,
     SetLogLevel,
@@ -94,7 +100,8 @@ class ProcessClient:
             on_first_token=self._callbacks.on_first_token,
         )
         self._pooling = PoolingCalls(QueueLimit(max_num_waiting, max_num_waiting_tokens))
-        self._adapter_loads = AdapterLoads()
+        self._adapter_loads: EngineCalls[AdapterInfo] = EngineCalls(self._supervisor.send)
+        self._prefix_calls: EngineCalls[PrefixReport] = EngineCalls(self._supervisor.send)
         self._batch_lane = BatchLane(max_num_batch_requests, has_clients=lambda: self._num_open > self._num_batch)
         self._clock = ProgressClock(time.monotonic(), max_gap_s=2 * WATCH_INTERVAL_S)
 
@@ -196,10 +203,15 @@ class ProcessClient:
 
     async def load_adapter(self, path: str) -> AdapterInfo:
         self._life.check_ready()
-        return await self._adapter_loads.run(path, self._supervisor.send)
+        return await self._adapter_loads.run(lambda number: LoadAdapter(number, path))
 
     def forget_adapter(self, digest: bytes) -> None:
         self._supervisor.send(ForgetAdapter(digest))
+
+    async def handle_prefix(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
+        self._life.check_ready()
+        assert self.info.generates
+        return await self._prefix_calls.run(lambda number: HandlePrefix(number, action, prefix))
 
     def set_log_level(self, level: str) -> None:
         self._supervisor.send(SetLogLevel(level))
@@ -225,6 +237,7 @@ class ProcessClient:
         requests += self._streams.engine_ended(_ENDED)
         requests += self._pooling.engine_ended()
         self._adapter_loads.fail_all(lambda: EngineDied(_ENDED))
+        self._prefix_calls.fail_all(lambda: EngineDied(_ENDED))
         if requests:
             logger.info("%s in the next engine", counted(len(requests), "request continues", "requests continue"))
         loop = asyncio.get_running_loop()
@@ -254,6 +267,7 @@ class ProcessClient:
         self._streams.fail_all(make_error)
         self._pooling.fail_all(make_error)
         self._adapter_loads.fail_all(make_error)
+        self._prefix_calls.fail_all(make_error)
 
     def _handle(self, message: FromEngine) -> None:
         match message:
@@ -267,8 +281,12 @@ class ProcessClient:
                 self._callbacks.on_step(stats)
                 for text in texts:
                     self._pooling.deliver(text)
-            case AdapterLoaded() | AdapterRefused():
-                self._adapter_loads.deliver(message)
+            case AdapterLoaded(number=number, info=adapter):
+                self._adapter_loads.deliver(number, adapter)
+            case AdapterRefused(number=number, message=reason):
+                self._adapter_loads.deliver(number, AdapterUnusable(reason))
+            case PrefixHandled(number=number, report=report):
+                self._prefix_calls.deliver(number, report)
             case Loading():
                 self._life.loading = message
                 self._callbacks.on_loading(message)

@@ -26,9 +26,11 @@ from engine.protocol.messages import (
     Failed,
     ForgetAdapter,
     FromEngine,
+    HandlePrefix,
     LoadAdapter,
     Loading,
     PoolingOutputs,
+    PrefixHandled,
     Ready,
     SetLogLevel,
     Shutdown,
@@ -41,5 +43,6 @@ from engine.protocol.messages import (
     decode_to_engine,
 )
 from engine.protocol.pooling import PoolingInfo, PoolingOutput, PoolingParams, PoolingRequest, PoolingTask
+from engine.protocol.prefixes import NamedPrefix, PrefixAction, PrefixReport
 from engine.protocol.sampling_params import SamplingParams
 from engine.protocol.step_stats import StepStats

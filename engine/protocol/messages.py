@@ -9,6 +9,7 @@ from engine.protocol.engine_info import EngineInfo, TokenizerInfo
 from engine.protocol.generation import EngineRequest, RequestOutput
 from engine.protocol.kinds import AbortReason
 from engine.protocol.pooling import PoolingOutput, PoolingRequest
+from engine.protocol.prefixes import NamedPrefix, PrefixAction, PrefixReport
 from engine.protocol.step_stats import StepStats
 
 # --- API process -> engine -------------------------------------------------------------------------------------------
@@ -46,6 +47,14 @@ class ForgetAdapter(msgspec.Struct, frozen=True, tag=True):
     digest: bytes
 
 
+class HandlePrefix(msgspec.Struct, frozen=True, tag=True):
+    """Pin or unpin a prefix, or only report it. The reply (PrefixHandled) repeats `number`."""
+
+    number: int
+    action: PrefixAction
+    prefix: NamedPrefix
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Stop now: the API process has drained, or has given up on the running requests."""
 
@@ -54,7 +63,17 @@ class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
     level: str  # as in --log-level
 
 
-ToEngine = AddRequest | AddPooling | AbortRequest | AbortPooling | LoadAdapter | ForgetAdapter | SetLogLevel | Shutdown
+ToEngine = (
+    AddRequest
+    | AddPooling
+    | AbortRequest
+    | AbortPooling
+    | LoadAdapter
+    | ForgetAdapter
+    | HandlePrefix
+    | SetLogLevel
+    | Shutdown
+)
 
 
 # --- engine -> API process -------------------------------------------------------------------------------------------
@@ -108,6 +127,11 @@ class AdapterRefused(msgspec.Struct, frozen=True, tag=True):
     message: str  # for the operator
 
 
+class PrefixHandled(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    report: PrefixReport
+
+
 class Started(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """The next step is the first to compute these requests. If the engine dies now, they may be the cause.
 
@@ -133,6 +157,7 @@ FromEngine = (
     | PoolingOutputs
     | AdapterLoaded
     | AdapterRefused
+    | PrefixHandled
 )
 
 _Message = TypeVar("_Message")

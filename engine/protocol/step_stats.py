@@ -20,8 +20,9 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting_batch: int = 0
     waiting_for_grammar: int = 0  # waiting requests that could not run even if there were room
     blocks_total: int = 0
-    blocks_used: int = 0  # blocks of running requests
-    blocks_shared: int = 0  # used blocks that several requests share
+    blocks_used: int = 0  # blocks of running requests and pinned prefixes
+    blocks_shared: int = 0  # used blocks that several requests or pinned prefixes share
+    blocks_pinned: int = 0  # used blocks of pinned prefixes
     blocks_cached: int = 0  # free blocks whose prefix can still be reused
     states_total: int = 0  # states of recurrent layers; 0 without such layers
     states_used: int = 0  # states of running requests

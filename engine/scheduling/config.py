@@ -23,6 +23,7 @@ class SchedulerConfig:
     enable_prefix_caching: bool = True
     num_adapter_slots: int = 0
     eos_token_ids: frozenset[int] = frozenset()
+    kv_pin_fraction: float = 0.25
 
     def __post_init__(self) -> None:
         needed = peak_blocks(self.kv_groups, self.max_model_len)
@@ -35,6 +36,13 @@ class SchedulerConfig:
     def prefix_unit(self) -> int:
         """Tokens of the units in which prefixes are cached."""
         return prefix_unit(self.kv_groups)
+
+    @property
+    def max_pinned_blocks(self) -> int:
+        """Most blocks that pins may hold: a share of the cache, and no more than leave room for the longest request, so
+        that a request which fits an empty cache always fits beside the pins."""
+        num_left = self.num_blocks - peak_blocks(self.kv_groups, self.max_model_len)
+        return min(int(self.num_blocks * self.kv_pin_fraction), num_left)
 
     @classmethod
     def from_engine_config(
@@ -61,6 +69,7 @@ class SchedulerConfig:
             enable_prefix_caching=config.enable_prefix_caching,
             num_adapter_slots=config.max_loras if config.enable_lora else 0,
             eos_token_ids=frozenset(eos_token_ids),
+            kv_pin_fraction=config.kv_pin_fraction,
         )
 
     def check_length(self, request: EngineRequest) -> None:

@@ -12,7 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import InvalidRequest
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
+from engine.protocol import (
+    AbortReason,
+    EngineRequest,
+    FinishReason,
+    NamedPrefix,
+    PrefixAction,
+    PrefixReport,
+    RequestOutput,
+    StepStats,
+)
 from engine.scheduling.adapters.slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_queue import service_order
@@ -158,6 +167,10 @@ class Scheduler:
         """End a request with an error; its output comes with the next update. is_refused: the request is at fault."""
         if request_id in self._lifecycle.sequences:
             self._fail(self._lifecycle.sequences[request_id], error, is_refused=is_refused)
+
+    def handle_prefix(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
+        """Pin or unpin a prefix, and report where its blocks are. Call between update and schedule."""
+        return self._kv.pins.handle(action, prefix)
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 

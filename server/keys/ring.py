@@ -102,6 +102,10 @@ class KeyRing:
             raise ExpiredApiKey(f"the API key {name!r} expired at {moment}; ask the server's operator for another")
         return caller
 
+    def named(self, name: str) -> Caller | None:
+        """Return the caller whose key has this name in the keys file, though it may have expired; None without one."""
+        return next((caller for caller, _ in self._accepted.values() if caller.name == name), None)
+
     def owner_name(self, owner: str) -> str:
         """Return the name of the key that owns an object, or words for an owner without a name that is known now."""
         if owner == ANYBODY.owner:

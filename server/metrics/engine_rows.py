@@ -10,14 +10,14 @@ from server.metrics.spec import MODEL, MetricSpec, counter, gauge, histogram
 _KV_CACHE: tuple[MetricSpec, ...] = (
     gauge(
         "kv_cache_usage_perc",
-        "Share of KV cache blocks that live requests use; 1 is all.",
+        "Share of KV cache blocks that live requests use or pinned prefixes hold; 1 is all.",
         lambda s: s.blocks_used / s.blocks_total if s.blocks_total else 0.0,
         is_vllm=True,
     ),
     gauge(
         "kv_cache_blocks",
-        "KV cache blocks by state: used (by one live request), shared (by several), cached (free, with a reusable "
-        "prefix), blank.",
+        "KV cache blocks by state: used (by one live request or pinned prefix), shared (by several), cached (free, "
+        "with a reusable prefix), blank.",
         labels=(MODEL, "state"),
         step_by={
             "used": lambda s: s.blocks_used - s.blocks_shared,
@@ -27,6 +27,7 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
         },
     ),
     gauge("kv_cache_cached_blocks", "Free blocks that still contain a reusable prefix.", lambda s: s.blocks_cached),
+    gauge("kv_cache_pinned_blocks", "Blocks of pinned prefixes (POST /v1/cache/pin).", lambda s: s.blocks_pinned),
     counter("kv_cache_evictions_total", "Cached blocks that were reused for new tokens, so their prefix is gone."),
     histogram(
         "kv_block_idle_before_evict_seconds", "How long an evicted block had been free.", buckets.IDLE_S, is_vllm=True

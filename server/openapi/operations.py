@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull, QueueTimeout, RequestFailed
 from server.errors import (
     AdapterNotFound,
     AlreadyStopping,
+    AnswerTimeout,
     EventsDropped,
     InsufficientPermissions,
     ModelFailed,
@@ -15,6 +16,8 @@ from server.errors import (
     ModelNotLoaded,
     NotServed,
     NotStored,
+    PinLimitExceeded,
+    PrefixNotFound,
     PullFailed,
     PullNotAllowed,
     RequestNotKnown,
@@ -32,6 +35,7 @@ from server.openapi.stored_operations import STORED_OPERATIONS
 from server.protocols.responses.events import StreamEvent
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
+from server.schemas.cache import CachedPrefix, CachedPrefixes, PrefixDeleted, PrefixOfChat, PrefixOfText
 from server.schemas.dashboard_jobs import JobReport, JobsReport
 from server.schemas.dashboard_server import SettingList
 from server.schemas.ollama_answers import (
@@ -47,6 +51,9 @@ from server.schemas.usage import UsageReport
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
 _MODEL = (ModelNotFound, ModelNotLoaded, ModelFailed, EngineUnavailable, EngineStopped)
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
+
+_COMPUTING = (ModelNotLoaded, ModelFailed, EngineDied, QueueFull, QueueTimeout, RequestFailed, AnswerTimeout)
+_OF_MODEL = (Query("model", {"type": "string"}, "Name of a model (default: all)."),)
 
 _PULLING = (InsufficientPermissions, NotServed, PullNotAllowed, PullFailed, TooManyPulls, EngineUnavailable)
 
@@ -130,6 +137,21 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
     ),
     "POST /v1/unload_lora_adapter": Operation(
         answers={TEXT: None}, example={"lora_name": "LOADED"}, errors=(InsufficientPermissions, AdapterNotFound)
+    ),
+    "GET /v1/cache": Operation(
+        answers={JSON: CachedPrefixes}, errors=(InsufficientPermissions, ModelNotFound, EngineStopped), query=_OF_MODEL
+    ),
+    "POST /v1/cache/pin": Operation(
+        answers={JSON: CachedPrefix},
+        bodies=(PrefixOfText, PrefixOfChat),
+        example={
+            "name": "support",
+            "messages": [{"role": "system", "content": "You help customers of a bicycle shop."}],
+        },
+        errors=(*_CHANGING, *_COMPUTING, PrefixNotFound, PinLimitExceeded),
+    ),
+    "DELETE /v1/cache/{name}": Operation(
+        answers={JSON: PrefixDeleted}, errors=(InsufficientPermissions, ModelNotFound, PrefixNotFound), query=_OF_MODEL
     ),
     "GET /metrics": _for_operators(answers={TEXT: None}),
     "GET /dashboard/events": Operation(

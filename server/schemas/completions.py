@@ -60,10 +60,11 @@ _MaxTokens = Annotated[
     WithJsonSchema({"type": "integer", "minimum": 0, "maximum": INT32}),
 ]
 _PromptForms = str | list[str] | list[int] | list[list[int]]
+Prompts = Annotated[list[str] | list[list[int]], PlainValidator(_prompts, json_schema_input_type=_PromptForms)]
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts, json_schema_input_type=_PromptForms)]
+    prompt: Prompts
     max_tokens: _MaxTokens | None = None
     echo: bool | None = None
     logprobs: int | None = None

@@ -6,7 +6,17 @@ from engine.client.interface import EngineClient, EngineState, EngineStatus, Req
 from engine.client.queue.batch_lane import BatchLane
 from engine.client.queue.first_token import FirstToken
 from engine.errors import EngineUnavailable
-from engine.protocol import AdapterInfo, EngineInfo, EngineRequest, PoolingOutput, PoolingRequest, ServiceClass
+from engine.protocol import (
+    AdapterInfo,
+    EngineInfo,
+    EngineRequest,
+    NamedPrefix,
+    PoolingOutput,
+    PoolingRequest,
+    PrefixAction,
+    PrefixReport,
+    ServiceClass,
+)
 
 
 class EngineSlot:
@@ -65,6 +75,9 @@ class EngineSlot:
     def forget_adapter(self, digest: bytes) -> None:
         if self.engine is not None:
             self.engine.forget_adapter(digest)
+
+    async def handle_prefix(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
+        return await self._engine().handle_prefix(action, prefix)
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
         return await self._engine().pool(requests)

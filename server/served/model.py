@@ -19,6 +19,7 @@ from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
+from server.prefixes.named import NamedPrefixes
 from server.served.adapter import ServedAdapter
 from server.served.arrivals import Arrivals
 from server.served.loadable_model import LoadableModel, ModelState
@@ -48,6 +49,7 @@ class _Shared:
     last_info: EngineInfo | None = None
     expected_capabilities: list[str] = field(default_factory=list)  # before the model has been loaded
     expected_layers: list[str] = field(default_factory=list)  # kinds of layers that can be trained
+    prefixes: NamedPrefixes = field(default_factory=NamedPrefixes)
 
 
 @dataclass(slots=True)
@@ -103,6 +105,11 @@ class ServedModel:
             self._adapter_ref = self._adapter_ref or self._adapter_version().ref
             request = msgspec.structs.replace(request, adapter=self._adapter_ref)
         return self.client.submit(request, num_new_tokens=num_new_tokens)
+
+    @property
+    def prefixes(self) -> NamedPrefixes:
+        """The named prefixes of the base model and its adapters."""
+        return self._shared.prefixes
 
     @property
     def num_preparing(self) -> int:

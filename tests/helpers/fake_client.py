@@ -20,8 +20,11 @@ from engine.protocol import (
     EngineInfo,
     EngineRequest,
     FinishReason,
+    NamedPrefix,
     PoolingOutput,
     PoolingRequest,
+    PrefixAction,
+    PrefixReport,
     RequestOutput,
     SamplingParams,
     ServiceClass,
@@ -168,6 +171,8 @@ class FakeClient:
         self.log_level: str | None = None  # that was set
         self.adapters: dict[str, AdapterInfo | Exception] = {}
         self.forgotten: list[bytes] = []  # digests of adapters
+        self.pinned: dict[str, NamedPrefix] = {}
+        self.max_pinned = 16  # blocks
         self.batch_lane = BatchLane(batch_limit)
         self._info = info or engine_info()
 
@@ -224,6 +229,36 @@ class FakeClient:
 
     def forget_adapter(self, digest: bytes) -> None:
         self.forgotten.append(digest)
+
+    async def handle_prefix(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
+        """The cache has the prompts of all requests."""
+        self.check_capacity(0)
+        await asyncio.sleep(0)
+        size = self.info.block_size
+        num_blocks = len(prefix.prompt_ids) // size
+        ids = prefix.prompt_ids[: num_blocks * size]
+        is_cached = any(
+            request.prompt_ids[: len(ids)] == ids and request.cache_salt == prefix.cache_salt
+            for request in self.requests
+        )
+        others = sum(len(each.prompt_ids) // size for name, each in self.pinned.items() if name != prefix.name)
+        was_pinned = prefix.name in self.pinned
+        is_refused = action is PrefixAction.PIN and others + num_blocks > self.max_pinned
+        if action is PrefixAction.PIN and is_cached and not is_refused:
+            self.pinned[prefix.name] = prefix
+        elif action is PrefixAction.UNPIN:
+            self.pinned.pop(prefix.name, None)
+        return PrefixReport(
+            num_tokens=len(ids),
+            num_blocks=num_blocks,
+            num_in_cache=num_blocks if is_cached else 0,
+            is_pinned=self.pinned.get(prefix.name) == prefix,
+            was_pinned=was_pinned,
+            is_refused=is_refused,
+            num_pinned=others,
+            max_pinned=self.max_pinned,
+            idle_s=5.0 if is_cached else None,
+        )
 
     def set_log_level(self, level: str) -> None:
         self.log_level = level

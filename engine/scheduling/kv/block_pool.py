@@ -65,7 +65,7 @@ class BlockPool:
         self.num_free_cached = 0  # free blocks whose prefix can still be found, in both lists
         self._is_evicted_first = [False] * num_blocks
         self.num_shared = 0  # blocks with references from several tables
-        self._freed_s = [0.0] * num_blocks  # when each cached block became free, by the clock
+        self._freed_s = [0.0] * num_blocks  # when a table last gave up each block, by the clock
 
     @property
     def num_free(self) -> int:
@@ -142,6 +142,7 @@ class BlockPool:
         for block in reversed(blocks):
             assert self._references[block] > 0, f"block {block} is freed twice"
             self._references[block] -= 1
+            self._freed_s[block] = now_s
             if (left := self._references[block]) > 0:
                 self.num_shared -= left == 1
                 continue
@@ -151,7 +152,10 @@ class BlockPool:
             is_first = has_low_priority or self._is_evicted_first[block]
             (self._free_low_priority if is_first else self._free_cached)[block] = None
             self.num_free_cached += 1
-            self._freed_s[block] = now_s
+
+    def idle_s(self, block: int, *, num_pins: int) -> float:
+        """Return the seconds since a table last had this block; 0 if one has it. num_pins: its references by pins."""
+        return 0.0 if self._references[block] > num_pins else self._clock() - self._freed_s[block]
 
     def demote(self, block: int) -> None:
         """Give a free cached block low priority; does nothing for other blocks."""

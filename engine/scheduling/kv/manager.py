@@ -10,7 +10,8 @@ from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
 from engine.scheduling.kv.capacity import KVCapacity
 from engine.scheduling.kv.groups import NO_BLOCK, prefix_unit, smallest_step
 from engine.scheduling.kv.moves import BlockMoves, PendingMoves, WriteThrough
-from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, root_digest, unit_digest
+from engine.scheduling.kv.pins import PinnedPrefixes
+from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, unit_hashes
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.kv.tier_reads import TierOptions, TierReads
 from engine.scheduling.sequence import Sequence
@@ -23,7 +24,7 @@ class KVManager:
     One pool serves all groups with keys and values: a block holds `block_size` tokens of one group's layers. Recurrent
     states have another pool. Prefixes are hashed and cached in units of whole blocks. Invariants: a running sequence's
     tables hold exactly the blocks that its groups need from num_computed on; a block's reference count is the number of
-    tables with it; a block in several tables is part of a unit that is full, computed and accepted in each of them.
+    tables and pins with it; a block in several tables is part of a unit that is full, computed and accepted in each.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class KVManager:
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
+        self.pins = PinnedPrefixes(self._prefixes, self.pool, config.max_pinned_blocks)
         self.tier_reads = (
             None if tier is None or self._moves is None else TierReads(tier, self._prefixes, self._moves, clock)
         )
@@ -206,13 +208,15 @@ class KVManager:
     def discard(self, sequence: Sequence) -> None:
         """Free all blocks of a failed sequence, and unregister its contents so that no sequence reuses them.
 
-        Includes blocks that the sequence freed earlier, if they are still cached.
+        Includes blocks that the sequence freed earlier, if they are still cached, but not pinned blocks: the sequence
+        has only read them, and a client's faulty request must not unpin an operator's prefix.
         """
         for index, table in enumerate(sequence.tables):
             num_hashed = len(sequence.unit_hashes) * self._prefixes.blocks_per_unit[index]
             for entry in range(min(len(table), num_hashed)):
                 block = self._prefixes.find(index, sequence.unit_hashes, entry)
-                if block is not None:
+                is_pinned = self._pools[index] is self.pool and block in self.pins.references
+                if block is not None and not is_pinned:
                     self._pools[index].unregister(block)
         self.free(sequence)
 
@@ -273,14 +277,10 @@ class KVManager:
         """Hash the sequence's newly full units; each unit is hashed only once in a sequence's life."""
         if not self._enable_prefix_caching:
             return
-        size, hashes, tokens = self._unit, sequence.unit_hashes, sequence.tokens
-        num_full = len(tokens) // size
-        if len(hashes) == num_full:
-            return
-        parent = hashes[-1] if hashes else _root(sequence)
-        for index in range(len(hashes), num_full):
-            parent = unit_digest(parent, tokens[index * size : (index + 1) * size])
-            hashes.append(parent)
+        hashes, tokens, request = sequence.unit_hashes, sequence.tokens, sequence.request
+        if len(hashes) < len(tokens) // self._unit:
+            adapter = None if request.adapter is None else request.adapter.digest
+            hashes += unit_hashes(tokens, self._unit, request.cache_salt, adapter, hashes)
 
     def _num_matchable_units(self, sequence: Sequence) -> int:
         return (len(sequence.tokens) - 1) // self._unit
@@ -292,11 +292,14 @@ class KVManager:
             assert not self._enable_prefix_caching or num_hashes >= self._num_matchable_units(sequence)
             for index, table in enumerate(sequence.tables):
                 self._check_table(sequence, index, table)
+        self.pins.check()
         for pool in (self.pool, self.states):
             pool.check()
             references = Counter(
                 block for sequence in running for block in self.capacity.blocks_of(sequence.tables, pool)
             )
+            if pool is self.pool:
+                references += self.pins.references
             assert [references[block] for block in range(pool.num_blocks)] == [
                 pool.references(block) for block in range(pool.num_blocks)
             ]
@@ -320,8 +323,3 @@ class KVManager:
             if (digest := pool.digest(block)) is not None:
                 assert is_full, sequence.id
                 assert digest == self._prefixes.key(index, sequence.unit_hashes, position), sequence.id
-
-
-def _root(sequence: Sequence) -> bytes:
-    request = sequence.request
-    return root_digest(request.cache_salt, None if request.adapter is None else request.adapter.digest)

@@ -78,6 +78,15 @@ class PrefixIndex:
             for entry in range(len(hashes) * parts)
         ]
 
+    def needed_keys(self, hashes: abc.Sequence[bytes]) -> list[bytes]:
+        """Return the keys of the blocks that a sequence needs to continue after the units with these digests."""
+        num_tokens = len(hashes) * self.unit
+        return [
+            self.key(index, hashes, entry)
+            for index, (group, parts) in enumerate(zip(self._groups, self.blocks_per_unit, strict=True))
+            for entry in range(group.first_needed_entry(num_tokens), len(hashes) * parts)
+        ]
+
     def missing_keys(self, hashes: abc.Sequence[bytes]) -> list[bytes]:
         """Return the keys of all blocks of these units that no pool has."""
         return [key for key in self.keys(hashes) if self._pools[group_of_key(key)].find(key) is None]
@@ -144,6 +153,19 @@ def root_digest(cache_salt: str, adapter: bytes | None = None) -> bytes:
     if adapter is None:
         return root
     return blake2b(root + adapter, digest_size=_DIGEST_BYTES, person=b"adapter").digest()
+
+
+def unit_hashes(
+    tokens: abc.Sequence[int], unit: int, cache_salt: str, adapter: bytes | None, known: abc.Sequence[bytes] = ()
+) -> list[bytes]:
+    """Return the chained digests of the tokens' full units after the first ones, whose digests are `known`. unit: its
+    tokens. cache_salt, adapter: as of `root_digest`."""
+    hashes: list[bytes] = []
+    parent = known[-1] if known else root_digest(cache_salt, adapter)
+    for index in range(len(known), len(tokens) // unit):
+        parent = unit_digest(parent, tokens[index * unit : (index + 1) * unit])
+        hashes.append(parent)
+    return hashes
 
 
 def unit_digest(parent: bytes, token_ids: abc.Sequence[int]) -> bytes:

@@ -27,6 +27,7 @@ def take_step_stats(lifecycle: Lifecycle, kv: KVManager, known: Mapping[str, Any
         blocks_total=pool.num_blocks,
         blocks_used=pool.num_used,
         blocks_shared=pool.num_shared,
+        blocks_pinned=kv.pins.num_blocks,
         blocks_cached=pool.num_free_cached,
         states_total=states.num_blocks,
         states_used=states.num_used,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from engine.client.interface import EngineCallbacks, EngineClient, EngineEnd
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
-from engine.protocol import Loading, StepStats, TokenizerInfo
+from engine.protocol import EngineInfo, Loading, StepStats, TokenizerInfo
 from server.commands.serve.loading_display import loading_display
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
@@ -69,6 +69,10 @@ def engine_client(
     def on_tokenizer(info: TokenizerInfo) -> None:
         model().start_text_model(info)
 
+    def on_ready(info: EngineInfo) -> None:
+        metrics.on_ready(info, has_prefix_cache=config.enable_prefix_caching)
+        model().prefixes.engine_is_ready(model().client)
+
     return ProcessClient(
         config,
         max_num_waiting=server.max_num_waiting,
@@ -83,7 +87,7 @@ def engine_client(
             on_discarded=partial(metrics.add, "discarded_tokens_total"),
             on_first_token=metrics.on_first_token,
             on_process=metrics.on_process,
-            on_ready=partial(metrics.on_ready, has_prefix_cache=config.enable_prefix_caching),
+            on_ready=on_ready,
         ),
     )
 

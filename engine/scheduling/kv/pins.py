@@ -1,0 +1,75 @@
+"""PinnedPrefixes: named prefixes whose blocks stay in the KV cache, and reports of where a prefix's blocks are."""
+
+from collections import Counter
+
+from engine.protocol import NamedPrefix, PrefixAction, PrefixReport
+from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.prefixes import PrefixIndex, unit_hashes
+
+
+class PinnedPrefixes:
+    """Blocks that are kept for operators. Not for models with recurrent states.
+
+    A pin holds a reference to each of its blocks, so that they count as used. Invariant: the pins together hold at most
+    `max_blocks` different blocks, which leaves enough for any request (SchedulerConfig.max_pinned_blocks). Names may
+    share blocks.
+    """
+
+    def __init__(self, prefixes: PrefixIndex, pool: BlockPool, max_blocks: int) -> None:
+        self._prefixes = prefixes
+        self._pool = pool
+        self._max_blocks = max_blocks
+        self._by_name: dict[str, list[int]] = {}
+        self.references: Counter[int] = Counter()  # number of pins by block; no zeros
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks that are pinned; blocks of several names count once."""
+        return len(self.references)
+
+    def handle(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
+        """Carry out the action, and report the prefix. A pin replaces the one with the same name. A prefix is not
+        pinned while the cache lacks any of its blocks."""
+        adapter = None if prefix.adapter is None else prefix.adapter.digest
+        hashes = unit_hashes(prefix.prompt_ids, self._prefixes.unit, prefix.cache_salt, adapter)
+        keys = self._prefixes.needed_keys(hashes)
+        blocks = [block for key in keys if (block := self._pool.find(key)) is not None]
+        before, is_refused = self._by_name.get(prefix.name), False
+        if action is PrefixAction.UNPIN:
+            self._unpin(prefix.name)
+        elif action is PrefixAction.PIN and before != blocks:
+            is_refused = self._num_pinned_with(prefix.name, blocks, len(keys)) > self._max_blocks
+            if not is_refused and len(blocks) == len(keys):
+                self._pool.share(blocks)
+                self._unpin(prefix.name)
+                self._by_name[prefix.name] = blocks
+                self.references.update(blocks)
+        end = self._prefixes.find(0, hashes, len(hashes) * self._prefixes.blocks_per_unit[0] - 1) if hashes else None
+        return PrefixReport(
+            num_tokens=len(hashes) * self._prefixes.unit,
+            num_blocks=len(keys),
+            num_in_cache=len(blocks),
+            is_pinned=len(blocks) == len(keys) and self._by_name.get(prefix.name) == blocks,
+            was_pinned=before is not None,
+            is_refused=is_refused,
+            num_pinned=self.num_blocks,
+            max_pinned=self._max_blocks,
+            idle_s=None if end is None else self._pool.idle_s(end, num_pins=self.references[end]),
+        )
+
+    def _num_pinned_with(self, name: str, blocks: list[int], num_blocks: int) -> int:
+        """Return how many blocks would be pinned if the name had `num_blocks` blocks, of which the cache has
+        `blocks`."""
+        others = self.references - Counter(self._by_name.get(name, ()))
+        return len(others) + num_blocks - sum(block in others for block in blocks)
+
+    def _unpin(self, name: str) -> None:
+        blocks = self._by_name.pop(name, [])
+        self._pool.free(blocks)
+        self.references -= Counter(blocks)  # which leaves no zeros
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert self.references == Counter(block for blocks in self._by_name.values() for block in blocks)
+        assert self.num_blocks <= self._max_blocks
+        assert all(self._pool.digest(block) is not None for block in self.references)

@@ -1,0 +1,1 @@
+"""Named prefixes: what operators keep in the KV caches of models."""

@@ -1,0 +1,86 @@
+"""Bodies and answers of operators' routes for named prefixes of the KV cache."""
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from engine.errors import InvalidRequest
+from server.schemas.base import StrictModel, validate
+from server.schemas.chat import ChatTemplateFields
+from server.schemas.completions import Prompts
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _checked_name(value: Any) -> Any:
+    if isinstance(value, str) and not _NAME.fullmatch(value):
+        raise PydanticCustomError(
+            "prefix_name", "it must be 1 to 64 letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        )
+    return value
+
+
+class PrefixFields(StrictModel):
+    """Fields that requests for a named prefix share. key: name of the API key whose requests find the prefix, if it is
+    not the sender's."""
+
+    name: Annotated[str, BeforeValidator(_checked_name, json_schema_input_type=str)]
+    model: str | None = None
+    cache_salt: str | None = None
+    key: str | None = None
+
+
+class PrefixOfText(PrefixFields):
+    """A prefix that is a text or a list of token ids. Without a prompt, a prefix that is known by its name."""
+
+    prompt: Prompts | None = None
+    add_special_tokens: bool | None = None
+
+
+class PrefixOfChat(PrefixFields, ChatTemplateFields):
+    """A prefix that is the beginning of a chat: its messages and tools."""
+
+
+PrefixRequest = PrefixOfText | PrefixOfChat
+
+
+def prefix_request(raw: dict[str, Any]) -> PrefixRequest:
+    """Return the body as a request of one of the two forms. Raises InvalidRequest."""
+    if "messages" not in raw:
+        return validate(PrefixOfText, raw)
+    if "prompt" in raw:
+        raise InvalidRequest("prompt and messages are both given; give one of them", param="prompt")
+    return validate(PrefixOfChat, raw)
+
+
+class CachedPrefix(msgspec.Struct, kw_only=True):
+    """A named prefix. tokens: those of its whole blocks, which alone are kept. bytes: of these blocks. where: null
+    while the model is not loaded; "part" if only some blocks are in memory, "none" if the next request must compute
+    all. cached_tokens: those that did not have to be computed now."""
+
+    name: str
+    object: Literal["cache.prefix"] = "cache.prefix"
+    model: str
+    tokens: int
+    cached_tokens: int | UnsetType = UNSET
+    blocks: int
+    bytes: int
+    where: Literal["pinned", "memory", "part", "none"] | None
+    memory_blocks: int | None
+    created_at: int
+    last_used_at: int
+
+
+class CachedPrefixes(msgspec.Struct):
+    object: Literal["list"]
+    data: list[CachedPrefix]
+
+
+class PrefixDeleted(msgspec.Struct):
+    name: str
+    object: Literal["cache.prefix"]
+    deleted: bool
