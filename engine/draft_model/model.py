@@ -123,12 +123,18 @@ class DraftModel:
 
     def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float | None:
         start_s = time.perf_counter()
-        items = [
-            PlanItem(sequence, sequence.num_computed, num_new, num_draft=0, needs_logits=False)
-            for sequence, num_new in ((self._synced(target).sequence, num_new) for target, num_new in chunks)
-        ]
+        items = []
+        for target, num_planned in chunks:
+            sequence = self._synced(target).sequence
+            # Fewer than planned if another sequence has computed shared blocks since.
+            num_new = min(num_planned, sequence.num_pending - 1)
+            items.append(PlanItem(sequence, sequence.num_computed, num_new, num_draft=0, needs_logits=False))
+        is_as_planned = [item.num_new for item in items] == [num_planned for _, num_planned in chunks]
+        items = [item for item in items if item.num_new > 0]
+        if not items:
+            return None
         is_representative = self._run(items).is_representative
-        return time.perf_counter() - start_s if is_representative else None
+        return time.perf_counter() - start_s if is_representative and is_as_planned else None
 
     def draft(
         self, lengths: list[tuple[Sequence, int]], *, min_path_prob: float

@@ -51,3 +51,22 @@ def test_a_draft_that_the_target_drops_and_then_finds_itself_leaves_a_token_to_c
     ((second, *_),), _ = drafter.draft([(sequence, 2)], min_path_prob=0.0)
 
     assert second == next_token(sequence.tokens, sequence.seed)
+
+
+def test_catching_up_skips_what_another_sequence_has_computed_since_it_was_planned() -> None:
+    runner = LedgerDraftRunner(10, SIZE, 1.0)
+    drafter = DraftModel(runner, block_size=SIZE, max_len=100)
+    text = make_prompt(24)
+    first, second = _sequence("first", text, [0, 1, 2, 3, 4, 5]), _sequence("second", text, [0, 1, 2, 3, 4, 6])
+    drafter.catch_up([(first, drafter.num_behind(first))])
+    num_behind = drafter.num_behind(second)
+    drafter.num_behind(first)  # registers its blocks, of which the second shares five
+    before = runner.num_rows
+
+    seconds = drafter.catch_up([(second, num_behind)])
+
+    assert num_behind == 23
+    assert runner.num_rows - before == 3
+    assert seconds is None  # they were of other tokens than those that were planned
+    assert drafter.catch_up([(second, num_behind)]) is None
+    assert runner.num_rows - before == 3
