@@ -1,4 +1,4 @@
-"""BatchBuffers: host-side staging of a step's inputs, in one buffer per dtype."""
+"""BatchBuffers: host-side staging of a step's inputs, in one buffer per dtype and one for block tables."""
 
 from array import array
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from engine.runner.block_tables import BlockTables
 from models.batch import ForwardBatch, KVGroupBatch
 
 
@@ -34,16 +35,13 @@ class BatchBuffers:
     """Host buffers for the inputs of a step of up to `max_rows` rows. On a CPU, every step uses the same memory, so
     that recorded tapes can read from its addresses."""
 
-    def __init__(self, max_rows: int, max_sequences: int, max_blocks: int, block_sizes: Sequence[int]) -> None:
-        """max_blocks: most entries of a block table. block_sizes: of the KV groups, not counting recurrent states."""
+    def __init__(self, max_rows: int, tables: BlockTables) -> None:
+        """tables: of the sequences, by their order in the batch; other buffers may use them too."""
         self.max_rows = max_rows
-        self._max_sequences = max_sequences
-        self._max_blocks = max_blocks
-        self._block_sizes = block_sizes
-        num_groups = len(block_sizes)
-        self._longs = array("q", bytes(8 * max_rows * (3 + num_groups)))
-        self._num_lengths = 2 * max_sequences + 1
-        self._ints = array("i", bytes(4 * (self._num_lengths + max_rows + num_groups * max_sequences * max_blocks)))
+        self.tables = tables
+        self._longs = array("q", bytes(8 * max_rows * (3 + len(tables.groups))))
+        self._num_lengths = 2 * tables.max_sequences + 1
+        self._ints = array("i", bytes(4 * (self._num_lengths + max_rows)))
         self._last: tuple[BatchShape, BatchTensors] | None = None
 
     def contains(self, batch: ForwardBatch) -> bool:
@@ -59,19 +57,12 @@ class BatchBuffers:
     def write_lengths(self, row_ends: Sequence[int], context_lens: Sequence[int]) -> None:
         """Write the sequences' row offsets and context lengths. row_ends: cumulative row counts, starting with 0."""
         self._ints[: len(row_ends)] = array("i", row_ends)
-        start = self._max_sequences + 1
+        start = self.tables.max_sequences + 1
         self._ints[start : start + len(context_lens)] = array("i", context_lens)
 
     def write_adapter_slots(self, slots: Sequence[int]) -> None:
         """Write the adapter slot of each row; -1 for rows without an adapter."""
         self._ints[self._num_lengths : self._num_lengths + len(slots)] = array("i", slots)
-
-    def write_tables(self, group: int, tables: Sequence[Sequence[int]], width: int) -> None:
-        """Write the block tables of a group, each padded with 0 to `width` entries."""
-        start = self._num_lengths + self.max_rows + group * self._max_sequences * self._max_blocks
-        for table in tables:
-            self._ints[start : start + width] = array("i", [*table, *[0] * (width - len(table))])
-            start += self._max_blocks
 
     def tensors(self, shape: BatchShape, device: torch.device) -> BatchTensors:
         """Return the written inputs as tensors: views on a CPU, copies on other devices.
@@ -85,10 +76,8 @@ class BatchBuffers:
     def _views(self, shape: BatchShape, device: torch.device) -> BatchTensors:
         longs = torch.frombuffer(self._longs, dtype=torch.int64).to(device).view(-1, self.max_rows)
         ints = torch.frombuffer(self._ints, dtype=torch.int32).to(device)
-        starts, lengths, slots_of_adapters, tables = ints.tensor_split(
-            [self._max_sequences + 1, self._num_lengths, self._num_lengths + self.max_rows]
-        )
-        tables = tables.view(len(self._block_sizes), self._max_sequences, self._max_blocks)
+        starts, lengths, slots_of_adapters = ints.tensor_split([self.tables.max_sequences + 1, self._num_lengths])
+        tables = self.tables.tensor(device)
         token_ids, positions, logit_rows, *slots = longs
         return BatchTensors(
             token_ids[: shape.rows],
@@ -98,7 +87,9 @@ class BatchBuffers:
             lengths[: shape.sequences],
             slots_of_adapters[: shape.rows],
             [
-                KVGroupBatch(slots[group][: shape.rows], tables[group, : shape.sequences, : shape.width], block_size)
-                for group, block_size in enumerate(self._block_sizes)
+                KVGroupBatch(
+                    slots[index][: shape.rows], tables[index, : shape.sequences, : shape.width], group.block_size
+                )
+                for index, group in enumerate(self.tables.groups)
             ],
         )

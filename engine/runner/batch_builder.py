@@ -4,12 +4,12 @@ Python lists are faster here than numpy: a step streams the weights through the 
 of each numpy operator again costs more than a loop over a few hundred numbers.
 """
 
-from collections import abc
 from typing import NamedTuple
 
 import torch
 
 from engine.runner.batch_buffers import BatchBuffers, BatchShape, BatchTensors
+from engine.runner.block_tables import BlockTables
 from engine.runner.state_batch import state_group_batch, state_spans
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, StepPlan
@@ -102,25 +102,27 @@ def _write(
     device: torch.device,
     buffers: BatchBuffers | None,
 ) -> BatchTensors:
-    """Copy the lists into `buffers`, or into new buffers if these are too small, and return them as tensors."""
+    """Copy the lists into `buffers`, or into new buffers if these are too small, and return them as tensors. Larger
+    steps use the tables of `buffers`, too."""
     num_rows = len(rows.token_ids)
     width = -(-max(rows.context_lens) // min(group.block_size for group in groups))
     if buffers is None or num_rows > buffers.max_rows:
-        block_sizes = [group.block_size for group in groups if not group.is_state]
-        buffers = BatchBuffers(num_rows, len(items), width, block_sizes)
+        tables = None if buffers is None or len(items) > buffers.tables.max_sequences else buffers.tables
+        if tables is None:
+            tables = BlockTables([group for group in groups if not group.is_state], len(items), width)
+        buffers = BatchBuffers(num_rows, tables)
     buffers.write_rows(rows.token_ids, rows.positions, rows.logit_rows, *rows.slots)
     buffers.write_lengths(rows.row_ends, rows.context_lens)
     if rows.adapter_slots is not None:
         buffers.write_adapter_slots(rows.adapter_slots)
-    kv_groups = (index for index, group in enumerate(groups) if not group.is_state)
-    for place, index in enumerate(kv_groups):
-        buffers.write_tables(place, _tables(items, index, width, groups[index]), width)
+    _write_tables(items, groups, buffers.tables)
     return buffers.tensors(BatchShape(num_rows, len(items), len(rows.logit_rows), width), device)
 
 
-def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> abc.Sequence[list[int]]:
-    """Return each sequence's block table of a group, cut to `width` entries; 0 for blocks out of the window."""
-    tables = [item.sequence.tables[index][:width] for item in items]
-    if group.is_full_attention:
-        return tables
-    return [[block if block > 0 else 0 for block in table] for table in tables]  # NO_BLOCK: out of the window
+def _write_tables(items: list[PlanItem], groups: tuple[KVGroup, ...], to: BlockTables) -> None:
+    kv_groups = [index for index, group in enumerate(groups) if not group.is_state]
+    for place, (sequence, start, num_new, _, _) in enumerate(items):
+        # A draft model also computes drafted tokens, whose blocks the target may drop.
+        num_computed = min(start, len(sequence.tokens) - 1)
+        for number, index in enumerate(kv_groups):
+            to.write(number, place, sequence.tables[index], num_computed, start + num_new)

@@ -32,7 +32,8 @@ def in_buffers(batch: ForwardBatch, buffers: BatchBuffers) -> ForwardBatch:
     buffers.write_rows(*(numbers.tolist() for numbers in rows))
     buffers.write_lengths(batch.cu_seqlens_q.tolist(), batch.context_lens)
     for index, group in enumerate(attended):
-        buffers.write_tables(index, group.block_tables.tolist(), width)
+        for place, (table, end) in enumerate(zip(group.block_tables.tolist(), batch.context_lens, strict=True)):
+            buffers.tables.write(index, place, table, 0, end)
     if batch.adapter_slots is not None:
         buffers.write_adapter_slots(batch.adapter_slots.tolist())
     shape = BatchShape(len(batch.token_ids), len(batch.context_lens), len(batch.logit_rows), width)
@@ -157,7 +158,8 @@ class PagedRun:
 def recorded_on(run: PagedRun) -> RecordedExecutor:
     """An executor that records the steps of a run's decoder, on the run's caches."""
     sizes = [size for size, group in zip(run.block_sizes, run.groups, strict=True) if not group.is_state]
-    return RecordedExecutor(run.decoder, run.kv, required_library(), max_blocks=64, block_sizes=sizes)
+    groups = list(map(KVGroup, sizes))  # without windows: entries out of them are kept, and lead to NaN
+    return RecordedExecutor(run.decoder, run.kv, required_library(), max_blocks=64, groups=groups)
 
 
 def copy_block(cache: LayerCache, source: int, target: int, num_blocks: int) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from engine.runner.batch_buffers import BatchBuffers
+from engine.runner.block_tables import BlockTables
 from engine.runner.executors.executor import PendingForward
 from engine.scheduling.kv.groups import KVGroup
 from models.attention.rotary import RotaryEmbedding
@@ -74,10 +75,10 @@ class RecordedExecutor:
         library: KernelLibrary,
         *,
         max_blocks: int,
-        block_sizes: Sequence[int],
+        groups: Sequence[KVGroup],
     ) -> None:
-        """kv: the KV cache of all steps. max_blocks: most entries of a block table. block_sizes: of the KV groups, not
-        counting recurrent states."""
+        """kv: the KV cache of all steps. max_blocks: most entries of a block table. groups: those with keys and
+        values."""
         self._decoder = decoder
         self._kv = kv
         self._replay = library.replay
@@ -85,7 +86,7 @@ class RecordedExecutor:
         self._adapters_version = decoder.adapters_version
         self._topk = decoder.spec.index_topk
         self._workspace = Workspace()
-        self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, block_sizes)
+        self.buffers = BatchBuffers(MAX_ROWS, BlockTables(groups, MAX_ROWS, max_blocks))
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         rotary_embeddings = [
             RotaryEmbedding(
@@ -177,10 +178,11 @@ def recorded_executor(
     library = kernel_library()
     if library is None:
         return None
-    block_sizes = [group.block_size for group in groups if not group.is_state]
+    with_keys = [group for group in groups if not group.is_state]
     # Not the blocks of the cache: entries out of the window stay in the table.
-    max_blocks = -(-model.max_position // min(block_sizes, default=model.max_position))
-    return RecordedExecutor(model.decoder, kv, library, max_blocks=max_blocks, block_sizes=block_sizes)
+    smallest = min((group.block_size for group in with_keys), default=model.max_position)
+    max_blocks = -(-model.max_position // smallest)
+    return RecordedExecutor(model.decoder, kv, library, max_blocks=max_blocks, groups=with_keys)
 
 
 def _has_speculative_rows(batch: ForwardBatch) -> bool:

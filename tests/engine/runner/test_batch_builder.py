@@ -5,6 +5,7 @@ import torch
 from engine.protocol import EngineRequest, SamplingParams
 from engine.runner.batch_buffers import BatchBuffers
 from engine.runner.batch_builder import build_batch
+from engine.runner.block_tables import BlockTables
 from engine.runner.state_batch import accepted_states, state_spans
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan
@@ -43,7 +44,8 @@ def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
 
 
 def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_last() -> None:
-    buffers, groups = BatchBuffers(8, 4, 6, [4, 4]), (KVGroup(4), KVGroup(4, window=5))
+    groups = (KVGroup(4), KVGroup(4, window=5))
+    buffers = BatchBuffers(8, BlockTables(groups, 4, 6))
     long, short = _sequence(17, [9, 8, 7, 6, 5]), _sequence(6, [1, 4])
     long.tables.append([-1, -1, -1, 6, 5])
     short.tables.append([1, 4])
@@ -63,7 +65,7 @@ def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_las
 
 
 def test_rows_have_the_adapter_slots_of_their_sequences() -> None:
-    buffers = BatchBuffers(8, 4, 6, [4])
+    buffers = BatchBuffers(8, BlockTables([KVGroup(4)], 4, 6))
     adapted, plain = _sequence(10, [7, 2, 5]), _sequence(6, [1, 4])
     items = [PlanItem(adapted, 3, 3, 0, needs_logits=False), PlanItem(plain, 5, 1, 0, needs_logits=True)]
     assert build_batch(StepPlan(items), (KVGroup(4),), CPU, buffers).adapter_slots is None
@@ -79,7 +81,7 @@ def test_rows_have_the_adapter_slots_of_their_sequences() -> None:
 
 
 def test_a_step_with_more_rows_than_the_buffers_has_its_own() -> None:
-    buffers = BatchBuffers(4, 4, 6, [4])
+    buffers = BatchBuffers(4, BlockTables([KVGroup(4)], 4, 6))
     plan = StepPlan([PlanItem(_sequence(10, [7, 2, 5]), 3, num_new=5, num_draft=0, needs_logits=False)])
     batch = build_batch(plan, (KVGroup(4),), CPU, buffers)
     assert not buffers.contains(batch)
