@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from engine.errors import OptionError
@@ -84,6 +85,11 @@ class DiskTier:
             thread.start()
 
     @property
+    def folder(self) -> Path:
+        """The folder with the blocks of this fingerprint."""
+        return self._folder.folder
+
+    @property
     def num_blocks(self) -> int:
         """Number of blocks of this fingerprint that are stored."""
         return len(self._index)
@@ -97,6 +103,10 @@ class DiskTier:
         if is_due:
             self._writes.put(partial(self._survey, self.max_bytes))
         return found
+
+    def num_stored(self, keys: Sequence[bytes]) -> int:
+        with self._lock:
+            return sum(key in self._index for key in keys)
 
     def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":
         future: Future[list[bytes | None]] = Future()

@@ -30,6 +30,10 @@ class BlockTier(Protocol):
         """Return for each key whether a block is stored or queued to be written, from an index in memory."""
         ...
 
+    def num_stored(self, keys: Sequence[bytes]) -> int:
+        """Return how many of these blocks are stored, not counting those that are queued to be written."""
+        ...
+
     def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":
         """Start to read blocks. Returns their contents in the order of the keys; None for a block that is missing, torn
         or altered. The future may be completed by another thread. Canceling it is allowed, and may have no effect."""

@@ -20,7 +20,8 @@ class PrefixAction(enum.StrEnum):
     """Action on a named prefix, which is reported after it."""
 
     REPORT = "report"
-    PIN = "pin"  # keep its blocks in the KV cache, if all of them are there and the limit allows it
+    SAVE = "save"  # write its blocks to disk, those that the KV cache or the disk has; with --kv-offload-dir
+    PIN = "pin"  # keep its blocks in the KV cache, if all of them are there and the limit allows it; and save them
     UNPIN = "unpin"
 
 
@@ -30,6 +31,8 @@ class PrefixReport(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int  # of whole blocks
     num_blocks: int
     num_in_cache: int  # blocks in the KV cache
+    num_on_disk: int = 0
+    num_missing: int = 0  # blocks that are neither in the KV cache nor on disk, or on their way to the disk
     is_pinned: bool = False
     was_pinned: bool = False  # before the action
     is_refused: bool = False  # it cannot be pinned: more than `max_pinned` blocks would be

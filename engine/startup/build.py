@@ -137,6 +137,7 @@ def build_served_engine(
         describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality),
         are_steps_timed=config.max_num_batched_tokens is None,
         system_fingerprint=system_fingerprint(config, models),
+        kv_folder=None if tier is None else str(tier.folder),
     )
     info.notes.extend([*describe_exactness(config, models.target), *describe_tier(config, models.target, tier)])
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))

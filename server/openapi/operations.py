@@ -53,6 +53,8 @@ _MODEL = (ModelNotFound, ModelNotLoaded, ModelFailed, EngineUnavailable, EngineS
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
 
 _COMPUTING = (ModelNotLoaded, ModelFailed, EngineDied, QueueFull, QueueTimeout, RequestFailed, AnswerTimeout)
+_CACHING = (*_CHANGING, *_COMPUTING, PrefixNotFound, StorageFailed)
+_PREFIX = {"name": "support", "messages": [{"role": "system", "content": "You help customers of a bicycle shop."}]}
 _OF_MODEL = (Query("model", {"type": "string"}, "Name of a model (default: all)."),)
 
 _PULLING = (InsufficientPermissions, NotServed, PullNotAllowed, PullFailed, TooManyPulls, EngineUnavailable)
@@ -139,19 +141,24 @@ ROUTE_OPERATIONS: Mapping[str, Operation] = {
         answers={TEXT: None}, example={"lora_name": "LOADED"}, errors=(InsufficientPermissions, AdapterNotFound)
     ),
     "GET /v1/cache": Operation(
-        answers={JSON: CachedPrefixes}, errors=(InsufficientPermissions, ModelNotFound, EngineStopped), query=_OF_MODEL
+        answers={JSON: CachedPrefixes},
+        errors=(InsufficientPermissions, ModelNotFound, EngineStopped, StorageFailed),
+        query=_OF_MODEL,
     ),
+    "POST /v1/cache/save": Operation(
+        answers={JSON: CachedPrefix}, bodies=(PrefixOfText, PrefixOfChat), example=_PREFIX, errors=_CACHING
+    ),
+    "POST /v1/cache/load": Operation(answers={JSON: CachedPrefix}, example={"name": "PINNED"}, errors=_CACHING),
     "POST /v1/cache/pin": Operation(
         answers={JSON: CachedPrefix},
         bodies=(PrefixOfText, PrefixOfChat),
-        example={
-            "name": "support",
-            "messages": [{"role": "system", "content": "You help customers of a bicycle shop."}],
-        },
-        errors=(*_CHANGING, *_COMPUTING, PrefixNotFound, PinLimitExceeded),
+        example=_PREFIX,
+        errors=(*_CACHING, PinLimitExceeded),
     ),
     "DELETE /v1/cache/{name}": Operation(
-        answers={JSON: PrefixDeleted}, errors=(InsufficientPermissions, ModelNotFound, PrefixNotFound), query=_OF_MODEL
+        answers={JSON: PrefixDeleted},
+        errors=(InsufficientPermissions, ModelNotFound, PrefixNotFound, StorageFailed),
+        query=_OF_MODEL,
     ),
     "GET /metrics": _for_operators(answers={TEXT: None}),
     "GET /dashboard/events": Operation(

@@ -5,7 +5,9 @@ import contextlib
 import logging
 import time
 import uuid
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,24 +22,18 @@ from engine.protocol import (
     PrefixReport,
     SamplingParams,
 )
-from server.errors import PinLimitExceeded, PrefixNotFound
+from server.errors import PinLimitExceeded, PrefixNotFound, StorageFailed
 from server.keys.caller import current_caller
+from server.prefixes.files import PrefixFiles, PrefixRecord
 from server.schemas.base import quote
 
 logger = logging.getLogger(__name__)
 
-_MAX_TRIES = 3  # other requests may evict blocks between the end of their computation and the pin
+T = TypeVar("T")
 
-
-class PrefixRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A named prefix, and its sizes by the engine. model: the name of the model or adapter in requests."""
-
-    prefix: NamedPrefix
-    model: str
-    num_tokens: int
-    num_blocks: int
-    created_s: int  # since 1970
-    used_s: int  # when a request or an operator last used it, as far as known
+_SAVE_PATIENCE_S = 10.0  # for another block to be on disk
+_POLL_S = 0.05
+_MAX_TRIES = 3  # other requests may evict blocks between the end of their computation and the action
 
 
 class PrefixState(NamedTuple):
@@ -50,7 +46,8 @@ class PrefixState(NamedTuple):
 
 
 class NamedPrefixes:
-    """The pinned prefixes of one model. They are pinned again when another engine process of the model is ready.
+    """The named prefixes of one model, in files if its engine keeps blocks on disk. Those that are pinned are pinned
+    again when another engine process of the model is ready.
 
     Changes are made one after another, and go on when their client leaves: otherwise the engine might keep a pin that
     is not recorded.
@@ -58,98 +55,203 @@ class NamedPrefixes:
 
     def __init__(self) -> None:
         self._records: dict[str, PrefixRecord] = {}
+        self._used_s: dict[str, int] = {}  # when requests last used each prefix, as far as known; since 1970
+        self._files: PrefixFiles | None = None
         self._change = asyncio.Lock()
         self._restoration: asyncio.Task[None] | None = None
 
-    def find(self, name: str) -> PrefixRecord | None:
-        return self._records.get(name)
+    async def has(self, client: EngineClient, name: str) -> bool:
+        """Return whether there is a prefix of this name. Raises StorageFailed."""
+        await self._read(client)
+        return name in self._records
 
-    def get(self, name: str) -> PrefixRecord:
-        """Return the record. Raises PrefixNotFound."""
+    async def get(self, client: EngineClient, name: str) -> PrefixRecord:
+        """Return the record. Raises PrefixNotFound and StorageFailed."""
+        await self._read(client)
+        return self._known(name)
+
+    def _known(self, name: str) -> PrefixRecord:
         if (record := self._records.get(name)) is None:
             raise PrefixNotFound(f"no prefix is named {quote(name)}; GET /v1/cache lists those that are known")
         return record
 
     async def states(self, client: EngineClient) -> list[PrefixState]:
-        """Return the state of each prefix, ordered by name."""
+        """Return the state of each prefix, ordered by name. Raises StorageFailed."""
+        await self._read(client)
         states = []
-        for name in sorted(self._records):
-            if (record := self._records.get(name)) is None:  # removed meanwhile
-                continue
+        for _, record in sorted(self._records.items()):
             report = None
             with contextlib.suppress(EngineUnavailable):
                 report = await client.handle_prefix(PrefixAction.REPORT, record.prefix)
-            states.append(PrefixState(self._seen(record, report), report))
+            states.append(self._state(record, report))
         return states
+
+    # --- changes ------------------------------------------------------------------------------------------------------
 
     async def pin(self, client: EngineClient, prefix: NamedPrefix, model: str) -> PrefixState:
         """Compute a prefix if needed, and keep its blocks in the KV cache. A pin with the same name is replaced.
 
-        Raises PinLimitExceeded, RequestFailed, QueueFull and EngineUnavailable.
+        Raises PinLimitExceeded, RequestFailed, QueueFull, EngineUnavailable and StorageFailed.
         """
         async with self._change:
-            report, num_cached = await _pin(client, prefix)
-            now_s = int(time.time())
-            record = PrefixRecord(
-                prefix=prefix,
-                model=model,
-                num_tokens=report.num_tokens,
-                num_blocks=report.num_blocks,
-                created_s=now_s,
-                used_s=now_s,
-            )
-            self._records[prefix.name] = record
-            return PrefixState(record, report, num_cached)
+            await self._read(client)
+            report, num_cached = await _carry_out(client, PrefixAction.PIN, prefix)
+            return await self._record(prefix, model, report, num_cached, is_pinned=True)
+
+    async def save(self, client: EngineClient, prefix: NamedPrefix, model: str) -> PrefixState:
+        """Compute a prefix if needed, and write its blocks to disk. A prefix with the same name is replaced.
+
+        Raises RequestFailed, QueueFull, EngineUnavailable, and StorageFailed if the disk does not take all of it.
+        """
+        async with self._change:
+            await self._read(client)
+            report, num_cached = await _carry_out(client, PrefixAction.SAVE, prefix)
+            report = await _written(client, prefix, report)
+            old = self._records.get(prefix.name)
+            is_pinned = old is not None and old.is_pinned and old.prefix == prefix
+            if old is not None and old.is_pinned and not is_pinned:
+                await client.handle_prefix(PrefixAction.UNPIN, old.prefix)
+            return await self._record(prefix, model, report, num_cached, is_pinned=is_pinned)
+
+    async def load(self, client: EngineClient, name: str) -> PrefixState:
+        """Bring a known prefix into the KV cache, from the disk or by computing it.
+
+        Raises PrefixNotFound, RequestFailed, QueueFull, EngineUnavailable and StorageFailed.
+        """
+        async with self._change:
+            record = await self.get(client, name)
+            report, num_cached = await _carry_out(client, PrefixAction.REPORT, record.prefix)
+            return await self._record(record.prefix, record.model, report, num_cached, is_pinned=record.is_pinned)
 
     async def remove(self, client: EngineClient, name: str) -> None:
-        """Forget a prefix, whose blocks may be evicted then. Raises PrefixNotFound."""
+        """Forget a prefix, whose blocks may be evicted then. Raises PrefixNotFound and StorageFailed."""
         async with self._change:
-            record = self.get(name)
+            await self._read(client)
+            record = self._records.get(name)
+            prefix = NamedPrefix(name=name, prompt_ids=[]) if record is None else record.prefix
+            was_pinned = False
             with contextlib.suppress(EngineUnavailable):  # pins end with their engine
-                await client.handle_prefix(PrefixAction.UNPIN, record.prefix)
-            del self._records[name]
+                # Also of a name that another server, which shares the folder, has deleted.
+                was_pinned = (await client.handle_prefix(PrefixAction.UNPIN, prefix)).was_pinned
+            if record is None and not was_pinned:
+                self._known(name)
+            await self._change_files(lambda files: files.delete(name))
+            self._records.pop(name, None)
+            self._used_s.pop(name, None)
+
+    async def _record(
+        self, prefix: NamedPrefix, model: str, report: PrefixReport, num_cached: int, *, is_pinned: bool
+    ) -> PrefixState:
+        now_s, old = int(time.time()), self._records.get(prefix.name)
+        known = old if old is not None and old.prefix == prefix else None
+        record = PrefixRecord(
+            prefix=prefix,
+            model=model if known is None else known.model,
+            num_tokens=report.num_tokens,
+            num_blocks=report.num_blocks,
+            created_s=now_s if known is None else known.created_s,
+            used_s=now_s,
+            is_pinned=is_pinned,
+        )
+        self._records[prefix.name] = record
+        await self._change_files(lambda files: files.write(record))
+        return self._state(record, report, num_cached)
+
+    def _state(self, record: PrefixRecord, report: PrefixReport | None, num_cached: int | None = None) -> PrefixState:
+        """Return the state, with the time at which a request last used the prefix."""
+        name = record.prefix.name
+        idle_s = None if report is None else report.idle_s
+        seen_s = 0 if idle_s is None else int(time.time() - idle_s)
+        used_s = self._used_s[name] = max(record.used_s, self._used_s.get(name, 0), seen_s)
+        return PrefixState(msgspec.structs.replace(record, used_s=used_s), report, num_cached)
+
+    # --- the engine's life --------------------------------------------------------------------------------------------
 
     def engine_is_ready(self, client: EngineClient) -> None:
         """Start to pin the prefixes in a new engine process."""
         if self._restoration is not None:
             self._restoration.cancel()
-        if self._records:
+        if self._records or client.info.kv_folder is not None:
             self._restoration = asyncio.create_task(self._restore(client), name="pin-prefixes")
 
     async def _restore(self, client: EngineClient) -> None:
         async with self._change:
-            for record in list(self._records.values()):
+            try:
+                await self._read(client)
+            except StorageFailed as error:
+                logger.warning("named prefixes are not pinned: %s", error)
+            for record in [each for each in self._records.values() if each.is_pinned]:
                 try:
-                    await _pin(client, record.prefix)
+                    await _carry_out(client, PrefixAction.PIN, record.prefix)
                 except HeadraceError as error:
                     logger.warning("the prefix %s is not pinned any more: %s", record.prefix.name, error)
 
-    def _seen(self, record: PrefixRecord, report: PrefixReport | None) -> PrefixRecord:
-        """Return the record with the time at which a request last used the prefix, and keep it if it is current."""
-        if report is None or report.idle_s is None:
-            return record
-        used_s = max(record.used_s, int(time.time() - report.idle_s))
-        seen = msgspec.structs.replace(record, used_s=used_s)
-        if self._records.get(record.prefix.name) is record:
-            self._records[record.prefix.name] = seen
-        return seen
+    async def _read(self, client: EngineClient) -> None:
+        """Read the prefixes from the engine's folder, which other servers share; keep those known if it has none, or
+        has not been ready."""
+        try:
+            folder = client.info.kv_folder
+        except EngineUnavailable:
+            return
+        if folder is not None:
+            self._files = PrefixFiles(Path(folder))
+            self._records = await _in_thread(self._files.read)
+
+    async def _change_files(self, change: Callable[[PrefixFiles], None]) -> None:
+        if self._files is not None:
+            files = self._files
+            await _in_thread(lambda: change(files))
 
 
-async def _pin(client: EngineClient, prefix: NamedPrefix) -> tuple[PrefixReport, int]:
-    """Pin a prefix, which is computed if the KV cache lacks any of it. Return the report, and the number of tokens that
-    were cached before."""
+async def _in_thread(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        raise StorageFailed(f"the folder of named prefixes (--kv-offload-dir) cannot be used: {error}") from error
+
+
+async def _carry_out(client: EngineClient, action: PrefixAction, prefix: NamedPrefix) -> tuple[PrefixReport, int]:
+    """Carry out an action that needs the prefix, which is computed if it is missing. Return the report, and the number
+    of tokens that did not have to be computed."""
     num_cached: int | None = None
     for _ in range(_MAX_TRIES):
-        report = await client.handle_prefix(PrefixAction.PIN, prefix)
+        report = await client.handle_prefix(action, prefix)
         if report.is_refused:
             raise _beyond_limit(prefix, report)
-        if report.is_pinned:
+        if _is_done(action, report):
             return report, report.num_tokens if num_cached is None else min(num_cached, report.num_tokens)
         num_cached = await _compute(client, prefix)
     raise EngineUnavailable(
         f"the prefix {quote(prefix.name)} was computed, but other requests took its place in the KV cache each time; "
         "try again when the server has less to do"
     )
+
+
+def _is_done(action: PrefixAction, report: PrefixReport) -> bool:
+    match action:
+        case PrefixAction.PIN:
+            return report.is_pinned
+        case PrefixAction.SAVE:
+            return report.num_missing == 0
+        case _:
+            return report.num_in_cache == report.num_blocks
+
+
+async def _written(client: EngineClient, prefix: NamedPrefix, report: PrefixReport) -> PrefixReport:
+    """Wait until all blocks of a prefix are on disk. Raises StorageFailed if no more of them get there."""
+    most, since_s = report.num_on_disk, time.monotonic()
+    while report.num_on_disk < report.num_blocks:
+        if time.monotonic() - since_s > _SAVE_PATIENCE_S:
+            raise StorageFailed(
+                f"{report.num_on_disk:,} of the {report.num_blocks:,} blocks of the prefix {quote(prefix.name)} are on "
+                "disk, and no more get there; the server's log has faults of the disk, and --kv-offload-max-bytes must "
+                "have room for them"
+            )
+        await asyncio.sleep(_POLL_S)
+        report = await client.handle_prefix(PrefixAction.SAVE, prefix)  # again: the queue of writes has a bound
+        if report.num_on_disk > most:
+            most, since_s = report.num_on_disk, time.monotonic()
+    return report
 
 
 def _beyond_limit(prefix: NamedPrefix, report: PrefixReport) -> PinLimitExceeded:

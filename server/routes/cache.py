@@ -1,4 +1,4 @@
-"""/v1/cache: operators' named prefixes, which stay in the KV cache."""
+"""/v1/cache: operators' named prefixes, which stay in the KV cache or on disk."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from engine.protocol import EngineInfo, NamedPrefix
+from engine.protocol import EngineInfo, NamedPrefix, PrefixReport
 from server.chat.content import ChatMessage, TextPart
 from server.chat.openai_fields import chat_of
 from server.chat.request import Chat
@@ -14,7 +14,7 @@ from server.context import ServerContext
 from server.endpoints.binding.registry import SUITABLE_PATHS
 from server.endpoints.chat import check_results
 from server.generation.params.prompts import chat_prompt, room_for_output, text_prompts
-from server.http.body import Context, json_response, read_body
+from server.http.body import Context, Json, json_response, read_body
 from server.http.models import acquire_model
 from server.http.operators import OPERATORS_ONLY
 from server.http.query import ignored_query
@@ -25,9 +25,11 @@ from server.schemas.cache import (
     CachedPrefix,
     CachedPrefixes,
     PrefixDeleted,
+    PrefixName,
     PrefixOfChat,
     PrefixOfText,
     PrefixRequest,
+    Where,
     prefix_request,
 )
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
@@ -48,23 +50,39 @@ async def list_prefixes(request: Request, context: Context) -> Response:
     return json_response(answer, ignored_query(request, "model"))
 
 
-@router.post("/v1/cache/pin")
-async def pin_prefix(request: Request, context: Context) -> Response:
-    """Keep a prefix in the KV cache under a name, after computing it if needed."""
+@router.post("/v1/cache/save")
+async def save_prefix(request: Request, context: Context) -> Response:
+    """Keep a prefix on disk under a name, after computing it if needed, so that restarts find it."""
+    prefix, model, headers = await _requested(request, context)
+    if model.client.info.kv_folder is None:
+        raise InvalidRequest(
+            "this server keeps no blocks on disk; start it with --kv-offload-dir DIR, or pin the prefix"
+        )
+    return json_response(_described(model, await model.prefixes.save(model.client, prefix, model.name)), headers)
+
+
+@router.post("/v1/cache/load")
+async def load_prefix(request: Request, context: Context, body: Json[PrefixName]) -> Response:
+    """Bring a named prefix into the KV cache, from the disk or by computing it."""
     context.drain.check()
-    body = await read_body(request, prefix_request)
     model = context.models.find(body.model)
     headers = _headers(body, model)
     await acquire_model(request, model)
-    prefix = await _prefix(body, model, context)
-    state = await model.prefixes.pin(model.client, prefix, model.name)
-    return json_response(_described(model, state), headers)
+    _check_suitable(model)
+    return json_response(_described(model, await model.prefixes.load(model.client, body.name)), headers)
+
+
+@router.post("/v1/cache/pin")
+async def pin_prefix(request: Request, context: Context) -> Response:
+    """Keep a prefix in the KV cache under a name, after computing it if needed."""
+    prefix, model, headers = await _requested(request, context)
+    return json_response(_described(model, await model.prefixes.pin(model.client, prefix, model.name)), headers)
 
 
 @router.delete("/v1/cache/{name}")
 async def delete_prefix(request: Request, name: str, context: Context) -> Response:
     """Forget a named prefix. Its blocks stay until others need their room."""
-    having = [model for model in _models(request, context) if model.prefixes.find(name) is not None]
+    having = [model for model in _models(request, context) if await model.prefixes.has(model.client, name)]
     if len(having) > 1:
         names = ", ".join(quote(model.name) for model in having)
         raise InvalidRequest(f"{quote(name)} is a prefix of the models {names}; choose one with ?model=", param="model")
@@ -81,7 +99,7 @@ def _models(request: Request, context: ServerContext) -> Iterator[ServedModel]:
         yield context.models.find(name)
 
 
-def _headers(body: PrefixRequest, model: ServedModel) -> dict[str, str]:
+def _headers(body: PrefixRequest | PrefixName, model: ServedModel) -> dict[str, str]:
     """Return the header that lists ignored fields. Raises InvalidRequest if the server is configured to refuse them."""
     is_strict = model.config.strict_parameters
     ignored = ignored_parameters(body.extra, strict=is_strict)
@@ -90,30 +108,34 @@ def _headers(body: PrefixRequest, model: ServedModel) -> dict[str, str]:
     return ignored_header(ignored)
 
 
-async def _prefix(body: PrefixRequest, model: ServedModel, context: ServerContext) -> NamedPrefix:
-    """Return the prefix that a body describes, or names. Raises InvalidRequest and PrefixNotFound."""
-    model.check_engine()
-    info = model.client.info
-    _check_suitable(model, info)
+async def _requested(request: Request, context: ServerContext) -> tuple[NamedPrefix, ServedModel, dict[str, str]]:
+    """Return the prefix that a request's body describes, or names, its model, which is loaded, and the headers of the
+    answer. Raises InvalidRequest, PrefixNotFound, and the errors of `acquire_model`."""
+    context.drain.check()
+    body = await read_body(request, prefix_request)
+    model = context.models.find(body.model)
+    headers = _headers(body, model)
+    await acquire_model(request, model)
+    info = _check_suitable(model)
     if isinstance(body, PrefixOfText) and body.prompt is None:
-        return model.prefixes.get(body.name).prefix
+        return (await model.prefixes.get(model.client, body.name)).prefix, model, headers
     ids = await _chat_ids(body, model, info) if isinstance(body, PrefixOfChat) else await _text_ids(body, model, info)
     if len(ids) < info.block_size:
         raise InvalidRequest(
             f"the prefix has {len(ids)} tokens, and only whole blocks of {info.block_size} are kept; give a longer one",
             param="prompt",
         )
-    return NamedPrefix(
-        name=body.name,
-        prompt_ids=ids,
-        cache_salt=_salt(body, context),
-        adapter=None if model.adapter is None else context.models.adapters.current(model.name).ref,
-    )
+    adapter = None if model.adapter is None else context.models.adapters.current(model.name).ref
+    salt = _salt(body, context)
+    return NamedPrefix(name=body.name, prompt_ids=ids, cache_salt=salt, adapter=adapter), model, headers
 
 
-def _check_suitable(model: ServedModel, info: EngineInfo) -> None:
-    """Raise InvalidRequest if prefixes of the model cannot be kept."""
+def _check_suitable(model: ServedModel) -> EngineInfo:
+    """Return the engine's description. Raises InvalidRequest if prefixes of the model cannot be kept, and
+    EngineUnavailable."""
+    model.check_engine()
     SUITABLE_PATHS.check_generates(model)
+    info = model.client.info
     if info.num_states:
         raise InvalidRequest(
             f"the model {model.name!r} has recurrent layers, whose states named prefixes do not keep; its prefixes are "
@@ -125,6 +147,7 @@ def _check_suitable(model: ServedModel, info: EngineInfo) -> None:
             f"the model {model.name!r} caches no prefixes; start the server without --no-enable-prefix-caching",
             param="model",
         )
+    return info
 
 
 def _salt(body: PrefixRequest, context: ServerContext) -> str:
@@ -173,14 +196,23 @@ def _described(model: ServedModel, state: PrefixState) -> CachedPrefix:
         bytes=0 if model.info is None else record.num_blocks * (model.info.kv_bytes // model.info.num_blocks),
         where=None,
         memory_blocks=None,
+        disk_blocks=None,
         created_at=record.created_s,
         last_used_at=record.used_s,
     )
     if report is not None:
-        answer.memory_blocks = report.num_in_cache
-        answer.where = "none" if not report.num_in_cache else "part"
-        if report.num_in_cache == report.num_blocks:
-            answer.where = "pinned" if report.is_pinned else "memory"
+        answer.memory_blocks, answer.disk_blocks = report.num_in_cache, report.num_on_disk
+        answer.where = _where(report)
     if state.num_cached is not None:
         answer.cached_tokens = state.num_cached
     return answer
+
+
+def _where(report: PrefixReport) -> Where:
+    if report.is_pinned:
+        return "pinned"
+    if report.num_in_cache == report.num_blocks:
+        return "memory"
+    if report.num_missing == 0:
+        return "disk"
+    return "part" if report.num_missing < report.num_blocks else "none"

@@ -24,18 +24,24 @@ def _checked_name(value: Any) -> Any:
     return value
 
 
-class PrefixFields(StrictModel):
-    """Fields that requests for a named prefix share. key: name of the API key whose requests find the prefix, if it is
-    not the sender's."""
+class PrefixName(StrictModel):
+    """A prefix that is known by its name."""
 
     name: Annotated[str, BeforeValidator(_checked_name, json_schema_input_type=str)]
     model: str | None = None
+
+
+class PrefixFields(PrefixName):
+    """Fields that descriptions of a prefix share. key: name of the API key whose requests find the prefix, if it is not
+    the sender's."""
+
     cache_salt: str | None = None
     key: str | None = None
 
 
 class PrefixOfText(PrefixFields):
-    """A prefix that is a text or a list of token ids. Without a prompt, a prefix that is known by its name."""
+    """A prefix that is a text or a list of token ids. Without a prompt, a prefix that is known by its name, with its
+    salt."""
 
     prompt: Prompts | None = None
     add_special_tokens: bool | None = None
@@ -51,16 +57,27 @@ PrefixRequest = PrefixOfText | PrefixOfChat
 def prefix_request(raw: dict[str, Any]) -> PrefixRequest:
     """Return the body as a request of one of the two forms. Raises InvalidRequest."""
     if "messages" not in raw:
-        return validate(PrefixOfText, raw)
+        body = validate(PrefixOfText, raw)
+        for name in ("cache_salt", "key", "add_special_tokens"):
+            if body.prompt is None and getattr(body, name) is not None:
+                raise InvalidRequest(
+                    f"{name} is given without prompt and messages; a known prefix keeps its own; leave it out, or give "
+                    "the prefix again",
+                    param=name,
+                )
+        return body
     if "prompt" in raw:
         raise InvalidRequest("prompt and messages are both given; give one of them", param="prompt")
     return validate(PrefixOfChat, raw)
 
 
+Where = Literal["pinned", "memory", "disk", "part", "none"]
+
+
 class CachedPrefix(msgspec.Struct, kw_only=True):
     """A named prefix. tokens: those of its whole blocks, which alone are kept. bytes: of these blocks. where: null
-    while the model is not loaded; "part" if only some blocks are in memory, "none" if the next request must compute
-    all. cached_tokens: those that did not have to be computed now."""
+    while the model is not loaded; "memory" is not pinned, "disk" needs no computation, with "part" only the rest is
+    computed. cached_tokens: those that did not have to be computed now."""
 
     name: str
     object: Literal["cache.prefix"] = "cache.prefix"
@@ -69,8 +86,9 @@ class CachedPrefix(msgspec.Struct, kw_only=True):
     cached_tokens: int | UnsetType = UNSET
     blocks: int
     bytes: int
-    where: Literal["pinned", "memory", "part", "none"] | None
+    where: Where | None
     memory_blocks: int | None
+    disk_blocks: int | None
     created_at: int
     last_used_at: int
 

@@ -173,6 +173,8 @@ class FakeClient:
         self.forgotten: list[bytes] = []  # digests of adapters
         self.pinned: dict[str, NamedPrefix] = {}
         self.max_pinned = 16  # blocks
+        self.saved: dict[str, int] = {}  # by name: blocks on disk, one more with each request to save them
+        self.max_saved = 16
         self.batch_lane = BatchLane(batch_limit)
         self._info = info or engine_info()
 
@@ -248,10 +250,15 @@ class FakeClient:
             self.pinned[prefix.name] = prefix
         elif action is PrefixAction.UNPIN:
             self.pinned.pop(prefix.name, None)
+        num_saved = self.saved.get(prefix.name, 0)
+        if action is PrefixAction.SAVE and is_cached:
+            self.saved[prefix.name] = min(num_saved + 1, num_blocks, self.max_saved)
         return PrefixReport(
             num_tokens=len(ids),
             num_blocks=num_blocks,
             num_in_cache=num_blocks if is_cached else 0,
+            num_on_disk=num_saved,
+            num_missing=0 if is_cached else num_blocks - num_saved,
             is_pinned=self.pinned.get(prefix.name) == prefix,
             was_pinned=was_pinned,
             is_refused=is_refused,

@@ -34,6 +34,9 @@ class MemoryTier:
     def contains(self, keys: Sequence[bytes]) -> list[bool]:
         return [key in self.blocks for key in keys]
 
+    def num_stored(self, keys: Sequence[bytes]) -> int:
+        return sum(self.contains(keys))
+
     def read(self, keys: Sequence[bytes]) -> Future[list[bytes | None]]:
         future: Future[list[bytes | None]] = Future()
         self.reads.append((list(keys), future))

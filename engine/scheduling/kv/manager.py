@@ -46,7 +46,7 @@ class KVManager:
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
-        self.pins = PinnedPrefixes(self._prefixes, self.pool, config.max_pinned_blocks)
+        self.pins = PinnedPrefixes(self._prefixes, self.pool, config.max_pinned_blocks, self._moves)
         self.tier_reads = (
             None if tier is None or self._moves is None else TierReads(tier, self._prefixes, self._moves, clock)
         )

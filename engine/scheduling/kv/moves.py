@@ -114,6 +114,24 @@ class PendingMoves:
         if block not in self._loads:
             self._evicted.setdefault(block, key)
 
+    def save_prefix(self, keys: abc.Sequence[bytes], pool: BlockPool) -> None:
+        """Save the blocks of a prefix that the pool has. The others count as used now, if the tier has them."""
+        evicted = []
+        for key in keys:
+            if (block := pool.find(key)) is None:
+                evicted.append(key)
+            else:
+                self.keep(block, key)
+        self._tier.touch(
+            [key for key, is_stored in zip(evicted, self._tier.contains(evicted), strict=True) if is_stored]
+        )
+
+    def count_stored(self, keys: abc.Sequence[bytes], pool: BlockPool) -> tuple[int, int]:
+        """Return how many blocks of a prefix the tier has stored, and how many neither it nor the pool has."""
+        contained = zip(keys, self._tier.contains(keys), strict=True)
+        num_missing = sum(not is_stored and pool.find(key) is None for key, is_stored in contained)
+        return self._tier.num_stored(keys), num_missing
+
     def load(self, block: int, key: bytes, content: bytes) -> None:
         """Load a block, in use, before the next step reads it."""
         self._loads[block] = BlockLoad(group_of_key(key), block, content)

@@ -1,9 +1,10 @@
-"""PinnedPrefixes: named prefixes whose blocks stay in the KV cache, and reports of where a prefix's blocks are."""
+"""PinnedPrefixes: named prefixes whose blocks stay in the KV cache; saves prefixes, and reports where they are."""
 
 from collections import Counter
 
 from engine.protocol import NamedPrefix, PrefixAction, PrefixReport
 from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.moves import PendingMoves
 from engine.scheduling.kv.prefixes import PrefixIndex, unit_hashes
 
 
@@ -15,10 +16,14 @@ class PinnedPrefixes:
     share blocks.
     """
 
-    def __init__(self, prefixes: PrefixIndex, pool: BlockPool, max_blocks: int) -> None:
+    def __init__(
+        self, prefixes: PrefixIndex, pool: BlockPool, max_blocks: int, moves: PendingMoves | None = None
+    ) -> None:
+        """moves: saves blocks to a tier; None without one."""
         self._prefixes = prefixes
         self._pool = pool
         self._max_blocks = max_blocks
+        self._moves = moves
         self._by_name: dict[str, list[int]] = {}
         self.references: Counter[int] = Counter()  # number of pins by block; no zeros
 
@@ -29,7 +34,7 @@ class PinnedPrefixes:
 
     def handle(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
         """Carry out the action, and report the prefix. A pin replaces the one with the same name. A prefix is not
-        pinned while the cache lacks any of its blocks."""
+        pinned while the cache lacks any of its blocks. Saved blocks are on disk some time after the next step."""
         adapter = None if prefix.adapter is None else prefix.adapter.digest
         hashes = unit_hashes(prefix.prompt_ids, self._prefixes.unit, prefix.cache_salt, adapter)
         keys = self._prefixes.needed_keys(hashes)
@@ -44,11 +49,18 @@ class PinnedPrefixes:
                 self._unpin(prefix.name)
                 self._by_name[prefix.name] = blocks
                 self.references.update(blocks)
+        num_on_disk, num_missing = 0, len(keys) - len(blocks)
+        if self._moves is not None:
+            if action in (PrefixAction.SAVE, PrefixAction.PIN) and not is_refused:
+                self._moves.save_prefix(keys, self._pool)
+            num_on_disk, num_missing = self._moves.count_stored(keys, self._pool)
         end = self._prefixes.find(0, hashes, len(hashes) * self._prefixes.blocks_per_unit[0] - 1) if hashes else None
         return PrefixReport(
             num_tokens=len(hashes) * self._prefixes.unit,
             num_blocks=len(keys),
             num_in_cache=len(blocks),
+            num_on_disk=num_on_disk,
+            num_missing=num_missing,
             is_pinned=len(blocks) == len(keys) and self._by_name.get(prefix.name) == blocks,
             was_pinned=before is not None,
             is_refused=is_refused,

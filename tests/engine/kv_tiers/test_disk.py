@@ -58,6 +58,21 @@ def test_blocks_are_found_after_a_restart_by_the_same_fingerprint_alone(open_tie
     assert read(other, 1) == [None]
 
 
+def test_queued_blocks_are_contained_and_not_stored(open_tier: Open) -> None:
+    tier, may_write = open_tier(), threading.Event()
+
+    def wait() -> None:
+        assert may_write.wait(30)
+
+    tier._writes.put(wait)
+    tier.write(blocks(1))
+    keys = [key_of(1), key_of(2)]
+    assert (tier.contains(keys), tier.num_stored(keys)) == ([True, False], 0)
+    may_write.set()
+    settle(tier)
+    assert tier.num_stored(keys) == 1
+
+
 def test_statistics_count_since_they_were_last_taken(open_tier: Open) -> None:
     tier = open_tier()
     tier.write(blocks(1, 2))

@@ -9,7 +9,7 @@ import pytest
 from engine.config import Device, DType, EngineConfig, KVCacheDType
 from engine.engine import Engine
 from engine.errors import OptionError, StartupError
-from engine.protocol import EngineInfo, StepStats
+from engine.protocol import EngineInfo, HandlePrefix, NamedPrefix, PrefixAction, StepStats
 from engine.quality import records
 from engine.scheduling.steps.budget import StepBudget
 from engine.startup.build import build_engine
@@ -70,6 +70,8 @@ def test_an_engine_continues_from_the_blocks_of_the_one_before_it(model: Path, t
     first.close()
     second, info = start(model, tmp_path / "kv", kv_persist=True)
     assert any("6 blocks of this model there" in note for note in info.notes)
+    assert info.kv_folder is not None
+    assert len([*Path(info.kv_folder).rglob("*.kv")]) == 6
     ids, stats = answer(second)
     second.close()
     assert ids == expected
@@ -77,6 +79,20 @@ def test_an_engine_continues_from_the_blocks_of_the_one_before_it(model: Path, t
     assert sum(each.tier_hits for each in stats) == 6
     assert sum(each.prefill_tokens for each in stats) == 4
     assert stats[-1].tier_bytes > 0
+
+
+def test_a_saved_prefix_is_there_at_the_next_start(model: Path, tmp_path: Path) -> None:
+    """Without --kv-persist."""
+    first, _ = start(model, tmp_path / "kv")
+    expected, _ = answer(first)
+    first.handle(HandlePrefix(0, PrefixAction.SAVE, NamedPrefix(name="a", prompt_ids=PROMPT)))
+    first.step()
+    first.close()
+    second, _ = start(model, tmp_path / "kv")
+    ids, stats = answer(second)
+    second.close()
+    assert ids == expected
+    assert sum(each.tier_restored_tokens for each in stats) == len(PROMPT) // 16 * 16
 
 
 def test_evicted_blocks_come_back(model: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
     if name in POOLING:
         client = pooling_client(tasks=[*PoolingTask])
     else:
-        client = FakeClient(says("Because."), fim_info(max_model_len=400))
+        client = FakeClient(says("Because."), fim_info(max_model_len=400, kv_folder=str(tmp_path / "kv")))
     (tmp_path / "FOLDER").mkdir()
     client.adapters["FOLDER"] = AdapterInfo(digest=b"x", rank=8, num_bytes=1)
     app = make_app(client, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)), data_dir=str(tmp_path))
@@ -121,6 +121,7 @@ async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
     app.state.context.pulls = Pulls(["*"], app.state.context.metrics, fetch)
     async with http(app) as api:
         await api.post("/v1/load_lora_adapter", json={"lora_name": "LOADED", "lora_path": "FOLDER"})
+        await api.post("/v1/cache/pin", json={**EXAMPLES["POST /v1/cache/pin"], "name": "PINNED"})
         conversation = (await api.post("/v1/conversations", json={})).json()
         path = path.replace("{conversation_id}", conversation["id"])
         for field, purpose in (("input_file_id", "batch"), ("training_file", "fine-tune")):

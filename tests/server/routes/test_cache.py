@@ -121,6 +121,7 @@ async def test_a_pin_beyond_the_limit_is_refused_with_numbers_before_it_is_compu
         ({"prompt": TEXT * 9}, "tokens; the model takes 200"),
         ({"prompt": TEXT, "key": "nobody"}, "the keys file has no key of this name"),
         ({"prompt": [7, 9999]}, "9999"),
+        ({"cache_salt": "x"}, "a known prefix keeps its own"),
     ],
 )
 async def test_a_body_is_refused_for(app: FastAPI, body: dict[str, Any], message: str) -> None:
@@ -188,11 +189,16 @@ async def test_pins_return_with_the_next_engine(client: FakeClient, app: FastAPI
     client.pinned.clear()
     client.streams.clear()  # and with them the cache
     client.max_pinned = 4
+    await _restored(app, client)
+    assert list(client.pinned) == ["shop"]
+    assert "the prefix other is not pinned any more" in caplog.text
+
+
+async def _restored(app: FastAPI, client: FakeClient) -> None:
+    """An engine process has become ready, and its prefixes are pinned."""
     prefixes = app.state.context.models.default.prefixes
     prefixes.engine_is_ready(client)
     await asyncio.wait_for(prefixes._restoration, 10)
-    assert list(client.pinned) == ["shop"]
-    assert "the prefix other is not pinned any more" in caplog.text
 
 
 async def test_while_no_engine_is_ready_a_prefix_is_somewhere_unknown(client: FakeClient, app: FastAPI) -> None:

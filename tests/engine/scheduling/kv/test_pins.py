@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.protocol import EngineRequest, HandlePrefix, NamedPrefix, PrefixAction, PrefixHandled, PrefixReport
+from engine.engine import Engine
+from engine.protocol import (
+    EngineRequest,
+    HandlePrefix,
+    NamedPrefix,
+    PrefixAction,
+    PrefixHandled,
+    PrefixReport,
+    StepOutputs,
+)
 from engine.scheduling.config import SchedulerConfig
 from tests.engine.scheduling.test_schedules import PREFIXES, blocks_of_pool, schedules, workloads
 from tests.helpers.engines import (
@@ -20,10 +29,11 @@ from tests.helpers.engines import (
     make_prompt,
     make_request,
 )
+from tests.helpers.memory_tier import MemoryTier
 
 pytestmark = pytest.mark.fast
 
-PIN, UNPIN, REPORT = PrefixAction.PIN, PrefixAction.UNPIN, PrefixAction.REPORT
+PIN, UNPIN, REPORT, SAVE = PrefixAction.PIN, PrefixAction.UNPIN, PrefixAction.REPORT, PrefixAction.SAVE
 PROMPT = make_prompt(18)  # four blocks, and two tokens more
 OTHER = make_prompt(12, seed=1)
 
@@ -145,14 +155,64 @@ def test_a_prefix_is_idle_since_its_last_request() -> None:
 def test_an_engine_answers_and_counts_pinned_blocks() -> None:
     engine, _ = make_engine(max_model_len=40)
     engine.add(make_request("a", PROMPT, max_tokens=1))
-    while engine.has_work:
-        engine.step()
+    run_to_end(engine)
     answer = engine.handle(HandlePrefix(3, PIN, NamedPrefix(name="a", prompt_ids=PROMPT)))
     assert isinstance(answer, PrefixHandled)
     assert (answer.number, answer.report.is_pinned) == (3, True)
     assert engine.has_work
     assert engine.step().stats.blocks_pinned == 4
     assert not engine.has_work
+
+
+@pytest.mark.parametrize("action", [SAVE, PIN])
+def test_a_saved_prefix_is_read_by_the_next_engine(action: PrefixAction) -> None:
+    tier = MemoryTier()
+    for number, num_cached in enumerate((0, 16)):
+        engine, _ = make_engine(max_model_len=40, tier=tier, windows=(None, 6))
+        engine.add(make_request("a", PROMPT, max_tokens=1))
+        outputs = [output for step in run_to_end(engine) for output in step.outputs]
+        assert outputs[-1].num_cached_tokens == num_cached
+        before, after = (handled(engine, each, PROMPT) for each in (action, REPORT))
+        assert before.num_missing == 0
+        assert before.num_on_disk == (before.num_blocks if number else 0)
+        assert after.num_on_disk == after.num_blocks == len(tier.blocks)
+
+
+def test_a_prefix_that_was_evicted_counts_as_used_when_it_is_saved_again() -> None:
+    tier = MemoryTier()
+    engine, _ = make_engine(num_blocks=12, max_model_len=40, tier=tier)
+    for id, prompt in (("a", PROMPT), ("fill", make_prompt(36, seed=3)), ("more", make_prompt(36, seed=4))):
+        engine.add(make_request(id, prompt, max_tokens=4))
+        run_to_end(engine)
+        if id == "a":
+            saved = handled(engine, SAVE, PROMPT).num_blocks
+            keys = [*tier.blocks]
+    assert handled(engine, REPORT, PROMPT).num_in_cache < saved
+    assert {*[*tier.blocks][-saved:]} != {*keys}
+    report = handled(engine, SAVE, PROMPT)
+    assert (report.num_missing, report.num_on_disk) == (0, saved)
+    assert {*[*tier.blocks][-saved:]} == {*keys}
+
+
+def test_a_save_misses_blocks_that_were_never_computed() -> None:
+    engine, _ = make_engine(tier=MemoryTier())
+    assert handled(engine, SAVE, PROMPT).num_missing == 4
+
+
+def handled(engine: Engine, action: PrefixAction, prompt: list[int]) -> PrefixReport:
+    answer = engine.handle(HandlePrefix(0, action, NamedPrefix(name="a", prompt_ids=prompt)))
+    assert isinstance(answer, PrefixHandled)
+    run_to_end(engine)
+    return answer.report
+
+
+def run_to_end(engine: Engine) -> list[StepOutputs]:
+    steps = []
+    while engine.has_work or engine.is_preparing:
+        if not engine.has_work:
+            engine.wait_for_prepared()
+        steps.append(engine.step())
+    return steps
 
 
 @settings(max_examples=35, deadline=None, derandomize=True)

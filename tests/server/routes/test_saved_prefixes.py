@@ -1,0 +1,141 @@
+"""Named prefixes with blocks on disk: they are saved, loaded, and found by the next server."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from server.prefixes import named
+from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, says
+from tests.server.routes.test_cache import TEXT, _restored
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, "_POLL_S", 0.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "fingerprint"
+
+
+def _server(folder: Path) -> tuple[FastAPI, FakeClient]:
+    client = FakeClient(says("x"), engine_info(kv_folder=str(folder)))
+    return make_app(client), client
+
+
+async def _post(app: FastAPI, action: str, **body: Any) -> tuple[int, Any]:
+    async with http(app) as api:
+        response = await api.post(f"/v1/cache/{action}", json={"name": "shop", **body})
+    return response.status_code, response.json()
+
+
+async def _listed(app: FastAPI) -> list[tuple[str, str]]:
+    async with http(app) as api:
+        return [(each["name"], each["where"]) for each in (await api.get("/v1/cache")).json()["data"]]
+
+
+async def test_a_prefix_is_saved_when_all_its_blocks_are_on_disk(folder: Path) -> None:
+    app, client = _server(folder)
+    status, answer = await _post(app, "save", prompt=TEXT)
+    fields = ("tokens", "blocks", "where", "memory_blocks", "disk_blocks")
+    assert (status, [answer[name] for name in fields]) == (200, [48, 3, "memory", 3, 3])
+    assert len(client.requests) == 1
+    (file,) = folder.iterdir()
+    assert (file.name, file.stat().st_mode & 0o777) == ("shop.json", 0o600)
+
+
+async def test_the_next_server_knows_saved_names_and_loads_them(folder: Path) -> None:
+    await _post(_server(folder)[0], "save", prompt=TEXT)
+    app, client = _server(folder)
+    client.saved["shop"] = 3
+    before = await _listed(app)
+    status, answer = await _post(app, "load")
+    assert (before, status, answer["where"]) == ([("shop", "disk")], 200, "memory")
+    assert [len(request.prompt_ids) for request in client.requests] == [len(TEXT) + 1]
+    assert client.pinned == {}
+
+
+async def test_pins_return_with_the_next_server(folder: Path) -> None:
+    app, _ = _server(folder)
+    await _post(app, "pin", prompt=TEXT)
+    await _post(app, "save", name="saved", prompt=TEXT)
+    app, client = _server(folder)
+    await _restored(app, client)
+    assert list(client.pinned) == ["shop"]
+    assert await _listed(app) == [("saved", "memory"), ("shop", "pinned")]
+
+
+async def test_a_deleted_name_does_not_return(folder: Path) -> None:
+    app, _ = _server(folder)
+    await _post(app, "pin", prompt=TEXT)
+    async with http(app) as api:
+        await api.delete("/v1/cache/shop")
+    assert await _listed(_server(folder)[0]) == []
+    assert [*folder.iterdir()] == []
+
+
+async def test_a_name_that_another_server_deleted_is_still_unpinned_here(folder: Path) -> None:
+    (app, client), (other, _) = _server(folder), _server(folder)
+    await _post(app, "pin", prompt=TEXT)
+    async with http(other) as api, http(app) as here:
+        assert (await api.delete("/v1/cache/shop")).status_code == 200
+        assert client.pinned
+        assert (await here.delete("/v1/cache/shop")).status_code == 200
+    assert client.pinned == {}
+
+
+async def test_saving_a_pinned_name_keeps_the_pin_unless_the_prefix_is_another(folder: Path) -> None:
+    app, client = _server(folder)
+    await _post(app, "pin", prompt=TEXT)
+    await _post(app, "save", prompt=TEXT)
+    assert list(client.pinned) == ["shop"]
+    client.saved.clear()
+    await _post(app, "save", prompt=TEXT[::-1])
+    assert client.pinned == {}
+
+
+@pytest.mark.parametrize("action", ["load", "pin"])
+async def test_an_unknown_name_is_not_found(folder: Path, action: str) -> None:
+    status, answer = await _post(_server(folder)[0], action)
+    assert (status, answer["error"]["code"]) == (404, "prefix_not_found")
+
+
+async def test_without_a_folder_nothing_can_be_saved() -> None:
+    status, answer = await _post(make_app(FakeClient(says("x"))), "save", prompt=TEXT)
+    assert status == 400
+    assert "--kv-offload-dir" in answer["error"]["message"]
+
+
+async def test_a_disk_that_takes_too_little_fails_the_save(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, "_SAVE_PATIENCE_S", 0.0)
+    app, client = _server(folder)
+    client.max_saved = 2
+    status, answer = await _post(app, "save", prompt=TEXT)
+    assert (status, answer["error"]["code"]) == (500, "storage_failed")
+    assert "of the 3 blocks of the prefix 'shop' are on disk" in answer["error"]["message"]
+    assert await _listed(app) == []
+
+
+async def test_files_that_are_not_a_prefix_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app, _ = _server(folder)
+    await _post(app, "save", prompt=TEXT)
+    (folder / "torn.json").write_bytes((folder / "shop.json").read_bytes()[:40])
+    shutil.copy(folder / "shop.json", folder / "renamed.json")
+    assert await _listed(app) == [("shop", "memory")]
+    assert "torn.json is not used" in caplog.text
+
+
+async def test_a_folder_that_others_may_write_to_is_not_used(folder: Path) -> None:
+    app, _ = _server(folder)
+    await _post(app, "save", prompt=TEXT)
+    os.chmod(folder, 0o777)
+    status, answer = await _post(app, "load")
+    assert (status, answer["error"]["code"]) == (500, "storage_failed")
+    assert "other users may write to it" in answer["error"]["message"]
