@@ -12,6 +12,9 @@ seventh visit alone, `*7` every seventh. Points and their actions:
     output   delay=S        the outputs of the step are sent S seconds later
              corrupt        bytes that are not a message are sent in place of the outputs
     store    full           a transaction of the store finds the disk full
+    kv_read  fail           a block of the KV cache cannot be read from disk
+             hang=S         that takes S seconds more
+    kv_write full           a block of the KV cache finds the disk full
 """
 
 import math
@@ -27,6 +30,8 @@ _ACTIONS = {
     "logits": ("nan",),
     "output": ("delay", "corrupt"),
     "store": ("full",),
+    "kv_read": ("fail", "hang"),
+    "kv_write": ("full",),
 }
 _WITH_SECONDS = ("hang", "delay")
 

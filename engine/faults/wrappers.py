@@ -1,18 +1,21 @@
-"""FaultyRunner, FaultyPooler and FaultySocket: wrap the real objects and inject planned faults.
+"""FaultyRunner, FaultyPooler, FaultyFolder and FaultySocket: the real objects with planned faults.
 
 engine/child_processes/fault_plan.py lists the faults. Each injected fault is logged.
 """
 
+import errno
 import logging
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
 from engine.child_processes.fault_plan import FaultPlan, PlannedFault
+from engine.kv_tiers.block_folder import BlockFolder
 from engine.pooling.engine import TextPooler
 from engine.protocol import PoolingRequest
 from engine.runner.runner import PendingStep, TorchRunner
@@ -66,6 +69,24 @@ class FaultyPooler:
             results[0] = torch.full_like(results[0], torch.nan)
         self._faults.inject([request.id for request in requests])
         return results
+
+
+class FaultyFolder(BlockFolder):
+    def __init__(self, faults: FaultPlan, root: Path, fingerprint: str, max_block_bytes: int) -> None:
+        super().__init__(root, fingerprint, max_block_bytes)
+        self._faults = _Faults(faults)
+
+    def read(self, key: bytes, used_ns: int) -> bytes:
+        for fault in self._faults.due("kv_read"):
+            if fault.action == "fail":
+                raise OSError(errno.EIO, "an injected fault of the disk")
+            time.sleep(fault.seconds)
+        return super().read(key, used_ns)
+
+    def write(self, key: bytes, content: bytes, used_ns: int) -> int:
+        for _ in self._faults.due("kv_write"):
+            raise OSError(errno.ENOSPC, "an injected full disk")
+        return super().write(key, content, used_ns)
 
 
 class _Faults:

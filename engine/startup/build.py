@@ -118,7 +118,7 @@ def build_served_engine(
     engine_config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
     )
-    tier = open_tier(config, models, runner)
+    tier = open_tier(config, models, runner, faults)
     engine = Engine(
         engine_config,
         runner if faults is None else FaultyRunner(runner, faults),

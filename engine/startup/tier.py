@@ -1,9 +1,12 @@
 """Opening of the tier below the KV cache: blocks on disk, if --kv-offload-dir is given."""
 
+from functools import partial
 from pathlib import Path
 
+from engine.child_processes.fault_plan import FaultPlan
 from engine.config import EngineConfig
 from engine.errors import OptionError
+from engine.faults.wrappers import FaultyFolder
 from engine.kv_tiers.block_folder import BlockFolder
 from engine.kv_tiers.disk import DiskTier
 from engine.runner.kv_budget import format_bytes
@@ -15,8 +18,12 @@ from models.errors import ModelError
 from models.loaded_model import LoadedModel
 
 
-def open_tier(config: EngineConfig, models: EngineModels, runner: TorchRunner) -> DiskTier | None:
+def open_tier(
+    config: EngineConfig, models: EngineModels, runner: TorchRunner, faults: FaultPlan | None = None
+) -> DiskTier | None:
     """Open the folder of blocks of a loaded model after `serve_context`; None without --kv-offload-dir.
+
+    faults: faults to inject, for tests.
 
     The first start with a model's files reads them all, to identify them. Raises OptionError if the model has recurrent
     layers, or the folder or its bound cannot be used, and StartupError if the files have changed.
@@ -32,7 +39,8 @@ def open_tier(config: EngineConfig, models: EngineModels, runner: TorchRunner) -
     try:
         block_bytes = max(runner.block_bytes)
         fingerprint = kv_fingerprint(compute_identity(config, models), model, config.block_size)
-        folder = BlockFolder(Path(config.kv_offload_dir), fingerprint, block_bytes)
+        make_folder = BlockFolder if faults is None else partial(FaultyFolder, faults)
+        folder = make_folder(Path(config.kv_offload_dir), fingerprint, block_bytes)
         return DiskTier(folder, config.kv_offload_max_bytes or folder.default_max_bytes())
     except ModelError as error:
         raise OptionError(f"--kv-offload-dir: {error}") from error

@@ -14,6 +14,7 @@ import msgspec
 
 from engine.child_processes.frames import MAX_FRAME_BYTES, encode_frame
 from engine.errors import InvalidRequest, StartupError
+from engine.kv_tiers.block_file import BlockFileError, packed_header, read_block
 from engine.protocol import AbortReason, AbortRequest, AddRequest, EngineRequest, SamplingParams, TokenizerInfo
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.safetensors import SafetensorsCheckpoint
@@ -91,6 +92,8 @@ _ANSWERS = (
 _REQUEST = EngineRequest(
     id="a", prompt_ids=[1, 2, 3], sampling=SamplingParams(max_tokens=5, logit_bias={3: 1.0}), arrival_s=1.0
 )
+_CONTENT, _FINGERPRINT, _KEY = bytes(range(200)), bytes(16), b"k" * 18
+_BLOCK_FILE = packed_header(_FINGERPRINT, _KEY, _CONTENT) + _CONTENT
 _FRAMES = (
     encode_frame(AddRequest(_REQUEST)),
     encode_frame(AbortRequest("a", AbortReason.CLIENT_GONE)),
@@ -165,6 +168,10 @@ def _read_frames(data: bytes) -> None:
             pass
 
 
+def _read_block(folder: Path) -> None:
+    assert read_block(folder / "a.kv", _FINGERPRINT, _KEY, len(_CONTENT), used_ns=0) == _CONTENT
+
+
 def _frame(rng: random.Random) -> bytes:
     """Mostly the payload is mutated and the length is right; no longer one is announced than is read into memory."""
     frame = rng.choice(_FRAMES)
@@ -198,6 +205,9 @@ TARGETS: dict[str, Target] = {
         _read_template, (StartupError, InvalidRequest), lambda rng: mutate_text(rng, rng.choice(_TEMPLATES)).encode()
     ),
     "answers": Target(_read_answers, (), lambda rng: mutate_text(rng, rng.choice(_ANSWERS)).encode()),
+    "block file": Target(
+        _of_folder(_read_block, "a.kv"), (BlockFileError,), lambda rng: mutate_bytes(rng, _BLOCK_FILE)
+    ),
     "frames": Target(_read_frames, (msgspec.DecodeError, InvalidRequest), _frame),
 }
 

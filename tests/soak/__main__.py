@@ -23,7 +23,7 @@ import httpx
 
 from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import API_KEY, ServerProcess
-from tests.soak.checks import Watch, faults_of_run, report, unknowns_of_run
+from tests.soak.checks import MAX_DISK_BYTES, Watch, faults_of_run, report, unknowns_of_run
 from tests.soak.samples import take_sample
 from tests.soak.scenarios import SCENARIOS
 from tests.soak.tally import Tally
@@ -31,7 +31,7 @@ from tests.soak.user import User
 
 FAULTS = (
     "step:raise:*151,step:memory:*211,request:raise:*401,logits:nan:*307,output:delay=0.3:*131,step:hang=0.5:*257,"
-    "store:full:*53"
+    "store:full:*53,kv_read:fail:*83,kv_read:hang=0.2:*61,kv_write:full:*97"
 )
 # A small KV cache: its pages are taken from the system when they are first written, which is soon over.
 _OPTIONS = ("--dtype", "float32", "--kv-cache-memory-bytes", "128MiB", "--max-num-batched-tokens", "256")
@@ -114,6 +114,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         log = arguments.log or Path(folder) / "log"
         options = (*_OPTIONS, "--served-model-name", "demo", "--check-invariants", "--stream-resume-grace", "5")
+        options = (*options, "--kv-offload-dir", str(Path(folder) / "kv"), "--kv-persist")
+        options = (*options, "--kv-offload-max-bytes", str(MAX_DISK_BYTES))
         options = (*options, "--data-dir", str(Path(folder) / "data"), "--engine-hang-timeout", str(_HANG_TIMEOUT_S))
         with ServerProcess(log, *options, faults=arguments.faults) as server:
             server.wait_ready()

@@ -12,8 +12,11 @@ from tests.soak.samples import MIB, Sample, growth_mib_per_minute, of_last_proce
 from tests.soak.tally import Outcome, Tally
 
 _EXPECTED_ERRORS = re.compile(
-    r"a step of [\d,]+ tokens failed|fails alone, too, and ends|the engine process ended with SIGKILL"
+    r"a step of [\d,]+ tokens failed|fails alone, too, and ends|the engine process ended with signal 9 \(SIGKILL"
 )
+MAX_DISK_BYTES = 128 * MIB  # of blocks of the KV cache; the documents of the scenarios have more
+_BLOCK_SIZE = 16
+_MAX_UNREPORTED = 3  # failures of the disk, of an engine that is killed
 _PROBES = {"/health", "/ready", "/metrics"}  # asked for by this program itself
 
 Labels = tuple[tuple[str, str], ...]
@@ -64,6 +67,7 @@ def faults_of_run(server: ServerProcess, watch: Watch, tally: Tally) -> list[str
         wrong.append(f"{broken} requests got no end")
     wrong += _wrong_counts(watch, tally)
     wrong += _wrong_blocks(server)
+    wrong += _wrong_tiers(server, watch)
     for name, samples in watch.samples.items():
         wrong += growth_of(name, of_last_process(samples)).wrong
     assert watch.first is not None
@@ -105,6 +109,23 @@ def _wrong_blocks(server: ServerProcess) -> list[str]:
     return [f"{used:g} blocks are in use, and nothing runs"] if used else []
 
 
+def _wrong_tiers(server: ServerProcess, watch: Watch) -> list[str]:
+    """Counters of blocks on disk that do not fit together. A killed engine may not have reported its last ones."""
+    queried = watch.counted("headrace_external_prefix_cache_queries_total")
+    restored = watch.counted("headrace_external_prefix_cache_hits_total")
+    num_hits = watch.counted("headrace_kv_tier_hits_total")
+    num_failures = watch.counted("headrace_kv_tier_failures_total")
+    num_injected = len(re.findall(r"injected fault: (?:kv_read fail|kv_write full)", server.log))
+    wrong = []
+    if not 0 < restored <= min(queried, num_hits * _BLOCK_SIZE):
+        wrong.append(f"of {queried} tokens {restored} came from the disk, with {num_hits} blocks that were read")
+    if not num_injected - _MAX_UNREPORTED * watch.num_kills <= num_failures <= num_injected:
+        wrong.append(f"{num_failures} failures of the disk were counted, and {num_injected} were injected")
+    if (num_bytes := server.metric("headrace_kv_tier_bytes")) > MAX_DISK_BYTES:
+        wrong.append(f"{num_bytes:,.0f} bytes are on disk, more than {MAX_DISK_BYTES:,}")
+    return wrong
+
+
 def unknowns_of_run(watch: Watch) -> list[str]:
     """What it was too short to tell, one line each."""
     growths = [growth_of(name, of_last_process(samples)) for name, samples in watch.samples.items()]
@@ -131,5 +152,9 @@ def report(server: ServerProcess, watch: Watch, tally: Tally) -> None:
         )
     injected: Counter[str] = Counter(re.findall(r"injected fault: (.*)", server.log))
     print(f"kills of the engine: {watch.num_kills}; injected: {dict(injected)}")  # noqa: T201
-    names = ("corrupted_requests", "step_memory_shortages", "num_preemptions", "generation_tokens", "prompt_tokens")
+    disk = ("hits", "misses", "failures", "dropped_blocks", "read_seconds", "write_seconds")
+    names = (
+        *("corrupted_requests", "step_memory_shortages", "num_preemptions", "generation_tokens", "prompt_tokens"),
+        *("external_prefix_cache_queries", "external_prefix_cache_hits", *(f"kv_tier_{name}" for name in disk)),
+    )
     print("; ".join(f"{name}: {watch.counted(f'headrace_{name}_total')}" for name in names))  # noqa: T201

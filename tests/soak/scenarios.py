@@ -61,6 +61,17 @@ async def chat(user: User) -> None:
         user.tally.check_text(body, _texts(stream.events))
 
 
+async def document(user: User) -> None:
+    """A question about one of a few long texts, which are more than the KV cache holds, and more than the disk may."""
+    number = user.random.randrange(8)
+    text = " ".join(f"Item {number}-{line} of the list is {line * number % 7} meters long." for line in range(40))
+    body = {"prompt": f"{text} {user.random.choice(PROMPTS)}", "max_tokens": 8, "temperature": 0}
+    answer = await user.ask("/v1/completions", body)
+    if answer is not None:
+        _note_usage(user, answer["usage"])
+        user.tally.check_text(body, answer["choices"][0]["text"])
+
+
 async def completion(user: User) -> None:
     body = {"prompt": user.random.choice(PROMPTS), "max_tokens": 24, "n": 2, "logprobs": 2, **_sampling(user)}
     answer = await user.ask("/v1/completions", body)
@@ -227,6 +238,7 @@ async def looks(user: User) -> None:
 
 SCENARIOS: dict[Callable[[User], Awaitable[None]], int] = {  # with how often each is done
     chat: 20,
+    document: 6,
     completion: 10,
     beams: 2,
     structured: 8,

@@ -1,16 +1,19 @@
-"""FaultyPooler: a plan's faults reach an engine that pools texts."""
+"""Faults of a plan reach an engine that pools texts, and blocks on disk."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
 from engine.child_processes.fault_plan import FaultPlan
-from engine.faults.wrappers import FaultyPooler
+from engine.faults.wrappers import FaultyFolder, FaultyPooler
+from engine.kv_tiers.disk import DiskTier
 from engine.pooling.engine import PoolingEngine
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
 from engine.protocol import FinishReason, PoolingParams, PoolingRequest, PoolingTask
+from tests.helpers.disk_tier import BLOCK_BYTES, ONE, blocks, content_of, key_of, read, settle, stored
 from tests.helpers.fake_pooling import pooling_info
 
 
@@ -47,3 +50,15 @@ def test_a_fault_ends_no_more_texts_than_it_should(plan: str, failing: str) -> N
     ends = _ends(plan, "ab", "cd", "e")
     assert ends.keys() == set("abcde")
     assert "".join(name for name in sorted(ends) if ends[name] is FinishReason.ERROR) == failing
+
+
+def test_faults_of_blocks_on_disk_are_misses_and_counts(tmp_path: Path) -> None:
+    plan = FaultPlan("kv_write:full:2,kv_read:fail:2,kv_read:hang=0:3")
+    tier = DiskTier(FaultyFolder(plan, tmp_path / "kv", ONE, BLOCK_BYTES), 1 << 20)
+    tier.write(blocks(1, 2, 3, 4))
+    settle(tier)
+    assert stored(tier, range(5)) == [1, 3, 4]
+    assert read(tier, 1, 3, 4) == [content_of(key_of(1)), None, content_of(key_of(4))]
+    stats = tier.take_stats()
+    tier.close(30)
+    assert (stats.hits, stats.misses, stats.failures) == (2, 1, 2)
