@@ -34,7 +34,7 @@ from engine.runner.contained import execute_contained
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import CountedAs
 from engine.scheduling.kv.moves import AttachedTier
-from engine.scheduling.kv.tier_reads import TierOptions
+from engine.scheduling.kv.tier_options import TierOptions
 from engine.scheduling.plan import Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.steps.budget import StepBudget
@@ -198,12 +198,13 @@ class Engine:
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
         self._report_started(plan)
-        if plan.moves is not None and self._tier is not None:
-            self._tier.move(plan.moves)
+        is_loaded = plan.moves is None or self._tier is None or self._tier.move(plan.moves)
         scheduled_s = time.perf_counter()
-        result = execute_contained(self._runner, plan, self._budget) if plan.items else StepResult([])
+        result: StepResult | None = StepResult([])
+        if plan.items or not is_loaded:
+            result = execute_contained(self._runner, plan, self._budget) if is_loaded else None
         if result is None:
-            self._scheduler.withdraw(plan)
+            self._scheduler.withdraw(plan, is_loaded=is_loaded)
             plan, result = StepPlan([]), StepResult([])
         executed_s = time.perf_counter()
         step_s = executed_s - drafted_s

@@ -1,5 +1,6 @@
 """TorchRunner: runs step plans on a loaded model, on a CPU or a CUDA device."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -113,17 +114,14 @@ class TorchRunner:
         return self._block_copy
 
     def save(self, saves: list[BlockSave]) -> list[bytes]:
-        try:
+        with _naming_memory_shortage():
             return [self._copy.read(group, block) for group, block, _ in saves]
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise MemoryError(str(error)) from error
-            raise
 
     @torch.inference_mode()
     def load(self, loads: list[BlockLoad]) -> None:
-        for group, block, content in loads:
-            self._copy.write(group, block, content)
+        with _naming_memory_shortage():
+            for group, block, content in loads:
+                self._copy.write(group, block, content)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingStep:
@@ -237,6 +235,17 @@ class TorchRunner:
             num_top = [prompt.num_top] * len(targets)
             result += token_logprobs(self._sampler.logit_ops, logits, targets, num_top, with_ranks=True)
         return result
+
+
+@contextlib.contextmanager
+def _naming_memory_shortage() -> Iterator[None]:
+    """Convert torch's errors about memory to MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def _prompts(plan: StepPlan, batch: ForwardBatch) -> list[_PromptRows]:

@@ -28,7 +28,8 @@ from engine.scheduling.fairness.service_queue import service_order
 from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.moves import BlockMoves
-from engine.scheduling.kv.tier_reads import TierOptions, TierReads
+from engine.scheduling.kv.tier_options import TierOptions
+from engine.scheduling.kv.tier_reads import TierReads
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
@@ -83,16 +84,18 @@ class Scheduler:
         has_started = lifecycle.running or lifecycle.paused
         if has_started or self._outputs or self._aborts or lifecycle.waiting.has_ready:
             return True
-        if (reads := self._kv.tier_reads) is not None and reads.has_done:
+        if (reads := self._kv.tier_reads) is not None and reads.has_result:
             return True
         next_s = self._limits.next_s
         return next_s is not None and next_s <= self._clock()
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Seconds until the next time limit of a sequence, when `has_work` becomes true; None without time limits."""
-        next_s = self._limits.next_s
-        return None if next_s is None else max(0.0, next_s - self._clock())
+        """Seconds until the next time limit of a sequence or of its wait for a tier, when `has_work` becomes true; None
+        without time limits."""
+        reads = self._kv.tier_reads
+        times_s = [each for each in (self._limits.next_s, None if reads is None else reads.next_s) if each is not None]
+        return max(0.0, min(times_s) - self._clock()) if times_s else None
 
     @property
     def running(self) -> list[Sequence]:
@@ -189,7 +192,7 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         self._finish_aborted()
         self._finish_due()
-        if (reads := self._kv.tier_reads) is not None and reads.has_done:
+        if (reads := self._kv.tier_reads) is not None and reads.has_result:
             self._lifecycle.collect_reads(reads)
         return self._planner.plan()
 
@@ -209,10 +212,13 @@ class Scheduler:
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    def withdraw(self, plan: StepPlan) -> None:
+    def withdraw(self, plan: StepPlan, *, is_loaded: bool = True) -> None:
         """Requeue the sequences of a plan that ran out of memory; call in place of `update`. Sequences to which this
-        has happened too often end with an error."""
+        has happened too often end with an error. is_loaded: the blocks from a tier have their contents; otherwise they
+        are computed."""
         self._lifecycle.tally.memory_shortages += 1
+        if not is_loaded and plan.moves is not None:
+            self._kv.unload(plan.moves, [item.sequence for item in plan.items])
         for item in reversed(plan.items):
             self._lifecycle.withdraw(item.sequence)
             if item.sequence.num_withdrawn > _MAX_WITHDRAWN:

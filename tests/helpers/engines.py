@@ -27,7 +27,7 @@ from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import CountedAs
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.kv.moves import AttachedTier
-from engine.scheduling.kv.tier_reads import TierOptions
+from engine.scheduling.kv.tier_options import TierOptions
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence, SequenceStatus

@@ -48,7 +48,7 @@ class MemoryTier:
         """End all reads, with their blocks or an error."""
         reads, self.reads = self.reads, []
         for keys, future in reads:
-            if not future.set_running_or_notify_cancel():
+            if not (future.running() or future.set_running_or_notify_cancel()):
                 continue
             if error is not None:
                 future.set_exception(error)

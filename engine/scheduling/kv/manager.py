@@ -3,7 +3,7 @@
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
@@ -13,7 +13,8 @@ from engine.scheduling.kv.moves import BlockMoves, PendingMoves, WriteThrough
 from engine.scheduling.kv.pins import PinnedPrefixes
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, unit_hashes
 from engine.scheduling.kv.states import StateAllocator
-from engine.scheduling.kv.tier_reads import TierOptions, TierReads
+from engine.scheduling.kv.tier_options import TierOptions
+from engine.scheduling.kv.tier_reads import TierReads
 from engine.scheduling.sequence import Sequence
 
 
@@ -127,6 +128,15 @@ class KVManager:
     def take_moves(self) -> BlockMoves | None:
         """Return the blocks to save and to load before the next step; None without any."""
         return None if self._moves is None else self._moves.take()
+
+    def unload(self, moves: BlockMoves, sequences: Iterable[Sequence]) -> None:
+        """Forget blocks that could not be loaded, and read nothing again for these sequences, which must compute
+        them."""
+        assert self.tier_reads is not None
+        for load in moves.loads:
+            self.pool.unregister(load.block)
+        for sequence in sequences:
+            self.tier_reads.pass_over(sequence)
 
     # --- admission ----------------------------------------------------------------------------------------------------
 

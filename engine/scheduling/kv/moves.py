@@ -48,7 +48,8 @@ class BlockMover(Protocol):
         """Return the contents of blocks. Raises MemoryError if memory runs out."""
 
     def load(self, loads: list[BlockLoad]) -> None:
-        """Write contents that `save` has returned, perhaps in another process, to blocks of the same groups."""
+        """Write contents that `save` has returned, perhaps in another process, to blocks of the same groups. Raises
+        MemoryError if memory runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,17 @@ class AttachedTier:
     on_read: abc.Callable[[], None] = lambda: None
     writes_through: bool = False
 
-    def move(self, moves: BlockMoves) -> None:
-        """Carry out the moves of a plan, before its step."""
+    def move(self, moves: BlockMoves) -> bool:
+        """Carry out the moves of a plan, before its step; return whether all blocks have been loaded."""
         if moves.saves:
             self._save(moves.saves)
-        if moves.loads:
-            self.mover.load(moves.loads)
+        try:
+            if moves.loads:
+                self.mover.load(moves.loads)
+        except MemoryError:
+            logger.warning("memory ran out while %d blocks were loaded; they are computed again", len(moves.loads))
+            return False
+        return True
 
     def _save(self, wanted: list[BlockSave]) -> None:
         """Copy the blocks that the tier has room for, and give them to it."""

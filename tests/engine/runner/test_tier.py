@@ -1,4 +1,4 @@
-"""Blocks that are copied out of the KV cache: memory that runs out meanwhile is named."""
+"""Blocks that are copied out of the KV cache and into it: memory that runs out meanwhile is named."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.runner.runner import TorchRunner
-from engine.scheduling.kv.moves import BlockSave
+from engine.scheduling.kv.moves import BlockLoad, BlockSave
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,17 @@ from engine.scheduling.kv.moves import BlockSave
         (RuntimeError("expected a tensor"), RuntimeError),
     ],
 )
-def test_torchs_errors_of_memory_are_memory_errors_when_blocks_are_saved(
+def test_torchs_errors_of_memory_are_memory_errors_when_blocks_are_moved(
     error: Exception, expected: type[Exception]
 ) -> None:
     def fail(*_: object) -> bytes:
         raise error
 
-    runner: Any = SimpleNamespace(_copy=SimpleNamespace(read=fail))
-    with pytest.raises(expected) as raised:
-        TorchRunner.save(runner, [BlockSave(0, 0, b"")])
-    assert type(raised.value) is expected
+    runner: Any = SimpleNamespace(_copy=SimpleNamespace(read=fail, write=fail))
+    for move in (
+        lambda: TorchRunner.save(runner, [BlockSave(0, 0, b"")]),
+        lambda: TorchRunner.load(runner, [BlockLoad(0, 0, b"")]),
+    ):
+        with pytest.raises(expected) as raised:
+            move()
+        assert type(raised.value) is expected

@@ -7,7 +7,7 @@ import pytest
 from engine.protocol import AbortReason, FinishReason, ServiceClass
 from engine.protocol.sequence_events import WaitReason
 from engine.scheduling.kv.moves import AttachedTier
-from engine.scheduling.kv.tier_reads import ReadPace, TierOptions
+from engine.scheduling.kv.tier_options import ReadPace, TierOptions
 from engine.scheduling.plan import StepResult
 from engine.scheduling.scheduler import Scheduler
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_engine, make_prompt, make_request
