@@ -17,13 +17,13 @@ from typing import Any
 from engine.errors import OptionError
 from engine.kv_tiers.block_file import HEADER_BYTES, BlockFileError
 from engine.kv_tiers.block_folder import BlockFolder, Survey
-from engine.kv_tiers.tier import TierStats
+from engine.kv_tiers.tier import QUEUE_BYTES, TierStats
 
 logger = logging.getLogger(__name__)
 
-_QUEUE_BYTES = 256 << 20  # contents that wait to be written
 _EVICTED_SHARE = 20  # a twentieth of the bound is deleted at once, since finding the oldest files lists them all
-_SURVEY_S = 60.0  # after a miss, look for blocks of other engines if the last survey is as old
+# After a miss, look for blocks of other engines if the last survey is as old, and as many times older than it took.
+_SURVEY_S, _SURVEY_COST = 60.0, 300
 _NICENESS = 10  # of the thread that writes, since steps need the processors more
 
 
@@ -43,7 +43,7 @@ class DiskTier:
         folder: BlockFolder,
         max_bytes: int,
         *,
-        queue_bytes: int = _QUEUE_BYTES,
+        queue_bytes: int = QUEUE_BYTES,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """max_bytes: bound on all files in the folder. clock_ns: times of use, compared with those of other engines.
@@ -64,6 +64,7 @@ class DiskTier:
         self._own_bytes = sum(self._index.values())
         self._total_bytes = 0  # of all fingerprints, by the last survey; only for the thread that writes
         self._surveyed_s = time.monotonic()
+        self._survey_s = 0.0  # what the last survey took of the processor
         self._queued: dict[bytes, bytes] = {}
         self._queued_bytes = 0
         self._stats = TierStats()
@@ -97,7 +98,8 @@ class DiskTier:
     def contains(self, keys: Sequence[bytes]) -> list[bool]:
         with self._lock:
             found = [key in self._index or key in self._queued for key in keys]
-            is_due = not all(found) and time.monotonic() - self._surveyed_s > _SURVEY_S
+            age_s = time.monotonic() - self._surveyed_s
+            is_due = not all(found) and age_s > max(_SURVEY_S, self._survey_s * _SURVEY_COST)
             if is_due:
                 self._surveyed_s = time.monotonic()
         if is_due:
@@ -250,6 +252,7 @@ class DiskTier:
 
     def _survey(self, max_bytes: int) -> None:
         """List all files, and delete the oldest ones if they have more than `max_bytes`."""
+        began_s = time.thread_time()
         try:
             found = self._folder.survey(max_bytes, max_bytes - self.max_bytes // _EVICTED_SHARE)
         except OSError as error:
@@ -259,7 +262,7 @@ class DiskTier:
         with self._lock:
             self._index = {key: num_bytes for key, num_bytes in found.own.items() if key not in self._removing}
             self._own_bytes = sum(self._index.values())
-            self._surveyed_s = time.monotonic()
+            self._surveyed_s, self._survey_s = time.monotonic(), time.thread_time() - began_s
 
     # --- under the lock -----------------------------------------------------------------------------------------------
 

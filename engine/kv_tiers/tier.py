@@ -6,6 +6,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+QUEUE_BYTES = 256 << 20  # of contents that wait to be written
+# Bound on blocks that are read and not yet in the pool: a part of the pool, and bytes.
+_READ_SHARE, _MAX_READ_BYTES = 4, 2 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class TierStats:
@@ -18,6 +22,16 @@ class TierStats:
     write_s: float = 0.0
     failures: int = 0  # blocks that could not be read or written, or were altered
     dropped: int = 0  # blocks that were not written because the queue of writes was full
+
+
+def most_read_bytes(cache_bytes: int) -> int:
+    """Return the bound on blocks that are being read, or are read and not yet in a KV cache of `cache_bytes`."""
+    return min(cache_bytes // _READ_SHARE, _MAX_READ_BYTES)
+
+
+def most_moving_bytes(cache_bytes: int) -> int:
+    """Return the most host memory that blocks on their way to and from a tier take beside a KV cache."""
+    return QUEUE_BYTES + most_read_bytes(cache_bytes)
 
 
 class BlockTier(Protocol):

@@ -40,7 +40,7 @@ from engine.startup.early import compute_threads
 from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
-from engine.startup.tier import describe_tier, open_tier
+from engine.startup.tier import describe_tier, memory_warning, open_tier, reserved_bytes
 from models.errors import is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.linear.adapters.adapter import Adapter
@@ -179,13 +179,15 @@ def _plan_memory(
         bytes_per_state=target.cache_layout.state_bytes,
         model_max_len=target.max_position,
         free_bytes=free_bytes,
-        reserved_bytes=0 if adapters is None else adapters.reserved_bytes(free_bytes),
+        reserved_bytes=reserved_bytes(config, target.device)
+        + (0 if adapters is None else adapters.reserved_bytes(free_bytes)),
         device=target.device,
     )
-    if adapters is None:
-        return budget
-    warning = adapters.warning(free_bytes, budget.kv_bytes + budget.state_bytes)
-    return budget if warning is None else dataclasses.replace(budget, warnings=(*budget.warnings, warning))
+    cache_bytes = budget.kv_bytes + budget.state_bytes
+    warnings = [memory_warning(config, target.device, cache_bytes, free_bytes)]
+    if adapters is not None:
+        warnings.append(adapters.warning(free_bytes, cache_bytes))
+    return dataclasses.replace(budget, warnings=(*budget.warnings, *filter(None, warnings)))
 
 
 def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:

@@ -3,12 +3,15 @@
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from engine.child_processes.fault_plan import FaultPlan
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from engine.faults.wrappers import FaultyFolder
 from engine.kv_tiers.block_folder import BlockFolder
 from engine.kv_tiers.disk import DiskTier
+from engine.kv_tiers.tier import QUEUE_BYTES, most_moving_bytes
 from engine.runner.kv_budget import format_bytes
 from engine.runner.runner import TorchRunner
 from engine.startup.identity import compute_identity, kv_fingerprint
@@ -16,6 +19,7 @@ from engine.startup.load import EngineModels
 from engine.wording import counted
 from models.errors import ModelError
 from models.loaded_model import LoadedModel
+from models.system.memory import is_host
 
 
 def open_tier(
@@ -31,11 +35,8 @@ def open_tier(
     if config.kv_offload_dir is None:
         return None
     model = models.target
-    if model.cache_layout.has_states:
-        raise OptionError(
-            f"--kv-offload-dir keeps keys and values, but {model.architecture} also has recurrent states, which are "
-            "not kept; leave it out"
-        )
+    layout = model.cache_layout
+    check_states(model.architecture, has_states=layout.has_states, has_kv=layout.block_bytes(1) > 0)
     try:
         block_bytes = max(runner.block_bytes)
         fingerprint = kv_fingerprint(compute_identity(config, models), model, config.block_size)
@@ -46,6 +47,33 @@ def open_tier(
         raise OptionError(f"--kv-offload-dir: {error}") from error
     except OSError as error:
         raise OptionError(f"--kv-offload-dir {config.kv_offload_dir!r} cannot be used ({error})") from error
+
+
+def check_states(architecture: str, *, has_states: bool, has_kv: bool) -> None:
+    """Raise OptionError if a model has recurrent states, which a tier cannot keep."""
+    if has_states:
+        also = "also has recurrent states" if has_kv else "has recurrent states alone"
+        raise OptionError(
+            f"--kv-offload-dir keeps keys and values, but {architecture} {also}, which are not kept; leave it out"
+        )
+
+
+def reserved_bytes(config: EngineConfig, device: torch.device) -> int:
+    """Return the memory to set aside for blocks that wait to be written, before the KV cache is sized."""
+    return QUEUE_BYTES if config.kv_offload_dir is not None and is_host(device) else 0
+
+
+def memory_warning(config: EngineConfig, device: torch.device, cache_bytes: int, free_bytes: int) -> str | None:
+    """Return a warning if the KV cache and blocks on their way to and from disk do not fit into `free_bytes`."""
+    moving_bytes = most_moving_bytes(cache_bytes)
+    if config.kv_offload_dir is None or not is_host(device) or cache_bytes + moving_bytes <= free_bytes:
+        return None
+    left = format_bytes(max(0, free_bytes - cache_bytes))
+    return (
+        f"blocks on their way to and from disk (--kv-offload-dir) may take {format_bytes(moving_bytes)} of memory, and "
+        f"beside the KV cache of {format_bytes(cache_bytes)} {left} are free; "
+        "lower --kv-cache-memory-bytes, or leave --kv-offload-dir out"
+    )
 
 
 def describe_tier(config: EngineConfig, model: LoadedModel, tier: DiskTier | None) -> list[str]:

@@ -10,8 +10,10 @@ from engine.commands.doctor.computation import check_served, describe_computatio
 from engine.commands.weighed import open_as_served, weigh_opened
 from engine.config import Device, EngineConfig
 from engine.errors import HeadraceError
+from engine.kv_tiers.tier import most_moving_bytes
 from engine.runner.kv_budget import format_bytes
 from engine.speculation.settings import speculation_settings
+from engine.startup.tier import check_states
 from models.errors import MisfitError, ModelError
 from models.sources.resolve import ModelFiles, find_local
 from models.system.memory import free_memory_bytes, obtainable_memory_bytes
@@ -69,7 +71,10 @@ def _served(
     """Return a model's memory needs and how it would be computed. Raises a ModelError or an OptionError."""
     opened = open_as_served(files, config)
     check_served(opened, files, config, is_alone=is_alone)
-    return weigh_opened(opened, files, draft_files, config), describe_computation(opened, config, device)
+    needs = weigh_opened(opened, files, draft_files, config)
+    if config.kv_offload_dir is not None:
+        check_states(opened.config.architecture(), has_states=needs.state_bytes > 0, has_kv=needs.token_kv_bytes > 0)
+    return needs, describe_computation(opened, config, device)
 
 
 def _local(model: str) -> ModelFiles:
@@ -96,8 +101,11 @@ def default_device() -> torch.device:
 def _compare(needs: Weighed, config: EngineConfig, free: int, most: int, how: str) -> Finding:
     """Compare a model's memory need with the memory. free: free bytes. most: free bytes if the system swaps out as much
     as it can. how: how it would be computed."""
-    total = needs.weight_bytes + (config.kv_cache_memory_bytes or needs.usual_kv_bytes)
-    text = f"{_text(needs, config)}; {how}"
+    cache_bytes = config.kv_cache_memory_bytes or needs.usual_kv_bytes
+    moving_bytes = 0 if config.kv_offload_dir is None else most_moving_bytes(cache_bytes)
+    total = needs.weight_bytes + cache_bytes + moving_bytes
+    moving = f"; {format_bytes(moving_bytes)} for blocks on their way to and from disk" if moving_bytes else ""
+    text = f"{_text(needs, config)}{moving}; {how}"
     if total > most:
         return problem(
             "model",

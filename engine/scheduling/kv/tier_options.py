@@ -3,15 +3,13 @@
 from collections import abc
 from dataclasses import dataclass, field
 
-from engine.kv_tiers.tier import BlockTier
+from engine.kv_tiers.tier import BlockTier, most_read_bytes
 from engine.scheduling.kv.moves import AttachedTier
 
 _FIRST_RATE = 500e6  # bytes per second, before anything was read
 _RATE_WEIGHT = 0.5  # of the latest read
 _PATIENCE = 1.1  # growth of a low rate for each read that it prevents, so that a slow moment has no lasting effect
 _LATENCY_S = 0.005  # added to a read: a thread, and a step that begins only then
-# Bound on blocks that are read and not yet in the pool: a part of the pool, and bytes.
-_READ_SHARE, _MAX_READ_BYTES = 4, 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class TierOptions:
     ) -> "TierOptions":
         """Return the options for a pool of `num_blocks` blocks, a part of whose size may be read ahead."""
         block_bytes = attached.mover.block_bytes
-        max_read_bytes = min(max(block_bytes) * num_blocks // _READ_SHARE, _MAX_READ_BYTES)
+        max_read_bytes = most_read_bytes(max(block_bytes) * num_blocks)
         return cls(attached.tier, block_bytes, max_read_bytes, prefill_s, attached.on_read, attached.writes_through)
 
 

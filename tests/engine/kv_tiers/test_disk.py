@@ -180,9 +180,22 @@ def test_blocks_of_another_engine_are_found_by_the_next_survey(
     settle(one)
     assert stored(other, range(2)) == []
     monkeypatch.setattr("engine.kv_tiers.disk._SURVEY_S", 0.0)
+    monkeypatch.setattr("engine.kv_tiers.disk._SURVEY_COST", 0)
     other.contains([key_of(1)])
     settle(other)
     assert stored(other, range(2)) == [1]
+
+
+def test_a_folder_that_takes_long_to_list_is_listed_rarely(open_tier: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = open_tier(), open_tier()
+    settle(other)
+    one.write(blocks(1))
+    settle(one)
+    monkeypatch.setattr("engine.kv_tiers.disk._SURVEY_S", 0.0)
+    other._survey_s = 1000.0
+    other.contains([key_of(1)])
+    settle(other)
+    assert stored(other, range(2)) == []
 
 
 def test_removed_blocks_are_not_found_again(open_tier: Open) -> None:

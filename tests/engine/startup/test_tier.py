@@ -1,22 +1,30 @@
 """--kv-offload-dir: an engine finds the blocks of the one before it, and refuses what cannot be kept."""
 
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PretrainedConfig
 
+from engine.command_io.findings import ModelToCheck
+from engine.commands.doctor.model import find_model_problems
 from engine.config import Device, DType, EngineConfig, KVCacheDType
 from engine.engine import Engine
 from engine.errors import OptionError, StartupError
 from engine.protocol import EngineInfo, HandlePrefix, NamedPrefix, PrefixAction, StepStats
 from engine.quality import records
 from engine.scheduling.steps.budget import StepBudget
+from engine.startup import build
 from engine.startup.build import build_engine
 from tests.helpers.checkpoints import llama_config
 from tests.helpers.engines import make_request
 from tests.helpers.model_folders import VOCAB_SIZE, write_model_folder
-from tests.models.families.recurrent_variants import lfm2
+from tests.models.families.recurrent_variants import lfm2, qwen35
+from tests.models.families.rwkv7_variants import rwkv7
+from tests.models.families.state_space_variants import falcon_h1, granite_hybrid, mamba
 
 PROMPT = [(7 * number) % 250 for number in range(100)]
 
@@ -117,10 +125,36 @@ def test_another_dtype_of_the_cache_finds_nothing(model: Path, tmp_path: Path) -
     assert sum(each.tier_hits for each in stats) == 0
 
 
-def test_recurrent_layers_are_refused_by_name(tmp_path: Path) -> None:
-    folder = write_model_folder(tmp_path / "model", lfm2(vocab_size=VOCAB_SIZE))
-    with pytest.raises(OptionError, match=r"also has recurrent states, which are not kept; leave it out"):
+RECURRENT = {
+    "also has recurrent states": [lfm2, qwen35, granite_hybrid, falcon_h1],
+    "has recurrent states alone": [rwkv7, mamba],
+}
+
+
+@pytest.mark.parametrize(
+    ("make_config", "what"), [(make, what) for what, all_of_kind in RECURRENT.items() for make in all_of_kind]
+)
+def test_recurrent_layers_are_refused_by_name(
+    make_config: Callable[..., PretrainedConfig], what: str, tmp_path: Path
+) -> None:
+    """By doctor too, before anything is loaded."""
+    config = make_config(vocab_size=VOCAB_SIZE)
+    folder = write_model_folder(tmp_path / "model", config)
+    message = rf"{config.architectures[0]} {what}, which are not kept; leave it out"
+    with pytest.raises(OptionError, match=message):
         start(folder, tmp_path / "kv")
+    checked = find_model_problems([ModelToCheck("", EngineConfig(str(folder), kv_offload_dir=str(tmp_path)))])
+    assert re.search(message, checked.findings[-1].message)
+
+
+def test_memory_of_blocks_on_their_way_counts(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "free_memory_bytes", lambda _: 200 << 20)
+    warnings = start(model, tmp_path / "kv")[1].warnings
+    assert any("may take 256.2 MiB of memory, and beside the KV cache of 1.0 MiB" in each for each in warnings)
+    assert start(model, None)[1].warnings == []
+    config = EngineConfig(str(model), kv_offload_dir=str(tmp_path), kv_cache_memory_bytes=4 << 20)
+    finding = find_model_problems([ModelToCheck("", config)]).findings[-1]
+    assert "; 257.0 MiB for blocks on their way to and from disk; " in finding.message
 
 
 def test_a_bound_below_a_block_is_refused(model: Path, tmp_path: Path) -> None:
