@@ -11,7 +11,8 @@ from server.text.chat_templates.chat_template import ChatTemplate
 
 @dataclass(frozen=True, slots=True)
 class ReasoningMarks:
-    """Texts that a model writes before and after its thought, without surrounding whitespace."""
+    """Texts that a model writes before and after its thought, without surrounding whitespace that is not a part of
+    them."""
 
     start: str
     end: str
@@ -54,6 +55,10 @@ _FINAL = "<|channel|>final<|message|>"
 HARMONY = ReasoningMarks("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL)
 _MORE_OF_HARMONY = ("<|constrain|>", "<|call|>", "<|return|>")
 
+# Messages to recipients, of which AddressedReader reads all
+_TO_USER = " to=user<|message|>"
+MUSE = ReasoningMarks(" to=self<|message|>", f"<|eom|><|start|>assistant{_TO_USER}", _TO_USER)
+
 # The names that --reasoning-parser takes, which are vLLM's if it has the model
 REASONING_PARSERS: Mapping[str, ReasoningMarks] = {
     "apertus": APERTUS,
@@ -81,6 +86,7 @@ REASONING_PARSERS: Mapping[str, ReasoningMarks] = {
     "minimax_m2": THINK,
     "minimax_m3": MINIMAX_M3,
     "mistral": BRACKETS,
+    "muse_glimmer": MUSE,
     "nemotron_v3": THINK,
     "olmo3": THINK,
     "openai_gptoss": HARMONY,
@@ -91,7 +97,7 @@ REASONING_PARSERS: Mapping[str, ReasoningMarks] = {
     "step3p5": THINK,
 }
 
-_KNOWN = (THINK, BRACKETS, GEMMA, SEED, COHERE, GRANITE, APERTUS, APRIEL, KIMI_K3, HARMONY)
+_KNOWN = (THINK, BRACKETS, GEMMA, SEED, COHERE, GRANITE, APERTUS, APRIEL, KIMI_K3, HARMONY, MUSE)
 _LAST_TAG = re.compile(f"(?:{_TAG})$")
 _FIRST_TAG = re.compile(f"^(?:{_TAG})")
 _ABOUT_THOUGHTS = re.compile("think|thought|reason", re.IGNORECASE)

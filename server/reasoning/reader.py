@@ -2,10 +2,12 @@
 
 from typing import Protocol
 
+from server.reasoning.addressed import AddressedReader
 from server.reasoning.harmony import HarmonyReader
-from server.reasoning.marks import HARMONY, ReasoningMarks, partial_mark
+from server.reasoning.marks import HARMONY, MUSE, ReasoningMarks, partial_mark
 
 _FENCE = "```"
+_OF_MESSAGES = {HARMONY: HarmonyReader, MUSE: AddressedReader}
 
 
 class ReasoningReader(Protocol):
@@ -26,8 +28,8 @@ class ReasoningReader(Protocol):
 def reasoning_reader(marks: ReasoningMarks, *, is_open: bool, has_one: bool = False) -> ReasoningReader:
     """Return a reader for one choice. is_open: whether the prompt ends inside a thought. has_one: whether a grammar
     allows no thought after the first."""
-    if marks == HARMONY:
-        return HarmonyReader(is_open=is_open)
+    if marks in _OF_MESSAGES:
+        return _OF_MESSAGES[marks](is_open=is_open)
     reader = ThoughtReader(marks, is_open=is_open, has_one=has_one)
     return AnswerEndReader(reader, marks.answer_ends) if marks.answer_ends else reader
 

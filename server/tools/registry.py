@@ -39,6 +39,7 @@ FORMATS = {
     "minimax_m2": "server.tools.formats.minimax_m2",
     "minimax_m3": "server.tools.formats.minimax_m3",
     "mistral": "server.tools.formats.mistral",
+    "muse_glimmer": "server.tools.formats.muse_glimmer",
     "olmo3": "server.tools.formats.olmo3",
     "openai": "server.tools.formats.openai",
     "phi4_mini_json": "server.tools.formats.phi4_mini_json",

@@ -37,6 +37,7 @@ _RECOGNIZED = (
     ('<|open|>call tool="', "kimi_k3"),
     ("<|channel|>commentary", "openai"),
     ("<|tool_call>call:", "gemma4"),
+    ("<atem:function_calls>", "muse_glimmer"),
     ("]<]minimax[>[<invoke", "minimax_m3"),
     ("<start_function_call>call:", "functiongemma"),
     (f"<|tool_call_start|>[{CALLS[0].name}(", "lfm2"),

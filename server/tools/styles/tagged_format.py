@@ -60,6 +60,9 @@ class TaggedCallReader:
             yield from reader.skip_space()
             if part is CallField.INDEX:
                 yield from reader.read_run(_INDEX)
+            elif part is CallField.NAME:
+                if not (yield from reader.skip(name)):
+                    return CallOutcome.BROKEN
             else:
                 yield from self._skip(reader, layout_words(str(part)))
         yield from reader.skip_space()
@@ -170,12 +173,14 @@ class TaggedFormat(ToolFormat):
         return tuple(tags[-1:])
 
     def _body(self, builder: GrammarBuilder, tool: Tool) -> str:
+        name = builder.literal(tool.name)
+        fields = {CallField.INDEX: builder.regex(_INDEX.pattern), CallField.NAME: name}
         after = (
-            builder.regex(_INDEX.pattern) if part is CallField.INDEX else builder.literal(str(part))
+            fields[part] if isinstance(part, CallField) else builder.literal(part)
             for part in self.layout.after_name
             if part
         )
-        head = " ".join((builder.literal(tool.name), *after))
+        head = " ".join((name, *after))
         return f"{head} {self._arguments(builder, tool.parameters)} {builder.literal(self.layout.close)}"
 
     def _arguments(self, builder: GrammarBuilder, schema: Schema) -> str:

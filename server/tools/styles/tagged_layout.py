@@ -23,7 +23,7 @@ class TaggedLayout:
 
     @property
     def after_name(self) -> tuple[str | CallField, ...]:
-        """Texts, and INDEX where the call's number stands."""
+        """Texts, INDEX where the call's number stands, and NAME where its name is repeated."""
         body = self.call.body
         return body[body.index(CallField.NAME) + 1 : body.index(CallField.ARGUMENTS)]
 

@@ -23,7 +23,7 @@ from tests.helpers.fake_client import byte_tokenizer
 
 pytestmark = pytest.mark.fast
 
-HARMONY = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>")
+HARMONY = ("<|start|>", "<|eom|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>")
 THINK = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 END = "<|im_end|>"
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -99,6 +99,32 @@ FINAL = "<|channel|>final<|message|>"
 )
 def test_harmony(text: str, fields: dict[str, object], is_right: bool) -> None:
     model, chat = _model(tools="openai", reasoning="openai_gptoss")
+    assert _accepts(model, chat, "<|start|>assistant", text, **fields) is is_right
+
+
+TO_TOOL = (
+    ' to=add<|message|><atem:function_calls>\n<atem:invoke name="add">\n<atem:parameter name="a">1</atem:parameter>\n'
+    "</atem:invoke>\n</atem:function_calls>"
+)
+TO_SELF = " to=self<|message|>Hm, {x}.<|eom|><|start|>assistant"
+TO_USER = " to=user<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "is_right"),
+    [
+        (f"{TO_SELF}{TO_USER}yes", {"guided_choice": ["yes"]}, True),
+        (f"{TO_USER}yes", {"guided_choice": ["yes"]}, True),
+        (f"{TO_SELF}yes", {"guided_choice": ["yes"]}, False),
+        (f"{TO_SELF}{TO_TOOL}", {"tools": TOOLS, "tool_choice": "required"}, True),
+        (f"{TO_SELF}{TO_TOOL}<|eom|><|start|>assistant{TO_TOOL}", {"tools": TOOLS}, True),
+        (f"{TO_SELF}{TO_USER}Just text.", {"tools": TOOLS}, True),
+        (f"{TO_SELF}{TO_USER}Just text.", {"tools": TOOLS, "tool_choice": "required"}, False),
+        (f"{TO_SELF}{TO_TOOL.replace('1', 'true')}", {"tools": TOOLS}, False),
+    ],
+)
+def test_messages_to_recipients(text: str, fields: dict[str, object], is_right: bool) -> None:
+    model, chat = _model(tools="muse_glimmer", reasoning="muse_glimmer")
     assert _accepts(model, chat, "<|start|>assistant", text, **fields) is is_right
 
 

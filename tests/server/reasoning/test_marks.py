@@ -8,6 +8,7 @@ from server.reasoning.marks import (
     GEMMA,
     GRANITE,
     HARMONY,
+    MUSE,
     THINK,
     ReasoningMarks,
     find_reasoning_marks,
@@ -71,6 +72,11 @@ def test_marks_end_with_the_opening_of_the_answer_where_no_mark_closes_the_thoug
 def test_marks_of_harmony_are_found_by_its_analysis_channel() -> None:
     end = "<|end|><|start|>assistant<|channel|>final<|message|>"
     assert find(shows_thought("<|channel|>analysis<|message|>", end, field="thinking")) == HARMONY
+
+
+def test_marks_of_messages_to_recipients_are_found_by_the_one_to_the_model() -> None:
+    end = "<|eom|><|start|>assistant to=user<|message|>"
+    assert find(shows_thought("<|start|>assistant to=self<|message|>", end)) == MUSE
 
 
 def test_tags_that_do_not_speak_of_thoughts_are_no_marks() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from engine.errors import OptionError
+from server.tools.format import Tool
 from server.tools.reading.parser import CallArguments, CallEnd, CallStart
 from server.tools.registry import FORMATS, named_format
 from tests.server.tools.parsing import calls_of, parse, text_of
@@ -66,6 +67,12 @@ _SCHEMAS: dict[str, Any] = {
         ("openai", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"flag": true}', {"flag": True}),
         ("openai", '<|start|>assistant<|channel|>commentary to=functions.f<|message|>{"text": "x"}', {"text": "x"}),
         ("openai", " to=functions.f<|channel|>commentary json<|message|>", {}),
+        (
+            "muse_glimmer",
+            'to=f<|message|> <atem:function_calls><atem:invoke name="f"><atem:parameter name="text"> x\n'
+            '</atem:parameter><atem:parameter name="items">[1]</atem:parameter></atem:invoke></atem:function_calls>',
+            {"text": " x\n", "items": [1]},
+        ),
         ("functionary_v32", 'f\n{"text": ">>>all\\n"}', {"text": ">>>all\n"}),
         ("qwen3_coder", "<function=f>\n<parameter=text>\nx\n</parameter>\n</function>", {"text": "x"}),
         ("qwen3_coder", "<tool_call><function=f><parameter=text>x</parameter></function></tool_call>", {"text": "x"}),
@@ -214,6 +221,29 @@ def test_headers_of_harmony_are_no_text() -> None:
     text = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>final<|message|>Done."
 
     assert text_of(parse(named_format("openai"), text, {"f"})) == "I look.Done."
+
+
+def test_calls_are_read_in_messages_to_their_tool_alone() -> None:
+    call = '<atem:function_calls>\n<atem:invoke name="f">\n</atem:invoke>\n</atem:function_calls>'
+    found = named_format("muse_glimmer")
+
+    def read(text: str) -> tuple[str, list[Any]]:
+        events = parse(found, text, {"f"})
+        assert parse(found, text, {"f"}, range(1, len(text))) == events
+        return text_of(events), calls_of(events)
+
+    message = f"<|start|>assistant to=f<|message|>{call}<|eom|>"
+    assert read(f"I look.{message}{message}Done.") == ("I look.Done.", [("f", {}), ("f", {})])
+    assert read(f"Write {call} so.") == (f"Write {call} so.", [])
+    for wrong in (message.replace("to=f", "to=g"), message.replace('name="f"', 'name="g"')):
+        assert read(wrong) == (wrong, [])
+
+
+def test_tools_cannot_have_the_names_of_other_recipients() -> None:
+    found = named_format("muse_glimmer")
+    assert found.describe_unwritable(Tool("f", True, {})) is None
+    for name in ("user", "self"):
+        assert found.describe_unwritable(Tool(name, True, {})) == f"the name '{name}'"
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

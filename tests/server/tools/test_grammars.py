@@ -35,9 +35,13 @@ _TOOLS = [
 _ONE = [WrittenCall("get_weather", '{"city": "Par\\"is", "days": 5, "near": [{"x": 1}]}', "callcall1")]
 _TWO = [*_ONE, WrittenCall("now", "{}", "callcall2")]
 _ONE_CALL = {"gigachat3", "llama3_json", "openai"}
-_MARKLESS = {"functionary_v32", "openai", "llama3_json", "pythonic"}
+_MARKLESS = {"functionary_v32", "muse_glimmer", "openai", "llama3_json", "pythonic"}
 # What begins an answer without calls.
-_HEADERS = {"functionary_v32": "all\n", "openai": "<|channel|>final<|message|>"}
+_HEADERS = {
+    "functionary_v32": "all\n",
+    "muse_glimmer": " to=user<|message|>",
+    "openai": "<|channel|>final<|message|>",
+}
 
 _formats = pytest.mark.parametrize("name", list(FORMATS))
 _with_specials = pytest.mark.parametrize("has_specials", [False, True], ids=["text", "special tokens"])
@@ -167,6 +171,18 @@ def test_a_prepared_schema_is_spelled_as_templates_spell_it(name: str) -> None:
     assert not _matching(name, True).accepts(
         found, [Tool("get_weather", prepared, {})], text.replace("5", "x"), min_calls=1
     )
+
+
+def test_a_message_to_the_user_may_precede_messages_to_tools() -> None:
+    found = named_format("muse_glimmer")
+    text = f" to=user<|message|>I look.<|eom|><|start|>assistant{found.write(_ONE)}"
+
+    for is_parallel in (False, True):
+        accepts = functools.partial(_matching("muse_glimmer", True).accepts, found, _TOOLS, is_parallel=is_parallel)
+        assert accepts(text, min_calls=0)
+        assert not accepts(text, min_calls=1)
+        assert accepts(f"{text}<|eom|><|start|>assistant{found.write(_TWO[1:])}", min_calls=0) is is_parallel
+        assert not accepts(text.replace('name="get_weather"', 'name="now"'), min_calls=0)
 
 
 def test_an_answer_may_end_as_kimi_k3_ends_its_messages() -> None:

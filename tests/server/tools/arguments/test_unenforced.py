@@ -22,8 +22,8 @@ _PATH = "tools[0].function.parameters"
 _BARE_KEYS = ["functiongemma", "gemma4"]
 _PYTHONIC = ["lfm2", "olmo3", "pythonic"]
 _TAGGED = [
-    *("glm45", "glm47", "hy_v3", "ling3", "minicpm5", "minimax_m2", "poolside_v1", "qwen3_coder", "seed_oss"),
-    "step3p5",
+    *("glm45", "glm47", "hy_v3", "ling3", "minicpm5", "minimax_m2", "muse_glimmer", "poolside_v1", "qwen3_coder"),
+    *("seed_oss", "step3p5"),
 ]
 _ARG_VALUES = ["glm45", "glm47", "ling3", "poolside_v1"]
 _TYPED_TAGS = ["deepseek_v32", "deepseek_v4", "kimi_k3"]  # which tell strings from other values

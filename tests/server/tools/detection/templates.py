@@ -159,6 +159,19 @@ TEMPLATES = {
         "{% elif m.content %}>>>all\n{{ m.content }}{% endif %}",
         end="{% if add_generation_prompt %}<|im_start|>assistant\n>>>{% endif %}",
     ),
+    "addressed": _turns(  # Muse Glimmer
+        _ALL
+        + "{% if not loop.first %}<|eom|><|start|>assistant{% endif %} to={{ f.name }}<|message|>"
+        + '<atem:function_calls>\n<atem:invoke name="{{ f.name }}">\n'
+        + _ARGUMENTS
+        + '<atem:parameter name="{{ k }}">'
+        + _VALUE
+        + "</atem:parameter>\n{% endfor %}</atem:invoke>\n</atem:function_calls>{% endfor %}",
+        turn="<|start|>{{ m.role }}{% if not m.tool_calls %}{% if m.role == 'assistant' %} to=user{% endif %}"
+        "<|message|>{{ m.content }}{% endif %}",
+        turn_end="<|eot|>",
+        end="{% if add_generation_prompt %}<|start|>assistant{% endif %}",
+    ),
     "ids alone": _turns(
         "<|tool_calls_section_begin|>{% for c in m.tool_calls %}<|tool_call_begin|>{{ c.id }}"
         "<|tool_call_argument_begin|>{{ c.function.arguments }}<|tool_call_end|>{% endfor %}<|tool_calls_section_end|>"

@@ -41,6 +41,7 @@ _FOUND = {
     "elements": ("minimax_m3", True),
     "harmony": ("openai", True),
     "recipients": ("functionary_v32", False),
+    "addressed": ("muse_glimmer", True),
     "ids alone": ("kimi_k2", False),
     "keys without breaks": ("template", True),
     "mark at the end": ("template", True),
@@ -83,7 +84,7 @@ def _answer(name: str, calls: list[tuple[str, dict[str, Any]]], content: str = "
     whole = chat_template.render(chat.messages, tools=chat.tools, add_generation_prompt=False).text
     assert whole.startswith(prompt)
     answer = whole[len(prompt) :]
-    for end in ("<|im_end|>\n", "</s>", "<|eom_id|>", "<|end|>", "<|call|>", "<｜x_eos:y｜>"):
+    for end in ("<|im_end|>\n", "</s>", "<|eom_id|>", "<|end|>", "<|call|>", "<｜x_eos:y｜>", "<|eot|>"):
         answer = answer.removesuffix(end)
     return answer.removeprefix("<think>\n\n</think>\n\n")
 
