@@ -204,6 +204,13 @@ class ServerConfig:
         False, "Report times in answers with one choice, like vLLM's `metrics`."
     )
     max_logprobs: int = _requests(20, "Maximum logprobs per token in a request.", minimum=0)
+    decision_min_mass: float = _requests(
+        0.01,
+        "Least probability that a decision's labels must have together; below it the answer is a refusal.",
+        metavar="P",
+        minimum=0,
+        maximum=1,
+    )
     strict_parameters: bool = _requests(
         False, "Refuse unknown request fields with 400 instead of listing them in a header."
     )

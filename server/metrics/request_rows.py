@@ -152,9 +152,25 @@ _POOLING: tuple[MetricSpec, ...] = (
     ),
 )
 
+_DECISIONS: tuple[MetricSpec, ...] = (
+    counter(
+        "decision_answers_total",
+        "Answered questions of decisions, by kind (predicate, choice, score) and outcome: answer, or refusal "
+        "(--decision-min-mass).",
+        labels=(MODEL, "kind", "outcome"),
+    ),
+    histogram("decision_questions", "Questions of a decision.", buckets.REQUEST_INPUTS),
+    histogram(
+        "decision_label_mass",
+        "Probability of a question's labels together; if it is low, the model would answer something else.",
+        buckets.PROBABILITY,
+    ),
+)
+
 REQUEST_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Tokens": _TOKENS,
     "Requests": _CHOICES,
     "Prompts": _PROMPTS,
     "Embeddings and scores": _POOLING,
+    "Decisions": _DECISIONS,
 }

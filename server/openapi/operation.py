@@ -16,6 +16,7 @@ TAGS = (
     "Conversations",
     "Resumable streams",
     "Embeddings and scores",
+    "Decisions",
     "Tokens",
     "llama-server's",
     "Ollama's",

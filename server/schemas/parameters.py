@@ -162,6 +162,22 @@ POOLING_PARAMETERS = ParameterTable(
     ignored={"cache_salt": _NEVER, "metadata": ({},), "request_id": _NEVER, "user": _NEVER},
     types={"user": (str, "a string")},
 )
+DECISION_PARAMETERS = ParameterTable(
+    unsupported={
+        "stream": (False,),
+        "tools": _NEVER,
+    },
+    ignored={
+        "input.content.prompt_cache_breakpoint": _NEVER,  # every prefix is cached
+        "input.output.prompt_cache_breakpoint": _NEVER,
+        "metadata": ({},),
+        "prompt_cache_key": _NEVER,
+        "prompt_cache_options": _NEVER,
+        "safety_identifier": _NEVER,
+        "user": _NEVER,
+    },
+    types={name: _TYPES[name] for name in ("metadata", "prompt_cache_key", "safety_identifier", "user")},
+)
 
 _MAX_LISTED = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")

@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import tokenizers
 
@@ -102,6 +102,13 @@ class Tokenizer:
     def encode_inside(self, text: str, *, parse_special: bool = True) -> list[int]:
         """Return the ids of `text` as part of a longer text: some tokenizers add a space at the beginning otherwise."""
         encode = functools.partial(self.encode, add_special_tokens=False, parse_special=parse_special)
+        return self._inside(encode, text)
+
+    def encode_chat_inside(self, prompt: str, hidden: Mapping[str, str]) -> list[int]:
+        """Return the ids of a part of a rendered chat that follows other text. Arguments are those of `encode_chat`."""
+        return self._inside(functools.partial(self.encode_chat, hidden=hidden), prompt)
+
+    def _inside(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
         if self.strips_space and text:
             before, ids = encode(_LEAD), encode(_LEAD + text)
             if ids[: len(before)] == before:

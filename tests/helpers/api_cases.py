@@ -54,7 +54,7 @@ _NEEDED = {
     "tokens",
     "items",
     "stream",
-    *("query", "documents", "text_1", "text_2", "content"),
+    *("query", "documents", "text_1", "text_2", "content", "questions"),
 }
 _BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
 _UPLOAD = {"bytes": 2, "filename": "lines.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}

@@ -43,7 +43,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "text_model prefixes",
         "served chat",
         "context generation",
-        "jobs protocols pooling",
+        "jobs protocols pooling decisions",
         "finetuning http openapi",
         "state",
         "endpoints",

@@ -17,7 +17,7 @@ from server.jobs.answers import BodyAnswer
 from server.keys.caller import ANYBODY, Caller, name_owner
 from server.served.adapter import ServedAdapter
 from tests.helpers.deadline import DEADLINE_S
-from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, http, make_app, pooling_client, says
+from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, engine_info, http, make_app, pooling_client, says
 from tests.helpers.fake_trainer import trained_client
 from tests.helpers.keys import api_key, bearer, entry, secret, write_keys
 from tests.helpers.several import make_several
@@ -129,6 +129,16 @@ async def test_a_line_for_embeddings_is_answered_as_by_http() -> None:
     assert answer.usage.input_tokens == expected["usage"]["prompt_tokens"]
     wrong = await _run(app.state.context, CHAT, BODIES[CHAT])
     assert (wrong.status_code, json.loads(wrong.body)["error"]["code"]) == (400, "model_not_suited")
+
+
+async def test_a_line_with_a_decision_is_answered_as_by_http() -> None:
+    app = make_app(FakeClient(says("x"), engine_info(max_model_len=1000)))
+    body = {"input": "A raft.", "questions": [{"type": "predicate", "instructions": "It floats."}], "min_mass": 0}
+    async with http(app) as caller:
+        expected = (await caller.post("/v1/decisions", json=body)).json()
+    answer = await _run(app.state.context, "/v1/decisions", body)
+    assert json.loads(answer.body) == expected
+    assert answer.usage.input_tokens == expected["usage"]["input_tokens"]
 
 
 async def test_an_unknown_model_is_a_404() -> None:

@@ -1,0 +1,61 @@
+"""Decision: a text and questions about it, whichever protocol they come from."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Kind(enum.StrEnum):
+    """Kind of a question."""
+
+    PREDICATE = "predicate"  # whether a statement is true
+    CHOICE = "choice"  # one of several options
+    SCORE = "score"  # a level of an ordered scale
+
+
+@dataclass(frozen=True, slots=True)
+class LabelOption:
+    """An option of a choice, or a level of a scale."""
+
+    value: str | bool
+    description: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Value as the model reads it: a bool in JSON's spelling, a string with single spaces between its words."""
+        if isinstance(self.value, bool):
+            return "true" if self.value else "false"
+        return " ".join(self.value.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question. path: its place in the request, for errors. options: none for a predicate, else two or more, the
+    lowest level first."""
+
+    kind: Kind
+    instructions: str
+    path: str
+    options: Sequence[LabelOption] = ()
+    name: str | None = None
+
+    @property
+    def num_characters(self) -> int:
+        return len(self.instructions) + sum(
+            2 * len(option.text) + len(option.description or "") for option in self.options
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Questions about one state. min_mass: the least probability that a question's labels must have together; below it
+    the question is refused."""
+
+    state: str
+    questions: Sequence[Question]
+    min_mass: float
+
+    @property
+    def num_characters(self) -> int:
+        """Approximate number of characters to tokenize."""
+        return len(self.state) + sum(question.num_characters for question in self.questions)

@@ -1,0 +1,133 @@
+"""Translation between OpenAI's decisions API and Decision."""
+
+from collections.abc import Sequence
+
+from engine.errors import InvalidRequest
+from server.decisions.answers import choice_confidence, mean_level, score_confidence
+from server.decisions.computing import Decided
+from server.decisions.decision import Decision, Kind, LabelOption, Question
+from server.decisions.walk import LabelMasses
+from server.schemas.base import quote
+from server.schemas.decisions import (
+    ChoiceQuestion,
+    DecisionItem,
+    DecisionQuestion,
+    DecisionRequest,
+    InputCall,
+    InputCallOutput,
+    InputCustomCall,
+    InputMessage,
+    Piece,
+    PredicateQuestion,
+    ScaleQuestion,
+)
+from server.schemas.decisions_answers import (
+    Answer,
+    ChoiceAnswer,
+    DecisionAnswer,
+    DecisionInputDetails,
+    DecisionUsage,
+    LevelProbability,
+    PredicateAnswer,
+    RefusalAnswer,
+    ScaleAnswer,
+    ValueProbability,
+)
+
+
+def decision_of(body: DecisionRequest, default_min_mass: float) -> Decision:
+    """Return the body as a Decision. Raises InvalidRequest for a blank input or statement, or an output without its
+    call."""
+    questions = [_question(question, f"questions[{index}]") for index, question in enumerate(body.questions)]
+    return Decision(_state(body.input), questions, default_min_mass if body.min_mass is None else body.min_mass)
+
+
+def _state(items: Sequence[DecisionItem]) -> str:
+    """Return the items as one text: a single message of the user as it is, else each item with its speaker."""
+    _check_calls(items)
+    if len(items) == 1 and isinstance(items[0], InputMessage) and items[0].role == "user":
+        state = _text(items[0].content)
+    else:
+        state = "\n\n".join(_written(item) for item in items)
+    if not state.strip():
+        raise InvalidRequest("input is empty; give a text to decide about", param="input")
+    return state
+
+
+def _written(item: DecisionItem) -> str:
+    match item:
+        case InputMessage():
+            return f"{item.role}: {_text(item.content)}"
+        case InputCall():
+            return f"assistant calls {item.name}: {item.arguments}"
+        case InputCustomCall():
+            return f"assistant calls {item.name}: {item.input}"
+        case InputCallOutput():
+            return f"output of the call: {_text(item.output)}"
+
+
+def _check_calls(items: Sequence[DecisionItem]) -> None:
+    """Raise InvalidRequest for an output whose call, of the same kind, is not before it."""
+    calls: dict[str, str] = {}
+    for index, item in enumerate(items):
+        if isinstance(item, InputCall | InputCustomCall):
+            calls[item.call_id] = f"{item.type}_output"
+        elif isinstance(item, InputCallOutput) and calls.get(item.call_id) != item.type:
+            raise InvalidRequest(
+                f"input[{index}].call_id is {quote(item.call_id)}, which is not the id of a "
+                f"{item.type.removesuffix('_output')} before it; give the call too",
+                param=f"input[{index}].call_id",
+            )
+
+
+def _text(pieces: Sequence[Piece]) -> str:
+    return "\n".join(piece.written for piece in pieces)
+
+
+def _question(given: DecisionQuestion, path: str) -> Question:
+    instructions = _text(given.instructions)
+    match given:
+        case PredicateQuestion():
+            if not instructions.strip():
+                raise InvalidRequest(
+                    f"{path}.instructions is empty; a predicate needs a statement", param=f"{path}.instructions"
+                )
+            return Question(Kind.PREDICATE, instructions, path, name=given.name)
+        case ChoiceQuestion():
+            options = [LabelOption(choice.value, choice.description) for choice in given.choices]
+            return Question(Kind.CHOICE, instructions, path, options, given.name)
+        case ScaleQuestion():
+            levels = [LabelOption(level.label, level.description) for level in given.levels]
+            return Question(Kind.SCORE, instructions, path, levels, given.name)
+
+
+def answer_of(decision: Decision, decided: Decided, model_name: str) -> DecisionAnswer:
+    answers = [_answer(*each) for each in zip(decision.questions, decided.masses, strict=True)]
+    num_tokens, num_cached = decided.num_tokens, decided.num_cached_tokens
+    details = DecisionInputDetails(cached_tokens=num_cached, cache_write_tokens=0)
+    usage = DecisionUsage(input_tokens=num_tokens, input_tokens_details=details, total_tokens=num_tokens)
+    return DecisionAnswer(model=model_name, answers=answers, usage=usage)
+
+
+def _answer(question: Question, masses: LabelMasses | None) -> Answer:
+    name = question.name
+    if masses is None:
+        return RefusalAnswer(name=name)
+    probabilities = masses.probabilities
+    if question.kind is Kind.PREDICATE:
+        return PredicateAnswer(name=name, probability=probabilities[0])
+    pairs = list(zip(question.options, probabilities, strict=True))
+    if question.kind is Kind.CHOICE:
+        best, _ = max(pairs, key=lambda pair: pair[1])
+        return ChoiceAnswer(
+            name=name,
+            choice=best.value,
+            confidence=choice_confidence(probabilities),
+            probabilities=[ValueProbability(option.value, each) for option, each in pairs],
+        )
+    return ScaleAnswer(
+        name=name,
+        score=mean_level(probabilities),
+        confidence=score_confidence(probabilities),
+        probabilities=[LevelProbability(str(level.value), number, each) for number, (level, each) in enumerate(pairs)],
+    )

@@ -1,0 +1,177 @@
+"""decision_prompt: the token ids of a decision: those of the state, which its questions share, and of each question."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.protocol import EngineInfo
+from server.decisions.decision import Decision, Kind, Question
+from server.decisions.labels import LabelTrie, Path, SamePath
+from server.decisions.wording import PLAIN_END, QUESTION_BEGIN, STATE_BEGIN, Worded, reads_alike, word
+from server.generation.params.prompts import refusing_long_prompts
+from server.reasoning.effort import ReasoningEffort
+from server.reasoning.marks import opens_thought
+from server.text.tokenizer import Tokenizer
+from server.text_model import ChatModel, TextModel
+
+MAX_LABEL_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionPrompt:
+    """A question's own tokens, behind those of the state, and its labels, which come next."""
+
+    ids: list[int]
+    trie: LabelTrie
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionPrompt:
+    state_ids: list[int]
+    questions: list[QuestionPrompt]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the state, once, and of each question."""
+        return len(self.state_ids) + sum(len(question.ids) for question in self.questions)
+
+
+def decision_prompt(decision: Decision, text_model: TextModel, info: EngineInfo, *, cache_salt: str) -> DecisionPrompt:
+    """Render and tokenize a decision on the calling thread. Raises InvalidRequest if the chat template cannot show it,
+    and ContextLengthExceeded."""
+    text = STATE_BEGIN + decision.state + QUESTION_BEGIN
+    with refusing_long_prompts(info.max_model_len, "input"):
+        if text_model.chat is None:
+            frame = _plain_frame(text, text_model.tokenizer, info)
+        else:
+            frame = _chat_frame(text, text_model.chat, text_model.tokenizer, info, cache_salt)
+    questions = []
+    for question in decision.questions:
+        prompt = _question_prompt(question, frame)
+        _check_length(len(frame.state_ids) + len(prompt.ids), prompt.trie.max_length, info.max_model_len, question)
+        questions.append(prompt)
+    return DecisionPrompt(frame.state_ids, questions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The prompt around a question. encode: returns the ids of a question's text and of all that follows it up to the
+    answer. leads: texts that may stand before a label."""
+
+    tokenizer: Tokenizer
+    state_ids: list[int]
+    encode: Callable[[str], list[int]]
+    leads: tuple[str, ...]
+    known: dict[str, Path] = field(default_factory=dict)  # labels met so far
+
+    def path(self, text: str) -> Path:
+        if text not in self.known:
+            self.known[text] = tuple(self.tokenizer.encode_inside(text, parse_special=False))
+        return self.known[text]
+
+
+def _plain_frame(text: str, tokenizer: Tokenizer, info: EngineInfo) -> _Frame:
+    """Return the frame for a model without a chat template."""
+    bos = tokenizer.encode("")[:1] if tokenizer.adds_bos else []
+    ids = tokenizer.encode(text, add_special_tokens=False, parse_special=False, at_most=info.max_model_len)
+    return _Frame(
+        tokenizer,
+        [*bos, *ids],
+        lambda question: tokenizer.encode_inside(question + PLAIN_END, parse_special=False),
+        _leads(PLAIN_END),
+    )
+
+
+def _chat_frame(text: str, chat: ChatModel, tokenizer: Tokenizer, info: EngineInfo, cache_salt: str) -> _Frame:
+    """Return the frame that the chat template makes, cut where a placeholder shows the question's place."""
+    mark = f"{secrets.randbelow(10**36):036}"
+    kwargs, _ = chat.effort.kwargs(ReasoningEffort.NONE)
+    try:
+        rendered = chat.template.render([{"role": "user", "content": text + mark}], kwargs=kwargs)
+    except InvalidRequest as error:
+        error.param = "input"  # the client sent no messages
+        raise
+    before, found, after = rendered.prompt.partition(mark)
+    if not found or mark in after:
+        raise InvalidRequest(
+            "this model's chat template does not show a user's message exactly once, so it cannot be cut behind the "
+            "input; start the server with another one: --chat-template",
+            param="model",
+        )
+    after = _opened_answer(after, chat)
+    ids = tokenizer.encode_chat(before, rendered.hidden, at_most=info.max_model_len, cache_salt=cache_salt)
+    return _Frame(
+        tokenizer,
+        ids,
+        lambda question: tokenizer.encode_chat_inside(mark + after, {**rendered.hidden, mark: question}),
+        _leads(after),
+    )
+
+
+def _opened_answer(prompt: str, chat: ChatModel) -> str:
+    """Return the end of a prompt, extended to where the answer begins: an open thought is closed, and a header of the
+    answer is written."""
+    marks = chat.reasoning
+    if marks is not None and not prompt.rstrip().endswith(marks.end):
+        if opens_thought(prompt, marks):
+            gap = "\n\n" if marks.end.startswith("</") else ""
+            prompt = f"{prompt.rstrip()}{gap}{marks.end}{gap}"
+        else:
+            prompt += marks.answer_header
+    return prompt + chat.tool_format.answer_header(prompt)
+
+
+def _leads(prompt: str) -> tuple[str, ...]:
+    """Return the texts that may stand between the prompt and a label: models write a space unless there is one."""
+    return ("",) if prompt[-1:].isspace() else ("", " ")
+
+
+def _question_prompt(question: Question, frame: _Frame) -> QuestionPrompt:
+    worded = word(question, is_numbered=reads_alike(question))
+    try:
+        trie = _trie(question, worded, frame)
+    except SamePath:  # the tokenizer makes the same of two texts
+        worded = word(question, is_numbered=True)
+        trie = _trie(question, worded, frame)
+    return QuestionPrompt(frame.encode(worded.text), trie)
+
+
+def _trie(question: Question, worded: Worded, frame: _Frame) -> LabelTrie:
+    labels = []
+    for number, spellings in enumerate(worded.labels):
+        paths = {frame.path(lead + spelling) for spelling in spellings for lead in frame.leads}
+        if fault := _fault(paths):
+            place = _label_path(question, number)
+            raise InvalidRequest(f"{place} {fault}; give a short text, and details in its description", param=place)
+        labels.append(paths)
+    return LabelTrie(labels)
+
+
+def _fault(paths: set[Path]) -> str | None:
+    if () in paths:
+        return "has no tokens"
+    longest = max(map(len, paths))
+    return f"has {longest} tokens; the limit is {MAX_LABEL_TOKENS}" if longest > MAX_LABEL_TOKENS else None
+
+
+def _label_path(question: Question, number: int) -> str:
+    match question.kind:
+        case Kind.PREDICATE:
+            return question.path
+        case Kind.CHOICE:
+            return f"{question.path}.choices[{number}].value"
+        case Kind.SCORE:
+            return f"{question.path}.levels[{number}].label"
+
+
+def _check_length(num_tokens: int, num_label_tokens: int, limit: int, question: Question) -> None:
+    """Raise ContextLengthExceeded if the longest label does not fit behind the question."""
+    if num_tokens + num_label_tokens > limit:
+        raise ContextLengthExceeded(
+            f"the input and {question.path} have {num_tokens} tokens, and its longest label {num_label_tokens}; the "
+            f"model takes {limit} together; shorten the input or the question",
+            param=question.path,
+            num_tokens=num_tokens + num_label_tokens,
+            limit=limit,
+        )

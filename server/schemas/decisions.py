@@ -1,0 +1,262 @@
+"""The body of POST /v1/decisions: an input, and questions about it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from server.schemas.base import INT32, MAX_MESSAGES, TEXT_ONLY, StrictModel, by_type, quote
+from server.schemas.sampling import MAX_TIMEOUT_S
+
+MAX_QUESTIONS = 400
+MAX_OPTIONS = 255  # of a choice; levels of a score have the same limit
+_MAX_DEPTH, _MAX_VALUES, _MAX_JSON_BYTES = 32, 10_000, 256 * 2**10  # of a JSON part
+
+
+class TextPiece(StrictModel):
+    """A part of a text. prompt_cache_breakpoint: ignored, since every prefix is cached."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+    @property
+    def written(self) -> str:
+        return self.text
+
+
+class RefusalPiece(StrictModel):
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def written(self) -> str:
+        return self.refusal
+
+
+def _json_data(value: Any) -> Any:
+    if not isinstance(value, dict) and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
+        raise PydanticCustomError("json", "it must be an object or a list of objects")
+    for num_values, depth in enumerate(_depths(value), 1):
+        if depth > _MAX_DEPTH:
+            raise PydanticCustomError("json", "it must have at most {most} levels", {"most": _MAX_DEPTH})
+        if num_values > _MAX_VALUES:
+            raise PydanticCustomError("json", "it must have at most {most} values", {"most": f"{_MAX_VALUES:,}"})
+    if len(_compact(value)) > _MAX_JSON_BYTES:
+        raise PydanticCustomError("json", "it must have at most 256 KiB as compact JSON")
+    return value
+
+
+def _depths(value: Any) -> Iterator[int]:
+    """Yield, for each value within a JSON value and for itself, the number of containers that it is in or is."""
+    pending = [(value, 1)]
+    while pending:
+        each, depth = pending.pop()
+        if isinstance(each, dict | list):
+            yield depth
+            pending += [(part, depth + 1) for part in (each.values() if isinstance(each, dict) else each)]
+        else:
+            yield depth - 1
+
+
+def _compact(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+_Object = dict[str, Any]
+
+
+class JsonPiece(StrictModel):
+    """A JSON value that is read as text."""
+
+    type: Literal["input_json"]
+    data: Annotated[_Object | list[_Object], PlainValidator(_json_data, json_schema_input_type=_Object | list[_Object])]
+
+    @property
+    def written(self) -> str:
+        return _compact(self.data).decode()
+
+
+_IMAGES = {"input_image": TEXT_ONLY, "input_file": TEXT_ONLY, "input_audio": TEXT_ONLY}
+_PIECES: Mapping[str, type[StrictModel]] = {
+    "input_text": TextPiece,
+    "output_text": TextPiece,
+    "refusal": RefusalPiece,
+    "input_json": JsonPiece,
+}
+Piece = Annotated[TextPiece | RefusalPiece | JsonPiece, BeforeValidator(by_type(_PIECES, refused=_IMAGES))]
+
+
+def _pieces(content: Any) -> Any:
+    """Convert a string to a list of one text part."""
+    if isinstance(content, str):
+        return [{"type": "input_text", "text": content}]
+    if not isinstance(content, list):
+        raise PydanticCustomError("content", "it must be a string or a list of parts")
+    return content
+
+
+Pieces = Annotated[
+    Annotated[list[Piece], Field(fail_fast=True)], BeforeValidator(_pieces, json_schema_input_type=str | list[Piece])
+]
+
+
+class _Item(StrictModel):
+    id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class InputMessage(_Item):
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Pieces
+    phase: Literal["commentary", "final_answer"] | None = None
+
+    inner_fields = ("content",)
+
+
+class InputCall(_Item):
+    """A call of a function. The arguments are JSON."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    namespace: str | None = None
+
+
+class InputCustomCall(_Item):
+    type: Literal["custom_tool_call"]
+    call_id: str
+    name: str
+    input: str
+    namespace: str | None = None
+
+
+class InputCallOutput(_Item):
+    """The output of an earlier call among the items."""
+
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    call_id: str
+    output: Pieces
+
+    inner_fields = ("output",)
+
+
+_read_item = by_type(
+    {
+        "message": InputMessage,
+        "function_call": InputCall,
+        "function_call_output": InputCallOutput,
+        "custom_tool_call": InputCustomCall,
+        "custom_tool_call_output": InputCallOutput,
+    },
+    default="message",
+)
+DecisionItem = Annotated[InputMessage | InputCall | InputCustomCall | InputCallOutput, BeforeValidator(_read_item)]
+
+
+def _items(value: Any) -> Any:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        raise PydanticCustomError("input", "it must be a string or a list of items")
+    return value
+
+
+_Items = Annotated[list[DecisionItem], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+
+
+class _Question(StrictModel):
+    instructions: Pieces
+    name: str | None = None
+
+    inner_fields = ("instructions",)
+
+
+class PredicateQuestion(_Question):
+    """A statement about the input, which may be true."""
+
+    type: Literal["predicate"]
+
+
+def _not_blank(value: str | bool) -> str | bool:
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("blank", "it must have a character other than spaces")
+    return value
+
+
+class ChoiceOption(StrictModel):
+    value: Annotated[str | bool, AfterValidator(_not_blank)]
+    description: str | None = None
+
+
+class ScoreLevel(StrictModel):
+    label: Annotated[str, AfterValidator(_not_blank)]
+    description: str | None = None
+
+
+def _distinct(values: list[Any], path: str) -> None:
+    """Raise for the first value that equals an earlier one. A string and a bool are never equal."""
+    seen: dict[tuple[type, Any], int] = {}
+    for number, value in enumerate(values):
+        if (first := seen.setdefault((type(value), value), number)) != number:
+            raise PydanticCustomError(
+                "equal",
+                "its items {first} and {second} have the same {name}, {value}",
+                {"first": first, "second": number, "name": path, "value": quote(value)},
+            )
+
+
+def _choices(choices: list[ChoiceOption]) -> list[ChoiceOption]:
+    _distinct([choice.value for choice in choices], "value")
+    return choices
+
+
+def _levels(levels: list[ScoreLevel]) -> list[ScoreLevel]:
+    _distinct([level.label for level in levels], "label")
+    return levels
+
+
+_Limits = Field(fail_fast=True, min_length=2, max_length=MAX_OPTIONS)
+
+
+class ChoiceQuestion(_Question):
+    """A choice of one of several options."""
+
+    type: Literal["choice"]
+    choices: Annotated[list[ChoiceOption], _Limits, AfterValidator(_choices)]
+
+    inner_fields = ("choices",)
+
+
+class ScaleQuestion(_Question):
+    """A choice of a level of a scale, whose lowest level is the first."""
+
+    type: Literal["score"]
+    levels: Annotated[list[ScoreLevel], _Limits, AfterValidator(_levels)]
+
+    inner_fields = ("levels",)
+
+
+_read_question = by_type({"predicate": PredicateQuestion, "choice": ChoiceQuestion, "score": ScaleQuestion})
+DecisionQuestion = Annotated[PredicateQuestion | ChoiceQuestion | ScaleQuestion, BeforeValidator(_read_question)]
+
+
+class DecisionRequest(StrictModel):
+    """The body of POST /v1/decisions.
+
+    min_mass: the least probability that a question's labels must have together; below it the answer is a refusal.
+    """
+
+    model: str | None = None
+    input: Annotated[_Items, BeforeValidator(_items, json_schema_input_type=str | _Items)]
+    questions: Annotated[list[DecisionQuestion], Field(fail_fast=True, min_length=1, max_length=MAX_QUESTIONS)]
+    min_mass: Annotated[float, Field(ge=0, le=1)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
+    cache_salt: str | None = None
+
+    inner_fields = ("input", "questions")
