@@ -58,6 +58,8 @@ V3_DEFAULTS = {
     "first_k_dense_replace": 3,
     "n_shared_experts": 1,
 }
+# of V3's experts without groups, after one dense layer, as most later families have them
+UNGROUPED_DEFAULTS = {**V3_DEFAULTS, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
 _SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
 
 
@@ -82,7 +84,7 @@ def describe_plain(config: HFConfig) -> DecoderSpec:
 def with_experts(config: HFConfig, spec: DecoderSpec, defaults: Mapping[str, Any]) -> DecoderSpec:
     """Return `spec` with experts after the dense layers, by DeepSeek's fields.
 
-    defaults: values of fields that the configuration leaves out, such as V3_DEFAULTS.
+    defaults: values of fields that the configuration leaves out, such as UNGROUPED_DEFAULTS.
     """
     is_sparse = sparse_layers(config, len(spec.layers), defaults["first_k_dense_replace"])
     moe = _experts(config, defaults) if any(is_sparse) else None

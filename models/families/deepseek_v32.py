@@ -21,9 +21,8 @@ from models.families.transforms import unpermute_index
 
 _DEFAULTS = {**deepseek.V3_DEFAULTS, "index_n_heads": 64}
 _GLM_DEFAULTS = {
-    **deepseek.V3_DEFAULTS,
-    "n_group": 1,
-    "topk_group": 1,
+    **deepseek.UNGROUPED_DEFAULTS,
+    "first_k_dense_replace": 3,
     "rms_norm_eps": 1e-5,
     "index_n_heads": 32,
     "index_topk_freq": 1,

@@ -14,10 +14,8 @@ from models.families.experts import require_sigmoid
 from models.families.registry import Family
 
 _DEFAULTS = {
-    **deepseek.V3_DEFAULTS,
+    **deepseek.UNGROUPED_DEFAULTS,
     "num_experts_per_tok": None,
-    "n_group": 1,
-    "topk_group": 1,
     "norm_topk_prob": False,
     "routed_scaling_factor": 1.0,
     "first_k_dense_replace": 0,

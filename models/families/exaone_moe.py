@@ -12,8 +12,6 @@ from models.families.experts import require_sigmoid
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 
-_DEFAULTS = {**deepseek.V3_DEFAULTS, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
-
 
 def describe(config: HFConfig) -> DecoderSpec:
     spec = exaone4.describe(config)
@@ -26,7 +24,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         "topk_method": "noaux_tc",
     }
     config = config.with_fields(as_deepseek)
-    return deepseek.with_experts(config, spec, _DEFAULTS)
+    return deepseek.with_experts(config, spec, deepseek.UNGROUPED_DEFAULTS)
 
 
 NAMES = {

@@ -14,12 +14,9 @@ from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 
 _LITE_DEFAULTS = {
-    **deepseek.V3_DEFAULTS,
-    "n_group": 1,
-    "topk_group": 1,
+    **deepseek.UNGROUPED_DEFAULTS,
     "num_experts_per_tok": 4,
     "routed_scaling_factor": 1.8,
-    "first_k_dense_replace": 1,
     "rms_norm_eps": 1e-5,
 }
 _DEFAULTS = {**_LITE_DEFAULTS, "num_experts_per_tok": 8, "routed_scaling_factor": 1.0}
@@ -36,11 +33,8 @@ def describe(config: HFConfig) -> DecoderSpec:
     return deepseek.with_experts(config, spec, _DEFAULTS)
 
 
-NAMES = {
-    "model.layers.{x}.**": IGNORE,  # multi-token prediction
-    **qwen3.NAMES,
-    **deepseek.ROUTED_NAMES,
-}
+# {x}: multi-token prediction
+NAMES = {"model.layers.{x}.**": IGNORE, **qwen3.NAMES, **deepseek.ROUTED_NAMES}
 
 GGUF_NAMES = {
     "blk.{x}.**": IGNORE,

@@ -28,8 +28,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         "n_group": 1,
         "topk_group": 1,
     }
-    defaults = {**deepseek.V3_DEFAULTS, "first_k_dense_replace": 1}
-    return deepseek.with_experts(config.with_fields(as_deepseek), spec, defaults)
+    return deepseek.with_experts(config.with_fields(as_deepseek), spec, deepseek.UNGROUPED_DEFAULTS)
 
 
 NAMES = {

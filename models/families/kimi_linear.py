@@ -16,11 +16,8 @@ from models.families.name_map import To
 from models.families.registry import Family
 
 _DEFAULTS = {
-    **deepseek.V3_DEFAULTS,
-    "n_group": 1,
-    "topk_group": 1,
+    **deepseek.UNGROUPED_DEFAULTS,
     "routed_scaling_factor": 2.446,
-    "first_k_dense_replace": 1,
     "rms_norm_eps": 1e-5,
 }
 # DeepSeek's name of a field -> the family's

@@ -17,10 +17,7 @@ from models.families.registry import Family
 
 _FULL, _WINDOWED = "full_attention", "sliding_attention"
 _EXPERTS = {
-    **deepseek.V3_DEFAULTS,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
+    **deepseek.UNGROUPED_DEFAULTS,
     "n_shared_experts": 0,
     "routed_scaling_factor": 1.0,
 }
