@@ -9,8 +9,9 @@ from fastapi import FastAPI
 
 from engine.config import EngineConfig
 from engine.errors import EngineDied
-from engine.protocol import FinishReason, RequestOutput
+from engine.protocol import AdapterInfo, FinishReason, RequestOutput
 from server.app import create_app
+from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
@@ -157,6 +158,19 @@ async def test_a_prefix_is_found_by_requests_of_the_key_that_is_named(client: Fa
     assert [response.status_code for response in refused] == [403, 403, 403]
     of_admin, for_ann, by_ann = (request.cache_salt for request in client.requests)
     assert of_admin != for_ann == by_ann
+
+
+async def test_a_prefix_of_an_adapter_is_computed_with_it(client: FakeClient, tmp_path: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    client.adapters["sql"] = AdapterInfo(digest=b"S", rank=8, num_bytes=1)
+    app = make_app(client, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)))
+    async with http(app) as api:
+        await api.post("/v1/load_lora_adapter", json={"lora_name": "sql", "lora_path": "sql"})
+        await api.post("/v1/completions", json={"prompt": TEXT, "model": "sql"})
+    _, answer = await _pin(app, prompt=TEXT, model="sql")
+    assert answer["model"] == "sql"
+    assert client.pinned["shop"].adapter == client.requests[-1].adapter == client.requests[0].adapter
+    assert client.pinned["shop"].adapter is not None
 
 
 async def test_a_prefix_that_other_requests_displace_each_time_is_given_up(client: FakeClient, app: FastAPI) -> None:
