@@ -43,3 +43,24 @@ def _num_calls_of_decode_step(num_sequences: int) -> int:
 def test_a_decode_step_makes_few_calls_for_each_sequence() -> None:
     few, many = 8, 32
     assert (_num_calls_of_decode_step(many) - _num_calls_of_decode_step(few)) / (many - few) < 52
+
+
+def _num_calls_while_a_request_waits_for_blocks(num_shared: int) -> int:
+    """The waiting request shares `num_shared` blocks with the running one."""
+    num_blocks = num_shared + 8
+    config = EngineConfig(
+        max_model_len=num_blocks * BLOCK_SIZE, max_num_seqs=8, max_num_batched_tokens=8192, block_size=BLOCK_SIZE
+    )
+    engine = Engine(config, ConstantRunner(), num_blocks=num_blocks, eos_token_ids=[])
+    prompt = make_prompt(num_shared * BLOCK_SIZE)
+    engine.add(make_request("running", prompt, max_tokens=70))
+    engine.step()
+    engine.add(make_request("waiting", prompt + make_prompt(BLOCK_SIZE * 7 + 1), max_tokens=1))
+    engine.step()
+    calls = num_calls(engine.step)
+    assert engine.step().stats.waiting == 1
+    return calls
+
+
+def test_a_step_does_not_look_up_the_prefix_of_a_request_that_still_waits_for_blocks() -> None:
+    assert _num_calls_while_a_request_waits_for_blocks(100) == _num_calls_while_a_request_waits_for_blocks(10)

@@ -66,6 +66,7 @@ class BlockPool:
         self._is_evicted_first = [False] * num_blocks
         self.num_shared = 0  # blocks with references from several tables
         self._freed_s = [0.0] * num_blocks  # when a table last gave up each block, by the clock
+        self.version = 0  # changes when a cached block is forgotten, or becomes free or used
 
     @property
     def num_free(self) -> int:
@@ -112,6 +113,7 @@ class BlockPool:
                 del self._blocks_by_digest[digest]
                 self._digests[block] = None
                 self.num_free_cached -= 1
+                self.version += 1
                 self._on_evicted(block, digest, self._freed_s[block], free is self._free_low_priority)
             self._references[block] = 1
             self._is_evicted_first[block] = is_evicted_first
@@ -128,6 +130,7 @@ class BlockPool:
             if self._references[block] == 0:
                 self._remove_free(block)
                 self.num_free_cached -= 1
+                self.version += 1
             self._references[block] += 1
             self._is_evicted_first[block] &= is_evicted_first
             self.num_shared += self._references[block] == 2
@@ -152,6 +155,7 @@ class BlockPool:
             is_first = has_low_priority or self._is_evicted_first[block]
             (self._free_low_priority if is_first else self._free_cached)[block] = None
             self.num_free_cached += 1
+            self.version += 1
 
     def idle_s(self, block: int, *, num_pins: int) -> float:
         """Return the seconds since a table last had this block; 0 if one has it. num_pins: its references by pins."""
@@ -178,6 +182,7 @@ class BlockPool:
             return
         del self._blocks_by_digest[digest]
         self._digests[block] = None
+        self.version += 1
         if self._references[block] == 0:
             self._remove_free(block)
             self.num_free_cached -= 1

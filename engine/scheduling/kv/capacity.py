@@ -27,6 +27,8 @@ class KVCapacity:
         self._has_states = any(group.is_state for group in groups)
         self._step = smallest_step(groups)
         self._have_different_blocks = len({group.block_size for group in groups if not group.is_state}) > 1
+        # The last match whose free blocks were counted, the pool's version then, and the number.
+        self._counted: tuple[PrefixMatch, int, int] | None = None
 
     def can_admit(
         self,
@@ -55,10 +57,20 @@ class KVCapacity:
 
     def blocks_taken(self, sequence: Sequence, match: PrefixMatch, *, without: abc.Collection[Sequence] = ()) -> int:
         """Return how many free blocks a waiting sequence takes, including free cached blocks of `match`."""
-        shared = self.blocks_of(match.tables, self._pool)
+        return peak_blocks(self._groups, len(sequence.tokens)) - self._num_in_use(match, without)
+
+    def _num_in_use(self, match: PrefixMatch, without: abc.Collection[Sequence]) -> int:
+        """Return how many blocks of a match are not free. Without `without` the number is kept: while blocks are short,
+        each step asks for that of the same match."""
+        version = self._pool.version
+        if not without and self._counted is not None and self._counted[0] is match and self._counted[1] == version:
+            return self._counted[2]
         freed = {block for other in without for block in self.blocks_of(other.tables, self._pool)}
-        num_unused = sum(self._pool.is_free(block) or block in freed for block in shared)
-        return num_unused + peak_blocks(self._groups, len(sequence.tokens)) - len(shared)
+        shared = self.blocks_of(match.tables, self._pool)
+        num_in_use = sum(not self._pool.is_free(block) and block not in freed for block in shared)
+        if not without:
+            self._counted = match, version, num_in_use
+        return num_in_use
 
     def blocks_needed(self, sequence: Sequence) -> int:
         """Return how many more KV blocks, not states, a running sequence needs for its tokens and draft."""

@@ -12,6 +12,7 @@ from engine.scheduling.kv.groups import NO_BLOCK, prefix_unit, smallest_step
 from engine.scheduling.kv.moves import BlockMoves, PendingMoves, WriteThrough
 from engine.scheduling.kv.pins import PinnedPrefixes
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, unit_hashes
+from engine.scheduling.kv.recent_matches import RecentMatches
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.kv.tier_options import TierOptions
 from engine.scheduling.kv.tier_reads import TierReads
@@ -47,6 +48,7 @@ class KVManager:
         self._pools = [self.states if group.is_state else self.pool for group in groups]
         self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
+        self._recent_matches = RecentMatches(self._prefixes, self.pool)
         self.pins = PinnedPrefixes(self._prefixes, self.pool, config.max_pinned_blocks, self._moves)
         self.tier_reads = (
             None if tier is None or self._moves is None else TierReads(tier, self._prefixes, self._moves, clock)
@@ -69,8 +71,10 @@ class KVManager:
         The match never includes the last token, whose logits are needed. The unit hashes must be up to date, as they
         are after arrival and `commit`.
         """
-        stored = None if self.tier_reads is None else self.tier_reads.contents(sequence)
-        return self._prefixes.longest_match(self._matchable_hashes(sequence), stored)
+        hashes = self._matchable_hashes(sequence)
+        if self.tier_reads is not None and (stored := self.tier_reads.contents(sequence)):
+            return self._prefixes.longest_match(hashes, stored)
+        return self._recent_matches.find(sequence, hashes)
 
     def _matchable_hashes(self, sequence: Sequence) -> list[bytes]:
         is_looked_up = self._enable_prefix_caching and not sequence.needs_prompt_rows
@@ -144,6 +148,7 @@ class KVManager:
         """Start a waiting sequence on its cached prefix, sharing the prefix's blocks."""
         assert not sequence.tables
         assert sequence.num_computed == 0
+        self._recent_matches.forget(sequence)
         for pool in (self.pool, self.states):
             pool.share(self.capacity.blocks_of(match.tables, pool), is_evicted_first=sequence.service.is_evicted_first)
         sequence.tables = match.tables
@@ -214,6 +219,7 @@ class KVManager:
         for pool in (self.pool, self.states):
             pool.free(self.capacity.blocks_of(sequence.tables, pool))
         sequence.tables = []
+        self._recent_matches.forget(sequence)
 
     def discard(self, sequence: Sequence) -> None:
         """Free all blocks of a failed sequence, and unregister its contents so that no sequence reuses them.
@@ -303,6 +309,7 @@ class KVManager:
             for index, table in enumerate(sequence.tables):
                 self._check_table(sequence, index, table)
         self.pins.check()
+        self._recent_matches.check()
         for pool in (self.pool, self.states):
             pool.check()
             references = Counter(

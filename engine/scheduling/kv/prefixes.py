@@ -42,7 +42,7 @@ class PrefixIndex:
 
     def __init__(self, groups: tuple[KVGroup, ...], pools: abc.Sequence[BlockPool]) -> None:
         """pools: the block pool of each group."""
-        self._groups = groups
+        self.groups = groups
         self._pools = pools
         self.unit = prefix_unit(groups)
         self.blocks_per_unit = [self.unit // group.block_size for group in groups]
@@ -60,7 +60,7 @@ class PrefixIndex:
         num_tokens = num_units * self.unit
         tables: list[list[int]] = []
         restored: list[RestoredBlock] = []
-        for index, (group, parts) in enumerate(zip(self._groups, self.blocks_per_unit, strict=True)):
+        for index, (group, parts) in enumerate(zip(self.groups, self.blocks_per_unit, strict=True)):
             first, end = min(group.first_needed_entry(num_tokens), num_units * parts), num_units * parts
             found = [self.find(index, hashes, entry) for entry in range(first, end)]
             tables.append([NO_BLOCK] * first + [NO_BLOCK if block is None else block for block in found])
@@ -69,6 +69,19 @@ class PrefixIndex:
                 restored += [RestoredBlock(index, entry, self.key(index, hashes, entry)) for entry in missing]
         assert stored is not None or not restored
         return PrefixMatch(num_tokens, tables, num_units, num_units_of_first_group, tuple(restored))
+
+    def is_continued(self, match: PrefixMatch, hashes: abc.Sequence[bytes]) -> bool:
+        """Whether a match that was the longest would be longer now, if all its blocks are still cached and all groups
+        have full attention."""
+        longest = match.num_units_of_first_group
+        if longest < len(hashes) and self._has_unit(0, hashes, longest):
+            return True
+        others = range(1, len(self.groups))
+        return match.num_units < longest and all(self._has_unit(index, hashes, match.num_units) for index in others)
+
+    def _has_unit(self, index: int, hashes: abc.Sequence[bytes], unit: int) -> bool:
+        parts = self.blocks_per_unit[index]
+        return not any(self._is_missing(index, hashes, unit * parts + part, None) for part in range(parts))
 
     def keys(self, hashes: abc.Sequence[bytes]) -> list[bytes]:
         """Return the keys of all groups' blocks of the units with these digests."""
@@ -83,7 +96,7 @@ class PrefixIndex:
         num_tokens = len(hashes) * self.unit
         return [
             self.key(index, hashes, entry)
-            for index, (group, parts) in enumerate(zip(self._groups, self.blocks_per_unit, strict=True))
+            for index, (group, parts) in enumerate(zip(self.groups, self.blocks_per_unit, strict=True))
             for entry in range(group.first_needed_entry(num_tokens), len(hashes) * parts)
         ]
 
@@ -104,15 +117,15 @@ class PrefixIndex:
     def _longest_in_all(self, hashes: abc.Sequence[bytes], stored: abc.Container[bytes] | None) -> int:
         """Return the number of units of the longest prefix that all groups have; each group can only lower it."""
         num_units, num_agreeing, index = len(hashes), 0, 0
-        while num_agreeing < len(self._groups):
+        while num_agreeing < len(self.groups):
             longest = self._longest_in_group(index, hashes[:num_units], stored)
             num_agreeing = num_agreeing + 1 if longest == num_units else 1
             num_units = longest
-            index = (index + 1) % len(self._groups)
+            index = (index + 1) % len(self.groups)
         return num_units
 
     def _longest_in_group(self, index: int, hashes: abc.Sequence[bytes], stored: abc.Container[bytes] | None) -> int:
-        group, parts = self._groups[index], self.blocks_per_unit[index]
+        group, parts = self.groups[index], self.blocks_per_unit[index]
         if group.is_full_attention:
             entries = range(len(hashes) * parts)
             missing = (entry for entry in entries if self._is_missing(index, hashes, entry, stored))
