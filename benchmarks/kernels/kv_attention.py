@@ -31,7 +31,7 @@ SPECS: Mapping[str, AttentionSpec] = {
     "Qwen2.5 1.5B": AttentionSpec(12, 2, 128, 0.088),
 }
 CASES = [(1, 1, 512), (1, 1, 8192), (1, 1, 32768), (8, 1, 4096), (1, 64, 28500)]  # sequences, rows of each, context
-DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8, "fp8_e4m3": torch.float8_e4m3fn}
+DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8, "int4": torch.int4, "fp8_e4m3": torch.float8_e4m3fn}
 
 
 def main() -> int:

@@ -18,8 +18,11 @@ from models.architecture.recurrence import (
     TokenShiftSpec,
 )
 
-# Dtypes of codes in a quantized KV cache, with the largest code. A head's key, and its value, has codes and one scale.
+# 8-bit dtypes of codes in a quantized KV cache, with the largest code. A head's key, and its value, has codes and one
+# scale. Codes of 4 bits (torch.int4) are two to a byte, and keys have STEP_NUMBERS numbers to a step of their own.
 LARGEST_CODES: Mapping[torch.dtype, float] = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
+CODE_DTYPES = (*LARGEST_CODES, torch.int4)
+STEP_NUMBERS = 8
 SCALE_DTYPE = torch.bfloat16
 # Names of the dtypes that a KV cache can have besides that of the activations, "auto".
 KV_DTYPES: Mapping[str, torch.dtype] = {
@@ -28,6 +31,7 @@ KV_DTYPES: Mapping[str, torch.dtype] = {
     "fp8_e4m3": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
     "int8": torch.int8,
+    "int4": torch.int4,
 }
 
 
@@ -35,6 +39,13 @@ def kv_dtype_name(dtype: torch.dtype) -> str:
     """Return the last name of a KV cache's dtype in KV_DTYPES, or torch's."""
     names = {each: name for name, each in KV_DTYPES.items()}
     return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def code_bytes(size: int, code_dtype: torch.dtype, *, is_key: bool) -> tuple[int, int]:
+    """Return the bytes of a head's codes, and of the steps that its codes have beside the scale."""
+    if code_dtype != torch.int4:
+        return size, 0
+    return size // 2, size // (2 * STEP_NUMBERS) if is_key else 0
 
 
 def scale_slots(size: int) -> int:
@@ -66,7 +77,7 @@ class KVLayout:
 
     A slot (block * block_size + offset) holds one position; each part stores `tile` slots together. compute_dtype:
     dtype of the queries, keys and values that the back end takes, whatever dtype the parts have. code_dtype: dtype of
-    quantized keys and values, a key of LARGEST_CODES; None: they are not quantized.
+    quantized keys and values, one of CODE_DTYPES; None: they are not quantized.
     """
 
     parts: tuple[CachePart, ...]

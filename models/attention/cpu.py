@@ -3,7 +3,7 @@
 import torch
 
 from models.architecture.attention import AttentionSpec, IndexerSpec
-from models.architecture.kv_layout import LARGEST_CODES, SCALE_DTYPE, CachePart, KVLayout, scale_slots
+from models.architecture.kv_layout import CODE_DTYPES, SCALE_DTYPE, CachePart, KVLayout, code_bytes, scale_slots
 from models.attention.base import INDEX_PART, AttentionBackend
 from models.attention.kv_codes import quantized_kv_refusal
 from models.attention.rotary import RotaryEmbedding
@@ -14,7 +14,8 @@ from models.kv.layer import LayerKV
 
 _TILE = 16  # slots; kTile of kv_layout.h
 _PART = "kv"
-_CODES = {None: 0, torch.int8: 1, torch.float8_e4m3fn: 2, torch.float8_e5m2: 3}  # KvCode of kv_codes.h
+# KvCode of kv_codes.h
+_CODES = {None: 0, torch.int8: 1, torch.float8_e4m3fn: 2, torch.float8_e5m2: 3, torch.int4: 4}
 _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
 
 
@@ -39,7 +40,7 @@ class CpuAttention(AttentionBackend):
             return f"runs on the CPU, not on {device}"
         if dtype not in (torch.bfloat16, torch.float32):
             return f"takes bfloat16 and float32, not {dtype}"
-        if kv_dtype != dtype and kv_dtype not in LARGEST_CODES:
+        if kv_dtype != dtype and kv_dtype not in CODE_DTYPES:
             return f"stores keys and values in the dtype that it computes in, {dtype}, or as codes, not in {kv_dtype}"
         if (refusal := quantized_kv_refusal(spec, kv_dtype)) is not None:
             return refusal
@@ -53,10 +54,11 @@ class CpuAttention(AttentionBackend):
         return None
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
-        if kv_dtype in LARGEST_CODES:
-            sizes = (spec.head_dim,) if spec.values_from is not None else (spec.head_dim, spec.value_dim)
-            head_bytes = _TILE * sum(size + SCALE_DTYPE.itemsize * scale_slots(size) for size in sizes)
-            part = CachePart(_PART, (spec.num_kv_heads, head_bytes), torch.uint8)
+        if kv_dtype in CODE_DTYPES:
+            position_bytes = _coded_bytes(spec.head_dim, kv_dtype, is_key=True)
+            if spec.values_from is None:
+                position_bytes += _coded_bytes(spec.value_dim, kv_dtype, is_key=False)
+            part = CachePart(_PART, (spec.num_kv_heads, _TILE * position_bytes), torch.uint8)
             return KVLayout((part,), _TILE, dtype, code_dtype=kv_dtype)
         parts = [CachePart(_PART, (spec.num_kv_heads, _TILE * spec.stored_size), kv_dtype)]
         if spec.indexer is not None:
@@ -156,7 +158,7 @@ class CpuAttention(AttentionBackend):
             *(k.data_ptr(), k.stride(0), address(v), 0 if v is None else v.stride(0)),
             *_rotary_arguments(rotary),
             *(None if group is None else group.slot_mapping.data_ptr(), address(kv)),
-            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim, value_dim, _CODES[code_dtype]),
+            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim, value_dim, _CODES[code_dtype], None),
         )
 
     def forward(
@@ -193,6 +195,10 @@ class CpuAttention(AttentionBackend):
             _CODES[kv.layout.code_dtype],
         )
         return out
+
+
+def _coded_bytes(size: int, code_dtype: torch.dtype, *, is_key: bool) -> int:
+    return sum(code_bytes(size, code_dtype, is_key=is_key)) + SCALE_DTYPE.itemsize * scale_slots(size)
 
 
 def _rotary_arguments(rotary: RotaryEmbedding | None) -> tuple[int | None, int | None, int, int | None]:

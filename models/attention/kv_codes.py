@@ -1,20 +1,30 @@
 """Codes of quantized keys and values: their definition in torch, and the layers that take none."""
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.kv_layout import LARGEST_CODES, SCALE_DTYPE
+from models.architecture.kv_layout import CODE_DTYPES, LARGEST_CODES, SCALE_DTYPE, STEP_NUMBERS
 
 _SMALLEST_SCALE = 1e-30  # its inverse is finite; a head of smaller numbers is stored as zeros
+_MAX_STEP = 8  # of int4 keys, in scales
 
 
 def quantized_kv_refusal(spec: AttentionSpec, kv_dtype: torch.dtype) -> str | None:
     """Return why no back end quantizes the keys and values of a layer to `kv_dtype`; None if it is possible, or if
     `kv_dtype` has no codes."""
-    if kv_dtype in LARGEST_CODES and (spec.indexer is not None or spec.reuses_choice):
+    if kv_dtype not in CODE_DTYPES:
+        return None
+    if spec.indexer is not None or spec.reuses_choice:
         return "keeps no codes of keys from which an indexer chooses, since their rounding would change the choice"
+    if kv_dtype == torch.int4 or has_spread_keys(kv_dtype, has_values=spec.values_from is None):
+        for size in (spec.head_dim, spec.value_dim):
+            if size % 16:
+                return (
+                    f"keeps whole-number codes of heads with a multiple of 16 numbers, not {size} (8-bit floats: any)"
+                )
     return None
 
 
@@ -24,7 +34,12 @@ def has_spread_keys(code_dtype: torch.dtype | None, *, has_values: bool) -> bool
 
     8-bit floats lose by it, since each of their numbers has an error in proportion to its own size.
     """
-    return code_dtype == torch.int8 and has_values
+    return code_dtype in (torch.int8, torch.int4) and has_values
+
+
+def has_spread_values(code_dtype: torch.dtype | None, *, has_values: bool) -> bool:
+    """Whether values are multiplied by `hadamard_heads`, too, and so are the sums of values, which undoes it."""
+    return code_dtype == torch.int4 and has_values
 
 
 def hadamard_heads(x: torch.Tensor) -> torch.Tensor:
@@ -51,20 +66,87 @@ def hadamard_heads(x: torch.Tensor) -> torch.Tensor:
     return total.flatten(-2) * (1.0 / math.sqrt(n))
 
 
-def quantize_heads(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return codes of `dtype` and a scale for each head: x [T, K, D] ~ codes [T, K, D] * scales [T, K, 1].
+class Codes(NamedTuple):
+    """Heads as codes: x [T, K, D] ~ codes * scales [T, K, 1]. steps: of int4 keys, [T, K, D / 16] uint8.
+
+    Codes of int4 are uint8, [T, K, D / 2]: those of a head's second half are the high four bits.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    steps: torch.Tensor | None = None
+
+    def numbers(self) -> torch.Tensor:
+        """Return the codes as numbers in fp32, before the scales."""
+        if self.codes.dtype != torch.uint8:
+            return self.codes.to(torch.float32)
+        units = torch.cat((self.codes & 15, self.codes >> 4), dim=-1).to(torch.float32)
+        if self.steps is None:
+            return units - 8
+        steps = torch.stack((self.steps & 15, self.steps >> 4), dim=-1).flatten(-2).to(torch.float32).unsqueeze(-1)
+        zero = torch.where(steps < 8, 8.0, 7.0)
+        return ((units.unflatten(-1, (-1, STEP_NUMBERS)) - zero) * (steps % 8 + 1)).flatten(-2)
+
+
+def quantize_heads(x: torch.Tensor, dtype: torch.dtype, *, is_key: bool = False) -> Codes:
+    """Return the codes of x [T, K, D] in a dtype of CODE_DTYPES, and a scale for each head.
 
     A head with a NaN or an infinite number has a scale that is not finite. The subnormal numbers of 8-bit floats are
     not used: they are below 4e-5 of a head's largest number, and kernels would need longer to read them.
     """
     x = x.to(torch.float32)
+    if dtype == torch.int4:
+        return _int4_keys(x) if is_key else _int4_values(x)
     largest = LARGEST_CODES[dtype]
-    scales = (x.abs().amax(dim=-1, keepdim=True) / largest).to(SCALE_DTYPE).to(torch.float32)
-    scales = torch.where(scales < _SMALLEST_SCALE, 0.0, scales)
-    scaled = x * torch.where(scales == 0, 0.0, 1.0 / scales)
+    scales = _rounded_scales(x.abs().amax(dim=-1, keepdim=True) / largest)
+    scaled = x * _inverse(scales)
     scaled = scaled.clamp(-largest, largest)  # the scale was rounded, too
     if dtype.is_floating_point:
         scaled = torch.where(scaled.abs() < torch.finfo(dtype).smallest_normal, 0.0, scaled)
     else:
         scaled = scaled.round()
-    return scaled.to(dtype), scales.to(SCALE_DTYPE)
+    return Codes(scaled.to(dtype), scales.to(SCALE_DTYPE))
+
+
+def _int4_values(x: torch.Tensor) -> Codes:
+    """Return codes from -8 to 7, and scales with the sign that makes the number with the largest size -8."""
+    scales = _rounded_scales(x.abs().amax(dim=-1, keepdim=True) / 8)
+    scales = torch.where(_is_lowest_largest(x), scales, -scales)
+    units = (x * _inverse(scales)).clamp(-8, 7).round() + 8
+    return Codes(_packed(units), scales.to(SCALE_DTYPE))
+
+
+def _int4_keys(x: torch.Tensor) -> Codes:
+    """Return codes whose steps, one for STEP_NUMBERS numbers, are 1 to 8 scales.
+
+    A step's code is its size less 1. 8 is added to it if codes reach from -7 to 8 steps, and not from -8 to 7.
+    """
+    scales = _rounded_scales(x.abs().amax(dim=-1, keepdim=True) / 64)
+    parts = x.unflatten(-1, (-1, STEP_NUMBERS))
+    largest = parts.abs().amax(dim=-1, keepdim=True) * _inverse(scales * 8).unsqueeze(-1)
+    steps = torch.where(largest > 1, largest, 1.0).clamp(max=_MAX_STEP).ceil()
+    zero = torch.where(_is_lowest_largest(parts), 8.0, 7.0)
+    units = parts * _inverse(scales.unsqueeze(-1) * steps)
+    units = torch.minimum(torch.maximum(units, -zero), 15 - zero).round() + zero
+    codes = (steps - 1 + torch.where(zero == 7, 8.0, 0.0)).to(torch.uint8).squeeze(-1)
+    return Codes(_packed(units.flatten(-2)), scales.to(SCALE_DTYPE), codes[..., 0::2] | codes[..., 1::2] << 4)
+
+
+def _rounded_scales(scales: torch.Tensor) -> torch.Tensor:
+    scales = scales.to(SCALE_DTYPE).to(torch.float32)
+    return torch.where(scales < _SMALLEST_SCALE, 0.0, scales)
+
+
+def _inverse(scales: torch.Tensor) -> torch.Tensor:
+    return torch.where(scales == 0, 0.0, 1.0 / scales)
+
+
+def _is_lowest_largest(x: torch.Tensor) -> torch.Tensor:
+    """Whether no number is larger in size than the lowest one, over the last dimension."""
+    return -x.amin(dim=-1, keepdim=True) >= x.amax(dim=-1, keepdim=True)
+
+
+def _packed(units: torch.Tensor) -> torch.Tensor:
+    """Pack numbers from 0 to 15, [..., D], two to a byte."""
+    low, high = units.to(torch.uint8).chunk(2, dim=-1)
+    return low | high << 4

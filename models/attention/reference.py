@@ -9,9 +9,16 @@ from typing import NamedTuple
 import torch
 
 from models.architecture.attention import AttentionSpec, IndexerSpec
-from models.architecture.kv_layout import LARGEST_CODES, SCALE_DTYPE, CachePart, KVLayout, scale_slots
+from models.architecture.kv_layout import CODE_DTYPES, SCALE_DTYPE, CachePart, KVLayout, code_bytes, scale_slots
 from models.attention.base import INDEX_PART, AttentionBackend
-from models.attention.kv_codes import hadamard_heads, has_spread_keys, quantize_heads, quantized_kv_refusal
+from models.attention.kv_codes import (
+    Codes,
+    hadamard_heads,
+    has_spread_keys,
+    has_spread_values,
+    quantize_heads,
+    quantized_kv_refusal,
+)
 from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
 from models.kv.layer import LayerKV
@@ -20,12 +27,13 @@ from models.kv.layer import LayerKV
 _MAX_GATHERED = 1 << 22
 _MAX_SCORES = 1 << 24
 _TILE = 1024  # positions in a tile of the context of many rows
-_SCALES = "_scale"  # end of the name of a part with scales
+_SCALES, _STEPS = "_scale", "_step"  # ends of the names of parts with scales, and with steps of int4 keys
 
 
 class ReferenceAttention(AttentionBackend):
     """Attention in torch. KV layout: keys and values in separate parts, [slots, num_kv_heads, head_dim] and
-    [.., value_dim], in a floating dtype; or codes, with a part of scales for each, [slots, num_kv_heads, scale_slots].
+    [.., value_dim], in a floating dtype; or codes, with a part of scales for each, [slots, num_kv_heads, scale_slots]. Codes of
+    4 bits are bytes as in `Codes`, and keys have a third part, of steps.
 
     If values are a part of the keys, only the keys are stored.
     """
@@ -39,19 +47,15 @@ class ReferenceAttention(AttentionBackend):
         kv_dtype: torch.dtype,
         device: torch.device,  # noqa: ARG002
     ) -> str | None:
-        if not kv_dtype.is_floating_point and kv_dtype not in LARGEST_CODES:
-            return f"stores keys and values as numbers or 8-bit codes, not as {kv_dtype}"
+        if not kv_dtype.is_floating_point and kv_dtype not in CODE_DTYPES:
+            return f"stores keys and values as numbers or codes of 4 or 8 bits, not as {kv_dtype}"
         return quantized_kv_refusal(spec, kv_dtype)
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
         sizes = {"k": spec.head_dim} if spec.values_from is not None else {"k": spec.head_dim, "v": spec.value_dim}
+        if kv_dtype in CODE_DTYPES:
+            return KVLayout(tuple(_coded_parts(sizes, spec.num_kv_heads, kv_dtype)), 1, dtype, code_dtype=kv_dtype)
         parts = [CachePart(name, (spec.num_kv_heads, size), kv_dtype) for name, size in sizes.items()]
-        if kv_dtype in LARGEST_CODES:
-            parts += [
-                CachePart(f"{name}{_SCALES}", (spec.num_kv_heads, scale_slots(size)), SCALE_DTYPE)
-                for name, size in sizes.items()
-            ]
-            return KVLayout(tuple(parts), 1, dtype, code_dtype=kv_dtype)
         if spec.indexer is not None:
             parts.append(CachePart(INDEX_PART, (1, spec.indexer.head_dim), kv_dtype))
         return KVLayout(tuple(parts), 1, dtype)
@@ -59,13 +63,18 @@ class ReferenceAttention(AttentionBackend):
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         if has_spread_keys(kv.layout.code_dtype, has_values=v is not None):
             k = hadamard_heads(k)
-        for (stored, scales), rows in zip(_keys_and_values(kv), (k,) if v is None else (k, v), strict=True):
-            if scales is None:
+        if v is not None and has_spread_values(kv.layout.code_dtype, has_values=True):
+            v = hadamard_heads(v)
+        for name, rows in (("k", k),) if v is None else (("k", k), ("v", v)):
+            stored = kv.parts[name]
+            if kv.layout.code_dtype is None:
                 stored.index_copy_(0, group.slot_mapping, rows.to(stored.dtype))
                 continue
-            codes, row_scales = quantize_heads(rows, stored.dtype)
-            stored.view(torch.uint8).index_copy_(0, group.slot_mapping, codes.view(torch.uint8))
-            scales[..., :1].index_copy_(0, group.slot_mapping, row_scales)
+            coded = quantize_heads(rows, kv.layout.code_dtype, is_key=name == "k")
+            stored.view(torch.uint8).index_copy_(0, group.slot_mapping, coded.codes.view(torch.uint8))
+            kv.parts[f"{name}{_SCALES}"][..., :1].index_copy_(0, group.slot_mapping, coded.scales)
+            if coded.steps is not None:
+                kv.parts[f"{name}{_STEPS}"].index_copy_(0, group.slot_mapping, coded.steps)
 
     def rotate_and_write_index(
         self, kv: LayerKV, q: torch.Tensor | None, k: torch.Tensor, rotary: RotaryEmbedding, group: KVGroupBatch
@@ -88,7 +97,7 @@ class ReferenceAttention(AttentionBackend):
         for sequence, (num_rows, context) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):
             start, end = end, end + num_rows
             tables = group.block_tables[sequence : sequence + 1]
-            keys = _gather(kv.parts[INDEX_PART], None, tables, 0, context, group.block_size)  # [1, C, 1, D]
+            keys = _gather(kv, INDEX_PART, tables, 0, context, group.block_size)  # [1, C, 1, D]
             step = max(1, _MAX_SCORES // (context * indexer.num_heads))
             first = max(start, end - (context - indexer.topk))  # the first row that sees more than `topk` positions
             for row in range(first, end, step):
@@ -127,9 +136,16 @@ class ReferenceAttention(AttentionBackend):
                 None if chosen is None else chosen[rows],
             )
             for first, last in _tiles(part, spec, group.block_size):
-                k, *v = (_gather(*part, tables, first, last, group.block_size) for part in _keys_and_values(kv))
-                softmax.add(first, k, v[0] if spec.values_from is None else k[..., spec.values_from :])
-            out[rows] = softmax.result().to(out.dtype)
+                k = _gather(kv, "k", tables, first, last, group.block_size)
+                if spec.values_from is None:
+                    v = _gather(kv, "v", tables, first, last, group.block_size)
+                else:
+                    v = k[..., spec.values_from :]
+                softmax.add(first, k, v)
+            result = softmax.result()
+            if has_spread_values(kv.layout.code_dtype, has_values=spec.values_from is None):
+                result = hadamard_heads(result)
+            out[rows] = result.to(out.dtype)
         return out
 
 
@@ -186,25 +202,30 @@ def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[
         yield first, min(first + tile, part.context)
 
 
-def _keys_and_values(kv: LayerKV) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Return the tensors of keys and, where they are stored, of values; each with its scales, if it has codes."""
-    names = [name for name in kv.parts if name != INDEX_PART and not name.endswith(_SCALES)]
-    return [(kv.parts[name], kv.parts.get(f"{name}{_SCALES}")) for name in names]
+def _coded_parts(sizes: dict[str, int], num_heads: int, code_dtype: torch.dtype) -> list[CachePart]:
+    parts: list[CachePart] = []
+    for name, size in sizes.items():
+        num_codes, num_steps = code_bytes(size, code_dtype, is_key=name == "k")
+        stored = torch.uint8 if code_dtype == torch.int4 else code_dtype
+        parts.append(CachePart(name, (num_heads, num_codes), stored))
+        parts.append(CachePart(f"{name}{_SCALES}", (num_heads, scale_slots(size)), SCALE_DTYPE))
+        if num_steps:
+            parts.append(CachePart(f"{name}{_STEPS}", (num_heads, num_steps), torch.uint8))
+    return parts
 
 
-def _gather(
-    part: torch.Tensor, scales: torch.Tensor | None, tables: torch.Tensor, first: int, last: int, block_size: int
-) -> torch.Tensor:
-    """Read positions first .. last - 1 of each sequence from `part`, [slots, K, D]: [N, last - first, K, D], fp32.
-
-    scales: of codes, [slots, K, scale_slots]; None: `part` has no codes.
-    """
+def _gather(kv: LayerKV, name: str, tables: torch.Tensor, first: int, last: int, block_size: int) -> torch.Tensor:
+    """Read positions first .. last - 1 of each sequence from a part, [slots, K, D]: [N, last - first, K, D], fp32."""
     blocks = tables[:, first // block_size : -(-last // block_size)].long()
 
     def read(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.unflatten(0, (-1, block_size))[blocks].flatten(1, 2)[:, : last - first].to(torch.float32)
+        return tensor.unflatten(0, (-1, block_size))[blocks].flatten(1, 2)[:, : last - first]
 
-    return read(part) if scales is None else read(part) * read(scales[..., :1])
+    scales, steps = kv.parts.get(f"{name}{_SCALES}"), kv.parts.get(f"{name}{_STEPS}")
+    if scales is None:
+        return read(kv.parts[name]).to(torch.float32)
+    codes = Codes(read(kv.parts[name]), read(scales[..., :1]), None if steps is None else read(steps))
+    return codes.numbers() * codes.scales.to(torch.float32)
 
 
 def _best(

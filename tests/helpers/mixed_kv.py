@@ -14,9 +14,9 @@ class MixedKV(ReferenceAttention):
     name = "mixed"
 
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:  # noqa: ARG002
-        parts = [CachePart("keys", (spec.num_kv_heads, spec.head_dim), torch.float32)]
+        parts = [CachePart("k", (spec.num_kv_heads, spec.head_dim), torch.float32)]
         if spec.values_from is None:
-            parts.append(CachePart("values", (spec.num_kv_heads, spec.value_dim), torch.bfloat16))
+            parts.append(CachePart("v", (spec.num_kv_heads, spec.value_dim), torch.bfloat16))
         if spec.indexer is not None:
             parts.append(CachePart(INDEX_PART, (1, spec.indexer.head_dim), torch.float32))
         return KVLayout(tuple(parts), 1, dtype)

@@ -49,7 +49,7 @@ class KernelLibrary:
         # attention
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiiiffiiifpppllpii")
         self.choose_positions = self._bind("hr_choose_positions", "iplplppppliiiiip")
-        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiiiii")
+        self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiiiiip")
         self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
         # whole rows

@@ -82,7 +82,7 @@ def test_a_broken_draft_is_distinct_from_the_model(target: Path, tmp_path: Path)
         _start(target, draft)
 
 
-@pytest.mark.parametrize("dtype", [KVCacheDType.INT8, KVCacheDType.FP8])
+@pytest.mark.parametrize("dtype", [KVCacheDType.INT8, KVCacheDType.INT4])
 def test_drafts_over_codes_change_no_token(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: KVCacheDType
 ) -> None:

@@ -37,6 +37,7 @@ WIDE = {"max_position_embeddings": MAX_LEN}
 MODELS: dict[str, tuple[Callable[[], PretrainedConfig], WeightOptions | None, torch.dtype | None]] = {
     "bf16": (lambda: llama_config(**WIDE), None, None),
     "bf16 with int8 keys": (lambda: llama_config(**WIDE), None, torch.int8),
+    "bf16 with int4 keys": (lambda: llama_config(**WIDE), None, torch.int4),
     "int4": (lambda: llama_config(**WIDE), WeightOptions(quantize_to=Encoding.INT4, group_size=32), None),
     "windows": (lambda: mistral_config(**{**WIDE, "sliding_window": 300}), None, None),
     "latent attention and experts": (lambda: deepseek_v3(**WIDE), None, None),

@@ -123,7 +123,7 @@ MODELS: dict[str, Kinds] = {
 }
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.int8, torch.int4], ids=str)
 @pytest.mark.parametrize("backend", [ReferenceAttention(), CpuAttention()], ids=lambda backend: backend.name)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_32k_tokens_take_hardly_more_memory_than_each_layer_needs(

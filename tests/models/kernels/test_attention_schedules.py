@@ -47,7 +47,10 @@ class Sequence:
         return list(out.split([part.rows for part in parts]))
 
 
-@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("float32", "float32"), ("bfloat16", "int8")], ids=str)
+DTYPES = [("bfloat16", "bfloat16"), ("float32", "float32"), ("bfloat16", "int8"), ("bfloat16", "int4")]
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SPECS)
 def test_rows_are_the_same_to_the_bit_in_chunks_alone_and_beside_others(
     kernels: KernelLibrary, name: str, dtypes: tuple[str, str]

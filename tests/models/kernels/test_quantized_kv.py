@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.architecture.attention import AttentionSpec
-from models.architecture.kv_layout import LARGEST_CODES
+from models.architecture.kv_layout import CODE_DTYPES, LARGEST_CODES
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.kv_codes import hadamard_heads, quantize_heads
@@ -16,7 +16,7 @@ from models.kv.layer import LayerKV
 from tests.models.kernels.paged_batches import Lengths, filled_kv, full_kv, paged_batch
 from tests.models.kernels.test_attention import MIXED, _check
 
-CODES = list(LARGEST_CODES)
+CODES = list(CODE_DTYPES)
 DTYPES = [torch.float32, torch.bfloat16]
 SPECS = {
     "plain": AttentionSpec(9, 3, 64, 0.125),
@@ -32,6 +32,8 @@ def _stored(kv: LayerKV, spec: AttentionSpec) -> list[tuple[torch.Tensor, torch.
     parts, start = [], 0
     heads, code_dtype = kv.parts["kv"], kv.layout.code_dtype
     assert code_dtype is not None
+    if code_dtype == torch.int4:
+        return _stored_int4(heads, spec)
     scales_start = 16 * (spec.head_dim + spec.value_dim)
     pack = 4 if code_dtype == torch.int8 else 2
     for size, order in ((spec.head_dim, (0, 3, 1, 2, 4)), (spec.value_dim, (0, 2, 4, 1, 3))):
@@ -39,10 +41,32 @@ def _stored(kv: LayerKV, spec: AttentionSpec) -> list[tuple[torch.Tensor, torch.
         shape = (size // pack, 16, pack) if start == 0 else (16 // pack, size, pack)
         codes = codes.unflatten(2, shape).permute(order).flatten(0, 1 if start == 0 else 2)
         codes = codes ^ 0x80 if code_dtype == torch.int8 else codes  # stored plus 128
-        scales = heads[:, :, scales_start : scales_start + 32].contiguous().view(torch.bfloat16).transpose(1, 2)
-        parts.append((codes.reshape(len(heads) * 16, -1, size).view(code_dtype), scales.flatten(0, 1).unsqueeze(2)))
+        codes = codes.reshape(len(heads) * 16, -1, size).view(code_dtype)
+        parts.append((codes.to(torch.float32), _scales(heads, scales_start)))
         start, scales_start = start + 16 * size, scales_start + 32 * max(1, size // 64)
     return parts
+
+
+def _scales(heads: torch.Tensor, start: int) -> torch.Tensor:
+    scales = heads[:, :, start : start + 32].contiguous().view(torch.bfloat16).transpose(1, 2)
+    return scales.flatten(0, 1).unsqueeze(2)
+
+
+def _stored_int4(heads: torch.Tensor, spec: AttentionSpec) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    keys_end, end = 8 * spec.head_dim, 8 * (spec.head_dim + spec.value_dim)
+
+    def halves(codes: torch.Tensor, dim: int) -> torch.Tensor:
+        return torch.stack((codes & 15, codes >> 4), dim)
+
+    keys = halves(heads[:, :, :keys_end].unflatten(2, (-1, 16, 4)), 5)  # [tiles, K, D / 8, 16, 4, 2]
+    steps = halves(heads[:, :, end : end + spec.head_dim].unflatten(2, (-1, 16)), 3).flatten(2, 3)  # [.., D / 8, 16]
+    steps = steps[..., None, None].to(torch.float32)
+    k = (keys - torch.where(steps < 8, 8, 7)) * (steps % 8 + 1)
+    values = halves(heads[:, :, keys_end:end].unflatten(2, (4, -1, 4)), 3)  # [tiles, K, 4, 2, V / 2, 4]
+    k = k.permute(0, 3, 1, 2, 5, 4).flatten(0, 1).flatten(2)
+    v = values.permute(0, 2, 5, 1, 3, 4).flatten(0, 2).flatten(2).to(torch.float32) - 8
+    start = end + spec.head_dim
+    return [(k, _scales(heads, start)), (v, _scales(heads, start + 32 * max(1, spec.head_dim // 64)))]
 
 
 @pytest.mark.parametrize("kv_dtype", CODES, ids=str)
@@ -60,11 +84,12 @@ def test_codes_and_scales_are_those_of_torch(kernels: KernelLibrary, dtype: torc
 
     backend.write(kv, k, v, KVGroupBatch(slots, torch.zeros(1, 1), 16))
 
-    keys = hadamard_heads(k) if kv_dtype == torch.int8 else k
-    for rows, (codes, scales) in zip((keys, v), _stored(kv, spec), strict=True):
-        want_codes, want_scales = quantize_heads(rows, kv_dtype)
-        assert torch.equal(scales[slots], want_scales)
-        assert torch.equal(codes[slots].to(torch.float32), want_codes.to(torch.float32))
+    keys = hadamard_heads(k) if kv_dtype in (torch.int8, torch.int4) else k
+    values = hadamard_heads(v) if kv_dtype == torch.int4 else v
+    for rows, (codes, scales) in zip((keys, values), _stored(kv, spec), strict=True):
+        want = quantize_heads(rows, kv_dtype, is_key=rows is keys)
+        assert torch.equal(scales[slots], want.scales)
+        assert torch.equal(codes[slots], want.numbers())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -79,7 +104,7 @@ def test_a_head_with_a_number_that_is_not_finite_has_such_a_scale(
 
     backend.write(kv, rows, rows, KVGroupBatch(torch.tensor([5]), torch.zeros(1, 1), 16))
 
-    for scales in (*(scales[5] for _, scales in _stored(kv, spec)), quantize_heads(rows, kv_dtype)[1][0]):
+    for scales in (*(scales[5] for _, scales in _stored(kv, spec)), quantize_heads(rows, kv_dtype).scales[0]):
         assert scales.isfinite().flatten().tolist() == [True, False]
 
 
@@ -98,7 +123,8 @@ def test_keys_are_rotated_before_they_are_quantized(kernels: KernelLibrary, kv_d
 
     for (codes, scales), (want_codes, want_scales) in zip(_stored(kv, spec), _stored(want, spec), strict=True):
         numbers, want_numbers = codes.float() * scales.float(), want_codes.float() * want_scales.float()
-        step = want_scales.float().max() * (1.01 if kv_dtype == torch.int8 else LARGEST_CODES[kv_dtype] / 4)
+        steps = {torch.int8: 1.01, torch.int4: 8.1}  # in scales
+        step = want_scales.float().abs().max() * steps.get(kv_dtype, LARGEST_CODES.get(kv_dtype, 0.0) / 4)
         torch.testing.assert_close(numbers, want_numbers, atol=float(step), rtol=0.0)  # a rounding may differ
         assert (numbers != want_numbers).float().mean() < 0.01
 

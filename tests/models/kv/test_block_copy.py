@@ -50,7 +50,7 @@ def parts_of(caches: list[LayerCache]) -> list[torch.Tensor]:
     return [part.view(torch.uint8) for cache in caches if isinstance(cache, LayerKV) for part in cache.parts.values()]
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8, torch.int4], ids=str)
 @pytest.mark.parametrize("backend", [CpuAttention(), ReferenceAttention(), MixedKV()], ids=lambda each: each.name)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_block_comes_back_bit_for_bit(model: str, backend: AttentionBackend, kv_dtype: torch.dtype) -> None:

@@ -41,5 +41,5 @@ def test_fp32_logits_do_not_depend_on_chunks(pair: Pair) -> None:
 def test_keys_and_values_have_dtypes_of_their_own(pair: Pair) -> None:
     caches = [cache for cache in pair.run().kv if isinstance(cache, LayerKV)]
 
-    assert {cache.parts["keys"].dtype for cache in caches} == {torch.float32}
-    assert {cache.parts["values"].dtype for cache in caches if "values" in cache.parts} <= {torch.bfloat16}
+    assert {cache.parts["k"].dtype for cache in caches} == {torch.float32}
+    assert {cache.parts["v"].dtype for cache in caches if "v" in cache.parts} <= {torch.bfloat16}

@@ -274,7 +274,8 @@ def test_no_back_end_is_an_error_with_every_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("auto", torch.float32), ("fp8", torch.float8_e4m3fn), ("int8", torch.int8)]
+    ("name", "dtype"),
+    [("auto", torch.float32), ("fp8", torch.float8_e4m3fn), ("int8", torch.int8), ("int4", torch.int4)],
 )
 def test_the_kv_cache_has_a_dtype_of_its_own(folder: Path, name: str, dtype: torch.dtype) -> None:
     model = load(folder, kv_dtype=name)

@@ -49,6 +49,7 @@ struct Scratch {
   alignas(64) float out[kRowTile * kMaxDim];
   alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
   alignas(64) float keys[kPieces * kTile * kMaxDim];    // what gather_pieces() or read_codes() copies
+  alignas(64) uint8_t unpacked[kTile * 2 * kMaxDim];  // 4-bit codes of a head as int8
   alignas(64) int8_t q_bytes[kRowTile * 2 * kMaxDim], weight_bytes[kRowTile * 2 * kChunk];
   alignas(64) float key_scales[kChunk], value_scales[kChunk];  // of codes
   float max[kRowTile], sum[kRowTile];
@@ -138,15 +139,25 @@ const Element* piece_values(const Problem& p, const Piece& piece, const Element*
   return copy;
 }
 
+// The size of the values that are stored beside the keys.
+int stored_values(const Problem& p) { return p.has_values() ? p.value_dim : 0; }
+
 // The codes of a piece's keys, which its values and scales follow.
 const uint8_t* coded_head(const Problem& p, const Item& item, const Piece& piece) {
   const int64_t head = piece.tile * p.num_kv_heads + item.kv_head;
-  return static_cast<const uint8_t*>(p.kv) + head * coded_head_bytes(p.head_dim, p.has_values() ? p.value_dim : 0);
+  return static_cast<const uint8_t*>(p.kv) + head * coded_head_bytes(p.code, p.head_dim, stored_values(p));
+}
+
+// The same in 8 bits: as stored, or, for 4 bits, copied to `copy`.
+const uint8_t* bytes_of_head(const Problem& p, const uint8_t* head, uint8_t* copy) {
+  if (p.code != kInt4) return head;
+  unpack_head(head, p.head_dim, stored_values(p), copy);
+  return copy;
 }
 
 // Reads the scales of the chunk's piece `i`; those of values are 0 where no position is.
 void read_scales(const Problem& p, const Piece& piece, int i, const uint8_t* head, Scratch& s) {
-  const Bf16* scales = reinterpret_cast<const Bf16*>(head + kTile * p.stored_dim());
+  const Bf16* scales = reinterpret_cast<const Bf16*>(head + scales_offset(p.code, p.head_dim, stored_values(p)));
   store(s.key_scales + i * kTile, load_bf16(scales));
   const F32x16 of_values = load_bf16(p.has_values() ? scales + scale_room(p.head_dim) / 2 : scales);
   store(s.value_scales + i * kTile, keep_lanes(of_values, piece.first_lane, piece.first_lane + piece.count, 0.0f));
@@ -156,15 +167,16 @@ void read_scales(const Problem& p, const Piece& piece, int i, const uint8_t* hea
 template <KvCode kCode, class Element>
 void read_codes(const Problem& p, const Item& item, const Piece& piece, int i, Scratch& s, const Element** keys,
                 const Element** values) {
+  constexpr KvCode kBytes = kCode == kInt4 ? kInt8 : kCode;
   const int dim = p.head_dim;
-  const uint8_t* head = coded_head(p, item, piece);
+  const uint8_t *head = coded_head(p, item, piece), *codes = bytes_of_head(p, head, s.unpacked);
   Element* wide_keys = reinterpret_cast<Element*>(s.keys) + i * kTile * dim;
   Element* wide_values = reinterpret_cast<Element*>(s.values) + i * kTile * p.value_dim;
-  widen_keys<kCode>(head, dim, wide_keys);
+  widen_keys<kBytes>(codes, dim, wide_keys);
   keys[i] = wide_keys;
   values[i] = wide_values;
   if (p.has_values())
-    widen_values<kCode>(head + kTile * dim, p.value_dim, piece.first_lane, piece.first_lane + piece.count, wide_values);
+    widen_values<kBytes>(codes + kTile * dim, p.value_dim, piece.first_lane, piece.first_lane + piece.count, wide_values);
   else
     values[i] = piece_values(p, piece, wide_keys, wide_values);
   read_scales(p, piece, i, head, s);
@@ -236,7 +248,7 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
   }
 }
 
-// The same over int8 codes in whole numbers, with values beside the keys.
+// The same over codes of 4 or 8 bits in whole numbers, with values beside the keys.
 template <class Element>
 void walk_codes(const Problem& p, const Item& item, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim;
@@ -262,9 +274,10 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
     begin = next_pieces(p.block_size, table, begin, item.end, pieces);
     const int num_pieces = static_cast<int>(pieces.size());
     for (int i = 0; i < num_pieces; ++i) {
-      keys[i] = coded_head(p, item, pieces[i]);
+      const uint8_t* head = coded_head(p, item, pieces[i]);
+      keys[i] = bytes_of_head(p, head, reinterpret_cast<uint8_t*>(s.keys) + i * kTile * (dim + p.value_dim));
       values[i] = keys[i] + kTile * dim;
-      read_scales(p, pieces[i], i, keys[i], s);
+      read_scales(p, pieces[i], i, head, s);
     }
     whole_scores(s.q_bytes, queries, item.num_rows, keys, num_pieces, dim, s.scores);
     const auto softmax = softmax_of<Element, float>(sees_all(p, item, pieces, begin), true);
@@ -286,6 +299,11 @@ void write_row(const Problem& p, const Item& item, int r, const float* out, floa
   if (p.sinks) sum += std::exp2(p.sinks[head] * kLog2e - max);
   Element* target = static_cast<Element*>(p.out) + (token * p.num_heads + head) * p.value_dim;
   const F32x16 inverse = broadcast(p.value_scale / sum);
+  alignas(64) float whole[kMaxDim];
+  if (has_spread_values(p.code, p.has_values())) {
+    hadamard_head(out, p.value_dim, whole);
+    out = whole;
+  }
   for (int d = 0; d < p.value_dim; d += 16) store_lanes(target + d, load<F32x16>(out + d) * inverse);
 }
 
@@ -312,7 +330,7 @@ void merge_splits(const Problem& p, const Item& item, const Partials& partials, 
 template <class Element>
 void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
   // fp32 is for numbers that are as near as they can be
-  if (kHasByteProducts && sizeof(Element) == 2 && p.code == kInt8 && p.has_values())
+  if (kHasByteProducts && sizeof(Element) == 2 && has_spread_keys(p.code, p.has_values()))
     walk_codes<Element>(p, item, s);
   else if (has_spread_keys(p.code, p.has_values()))
     walk_context<Element, float>(p, item, s);

@@ -9,9 +9,20 @@
 //   tensor  [tiles, K, head_bytes]
 //   head    [16 * D codes][16 * V codes][room of 16 key scales][room of 16 value scales]
 //
-// Keys with values beside them are multiplied by a Hadamard matrix before they become int8, and so are queries before their
-// products with codes: scores stay as they were, and a key's few large channels, which would make its scale coarse, are spread
-// over all of its numbers. For 8-bit floats this is worse: each of their numbers has an error in proportion to its own size.
+// Codes of 4 bits become those of int8 before they are multiplied (unpack_head). Eight numbers of a key, which are one group,
+// have a step of 1 to 8 scales, so that their int8 codes are multiples of it: 16 of them, from -8 or from -7 steps on, since one
+// side needs 8. A value has one step, its scale, whose sign says the same.
+//
+//   head       [16 * D / 2 codes][16 * V / 2 codes][16 * D / 16 steps][room of 16 key scales][room of 16 value scales]
+//   keys       [D / 8][16 lanes][4]   low four bits: the first four numbers of a group, high ones: the other four
+//   values     [4][V / 2][4 lanes]    low four bits: dimension d, high ones: d + V / 2
+//   steps      [D / 16][16 lanes]     low four bits: the first group, high ones: the second; the step less 1, plus 8 for -7
+//
+// Keys with values beside them are multiplied by a Hadamard matrix before they become whole numbers, and so are queries before
+// their products with codes: scores stay as they were, and a key's few large channels, which would make its scale coarse, are
+// spread over all of its numbers. For 8-bit floats this is worse: each of their numbers has an error in proportion to its own
+// size. Values of 4 bits are multiplied, too, and so are the sums of values in the end, which undoes it. A constant for each
+// head may be subtracted from keys, which adds the same to all scores of a query, and so changes no probability.
 //
 // Every code is a number in bf16, so that products with codes are exact before they are scaled. Codes of 8-bit floats are never
 // subnormal, NaN or infinite; a head with such a number has a scale that is not finite.
@@ -27,13 +38,17 @@
 
 namespace hr {
 
-enum KvCode : int { kNoCode = 0, kInt8 = 1, kE4M3 = 2, kE5M2 = 3 };
+enum KvCode : int { kNoCode = 0, kInt8 = 1, kE4M3 = 2, kE5M2 = 3, kInt4 = 4 };
 
 inline int64_t scale_room(int size) { return 2 * kTile * std::max(1, size / 64); }
 
-// value_dim: 0 where values are part of the keys.
-inline int64_t coded_head_bytes(int head_dim, int value_dim) {
-  return kTile * (head_dim + value_dim) + scale_room(head_dim) + (value_dim ? scale_room(value_dim) : 0);
+// Where the scales of a tile's head begin. value_dim: 0 where values are part of the keys.
+inline int64_t scales_offset(int code, int head_dim, int value_dim) {
+  return code == kInt4 ? kTile * (head_dim + value_dim) / 2 + head_dim : kTile * (head_dim + value_dim);
+}
+
+inline int64_t coded_head_bytes(int code, int head_dim, int value_dim) {
+  return scales_offset(code, head_dim, value_dim) + scale_room(head_dim) + (value_dim ? scale_room(value_dim) : 0);
 }
 
 // What to do with the bits of an 8-bit float: its mantissa's size, its largest number, and the exponent's bias.
@@ -56,7 +71,8 @@ constexpr float kLargestCode = kCode == kInt8 ? 127.0f : Fp8<kCode>::kLargest;
 constexpr int kMaxCodedDim = 1024;
 
 // Whether keys were multiplied by the matrix before they became codes.
-constexpr bool has_spread_keys(int code, bool has_values) { return code == kInt8 && has_values; }
+constexpr bool has_spread_keys(int code, bool has_values) { return (code == kInt8 || code == kInt4) && has_values; }
+constexpr bool has_spread_values(int code, bool has_values) { return code == kInt4 && has_values; }
 
 // +1 or -1: whether i & j has an even number of ones
 struct HadamardTable {
@@ -138,24 +154,160 @@ Bf16 quantize_head(const Element* x, int size, uint8_t* codes) {
   return scale;
 }
 
-// Stores a position's key and value (null where it is part of the key) of one head, whose tile begins at `head`.
+constexpr int kStepNumbers = 8;  // of a key
+
+struct Extent {
+  float low, high;
+  float size() const { return std::max(-low, high); }
+  bool is_lowest_largest() const { return -low >= high; }
+};
+
+inline Extent extent_of(const float* x, int size) {
+  Extent extent{x[0], x[0]};
+  for (int i = 1; i < size; ++i) {
+    extent.low = std::min(extent.low, x[i]);
+    extent.high = std::max(extent.high, x[i]);
+  }
+  return extent;
+}
+
+inline float inverse_of(float x) { return x == 0 ? 0.0f : 1.0f / x; }
+
+// Units from 0 to 15 of 16 numbers over their steps, whose inverses are given; zeros: the unit of 0.
+HR_INLINE void store_units(const F32x16& x, const F32x16& inverses, const F32x16& zeros, uint8_t* units) {
+  int8_t codes[16];
+  store_int8(codes, min(max(x * inverses, broadcast(0.0f) - zeros), broadcast(15.0f) - zeros));
+  float lanes[16];
+  store(lanes, zeros);
+  for (int i = 0; i < 16; ++i) units[i] = static_cast<uint8_t>(codes[i] + static_cast<int>(lanes[i])) & 15;
+}
+
+inline Bf16 rounded_scale(float scale) {
+  const Bf16 rounded = to_bf16(scale);
+  return to_float(rounded) < 1e-30f ? Bf16{0} : rounded;  // its inverse would not be finite; NaN stays
+}
+
+// The units of a value's 4-bit codes, and their scale.
+inline Bf16 quantize_int4_value(const float* x, int size, uint8_t* units) {
+  Bf16 scale = rounded_scale(largest_of(x, size) / 8);
+  if (!extent_of(x, size).is_lowest_largest()) scale ^= 0x8000;
+  const F32x16 inverse = broadcast(inverse_of(to_float(scale)));
+  for (int d = 0; d < size; d += 16) store_units(load<F32x16>(x + d), inverse, broadcast(8.0f), units + d);
+  return scale;
+}
+
+// The units of a key's 4-bit codes, the codes of its groups' steps, and its scale.
+inline Bf16 quantize_int4_key(const float* x, int size, uint8_t* units, uint8_t* steps) {
+  const Bf16 scale = rounded_scale(largest_of(x, size) / 64);
+  const float step = to_float(scale), inverse = inverse_of(step * 8);
+  for (int d = 0; d < size; d += 16) {
+    alignas(64) float inverses[16], zeros[16];
+    for (int i = 0; i < 16; i += kStepNumbers) {
+      const Extent extent = extent_of(x + d + i, kStepNumbers);
+      const float largest = extent.size() * inverse;  // NaN where numbers are not finite
+      const float count = std::ceil(std::min(largest > 1.0f ? largest : 1.0f, 8.0f));
+      const bool reaches_low = extent.is_lowest_largest();
+      std::fill_n(inverses + i, kStepNumbers, inverse_of(step * count));
+      std::fill_n(zeros + i, kStepNumbers, reaches_low ? 8.0f : 7.0f);
+      steps[(d + i) / kStepNumbers] = static_cast<uint8_t>(static_cast<int>(count) - 1 + (reaches_low ? 0 : 8));
+    }
+    store_units(load<F32x16>(x + d), load<F32x16>(inverses), load<F32x16>(zeros), units + d);
+  }
+  return scale;
+}
+
+// As store_coded, in 4 bits. key, value: spread if they are to be.
+inline void store_int4(const float* key, const float* value, int lane, uint8_t* head, int head_dim, int value_dim) {
+  uint8_t units[kMaxCodedDim], steps[kMaxCodedDim / kStepNumbers];
+  Bf16* scales = reinterpret_cast<Bf16*>(head + scales_offset(kInt4, head_dim, value_dim));
+  scales[lane] = quantize_int4_key(key, head_dim, units, steps);
+  uint8_t* stored_steps = head + kTile * (head_dim + value_dim) / 2;
+  for (int d = 0; d < head_dim; d += 8)
+    for (int i = 0; i < 4; ++i)
+      head[d / 2 * kTile + lane * 4 + i] = static_cast<uint8_t>(units[d + i] | units[d + 4 + i] << 4);
+  for (int d = 0; d < head_dim / 16; ++d)
+    stored_steps[d * kTile + lane] = static_cast<uint8_t>(steps[2 * d] | steps[2 * d + 1] << 4);
+  if (!value) return;
+  scales[scale_room(head_dim) / 2 + lane] = quantize_int4_value(value, value_dim, units);
+  uint8_t* values = head + kTile * head_dim / 2;
+  for (int d = 0, half = value_dim / 2; d < half; ++d)
+    values[(lane / 4 * half + d) * 4 + lane % 4] = static_cast<uint8_t>(units[d] | units[d + half] << 4);
+}
+
+// A head in fp32: less `center`, which may be null, and multiplied by the Hadamard matrix if `is_spread`.
+template <class Element>
+void prepare_head(const Element* x, int dim, const float* center, bool is_spread, float* out) {
+  alignas(64) float less[kMaxCodedDim];
+  float* target = is_spread ? less : out;
+  for (int d = 0; d < dim; d += 16)
+    store(target + d, center ? load_lanes(x + d) - load<F32x16>(center + d) : load_lanes(x + d));
+  if (is_spread) hadamard_head(less, dim, out);
+}
+
+// Stores a position's key and value (null where it is part of the key) of one head, whose tile begins at `head`. center: of the
+// head's keys, or null.
 template <KvCode kCode, class Element>
-void store_coded(const Element* key, const Element* value, int lane, uint8_t* head, int head_dim, int value_dim) {
+void store_coded(const Element* key, const Element* value, const float* center, int lane, uint8_t* head, int head_dim,
+                 int value_dim) {
   alignas(64) uint8_t codes[kMaxCodedDim];
   alignas(64) float spread[kMaxCodedDim];
-  Bf16* scales = reinterpret_cast<Bf16*>(head + kTile * (head_dim + value_dim));
   const bool is_spread = has_spread_keys(kCode, value != nullptr);
-  if (is_spread) hadamard_head(key, head_dim, spread);
-  scales[lane] = is_spread ? quantize_head<kCode>(spread, head_dim, codes) : quantize_head<kCode>(key, head_dim, codes);
-  constexpr int kPacked = kCodePack<kCode>;
-  for (int d = 0; d < head_dim; d += kPacked) std::memcpy(head + d * kTile + lane * kPacked, codes + d, kPacked);
-  if (!value) return;
-  scales[scale_room(head_dim) / 2 + lane] = quantize_head<kCode>(value, value_dim, codes);
-  uint8_t* values = head + kTile * head_dim;
-  for (int d = 0; d < value_dim; ++d) values[(lane / kPacked * value_dim + d) * kPacked + lane % kPacked] = codes[d];
+  if (is_spread || kCode == kInt4) prepare_head(key, head_dim, is_spread ? center : nullptr, is_spread, spread);
+  if constexpr (kCode == kInt4) {
+    alignas(64) float spread_value[kMaxCodedDim];
+    if (value) prepare_head(value, value_dim, nullptr, is_spread, spread_value);
+    store_int4(spread, value ? spread_value : nullptr, lane, head, head_dim, value_dim);
+  } else {
+    Bf16* scales = reinterpret_cast<Bf16*>(head + scales_offset(kCode, head_dim, value_dim));
+    scales[lane] = is_spread ? quantize_head<kCode>(spread, head_dim, codes) : quantize_head<kCode>(key, head_dim, codes);
+    constexpr int kPacked = kCodePack<kCode>;
+    for (int d = 0; d < head_dim; d += kPacked) std::memcpy(head + d * kTile + lane * kPacked, codes + d, kPacked);
+    if (!value) return;
+    scales[scale_room(head_dim) / 2 + lane] = quantize_head<kCode>(value, value_dim, codes);
+    uint8_t* values = head + kTile * head_dim;
+    for (int d = 0; d < value_dim; ++d) values[(lane / kPacked * value_dim + d) * kPacked + lane % kPacked] = codes[d];
+  }
 }
 
 // ---- reading
+
+// The codes of a tile's head in 4 bits as those of int8: keys, then values.
+inline void unpack_head(const uint8_t* head, int head_dim, int value_dim, uint8_t* codes) {
+  const Bits low_bits = broadcast(0x0f0f0f0fu);
+  const uint8_t* steps = head + kTile * (head_dim + value_dim) / 2;
+  for (int d = 0; d < head_dim; d += 16, steps += kTile) {
+    uint32_t lanes[kTile];
+    for (int lane = 0; lane < kTile; ++lane) lanes[lane] = steps[lane];
+    Bits step_codes = load<Bits>(lanes);
+    for (int i = 0; i < 2; ++i, head += 4 * kTile, codes += 8 * kTile) {
+      // four bytes at once: (unit - zero) * step + 128 is from 64 to 192, so that no byte carries into the next in the end
+      const Bits packed = load<Bits>(head);
+      Bits first = packed & low_bits, second = shift_right<4>(packed) & low_bits;
+      HR_EACH(const NativeU step = (step_codes.r[i] & 7) + 1;
+              const NativeU zero = 0x08080808u - (step_codes.r[i] >> 3 & 1) * 0x01010101u;
+              first.r[i] = (first.r[i] - zero) * step + 0x80808080u;
+              second.r[i] = (second.r[i] - zero) * step + 0x80808080u)
+      store(codes, first);
+      store(codes + 4 * kTile, second);
+      step_codes = shift_right<4>(step_codes);
+    }
+  }
+  const int half = 2 * value_dim;  // bytes of four lanes
+  for (int lane = 0; lane < kTile && value_dim; lane += 4, head += half, codes += 2 * half) {
+    int d = 0;
+    for (; d + 64 <= half; d += 64) {
+      const Bits packed = load<Bits>(head + d);
+      Bits first = packed & low_bits, second = shift_right<4>(packed) & low_bits;
+      HR_EACH(first.r[i] += 0x78787878u; second.r[i] += 0x78787878u)
+      store(codes + d, first);
+      store(codes + half + d, second);
+    }
+    for (; d < half; ++d) {
+      codes[d] = static_cast<uint8_t>((head[d] & 15) + 120);
+      codes[half + d] = static_cast<uint8_t>((head[d] >> 4) + 120);
+    }
+  }
+}
 
 typedef int16_t NativeShort __attribute__((vector_size(kNativeBytes)));
 typedef int8_t HalfBytes __attribute__((vector_size(kNativeBytes / 2)));
@@ -232,6 +384,7 @@ void widen_values(const uint8_t* codes, int dim, int first, int end, Element* va
 template <class Function>
 HR_INLINE void with_code(int code, const Function& f) {
   if (code == kInt8) f(std::integral_constant<KvCode, kInt8>{});
+  else if (code == kInt4) f(std::integral_constant<KvCode, kInt4>{});
   else if (code == kE4M3) f(std::integral_constant<KvCode, kE4M3>{});
   else f(std::integral_constant<KvCode, kE5M2>{});
 }

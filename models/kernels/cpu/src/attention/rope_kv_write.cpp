@@ -50,12 +50,13 @@ void store_token(const Element* k, const Element* v, int64_t slot, Element* kv, 
 
 template <class Element>
 void store_codes_of_token(int code, const Element* k, const Element* v, int64_t slot, uint8_t* kv, int num_kv_heads,
-                          int head_dim, int value_dim) {
-  uint8_t* tile = kv + slot / kTile * num_kv_heads * coded_head_bytes(head_dim, value_dim);
+                          int head_dim, int value_dim, const float* centers) {
+  const int64_t head_bytes = coded_head_bytes(code, head_dim, value_dim);
+  uint8_t* tile = kv + slot / kTile * num_kv_heads * head_bytes;
   with_code(code, [&](auto kv_code) {
-    for (int head = 0; head < num_kv_heads; ++head, tile += coded_head_bytes(head_dim, value_dim))
-      store_coded<kv_code()>(k + head * head_dim, v ? v + head * value_dim : nullptr, static_cast<int>(slot % kTile), tile,
-                             head_dim, value_dim);
+    for (int head = 0; head < num_kv_heads; ++head, tile += head_bytes)
+      store_coded<kv_code()>(k + head * head_dim, v ? v + head * value_dim : nullptr, centers ? centers + head * head_dim : nullptr,
+                             static_cast<int>(slot % kTile), tile, head_dim, value_dim);
   });
 }
 
@@ -69,7 +70,7 @@ struct Rows {
   const void* v;
   int64_t q_stride, k_stride, v_stride;
   const int64_t* slots;
-  const float *cos, *sin, *q_scale;
+  const float *cos, *sin, *q_scale, *key_centers;
   void* kv;
   int num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code;
 };
@@ -95,7 +96,7 @@ void process(const Rows& rows) {
                   rows.value_dim);
     else
       store_codes_of_token(rows.code, k, v, rows.slots[t], static_cast<uint8_t*>(rows.kv), rows.num_kv_heads, rows.head_dim,
-                           rows.value_dim);
+                           rows.value_dim, rows.key_centers);
   });
 }
 
@@ -103,13 +104,14 @@ void process(const Rows& rows) {
 
 // is_bf16: q, k, v and kv without a code are bf16, else fp32. code: the KvCode of kv. cos null: no rotation. q_scale: null, or [T]; q is unused without both. slots
 // null: nothing is stored, and kv and v are unused. v null: values are part of the keys, and value_dim is 0. Strides in
-// elements between rows; the heads of a row are contiguous, head_dim and value_dim are multiples of 16.
+// elements between rows; the heads of a row are contiguous, head_dim and value_dim are multiples of 16. key_centers: null, or
+// [num_kv_heads, head_dim], subtracted from keys that are spread.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
                              const float* cos, const float* sin, int rotary_dim, const float* q_scale, const int64_t* slots,
                              void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim, int value_dim,
-                             int code) {
+                             int code, const float* key_centers) {
   const Rows rows{q,       k,  v,          q_stride,  k_stride,     v_stride, slots,     cos,        sin,
-                  q_scale, kv, num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code};
+                  q_scale, key_centers, kv, num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code};
   if (is_bf16)
     process<Bf16>(rows);
   else
