@@ -119,6 +119,16 @@ class Decoder(nn.Module):
         Must precede the first forward, since keys in a cache keep the rotation that they were written with.
         """
         self.rotary.serve_context(max_len, self._device)
+        self._center_keys()
+
+    def _center_keys(self) -> None:
+        """Choose the constants that are subtracted from quantized keys, of the context that the model was made for."""
+        positions = torch.arange(0, self.spec.max_position, max(1, self.spec.max_position // 1024), device=self._device)
+        embeddings = self.rotary.embeddings(positions)
+        for index, layer in enumerate(self.layers):
+            for module in layer.modules():
+                if isinstance(module, Attention) and module.qkv.bias is not None and not module.qkv.bias.is_meta:
+                    module.center_keys(self.rotary.of_layer(index, embeddings))
 
     def weight_bytes(self) -> int:
         """Return the bytes that parameters and packed weights take, or will take once allocated."""

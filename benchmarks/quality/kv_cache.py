@@ -36,7 +36,9 @@ def main() -> int:
     parser.add_argument("--text", type=Path, default=_TEXT, help="of at least one chunk (default: docs/performance.md)")
     parser.add_argument("--chunk-len", type=int, default=4096, help="tokens in a chunk")
     parser.add_argument("--max-chunks", type=int, default=4)
-    parser.add_argument("--dtypes", nargs="+", choices=list(KV_DTYPES), default=["int8", "int4", "fp8_e4m3", "fp8_e5m2"])
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=list(KV_DTYPES), default=["int8", "int4", "fp8_e4m3", "fp8_e5m2"]
+    )
     options = parser.parse_args()
     set_num_threads(usable_cores())
     text = options.text.read_text(encoding="utf-8")
@@ -44,6 +46,7 @@ def main() -> int:
     try:
         for name in options.models:
             model = load_model(resolve_model(name, None, _ignore), LoadOptions(dtype="bfloat16"), _ignore)
+            model.decoder.serve_context(model.max_position)
             chunks = chunks_of(text, model.tokenizer, options.chunk_len)[: options.max_chunks]
             lines += [[Path(name).name, *line] for line in compare(model, chunks, options.dtypes)]
     except (ModelError, OSError) as error:

@@ -87,8 +87,15 @@ class CpuAttention(AttentionBackend):
         self._rope_kv_write(None, q, q[:, :0], None, rotary, None)
         return q
 
-    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        self._rope_kv_write(kv.parts[_PART], None, k, v, None, group, kv.layout.code_dtype)
+    def write(
+        self,
+        kv: LayerKV,
+        k: torch.Tensor,
+        v: torch.Tensor | None,
+        group: KVGroupBatch,
+        key_center: torch.Tensor | None = None,
+    ) -> None:
+        self._rope_kv_write(kv.parts[_PART], None, k, v, None, group, kv.layout.code_dtype, key_center)
 
     def rotate_and_write(
         self,
@@ -98,8 +105,9 @@ class CpuAttention(AttentionBackend):
         v: torch.Tensor | None,
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
+        key_center: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype)
+        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype, key_center)
         return q
 
     def rotate_and_write_index(
@@ -139,6 +147,7 @@ class CpuAttention(AttentionBackend):
         rotary: RotaryEmbedding | None,
         group: KVGroupBatch | None,
         code_dtype: torch.dtype | None = None,
+        key_center: torch.Tensor | None = None,
     ) -> None:
         """Rotate q and k in place if `rotary` is given, and store k and v if `kv` is given, as codes if it has a dtype.
 
@@ -146,6 +155,7 @@ class CpuAttention(AttentionBackend):
         """
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
+        assert key_center is None or (key_center.shape == k.shape[1:] and key_center.is_contiguous())
         value_dim = 0 if v is None else v.shape[2]
         if kv is not None and code_dtype is None:
             assert (kv.dtype, kv.shape[2]) == (k.dtype, _TILE * (head_dim + value_dim))
@@ -158,7 +168,15 @@ class CpuAttention(AttentionBackend):
             *(k.data_ptr(), k.stride(0), address(v), 0 if v is None else v.stride(0)),
             *_rotary_arguments(rotary),
             *(None if group is None else group.slot_mapping.data_ptr(), address(kv)),
-            *(num_tokens, 0 if q is None else q.shape[1], num_kv_heads, head_dim, value_dim, _CODES[code_dtype], None),
+            *(
+                num_tokens,
+                0 if q is None else q.shape[1],
+                num_kv_heads,
+                head_dim,
+                value_dim,
+                _CODES[code_dtype],
+                address(key_center),
+            ),
         )
 
     def forward(

@@ -32,8 +32,8 @@ _SCALES, _STEPS = "_scale", "_step"  # ends of the names of parts with scales, a
 
 class ReferenceAttention(AttentionBackend):
     """Attention in torch. KV layout: keys and values in separate parts, [slots, num_kv_heads, head_dim] and
-    [.., value_dim], in a floating dtype; or codes, with a part of scales for each, [slots, num_kv_heads, scale_slots]. Codes of
-    4 bits are bytes as in `Codes`, and keys have a third part, of steps.
+    [.., value_dim], in a floating dtype; or codes, with a part of scales for each, [slots, num_kv_heads, scale_slots].
+    Codes of 4 bits are bytes as in `Codes`, and keys have a third part, of steps.
 
     If values are a part of the keys, only the keys are stored.
     """
@@ -60,9 +60,16 @@ class ReferenceAttention(AttentionBackend):
             parts.append(CachePart(INDEX_PART, (1, spec.indexer.head_dim), kv_dtype))
         return KVLayout(tuple(parts), 1, dtype)
 
-    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+    def write(
+        self,
+        kv: LayerKV,
+        k: torch.Tensor,
+        v: torch.Tensor | None,
+        group: KVGroupBatch,
+        key_center: torch.Tensor | None = None,
+    ) -> None:
         if has_spread_keys(kv.layout.code_dtype, has_values=v is not None):
-            k = hadamard_heads(k)
+            k = hadamard_heads(k if key_center is None else k.to(torch.float32) - key_center)
         if v is not None and has_spread_values(kv.layout.code_dtype, has_values=True):
             v = hadamard_heads(v)
         for name, rows in (("k", k),) if v is None else (("k", k), ("v", v)):

@@ -91,14 +91,20 @@ def attention_cost(
     return Cost(kv_bytes + row_bytes, flops, str(q.dtype).removeprefix("torch."))
 
 
-def kv_write_cost(kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> Cost:
+def kv_write_cost(kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch, _: object = None) -> Cost:
     """Return the cost of writing keys and values to the KV cache: each is read once and written once."""
     del group
     return Cost(k.nbytes + (0 if v is None else v.nbytes) + len(k) * kv.layout.position_bytes)
 
 
 def rotate_and_write_cost(
-    kv: LayerKV, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, by: object, group: KVGroupBatch
+    kv: LayerKV,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor | None,
+    by: object,
+    group: KVGroupBatch,
+    _: object = None,
 ) -> Cost:
     """Return the cost of `kv_write_cost`, and of rotating the queries."""
     del by

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models.architecture.layer import LayerSpec
-from models.attention.rotary import RotaryEmbedding
+from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY, Prologue
@@ -54,6 +54,7 @@ class Attention(nn.Module):
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
         self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
         self._alibi_slopes = spec.alibi_slopes
+        self._key_center: torch.Tensor | None = None  # [K, D], once center_keys was called
         self._norms: list[Callable[[torch.Tensor], torch.Tensor]] = []  # of q and k, if they have norms
         self._norms_rotated = False
         if spec.qk_norm is not None:
@@ -67,6 +68,21 @@ class Attention(nn.Module):
         """Make constant tensors that are not in the checkpoint (ALiBi slopes); called when memory is allocated."""
         if self._alibi_slopes is not None:
             self.alibi_slopes = torch.tensor(self._alibi_slopes, dtype=torch.float32, device=device)
+
+    def center_keys(self, rotary: RotaryEmbedding | None) -> None:
+        """Choose a constant for each head of quantized keys: the mean of their bias, rotated by all angles of `rotary`.
+
+        Channels with a large bias, and little rotation, would set the scale of all others. Layers without a bias, or
+        whose scores must not change by a constant, have none.
+        """
+        is_shifted = self.spec.has_sinks or self.spec.logit_softcap is not None or self._qkv_limit is not None
+        if self.qkv.bias is None or is_shifted or self._norms:
+            return
+        first, count = self.qkv.rows("k")
+        bias = self.qkv.bias[first : first + count].to(torch.float32).view(self.spec.num_kv_heads, -1)
+        if rotary is not None:
+            bias = rotate(bias.expand(len(rotary.cos), -1, -1), rotary).mean(dim=0)
+        self._key_center = bias.contiguous()
 
     def forward(
         self,
@@ -93,12 +109,12 @@ class Attention(nn.Module):
         if self._norms and not self._norms_rotated:
             q, k = self._normed(q, k)
         if rotary is None:
-            self.backend.write(kv, k, v, group)
+            self.backend.write(kv, k, v, group, self._key_center)
         elif self._norms_rotated:
             q, k = self._normed(*self.backend.rotate_heads(q, k, rotary))
             self.backend.write(kv, k, v, group)
         else:
-            q = self.backend.rotate_and_write(kv, q, k, v, rotary, group)
+            q = self.backend.rotate_and_write(kv, q, k, v, rotary, group, self._key_center)
         attended = self.backend.forward(
             q, kv, batch, group, self.spec, alibi_slopes=self.alibi_slopes, sinks=self.sinks
         )

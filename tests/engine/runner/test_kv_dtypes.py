@@ -33,6 +33,7 @@ from tests.models.families.variants import llama4
 KV_DTYPES: dict[str, torch.dtype | None] = {
     "auto": None,
     "int8": torch.int8,
+    "int4": torch.int4,
     "fp8_e4m3": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }

@@ -92,6 +92,21 @@ def test_codes_and_scales_are_those_of_torch(kernels: KernelLibrary, dtype: torc
         assert torch.equal(codes[slots], want.numbers())
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.int4], ids=str)
+def test_a_center_is_subtracted_from_keys_that_are_spread(kernels: KernelLibrary, kv_dtype: torch.dtype) -> None:
+    spec, backend = AttentionSpec(4, 2, 48, 1.0), CpuAttention(kernels)
+    k, v = torch.randn(2, 20, 2, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+    center = torch.linspace(-30, 30, 96).view(2, 48)
+    kv = full_kv(backend, spec, 2, 16, torch.bfloat16, kv_dtype=kv_dtype)
+
+    backend.write(kv, k, v, KVGroupBatch(torch.arange(20), torch.zeros(1, 1), 16), center)
+
+    want = quantize_heads(hadamard_heads(k.float() - center), kv_dtype, is_key=True)
+    codes, scales = _stored(kv, spec)[0]
+    assert torch.equal(scales[:20], want.scales)
+    assert torch.equal(codes[:20], want.numbers())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kv_dtype", CODES, ids=str)
 def test_a_head_with_a_number_that_is_not_finite_has_such_a_scale(
@@ -186,6 +201,21 @@ def test_the_hadamard_matrix_leaves_products_as_they_are(size: int) -> None:
     torch.testing.assert_close((spread * hadamard_heads(k)).sum(-1), (q * k).sum(-1), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(hadamard_heads(spread), q, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(spread, q, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kv_dtype"),
+    [
+        (AttentionSpec(4, 1, 24, 1.0), torch.int8),
+        (AttentionSpec(4, 1, 32, 1.0, value_size=24), torch.int4),
+        (AttentionSpec(4, 1, 24, 1.0, values_from=16), torch.int4),
+    ],
+)
+def test_whole_numbers_of_odd_heads_are_refused(spec: AttentionSpec, kv_dtype: torch.dtype) -> None:
+    message = ReferenceAttention().unsupported(spec, torch.float32, kv_dtype, torch.device("cpu"))
+    assert message is not None
+    assert "multiple of 16 numbers, not 24" in message
+    assert ReferenceAttention().unsupported(spec, torch.float32, torch.float8_e5m2, torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("spec", [AttentionSpec(4, 1, 64, 1.0, values_from=16, reuses_choice=True)])

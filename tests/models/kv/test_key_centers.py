@@ -1,0 +1,54 @@
+"""Centers of quantized keys: channels with a large bias, which every key has, cost the others no precision."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.attention.reference import ReferenceAttention
+from models.layers.attention.attention import Attention
+from tests.helpers.checkpoints import gpt2_config, llama_config, load_folder, qwen2_config, random_model
+from tests.helpers.paged import PagedRun, PagedSequence
+
+TOKENS = list(range(3, 43))
+
+
+def _centers(folder: Path) -> list[torch.Tensor | None]:
+    decoder = load_folder(folder, torch.float32, ReferenceAttention(), kv_dtype=torch.int8)
+    decoder.serve_context(64)
+    return [module._key_center for module in decoder.modules() if isinstance(module, Attention)]
+
+
+def _logits(folder: Path, kv_dtype: torch.dtype | None, *, has_centers: bool) -> torch.Tensor:
+    decoder = load_folder(folder, torch.float32, ReferenceAttention(), kv_dtype=kv_dtype)
+    if has_centers:
+        decoder.serve_context(64)
+    return PagedRun(decoder).step([(PagedSequence(), TOKENS)])[0]
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.int4], ids=str)
+def test_a_large_bias_of_keys_costs_no_precision(kv_dtype: torch.dtype, tmp_path: Path) -> None:
+    model = random_model(qwen2_config(rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
+    with torch.no_grad():
+        for layer in model.model.layers:  # type: ignore[union-attr]
+            layer.self_attn.k_proj.bias.view(-1, 16)[:, [7, 14, 15]] = 100.0  # type: ignore[union-attr, operator]
+    model.save_pretrained(tmp_path)
+    exact = _logits(tmp_path, None, has_centers=True)
+
+    without, ours = ((_logits(tmp_path, kv_dtype, has_centers=has) - exact).norm() for has in (False, True))
+
+    assert ours < without / 4
+
+
+def test_layers_without_a_bias_of_keys_have_no_center(tmp_path: Path) -> None:
+    for name, config, expected in (("llama", llama_config(), False), ("gpt2", gpt2_config(), True)):
+        random_model(config).save_pretrained(tmp_path / name)
+        assert [center is not None for center in _centers(tmp_path / name)] == [expected] * 2, name
+
+
+def test_the_center_of_keys_without_rotation_is_their_bias(tmp_path: Path) -> None:
+    model = random_model(gpt2_config())
+    model.save_pretrained(tmp_path)
+    bias = model.transformer.h[1].attn.c_attn.bias[64:128]  # type: ignore[union-attr, index]
+
+    torch.testing.assert_close(_centers(tmp_path)[1], bias.detach().view(4, 16))
