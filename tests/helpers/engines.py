@@ -213,7 +213,7 @@ class SchedulerRun:
 
     `propose` returns the draft of a sequence; None is no speculation. fill_steps: how many steps later an adapter is in
     its slot. max_read_blocks: bound of the blocks that are read from the tier and not used yet. read_steps: how many
-    steps lie between the ends of a late tier's reads.
+    steps lie between the ends of a late tier's reads. prefill_s: estimated time of computing any tokens.
     """
 
     def __init__(
@@ -226,6 +226,7 @@ class SchedulerRun:
         tier: MemoryTier | None = None,
         max_read_blocks: int = 100,
         read_steps: int = 0,
+        prefill_s: float = math.inf,
     ) -> None:
         self.now_s = 100.0  # tests set it
         self.tier = tier
@@ -233,7 +234,7 @@ class SchedulerRun:
         options = None
         if tier is not None:
             sizes = (BLOCK_BYTES,) * len(config.kv_groups)
-            options = TierOptions(tier, sizes, max_read_blocks * BLOCK_BYTES, prefill_s=lambda _start, _num: math.inf)
+            options = TierOptions(tier, sizes, max_read_blocks * BLOCK_BYTES, prefill_s=lambda _start, _num: prefill_s)
         self.scheduler = Scheduler(config, budget=budget, tier=options, clock=lambda: self.now_s)
         self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
         self.transcript = Transcript()
@@ -260,9 +261,12 @@ class SchedulerRun:
         if running:
             self._check_first(running[0], plan)
         self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
+        is_withdrawn = False
         if plan.moves is not None:
             assert self.tier is not None
-            AttachedTier(self.tier, self.runner).move(plan.moves)
+            if not AttachedTier(self.tier, self.runner).move(plan.moves):
+                self.scheduler.withdraw(plan, is_loaded=False)
+                plan, is_withdrawn = StepPlan([]), True
         pending = self.runner.launch(plan) if plan.items else None
         if abort_meanwhile is not None:
             self.scheduler.abort(abort_meanwhile, AbortReason.CLIENT_GONE)
@@ -271,7 +275,7 @@ class SchedulerRun:
         self.transcript.add(outputs)
         self.stats.append(stats)
         has_progress = plan.items or len(self.transcript.finish_reasons) > num_ended or num_filling < len(self._fills)
-        assert has_progress or not had_work or not self.scheduler.has_work, "no progress"
+        assert has_progress or is_withdrawn or not had_work or not self.scheduler.has_work, "no progress"
         counted = Counter[CountedAs]()
         for item in plan.items:
             counted[item.sequence.service.counted_as] += item.num_new

@@ -1,5 +1,6 @@
 """A request's tokens are the same with a tier, whatever the tier loses and however late its reads end."""
 
+import math
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
 from engine.protocol import AbortReason, EngineRequest
+from engine.scheduling.kv.moves import BlockLoad
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules, workloads
 from tests.helpers.engines import SchedulerRun, expected_ids, half_right_draft, make_config, make_engine
 from tests.helpers.hiding import HidingRunner
@@ -59,6 +61,7 @@ def test_tokens_do_not_depend_on_a_tier(
     max_read_blocks=st.integers(1, 12),
     loses=st.sampled_from([0, 0, 3, 5]),
     drops=st.sampled_from([0, 0, 4]),
+    prefill_s=st.sampled_from([math.inf, 1.0]),
     data=st.data(),
 )
 def test_tokens_do_not_depend_on_what_a_tier_loses_or_when_it_answers(
@@ -70,10 +73,11 @@ def test_tokens_do_not_depend_on_what_a_tier_loses_or_when_it_answers(
     max_read_blocks: int,
     loses: int,
     drops: int,
+    prefill_s: float,
     data: st.DataObject,
 ) -> None:
-    """Requests come one after another, so that their prefixes are evicted meanwhile; some are aborted, and some
-    fail."""
+    """Requests come one after another, so that their prefixes are evicted meanwhile; some are aborted, some fail, some
+    give up waiting, and some have no memory to load what was read."""
     tier = MemoryTier(
         is_late=True,
         is_lost=lambda key: loses > 0 and sum(key) % loses == 0,
@@ -86,10 +90,20 @@ def test_tokens_do_not_depend_on_what_a_tier_loses_or_when_it_answers(
         tier=tier,
         max_read_blocks=max_read_blocks,
         read_steps=read_steps,
+        prefill_s=prefill_s,
     )
+    load = run.runner.load
+
+    def load_or_fail(loads: list[BlockLoad]) -> None:
+        if data.draw(st.sampled_from([False, False, True])):
+            raise MemoryError
+        load(loads)
+
+    run.runner.load = load_or_fail  # type: ignore[method-assign]
     disturbed = set()
     for round_ in range(2):
         for request in requests:
+            run.now_s += 1.2
             run.add(named(request, f"{request.id} {round_}"))
             for _ in range(data.draw(st.integers(0, 3))):
                 run.step()
