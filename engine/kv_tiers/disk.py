@@ -68,6 +68,7 @@ class DiskTier:
         self._queued: dict[bytes, bytes] = {}
         self._queued_bytes = 0
         self._stats = TierStats()
+        self._touching: set[bytes] = set()  # keys of files that may be gone, which the touch will find
         self._removing: set[bytes] = set()  # keys of files that are to be deleted, and must not be read
         self._warned: set[str] = set()
         self._is_closed = False
@@ -108,7 +109,7 @@ class DiskTier:
 
     def num_stored(self, keys: Sequence[bytes]) -> int:
         with self._lock:
-            return sum(key in self._index for key in keys)
+            return sum(key in self._index and key not in self._touching for key in keys)
 
     def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":
         future: Future[list[bytes | None]] = Future()
@@ -137,6 +138,8 @@ class DiskTier:
             self._count(dropped=num_blocks)
 
     def touch(self, keys: Sequence[bytes]) -> None:
+        with self._lock:
+            self._touching.update(keys)
         self._writes.put(partial(self._touch, list(keys)))
 
     def remove(self, keys: Sequence[bytes]) -> None:
@@ -228,9 +231,12 @@ class DiskTier:
         for number, key in enumerate(keys):
             try:
                 self._folder.touch(key, now_ns - number)
-            except OSError:  # it is gone, which the next read finds
+            except OSError:  # it is gone
                 with self._lock:
                     self._forget(key)
+            finally:
+                with self._lock:
+                    self._touching.discard(key)
 
     def _remove(self, key: bytes) -> None:
         with self._lock:

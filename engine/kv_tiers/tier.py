@@ -45,7 +45,7 @@ class BlockTier(Protocol):
         ...
 
     def num_stored(self, keys: Sequence[bytes]) -> int:
-        """Return how many of these blocks are stored, not counting those that are queued to be written."""
+        """Return how many of these blocks are stored, not counting those that are queued to be written or touched."""
         ...
 
     def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":

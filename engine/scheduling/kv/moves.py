@@ -121,16 +121,12 @@ class PendingMoves:
             self._evicted.setdefault(block, key)
 
     def save_prefix(self, keys: abc.Sequence[bytes], pool: BlockPool) -> None:
-        """Save the blocks of a prefix that the pool has. The others count as used now, if the tier has them."""
-        evicted = []
+        """Save the blocks of a prefix that the pool has. Those that the tier has count as used now, and it looks for
+        their files."""
         for key in keys:
-            if (block := pool.find(key)) is None:
-                evicted.append(key)
-            else:
+            if (block := pool.find(key)) is not None:
                 self.keep(block, key)
-        self._tier.touch(
-            [key for key, is_stored in zip(evicted, self._tier.contains(evicted), strict=True) if is_stored]
-        )
+        self._tier.touch([key for key, is_stored in zip(keys, self._tier.contains(keys), strict=True) if is_stored])
 
     def count_stored(self, keys: abc.Sequence[bytes], pool: BlockPool) -> tuple[int, int]:
         """Return how many blocks of a prefix the tier has stored, and how many neither it nor the pool has."""

@@ -58,6 +58,18 @@ def test_blocks_are_found_after_a_restart_by_the_same_fingerprint_alone(open_tie
     assert read(other, 1) == [None]
 
 
+def test_a_touch_finds_what_others_deleted(open_tier: Open) -> None:
+    tier = open_tier()
+    tier.write(blocks(1, 2))
+    settle(tier)
+    tier._folder.remove(key_of(1))
+    keys = [key_of(1), key_of(2)]
+    assert tier.num_stored(keys) == 2
+    tier.touch(keys)
+    settle(tier)
+    assert tier.num_stored(keys) == 1
+
+
 def test_queued_blocks_are_contained_and_not_stored(open_tier: Open) -> None:
     tier, may_write = open_tier(), threading.Event()
 
