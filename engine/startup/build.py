@@ -138,6 +138,7 @@ def build_served_engine(
         are_steps_timed=config.max_num_batched_tokens is None,
         system_fingerprint=system_fingerprint(config, models),
         kv_folder=None if tier is None else str(tier.folder),
+        kv_folder_bytes=None if tier is None else tier.max_bytes,
     )
     info.notes.extend([*describe_exactness(config, models.target), *describe_tier(config, models.target, tier)])
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))

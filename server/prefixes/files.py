@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_MAX_BYTES = 64 << 20  # more than any prompt's token ids
 
 
 class PrefixRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,34 +38,53 @@ class PrefixFiles:
     blocks do, and are readable by this user alone.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        """vocab_size: of the model; files with other token ids are not used."""
+        self.folder = folder
+        self._vocab_size = vocab_size
+        self._warned: set[Path] = set()
 
     def read(self) -> dict[str, PrefixRecord]:
         """Return the prefixes by name; unreadable files are left out, with a warning. Raises OSError if the folder is
         not safe."""
         records: dict[str, PrefixRecord] = {}
-        if not self._folder.exists():
+        if not self.folder.exists():
             return records
-        _check_private(self._folder)
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        _check_private(self.folder)
+        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
             try:
-                record = msgspec.json.decode(path.read_bytes(), type=PrefixRecord)
+                record = self._record(path)
             except FileNotFoundError:  # deleted meanwhile
                 continue
-            except (OSError, msgspec.DecodeError) as error:
-                logger.warning("%s is not used: %s", path, error)
+            except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+                if path not in self._warned:
+                    logger.warning("%s is not used: %s", path, error)
+                    self._warned.add(path)
                 continue
             if record.prefix.name == path.name.removesuffix(_SUFFIX):
                 records[record.prefix.name] = record
         return records
 
+    def _record(self, path: Path) -> PrefixRecord:
+        """Read a file. Raises OSError, and ValueError for contents that no server wrote."""
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if not is_own or status.st_mode & _WRITTEN_BY_OTHERS:
+                raise OSError(errno.EPERM, "it is not a file that this user alone can write")
+            if status.st_size > _MAX_BYTES:
+                raise ValueError(f"it has {status.st_size:,} bytes; the limit is {_MAX_BYTES:,}")
+            record = msgspec.json.decode(file.read(), type=PrefixRecord)
+        if not all(0 <= token_id < self._vocab_size for token_id in record.prefix.prompt_ids):
+            raise ValueError(f"it has token ids that are not below {self._vocab_size:,}, the size of the vocabulary")
+        return record
+
     def write(self, record: PrefixRecord) -> None:
         """Write a prefix, so that readers see all of it or its predecessor. Raises OSError."""
-        _check_private(self._folder.parent)
-        self._folder.mkdir(mode=0o700, exist_ok=True)  # an operator may have deleted it
-        _check_private(self._folder)
-        partial = self._folder / f"{secrets.token_hex(8)}.new"
+        _check_private(self.folder.parent)
+        self.folder.mkdir(mode=0o700, exist_ok=True)  # an operator may have deleted it
+        _check_private(self.folder)
+        partial = self.folder / f"{secrets.token_hex(8)}.new"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -82,7 +102,7 @@ class PrefixFiles:
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{name}{_SUFFIX}"
+        return self.folder / f"{name}{_SUFFIX}"
 
 
 def _check_private(folder: Path) -> None:

@@ -5,14 +5,14 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from engine.client.interface import EngineClient
-from engine.errors import EngineUnavailable, HeadraceError, RequestFailed
+from engine.errors import EngineUnavailable, HeadraceError, InvalidRequest, RequestFailed
 from engine.protocol import (
     AbortReason,
     EngineRequest,
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _SAVE_PATIENCE_S = 10.0  # for another block to be on disk
 _POLL_S = 0.05
+_WRITE_AGAIN_S = 1.0  # without another block on disk
 _MAX_TRIES = 3  # other requests may evict blocks between the end of their computation and the action
 
 
@@ -58,6 +59,8 @@ class NamedPrefixes:
         self._used_s: dict[str, int] = {}  # when requests last used each prefix, as far as known; since 1970
         self._files: PrefixFiles | None = None
         self._change = asyncio.Lock()
+        self._changing: str | None = None  # a name that is being changed: files do not tell yet what it stands for
+        self._num_changes = 0  # that have ended; files that were read before do not tell of them
         self._restoration: asyncio.Task[None] | None = None
 
     async def has(self, client: EngineClient, name: str) -> bool:
@@ -93,18 +96,18 @@ class NamedPrefixes:
 
         Raises PinLimitExceeded, RequestFailed, QueueFull, EngineUnavailable and StorageFailed.
         """
-        async with self._change:
-            await self._read(client)
+        async with self._changed(client, prefix.name):
             report, num_cached = await _carry_out(client, PrefixAction.PIN, prefix)
             return await self._record(prefix, model, report, num_cached, is_pinned=True)
 
     async def save(self, client: EngineClient, prefix: NamedPrefix, model: str) -> PrefixState:
         """Compute a prefix if needed, and write its blocks to disk. A prefix with the same name is replaced.
 
-        Raises RequestFailed, QueueFull, EngineUnavailable, and StorageFailed if the disk does not take all of it.
+        Raises InvalidRequest if it is larger than all blocks on disk may be, RequestFailed, QueueFull,
+        EngineUnavailable, and StorageFailed if the disk does not take all of it.
         """
-        async with self._change:
-            await self._read(client)
+        async with self._changed(client, prefix.name):
+            _check_size(client, await client.handle_prefix(PrefixAction.REPORT, prefix))
             report, num_cached = await _carry_out(client, PrefixAction.SAVE, prefix)
             report = await _written(client, prefix, report)
             old = self._records.get(prefix.name)
@@ -118,15 +121,14 @@ class NamedPrefixes:
 
         Raises PrefixNotFound, RequestFailed, QueueFull, EngineUnavailable and StorageFailed.
         """
-        async with self._change:
-            record = await self.get(client, name)
+        async with self._changed(client, name):
+            record = self._known(name)
             report, num_cached = await _carry_out(client, PrefixAction.REPORT, record.prefix)
             return await self._record(record.prefix, record.model, report, num_cached, is_pinned=record.is_pinned)
 
     async def remove(self, client: EngineClient, name: str) -> None:
         """Forget a prefix, whose blocks may be evicted then. Raises PrefixNotFound and StorageFailed."""
-        async with self._change:
-            await self._read(client)
+        async with self._changed(client, name):
             record = self._records.get(name)
             prefix = NamedPrefix(name=name, prompt_ids=[]) if record is None else record.prefix
             was_pinned = False
@@ -138,6 +140,18 @@ class NamedPrefixes:
             await self._change_files(lambda files: files.delete(name))
             self._records.pop(name, None)
             self._used_s.pop(name, None)
+
+    @contextlib.asynccontextmanager
+    async def _changed(self, client: EngineClient, name: str) -> AsyncIterator[None]:
+        """Hold the right to make a change, of one name, after reading what others have changed."""
+        async with self._change:
+            await self._read(client)
+            self._changing = name
+            try:
+                yield
+            finally:
+                self._changing = None
+                self._num_changes += 1
 
     async def _record(
         self, prefix: NamedPrefix, model: str, report: PrefixReport, num_cached: int, *, is_pinned: bool
@@ -181,26 +195,47 @@ class NamedPrefixes:
             except StorageFailed as error:
                 logger.warning("named prefixes are not pinned: %s", error)
             for record in [each for each in self._records.values() if each.is_pinned]:
+                if self._records.get(record.prefix.name) != record:  # deleted meanwhile by another server
+                    continue
                 try:
                     await _carry_out(client, PrefixAction.PIN, record.prefix)
                 except HeadraceError as error:
                     logger.warning("the prefix %s is not pinned any more: %s", record.prefix.name, error)
 
     async def _read(self, client: EngineClient) -> None:
-        """Read the prefixes from the engine's folder, which other servers share; keep those known if it has none, or
-        has not been ready."""
+        """Read the prefixes from the engine's folder, which other servers share, and release pins of those that are
+        gone; keep those known if it has none, or has not been ready. Raises StorageFailed."""
         try:
-            folder = client.info.kv_folder
+            info = client.info
         except EngineUnavailable:
             return
-        if folder is not None:
-            self._files = PrefixFiles(Path(folder))
-            self._records = await _in_thread(self._files.read)
+        if info.kv_folder is None:
+            return
+        if self._files is None or self._files.folder != Path(info.kv_folder):
+            self._files = PrefixFiles(Path(info.kv_folder), info.vocab_size)
+        num_changes = -1
+        while num_changes != self._num_changes:
+            num_changes = self._num_changes
+            found = await _in_thread(self._files.read)
+        old = self._records
+        if (name := self._changing) is not None:
+            found.pop(name, None)
+            found.update({name: old[name]} if name in old else {})
+        self._records = found
+        gone = [each.prefix for each in old.values() if each.is_pinned and not _is_kept(each, found)]
+        with contextlib.suppress(EngineUnavailable):  # pins end with their engine
+            await asyncio.gather(*(client.handle_prefix(PrefixAction.UNPIN, prefix) for prefix in gone))
 
     async def _change_files(self, change: Callable[[PrefixFiles], None]) -> None:
         if self._files is not None:
             files = self._files
             await _in_thread(lambda: change(files))
+
+
+def _is_kept(record: PrefixRecord, found: Mapping[str, PrefixRecord]) -> bool:
+    """Return whether a pinned prefix is still pinned under its name."""
+    new = found.get(record.prefix.name)
+    return new is not None and new.is_pinned and new.prefix == record.prefix
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
@@ -237,20 +272,38 @@ def _is_done(action: PrefixAction, report: PrefixReport) -> bool:
             return report.num_in_cache == report.num_blocks
 
 
+def _check_size(client: EngineClient, report: PrefixReport) -> None:
+    """Raise InvalidRequest if a prefix is larger than the bound of all blocks on disk: others would be deleted for
+    nothing."""
+    info = client.info
+    num_bytes = report.num_blocks * (info.kv_bytes // info.num_blocks)
+    if info.kv_folder_bytes is not None and num_bytes > info.kv_folder_bytes:
+        raise InvalidRequest(
+            f"the blocks of the prefix's {report.num_tokens:,} tokens have {num_bytes:,} bytes; all blocks on disk may "
+            f"have {info.kv_folder_bytes:,} (--kv-offload-max-bytes)"
+        )
+
+
 async def _written(client: EngineClient, prefix: NamedPrefix, report: PrefixReport) -> PrefixReport:
     """Wait until all blocks of a prefix are on disk. Raises StorageFailed if no more of them get there."""
     most, since_s = report.num_on_disk, time.monotonic()
+    requested_s = since_s
     while report.num_on_disk < report.num_blocks:
-        if time.monotonic() - since_s > _SAVE_PATIENCE_S:
+        now_s = time.monotonic()
+        if now_s - since_s > _SAVE_PATIENCE_S:
             raise StorageFailed(
                 f"{report.num_on_disk:,} of the {report.num_blocks:,} blocks of the prefix {quote(prefix.name)} are on "
                 "disk, and no more get there; the server's log has faults of the disk, and --kv-offload-max-bytes must "
                 "have room for them"
             )
         await asyncio.sleep(_POLL_S)
-        report = await client.handle_prefix(PrefixAction.SAVE, prefix)  # again: the queue of writes has a bound
+        # The queue of writes has a bound, and writes may fail.
+        is_late = now_s - max(requested_s, since_s) > _WRITE_AGAIN_S
+        report = await client.handle_prefix(PrefixAction.SAVE if is_late else PrefixAction.REPORT, prefix)
+        if is_late:
+            requested_s = now_s
         if report.num_on_disk > most:
-            most, since_s = report.num_on_disk, time.monotonic()
+            most, since_s = report.num_on_disk, now_s
     return report
 
 

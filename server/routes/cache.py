@@ -65,6 +65,11 @@ async def save_prefix(request: Request, context: Context) -> Response:
 async def load_prefix(request: Request, context: Context, body: Json[PrefixName]) -> Response:
     """Bring a named prefix into the KV cache, from the disk or by computing it."""
     context.drain.check()
+    if given := {"prompt", "messages"} & body.extra.keys():
+        raise InvalidRequest(
+            f"{min(given)} is given, but load is for a known name; save or pin the prefix, or leave it out",
+            param=min(given),
+        )
     model = context.models.find(body.model)
     headers = _headers(body, model)
     await acquire_model(request, model)
@@ -123,7 +128,7 @@ async def _requested(request: Request, context: ServerContext) -> tuple[NamedPre
     if len(ids) < info.block_size:
         raise InvalidRequest(
             f"the prefix has {len(ids)} tokens, and only whole blocks of {info.block_size} are kept; give a longer one",
-            param="prompt",
+            param="messages" if isinstance(body, PrefixOfChat) else "prompt",
         )
     adapter = None if model.adapter is None else context.models.adapters.current(model.name).ref
     salt = _salt(body, context)

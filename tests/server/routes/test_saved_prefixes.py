@@ -1,14 +1,18 @@
 """Named prefixes with blocks on disk: they are saved, loaded, and found by the next server."""
 
+import asyncio
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fastapi import FastAPI
 
 from server.prefixes import named
+from server.prefixes.files import PrefixFiles, PrefixRecord
 from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, says
 from tests.server.routes.test_cache import TEXT, _restored
 
@@ -18,6 +22,7 @@ pytestmark = pytest.mark.fast
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(named, "_POLL_S", 0.0)
+    monkeypatch.setattr(named, "_WRITE_AGAIN_S", -1.0)
 
 
 @pytest.fixture
@@ -81,14 +86,57 @@ async def test_a_deleted_name_does_not_return(folder: Path) -> None:
     assert [*folder.iterdir()] == []
 
 
-async def test_a_name_that_another_server_deleted_is_still_unpinned_here(folder: Path) -> None:
+@pytest.mark.parametrize("change", ["delete", "replace", "remove the folder"])
+async def test_a_name_that_is_gone_is_unpinned(folder: Path, change: str) -> None:
     (app, client), (other, _) = _server(folder), _server(folder)
     await _post(app, "pin", prompt=TEXT)
-    async with http(other) as api, http(app) as here:
-        assert (await api.delete("/v1/cache/shop")).status_code == 200
-        assert client.pinned
-        assert (await here.delete("/v1/cache/shop")).status_code == 200
+    if change == "delete":
+        async with http(other) as api:
+            assert (await api.delete("/v1/cache/shop")).status_code == 200
+    elif change == "replace":
+        await _post(other, "pin", prompt=TEXT[::-1])
+    else:
+        shutil.rmtree(folder)
+    assert client.pinned
+    assert await _listed(app) == ([("shop", "none")] if change == "replace" else [])
     assert client.pinned == {}
+
+
+async def test_a_name_is_not_unpinned_while_it_is_pinned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is missing then, and other requests look at the files."""
+    app, client = _server(folder)
+    write = PrefixFiles.write
+
+    def late_write(files: PrefixFiles, record: PrefixRecord) -> None:
+        may_write.wait(30)
+        write(files, record)
+
+    may_write = threading.Event()
+    monkeypatch.setattr(PrefixFiles, "write", late_write)
+    pin = asyncio.create_task(_post(app, "pin", prompt=TEXT))
+    while not client.pinned:
+        await asyncio.sleep(0)
+    await _listed(app)
+    may_write.set()
+    assert (await pin)[0] == 200
+    assert await _listed(app) == [("shop", "pinned")]
+
+
+async def test_a_prefix_beyond_the_bound_of_the_disk_is_refused_before_it_is_computed(folder: Path) -> None:
+    info = engine_info(kv_folder=str(folder))
+    block_bytes = info.kv_bytes // info.num_blocks
+    client = FakeClient(says("x"), msgspec.structs.replace(info, kv_folder_bytes=3 * block_bytes - 1))
+    status, answer = await _post(make_app(client), "save", prompt=TEXT)
+    assert status == 400
+    assert "(--kv-offload-max-bytes)" in answer["error"]["message"]
+    assert client.requests == []
+
+
+async def test_load_takes_no_other_prefix(folder: Path) -> None:
+    app, _ = _server(folder)
+    await _post(app, "save", prompt=TEXT)
+    status, answer = await _post(app, "load", prompt=TEXT)
+    assert (status, answer["error"]["param"]) == (400, "prompt")
 
 
 async def test_saving_a_pinned_name_keeps_the_pin_unless_the_prefix_is_another(folder: Path) -> None:
@@ -126,10 +174,18 @@ async def test_a_disk_that_takes_too_little_fails_the_save(folder: Path, monkeyp
 async def test_files_that_are_not_a_prefix_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     app, _ = _server(folder)
     await _post(app, "save", prompt=TEXT)
-    (folder / "torn.json").write_bytes((folder / "shop.json").read_bytes()[:40])
+    good = (folder / "shop.json").read_bytes()
+    (folder / "torn.json").write_bytes(good[:40])
+    (folder / "ids.json").write_bytes(good.replace(b'"prompt_ids":[', b'"prompt_ids":[99999999,'))
+    (folder / "open.json").write_bytes(good)
+    (folder / "open.json").chmod(0o666)
+    (folder / "link.json").symlink_to("shop.json")
+    os.mkfifo(folder / "pipe.json")
     shutil.copy(folder / "shop.json", folder / "renamed.json")
-    assert await _listed(app) == [("shop", "memory")]
-    assert "torn.json is not used" in caplog.text
+    for _ in range(2):
+        assert await _listed(app) == [("shop", "memory")]
+    for name in ("torn", "ids", "open", "link", "pipe"):
+        assert caplog.text.count(f"{name}.json is not used") == 1
 
 
 async def test_a_folder_that_others_may_write_to_is_not_used(folder: Path) -> None:
