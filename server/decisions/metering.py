@@ -92,8 +92,9 @@ class DecisionMeter:
 
 
 def _num_cached(prompt: DecisionPrompt, firsts: Mapping[int, RequestOutput]) -> int:
-    """Return how many tokens of the decision were in the prefix cache before it: those of the state that the first
-    question found, and those of each question beyond what it shares with another one, which may have computed it."""
+    """Return how many tokens of the decision were in the prefix cache before it: what the first question found of the
+    state, and what each found of its own tokens beyond the beginning that it shares with another question, which may
+    have computed it."""
     num_state = len(prompt.state_ids)
     total = min(firsts[0].num_cached_tokens, num_state)
     for number, shared in enumerate(_shared_lengths([question.ids for question in prompt.questions])):

@@ -1,4 +1,4 @@
-"""decision_prompt: the token ids of a decision: those of the state, which its questions share, and of each question."""
+"""decision_prompt: the token ids of a decision: of its state, which the questions share, and of each question."""
 
 import secrets
 from collections.abc import Callable
@@ -20,7 +20,7 @@ MAX_LABEL_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class QuestionPrompt:
-    """A question's own tokens, behind those of the state, and its labels, which come next."""
+    """A question's own tokens, which follow the state's, and its labels, which come next."""
 
     ids: list[int]
     trie: LabelTrie

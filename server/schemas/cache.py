@@ -75,7 +75,7 @@ Where = Literal["pinned", "memory", "disk", "part", "none"]
 
 
 class CachedPrefix(msgspec.Struct, kw_only=True):
-    """A named prefix. tokens: those of its whole blocks, which alone are kept. bytes: of these blocks. where: null
+    """A named prefix. tokens: in its whole blocks, which alone are kept. bytes: of these blocks. where: null
     while the model is not loaded; "memory" is not pinned, "disk" needs no computation, with "part" only the rest is
     computed. cached_tokens: those that did not have to be computed now."""
 
