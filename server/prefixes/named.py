@@ -98,6 +98,9 @@ class NamedPrefixes:
         """
         async with self._changed(client, prefix.name):
             report, num_cached = await _carry_out(client, PrefixAction.PIN, prefix)
+            if client.info.kv_folder is not None:
+                await asyncio.sleep(_POLL_S)  # until the files of blocks that were on disk have been looked for
+                report = await client.handle_prefix(PrefixAction.REPORT, prefix)
             return await self._record(prefix, model, report, num_cached, is_pinned=True)
 
     async def save(self, client: EngineClient, prefix: NamedPrefix, model: str) -> PrefixState:
