@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -17,6 +18,15 @@ PATHS = {
 }
 _CHUNK = "chat.completion.chunk"
 _DRAWN = {"id", "call_id", "encrypted_content"}  # fields of a response's items that each answer draws anew
+# Events with a piece of an item's text, by the item's type.
+_DELTAS = {
+    "message": ("response.output_text.delta", "response.refusal.delta"),
+    "reasoning": ("response.reasoning_text.delta",),
+    "function_call": ("response.function_call_arguments.delta",),
+    "custom_tool_call": ("response.custom_tool_call_input.delta",),
+}
+_ENDED = ("completed", "incomplete")  # statuses of responses
+_NUM_SHOWN = 20  # characters of texts that contradict each other
 
 
 class NotReplayable(StartupError):
@@ -151,17 +161,21 @@ def _text_tokens(logprobs: Mapping[str, Any]) -> list[Token]:
 
 
 def _response_parts(body: Mapping[str, Any]) -> list[AnswerPart]:
-    if body["status"] not in ("completed", "incomplete"):
+    if body["status"] not in _ENDED:
         raise NotReplayable(f"has the status {body['status']!r}; give a response that has ended")
     parts = []
     for number, item in enumerate(body["output"]):
         fields = {name: value for name, value in item.items() if name not in _DRAWN and name not in ("content", "type")}
         content = item.get("content") or []
-        fields["text"] = "".join(each.get("text") or each.get("refusal") or "" for each in content)
+        fields["text"] = _content_text(item)
         scored = [token for each in content for token in each.get("logprobs") or []]
         parts.append(AnswerPart(f"item {number} ({item['type']})", _stated(fields), _chat_tokens(scored)))
     ends = {"status": body["status"], "incomplete_details": body.get("incomplete_details")}
     return [*parts, AnswerPart("response", _stated(ends))]
+
+
+def _content_text(item: Mapping[str, Any]) -> str:
+    return "".join(each.get("text") or each.get("refusal") or "" for each in item.get("content") or [])
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
@@ -177,6 +191,8 @@ def _merged(events: list[dict[str, Any]]) -> dict[str, Any]:
         last = events[-1].get("response")
         if not isinstance(last, dict):
             raise NotReplayable("ends in the middle of the answer; give the whole stream")
+        if last.get("status") in _ENDED:
+            _check_deltas(events, last["output"])
         return last
     choices: dict[int, dict[str, Any]] = {}
     for chunk in events:
@@ -190,6 +206,32 @@ def _merged(events: list[dict[str, Any]]) -> dict[str, Any]:
         "choices": list(choices.values()),
         "usage": usages[-1] if usages else None,
     }
+
+
+def _check_deltas(events: Sequence[dict[str, Any]], output: Sequence[dict[str, Any]]) -> None:
+    """Raise NotReplayable if the pieces of a response's stream, which its reader saw, are not the items of its end."""
+    kinds = {kind for each in _DELTAS.values() for kind in each}
+    streamed: dict[int, str] = {}
+    for event in events:
+        if event["type"] in kinds:
+            number = event["output_index"]
+            streamed[number] = streamed.get(number, "") + event["delta"]
+    is_whole = events[0]["type"] == "response.created"  # not one that continues after an event
+    for number in sorted({*streamed, *range(len(output))}):
+        item: Mapping[str, Any] = output[number] if number < len(output) else {"type": "message"}
+        if item["type"] not in _DELTAS:
+            continue
+        pieces = streamed.get(number, "")
+        text = _content_text(item) + (item.get("arguments") or "") + (item.get("input") or "")
+        if not is_whole:
+            text = text[max(0, len(text) - len(pieces)) :]
+        if pieces != text:
+            place = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(pieces, text, strict=False)))
+            shown = [quote(each[place : place + _NUM_SHOWN]) for each in (pieces, text)]
+            raise NotReplayable(
+                f"contradicts itself: in item {number}, its deltas have {shown[0]} where its last event has {shown[1]}"
+                "; give the stream as the server sent it"
+            )
 
 
 def _extend(whole: dict[str, Any], choice: dict[str, Any]) -> None:

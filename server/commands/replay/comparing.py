@@ -23,8 +23,9 @@ class Difference(msgspec.Struct, kw_only=True, omit_defaults=True):
     stored: Any
     computed: Any
     position: int | None = None  # of the token, from 0
-    before: str | None = None  # the text before the token
-    is_guess: bool = False  # tokens are those of the texts, since the answers do not have theirs
+    before: str | None = None  # the text before the token, or "..." and its end
+    is_guess: bool = False  # tokens are those of the texts: the answers have no tokens, or the same ones
+    has_tokens: bool = False  # an answer has its own tokens, if is_guess
 
 
 class DifferingPart(msgspec.Struct):
@@ -82,6 +83,8 @@ def _differences(
             continue
         ids = [tokens_of(str(value or "")) for value in values] if field in _TEXTS else [[], []]
         guess = list(_id_differences(f"{stored.name}, {field}", ids[0], ids[1], text_of, is_guess=True))
+        for each in guess:
+            each.has_tokens = any((stored.tokens, stored.ids, computed.tokens, computed.ids))
         yield from guess or [Difference(part=stored.name, what=field, stored=values[0], computed=values[1])]
         break
     for what, left, right in (
@@ -140,7 +143,8 @@ def _id_differences(
 
 
 def _context(texts: Sequence[str]) -> str:
-    return "".join(texts)[-_CONTEXT:]
+    text = "".join(texts)
+    return text if len(text) <= _CONTEXT else f"...{text[-_CONTEXT:]}"
 
 
 def _first_difference(stored: Sequence[Any], computed: Sequence[Any]) -> int | None:

@@ -46,7 +46,8 @@ def _difference_lines(difference: Difference) -> Iterator[str]:
         place = f", token{place}"
     yield f"  {difference.part}, {difference.what}{place}:"
     if difference.is_guess:
-        yield "    counted in tokens of the texts; answers with logprobs or return_token_ids have their own"
+        hint = "" if difference.has_tokens else "; answers with logprobs or return_token_ids have their own"
+        yield f"    counted in tokens of the texts{hint}"
     if difference.before is not None:
         yield f"    after     {_shown(difference.before)}"
     yield f"    stored    {_shown(difference.stored)}"
@@ -63,7 +64,8 @@ def _fingerprint_lines(result: ReplayResult) -> Iterator[str]:
         yield f"  system_fingerprint: {part.name} was {part.stored} and is {part.computed}"
     if stored is None or computed is None:
         which = "stored answer" if stored is None else "server"
-        yield f"  the {which} has no system_fingerprint, so another model, version or machine would not be noticed"
+        own = "" if computed is None else f" (the server's is {computed})"
+        yield f"  the {which} has no system_fingerprint{own}, so another model, version or machine would not be noticed"
     elif not result.differing_parts and not result.is_same:
         yield (
             f"  system_fingerprint is the same, {computed}: adapters, the chat template and the defaults of sampling "

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,21 @@ async def test_the_same_answer_whole_and_streamed(tmp_path: Path, capsys: pytest
                 assert shown.startswith("same")
                 assert ("with their log probabilities" in shown) is (name != "choices")
                 assert "the server runs without --deterministic" in shown
+                own = f"the stored answer has no system_fingerprint (the server's is {FINGERPRINT}), so"
+                assert (own in shown) is (name == "response")
                 assert len(client.requests) == num_before + 2 * (4 if name == "choices" else 1)
+
+
+async def test_altered_deltas_of_a_response_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, body = REQUESTS["response"]
+    async with serving(FakeClient(says("hello"))) as server:
+        await _store(tmp_path, server.port, path, {**body, "stream": True})
+        altered, num_altered = re.subn(rb'"delta":"h', b'"delta":"j', (tmp_path / "response").read_bytes())
+        assert num_altered == 1
+        (tmp_path / "response").write_bytes(altered)
+        assert await _run(tmp_path, f"http://localhost:{server.port}") == 2
+    message = capsys.readouterr().err
+    assert "response contradicts itself: in item 0, its deltas have 'jello' where its last event has 'hello'" in message
 
 
 async def test_the_same_tool_call_whole_and_streamed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from server.commands.replay.answers import Answer, NotReplayable, read_answer
 from server.commands.replay.comparing import Difference, DifferingPart, differing_parts, find_differences
+from server.commands.replay.report import ReplayResult, result_text
 
 pytestmark = pytest.mark.fast
 
@@ -146,6 +147,64 @@ def test_items_of_responses_are_compared_one_by_one() -> None:
         ("item 2 (function_call)", "part"),
     ]
     assert found[0].before == "A "
+
+
+def _stream(body: dict[str, Any], *deltas: dict[str, Any], begins: bool = True) -> bytes:
+    beginning = [{"type": "response.created", "response": {}}] if begins else []
+    events = [*beginning, *deltas, {"type": f"response.{body['status']}", "response": body}]
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+_DELTAS = [
+    {"type": "response.reasoning_text.delta", "output_index": 0, "delta": "hm"},
+    {"type": "response.output_text.delta", "output_index": 1, "delta": "A "},
+    {"type": "response.output_text.delta", "output_index": 1, "delta": "day"},
+    {"type": "response.function_call_arguments.delta", "output_index": 2, "delta": "{}"},
+]
+
+
+def test_a_responses_stream_is_its_last_event_also_if_it_continues_after_another() -> None:
+    assert read_answer(_stream(_response(), *_DELTAS), "it") == _read(_response())
+    assert read_answer(_stream(_response(), *_DELTAS[2:], begins=False), "it") == _read(_response())
+
+
+@pytest.mark.parametrize(
+    ("place", "delta", "found"),
+    [
+        (0, "ah", "in item 0, its deltas have 'ah' where its last event has 'hm'"),
+        (2, "night", "in item 1, its deltas have 'night' where its last event has 'day'"),
+        (2, "", "in item 1, its deltas have '' where its last event has 'day'"),
+        (3, "{} ", "in item 2, its deltas have ' ' where its last event has ''"),
+    ],
+)
+def test_a_responses_stream_that_contradicts_itself_is_refused(place: int, delta: str, found: str) -> None:
+    deltas = copy.deepcopy(_DELTAS)
+    deltas[place]["delta"] = delta
+    with pytest.raises(NotReplayable) as refused:
+        read_answer(_stream(_response(), *deltas), "answer")
+    assert str(refused.value) == f"answer contradicts itself: {found}; give the stream as the server sent it"
+
+
+def test_a_text_before_a_difference_is_cut_with_an_ellipsis() -> None:
+    for length, before in ((60, "a" * 60), (61, "..." + "a" * 60)):
+        (found,) = _found(_text("a" * length + "b"), _text("a" * length + "c"))
+        assert found.before == before
+
+
+@pytest.mark.parametrize("own", [{}, {"token_ids": [7]}, {"logprobs": {"tokens": ["x"]}}])
+def test_an_altered_text_of_an_answer_with_tokens_gets_no_hint_to_ask_for_them(own: dict[str, Any]) -> None:
+    result = ReplayResult(
+        is_same=False,
+        num_tokens=None,
+        has_logprobs=False,
+        differences=_found(_text("x", **own), _text("y", **own)),
+        stored_fingerprint=None,
+        computed_fingerprint=None,
+        differing_parts=[],
+    )
+    shown = result_text(result)
+    assert "counted in tokens of the texts" in shown
+    assert ("answers with logprobs" in shown) is (not own)
 
 
 def test_a_choice_too_many_is_a_difference() -> None:
