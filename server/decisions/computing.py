@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable, QueueFull
-from engine.protocol import FinishReason
 from server.decisions.decision import Decision
 from server.decisions.metering import DecisionMeter
 from server.decisions.prompt import DecisionPrompt
 from server.decisions.scoring import EngineScorer
 from server.decisions.walk import LabelMasses, walk
-from server.errors import AnswerTimeout
+from server.generation.outcomes import metered
 from server.generation.slo import check_first_token
 from server.generation.terms import RequestTerms
 from server.keys.caller import current_caller
@@ -37,27 +35,11 @@ async def decide(model: ServedModel, decision: Decision, prompt: DecisionPrompt,
     check_first_token(model, terms, prompt.num_tokens)
     meter = DecisionMeter(model.metrics, current_record(), current_caller().account, prompt, terms)
     scorer = EngineScorer(model, prompt, [question.path for question in decision.questions], terms)
-    model.live.requests.begin(meter)
-    try:
+    with metered(model, meter):
         model.client.check_capacity(1, prompt.num_tokens, terms.service_class)
         async with terms.in_time():
             meter.begin(scorer.first_id)
             masses = await walk([question.trie for question in prompt.questions], scorer)
-    except BaseException as error:
-        match error:
-            case EngineStopped():
-                meter.end(FinishReason.ABORT)
-            case EngineDied():
-                meter.end(FinishReason.ERROR)
-            case QueueFull() | EngineUnavailable():
-                meter.refuse()
-            case AnswerTimeout():
-                meter.end(FinishReason.TIMEOUT)
-            case _:
-                meter.end(FinishReason.ABORT)
-        raise
-    finally:
-        model.live.requests.end(meter)
     meter.take(scorer.firsts, scorer.num_lookups)
     return Decided(_judged(decision, masses, model.metrics), prompt.num_tokens, meter.num_cached_tokens)
 

@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 
 from engine.errors import InvalidRequest
-from server.decisions.answers import choice_confidence, mean_level, score_confidence
 from server.decisions.computing import Decided
-from server.decisions.decision import Decision, Kind, LabelOption, Question
+from server.decisions.decision import (
+    Decision,
+    Kind,
+    LabelOption,
+    Question,
+    choice_confidence,
+    mean_level,
+    score_confidence,
+)
 from server.decisions.walk import LabelMasses
 from server.schemas.base import quote
 from server.schemas.decisions import (

@@ -9,12 +9,13 @@ import uuid
 from collections.abc import Sequence
 
 from engine.client.interface import RequestStream
-from engine.errors import EngineUnavailable, InvalidRequest, QueueFull, RequestFailed
+from engine.errors import QueueFull
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams
 from server.decisions.labels import Path
 from server.decisions.prompt import DecisionPrompt
 from server.decisions.walk import Lookup
-from server.generation.terms import RequestTerms, waited_too_long
+from server.generation.outcomes import failure_of
+from server.generation.terms import RequestTerms
 from server.served.model import ServedModel
 
 _RETRY_S = 0.02  # between two attempts while the queue is full
@@ -109,17 +110,5 @@ class EngineScorer:
             if output.finish_reason is FinishReason.LENGTH and output.logprobs:
                 return output
             if output.finish_reason is not None:
-                raise self._error(output, self._paths[lookup.question])
+                raise failure_of(output, self._paths[lookup.question], self._terms, self._model)
         raise AssertionError("a stream ended without a terminal output")
-
-    def _error(self, output: RequestOutput, path: str) -> Exception:
-        match output.finish_reason:
-            case FinishReason.QUEUE_TIMEOUT:
-                return waited_too_long(self._terms, self._model.client)
-            case FinishReason.TIMEOUT:
-                return self._terms.out_of_time()
-            case FinishReason.ERROR if output.is_refused:
-                return InvalidRequest(f"{path}: {output.error}", param=output.refused_param or path)
-            case FinishReason.ABORT:
-                return EngineUnavailable("the server ended this request because it is shutting down")
-        return RequestFailed(f"{path}: {output.error or 'the engine could not compute it'}")

@@ -1,11 +1,19 @@
-"""HarmonyReader: a reader that separates thought and answer in the text of a model that writes Harmony (gpt-oss).
+"""Readers of thought and answer in messages whose headers name a channel or a recipient: of Harmony, and of a relative.
+
+HarmonyReader (gpt-oss):
 
     <|channel|>analysis<|message|>THOUGHT<|end|>
     <|start|>assistant<|channel|>commentary<|message|>PREAMBLE<|end|>
     <|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>ARGUMENTS<|call|>
     <|start|>assistant<|channel|>final<|message|>ANSWER<|return|>
 
-The prompt ends with <|start|>assistant. A recipient (to=...) may also stand before <|channel|>.
+AddressedReader (Muse Glimmer):
+
+     to=self<|message|>THOUGHT<|eom|>
+    <|start|>assistant to=NAME<|message|>CALL<|eom|>
+    <|start|>assistant to=user<|message|>ANSWER<|eot|>
+
+Prompts end with <|start|>assistant. In Harmony, a recipient (to=...) may also stand before <|channel|>.
 """
 
 import re
@@ -13,7 +21,7 @@ import re
 from server.reasoning.message_reader import MessageReader, TextSection
 
 _CHANNEL = "<|channel|>"
-_RECIPIENT = re.compile(r"\s*\bto=[^\s<]+")
+_RECIPIENT = re.compile(r"\s*\bto=([^\s<]+)")
 
 
 class HarmonyReader(MessageReader):
@@ -36,3 +44,24 @@ class HarmonyReader(MessageReader):
             opening = f"{_CHANNEL}{name or 'commentary'} {recipient[0].strip()} {others}".rstrip()
             return TextSection.CALL, f"{opening}<|message|>"
         return TextSection.ANALYSIS if name == "analysis" else TextSection.ANSWER, ""
+
+
+class AddressedReader(MessageReader):
+    """A MessageReader of messages to recipients. Those to `self` are thoughts; those to the user, or without a
+    recipient, are the answer.
+
+    A message to any other recipient is a tool call: it is content with its marks, always with <|start|> before its
+    header and <|eom|> at its end.
+    """
+
+    ENDS = ("<|eom|>", "<|eot|>")
+    HEADER_STARTS = ("<|start|>", "<|message|>", "to=")
+    NEXT_HEADERS = ("<|start|>",)
+    CALL_END = "<|eom|>"
+
+    def _open(self, header: str, /) -> tuple[TextSection, str]:
+        match = _RECIPIENT.search(header)
+        recipient = "user" if match is None else match[1]
+        if recipient in ("self", "user"):
+            return TextSection.ANALYSIS if recipient == "self" else TextSection.ANSWER, ""
+        return TextSection.CALL, f"<|start|>assistant to={recipient}<|message|>"

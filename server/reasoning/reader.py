@@ -2,8 +2,7 @@
 
 from typing import Protocol
 
-from server.reasoning.addressed import AddressedReader
-from server.reasoning.harmony import HarmonyReader
+from server.reasoning.harmony import AddressedReader, HarmonyReader
 from server.reasoning.marks import HARMONY, MUSE, ReasoningMarks, partial_mark
 
 _FENCE = "```"

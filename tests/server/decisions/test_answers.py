@@ -2,8 +2,7 @@
 
 import pytest
 
-from server.decisions.answers import choice_confidence, mean_level, score_confidence
-from server.decisions.decision import Kind, LabelOption, Question
+from server.decisions.decision import Kind, LabelOption, Question, choice_confidence, mean_level, score_confidence
 from server.decisions.wording import reads_alike, word
 
 pytestmark = pytest.mark.fast

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.reasoning.addressed import AddressedReader
+from server.reasoning.harmony import AddressedReader
 from server.reasoning.marks import MUSE
 from server.reasoning.reader import reasoning_reader
+from tests.helpers.message_reading import is_cut_anywhere, read
 
 pytestmark = pytest.mark.fast
 
@@ -18,16 +19,6 @@ TEXTS = [
     *("", "<|start|>", "assistant", " to=self", " to=user", " to=add", "<|message|>", "<|eom|>", "<|eot|>", "<|eo"),
     *("<|", "x", "\n", " ", THOUGHT, USER, NEXT, CALL),
 ]
-
-
-def read(deltas: list[str], *, is_open: bool = False) -> tuple[str, str]:
-    reader = AddressedReader(is_open=is_open)
-    pieces = []
-    for delta in deltas:
-        pieces.append(reader.push(delta))
-        reader.check()
-    pieces.append(reader.finish())
-    return "".join(piece for piece, _ in pieces), "".join(piece for _, piece in pieces)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +38,12 @@ def read(deltas: list[str], *, is_open: bool = False) -> tuple[str, str]:
     ],
 )
 def test_reader_tells_recipients_apart(text: str, expected: tuple[str, str]) -> None:
-    assert read([text]) == expected
-    assert read(list(text)) == expected
+    assert read(AddressedReader(is_open=False), [text]) == expected
+    assert read(AddressedReader(is_open=False), list(text)) == expected
 
 
 def test_prompt_may_open_the_thought() -> None:
-    assert read(["So.", f"{NEXT}{USER}Yes."], is_open=True) == ("So.", "Yes.")
+    assert read(AddressedReader(is_open=True), ["So.", f"{NEXT}{USER}Yes."]) == ("So.", "Yes.")
 
 
 def test_the_marks_of_these_messages_get_this_reader() -> None:
@@ -61,7 +52,4 @@ def test_the_marks_of_these_messages_get_this_reader() -> None:
 
 @given(st.lists(st.sampled_from(TEXTS), max_size=16), st.booleans())
 def test_reader_holds_under_every_split(deltas: list[str], is_open: bool) -> None:
-    text = "".join(deltas)
-    expected = read([text], is_open=is_open)
-    assert read(deltas, is_open=is_open) == expected
-    assert read(list(text), is_open=is_open) == expected
+    assert is_cut_anywhere(AddressedReader, deltas, is_open=is_open)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.reasoning.harmony import HarmonyReader
+from tests.helpers.message_reading import is_cut_anywhere, read
 
 pytestmark = pytest.mark.fast
 
@@ -18,16 +19,6 @@ TEXTS = [
     *(" <|constrain|>json", "<|message|>", "<|end|>", "<|call|>", "<|return|>", "<|en", "<|", "{}", "x", "\n", " "),
     *(ANALYSIS, FINAL, NEXT),
 ]
-
-
-def read(deltas: list[str], *, is_open: bool = False) -> tuple[str, str]:
-    reader = HarmonyReader(is_open=is_open)
-    pieces = []
-    for delta in deltas:
-        pieces.append(reader.push(delta))
-        reader.check()
-    pieces.append(reader.finish())
-    return "".join(piece for piece, _ in pieces), "".join(piece for _, piece in pieces)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +39,8 @@ def read(deltas: list[str], *, is_open: bool = False) -> tuple[str, str]:
     ],
 )
 def test_reader_tells_channels_apart(text: str, expected: tuple[str, str]) -> None:
-    assert read([text]) == expected
-    assert read(list(text)) == expected
+    assert read(HarmonyReader(is_open=False), [text]) == expected
+    assert read(HarmonyReader(is_open=False), list(text)) == expected
 
 
 def test_call_has_one_form_wherever_its_recipient_stands() -> None:
@@ -61,13 +52,13 @@ def test_call_has_one_form_wherever_its_recipient_stands() -> None:
         "<|channel|>commentary to=functions.add<|constrain|>json",
         "<|channel|>commentary to=functions.add <|constrain|>json",
     ):
-        assert read([header + body]) == ("", expected)
+        assert read(HarmonyReader(is_open=False), [header + body]) == ("", expected)
     no_type = "<|channel|>analysis to=functions.add code"
-    assert read([no_type + body]) == ("", no_type + body)
+    assert read(HarmonyReader(is_open=False), [no_type + body]) == ("", no_type + body)
 
 
 def test_prompt_may_open_the_thought() -> None:
-    assert read(["So.", f"{NEXT}{FINAL}Yes."], is_open=True) == ("So.", "Yes.")
+    assert read(HarmonyReader(is_open=True), ["So.", f"{NEXT}{FINAL}Yes."]) == ("So.", "Yes.")
 
 
 def test_reader_says_whether_it_is_thinking() -> None:
@@ -81,7 +72,4 @@ def test_reader_says_whether_it_is_thinking() -> None:
 
 @given(st.lists(st.sampled_from(TEXTS), max_size=16), st.booleans())
 def test_reader_holds_under_every_split(deltas: list[str], is_open: bool) -> None:
-    text = "".join(deltas)
-    expected = read([text], is_open=is_open)
-    assert read(deltas, is_open=is_open) == expected
-    assert read(list(text), is_open=is_open) == expected
+    assert is_cut_anywhere(HarmonyReader, deltas, is_open=is_open)
