@@ -47,6 +47,7 @@ class BlockTables:
         size, base = group.block_size, (index * self.max_sequences + place) * self._max_blocks
         first = 0 if group.window is None else group.first_needed_entry(num_computed)
         num_entries = -(-end // size)
+        assert num_entries <= min(len(table), self._max_blocks)
         is_same = row.table is table and row.first <= first
         changed = max(first, row.num_kept) if is_same else first
         if row.first < first:

@@ -80,9 +80,10 @@ class Attention(nn.Module):
             return
         first, count = self.qkv.rows("k")
         bias = self.qkv.bias[first : first + count].to(torch.float32).view(self.spec.num_kv_heads, -1)
-        if rotary is not None:
-            bias = rotate(bias.expand(len(rotary.cos), -1, -1), rotary).mean(dim=0)
-        self._key_center = bias.contiguous()
+        if rotary is not None:  # rotation is linear: by the mean of cos and sin it gives the mean
+            mean = RotaryEmbedding(*(part.mean(dim=0, keepdim=True) for part in (rotary.cos, rotary.sin)))
+            bias = rotate(bias[None], mean)[0]
+        self._key_center = bias.clone(memory_format=torch.contiguous_format)
 
     def forward(
         self,

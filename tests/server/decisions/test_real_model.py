@@ -1,5 +1,6 @@
 """Decisions of a tiny checkpoint in fp32, against scoring every label as a part of the prompt."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def _engine(folder: Path) -> LocalClient:
         max_num_batched_tokens=100,  # the prompt comes in chunks
         check_invariants=True,
     )
-    runner = TorchRunner(load_random(folder), num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+    model = dataclasses.replace(load_random(folder), max_position=MAX_MODEL_LEN)
+    runner = TorchRunner(model, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
     return LocalClient(Engine(config, runner, num_blocks=NUM_BLOCKS, eos_token_ids=[2]))
 
 
