@@ -133,7 +133,7 @@ class EngineClient(Protocol):
         """Notify the engine that no new request will use this adapter."""
 
     async def handle_prefix(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
-        """Pin or unpin a named prefix, or only report it. Only for an engine that generates.
+        """Save, pin or unpin a named prefix, or only report it. Only for an engine that generates.
 
         Raises EngineUnavailable, and EngineDied or EngineStopped if the engine ends meanwhile.
         """

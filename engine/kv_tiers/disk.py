@@ -68,7 +68,7 @@ class DiskTier:
         self._queued: dict[bytes, bytes] = {}
         self._queued_bytes = 0
         self._stats = TierStats()
-        self._touching: set[bytes] = set()  # keys of files that may be gone, which the touch will find
+        self._checking: set[bytes] = set()  # keys of files that may be gone, which a touch will find
         self._removing: set[bytes] = set()  # keys of files that are to be deleted, and must not be read
         self._warned: set[str] = set()
         self._is_closed = False
@@ -109,7 +109,7 @@ class DiskTier:
 
     def num_stored(self, keys: Sequence[bytes]) -> int:
         with self._lock:
-            return sum(key in self._index and key not in self._touching for key in keys)
+            return sum(key in self._index and key not in self._checking for key in keys)
 
     def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":
         future: Future[list[bytes | None]] = Future()
@@ -137,9 +137,10 @@ class DiskTier:
         with self._lock:
             self._count(dropped=num_blocks)
 
-    def touch(self, keys: Sequence[bytes]) -> None:
-        with self._lock:
-            self._touching.update(keys)
+    def touch(self, keys: Sequence[bytes], *, is_checked: bool = False) -> None:
+        if is_checked:
+            with self._lock:
+                self._checking.update(keys)
         self._writes.put(partial(self._touch, list(keys)))
 
     def remove(self, keys: Sequence[bytes]) -> None:
@@ -236,7 +237,7 @@ class DiskTier:
                     self._forget(key)
             finally:
                 with self._lock:
-                    self._touching.discard(key)
+                    self._checking.discard(key)
 
     def _remove(self, key: bytes) -> None:
         with self._lock:

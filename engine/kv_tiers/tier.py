@@ -45,7 +45,7 @@ class BlockTier(Protocol):
         ...
 
     def num_stored(self, keys: Sequence[bytes]) -> int:
-        """Return how many of these blocks are stored, not counting those that are queued to be written or touched."""
+        """Return how many of these blocks are stored, not counting those that are queued to be written or checked."""
         ...
 
     def read(self, keys: Sequence[bytes]) -> "Future[list[bytes | None]]":
@@ -66,8 +66,11 @@ class BlockTier(Protocol):
         """Count blocks that the caller did not even copy, because there was no room."""
         ...
 
-    def touch(self, keys: Sequence[bytes]) -> None:
-        """Count stored blocks as used now, because requests used them in the pool. Unknown keys are ignored."""
+    def touch(self, keys: Sequence[bytes], *, is_checked: bool = False) -> None:
+        """Count stored blocks as used now, because requests used them in the pool. Unknown keys are ignored.
+
+        is_checked: do not count them as stored before their files have been looked for.
+        """
         ...
 
     def remove(self, keys: Sequence[bytes]) -> None:

@@ -48,7 +48,7 @@ class ForgetAdapter(msgspec.Struct, frozen=True, tag=True):
 
 
 class HandlePrefix(msgspec.Struct, frozen=True, tag=True):
-    """Pin or unpin a prefix, or only report it. The reply (PrefixHandled) repeats `number`."""
+    """Save, pin or unpin a prefix, or only report it. The reply (PrefixHandled) repeats `number`."""
 
     number: int
     action: PrefixAction

@@ -175,7 +175,9 @@ class Lifecycle:
         refund_uncomputed(sequence)
         self.waiting.advance(sequence)
         if self._kv.tier_reads is not None:
-            self._kv.tier_reads.forget(sequence, is_failed=is_failed)
+            self._kv.tier_reads.forget(sequence)
+            if is_failed:
+                self._kv.discard_in_tier(sequence)
         if is_failed or not sequence.service.stays_cached:
             self._kv.discard(sequence)
         else:

@@ -5,6 +5,7 @@ the rest after a prefix hit, recomputation after preemption, decoding and verify
 numbers.
 """
 
+import itertools
 import logging
 import secrets
 import time
@@ -172,7 +173,7 @@ class Scheduler:
             self._fail(self._lifecycle.sequences[request_id], error, is_refused=is_refused)
 
     def handle_prefix(self, action: PrefixAction, prefix: NamedPrefix) -> PrefixReport:
-        """Pin or unpin a prefix, and report where its blocks are. Call between update and schedule."""
+        """Save, pin or unpin a prefix, and report where its blocks are. Call between update and schedule."""
         return self._kv.pins.handle(action, prefix)
 
     # --- drafts -------------------------------------------------------------------------------------------------------
@@ -217,12 +218,20 @@ class Scheduler:
         has happened too often end with an error. is_loaded: the blocks from a tier have their contents; otherwise they
         are computed."""
         self._lifecycle.tally.memory_shortages += 1
+        sequences = [item.sequence for item in plan.items]
         if not is_loaded and plan.moves is not None:
-            self._kv.unload(plan.moves, [item.sequence for item in plan.items])
-        for item in reversed(plan.items):
-            self._lifecycle.withdraw(item.sequence)
-            if item.sequence.num_withdrawn > _MAX_WITHDRAWN:
-                self._fail(item.sequence, _NO_MEMORY)
+            loaded = {load.block for load in plan.moves.loads}
+            # A sequence that was admitted for this step may have no tokens in it.
+            sequences += [
+                each
+                for each in self.running
+                if each not in sequences and not loaded.isdisjoint(itertools.chain(*each.tables))
+            ]
+            self._kv.unload(plan.moves, sequences)
+        for sequence in reversed(sequences):
+            self._lifecycle.withdraw(sequence)
+            if sequence.num_withdrawn > _MAX_WITHDRAWN:
+                self._fail(sequence, _NO_MEMORY)
 
     def take_stats(self, **known: Any) -> StepStats:
         """Return the stats of the last updated step. known: StepStats fields measured outside the scheduler."""

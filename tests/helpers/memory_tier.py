@@ -66,7 +66,7 @@ class MemoryTier:
     def count_dropped(self, num_blocks: int) -> None:
         self.num_dropped += num_blocks
 
-    def touch(self, keys: Sequence[bytes]) -> None:
+    def touch(self, keys: Sequence[bytes], *, is_checked: bool = False) -> None:  # noqa: ARG002
         for key in keys:
             self.blocks[key] = self.blocks.pop(key)
 

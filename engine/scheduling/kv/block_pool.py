@@ -64,7 +64,7 @@ class BlockPool:
         self._free_cached: OrderedDict[int, None] = OrderedDict()
         self.num_free_cached = 0  # free blocks whose prefix can still be found, in both lists
         self._is_evicted_first = [False] * num_blocks
-        self.num_shared = 0  # blocks with references from several tables
+        self.num_shared = 0  # blocks with several references, of tables and pins
         self._freed_s = [0.0] * num_blocks  # when a table last gave up each block, by the clock
         self.version = 0  # changes when a cached block is forgotten, or becomes free or used
 
@@ -135,17 +135,19 @@ class BlockPool:
             self._is_evicted_first[block] &= is_evicted_first
             self.num_shared += self._references[block] == 2
 
-    def free(self, blocks: list[int], *, has_low_priority: bool = False) -> None:
+    def free(self, blocks: list[int], *, has_low_priority: bool = False, counts_as_use: bool = True) -> None:
         """Drop one reference to each block of a table, last block first, so that the rarer tails are evicted before
         shared heads.
 
         has_low_priority: the blocks are unlikely to be needed again, and are evicted before other blocks.
+        counts_as_use: a sequence has used them until now.
         """
-        now_s = self._clock()
+        now_s = self._clock() if counts_as_use else None
         for block in reversed(blocks):
             assert self._references[block] > 0, f"block {block} is freed twice"
             self._references[block] -= 1
-            self._freed_s[block] = now_s
+            if now_s is not None:
+                self._freed_s[block] = now_s
             if (left := self._references[block]) > 0:
                 self.num_shared -= left == 1
                 continue

@@ -236,6 +236,12 @@ class KVManager:
                     self._pools[index].unregister(block)
         self.free(sequence)
 
+    def discard_in_tier(self, sequence: Sequence) -> None:
+        """Remove from the tier what a failed sequence may have computed. Pinned blocks stay, as in `discard`."""
+        if self.tier_reads is not None and sequence.num_admitted:
+            pinned = {self.pool.digest(block) for block in self.pins.references}
+            self.tier_reads.discard([key for key in self._prefixes.keys(sequence.unit_hashes) if key not in pinned])
+
     # --- contents -----------------------------------------------------------------------------------------------------
 
     def commit(self, sequence: Sequence, num_computed_before: int) -> None:

@@ -126,7 +126,8 @@ class PendingMoves:
         for key in keys:
             if (block := pool.find(key)) is not None:
                 self.keep(block, key)
-        self._tier.touch([key for key, is_stored in zip(keys, self._tier.contains(keys), strict=True) if is_stored])
+        stored = [key for key, is_stored in zip(keys, self._tier.contains(keys), strict=True) if is_stored]
+        self._tier.touch(stored, is_checked=True)
 
     def count_stored(self, keys: abc.Sequence[bytes], pool: BlockPool) -> tuple[int, int]:
         """Return how many blocks of a prefix the tier has stored, and how many neither it nor the pool has."""

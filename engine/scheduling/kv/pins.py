@@ -42,7 +42,7 @@ class PinnedPrefixes:
         before, is_refused = self._by_name.get(prefix.name), False
         if action is PrefixAction.UNPIN:
             self._unpin(prefix.name)
-        elif action is PrefixAction.PIN and before != blocks:
+        elif action is PrefixAction.PIN and (before != blocks or len(blocks) < len(keys)):
             is_refused = self._num_pinned_with(prefix.name, blocks, len(keys)) > self._max_blocks
             if not is_refused and len(blocks) == len(keys):
                 self._pool.share(blocks)
@@ -61,7 +61,7 @@ class PinnedPrefixes:
             num_in_cache=len(blocks),
             num_on_disk=num_on_disk,
             num_missing=num_missing,
-            is_pinned=len(blocks) == len(keys) and self._by_name.get(prefix.name) == blocks,
+            is_pinned=bool(keys) and len(blocks) == len(keys) and self._by_name.get(prefix.name) == blocks,
             was_pinned=before is not None,
             is_refused=is_refused,
             num_pinned=self.num_blocks,
@@ -77,7 +77,7 @@ class PinnedPrefixes:
 
     def _unpin(self, name: str) -> None:
         blocks = self._by_name.pop(name, [])
-        self._pool.free(blocks)
+        self._pool.free(blocks, counts_as_use=False)
         self.references -= Counter(blocks)  # which leaves no zeros
 
     def check(self) -> None:

@@ -6,7 +6,7 @@ from engine.scheduling.kv.block_pool import BlockPool
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch
 from engine.scheduling.sequence import Sequence
 
-_MOST_KEPT = 32  # more than the sequences that are looked at in each step while blocks are short
+_MOST_KEPT = 64  # more than admission looks at in a step while blocks are short
 
 
 class RecentMatches:
@@ -37,7 +37,7 @@ class RecentMatches:
         match = self._prefixes.longest_match(hashes)
         if self._is_kept:
             if len(self._known) >= _MOST_KEPT:
-                self._known.clear()
+                del self._known[next(iter(self._known))]
             self._known[sequence] = self._pool.version, len(hashes), match
         return match
 

@@ -18,7 +18,7 @@ class TierOptions:
 
     block_bytes: bytes of a block of each KV group. max_read_bytes: bound on the blocks that are being read, or are read
     and wait for their sequence's admission. prefill_s: returns the seconds to compute tokens of a prompt, by the first
-    position and their number. on_read: called by another thread when `TierReads.collect` has a result.
+    position and their number. on_read: called when `TierReads.collect` has a result, by any thread.
     writes_through: see AttachedTier.
     """
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class BlockRead:
     """Blocks that are read for one or more sequences. contents: the intact ones by key; None until they are read.
 
-    is_late: a sequence that waited for it has computed the blocks instead.
+    is_late: the sequence that it was begun for computes the blocks instead.
     """
 
     keys: list[bytes]
@@ -188,7 +188,7 @@ class TierReads:
         return read
 
     def _finish(self, read: BlockRead) -> None:
-        """Queue a read for `collect`; called by the tier's thread."""
+        """Queue a read for `collect`; called by the tier's thread, or by the engine's for a canceled read."""
         self._done.put((read, self._clock()))
         self._options.on_read()
 
@@ -222,10 +222,12 @@ class TierReads:
         return all(read.contents is not None for read in self._reads[sequence])
 
     def _give_up(self, sequence: Sequence) -> None:
-        """Drop the reads of a sequence that are still running."""
+        """Drop the reads of a sequence that are still running. A read is late if it was begun for this sequence: others
+        may need fewer of its blocks, and so wait less long."""
         for read in [read for read in self._reads[sequence] if read.contents is None]:
-            self._num_late += not read.is_late
-            read.is_late = True
+            if next(iter(read.sequences)) is sequence and not read.is_late:
+                self._num_late += 1
+                read.is_late = True
             self._leave(sequence, read)
 
     def _intact(self, read: BlockRead) -> dict[bytes, bytes]:
@@ -274,14 +276,12 @@ class TierReads:
         elif read.future.cancel():
             self._unlist(read, read.keys)
 
-    def forget(self, sequence: Sequence, *, is_failed: bool) -> None:
-        """Forget a sequence that has ended. is_failed: remove from the tier all blocks that it may have computed."""
+    def forget(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended."""
         self._looked_up.pop(sequence, None)
         self._drop(sequence)
-        if is_failed and sequence.num_admitted:
-            self._discard(self._prefixes.keys(sequence.unit_hashes))
 
-    def _discard(self, keys: abc.Sequence[bytes]) -> None:
+    def discard(self, keys: abc.Sequence[bytes]) -> None:
         """Remove blocks from the tier, from the moves, and from what was read and is not used yet."""
         self._tier.remove(keys)
         self._moves.discard(set(keys))

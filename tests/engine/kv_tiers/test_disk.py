@@ -65,7 +65,7 @@ def test_a_touch_finds_what_others_deleted(open_tier: Open) -> None:
     tier._folder.remove(key_of(1))
     keys = [key_of(1), key_of(2)]
     assert tier.num_stored(keys) == 2
-    tier.touch(keys)
+    tier.touch(keys, is_checked=True)
     settle(tier)
     assert tier.num_stored(keys) == 1
 

@@ -18,10 +18,11 @@ from engine.scheduling.kv.groups import peak_blocks
 from engine.speculation.proposers import DraftSource
 from engine.startup.determinism import prepare_determinism
 from models.attention.cpu import CpuAttention
-from models.kernels.cpu.library import allow_amx, kernel_library, set_num_threads
+from models.kernels.cpu.library import set_num_threads
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
 from models.quant.tensor import Encoding
+from tests.helpers.amx import without_amx
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, mistral_config, random_model
 from tests.helpers.drafting import AlwaysFull
 from tests.helpers.engines import make_prompt, make_request
@@ -45,12 +46,9 @@ MODELS: dict[str, tuple[Callable[[], PretrainedConfig], WeightOptions | None, to
 
 
 @pytest.fixture(autouse=True, scope="module")
-def without_amx() -> Iterator[None]:
-    if kernel_library() is None:
-        pytest.skip("the native kernels cannot be compiled here")
-    allow_amx(False)
-    yield
-    allow_amx(True)
+def same_order() -> Iterator[None]:
+    with without_amx():
+        yield
 
 
 @pytest.fixture(scope="module", params=MODELS)

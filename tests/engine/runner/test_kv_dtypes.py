@@ -20,8 +20,8 @@ from engine.runner.runner import TorchRunner
 from engine.scheduling.kv.groups import peak_blocks
 from engine.scheduling.kv.moves import AttachedTier
 from engine.speculation.proposers import DraftSource
-from models.kernels.cpu.library import allow_amx, kernel_library
 from models.loaded_model import LoadedModel
+from tests.helpers.amx import without_amx
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, qwen2_config, random_model
 from tests.helpers.drafting import AlwaysFull
 from tests.helpers.engines import SlowBudget, make_prompt, make_request
@@ -49,13 +49,9 @@ BLOCK_SIZE, LONGEST, NUM_NEW = 16, 128, 28
 
 
 @pytest.fixture(autouse=True, scope="module")
-def without_amx() -> Iterator[None]:
-    """AMX rounds products of many rows otherwise than those of few."""
-    if kernel_library() is None:
-        pytest.skip("the native kernels cannot be compiled here")
-    allow_amx(False)
-    yield
-    allow_amx(True)
+def same_order() -> Iterator[None]:
+    with without_amx():
+        yield
 
 
 @pytest.fixture(scope="module", params=MODELS)

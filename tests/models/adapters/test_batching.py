@@ -10,10 +10,10 @@ from transformers import LlamaConfig
 
 from models.attention.cpu import CpuAttention
 from models.decoder import Decoder
-from models.kernels.cpu.library import allow_amx, required_library
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.adapters import random_adapter
+from tests.helpers.amx import without_amx
 from tests.helpers.checkpoints import load_folder, load_gguf, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
@@ -45,12 +45,9 @@ NEXT = [[7], [8], [9], [7]]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def without_amx() -> Iterator[None]:
-    """AMX tiles of many rows add up in another order than the kernels for few."""
-    required_library()
-    allow_amx(False)
-    yield
-    allow_amx(True)
+def same_order() -> Iterator[None]:
+    with without_amx():
+        yield
 
 
 def _decoder(name: str, folder: Path) -> Decoder:

@@ -142,6 +142,26 @@ def test_a_request_that_fails_unpins_nothing() -> None:
     assert handle(run, REPORT, PROMPT).is_pinned
 
 
+def test_a_request_that_fails_leaves_pinned_blocks_on_disk() -> None:
+    tier = MemoryTier()
+    engine, runner = make_engine(max_model_len=60, tier=tier)
+    engine.add(make_request("a", PROMPT, max_tokens=1))
+    run_to_end(engine)
+    handled(engine, PIN, PROMPT)
+    keys = set(tier.blocks)
+    runner.fail_ids.add("bad")
+    engine.add(make_request("bad", [*PROMPT, 7, 7, 7, 7], max_tokens=2))
+    run_to_end(engine)
+    assert keys
+    assert keys <= set(tier.blocks)
+
+
+def test_a_pin_of_more_than_is_cached_is_refused_at_once() -> None:
+    run = cached(PROMPT, fraction=5 / 32)
+    handle(run, PIN, PROMPT)
+    assert handle(run, PIN, [*PROMPT, *range(9)]).is_refused
+
+
 def test_a_prefix_is_idle_since_its_last_request() -> None:
     run = cached(PROMPT)
     assert handle(run, REPORT, make_prompt(8, seed=9)).idle_s is None

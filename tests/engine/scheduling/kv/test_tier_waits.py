@@ -1,5 +1,6 @@
 """Reads that several sequences share in part, that come late, and whose blocks cannot be loaded."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from engine.protocol import AbortReason
 from engine.scheduling.kv.moves import AttachedTier, BlockLoad
 from engine.scheduling.kv.tier_options import TierOptions
-from engine.scheduling.plan import StepResult
+from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_engine, make_prompt, make_request
 from tests.helpers.ledger import BLOCK_BYTES
@@ -136,6 +137,24 @@ def test_reads_behind_a_late_one_are_canceled_and_what_was_read_is_used() -> Non
     assert cached(run, "long") == 16
 
 
+def test_a_read_is_late_for_those_alone_that_need_less_of_it() -> None:
+    tier = MemoryTier(is_late=True)
+    run = evicted_run(tier)
+    reads = run.scheduler._kv.tier_reads
+    assert reads is not None
+    reads._options = dataclasses.replace(reads._options, prefill_s=lambda _start, num_tokens: float(num_tokens))
+    add(run, "long", PROMPT)
+    add(run, "short", PROMPT[:17])
+    run.now_s += 17
+    for _ in range(2):
+        run.step()
+    assert cached(run, "short") == 0
+    assert reads._num_late == 0  # else nothing is looked up for others
+    tier.finish()
+    run.finish()
+    assert cached(run, "long") == 40
+
+
 def test_a_canceled_read_is_not_shared() -> None:
     tier = MemoryTier(is_late=True)
     run = evicted_run(tier)
@@ -167,3 +186,17 @@ def test_blocks_that_memory_has_no_room_to_load_are_computed(caplog: pytest.LogC
     }
     assert tier.num_read == 6
     assert caplog.text.count("memory ran out while 6 blocks were loaded") == 1
+
+
+def test_an_admitted_sequence_without_tokens_computes_what_was_not_loaded() -> None:
+    """Others may have all tokens of the step in which it is admitted."""
+    tier = MemoryTier(is_late=True)
+    run = evicted_run(tier)
+    add(run, "again", PROMPT)
+    tier.finish()
+    plan = run.scheduler.schedule()
+    assert plan.moves is not None
+    assert plan.moves.loads
+    run.scheduler.withdraw(StepPlan([], moves=plan.moves), is_loaded=False)
+    run.finish()
+    assert run.transcript.ids["again"] == run.transcript.ids["first"]
