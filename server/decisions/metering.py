@@ -57,10 +57,10 @@ class DecisionMeter:
         self._settle(0)
 
     def end(self, reason: FinishReason) -> None:
-        """Record an end without answers. After an abort, the key is charged for the whole prompt: how much of it was
-        computed is unknown, and clients could avoid all charges by disconnecting in time."""
+        """Record an end without answers. After an abort or a timeout, the key is charged for the whole prompt: how much
+        of it was computed is unknown, and clients could avoid all charges by disconnecting, or a short timeout."""
         self._count_end(reason)
-        self._settle(self._num_tokens if reason is FinishReason.ABORT else 0)
+        self._settle(self._num_tokens if reason in (FinishReason.ABORT, FinishReason.TIMEOUT) else 0)
 
     def take(self, firsts: Mapping[int, RequestOutput], num_lookups: int) -> None:
         """Record a finished decision. firsts: the first output of each question. num_lookups: tokens that the engine

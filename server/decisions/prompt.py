@@ -133,7 +133,14 @@ def _question_prompt(question: Question, frame: _Frame) -> QuestionPrompt:
         trie = _trie(question, worded, frame)
     except SamePath:  # the tokenizer makes the same of two texts
         worded = word(question, is_numbered=True)
-        trie = _trie(question, worded, frame)
+        try:
+            trie = _trie(question, worded, frame)
+        except SamePath:
+            raise InvalidRequest(
+                f"the model's tokenizer makes the same of two labels of {question.path}, so nothing tells them apart; "
+                "use another model",
+                param=question.path,
+            ) from None
     return QuestionPrompt(frame.encode(worded.text), trie)
 
 

@@ -41,7 +41,8 @@ class EngineScorer:
     @staticmethod
     def max_at_once(model: ServedModel, prompt: DecisionPrompt) -> int:
         """Return the most engine requests that the scorer has open at the same time."""
-        return min(model.client.info.max_num_seqs, len(prompt.questions))
+        num_labels = sum(question.trie.num_labels for question in prompt.questions)
+        return min(model.client.info.max_num_seqs, num_labels)
 
     @property
     def first_id(self) -> str:
@@ -55,7 +56,7 @@ class EngineScorer:
         """
         tasks = [asyncio.create_task(self._one(lookup)) for lookup in lookups]
         try:
-            return [await task for task in tasks]
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()

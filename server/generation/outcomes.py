@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from engine.errors import EngineDied, EngineStopped, EngineUnavailable, InvalidRequest, QueueFull, RequestFailed
+from engine.errors import (
+    EngineDied,
+    EngineStopped,
+    EngineUnavailable,
+    InvalidRequest,
+    QueueFull,
+    QueueTimeout,
+    RequestFailed,
+)
 from engine.protocol import FinishReason, PoolingOutput, RequestOutput
 from server.errors import AnswerTimeout
 from server.generation.terms import RequestTerms, waited_too_long
@@ -34,7 +42,9 @@ def metered(model: ServedModel, meter: RequestMeter) -> Iterator[None]:
         match error:
             case EngineStopped():
                 meter.end(FinishReason.ABORT)
-            case EngineDied():
+            case QueueTimeout():
+                meter.end(FinishReason.QUEUE_TIMEOUT)
+            case EngineDied() | RequestFailed() | InvalidRequest():
                 meter.end(FinishReason.ERROR)
             case QueueFull() | EngineUnavailable():
                 meter.refuse()

@@ -51,10 +51,10 @@ class PoolingMeter:
         self._settle(0)
 
     def end(self, reason: FinishReason) -> None:
-        """Record an end without outputs. After an abort, the key is charged for all inputs: the number computed is
-        unknown, and clients could avoid all charges by disconnecting in time."""
+        """Record an end without outputs. After an abort or a timeout, the key is charged for all inputs: the number
+        computed is unknown, and clients could avoid all charges by disconnecting, or a short timeout."""
         self._count_ends({reason: len(self._lengths)})
-        self._settle(self._num_tokens if reason is FinishReason.ABORT else 0)
+        self._settle(self._num_tokens if reason in (FinishReason.ABORT, FinishReason.TIMEOUT) else 0)
 
     def take(self, outputs: Sequence[PoolingOutput]) -> None:
         """Record the outputs of a computed request."""

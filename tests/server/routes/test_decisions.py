@@ -187,11 +187,13 @@ async def test_options_that_read_alike_are_numbered() -> None:
     assert client.requests[0].sampling.logprob_token_ids == (ord("1"), ord("2"))
 
 
-async def test_255_options_are_read_from_one_row() -> None:
+async def test_options_share_the_rows_of_their_beginnings() -> None:
     client = _client()
-    levels = [{"label": f"{chr(0x100 + number)}"} for number in range(255)]
-    answer = await _answer(client, {**BODY, "questions": [{**SCORE, "levels": levels}]})
-    assert sum(each["probability"] for each in answer["answers"][0]["probabilities"]) == pytest.approx(1)
+    labels = [chr(0x4E00 + number) for number in range(255)]  # 1 first byte, 4 second ones
+    answer = await _answer(client, {**BODY, "questions": [{**SCORE, "levels": [{"label": each} for each in labels]}]})
+    assert [each["label"] for each in answer["answers"][0]["probabilities"]] == labels
+    assert client.requests[0].sampling.logprob_token_ids == (0xE4,)
+    assert len(client.requests) == 6
 
 
 async def test_400_questions_wait_for_each_other_and_keep_their_order() -> None:
