@@ -45,8 +45,8 @@ class PrefixFiles:
         self._warned: set[Path] = set()
 
     def read(self) -> dict[str, PrefixRecord]:
-        """Return the prefixes by name; unreadable files are left out, with a warning. Raises OSError if the folder is
-        not safe."""
+        """Return the prefixes by name; unreadable files are left out with a warning, and copies under other names
+        without one. Raises OSError if the folder is not safe."""
         records: dict[str, PrefixRecord] = {}
         if not self.folder.exists():
             return records
@@ -84,7 +84,7 @@ class PrefixFiles:
         _check_private(self.folder.parent)
         self.folder.mkdir(mode=0o700, exist_ok=True)  # an operator may have deleted it
         _check_private(self.folder)
-        partial = self.folder / f"{secrets.token_hex(8)}.new"
+        partial = self.folder / f"{secrets.token_hex(8)}.part"  # as blocks', so that what a crash leaves is removed
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from engine.client.interface import EngineClient
-from engine.errors import EngineUnavailable, HeadraceError, InvalidRequest, RequestFailed
+from engine.errors import EngineUnavailable, HeadraceError, InvalidRequest, QueueFull, RequestFailed
 from engine.protocol import (
     AbortReason,
     EngineRequest,
@@ -34,7 +35,12 @@ T = TypeVar("T")
 _SAVE_PATIENCE_S = 10.0  # for another block to be on disk
 _POLL_S = 0.05
 _WRITE_AGAIN_S = 1.0  # without another block on disk
+_RESTORE_AGAIN_S = 1.0  # while the engine has too much to do
 _MAX_TRIES = 3  # other requests may evict blocks between the end of their computation and the action
+
+
+class _TookItsPlace(EngineUnavailable):
+    """Other requests evict the prefix as soon as it is computed."""
 
 
 class PrefixState(NamedTuple):
@@ -189,21 +195,36 @@ class NamedPrefixes:
         if self._restoration is not None:
             self._restoration.cancel()
         if self._records or client.info.kv_folder is not None:
-            self._restoration = asyncio.create_task(self._restore(client), name="pin-prefixes")
+            # In a context of its own, since a client's request may have started the engine.
+            self._restoration = asyncio.create_task(
+                self._restore(client), name="pin-prefixes", context=contextvars.Context()
+            )
 
     async def _restore(self, client: EngineClient) -> None:
-        async with self._change:
+        try:
+            await self._read(client)
+            for name in [name for name, record in self._records.items() if record.is_pinned]:
+                while not await self._pin_again(client, name):
+                    await asyncio.sleep(_RESTORE_AGAIN_S)
+        except StorageFailed as error:
+            logger.warning("named prefixes are not pinned: %s", error)
+
+    async def _pin_again(self, client: EngineClient, name: str) -> bool:
+        """Pin a prefix in a new engine process, if its name still stands for one that is pinned. Returns False if the
+        engine has too much to do now. Raises StorageFailed."""
+        async with self._changed(client, name):
+            record = self._records.get(name)
+            if record is None or not record.is_pinned:
+                return True
             try:
-                await self._read(client)
-            except StorageFailed as error:
-                logger.warning("named prefixes are not pinned: %s", error)
-            for record in [each for each in self._records.values() if each.is_pinned]:
-                if self._records.get(record.prefix.name) != record:  # deleted meanwhile by another server
-                    continue
-                try:
-                    await _carry_out(client, PrefixAction.PIN, record.prefix)
-                except HeadraceError as error:
-                    logger.warning("the prefix %s is not pinned any more: %s", record.prefix.name, error)
+                await _carry_out(client, PrefixAction.PIN, record.prefix)
+            except (QueueFull, _TookItsPlace):
+                return False
+            except StorageFailed:
+                raise
+            except HeadraceError as error:
+                logger.warning("the prefix %s is not pinned any more: %s", name, error)
+            return True
 
     async def _read(self, client: EngineClient) -> None:
         """Read the prefixes from the engine's folder, which other servers share, and release pins of those that are
@@ -259,7 +280,7 @@ async def _carry_out(client: EngineClient, action: PrefixAction, prefix: NamedPr
         if _is_done(action, report):
             return report, report.num_tokens if num_cached is None else min(num_cached, report.num_tokens)
         num_cached = await _compute(client, prefix)
-    raise EngineUnavailable(
+    raise _TookItsPlace(
         f"the prefix {quote(prefix.name)} was computed, but other requests took its place in the KV cache each time; "
         "try again when the server has less to do"
     )
@@ -339,6 +360,8 @@ async def _compute(client: EngineClient, prefix: NamedPrefix) -> int:
             num_cached = output.num_cached_tokens
             if output.finish_reason is FinishReason.ERROR:
                 raise RequestFailed(f"the prefix could not be computed: {output.error}")
+            if output.finish_reason is FinishReason.ABORT:
+                raise EngineUnavailable("the prefix was not computed, because the server is shutting down")
     finally:
         stream.abort(AbortReason.CLIENT_GONE)  # no effect on a stream that has ended
     return num_cached

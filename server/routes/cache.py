@@ -1,5 +1,6 @@
 """/v1/cache: operators' named prefixes, which stay in the KV cache or on disk."""
 
+import math
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
@@ -91,15 +92,15 @@ async def delete_prefix(request: Request, name: str, context: Context) -> Respon
     if len(having) > 1:
         names = ", ".join(quote(model.name) for model in having)
         raise InvalidRequest(f"{quote(name)} is a prefix of the models {names}; choose one with ?model=", param="model")
-    model = having[0] if having else next(_models(request, context))
+    model = having[0] if having else context.models.find(request.query_params.get("model"))
     await model.prefixes.remove(model.client, name)
     return json_response(PrefixDeleted(name, "cache.prefix", True), ignored_query(request, "model"))
 
 
 def _models(request: Request, context: ServerContext) -> Iterator[ServedModel]:
-    """Yield the model of the query, or all models without one. Raises ModelNotFound."""
+    """Yield the model of the query, or without one all that the caller's key may use. Raises ModelNotFound."""
     if (name := request.query_params.get("model")) is None:
-        yield from context.models
+        yield from (model for model in context.models if model.visible_names)
     else:
         yield context.models.find(name)
 
@@ -125,9 +126,10 @@ async def _requested(request: Request, context: ServerContext) -> tuple[NamedPre
     if isinstance(body, PrefixOfText) and body.prompt is None:
         return (await model.prefixes.get(model.client, body.name)).prefix, model, headers
     ids = await _chat_ids(body, model, info) if isinstance(body, PrefixOfChat) else await _text_ids(body, model, info)
-    if len(ids) < info.block_size:
+    unit = math.lcm(info.block_size, *info.kv_block_sizes)
+    if len(ids) < unit:
         raise InvalidRequest(
-            f"the prefix has {len(ids)} tokens, and only whole blocks of {info.block_size} are kept; give a longer one",
+            f"the prefix has {len(ids)} tokens, and only whole blocks of {unit} are kept; give a longer one",
             param="messages" if isinstance(body, PrefixOfChat) else "prompt",
         )
     adapter = None if model.adapter is None else context.models.adapters.current(model.name).ref
