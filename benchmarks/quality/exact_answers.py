@@ -122,7 +122,7 @@ def make_requests(ids: Sequence[int], num: int, max_tokens: int, *, max_prompt: 
 
 
 async def send(
-    url: str, requests: Requests, at_once: int, on_answer: Callable[[], object] = int, key: str | None = None
+    url: str, requests: Requests, at_once: int, on_answer: Callable[[], object] = lambda: None, key: str | None = None
 ) -> list[bytes]:
     """Return the answers in the order of the requests, which are sent in another one if there are several at once.
 
@@ -144,9 +144,7 @@ async def send(
                 answers[number] = response.content
                 on_answer()
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(work())
+        await asyncio.gather(*(work() for _ in range(at_once)))
     return answers
 
 

@@ -85,7 +85,7 @@ def look_up(engine: Engine, tokenizer: Tokenizer, text: Text, name: str) -> list
     while engine.has_work:
         for output in engine.step().outputs:
             if output.error is not None:
-                raise RuntimeError(output.error)
+                raise ValueError(output.error)
             entries.setdefault(output.id, []).extend((each.token_id, each.logprob) for each in output.logprobs or ())
     return [_answer(tokenizer, entries[f"{name}-{number}"], code) for number, (_, code) in enumerate(text.codes)]
 

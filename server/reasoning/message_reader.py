@@ -8,6 +8,7 @@ from typing import ClassVar
 from server.reasoning.marks import partial_mark
 
 _MESSAGE = "<|message|>"
+_RECIPIENT_ALONE = re.compile(r"\s*to=\S*\s*")  # of a header that was cut off behind the prompt's part of it
 
 
 class TextSection(Enum):
@@ -66,7 +67,8 @@ class MessageReader(ABC):
     def finish(self) -> tuple[str, str]:
         pending, self._pending = self._pending, ""
         if self._part is TextSection.HEADER:
-            return "", "" if pending.startswith((*self.NEXT_HEADERS, _MESSAGE)) else pending
+            is_header = pending.startswith((*self.NEXT_HEADERS, _MESSAGE)) or _RECIPIENT_ALONE.fullmatch(pending)
+            return "", "" if is_header else pending
         text = self._apart(pending)
         return (text, "") if self._part is TextSection.ANALYSIS else ("", text)
 

@@ -43,19 +43,6 @@ _LIMITS = {
     "/v1/responses": "max_output_tokens",
     "/infill": "n_predict",
 }
-_NEEDED = {
-    "model",
-    "messages",
-    "prompt",
-    "input",
-    "max_tokens",
-    "input_prefix",
-    "input_suffix",
-    "tokens",
-    "items",
-    "stream",
-    *("query", "documents", "text_1", "text_2", "content", "questions"),
-}
 _BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
 _UPLOAD = {"bytes": 2, "filename": "lines.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}
 _OBJECTS = {"conversation_id": "/v1/conversations", "response_id": "/v1/responses"}

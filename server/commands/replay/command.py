@@ -118,8 +118,9 @@ def _check_determined(request: dict[str, Any], card: dict[str, Any], path: str) 
         defaults = card.get("default_sampling_params") or {}
         temperature, source = defaults.get("temperature", _NEUTRAL_TEMPERATURE), "the server's default temperature"
     if request.get("seed") is None and temperature != 0 and not request.get("use_beam_search"):
+        shown = f"{temperature:g}" if isinstance(temperature, int | float) else repr(temperature)
         raise NotReplayable(
-            f"{path} has no seed, and {source} is {temperature:g}, so each answer is drawn anew; only answers to "
+            f"{path} has no seed, and {source} is {shown}, so each answer is drawn anew; only answers to "
             "requests with a seed or with temperature 0 can be replayed"
         )
 

@@ -51,6 +51,9 @@ def find_differences(stored: Answer, computed: Answer, tokens_of: TokensOf, text
             yield from _differences(part, other, tokens_of, text_of)
     for other in parts.values():
         yield Difference(part=other.name, what="part", stored=None, computed=other.fields)
+    counts = (stored.num_tokens, computed.num_tokens)  # with those that the answer does not show, such as a thought's
+    if None not in counts and counts[0] != counts[1]:
+        yield Difference(part="answer", what="number of tokens", stored=counts[0], computed=counts[1])
 
 
 def differing_parts(stored: str, computed: str) -> list[DifferingPart]:
@@ -69,11 +72,11 @@ def _differences(
     stored: AnswerPart, computed: AnswerPart, tokens_of: TokensOf, text_of: TextOf
 ) -> Iterator[Difference]:
     """Yield the first differing token, the first differing log probability before it, or else a differing field."""
+    found: list[Difference] = []
     if stored.tokens and computed.tokens:
         found = list(_token_differences(stored.name, stored.tokens, computed.tokens))
-    else:
-        has_ids = stored.ids and computed.ids
-        found = list(_id_differences(stored.name, stored.ids, computed.ids, text_of)) if has_ids else []
+    if not found and stored.ids and computed.ids:
+        found = list(_id_differences(stored.name, stored.ids, computed.ids, text_of))
     if found:
         yield from found
         return

@@ -33,6 +33,7 @@ TEXTS = [
         (f"{THOUGHT}{NEXT}{USER}I look.<|eom|>{CALL}<|eom|>{CALL}", ("So.", f"I look.{CALL}<|eom|>{CALL}")),
         (f"{THOUGHT}<|start|>assistant{USER}Yes.", ("So.", "Yes.")),
         (f"{THOUGHT}{NEXT} to=us", ("So.", "")),
+        (" to=us", ("", "")),
         ("Plain text.", ("", "Plain text.")),
         ("<", ("", "<")),
     ],
