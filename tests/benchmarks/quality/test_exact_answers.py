@@ -1,11 +1,13 @@
 """Requests of the proof of exactness, and its comparison of answers."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from benchmarks.quality.exact_answers import compare, make_requests
+from benchmarks.quality.exact_answers import compare, make_requests, send
+from benchmarks.servers import CompareError
 
 pytestmark = pytest.mark.fast
 
@@ -19,6 +21,19 @@ def test_requests_are_of_all_kinds() -> None:
     assert sum(each["temperature"] == 0 for each in requests) == 100
     assert len({each["seed"] for each in requests}) == 200
     assert requests == make_requests(range(2000), 200, 24)
+
+
+async def test_a_request_that_fails_is_reported() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 4\r\nconnection: close\r\n\r\nlong")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(CompareError, match=r"request [0-3] failed: 400 long"):
+            await send(url, [{}] * 4, 2)
 
 
 def _answer(logprob: float, token: str = "b", prompt_logprob: float = -1.0) -> bytes:

@@ -15,6 +15,7 @@ from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
+from server.prefixes import named
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, prompt_text, says
 from tests.helpers.fake_pooling import pooling_info
 from tests.helpers.keys import bearer, entry, write_keys
@@ -206,6 +207,30 @@ async def test_pins_return_with_the_next_engine(client: FakeClient, app: FastAPI
     await _restored(app, client)
     assert list(client.pinned) == ["shop"]
     assert "the prefix other is not pinned any more" in caplog.text
+
+
+async def test_pins_return_once_a_full_queue_has_room(
+    client: FakeClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named, "_RESTORE_AGAIN_S", 0.0)
+    await _pin(app, prompt=TEXT)
+    client.pinned.clear()
+    client.streams.clear()
+    client.capacity = 0
+    prefixes = app.state.context.models.default.prefixes
+    prefixes.engine_is_ready(client)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert client.pinned == {}
+    client.capacity = 8
+    await asyncio.wait_for(prefixes._restoration, 10)
+    assert list(client.pinned) == ["shop"]
+
+
+async def test_a_prefix_shorter_than_the_blocks_of_all_groups_is_refused() -> None:
+    app = make_app(FakeClient(says("x"), engine_info(kv_block_sizes=[16, 24])))
+    status, message = await _refusal(app, prompt=TEXT[:40])
+    assert (status, "only whole blocks of 48 are kept" in message) == (400, True)
 
 
 async def _restored(app: FastAPI, client: FakeClient) -> None:

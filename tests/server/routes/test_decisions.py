@@ -361,20 +361,25 @@ def _ends(**output: Any) -> FakeClient:
 
 
 @pytest.mark.parametrize(
-    ("output", "status"),
+    ("output", "status", "is_counted"),
     [
-        ({"finish_reason": FinishReason.TIMEOUT}, 504),
-        ({"finish_reason": FinishReason.QUEUE_TIMEOUT}, 503),
-        ({"finish_reason": FinishReason.ERROR, "error": "it broke"}, 500),
-        ({"finish_reason": FinishReason.ABORT}, 503),
+        ({"finish_reason": FinishReason.TIMEOUT}, 504, True),
+        ({"finish_reason": FinishReason.QUEUE_TIMEOUT}, 503, True),
+        ({"finish_reason": FinishReason.ERROR, "error": "it broke"}, 500, True),
+        ({"finish_reason": FinishReason.ABORT}, 503, False),
     ],
     ids=["timeout", "queue timeout", "error", "abort"],
 )
-async def test_an_end_without_answers_is_an_error(output: dict[str, Any], status: int) -> None:
+async def test_an_end_without_answers_is_an_error(output: dict[str, Any], status: int, is_counted: bool) -> None:
     client = _ends(**output)
-    response = await _post(client, {**BODY, "timeout": 60.0}, queue_timeout=60.0)
+    async with http(make_app(client, queue_timeout=60.0)) as api:
+        response = await api.post(URL, json={**BODY, "timeout": 60.0})
+        metrics = (await api.get("/metrics")).text
     assert response.status_code == status, response.text
     assert client.num_open == 0
+    reason = output["finish_reason"].value
+    line = f'headrace_request_success_total{{finished_reason="{reason}",model_name="{MODEL}"}} 1.0'
+    assert (line in metrics) is is_counted
 
 
 async def test_a_full_queue_refuses_the_decision() -> None:

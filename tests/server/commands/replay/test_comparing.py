@@ -102,6 +102,21 @@ def test_a_log_probability_that_differs_before_the_token_is_reported_too() -> No
     ]
 
 
+def test_hidden_tokens_are_compared_by_their_number() -> None:
+    other = _chat()
+    other["usage"]["completion_tokens"] = 300
+    (found,) = _found(_chat(), other)
+    assert (found.part, found.what, found.stored, found.computed) == ("answer", "number of tokens", 2, 300)
+
+
+def test_ids_are_compared_beside_equal_log_probabilities() -> None:
+    bodies = [_chat(), _chat()]
+    for body, last in zip(bodies, (98, 99), strict=True):
+        body["choices"][0]["token_ids"] = [97, last]
+    (found,) = _found(*bodies)
+    assert (found.what, found.position) == ("token", 1)
+
+
 def test_an_answer_that_ends_earlier_differs_at_its_end() -> None:
     other = _chat()
     other["choices"][0]["logprobs"]["content"].pop()
