@@ -174,6 +174,8 @@ class Lifecycle:
             self.adapters.leave(sequence)
         refund_uncomputed(sequence)
         self.waiting.advance(sequence)
+        if is_failed:
+            self._kv.end_pins(sequence)
         if self._kv.tier_reads is not None:
             self._kv.tier_reads.forget(sequence)
             if is_failed:

@@ -55,6 +55,7 @@ class Sequence:
     checkpoint: int | None = None  # table entry of the last recurrent state that was left in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
+    num_read_units: int | None = None  # prefix units that every admission found in the cache; it computed the rest
     num_computed_at_preemption: int = 0  # the largest over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()
     preempted_s: list[float] = field(default_factory=list)  # time.monotonic() of preemptions not yet in an output

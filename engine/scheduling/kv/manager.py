@@ -155,6 +155,8 @@ class KVManager:
         if self.tier_reads is not None:
             self.tier_reads.restore(sequence, match, self.pool)
         sequence.num_computed = match.num_tokens
+        read = sequence.num_read_units
+        sequence.num_read_units = match.num_units if read is None else min(read, match.num_units)
         sequence.checkpoint = None
         branch_points = (match.num_units, match.num_units_of_first_group, sequence.num_prompt // self._unit)
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
@@ -224,8 +226,7 @@ class KVManager:
     def discard(self, sequence: Sequence) -> None:
         """Free all blocks of a failed sequence, and unregister its contents so that no sequence reuses them.
 
-        Includes blocks that the sequence freed earlier, if they are still cached, but not pinned blocks: the sequence
-        has only read them, and a client's faulty request must not unpin an operator's prefix.
+        Includes blocks that the sequence freed earlier, if they are still cached, but not pinned blocks.
         """
         for index, table in enumerate(sequence.tables):
             num_hashed = len(sequence.unit_hashes) * self._prefixes.blocks_per_unit[index]
@@ -235,6 +236,21 @@ class KVManager:
                 if block is not None and not is_pinned:
                     self._pools[index].unregister(block)
         self.free(sequence)
+
+    def end_pins(self, sequence: Sequence) -> None:
+        """End the pins of blocks that a failed sequence may have computed. Those that it has only read stay pinned: a
+        client's faulty request must not unpin an operator's prefix."""
+        if not self.pins.num_blocks:
+            return
+        computed = set()
+        for index, table in enumerate(sequence.tables):
+            parts = self._prefixes.blocks_per_unit[index]
+            num_hashed = len(sequence.unit_hashes) * parts
+            for entry in range((sequence.num_read_units or 0) * parts, min(len(table), num_hashed)):
+                block = self._prefixes.find(index, sequence.unit_hashes, entry)
+                if block is not None and table[entry] in (block, NO_BLOCK):  # NO_BLOCK: it was freed earlier
+                    computed.add(block)
+        self.pins.end(computed)
 
     def discard_in_tier(self, sequence: Sequence) -> None:
         """Remove from the tier what a failed sequence may have computed. Pinned blocks stay, as in `discard`."""

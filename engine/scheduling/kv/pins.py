@@ -1,11 +1,15 @@
 """PinnedPrefixes: named prefixes whose blocks stay in the KV cache; saves prefixes, and reports where they are."""
 
+import logging
 from collections import Counter
+from collections.abc import Set
 
 from engine.protocol import NamedPrefix, PrefixAction, PrefixReport
 from engine.scheduling.kv.block_pool import BlockPool
 from engine.scheduling.kv.moves import PendingMoves
 from engine.scheduling.kv.prefixes import PrefixIndex, unit_hashes
+
+logger = logging.getLogger(__name__)
 
 
 class PinnedPrefixes:
@@ -68,6 +72,12 @@ class PinnedPrefixes:
             max_pinned=self._max_blocks,
             idle_s=None if end is None else self._pool.idle_s(end, num_pins=self.references[end]),
         )
+
+    def end(self, blocks: Set[int]) -> None:
+        """End the pins that hold any of these blocks, whose contents may be wrong."""
+        for name in [name for name, pinned in self._by_name.items() if not blocks.isdisjoint(pinned)]:
+            logger.warning("the prefix %s is not pinned any more: the request that computed it failed", name)
+            self._unpin(name)
 
     def _num_pinned_with(self, name: str, blocks: list[int], num_blocks: int) -> int:
         """Return how many blocks would be pinned if the name had `num_blocks` blocks, of which the cache has

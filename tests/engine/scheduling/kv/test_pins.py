@@ -142,6 +142,41 @@ def test_a_request_that_fails_unpins_nothing() -> None:
     assert handle(run, REPORT, PROMPT).is_pinned
 
 
+@pytest.mark.parametrize("windows", [(None,), (None, 6)])
+def test_a_pin_ends_when_the_request_that_computed_it_fails(windows: tuple[int | None, ...]) -> None:
+    run = SchedulerRun(config_of(windows=windows, num_blocks=64))
+    run.add(make_request("bad", [*PROMPT, 7, 7, 7, 7], max_tokens=12, ignore_eos=True))
+    run.step()
+    assert handle(run, PIN, PROMPT).is_pinned
+    run.runner.fail_ids.add("bad")
+    run.run([])
+    report = handle(run, REPORT, PROMPT)
+    assert (report.is_pinned, report.num_in_cache, report.num_pinned) == (False, 0, 0)
+
+
+def test_a_request_that_fails_removes_what_it_computed_from_the_disk_though_it_was_pinned() -> None:
+    tier = MemoryTier()
+    engine, runner = make_engine(max_model_len=60, tier=tier)
+    engine.add(make_request("bad", PROMPT, max_tokens=30, ignore_eos=True))
+    for _ in range(4):
+        engine.step()
+    engine.handle(HandlePrefix(0, PIN, NamedPrefix(name="a", prompt_ids=PROMPT)))
+    engine.step()
+    assert len(tier.blocks) == 4
+    runner.fail_ids.add("bad")
+    run_to_end(engine)
+    assert not tier.blocks
+    assert handled(engine, REPORT, PROMPT).num_missing == 4
+
+
+def test_a_request_that_fails_after_it_computed_a_pinned_prefix_again_unpins_nothing() -> None:
+    run = cached(PROMPT)
+    handle(run, PIN, PROMPT)
+    run.runner.fail_ids.add("bad")
+    run.run([make_request("bad", PROMPT, prompt_logprobs=0)])  # needs the logits of all tokens
+    assert handle(run, REPORT, PROMPT).is_pinned
+
+
 def test_a_request_that_fails_leaves_pinned_blocks_on_disk() -> None:
     tier = MemoryTier()
     engine, runner = make_engine(max_model_len=60, tier=tier)
