@@ -8,7 +8,6 @@ does the bookkeeping, and nothing has to be compacted. A file's time of modifica
 """
 
 import contextlib
-import errno
 import fcntl
 import heapq
 import os
@@ -21,15 +20,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.errors import OptionError
 from engine.kv_tiers.block_file import HEADER_BYTES, MAX_KEY_BYTES, packed_header, read_block, write_all
+from engine.kv_tiers.private_folder import check_private, private_folder
 
 _SUFFIX = ".kv"
 _FINGERPRINT_NAME = re.compile(r"[0-9a-f]{32}")
 _PREFIX_NAME = re.compile(r"[0-9a-f]{2}")
 _BLOCK_NAME = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{MAX_KEY_BYTES}}}{re.escape(_SUFFIX)}")
 _PART_NAME = re.compile(r"[0-9a-f]{16}\.part")
-_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _DISK_FRACTION = 4  # default bound: a quarter of the disk's free space and of the blocks there together
 _MAX_DEFAULT_BYTES = 32 << 30
 # Ages from which a partial file may be left over: its writer needs a moment to lock it; without locks, age alone tells.
@@ -80,7 +78,7 @@ class BlockFolder:
     def survey(self, max_bytes: int, target_bytes: int) -> Survey:
         """List all files; if they have more than `max_bytes`, delete those of any fingerprint that were used longest
         ago until they have at most `target_bytes`. Raises OSError if the folder is missing or not safe."""
-        self._check_root()
+        check_private(self.root)
         # Sorted in pieces, since one sort of everything would hold the interpreter's lock, and a step, for long.
         pieces = [sorted(_blocks_in(prefix)) for folder in _fingerprints(self.root) for prefix in _prefixes(folder)]
         own_start = f"{self.folder}{os.sep}"
@@ -110,7 +108,7 @@ class BlockFolder:
 
     def read(self, key: bytes, used_ns: int) -> bytes:
         """Return a block's content, and record its use. Raises OSError and BlockFileError."""
-        self._check_root()
+        check_private(self.root)
         return read_block(self.path(key), self._fingerprint, key, self.max_block_bytes, used_ns)
 
     def write(self, key: bytes, content: bytes, used_ns: int) -> int:
@@ -118,7 +116,7 @@ class BlockFolder:
 
         The file is not synchronized: what a loss of power tears is found by the checksum.
         """
-        self._check_root()
+        check_private(self.root)
         path = self.path(key)
         partial = self.folder / f"{secrets.token_hex(8)}.part"
         self.folder.mkdir(mode=0o700, exist_ok=True)  # an operator may have deleted it
@@ -145,45 +143,8 @@ class BlockFolder:
         """Delete a block. Raises OSError, but not for a missing file."""
         self.path(key).unlink(missing_ok=True)
 
-    def _check_root(self) -> None:
-        """Raise OSError if the folder is missing, is a link, or can be written by other users now."""
-        status = self.root.lstat()
-        is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-        if not is_own or status.st_mode & _WRITTEN_BY_OTHERS:
-            raise OSError(errno.EPERM, "other users may write to it now", str(self.root))
-
     def path(self, key: bytes) -> Path:
         return self.folder / key[:1].hex() / f"{key.hex()}{_SUFFIX}"
-
-
-def private_folder(folder: Path) -> Path:
-    """Create a folder for blocks if it is missing, and return its absolute path.
-
-    Raises OptionError if it cannot be used, or is of another user, or others may write to it: they could plant blocks.
-    """
-    folder = folder.expanduser().resolve()
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "Permission denied")
-    except OSError as error:
-        raise OptionError(
-            f"--kv-offload-dir {str(folder)!r} cannot be used ({error.strerror}); give a folder that you can write to"
-        ) from error
-    if status.st_uid != os.geteuid():
-        raise OptionError(
-            f"--kv-offload-dir {str(folder)!r} belongs to another user (id {status.st_uid}), who could read and change "
-            "what clients wrote; give a folder of the user that runs the server"
-        )
-    if status.st_mode & _WRITTEN_BY_OTHERS:
-        raise OptionError(
-            f"--kv-offload-dir {str(folder)!r} can be written by other users (mode {status.st_mode & 0o777:o}), who "
-            "could change what is computed; run chmod 700 on it, or give another folder"
-        )
-    return folder
 
 
 def _fingerprints(root: Path) -> Iterator[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
-from engine.kv_tiers.block_folder import private_folder
+from engine.kv_tiers.private_folder import private_folder
 from engine.speculation.settings import speculation_settings
 from models.config.overrides import parse_overrides
 from models.errors import SettingError

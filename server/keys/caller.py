@@ -36,6 +36,14 @@ class Caller:
         return given if is_plain else f"{len(self.cache_scope)}:{self.cache_scope}{given}"
 
 
+def split_salt(salt: str) -> tuple[str, str]:
+    """Return the cache scope and the request's own salt of a salt that `Caller.cache_salt` made; each may be empty."""
+    if (found := _SCOPE_PREFIX.match(salt)) is None:
+        return "", salt
+    end = found.end() + int(found[0][:-1])
+    return salt[found.end() : end], salt[end:]
+
+
 # The caller on a server without keys, and on paths that need none. Everyone can access the objects it creates.
 ANYBODY = Caller(owner="", is_operator=False, reads_metrics=True)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from engine.kv_tiers.private_folder import WRITTEN_BY_OTHERS, check_private
 from engine.protocol import NamedPrefix
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
-_WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _MAX_BYTES = 64 << 20  # more than any prompt's token ids
 
 
@@ -50,7 +50,7 @@ class PrefixFiles:
         records: dict[str, PrefixRecord] = {}
         if not self.folder.exists():
             return records
-        _check_private(self.folder)
+        check_private(self.folder)
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
             try:
                 record = self._record(path)
@@ -70,7 +70,7 @@ class PrefixFiles:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-            if not is_own or status.st_mode & _WRITTEN_BY_OTHERS:
+            if not is_own or status.st_mode & WRITTEN_BY_OTHERS:
                 raise OSError(errno.EPERM, "it is not a file that this user alone can write")
             if status.st_size > _MAX_BYTES:
                 raise ValueError(f"it has {status.st_size:,} bytes; the limit is {_MAX_BYTES:,}")
@@ -81,9 +81,9 @@ class PrefixFiles:
 
     def write(self, record: PrefixRecord) -> None:
         """Write a prefix, so that readers see all of it or its predecessor. Raises OSError."""
-        _check_private(self.folder.parent)
+        check_private(self.folder.parent)
         self.folder.mkdir(mode=0o700, exist_ok=True)  # an operator may have deleted it
-        _check_private(self.folder)
+        check_private(self.folder)
         partial = self.folder / f"{secrets.token_hex(8)}.part"  # as blocks', so that what a crash leaves is removed
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -103,11 +103,3 @@ class PrefixFiles:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{_SUFFIX}"
-
-
-def _check_private(folder: Path) -> None:
-    """Raise OSError if the folder is missing, is a link, or can be written by other users."""
-    status = folder.lstat()
-    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    if not is_own or status.st_mode & _WRITTEN_BY_OTHERS:
-        raise OSError(errno.EPERM, "other users may write to it", str(folder))

@@ -5,7 +5,6 @@ import contextlib
 import contextvars
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,18 +12,10 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from engine.client.interface import EngineClient
-from engine.errors import EngineUnavailable, HeadraceError, InvalidRequest, QueueFull, RequestFailed
-from engine.protocol import (
-    AbortReason,
-    EngineRequest,
-    FinishReason,
-    NamedPrefix,
-    PrefixAction,
-    PrefixReport,
-    SamplingParams,
-)
-from server.errors import PinLimitExceeded, PrefixNotFound, StorageFailed
-from server.keys.caller import current_caller
+from engine.errors import EngineUnavailable, HeadraceError, QueueFull
+from engine.protocol import NamedPrefix, PrefixAction, PrefixReport
+from server.errors import PrefixNotFound, StorageFailed
+from server.prefixes.computing import POLL_S, TookItsPlace, carry_out, check_size, written
 from server.prefixes.files import PrefixFiles, PrefixRecord
 from server.schemas.base import quote
 
@@ -32,15 +23,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_SAVE_PATIENCE_S = 10.0  # for another block to be on disk
-_POLL_S = 0.05
-_WRITE_AGAIN_S = 1.0  # without another block on disk
 _RESTORE_AGAIN_S = 1.0  # while the engine has too much to do
-_MAX_TRIES = 3  # other requests may evict blocks between the end of their computation and the action
-
-
-class _TookItsPlace(EngineUnavailable):
-    """Other requests evict the prefix as soon as it is computed."""
 
 
 class PrefixState(NamedTuple):
@@ -68,6 +51,7 @@ class NamedPrefixes:
         self._changing: str | None = None  # a name that is being changed: files do not tell yet what it stands for
         self._num_changes = 0  # that have ended; files that were read before do not tell of them
         self._restoration: asyncio.Task[None] | None = None
+        self._has_warned = False  # of files that cannot be written again
 
     async def has(self, client: EngineClient, name: str) -> bool:
         """Return whether there is a prefix of this name. Raises StorageFailed."""
@@ -103,11 +87,16 @@ class NamedPrefixes:
         Raises PinLimitExceeded, RequestFailed, QueueFull, EngineUnavailable and StorageFailed.
         """
         async with self._changed(client, prefix.name):
-            report, num_cached = await _carry_out(client, PrefixAction.PIN, prefix)
+            report, num_cached = await carry_out(client, PrefixAction.PIN, prefix)
             if client.info.kv_folder is not None:
-                await asyncio.sleep(_POLL_S)  # until the files of blocks that were on disk have been looked for
+                await asyncio.sleep(POLL_S)  # until the files of blocks that were on disk have been looked for
                 report = await client.handle_prefix(PrefixAction.REPORT, prefix)
-            return await self._record(prefix, model, report, num_cached, is_pinned=True)
+            old = self._records.get(prefix.name)
+            try:
+                return await self._record(prefix, model, report, num_cached, is_pinned=True)
+            except StorageFailed:
+                await _take_back_pin(client, prefix, old)
+                raise
 
     async def save(self, client: EngineClient, prefix: NamedPrefix, model: str) -> PrefixState:
         """Compute a prefix if needed, and write its blocks to disk. A prefix with the same name is replaced.
@@ -116,14 +105,15 @@ class NamedPrefixes:
         EngineUnavailable, and StorageFailed if the disk does not take all of it.
         """
         async with self._changed(client, prefix.name):
-            _check_size(client, await client.handle_prefix(PrefixAction.REPORT, prefix))
-            report, num_cached = await _carry_out(client, PrefixAction.SAVE, prefix)
-            report = await _written(client, prefix, report)
+            check_size(client, await client.handle_prefix(PrefixAction.REPORT, prefix))
+            report, num_cached = await carry_out(client, PrefixAction.SAVE, prefix)
+            report = await written(client, prefix, report)
             old = self._records.get(prefix.name)
             is_pinned = old is not None and old.is_pinned and old.prefix == prefix
+            state = await self._record(prefix, model, report, num_cached, is_pinned=is_pinned)
             if old is not None and old.is_pinned and not is_pinned:
                 await client.handle_prefix(PrefixAction.UNPIN, old.prefix)
-            return await self._record(prefix, model, report, num_cached, is_pinned=is_pinned)
+            return state
 
     async def load(self, client: EngineClient, name: str) -> PrefixState:
         """Bring a known prefix into the KV cache, from the disk or by computing it.
@@ -132,7 +122,7 @@ class NamedPrefixes:
         """
         async with self._changed(client, name):
             record = self._known(name)
-            report, num_cached = await _carry_out(client, PrefixAction.REPORT, record.prefix)
+            report, num_cached = await carry_out(client, PrefixAction.REPORT, record.prefix)
             return await self._record(record.prefix, record.model, report, num_cached, is_pinned=record.is_pinned)
 
     async def remove(self, client: EngineClient, name: str) -> None:
@@ -165,6 +155,8 @@ class NamedPrefixes:
     async def _record(
         self, prefix: NamedPrefix, model: str, report: PrefixReport, num_cached: int, *, is_pinned: bool
     ) -> PrefixState:
+        """Record a prefix. Raises StorageFailed if its file cannot be written, and more than the time of the last use
+        would be lost."""
         now_s, old = int(time.time()), self._records.get(prefix.name)
         known = old if old is not None and old.prefix == prefix else None
         record = PrefixRecord(
@@ -176,8 +168,15 @@ class NamedPrefixes:
             used_s=now_s,
             is_pinned=is_pinned,
         )
+        try:
+            await self._change_files(lambda files: files.write(record))
+        except StorageFailed as error:
+            if known is None or known.is_pinned != is_pinned:
+                raise
+            if not self._has_warned:
+                logger.warning("when named prefixes were last used is not recorded: %s", error)
+            self._has_warned = True
         self._records[prefix.name] = record
-        await self._change_files(lambda files: files.write(record))
         return self._state(record, report, num_cached)
 
     def _state(self, record: PrefixRecord, report: PrefixReport | None, num_cached: int | None = None) -> PrefixState:
@@ -217,8 +216,8 @@ class NamedPrefixes:
             if record is None or not record.is_pinned:
                 return True
             try:
-                await _carry_out(client, PrefixAction.PIN, record.prefix)
-            except (QueueFull, _TookItsPlace):
+                await carry_out(client, PrefixAction.PIN, record.prefix)
+            except (QueueFull, TookItsPlace):
                 return False
             except StorageFailed:
                 raise
@@ -262,106 +261,19 @@ def _is_kept(record: PrefixRecord, found: Mapping[str, PrefixRecord]) -> bool:
     return new is not None and new.is_pinned and new.prefix == record.prefix
 
 
+async def _take_back_pin(client: EngineClient, prefix: NamedPrefix, old: PrefixRecord | None) -> None:
+    """Pin what a name stood for before, since the pin of `prefix` cannot be recorded."""
+    try:
+        if old is None or not old.is_pinned:
+            await client.handle_prefix(PrefixAction.UNPIN, prefix)
+        else:
+            await carry_out(client, PrefixAction.PIN, old.prefix)
+    except HeadraceError as error:
+        logger.warning("the prefix %s is not pinned as before: %s", prefix.name, error)
+
+
 async def _in_thread(work: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(work)
     except OSError as error:
         raise StorageFailed(f"the folder of named prefixes (--kv-offload-dir) cannot be used: {error}") from error
-
-
-async def _carry_out(client: EngineClient, action: PrefixAction, prefix: NamedPrefix) -> tuple[PrefixReport, int]:
-    """Carry out an action that needs the prefix, which is computed if it is missing. Return the report, and the number
-    of tokens that did not have to be computed."""
-    num_cached: int | None = None
-    for _ in range(_MAX_TRIES):
-        report = await client.handle_prefix(action, prefix)
-        if report.is_refused:
-            raise _beyond_limit(prefix, report)
-        if _is_done(action, report):
-            return report, report.num_tokens if num_cached is None else min(num_cached, report.num_tokens)
-        num_cached = await _compute(client, prefix)
-    raise _TookItsPlace(
-        f"the prefix {quote(prefix.name)} was computed, but other requests took its place in the KV cache each time; "
-        "try again when the server has less to do"
-    )
-
-
-def _is_done(action: PrefixAction, report: PrefixReport) -> bool:
-    match action:
-        case PrefixAction.PIN:
-            return report.is_pinned
-        case PrefixAction.SAVE:
-            return report.num_missing == 0
-        case _:
-            return report.num_in_cache == report.num_blocks
-
-
-def _check_size(client: EngineClient, report: PrefixReport) -> None:
-    """Raise InvalidRequest if a prefix is larger than the bound of all blocks on disk: others would be deleted for
-    nothing."""
-    info = client.info
-    num_bytes = report.num_blocks * (info.kv_bytes // info.num_blocks)
-    if info.kv_folder_bytes is not None and num_bytes > info.kv_folder_bytes:
-        raise InvalidRequest(
-            f"the blocks of the prefix's {report.num_tokens:,} tokens have {num_bytes:,} bytes; all blocks on disk may "
-            f"have {info.kv_folder_bytes:,} (--kv-offload-max-bytes)"
-        )
-
-
-async def _written(client: EngineClient, prefix: NamedPrefix, report: PrefixReport) -> PrefixReport:
-    """Wait until all blocks of a prefix are on disk. Raises StorageFailed if no more of them get there."""
-    most, since_s = report.num_on_disk, time.monotonic()
-    requested_s = since_s
-    while report.num_on_disk < report.num_blocks:
-        now_s = time.monotonic()
-        if now_s - since_s > _SAVE_PATIENCE_S:
-            raise StorageFailed(
-                f"{report.num_on_disk:,} of the {report.num_blocks:,} blocks of the prefix {quote(prefix.name)} are on "
-                "disk, and no more get there; the server's log has faults of the disk, and --kv-offload-max-bytes must "
-                "have room for them"
-            )
-        await asyncio.sleep(_POLL_S)
-        # The queue of writes has a bound, and writes may fail.
-        is_late = now_s - max(requested_s, since_s) > _WRITE_AGAIN_S
-        report = await client.handle_prefix(PrefixAction.SAVE if is_late else PrefixAction.REPORT, prefix)
-        if is_late:
-            requested_s = now_s
-        if report.num_on_disk > most:
-            most, since_s = report.num_on_disk, now_s
-    return report
-
-
-def _beyond_limit(prefix: NamedPrefix, report: PrefixReport) -> PinLimitExceeded:
-    limit, pinned = report.max_pinned, report.num_pinned
-    return PinLimitExceeded(
-        f"the prefix {quote(prefix.name)} has {report.num_blocks:,} blocks; {limit:,} of the KV cache may be pinned "
-        f"(--kv-pin-fraction, and no more than leave room for a request of --max-model-len), and {pinned:,} are; "
-        "delete another prefix, or make the KV cache or the share larger"
-    )
-
-
-async def _compute(client: EngineClient, prefix: NamedPrefix) -> int:
-    """Compute a prefix as a request for one token would; return how many of its tokens were cached."""
-    caller, num_cached = current_caller(), 0
-    request = EngineRequest(
-        id=f"prefix-{uuid.uuid4().hex}",
-        prompt_ids=prefix.prompt_ids,
-        arrival_s=time.monotonic(),
-        sampling=SamplingParams(max_tokens=1, temperature=0.0),
-        cache_salt=prefix.cache_salt,
-        adapter=prefix.adapter,
-        tenant=caller.tenant,
-        tenant_weight=caller.weight,
-    )
-    client.check_capacity(1, len(request.prompt_ids))
-    stream = client.submit(request)
-    try:
-        async for output in stream:
-            num_cached = output.num_cached_tokens
-            if output.finish_reason is FinishReason.ERROR:
-                raise RequestFailed(f"the prefix could not be computed: {output.error}")
-            if output.finish_reason is FinishReason.ABORT:
-                raise EngineUnavailable("the prefix was not computed, because the server is shutting down")
-    finally:
-        stream.abort(AbortReason.CLIENT_GONE)  # no effect on a stream that has ended
-    return num_cached

@@ -19,7 +19,7 @@ from server.http.body import Context, Json, json_response, read_body
 from server.http.models import acquire_model
 from server.http.operators import OPERATORS_ONLY
 from server.http.query import ignored_query
-from server.keys.caller import current_caller
+from server.keys.caller import current_caller, split_salt
 from server.prefixes.named import PrefixState
 from server.schemas.base import quote
 from server.schemas.cache import (
@@ -195,9 +195,12 @@ async def _chat_ids(body: PrefixOfChat, model: ServedModel, info: EngineInfo) ->
 
 def _described(model: ServedModel, state: PrefixState) -> CachedPrefix:
     record, report = state.record, state.report
+    scope, own_salt = split_salt(record.prefix.cache_salt)
     answer = CachedPrefix(
         name=record.prefix.name,
         model=record.model,
+        cache_scope=scope or None,
+        has_cache_salt=bool(own_salt),
         tokens=record.num_tokens,
         blocks=record.num_blocks,
         bytes=0 if model.info is None else record.num_blocks * (model.info.kv_bytes // model.info.num_blocks),

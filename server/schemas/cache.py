@@ -77,11 +77,15 @@ Where = Literal["pinned", "memory", "disk", "part", "none"]
 class CachedPrefix(msgspec.Struct, kw_only=True):
     """A named prefix. tokens: in its whole blocks, which alone are kept. bytes: of these blocks. where: null
     while the model is not loaded; "memory" is not pinned, "disk" needs no computation, with "part" only the rest is
-    computed. cached_tokens: those that did not have to be computed now."""
+    computed. cached_tokens: those that did not have to be computed now. cache_scope: the keys whose requests find it,
+    such as "key ann" or "group sales"; null where all keys share cached prefixes. has_cache_salt: only requests with
+    the cache_salt that it was given find it."""
 
     name: str
     object: Literal["cache.prefix"] = "cache.prefix"
     model: str
+    cache_scope: str | None
+    has_cache_salt: bool
     tokens: int
     cached_tokens: int | UnsetType = UNSET
     blocks: int

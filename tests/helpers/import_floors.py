@@ -67,6 +67,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
             "config",
             "client",
             "command_io",
+            "kv_tiers",
         }
     },
     "engine": {"models": None},

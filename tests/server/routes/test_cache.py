@@ -16,6 +16,7 @@ from server.config.models import ModelEntry, ModelsConfig
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 from server.prefixes import named
+from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, prompt_text, says
 from tests.helpers.fake_pooling import pooling_info
 from tests.helpers.keys import bearer, entry, write_keys
@@ -159,6 +160,55 @@ async def test_a_prefix_is_found_by_requests_of_the_key_that_is_named(client: Fa
     assert [response.status_code for response in refused] == [403, 403, 403]
     of_admin, for_ann, by_ann = (request.cache_salt for request in client.requests)
     assert of_admin != for_ann == by_ann
+
+
+@pytest.mark.parametrize(
+    ("options", "shares", "scope"),
+    [({}, False, "key ann"), ({"cache_group": "sales:7"}, False, "group sales:7"), ({}, True, None)],
+)
+@pytest.mark.parametrize("salt", ["", "3:key"])
+async def test_the_list_tells_whose_requests_find_a_prefix(
+    client: FakeClient, tmp_path: Path, options: dict[str, Any], shares: bool, scope: str | None, salt: str
+) -> None:
+    keys = write_keys(tmp_path / "keys", entry("admin", admin=True), entry("ann", **options))
+    config = ServerConfig(api_keys_file=keys, share_prefix_cache=shares)
+    app = create_app(client, config, EngineConfig(model=MODEL), Metrics(MODEL))
+    async with http(app, **bearer("admin")) as admin:
+        body = {"name": "shop", "prompt": TEXT, "key": "ann", **({"cache_salt": salt} if salt else {})}
+        pinned = await admin.post("/v1/cache/pin", json=body)
+        (listed,) = (await admin.get("/v1/cache")).json()["data"]
+    assert pinned.status_code == 200
+    assert (listed["cache_scope"], listed["has_cache_salt"]) == (scope, bool(salt))
+
+
+async def test_a_pin_is_made_though_its_client_leaves(client: FakeClient, app: FastAPI) -> None:
+    may_pin, handle_prefix = asyncio.Event(), client.handle_prefix
+
+    async def late_handle_prefix(*args: Any) -> Any:
+        if client.requests:
+            await may_pin.wait()
+        return await handle_prefix(*args)
+
+    client.handle_prefix = late_handle_prefix  # type: ignore[method-assign]
+    async with RawRequest(app, "/v1/cache/pin", {"name": "shop", "prompt": TEXT}) as request:
+        await request.until(lambda: len(client.requests) > 0)
+        request.disconnect()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        may_pin.set()
+        await request.ended()
+    async with http(app) as api:
+        listed = (await api.get("/v1/cache")).json()["data"]
+    assert [each["where"] for each in listed] == ["pinned"]
+
+
+async def test_a_second_prefix_of_a_name_replaces_the_first(client: FakeClient, app: FastAPI) -> None:
+    await _pin(app, prompt=TEXT)
+    _, answer = await _pin(app, prompt=TEXT[::-1])
+    assert (answer["where"], len(client.pinned)) == ("pinned", 1)
+    client.pinned.clear()
+    await _restored(app, client)
+    assert client.pinned["shop"].prompt_ids == client.requests[1].prompt_ids
 
 
 async def test_a_prefix_of_an_adapter_is_computed_with_it(client: FakeClient, tmp_path: Path) -> None:

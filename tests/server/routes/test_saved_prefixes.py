@@ -1,6 +1,7 @@
 """Named prefixes with blocks on disk: they are saved, loaded, and found by the next server."""
 
 import asyncio
+import errno
 import os
 import shutil
 import threading
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 from fastapi import FastAPI
 
-from server.prefixes import named
+from server.prefixes import computing, named
 from server.prefixes.files import PrefixFiles, PrefixRecord
 from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, says
 from tests.server.routes.test_cache import TEXT, _restored
@@ -21,8 +22,9 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named, "_POLL_S", 0.0)
-    monkeypatch.setattr(named, "_WRITE_AGAIN_S", -1.0)
+    monkeypatch.setattr(named, "POLL_S", 0.0)
+    monkeypatch.setattr(computing, "POLL_S", 0.0)
+    monkeypatch.setattr(computing, "_WRITE_AGAIN_S", -1.0)
 
 
 @pytest.fixture
@@ -162,13 +164,36 @@ async def test_without_a_folder_nothing_can_be_saved() -> None:
 
 
 async def test_a_disk_that_takes_too_little_fails_the_save(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named, "_SAVE_PATIENCE_S", 0.0)
+    monkeypatch.setattr(computing, "_SAVE_PATIENCE_S", 0.0)
     app, client = _server(folder)
     client.max_saved = 2
     status, answer = await _post(app, "save", prompt=TEXT)
     assert (status, answer["error"]["code"]) == (500, "storage_failed")
     assert "of the 3 blocks of the prefix 'shop' are on disk" in answer["error"]["message"]
     assert await _listed(app) == []
+
+
+async def test_a_full_disk_costs_no_pin(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, client = _server(folder)
+    await _post(app, "pin", prompt=TEXT)
+    first = client.pinned["shop"]
+
+    def write(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PrefixFiles, "write", write)
+    again = [(await _post(app, action))[0] for action in ("pin", "load", "save", "pin")]
+    others = [(await _post(app, action, prompt=TEXT[::-1]))[0] for action in ("pin", "save")]
+    new = await _post(app, "pin", name="new", prompt=TEXT)
+    assert (again, others, new[0]) == ([200] * 4, [500] * 2, 500)
+    assert client.pinned == {"shop": first}
+    assert await _listed(app) == [("shop", "pinned")]
+    assert caplog.text.count("No space left on device") == 1
+    client.pinned.clear()
+    await _restored(app, client)
+    assert client.pinned == {"shop": first}
 
 
 async def test_files_that_are_not_a_prefix_are_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
