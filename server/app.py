@@ -212,7 +212,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
             headers = {"Allow": ", ".join(_methods_of(request))}
         error = HTTPException(error.status_code, _explain(request, error), headers)
     request_id = request.state.request_id
-    return error_response(reply_to(error, request_id), request_id, request.scope)
+    return error_response(reply_to(error, request_id, route_path(request.scope)), request_id, request.scope)
 
 
 def _explain(request: Request, error: HTTPException) -> str:

@@ -259,10 +259,13 @@ class ErrorReply:
     code: str | None
     headers: dict[str, str] = field(default_factory=dict)
 
+    def error_object(self) -> dict[str, str | None]:
+        """Return OpenAI's error object."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
     def body(self) -> bytes:
-        """Encode OpenAI's error object, the same for responses and streams."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": error})
+        """Encode the error object, the same for responses and streams."""
+        return msgspec.json.encode({"error": self.error_object()})
 
     def response(self) -> Response:
         return Response(self.body(), self.status, self.headers, media_type="application/json")

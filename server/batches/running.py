@@ -12,12 +12,13 @@ from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
 from server.context import ServerContext
 from server.endpoints.binding.endpoint import EndpointRequest
 from server.endpoints.binding.registry import BATCH_ENDPOINTS, SUITABLE_PATHS
-from server.errors import ModelFailed, RateLimited, TokensLimited, describe_error
+from server.errors import ErrorReply, ModelFailed, RateLimited, TokensLimited
 from server.generation.terms import serve_as_batch
 from server.jobs.answers import BodyAnswer
 from server.jobs.environment import Sleep
 from server.keys.caller import Caller, set_current_caller
 from server.metrics.request_record import RequestRecord, set_current_record
+from server.protocols.path_forms import form_of
 
 _MIN_WAIT_S, _MAX_WAIT_S = 0.05, 30.0
 
@@ -47,7 +48,7 @@ async def run_body(
         except EngineDied as error:
             num_deaths += error.num_deaths
             if num_deaths >= MAX_DEATHS:  # the body may be the cause, and the server gives up after some more deaths
-                return _refusal(error, request_id)
+                return _refusal(form_of(endpoint).reply(error, request_id), request_id, endpoint)
         except (Shed, EngineUnavailable, RateLimited) as error:
             # Only Shed may know when there is room.
             wait_s = min(_MAX_WAIT_S, max(2 * wait_s, math.ceil(getattr(error, "retry_after_s", None) or 0)))
@@ -61,9 +62,8 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, Shed | EngineUnavailable | RateLimited)
 
 
-def _refusal(error: Exception, request_id: str) -> BodyAnswer:
-    reply = describe_error(error, request_id)
-    return BodyAnswer(request_id, reply.status, reply.body())
+def _refusal(reply: ErrorReply, request_id: str, endpoint: str) -> BodyAnswer:
+    return BodyAnswer(request_id, reply.status, bytes(form_of(endpoint).error(reply, request_id).body))
 
 
 async def _run_once(
@@ -80,13 +80,13 @@ async def _run_once(
         record.status = 200
         return BodyAnswer(request_id, 200, answer, headers)
     except Exception as error:  # the boundary of a line, as of a route
-        reply = describe_error(error, request_id)
+        reply = form_of(endpoint).reply(error, request_id)
         record.status = reply.status
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
         if _may_pass(error):
             record.is_usage = record.has_started  # a request that waits was not refused
             raise
-        return BodyAnswer(request_id, reply.status, reply.body())
+        return _refusal(reply, request_id, endpoint)
     finally:
         record.release()
 

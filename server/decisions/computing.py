@@ -26,13 +26,15 @@ class Decided:
 
 
 async def decide(model: ServedModel, decision: Decision, prompt: DecisionPrompt, terms: RequestTerms) -> Decided:
-    """Compute a decision. Cancellation ends it.
+    """Compute a decision; one without questions costs nothing. Cancellation ends it.
 
     Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
     QueueTimeout, RequestFailed and InvalidRequest after.
     """
     model.check_engine()  # a drain that started while the prompt was made waits for this request
     check_first_token(model, terms, prompt.num_tokens)
+    if not decision.questions:
+        return Decided([], 0, 0)
     meter = DecisionMeter(model.metrics, current_record(), current_caller().account, prompt, terms)
     scorer = EngineScorer(model, prompt, [question.path for question in decision.questions], terms)
     with metered(model, meter):

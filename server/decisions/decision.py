@@ -30,14 +30,25 @@ class LabelOption:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question. path: its place in the request, for errors. options: none for a predicate, else two or more, the
-    lowest level first."""
+    """One question.
+
+    path: its place in the request, for errors. options: none for a statement; yes and no for a predicate that may be a
+    question too; else two or more, the lowest level first. option_path: the place of an option below `path`, with
+    {number} or {value}.
+    """
 
     kind: Kind
     instructions: str
     path: str
     options: Sequence[LabelOption] = ()
     name: str | None = None
+    option_path: str = ""
+
+    def path_of(self, number: int) -> str:
+        """Return the place of an option in the request."""
+        if not self.options:
+            return self.path
+        return self.path + self.option_path.format(number=number, value=self.options[number].value)
 
     @property
     def num_characters(self) -> int:
@@ -64,6 +75,8 @@ class Decision:
 def choice_confidence(probabilities: Sequence[float]) -> float:
     """Return how far the likeliest option is above an even split: 0 for equal probabilities, 1 for certainty."""
     num = len(probabilities)
+    if num == 1:
+        return 1.0
     return (num * max(probabilities) - 1) / (num - 1)
 
 
@@ -76,6 +89,8 @@ def score_confidence(probabilities: Sequence[float]) -> float:
     """Return how closely the levels lie around the likeliest one: 1 for certainty, 0 for a spread as wide as that of
     equal probabilities around the middle, or wider."""
     num = len(probabilities)
+    if num == 1:
+        return 1.0
     mode = max(range(num), key=probabilities.__getitem__)
     spread = sum(abs(level - mode) * each for level, each in enumerate(probabilities))
     even = sum(abs(level - (num - 1) / 2) for level in range(num)) / num

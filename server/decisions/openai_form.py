@@ -102,13 +102,13 @@ def _question(given: DecisionQuestion, path: str) -> Question:
             return Question(Kind.PREDICATE, instructions, path, name=given.name)
         case ChoiceQuestion():
             options = [LabelOption(choice.value, choice.description) for choice in given.choices]
-            return Question(Kind.CHOICE, instructions, path, options, given.name)
+            return Question(Kind.CHOICE, instructions, path, options, given.name, ".choices[{number}].value")
         case ScaleQuestion():
             levels = [LabelOption(level.label, level.description) for level in given.levels]
-            return Question(Kind.SCORE, instructions, path, levels, given.name)
+            return Question(Kind.SCORE, instructions, path, levels, given.name, ".levels[{number}].label")
 
 
-def answer_of(decision: Decision, decided: Decided, model_name: str) -> DecisionAnswer:
+def answer_of(_body: DecisionRequest, decision: Decision, decided: Decided, model_name: str) -> DecisionAnswer:
     answers = [_answer(*each) for each in zip(decision.questions, decided.masses, strict=True)]
     num_tokens, num_cached = decided.num_tokens, decided.num_cached_tokens
     details = DecisionInputDetails(cached_tokens=num_cached, cache_write_tokens=0)

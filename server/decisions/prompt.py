@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo
-from server.decisions.decision import Decision, Kind, Question
+from server.decisions.decision import Decision, Question
 from server.decisions.labels import LabelTrie, Path, SamePath
 from server.decisions.wording import PLAIN_END, QUESTION_BEGIN, STATE_BEGIN, Worded, reads_alike, word
 from server.generation.params.prompts import refusing_long_prompts
@@ -149,8 +149,8 @@ def _trie(question: Question, worded: Worded, frame: _Frame) -> LabelTrie:
     for number, spellings in enumerate(worded.labels):
         paths = {frame.path(lead + spelling) for spelling in spellings for lead in frame.leads}
         if fault := _fault(paths):
-            place = _label_path(question, number)
-            raise InvalidRequest(f"{place} {fault}; give a short text, and details in its description", param=place)
+            place = question.path_of(number)
+            raise InvalidRequest(f"{place} {fault}; shorten it", param=place)
         labels.append(paths)
     return LabelTrie(labels)
 
@@ -160,16 +160,6 @@ def _fault(paths: set[Path]) -> str | None:
         return "has no tokens"
     longest = max(map(len, paths))
     return f"has {longest} tokens; the limit is {MAX_LABEL_TOKENS}" if longest > MAX_LABEL_TOKENS else None
-
-
-def _label_path(question: Question, number: int) -> str:
-    match question.kind:
-        case Kind.PREDICATE:
-            return question.path
-        case Kind.CHOICE:
-            return f"{question.path}.choices[{number}].value"
-        case Kind.SCORE:
-            return f"{question.path}.levels[{number}].label"
 
 
 def _check_length(num_tokens: int, num_label_tokens: int, limit: int, question: Question) -> None:

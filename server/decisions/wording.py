@@ -20,11 +20,13 @@ QUESTION_BEGIN = "\n\nQuestion"
 PLAIN_END = "\nAnswer:"  # for models without a chat template
 
 _PREDICATE = ": Is the following statement about the input true?\n{}\nAnswer with yes or no, and nothing else."
+_YES_OR_NO = ": {}\n{}Answer with yes or no, and nothing else."
 _CHOICE = ": {}\nOptions:\n{}\nAnswer with the {} of the one option that fits best, and nothing else."
 _SCORE = (
     ": {}\nLevels, from the lowest to the highest:\n{}\n"
     "Answer with the {} of the one level that fits best, and nothing else."
 )
+_NO_QUESTION = "Which answer fits the input best?"
 _NO_CHOICE = "Which option fits the input best?"
 _NO_SCORE = "Which level fits the input best?"
 
@@ -39,9 +41,9 @@ class Worded:
 
 def word(question: Question, *, is_numbered: bool) -> Worded:
     """Return the question's text and labels. is_numbered: the labels are numbers instead of the options' texts."""
-    if question.kind is Kind.PREDICATE:
-        return Worded(_PREDICATE.format(question.instructions), (("yes", "Yes"), ("no", "No")))
     options = question.options
+    if question.kind is Kind.PREDICATE:
+        return Worded(_predicate(question), (("yes", "Yes"), ("no", "No")))
     form, instead = (_CHOICE, _NO_CHOICE) if question.kind is Kind.CHOICE else (_SCORE, _NO_SCORE)
     if is_numbered:
         numbers = [str(number) for number in range(1, len(options) + 1)]
@@ -55,6 +57,13 @@ def word(question: Question, *, is_numbered: bool) -> Worded:
         labels = [_spellings(option.text) for option in options]
     answer = "number" if is_numbered else "text"
     return Worded(form.format(question.instructions.strip() or instead, "\n".join(lines), answer), labels)
+
+
+def _predicate(question: Question) -> str:
+    if not question.options:
+        return _PREDICATE.format(question.instructions)
+    lines = [f"- {option.text}{_description(option)}\n" for option in question.options if option.description]
+    return _YES_OR_NO.format(question.instructions.strip() or _NO_QUESTION, "".join(lines))
 
 
 def reads_alike(question: Question) -> bool:

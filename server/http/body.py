@@ -65,6 +65,8 @@ async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
     if content_type != "application/json" and is_from_page(request):
         # A foreign web page may send other types, or none, without a preflight.
         raise InvalidRequest(f"the content-type is {content_type[:60]!r}; from a web page it must be application/json")
+    if content_type.startswith("multipart/"):
+        raise InvalidRequest(f"the content-type is {content_type[:60]!r}; send the fields as JSON, without files")
     if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
         raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body unencoded")
     context = context_of(request)

@@ -7,15 +7,16 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from engine.errors import Shed
-from server.errors import ErrorReply, NotServed, describe_error
+from server.errors import ErrorReply, NotServed
 from server.metrics.request_record import current_record
 from server.paths import route_path
 from server.protocols.path_forms import form_of
 
 
-def reply_to(error: Exception, request_id: str) -> ErrorReply:
-    """Return the error reply for an exception, and record the error in the request's record."""
-    reply = describe_error(error, request_id)
+def reply_to(error: Exception, request_id: str, path: str = "") -> ErrorReply:
+    """Return the error reply for an exception, and record the error in the request's record. path: the route's, whose
+    API may have other statuses."""
+    reply = form_of(path).reply(error, request_id)
     if (record := current_record()) is not None:
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
     return reply

@@ -25,12 +25,13 @@ RATE_HEADERS: Mapping[str, Mapping[str, Any]] = {
 
 def error_answers(errors: Iterable[type[Exception]], path: str, answers: AnswerSchemas) -> dict[str, Any]:
     """Return the error responses by status, in the format of the path's API."""
-    content = {"application/json": {"schema": answers.of(form_of(path).error_object)}}
+    form = form_of(path)
+    content = {"application/json": {"schema": answers.of(form.error_object)}}
     listed = set(errors)
     by_status: dict[int, list[type[Exception]]] = {}
     for error in ERRORS:  # in the table's order, each once
         if error in listed:
-            by_status.setdefault(ERRORS[error].status, []).append(error)
+            by_status.setdefault(form.status_of(ERRORS[error].status), []).append(error)
     return {
         str(status): {"description": _description(status, found), "content": content}
         for status, found in sorted(by_status.items())

@@ -42,8 +42,8 @@ _COMPARISONS = {
 class StrictModel(BaseModel):
     """A JSON object whose fields must have exactly the declared JSON types. Undeclared fields are kept in model_extra.
 
-    inner_fields: names of fields that hold objects, or lists of objects, whose undeclared fields are part of `extra`. A
-    subclass lists only its own.
+    inner_fields: names of fields that hold objects, or lists of objects or objects by name, whose undeclared fields are
+    part of `extra`. A subclass lists only its own.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
@@ -59,12 +59,14 @@ class StrictModel(BaseModel):
         extra: dict[str, Any] = {}
         for name in _inner_fields(type(self)):
             value = getattr(self, name)
-            if not isinstance(value, list):
+            if isinstance(value, list):
+                for index, part in enumerate(value):
+                    extra |= extra_at(f"{name}[{index}]", part)
+            elif isinstance(value, dict):
+                for key, part in value.items():
+                    extra |= extra_at(f"{name}.{key}", part)
+            else:
                 extra |= extra_at(name, value)
-                continue
-            for index, part in enumerate(value):
-                if found := part.extra:
-                    extra |= {f"{name}[{index}].{path}": each for path, each in found.items()}
         return extra
 
     @property

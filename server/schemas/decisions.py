@@ -1,18 +1,20 @@
 """The body of POST /v1/decisions: an input, and questions about it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import INT32, MAX_MESSAGES, TEXT_ONLY, StrictModel, by_type, quote
-from server.schemas.sampling import MAX_TIMEOUT_S
-
-MAX_QUESTIONS = 400
-MAX_OPTIONS = 255  # of a choice; levels of a score have the same limit
-_MAX_DEPTH, _MAX_VALUES, _MAX_JSON_BYTES = 32, 10_000, 256 * 2**10  # of a JSON part
+from server.schemas.base import MAX_MESSAGES, TEXT_ONLY, StrictModel, by_type, quote
+from server.schemas.decision_fields import (
+    MAX_OPTIONS,
+    MAX_QUESTIONS,
+    DecisionFields,
+    checked_json,
+    compact_json,
+    not_blank,
+)
 
 
 class TextPiece(StrictModel):
@@ -38,30 +40,7 @@ class RefusalPiece(StrictModel):
 def _json_data(value: Any) -> Any:
     if not isinstance(value, dict) and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
         raise PydanticCustomError("json", "it must be an object or a list of objects")
-    for num_values, depth in enumerate(_depths(value), 1):
-        if depth > _MAX_DEPTH:
-            raise PydanticCustomError("json", "it must have at most {most} levels", {"most": _MAX_DEPTH})
-        if num_values > _MAX_VALUES:
-            raise PydanticCustomError("json", "it must have at most {most} values", {"most": f"{_MAX_VALUES:,}"})
-    if len(_compact(value)) > _MAX_JSON_BYTES:
-        raise PydanticCustomError("json", "it must have at most 256 KiB as compact JSON")
-    return value
-
-
-def _depths(value: Any) -> Iterator[int]:
-    """Yield, for each value within a JSON value and for itself, the number of containers that it is in or is."""
-    pending = [(value, 1)]
-    while pending:
-        each, depth = pending.pop()
-        if isinstance(each, dict | list):
-            yield depth
-            pending += [(part, depth + 1) for part in (each.values() if isinstance(each, dict) else each)]
-        else:
-            yield depth - 1
-
-
-def _compact(value: Any) -> bytes:
-    return msgspec.json.encode(value)
+    return checked_json(value)
 
 
 _Object = dict[str, Any]
@@ -75,7 +54,7 @@ class JsonPiece(StrictModel):
 
     @property
     def written(self) -> str:
-        return _compact(self.data).decode()
+        return compact_json(self.data)
 
 
 _IMAGES = {"input_image": TEXT_ONLY, "input_file": TEXT_ONLY, "input_audio": TEXT_ONLY}
@@ -181,19 +160,13 @@ class PredicateQuestion(_Question):
     type: Literal["predicate"]
 
 
-def _not_blank(value: str | bool) -> str | bool:
-    if isinstance(value, str) and not value.strip():
-        raise PydanticCustomError("blank", "it must have a character other than spaces")
-    return value
-
-
 class ChoiceOption(StrictModel):
-    value: Annotated[str | bool, AfterValidator(_not_blank)]
+    value: Annotated[str | bool, AfterValidator(not_blank)]
     description: str | None = None
 
 
 class ScoreLevel(StrictModel):
-    label: Annotated[str, AfterValidator(_not_blank)]
+    label: Annotated[str, AfterValidator(not_blank)]
     description: str | None = None
 
 
@@ -244,19 +217,10 @@ _read_question = by_type({"predicate": PredicateQuestion, "choice": ChoiceQuesti
 DecisionQuestion = Annotated[PredicateQuestion | ChoiceQuestion | ScaleQuestion, BeforeValidator(_read_question)]
 
 
-class DecisionRequest(StrictModel):
-    """The body of POST /v1/decisions.
+class DecisionRequest(DecisionFields):
+    """The body of POST /v1/decisions."""
 
-    min_mass: the least probability that a question's labels must have together; below it the answer is a refusal.
-    """
-
-    model: str | None = None
     input: Annotated[_Items, BeforeValidator(_items, json_schema_input_type=str | _Items)]
     questions: Annotated[list[DecisionQuestion], Field(fail_fast=True, min_length=1, max_length=MAX_QUESTIONS)]
-    min_mass: Annotated[float, Field(ge=0, le=1)] | None = None
-    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
-    priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
-    cache_salt: str | None = None
 
     inner_fields = ("input", "questions")

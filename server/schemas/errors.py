@@ -35,3 +35,14 @@ class AnthropicError(msgspec.Struct):
 
 class OllamaError(msgspec.Struct):
     error: str
+
+
+class SystemOneFault(msgspec.Struct):
+    loc: list[str | int]  # "body", then the field's path
+    msg: str
+    type: str
+
+
+class SystemOneError(msgspec.Struct):
+    error: OpenAIErrorFields
+    detail: list[SystemOneFault] | UnsetType = UNSET  # of a body that is refused

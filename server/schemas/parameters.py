@@ -164,6 +164,8 @@ POOLING_PARAMETERS = ParameterTable(
 )
 DECISION_PARAMETERS = ParameterTable(
     unsupported={
+        "assets": _NEVER,  # System One's images
+        "images": _NEVER,
         "stream": (False,),
         "tools": _NEVER,
     },

@@ -64,7 +64,7 @@ class RequestMiddleware:
         except ClientGone:
             exchange.status = CLIENT_GONE
         except Exception as error:  # the route boundary
-            reply = reply_to(error, exchange.request_id)
+            reply = reply_to(error, exchange.request_id, route_path(scope))
             if exchange.has_answered:
                 raise  # too late for an answer, so the server closes the connection
             await error_response(reply, exchange.request_id, scope)(scope, receive, exchange.send)

@@ -141,6 +141,17 @@ async def test_a_line_with_a_decision_is_answered_as_by_http() -> None:
     assert answer.usage.input_tokens == expected["usage"]["input_tokens"]
 
 
+@pytest.mark.parametrize("state", ["A raft.", ""])
+async def test_a_line_for_system_one_is_answered_as_by_http(state: str) -> None:
+    app = make_app(FakeClient(says("x"), engine_info(max_model_len=1000)))
+    body = {"state": state, "questions": {"floats": {"type": "noul", "instructions": "Does it float?"}}, "min_mass": 0}
+    async with http(app) as caller:
+        expected = await caller.post("/v1/systemone", json=body)
+    answer = await _run(app.state.context, "/v1/systemone", body)
+    assert (answer.status_code, json.loads(answer.body)) == (expected.status_code, expected.json())
+    assert expected.status_code == (200 if state else 422)
+
+
 async def test_an_unknown_model_is_a_404() -> None:
     answer = await _run(_context(FakeClient(says(""))), CHAT, {"model": "other", "messages": MESSAGES})
     assert answer.status_code == 404

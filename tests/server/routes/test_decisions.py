@@ -1,23 +1,18 @@
 """POST /v1/decisions over ASGI, with a fake engine whose distributions depend on the prompt alone."""
 
 import asyncio
-import functools
-import math
-import random
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
-from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from engine.protocol import FinishReason, RequestOutput
+from tests.helpers.decisions import decision_client, probability
 from tests.helpers.fake_client import (
     BOS,
     CHAT_TEMPLATE,
     MODEL,
-    VOCAB_SIZE,
     FakeClient,
-    Step,
     engine_info,
     http,
     make_app,
@@ -37,36 +32,6 @@ CHOICE = {
 }
 SCORE = {"type": "score", "instructions": "How wet is it?", "levels": [{"label": "dry"}, {"label": "wet"}]}
 BODY = {"model": MODEL, "input": "A raft.", "questions": [PREDICATE, CHOICE, SCORE], "min_mass": 0}
-
-
-@functools.cache
-def _row(*ids: int) -> list[float]:
-    draw = random.Random(str(ids))
-    logits = [draw.gauss(0, 2) for _ in range(VOCAB_SIZE)]
-    total = math.log(math.fsum(map(math.exp, logits)))
-    return [logit - total for logit in logits]
-
-
-def _language(request: EngineRequest) -> list[Step]:
-    assert (request.sampling.max_tokens, request.sampling.logprobs) == (1, 0)
-    row = _row(*request.prompt_ids)
-    scores = TokenLogprobs(0, row[0], [(each, row[each]) for each in request.sampling.logprob_token_ids])
-    return [
-        RequestOutput(
-            id=request.id,
-            new_ids=[0],
-            logprobs=[scores],
-            finish_reason=FinishReason.LENGTH,
-            num_cached_tokens=16,
-            queue_s=0.25,
-        )
-    ]
-
-
-def _client(**tokenizer: Any) -> FakeClient:
-    info = engine_info(max_model_len=4096)
-    changed = msgspec.structs.replace(info.tokenizer, **tokenizer)
-    return FakeClient(_language, msgspec.structs.replace(info, tokenizer=changed))
 
 
 async def _post(client: FakeClient, body: dict[str, Any], **options: Any) -> httpx.Response:
@@ -89,17 +54,12 @@ async def _error(client: FakeClient, changes: dict[str, Any], **options: Any) ->
     return error
 
 
-def _probability(prompt: list[int], text: str) -> float:
-    ids = [*prompt, *text.encode()]
-    return math.exp(math.fsum(_row(*ids[:end])[ids[end]] for end in range(len(prompt), len(ids))))
-
-
 async def test_answers_have_openais_shape_and_the_labels_probabilities() -> None:
-    client = _client()
+    client = decision_client()
     answer = await _answer(client, BODY)
     prompts = [request.prompt_ids for request in client.requests[:3]]
     spelled = [
-        {text: _probability(prompt, text) for text in texts}
+        {text: probability(prompt, text) for text in texts}
         for prompt, texts in zip(
             prompts,
             [
@@ -138,7 +98,7 @@ async def test_answers_have_openais_shape_and_the_labels_probabilities() -> None
 
 
 async def test_the_prompt_has_the_state_first_and_the_question_before_the_answer() -> None:
-    client = _client()
+    client = decision_client()
     response = await _post(client, BODY)
     assert response.headers["x-decision-wording"] == "1"
     assert prompt_text(client) == (
@@ -153,7 +113,7 @@ async def test_the_prompt_has_the_state_first_and_the_question_before_the_answer
 
 
 async def test_usage_counts_the_state_once_and_what_was_cached_before() -> None:
-    client = _client()
+    client = decision_client()
     usage = (await _answer(client, BODY))["usage"]
     prompts = [request.prompt_ids for request in client.requests[:3]]
     num_state = prompts[0].index(ord(":"), len("user\nInput:\n"))  # up to the colon behind "Question"
@@ -169,15 +129,15 @@ async def test_usage_counts_the_state_once_and_what_was_cached_before() -> None:
 
 async def test_unlikely_labels_are_refused_and_the_other_answers_stand() -> None:
     long = {**CHOICE, "choices": [{"value": "a long label"}, {"value": "another long label"}]}
-    answer = await _answer(_client(), {**BODY, "questions": [long, PREDICATE], "min_mass": 1e-7})
+    answer = await _answer(decision_client(), {**BODY, "questions": [long, PREDICATE], "min_mass": 1e-7})
     assert answer["answers"][0] == {"type": "refusal", "name": "kind"}
     assert answer["answers"][1]["type"] == "predicate"
-    response = await _post(_client(), {**BODY, "min_mass": None}, decision_min_mass=1.0)
+    response = await _post(decision_client(), {**BODY, "min_mass": None}, decision_min_mass=1.0)
     assert {each["type"] for each in response.json()["answers"]} == {"refusal"}
 
 
 async def test_options_that_read_alike_are_numbered() -> None:
-    client = _client()
+    client = decision_client()
     question = {"type": "choice", "instructions": "", "choices": [{"value": True}, {"value": "true"}]}
     answer = await _answer(client, {**BODY, "questions": [question]})
     assert [each["value"] for each in answer["answers"][0]["probabilities"]] == [True, "true"]
@@ -188,7 +148,7 @@ async def test_options_that_read_alike_are_numbered() -> None:
 
 
 async def test_options_share_the_rows_of_their_beginnings() -> None:
-    client = _client()
+    client = decision_client()
     labels = [chr(0x4E00 + number) for number in range(255)]  # 1 first byte, 4 second ones
     answer = await _answer(client, {**BODY, "questions": [{**SCORE, "levels": [{"label": each} for each in labels]}]})
     assert [each["label"] for each in answer["answers"][0]["probabilities"]] == labels
@@ -197,7 +157,7 @@ async def test_options_share_the_rows_of_their_beginnings() -> None:
 
 
 async def test_400_questions_wait_for_each_other_and_keep_their_order() -> None:
-    client = _client()
+    client = decision_client()
     client.capacity = 8  # as many as run at once
     questions = [{**PREDICATE, "name": f"q{number}"} for number in range(400)]
     answer = await _answer(client, {**BODY, "questions": questions})
@@ -214,7 +174,7 @@ ITEMS = [
 
 
 async def test_items_are_read_with_their_speakers() -> None:
-    client = _client()
+    client = decision_client()
     await _answer(client, {**BODY, "input": ITEMS})
     assert (
         'Input:\ndeveloper: Be strict.\n\nuser: {"a":[1,"é"]}\n\nassistant calls look: {}\n\n'
@@ -223,7 +183,7 @@ async def test_items_are_read_with_their_speakers() -> None:
 
 
 async def test_control_tokens_in_texts_are_plain_text() -> None:
-    client = _client()
+    client = decision_client()
     question = {**PREDICATE, "instructions": "<|im_start|>"}
     await _answer(client, {**BODY, "input": "<|im_end|>", "questions": [question]})
     assert sum(each >= BOS for each in client.requests[0].prompt_ids) == 3  # the template's own
@@ -251,7 +211,7 @@ THINKING = CHAT_TEMPLATE.replace(
     ids=["switch", "open", "channels", "no template"],
 )
 async def test_the_answer_comes_without_a_thought(template: str | None, end: str) -> None:
-    client = _client(chat_template=template)
+    client = decision_client(chat_template=template)
     await _answer(client, {**BODY, "questions": [PREDICATE]})
     assert prompt_text(client).endswith(end)
     leads = {ord("y"), ord("n"), ord("Y"), ord("N")}
@@ -259,7 +219,7 @@ async def test_the_answer_comes_without_a_thought(template: str | None, end: str
 
 
 async def test_a_template_that_hides_the_message_is_refused() -> None:
-    error = await _error(_client(chat_template="{{ messages[0].role }}"), {})
+    error = await _error(decision_client(chat_template="{{ messages[0].role }}"), {})
     assert (error["param"], "--chat-template" in error["message"]) == ("model", True)
 
 
@@ -317,7 +277,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("changes", "param", "message"), BAD)
 async def test_a_bad_body_is_refused_by_the_fields_name(changes: dict[str, Any], param: str, message: str) -> None:
-    error = await _error(_client(), changes)
+    error = await _error(decision_client(), changes)
     assert error["param"] == param
     assert message in error["message"]
 
@@ -332,12 +292,14 @@ def _nested(depth: int) -> Any:
     ids=["depth", "values", "size"],
 )
 async def test_a_json_part_has_limits(data: Any, limit: str) -> None:
-    error = await _error(_client(), {"input": [{"role": "user", "content": [{"type": "input_json", "data": data}]}]})
+    error = await _error(
+        decision_client(), {"input": [{"role": "user", "content": [{"type": "input_json", "data": data}]}]}
+    )
     assert (error["param"], limit in error["message"]) == ("input[0].content[0].data", True)
 
 
 async def test_a_question_beyond_the_context_is_named() -> None:
-    error = await _error(_client(), _questions(PREDICATE, {**PREDICATE, "instructions": "x" * 5000}))
+    error = await _error(decision_client(), _questions(PREDICATE, {**PREDICATE, "instructions": "x" * 5000}))
     assert (error["param"], error["code"]) == ("questions[1]", "context_length_exceeded")
 
 
@@ -350,9 +312,9 @@ async def test_fields_without_effect_are_listed_or_refused() -> None:
     fields = {"prompt_cache_key": "k", "safety_identifier": "s", "unknown": 1}
     text = {"type": "input_text", "text": "A raft.", "prompt_cache_breakpoint": {"mode": "explicit"}}
     body = {**BODY, **fields, "input": [{"role": "user", "content": [text]}]}
-    listed = (await _post(_client(), body)).headers["x-ignored-parameters"].split(", ")
+    listed = (await _post(decision_client(), body)).headers["x-ignored-parameters"].split(", ")
     assert {*listed} == {*fields, "input[0].content[0].prompt_cache_breakpoint"}
-    error = await _error(_client(), {"unknown": 1}, strict_parameters=True)
+    error = await _error(decision_client(), {"unknown": 1}, strict_parameters=True)
     assert error["code"] == "unknown_parameter"
 
 
@@ -383,7 +345,7 @@ async def test_an_end_without_answers_is_an_error(output: dict[str, Any], status
 
 
 async def test_a_full_queue_refuses_the_decision() -> None:
-    client = _client()
+    client = decision_client()
     client.capacity = 0
     assert (await _post(client, BODY)).status_code == 429
 
@@ -399,7 +361,7 @@ async def test_a_client_that_leaves_aborts_all_lookups() -> None:
 
 
 async def test_decisions_are_counted() -> None:
-    async with http(make_app(_client())) as api:
+    async with http(make_app(decision_client())) as api:
         await api.post(URL, json={**BODY, "questions": [PREDICATE, PREDICATE]})
         metrics = (await api.get("/metrics")).text
     assert f'headrace_decision_answers_total{{kind="predicate",model_name="{MODEL}",outcome="answer"}} 2.0' in metrics

@@ -1,0 +1,92 @@
+"""Translation between the System One API and Decision.
+
+A choice of one label, or a score of one level, is not asked: its answer is certain.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from engine.errors import InvalidRequest
+from server.decisions.computing import Decided
+from server.decisions.decision import (
+    Decision,
+    Kind,
+    LabelOption,
+    Question,
+    choice_confidence,
+    mean_level,
+    score_confidence,
+)
+from server.schemas.system_one import NoulQuestion, SystemOneChoice, SystemOneQuestion, SystemOneRequest, content_text
+from server.schemas.system_one_answers import (
+    AnyAnswer,
+    NoulAnswer,
+    SystemOneAnswer,
+    SystemOneChoiceAnswer,
+    SystemOneScoreAnswer,
+    SystemOneUsage,
+)
+
+
+def system_one_decision(body: SystemOneRequest, default_min_mass: float) -> Decision:
+    """Return the body as a Decision. Raises InvalidRequest for a blank state, or a noul that asks nothing."""
+    state = content_text(body.state)
+    if not state.strip():
+        raise InvalidRequest("state is empty; give a text to decide about", param="state")
+    questions = [_question(name, question) for name, question in _open_questions(body)]
+    return Decision(state, questions, default_min_mass if body.min_mass is None else body.min_mass)
+
+
+def _open_questions(body: SystemOneRequest) -> Iterator[tuple[str, SystemOneQuestion]]:
+    """Yield the questions that have more than one answer, by name."""
+    for name, question in body.questions.items():
+        if isinstance(question, NoulQuestion) or len(question.criteria) > 1:
+            yield name, question
+
+
+def _question(name: str, given: SystemOneQuestion) -> Question:
+    path, instructions = f"questions.{name}", content_text(given.instructions)
+    match given:
+        case NoulQuestion():
+            outcomes = (None, None) if given.criteria is None else (given.criteria.true, given.criteria.false)
+            yes, no = (content_text(outcome) for outcome in outcomes)
+            if not any(text.strip() for text in (instructions, yes, no)):
+                raise InvalidRequest(f"{path} asks nothing; give it instructions or criteria", param=path)
+            options = [LabelOption("yes", yes), LabelOption("no", no)]
+            return Question(Kind.PREDICATE, instructions, path, options, name)
+        case SystemOneChoice():
+            options = [LabelOption(label, content_text(description)) for label, description in given.criteria.items()]
+            return Question(Kind.CHOICE, instructions, path, options, name, ".criteria.{value:.40}")
+        case _:
+            options = [LabelOption(content_text(level)) for level in given.criteria]
+            return Question(Kind.SCORE, instructions, path, options, name, ".criteria[{number}]")
+
+
+def system_one_answer(body: SystemOneRequest, decision: Decision, decided: Decided, model_name: str) -> SystemOneAnswer:
+    found = {question.name: masses for question, masses in zip(decision.questions, decided.masses, strict=True)}
+    answers = {}
+    for name, question in body.questions.items():
+        if name not in found:
+            answers[name] = _answer(question, [1.0])
+        elif (masses := found[name]) is not None:
+            answers[name] = _answer(question, masses.probabilities)
+    return SystemOneAnswer(model=model_name, answers=answers, usage=SystemOneUsage(input_tokens=decided.num_tokens))
+
+
+def _answer(question: SystemOneQuestion, probabilities: Sequence[float]) -> AnyAnswer:
+    match question:
+        case NoulQuestion():
+            return NoulAnswer(noul=probabilities[0])
+        case SystemOneChoice():
+            by_label = dict(zip(question.criteria, probabilities, strict=True))
+            return SystemOneChoiceAnswer(
+                choice=max(by_label, key=by_label.__getitem__),
+                confidence=choice_confidence(probabilities),
+                probabilities=by_label,
+            )
+        case _:
+            return SystemOneScoreAnswer(
+                score=mean_level(probabilities),
+                confidence=score_confidence(probabilities),
+                legend={str(number): level for number, level in enumerate(question.criteria)},
+                probabilities={str(number): each for number, each in enumerate(probabilities)},
+            )

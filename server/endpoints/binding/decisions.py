@@ -1,0 +1,104 @@
+"""Preparation and computation shared by the endpoints for decisions, which differ in their protocols alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request
+from starlette.responses import Response
+
+from server.decisions.computing import Decided, decide
+from server.decisions.decision import Decision
+from server.decisions.prompt import DecisionPrompt, decision_prompt
+from server.decisions.scoring import EngineScorer
+from server.decisions.wording import VERSION
+from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
+from server.generation.slo import check_first_token
+from server.generation.terms import RequestTerms, request_terms
+from server.http.body import json_response
+from server.http.disconnect import until_disconnect
+from server.schemas.decision_fields import DecisionFields
+from server.schemas.parameters import DECISION_PARAMETERS, ignored_header, ignored_parameters
+from server.served.model import ServedModel
+
+B = TypeVar("B", bound=DecisionFields)
+
+_WORDING_HEADER = "x-decision-wording"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionWork:
+    """A tokenized decision. write: builds the protocol's answer from the results and the model's name."""
+
+    model: ServedModel
+    decision: Decision
+    prompt: DecisionPrompt
+    terms: RequestTerms
+    write: Callable[[Decision, Decided, str], Any]
+    headers: dict[str, str]
+
+    async def respond(self, request: Request) -> Response:
+        return json_response(await until_disconnect(self._answer(), request.receive), self.headers)
+
+    async def collect(self) -> Any:
+        async with self.model.client.batch_lane.room(EngineScorer.max_at_once(self.model, self.prompt)):
+            return await self._answer()
+
+    async def _answer(self) -> Any:
+        decided = await decide(self.model, self.decision, self.prompt, self.terms)
+        return self.write(self.decision, decided, self.model.name)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionProtocol(Generic[B]):
+    """Translation between one protocol and Decision.
+
+    read: makes the decision from a body and the default of min_mass, or raises InvalidRequest. write: makes the answer
+    from the body, the decision, its results and the model's name. id_header: response header with the request's id.
+    """
+
+    read: Callable[[B, float], Decision]
+    write: Callable[[B, Decision, Decided, str], Any]
+    id_header: str | None = None
+
+    async def check(self, body: B, request: EndpointRequest) -> None:
+        self._checked(body, request)
+        if request.model.info is not None:
+            request.suitable.check_generates(request.model)
+
+    async def prepare(self, body: B, request: EndpointRequest) -> DecisionWork:
+        model = request.model
+        async with request.preparing():
+            decision, ignored = self._checked(body, request)
+            terms = request_terms(body, model, request.arrival_s)
+            check_first_token(model, terms, 1)
+            async with terms.in_time():
+                text_model = await model.text_model()
+                render = partial(decision_prompt, decision, text_model, model.client.info, cache_salt=terms.cache_salt)
+                prompt = await text_model.workers.run(render, size=decision.num_characters)
+        headers = {_WORDING_HEADER: VERSION, **ignored_header(ignored)}
+        if self.id_header is not None:
+            headers[self.id_header] = request.id
+        write = partial(self.write, body)
+        return DecisionWork(model=model, decision=decision, prompt=prompt, terms=terms, write=write, headers=headers)
+
+    def _checked(self, body: B, request: EndpointRequest) -> tuple[Decision, list[str]]:
+        """Check what needs no engine; return the decision and the names of ignored fields. Raises InvalidRequest."""
+        config = request.model.config
+        ignored = ignored_parameters(body.extra, strict=config.strict_parameters, table=DECISION_PARAMETERS)
+        if body.priority and not request.model.honors_priority:
+            ignored.append("priority")
+        return self.read(body, config.decision_min_mass), ignored
+
+
+def decision_endpoint(protocol: DecisionProtocol[Any], **fields: Any) -> Endpoint[Any]:
+    """Return the endpoint of a protocol. fields: those of Endpoint that differ between protocols."""
+    return Endpoint(
+        tag="Decisions",
+        capability=Capability.GENERATES,
+        check=protocol.check,
+        prepare=protocol.prepare,
+        is_batchable=True,
+        **fields,
+    )

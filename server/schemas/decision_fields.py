@@ -1,0 +1,67 @@
+"""Fields and limits that the bodies of all decisions share, whatever protocol they come from."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+from server.schemas.base import INT32, StrictModel
+from server.schemas.sampling import MAX_TIMEOUT_S
+
+MAX_QUESTIONS = 400
+MAX_OPTIONS = 255  # of a choice; levels of a score have the same limit
+_MAX_DEPTH, _MAX_VALUES, _MAX_JSON_BYTES = 32, 10_000, 256 * 2**10  # of one JSON value that is read as text
+
+V = TypeVar("V")
+
+
+class DecisionFields(StrictModel):
+    """Fields of a decision besides its input and its questions.
+
+    min_mass: the least probability that a question's labels must have together; below it the question is refused.
+    """
+
+    model: str | None = None
+    min_mass: Annotated[float, Field(ge=0, le=1)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
+    cache_salt: str | None = None
+
+
+def not_blank(value: V) -> V:
+    """Return the value. Raises PydanticCustomError for a string without text."""
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("blank", "it must have a character other than spaces")
+    return value
+
+
+def checked_json(value: Any) -> Any:
+    """Return the value. Raises PydanticCustomError for one that is too large to be read as text."""
+    for num_values, depth in enumerate(_depths(value), 1):
+        if depth > _MAX_DEPTH:
+            raise PydanticCustomError("json", "it must have at most {most} levels", {"most": _MAX_DEPTH})
+        if num_values > _MAX_VALUES:
+            raise PydanticCustomError("json", "it must have at most {most} values", {"most": f"{_MAX_VALUES:,}"})
+    if len(msgspec.json.encode(value)) > _MAX_JSON_BYTES:
+        raise PydanticCustomError("json", "it must have at most 256 KiB as compact JSON")
+    return value
+
+
+def _depths(value: Any) -> Iterator[int]:
+    """Yield, for each value within a JSON value and for itself, the number of containers that it is in or is."""
+    pending = [(value, 1)]
+    while pending:
+        each, depth = pending.pop()
+        if isinstance(each, dict | list):
+            yield depth
+            pending += [(part, depth + 1) for part in (each.values() if isinstance(each, dict) else each)]
+        else:
+            yield depth - 1
+
+
+def compact_json(value: Any) -> str:
+    """Return the JSON text of a value, without spaces."""
+    return msgspec.json.encode(value).decode()
