@@ -14,7 +14,7 @@ from tests.helpers.deadline import wait_until
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.server_process import START_TIMEOUT_S, ServerProcess, children, is_alive
 
-_NUM_LINES, _NUM_EPOCHS = 40, 4
+_NUM_LINES, _NUM_EPOCHS = 24, 4
 
 
 def _trainers(server: ServerProcess) -> list[int]:

@@ -25,13 +25,13 @@ def _complete(client: httpx.Client, prompt: str | list[int], max_tokens: int) ->
 
 def test_a_pool_of_16_blocks_serves_32_requests_with_unchanged_texts(server: ServerProcess, tmp_path: Path) -> None:
     with server.client() as client, ThreadPoolExecutor(len(PROMPTS)) as pool:
-        unloaded = list(pool.map(lambda prompt: _complete(client, prompt, 24), PROMPTS))
+        unloaded = list(pool.map(lambda prompt: _complete(client, prompt, 14), PROMPTS))
     options = ("--dtype", "float32", "--kv-cache-memory-bytes", str(SIXTEEN_BLOCKS), "--check-invariants")
     with ServerProcess(tmp_path / "log", *options, "--max-num-batched-tokens", "256") as small:
         small.wait_ready()
         wait_until(lambda: "16 blocks of 16 tokens" in small.log, "the server says how large its pool is")
         with small.client() as client, ThreadPoolExecutor(len(PROMPTS)) as pool:
-            loaded = list(pool.map(lambda prompt: _complete(client, prompt, 24), PROMPTS))
+            loaded = list(pool.map(lambda prompt: _complete(client, prompt, 14), PROMPTS))
         preemptions = small.metric("headrace_num_preemptions_total")
         wait_until(lambda: is_at_rest(small), "all gauges are 0 after the last answer")
     print(f"\n16 blocks, 32 requests: {preemptions:.0f} preemptions")  # noqa: T201 - a figure for docs/reliability.md
