@@ -59,12 +59,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Questions about one state. min_mass: the least probability that a question's labels must have together; below it
-    the question is refused."""
+    """Questions about one state.
+
+    min_mass: the least probability that a question's labels must have together; below it the question is refused.
+    permutations: how many rotations of a choice's options are averaged.
+    """
 
     state: str
     questions: Sequence[Question]
     min_mass: float
+    permutations: int = 1
 
     @property
     def num_characters(self) -> int:
@@ -77,7 +81,7 @@ def choice_confidence(probabilities: Sequence[float]) -> float:
     num = len(probabilities)
     if num == 1:
         return 1.0
-    return (num * max(probabilities) - 1) / (num - 1)
+    return max(0.0, (num * max(probabilities) - 1) / (num - 1))
 
 
 def mean_level(probabilities: Sequence[float]) -> float:

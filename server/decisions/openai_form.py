@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec import UNSET, UnsetType
+
 from engine.errors import InvalidRequest
 from server.decisions.computing import Decided
 from server.decisions.decision import (
@@ -30,6 +32,7 @@ from server.schemas.decisions import (
 )
 from server.schemas.decisions_answers import (
     Answer,
+    AnswerDetails,
     ChoiceAnswer,
     DecisionAnswer,
     DecisionInputDetails,
@@ -46,7 +49,8 @@ def decision_of(body: DecisionRequest, default_min_mass: float) -> Decision:
     """Return the body as a Decision. Raises InvalidRequest for a blank input or statement, or an output without its
     call."""
     questions = [_question(question, f"questions[{index}]") for index, question in enumerate(body.questions)]
-    return Decision(_state(body.input), questions, default_min_mass if body.min_mass is None else body.min_mass)
+    min_mass = default_min_mass if body.min_mass is None else body.min_mass
+    return Decision(_state(body.input), questions, min_mass, body.permutations)
 
 
 def _state(items: Sequence[DecisionItem]) -> str:
@@ -92,7 +96,7 @@ def _text(pieces: Sequence[Piece]) -> str:
 
 
 def _question(given: DecisionQuestion, path: str) -> Question:
-    instructions = _text(given.instructions)
+    instructions = _text(given.instructions or ())
     match given:
         case PredicateQuestion():
             if not instructions.strip():
@@ -108,32 +112,39 @@ def _question(given: DecisionQuestion, path: str) -> Question:
             return Question(Kind.SCORE, instructions, path, levels, given.name, ".levels[{number}].label")
 
 
-def answer_of(_body: DecisionRequest, decision: Decision, decided: Decided, model_name: str) -> DecisionAnswer:
-    answers = [_answer(*each) for each in zip(decision.questions, decided.masses, strict=True)]
+def answer_of(body: DecisionRequest, decision: Decision, decided: Decided, model_name: str) -> DecisionAnswer:
+    details = [answer_details(raw) if body.details else UNSET for raw in decided.raw]
+    answers = [_answer(*each) for each in zip(decision.questions, decided.masses, details, strict=True)]
     num_tokens, num_cached = decided.num_tokens, decided.num_cached_tokens
-    details = DecisionInputDetails(cached_tokens=num_cached, cache_write_tokens=0)
-    usage = DecisionUsage(input_tokens=num_tokens, input_tokens_details=details, total_tokens=num_tokens)
+    input_details = DecisionInputDetails(cached_tokens=num_cached, cache_write_tokens=0)
+    usage = DecisionUsage(input_tokens=num_tokens, input_tokens_details=input_details, total_tokens=num_tokens)
     return DecisionAnswer(model=model_name, answers=answers, usage=usage)
 
 
-def _answer(question: Question, masses: LabelMasses | None) -> Answer:
+def answer_details(raw: LabelMasses) -> AnswerDetails:
+    return AnswerDetails(mass=raw.mass, raw_probabilities=[each * raw.mass for each in raw.probabilities])
+
+
+def _answer(question: Question, masses: LabelMasses | None, details: AnswerDetails | UnsetType) -> Answer:
     name = question.name
     if masses is None:
-        return RefusalAnswer(name=name)
+        return RefusalAnswer(name=name, details=details)
     probabilities = masses.probabilities
     if question.kind is Kind.PREDICATE:
-        return PredicateAnswer(name=name, probability=probabilities[0])
+        return PredicateAnswer(name=name, details=details, probability=probabilities[0])
     pairs = list(zip(question.options, probabilities, strict=True))
     if question.kind is Kind.CHOICE:
         best, _ = max(pairs, key=lambda pair: pair[1])
         return ChoiceAnswer(
             name=name,
+            details=details,
             choice=best.value,
             confidence=choice_confidence(probabilities),
             probabilities=[ValueProbability(option.value, each) for option, each in pairs],
         )
     return ScaleAnswer(
         name=name,
+        details=details,
         score=mean_level(probabilities),
         confidence=score_confidence(probabilities),
         probabilities=[LevelProbability(str(level.value), number, each) for number, (level, each) in enumerate(pairs)],

@@ -5,6 +5,8 @@ A choice of one label, or a score of one level, is not asked: its answer is cert
 
 from collections.abc import Iterator, Sequence
 
+from msgspec import UNSET, UnsetType
+
 from engine.errors import InvalidRequest
 from server.decisions.computing import Decided
 from server.decisions.decision import (
@@ -16,6 +18,8 @@ from server.decisions.decision import (
     mean_level,
     score_confidence,
 )
+from server.decisions.openai_form import answer_details
+from server.schemas.decisions_answers import AnswerDetails
 from server.schemas.system_one import NoulQuestion, SystemOneChoice, SystemOneQuestion, SystemOneRequest, content_text
 from server.schemas.system_one_answers import (
     AnyAnswer,
@@ -33,7 +37,8 @@ def system_one_decision(body: SystemOneRequest, default_min_mass: float) -> Deci
     if not state.strip():
         raise InvalidRequest("state is empty; give a text to decide about", param="state")
     questions = [_question(name, question) for name, question in _open_questions(body)]
-    return Decision(state, questions, default_min_mass if body.min_mass is None else body.min_mass)
+    min_mass = default_min_mass if body.min_mass is None else body.min_mass
+    return Decision(state, questions, min_mass, body.permutations)
 
 
 def _open_questions(body: SystemOneRequest) -> Iterator[tuple[str, SystemOneQuestion]]:
@@ -62,26 +67,33 @@ def _question(name: str, given: SystemOneQuestion) -> Question:
 
 
 def system_one_answer(body: SystemOneRequest, decision: Decision, decided: Decided, model_name: str) -> SystemOneAnswer:
-    found = {question.name: masses for question, masses in zip(decision.questions, decided.masses, strict=True)}
+    results = zip(decided.masses, decided.raw, strict=True)
+    found = {question.name: each for question, each in zip(decision.questions, results, strict=True)}
     answers = {}
     for name, question in body.questions.items():
         if name not in found:
-            answers[name] = _answer(question, [1.0])
-        elif (masses := found[name]) is not None:
-            answers[name] = _answer(question, masses.probabilities)
+            answers[name] = _answer(question, [1.0], UNSET)
+            continue
+        masses, raw = found[name]
+        if masses is not None:
+            details = answer_details(raw) if body.details else UNSET
+            answers[name] = _answer(question, masses.probabilities, details)
     return SystemOneAnswer(model=model_name, answers=answers, usage=SystemOneUsage(input_tokens=decided.num_tokens))
 
 
-def _answer(question: SystemOneQuestion, probabilities: Sequence[float]) -> AnyAnswer:
+def _answer(
+    question: SystemOneQuestion, probabilities: Sequence[float], details: AnswerDetails | UnsetType
+) -> AnyAnswer:
     match question:
         case NoulQuestion():
-            return NoulAnswer(noul=probabilities[0])
+            return NoulAnswer(noul=probabilities[0], details=details)
         case SystemOneChoice():
             by_label = dict(zip(question.criteria, probabilities, strict=True))
             return SystemOneChoiceAnswer(
                 choice=max(by_label, key=by_label.__getitem__),
                 confidence=choice_confidence(probabilities),
                 probabilities=by_label,
+                details=details,
             )
         case _:
             return SystemOneScoreAnswer(
@@ -89,4 +101,5 @@ def _answer(question: SystemOneQuestion, probabilities: Sequence[float]) -> AnyA
                 confidence=score_confidence(probabilities),
                 legend={str(number): level for number, level in enumerate(question.criteria)},
                 probabilities={str(number): each for number, each in enumerate(probabilities)},
+                details=details,
             )

@@ -12,6 +12,7 @@ from server.schemas.sampling import MAX_TIMEOUT_S
 
 MAX_QUESTIONS = 400
 MAX_OPTIONS = 255  # of a choice; levels of a score have the same limit
+MAX_PERMUTATIONS = 16
 _MAX_DEPTH, _MAX_VALUES, _MAX_JSON_BYTES = 32, 10_000, 256 * 2**10  # of one JSON value that is read as text
 
 V = TypeVar("V")
@@ -21,10 +22,14 @@ class DecisionFields(StrictModel):
     """Fields of a decision besides its input and its questions.
 
     min_mass: the least probability that a question's labels must have together; below it the question is refused.
+    permutations: how many rotations of a choice's options are averaged. details: whether answers have the labels' own
+    probabilities too.
     """
 
     model: str | None = None
     min_mass: Annotated[float, Field(ge=0, le=1)] | None = None
+    permutations: Annotated[int, Field(ge=1, le=MAX_PERMUTATIONS)] = 1
+    details: bool = False
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None

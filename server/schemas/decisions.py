@@ -148,7 +148,7 @@ _Items = Annotated[list[DecisionItem], Field(fail_fast=True, min_length=1, max_l
 
 
 class _Question(StrictModel):
-    instructions: Pieces
+    instructions: Pieces | None = None
     name: str | None = None
 
     inner_fields = ("instructions",)
@@ -158,6 +158,7 @@ class PredicateQuestion(_Question):
     """A statement about the input, which may be true."""
 
     type: Literal["predicate"]
+    instructions: Pieces
 
 
 class ChoiceOption(StrictModel):

@@ -3,11 +3,20 @@
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class AnswerDetails(msgspec.Struct, kw_only=True):
+    """Probabilities as the model gives them, if the request asks for details."""
+
+    mass: float  # the probability that the model answers with one of the labels at all
+    raw_probabilities: list[float]  # of each label, in the question's order; yes and no for a predicate
 
 
 class PredicateAnswer(msgspec.Struct, kw_only=True):
     type: Literal["predicate"] = "predicate"
     name: str | None
+    details: AnswerDetails | UnsetType = UNSET
     probability: float  # that the statement is true
 
 
@@ -19,6 +28,7 @@ class ValueProbability(msgspec.Struct):
 class ChoiceAnswer(msgspec.Struct, kw_only=True):
     type: Literal["choice"] = "choice"
     name: str | None
+    details: AnswerDetails | UnsetType = UNSET
     choice: str | bool  # the likeliest option
     confidence: float
     probabilities: list[ValueProbability]
@@ -33,6 +43,7 @@ class LevelProbability(msgspec.Struct):
 class ScaleAnswer(msgspec.Struct, kw_only=True):
     type: Literal["score"] = "score"
     name: str | None
+    details: AnswerDetails | UnsetType = UNSET
     score: float  # the mean of the levels' values
     confidence: float
     probabilities: list[LevelProbability]
@@ -43,6 +54,7 @@ class RefusalAnswer(msgspec.Struct, kw_only=True):
 
     type: Literal["refusal"] = "refusal"
     name: str | None
+    details: AnswerDetails | UnsetType = UNSET
 
 
 Answer = PredicateAnswer | ChoiceAnswer | ScaleAnswer | RefusalAnswer

@@ -3,21 +3,28 @@
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from server.schemas.decisions_answers import AnswerDetails
 
 
-class NoulAnswer(msgspec.Struct, kw_only=True):
+class _Answer(msgspec.Struct, kw_only=True):
+    details: AnswerDetails | UnsetType = UNSET  # none for a question that is not asked
+
+
+class NoulAnswer(_Answer, kw_only=True):
     type: Literal["noul"] = "noul"
     noul: float  # the probability of a yes
 
 
-class SystemOneChoiceAnswer(msgspec.Struct, kw_only=True):
+class SystemOneChoiceAnswer(_Answer, kw_only=True):
     type: Literal["choice"] = "choice"
     choice: str  # the likeliest label
     confidence: float
     probabilities: dict[str, float]  # by label
 
 
-class SystemOneScoreAnswer(msgspec.Struct, kw_only=True):
+class SystemOneScoreAnswer(_Answer, kw_only=True):
     type: Literal["score"] = "score"
     score: float  # the mean of the levels, which count from 0
     confidence: float

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from server.decisions.computing import Decided, decide
 from server.decisions.decision import Decision
 from server.decisions.prompt import DecisionPrompt, decision_prompt
+from server.decisions.rotations import unrolled
 from server.decisions.scoring import EngineScorer
 from server.decisions.wording import VERSION
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
@@ -75,8 +76,9 @@ class DecisionProtocol(Generic[B]):
             check_first_token(model, terms, 1)
             async with terms.in_time():
                 text_model = await model.text_model()
-                render = partial(decision_prompt, decision, text_model, model.client.info, cache_salt=terms.cache_salt)
-                prompt = await text_model.workers.run(render, size=decision.num_characters)
+                every = unrolled(decision)
+                render = partial(decision_prompt, every, text_model, model.client.info, cache_salt=terms.cache_salt)
+                prompt = await text_model.workers.run(render, size=every.num_characters)
         headers = {_WORDING_HEADER: VERSION, **ignored_header(ignored)}
         if self.id_header is not None:
             headers[self.id_header] = request.id

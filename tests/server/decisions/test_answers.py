@@ -17,6 +17,12 @@ def test_confidence_of_a_choice_is_the_distance_from_an_even_split(
     assert choice_confidence(probabilities) == pytest.approx(confidence)
 
 
+def test_confidence_is_never_below_0() -> None:
+    shares = [1 / sum([1 / 49] * 49) / 49] * 49  # as floats, 49 times one is less than 1
+    assert 49 * shares[0] < 1
+    assert choice_confidence(shares) == 0
+
+
 @pytest.mark.parametrize(
     ("probabilities", "score", "confidence"),
     [

@@ -136,6 +136,28 @@ async def test_unlikely_labels_are_refused_and_the_other_answers_stand() -> None
     assert {each["type"] for each in response.json()["answers"]} == {"refusal"}
 
 
+async def test_rotations_of_the_options_are_averaged_and_details_are_given() -> None:
+    client = decision_client()
+    choices = [{"value": value} for value in ("raft", "boat", "ship")]
+    questions = [{"type": "choice", "choices": choices}, SCORE]
+    answer = await _answer(client, {**BODY, "questions": questions, "permutations": 2, "details": True})
+    first, second = (client.requests[number].prompt_ids for number in range(2))
+    assert "Options:\n- raft\n- boat\n- ship\n" in prompt_text(client, 0)
+    assert "Options:\n- boat\n- ship\n- raft\n" in prompt_text(client, 1)
+    raw = [
+        (probability(first, *spelled) + probability(second, *spelled)) / 2
+        for spelled in (("raft", "Raft"), ("boat", "Boat"), ("ship", "Ship"))
+    ]
+    choice, score = answer["answers"]
+    assert choice["details"]["raw_probabilities"] == pytest.approx(raw, rel=1e-4)
+    assert choice["details"]["mass"] == pytest.approx(sum(raw), rel=1e-4)
+    given = [each["probability"] for each in choice["probabilities"]]
+    assert given == pytest.approx([each / sum(raw) for each in raw], abs=2e-6)
+    assert sum(score["details"]["raw_probabilities"]) == pytest.approx(score["details"]["mass"])
+    refused = await _answer(decision_client(), {**BODY, "details": True, "min_mass": 1.0})
+    assert [each["details"]["mass"] < 1 for each in refused["answers"]] == [True] * 3
+
+
 async def test_options_that_read_alike_are_numbered() -> None:
     client = decision_client()
     question = {"type": "choice", "instructions": "", "choices": [{"value": True}, {"value": "true"}]}
@@ -270,6 +292,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "the limit is 256",
     ),
     ({"min_mass": 1.5}, "min_mass", "at most 1"),
+    ({"permutations": 0}, "permutations", "at least 1"),
+    ({"permutations": 17}, "permutations", "at most 16"),
     ({"stream": True}, "stream", "not supported"),
     ({"tools": [{}]}, "tools", "not supported"),
 ]

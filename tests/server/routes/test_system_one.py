@@ -90,6 +90,17 @@ async def test_unlikely_labels_leave_their_question_out() -> None:
     assert none["answers"] == {}
 
 
+async def test_details_and_permutations_are_as_in_decisions() -> None:
+    client = decision_client()
+    changes = {"questions": {"kind": CHOICE, "floats": NOUL}, "permutations": 4, "details": True}
+    answers = (await _post(client, changes)).json()["answers"]
+    assert ["- boat\n- ship:" in prompt_text(client, number) for number in range(2)] == [False, True]
+    details = answers["kind"]["details"]
+    shares = [each / details["mass"] for each in details["raw_probabilities"]]
+    assert shares == pytest.approx([*answers["kind"]["probabilities"].values()])
+    assert len(answers["floats"]["details"]["raw_probabilities"]) == 2
+
+
 async def test_a_single_label_is_certain_and_is_not_asked() -> None:
     client = decision_client()
     single = {"a": {"type": "choice", "criteria": {"x": None}}, "b": {"type": "score", "criteria": ["low"]}}

@@ -1,0 +1,52 @@
+"""Rotations of options: a preference for a place among them is averaged away."""
+
+import pytest
+
+from server.decisions.decision import Decision, Kind, LabelOption, Question
+from server.decisions.rotations import averaged, unrolled
+from server.decisions.walk import LabelMasses
+
+pytestmark = pytest.mark.fast
+
+
+def _decision(num_options: int, permutations: int, kind: Kind = Kind.CHOICE) -> Decision:
+    options = [LabelOption(str(number)) for number in range(num_options)]
+    return Decision("", [Question(kind, "", "questions[0]", options)], 0.0, permutations)
+
+
+def _orders(decision: Decision) -> list[str]:
+    return ["".join(option.text for option in question.options) for question in unrolled(decision).questions]
+
+
+def test_rotations_are_evenly_apart_and_at_most_one_for_each_option() -> None:
+    assert _orders(_decision(6, 3)) == ["012345", "234501", "450123"]
+    assert _orders(_decision(5, 2)) == ["01234", "23401"]
+    assert _orders(_decision(3, 16)) == ["012", "120", "201"]
+
+
+@pytest.mark.parametrize("kind", [Kind.SCORE, Kind.PREDICATE])
+def test_only_choices_are_rotated(kind: Kind) -> None:
+    assert _orders(_decision(2, 4, kind)) == ["01"]
+
+
+def test_a_preference_for_a_place_is_averaged_away() -> None:
+    decision = _decision(3, 3)
+    by_place = [0.7, 0.2, 0.1]
+    (mean,) = averaged(decision, [LabelMasses(by_place, 0.5)] * 3)
+    assert mean.probabilities == pytest.approx([1 / 3] * 3)
+    assert mean.mass == pytest.approx(0.5)
+
+
+def test_each_option_keeps_its_own_probability() -> None:
+    decision = _decision(4, 2)
+    by_option = [0.1, 0.2, 0.3, 0.4]
+    rotated = [LabelMasses([by_option[int(text)] for text in order], 0.8) for order in _orders(decision)]
+    (mean,) = averaged(decision, rotated)
+    assert mean.probabilities == pytest.approx(by_option)
+
+
+def test_a_rotation_counts_by_its_mass() -> None:
+    (mean,) = averaged(_decision(2, 2), [LabelMasses([1.0, 0.0], 0.6), LabelMasses([0.0, 0.0], 0.0)])
+    assert (mean.probabilities, mean.mass) == (pytest.approx([1, 0]), pytest.approx(0.3))
+    (none,) = averaged(_decision(2, 2), [LabelMasses([0.0, 0.0], 0.0)] * 2)
+    assert (none.probabilities, none.mass) == ([0.0, 0.0], 0.0)
