@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from engine.command_io.weighing import Weighed
 from engine.errors import StartupError
+from engine.kv_tiers.tier import most_moving_bytes
 from engine.wording import gib
 from server.config.models import ModelEntry
 
@@ -23,10 +24,18 @@ class MemoryNeed:
     kv_bytes: int | None = None  # the option --kv-cache-memory-bytes
     kv_share: float = 1.0
     is_pinned: bool = False
+    offloads: bool = False  # blocks of the KV cache move to and from disk, through host memory
 
     @property
     def fixed_bytes(self) -> int:
         return self.weighed.weight_bytes + self.weighed.adapter_bytes + PROCESS_BYTES
+
+    def moving_bytes(self, kv_bytes: int) -> int:
+        """Return the memory of blocks on their way to and from disk, beside a KV cache of `kv_bytes`."""
+        return most_moving_bytes(kv_bytes) if self.offloads else 0
+
+    def total_bytes(self, kv_bytes: int) -> int:
+        return self.fixed_bytes + kv_bytes + self.moving_bytes(kv_bytes)
 
     @property
     def least_kv_bytes(self) -> int:
@@ -41,7 +50,9 @@ class MemoryNeed:
 
 
 def memory_need(entry: ModelEntry, weighed: Weighed) -> MemoryNeed:
-    return MemoryNeed(entry.name, weighed, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned)
+    offloads = entry.engine.kv_offload_dir is not None and weighed.has_kv_cache
+    kv_bytes = entry.engine.kv_cache_memory_bytes
+    return MemoryNeed(entry.name, weighed, kv_bytes, entry.kv_share, entry.is_pinned, offloads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +90,28 @@ def plan_memory(needs: Sequence[MemoryNeed], limit_bytes: int | None, *, loads_o
     grants = {name: _grant(need, kv) for need, (name, kv) in zip(together, kv_sizes.items(), strict=True)}
     left = limit - sum(grant.need_bytes for grant in grants.values())
     for need in apart:
-        room = left - need.fixed_bytes
+        room = left - need.total_bytes(0)
         kv = max(need.least_kv_bytes, min(need.wanted_kv_bytes, int(room * _KV_SHARE)))
         grants[need.name] = _grant(need, min(kv, room))
     return MemoryPlan(limit, tuple(grants[need.name] for need in needs))
 
 
+def _least_moving(need: MemoryNeed) -> int:
+    return need.moving_bytes(need.least_kv_bytes)
+
+
 def _least_bytes(need: MemoryNeed) -> int:
-    return need.fixed_bytes + need.least_kv_bytes
+    return need.total_bytes(need.least_kv_bytes)
 
 
 def _grant(need: MemoryNeed, kv_bytes: int) -> MemoryGrant:
-    return MemoryGrant(need.name, kv_bytes, need.fixed_bytes + kv_bytes, need.weighed.has_kv_cache)
+    return MemoryGrant(need.name, kv_bytes, need.total_bytes(kv_bytes), need.weighed.has_kv_cache)
 
 
 def _shared(needs: Sequence[MemoryNeed], limit: int) -> dict[str, int]:
     """Return the size of each model's KV cache: its minimum, plus its share of the rest up to the wanted size."""
     sizes = {need.name: need.least_kv_bytes for need in needs}
-    room = int((limit - sum(need.fixed_bytes for need in needs)) * _KV_SHARE)
+    room = int((limit - sum(need.total_bytes(0) for need in needs)) * _KV_SHARE)
     room -= sum(sizes.values())
     open_needs = [need for need in needs if sizes[need.name] < need.wanted_kv_bytes]
     while open_needs and room > 0:
@@ -125,6 +140,7 @@ def _check(
     parts = "; ".join(
         f"{need.name}: {gib(need.weighed.weight_bytes)} of weights + {gib(need.least_kv_bytes)} of KV cache + "
         + (f"{gib(need.weighed.adapter_bytes)} for adapters + " if need.weighed.adapter_bytes else "")
+        + (f"{gib(moving)} for blocks on their way to and from disk + " if (moving := _least_moving(need)) else "")
         + f"{gib(PROCESS_BYTES)} for its process"
         for need in counted
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from engine.client.interface import EngineClient
 from engine.errors import HeadraceError, ModelUnusable, OptionError, TextUnusable
+from engine.kv_tiers.tier import most_moving_bytes
 from engine.protocol import EngineInfo
 from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
@@ -169,6 +170,7 @@ class ModelLoader:
             await self._fail(name, managed, engine, error)
             return
         need_bytes = info.weight_bytes + info.adapter_bytes + info.kv_bytes + PROCESS_BYTES
+        need_bytes += most_moving_bytes(info.kv_bytes) if info.kv_folder is not None else 0
         if 0 < managed.model.need_bytes < need_bytes:
             expected = managed.model.need_bytes
             logger.warning("the model %s takes %d MiB, where %d were expected", name, need_bytes >> 20, expected >> 20)

@@ -58,6 +58,14 @@ def test_adapters_are_planned_beside_the_weights() -> None:
         plan_memory([adapted], 5 * GIB, loads_on_demand=False)
 
 
+def test_blocks_on_their_way_to_disk_are_planned_beside_the_cache() -> None:
+    claim = _claim("a", 1, kv_bytes=4 * GIB, offloads=True)
+    [grant] = plan_memory([claim], 16 * GIB, loads_on_demand=False).grants
+    assert (grant.kv_bytes, grant.need_bytes) == (4 * GIB, 5 * GIB + PROCESS_BYTES + GIB // 4 + GIB)
+    with pytest.raises(StartupError, match=r"\+ 1.25 GiB for blocks on their way to and from disk \+ 0.50 GiB"):
+        plan_memory([claim], 6 * GIB, loads_on_demand=False)
+
+
 def test_models_that_do_not_fit_are_refused_with_the_sum() -> None:
     claims = [_claim("a", 5), _claim("b", 4)]
     with pytest.raises(StartupError) as refused:
@@ -83,19 +91,21 @@ SIZES = st.floats(0, 8, allow_nan=False)
 
 
 @given(
-    models=st.lists(st.tuples(SIZES, SIZES, SIZES, st.booleans(), st.floats(0.1, 10)), min_size=1, max_size=5),
+    models=st.lists(
+        st.tuples(SIZES, SIZES, SIZES, st.booleans(), st.floats(0.1, 10), st.booleans()), min_size=1, max_size=5
+    ),
     limit=st.floats(0.1, 40),
     loads_on_demand=st.booleans(),
 )
 def test_no_byte_is_promised_twice(
-    models: list[tuple[float, float, float, bool, float]], limit: float, loads_on_demand: bool
+    models: list[tuple[float, float, float, bool, float, bool]], limit: float, loads_on_demand: bool
 ) -> None:
     claims = [
-        _claim(str(index), weights, least, least + more, is_pinned=is_pinned, kv_share=share)
-        for index, (weights, least, more, is_pinned, share) in enumerate(models)
+        _claim(str(index), weights, least, least + more, is_pinned=is_pinned, kv_share=share, offloads=offloads)
+        for index, (weights, least, more, is_pinned, share, offloads) in enumerate(models)
     ]
     limit_bytes = int(limit * GIB)
-    least = {claim.name: claim.fixed_bytes + claim.least_kv_bytes for claim in claims}
+    least = {claim.name: claim.total_bytes(claim.least_kv_bytes) for claim in claims}
     stay = [claim for claim in claims if claim.is_pinned or not loads_on_demand]
     others = [claim for claim in claims if claim not in stay]
     needed = sum(least[claim.name] for claim in stay) + max((least[claim.name] for claim in others), default=0)

@@ -12,6 +12,7 @@ from engine.errors import ModelUnusable, OptionError, StartupError
 from engine.protocol import AdapterInfo
 from server.config.lora import LoraConfig
 from server.served.loadable_model import ModelState
+from server.served.memory_plan import PROCESS_BYTES
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import engine_info, http, says
 from tests.helpers.several import FakeEngine, make_several
@@ -40,6 +41,15 @@ async def test_every_model_has_its_own_fingerprint() -> None:
         for name in "ab":
             answer = await api.post("/v1/completions", json={"model": name, "prompt": "x"})
             assert answer.json()["system_fingerprint"] == f"default/1.0/{name}"
+
+
+@pytest.mark.parametrize("folder", [None, "/kv/fingerprint"])
+async def test_a_loaded_model_counts_blocks_on_their_way_to_disk(folder: str | None) -> None:
+    several = make_several({"a": 1 << 40}, limit=1 << 40)
+    info = several.infos["a"] = engine_info(kv_bytes=8 << 20, kv_folder=folder)
+    await ask(several, "a")
+    moving_bytes = 0 if folder is None else (256 << 20) + (2 << 20)
+    assert several.loader.used_bytes == info.weight_bytes + (8 << 20) + PROCESS_BYTES + moving_bytes
 
 
 async def test_a_swap_between_two_that_do_not_fit_together_loses_no_request() -> None:
