@@ -54,18 +54,10 @@ class AttentionBackend(ABC):
         return scale_queries(rotate(q, rotary), rotary)
 
     @abstractmethod
-    def write(
-        self,
-        kv: LayerKV,
-        k: torch.Tensor,
-        v: torch.Tensor | None,
-        group: KVGroupBatch,
-        key_center: torch.Tensor | None = None,
-    ) -> None:
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         """Store k [T, K, D] and v [T, K, value_dim] at the group's slots. v is None if values are part of the keys.
 
-        key_center: [K, D] fp32, contiguous; a back end that spreads keys subtracts it before it rounds them, which adds
-        the same to all scores of a query. Only for attention without sinks and soft cap, the same in every call.
+        A back end that spreads keys subtracts `kv.key_center` before it rounds them.
         """
 
     def rotate_and_write(
@@ -76,15 +68,13 @@ class AttentionBackend(ABC):
         v: torch.Tensor | None,
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
-        key_center: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Rotate q ([T, H, D]) and k by the rows' angles, and store k and v. Returns q, rotated and scaled.
 
-        key_center: of rotated keys, as `write` takes it. May change q and k in place. A back end with a fused kernel
-        overrides this.
+        May change q and k in place. A back end with a fused kernel overrides this.
         """
         q, k = self.rotate_heads(q, k, rotary)
-        self.write(kv, k, v, group, key_center)
+        self.write(kv, k, v, group)
         return scale_queries(q, rotary)
 
     def rotate_and_write_index(

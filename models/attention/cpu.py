@@ -87,15 +87,8 @@ class CpuAttention(AttentionBackend):
         self._rope_kv_write(None, q, q[:, :0], None, rotary, None)
         return q
 
-    def write(
-        self,
-        kv: LayerKV,
-        k: torch.Tensor,
-        v: torch.Tensor | None,
-        group: KVGroupBatch,
-        key_center: torch.Tensor | None = None,
-    ) -> None:
-        self._rope_kv_write(kv.parts[_PART], None, k, v, None, group, kv.layout.code_dtype, key_center)
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        self._rope_kv_write(kv.parts[_PART], None, k, v, None, group, kv.layout.code_dtype, kv.key_center)
 
     def rotate_and_write(
         self,
@@ -105,9 +98,8 @@ class CpuAttention(AttentionBackend):
         v: torch.Tensor | None,
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
-        key_center: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype, key_center)
+        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype, kv.key_center)
         return q
 
     def rotate_and_write_index(

@@ -60,16 +60,9 @@ class ReferenceAttention(AttentionBackend):
             parts.append(CachePart(INDEX_PART, (1, spec.indexer.head_dim), kv_dtype))
         return KVLayout(tuple(parts), 1, dtype)
 
-    def write(
-        self,
-        kv: LayerKV,
-        k: torch.Tensor,
-        v: torch.Tensor | None,
-        group: KVGroupBatch,
-        key_center: torch.Tensor | None = None,
-    ) -> None:
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         if has_spread_keys(kv.layout.code_dtype, has_values=v is not None):
-            k = hadamard_heads(k if key_center is None else k.to(torch.float32) - key_center)
+            k = hadamard_heads(k if kv.key_center is None else k.to(torch.float32) - kv.key_center)
         if v is not None and has_spread_values(kv.layout.code_dtype, has_values=True):
             v = hadamard_heads(v)
         for name, rows in (("k", k),) if v is None else (("k", k), ("v", v)):

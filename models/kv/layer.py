@@ -10,10 +10,16 @@ from models.architecture.kv_layout import KVLayout, StateLayout
 
 @dataclass(slots=True, eq=False)
 class LayerKV:
-    """Keys and values of one layer: a tensor for each part of its layout, by name, [tiles, *shape of a tile]."""
+    """Keys and values of one layer: a tensor for each part of its layout, by name, [tiles, *shape of a tile].
+
+    key_center: [K, D] fp32, contiguous; a constant that spread keys are stored without, which adds the same to all
+    scores of a query. The layer sets it before it writes, always to the same. Only for attention without sinks and soft
+    cap.
+    """
 
     layout: KVLayout
     parts: Mapping[str, torch.Tensor]
+    key_center: torch.Tensor | None = None
 
     def viewed(self, layout: KVLayout, num_blocks: int, block_size: int) -> "LayerKV":
         """Return the same memory in another layout, whose blocks must have as many bytes in each part."""

@@ -59,18 +59,11 @@ class TrainAttention(AttentionBackend):
     def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
         return self.serving.layout(spec, dtype, kv_dtype)
 
-    def write(
-        self,
-        kv: LayerKV,
-        k: torch.Tensor,
-        v: torch.Tensor | None,
-        group: KVGroupBatch,
-        key_center: torch.Tensor | None = None,
-    ) -> None:
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         if isinstance(kv, SequenceRows):
             kv.k, kv.v = k, v
         else:
-            self.serving.write(kv, k.contiguous(), None if v is None else v.contiguous(), group, key_center)
+            self.serving.write(kv, k.contiguous(), None if v is None else v.contiguous(), group)
 
     def forward(
         self,

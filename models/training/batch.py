@@ -52,7 +52,7 @@ def shares_prefixes(decoder: Decoder) -> bool:
 def training_caches(decoder: Decoder, prefixes: Sequence[int | None] | None = None) -> list[LayerCache]:
     """Return the layers' caches for a single training step. prefixes: each sequence's prefix, by index."""
     return [
-        SequenceRows(layout, {}, prefixes, mixer in decoder.shared_mixers)
+        SequenceRows(layout, {}, prefixes=prefixes, is_shared=mixer in decoder.shared_mixers)
         if isinstance(layout, KVLayout)
         else allocate_states(layout, 1, _CPU)
         for mixer, layout in enumerate(decoder.cache_layout.layers)

@@ -104,7 +104,6 @@ def rotate_and_write_cost(
     v: torch.Tensor | None,
     by: object,
     group: KVGroupBatch,
-    _: object = None,
 ) -> Cost:
     """Return the cost of `kv_write_cost`, and of rotating the queries."""
     del by

@@ -109,13 +109,14 @@ class Attention(nn.Module):
             v = self.backend.norm_heads(v, self._value_norm)
         if self._norms and not self._norms_rotated:
             q, k = self._normed(q, k)
+        kv.key_center = self._key_center
         if rotary is None:
-            self.backend.write(kv, k, v, group, self._key_center)
+            self.backend.write(kv, k, v, group)
         elif self._norms_rotated:
             q, k = self._normed(*self.backend.rotate_heads(q, k, rotary))
             self.backend.write(kv, k, v, group)
         else:
-            q = self.backend.rotate_and_write(kv, q, k, v, rotary, group, self._key_center)
+            q = self.backend.rotate_and_write(kv, q, k, v, rotary, group)
         attended = self.backend.forward(
             q, kv, batch, group, self.spec, alibi_slopes=self.alibi_slopes, sinks=self.sinks
         )

@@ -98,8 +98,9 @@ def test_a_center_is_subtracted_from_keys_that_are_spread(kernels: KernelLibrary
     k, v = torch.randn(2, 20, 2, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
     center = torch.linspace(-30, 30, 96).view(2, 48)
     kv = full_kv(backend, spec, 2, 16, torch.bfloat16, kv_dtype=kv_dtype)
+    kv.key_center = center
 
-    backend.write(kv, k, v, KVGroupBatch(torch.arange(20), torch.zeros(1, 1), 16), center)
+    backend.write(kv, k, v, KVGroupBatch(torch.arange(20), torch.zeros(1, 1), 16))
 
     want = quantize_heads(hadamard_heads(k.float() - center), kv_dtype, is_key=True)
     codes, scales = _stored(kv, spec)[0]
