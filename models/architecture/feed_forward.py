@@ -1,5 +1,6 @@
 """Feed-forward networks: one for all rows (MLPSpec), or experts that a router chooses for each row (MoESpec)."""
 
+import dataclasses
 import enum
 from dataclasses import dataclass
 
@@ -48,6 +49,9 @@ class MLPSpec:
     # Of a normal distribution with a row's mean and deviation of gates, this share is cut to 0, and the cut subtracted
     # from the rest, before the activation: Gemma 3n.
     gate_sparsity: float = 0.0
+
+    def with_size(self, size: int) -> "MLPSpec":
+        return dataclasses.replace(self, intermediate_size=size)
 
 
 class RouterScore(enum.Enum):

@@ -109,6 +109,12 @@ class LayerSpec:
         return self.mixer
 
     @property
+    def dense_mlp(self) -> MLPSpec:
+        """The MLPSpec of a layer that has an MLP, not experts in its place."""
+        assert isinstance(self.mlp, MLPSpec)
+        return self.mlp
+
+    @property
     def recurrence(self) -> RecurrenceSpec | None:
         """The RecurrenceSpec of a layer that has a recurrence, alone or beside attention, or None."""
         return self.beside if self.mixer is None or isinstance(self.mixer, AttentionSpec) else self.mixer

@@ -141,12 +141,12 @@ class HFConfig:
 
     def list_integers(self, pattern: str) -> str:
         """Return the fields that have been read, hold integers, and whose names match, as " (num_experts 4)", or ""."""
-        found = [
-            f"{name} {value}"
+        found = {
+            self.spelling(name): value
             for name, value in self.fields.items()
             if self.path + name in self.reads and type(value) is int and re.search(pattern, name)
-        ]
-        return f" ({', '.join(found)})" if found else ""
+        }
+        return f" ({', '.join(f'{name} {value}' for name, value in found.items())})" if found else ""
 
     def first(self, *names: str) -> str:
         """Return the first of `names` that is a present field, else names[0]: for fields that were renamed."""

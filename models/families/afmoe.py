@@ -5,7 +5,7 @@ from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -32,15 +32,14 @@ def describe(config: HFConfig) -> DecoderSpec:
     size, num_shared = config.integer("moe_intermediate_size", 1408), config.integer("num_shared_experts", 2)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        expert, shared = (dataclasses.replace(layer.mlp, intermediate_size=n * size) for n in (1, num_shared))
+        expert, shared = (layer.dense_mlp.with_size(n * size) for n in (1, num_shared))
         return dataclasses.replace(
             layer.with_window(windows[index]),
             rope=None if windows[index] is None else layer.rope,
             placement=NormPlacement.SANDWICH,
             qk_norm=QKNormSpec(layer.norm),
             has_output_gate=True,
-            mlp=layer.mlp if index < num_dense else MoESpec(num_experts, expert, router, shared),
+            mlp=layer.dense_mlp if index < num_dense else MoESpec(num_experts, expert, router, shared),
         )
 
     scale = spec.hidden_size**0.5 if config.boolean("mup_enabled", False) else 1.0

@@ -5,7 +5,7 @@ from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import Activation, MLPSpec
+from models.architecture.feed_forward import Activation
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -33,9 +33,8 @@ def describe(config: HFConfig) -> DecoderSpec:
         config = config.with_fields({"hidden_act": "silu"})
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        activation = Activation.XIELU if has_xielu else layer.mlp.activation
-        mlp = dataclasses.replace(layer.mlp, is_gated=False, activation=activation)
+        activation = Activation.XIELU if has_xielu else layer.dense_mlp.activation
+        mlp = dataclasses.replace(layer.dense_mlp, is_gated=False, activation=activation)
         return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), mlp=mlp)
 
     return llama.describe(config, llama.Defaults(rope_theta=12000000.0, eps=1e-5)).map_layers(adapt)

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -16,8 +15,7 @@ from models.families.registry import Family
 
 def describe(config: HFConfig) -> DecoderSpec:
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        return dataclasses.replace(layer, mlp=dataclasses.replace(layer.mlp, is_gated=False))
+        return dataclasses.replace(layer, mlp=dataclasses.replace(layer.dense_mlp, is_gated=False))
 
     return llama.describe(config, llama.Defaults(eps=1e-5, activation="relu2")).map_layers(adapt)
 

@@ -7,13 +7,14 @@ from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import MAX_NUMBER, HFConfig
 from models.config.layers import kinds_of_layers
 from models.errors import CheckpointError, UnsupportedModelError
-from models.families import deepseek, kimi_linear
+from models.families import deepseek, kimi_linear, routed_experts
 from models.families.delta_rule import KINDS, channel_delta, delta_names, with_delta
 from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import rotary_first_q
 
 _LIMITS = ("expert_swiglu_limit_list", "share_expert_swiglu_limit_list")
-_DEFAULTS = {**deepseek.V3_DEFAULTS, "first_k_dense_replace": 2}
+_DEFAULTS = {**routed_experts.V3_DEFAULTS, "first_k_dense_replace": 2}
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -48,7 +49,7 @@ def _names(block: str, decay: str) -> dict[str, To | tuple[To, ...] | None]:
     return {
         **{name.replace(".self_attn.", f".{block}."): to for name, to in deepseek.NAMES.items()},
         **delta_names(block, z="g_proj", a=decay),
-        f"{names}.q_proj.*": To("layers.{i}.attn.qkv", "q", deepseek.rotary_first_q, otherwise=delta),
+        f"{names}.q_proj.*": To("layers.{i}.attn.qkv", "q", rotary_first_q, otherwise=delta),
         f"{names}.g_proj.*": To("layers.{i}.attn.qkv", "gate", otherwise=delta, otherwise_shard="z"),
     }
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec
 from models.config.hf_config import HFConfig
 from models.families import llama, qwen2
@@ -13,8 +12,7 @@ from models.families.registry import Family
 
 def describe(config: HFConfig) -> DecoderSpec:
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        mlp = dataclasses.replace(layer.mlp, inner_norm=layer.norm, has_up_bias=False, has_down_bias=False)
+        mlp = dataclasses.replace(layer.dense_mlp, inner_norm=layer.norm, has_up_bias=False, has_down_bias=False)
         return dataclasses.replace(layer, heads_norm=layer.norm, mlp=mlp)
 
     return llama.describe(config, llama.Defaults(rope_theta=500000.0, eps=1e-5, activation="relu2")).map_layers(adapt)

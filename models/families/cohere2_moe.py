@@ -44,9 +44,8 @@ def describe(config: HFConfig) -> DecoderSpec:
     moe = _experts(config) if any(is_sparse) else None
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        is_dense, size = not is_sparse[index], layer.mlp.intermediate_size
-        mlp = dataclasses.replace(layer.mlp, intermediate_size=config.integer("prefix_dense_intermediate_size", size))
+        is_dense, size = not is_sparse[index], layer.dense_mlp.intermediate_size
+        mlp = layer.dense_mlp.with_size(config.integer("prefix_dense_intermediate_size", size))
         has_positions = windows[index] is not None or (is_dense and dense_pattern == 1)
         return dataclasses.replace(
             layer.with_window(windows[index]),

@@ -14,14 +14,14 @@ from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import layer_types
 from models.errors import CheckpointError
-from models.families import deepseek
+from models.families import deepseek, routed_experts
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import unpermute_index
 
-_DEFAULTS = {**deepseek.V3_DEFAULTS, "index_n_heads": 64}
+_DEFAULTS = {**routed_experts.V3_DEFAULTS, "index_n_heads": 64}
 _GLM_DEFAULTS = {
-    **deepseek.UNGROUPED_DEFAULTS,
+    **routed_experts.UNGROUPED_DEFAULTS,
     "first_k_dense_replace": 3,
     "rms_norm_eps": 1e-5,
     "index_n_heads": 32,

@@ -9,12 +9,12 @@ from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
-from models.families import deepseek, llama, qwen3
+from models.families import llama, qwen3, routed_experts
 from models.families.experts import require_sigmoid
 from models.families.registry import Family
 
 _DEFAULTS = {
-    **deepseek.UNGROUPED_DEFAULTS,
+    **routed_experts.UNGROUPED_DEFAULTS,
     "num_experts_per_tok": None,
     "norm_topk_prob": False,
     "routed_scaling_factor": 1.0,
@@ -31,17 +31,17 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = spec.map_layers(
         lambda index, layer: dataclasses.replace(layer.with_window(windows[index]), qk_norm=QKNormSpec(layer.norm))
     )
-    return deepseek.with_experts(config.with_fields(_ROUTING), spec, _DEFAULTS)
+    return routed_experts.with_experts(config.with_fields(_ROUTING), spec, _DEFAULTS)
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     require_sigmoid(file)
-    return {**common_fields(file), **deepseek.gguf_routed_fields(file), "sliding_window": None}
+    return {**common_fields(file), **routed_experts.gguf_fields(file), "sliding_window": None}
 
 
 FAMILY = Family(
     describe,
-    {**qwen3.NAMES, **deepseek.ROUTED_NAMES},
-    {**qwen3.GGUF_NAMES, **deepseek.GGUF_ROUTED_NAMES},
+    {**qwen3.NAMES, **routed_experts.NAMES},
+    {**qwen3.GGUF_NAMES, **routed_experts.GGUF_NAMES},
     gguf_fields,
 )

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -47,11 +47,10 @@ def describe_moe(config: HFConfig) -> DecoderSpec:
     step, last = config.integer("moe_layer_interval", 1), len(spec.layers) - 1 if last == -1 else last
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
         if (index + 1) % step or not first <= index <= last:
             return layer
-        expert = dataclasses.replace(layer.mlp, intermediate_size=size, has_up_bias=False, has_down_bias=False)
-        shared = dataclasses.replace(layer.mlp, intermediate_size=num_shared * size) if num_shared else None
+        expert = dataclasses.replace(layer.dense_mlp.with_size(size), has_up_bias=False, has_down_bias=False)
+        shared = layer.dense_mlp.with_size(num_shared * size) if num_shared else None
         return dataclasses.replace(layer, mlp=MoESpec(num_experts, expert, router, shared))
 
     return dataclasses.replace(spec.map_layers(adapt), has_head_bias=config.boolean("use_bias", False))

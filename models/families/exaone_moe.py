@@ -7,7 +7,7 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import NormPlacement
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.families import deepseek, exaone4, qwen3
+from models.families import exaone4, qwen3, routed_experts
 from models.families.experts import require_sigmoid
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
@@ -24,22 +24,22 @@ def describe(config: HFConfig) -> DecoderSpec:
         "topk_method": "noaux_tc",
     }
     config = config.with_fields(as_deepseek)
-    return deepseek.with_experts(config, spec, deepseek.UNGROUPED_DEFAULTS)
+    return routed_experts.with_experts(config, spec, routed_experts.UNGROUPED_DEFAULTS)
 
 
 NAMES = {
     "mtp.**": IGNORE,  # multi-token prediction
     **qwen3.NAMES,
-    **deepseek.ROUTED_NAMES,
+    **routed_experts.NAMES,
     "model.layers.{i}.mlp.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 
-GGUF_NAMES = {"blk.{x}.**": IGNORE, **qwen3.GGUF_NAMES, **deepseek.GGUF_ROUTED_NAMES}
+GGUF_NAMES = {"blk.{x}.**": IGNORE, **qwen3.GGUF_NAMES, **routed_experts.GGUF_NAMES}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     require_sigmoid(file)
-    fields = {**exaone4.gguf_fields(file), **deepseek.gguf_routed_fields(file)}
+    fields = {**exaone4.gguf_fields(file), **routed_experts.gguf_fields(file)}
     return {**fields, "num_shared_experts": fields["n_shared_experts"]}
 
 

@@ -6,6 +6,7 @@ from models.checkpoints.gguf.fields import num_layers
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.errors import UnsupportedModelError
 from models.families.name_map import To
+from models.families.sublayers import mlp_names
 from models.families.transforms import as_rows
 
 
@@ -29,12 +30,9 @@ def expert_names(
 
 def shared_names(block: str, *, name: str = "shared_expert") -> dict[str, To | tuple[To, ...] | None]:
     """Return rules for the shared expert, which computes every row, and for the gate of its output."""
-    shared = f"model.layers.{{i}}.{block}.{name}"
     return {
-        f"{shared}.gate_proj.*": To("layers.{i}.mlp.shared.gate_up", "gate"),
-        f"{shared}.up_proj.*": To("layers.{i}.mlp.shared.gate_up", "up"),
-        f"{shared}.down_proj.*": To("layers.{i}.mlp.shared.down"),
-        f"{shared}_gate.weight": To("layers.{i}.mlp", parameter="shared_gate"),
+        **mlp_names(f"{block}.{name}", place="mlp.shared"),
+        f"model.layers.{{i}}.{block}.{name}_gate.weight": To("layers.{i}.mlp", parameter="shared_gate"),
     }
 
 

@@ -7,14 +7,14 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import GateScales, MLPSpec
+from models.architecture.feed_forward import GateScales
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import GatePlace, StateSpaceScales
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
-from models.families import llama, qwen3
+from models.families import jamba, llama, qwen3
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.state_spaces import gguf_space_fields, gguf_space_names, mamba_space, space_names
@@ -22,11 +22,10 @@ from models.families.state_spaces import gguf_space_fields, gguf_space_names, ma
 
 def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(eps=1e-5))
-    inner_size = None if config.is_null("mamba_d_ssm") else config.integer("mamba_d_ssm", 1024)
     norm = spec.layers[0].norm if config.boolean("mamba_rms_norm", False) else None
     gates_last = config.boolean("mamba_norm_before_gate", True)
     space = dataclasses.replace(
-        mamba_space(config, norm, inner_size),
+        mamba_space(config.with_defaults({"mamba_d_ssm": 1024}), norm),
         gate=GatePlace.AFTER_NORM if gates_last else GatePlace.BEFORE_NORM,
         has_out_bias=config.boolean("projectors_bias", False),
         scales=_scales(config),
@@ -37,8 +36,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     gate_scales = _gate_scales(config)
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        attention, mlp = layer.attention, layer.mlp
-        assert isinstance(mlp, MLPSpec)
+        attention, mlp = layer.attention, layer.dense_mlp
         refused = {
             "attention_bias with attention_in_multiplier": layer.has_qkv_bias and attention_in != 1.0,
             "mamba_proj_bias with ssm_in_multiplier": space.has_in_bias
@@ -86,15 +84,7 @@ def _factors(config: HFConfig, name: str, count: int) -> tuple[float, ...]:
     return factors
 
 
-_NAMES = {
-    **llama.NAMES,
-    **space_names("mamba", "layers.{i}.beside"),
-    "model.final_layernorm.*": To("norm"),
-    "model.layers.{i}.pre_ff_layernorm.*": To("layers.{i}.mlp_norm"),
-    "model.layers.{i}.feed_forward.gate_proj.*": To("layers.{i}.mlp.gate_up", "gate"),
-    "model.layers.{i}.feed_forward.up_proj.*": To("layers.{i}.mlp.gate_up", "up"),
-    "model.layers.{i}.feed_forward.down_proj.*": To("layers.{i}.mlp.down"),
-}
+_NAMES = {**jamba.DENSE_NAMES, **space_names("mamba", "layers.{i}.beside")}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.checkpoints.gguf.fields import common_fields, per_layer_config, window_fields, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -72,9 +71,8 @@ def describe_dense(config: HFConfig, window: int) -> DecoderSpec:
 
 def _widened(_: int, layer: LayerSpec) -> LayerSpec:
     """Double the size of the MLP in a layer that reads the keys and values of another one."""
-    assert isinstance(layer.mlp, MLPSpec)
-    size = layer.mlp.intermediate_size * (1 if layer.kv_layer is None else 2)
-    return dataclasses.replace(layer, mlp=dataclasses.replace(layer.mlp, intermediate_size=size))
+    size = layer.dense_mlp.intermediate_size * (1 if layer.kv_layer is None else 2)
+    return dataclasses.replace(layer, mlp=layer.dense_mlp.with_size(size))
 
 
 # Unlike in earlier generations, norms are stored as they are.

@@ -1,9 +1,8 @@
 """Gemma 4's experts beside the dense MLP: a router with a norm and a scale of each expert, and norms of their own."""
 
-import dataclasses
 from typing import Any
 
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -14,13 +13,12 @@ from models.families.transforms import over_root_size
 
 def describe(config: HFConfig, layer: LayerSpec) -> MoESpec | None:
     """Return the experts of a layer, or None if the model has none."""
-    assert isinstance(layer.mlp, MLPSpec)
     if not config.boolean("enable_moe_block", False):
         return None
     router = RouterSpec(
         RouterScore.SOFTMAX, config.integer("top_k_experts"), renormalizes=True, norm=layer.norm, has_expert_scale=True
     )
-    expert = dataclasses.replace(layer.mlp, intermediate_size=config.integer("moe_intermediate_size"))
+    expert = layer.dense_mlp.with_size(config.integer("moe_intermediate_size"))
     return MoESpec(config.integer("num_experts"), expert, router)
 
 

@@ -9,12 +9,12 @@ from models.architecture.decoder import DecoderSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.families import deepseek, llama, qwen3
+from models.families import deepseek, llama, qwen3, routed_experts
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 
 _LITE_DEFAULTS = {
-    **deepseek.UNGROUPED_DEFAULTS,
+    **routed_experts.UNGROUPED_DEFAULTS,
     "num_experts_per_tok": 4,
     "routed_scaling_factor": 1.8,
     "rms_norm_eps": 1e-5,
@@ -30,23 +30,23 @@ def describe(config: HFConfig) -> DecoderSpec:
             layer, has_out_bias=False, qk_norm=QKNormSpec(layer.norm) if has_qk_norm else None
         )
     )
-    return deepseek.with_experts(config, spec, _DEFAULTS)
+    return routed_experts.with_experts(config, spec, _DEFAULTS)
 
 
 # {x}: multi-token prediction
-NAMES = {"model.layers.{x}.**": IGNORE, **qwen3.NAMES, **deepseek.ROUTED_NAMES}
+NAMES = {"model.layers.{x}.**": IGNORE, **qwen3.NAMES, **routed_experts.NAMES}
 
 GGUF_NAMES = {
     "blk.{x}.**": IGNORE,
     **qwen3.GGUF_NAMES,
-    **deepseek.GGUF_ROUTED_NAMES,
+    **routed_experts.GGUF_NAMES,
     "blk.{i}.post_attention_norm.*": To("layers.{i}.mlp_norm"),
 }
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     has_norms = "blk.0.attn_q_norm.weight" in file.tensors
-    return {**common_fields(file), **deepseek.gguf_routed_fields(file, scoring="sigmoid"), "use_qk_norm": has_norms}
+    return {**common_fields(file), **routed_experts.gguf_fields(file, scoring="sigmoid"), "use_qk_norm": has_norms}
 
 
 def describe_vision(config: HFConfig) -> DecoderSpec:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import check_layers_listed, common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -68,9 +68,8 @@ def describe_moe(config: HFConfig) -> DecoderSpec:
     shared_size = config.integer("shared_intermediate_size", 0, minimum=0)
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        shared = dataclasses.replace(layer.mlp, intermediate_size=shared_size) if shared_size else None
-        return dataclasses.replace(layer, mlp=MoESpec(num_experts, layer.mlp, router, shared))
+        shared = layer.dense_mlp.with_size(shared_size) if shared_size else None
+        return dataclasses.replace(layer, mlp=MoESpec(num_experts, layer.dense_mlp, router, shared))
 
     return describe(config).map_layers(adapt)
 

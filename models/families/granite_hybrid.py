@@ -1,15 +1,13 @@
-"""Granite 4 (state spaces in most layers, attention without positions in the others) and Bamba.
+"""Granite 4: state spaces in most layers, attention without positions in the others.
 
-Granite 4 has experts beside an MLP for all rows, or that MLP alone, and some of its models have no state space.
+It has experts beside an MLP for all rows, or that MLP alone, and some of its models have no state space.
 """
 
 import dataclasses
 from typing import Any
 
-import torch
-
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import layer_counts, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -19,12 +17,8 @@ from models.families import granite, llama
 from models.families.experts import GGUF_EXPERT_NAMES
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.state_spaces import (
-    gguf_space_fields,
-    gguf_space_names,
-    mamba_space,
-    space_names,
-)
+from models.families.state_spaces import gguf_space_fields, gguf_space_names, space_names, with_spaces
+from models.families.transforms import unpair_k, unpair_q
 
 _KINDS = {"mamba": "space", "linear_attention": "space", "attention": "attention", "full_attention": "attention"}
 
@@ -38,34 +32,13 @@ def describe(config: HFConfig) -> DecoderSpec:
     has_rope = config.has("position_embedding_type") and config.text("position_embedding_type") == "rope"
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        shared = dataclasses.replace(layer.mlp, intermediate_size=shared_size)
-        mlp = MoESpec(num_experts, layer.mlp, router, shared) if num_experts else shared
+        shared = layer.dense_mlp.with_size(shared_size)
+        mlp = MoESpec(num_experts, layer.dense_mlp, router, shared) if num_experts else shared
         return dataclasses.replace(layer, mlp=mlp, rope=layer.rope if has_rope else None)
 
     count = len(spec.layers)
     kinds = listed_kinds(config, "layer_types", count, _KINDS) if config.has("layer_types") else ["space"] * count
-    return _with_spaces(config, spec.map_layers(adapt), kinds)
-
-
-def describe_bamba(config: HFConfig) -> DecoderSpec:
-    spec = llama.describe(config, llama.Defaults(rotary_share=0.5, eps=1e-5))
-    attending = config.token_ids("attn_layer_indices")
-    return _with_spaces(
-        config, spec, ["attention" if index in attending else "space" for index in range(len(spec.layers))]
-    )
-
-
-def _with_spaces(config: HFConfig, spec: DecoderSpec, kinds: list[str]) -> DecoderSpec:
-    if "space" not in kinds:
-        return spec
-    inner_size = config.integer("mamba_d_ssm") if config.has("mamba_d_ssm") else None  # from GGUF
-    space = mamba_space(config, spec.layers[0].norm, inner_size)
-
-    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        return dataclasses.replace(layer, mixer=space, rope=None) if kinds[index] == "space" else layer
-
-    return spec.map_layers(adapt)
+    return with_spaces(config, spec.map_layers(adapt), kinds)
 
 
 _NAMES = {
@@ -77,34 +50,6 @@ _NAMES = {
     ),
     "model.layers.{i}.shared_mlp.output_linear.*": To("layers.{i}.mlp.shared.down", otherwise="layers.{i}.mlp.down"),
 }
-
-_BAMBA_NAMES = {
-    **{name: to for name, to in llama.NAMES.items() if ".mlp." not in name},
-    **space_names("mamba"),
-    "model.final_layernorm.*": To("norm"),
-    "model.layers.{i}.pre_ff_layernorm.*": To("layers.{i}.mlp_norm"),
-    "model.layers.{i}.feed_forward.gate_proj.*": To("layers.{i}.mlp.gate_up", "gate"),
-    "model.layers.{i}.feed_forward.up_proj.*": To("layers.{i}.mlp.gate_up", "up"),
-    "model.layers.{i}.feed_forward.down_proj.*": To("layers.{i}.mlp.down"),
-}
-
-# --- GGUF ------------------------------------------------------------------------------------------------------------
-
-
-def unpair_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Reorder rows of q from neighbors to halves of whole heads, of which Bamba rotates a part."""
-    assert layer is not None
-    return _unpair(tensor, layer.attention.num_heads)
-
-
-def unpair_k(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    assert layer is not None
-    return _unpair(tensor, layer.attention.num_kv_heads)
-
-
-def _unpair(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
-    return tensor.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-
 
 _GGUF_NAMES = {
     **llama.GGUF_NAMES,
@@ -135,4 +80,3 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 FAMILY = Family(describe, _NAMES, _GGUF_NAMES, gguf_fields)
-BAMBA = Family(describe_bamba, _BAMBA_NAMES)

@@ -5,7 +5,7 @@ from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -31,8 +31,7 @@ def describe_moe(config: HFConfig) -> DecoderSpec:
     chosen = by_layer(config, "moe_topk", len(spec.layers)) or [1] * len(spec.layers)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        expert = dataclasses.replace(layer.mlp, has_up_bias=False, has_down_bias=False)
+        expert = dataclasses.replace(layer.dense_mlp, has_up_bias=False, has_down_bias=False)
         per_token = config.with_fields({"moe_topk": chosen[index]}).integer("moe_topk")
         router = RouterSpec(RouterScore.SOFTMAX, per_token, renormalizes=True)
         return dataclasses.replace(layer, mlp=MoESpec(config.integer("num_experts", 1), expert, router, expert))

@@ -8,7 +8,7 @@ from models.architecture.decoder import DecoderSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.families import deepseek, llama, qwen3
+from models.families import llama, qwen3, routed_experts
 from models.families.experts import gguf_expert_fields, gguf_mlp_types, require_sigmoid, shared_names
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
@@ -28,7 +28,7 @@ def describe(config: HFConfig) -> DecoderSpec:
         "n_group": 1,
         "topk_group": 1,
     }
-    return deepseek.with_experts(config.with_fields(as_deepseek), spec, deepseek.UNGROUPED_DEFAULTS)
+    return routed_experts.with_experts(config.with_fields(as_deepseek), spec, routed_experts.UNGROUPED_DEFAULTS)
 
 
 NAMES = {
@@ -37,14 +37,14 @@ NAMES = {
     "model.layers.{i}.mlp.router.gate.weight": To("layers.{i}.mlp.router"),  # released checkpoints
     "model.layers.{i}.mlp.expert_bias": To("layers.{i}.mlp.router", parameter="correction"),
     **shared_names("mlp", name="shared_mlp"),
-    **deepseek.ROUTED_NAMES,  # transformers' modules
+    **routed_experts.NAMES,  # transformers' modules
     "model.layers.{i}.mlp.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 
 GGUF_NAMES = {
     "blk.{x}.**": IGNORE,
     **qwen3.GGUF_NAMES,
-    **deepseek.GGUF_ROUTED_NAMES,
+    **routed_experts.GGUF_NAMES,
     "blk.{i}.exp_probs_b": To("layers.{i}.mlp.router", parameter="correction"),  # as the converter names it
 }
 

@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
-from models.architecture.recurrence import SelectiveScanSpec
 from models.checkpoints.gguf.fields import common_fields, layer_counts, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -16,7 +15,8 @@ from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.state_spaces import gguf_scan_names, kernel_size, scan_names, step_rank
+from models.families.state_spaces import gguf_scan_fields, gguf_scan_names, mamba_scan, scan_names
+from models.families.sublayers import mlp_names
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -26,19 +26,11 @@ def describe(config: HFConfig) -> DecoderSpec:
     has_experts = _marked_layers(config, count, "expert_layer", period=2, offset=1)
     num_experts = config.integer("num_experts", 16)
     router = RouterSpec(RouterScore.SOFTMAX, config.integer("num_experts_per_tok", 2), renormalizes=False)
-    scan = SelectiveScanSpec(
-        num_channels=config.integer("mamba_expand", 2) * spec.hidden_size,
-        state_size=config.integer("mamba_d_state", 16),
-        step_rank=step_rank(config, "mamba_dt_rank"),
-        kernel_size=kernel_size(config, "mamba_d_conv"),
-        norm=spec.layers[0].norm,
-        has_conv_bias=config.boolean("mamba_conv_bias", True),
-        has_bias=config.boolean("mamba_proj_bias", False),
-    )
+    scan = mamba_scan(config, spec.layers[0].norm)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        mlp = MoESpec(num_experts, layer.mlp, router) if has_experts[index] and num_experts > 1 else layer.mlp
+        is_routed = has_experts[index] and num_experts > 1
+        mlp = MoESpec(num_experts, layer.dense_mlp, router) if is_routed else layer.mlp
         mixer = layer.mixer if is_attention[index] else scan
         return dataclasses.replace(layer, mixer=mixer, mlp=mlp, rope=None)
 
@@ -58,41 +50,33 @@ def _marked_layers(config: HFConfig, count: int, name: str, *, period: int, offs
     return [index % every == first for index in range(count)]
 
 
-_NAMES = {
+# Llama's attention, and an MLP under other names, as Bamba and Falcon-H1 have them, too
+DENSE_NAMES = {
     **llama.NAMES,
+    **mlp_names("feed_forward"),
+    "model.layers.{i}.pre_ff_layernorm.*": To("layers.{i}.mlp_norm"),
+    "model.final_layernorm.*": To("norm"),
+}
+_NAMES = {
+    **DENSE_NAMES,
     **scan_names("mamba"),
     **expert_names("feed_forward"),
-    "model.final_layernorm.*": To("norm"),
-    "model.layers.{i}.pre_ff_layernorm.*": To("layers.{i}.mlp_norm"),
     "model.layers.{i}.feed_forward.router.weight": To("layers.{i}.mlp.router"),
-    "model.layers.{i}.feed_forward.gate_proj.*": To("layers.{i}.mlp.gate_up", "gate"),
-    "model.layers.{i}.feed_forward.up_proj.*": To("layers.{i}.mlp.gate_up", "up"),
-    "model.layers.{i}.feed_forward.down_proj.*": To("layers.{i}.mlp.down"),
 }
 
-_GGUF_NAMES = {
-    **qwen3.GGUF_NAMES,
-    **gguf_scan_names(),
-    **GGUF_EXPERT_NAMES,
-}
+_GGUF_NAMES = {**qwen3.GGUF_NAMES, **gguf_scan_names(), **GGUF_EXPERT_NAMES}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields of config.json. Layers without key heads have a scan, those with a router have experts."""
     counts = layer_counts(file, "attention.head_count_kv")
-    inner_size, hidden_size = file.integer("ssm.inner_size"), file.integer("embedding_length")
     routed = [f"blk.{index}.ffn_gate_inp.weight" in file.tensors for index in range(len(counts))]
     return {
         **common_fields(with_largest(file, "attention.head_count_kv")),
         **gguf_expert_fields(file, size="intermediate_size"),
+        **gguf_scan_fields(file),
         "attn_layers": ["1" if count else "0" for count in counts],
         "expert_layers": ["1" if is_routed else "0" for is_routed in routed],
-        "mamba_expand": max(1, inner_size // hidden_size),
-        "mamba_d_state": file.integer("ssm.state_size"),
-        "mamba_d_conv": file.integer("ssm.conv_kernel"),
-        "mamba_dt_rank": file.integer("ssm.time_step_rank"),
-        "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in file.tensors),
-        "mamba_proj_bias": any(name.endswith("ssm_in.bias") for name in file.tensors),
     }
 
 

@@ -10,13 +10,14 @@ from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import kinds_of_layers
 from models.errors import CheckpointError, UnsupportedModelError
-from models.families import deepseek
+from models.families import deepseek, routed_experts
 from models.families.delta_rule import GGUF_DELTA_NAMES, KINDS, channel_delta, delta_names, with_delta
 from models.families.name_map import To
 from models.families.registry import Family
+from models.families.transforms import rotary_first_q
 
 _DEFAULTS = {
-    **deepseek.UNGROUPED_DEFAULTS,
+    **routed_experts.UNGROUPED_DEFAULTS,
     "routed_scaling_factor": 2.446,
     "rms_norm_eps": 1e-5,
 }
@@ -71,10 +72,10 @@ def _kinds(config: HFConfig, count: int) -> list[str]:
     return [KINDS[number in full] for number in range(1, count + 1)]
 
 
-_Q = To("layers.{i}.attn.qkv", "q", deepseek.rotary_first_q, otherwise="layers.{i}.attn.in_proj")
+_Q = To("layers.{i}.attn.qkv", "q", rotary_first_q, otherwise="layers.{i}.attn.in_proj")
 _MOE = "block_sparse_moe"
 NAMES = {
-    **deepseek.routed_names(_MOE, gate="w1", up="w3", down="w2"),
+    **routed_experts.names_in(_MOE, gate="w1", up="w3", down="w2"),
     # transformers saves dense layers under the name of experts.
     f"model.layers.{{i}}.{_MOE}.gate_proj.*": To("layers.{i}.mlp.gate_up", "gate"),
     f"model.layers.{{i}}.{_MOE}.up_proj.*": To("layers.{i}.mlp.gate_up", "up"),

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerInputSpec, LayerSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -18,9 +17,8 @@ def has_inputs(config: HFConfig) -> bool:
 
 def describe(config: HFConfig, layer: LayerSpec) -> LayerInputSpec:
     """Return the spec. layer: any of the model."""
-    assert isinstance(layer.mlp, MLPSpec)
     vocab_size = config.integer("vocab_size_per_layer_input", 262144)
-    return LayerInputSpec(vocab_size, config.integer(_SIZE, 256), layer.mlp.activation, layer.norm)
+    return LayerInputSpec(vocab_size, config.integer(_SIZE, 256), layer.dense_mlp.activation, layer.norm)
 
 
 NAMES = {

@@ -5,83 +5,74 @@ from typing import Any
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
-from models.architecture.recurrence import RecurrenceSpec, SelectiveScanSpec, StateSpaceSpec
+from models.architecture.recurrence import RecurrenceSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
-from models.families.name_map import To
+from models.families.name_map import Rules, To, with_replaced
 from models.families.recurrent import GGUF_RECURRENT_NAMES, recurrent_decoder
 from models.families.registry import Family
 from models.families.state_spaces import (
-    checked_space,
+    gguf_scan_fields,
     gguf_scan_names,
+    gguf_space_fields,
     gguf_space_names,
-    kernel_size,
+    mamba_scan,
+    mamba_space,
+    require_silu,
     scan_names,
     space_names,
-    step_rank,
-    with_step_limit,
 )
+
+# names of fields in state_spaces.py -> Mamba's own
+_FIELDS = {
+    "mamba_expand": "expand",
+    "mamba_d_state": "state_size",
+    "mamba_d_conv": "conv_kernel",
+    "mamba_conv_bias": "use_conv_bias",
+    "mamba_proj_bias": "use_bias",
+}
+_SCAN_FIELDS = {**_FIELDS, "mamba_d_ssm": "intermediate_size", "mamba_dt_rank": "time_step_rank"}
+SPACE_FIELDS = {
+    **_FIELDS,
+    "mamba_n_heads": "num_heads",
+    "mamba_d_head": "head_dim",
+    "mamba_n_groups": "n_groups",
+}
+SPACE_DEFAULTS = {"mamba_d_head": 64, "mamba_n_groups": 8, "mamba_d_state": 128, "mamba_proj_bias": False}
 
 
 def describe_mamba(config: HFConfig) -> DecoderSpec:
-    return _describe(config, _scan(config, None), has_tied_head=True)
+    return _describe(config, mamba_scan(config.renamed(_SCAN_FIELDS), None), has_tied_head=True)
 
 
 def describe_falcon_mamba(config: HFConfig) -> DecoderSpec:
     norm = NormSpec(NormKind.RMS, config.number("mixer_rms_eps", 1e-6), has_weight=False)
-    return _describe(config, _scan(config, norm), has_tied_head=True)
+    return _describe(config, mamba_scan(config.renamed(_SCAN_FIELDS), norm), has_tied_head=True)
 
 
 def describe_mamba2(config: HFConfig) -> DecoderSpec:
-    has_bias, hidden_size = config.boolean("use_bias", False), config.integer("hidden_size")
-    space = StateSpaceSpec(
-        num_heads=config.integer("num_heads", 128),
-        head_dim=config.integer("head_dim", 64),
-        num_groups=config.integer("n_groups", 8),
-        state_size=config.integer("state_size", 128),
-        kernel_size=kernel_size(config, "conv_kernel"),
-        norm=_norm(config),
-        has_conv_bias=config.boolean("use_conv_bias", True),
-        has_in_bias=has_bias,
-        has_out_bias=has_bias,
-    )
-    checked_space(config, space, config.integer("expand", 2) * hidden_size)
-    return _describe(config, with_step_limit(config, space), has_tied_head=False)
+    space = mamba_space(config.with_fields(SPACE_DEFAULTS).renamed(SPACE_FIELDS), _norm(config))
+    return _describe(config, space, has_tied_head=False)
 
 
 def _describe(config: HFConfig, recurrence: RecurrenceSpec, *, has_tied_head: bool) -> DecoderSpec:
-    if (activation := config.text("hidden_act", "silu")) != "silu":
-        raise UnsupportedModelError(f"{config.source}: hidden_act is {activation!r}; supported is 'silu'")
-    layer = LayerSpec(recurrence, None, _norm(config))
-    layers = (layer,) * config.num_layers("num_hidden_layers")
+    require_silu(config, "hidden_act")
+    layers = (LayerSpec(recurrence, None, _norm(config)),) * config.num_layers("num_hidden_layers")
     return recurrent_decoder(config, layers, has_tied_head=has_tied_head)
-
-
-def _scan(config: HFConfig, norm: NormSpec | None) -> SelectiveScanSpec:
-    hidden_size = config.integer("hidden_size")
-    return SelectiveScanSpec(
-        num_channels=config.integer("intermediate_size", config.integer("expand", 2) * hidden_size),
-        state_size=config.integer("state_size", 16),
-        step_rank=step_rank(config, "time_step_rank"),
-        kernel_size=kernel_size(config, "conv_kernel"),
-        norm=norm,
-        has_conv_bias=config.boolean("use_conv_bias", True),
-        has_bias=config.boolean("use_bias", False),
-    )
 
 
 def _norm(config: HFConfig) -> NormSpec:
     return NormSpec(NormKind.RMS, config.number("layer_norm_epsilon", 1e-5))
 
 
-def _names(layers: dict[str, To | tuple[To, ...] | None]) -> dict[str, To | tuple[To, ...] | None]:
+def _names(layers: Rules) -> Rules:
     return {
         "backbone.embeddings.*": To("embed"),
         "backbone.embedding.*": To("embed"),  # as the first checkpoints have it
         "backbone.norm_f.*": To("norm"),
         "backbone.layers.{i}.norm.*": To("layers.{i}.attn_norm"),
-        **{name.replace("model.", "backbone.", 1): to for name, to in layers.items()},
+        **with_replaced("model.", "backbone.", layers),
         "lm_head.*": To("head"),
     }
 
@@ -91,16 +82,10 @@ _GGUF_SCAN_NAMES = {**GGUF_RECURRENT_NAMES, **gguf_scan_names()}
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     """Return the fields that all three families read."""
-    hidden_size, inner_size = file.integer("embedding_length"), file.integer("ssm.inner_size")
     return {
-        "hidden_size": hidden_size,
+        "hidden_size": file.integer("embedding_length"),
         "num_hidden_layers": file.num_layers("block_count"),
         "layer_norm_epsilon": file.number("attention.layer_norm_rms_epsilon"),
-        "state_size": file.integer("ssm.state_size"),
-        "conv_kernel": file.integer("ssm.conv_kernel"),
-        "use_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in file.tensors),
-        "use_bias": any(name.endswith("ssm_in.bias") for name in file.tensors),
-        "intermediate_size": inner_size,
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
 
@@ -108,28 +93,17 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 def gguf_mamba_fields(file: GGUFMetadata) -> dict[str, Any]:
     if file.boolean("ssm.dt_b_c_rms", False):
         raise UnsupportedModelError(f"{file.source}: ssm.dt_b_c_rms is true, which is FalconMamba's")
-    return {**gguf_fields(file), "time_step_rank": file.integer("ssm.time_step_rank")}
+    return {**gguf_fields(file), **gguf_scan_fields(file, _SCAN_FIELDS)}
 
 
 def gguf_falcon_mamba_fields(file: GGUFMetadata) -> dict[str, Any]:
+    fields = gguf_fields(file)
     # llama.cpp norms with the layers' epsilon.
-    return {
-        **gguf_fields(file),
-        "time_step_rank": file.integer("ssm.time_step_rank"),
-        "mixer_rms_eps": file.number("attention.layer_norm_rms_epsilon"),
-        "ssm_norms": file.boolean("ssm.dt_b_c_rms"),
-    }
+    return {**fields, **gguf_scan_fields(file, _SCAN_FIELDS), "mixer_rms_eps": fields["layer_norm_epsilon"]}
 
 
 def gguf_mamba2_fields(file: GGUFMetadata) -> dict[str, Any]:
-    fields, num_heads = gguf_fields(file), file.integer("ssm.time_step_rank")
-    return {
-        **fields,
-        "num_heads": num_heads,
-        "head_dim": fields["intermediate_size"] // num_heads,
-        "n_groups": file.integer("ssm.group_count"),
-        "expand": max(1, fields["intermediate_size"] // fields["hidden_size"]),
-    }
+    return {**gguf_fields(file), **gguf_space_fields(file, SPACE_FIELDS)}
 
 
 MAMBA = Family(describe_mamba, _names(scan_names("mixer")), _GGUF_SCAN_NAMES, gguf_mamba_fields)

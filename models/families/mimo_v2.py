@@ -11,13 +11,13 @@ from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
 from models.config.layers import kinds_of_layers, windows_of_kinds
 from models.config.rope import ropes_by_type
-from models.families import deepseek, llama, qwen2
+from models.families import llama, qwen2, routed_experts
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 
 _FULL, _WINDOWED = "full_attention", "sliding_attention"
 _EXPERTS = {
-    **deepseek.UNGROUPED_DEFAULTS,
+    **routed_experts.UNGROUPED_DEFAULTS,
     "n_shared_experts": 0,
     "routed_scaling_factor": 1.0,
 }
@@ -54,13 +54,13 @@ def describe(config: HFConfig) -> DecoderSpec:
         )
         return dataclasses.replace(layer, mixer=mixer, rope=ropes[kinds[index]], has_out_bias=False)
 
-    return deepseek.with_experts(config, spec.map_layers(adapt), _EXPERTS)
+    return routed_experts.with_experts(config, spec.map_layers(adapt), _EXPERTS)
 
 
 NAMES = {
     "model.mtp.**": IGNORE,  # multi-token prediction
     **llama.NAMES,
-    **deepseek.ROUTED_NAMES,
+    **routed_experts.NAMES,
     "model.layers.{i}.self_attn.qkv_proj.*": To("layers.{i}.attn.qkv"),  # MiMo-V2.5: all queries, keys, values
     "model.layers.{i}.self_attn.sinks": To("layers.{i}.attn", parameter="sinks"),
     "model.layers.{i}.self_attn.attention_sink_bias": To("layers.{i}.attn", parameter="sinks"),
@@ -69,7 +69,7 @@ NAMES = {
 GGUF_NAMES = {
     "blk.{x}.**": IGNORE,
     **qwen2.GGUF_NAMES,
-    **deepseek.GGUF_ROUTED_NAMES,
+    **routed_experts.GGUF_NAMES,
     "blk.{i}.attn_sinks.weight": To("layers.{i}.attn", parameter="sinks"),
 }
 
@@ -84,7 +84,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     common = common_fields(file.with_fields(same))
     return {
         **common,
-        **deepseek.gguf_routed_fields(file, scoring="sigmoid"),
+        **routed_experts.gguf_fields(file, scoring="sigmoid"),
         "norm_topk_prob": file.boolean("expert_weights_norm", True),  # which the converter does not write
         "layer_types": windows["layer_types"],
         "sliding_window_size": windows.get("sliding_window"),

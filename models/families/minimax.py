@@ -11,19 +11,18 @@ from models.checkpoints.gguf.fields import num_layers
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import kinds_of_layers
-from models.errors import UnsupportedModelError
 from models.families import mixtral, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
+from models.families.state_spaces import require_silu
 from models.families.transforms import values_keys_queries
 
 _NORM = NormSpec(NormKind.RMS, 1e-6)  # of the heads together; not the configured epsilon
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    if (activation := config.text("hidden_act", "silu")) != "silu":
-        raise UnsupportedModelError(f"{config.source}: hidden_act is {activation!r}; supported is 'silu'")
+    require_silu(config, "hidden_act")
     share = {"partial_rotary_factor": _rotary_share(config)} if config.has("rotary_dim") else {}
     # Windows are all layers'.
     spec = mixtral.describe(config.with_fields({**share, "hidden_act": "silu", "layer_types": None}))

@@ -5,7 +5,7 @@ from typing import Any
 
 from models.architecture.attention import QKNormScope, QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -25,9 +25,8 @@ def describe(config: HFConfig) -> DecoderSpec:
     num_experts = config.integer("num_local_experts", 256)
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
         qk_norm = QKNormSpec(layer.norm, QKNormScope.PROJECTION)
-        return dataclasses.replace(layer, qk_norm=qk_norm, mlp=MoESpec(num_experts, layer.mlp, router))
+        return dataclasses.replace(layer, qk_norm=qk_norm, mlp=MoESpec(num_experts, layer.dense_mlp, router))
 
     defaults = llama.Defaults(head_dim=128, rope_theta=5e6, rotary_share=share, activation="silu")
     return llama.describe(config, defaults).map_layers(adapt)

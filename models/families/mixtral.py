@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import llama, mistral
@@ -16,13 +16,11 @@ from models.families.registry import Family
 def describe(config: HFConfig) -> DecoderSpec:
     spec = mistral.with_windows(config, llama.describe(config, llama.Defaults(rope_theta=1e6, eps=1e-5)))
 
-    def with_experts(mlp: MLPSpec | MoESpec | None) -> MoESpec:
-        assert isinstance(mlp, MLPSpec)
-        per_token = config.integer("num_experts_per_tok", 2)
-        router = RouterSpec(RouterScore.SOFTMAX, per_token, renormalizes=True)
-        return MoESpec(config.integer("num_local_experts", 8), mlp, router)
-
-    return spec.map_layers(lambda _, layer: dataclasses.replace(layer, mlp=with_experts(layer.mlp)))
+    router = RouterSpec(RouterScore.SOFTMAX, config.integer("num_experts_per_tok", 2), renormalizes=True)
+    num_experts = config.integer("num_local_experts", 8)
+    return spec.map_layers(
+        lambda _, layer: dataclasses.replace(layer, mlp=MoESpec(num_experts, layer.dense_mlp, router))
+    )
 
 
 NAMES = {

@@ -145,3 +145,8 @@ def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple
     """Return the rules under each prefix, for checkpoints that were saved from different classes. The longest prefix,
     that of the class that generates text, comes last: adapters are saved with its names."""
     return {prefix + pattern: to for prefix in sorted(prefixes, key=len) for pattern, to in rules.items()}
+
+
+def with_replaced(old: str, new: str, rules: Rules) -> dict[str, To | tuple[To, ...] | None]:
+    """Return the rules with `new` in place of `old`, once in each pattern, for tensors that are saved elsewhere."""
+    return {pattern.replace(old, new, 1): to for pattern, to in rules.items()}

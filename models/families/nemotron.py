@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
@@ -21,8 +20,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(rotary_share=0.5, activation="relu2"))
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        return dataclasses.replace(layer, norm=norm, mlp=dataclasses.replace(layer.mlp, is_gated=False))
+        return dataclasses.replace(layer, norm=norm, mlp=dataclasses.replace(layer.dense_mlp, is_gated=False))
 
     return dataclasses.replace(spec.map_layers(adapt), final_norm=norm)
 

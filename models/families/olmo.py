@@ -6,7 +6,7 @@ from typing import Any
 
 from models.architecture.attention import QKNormScope, QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
@@ -64,8 +64,7 @@ def describe_olmoe(config: HFConfig) -> DecoderSpec:
     num_experts = config.integer(config.first("num_experts", "num_local_experts"), 64)
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        return dataclasses.replace(layer, qk_norm=_qk_norm(layer), mlp=MoESpec(num_experts, layer.mlp, router))
+        return dataclasses.replace(layer, qk_norm=_qk_norm(layer), mlp=MoESpec(num_experts, layer.dense_mlp, router))
 
     return llama.describe(config, llama.Defaults(eps=1e-5)).map_layers(adapt)
 

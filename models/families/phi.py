@@ -5,7 +5,6 @@ from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
@@ -22,8 +21,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     defaults = llama.Defaults(rotary_share=0.5, has_attention_bias=True, activation="gelu_new")
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        mlp = dataclasses.replace(layer.mlp, is_gated=False, has_up_bias=True, has_down_bias=True)
+        mlp = dataclasses.replace(layer.dense_mlp, is_gated=False, has_up_bias=True, has_down_bias=True)
         return dataclasses.replace(
             layer, norm=norm, placement=NormPlacement.PARALLEL_ONE_NORM, qk_norm=qk_norm, mlp=mlp
         )

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
@@ -30,8 +30,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     num_experts = config.integer("num_local_experts", 16)
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        return dataclasses.replace(layer, norm=norm, mlp=MoESpec(num_experts, layer.mlp, router))
+        return dataclasses.replace(layer, norm=norm, mlp=MoESpec(num_experts, layer.dense_mlp, router))
 
     has_head_bias = config.boolean("lm_head_bias", False)
     return dataclasses.replace(spec.map_layers(adapt), final_norm=norm, has_head_bias=has_head_bias)

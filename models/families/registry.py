@@ -54,7 +54,7 @@ FAMILIES: dict[str, Architecture] = {
     "ApertusForCausalLM": Architecture("apertus:FAMILY", gguf="apertus"),
     "ArceeForCausalLM": Architecture("arcee:FAMILY", gguf="arcee"),
     "BailingHybridForCausalLM": Architecture("bailing_hybrid:FAMILY"),
-    "BambaForCausalLM": Architecture("granite_hybrid:BAMBA", gguf_as="GraniteMoeHybridForCausalLM"),
+    "BambaForCausalLM": Architecture("bamba:FAMILY", gguf_as="GraniteMoeHybridForCausalLM"),
     "BitNetForCausalLM": Architecture("bitnet:FAMILY", gguf="bitnet"),
     "BloomForCausalLM": Architecture("bloom:FAMILY", gguf="bloom"),
     "Cohere2ForCausalLM": Architecture("cohere:COHERE2", gguf="cohere2"),

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
@@ -23,8 +22,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True)
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        assert isinstance(layer.mlp, MLPSpec)
-        mlp = dataclasses.replace(layer.mlp, is_gated=False, has_up_bias=has_bias, has_down_bias=has_bias)
+        mlp = dataclasses.replace(layer.dense_mlp, is_gated=False, has_up_bias=has_bias, has_down_bias=has_bias)
         layer = dataclasses.replace(layer, norm=norm, mlp=mlp, has_qkv_bias=has_bias, has_out_bias=has_bias)
         return layer.with_window(windows[index])
 

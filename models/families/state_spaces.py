@@ -1,14 +1,17 @@
-"""State spaces in hybrid families: their fields, the kinds of layers, and rules for the names of their tensors."""
+"""State spaces and selective scans: the fields of their families, and rules for the names of their tensors."""
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormSpec
-from models.architecture.recurrence import StateSpaceSpec
+from models.architecture.recurrence import SelectiveScanSpec, StateSpaceSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig, quote_value
-from models.errors import CheckpointError
+from models.errors import CheckpointError, UnsupportedModelError
 from models.families.name_map import To
 from models.families.transforms import conv_weight, flat, flat_log_of_rate, log_of_rate
 
@@ -17,43 +20,69 @@ _COUNTS = r"^(mamba_)?(n|num)_(heads|groups)$"  # names of the numbers of heads 
 _FETCH = "fetch the checkpoint's own configuration again"
 
 
-def mamba_space(config: HFConfig, norm: NormSpec | None, inner_size: int | None = None) -> StateSpaceSpec:
-    """Return the state space by the fields that hybrids share, "mamba_d_state" and others.
-
-    inner_size: channels of all heads; None: mamba_expand times the hidden size.
-    """
-    if inner_size is None:
-        inner_size = config.integer("mamba_expand", 2) * config.integer("hidden_size")
-    num_heads = config.integer("mamba_n_heads", 128)
-    head_dim = config.raw("mamba_d_head")
-    is_derived = head_dim is None or head_dim == "auto"
+def mamba_space(config: HFConfig, norm: NormSpec | None) -> StateSpaceSpec:
+    """Return the state space by the fields that hybrids share, "mamba_d_state" and others."""
+    inner_size, num_heads = _inner_size(config), config.integer("mamba_n_heads", 128)
+    is_derived = config.raw("mamba_d_head") in (None, "auto")
     has_bias = config.boolean("mamba_proj_bias", False)
     spec = StateSpaceSpec(
         num_heads=num_heads,
         head_dim=max(1, inner_size // num_heads) if is_derived else config.integer("mamba_d_head"),
         num_groups=config.integer("mamba_n_groups", 1),
         state_size=config.integer("mamba_d_state", 256),
-        kernel_size=kernel_size(config, "mamba_d_conv"),
+        kernel_size=_kernel_size(config),
         norm=norm,
         has_conv_bias=config.boolean("mamba_conv_bias", True),
         has_in_bias=has_bias,
         has_out_bias=has_bias,
     )
-    return checked_space(config, with_step_limit(config, spec), inner_size)
+    return _checked_space(config, _with_step_limit(config, spec), inner_size)
 
 
-def kernel_size(config: HFConfig, name: str, default: int | None = 4) -> int:
-    return config.integer(name, default, minimum=2, maximum=_MAX_KERNEL_SIZE)
+def with_spaces(config: HFConfig, spec: DecoderSpec, kinds: Sequence[str]) -> DecoderSpec:
+    """Return `spec` with `mamba_space` in place of attention in layers of the kind "space"."""
+    if "space" not in kinds:
+        return spec
+    space = mamba_space(config, spec.layers[0].norm)
+
+    def adapt(index: int, layer: LayerSpec) -> LayerSpec:
+        return dataclasses.replace(layer, mixer=space, rope=None) if kinds[index] == "space" else layer
+
+    return spec.map_layers(adapt)
 
 
-def step_rank(config: HFConfig, name: str) -> int:
-    """Return the rank of a selective scan's steps, by default a sixteenth of the hidden size, rounded up."""
-    if config.raw(name) in (None, "auto"):
-        return -(-config.integer("hidden_size") // 16)
-    return config.integer(name)
+def mamba_scan(config: HFConfig, norm: NormSpec | None) -> SelectiveScanSpec:
+    """Return the selective scan by the fields that `mamba_space` reads, too. norm: of steps, B and C."""
+    is_derived = config.raw("mamba_dt_rank") in (None, "auto")  # from the hidden size
+    return SelectiveScanSpec(
+        num_channels=_inner_size(config),
+        state_size=config.integer("mamba_d_state", 16),
+        step_rank=-(-config.integer("hidden_size") // 16) if is_derived else config.integer("mamba_dt_rank"),
+        kernel_size=_kernel_size(config),
+        norm=norm,
+        has_conv_bias=config.boolean("mamba_conv_bias", True),
+        has_bias=config.boolean("mamba_proj_bias", False),
+    )
 
 
-def with_step_limit(config: HFConfig, spec: StateSpaceSpec) -> StateSpaceSpec:
+def require_silu(config: HFConfig, name: str) -> None:
+    """Raise UnsupportedModelError if the field `name` is another activation."""
+    if (activation := config.text(name, "silu")) != "silu":
+        raise UnsupportedModelError(f"{config.source}: {name} is {activation!r}; supported is 'silu'")
+
+
+def _inner_size(config: HFConfig) -> int:
+    """Return the channels of all heads: `mamba_d_ssm`, by default `mamba_expand` times the hidden size."""
+    if config.has("mamba_d_ssm"):
+        return config.integer("mamba_d_ssm")
+    return config.integer("mamba_expand", 2) * config.integer("hidden_size")
+
+
+def _kernel_size(config: HFConfig) -> int:
+    return config.integer("mamba_d_conv", 4, minimum=2, maximum=_MAX_KERNEL_SIZE)
+
+
+def _with_step_limit(config: HFConfig, spec: StateSpaceSpec) -> StateSpaceSpec:
     """Return the spec with the limits of steps that `time_step_limit` gives, by default none."""
     limit = config.raw("time_step_limit")
     if limit is None:
@@ -79,7 +108,7 @@ def _untagged(value: Any) -> Any:
     return math.inf if value == {"__float__": "Infinity"} else value
 
 
-def checked_space(config: HFConfig, spec: StateSpaceSpec, inner_size: int) -> StateSpaceSpec:
+def _checked_space(config: HFConfig, spec: StateSpaceSpec, inner_size: int) -> StateSpaceSpec:
     """Return the spec. Raises CheckpointError if heads, groups and sizes contradict each other."""
     if spec.inner_size != inner_size:
         raise CheckpointError(
@@ -147,17 +176,31 @@ def gguf_scan_names() -> dict[str, To | tuple[To, ...] | None]:
     }
 
 
-def gguf_space_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Return config.json's fields that `mamba_space` reads, except mamba_expand, which no file states."""
-    inner_size, num_heads = file.integer("ssm.inner_size"), file.integer("ssm.time_step_rank")
-    return {
-        "mamba_d_ssm": inner_size,
+def gguf_scan_fields(file: GGUFMetadata, names: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return config.json's fields that `mamba_scan` reads. names: as in `gguf_space_fields`."""
+    fields = {**_gguf_fields(file), "mamba_dt_rank": file.integer("ssm.time_step_rank")}
+    return {names.get(name, name): value for name, value in fields.items()}
+
+
+def gguf_space_fields(file: GGUFMetadata, names: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return config.json's fields that `mamba_space` reads. names: the family's names of such fields, if it has its
+    own, as for `HFConfig.renamed`."""
+    num_heads = file.integer("ssm.time_step_rank")
+    fields = {
+        **_gguf_fields(file),
         "mamba_n_heads": num_heads,
-        "mamba_d_head": inner_size // num_heads,
+        "mamba_d_head": file.integer("ssm.inner_size") // num_heads,
         "mamba_n_groups": file.integer("ssm.group_count"),
+        "time_step_limit": None,
+    }
+    return {names.get(name, name): value for name, value in fields.items()}
+
+
+def _gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    return {
+        "mamba_d_ssm": file.integer("ssm.inner_size"),
         "mamba_d_state": file.integer("ssm.state_size"),
         "mamba_d_conv": file.integer("ssm.conv_kernel"),
         "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in file.tensors),
         "mamba_proj_bias": any(name.endswith("ssm_in.bias") for name in file.tensors),
-        "time_step_limit": None,
     }

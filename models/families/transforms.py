@@ -124,6 +124,57 @@ def unpermute_index(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tens
     return _unpermute(tensor, layer, tensor.shape[0] // layer.attention.indexer.head_dim)
 
 
+def unpair_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Reorder rows of q from neighbors to halves of whole heads, also if the layer rotates a part of them or none."""
+    assert layer is not None
+    return _halves(tensor.unflatten(0, (layer.attention.num_heads, -1)), 1).flatten(0, 1)
+
+
+def unpair_k(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    assert layer is not None
+    return _halves(tensor.unflatten(0, (layer.attention.num_kv_heads, -1)), 1).flatten(0, 1)
+
+
+def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Move the rotary part of each head's query to the front, with its pairs in RopeSpec's order.
+
+    In a layer without latent attention, such as a recurrence, the queries are unchanged.
+    """
+    assert layer is not None
+    if layer.latent is None:
+        return tensor
+    heads = tensor.unflatten(0, (layer.attention.num_heads, -1))  # [H, nope + rope, ...]
+    nope_dim = layer.latent.nope_dim
+    return concatenate((_halves(heads[:, nope_dim:], 1), heads[:, :nope_dim]), dim=1).flatten(0, 1)
+
+
+def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Move the rotary part of the cached vector to the front, like `rotary_first_q`. Stored: [latent | rotary part]."""
+    assert layer is not None
+    assert layer.latent is not None
+    rank = layer.latent.kv_rank
+    return concatenate((_halves(tensor[rank:], 0), tensor[:rank]))
+
+
+def _halves(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Move rotary pairs (2d, 2d + 1) along `dim` to (d, d + half)."""
+    return tensor.unflatten(dim, (-1, 2)).transpose(dim, dim + 1).flatten(dim, dim + 1)
+
+
+def keys_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Select each head's W_k from kv_b_proj [H * (nope + value), rank], transposed: [H, rank, nope]."""
+    assert layer is not None
+    assert layer.latent is not None
+    return tensor.unflatten(0, (layer.attention.num_heads, -1))[:, : layer.latent.nope_dim].transpose(1, 2)
+
+
+def values_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Select each head's W_v from kv_b_proj: [H, value, rank]."""
+    assert layer is not None
+    assert layer.latent is not None
+    return tensor.unflatten(0, (layer.attention.num_heads, -1))[:, layer.latent.nope_dim :]
+
+
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
     """Reorder each head's rotary rows from interleaved pairs to halves, if the layer has rotary embedding.
 
@@ -133,5 +184,4 @@ def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.
         return tensor
     heads = tensor.unflatten(0, (num_heads, -1))  # [heads, D, ...]
     rotary, others = heads[:, : layer.rope.rotary_dim], heads[:, layer.rope.rotary_dim :]
-    halves = rotary.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-    return concatenate((halves, others), dim=1).flatten(0, 1)
+    return concatenate((_halves(rotary, 1), others), dim=1).flatten(0, 1)

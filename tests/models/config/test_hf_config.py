@@ -240,6 +240,14 @@ def test_infinities_are_read_as_transformers_writes_them(tmp_path: Path, text: s
     assert read.raw("rope") == {"__float__": "other"}
 
 
+def test_integers_are_listed_once_by_the_names_in_the_file() -> None:
+    renamed = config(num_heads=3, n_groups=2, layers=4).renamed({"mamba_n_heads": "num_heads"})
+    for name in ("mamba_n_heads", "n_groups", "layers"):
+        renamed.integer(name)
+
+    assert renamed.list_integers("heads|groups") == " (num_heads 3, n_groups 2)"
+
+
 # --- registry --------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from models.architecture.feed_forward import Activation, MLPSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.architecture.positions import RopeSpec
-from models.families.name_map import IGNORE, Destination, NameMap, To, with_prefixes
+from models.families.name_map import IGNORE, Destination, NameMap, To, with_prefixes, with_replaced
 from models.families.transforms import plus_one, transpose, unpermute_head, unpermute_k, unpermute_q
 
 RULES = {
@@ -144,6 +144,12 @@ def test_tensor_that_is_cut_up_has_several_destinations() -> None:
     names = NameMap({"l.{i}.both.*": (To("layers.{i}.a"), To("layers.{i}.b", "x"))})
 
     assert [d.module for d in names.destinations("l.0.both.weight")] == ["layers.0.a", "layers.0.b"]
+
+
+def test_rules_for_tensors_that_are_saved_elsewhere() -> None:
+    rules = with_replaced("model.", "backbone.", {"model.embed.*": To("embed"), "model.layers.{i}.model.*": IGNORE})
+
+    assert rules == {"backbone.embed.*": To("embed"), "backbone.layers.{i}.model.*": IGNORE}
 
 
 # --- others ----------------------------------------------------------------------------------------------------------
