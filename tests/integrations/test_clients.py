@@ -27,6 +27,7 @@ _PYTHON_PACKAGES = (
     "langchain-anthropic",
     "langchain-ollama",
     "openai-agents",
+    "typesafe-sdk",
 )
 _APART = {  # which want other versions of the client
     "instructor_python.py": ("instructor",),
@@ -91,3 +92,8 @@ def test_python_examples(server: ServerProcess, program: str) -> None:
 @pytest.mark.parametrize("program", _names(_EXAMPLES / "node", "mjs"))
 def test_node_examples(server: ServerProcess, program: str) -> None:
     _run_example(server, "node", node_scripts(_EXAMPLES / "node", *_NODE_PACKAGES) / program)
+
+
+@pytest.mark.parametrize("program", _names(_EXAMPLES / "curl", "sh"))
+def test_curl_examples(server: ServerProcess, program: str) -> None:
+    _run_example(server, "sh", _EXAMPLES / "curl" / program)
