@@ -1,9 +1,10 @@
 """Engine: one model's scheduler and runner together. Takes requests and aborts, and runs one step at a time."""
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from engine.adapters.service import AdapterService
@@ -18,6 +19,7 @@ from engine.protocol import (
     AbortRequest,
     AdapterRefused,
     AddRequest,
+    AddScoring,
     AuditVerdict,
     EngineRequest,
     FinishReason,
@@ -26,6 +28,7 @@ from engine.protocol import (
     LoadAdapter,
     PrefixHandled,
     RequestOutput,
+    ScoringRequest,
     StepOutputs,
     ToEngine,
 )
@@ -38,6 +41,7 @@ from engine.scheduling.kv.tier_options import TierOptions
 from engine.scheduling.plan import Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.steps.budget import StepBudget
+from engine.scoring.runs import ScoringRuns
 from engine.speculation.audit import Auditor
 from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import AUTO_TOKENS
@@ -90,6 +94,7 @@ class Engine:
             budget=self._budget,
             tier=None if tier is None else TierOptions.of_pool(tier, num_blocks, self._budget.prefill_s),
         )
+        self._scoring = ScoringRuns(self._scheduler)
         self._tier = tier
         self._speculator = speculator or Speculator(AUTO_TOKENS)
         self._grammars = grammars
@@ -141,6 +146,8 @@ class Engine:
         match message:
             case AddRequest(request=request):
                 self.add(request)
+            case AddScoring(request=scoring):
+                self.score(scoring)
             case AbortRequest(id=request_id, reason=reason):
                 self.abort(request_id, reason)
             case LoadAdapter(number=number, path=path):
@@ -160,11 +167,22 @@ class Engine:
         The API process refuses such requests before it submits them, with the right status; this is a second check.
         """
         self._groups.add(request)
-        try:
+        with self._refusing(request.id):
             self._scheduler.add(request, self._start_grammar(request))
+
+    def score(self, request: ScoringRequest) -> None:
+        """Queue a request to score labels; as `add`."""
+        with self._refusing(request.id):
+            self._scoring.add(request)
+
+    @contextlib.contextmanager
+    def _refusing(self, request_id: str) -> Iterator[None]:
+        """End a request with an error output if it is refused."""
+        try:
+            yield
         except InvalidRequest as error:
-            logger.warning("request %s refused: %s", request.id, error)
-            output = RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error=str(error), is_refused=True)
+            logger.warning("request %s refused: %s", request_id, error)
+            output = RequestOutput(id=request_id, finish_reason=FinishReason.ERROR, error=str(error), is_refused=True)
             self._refused.append(output)
 
     def _start_grammar(self, request: EngineRequest) -> SequenceGrammar | None:
@@ -185,7 +203,8 @@ class Engine:
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request in the next step; ignored if it has ended already."""
-        self._scheduler.abort(request_id, reason)
+        if not self._scoring.abort(request_id, reason):
+            self._scheduler.abort(request_id, reason)
 
     def step(self) -> StepOutputs:
         """Run one step; return outputs of all requests with something to report, also aborted and refused ones."""
@@ -211,6 +230,7 @@ class Engine:
         outputs = self._scheduler.update(plan, result)
         outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.collect(outputs)
+        outputs = self._scoring.collect(outputs)
         if verdict is AuditVerdict.DISAGREEMENT:
             logger.error("a sequence generated with drafts differs from its repeat without them; speculation is off")
             self._speculator.give_up()
@@ -240,7 +260,7 @@ class Engine:
             **self._speculator.step_stats(),
             **self._tier_stats(),
         )
-        return StepOutputs(self._groups.pass_on(refused + outputs), stats)
+        return StepOutputs(self._groups.pass_on(refused + outputs), self._scoring.count_once(stats))
 
     def _phases(
         self,

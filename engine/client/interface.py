@@ -11,7 +11,6 @@ from engine.protocol import (
     AbortReason,
     AdapterInfo,
     EngineInfo,
-    EngineRequest,
     Loading,
     NamedPrefix,
     PoolingOutput,
@@ -21,6 +20,7 @@ from engine.protocol import (
     RequestOutput,
     ServiceClass,
     StepStats,
+    SubmittedRequest,
     TokenizerInfo,
 )
 
@@ -115,7 +115,7 @@ class EngineClient(Protocol):
     def set_log_level(self, level: str) -> None:
         """Set the log level of the running engine process. Later processes inherit theirs from the environment."""
 
-    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
+    def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         """Submit a request. The caller must iterate to the end or abort.
 
         num_new_tokens: prompt tokens, without those that another choice of the same API request computes; default: all.

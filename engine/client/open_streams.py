@@ -10,7 +10,15 @@ from engine.client.output_stream import OutputStream
 from engine.client.queue.backlog import Backlog
 from engine.client.queue.first_token import RunningRequest
 from engine.errors import EngineDied
-from engine.protocol import AbortReason, EngineRequest, RequestOutput, Resumption, ServiceClass
+from engine.protocol import (
+    AbortReason,
+    EngineRequest,
+    RequestOutput,
+    Resumption,
+    ScoringRequest,
+    ServiceClass,
+    SubmittedRequest,
+)
 
 MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second death, since it may be the cause
 
@@ -21,7 +29,7 @@ _SUSPECT = "the engine ended twice while it worked on this request, which may be
 class _Open:
     """An open request. is_sent: the current engine has the request. is_started: it has begun to compute the request."""
 
-    request: EngineRequest
+    request: SubmittedRequest
     stream: OutputStream
     num_new_tokens: int
     is_sent: bool = False
@@ -41,11 +49,11 @@ class _Open:
     def can_continue(self) -> bool:
         """Whether another engine can continue the output. With mirostat it cannot: the sampler's state depends on the
         logits of all earlier tokens, which are lost."""
-        return self.last is None or self.request.sampling.mirostat is None
+        return self.last is None or isinstance(self.request, ScoringRequest) or self.request.sampling.mirostat is None
 
-    def next_request(self) -> EngineRequest:
+    def next_request(self) -> SubmittedRequest:
         """Build the request to send to the next engine, which continues after the output so far."""
-        if self.last is None:
+        if self.last is None or isinstance(self.request, ScoringRequest):
             return msgspec.structs.replace(self.request, start_by_s=None) if self.was_started else self.request
         return msgspec.structs.replace(
             self.request,
@@ -89,13 +97,13 @@ class OpenStreams:
         return request_id in self._open
 
     def open(
-        self, request: EngineRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
+        self, request: SubmittedRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
         """Add an unsent request, and return its stream. A request without a seed gets one, which stays the same if the
         engine restarts. num_new_tokens: prompt tokens, without those that another choice of the same API request
         computes.
         """
-        if request.sampling.seed is None:
+        if isinstance(request, EngineRequest) and request.sampling.seed is None:
             request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
         self._open[request.id] = each = _Open(request, stream, num_new_tokens)
@@ -115,12 +123,12 @@ class OpenStreams:
     def running(self) -> list[RunningRequest]:
         """Return the clients' requests that the engine computes."""
         return [
-            RunningRequest(len(each.output_ids), each.request.sampling.max_tokens, each.request.service_class)
+            RunningRequest(len(each.output_ids), _max_tokens(each.request), each.request.service_class)
             for name, each in self._open.items()
             if name not in self.backlog and not each.is_batch
         ]
 
-    def take_unsent(self) -> list[EngineRequest]:
+    def take_unsent(self) -> list[SubmittedRequest]:
         """Return all unsent requests in order; they count as sent from now on."""
         unsent = [each for each in self._open.values() if not each.is_sent]
         for each in unsent:
@@ -140,7 +148,7 @@ class OpenStreams:
 
     def deliver(self, output: RequestOutput) -> int | None:
         """Put an output into its request's stream; a terminal output closes the stream. Return the request's number of
-        output tokens if it ends now, was started, and is not a line of a batch; else None."""
+        output tokens if it ends now, was started, generates, and is not a line of a batch; else None."""
         each = self._open.get(output.id)
         if each is None:
             raise AssertionError(f"output for {output.id}, which is not open")
@@ -159,7 +167,8 @@ class OpenStreams:
         if output.finish_reason is not None:
             self._forget(each)
         each.stream.put(output)
-        if output.finish_reason is None or not was_running or each.is_batch:
+        is_generating = was_running and not isinstance(each.request, ScoringRequest)
+        if output.finish_reason is None or not is_generating or each.is_batch:
             return None
         return len(each.output_ids)
 
@@ -179,7 +188,7 @@ class OpenStreams:
                 num_cached = 0 if each.last is None else each.last.num_cached_tokens
                 self.deliver(RequestOutput(id=each.request.id, finish_reason=reason, num_cached_tokens=num_cached))
 
-    def engine_ended(self, reason: str) -> list[EngineRequest]:
+    def engine_ended(self, reason: str) -> list[SubmittedRequest]:
         """Mark all requests as unsent for the next engine, and return them, without those that fail.
 
         A stream raises EngineDied if its output cannot be continued (with `reason` as message), or if its request was
@@ -217,3 +226,7 @@ class OpenStreams:
         assert self.num_batch == sum(each.is_batch for each in self._open.values())
         waiting = {name for name, each in self._open.items() if not each.is_started}
         assert {name for name in self._open if name in self.backlog} == waiting
+
+
+def _max_tokens(request: SubmittedRequest) -> int:
+    return 1 if isinstance(request, ScoringRequest) else request.sampling.max_tokens

@@ -90,6 +90,8 @@ def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
         num_drafted=max(first.num_drafted, second.num_drafted),  # a terminal output from outside has none
         num_draft_accepted=max(first.num_draft_accepted, second.num_draft_accepted),
         num_predicted=_joined_counts(first, second),
+        scores=second.scores,
+        failed_question=second.failed_question,
     )
 
 

@@ -28,8 +28,8 @@ from engine.protocol import (
     AdapterRefused,
     AddPooling,
     AddRequest,
+    AddScoring,
     EngineInfo,
-    EngineRequest,
     Failed,
     ForgetAdapter,
     FromEngine,
@@ -44,11 +44,13 @@ from engine.protocol import (
     PrefixHandled,
     PrefixReport,
     Ready,
+    ScoringRequest,
     ServiceClass,
     SetLogLevel,
     Started,
     StepOutputs,
     StepStats,
+    SubmittedRequest,
     TokenizerReady,
     Working,
 )
@@ -180,7 +182,7 @@ class ProcessClient:
     def drain_s(self) -> float:
         return self._queue.drain_s()
 
-    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> OutputStream:
+    def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> OutputStream:
         self._life.check_ready()
         if request.service_class is not ServiceClass.BATCH:
             self._intake.check_requests(1)
@@ -218,7 +220,11 @@ class ProcessClient:
 
     def _send_requests(self) -> None:
         for request in self._streams.take_unsent():
-            self._supervisor.send(AddRequest(request))
+            match request:
+                case ScoringRequest():
+                    self._supervisor.send(AddScoring(request))
+                case _:
+                    self._supervisor.send(AddRequest(request))
         for texts in message_slices(self._pooling.take_unsent()):
             self._supervisor.send(AddPooling(texts))
 
@@ -233,7 +239,7 @@ class ProcessClient:
         of both."""
         num_failed_before = self._num_failed
         self._intake.stats = StepStats()
-        requests: list[EngineRequest | PoolingRequest] = []
+        requests: list[SubmittedRequest | PoolingRequest] = []
         requests += self._streams.engine_ended(_ENDED)
         requests += self._pooling.engine_ended()
         self._adapter_loads.fail_all(lambda: EngineDied(_ENDED))

@@ -12,6 +12,8 @@ from engine.protocol.generation import (
     EngineRequest,
     RequestOutput,
     Resumption,
+    ScoringRequest,
+    SubmittedRequest,
     ThinkingBudget,
     TokenLogprobs,
 )
@@ -23,6 +25,7 @@ from engine.protocol.messages import (
     AdapterRefused,
     AddPooling,
     AddRequest,
+    AddScoring,
     Failed,
     ForgetAdapter,
     FromEngine,
@@ -45,4 +48,5 @@ from engine.protocol.messages import (
 from engine.protocol.pooling import PoolingInfo, PoolingOutput, PoolingParams, PoolingRequest, PoolingTask
 from engine.protocol.prefixes import NamedPrefix, PrefixAction, PrefixReport
 from engine.protocol.sampling_params import SamplingParams
+from engine.protocol.scoring import LabelMasses, ScoredQuestion
 from engine.protocol.step_stats import StepStats

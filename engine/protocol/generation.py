@@ -1,10 +1,11 @@
-"""Requests to generate a sequence, and their outputs, step by step."""
+"""Requests to generate a sequence or to score labels, and their outputs, step by step."""
 
 import msgspec
 
 from engine.protocol.adapters import AdapterRef
 from engine.protocol.kinds import FinishReason, ServiceClass
 from engine.protocol.sampling_params import SamplingParams, check_range
+from engine.protocol.scoring import LabelMasses, ScoredQuestion
 
 MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
 
@@ -73,6 +74,25 @@ class EngineRequest(QueuedRequest, frozen=True, kw_only=True):
     drawn_seed: int | None = None  # seed of a request without one, the same in all engines; None draws one at intake
 
 
+class ScoringRequest(QueuedRequest, frozen=True, kw_only=True):
+    """Questions about one state, whose tokens are `prompt_ids`: asks for the probabilities of each question's labels.
+
+    The whole request counts as one for the queue, time limits and aborts. It has a single output.
+    """
+
+    questions: list[ScoredQuestion]  # one or more
+    cache_salt: str = ""  # this and `adapter` as in EngineRequest
+    adapter: AdapterRef | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the state, once, and of each question."""
+        return len(self.prompt_ids) + sum(len(question.ids) for question in self.questions)
+
+
+SubmittedRequest = EngineRequest | ScoringRequest
+
+
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Log probabilities (natural logarithm) of tokens at one position, from the raw logits, before any sampling
     parameter."""
@@ -103,4 +123,6 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     refused_param: str | None = None  # the parameter at fault in a refused request; None for the grammar
     num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
     num_draft_accepted: int = 0  # verified draft tokens that were accepted
+    scores: list[LabelMasses] | None = None  # of each question, with the output of a ScoringRequest that succeeded
+    failed_question: int | None = None  # with an error of a ScoringRequest: the number of the question at fault
     num_predicted: list[int] = []  # with a prediction: how many of its tokens were generated, after each new id

@@ -6,7 +6,7 @@ import msgspec
 
 from engine.protocol.adapters import AdapterInfo
 from engine.protocol.engine_info import EngineInfo, TokenizerInfo
-from engine.protocol.generation import EngineRequest, RequestOutput
+from engine.protocol.generation import EngineRequest, RequestOutput, ScoringRequest
 from engine.protocol.kinds import AbortReason
 from engine.protocol.pooling import PoolingOutput, PoolingRequest
 from engine.protocol.prefixes import NamedPrefix, PrefixAction, PrefixReport
@@ -17,6 +17,10 @@ from engine.protocol.step_stats import StepStats
 
 class AddRequest(msgspec.Struct, frozen=True, tag=True):
     request: EngineRequest
+
+
+class AddScoring(msgspec.Struct, frozen=True, tag=True):
+    request: ScoringRequest
 
 
 class AddPooling(msgspec.Struct, frozen=True, tag=True):
@@ -65,6 +69,7 @@ class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
 
 ToEngine = (
     AddRequest
+    | AddScoring
     | AddPooling
     | AbortRequest
     | AbortPooling

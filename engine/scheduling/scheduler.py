@@ -21,11 +21,13 @@ from engine.protocol import (
     PrefixAction,
     PrefixReport,
     RequestOutput,
+    ServiceClass,
     StepStats,
 )
 from engine.scheduling.adapters.slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_queue import service_order
+from engine.scheduling.fairness.service_rules import SERVICE_RULES
 from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.moves import BlockMoves
@@ -138,8 +140,17 @@ class Scheduler:
 
     # --- intake -------------------------------------------------------------------------------------------------------
 
-    def add(self, request: EngineRequest, grammar: OutputGrammar | None = None) -> None:
-        """Accept a request. grammar: request.grammar, compiled. Raises InvalidRequest if it can never be served."""
+    def num_spare_slots(self, service_class: ServiceClass) -> int:
+        """Return how many slots are left by all running and waiting sequences that are served before a new one of this
+        class; negative if more sequences wait."""
+        rank = SERVICE_RULES[service_class].rank
+        classes = [each for each, rules in SERVICE_RULES.items() if rules.rank <= rank]
+        running, waiting = self._lifecycle.running, self._lifecycle.waiting
+        return self._config.max_num_seqs - sum(running.num_of(each) + waiting.num_of(each) for each in classes)
+
+    def add(self, request: EngineRequest, grammar: OutputGrammar | None = None, *, num_shared: int = 0) -> Sequence:
+        """Accept a request, and return its sequence. grammar: request.grammar, compiled. num_shared: first tokens of
+        the prompt that requests to come will share. Raises InvalidRequest if it can never be served."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._config.check_length(request)
         if request.adapter is not None and self.adapters is None:
@@ -150,6 +161,7 @@ class Scheduler:
             seed=secrets.randbits(63) if seed is None else seed,
             tokens=list(request.prompt_ids),
             num_prompt=len(request.prompt_ids),
+            num_shared=num_shared,
             grammar=grammar,
         )
         if request.resumption is not None:
@@ -161,6 +173,7 @@ class Scheduler:
         if grammar is not None:
             grammar.when_ready(lambda: self._lifecycle.open_gate(sequence, Gate.GRAMMAR))
         self._limits.add(sequence)
+        return sequence
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""

@@ -1,14 +1,14 @@
 """decide: computes the probabilities of one decision in the engine, and counts it."""
 
+import uuid
 from dataclasses import dataclass
 
+from engine.protocol import AbortReason, FinishReason, LabelMasses, RequestOutput, ScoringRequest
 from server.decisions.decision import Decision
 from server.decisions.metering import DecisionMeter
 from server.decisions.prompt import DecisionPrompt
 from server.decisions.rotations import averaged, unrolled
-from server.decisions.scoring import EngineScorer
-from server.decisions.walk import LabelMasses, walk
-from server.generation.outcomes import metered
+from server.generation.outcomes import failure_of, metered
 from server.generation.slo import check_first_token
 from server.generation.terms import RequestTerms
 from server.keys.caller import current_caller
@@ -39,15 +39,40 @@ async def decide(model: ServedModel, decision: Decision, prompt: DecisionPrompt,
     if not decision.questions:
         return Decided([], [], 0, 0)
     meter = DecisionMeter(model.metrics, current_record(), current_caller().account, prompt, terms)
-    scorer = EngineScorer(model, prompt, [question.path for question in unrolled(decision).questions], terms)
     with metered(model, meter):
         model.client.check_capacity(1, prompt.num_tokens, terms.service_class)
         async with terms.in_time():
-            meter.begin(scorer.first_id)
-            masses = await walk([question.trie for question in prompt.questions], scorer)
-    meter.take(scorer.firsts, scorer.num_lookups)
-    raw = averaged(decision, masses)
-    return Decided(_judged(decision, raw, model.metrics), raw, prompt.num_tokens, meter.num_cached_tokens)
+            output = await _scored(model, decision, prompt, terms, meter)
+    meter.take(output)
+    assert output.scores is not None
+    raw = averaged(decision, output.scores)
+    return Decided(_judged(decision, raw, model.metrics), raw, prompt.num_tokens, output.num_cached_tokens)
+
+
+async def _scored(
+    model: ServedModel, decision: Decision, prompt: DecisionPrompt, terms: RequestTerms, meter: DecisionMeter
+) -> RequestOutput:
+    """Return the engine's output with the scores of all questions."""
+    request = ScoringRequest(
+        id=uuid.uuid4().hex,
+        prompt_ids=prompt.state_ids,
+        questions=prompt.questions,
+        **terms.engine_fields(is_first=True),
+        cache_salt=terms.cache_salt,
+    )
+    meter.begin(request.id)
+    stream = model.submit(request, num_new_tokens=prompt.num_tokens)
+    try:
+        async for output in stream:
+            if output.finish_reason is FinishReason.STOP:
+                return output
+            if output.finish_reason is not None:
+                number = output.failed_question
+                path = "questions" if number is None else unrolled(decision).questions[number].path
+                raise failure_of(output, path, terms, model)
+    finally:
+        stream.abort(AbortReason.CLIENT_GONE)  # no effect on a stream that has ended
+    raise AssertionError("a stream ended without a terminal output")
 
 
 def _judged(decision: Decision, masses: list[LabelMasses], metrics: Metrics) -> list[LabelMasses | None]:

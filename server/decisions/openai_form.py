@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from msgspec import UNSET, UnsetType
 
 from engine.errors import InvalidRequest
+from engine.protocol import LabelMasses
 from server.decisions.computing import Decided
 from server.decisions.decision import (
     Decision,
@@ -15,7 +16,6 @@ from server.decisions.decision import (
     mean_level,
     score_confidence,
 )
-from server.decisions.walk import LabelMasses
 from server.schemas.base import quote
 from server.schemas.decisions import (
     ChoiceQuestion,

@@ -1,13 +1,14 @@
 """decision_prompt: the token ids of a decision: of its state, which the questions share, and of each question."""
 
+import itertools
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
-from engine.protocol import EngineInfo
+from engine.protocol import EngineInfo, ScoredQuestion
+from engine.protocol.scoring import Path
 from server.decisions.decision import Decision, Question
-from server.decisions.labels import LabelTrie, Path, SamePath
 from server.decisions.wording import PLAIN_END, QUESTION_BEGIN, STATE_BEGIN, Worded, reads_alike, word
 from server.generation.params.prompts import refusing_long_prompts
 from server.reasoning.effort import ReasoningEffort
@@ -19,17 +20,9 @@ MAX_LABEL_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionPrompt:
-    """A question's own tokens, which follow the state's, and its labels, which come next."""
-
-    ids: list[int]
-    trie: LabelTrie
-
-
-@dataclass(frozen=True, slots=True)
 class DecisionPrompt:
     state_ids: list[int]
-    questions: list[QuestionPrompt]
+    questions: list[ScoredQuestion]
 
     @property
     def num_tokens(self) -> int:
@@ -49,7 +42,7 @@ def decision_prompt(decision: Decision, text_model: TextModel, info: EngineInfo,
     questions = []
     for question in decision.questions:
         prompt = _question_prompt(question, frame)
-        _check_length(len(frame.state_ids) + len(prompt.ids), prompt.trie.max_length, info.max_model_len, question)
+        _check_length(len(frame.state_ids) + len(prompt.ids), prompt.max_label_tokens, info.max_model_len, question)
         questions.append(prompt)
     return DecisionPrompt(frame.state_ids, questions)
 
@@ -127,32 +120,36 @@ def _leads(prompt: str) -> tuple[str, ...]:
     return ("",) if prompt[-1:].isspace() else ("", " ")
 
 
-def _question_prompt(question: Question, frame: _Frame) -> QuestionPrompt:
+def _question_prompt(question: Question, frame: _Frame) -> ScoredQuestion:
     worded = word(question, is_numbered=reads_alike(question))
-    try:
-        trie = _trie(question, worded, frame)
-    except SamePath:  # the tokenizer makes the same of two texts
+    labels = _labels(question, worded, frame)
+    if _has_equal(labels):  # the tokenizer makes the same of two texts
         worded = word(question, is_numbered=True)
-        try:
-            trie = _trie(question, worded, frame)
-        except SamePath:
-            raise InvalidRequest(
-                f"the model's tokenizer makes the same of two labels of {question.path}, so nothing tells them apart; "
-                "use another model",
-                param=question.path,
-            ) from None
-    return QuestionPrompt(frame.encode(worded.text), trie)
+        labels = _labels(question, worded, frame)
+    if _has_equal(labels):
+        raise InvalidRequest(
+            f"the model's tokenizer makes the same of two labels of {question.path}, so nothing tells them apart; "
+            "use another model",
+            param=question.path,
+        )
+    return ScoredQuestion(frame.encode(worded.text), labels)
 
 
-def _trie(question: Question, worded: Worded, frame: _Frame) -> LabelTrie:
+def _has_equal(labels: list[list[Path]]) -> bool:
+    """Whether two labels have a path in common."""
+    return len(set(itertools.chain(*labels))) < sum(map(len, labels))
+
+
+def _labels(question: Question, worded: Worded, frame: _Frame) -> list[list[Path]]:
+    """Return the paths of each label, without repetition."""
     labels = []
     for number, spellings in enumerate(worded.labels):
         paths = {frame.path(lead + spelling) for spelling in spellings for lead in frame.leads}
         if fault := _fault(paths):
             place = question.path_of(number)
             raise InvalidRequest(f"{place} {fault}; shorten it", param=place)
-        labels.append(paths)
-    return LabelTrie(labels)
+        labels.append(sorted(paths))
+    return labels
 
 
 def _fault(paths: set[Path]) -> str | None:

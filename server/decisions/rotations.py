@@ -7,8 +7,8 @@ places. A predicate has no options, and the order of a scale's levels has a mean
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from engine.protocol import LabelMasses
 from server.decisions.decision import Decision, Kind, Question
-from server.decisions.walk import LabelMasses
 
 
 def unrolled(decision: Decision) -> Decision:

@@ -9,13 +9,13 @@ from engine.errors import EngineUnavailable
 from engine.protocol import (
     AdapterInfo,
     EngineInfo,
-    EngineRequest,
     NamedPrefix,
     PoolingOutput,
     PoolingRequest,
     PrefixAction,
     PrefixReport,
     ServiceClass,
+    SubmittedRequest,
 )
 
 
@@ -66,7 +66,7 @@ class EngineSlot:
         if self.engine is not None:
             self.engine.set_log_level(level)
 
-    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
+    def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         return self._engine().submit(request, num_new_tokens=num_new_tokens)
 
     async def load_adapter(self, path: str) -> AdapterInfo:

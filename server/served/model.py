@@ -11,7 +11,7 @@ import msgspec
 from engine.client.interface import EngineClient, EngineState, RequestStream
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable, ModelUnusable, OptionError, StartupError, TextUnusable
-from engine.protocol import AdapterRef, EngineInfo, EngineRequest, TokenizerInfo
+from engine.protocol import AdapterRef, EngineInfo, SubmittedRequest, TokenizerInfo
 from server.config.server import ServerConfig
 from server.drain import Drain
 from server.errors import ModelFailed
@@ -97,7 +97,7 @@ class ServedModel:
             _adapter_version=current,
         )
 
-    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
+    def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         """Submit a request to the engine, with the adapter if this is an adapter's view. All submissions of a view use
         the adapter version of the first one. num_new_tokens: prompt tokens, without those that another choice of the
         same API request computes; default: all. Raises ModelNotFound if the adapter is not served at the first."""

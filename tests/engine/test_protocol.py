@@ -6,7 +6,19 @@ import msgspec
 import pytest
 
 from engine.errors import InvalidRequest
-from engine.protocol import EngineRequest, SamplingParams
+from engine.protocol import (
+    AddScoring,
+    EngineRequest,
+    LabelMasses,
+    RequestOutput,
+    SamplingParams,
+    ScoredQuestion,
+    ScoringRequest,
+    StepOutputs,
+    StepStats,
+    decode_from_engine,
+    decode_to_engine,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -30,3 +42,12 @@ def test_a_tenant_and_its_weight_cross_the_wire() -> None:
 def test_a_weight_out_of_range_is_refused(weight: float) -> None:
     with pytest.raises(InvalidRequest, match=r"tenant_weight is .*; it must be at least 0.001 and at most 1000.0"):
         _request(tenant="a", tenant_weight=weight)
+
+
+def test_questions_and_their_scores_cross_the_wire() -> None:
+    question = ScoredQuestion([2, 3], [[(4,), (5, 6)], [(7,)]])
+    message = AddScoring(ScoringRequest(id="a", prompt_ids=[1], questions=[question], arrival_s=0.0))
+    assert decode_to_engine(msgspec.msgpack.encode(message)) == message
+    output = RequestOutput(id="a", scores=[LabelMasses([0.25, 0.75], 0.5)])
+    answer = StepOutputs([output], StepStats())
+    assert decode_from_engine(msgspec.msgpack.encode(answer)) == answer

@@ -27,10 +27,13 @@ from engine.protocol import (
     PrefixReport,
     RequestOutput,
     SamplingParams,
+    ScoringRequest,
     ServiceClass,
+    SubmittedRequest,
     TokenizerInfo,
     TokenLogprobs,
 )
+from engine.scoring.run import ScoringRun
 from server.app import create_app
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
@@ -101,7 +104,7 @@ Script = Callable[[EngineRequest], list[Step]]
 class FakeStream:
     """A RequestStream that plays one request's steps."""
 
-    def __init__(self, client: "FakeClient", request: EngineRequest, steps: list[Step]) -> None:
+    def __init__(self, client: "FakeClient", request: SubmittedRequest, steps: list[Step]) -> None:
         self.request = request
         self.abort_reason: AbortReason | None = None
         self._client = client
@@ -142,7 +145,9 @@ class FakeStream:
 
 class FakeClient:
     """An EngineClient whose state a test sets, and whose requests play `script`, or `pool_script` if its info has
-    `pooling`."""
+    `pooling`. A request to score labels plays `script` for each of its rows.
+
+    requests: those that the script has played, in order; of one that scores labels, first the rows behind questions."""
 
     def __init__(
         self,
@@ -168,6 +173,7 @@ class FakeClient:
         self.num_waiting = 0
         self.num_running: int | None = None  # None: all that are open
         self.streams: list[FakeStream] = []
+        self.requests: list[EngineRequest] = []
         self.log_level: str | None = None  # that was set
         self.adapters: dict[str, AdapterInfo | Exception] = {}
         self.forgotten: list[bytes] = []  # digests of adapters
@@ -177,10 +183,6 @@ class FakeClient:
         self.max_saved = 16
         self.batch_lane = BatchLane(batch_limit)
         self._info = info or engine_info()
-
-    @property
-    def requests(self) -> list[EngineRequest]:
-        return [stream.request for stream in self.streams]
 
     @property
     def info(self) -> EngineInfo:
@@ -270,12 +272,31 @@ class FakeClient:
     def set_log_level(self, level: str) -> None:
         self.log_level = level
 
-    def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> FakeStream:  # noqa: ARG002
+    def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> FakeStream:  # noqa: ARG002
         self.check_capacity(1, service_class=request.service_class)
-        stream = FakeStream(self, request, self.script(request))
+        steps = self._score(request) if isinstance(request, ScoringRequest) else self._play(request)
+        stream = FakeStream(self, request, steps)
         self.streams.append(stream)
         self.num_open += 1
         return stream
+
+    def _play(self, request: EngineRequest) -> list[Step]:
+        self.requests.append(request)
+        return self.script(request)
+
+    def _score(self, request: ScoringRequest) -> list[Step]:
+        """The steps of the first row that has no end by itself, or the request's output alone."""
+        run = ScoringRun(request)
+        while True:
+            rows = []
+            while run.has_due:
+                rows.append(run.take_next())
+            for row in sorted(rows, key=lambda each: each.id.count("/")):
+                *before, last = self._play(row)
+                if before or not isinstance(last, RequestOutput):
+                    return [*before, last]
+                if (output := run.receive(last)) is not None:
+                    return [output]
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
         self.check_capacity(1, service_class=requests[0].service_class)

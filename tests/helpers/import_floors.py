@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "errors wording",
         "protocol config child_processes kv_tiers",
         "client command_io scheduling quality",
-        "grammar sampling speculation adapters pooling",
+        "grammar sampling speculation adapters pooling scoring",
         "runner",
         "engine draft_model faults",
         "startup",
@@ -88,6 +88,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.scheduling": {"msgspec"},
     "engine.grammar": {"llguidance", "msgspec"},
     "engine.speculation": {"msgspec"},
+    "engine.scoring": {"msgspec"},
 }
 
 # What each package leaves to others.

@@ -48,6 +48,11 @@ def next_token(history: list[int], seed: int = 0, allowed: abc.Sequence[int] = r
     return allowed[int.from_bytes(digest) % len(allowed)]
 
 
+def label_logprob(history: list[int], token_id: int) -> float:
+    """The log probability of a token behind `history`, where a request wants to know it."""
+    return -0.05 * (1 + next_token([*history, token_id]))
+
+
 def allowed_ids(grammar: OutputGrammar) -> abc.Sequence[int]:
     """The ids that a mask would allow next."""
     if grammar.forced_next is not None:
@@ -212,7 +217,9 @@ class LedgerRunner:
         self._write_states(row, item.num_new - item.num_draft + len(token_ids) - 1)
         logprobs = None
         if row.request.sampling.logprobs is not None:
-            logprobs = [TokenLogprobs(token_id, -1.0, []) for token_id in token_ids]
+            wanted = row.request.sampling.logprob_token_ids
+            top = [(each, label_logprob(row.history, each)) for each in wanted]
+            logprobs = [TokenLogprobs(token_id, -1.0, top) for token_id in token_ids]
         return RowResult(token_ids, logprobs, prompt_logprobs)
 
     def _read(self, item: PlanItem) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from engine.client.output_stream import merge_outputs
 from engine.engine import Engine
-from engine.protocol import EngineRequest, RequestOutput, StepStats
+from engine.protocol import RequestOutput, ScoringRequest, StepStats, SubmittedRequest
 
 
 class LocalClient:
@@ -14,10 +14,13 @@ class LocalClient:
         self._engine = engine
         self.steps: list[StepStats] = []
 
-    def generate(self, requests: Iterable[EngineRequest]) -> dict[str, RequestOutput]:
+    def generate(self, requests: Iterable[SubmittedRequest]) -> dict[str, RequestOutput]:
         """Return each request's outputs merged into one, by id; all requests are added before the first step."""
         for request in requests:
-            self._engine.add(request)
+            if isinstance(request, ScoringRequest):
+                self._engine.score(request)
+            else:
+                self._engine.add(request)
         merged: dict[str, RequestOutput] = {}
         while self._engine.has_work or self._engine.is_preparing:
             if not self._engine.has_work:

@@ -7,7 +7,7 @@ from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.client.queue.first_token import FirstToken, FirstTokenPredictor
 from engine.client.queue.queue_limit import QueueLimit
-from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutput, ServiceClass, StepStats
+from engine.protocol import AbortReason, EngineInfo, RequestOutput, ServiceClass, StepStats, SubmittedRequest
 
 
 class Intake:
@@ -67,7 +67,7 @@ class Intake:
         return self._queue.drain_s(self.num_waiting, time.monotonic())
 
     def open(
-        self, request: EngineRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
+        self, request: SubmittedRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
         """Add an unsent request, and return its stream. num_new_tokens: prompt tokens, without those that another
         choice of the same API request computes; None means all."""

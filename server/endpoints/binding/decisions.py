@@ -12,7 +12,6 @@ from server.decisions.computing import Decided, decide
 from server.decisions.decision import Decision
 from server.decisions.prompt import DecisionPrompt, decision_prompt
 from server.decisions.rotations import unrolled
-from server.decisions.scoring import EngineScorer
 from server.decisions.wording import VERSION
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.generation.slo import check_first_token
@@ -43,7 +42,7 @@ class DecisionWork:
         return json_response(await until_disconnect(self._answer(), request.receive), self.headers)
 
     async def collect(self) -> Any:
-        async with self.model.client.batch_lane.room(EngineScorer.max_at_once(self.model, self.prompt)):
+        async with self.model.client.batch_lane.room(1):
             return await self._answer()
 
     async def _answer(self) -> Any:

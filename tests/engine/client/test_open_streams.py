@@ -11,7 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.client.open_streams import MAX_DEATHS, OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, Resumption, SamplingParams
+from engine.protocol import (
+    AbortReason,
+    EngineRequest,
+    FinishReason,
+    RequestOutput,
+    Resumption,
+    SamplingParams,
+    ScoredQuestion,
+    ScoringRequest,
+)
 from engine.protocol.sampling_params import MirostatParams
 from tests.helpers.deadline import DEADLINE_S
 
@@ -59,6 +68,7 @@ class Engines(RuleBasedStateMachine):
             requests = self.streams.take_unsent()
             sent = [request.id for request in requests]
             for request in requests:
+                assert isinstance(request, EngineRequest)
                 resumed = [] if request.resumption is None else request.resumption.output_ids
                 assert resumed == self.tokens[request.id], "the engine is not told what the stream has had"
                 assert request.drawn_seed == self.seeds.setdefault(request.id, request.drawn_seed)
@@ -328,3 +338,20 @@ def test_the_next_engine_is_told_what_was_said() -> None:
         None,
         None,
     )  # the prompt's came with the first token
+
+
+def test_a_request_to_score_labels_begins_anew_in_the_next_engine() -> None:
+    streams = OpenStreams(on_discarded=lambda _: None)
+    question = ScoredQuestion([2], [[(3,)], [(4,)]])
+    request = ScoringRequest(id="s", prompt_ids=[1], questions=[question], arrival_s=0.0, start_by_s=9.0)
+    streams.open(request, num_new_tokens=2, on_abort=lambda _: None)
+    assert streams.take_unsent() == [request]
+    streams.start(["s"])
+    assert [each.max_tokens for each in streams.running()] == [1]
+    streams.engine_ended("gone")
+    assert streams.take_unsent() == [msgspec.structs.replace(request, start_by_s=None)]
+    streams.start(["s"])
+    # Its length says nothing about answers.
+    assert streams.deliver(RequestOutput(id="s", finish_reason=FinishReason.STOP)) is None
+    assert len(streams) == 0
+    streams.check()

@@ -12,7 +12,7 @@ from engine.protocol import EngineRequest
 from engine.runner.runner import TorchRunner
 from tests.helpers.checkpoints import llama_config, random_model
 from tests.helpers.engines import make_request
-from tests.helpers.fake_client import VOCAB_SIZE, FakeClient, Step, engine_info, http, make_app, says
+from tests.helpers.fake_client import VOCAB_SIZE, FakeClient, Step, engine_info, http, make_app
 from tests.helpers.loaded import load_random
 from tests.helpers.local_client import LocalClient
 
@@ -98,21 +98,3 @@ async def test_probabilities_are_those_of_full_scoring(folder: Path) -> None:
     num_tokens = cold["usage"]["input_tokens"]
     assert cached[0] == 0
     assert num_tokens - len(prompts) * 2 * BLOCK_SIZE < cached[1] < num_tokens
-
-
-async def test_the_questions_of_a_round_compute_the_state_once(folder: Path) -> None:
-    client = FakeClient(says("x"), engine_info(max_model_len=MAX_MODEL_LEN))
-    async with http(make_app(client)) as api:
-        await api.post("/v1/decisions", json=BODY)
-    requests = client.requests[:3]
-    outputs = _engine(folder).generate(requests)  # all are added before the first step
-    num_shared = _num_shared(requests) // BLOCK_SIZE * BLOCK_SIZE
-    assert num_shared > 300
-    cached = [outputs[request.id].num_cached_tokens for request in requests]
-    assert cached[0] == 0
-    assert min(cached[1:]) >= num_shared
-
-
-def _num_shared(requests: list[EngineRequest]) -> int:
-    prompts = [request.prompt_ids for request in requests]
-    return next(index for index, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1)

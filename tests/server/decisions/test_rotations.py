@@ -2,9 +2,9 @@
 
 import pytest
 
+from engine.protocol import LabelMasses
 from server.decisions.decision import Decision, Kind, LabelOption, Question
 from server.decisions.rotations import averaged, unrolled
-from server.decisions.walk import LabelMasses
 
 pytestmark = pytest.mark.fast
 

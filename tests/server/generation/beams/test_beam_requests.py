@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.errors import QueueFull
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SubmittedRequest, TokenLogprobs
 from server.generation.beams.search import BeamOptions, BeamSearch
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import BOS, IM_END, FakeClient, FakeStream, Step, engine_info, http, make_app, says
@@ -152,7 +152,7 @@ async def test_a_full_queue_is_waited_for_once_a_search_has_begun() -> None:
     class FullOnce(FakeClient):
         refusals = 2
 
-        def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> FakeStream:
+        def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> FakeStream:
             if len(self.streams) >= 2 and self.refusals:
                 self.refusals -= 1
                 raise QueueFull("the queue is full", retry_after_s=1)

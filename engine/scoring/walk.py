@@ -1,4 +1,4 @@
-"""walk: finds the probabilities of labels by walking the tries of all questions in common rounds.
+"""LabelWalk: finds the probabilities of a question's labels by walking the trie of their tokens.
 
 The probability of a path is the product of those of its tokens. A label's mass is the sum over its paths. If a path
 begins another label's ("low", "low-medium"), its mass is what the longer one leaves: the model may go on in any other
@@ -7,58 +7,19 @@ way. A path is followed only while that can still change a probability by more t
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from server.decisions.labels import LabelNode, LabelTrie, Path
+from engine.protocol.scoring import LabelMasses
+from engine.scoring.labels import LabelNode, LabelTrie
 
 MAX_ERROR = 1e-6  # of a label's probability
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """One distribution to read: that of the token behind a question and the first tokens of a label.
-
-    next_ids: the tokens whose log probabilities are needed, one or more.
-    """
-
-    question: int
-    path: Path
-    next_ids: Path
-
-
-class Scorer(Protocol):
-    """Source of log probabilities: the engine, or a toy model in tests."""
-
-    async def score(self, lookups: Sequence[Lookup]) -> Sequence[Sequence[float]]:
-        """Return the log probability of each lookup's next_ids, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelMasses:
-    """Probabilities of a question's labels, which add up to 1 (all 0 if mass is 0). mass: the probability that the
-    model answers with one of the labels at all."""
-
-    probabilities: Sequence[float]
-    mass: float
-
-
-async def walk(tries: Sequence[LabelTrie], scorer: Scorer) -> list[LabelMasses]:
-    """Return the masses of each question's labels. tries: one for each question; they keep what was read."""
-    walks = [_Walk(trie) for trie in tries]
-    while due := [(number, node) for number, each in enumerate(walks) for node in each.due()]:
-        lookups = [Lookup(number, node.path, tuple(node.children)) for number, node in due]
-        for (number, node), logprobs in zip(due, await scorer.score(lookups), strict=True):
-            walks[number].expand(node, logprobs)
-    return [each.masses() for each in walks]
-
-
-class _Walk:
-    """The walk of one trie. open: nodes that are known and whose children are not."""
+class LabelWalk:
+    """The walk of one trie, in rounds: read the rows of all due nodes, and expand each of them."""
 
     def __init__(self, trie: LabelTrie) -> None:
         self._trie = trie
-        self._open = [trie.root]
+        self._open = [trie.root]  # nodes that are known and whose children are not
 
     def due(self) -> list[LabelNode]:
         """Return the open nodes to expand now; none when the walk is over.
@@ -92,6 +53,7 @@ class _Walk:
                 self._open.append(child)
 
     def masses(self) -> LabelMasses:
+        """Return the labels' probabilities, once no node is due."""
         scale = self._scale()
         masses = [0.0] * self._trie.num_labels
         for node in self._trie.known():

@@ -2,11 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-Path = tuple[int, ...]
-
-
-class SamePath(Exception):
-    """Two labels have the same token ids, so that nothing tells them apart."""
+from engine.protocol.scoring import Path
 
 
 class LabelNode:
@@ -28,9 +24,8 @@ class LabelTrie:
     """The paths of a question's labels. A label may have several paths, whose probabilities add up."""
 
     def __init__(self, labels: Sequence[Iterable[Path]]) -> None:
-        """labels: the paths of each label, none of them empty. Raises SamePath if two labels share one."""
+        """labels: the paths of each label, none of them empty or of two labels."""
         self.num_labels = len(labels)
-        self.max_length = 0
         self.root = LabelNode(())
         self.root.logprob = 0.0
         for label, paths in enumerate(labels):
@@ -44,10 +39,8 @@ class LabelTrie:
             if token_id not in node.children:
                 node.children[token_id] = LabelNode(path[:position])
             node = node.children[token_id]
-        if node.label not in (None, label):
-            raise SamePath
+        assert node.label in (None, label), "two labels with the same tokens"
         node.label = label
-        self.max_length = max(self.max_length, len(path))
 
     def known(self) -> Iterator[LabelNode]:
         """Yield the nodes whose probability is known, parents first."""

@@ -1,0 +1,110 @@
+"""Time of a decision, against one prompt that has as many tokens: its input, questions and labels once.
+
+    headrace serve model.gguf --threads 1
+    python -m benchmarks.decisions.cost http://127.0.0.1:8000 --questions 1 20 400 --tokens 200 2000
+
+Nothing is cached: each input begins with other words. Both are sent in turn, and the medians compared. If a prompt does
+not fit the context, it is sent as several, one after another.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+TEXT = (
+    "parcel phone late money answer week order invoice garden letter window river train music paper number winter "
+    "coffee market doctor street island bridge forest engine kitchen blanket station teacher village"
+)
+WORDS = TEXT.split()
+TEAMS = ("delivery", "billing", "returns", "technical support", "sales")
+
+
+def question(number: int, draw: random.Random) -> dict[str, Any]:
+    """Return a predicate, a choice of five or a score of three levels, in turn."""
+    words = " ".join(draw.choices(WORDS, k=4))
+    match number % 3:
+        case 0:
+            return {"type": "predicate", "instructions": f"The text mentions {words}."}
+        case 1:
+            choices = [{"value": team} for team in TEAMS]
+            return {"type": "choice", "instructions": f"Which team knows about {words}?", "choices": choices}
+    levels = [{"label": label} for label in ("not at all", "somewhat", "very much")]
+    return {"type": "score", "instructions": f"How much is it about {words}?", "levels": levels}
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    began_s = time.perf_counter()
+    result = call()
+    return time.perf_counter() - began_s, result
+
+
+class Server:
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=3600.0, trust_env=False)
+        (model, *_) = self._client.get("/v1/models").raise_for_status().json()["data"]
+        self.model, self.max_model_len = model["id"], model["max_model_len"]
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._client.post(path, json={"model": self.model, **body}).raise_for_status().json()
+
+    def decide(self, num_questions: int, num_tokens: int, draw: random.Random) -> tuple[float, int]:
+        """Return the seconds of a decision, and its tokens. num_tokens: of the input, nearly."""
+        body = {
+            "input": " ".join(draw.choices(WORDS, k=num_tokens)),
+            "questions": [question(number, draw) for number in range(num_questions)],
+            "min_mass": 0,
+        }
+        seconds, answer = timed(lambda: self.post("/v1/decisions", body))
+        return seconds, answer["usage"]["input_tokens"]
+
+    def prefill(self, num_tokens: int, draw: random.Random) -> float:
+        """Return the seconds for prompts that have so many tokens together."""
+        seconds = 0.0
+        while num_tokens > 0:
+            ids = [draw.randrange(1000, 10000) for _ in range(min(num_tokens, self.max_model_len - 1))]
+            body = {"prompt": ids, "max_tokens": 1}
+            seconds += timed(lambda body=body: self.post("/v1/completions", body))[0]  # type: ignore[misc]
+            num_tokens -= len(ids)
+        return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("--questions", type=int, nargs="+", default=[1, 20, 400])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=time.time_ns())
+    args = parser.parse_args()
+    server, draw = Server(args.url), random.Random(args.seed)
+    server.decide(3, 50, draw)
+    _write("| questions | input tokens | all tokens | decision s | prompt s | ratio |\n|---|---|---|---|---|---|")
+    for num_input in args.tokens:
+        for num_questions in args.questions:
+            decisions, prompts = [], []
+            num_tokens = 0
+            for _ in range(args.rounds):
+                seconds, num_tokens = server.decide(num_questions, num_input, draw)
+                decisions.append(seconds)
+                # Labels have two or three tokens each, of which a question's prompt shows all.
+                prompts.append(server.prefill(num_tokens + 8 * num_questions, draw))
+            decision_s, prompt_s = statistics.median(decisions), statistics.median(prompts)
+            ratio = decision_s / prompt_s
+            _write(
+                f"| {num_questions} | {num_input} | {num_tokens} | {decision_s:.2f} | {prompt_s:.2f} | {ratio:.2f} |"
+            )
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""ScoringRun: one ScoringRequest in progress, as requests of one token each that the scheduler knows how to serve.
+
+The first question's row is computed alone, and with it the state. All other rows find the state in the prefix cache,
+and a longer path of a label finds the question. Each question advances by itself: once all rows that it waits for are
+known, its walk says which are needed next.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from engine.protocol import (
+    EngineRequest,
+    FinishReason,
+    RequestOutput,
+    SamplingParams,
+    ScoringRequest,
+)
+from engine.scoring.labels import LabelNode, LabelTrie
+from engine.scoring.walk import LabelWalk
+
+
+class _Lookup(NamedTuple):
+    """A row to read: that of the token behind a question and the first tokens of a label."""
+
+    question: int
+    node: LabelNode
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the row is the first of the request."""
+        return self.question == 0 and not self.node.path
+
+
+class ScoringRun:
+    """State of one request. Call `take_next` for requests to compute, and `receive` with the output of each.
+
+    Invariants: until the run has ended, a row is open or due; the first is open or due alone.
+    """
+
+    def __init__(self, request: ScoringRequest) -> None:
+        self.request = request
+        self.has_ended = False
+        self._walks = [LabelWalk(LabelTrie(question.labels)) for question in request.questions]
+        self._due: deque[_Lookup] = deque()
+        self._open: dict[str, _Lookup] = {}
+        self._num_awaited = [0] * len(request.questions)  # rows of each question that are open or due
+        self._num_cached = [0] * len(request.questions)  # tokens that the first row of each question found cached
+        self._first: RequestOutput | None = None
+        self._preempted_s: list[float] = []
+        self._put_due(0)
+
+    @property
+    def has_due(self) -> bool:
+        return bool(self._due)
+
+    @property
+    def has_first(self) -> bool:
+        """Whether the first row is known."""
+        return self._first is not None
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    @property
+    def open_ids(self) -> Sequence[str]:
+        """Ids of the requests whose outputs are still to come."""
+        return list(self._open)
+
+    def take_next(self) -> EngineRequest:
+        """Return the next request to compute; there must be one."""
+        lookup = self._due.popleft()
+        request = self._request_of(lookup)
+        self._open[request.id] = lookup
+        return request
+
+    def receive(self, output: RequestOutput) -> RequestOutput | None:
+        """Take the terminal output of one of the requests. Return the output of the whole request if it ends now, by
+        success or because this part failed; the other open requests are then of no use."""
+        lookup = self._open.pop(output.id)
+        self._preempted_s += output.preempted_s
+        if lookup.is_first:
+            self._first = output
+        if output.finish_reason is not FinishReason.LENGTH:
+            return self._failed(output, lookup.question)
+        assert output.logprobs is not None
+        if not lookup.node.path:
+            self._num_cached[lookup.question] = output.num_cached_tokens
+        walk = self._walks[lookup.question]
+        walk.expand(lookup.node, [logprob for _, logprob in output.logprobs[0].top])
+        self._num_awaited[lookup.question] -= 1
+        if not self._num_awaited[lookup.question]:
+            self._put_due(lookup.question)
+        if lookup.is_first:
+            for question in range(1, len(self._walks)):
+                self._put_due(question)
+        if self._open or self._due:
+            return None
+        self.has_ended = True
+        return self._terminal(FinishReason.STOP, scores=[walk.masses() for walk in self._walks])
+
+    def refuse(self, error: str) -> RequestOutput:
+        """End the run because one of its requests can never be served; return its output."""
+        return self._failed(RequestOutput(id="", finish_reason=FinishReason.ERROR, error=error, is_refused=True), None)
+
+    def _put_due(self, question: int) -> None:
+        """Queue the rows that a question needs next, before those of later questions, whose beginnings are cached no
+        longer than its own."""
+        nodes = self._walks[question].due()
+        self._num_awaited[question] = len(nodes)
+        lookups = [_Lookup(question, node) for node in nodes]
+        if nodes and nodes[0].path:
+            self._due.extendleft(reversed(lookups))
+        else:
+            self._due += lookups
+
+    def _request_of(self, lookup: _Lookup) -> EngineRequest:
+        whole, path = self.request, lookup.node.path
+        question = whole.questions[lookup.question]
+        # The first has the request's own id, so that its events and its start are those of the request.
+        id = whole.id if lookup.is_first else "/".join(map(str, (whole.id, lookup.question, *path)))
+        return EngineRequest(
+            id=id,
+            prompt_ids=[*whole.prompt_ids, *question.ids, *path],
+            sampling=SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                ignore_eos=True,
+                logprobs=0,
+                logprob_token_ids=tuple(lookup.node.children),
+            ),
+            arrival_s=whole.arrival_s,
+            deadline_s=whole.deadline_s,
+            start_by_s=whole.start_by_s if lookup.is_first else None,
+            priority=whole.priority,
+            service_class=whole.service_class,
+            tenant=whole.tenant,
+            tenant_weight=whole.tenant_weight,
+            cache_salt=whole.cache_salt,
+            adapter=whole.adapter,
+            drawn_seed=0,  # nothing is drawn
+        )
+
+    def _failed(self, output: RequestOutput, question: int | None) -> RequestOutput:
+        assert output.finish_reason is not None
+        self.has_ended = True
+        self._due.clear()
+        return self._terminal(
+            output.finish_reason,
+            error=output.error,
+            is_refused=output.is_refused,
+            refused_param=output.refused_param,
+            failed_question=question,
+        )
+
+    def _terminal(self, finish_reason: FinishReason, **fields: object) -> RequestOutput:
+        first = self._first
+        return RequestOutput(
+            id=self.request.id,
+            finish_reason=finish_reason,
+            num_cached_tokens=self._num_cached_tokens(),
+            queue_s=None if first is None else first.queue_s,
+            preempted_s=self._preempted_s,
+            **fields,  # type: ignore[arg-type]
+        )
+
+    def _num_cached_tokens(self) -> int:
+        """Return how many of the request's tokens were in the prefix cache before it: what the first row found of the
+        state, and what each question found of its own tokens beyond the beginning that it shares with another
+        question, which may have computed it."""
+        num_state = len(self.request.prompt_ids)
+        total = min(self._num_cached[0], num_state)
+        shared = shared_lengths([question.ids for question in self.request.questions])
+        for num_cached, num_shared in zip(self._num_cached, shared, strict=True):
+            total += max(0, num_cached - num_state - num_shared)
+        return total
+
+
+def shared_lengths(prompts: Sequence[list[int]]) -> list[int]:
+    """Return, for each prompt, the length of the longest prefix that it shares with another one."""
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    shared = [0] * len(prompts)
+    for first, second in itertools.pairwise(order):
+        pairs = enumerate(zip(prompts[first], prompts[second], strict=False))
+        length = next(
+            (position for position, (one, other) in pairs if one != other),
+            min(len(prompts[first]), len(prompts[second])),
+        )
+        shared[first] = max(shared[first], length)
+        shared[second] = max(shared[second], length)
+    return shared

@@ -1,0 +1,113 @@
+"""ScoringRuns: all ScoringRequests in an engine, between its messages and its scheduler."""
+
+from collections import Counter
+
+import msgspec
+
+from engine.errors import InvalidRequest
+from engine.protocol import AbortReason, RequestOutput, ScoringRequest, ServiceClass, StepStats
+from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.sequence import Sequence, SequenceStatus
+from engine.scoring.run import ScoringRun
+
+
+class ScoringRuns:
+    """Adds the requests' sequences to the scheduler, and turns their outputs into one for each request.
+
+    A request always has at least one sequence in the scheduler; more only while there are slots that no other sequence
+    waits for. So a request with hundreds of questions delays others by no more than a step. Invariants: each open
+    sequence belongs to one run; a run that has not ended has an open sequence.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._runs: dict[str, ScoringRun] = {}  # those that have not ended
+        self._open: dict[str, tuple[ScoringRun, Sequence]] = {}  # by id of the sequence's request
+
+    def add(self, request: ScoringRequest) -> None:
+        """Accept a request. Raises InvalidRequest if it can never be served."""
+        run = ScoringRun(request)
+        self._add_next(run)
+        self._runs[request.id] = run
+
+    def abort(self, request_id: str, reason: AbortReason) -> bool:
+        """End a request in the next step; return False if it is not one of these, or has ended."""
+        run = self._runs.get(request_id)
+        if run is not None:
+            self._abort_open(run, reason)
+        return run is not None
+
+    def collect(self, outputs: list[RequestOutput]) -> list[RequestOutput]:
+        """Return a step's outputs with those of sequences replaced by their requests'. Add the sequences that are
+        needed next. Call after `Scheduler.update`."""
+        if not self._open:
+            return outputs
+        collected = []
+        for output in outputs:
+            if output.id not in self._open:
+                collected.append(output)
+                continue
+            run, _ = self._open.pop(output.id)
+            if not run.has_ended and (whole := run.receive(output)) is not None:
+                collected.append(self._end(run, whole))
+        return collected + self._add_due()
+
+    def count_once(self, stats: StepStats) -> StepStats:
+        """Return the stats with each request counted once among those that run and wait."""
+        if not self._open:
+            return stats
+        statuses: dict[ScoringRun, set[SequenceStatus]] = {}
+        changes: Counter[str] = Counter()
+        for run, sequence in self._open.values():
+            statuses.setdefault(run, set()).add(sequence.status)
+            changes.subtract(_gauges(run.request.service_class, sequence.status))
+        for run, of_run in statuses.items():
+            changes.update(_gauges(run.request.service_class, _status(run, of_run)))
+        return msgspec.structs.replace(stats, **{name: getattr(stats, name) + each for name, each in changes.items()})
+
+    def _add_due(self) -> list[RequestOutput]:
+        """Add sequences, one of each run in turn, until there is no slot to spare or no run needs any; return the
+        outputs of runs that cannot be served."""
+        refused: list[RequestOutput] = []
+        due = list(self._runs.values())
+        while due := [run for run in due if run.has_due and self._may_add(run)]:
+            for run in due:
+                if self._may_add(run):
+                    try:
+                        self._add_next(run)
+                    except InvalidRequest as error:
+                        refused.append(self._end(run, run.refuse(str(error))))
+        return refused
+
+    def _may_add(self, run: ScoringRun) -> bool:
+        return not run.num_open or self._scheduler.num_spare_slots(run.request.service_class) > 0
+
+    def _add_next(self, run: ScoringRun) -> None:
+        request = run.take_next()
+        num_shared = len(run.request.prompt_ids)
+        self._open[request.id] = run, self._scheduler.add(request, num_shared=num_shared)
+
+    def _end(self, run: ScoringRun, output: RequestOutput) -> RequestOutput:
+        del self._runs[run.request.id]
+        self._abort_open(run, AbortReason.CLIENT_GONE)
+        return output
+
+    def _abort_open(self, run: ScoringRun, reason: AbortReason) -> None:
+        for request_id in run.open_ids:
+            self._scheduler.abort(request_id, reason)
+
+
+def _status(run: ScoringRun, statuses: set[SequenceStatus]) -> SequenceStatus:
+    """Return the status of a request whose open sequences have these. Between two sequences it runs."""
+    if SequenceStatus.PAUSED in statuses:
+        return SequenceStatus.PAUSED
+    return SequenceStatus.RUNNING if run.has_first or SequenceStatus.RUNNING in statuses else SequenceStatus.WAITING
+
+
+def _gauges(service_class: ServiceClass, status: SequenceStatus) -> list[str]:
+    """Return the fields of StepStats that count sequences of this class and status."""
+    if service_class is ServiceClass.BATCH:
+        return [f"{status.name.lower()}_batch"]
+    if status is SequenceStatus.WAITING and service_class is not ServiceClass.INTERACTIVE:
+        return ["waiting", f"waiting_{service_class.value}"]
+    return [status.name.lower()]

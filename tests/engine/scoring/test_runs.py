@@ -1,0 +1,240 @@
+"""ScoringRequests in an engine over a ledger: one request each, whatever runs beside them."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.engine import Engine
+from engine.protocol import (
+    AbortReason,
+    EngineRequest,
+    FinishReason,
+    RequestOutput,
+    ScoredQuestion,
+    ScoringRequest,
+    ServiceClass,
+    StepStats,
+)
+from engine.scoring.labels import LabelTrie
+from engine.scoring.walk import LabelWalk
+from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
+from tests.helpers.ledger import VOCAB_SIZE, label_logprob
+
+pytestmark = pytest.mark.fast
+
+LABELS = [[(1,), (2, 3)], [(4, 5, 6)], [(2, 7), (4, 5)]]
+
+
+def _request(id: str, num_state: int = 30, num_questions: int = 3, **fields: Any) -> ScoringRequest:
+    questions = [
+        ScoredQuestion(make_prompt(3 + number % 7, seed=number), LABELS[: 2 + number % 2])
+        for number in range(num_questions)
+    ]
+    state = make_prompt(num_state, seed=len(id))
+    return ScoringRequest(id=id, prompt_ids=state, questions=questions, **{"arrival_s": 0.0, **fields})
+
+
+def _expected(request: ScoringRequest) -> list[list[float]]:
+    """The probabilities of each question's labels, worked out without an engine."""
+    scores = []
+    for question in request.questions:
+        walk = LabelWalk(LabelTrie(question.labels))
+        while nodes := walk.due():
+            for node in nodes:
+                history = [*request.prompt_ids, *question.ids, *node.path]
+                walk.expand(node, [label_logprob(history, each) for each in node.children])
+        scores.append(walk.masses().probabilities)
+    return scores
+
+
+def _run(
+    engine: Engine, each_step: Callable[[int], None] = lambda _: None
+) -> tuple[dict[str, RequestOutput], list[StepStats]]:
+    """Step until nothing is left. Returns the terminal outputs; a ScoringRequest must have no other."""
+    ended: dict[str, RequestOutput] = {}
+    steps = []
+    while engine.has_work:
+        each_step(len(steps))
+        step = engine.step()
+        steps.append(step.stats)
+        for output in step.outputs:
+            assert output.id not in ended, f"{output.id} ends twice"
+            if output.finish_reason is not None:
+                ended[output.id] = output
+        assert len(steps) < 3000
+    return ended, steps
+
+
+def _probabilities(output: RequestOutput) -> list[list[float]]:
+    assert output.finish_reason is FinishReason.STOP, output
+    assert output.scores is not None
+    assert not output.new_ids
+    return [each.probabilities for each in output.scores]
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "windows": {"windows": (None, 6)},
+    "only windows": {"windows": (5,)},
+    "states": {"num_states": 12},
+    "few states": {"num_states": 3},
+    "small pool": {"num_blocks": 26},
+    "no cache": {"enable_prefix_caching": False},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_the_same_under_every_schedule(kind: str, seed: int) -> None:
+    draw = random.Random(f"{kind} {seed}")
+    engine, _ = make_engine(
+        **{
+            "max_num_seqs": draw.choice([1, 2, 8, 64]),
+            "max_num_batched_tokens": draw.choice([8, 64]),
+            "max_model_len": 64,
+            **KINDS[kind],
+        }
+    )
+    scoring = [
+        _request(f"{'s' * (1 + number // 2)}{number}", draw.choice([1, 16, 30, 41]), draw.randint(1, 12))
+        for number in range(3)
+    ]
+    others = [make_request(f"o{number}", make_prompt(9, seed=number), max_tokens=12) for number in range(3)]
+    arrivals: dict[int, list[ScoringRequest | EngineRequest]] = {}
+    for request in (*scoring, *others):
+        arrivals.setdefault(draw.choice([0, 0, 2, 5]), []).append(request)
+
+    def arrive(step: int) -> None:
+        for request in arrivals.pop(step, []):
+            engine.score(request) if isinstance(request, ScoringRequest) else engine.add(request)
+
+    arrive(0)
+    ended: dict[str, RequestOutput] = {}
+    while engine.has_work:
+        more, _ = _run(engine, arrive)
+        ended |= more
+        if arrivals:
+            arrive(min(arrivals))
+    for request in scoring:
+        assert _probabilities(ended[request.id]) == [pytest.approx(each) for each in _expected(request)]
+    assert {each.id: len(expected_ids(each)) > 0 for each in others}.keys() <= ended.keys()
+    _check_empty(engine)
+
+
+def _check_empty(engine: Engine) -> None:
+    """Nothing of a request is left: a new one may use its id and all blocks."""
+    stats = engine.step().stats
+    assert (stats.blocks_used, stats.states_used, stats.running, stats.waiting) == (0, 0, 0, 0)
+
+
+def test_the_state_is_computed_once_and_each_question_behind_it() -> None:
+    engine, runner = make_engine(num_blocks=400, max_model_len=128, max_num_seqs=8, max_num_batched_tokens=256)
+    request = _request("s", num_state=64, num_questions=40)
+    engine.score(request)
+    ended, _ = _run(engine)
+    num_own = sum(len(question.ids) for question in request.questions)
+    num_rows = sum(len(LabelTrie(question.labels).root.children) for question in request.questions)
+    assert runner.num_tokens < 64 + num_own + 4 * (num_rows + 40 * 3)  # less than a block again for each row
+    assert ended["s"].num_cached_tokens == 0
+    before = runner.num_tokens
+    engine.score(_request("t", num_state=64, num_questions=40))
+    ended, _ = _run(engine)
+    assert ended["t"].num_cached_tokens >= 64
+    assert runner.num_tokens - before < num_own + 4 * (num_rows + 40 * 3)
+
+
+@pytest.mark.parametrize("kind", ["windows", "states"])
+def test_questions_continue_from_the_end_of_the_state(kind: str) -> None:
+    engine, runner = make_engine(
+        **{"num_blocks": 400, "max_model_len": 256, "max_num_batched_tokens": 256, **KINDS[kind]}
+    )
+    request = _request("s", num_state=128, num_questions=6)
+    engine.score(request)
+    _run(engine)
+    assert runner.num_tokens < 128 + 6 * 40
+
+
+def test_a_request_counts_as_one() -> None:
+    engine, _ = make_engine(num_blocks=400, max_num_seqs=4, max_model_len=128)
+    engine.score(_request("s", num_questions=30))
+    engine.score(_request("t", num_questions=30, service_class=ServiceClass.BACKGROUND))
+    engine.score(_request("u", num_questions=30, service_class=ServiceClass.BATCH))
+    _, steps = _run(engine)
+    assert {each.running for each in steps} == {0, 1}
+    assert max(each.running + each.waiting for each in steps) == 2
+    assert max(each.waiting_background for each in steps) <= 1
+    assert {each.running_batch + each.waiting_batch + each.paused_batch for each in steps} == {0, 1}
+
+
+def test_others_start_while_questions_are_left() -> None:
+    engine, _ = make_engine(num_blocks=400, max_num_seqs=4, max_model_len=128)
+    engine.score(_request("s", num_questions=100))
+    engine.step()
+    engine.step()
+    engine.add(make_request("other", make_prompt(5), max_tokens=4))
+    outputs = [output for _ in range(3) for output in engine.step().outputs]
+    assert {output.id for output in outputs} == {"other"}
+    ended, _ = _run(engine)
+    assert _probabilities(ended["s"])
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
+def test_an_abort_ends_all_of_it(num_steps: int) -> None:
+    engine, runner = make_engine(num_blocks=400, max_num_seqs=8, max_num_batched_tokens=16, max_model_len=128)
+    engine.score(_request("s", num_questions=50))
+    for _ in range(num_steps):
+        engine.step()
+    engine.abort("s", AbortReason.CLIENT_GONE)
+    num_tokens = runner.num_tokens
+    ended, steps = _run(engine)
+    assert ended["s"].finish_reason is FinishReason.ABORT
+    assert (ended["s"].scores, len(steps)) == (None, 1)
+    assert runner.num_tokens == num_tokens
+    _check_empty(engine)
+
+
+def test_time_limits_end_all_of_it() -> None:
+    engine, _ = make_engine(num_blocks=400, max_num_seqs=4, max_model_len=128)
+    engine.score(_request("due", num_questions=50, deadline_s=0.0))
+    engine.score(_request("late", num_questions=50, start_by_s=0.0))
+    ended, _ = _run(engine)
+    assert ended["due"].finish_reason is FinishReason.TIMEOUT
+    assert ended["late"].finish_reason is FinishReason.QUEUE_TIMEOUT
+    _check_empty(engine)
+
+
+def test_a_fault_of_one_question_ends_the_request_and_no_other() -> None:
+    engine, runner = make_engine(num_blocks=400, max_model_len=128)
+    runner.fail_ids.add("s/2")
+    engine.score(_request("s", num_questions=20))
+    engine.score(_request("tt", num_questions=20))
+    ended, _ = _run(engine)
+    failed = ended["s"]
+    assert (failed.finish_reason, failed.error, failed.failed_question) == (FinishReason.ERROR, "made to fail", 2)
+    assert _probabilities(ended["tt"])
+    _check_empty(engine)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_question_beyond_the_context_is_refused(number: int) -> None:
+    engine, _ = make_engine(num_blocks=400, max_model_len=128)
+    request = _request("s", num_questions=5)
+    request.questions[number].ids.extend([1] * 200)
+    engine.score(request)
+    ended, _ = _run(engine)
+    assert (ended["s"].finish_reason, ended["s"].is_refused) == (FinishReason.ERROR, True)
+    _check_empty(engine)
+
+
+def test_the_start_is_reported_under_the_requests_id() -> None:
+    reported: list[str] = []
+    engine, _ = make_engine(num_blocks=400, max_model_len=128, on_started=reported.extend)
+    engine.score(_request("s"))
+    engine.step()
+    assert reported == ["s"]
+
+
+def test_ids_are_within_the_ledgers_vocabulary() -> None:
+    assert max(token for paths in LABELS for path in paths for token in path) < VOCAB_SIZE
