@@ -90,6 +90,7 @@ class Engine:
                 num_states=num_states,
                 kv_groups=runner.kv_groups,
                 eos_token_ids=eos_token_ids,
+                copies_blocks=runner.copies_blocks,
             ),
             budget=self._budget,
             tier=None if tier is None else TierOptions.of_pool(tier, num_blocks, self._budget.prefill_s),

@@ -4,15 +4,17 @@
     python -m benchmarks.decisions.cost http://127.0.0.1:8000 --questions 1 20 400 --tokens 200 2000
 
 Nothing is cached: each input begins with other words. Both are sent in turn, and the medians compared. If a prompt does
-not fit the context, it is sent as several, one after another.
+not fit the context, it is sent as several, one after another. On a machine that does other work too, --process counts
+the processor's seconds of the engine process.
 """
 
 import argparse
+import os
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,20 +40,24 @@ def question(number: int, draw: random.Random) -> dict[str, Any]:
     return {"type": "score", "instructions": f"How much is it about {words}?", "levels": levels}
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    began_s = time.perf_counter()
-    result = call()
-    return time.perf_counter() - began_s, result
-
-
 class Server:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, process: int | None) -> None:
+        self._process = process
         self._client = httpx.Client(base_url=url, timeout=3600.0, trust_env=False)
         (model, *_) = self._client.get("/v1/models").raise_for_status().json()["data"]
         self.model, self.max_model_len = model["id"], model["max_model_len"]
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._client.post(path, json={"model": self.model, **body}).raise_for_status().json()
+    def post(self, path: str, body: dict[str, Any]) -> tuple[float, Any]:
+        """Return the seconds that a request took, and its answer."""
+        began_s = self._now_s()
+        answer = self._client.post(path, json={"model": self.model, **body}).raise_for_status().json()
+        return self._now_s() - began_s, answer
+
+    def _now_s(self) -> float:
+        if self._process is None:
+            return time.perf_counter()
+        user, system = Path(f"/proc/{self._process}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def decide(self, num_questions: int, num_tokens: int, draw: random.Random) -> tuple[float, int]:
         """Return the seconds of a decision, and its tokens. num_tokens: of the input, nearly."""
@@ -60,7 +66,7 @@ class Server:
             "questions": [question(number, draw) for number in range(num_questions)],
             "min_mass": 0,
         }
-        seconds, answer = timed(lambda: self.post("/v1/decisions", body))
+        seconds, answer = self.post("/v1/decisions", body)
         return seconds, answer["usage"]["input_tokens"]
 
     def prefill(self, num_tokens: int, draw: random.Random) -> float:
@@ -68,8 +74,7 @@ class Server:
         seconds = 0.0
         while num_tokens > 0:
             ids = [draw.randrange(1000, 10000) for _ in range(min(num_tokens, self.max_model_len - 1))]
-            body = {"prompt": ids, "max_tokens": 1}
-            seconds += timed(lambda body=body: self.post("/v1/completions", body))[0]  # type: ignore[misc]
+            seconds += self.post("/v1/completions", {"prompt": ids, "max_tokens": 1})[0]
             num_tokens -= len(ids)
         return seconds
 
@@ -79,10 +84,11 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 20, 400])
     parser.add_argument("--tokens", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--process", type=int, metavar="PID")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=time.time_ns())
     args = parser.parse_args()
-    server, draw = Server(args.url), random.Random(args.seed)
+    server, draw = Server(args.url, args.process), random.Random(args.seed)
     server.decide(3, 50, draw)
     _write("| questions | input tokens | all tokens | decision s | prompt s | ratio |\n|---|---|---|---|---|---|")
     for num_input in args.tokens:

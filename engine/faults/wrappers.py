@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 class FaultyRunner:
     def __init__(self, runner: TorchRunner, faults: FaultPlan) -> None:
         self.kv_groups = runner.kv_groups
+        self.copies_blocks = runner.copies_blocks
         self._runner = runner
         self._faults = _Faults(faults)
 

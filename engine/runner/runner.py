@@ -23,7 +23,7 @@ from engine.scheduling.kv.moves import BlockLoad, BlockSave
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
-from models.errors import is_out_of_memory
+from models.errors import ModelError, is_out_of_memory
 from models.kv.block_copy import BlockCopy
 from models.kv.layer import LayerState
 from models.loaded_model import LoadedModel, ModelDecoder
@@ -84,6 +84,7 @@ class TorchRunner:
         self._kv = model.cache_layout.allocate(num_blocks, block_size, model.device, num_states=num_states)
         self._block_size = block_size
         self._block_copy: BlockCopy | None = None
+        self.copies_blocks = self._can_copy()
         self._executor = make_executor(model, self._kv, self.kv_groups)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
@@ -113,6 +114,12 @@ class TorchRunner:
             self._block_copy = BlockCopy(self._model.cache_layout, self._kv, self._block_size)
         return self._block_copy
 
+    def _can_copy(self) -> bool:
+        try:
+            return bool(self._copy.block_bytes)
+        except ModelError:
+            return False
+
     def save(self, saves: list[BlockSave]) -> list[bytes]:
         with _naming_memory_shortage():
             return [self._copy.read(group, block) for group, block, _ in saves]
@@ -125,6 +132,8 @@ class TorchRunner:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingStep:
+        if plan.copies:
+            self._copy.copy(plan.copies)
         batch = build_batch(plan, self.kv_groups, self._model.device, self._executor.buffers)
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)

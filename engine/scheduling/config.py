@@ -24,6 +24,7 @@ class SchedulerConfig:
     num_adapter_slots: int = 0
     eos_token_ids: frozenset[int] = frozenset()
     kv_pin_fraction: float = 0.25
+    copies_blocks: bool = False  # the runner can copy blocks
 
     def __post_init__(self) -> None:
         needed = peak_blocks(self.kv_groups, self.max_model_len)
@@ -53,6 +54,7 @@ class SchedulerConfig:
         num_states: int,
         kv_groups: tuple[KVGroup, ...],
         eos_token_ids: list[int],
+        copies_blocks: bool = False,
     ) -> "SchedulerConfig":
         """Take the options from a config whose None values have been resolved at startup."""
         assert config.max_model_len is not None
@@ -70,6 +72,7 @@ class SchedulerConfig:
             num_adapter_slots=config.max_loras if config.enable_lora else 0,
             eos_token_ids=frozenset(eos_token_ids),
             kv_pin_fraction=config.kv_pin_fraction,
+            copies_blocks=copies_blocks,
         )
 
     def check_length(self, request: EngineRequest) -> None:

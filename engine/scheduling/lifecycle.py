@@ -183,7 +183,10 @@ class Lifecycle:
         if is_failed or not sequence.service.stays_cached:
             self._kv.discard(sequence)
         else:
+            if sequence.num_shared:
+                self._kv.keep_tail(sequence)
             self._kv.free(sequence)
+        sequence.continues = None
         sequence.status = SequenceStatus.FINISHED
         if not self.sequences:
             self.tenants.clear()

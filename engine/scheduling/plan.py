@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.kv.moves import BlockMoves
+from engine.scheduling.kv.tails import TailCopy
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.steps.cost import StepSample
 
@@ -47,6 +48,7 @@ class StepPlan:
 
     items: list[PlanItem]
     moves: BlockMoves | None = None  # copies of blocks to and from a tier, which precede the step
+    copies: list[TailCopy] = field(default_factory=list)  # made when the step is launched: all read, then all written
 
     @property
     def num_tokens(self) -> int:
@@ -116,6 +118,7 @@ class Runner(Protocol[Pending]):
     """
 
     kv_groups: tuple[KVGroup, ...]  # one for each table of a sequence
+    copies_blocks: bool  # whether it can make a plan's copies
 
     def launch(self, plan: StepPlan) -> Pending:
         """Start computing a plan, without waiting for the device."""

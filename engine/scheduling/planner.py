@@ -126,7 +126,7 @@ class StepPlanner:
         items = [item for item in items if item.sequence.status is SequenceStatus.RUNNING]
         if lifecycle.adapters is not None:
             items.sort(key=lambda item: item.sequence.adapter_slot)  # rows of one adapter are neighbors
-        plan = StepPlan(items, self._kv.take_moves())
+        plan = StepPlan(items, self._kv.take_moves(), self._kv.take_copies())
         lifecycle.tenants.count_step(plan, split.demands)
         return plan
 
@@ -200,8 +200,8 @@ class StepPlanner:
             match = self._kv.match(sequence)
             if not lifecycle.num_free_slots or not capacity.can_admit(sequence, match, num_reserved):
                 break
-            self._begin(sequence, match)
             num_tokens, demand = tokens[sequence]
+            self._begin(sequence, match, has_tokens=num_tokens > 0)
             spent += demand.price(self._continue(items, sequence, min(num_tokens, sequence.num_pending)))
             num_reserved += capacity.blocks_needed(sequence)
         for sequence, num_units in self._prefix_waits.branch_points:
@@ -209,14 +209,17 @@ class StepPlanner:
                 self._kv.add_branch_point(sequence, num_units)
         return spent
 
-    def _begin(self, sequence: Sequence, match: PrefixMatch) -> None:
+    def _begin(self, sequence: Sequence, match: PrefixMatch, *, has_tokens: bool) -> None:
         self._lifecycle.admit(sequence, match)
+        if has_tokens:
+            self._kv.restore_tail(sequence, match)
         if sequence.num_cached is not None:
             return
         charge_prompt(sequence, max(0, sequence.num_prompt - sequence.num_computed))
         sequence.num_cached = sequence.num_computed
         sequence.first_scheduled_s = self._clock()
-        if self._config.enable_prefix_caching and not sequence.needs_prompt_rows:
+        # A sequence that continues another is a part of the same request.
+        if self._config.enable_prefix_caching and not sequence.needs_prompt_rows and sequence.continues is None:
             num_restored = sum(block.group == 0 for block in match.restored) * self._config.kv_groups[0].block_size
             self._lifecycle.tally.count_prefix_lookup(sequence, num_restored)
 

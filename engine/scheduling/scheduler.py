@@ -148,9 +148,17 @@ class Scheduler:
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
         return self._config.max_num_seqs - sum(running.num_of(each) + waiting.num_of(each) for each in classes)
 
-    def add(self, request: EngineRequest, grammar: OutputGrammar | None = None, *, num_shared: int = 0) -> Sequence:
+    def add(
+        self,
+        request: EngineRequest,
+        grammar: OutputGrammar | None = None,
+        *,
+        num_shared: int = 0,
+        continues: Sequence | None = None,
+    ) -> Sequence:
         """Accept a request, and return its sequence. grammar: request.grammar, compiled. num_shared: first tokens of
-        the prompt that requests to come will share. Raises InvalidRequest if it can never be served."""
+        the prompt that requests to come will share. continues: the sequence of an ended request with the same
+        beginning. Raises InvalidRequest if it can never be served."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._config.check_length(request)
         if request.adapter is not None and self.adapters is None:
@@ -162,10 +170,13 @@ class Scheduler:
             tokens=list(request.prompt_ids),
             num_prompt=len(request.prompt_ids),
             num_shared=num_shared,
+            continues=continues,
             grammar=grammar,
         )
         if request.resumption is not None:
             sequence.resume(request.resumption)
+        if continues is not None and sequence.tokens[:num_shared] == continues.tokens[:num_shared]:
+            self._kv.adopt_hashes(sequence, continues, num_shared)
         sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
         self._num_added += 1
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step

@@ -39,7 +39,8 @@ class Sequence:
     seed: int  # request.sampling.seed, or one drawn at intake
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
-    num_shared: int = 0  # first tokens of the prompt that requests to come will share
+    num_shared: int = 0  # first tokens of the prompt that sequences to come will share; they may continue this one
+    continues: "Sequence | None" = None  # an earlier sequence, which has ended, with the same beginning
     grammar: OutputGrammar | None = None  # the output must match it
     adapter_slot: int = -1  # slot of its adapter, while it runs; -1 without an adapter
     closed_gates: set[Gate] = field(default_factory=set)  # the sequence is set aside while any is closed

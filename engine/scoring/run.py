@@ -6,8 +6,7 @@ known, its walk says which are needed next.
 """
 
 import itertools
-from collections import deque
-from collections.abc import Sequence
+from collections import abc, deque
 from typing import NamedTuple
 
 from engine.protocol import (
@@ -17,15 +16,20 @@ from engine.protocol import (
     SamplingParams,
     ScoringRequest,
 )
+from engine.protocol.scoring import Path
+from engine.scheduling.sequence import Sequence
 from engine.scoring.labels import LabelNode, LabelTrie
 from engine.scoring.walk import LabelWalk
 
 
 class _Lookup(NamedTuple):
-    """A row to read: that of the token behind a question and the first tokens of a label."""
+    """A row to read: that of the token behind a question and the first tokens of a label.
+
+    continues: the sequence of the row before it, or of the first question; None if it is not known."""
 
     question: int
     node: LabelNode
+    continues: Sequence | None = None
 
     @property
     def is_first(self) -> bool:
@@ -48,6 +52,9 @@ class ScoringRun:
         self._num_awaited = [0] * len(request.questions)  # rows of each question that are open or due
         self._num_cached = [0] * len(request.questions)  # tokens that the first row of each question found cached
         self._first: RequestOutput | None = None
+        self._first_sequence: Sequence | None = None
+        # Of each question that goes on, by path: the sequences whose blocks the next rows continue.
+        self._sequences: list[dict[Path, Sequence]] = [{} for _ in request.questions]
         self._preempted_s: list[float] = []
         self._put_due(0)
 
@@ -65,30 +72,32 @@ class ScoringRun:
         return len(self._open)
 
     @property
-    def open_ids(self) -> Sequence[str]:
+    def open_ids(self) -> abc.Sequence[str]:
         """Ids of the requests whose outputs are still to come."""
         return list(self._open)
 
-    def take_next(self) -> EngineRequest:
-        """Return the next request to compute; there must be one."""
+    def take_next(self) -> tuple[EngineRequest, Sequence | None]:
+        """Return the next request to compute, and a sequence that it continues; there must be one."""
         lookup = self._due.popleft()
         request = self._request_of(lookup)
         self._open[request.id] = lookup
-        return request
+        return request, lookup.continues
 
-    def receive(self, output: RequestOutput) -> RequestOutput | None:
-        """Take the terminal output of one of the requests. Return the output of the whole request if it ends now, by
-        success or because this part failed; the other open requests are then of no use."""
+    def receive(self, output: RequestOutput, sequence: Sequence | None = None) -> RequestOutput | None:
+        """Take the terminal output of one of the requests, and its sequence. Return the output of the whole request if
+        it ends now, by success or because this part failed; the other open requests are then of no use."""
         lookup = self._open.pop(output.id)
         self._preempted_s += output.preempted_s
         if lookup.is_first:
-            self._first = output
+            self._first, self._first_sequence = output, sequence
         if output.finish_reason is not FinishReason.LENGTH:
             return self._failed(output, lookup.question)
         assert output.logprobs is not None
         if not lookup.node.path:
             self._num_cached[lookup.question] = output.num_cached_tokens
         walk = self._walks[lookup.question]
+        if sequence is not None:
+            self._sequences[lookup.question][lookup.node.path] = sequence
         walk.expand(lookup.node, [logprob for _, logprob in output.logprobs[0].top])
         self._num_awaited[lookup.question] -= 1
         if not self._num_awaited[lookup.question]:
@@ -96,6 +105,7 @@ class ScoringRun:
         if lookup.is_first:
             for question in range(1, len(self._walks)):
                 self._put_due(question)
+            self._first_sequence = None
         if self._open or self._due:
             return None
         self.has_ended = True
@@ -110,7 +120,13 @@ class ScoringRun:
         longer than its own."""
         nodes = self._walks[question].due()
         self._num_awaited[question] = len(nodes)
-        lookups = [_Lookup(question, node) for node in nodes]
+        sequences = self._sequences[question]
+        lookups = [
+            _Lookup(question, node, sequences.get(node.path[:-1]) if node.path else self._first_sequence)
+            for node in nodes
+        ]
+        if not nodes:
+            sequences.clear()
         if nodes and nodes[0].path:
             self._due.extendleft(reversed(lookups))
         else:
@@ -178,7 +194,7 @@ class ScoringRun:
         return total
 
 
-def shared_lengths(prompts: Sequence[list[int]]) -> list[int]:
+def shared_lengths(prompts: abc.Sequence[list[int]]) -> list[int]:
     """Return, for each prompt, the length of the longest prefix that it shares with another one."""
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     shared = [0] * len(prompts)

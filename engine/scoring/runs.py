@@ -47,8 +47,8 @@ class ScoringRuns:
             if output.id not in self._open:
                 collected.append(output)
                 continue
-            run, _ = self._open.pop(output.id)
-            if not run.has_ended and (whole := run.receive(output)) is not None:
+            run, sequence = self._open.pop(output.id)
+            if not run.has_ended and (whole := run.receive(output, sequence)) is not None:
                 collected.append(self._end(run, whole))
         return collected + self._add_due()
 
@@ -83,9 +83,9 @@ class ScoringRuns:
         return not run.num_open or self._scheduler.num_spare_slots(run.request.service_class) > 0
 
     def _add_next(self, run: ScoringRun) -> None:
-        request = run.take_next()
+        request, continues = run.take_next()
         num_shared = len(run.request.prompt_ids)
-        self._open[request.id] = run, self._scheduler.add(request, num_shared=num_shared)
+        self._open[request.id] = run, self._scheduler.add(request, num_shared=num_shared, continues=continues)
 
     def _end(self, run: ScoringRun, output: RequestOutput) -> RequestOutput:
         del self._runs[run.request.id]

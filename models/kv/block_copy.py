@@ -1,4 +1,6 @@
-"""BlockCopy: copies the contents of whole blocks out of a cache, and back."""
+"""BlockCopy: copies the contents of whole blocks out of a cache, and back, and within it."""
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -31,6 +33,18 @@ class BlockCopy:
         if not parts[0].is_cpu:
             return torch.cat(parts).cpu().numpy().tobytes()
         return b"".join([part.numpy().data for part in parts])
+
+    def copy(self, copies: Iterable[tuple[int, int, int]]) -> None:
+        """Copy blocks within the cache: (group, source, target). All sources are read before any target is written."""
+        by_group: dict[int, tuple[list[int], list[int]]] = {}
+        for group, source, target in copies:
+            sources, targets = by_group.setdefault(group, ([], []))
+            sources.append(source)
+            targets.append(target)
+        contents = {group: [part[sources] for part in self._parts[group]] for group, (sources, _) in by_group.items()}
+        for group, (_, targets) in by_group.items():
+            for part, content in zip(self._parts[group], contents[group], strict=True):
+                part[targets] = content
 
     def write(self, group: int, block: int, content: bytes) -> None:
         """Overwrite a block with a content that `read` has returned."""

@@ -290,7 +290,7 @@ class FakeClient:
         while True:
             rows = []
             while run.has_due:
-                rows.append(run.take_next())
+                rows.append(run.take_next()[0])
             for row in sorted(rows, key=lambda each: each.id.count("/")):
                 *before, last = self._play(row)
                 if before or not isinstance(last, RequestOutput):

@@ -16,6 +16,7 @@ class HidingRunner:
 
     def __init__(self, runner: Runner[Any]) -> None:
         self.kv_groups: tuple[KVGroup, ...] = runner.kv_groups
+        self.copies_blocks: bool = runner.copies_blocks
         self._runner = runner
         self.release = runner.release
 

@@ -94,6 +94,7 @@ class LedgerRunner:
     def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0) -> None:
         self.adapters: dict[int, bytes] = {}
         self.kv_groups = groups
+        self.copies_blocks = True
         self.block_bytes = (BLOCK_BYTES,) * len(groups)
         self._num_blocks = num_blocks
         self._slots: dict[tuple[int, int], Entry] = {}  # by block and offset
@@ -101,6 +102,7 @@ class LedgerRunner:
         self.fail_ids: set[str] = set()
         self.released: list[str] = []
         self.num_tokens = 0  # rows computed so far
+        self.num_copies = 0
         self._pending: LedgerStep | None = None
 
     def launch(self, plan: StepPlan) -> LedgerStep:
@@ -108,12 +110,29 @@ class LedgerRunner:
         ids = [item.sequence.id for item in plan.items]
         assert len(set(ids)) == len(ids), f"a sequence is in the plan twice: {ids}"
         self._check_adapters(plan)
+        self._copy(plan)
         self._check_writes(plan)
         for item in plan.items:
             self._write(item)
         self.num_tokens += plan.num_tokens
         self._pending = LedgerStep(plan, [self._launched(item) for item in plan.items])
         return self._pending
+
+    def _copy(self, plan: StepPlan) -> None:
+        """Copy blocks, each to one that a sequence of the plan has in its table; no two to the same."""
+        targets = [target for _, _, target in plan.copies]
+        assert len(set(targets)) == len(targets)
+        contents = [
+            [self._slots.get((source, offset)) for offset in range(self.kv_groups[group].block_size)]
+            for group, source, _ in plan.copies
+        ]
+        for (group, _, target), entries in zip(plan.copies, contents, strict=True):
+            assert any(target in item.sequence.tables[group] for item in plan.items)
+            for offset, entry in enumerate(entries):
+                self._slots.pop((target, offset), None)
+                if entry is not None:
+                    self._slots[target, offset] = entry
+        self.num_copies += len(targets)
 
     def collect(self, pending: LedgerStep) -> StepResult:
         assert pending is self._pending, "a step is collected twice, or after another was launched"

@@ -14,6 +14,7 @@ from engine.scheduling.kv.pins import PinnedPrefixes
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, unit_hashes
 from engine.scheduling.kv.recent_matches import RecentMatches
 from engine.scheduling.kv.states import StateAllocator
+from engine.scheduling.kv.tails import BlockTails, TailCopy
 from engine.scheduling.kv.tier_options import TierOptions
 from engine.scheduling.kv.tier_reads import TierReads
 from engine.scheduling.sequence import Sequence
@@ -60,6 +61,11 @@ class KVManager:
         ]
         assert tier is None or not self._state_allocators, "recurrent states are not kept in a tier"
         assert len(self._state_allocators) <= 1, "one block of the pool of states holds all layers' states"
+        # A tier would load blocks before the copies are made.
+        has_tails = (
+            config.copies_blocks and config.enable_prefix_caching and tier is None and not self._state_allocators
+        )
+        self._tails = BlockTails(self._prefixes, self.pool, self._free_before) if has_tails else None
         # Groups that free blocks while a sequence runs: windows, chunks, and states as windows of one entry.
         self._windowed = [(index, group) for index, group in enumerate(groups) if not group.is_full_attention]
 
@@ -161,6 +167,21 @@ class KVManager:
         ends = (sequence.num_shared // self._unit, sequence.num_prompt // self._unit)
         branch_points = (match.num_units, match.num_units_of_first_group, *ends)
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
+
+    def restore_tail(self, sequence: Sequence, match: PrefixMatch) -> None:
+        """Give a sequence, which has just been admitted with `match`, more of the sequence that it continues. The next
+        step must compute tokens of it."""
+        if self._tails is not None:
+            self._tails.restore(sequence, match)
+
+    def keep_tail(self, sequence: Sequence) -> None:
+        """Keep the unfinished blocks of a sequence that ends, for sequences that continue it."""
+        if self._tails is not None:
+            self._tails.register(sequence)
+
+    def take_copies(self) -> list[TailCopy]:
+        """Return the copies of blocks that the next step needs."""
+        return [] if self._tails is None else self._tails.take()
 
     # --- allocation ---------------------------------------------------------------------------------------------------
 
@@ -276,12 +297,16 @@ class KVManager:
                         self._pools[index].register(table[entry], key)
                         if self._writes is not None:
                             self._writes.on_registered(sequence, self._groups[index], table[entry], key)
-        for index, group in self._windowed:
-            out_of_window = range(
-                group.first_needed_entry(num_computed_before), group.first_needed_entry(sequence.num_computed)
-            )
-            self._free_out_of_window(sequence, index, out_of_window)
+        self._free_before(sequence, sequence.num_computed, num_computed_before)
         self.trim(sequence, sequence.num_computed)
+
+    def _free_before(self, sequence: Sequence, position: int, start: int | None = None) -> None:
+        """Free the blocks that tokens from `position` on do not see, and those from `start` on did; by default from the
+        sequence's num_computed on."""
+        start = sequence.num_computed if start is None else start
+        for index, group in self._windowed:
+            out_of_window = range(group.first_needed_entry(start), group.first_needed_entry(position))
+            self._free_out_of_window(sequence, index, out_of_window)
 
     def _free_out_of_window(self, sequence: Sequence, index: int, out_of_window: range) -> None:
         """Free these entries' blocks, with low priority unless a prefix hit is likely to need them."""
@@ -311,6 +336,10 @@ class KVManager:
         block = self._prefixes.find(index, sequence.unit_hashes, previous)
         if block is not None:
             self.states.demote(block)
+
+    def adopt_hashes(self, sequence: Sequence, other: Sequence, num_tokens: int) -> None:
+        """Take the digests of the first `num_tokens` tokens from a sequence with the same ones, salt and adapter."""
+        sequence.unit_hashes = other.unit_hashes[: num_tokens // self._unit]
 
     def extend_hashes(self, sequence: Sequence) -> None:
         """Hash the sequence's newly full units; each unit is hashed only once in a sequence's life."""

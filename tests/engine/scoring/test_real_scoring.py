@@ -49,6 +49,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("full attention", {"enable_prefix_caching": False}),
     ("windows", {}),
     ("recurrent", {}),
+    ("full attention", {"block_size": 16}),  # whole tiles, which can be copied
+    ("windows", {"block_size": 16}),
+    ("latent attention", {"block_size": 16}),
 ]
 _draw = random.Random(5)
 
@@ -86,16 +89,18 @@ class Setup:
     adapter: Path | None = None
     expected: list[list[float]] | None = None
 
-    def client(self, *, has_small_pool: bool = False, **options: Any) -> tuple[LocalClient, AdapterRef | None]:
+    def client(
+        self, *, has_small_pool: bool = False, block_size: int = BLOCK_SIZE, **options: Any
+    ) -> tuple[LocalClient, AdapterRef | None]:
         options = {"max_num_batched_tokens": 256, **options}
         config = EngineConfig(
-            block_size=BLOCK_SIZE,
+            block_size=block_size,
             max_model_len=MAX_MODEL_LEN,
             check_invariants=True,
             enable_lora=self.adapter is not None,
             **options,
         )
-        groups = kv_groups(self.model.cache_layout, BLOCK_SIZE)
+        groups = kv_groups(self.model.cache_layout, block_size)
         num_blocks = max(16, peak_blocks(groups, MAX_MODEL_LEN)) if has_small_pool else 160
         num_states = 3 if has_small_pool else 40
         answers: list[Answer] = []
@@ -109,16 +114,16 @@ class Setup:
             runner = TorchDraftRunner(
                 self.draft,
                 num_blocks=num_blocks,
-                block_size=BLOCK_SIZE,
+                block_size=block_size,
                 target_vocab_size=self.model.vocab_size,
                 eos_token_ids=[2],
                 sampling=DraftSampling.SAMPLED,
             )
-            drafter = DraftModel(runner, block_size=BLOCK_SIZE, max_len=MAX_MODEL_LEN)
+            drafter = DraftModel(runner, block_size=block_size, max_len=MAX_MODEL_LEN)
         target = TorchRunner(
             self.model,
             num_blocks=num_blocks,
-            block_size=BLOCK_SIZE,
+            block_size=block_size,
             num_states=num_states,
             draft_probs=None if drafter is None else drafter.probabilities,
         )

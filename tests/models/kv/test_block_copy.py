@@ -108,3 +108,14 @@ def test_blocks_smaller_than_a_tile_are_refused() -> None:
     caches = layout.allocate(NUM_BLOCKS, 24, torch.device("cpu"))
     with pytest.raises(ModelError, match=r"24 tokens .* 16 tokens together; choose a multiple of 16 \(--block-size\)"):
         BlockCopy(layout, caches, 24)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_copies_within_a_cache_read_all_before_they_write(model: str) -> None:
+    layout = layout_of(MODELS[model], ReferenceAttention(), torch.bfloat16)
+    copy = BlockCopy(layout, filled(layout, 1), BLOCK_SIZE)
+    last = len(layout.groups) - 1
+    before = [copy.read(last, block) for block in range(NUM_BLOCKS)]
+    copy.copy([(last, 0, 1), (last, 1, 2), (last, 4, 0)])
+    after = [copy.read(last, block) for block in range(NUM_BLOCKS)]
+    assert after == [before[4], before[0], before[1], *before[3:]]

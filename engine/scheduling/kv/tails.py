@@ -1,0 +1,104 @@
+"""BlockTails: copies the beginnings of blocks, where a sequence diverges from an earlier one within a prefix unit.
+
+The prefix cache shares whole units. A sequence that continues an earlier one finds these; of the next unit it copies
+the tokens that both have, instead of computing them again:
+
+    earlier     |....state....|....state..q1|.q1 ]         q1 ends within a unit: a tail
+    another     |....state....|....state..~~|~~~           ..: copied, ~: its own tokens, q2
+    longer      |....state....|....state..q1|.q1 ~         the path of a label behind q1
+"""
+
+from collections import abc
+from typing import NamedTuple
+
+from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.groups import NO_BLOCK
+from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, group_key, root_digest, unit_digest
+from engine.scheduling.sequence import Sequence, SequenceStatus
+
+
+class TailCopy(NamedTuple):
+    """A copy of a block of a group, from and to a block of the pool."""
+
+    group: int
+    source: int
+    target: int
+
+
+class BlockTails:
+    """Finds the blocks to copy, and registers unfinished blocks at the end of sequences.
+
+    Copies of a plan read all their sources before they write, and come before its step writes anything; so a source may
+    be evicted by the same plan. Not for recurrent states, which are known at ends of units alone.
+    """
+
+    def __init__(
+        self, prefixes: PrefixIndex, pool: BlockPool, free_before: abc.Callable[[Sequence, int], None]
+    ) -> None:
+        """pool: of all groups. free_before: frees a sequence's blocks that tokens from a position on do not see."""
+        self._prefixes = prefixes
+        self._pool = pool
+        self._free_before = free_before
+        self._copies: list[tuple[Sequence, TailCopy]] = []
+
+    def register(self, sequence: Sequence) -> None:
+        """Register the unfinished unit at the end of a prompt, before the sequence's blocks are freed."""
+        num_tokens, unit = sequence.num_prompt, self._prefixes.unit
+        if sequence.num_computed != num_tokens or num_tokens % unit == 0:
+            return
+        digest = _digest(sequence, num_tokens // unit, unit)
+        for index, table in enumerate(sequence.tables):
+            first = num_tokens // unit * self._prefixes.blocks_per_unit[index]
+            for part, block in enumerate(table[first:]):
+                if block != NO_BLOCK:
+                    self._pool.register(block, group_key(index, digest, part))
+
+    def restore(self, sequence: Sequence, match: PrefixMatch) -> None:
+        """Extend the tables of a sequence, which has just been admitted with a match, by copies of the next unit."""
+        earlier, unit = sequence.continues, self._prefixes.unit
+        start, number = match.num_tokens, match.num_units
+        if earlier is None or earlier.unit_hashes[:number][-1:] != sequence.unit_hashes[:number][-1:]:
+            return
+        end, limit = start, min(start + unit, len(sequence.tokens) - 1, earlier.num_prompt)
+        while end < limit and sequence.tokens[end] == earlier.tokens[end]:
+            end += 1
+        if end == start:
+            return
+        digest = _digest(earlier, number, unit)
+        sources: list[tuple[int, int, int]] = []
+        for index, (group, parts) in enumerate(zip(self._prefixes.groups, self._prefixes.blocks_per_unit, strict=True)):
+            for entry in range(max(number * parts, group.first_needed_entry(end)), group.num_entries(end)):
+                block = self._pool.find(group_key(index, digest, entry - number * parts))
+                if block is None:
+                    return
+                sources.append((index, entry, block))
+        blocks = [block for _, _, block in sources]
+        if self._pool.num_free - sum(map(self._pool.is_free, blocks)) < len(blocks):
+            return
+        is_evicted_first = sequence.service.is_evicted_first
+        self._pool.share(blocks, is_evicted_first=is_evicted_first)
+        targets = self._pool.allocate(len(blocks), is_evicted_first=is_evicted_first)
+        self._pool.free(blocks)
+        for (index, entry, source), target in zip(sources, targets, strict=True):
+            table = sequence.tables[index]
+            table += [NO_BLOCK] * (entry - len(table))
+            table.append(target)
+            self._copies.append((sequence, TailCopy(index, source, target)))
+        self._free_before(sequence, end)
+        sequence.num_computed = end
+
+    def take(self) -> list[TailCopy]:
+        """Return the copies that the next step needs."""
+        copies, self._copies = self._copies, []
+        return [copy for sequence, copy in copies if sequence.status is SequenceStatus.RUNNING]
+
+
+def _digest(sequence: Sequence, number: int, unit: int) -> bytes:
+    """Return the digest of a unit of a prompt, which may be unfinished."""
+    start = number * unit
+    if start + unit <= sequence.num_prompt:
+        return sequence.unit_hashes[number]
+    request = sequence.request
+    adapter = None if request.adapter is None else request.adapter.digest
+    parent = sequence.unit_hashes[number - 1] if number else root_digest(request.cache_salt, adapter)
+    return unit_digest(parent, sequence.tokens[start : sequence.num_prompt])
