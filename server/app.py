@@ -22,6 +22,7 @@ from engine.client.interface import EngineClient
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
 from server.batches.kind import BatchJobs
+from server.calibration.files import Calibrations
 from server.config.models import ModelEntry
 from server.config.server import ServerConfig
 from server.context import ServerContext
@@ -157,7 +158,8 @@ def _served_models(
                 root=entry.engine.model,
                 engine=entry.engine,
                 client=clients[entry.name],
-                config=dataclasses.replace(config, **entry.overrides),
+                config=(own := dataclasses.replace(config, **entry.overrides)),
+                calibrations=Calibrations(own.calibration),
                 metrics=metrics if entry.name == metrics.model_name else metrics.for_model(entry.name),
                 has_adapters=entry.engine.enable_lora,
                 honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
@@ -192,6 +194,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
                 "request-id",
                 "openai-processing-ms",
                 "x-ignored-parameters",
+                "x-decision-calibration",
                 "x-tool-call-format",
                 "x-stream-id",
                 "retry-after",

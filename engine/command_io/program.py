@@ -27,6 +27,7 @@ COMMAND_NAMES = (
     "doctor",
     "keys",
     "quantize",
+    "calibrate",
     "finetune",
     "bench",
     "completion",

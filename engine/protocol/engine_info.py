@@ -48,6 +48,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes: int
     kv_folder: str | None = None  # on disk, with blocks that only engines with the same numbers read
     kv_folder_bytes: int | None = None  # bound of all blocks on disk
+    calibration_folder: str | None = None  # in the cache, with calibrations of decisions; the server reads them
     kv_windows: list[int | None]  # window of each group of layers that shares block tables; None: full attention
     kv_block_sizes: list[int] = []  # tokens in a block of each of these groups
     num_states: int = 0  # recurrent states, in a pool of their own; a running request needs one

@@ -47,6 +47,7 @@ from models.linear.adapters.adapter import Adapter
 from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
+from models.system.cache_folder import CALIBRATION_FOLDER, cache_folder
 from models.system.memory import free_memory_bytes, is_host
 
 
@@ -137,6 +138,7 @@ def build_served_engine(
         describe_model(engine_config, models.target, groups, budget, adapters, steps, times, models.quality),
         are_steps_timed=config.max_num_batched_tokens is None,
         system_fingerprint=system_fingerprint(config, models),
+        calibration_folder=str(cache_folder() / CALIBRATION_FOLDER),
         kv_folder=None if tier is None else str(tier.folder),
         kv_folder_bytes=None if tier is None else tier.max_bytes,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 
 class EntryKind(enum.StrEnum):
-    """Kinds of cache entries: models (hub, wheels), and files that were derived from models and can be made again."""
+    """Kinds of cache entries: models (hub, wheels), calibrations of their decisions, and files that were derived from
+    models and can be made again."""
 
     HUB = "hub"
     WHEELS = "wheels"
@@ -17,6 +18,7 @@ class EntryKind(enum.StrEnum):
     KERNELS = "kernels"
     TOKENIZERS = "tokenizers"
     QUALITY = "quality"
+    CALIBRATION = "calibration"
 
     @property
     def is_model(self) -> bool:

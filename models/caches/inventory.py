@@ -5,14 +5,14 @@ from pathlib import Path
 
 from models.caches.entry import CacheEntry, EntryKind
 from models.caches.hub_cache import hub_entries
-from models.caches.own_cache import derived_entries, packed_weights, wheel_entries
+from models.caches.own_cache import calibrations, derived_entries, packed_weights, wheel_entries
 from models.caches.uses import recorded_uses
 from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder
 
 
 def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEntry]:
-    """Return models by their last use, the latest first, then other entries by kind.
+    """Return models by their last use, the latest first, then calibrations, then other entries by kind.
 
     own, hub: the folders of headrace's cache and of the hub's, by default as the environment sets them.
     """
@@ -29,7 +29,7 @@ def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEnt
         complete.append(dataclasses.replace(model, used_s=used_s, derived=tuple(entry for entry, _ in made)))
     complete.sort(key=lambda entry: (-entry.last_used_s, entry.name))
     others = [_merged([entry for entry, _ in left])] if left else []
-    return [*complete, *others, *derived_entries(own)]
+    return [*complete, *calibrations(own), *others, *derived_entries(own)]
 
 
 def _merged(entries: list[CacheEntry]) -> CacheEntry:

@@ -1,4 +1,4 @@
-"""Entries of headrace's own cache folder: models from wheels, and files that were made from models."""
+"""Entries of headrace's own cache folder: models from wheels, calibrations, and files that were made from models."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from models.caches.entry import CacheEntry, EntryKind, files_below, measure_files
 from models.sources import wheels
 from models.sources.demos import DEMOS
+from models.system.cache_folder import CALIBRATION_FOLDER
 from models.weight_cache.index import WeightFileError, read_index
 
 _FOLDERS = {EntryKind.KERNELS: "kernels", EntryKind.TOKENIZERS: "tokenizers", EntryKind.QUALITY: "quality"}
@@ -42,6 +43,24 @@ def derived_entries(cache: Path) -> Iterator[CacheEntry]:
     for kind, name in _FOLDERS.items():
         if contents := tuple(files_below(cache / name)):
             yield CacheEntry(str(kind), kind, cache / name, contents, contents, *measure_files(contents))
+
+
+def calibrations(cache: Path) -> Iterator[CacheEntry]:
+    """Yield an entry for each calibration of a model's or adapter's decisions."""
+    folder = cache / CALIBRATION_FOLDER
+    for path in sorted(folder.glob("*.json")):
+        name = f"{EntryKind.CALIBRATION}:{_calibrated(path)}:{path.stem[:8]}"
+        size_and_use = measure_files([path], are_read_by_listing=True)
+        yield CacheEntry(name, EntryKind.CALIBRATION, folder, (path,), (path,), *size_and_use)
+
+
+def _calibrated(path: Path) -> str:
+    """Return the name of the calibrated adapter or model, "unknown" if the file does not say it."""
+    try:
+        fields = json.loads(path.read_bytes())
+        return str(fields["adapter"] or fields["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
 
 
 def packed_weights(cache: Path) -> Iterator[tuple[CacheEntry, frozenset[str]]]:

@@ -1,7 +1,9 @@
-"""The cache folder: fetched models, converted tokenizers, packed weights, compiled kernels."""
+"""The cache folder: fetched models, converted tokenizers, packed weights, compiled kernels, calibrations."""
 
 import os
 from pathlib import Path
+
+CALIBRATION_FOLDER = "calibrations"  # in the cache folder; nothing in it is ever evicted
 
 
 def cache_folder() -> Path:

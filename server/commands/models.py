@@ -9,7 +9,8 @@ from server.commands.options.arguments import Parser
 
 _EPILOG = """\
 The list has the models in headrace's cache (HEADRACE_CACHE) and in the Hugging Face hub's (HF_HOME), by last use,
-and files that are made from models and made again when needed: packed weights, compiled kernels, converted tokenizers.
+calibrations of their decisions (headrace calibrate), and files that are made from models and made again when needed:
+packed weights, compiled kernels, converted tokenizers. Removing a model keeps its calibrations.
 A model's size includes its packed weights. If the output is not a terminal, each entry is a line of name, bytes, last
 use and kind, separated by tabs.
 

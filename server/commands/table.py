@@ -35,6 +35,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("pull", "download a model, and verify it", "pull:run", "pull"),
         Command("models", "list the models on this machine, and remove some", "models:run", "models"),
         Command("quantize", "write a quantized checkpoint of a model", "quantize:run", "quantize"),
+        Command(
+            "calibrate",
+            "fit the probabilities of a model's decisions to known answers",
+            "calibrate.command:run",
+            "calibrate.arguments",
+        ),
         Command("finetune", "train an adapter of a model on examples", "finetune:run", "finetune"),
     ),
     "Operate": (

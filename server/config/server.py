@@ -211,6 +211,11 @@ class ServerConfig:
         minimum=0,
         maximum=1,
     )
+    calibration: str | None = _requests(
+        None,
+        "Calibration of the model's decisions, written by headrace calibrate (default: one in the cache that fits).",
+        metavar="FILE",
+    )
     strict_parameters: bool = _requests(
         False, "Refuse unknown request fields with 400 instead of listing them in a header."
     )

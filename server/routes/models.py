@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from engine.errors import InvalidRequest
 from engine.protocol import EngineInfo
 from server.context import ServerContext
+from server.decisions.calibrating import calibration_fields, known_calibration
 from server.http.body import Context
 from server.http.disconnect import until_disconnect
 from server.http.model_state import model_state
@@ -25,7 +26,7 @@ router = APIRouter(tags=["Models"])
 async def list_models(context: Context) -> JSONResponse:
     """List the models that this caller may use, with all their names."""
     names = context.models.visible_names
-    cards = [_card(name, context.models.find(name), context.created_s) for name in names]
+    cards = [await _card(name, context.models.find(name), context.created_s) for name in names]
     first, last = (names[0], names[-1]) if names else (None, None)
     page = {"has_more": False, "first_id": first, "last_id": last}  # for Anthropic's clients
     return JSONResponse({"object": "list", "data": cards, **page})
@@ -34,7 +35,7 @@ async def list_models(context: Context) -> JSONResponse:
 @router.api_route("/v1/models/{name:path}", methods=["GET", "HEAD"])  # names of models may hold '/'
 async def get_model(name: str, context: Context) -> JSONResponse:
     """Describe a model by its name."""
-    return JSONResponse(_card(name, context.models.find(name), context.created_s))
+    return JSONResponse(await _card(name, context.models.find(name), context.created_s))
 
 
 @router.post("/v1/models/{name:path}/load", dependencies=[OPERATORS_ONLY])
@@ -42,7 +43,7 @@ async def load_model(request: Request, name: str, context: Context) -> JSONRespo
     """Load a model, and respond when it is loaded. Other models are unloaded if memory is short."""
     model, loader = _changeable(name, context)
     await until_disconnect(loader.ensure_loaded(model.base_name), request.receive)
-    return JSONResponse(_card(name, model, context.created_s))
+    return JSONResponse(await _card(name, model, context.created_s))
 
 
 @router.post("/v1/models/{name:path}/unload", dependencies=[OPERATORS_ONLY])
@@ -50,7 +51,7 @@ async def unload_model(request: Request, name: str, context: Context) -> JSONRes
     """Unload a model when its requests are finished, and respond then. The next request loads it again."""
     model, loader = _changeable(name, context)
     await until_disconnect(loader.ensure_unloaded(model.base_name), request.receive)
-    return JSONResponse(_card(name, model, context.created_s))
+    return JSONResponse(await _card(name, model, context.created_s))
 
 
 def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, ModelLoader]:
@@ -67,7 +68,7 @@ def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, ModelLo
     return model, model.loader
 
 
-def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
+async def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
     info, state = model.info, model_state(model)
     if model.adapter is not None:
         created_s = model.adapter.created_s
@@ -81,7 +82,12 @@ def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
         "max_model_len": None if info is None else info.max_model_len,
         **_anthropic_fields(name, created_s, info),
         "status": {"value": state["state"]},  # in the form of llama-server's router
-        "headrace": {"name": model.base_name, **state, **_own_fields(model, info)},
+        "headrace": {
+            "name": model.base_name,
+            **state,
+            **_own_fields(model, info),
+            **calibration_fields(await known_calibration(model)),
+        },
     }
 
 

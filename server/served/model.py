@@ -12,6 +12,7 @@ from engine.client.interface import EngineClient, EngineState, RequestStream
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable, ModelUnusable, OptionError, StartupError, TextUnusable
 from engine.protocol import AdapterRef, EngineInfo, SubmittedRequest, TokenizerInfo
+from server.calibration.files import Calibrations
 from server.config.server import ServerConfig
 from server.drain import Drain
 from server.errors import ModelFailed
@@ -70,6 +71,7 @@ class ServedModel:
     workers: TextWorkers
     templates: TemplateRunner
     arrivals: Arrivals = field(default_factory=Arrivals)
+    calibrations: Calibrations = field(default_factory=Calibrations)  # of the base model and its adapters
     loader: ModelLoader | None = None  # None: the model is loaded at the start, and stays loaded
     has_adapters: bool = False  # whether adapters can be served (--enable-lora)
     adapter: ServedAdapter | None = None

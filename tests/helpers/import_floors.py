@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "config paths errors schemas text loadtest pages",
         "metrics structured_outputs reasoning drain store",
         "runs live tracing tools keys files pulling",
-        "text_model prefixes",
+        "text_model prefixes calibration",
         "served chat",
         "context generation",
         "jobs protocols pooling decisions",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from engine.command_io.program import program
 from engine.wording import counted
-from models.caches.entry import CacheEntry
+from models.caches.entry import CacheEntry, EntryKind
 from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder
 
@@ -81,7 +81,7 @@ def _table(models: Sequence[CacheEntry], others: Sequence[CacheEntry]) -> Table:
         _add_row(table, entry, str(entry.kind) if entry.is_complete else f"{entry.kind}, incomplete", style="")
     table.add_row()
     for entry in others:
-        _add_row(table, entry, "derived", style="dim")
+        _add_row(table, entry, str(entry.kind) if entry.kind is EntryKind.CALIBRATION else "derived", style="dim")
     return table
 
 

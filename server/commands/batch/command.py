@@ -5,35 +5,27 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from engine.child_processes.log_format import configure_logging
-from engine.command_io.stage_bars import StageBars
-from engine.command_io.stage_lines import StageLines
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.wording import counted
+from server.commands.alone import Interrupted, LineProgress, run_alone, say
 from server.commands.batch.arguments import batch_parser
 from server.commands.batch.output_file import OutputFile
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
-from server.commands.serve.engines import OneEngine
-from server.commands.serve.shared_terminal import can_draw
-from server.commands.serve.signals import catch_signals, unless
-from server.config.server import LogLevel, ServerConfig
-from server.metrics.values import Metrics
+from server.config.server import ServerConfig
 from server.text.chat_templates.chat_template import load_chat_template
 from server.text.chat_templates.processes import TemplateProcesses
 
 if TYPE_CHECKING:
-    from server.commands.batch.answering import LineCounts, LineRunner
+    from server.commands.batch.answering import LineCounts
     from server.commands.batch.input_file import InputFile, InputLine
+    from server.context import ServerContext
 
 _ALONE_STEP_MS = 500.0  # no client waits for the end of a step
 _SOME_FAILED = 3  # exit code
@@ -74,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
         job = stack.enter_context(_job(namespace, server))
         if not job.left:
             failed = f", {job.num_failed:,} of them errors" if job.num_failed else ""
-            _say(f"{job.output.path} already has all answers: {_lines(job.num_lines)}{failed}")
+            say(f"{job.output.path} already has all answers: {_lines(job.num_lines)}{failed}")
             return _SOME_FAILED if job.num_failed else 0
         if not server.served_model_name and job.file.models:
             server = dataclasses.replace(server, served_model_name=tuple(job.file.models))
@@ -154,106 +146,41 @@ def _check_models(file: "InputFile", server: ServerConfig) -> None:
 async def _answer(
     job: _Job, server: ServerConfig, engine: EngineConfig, templates: TemplateProcesses, began_s: float
 ) -> int:
-    stop = catch_signals()
-    name = server.model_entries(engine)[0].name
-    metrics = Metrics(name)
-    progress = _Progress(job, server)
-    engines = OneEngine(name, server, engine, metrics, began_s)
-    await engines.start()
-    templates.begin()
-    from server.app import create_app
-    from server.commands.batch.answering import LineRunner
+    progress = LineProgress(server, job.num_lines, job.num_before)
+    if job.num_before:
+        say(f"{job.output.path} has {job.num_before:,} of {_lines(job.num_lines)}; continuing with the rest")
 
-    context = create_app(engines.clients, server, engine, metrics, templates=templates).state.context
-    engines.context = context
+    async def work(context: "ServerContext") -> tuple["LineCounts", float]:
+        from server.commands.batch.answering import LineRunner
+
+        started_s = time.monotonic()
+        with progress:
+            runner = LineRunner(
+                context, job.file, job.store, lambda counts: progress.show(counts.completed + counts.failed)
+            )
+            return await runner.run(job.left), time.monotonic() - started_s
+
     try:
-        if job.num_before:
-            _say(f"{job.output.path} has {job.num_before:,} of {_lines(job.num_lines)}; continuing with the rest")
-        if await unless(stop, engines.wait_loaded()) is None:
-            return _stopped(job, stop.result(), 0)
-        progress.start()
-        runner = LineRunner(context, job.file, job.store, progress.show)
-        counts = await unless(stop, _until_dead(engines, runner, job))
-        progress.close()
-        return _stopped(job, stop.result(), progress.num_answered) if counts is None else progress.finish(counts)
-    finally:
-        progress.close()
-        await engines.stop()
-        context.workers.close()
+        remedy = "run the same command to answer the rest"
+        counts, seconds = await run_alone(server, engine, templates, began_s, work, remedy=remedy)
+    except Interrupted as interrupted:
+        left = len(job.left) - progress.num_answered
+        say(f"interrupted: {left:,} of {_lines(job.num_lines)} left; run the same command to continue")
+        return interrupted.exit_code
+    return _finish(job, counts, seconds)
 
 
-async def _until_dead(engines: OneEngine, runner: "LineRunner", job: _Job) -> "LineCounts":
-    """Run the lines. Raises StartupError if the engine dies for good before all lines are answered."""
-    work = asyncio.ensure_future(runner.run(job.left))
-    dead = asyncio.ensure_future(engines.wait_dead())
-    try:
-        await asyncio.wait({work, dead}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise StartupError(f"{dead.result()}; run the same command to answer the rest")
-        return work.result()
-    finally:
-        for task in (work, dead):
-            task.cancel()
-        await asyncio.gather(work, dead, return_exceptions=True)
-
-
-def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
-    left = len(job.left) - num_answered
-    _say(f"interrupted: {left:,} of {_lines(job.num_lines)} left; run the same command to continue")
-    return 128 + number
-
-
-class _Progress:
-    """Progress of the run: a bar on a terminal, log lines elsewhere. Must be created before the engine, since loading
-    replaces stderr by a pipe."""
-
-    def __init__(self, job: _Job, server: ServerConfig) -> None:
-        self._job = job
-        self._is_logged = server.log_level in (LogLevel.DEBUG, LogLevel.INFO)
-        self._is_drawn = can_draw(server.log_format)
-        self._show: StageBars | StageLines | None = None
-        self._began_s = 0.0
-        self.num_answered = 0
-
-    def start(self) -> None:
-        self._began_s = time.monotonic()
-        if self._is_drawn:
-            self._show = StageBars(Console(stderr=True, highlight=False))
-        elif self._is_logged:
-            self._show = StageLines(_say)
-        self._report(0)
-
-    def show(self, counts: "LineCounts") -> None:
-        self.num_answered = counts.completed + counts.failed
-        self._report(self.num_answered)
-
-    def _report(self, num_answered: int) -> None:
-        if self._show is not None:
-            self._show("answer lines", self._job.num_before + num_answered, self._job.num_lines, "lines")
-
-    def close(self) -> None:
-        if self._show is not None:
-            self._show.close()
-            self._show = None
-
-    def finish(self, counts: "LineCounts") -> int:
-        """Report the results; return the exit code."""
-        self.close()
-        seconds = time.monotonic() - self._began_s
-        usage = counts.usage
-        failed = f", {counts.failed:,} failed (see {self._job.errors.path})" if counts.failed else ""
-        _say(
-            f"{_lines(counts.completed + counts.failed)} in {seconds:,.1f} s{failed}; {usage.input_tokens:,} "
-            f"tokens read ({usage.cached_tokens:,} cached), {usage.output_tokens:,} written "
-            f"({usage.output_tokens / max(seconds, 1e-9):,.0f} tokens/s)"
-        )
-        return _SOME_FAILED if counts.failed or self._job.num_failed else 0
+def _finish(job: _Job, counts: "LineCounts", seconds: float) -> int:
+    """Report the results; return the exit code."""
+    usage = counts.usage
+    failed = f", {counts.failed:,} failed (see {job.errors.path})" if counts.failed else ""
+    say(
+        f"{_lines(counts.completed + counts.failed)} in {seconds:,.1f} s{failed}; {usage.input_tokens:,} "
+        f"tokens read ({usage.cached_tokens:,} cached), {usage.output_tokens:,} written "
+        f"({usage.output_tokens / max(seconds, 1e-9):,.0f} tokens/s)"
+    )
+    return _SOME_FAILED if counts.failed or job.num_failed else 0
 
 
 def _lines(count: int) -> str:
     return counted(count, "line")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

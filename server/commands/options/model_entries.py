@@ -10,7 +10,7 @@ from server.commands.options.definitions import OPTIONS, config_of_values, sugge
 from server.config.models import ModelEntry, default_entry, default_names
 
 # Options that a model may have of its own, in addition to all options of the engine.
-_OF_SERVER = ("chat_template", "tool_call_parser", "reasoning_parser", "max_num_waiting")
+_OF_SERVER = ("chat_template", "tool_call_parser", "reasoning_parser", "calibration", "max_num_waiting")
 _OWN = ("model", "served_model_name", "idle_unload", "pin", "kv_share")
 _KNOWN = frozenset([*(field.name for field in dataclasses.fields(EngineConfig)), *_OF_SERVER, *_OWN])
 

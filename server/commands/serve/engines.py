@@ -16,6 +16,7 @@ from server.metrics.values import Metrics
 
 if TYPE_CHECKING:
     from server.context import ServerContext
+    from server.served.adapters import ServedAdapters
     from server.served.model import ServedModel
     from server.text_model import TextModel
 
@@ -136,7 +137,7 @@ class OneEngine:
             await self._client.wait_ready()
             self._times.begin(LAST_PHASE, time.monotonic())
             text_model = await self._model.prepare_text()
-            await self._context.models.adapters.read_all(self._model)
+            await prepare_adapters(self._context.models.adapters, self._model)
             self._times.end(time.monotonic())
             return text_model
         finally:
@@ -166,6 +167,14 @@ class OneEngine:
         self._is_first = False
         if self.context is not None:
             note_restart(self.context, self._model, end)
+
+
+async def prepare_adapters(adapters: "ServedAdapters", model: "ServedModel") -> None:
+    """Read the adapters of a loaded model, and check --calibration against all. Raises StartupError."""
+    from server.decisions.calibrating import check_given  # with the application, which is imported during a load
+
+    await adapters.read_all(model)
+    await check_given(model, adapters)
 
 
 def note_restart(context: "ServerContext", model: "ServedModel", end: EngineEnd) -> None:

@@ -18,7 +18,7 @@ from engine.config import EngineConfig
 from engine.errors import HeadraceError, OptionError, StartupError
 from engine.protocol import Loading
 from server.commands.options.definitions import OPTIONS
-from server.commands.serve.engines import Engines, OneEngine, engine_client, note_restart
+from server.commands.serve.engines import Engines, OneEngine, engine_client, note_restart, prepare_adapters
 from server.commands.serve.loading_display import loading_display
 from server.config.models import ModelEntry
 from server.config.server import ServerConfig
@@ -177,7 +177,7 @@ class SeveralEngines:
 async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
     """Prepare the tokenizer, chat template and adapters of a model whose engine is ready."""
     await model.prepare_text()
-    await adapters.read_all(model)
+    await prepare_adapters(adapters, model)
 
 
 def _without_generation(entry: ModelEntry) -> ModelEntry:

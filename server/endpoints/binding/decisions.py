@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from starlette.responses import Response
 
+from server.calibration.calibration import ModelCalibration
+from server.decisions.calibrating import calibrated, calibration_header, calibration_of
 from server.decisions.computing import Decided, decide
 from server.decisions.decision import Decision
 from server.decisions.prompt import DecisionPrompt, decision_prompt
@@ -37,6 +39,7 @@ class DecisionWork:
     terms: RequestTerms
     write: Callable[[Decision, Decided, str], Any]
     headers: dict[str, str]
+    calibration: ModelCalibration | None
 
     async def respond(self, request: Request) -> Response:
         return json_response(await until_disconnect(self._answer(), request.receive), self.headers)
@@ -47,6 +50,7 @@ class DecisionWork:
 
     async def _answer(self) -> Any:
         decided = await decide(self.model, self.decision, self.prompt, self.terms)
+        decided = calibrated(self.decision, decided, self.calibration)
         return self.write(self.decision, decided, self.model.name)
 
 
@@ -78,11 +82,21 @@ class DecisionProtocol(Generic[B]):
                 every = unrolled(decision)
                 render = partial(decision_prompt, every, text_model, model.client.info, cache_salt=terms.cache_salt)
                 prompt = await text_model.workers.run(render, size=every.num_characters)
-        headers = {_WORDING_HEADER: VERSION, **ignored_header(ignored)}
+                calibration = None if body.calibrated is False else await calibration_of(model)
+        calibration_headers = calibration_header(calibration, decision.questions)
+        headers = {_WORDING_HEADER: VERSION, **calibration_headers, **ignored_header(ignored)}
         if self.id_header is not None:
             headers[self.id_header] = request.id
         write = partial(self.write, body)
-        return DecisionWork(model=model, decision=decision, prompt=prompt, terms=terms, write=write, headers=headers)
+        return DecisionWork(
+            model=model,
+            decision=decision,
+            prompt=prompt,
+            terms=terms,
+            write=write,
+            headers=headers,
+            calibration=calibration,
+        )
 
     def _checked(self, body: B, request: EndpointRequest) -> tuple[Decision, list[str]]:
         """Check what needs no engine; return the decision and the names of ignored fields. Raises InvalidRequest."""

@@ -53,6 +53,12 @@ class Caches:
         path.write_bytes(bytes(size) + packed_index({"extra": extra}))
         return path
 
+    def add_calibration(self, fingerprint: str, fields: dict[str, str | None]) -> Path:
+        path = self.own / "calibrations" / f"{fingerprint}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(fields))
+        return path
+
     def add_kernels(self) -> None:
         (self.own / "kernels").mkdir(parents=True)
         (self.own / "kernels" / "headrace-avx2-1.so").write_bytes(bytes(10))
@@ -208,6 +214,22 @@ def test_removing_a_model_removes_its_packed_weights(caches: Caches) -> None:
     assert remove(caches.entries()["pypi:tiny"]) == expected
     assert not path.parent.exists()
     assert not packed.exists()
+
+
+def test_removing_a_model_keeps_calibrations_of_it_which_are_entries_of_their_own(caches: Caches) -> None:
+    path = caches.add_wheel("tiny", b"GGUF", ["tiny-1-x.whl"])
+    names = [
+        caches.add_calibration("0123456789", {"model": "tiny", "adapter": None}),
+        caches.add_calibration("abcdef012345", {"model": "tiny", "adapter": "pirate"}),
+        caches.add_calibration("fedcba987654", {}),
+    ]
+    remove(caches.entries()["pypi:tiny"])
+    assert not path.exists()
+    assert list(caches.entries()) == [
+        *("calibration:tiny:01234567", "calibration:pirate:abcdef01", "calibration:unknown:fedcba98")
+    ]
+    remove(caches.entries()["calibration:pirate:abcdef01"])
+    assert [each.exists() for each in names] == [True, False, True]
 
 
 def test_removing_twice_frees_nothing_the_second_time(caches: Caches) -> None:

@@ -103,7 +103,7 @@ def test_wrong_arguments_are_told(arguments: list[str], told: str, monkeypatch: 
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail rather than start one; and leave the log as it is."""
-    monkeypatch.setattr("server.commands.batch.command.OneEngine", None)
+    monkeypatch.setattr("server.commands.alone.OneEngine", None)
     monkeypatch.setattr("server.commands.batch.command.configure_logging", lambda *_: None)
     monkeypatch.setenv(FORM_VARIABLE, "text")  # which it sets
 

@@ -1,0 +1,186 @@
+"""calibrate_kind: fits the numbers of one kind of question to answers that are known, and measures them on others.
+
+Every input belongs to one of five folds. Each fold's answers are measured with numbers that were fitted to the other
+four; the numbers that are returned are fitted to all.
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from server.calibration.calibration import (
+    Fit,
+    Fitted,
+    KindCalibration,
+    Platt,
+    Temperature,
+    log_odds,
+    log_probability,
+    sigmoid,
+)
+from server.calibration.measures import measure
+
+MIN_ANSWERS = 50  # of a kind
+MIN_OF_NAME = 200  # of a question's name, for numbers of its own
+NUM_FOLDS = 5
+_MAX_STEPS = 100  # of Newton's method, which takes about ten
+_RIDGE = 1e-9  # keeps the Hessian regular if all probabilities are the same
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.02, 100.0
+_PRECISION = 1e-5  # of a temperature, relative
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """Probabilities of a question's labels, and which is right. input_id: the same for questions about equal inputs."""
+
+    input_id: str
+    name: str | None
+    probabilities: Sequence[float]
+    right: int
+
+
+class TooFewAnswers(Exception):
+    """The answers do not suffice for a fit; the message says why."""
+
+
+def calibrate_kind(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> KindCalibration:
+    """Fit and measure one kind of question. Raises TooFewAnswers."""
+    _check(answers, is_predicate=is_predicate)
+    folds = {each: number % NUM_FOLDS for number, each in enumerate(sorted({answer.input_id for answer in answers}))}
+    names = {answer.name for answer in answers if answer.name is not None}
+    by_name = {name: [answer for answer in answers if answer.name == name] for name in sorted(names)}
+    by_name = {name: known for name, known in by_name.items() if _can_have_own(known, folds, is_predicate=is_predicate)}
+    parts = [_part(answers, by_name, folds, fold, is_predicate=is_predicate) for fold in range(NUM_FOLDS)]
+    after = {id(answer): probabilities for part in parts for answer, probabilities in part}
+
+    def fitted(known: Sequence[KnownAnswer]) -> Fitted:
+        right = [answer.right for answer in known]
+        raw = [answer.probabilities for answer in known]
+        held_out = [after[id(answer)] for answer in known]
+        return Fitted(
+            fit=fit(known, is_predicate=is_predicate),
+            num_answers=len(known),
+            before=measure(raw, right, is_predicate=is_predicate),
+            after=measure(held_out, right, is_predicate=is_predicate),
+        )
+
+    return KindCalibration(overall=fitted(answers), by_name={name: fitted(known) for name, known in by_name.items()})
+
+
+def fit(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> Fit:
+    """Return the numbers that make the answers likeliest."""
+    return _fit_platt(answers) if is_predicate else _fit_temperature(answers)
+
+
+def _check(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> None:
+    """Raise TooFewAnswers unless there is something to fit, and to hold out."""
+    if len(answers) < MIN_ANSWERS:
+        raise TooFewAnswers(f"{len(answers):,} known answers are too few; at least {MIN_ANSWERS} are needed")
+    if (num := len({answer.input_id for answer in answers})) < NUM_FOLDS:
+        raise TooFewAnswers(f"{num:,} different inputs are too few; at least {NUM_FOLDS} are needed to hold some out")
+    if is_predicate and _is_one_sided(answers):
+        each = "false" if answers[0].right else "true"
+        raise TooFewAnswers(f"all known answers are {each}; add rows with the other answer")
+
+
+def _can_have_own(answers: Sequence[KnownAnswer], folds: Mapping[str, int], *, is_predicate: bool) -> bool:
+    """Return whether a name's answers suffice for numbers of its own, also without those of any fold."""
+    if len(answers) < MIN_OF_NAME or (is_predicate and _is_one_sided(answers)):
+        return False
+    largest = max(sum(folds[answer.input_id] == fold for answer in answers) for fold in range(NUM_FOLDS))
+    return len(answers) - largest >= MIN_ANSWERS
+
+
+def _is_one_sided(answers: Sequence[KnownAnswer]) -> bool:
+    return len({answer.right for answer in answers}) < 2
+
+
+def _part(
+    answers: Sequence[KnownAnswer],
+    by_name: Mapping[str, Sequence[KnownAnswer]],
+    folds: Mapping[str, int],
+    fold: int,
+    *,
+    is_predicate: bool,
+) -> list[tuple[KnownAnswer, Sequence[float]]]:
+    """Return the answers of a fold with probabilities that are calibrated by all others."""
+
+    def fit_to_others(known: Iterable[KnownAnswer]) -> Fit:
+        return fit([answer for answer in known if folds[answer.input_id] != fold], is_predicate=is_predicate)
+
+    overall = fit_to_others(answers)
+    own = {name: fit_to_others(known) for name, known in by_name.items()}
+    held_out = [answer for answer in answers if folds[answer.input_id] == fold]
+    return [(answer, own.get(answer.name or "", overall).apply(answer.probabilities)) for answer in held_out]
+
+
+def _fit_platt(answers: Sequence[KnownAnswer]) -> Platt:
+    """Fit by Newton's method, as Lin, Lin and Weng describe it ("A note on Platt's probabilistic outputs", 2007): the
+    targets are a little inside of 0 and 1, so that answers that can be told apart perfectly have finite numbers."""
+    logits = [log_odds(answer.probabilities[0]) for answer in answers]
+    num_true = sum(answer.right == 0 for answer in answers)
+    high, low = (num_true + 1) / (num_true + 2), 1 / (len(answers) - num_true + 2)
+    targets = [high if answer.right == 0 else low for answer in answers]
+    slope, intercept = 0.0, math.log((num_true + 1) / (len(answers) - num_true + 1))
+    loss = _platt_loss(logits, targets, slope, intercept)
+    for _ in range(_MAX_STEPS):
+        chances = [sigmoid(slope * logit + intercept) for logit in logits]
+        errors = [chance - target for chance, target in zip(chances, targets, strict=True)]
+        weights = [chance * (1 - chance) for chance in chances]
+        slope_gradient = math.fsum(error * logit for error, logit in zip(errors, logits, strict=True))
+        gradient = math.fsum(errors)
+        a = math.fsum(weight * logit * logit for weight, logit in zip(weights, logits, strict=True)) + _RIDGE
+        b = math.fsum(weight * logit for weight, logit in zip(weights, logits, strict=True))
+        c = math.fsum(weights) + _RIDGE
+        determinant = a * c - b * b
+        slope_step = (c * slope_gradient - b * gradient) / determinant
+        step = (a * gradient - b * slope_gradient) / determinant
+        size, decrease = 1.0, slope_gradient * slope_step + gradient * step
+        while size > 1e-10:
+            new = _platt_loss(logits, targets, slope - size * slope_step, intercept - size * step)
+            if new <= loss - 1e-4 * size * decrease:
+                break
+            size /= 2
+        else:
+            break
+        slope, intercept, loss = slope - size * slope_step, intercept - size * step, new
+        if decrease < 1e-12 * len(answers):
+            break
+    return Platt(slope, intercept)
+
+
+def _platt_loss(logits: Sequence[float], targets: Sequence[float], slope: float, intercept: float) -> float:
+    """Return the cross entropy: log(1 + exp(z)) - target * z, summed over all."""
+
+    def loss(logit: float, target: float) -> float:
+        z = slope * logit + intercept
+        return max(z, 0.0) + math.log1p(math.exp(-abs(z))) - target * z
+
+    return math.fsum(map(loss, logits, targets))
+
+
+def _fit_temperature(answers: Sequence[KnownAnswer]) -> Temperature:
+    """Fit by Newton's method within an interval that shrinks: the log loss is convex in 1 / temperature."""
+    rows = [([log_probability(each) for each in answer.probabilities], answer.right) for answer in answers]
+    low, high = 1 / _MAX_TEMPERATURE, 1 / _MIN_TEMPERATURE
+    inverse = 1.0
+    while high - low > _PRECISION * high:
+        slopes = [_slope(logs, right, inverse) for logs, right in rows]
+        gain, curve = math.fsum(each for each, _ in slopes), math.fsum(each for _, each in slopes)
+        low, high = (inverse, high) if gain > 0 else (low, inverse)
+        step = gain / (curve + _RIDGE)
+        if abs(step) <= _PRECISION * inverse:
+            break
+        inverse = inverse + step if low < inverse + step < high else math.sqrt(low * high)
+    return Temperature(1 / inverse)
+
+
+def _slope(logs: Sequence[float], right: int, inverse: float) -> tuple[float, float]:
+    """Return the first derivative of the right label's log probability by 1 / temperature, and minus the second."""
+    most = max(logs)
+    powers = [math.exp(inverse * (each - most)) for each in logs]
+    total = sum(powers)
+    mean = sum(map(operator.mul, powers, logs)) / total
+    square = sum(power * (each - mean) ** 2 for power, each in zip(powers, logs, strict=True))
+    return logs[right] - mean, square / total

@@ -1,0 +1,138 @@
+"""`headrace calibrate` with a fake engine: what it answers, fits, writes and reports."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.child_processes.log_format import FORM_VARIABLE
+from engine.errors import OptionError, StartupError
+from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from server.calibration.calibration import Platt
+from server.calibration.files import read_calibration
+from server.commands.calibrate.command import run
+from server.context import ServerContext
+from tests.helpers.fake_client import MODEL, FakeClient, Step, engine_info, make_app, pooling_client
+
+pytestmark = pytest.mark.fast
+
+PREDICATE = {"type": "predicate", "name": "afloat", "instructions": "It floats."}
+SCORE = {"type": "score", "instructions": "", "levels": [{"label": "dry"}, {"label": "wet"}]}
+
+
+def _sure(request: EngineRequest) -> list[Step]:
+    """A model that is sure that rafts float and stones do not. A mill has labels that are all unlikely."""
+    prompt = bytes(each for each in request.prompt_ids if each < 256)
+    yes = 0.98 if b"raft" in prompt else 0.02
+    scale = 1e-6 if b"mill" in prompt else 1.0
+    shares = {"y": yes, "n": 1 - yes, "d": 0.5, "w": 0.5}
+    is_first = request.prompt_ids[-1] == ord("\n")
+    row = [
+        (each, math.log(scale * shares.get(chr(each), 1e-9)) if is_first else 0.0)
+        for each in request.sampling.logprob_token_ids
+    ]
+    scores = TokenLogprobs(0, row[0][1], row)
+    return [RequestOutput(id=request.id, new_ids=[0], logprobs=[scores], finish_reason=FinishReason.LENGTH)]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClient:
+    """The engine of the command; whose log stays as it is."""
+    client = FakeClient(_sure, engine_info(max_model_len=1000, calibration_folder=str(tmp_path / "cache")))
+    _use(client, monkeypatch)
+    return client
+
+
+def _use(client: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_alone(*arguments: Any, remedy: str) -> Any:
+        assert remedy
+        work: Callable[[ServerContext], Coroutine[Any, Any, Any]] = arguments[-1]
+        return await work(make_app(client, served_model_name=("tiny",)).state.context)
+
+    monkeypatch.setattr("server.commands.calibrate.command.run_alone", run_alone)
+    monkeypatch.setattr("server.commands.calibrate.command.configure_logging", lambda *_: None)
+    monkeypatch.setenv(FORM_VARIABLE, "text")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[..., str]:
+    def write(num: int, *more: Any, questions: Any = (PREDICATE, SCORE)) -> str:
+        """Rafts float in three of four cases, stones in one of four."""
+        lines = [
+            {
+                "body": {"model": "any", "input": f"{'A raft' if n % 2 else 'A stone'} {n}.", "questions": questions},
+                "answers": [(n % 2 == 1) == (n // 2 % 4 != 0), None],
+            }
+            for n in range(num)
+        ]
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *more]))
+        return str(path)
+
+    return write
+
+
+def test_sure_answers_become_as_sure_as_they_are_right(
+    rows: Callable[..., str], fake: FakeClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mill = {"body": {"input": "A mill.", "questions": [PREDICATE]}, "answers": [True]}
+    assert run([MODEL, rows(240, mill)]) == 0
+    (path,) = (tmp_path / "cache").iterdir()
+    found = read_calibration(path)
+    assert (found.model, found.adapter, [*found.kinds]) == ("tiny", None, ["predicate"])
+    predicate = found.kinds["predicate"]
+    assert predicate.overall.num_answers == predicate.by_name["afloat"].num_answers == 240
+    assert isinstance(predicate.overall.fit, Platt)
+    assert found.apply("predicate", "afloat", [0.98, 0.02])[0] == pytest.approx(0.75, abs=0.01)
+    assert predicate.overall.before.calibration_error == pytest.approx(0.23, abs=0.001)
+    assert predicate.overall.after.calibration_error < 0.05
+    shown = capsys.readouterr().out
+    assert re.search(r"^predicate +240 +0\.750 > 0\.750 .* 0\.230 > 0\.0\d\d +\d\.\d\d, [+-]0\.\d\d$", shown, re.M)
+    assert re.search(r"^  afloat +240", shown, re.M)
+    assert "1 answer left out: the model refuses" in shown
+    assert f"written to {path}" in shown
+    assert fake.num_open == 0
+
+
+def test_lines_that_cannot_be_answered_are_left_out_and_reported(
+    rows: Callable[..., str], fake: FakeClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {"body": {"input": "x" * 2000, "questions": [PREDICATE]}, "answers": [True]}
+    assert run([MODEL, rows(60, long)]) == 3
+    shown = capsys.readouterr().out
+    assert re.search(r"1 line left out, since there is no answer:\n  line 61: .*the model takes 1000", shown)
+    assert fake.requests
+
+
+@pytest.mark.usefixtures("fake")
+def test_too_few_answers_are_reported_and_nothing_is_written(
+    rows: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StartupError, match="nothing to calibrate"):
+        run([MODEL, rows(49)])
+    assert "predicate: not calibrated: 49 known answers are too few" in capsys.readouterr().out
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_model_without_decisions_is_refused(rows: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(pooling_client(), monkeypatch)
+    with pytest.raises(StartupError, match="does not answer decisions"):
+        run([MODEL, rows(60)])
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: MODEL, ROWS"),
+        (["m", "r", "--port", "1"], "unknown option --port"),
+        (["m", "r", "--lora-modules", "a=b", "--lora-modules", "c=d"], "several adapters"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        run(arguments)
