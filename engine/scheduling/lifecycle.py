@@ -184,7 +184,7 @@ class Lifecycle:
             self._kv.discard(sequence)
         else:
             if sequence.num_shared:
-                self._kv.keep_tail(sequence)
+                self._kv.tails.register(sequence)
             self._kv.free(sequence)
         sequence.continues = None
         sequence.status = SequenceStatus.FINISHED

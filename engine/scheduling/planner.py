@@ -126,7 +126,7 @@ class StepPlanner:
         items = [item for item in items if item.sequence.status is SequenceStatus.RUNNING]
         if lifecycle.adapters is not None:
             items.sort(key=lambda item: item.sequence.adapter_slot)  # rows of one adapter are neighbors
-        plan = StepPlan(items, self._kv.take_moves(), self._kv.take_copies())
+        plan = StepPlan(items, self._kv.take_moves(), self._kv.tails.take())
         lifecycle.tenants.count_step(plan, split.demands)
         return plan
 
@@ -212,7 +212,7 @@ class StepPlanner:
     def _begin(self, sequence: Sequence, match: PrefixMatch, *, has_tokens: bool) -> None:
         self._lifecycle.admit(sequence, match)
         if has_tokens:
-            self._kv.restore_tail(sequence, match)
+            self._kv.tails.restore(sequence, match)
         if sequence.num_cached is not None:
             return
         charge_prompt(sequence, max(0, sequence.num_prompt - sequence.num_computed))

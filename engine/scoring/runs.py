@@ -15,7 +15,8 @@ class ScoringRuns:
     """Adds the requests' sequences to the scheduler, and turns their outputs into one for each request.
 
     A request always has at least one sequence in the scheduler; more only while there are slots that no other sequence
-    waits for. So a request with hundreds of questions delays others by no more than a step. Invariants: each open
+    waits for, and as many as fill the next step. So a request with hundreds of questions delays those that come after
+    it by few steps. Invariants: each open
     sequence belongs to one run; a run that has not ended has an open sequence.
     """
 
@@ -69,23 +70,28 @@ class ScoringRuns:
         """Add sequences, one of each run in turn, until there is no slot to spare or no run needs any; return the
         outputs of runs that cannot be served."""
         refused: list[RequestOutput] = []
-        due = list(self._runs.values())
-        while due := [run for run in due if run.has_due and self._may_add(run)]:
+        due = [run for run in self._runs.values() if run.has_due]
+        num_left = self._scheduler.max_num_batched_tokens if due else 0
+        num_left -= sum(_num_uncomputed(sequence) for _, sequence in self._open.values())
+        while due:
+            added = []
             for run in due:
-                if self._may_add(run):
-                    try:
-                        self._add_next(run)
-                    except InvalidRequest as error:
-                        refused.append(self._end(run, run.refuse(str(error))))
+                if run.num_open and (num_left <= 0 or self._scheduler.num_spare_slots(run.request.service_class) <= 0):
+                    continue
+                try:
+                    num_left -= _num_uncomputed(self._add_next(run))
+                    added.append(run)
+                except InvalidRequest as error:
+                    refused.append(self._end(run, run.refuse(str(error))))
+            due = [run for run in added if run.has_due]
         return refused
 
-    def _may_add(self, run: ScoringRun) -> bool:
-        return not run.num_open or self._scheduler.num_spare_slots(run.request.service_class) > 0
-
-    def _add_next(self, run: ScoringRun) -> None:
+    def _add_next(self, run: ScoringRun) -> Sequence:
         request, continues = run.take_next()
         num_shared = len(run.request.prompt_ids)
-        self._open[request.id] = run, self._scheduler.add(request, num_shared=num_shared, continues=continues)
+        sequence = self._scheduler.add(request, num_shared=num_shared, continues=continues)
+        self._open[request.id] = run, sequence
+        return sequence
 
     def _end(self, run: ScoringRun, output: RequestOutput) -> RequestOutput:
         del self._runs[run.request.id]
@@ -95,6 +101,11 @@ class ScoringRuns:
     def _abort_open(self, run: ScoringRun, reason: AbortReason) -> None:
         for request_id in run.open_ids:
             self._scheduler.abort(request_id, reason)
+
+
+def _num_uncomputed(sequence: Sequence) -> int:
+    is_waiting = sequence.status is SequenceStatus.WAITING
+    return sequence.num_to_compute if is_waiting else len(sequence.tokens) - sequence.num_computed
 
 
 def _status(run: ScoringRun, statuses: set[SequenceStatus]) -> SequenceStatus:

@@ -14,7 +14,7 @@ from engine.scheduling.kv.pins import PinnedPrefixes
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, unit_hashes
 from engine.scheduling.kv.recent_matches import RecentMatches
 from engine.scheduling.kv.states import StateAllocator
-from engine.scheduling.kv.tails import BlockTails, TailCopy
+from engine.scheduling.kv.tails import BlockTails
 from engine.scheduling.kv.tier_options import TierOptions
 from engine.scheduling.kv.tier_reads import TierReads
 from engine.scheduling.sequence import Sequence
@@ -62,10 +62,8 @@ class KVManager:
         assert tier is None or not self._state_allocators, "recurrent states are not kept in a tier"
         assert len(self._state_allocators) <= 1, "one block of the pool of states holds all layers' states"
         # A tier would load blocks before the copies are made.
-        has_tails = (
-            config.copies_blocks and config.enable_prefix_caching and tier is None and not self._state_allocators
-        )
-        self._tails = BlockTails(self._prefixes, self.pool, self._free_before) if has_tails else None
+        has_tails = config.copies_blocks and self._enable_prefix_caching and tier is None and not self._state_allocators
+        self.tails = BlockTails(self._prefixes, self.pool, self._free_before, is_enabled=has_tails)
         # Groups that free blocks while a sequence runs: windows, chunks, and states as windows of one entry.
         self._windowed = [(index, group) for index, group in enumerate(groups) if not group.is_full_attention]
 
@@ -167,21 +165,6 @@ class KVManager:
         ends = (sequence.num_shared // self._unit, sequence.num_prompt // self._unit)
         branch_points = (match.num_units, match.num_units_of_first_group, *ends)
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
-
-    def restore_tail(self, sequence: Sequence, match: PrefixMatch) -> None:
-        """Give a sequence, which has just been admitted with `match`, more of the sequence that it continues. The next
-        step must compute tokens of it."""
-        if self._tails is not None:
-            self._tails.restore(sequence, match)
-
-    def keep_tail(self, sequence: Sequence) -> None:
-        """Keep the unfinished blocks of a sequence that ends, for sequences that continue it."""
-        if self._tails is not None:
-            self._tails.register(sequence)
-
-    def take_copies(self) -> list[TailCopy]:
-        """Return the copies of blocks that the next step needs."""
-        return [] if self._tails is None else self._tails.take()
 
     # --- allocation ---------------------------------------------------------------------------------------------------
 

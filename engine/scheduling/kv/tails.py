@@ -33,9 +33,16 @@ class BlockTails:
     """
 
     def __init__(
-        self, prefixes: PrefixIndex, pool: BlockPool, free_before: abc.Callable[[Sequence, int], None]
+        self,
+        prefixes: PrefixIndex,
+        pool: BlockPool,
+        free_before: abc.Callable[[Sequence, int], None],
+        *,
+        is_enabled: bool,
     ) -> None:
-        """pool: of all groups. free_before: frees a sequence's blocks that tokens from a position on do not see."""
+        """pool: of all groups. free_before: frees a sequence's blocks that tokens from a position on do not see.
+        is_enabled: else the methods do nothing."""
+        self._is_enabled = is_enabled
         self._prefixes = prefixes
         self._pool = pool
         self._free_before = free_before
@@ -44,7 +51,7 @@ class BlockTails:
     def register(self, sequence: Sequence) -> None:
         """Register the unfinished unit at the end of a prompt, before the sequence's blocks are freed."""
         num_tokens, unit = sequence.num_prompt, self._prefixes.unit
-        if sequence.num_computed != num_tokens or num_tokens % unit == 0:
+        if not self._is_enabled or sequence.num_computed != num_tokens or num_tokens % unit == 0:
             return
         digest = _digest(sequence, num_tokens // unit, unit)
         for index, table in enumerate(sequence.tables):
@@ -54,10 +61,13 @@ class BlockTails:
                     self._pool.register(block, group_key(index, digest, part))
 
     def restore(self, sequence: Sequence, match: PrefixMatch) -> None:
-        """Extend the tables of a sequence, which has just been admitted with a match, by copies of the next unit."""
+        """Extend the tables of a sequence, which has just been admitted with a match, by copies of the next unit. The
+        next step must compute tokens of the sequence."""
         earlier, unit = sequence.continues, self._prefixes.unit
         start, number = match.num_tokens, match.num_units
-        if earlier is None or earlier.unit_hashes[:number][-1:] != sequence.unit_hashes[:number][-1:]:
+        if not self._is_enabled or earlier is None:
+            return
+        if earlier.unit_hashes[:number][-1:] != sequence.unit_hashes[:number][-1:]:
             return
         end, limit = start, min(start + unit, len(sequence.tokens) - 1, earlier.num_prompt)
         while end < limit and sequence.tokens[end] == earlier.tokens[end]:

@@ -192,6 +192,16 @@ def test_others_start_while_questions_are_left() -> None:
     assert _probabilities(ended["s"])
 
 
+def test_others_get_tokens_while_questions_are_left() -> None:
+    engine, _ = make_engine(num_blocks=400, max_num_seqs=16, max_num_batched_tokens=16, max_model_len=128)
+    engine.score(_request("s", num_questions=100))
+    for _ in range(4):
+        engine.step()
+    engine.add(make_request("other", make_prompt(16), max_tokens=2))
+    outputs = [output for _ in range(4) for output in engine.step().outputs]
+    assert {output.id for output in outputs} == {"other"}
+
+
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
 def test_an_abort_ends_all_of_it(num_steps: int) -> None:
     engine, runner = make_engine(num_blocks=400, max_num_seqs=8, max_num_batched_tokens=16, max_model_len=128)
