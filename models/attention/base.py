@@ -57,7 +57,7 @@ class AttentionBackend(ABC):
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         """Store k [T, K, D] and v [T, K, value_dim] at the group's slots. v is None if values are part of the keys.
 
-        A back end that spreads keys subtracts `kv.key_center` before it rounds them.
+        `kv.key_center` is subtracted from keys that become codes.
         """
 
     def rotate_and_write(

@@ -61,8 +61,10 @@ class ReferenceAttention(AttentionBackend):
         return KVLayout(tuple(parts), 1, dtype)
 
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        if kv.layout.code_dtype is not None and kv.key_center is not None:
+            k = k.to(torch.float32) - kv.key_center
         if has_spread_keys(kv.layout.code_dtype, has_values=v is not None):
-            k = hadamard_heads(k if kv.key_center is None else k.to(torch.float32) - kv.key_center)
+            k = hadamard_heads(k)
         if v is not None and has_spread_values(kv.layout.code_dtype, has_values=True):
             v = hadamard_heads(v)
         for name, rows in (("k", k),) if v is None else (("k", k), ("v", v)):

@@ -12,9 +12,9 @@ from models.architecture.kv_layout import KVLayout, StateLayout
 class LayerKV:
     """Keys and values of one layer: a tensor for each part of its layout, by name, [tiles, *shape of a tile].
 
-    key_center: [K, D] fp32, contiguous; a constant that spread keys are stored without, which adds the same to all
-    scores of a query. The layer sets it before it writes, always to the same. Only for attention without sinks and soft
-    cap.
+    key_center: [K, D] fp32, contiguous; a constant that keys are stored without if they are codes, which adds the same
+    to all scores of a query. The layer sets it before it writes, always to the same. Only for attention without sinks
+    and soft cap.
     """
 
     layout: KVLayout

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.architecture.kv_layout import CODE_DTYPES
 from models.attention.reference import ReferenceAttention
 from models.layers.attention.attention import Attention
 from tests.helpers.checkpoints import gpt2_config, llama_config, load_folder, qwen2_config, random_model
@@ -26,7 +27,7 @@ def _logits(folder: Path, kv_dtype: torch.dtype | None, *, has_centers: bool) ->
     return PagedRun(decoder).step([(PagedSequence(), TOKENS)])[0]
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.int4], ids=str)
+@pytest.mark.parametrize("kv_dtype", CODE_DTYPES, ids=str)
 def test_a_large_bias_of_keys_costs_no_precision(kv_dtype: torch.dtype, tmp_path: Path) -> None:
     model = random_model(qwen2_config(rope_parameters={"rope_type": "default", "rope_theta": 1e6}))
     with torch.no_grad():
@@ -37,7 +38,7 @@ def test_a_large_bias_of_keys_costs_no_precision(kv_dtype: torch.dtype, tmp_path
 
     without, ours = ((_logits(tmp_path, kv_dtype, has_centers=has) - exact).norm() for has in (False, True))
 
-    assert ours < without / 4
+    assert ours < without / 3
 
 
 def test_layers_without_a_bias_of_keys_have_no_center(tmp_path: Path) -> None:

@@ -250,16 +250,17 @@ template <KvCode kCode, class Element>
 void store_coded(const Element* key, const Element* value, const float* center, int lane, uint8_t* head, int head_dim,
                  int value_dim) {
   alignas(64) uint8_t codes[kMaxCodedDim];
-  alignas(64) float spread[kMaxCodedDim];
-  const bool is_spread = has_spread_keys(kCode, value != nullptr);
-  if (is_spread || kCode == kInt4) prepare_head(key, head_dim, is_spread ? center : nullptr, is_spread, spread);
+  alignas(64) float prepared[kMaxCodedDim];
+  const bool is_spread = has_spread_keys(kCode, value != nullptr), is_prepared = is_spread || center || kCode == kInt4;
+  if (is_prepared) prepare_head(key, head_dim, center, is_spread, prepared);
   if constexpr (kCode == kInt4) {
     alignas(64) float spread_value[kMaxCodedDim];
     if (value) prepare_head(value, value_dim, nullptr, is_spread, spread_value);
-    store_int4(spread, value ? spread_value : nullptr, lane, head, head_dim, value_dim);
+    store_int4(prepared, value ? spread_value : nullptr, lane, head, head_dim, value_dim);
   } else {
     Bf16* scales = reinterpret_cast<Bf16*>(head + scales_offset(kCode, head_dim, value_dim));
-    scales[lane] = is_spread ? quantize_head<kCode>(spread, head_dim, codes) : quantize_head<kCode>(key, head_dim, codes);
+    scales[lane] =
+        is_prepared ? quantize_head<kCode>(prepared, head_dim, codes) : quantize_head<kCode>(key, head_dim, codes);
     constexpr int kPacked = kCodePack<kCode>;
     for (int d = 0; d < head_dim; d += kPacked) std::memcpy(head + d * kTile + lane * kPacked, codes + d, kPacked);
     if (!value) return;

@@ -105,7 +105,7 @@ void process(const Rows& rows) {
 // is_bf16: q, k, v and kv without a code are bf16, else fp32. code: the KvCode of kv. cos null: no rotation. q_scale: null, or [T]; q is unused without both. slots
 // null: nothing is stored, and kv and v are unused. v null: values are part of the keys, and value_dim is 0. Strides in
 // elements between rows; the heads of a row are contiguous, head_dim and value_dim are multiples of 16. key_centers: null, or
-// [num_kv_heads, head_dim], subtracted from keys that are spread.
+// [num_kv_heads, head_dim], subtracted from keys that become codes.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
                              const float* cos, const float* sin, int rotary_dim, const float* q_scale, const int64_t* slots,
                              void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim, int value_dim,
