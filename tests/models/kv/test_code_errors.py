@@ -1,0 +1,44 @@
+"""Errors of attention's outputs with codes: bounds of the figures in docs/kv-cache.md, for random numbers."""
+
+import pytest
+import torch
+
+from models.architecture.attention import AttentionSpec
+from models.attention.reference import ReferenceAttention
+from models.batch import KVGroupBatch, forward_batch
+from tests.models.kernels.paged_batches import full_kv
+
+SIZE = 128  # tokens
+SPECS = {
+    "latent": AttentionSpec(8, 1, 576, 576**-0.5, values_from=64),
+    "plain": AttentionSpec(8, 2, 128, 128**-0.5),
+}
+# Relative errors, the lowest and highest that are expected.
+ERRORS = {torch.bfloat16: (0.001, 0.004), torch.int8: (0.005, 0.015), torch.int4: (0.07, 0.15)}
+
+
+def _attended(spec: AttentionSpec, kv_dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(SIZE, heads, size, generator=generator)
+        for heads, size in (
+            (spec.num_heads, spec.head_dim),
+            (spec.num_kv_heads, spec.head_dim),
+            (spec.num_kv_heads, spec.value_dim),
+        )
+    )
+    backend, tables = ReferenceAttention(), torch.arange(SIZE // 16, dtype=torch.int32)[None]
+    kv = full_kv(backend, spec, SIZE // 16, 16, kv_dtype=kv_dtype)
+    batch = forward_batch([0] * SIZE, [SIZE], [tables], block_size=16, device=torch.device("cpu"))
+    group = KVGroupBatch(torch.arange(SIZE), tables, 16)
+    backend.write(kv, k, None if spec.values_from is not None else v, group)
+    return backend.forward(q, kv, batch, group, spec)
+
+
+@pytest.mark.parametrize("kv_dtype", ERRORS, ids=str)
+@pytest.mark.parametrize("name", SPECS)
+def test_outputs_of_attention_err_as_the_documents_say(name: str, kv_dtype: torch.dtype) -> None:
+    exact = _attended(SPECS[name], torch.float32)
+    error = (_attended(SPECS[name], kv_dtype) - exact).norm() / exact.norm()
+    lowest, highest = ERRORS[kv_dtype]
+    assert lowest < error < highest, float(error)
