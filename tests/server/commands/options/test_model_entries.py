@@ -112,7 +112,7 @@ def test_times_have_units(text: str, seconds: float) -> None:
 
 
 def test_options_of_every_kind_go_into_the_configs_that_have_them(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"chat-template": "x.jinja", "max-num-waiting": 5, "reasoning-parser": "qwen3"}
+    options: dict[str, Any] = {"chat-template": "x.jinja", "max-num-waiting": 5, "calibration": "c.json"}
     lines = "".join(f"    {name}: {value}\n" for name, value in options.items())
     (entry,) = _models(file=_file(tmp_path, f"models:\n  a:\n    model: m\n{lines}")).entries
-    assert entry.overrides == {"chat_template": "x.jinja", "max_num_waiting": 5, "reasoning_parser": "qwen3"}
+    assert entry.overrides == {"chat_template": "x.jinja", "max_num_waiting": 5, "calibration": "c.json"}
