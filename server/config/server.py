@@ -211,6 +211,13 @@ class ServerConfig:
         minimum=0,
         maximum=1,
     )
+    moderation_threshold: float = _requests(
+        0.5,
+        "Score from which a moderation flags a category.",
+        metavar="P",
+        minimum=0.000001,
+        maximum=1,
+    )
     calibration: str | None = _requests(
         None,
         "Calibration of the model's decisions, written by headrace calibrate (default: one in the cache that fits).",

@@ -28,19 +28,25 @@ class Decided:
     num_cached_tokens: int
 
 
-async def decide(model: ServedModel, decision: Decision, prompt: DecisionPrompt, terms: RequestTerms) -> Decided:
+async def decide(
+    model: ServedModel, decision: Decision, prompt: DecisionPrompt, terms: RequestTerms, *, is_first: bool = True
+) -> Decided:
     """Compute a decision; one without questions costs nothing. Cancellation ends it. prompt: that of all rotations.
+
+    is_first: False if its request has begun with another decision.
 
     Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
     QueueTimeout, RequestFailed and InvalidRequest after.
     """
     model.check_engine()  # a drain that started while the prompt was made waits for this request
-    check_first_token(model, terms, prompt.num_tokens)
+    if is_first:
+        check_first_token(model, terms, prompt.num_tokens)
     if not decision.questions:
         return Decided([], [], 0, 0)
     meter = DecisionMeter(model.metrics, current_record(), current_caller().account, prompt, terms)
     with metered(model, meter):
-        model.client.check_capacity(1, prompt.num_tokens, terms.service_class)
+        if is_first:
+            model.client.check_capacity(1, prompt.num_tokens, terms.service_class)
         async with terms.in_time():
             output = await _scored(model, decision, prompt, terms, meter)
     meter.take(output)

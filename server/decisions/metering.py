@@ -32,8 +32,8 @@ class DecisionMeter:
         metrics.observe("decision_questions", len(prompt.questions))
         metrics.observe("request_prompt_tokens", self._num_tokens)
         if record is not None:
-            record.num_inputs = len(prompt.questions)
-            record.prompt_tokens = self._num_tokens
+            record.num_inputs += len(prompt.questions)
+            record.prompt_tokens += self._num_tokens
         self._reserved = None if account is None else account.reserve(self._num_tokens, 0, is_open_ended=False)
 
     def progress(self) -> GenerationProgress:
@@ -65,11 +65,13 @@ class DecisionMeter:
         self._metrics.add("prompt_tokens_total", self._num_tokens)
         self._metrics.count_prompt_sources(self._num_tokens, num_cached)
         queue_s = output.queue_s
-        if queue_s is not None and not self._terms.is_batch:
+        if self.record is not None and self.record.queue_s is not None:
+            queue_s = self.record.queue_s  # another decision of the request was first
+        elif queue_s is not None and not self._terms.is_batch:
             self._metrics.count_queue_time("scheduled", queue_s)
         if self.record is not None:
-            self.record.counted_prompt_tokens = self._num_tokens
-            self.record.cached_tokens = num_cached
+            self.record.counted_prompt_tokens += self._num_tokens
+            self.record.cached_tokens += num_cached
             self.record.queue_s = queue_s
         self._count_end(FinishReason.STOP)
         self._settle(self._num_tokens)

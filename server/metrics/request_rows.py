@@ -165,6 +165,11 @@ _DECISIONS: tuple[MetricSpec, ...] = (
         "Probability of a question's labels together; if it is low, the model would answer something else.",
         buckets.PROBABILITY,
     ),
+    counter(
+        "moderation_results_total",
+        "Texts of moderations, by outcome: flagged (--moderation-threshold), or passed.",
+        labels=(MODEL, "outcome"),
+    ),
 )
 
 REQUEST_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {

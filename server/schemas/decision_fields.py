@@ -18,24 +18,31 @@ _MAX_DEPTH, _MAX_VALUES, _MAX_JSON_BYTES = 32, 10_000, 256 * 2**10  # of one JSO
 V = TypeVar("V")
 
 
-class DecisionFields(StrictModel):
-    """Fields of a decision besides its input and its questions.
+class LabelFields(StrictModel):
+    """Fields of every body whose answer is read from the probabilities of labels.
 
-    min_mass: the least probability that a question's labels must have together; below it the question is refused.
-    permutations: how many rotations of a choice's options are averaged. details: whether answers have the labels' own
-    probabilities too.
-    calibrated: false asks for raw probabilities; otherwise they are calibrated where a calibration fits the model.
+    min_mass: the least probability that a question's labels must have together.
     """
 
     model: str | None = None
     min_mass: Annotated[float, Field(ge=0, le=1)] | None = None
-    permutations: Annotated[int, Field(ge=1, le=MAX_PERMUTATIONS)] = 1
-    details: bool = False
-    calibrated: bool | None = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
     cache_salt: str | None = None
+
+
+class DecisionFields(LabelFields):
+    """Fields of a decision besides its input and its questions.
+
+    min_mass: below it a question is refused. permutations: how many rotations of a choice's options are averaged.
+    details: whether answers have the labels' own probabilities too. calibrated: false asks for raw probabilities;
+    otherwise they are calibrated where a calibration fits the model.
+    """
+
+    permutations: Annotated[int, Field(ge=1, le=MAX_PERMUTATIONS)] = 1
+    details: bool = False
+    calibrated: bool | None = None
 
 
 def not_blank(value: V) -> V:

@@ -180,6 +180,11 @@ DECISION_PARAMETERS = ParameterTable(
     },
     types={name: _TYPES[name] for name in ("metadata", "prompt_cache_key", "safety_identifier", "user")},
 )
+MODERATION_PARAMETERS = ParameterTable(
+    unsupported={"stream": (False,)},
+    ignored={"metadata": ({},), "safety_identifier": _NEVER, "user": _NEVER},
+    types={name: _TYPES[name] for name in ("metadata", "safety_identifier", "user")},
+)
 
 _MAX_LISTED = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")

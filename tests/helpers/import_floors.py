@@ -44,7 +44,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "served chat",
         "context generation",
         "jobs protocols pooling decisions",
-        "finetuning http openapi",
+        "finetuning http openapi moderations",
         "state",
         "endpoints",
         "batches",

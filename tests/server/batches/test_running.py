@@ -152,6 +152,16 @@ async def test_a_line_for_system_one_is_answered_as_by_http(state: str) -> None:
     assert expected.status_code == (200 if state else 422)
 
 
+async def test_a_line_with_a_moderation_is_answered_as_by_http() -> None:
+    app = make_app(FakeClient(says("x"), engine_info(max_model_len=1000)))
+    body = {"input": ["A raft.", "A boat."], "min_mass": 0}
+    async with http(app) as caller:
+        expected = (await caller.post("/v1/moderations", json=body)).json()
+    answer = await _run(app.state.context, "/v1/moderations", body)
+    assert {**json.loads(answer.body), "id": expected["id"]} == expected
+    assert answer.usage.input_tokens == expected["usage"]["input_tokens"]
+
+
 async def test_an_unknown_model_is_a_404() -> None:
     answer = await _run(_context(FakeClient(says(""))), CHAT, {"model": "other", "messages": MESSAGES})
     assert answer.status_code == 404

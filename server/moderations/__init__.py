@@ -1,0 +1,1 @@
+"""Moderations: scores of texts in OpenAI's categories, read as decisions from a model that generates."""
