@@ -104,13 +104,18 @@ Script = Callable[[EngineRequest], list[Step]]
 class FakeStream:
     """A RequestStream that plays one request's steps."""
 
-    def __init__(self, client: "FakeClient", request: SubmittedRequest, steps: list[Step]) -> None:
-        self.request = request
+    def __init__(self, client: "FakeClient", played: list[EngineRequest], steps: list[Step]) -> None:
+        """played: the request, or the rows of one that scores labels."""
+        self.played = played
         self.abort_reason: AbortReason | None = None
         self._client = client
         self._steps = steps
         self._aborted = asyncio.Event()
         self._is_open = True
+
+    @property
+    def request(self) -> EngineRequest:
+        return self.played[0]
 
     async def __aiter__(self) -> AsyncIterator[RequestOutput]:
         for step in self._steps:
@@ -173,7 +178,6 @@ class FakeClient:
         self.num_waiting = 0
         self.num_running: int | None = None  # None: all that are open
         self.streams: list[FakeStream] = []
-        self.requests: list[EngineRequest] = []
         self.log_level: str | None = None  # that was set
         self.adapters: dict[str, AdapterInfo | Exception] = {}
         self.forgotten: list[bytes] = []  # digests of adapters
@@ -183,6 +187,10 @@ class FakeClient:
         self.max_saved = 16
         self.batch_lane = BatchLane(batch_limit)
         self._info = info or engine_info()
+
+    @property
+    def requests(self) -> list[EngineRequest]:
+        return [request for stream in self.streams for request in stream.played]
 
     @property
     def info(self) -> EngineInfo:
@@ -274,25 +282,28 @@ class FakeClient:
 
     def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> FakeStream:  # noqa: ARG002
         self.check_capacity(1, service_class=request.service_class)
-        steps = self._score(request) if isinstance(request, ScoringRequest) else self._play(request)
-        stream = FakeStream(self, request, steps)
+        played: list[EngineRequest] = []
+        if isinstance(request, ScoringRequest):
+            steps = self._score(request, played)
+        else:
+            played.append(request)
+            steps = self.script(request)
+        stream = FakeStream(self, played, steps)
         self.streams.append(stream)
         self.num_open += 1
         return stream
 
-    def _play(self, request: EngineRequest) -> list[Step]:
-        self.requests.append(request)
-        return self.script(request)
-
-    def _score(self, request: ScoringRequest) -> list[Step]:
-        """The steps of the first row that has no end by itself, or the request's output alone."""
+    def _score(self, request: ScoringRequest, played: list[EngineRequest]) -> list[Step]:
+        """The steps of the first row that has no end by itself, or the request's output alone. Adds the rows to
+        `played`."""
         run = ScoringRun(request)
         while True:
             rows = []
             while run.has_due:
                 rows.append(run.take_next()[0])
             for row in sorted(rows, key=lambda each: each.id.count("/")):
-                *before, last = self._play(row)
+                played.append(row)
+                *before, last = self.script(row)
                 if before or not isinstance(last, RequestOutput):
                     return [*before, last]
                 if (output := run.receive(last)) is not None:
