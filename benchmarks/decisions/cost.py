@@ -5,12 +5,13 @@
 
 Nothing is cached: each input begins with other words. Both are sent in turn, and the medians compared. If a prompt does
 not fit the context, it is sent as several, one after another. On a machine that does other work too, --process counts
-the processor's seconds of the engine process.
+the processor's seconds of the engine process. The tokens that the engine has computed do not depend on that.
 """
 
 import argparse
 import os
 import random
+import re
 import statistics
 import sys
 import time
@@ -59,15 +60,23 @@ class Server:
         user, system = Path(f"/proc/{self._process}/stat").read_text().rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
-    def decide(self, num_questions: int, num_tokens: int, draw: random.Random) -> tuple[float, int]:
-        """Return the seconds of a decision, and its tokens. num_tokens: of the input, nearly."""
+    def num_computed(self) -> int:
+        """Return how many tokens the engine has computed."""
+        metrics = self._client.get("/metrics").raise_for_status().text
+        sums = re.findall(r"^headrace_iteration_tokens_total_sum\{.*\} (.*)$", metrics, re.MULTILINE)
+        return int(sum(map(float, sums)))
+
+    def decide(self, num_questions: int, num_tokens: int, draw: random.Random) -> tuple[float, int, int]:
+        """Return the seconds of a decision, its tokens, and those that were computed for it. num_tokens: of the input,
+        nearly."""
         body = {
             "input": " ".join(draw.choices(WORDS, k=num_tokens)),
             "questions": [question(number, draw) for number in range(num_questions)],
             "min_mass": 0,
         }
+        before = self.num_computed()
         seconds, answer = self.post("/v1/decisions", body)
-        return seconds, answer["usage"]["input_tokens"]
+        return seconds, answer["usage"]["input_tokens"], self.num_computed() - before
 
     def prefill(self, num_tokens: int, draw: random.Random) -> float:
         """Return the seconds for prompts that have so many tokens together."""
@@ -90,20 +99,22 @@ def main() -> None:
     args = parser.parse_args()
     server, draw = Server(args.url, args.process), random.Random(args.seed)
     server.decide(3, 50, draw)
-    _write("| questions | input tokens | all tokens | decision s | prompt s | ratio |\n|---|---|---|---|---|---|")
+    _write("| questions | input | tokens | computed | decision s | prompt s | ratio |")
+    _write("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for num_input in args.tokens:
         for num_questions in args.questions:
             decisions, prompts = [], []
-            num_tokens = 0
+            num_tokens = num_computed = 0
             for _ in range(args.rounds):
-                seconds, num_tokens = server.decide(num_questions, num_input, draw)
+                seconds, num_tokens, num_computed = server.decide(num_questions, num_input, draw)
                 decisions.append(seconds)
                 # Labels have two or three tokens each, of which a question's prompt shows all.
                 prompts.append(server.prefill(num_tokens + 8 * num_questions, draw))
             decision_s, prompt_s = statistics.median(decisions), statistics.median(prompts)
             ratio = decision_s / prompt_s
             _write(
-                f"| {num_questions} | {num_input} | {num_tokens} | {decision_s:.2f} | {prompt_s:.2f} | {ratio:.2f} |"
+                f"| {num_questions} | {num_input:,} | {num_tokens:,} | {num_computed:,} | {decision_s:.2f} "
+                f"| {prompt_s:.2f} | {ratio:.2f} |"
             )
 
 
