@@ -26,7 +26,8 @@ MIN_OF_NAME = 200  # of a question's name, for numbers of its own
 NUM_FOLDS = 5
 _MAX_STEPS = 100  # of Newton's method, which takes about ten
 _RIDGE = 1e-9  # keeps the Hessian regular if all probabilities are the same
-_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.02, 100.0
+_MIN_TEMPERATURE = 0.02
+MAX_TEMPERATURE = 100.0
 _PRECISION = 1e-5  # of a temperature, relative
 
 
@@ -163,7 +164,7 @@ def _platt_loss(logits: Sequence[float], targets: Sequence[float], slope: float,
 def _fit_temperature(answers: Sequence[KnownAnswer]) -> Temperature:
     """Fit by Newton's method within an interval that shrinks: the log loss is convex in 1 / temperature."""
     rows = [([log_probability(each) for each in answer.probabilities], answer.right) for answer in answers]
-    low, high = 1 / _MAX_TEMPERATURE, 1 / _MIN_TEMPERATURE
+    low, high = 1 / MAX_TEMPERATURE, 1 / _MIN_TEMPERATURE
     inverse = 1.0
     while high - low > _PRECISION * high:
         slopes = [_slope(logs, right, inverse) for logs, right in rows]

@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Mapping
 
 from engine.wording import counted
-from server.calibration.calibration import Fitted, ModelCalibration, Platt
+from server.calibration.calibration import Fitted, ModelCalibration, Platt, Temperature
+from server.calibration.fitting import MAX_TEMPERATURE
 from server.commands.calibrate.answering import RowResults
 
 _MAX_REPORTED = 5  # failures
+_NEAR_LIMIT = 0.99
 _COLUMNS = ("", "answers", "accuracy", "Brier score", "log loss", "calibration error", "fit")
 
 
 def report_text(calibration: ModelCalibration, too_few: Mapping[str, str], results: RowResults) -> str:
     """Return the report. too_few: the reasons why kinds of questions are not calibrated, by kind."""
-    lines = [*_table(calibration)]
+    lines = [*_table(calibration), *_doubts(calibration)]
     lines += [f"{kind}: not calibrated: {why}" for kind, why in too_few.items()]
     if results.num_refused:
         lines.append(f"{counted(results.num_refused, 'answer')} left out: the model refuses (--decision-min-mass)")
@@ -33,6 +35,16 @@ def _table(calibration: ModelCalibration) -> Iterator[str]:
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         yield "  ".join(cells).rstrip()
+
+
+def _doubts(calibration: ModelCalibration) -> Iterator[str]:
+    """Yield a line for each kind whose probabilities tell nothing of the answers, or the opposite."""
+    for kind, each in calibration.kinds.items():
+        fit = each.overall.fit
+        if isinstance(fit, Platt) and fit.slope <= 0:
+            yield f"{kind}: the slope is not above 0: the likelier the model finds it true, the seldomer it is"
+        elif isinstance(fit, Temperature) and fit.temperature > _NEAR_LIMIT * MAX_TEMPERATURE:
+            yield f"{kind}: the temperature is at its limit: the model's likeliest answer is no better than chance"
 
 
 def _row(name: str, fitted: Fitted) -> tuple[str, ...]:

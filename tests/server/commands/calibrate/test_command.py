@@ -12,10 +12,13 @@ import pytest
 from engine.child_processes.log_format import FORM_VARIABLE
 from engine.errors import OptionError, StartupError
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
-from server.calibration.calibration import Platt
+from server.calibration.calibration import Platt, Temperature
 from server.calibration.files import read_calibration
+from server.commands.calibrate.answering import RowResults
 from server.commands.calibrate.command import run
+from server.commands.calibrate.report import report_text
 from server.context import ServerContext
+from tests.helpers.calibrations import calibration
 from tests.helpers.fake_client import MODEL, FakeClient, Step, engine_info, make_app, pooling_client
 
 pytestmark = pytest.mark.fast
@@ -136,3 +139,11 @@ def test_a_model_without_decisions_is_refused(rows: Callable[..., str], monkeypa
 def test_wrong_options_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         run(arguments)
+
+
+def test_fits_that_tell_nothing_are_reported() -> None:
+    fits = {"predicate": Platt(-0.5, 0.0), "choice": Temperature(99.9), "score": Temperature(3.0)}
+    shown = report_text(calibration(**fits), {}, RowResults())
+    assert "predicate: the slope is not above 0" in shown
+    assert "choice: the temperature is at its limit" in shown
+    assert "score: the" not in shown
