@@ -173,6 +173,12 @@ def by_layer(config: HFConfig, name: str, num_layers: int) -> list[Any] | None:
     return values
 
 
+def integers_by_layer(config: HFConfig, name: str, num_layers: int, default: int) -> list[int]:
+    """Return each layer's value of a field that is an integer above 0 or a list of them; `default` if it is absent."""
+    values = by_layer(config, name, num_layers) or [default] * num_layers
+    return [config.with_fields({name: value}).integer(name) for value in values]
+
+
 def rope_layers(config: HFConfig, num_layers: int) -> list[bool]:
     """Return whether each layer has a rotary embedding, by Llama 4's fields.
 

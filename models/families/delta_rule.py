@@ -1,17 +1,44 @@
-"""The gated delta rule in place of attention, with matrices of its own for queries, keys and values: spec and names."""
+"""The gated delta rule in place of attention: spec, and names with matrices of its own for queries, keys and values."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormSpec
 from models.architecture.recurrence import GatedDeltaSpec
+from models.config.hf_config import HFConfig
+from models.errors import CheckpointError
 from models.families.name_map import To
 from models.families.transforms import conv_weight, flat, flat_log_of_rate
 
 KINDS = ("linear_attention", "full_attention")
 _ATTN = "layers.{i}.attn"
 _OWN = ("q", "k", "v")
+
+
+def head_delta(
+    config: HFConfig, norm: NormSpec, *, num_key_heads: int, num_value_heads: int, key_dim: int, value_dim: int
+) -> GatedDeltaSpec:
+    """Return the delta rule with a decay per head, by the fields "linear_num_key_heads" and others.
+
+    The sizes are for fields that are absent. Raises CheckpointError if the numbers of heads contradict each other.
+    """
+    num_key_heads = config.integer("linear_num_key_heads", num_key_heads)
+    num_value_heads = config.integer("linear_num_value_heads", num_value_heads)
+    if num_value_heads % num_key_heads:
+        raise CheckpointError(
+            f"{config.source}: linear_num_key_heads {num_key_heads} does not divide linear_num_value_heads "
+            f"{num_value_heads}; {config.remedy}"
+        )
+    return GatedDeltaSpec(
+        num_key_heads=num_key_heads,
+        num_value_heads=num_value_heads,
+        key_dim=config.integer("linear_key_head_dim", key_dim),
+        value_dim=config.integer("linear_value_head_dim", value_dim),
+        kernel_size=config.integer("linear_conv_kernel_dim", 4, minimum=2, maximum=8),
+        norm=norm,
+    )
 
 
 def channel_delta(spec: DecoderSpec, num_heads: int, head_dim: int, kernel_size: int) -> GatedDeltaSpec:

@@ -93,12 +93,12 @@ def soft_cap(config: HFConfig, name: str, default: float | None) -> float | None
     return None if config.is_null(name) else default
 
 
-NAMES = {
-    **llama.NAMES,
+SHIFTED_NORMS = {
     "model.layers.{i}.input_layernorm.*": To("layers.{i}.attn_norm", transform=plus_one),
     "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.mlp_norm", transform=plus_one),
     "model.norm.*": To("norm", transform=plus_one),
 }
+NAMES = {**llama.NAMES, **SHIFTED_NORMS}
 
 NAMES_2 = {
     **NAMES,

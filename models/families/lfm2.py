@@ -1,47 +1,30 @@
-"""LFM2: short convolutions in most layers, attention in the others; LFM2-MoE has experts in all but the first layers.
-
-Longer than a page because no tensor has Llama's name, and sizes are derived from other fields.
-"""
+"""LFM2: short convolutions in most layers, attention in the others."""
 
 import dataclasses
 from typing import Any
 
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
-from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.recurrence import ShortConvSpec
 from models.checkpoints.gguf.fields import common_fields, layer_counts, with_largest
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_types
+from models.config.layers import kinds_of_layers
 from models.families import llama, qwen3
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, require_sigmoid
 from models.families.name_map import To
 from models.families.registry import Family
+from models.families.sublayers import attention_names, mlp_names
 from models.families.transforms import conv_weight
+
+_KINDS = ("conv", "full_attention")
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    return _describe(config, _mlp_size(config))
+    return describe_sized(config, _mlp_size(config))
 
 
-def describe_moe(config: HFConfig) -> DecoderSpec:
-    spec = _describe(config, config.integer("intermediate_size"))
-    router = RouterSpec(
-        score=RouterScore.SIGMOID,
-        experts_per_token=config.integer("num_experts_per_tok", 4),
-        renormalizes=config.boolean("norm_topk_prob", True),
-        has_correction=config.boolean("use_expert_bias", True),
-        scale=config.number("routed_scaling_factor", 1.0),
-    )
-    expert = MLPSpec(config.integer("moe_intermediate_size"), config.activation("hidden_act", "silu"), is_gated=True)
-    moe = MoESpec(config.integer("num_experts", 32), expert, router)
-    num_dense = config.integer("num_dense_layers", 2, minimum=0)
-    return spec.map_layers(lambda index, layer: layer if index < num_dense else dataclasses.replace(layer, mlp=moe))
-
-
-def _describe(config: HFConfig, mlp_size: int) -> DecoderSpec:
+def describe_sized(config: HFConfig, mlp_size: int) -> DecoderSpec:
     as_llama = {
         "hidden_act": "silu",
         "rms_norm_eps": config.number("norm_eps", 1e-5),
@@ -49,25 +32,22 @@ def _describe(config: HFConfig, mlp_size: int) -> DecoderSpec:
         "tie_word_embeddings": config.boolean(config.first("tie_embedding", "tie_word_embeddings"), True),
     }
     spec = llama.describe(config.with_fields(as_llama), llama.Defaults(rope_theta=1e6))
-    conv = ShortConvSpec(
-        spec.hidden_size, config.integer("conv_L_cache", 3, minimum=2, maximum=8), config.boolean("conv_bias", False)
-    )
-    has_attention = _has_attention(config, len(spec.layers))
+    count, conv = len(spec.layers), short_conv(config, spec, kernel_size=3)
+    attending = config.token_ids("full_attn_idxs") if config.has("full_attn_idxs") else range(count)
+    kinds = kinds_of_layers(config, count, _KINDS, lambda index: _KINDS[index in attending])
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
-        if has_attention[index]:
-            return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm))
-        return dataclasses.replace(layer, mixer=conv, rope=None)
+        if kinds[index] == "conv":
+            return dataclasses.replace(layer, mixer=conv, rope=None)
+        return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm))
 
     return spec.map_layers(adapt)
 
 
-def _has_attention(config: HFConfig, num_layers: int) -> list[bool]:
-    types = layer_types(config, num_layers, {"conv": "conv", "full_attention": "full_attention"})
-    if types is not None:
-        return [kind != "conv" for kind in types]
-    indices = config.token_ids("full_attn_idxs") if config.has("full_attn_idxs") else range(num_layers)
-    return [index in indices for index in range(num_layers)]
+def short_conv(config: HFConfig, spec: DecoderSpec, kernel_size: int) -> ShortConvSpec:
+    """Return the convolution of all channels. kernel_size: if the configuration does not say."""
+    kernel_size = config.integer("conv_L_cache", kernel_size, minimum=2, maximum=8)
+    return ShortConvSpec(spec.hidden_size, kernel_size, config.boolean("conv_bias", False))
 
 
 def _mlp_size(config: HFConfig) -> int:
@@ -87,10 +67,7 @@ NAMES = {
     "model.embedding_norm.*": To("norm"),  # after the last layer, despite its name
     "lm_head.*": To("head"),
     "model.layers.{i}.operator_norm.*": To("layers.{i}.attn_norm"),
-    "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q"),
-    "model.layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k"),
-    "model.layers.{i}.self_attn.v_proj.*": To("layers.{i}.attn.qkv", "v"),
-    "model.layers.{i}.self_attn.out_proj.*": To("layers.{i}.attn.out"),
+    **attention_names("self_attn", out="out_proj"),
     "model.layers.{i}.self_attn.q_layernorm.*": To("layers.{i}.attn.q_norm"),
     "model.layers.{i}.self_attn.k_layernorm.*": To("layers.{i}.attn.k_norm"),
     "model.layers.{i}.conv.in_proj.*": To("layers.{i}.attn.in_proj"),
@@ -98,19 +75,8 @@ NAMES = {
     "model.layers.{i}.conv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
     "model.layers.{i}.conv.out_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
     "model.layers.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
-    "model.layers.{i}.feed_forward.w1.*": To("layers.{i}.mlp.gate_up", "gate"),
-    "model.layers.{i}.feed_forward.w3.*": To("layers.{i}.mlp.gate_up", "up"),
-    "model.layers.{i}.feed_forward.w2.*": To("layers.{i}.mlp.down"),
+    **mlp_names("feed_forward", gate="w1", up="w3", down="w2"),
 }
-
-_MOE_NAMES = {
-    **NAMES,
-    **expert_names("feed_forward", gate="w1", up="w3", down="w2"),
-    "model.layers.{i}.feed_forward.gate.weight": To("layers.{i}.mlp.router"),
-    "model.layers.{i}.feed_forward.expert_bias": To("layers.{i}.mlp.router", parameter="correction"),
-}
-
-# --- GGUF ------------------------------------------------------------------------------------------------------------
 
 GGUF_NAMES = {
     **qwen3.GGUF_NAMES,
@@ -119,11 +85,6 @@ GGUF_NAMES = {
     "blk.{i}.shortconv.conv.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
     "blk.{i}.shortconv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
     "blk.{i}.shortconv.out_proj.*": To("layers.{i}.attn.out"),
-}
-_GGUF_MOE_NAMES = {
-    **GGUF_NAMES,
-    **GGUF_EXPERT_NAMES,
-    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 
 
@@ -140,15 +101,4 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     }
 
 
-def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
-    require_sigmoid(file)
-    return {
-        **gguf_fields(file),
-        **gguf_expert_fields(file),
-        "num_dense_layers": file.integer("leading_dense_block_count", 0, minimum=0),
-        "use_expert_bias": any(".exp_probs_b." in name for name in file.tensors),
-    }
-
-
 FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
-MOE = Family(describe_moe, _MOE_NAMES, _GGUF_MOE_NAMES, gguf_moe_fields)

@@ -5,7 +5,6 @@ import dataclasses
 from models.architecture.attention import QKNormSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.architecture.recurrence import ShortConvSpec
 from models.config.hf_config import HFConfig
 from models.config.layers import kinds_of_layers
 from models.config.rope import rope_spec, with_default_rope
@@ -26,9 +25,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(head_dim=128, has_tied_head=True))
     count = len(spec.layers)
     kinds = kinds_of_layers(config, count, ("conv", *_ROPE), _usual_kind)
-    conv = ShortConvSpec(
-        spec.hidden_size, config.integer("conv_L_cache", 7, minimum=2, maximum=8), config.boolean("conv_bias", False)
-    )
+    conv = lfm2.short_conv(config, spec, kernel_size=7)
     window = None if config.is_null("sliding_window") else config.integer("sliding_window", 256)
     has_gate = config.boolean("use_attention_gate", True)
     is_sandwich = config.boolean("use_sandwich_norm", True)

@@ -8,9 +8,8 @@ from models.architecture.norm import NormKind, NormSpec
 from models.architecture.recurrence import GatedDeltaSpec
 from models.config.hf_config import HFConfig
 from models.config.layers import kinds_of_layers
-from models.errors import CheckpointError
 from models.families import llama, olmo
-from models.families.delta_rule import KINDS, delta_names
+from models.families.delta_rule import KINDS, delta_names, head_delta
 from models.families.name_map import To
 from models.families.registry import Family
 
@@ -36,20 +35,11 @@ def describe(config: HFConfig) -> DecoderSpec:
 def _delta(config: HFConfig, spec: DecoderSpec) -> GatedDeltaSpec:
     num_heads = config.integer("num_attention_heads")
     num_key_heads = config.integer("linear_num_key_heads", num_heads)
-    num_value_heads = config.integer("linear_num_value_heads", num_heads)
-    if num_value_heads % num_key_heads:
-        raise CheckpointError(
-            f"{config.source}: linear_num_key_heads {num_key_heads} does not divide linear_num_value_heads "
-            f"{num_value_heads}; {config.remedy}"
-        )
     key_dim = config.integer("linear_key_head_dim", max(1, int(0.75 * spec.hidden_size / num_key_heads)))
-    return GatedDeltaSpec(
-        num_key_heads=num_key_heads,
-        num_value_heads=num_value_heads,
-        key_dim=key_dim,
-        value_dim=config.integer("linear_value_head_dim", 2 * key_dim),
-        kernel_size=config.integer("linear_conv_kernel_dim", 4, minimum=2, maximum=8),
-        norm=NormSpec(NormKind.RMS, 1e-5),  # regardless of rms_norm_eps
+    norm = NormSpec(NormKind.RMS, 1e-5)  # regardless of rms_norm_eps
+    sizes = {"num_value_heads": num_heads, "key_dim": key_dim, "value_dim": 2 * key_dim}
+    return dataclasses.replace(
+        head_delta(config, norm, num_key_heads=num_key_heads, **sizes),
         has_own_qkv=True,
         beta_scale=2.0 if config.boolean("linear_allow_neg_eigval", True) else 1.0,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from models.architecture.layer import LayerSpec
-from models.architecture.recurrence import StateSpaceSpec
+from models.architecture.recurrence import GatedDeltaSpec, StateSpaceSpec
 
 
 def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
@@ -173,6 +173,52 @@ def values_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tens
     assert layer is not None
     assert layer.latent is not None
     return tensor.unflatten(0, (layer.attention.num_heads, -1))[:, layer.latent.nope_dim :]
+
+
+def queries(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Select the queries among q_proj's rows, in which a head's query is followed by its gate."""
+    return _queries_and_gates(tensor, layer)[:, 0].flatten(0, 1)
+
+
+def gates(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return _queries_and_gates(tensor, layer)[:, 1].flatten(0, 1)
+
+
+def _queries_and_gates(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    assert layer is not None
+    return tensor.unflatten(0, (layer.attention.num_heads, 2, -1))  # [H, query or gate, D, ...]
+
+
+def delta_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Select q, k, v from in_proj_qkvz, whose rows are, for each key head, q, k, then v and z of its value heads."""
+    return concatenate([part.flatten(0, 1) for part in _of_key_heads(tensor, layer)[:3]])
+
+
+def delta_z(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return _of_key_heads(tensor, layer)[3].flatten(0, 1)
+
+
+def delta_b(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    """Select b from in_proj_ba, whose rows are, for each key head, b and then a of its value heads."""
+    return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 0].flatten(0, 1)
+
+
+def delta_a(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
+    return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 1].flatten(0, 1)
+
+
+def _of_key_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> tuple[torch.Tensor, ...]:
+    """Split rows into q, k, v and z, each [key heads, rows, ...]."""
+    delta = _delta(layer)
+    values = delta.value_size // delta.num_key_heads
+    heads = tensor.unflatten(0, (delta.num_key_heads, -1))
+    return heads.split_with_sizes([delta.key_dim, delta.key_dim, values, values], dim=1)
+
+
+def _delta(layer: LayerSpec | None) -> GatedDeltaSpec:
+    assert layer is not None
+    assert isinstance(layer.recurrence, GatedDeltaSpec)
+    return layer.recurrence
 
 
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:

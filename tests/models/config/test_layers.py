@@ -3,7 +3,7 @@
 import pytest
 
 from models.config.hf_config import HFConfig
-from models.config.layers import layer_configs, windows_of_kinds
+from models.config.layers import integers_by_layer, layer_configs, windows_of_kinds
 from models.errors import CheckpointError
 
 pytestmark = pytest.mark.fast
@@ -22,6 +22,17 @@ def test_layers_have_the_fields_that_they_state() -> None:
 def test_a_layer_s_number_may_begin_with_zeros() -> None:
     """As transformers saves models with ten layers or more."""
     assert sizes({"head_dim": 64, "per_layer_config": {"02": {"head_dim": 128}}}) == [64, 64, 128]
+
+
+@pytest.mark.parametrize(("stated", "expected"), [(None, [5, 5]), (7, [7, 7]), ([7, 9], [7, 9])])
+def test_sizes_of_layers_are_one_or_a_list(stated: object, expected: list[int]) -> None:
+    assert integers_by_layer(HFConfig({"size": stated}, "config.json"), "size", 2, 5) == expected
+
+
+@pytest.mark.parametrize("stated", [[7, 0], [7, None], [7], 0, "x"])
+def test_a_size_of_a_layer_that_cannot_be_is_refused(stated: object) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json.* .?size.?"):
+        integers_by_layer(HFConfig({"size": stated}, "config.json"), "size", 2, 5)
 
 
 def test_windows_have_the_stated_size_or_the_family_s() -> None:
