@@ -11,8 +11,8 @@ from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
-from models.families import llama, olmo
-from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, require_sigmoid, shared_names
+from models.families import llama, olmo2, routed_experts
+from models.families.experts import gguf_expert_fields, require_sigmoid
 from models.families.name_map import To
 from models.families.registry import Family
 
@@ -21,13 +21,8 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(head_dim=128, eps=1e-5, activation="silu"))
     step = config.integer("global_attn_every_n_layers", 4)
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: (index + 1) % step != 0, default=1024)
-    router = RouterSpec(
-        RouterScore.SIGMOID,
-        experts_per_token=config.integer("num_experts_per_tok", 6),
-        renormalizes=True,
-        has_correction=True,
-        scale=config.number("route_scale", 1.0),
-    )
+    per_token, scale = config.integer("num_experts_per_tok", 6), config.number("route_scale", 1.0)
+    router = RouterSpec(RouterScore.SIGMOID, per_token, renormalizes=True, has_correction=True, scale=scale)
     num_experts, num_dense = config.integer("num_experts", 64), config.integer("num_dense_layers", 1, minimum=0)
     size, num_shared = config.integer("moe_intermediate_size", 1408), config.integer("num_shared_experts", 2)
 
@@ -39,7 +34,7 @@ def describe(config: HFConfig) -> DecoderSpec:
             placement=NormPlacement.SANDWICH,
             qk_norm=QKNormSpec(layer.norm),
             has_output_gate=True,
-            mlp=layer.dense_mlp if index < num_dense else MoESpec(num_experts, expert, router, shared),
+            mlp=layer.mlp if index < num_dense else MoESpec(num_experts, expert, router, shared),
         )
 
     scale = spec.hidden_size**0.5 if config.boolean("mup_enabled", False) else 1.0
@@ -47,21 +42,17 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 NAMES = {
-    **olmo.NAMES,
+    **olmo2.NAMES,
     "model.layers.{i}.pre_mlp_layernorm.*": To("layers.{i}.mlp_norm"),
     "model.layers.{i}.post_mlp_layernorm.*": To("layers.{i}.mlp_post_norm"),
     "model.layers.{i}.self_attn.gate_proj.*": To("layers.{i}.attn.qkv", "gate"),
-    "model.layers.{i}.mlp.router.gate.weight": To("layers.{i}.mlp.router"),
-    "model.layers.{i}.mlp.expert_bias": To("layers.{i}.mlp.router", parameter="correction"),
-    **expert_names("mlp"),
-    **shared_names("mlp", name="shared_experts"),
+    **routed_experts.names_in("mlp", router="router.gate", correction="expert_bias"),
 }
 
 GGUF_NAMES = {
-    **olmo.GGUF_NAMES,
-    **GGUF_EXPERT_NAMES,
+    **olmo2.GGUF_NAMES,
+    **routed_experts.GGUF_NAMES,
     "blk.{i}.attn_gate.*": To("layers.{i}.attn.qkv", "gate"),
-    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
 }
 
 

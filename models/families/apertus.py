@@ -29,38 +29,32 @@ _ROPE = {
 def describe(config: HFConfig) -> DecoderSpec:
     config = with_default_rope(config, _ROPE)
     has_xielu = config.text("hidden_act", "xielu") == "xielu"
-    if has_xielu:  # which only this family has
-        config = config.with_fields({"hidden_act": "silu"})
+    known = {"hidden_act": "silu"} if has_xielu else {}  # xIELU is this family's alone
 
     def adapt(_: int, layer: LayerSpec) -> LayerSpec:
         activation = Activation.XIELU if has_xielu else layer.dense_mlp.activation
         mlp = dataclasses.replace(layer.dense_mlp, is_gated=False, activation=activation)
         return dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm), mlp=mlp)
 
-    return llama.describe(config, llama.Defaults(rope_theta=12000000.0, eps=1e-5)).map_layers(adapt)
+    defaults = llama.Defaults(rope_theta=12000000.0, eps=1e-5)
+    return llama.describe(config.with_fields(known), defaults).map_layers(adapt)
 
 
-_NUMBERS = ("alpha_p", "alpha_n", "beta", "eps")
+_NUMBERS = {
+    name: To("layers.{i}.mlp.activation", name, as_vector, "weight") for name in ("alpha_p", "alpha_n", "beta", "eps")
+}
 NAMES = {
     **qwen3.NAMES,
     **arcee.UP_NAMES,
     "model.layers.{i}.attention_layernorm.*": To("layers.{i}.attn_norm"),
     "model.layers.{i}.feedforward_layernorm.*": To("layers.{i}.mlp_norm"),
-    **{
-        f"model.layers.{{i}}.mlp.act_fn.{name}": To("layers.{i}.mlp.activation", name, as_vector, "weight")
-        for name in _NUMBERS
-    },
+    **{f"model.layers.{{i}}.mlp.act_fn.{name}": to for name, to in _NUMBERS.items()},
 }
-
-GGUF_NAMES = {
-    **qwen3.GGUF_NAMES,
-    **arcee.GGUF_UP_NAMES,
-    **{f"blk.{{i}}.xielu.{name}": To("layers.{i}.mlp.activation", name, parameter="weight") for name in _NUMBERS},
-}
+_GGUF_NUMBERS = {f"blk.{{i}}.xielu.{name}": to for name, to in _NUMBERS.items()}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {**common_fields(file), "hidden_act": "xielu"}
 
 
-FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
+FAMILY = Family(describe, NAMES, {**qwen3.GGUF_NAMES, **arcee.GGUF_UP_NAMES, **_GGUF_NUMBERS}, gguf_fields)

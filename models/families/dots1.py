@@ -21,7 +21,6 @@ _DEFAULTS = {
     "first_k_dense_replace": 0,
     "n_shared_experts": 0,
 }
-_ROUTING = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}  # the checkpoints' own values mean this
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -31,7 +30,8 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = spec.map_layers(
         lambda index, layer: dataclasses.replace(layer.with_window(windows[index]), qk_norm=QKNormSpec(layer.norm))
     )
-    return routed_experts.with_experts(config.with_fields(_ROUTING), spec, _DEFAULTS)
+    # The checkpoints' own values mean this.
+    return routed_experts.with_experts(config.with_fields(routed_experts.SIGMOID), spec, _DEFAULTS)
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:

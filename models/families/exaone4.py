@@ -10,7 +10,7 @@ from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
-from models.families import llama, olmo
+from models.families import llama, olmo2
 from models.families.registry import Family
 
 
@@ -37,4 +37,4 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     return {**common_fields(file), "sliding_window": None, **window_fields(file)}
 
 
-FAMILY = Family(describe, olmo.NAMES, olmo.GGUF_NAMES, gguf_fields)
+FAMILY = Family(describe, olmo2.NAMES, olmo2.GGUF_NAMES, gguf_fields)

@@ -17,11 +17,10 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = exaone4.describe(config)
     spec = spec.map_layers(lambda _, layer: dataclasses.replace(layer, placement=NormPlacement.PRE))
     as_deepseek = {
+        **routed_experts.SIGMOID,
         "n_routed_experts": config.integer("num_experts", 64),
         "n_shared_experts": config.integer("num_shared_experts", 1, minimum=0),
         "moe_intermediate_size": config.integer("moe_intermediate_size", 1024),
-        "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc",
     }
     config = config.with_fields(as_deepseek)
     return routed_experts.with_experts(config, spec, routed_experts.UNGROUPED_DEFAULTS)

@@ -14,7 +14,7 @@ from models.config.hf_config import HFConfig
 from models.config.layers import by_layer, integers_by_layer, sliding_windows, with_shared_kv
 from models.config.rope import ropes_by_type
 from models.errors import CheckpointError
-from models.families import layer_inputs, llama, olmo, residual_streams
+from models.families import layer_inputs, llama, olmo2, residual_streams
 from models.families.gemma import with_activation
 from models.families.name_map import To
 from models.families.registry import Family
@@ -76,13 +76,13 @@ def _sparsity(config: HFConfig, count: int) -> list[float]:
 
 
 NAMES = {
-    **olmo.NAMES,
+    **olmo2.NAMES,
     **layer_inputs.NAMES,
     **residual_streams.NAMES,
     "model.layers.{i}.pre_feedforward_layernorm.*": To("layers.{i}.mlp_norm"),
 }
 
-GGUF_NAMES = {**olmo.GGUF_NAMES, **layer_inputs.GGUF_NAMES, **residual_streams.GGUF_NAMES}
+GGUF_NAMES = {**olmo2.GGUF_NAMES, **layer_inputs.GGUF_NAMES, **residual_streams.GGUF_NAMES}
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from models.checkpoints.gguf.rope import rope_parameters_by_layer
 from models.config.hf_config import HFConfig
 from models.config.layers import kinds_of_layers, layer_configs, windows_of_kinds, with_shared_kv
 from models.config.rope import with_default_rope
-from models.families import gemma4_moe, layer_inputs, llama, olmo
+from models.families import gemma4_moe, layer_inputs, llama, olmo2
 from models.families.gemma import check_is_decoder, soft_cap, with_activation
 from models.families.name_map import To
 from models.families.registry import Family
@@ -77,7 +77,7 @@ def _widened(_: int, layer: LayerSpec) -> LayerSpec:
 
 # Unlike in earlier generations, norms are stored as they are.
 NAMES = {
-    **olmo.NAMES,
+    **olmo2.NAMES,
     **layer_inputs.NAMES,
     **gemma4_moe.NAMES,
     "model.layers.{i}.pre_feedforward_layernorm.*": To("layers.{i}.mlp_norm"),
@@ -85,7 +85,7 @@ NAMES = {
 }
 
 GGUF_NAMES = {
-    **olmo.GGUF_NAMES,
+    **olmo2.GGUF_NAMES,
     **layer_inputs.GGUF_NAMES,
     **gemma4_moe.GGUF_NAMES,
     "blk.{i}.layer_output_scale.*": To("layers.{i}.output_scale"),

@@ -18,15 +18,11 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(config, llama.Defaults(head_dim=128, rope_theta=11158840.0, eps=1e-5, activation="silu"))
     spec = spec.map_layers(lambda _, layer: dataclasses.replace(layer, qk_norm=QKNormSpec(layer.norm)))
     as_deepseek = {
+        **routed_experts.UNGROUPED,
         "n_routed_experts": config.integer("num_experts", 192),
         "n_shared_experts": config.integer("num_shared_experts", 1, minimum=0),
         "moe_intermediate_size": config.integer("moe_intermediate_size", 1536),
         "routed_scaling_factor": config.number("router_scaling_factor", 2.826),
-        "scoring_func": "sigmoid",
-        "topk_method": "noaux_tc",
-        "norm_topk_prob": True,
-        "n_group": 1,
-        "topk_group": 1,
     }
     return routed_experts.with_experts(config.with_fields(as_deepseek), spec, routed_experts.UNGROUPED_DEFAULTS)
 

@@ -8,8 +8,7 @@ from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, Rout
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import lfm2, routed_experts
-from models.families.experts import expert_names, gguf_expert_fields, require_sigmoid
-from models.families.name_map import To
+from models.families.experts import gguf_expert_fields, require_sigmoid
 from models.families.registry import Family
 
 
@@ -30,9 +29,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 NAMES = {
     **lfm2.NAMES,
-    **expert_names("feed_forward", gate="w1", up="w3", down="w2"),
-    "model.layers.{i}.feed_forward.gate.weight": To("layers.{i}.mlp.router"),
-    "model.layers.{i}.feed_forward.expert_bias": To("layers.{i}.mlp.router", parameter="correction"),
+    **routed_experts.names_in("feed_forward", correction="expert_bias", gate="w1", up="w3", down="w2"),
 }
 
 

@@ -8,7 +8,7 @@ from models.architecture.norm import NormKind, NormSpec
 from models.architecture.recurrence import GatedDeltaSpec
 from models.config.hf_config import HFConfig
 from models.config.layers import kinds_of_layers
-from models.families import llama, olmo
+from models.families import llama, olmo2
 from models.families.delta_rule import KINDS, delta_names, head_delta
 from models.families.name_map import To
 from models.families.registry import Family
@@ -27,7 +27,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         if kinds[index] == "linear_attention":
             return dataclasses.replace(layer, mixer=delta, rope=None)
-        return dataclasses.replace(olmo.with_post_norms(layer), rope=layer.rope if has_rope else None)
+        return dataclasses.replace(olmo2.with_post_norms(layer), rope=layer.rope if has_rope else None)
 
     return spec.map_layers(adapt)
 
@@ -46,7 +46,7 @@ def _delta(config: HFConfig, spec: DecoderSpec) -> GatedDeltaSpec:
 
 
 NAMES = {
-    **olmo.NAMES,
+    **olmo2.NAMES,
     "model.layers.{i}.attention_layer_norm.*": To("layers.{i}.attn_norm"),
     "model.layers.{i}.feedforward_layer_norm.*": To("layers.{i}.mlp_norm", otherwise="layers.{i}.attn_post_norm"),
     "model.layers.{i}.post_attention_layernorm.*": To("layers.{i}.attn_post_norm", otherwise="layers.{i}.mlp_norm"),

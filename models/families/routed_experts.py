@@ -19,6 +19,7 @@ from models.families.experts import (
     shared_names,
 )
 from models.families.name_map import To
+from models.families.transforms import as_vector
 
 # transformers' defaults for fields that a configuration leaves out; None: the field is required.
 V2_DEFAULTS = {
@@ -44,8 +45,9 @@ V3_DEFAULTS = {
     "first_k_dense_replace": 3,
     "n_shared_experts": 1,
 }
-# of V3's experts without groups, after one dense layer, as most later families have them
-UNGROUPED_DEFAULTS = {**V3_DEFAULTS, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+# of V3's experts without groups, as most later families have them, after one dense layer
+UNGROUPED = {**SIGMOID, "n_group": 1, "topk_group": 1, "norm_topk_prob": True}
+UNGROUPED_DEFAULTS = {**V3_DEFAULTS, **UNGROUPED, "first_k_dense_replace": 1}
 _SCORES = {"softmax": RouterScore.SOFTMAX, "sigmoid": RouterScore.SIGMOID}
 
 
@@ -96,23 +98,23 @@ def router(config: HFConfig, defaults: Mapping[str, Any]) -> RouterSpec:
     )
 
 
-def names_in(block: str, **matrices: str) -> dict[str, To | tuple[To, ...] | None]:
+_CORRECTION = To("layers.{i}.mlp.router", None, as_vector, "correction")  # ERNIE's is a matrix of one row
+
+
+def names_in(
+    block: str, *, router: str = "gate", correction: str = "gate.e_score_correction_bias", **matrices: str
+) -> dict[str, To | tuple[To, ...] | None]:
     """Return rules for routers, experts and shared experts. block, matrices: as in `expert_names`."""
-    router = f"model.layers.{{i}}.{block}.gate"
     return {
-        f"{router}.weight": To("layers.{i}.mlp.router"),
-        f"{router}.e_score_correction_bias": To("layers.{i}.mlp.router", parameter="correction"),
+        f"model.layers.{{i}}.{block}.{router}.weight": To("layers.{i}.mlp.router"),
+        f"model.layers.{{i}}.{block}.{correction}": _CORRECTION,
         **expert_names(block, **matrices),
         **shared_names(block, name="shared_experts"),
     }
 
 
 NAMES = names_in("mlp")
-
-GGUF_NAMES = {
-    **GGUF_EXPERT_NAMES,
-    "blk.{i}.exp_probs_b.bias": To("layers.{i}.mlp.router", parameter="correction"),
-}
+GGUF_NAMES = {**GGUF_EXPERT_NAMES, "blk.{i}.exp_probs_b.bias": _CORRECTION}
 
 
 def gguf_fields(file: GGUFMetadata, *, scoring: str = "softmax") -> dict[str, Any]:
