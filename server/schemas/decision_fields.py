@@ -1,7 +1,7 @@
 """Fields and limits that the bodies of all decisions share, whatever protocol they come from."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import Field
@@ -30,6 +30,8 @@ class LabelFields(StrictModel):
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
     cache_salt: str | None = None
+    if TYPE_CHECKING:
+        questions: Collection[Any]  # each protocol's own
 
 
 class DecisionFields(LabelFields):
