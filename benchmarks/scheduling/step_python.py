@@ -70,6 +70,7 @@ class LogitsRunner:
 
     def __init__(self, groups: tuple[KVGroup, ...], max_len: int) -> None:
         self.kv_groups = groups
+        self.copies_blocks = False
         tables = BlockTables(groups, _MAX_ROWS, -(-max_len // _BLOCK_SIZE))
         self._buffers = BatchBuffers(_MAX_ROWS, tables)
         self._logits = torch.randn(1021, _VOCAB_SIZE, generator=torch.Generator().manual_seed(0))

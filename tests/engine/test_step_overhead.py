@@ -19,6 +19,7 @@ class ConstantRunner:
     """Says the same token always, at no cost."""
 
     kv_groups = (KVGroup(BLOCK_SIZE),)
+    copies_blocks = True
 
     def launch(self, plan: StepPlan) -> StepPlan:
         return plan

@@ -54,6 +54,7 @@ class CheckingRunner:
 
     def __init__(self, runner: Runner[Any]) -> None:
         self.kv_groups = runner.kv_groups
+        self.copies_blocks = runner.copies_blocks
         self.tables = KeptTables(runner.kv_groups)
         self._runner = runner
         self.release = runner.release

@@ -22,6 +22,7 @@ class FaultyRunner:
         self._fails = fails
         self._error = error
         self.kv_groups = ledger.kv_groups
+        self.copies_blocks = ledger.copies_blocks
         self.release = ledger.release
 
     def launch(self, plan: StepPlan) -> LedgerStep:
