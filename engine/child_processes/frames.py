@@ -6,17 +6,26 @@ import struct
 
 import msgspec
 
+from engine.errors import HeadraceError
+
 _LENGTH = struct.Struct("<I")
 MAX_FRAME_BYTES = 256 << 20  # a READY with a large tokenizer is about 20 MiB; a longer frame means a broken peer
 
 _encoder = msgspec.msgpack.Encoder()  # keeps no state between calls: threads may share it
 
 
+class FrameTooLong(HeadraceError):
+    """A message is longer than the other process would read."""
+
+
 def encode_frame(message: msgspec.Struct) -> bytes:
-    """Encode a message as msgpack, in a frame."""
+    """Encode a message as msgpack, in a frame. Raises FrameTooLong: its reader would take the sender for broken."""
     buffer = bytearray(_LENGTH.size)
     _encoder.encode_into(message, buffer, _LENGTH.size)
-    _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
+    length = len(buffer) - _LENGTH.size
+    if length > MAX_FRAME_BYTES:
+        raise FrameTooLong(f"a message between processes has {length:,} bytes; the limit is {MAX_FRAME_BYTES:,}")
+    _LENGTH.pack_into(buffer, 0, length)
     return bytes(buffer)
 
 

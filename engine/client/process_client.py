@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from engine.child_processes.frames import FrameTooLong
 from engine.client.engine_calls import EngineCalls
 from engine.client.engine_life import EngineLife
 from engine.client.interface import EngineCallbacks, EngineStatus
@@ -31,6 +32,7 @@ from engine.protocol import (
     AddScoring,
     EngineInfo,
     Failed,
+    FinishReason,
     ForgetAdapter,
     FromEngine,
     HandlePrefix,
@@ -44,6 +46,7 @@ from engine.protocol import (
     PrefixHandled,
     PrefixReport,
     Ready,
+    RequestOutput,
     ScoringRequest,
     ServiceClass,
     SetLogLevel,
@@ -220,11 +223,14 @@ class ProcessClient:
 
     def _send_requests(self) -> None:
         for request in self._streams.take_unsent():
-            match request:
-                case ScoringRequest():
-                    self._supervisor.send(AddScoring(request))
-                case _:
-                    self._supervisor.send(AddRequest(request))
+            try:
+                match request:
+                    case ScoringRequest():
+                        self._supervisor.send(AddScoring(request))
+                    case _:
+                        self._supervisor.send(AddRequest(request))
+            except FrameTooLong as error:
+                self._streams.deliver(_refused(request, f"it is too long for the engine ({error}); send less at once"))
         for texts in message_slices(self._pooling.take_unsent()):
             self._supervisor.send(AddPooling(texts))
 
@@ -317,6 +323,10 @@ class ProcessClient:
                 self._clock.restart(time.monotonic())
             case Failed():
                 self._life.fail(message)
+
+
+def _refused(request: SubmittedRequest, error: str) -> RequestOutput:
+    return RequestOutput(id=request.id, finish_reason=FinishReason.ERROR, error=error, is_refused=True)
 
 
 def _percent(progress: float | None) -> str:

@@ -11,13 +11,18 @@ class LabelNode:
     logprob: log probability of the path behind the question; None until it is known.
     """
 
-    __slots__ = ("children", "label", "logprob", "path")
+    __slots__ = ("_length", "_whole", "children", "label", "logprob")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, whole: Path, length: int) -> None:
+        """whole: a path through the node, of which its own is the first `length` tokens."""
+        self._whole, self._length = whole, length  # a slice of its own in each node would take quadratic memory
         self.children: dict[int, LabelNode] = {}
         self.label: int | None = None
         self.logprob: float | None = None
+
+    @property
+    def path(self) -> Path:
+        return self._whole[: self._length]
 
 
 class LabelTrie:
@@ -26,7 +31,7 @@ class LabelTrie:
     def __init__(self, labels: Sequence[Iterable[Path]]) -> None:
         """labels: the paths of each label, none of them empty or of two labels."""
         self.num_labels = len(labels)
-        self.root = LabelNode(())
+        self.root = LabelNode((), 0)
         self.root.logprob = 0.0
         for label, paths in enumerate(labels):
             for path in paths:
@@ -37,7 +42,7 @@ class LabelTrie:
         node = self.root
         for position, token_id in enumerate(path, 1):
             if token_id not in node.children:
-                node.children[token_id] = LabelNode(path[:position])
+                node.children[token_id] = LabelNode(path, position)
             node = node.children[token_id]
         assert node.label in (None, label), "two labels with the same tokens"
         node.label = label

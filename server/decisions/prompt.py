@@ -17,6 +17,8 @@ from server.text.tokenizer import Tokenizer
 from server.text_model import ChatModel, TextModel
 
 MAX_LABEL_TOKENS = 256
+MAX_QUESTION_TOKENS = 1 << 20  # of all questions, in each rotation
+MAX_SPELLING_TOKENS = 1 << 18  # of all spellings of their labels, for each of which the engine makes an object
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,16 @@ def decision_prompt(decision: Decision, text_model: TextModel, info: EngineInfo,
             frame = _plain_frame(text, text_model.tokenizer, info)
         else:
             frame = _chat_frame(text, text_model.chat, text_model.tokenizer, info, cache_salt)
-    questions = []
+    questions: list[ScoredQuestion] = []
+    num_tokens = num_spelling = 0
     for question in decision.questions:
         prompt = _question_prompt(question, frame)
         _check_length(len(frame.state_ids) + len(prompt.ids), prompt.max_label_tokens, info.max_model_len, question)
         questions.append(prompt)
+        num_tokens += len(prompt.ids)
+        num_spelling += sum(len(path) for paths in prompt.labels for path in paths)
+        _check_sum(num_tokens, MAX_QUESTION_TOKENS, "tokens", question)
+        _check_sum(num_spelling, MAX_SPELLING_TOKENS, "tokens in the spellings of their labels", question)
     return DecisionPrompt(frame.state_ids, questions)
 
 
@@ -157,6 +164,16 @@ def _fault(paths: set[Path]) -> str | None:
         return "has no tokens"
     longest = max(map(len, paths))
     return f"has {longest} tokens; the limit is {MAX_LABEL_TOKENS}" if longest > MAX_LABEL_TOKENS else None
+
+
+def _check_sum(given: int, limit: int, what: str, last: Question) -> None:
+    """Raise InvalidRequest if the questions up to the last one exceed a limit on all."""
+    if given > limit:
+        raise InvalidRequest(
+            f"the questions up to {last.path} have {given:,} {what}, each rotation counted; the limit is {limit:,}; "
+            "ask fewer questions in one request, shorten them, or ask for fewer permutations",
+            param=last.path,
+        )
 
 
 def _check_length(num_tokens: int, num_label_tokens: int, limit: int, question: Question) -> None:

@@ -7,8 +7,32 @@ places. A predicate has no options, and the order of a scale's levels has a mean
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from engine.errors import InvalidRequest
 from engine.protocol import LabelMasses
 from server.decisions.decision import Decision, Kind, Question
+
+MAX_OPTION_ROWS = 1 << 14  # server and engine prepare all of them at a stretch, and other requests wait
+
+
+def check_num_options(decision: Decision) -> None:
+    """Raise InvalidRequest if all questions together have too many options, each counted in each of its rotations."""
+    given = sum(_num_labels(question) for question in decision.questions)
+    rotated = sum(
+        _num_labels(question) * _num_rotations(question, decision.permutations) for question in decision.questions
+    )
+    if given > MAX_OPTION_ROWS:
+        raise InvalidRequest(
+            f"questions have {given:,} options and levels together; the limit is {MAX_OPTION_ROWS:,}; ask fewer "
+            "questions in one request, or give them fewer options",
+            param="questions",
+        )
+    if rotated > MAX_OPTION_ROWS:
+        raise InvalidRequest(
+            f"permutations is {decision.permutations}, so the questions have {rotated:,} options and levels in all "
+            f"rotations together; the limit is {MAX_OPTION_ROWS:,}; ask for fewer permutations, or fewer questions in "
+            "one request",
+            param="permutations",
+        )
 
 
 def unrolled(decision: Decision) -> Decision:
@@ -36,9 +60,16 @@ def averaged(decision: Decision, masses: Sequence[LabelMasses]) -> list[LabelMas
 
 def _shifts(question: Question, permutations: int) -> Iterator[int]:
     """Yield how many options stand after the others instead of before them, for each rotation."""
-    num = len(question.options)
-    rotations = min(permutations, num) if question.kind is Kind.CHOICE else 1
+    num, rotations = len(question.options), _num_rotations(question, permutations)
     return (rotation * num // rotations for rotation in range(rotations))
+
+
+def _num_rotations(question: Question, permutations: int) -> int:
+    return min(permutations, len(question.options)) if question.kind is Kind.CHOICE else 1
+
+
+def _num_labels(question: Question) -> int:
+    return len(question.options) or 2  # yes and no
 
 
 def _mean(rotated: Sequence[tuple[int, LabelMasses]]) -> LabelMasses:

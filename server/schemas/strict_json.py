@@ -58,7 +58,7 @@ def _check_size(data: bytes, what: str) -> None:
         num_containers += token in b"[{"
         num_values += token == ord(",")
         if num_containers > MAX_CONTAINERS:
-            remedy = "send fewer messages or parts, and join the texts of small ones" if what == _BODY else "give fewer"
+            remedy = "send fewer messages, parts or options, and join small texts" if what == _BODY else "give fewer"
             raise InvalidRequest(
                 f"{what} has more than {MAX_CONTAINERS:,} objects and lists, which is the limit; {remedy}"
             )

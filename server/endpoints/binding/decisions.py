@@ -13,7 +13,7 @@ from server.decisions.calibrating import calibrated, calibration_header, calibra
 from server.decisions.computing import Decided, decide
 from server.decisions.decision import Decision
 from server.decisions.prompt import DecisionPrompt, decision_prompt
-from server.decisions.rotations import unrolled
+from server.decisions.rotations import check_num_options, unrolled
 from server.decisions.wording import VERSION
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.generation.slo import check_first_token
@@ -119,6 +119,7 @@ class DecisionProtocol(Generic[B]):
 
         def read() -> tuple[Decision, int]:
             decision = self.read(body, config.decision_min_mass)
+            check_num_options(decision)
             return decision, decision.num_characters
 
         size = _QUESTION_SIZE * len(body.questions)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.child_processes import frames
 from engine.client.interface import EngineCallbacks, EngineState
 from engine.errors import EngineStopped, EngineUnavailable, ModelUnusable, OptionError, QueueFull, StartupError
 from engine.protocol import AbortReason, FinishReason
@@ -30,6 +31,18 @@ async def test_outputs_merge_while_the_reader_is_slow() -> None:
         outputs = await read_all(stream)
         assert len(outputs) == 1
         assert outputs[0].new_ids == list(range(50))
+
+
+async def test_a_request_that_no_frame_can_hold_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted_client() as client:
+        await client.wait_ready()
+        monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1 << 14)
+        (refused,) = await read_all(client.submit(scripted_request("a", *range(1 << 14))))
+        assert (refused.finish_reason, refused.is_refused) == (FinishReason.ERROR, True)
+        assert refused.error is not None
+        assert "the limit is 16,384); send less at once" in refused.error
+        assert (await read_all(client.submit(scripted_request("b", 5))))[-1].finish_reason is FinishReason.LENGTH
+        assert (client.status().num_open, client.status().num_restarts) == (0, 0)
 
 
 async def test_abort_drops_and_counts_what_was_not_read() -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from engine.errors import InvalidRequest
 from engine.protocol import LabelMasses
 from server.decisions.decision import Decision, Kind, LabelOption, Question
-from server.decisions.rotations import averaged, unrolled
+from server.decisions.rotations import averaged, check_num_options, unrolled
 
 pytestmark = pytest.mark.fast
 
@@ -50,3 +51,17 @@ def test_a_rotation_counts_by_its_mass() -> None:
     assert (mean.probabilities, mean.mass) == (pytest.approx([1, 0]), pytest.approx(0.3))
     (none,) = averaged(_decision(2, 2), [LabelMasses([0.0, 0.0], 0.0)] * 2)
     assert (none.probabilities, none.mass) == ([0.0, 0.0], 0.0)
+
+
+def _check(num_questions: int, num_options: int, permutations: int) -> None:
+    one = _decision(num_options, permutations)
+    check_num_options(Decision("", [*one.questions] * num_questions, 0.0, permutations))
+
+
+def test_options_of_all_rotations_together_are_limited() -> None:
+    for accepted in ((400, 40, 1), (400, 6, 16), (64, 255, 1), (4, 255, 16)):
+        _check(*accepted)
+    for *refused, given, param in ((400, 255, 16, "102,000", "questions"), (5, 255, 16, "20,400", "permutations")):
+        with pytest.raises(InvalidRequest, match=f"{given} options .* the limit is 16,384") as raised:
+            _check(*refused)
+        assert raised.value.param == param

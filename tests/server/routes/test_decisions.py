@@ -327,6 +327,23 @@ async def test_a_question_beyond_the_context_is_named() -> None:
     assert (error["param"], error["code"]) == ("questions[1]", "context_length_exceeded")
 
 
+@pytest.mark.parametrize(
+    ("limit", "most", "message"),
+    [("MAX_QUESTION_TOKENS", 500, "tokens, each"), ("MAX_SPELLING_TOKENS", 50, "tokens in the spellings of their")],
+)
+async def test_tokens_of_all_questions_together_are_limited(
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int, message: str
+) -> None:
+    questions = _questions(PREDICATE, SCORE, CHOICE)
+    assert (await _post(decision_client(), {**BODY, **questions, "permutations": 2})).status_code == 200
+    monkeypatch.setattr(f"server.decisions.prompt.{limit}", most)
+    assert (await _post(decision_client(), {**BODY, **questions})).status_code == 200
+    error = await _error(decision_client(), {**questions, "permutations": 2})
+    assert error["param"] == "questions[2]"
+    assert message in error["message"]
+    assert f"the limit is {most}; ask fewer questions in one request" in error["message"]
+
+
 async def test_a_pooling_model_is_not_suited() -> None:
     response = await _post(pooling_client(), BODY)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "model_not_suited")

@@ -123,6 +123,7 @@ def _one(**question: Any) -> dict[str, Any]:
     return {"questions": {"q": question}}
 
 
+WIDE = {"type": "choice", "criteria": dict.fromkeys(map(str, range(255)))}
 BAD: list[tuple[dict[str, Any], list[str | int], str]] = [
     ({"state": None}, ["state"], "a string, an object or a list"),
     ({"state": " "}, ["state"], "state is empty"),
@@ -147,6 +148,8 @@ BAD: list[tuple[dict[str, Any], list[str | int], str]] = [
     (_one(type="score", criteria=[]), ["questions", "q", "criteria"], "at least 1"),
     (_one(type="score", criteria=["a", ""]), ["questions", "q", "criteria", 1], "other than spaces"),
     (_one(type="score", criteria=["a", "x" * 300]), ["questions", "q", "criteria", 1], "the limit is 256"),
+    ({"questions": dict.fromkeys(map(str, range(65)), WIDE)}, ["questions"], "have 16,575 options"),
+    ({"questions": dict.fromkeys("abcde", WIDE), "permutations": 16}, ["permutations"], "have 20,400 options"),
     ({"assets": {"a": {"type": "image"}}}, ["assets"], "not supported"),
     ({"stream": True}, ["stream"], "not supported"),
     ({"state": "x" * 5000}, ["questions", "floats"], "the model takes 4096"),
