@@ -15,12 +15,21 @@ class InvalidRequest(HeadraceError):
     """A request that can never succeed as sent.
 
     `param` names the offending field as the client spelled it; `code` is the machine-readable reason, if there is one.
+    `location` has the keys and indices that `param` joins, where they are known: keys may have dots and brackets.
     """
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        location: tuple[int | str, ...] | None = None,
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
+        self.location = location
 
     @classmethod
     def of(cls, param: str, reason: str) -> Self:

@@ -45,6 +45,7 @@ from server.live.machine import MachineSampler
 from server.metrics.values import Metrics
 from server.openapi.responses import RATE_HEADERS
 from server.paths import route_path
+from server.protocols.system_one_errors import REQUEST_ID_HEADER
 from server.pulling.pulls import Pulls
 from server.routes.docs import description_of
 from server.runs.registry import Runs
@@ -195,6 +196,8 @@ def _middleware(context: ServerContext) -> list[Middleware]:
                 "openai-processing-ms",
                 "x-ignored-parameters",
                 "x-decision-calibration",
+                "x-decision-wording",
+                REQUEST_ID_HEADER,
                 "x-tool-call-format",
                 "x-stream-id",
                 "retry-after",

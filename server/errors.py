@@ -250,7 +250,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """An error as the client receives it."""
+    """An error as the client receives it. location: keys and indices of `param`, if they are known."""
 
     status: int
     message: str
@@ -258,6 +258,7 @@ class ErrorReply:
     param: str | None
     code: str | None
     headers: dict[str, str] = field(default_factory=dict)
+    location: tuple[int | str, ...] | None = None
 
     def error_object(self) -> dict[str, str | None]:
         """Return OpenAI's error object."""
@@ -280,12 +281,12 @@ def describe_error(error: Exception, request_id: str) -> ErrorReply:
     if not isinstance(error, HeadraceError):
         logger.error("request %s failed", request_id, exc_info=error)
         message = f"The server failed on this request; its log has the reason under {request_id}"
-    param, code = kind.param, kind.code
+    param, code, location = kind.param, kind.code, None
     if isinstance(error, InvalidRequest):
-        param, code = error.param, error.code
+        param, code, location = error.param, error.code, error.location
     elif isinstance(error, NotStored):
         param = error.param
-    return ErrorReply(kind.status, message, kind.type, param, code, _headers(error))
+    return ErrorReply(kind.status, message, kind.type, param, code, _headers(error), location)
 
 
 def _headers(error: Exception) -> dict[str, str]:

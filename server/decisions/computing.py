@@ -3,6 +3,7 @@
 import uuid
 from dataclasses import dataclass
 
+from engine.errors import InvalidRequest
 from engine.protocol import AbortReason, FinishReason, LabelMasses, RequestOutput, ScoringRequest
 from server.decisions.decision import Decision
 from server.decisions.metering import DecisionMeter
@@ -43,7 +44,8 @@ async def decide(
         check_first_token(model, terms, prompt.num_tokens)
     if not decision.questions:
         return Decided([], [], 0, 0)
-    meter = DecisionMeter(model.metrics, current_record(), current_caller().account, prompt, terms)
+    account, num_questions = current_caller().account, len(decision.questions)
+    meter = DecisionMeter(model.metrics, current_record(), account, prompt, terms, num_questions=num_questions)
     with metered(model, meter):
         if is_first:
             model.client.check_capacity(1, prompt.num_tokens, terms.service_class)
@@ -74,8 +76,11 @@ async def _scored(
                 return output
             if output.finish_reason is not None:
                 number = output.failed_question
-                path = "questions" if number is None else unrolled(decision).questions[number].path
-                raise failure_of(output, path, terms, model)
+                question = None if number is None else unrolled(decision).questions[number]
+                error = failure_of(output, "questions" if question is None else question.path, terms, model)
+                if isinstance(error, InvalidRequest) and question is not None and error.param == question.path:
+                    error.location = question.location
+                raise error
     finally:
         stream.abort(AbortReason.CLIENT_GONE)  # no effect on a stream that has ended
     raise AssertionError("a stream ended without a terminal output")

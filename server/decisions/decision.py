@@ -4,6 +4,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.errors import InvalidRequest
+
+Location = tuple[int | str, ...]
+
 
 class Kind(enum.StrEnum):
     """Kind of a question."""
@@ -15,10 +19,11 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelOption:
-    """An option of a choice, or a level of a scale."""
+    """An option of a choice, or a level of a scale. location: its keys and indices below the question's."""
 
     value: str | bool
     description: str | None = None
+    location: Location = ()
 
     @property
     def text(self) -> str:
@@ -34,7 +39,8 @@ class Question:
 
     path: its place in the request, for errors. options: none for a statement; yes and no for a predicate that may be a
     question too; else two or more, the lowest level first. option_path: the place of an option below `path`, with
-    {number} or {value}.
+    {number} or {value}. location: the keys and indices of `path`, which may be joined in it in several ways; None if
+    the protocol does not need them.
     """
 
     kind: Kind
@@ -43,6 +49,15 @@ class Question:
     options: Sequence[LabelOption] = ()
     name: str | None = None
     option_path: str = ""
+    location: Location | None = None
+
+    def fault(self, message: str, number: int | None = None) -> InvalidRequest:
+        """Return the error for the question, or for its option with this number. message: begins behind its path."""
+        at = self.path if number is None else self.path_of(number)
+        location = self.location
+        if location is not None and number is not None and self.options:
+            location += self.options[number].location
+        return InvalidRequest(f"{at} {message}", param=at, location=location)
 
     def path_of(self, number: int) -> str:
         """Return the place of an option in the request."""

@@ -21,18 +21,23 @@ class DecisionMeter:
         account: Account | None,
         prompt: DecisionPrompt,
         terms: RequestTerms,
+        *,
+        num_questions: int,
     ) -> None:
-        """Reserve the tokens of state and questions. Raises RateLimited if the key's limits do not allow it."""
+        """Reserve the tokens of state and questions. Raises RateLimited if the key's limits do not allow it.
+
+        num_questions: those of the client; `prompt` has all rotations of each.
+        """
         self._metrics = metrics
         self.record = record
         self._account = account
         self._terms = terms
         self._num_tokens = prompt.num_tokens
         self.num_cached_tokens = 0
-        metrics.observe("decision_questions", len(prompt.questions))
+        metrics.observe("decision_questions", num_questions)
         metrics.observe("request_prompt_tokens", self._num_tokens)
         if record is not None:
-            record.num_inputs += len(prompt.questions)
+            record.num_inputs += num_questions
             record.prompt_tokens += self._num_tokens
         self._reserved = None if account is None else account.reserve(self._num_tokens, 0, is_open_ended=False)
 

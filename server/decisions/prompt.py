@@ -138,6 +138,7 @@ def _question_prompt(question: Question, frame: _Frame) -> ScoredQuestion:
             f"the model's tokenizer makes the same of two labels of {question.path}, so nothing tells them apart; "
             "use another model",
             param=question.path,
+            location=question.location,
         )
     return ScoredQuestion(frame.encode(worded.text), labels)
 
@@ -153,8 +154,7 @@ def _labels(question: Question, worded: Worded, frame: _Frame) -> list[list[Path
     for number, spellings in enumerate(worded.labels):
         paths = {frame.path(lead + spelling) for spelling in spellings for lead in frame.leads}
         if fault := _fault(paths):
-            place = question.path_of(number)
-            raise InvalidRequest(f"{place} {fault}; shorten it", param=place)
+            raise question.fault(f"{fault}; shorten it", number)
         labels.append(sorted(paths))
     return labels
 
@@ -173,16 +173,19 @@ def _check_sum(given: int, limit: int, what: str, last: Question) -> None:
             f"the questions up to {last.path} have {given:,} {what}, each rotation counted; the limit is {limit:,}; "
             "ask fewer questions in one request, shorten them, or ask for fewer permutations",
             param=last.path,
+            location=last.location,
         )
 
 
 def _check_length(num_tokens: int, num_label_tokens: int, limit: int, question: Question) -> None:
     """Raise ContextLengthExceeded if the longest label does not fit behind the question."""
     if num_tokens + num_label_tokens > limit:
-        raise ContextLengthExceeded(
+        error = ContextLengthExceeded(
             f"the input and {question.path} have {num_tokens} tokens, and its longest label {num_label_tokens}; the "
             f"model takes {limit} together; shorten the input or the question",
             param=question.path,
             num_tokens=num_tokens + num_label_tokens,
             limit=limit,
         )
+        error.location = question.location
+        raise error

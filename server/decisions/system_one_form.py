@@ -49,21 +49,28 @@ def _open_questions(body: SystemOneRequest) -> Iterator[tuple[str, SystemOneQues
 
 
 def _question(name: str, given: SystemOneQuestion) -> Question:
-    path, instructions = f"questions.{name}", content_text(given.instructions)
+    path, location, instructions = f"questions.{name}", ("questions", name), content_text(given.instructions)
     match given:
         case NoulQuestion():
             outcomes = (None, None) if given.criteria is None else (given.criteria.true, given.criteria.false)
             yes, no = (content_text(outcome) for outcome in outcomes)
             if not any(text.strip() for text in (instructions, yes, no)):
-                raise InvalidRequest(f"{path} asks nothing; give it instructions or criteria", param=path)
+                message = f"{path} asks nothing; give it instructions or criteria"
+                raise InvalidRequest(message, param=path, location=location)
             options = [LabelOption("yes", yes), LabelOption("no", no)]
-            return Question(Kind.PREDICATE, instructions, path, options, name)
+            return Question(Kind.PREDICATE, instructions, path, options, name, location=location)
         case SystemOneChoice():
-            options = [LabelOption(label, content_text(description)) for label, description in given.criteria.items()]
-            return Question(Kind.CHOICE, instructions, path, options, name, ".criteria.{value:.40}")
+            options = [
+                LabelOption(label, content_text(description), ("criteria", label))
+                for label, description in given.criteria.items()
+            ]
+            return Question(Kind.CHOICE, instructions, path, options, name, ".criteria.{value:.40}", location)
         case _:
-            options = [LabelOption(content_text(level)) for level in given.criteria]
-            return Question(Kind.SCORE, instructions, path, options, name, ".criteria[{number}]")
+            options = [
+                LabelOption(content_text(level), location=("criteria", number))
+                for number, level in enumerate(given.criteria)
+            ]
+            return Question(Kind.SCORE, instructions, path, options, name, ".criteria[{number}]", location)
 
 
 def system_one_answer(body: SystemOneRequest, decision: Decision, decided: Decided, model_name: str) -> SystemOneAnswer:

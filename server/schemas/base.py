@@ -124,10 +124,15 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
         fault = error.errors(include_url=False)[0]
         path = path_text(fault["loc"])
         if fault["type"] == UNSUPPORTED:
-            raise UnsupportedParameter(f"{path} is {quote(fault['input'])}; {fault['msg']}", param=path) from None
-        if fault["type"] == "missing":
-            raise InvalidRequest(f"{path} is missing; it is required", param=path) from None
-        raise InvalidRequest(f"{path} is {quote(fault['input'])}; {_limit(fault)}", param=path) from None
+            refused: InvalidRequest = UnsupportedParameter(
+                f"{path} is {quote(fault['input'])}; {fault['msg']}", param=path
+            )
+        elif fault["type"] == "missing":
+            refused = InvalidRequest(f"{path} is missing; it is required", param=path)
+        else:
+            refused = InvalidRequest(f"{path} is {quote(fault['input'])}; {_limit(fault)}", param=path)
+        refused.location = fault["loc"]
+        raise refused from None
 
 
 def _validate(model: type[M], body: dict[str, Any]) -> M:

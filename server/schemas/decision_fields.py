@@ -1,13 +1,13 @@
 """Fields and limits that the bodies of all decisions share, whatever protocol they come from."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import INT32, StrictModel
+from server.schemas.base import INT32, StrictModel, quote
 from server.schemas.sampling import MAX_TIMEOUT_S
 
 MAX_QUESTIONS = 400
@@ -54,28 +54,37 @@ def not_blank(value: V) -> V:
     return value
 
 
+def distinct(values: Iterable[Hashable], what: str) -> None:
+    """Raise PydanticCustomError for the first value that equals an earlier one. A string and a bool are never equal.
+
+    what: the values in the message.
+    """
+    seen: dict[tuple[type, Hashable], int] = {}
+    for number, value in enumerate(values):
+        if (first := seen.setdefault((type(value), value), number)) != number:
+            raise PydanticCustomError(
+                "equal",
+                "its items {first} and {second} have the same {what}, {value}",
+                {"first": first, "second": number, "what": what, "value": quote(value)},
+            )
+
+
 def checked_json(value: Any) -> Any:
     """Return the value. Raises PydanticCustomError for one that is too large to be read as text."""
-    for num_values, depth in enumerate(_depths(value), 1):
-        if depth > _MAX_DEPTH:
-            raise PydanticCustomError("json", "it must have at most {most} levels", {"most": _MAX_DEPTH})
-        if num_values > _MAX_VALUES:
-            raise PydanticCustomError("json", "it must have at most {most} values", {"most": f"{_MAX_VALUES:,}"})
-    if len(msgspec.json.encode(value)) > _MAX_JSON_BYTES:
-        raise PydanticCustomError("json", "it must have at most 256 KiB as compact JSON")
+    depth, num_values, level = 0, 1, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+        depth, num_values = depth + 1, num_values + len(level)
+    _check_size(depth, _MAX_DEPTH, "levels")
+    _check_size(num_values, _MAX_VALUES, "values")
+    _check_size(len(msgspec.json.encode(value)), _MAX_JSON_BYTES, "bytes (256 KiB) as compact JSON")
     return value
 
 
-def _depths(value: Any) -> Iterator[int]:
-    """Yield, for each value within a JSON value and for itself, the number of containers that it is in or is."""
-    pending = [(value, 1)]
-    while pending:
-        each, depth = pending.pop()
-        if isinstance(each, dict | list):
-            yield depth
-            pending += [(part, depth + 1) for part in (each.values() if isinstance(each, dict) else each)]
-        else:
-            yield depth - 1
+def _check_size(given: int, most: int, what: str) -> None:
+    if given > most:
+        fields = {"most": f"{most:,}", "what": what, "given": f"{given:,}"}
+        raise PydanticCustomError("json", "it must have at most {most} {what}; it has {given}", fields)
 
 
 def compact_json(value: Any) -> str:

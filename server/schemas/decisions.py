@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import MAX_MESSAGES, TEXT_ONLY, StrictModel, by_type, quote
+from server.schemas.base import MAX_MESSAGES, TEXT_ONLY, StrictModel, by_type
 from server.schemas.decision_fields import (
     MAX_OPTIONS,
     MAX_QUESTIONS,
     DecisionFields,
     checked_json,
     compact_json,
+    distinct,
     not_blank,
 )
 
@@ -171,25 +172,13 @@ class ScoreLevel(StrictModel):
     description: str | None = None
 
 
-def _distinct(values: list[Any], path: str) -> None:
-    """Raise for the first value that equals an earlier one. A string and a bool are never equal."""
-    seen: dict[tuple[type, Any], int] = {}
-    for number, value in enumerate(values):
-        if (first := seen.setdefault((type(value), value), number)) != number:
-            raise PydanticCustomError(
-                "equal",
-                "its items {first} and {second} have the same {name}, {value}",
-                {"first": first, "second": number, "name": path, "value": quote(value)},
-            )
-
-
 def _choices(choices: list[ChoiceOption]) -> list[ChoiceOption]:
-    _distinct([choice.value for choice in choices], "value")
+    distinct([choice.value for choice in choices], "value")
     return choices
 
 
 def _levels(levels: list[ScoreLevel]) -> list[ScoreLevel]:
-    _distinct([level.label for level in levels], "label")
+    distinct([level.label for level in levels], "label")
     return levels
 
 

@@ -85,7 +85,9 @@ def _explain(data: bytes, error: ValueError, what: str) -> InvalidRequest:
         for path, token, _ in _strings_and_scalars(text):
             if (problem := _problem(token)) is not None:
                 where = path_text(path)
-                return InvalidRequest(f"{what} is not valid JSON: {where or what} {problem}", param=where or None)
+                return InvalidRequest(
+                    f"{what} is not valid JSON: {where or what} {problem}", param=where or None, location=path
+                )
     reason = str(error).removeprefix("JSON is malformed: ")
     return InvalidRequest(f"{what} is not valid JSON: {reason}")
 

@@ -12,6 +12,7 @@ from server.schemas.decision_fields import (
     DecisionFields,
     checked_json,
     compact_json,
+    distinct,
     not_blank,
 )
 
@@ -67,6 +68,11 @@ class SystemOneChoice(_Question):
     criteria: Annotated[dict[str, Content | None], Field(min_length=1, max_length=MAX_OPTIONS), AfterValidator(_labels)]
 
 
+def _levels(levels: list[Any]) -> list[Any]:
+    distinct(map(content_text, levels), "text")
+    return levels
+
+
 class SystemOneScore(_Question):
     """A choice of a level of a scale, whose lowest level is the first."""
 
@@ -74,6 +80,7 @@ class SystemOneScore(_Question):
     criteria: Annotated[
         list[Annotated[Content, AfterValidator(not_blank)]],
         Field(fail_fast=True, min_length=1, max_length=MAX_OPTIONS),
+        AfterValidator(_levels),
     ]
 
 
@@ -88,7 +95,8 @@ def _questions(value: Any) -> Any:
     if not isinstance(value, dict):
         raise PydanticCustomError("questions", "it must be an object with a name for each question")
     if not 1 <= len(value) <= MAX_QUESTIONS:
-        raise PydanticCustomError("questions", "it must have 1 to {most} questions", {"most": MAX_QUESTIONS})
+        fields = {"most": MAX_QUESTIONS, "given": f"{len(value):,}"}
+        raise PydanticCustomError("questions", "it must have 1 to {most} questions; it has {given}", fields)
     return value
 
 

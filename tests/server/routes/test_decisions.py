@@ -312,7 +312,11 @@ def _nested(depth: int) -> Any:
 
 @pytest.mark.parametrize(
     ("data", "limit"),
-    [(_nested(33), "32 levels"), ({"a": [0] * 10_000}, "10,000 values"), ({"a": "x" * 2**18}, "256 KiB")],
+    [
+        (_nested(33), "32 levels; it has 33"),
+        ({"a": [0] * 10_000}, "10,000 values; it has 10,002"),
+        ({"a": "x" * 2**18}, "256 KiB) as compact JSON; it has 262,152"),
+    ],
     ids=["depth", "values", "size"],
 )
 async def test_a_json_part_has_limits(data: Any, limit: str) -> None:
@@ -383,6 +387,13 @@ async def test_an_end_without_answers_is_an_error(output: dict[str, Any], status
     reason = output["finish_reason"].value
     line = f'headrace_request_success_total{{finished_reason="{reason}",model_name="{MODEL}"}} 1.0'
     assert (line in metrics) is is_counted
+
+
+async def test_rotations_do_not_count_as_questions() -> None:
+    async with http(make_app(decision_client())) as api:
+        assert (await api.post(URL, json={**BODY, "permutations": 3})).status_code == 200
+        metrics = (await api.get("/metrics")).text
+    assert f'headrace_decision_questions_sum{{model_name="{MODEL}"}} 3.0' in metrics
 
 
 async def test_a_full_queue_refuses_the_decision() -> None:

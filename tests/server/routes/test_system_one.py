@@ -127,10 +127,10 @@ WIDE = {"type": "choice", "criteria": dict.fromkeys(map(str, range(255)))}
 BAD: list[tuple[dict[str, Any], list[str | int], str]] = [
     ({"state": None}, ["state"], "a string, an object or a list"),
     ({"state": " "}, ["state"], "state is empty"),
-    ({"state": _nested(33)}, ["state"], "32 levels"),
+    ({"state": _nested(33)}, ["state"], "at most 32 levels; it has 33"),
     ({"questions": {}}, ["questions"], "1 to 400"),
     ({"questions": [NOUL]}, ["questions"], "a name for each question"),
-    ({"questions": dict.fromkeys(map(str, range(401)), NOUL)}, ["questions"], "1 to 400"),
+    ({"questions": dict.fromkeys(map(str, range(401)), NOUL)}, ["questions"], "1 to 400 questions; it has 401"),
     (_one(type="box"), ["questions", "q"], "only text"),
     (_one(type="predicate"), ["questions", "q"], "must be one of noul, choice, score"),
     (_one(type="noul"), ["questions", "q"], "instructions or criteria"),
@@ -144,9 +144,15 @@ BAD: list[tuple[dict[str, Any], list[str | int], str]] = [
         ["questions", "q", "criteria"],
         "at most 255",
     ),
-    (_one(type="choice", criteria={"x" * 300: None, "a": None}), ["questions", "q", "criteria", "x" * 40], "is 256"),
+    (_one(type="choice", criteria={"x" * 300: None, "a": None}), ["questions", "q", "criteria", "x" * 300], "is 256"),
     (_one(type="score", criteria=[]), ["questions", "q", "criteria"], "at least 1"),
     (_one(type="score", criteria=["a", ""]), ["questions", "q", "criteria", 1], "other than spaces"),
+    (
+        _one(type="score", criteria=["low", "high", "low"]),
+        ["questions", "q", "criteria"],
+        "items 0 and 2 have the same",
+    ),
+    (_one(type="score", criteria=[{"a": 1}, {"a": 1}]), ["questions", "q", "criteria"], "items 0 and 1 have the same"),
     (_one(type="score", criteria=["a", "x" * 300]), ["questions", "q", "criteria", 1], "the limit is 256"),
     ({"questions": dict.fromkeys(map(str, range(65)), WIDE)}, ["questions"], "have 16,575 options"),
     ({"questions": dict.fromkeys("abcde", WIDE), "permutations": 16}, ["permutations"], "have 20,400 options"),
@@ -169,6 +175,20 @@ async def test_a_bad_body_is_a_422_with_its_place(
     assert fault["loc"] == ["body", *location]
     assert message in fault["msg"] == body["error"]["message"]
     assert response.headers["x-typesafe-request-id"] == response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("name", ["a.b", "item[0]", ""])
+async def test_a_place_has_names_as_they_are(name: str) -> None:
+    long = {"type": "choice", "criteria": {name + "x" * 300: None, "a": None}}
+    for question, inner in (
+        ({"type": "box"}, []),
+        ({"type": "noul"}, []),
+        ({**CHOICE, "criteria": {"a.[0]": 1}}, ["criteria", "a.[0]"]),
+        (long, ["criteria", name + "x" * 300]),
+        ({**NOUL, "instructions": "x" * 5000}, []),
+    ):
+        response = await _post(decision_client(), {"questions": {name: question}})
+        assert response.json()["detail"][0]["loc"] == ["body", "questions", name, *inner]
 
 
 async def test_images_as_parts_are_refused() -> None:

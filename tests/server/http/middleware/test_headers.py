@@ -73,4 +73,5 @@ async def test_a_page_may_send_keys_and_read_our_headers_but_no_cookies() -> Non
     assert "access-control-allow-credentials" not in {*preflight.headers, *answer.headers}
     exposed = set(answer.headers["access-control-expose-headers"].split(", "))
     assert {"x-request-id", "retry-after", "x-should-retry", "x-ignored-parameters", "x-stream-id"} <= exposed
+    assert {"x-decision-calibration", "x-decision-wording", "x-typesafe-request-id"} <= exposed
     assert answer.headers["vary"] == "Origin"
