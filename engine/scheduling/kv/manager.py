@@ -280,7 +280,8 @@ class KVManager:
                         self._pools[index].register(table[entry], key)
                         if self._writes is not None:
                             self._writes.on_registered(sequence, self._groups[index], table[entry], key)
-        self._free_before(sequence, sequence.num_computed, num_computed_before)
+        if self._windowed:
+            self._free_before(sequence, sequence.num_computed, num_computed_before)
         self.trim(sequence, sequence.num_computed)
 
     def _free_before(self, sequence: Sequence, position: int, start: int | None = None) -> None:
