@@ -13,9 +13,10 @@ from server.generation.slo import check_first_token
 from server.generation.terms import RequestTerms, request_terms
 from server.http.body import json_response
 from server.http.disconnect import until_disconnect
+from server.moderations.categories import ModerationPrompt
 from server.moderations.computing import moderate
 from server.moderations.openai_form import moderation_answer
-from server.moderations.prompt import ModerationPrompt, moderation_prompt
+from server.moderations.prompt import moderation_prompt
 from server.openapi.operation import JSON
 from server.schemas.moderations import ModerationAnswer, ModerationRequest
 from server.schemas.parameters import MODERATION_PARAMETERS, ignored_header, ignored_parameters

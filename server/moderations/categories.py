@@ -1,9 +1,12 @@
-"""Category: OpenAI's categories of harmful content, and a result's numbers in them."""
+"""Category: OpenAI's categories of harmful content, how the labels of a prompt name them, and their scores."""
 
 import enum
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.protocol import LabelMasses
+from server.decisions.decision import Decision
+from server.decisions.prompt import DecisionPrompt
 
 
 class Category(enum.StrEnum):
@@ -28,6 +31,16 @@ NOTHING: frozenset[Category] = frozenset()  # the categories of a label that fin
 
 # The categories that each label of one question names
 Findings = Sequence[frozenset[Category]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModerationPrompt:
+    """One text's decision. findings: of each question. wording: the name of the questions' wording."""
+
+    decision: Decision
+    prompt: DecisionPrompt
+    findings: Sequence[Findings]
+    wording: str
 
 
 def category_scores_of(findings: Sequence[Findings], masses: Sequence[LabelMasses]) -> dict[Category, float]:

@@ -8,8 +8,7 @@ from engine.errors import InvalidRequest
 from server.decisions.computing import decide
 from server.generation.terms import RequestTerms
 from server.keys.caller import current_caller
-from server.moderations.categories import Category, category_scores_of
-from server.moderations.prompt import ModerationPrompt
+from server.moderations.categories import Category, ModerationPrompt, category_scores_of
 from server.served.model import ServedModel
 
 

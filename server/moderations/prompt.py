@@ -1,14 +1,15 @@
-"""ModerationPrompt: the questions about one text that give its scores, as a decision."""
+"""moderation_prompt: the questions about one text that give its scores: those of a guard, or a statement for each
+category."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo
 from server.decisions.decision import Decision, Kind, Question
-from server.decisions.prompt import DecisionPrompt, decision_prompt
-from server.moderations.categories import NOTHING, Category, Findings
+from server.decisions.prompt import decision_prompt
+from server.moderations.categories import NOTHING, Category, ModerationPrompt
+from server.moderations.guards.prompt import find_guard, guard_prompt
 from server.text_model import TextModel
 
 GENERAL_WORDING = "general-1"  # any change to the statements needs another name
@@ -41,16 +42,6 @@ _STATEMENTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ModerationPrompt:
-    """One text's decision. findings: of each question. wording: the name of the questions' wording."""
-
-    decision: Decision
-    prompt: DecisionPrompt
-    findings: Sequence[Findings]
-    wording: str
-
-
 def moderation_prompt(
     text: str, path: str, text_model: TextModel, info: EngineInfo, *, min_mass: float, cache_salt: str
 ) -> ModerationPrompt:
@@ -58,8 +49,11 @@ def moderation_prompt(
 
     Raises InvalidRequest if the chat template cannot show them, and ContextLengthExceeded.
     """
+    guard = None if text_model.chat is None else find_guard(text_model.chat.template)
     with _placed(path):
-        return _general_prompt(text, path, text_model, info, min_mass=min_mass, cache_salt=cache_salt)
+        if guard is None:
+            return _general_prompt(text, path, text_model, info, min_mass=min_mass, cache_salt=cache_salt)
+        return guard_prompt(guard, text, path, text_model, info, min_mass=min_mass, cache_salt=cache_salt)
 
 
 def _general_prompt(
@@ -88,6 +82,6 @@ def _placed(path: str) -> Iterator[None]:
             is_at_least=error.is_at_least,
         ) from None
     except InvalidRequest as error:
-        if error.param == "input":
+        if error.param in ("input", "messages"):  # which the client did not send
             error.param = path
         raise
