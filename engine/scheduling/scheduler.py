@@ -9,6 +9,7 @@ import itertools
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -148,6 +149,16 @@ class Scheduler:
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
         return self._config.max_num_seqs - sum(running.num_of(each) + waiting.num_of(each) for each in classes)
 
+    def num_pending_by_rank(self) -> Counter[int]:
+        """Return the uncomputed tokens of running sequences and of as many ready ones that wait as there are slots, by
+        the rank of their service class."""
+        pending: Counter[int] = Counter()
+        for sequence in self._lifecycle.running:
+            pending[sequence.service.rank] += sequence.num_pending
+        for sequence in itertools.islice(self._lifecycle.waiting, self._config.max_num_seqs):
+            pending[sequence.service.rank] += sequence.num_to_compute if sequence.is_ready else 0
+        return pending
+
     def add(
         self,
         request: EngineRequest,
@@ -155,10 +166,12 @@ class Scheduler:
         *,
         num_shared: int = 0,
         continues: Sequence | None = None,
+        part_of: Sequence | None = None,
     ) -> Sequence:
         """Accept a request, and return its sequence. grammar: request.grammar, compiled. num_shared: first tokens of
         the prompt that requests to come will share. continues: the sequence of an ended request with the same
-        beginning. Raises InvalidRequest if it can never be served."""
+        beginning. part_of: an earlier sequence, in whose place of the order this one is served. Raises InvalidRequest
+        if it can never be served."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._config.check_length(request)
         if request.adapter is not None and self.adapters is None:
@@ -177,7 +190,10 @@ class Scheduler:
             sequence.resume(request.resumption)
         if continues is not None and sequence.tokens[:num_shared] == continues.tokens[:num_shared]:
             self._kv.adopt_hashes(sequence, continues, num_shared)
-        sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
+        if part_of is None:
+            sequence.order = service_order(self._config.scheduling_policy, sequence, self._num_added)
+        else:
+            sequence.order = (*part_of.order[:-1], self._num_added)
         self._num_added += 1
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step
         self._lifecycle.add(sequence)

@@ -9,7 +9,8 @@ from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.fairness.service_rules import SERVICE_RULES, ServiceRules
 from engine.scheduling.grammar import OutputGrammar
 
-Order = tuple[int, int, float, int]  # rank of the service class, priority, arrival, number of the intake
+# Rank of the service class, priority, arrival, number of the intake, and the same of a part of an earlier intake.
+Order = tuple[int, int, float, int, int]
 
 
 class SequenceStatus(enum.Enum):
@@ -44,7 +45,13 @@ class Sequence:
     grammar: OutputGrammar | None = None  # the output must match it
     adapter_slot: int = -1  # slot of its adapter, while it runs; -1 without an adapter
     closed_gates: set[Gate] = field(default_factory=set)  # the sequence is set aside while any is closed
-    order: Order = (0, 0, 0.0, 0)  # position among running sequences, and waiting ones of its tenant; lower goes first
+    order: Order = (
+        0,
+        0,
+        0.0,
+        0,
+        0,
+    )  # position among running sequences, and waiting ones of its tenant; the lowest is first
     account: TenantAccount = field(default_factory=TenantAccount)  # account of its tenant in its service class
     num_to_compute: int = 1  # tokens that were not in the prefix cache when last counted
     num_charged: int = 0  # prompt tokens charged to `account`: those that were not cached

@@ -40,12 +40,15 @@ class _Lookup(NamedTuple):
 class ScoringRun:
     """State of one request. Call `take_next` for requests to compute, and `receive` with the output of each.
 
+    leader: the first sequence, whose place in the order of service all others have; None until it is added.
+
     Invariants: until the run has ended, a row is open or due; the first is open or due alone.
     """
 
     def __init__(self, request: ScoringRequest) -> None:
         self.request = request
         self.has_ended = False
+        self.leader: Sequence | None = None
         self._walks = [LabelWalk(LabelTrie(question.labels)) for question in request.questions]
         self._due: deque[_Lookup] = deque()
         self._open: dict[str, _Lookup] = {}

@@ -6,6 +6,7 @@ import msgspec
 
 from engine.errors import InvalidRequest
 from engine.protocol import AbortReason, RequestOutput, ScoringRequest, ServiceClass, StepStats
+from engine.scheduling.fairness.service_rules import SERVICE_RULES
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scoring.run import ScoringRun
@@ -15,9 +16,10 @@ class ScoringRuns:
     """Adds the requests' sequences to the scheduler, and turns their outputs into one for each request.
 
     A request always has at least one sequence in the scheduler; more only while there are slots that no other sequence
-    waits for, and as many as fill the next step. So a request with hundreds of questions delays those that come after
-    it by few steps. Invariants: each open
-    sequence belongs to one run; a run that has not ended has an open sequence.
+    waits for, and as many as fill the next step beside all others of its class and better ones. So a request with
+    hundreds of questions delays those that come after it by few steps. All its sequences have the place of its first in
+    the order of service, or it would wait in line for each. Invariants: each open sequence belongs to one run; a run
+    that has not ended has an open sequence.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -71,15 +73,20 @@ class ScoringRuns:
         outputs of runs that cannot be served."""
         refused: list[RequestOutput] = []
         due = [run for run in self._runs.values() if run.has_due]
-        num_left = self._scheduler.max_num_batched_tokens if due else 0
-        num_left -= sum(_num_uncomputed(sequence) for _, sequence in self._open.values())
+        if not due:
+            return refused
+        budget = self._scheduler.max_num_batched_tokens
+        pending = self._scheduler.num_pending_by_rank()
         while due:
             added = []
             for run in due:
-                if run.num_open and (num_left <= 0 or self._scheduler.num_spare_slots(run.request.service_class) <= 0):
+                service_class = run.request.service_class
+                rank = SERVICE_RULES[service_class].rank
+                num_before = sum(number for each, number in pending.items() if each <= rank)
+                if run.num_open and (num_before >= budget or self._scheduler.num_spare_slots(service_class) <= 0):
                     continue
                 try:
-                    num_left -= _num_uncomputed(self._add_next(run))
+                    pending[rank] += self._add_next(run).num_to_compute
                     added.append(run)
                 except InvalidRequest as error:
                     refused.append(self._end(run, run.refuse(str(error))))
@@ -89,7 +96,8 @@ class ScoringRuns:
     def _add_next(self, run: ScoringRun) -> Sequence:
         request, continues = run.take_next()
         num_shared = len(run.request.prompt_ids)
-        sequence = self._scheduler.add(request, num_shared=num_shared, continues=continues)
+        sequence = self._scheduler.add(request, num_shared=num_shared, continues=continues, part_of=run.leader)
+        run.leader = run.leader or sequence
         self._open[request.id] = run, sequence
         return sequence
 
@@ -101,11 +109,6 @@ class ScoringRuns:
     def _abort_open(self, run: ScoringRun, reason: AbortReason) -> None:
         for request_id in run.open_ids:
             self._scheduler.abort(request_id, reason)
-
-
-def _num_uncomputed(sequence: Sequence) -> int:
-    is_waiting = sequence.status is SequenceStatus.WAITING
-    return sequence.num_to_compute if is_waiting else len(sequence.tokens) - sequence.num_computed
 
 
 def _status(run: ScoringRun, statuses: set[SequenceStatus]) -> SequenceStatus:

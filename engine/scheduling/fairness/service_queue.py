@@ -15,8 +15,8 @@ def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> 
     """
     rank, request = sequence.service.rank, sequence.request
     if policy is SchedulingPolicy.PRIORITY:
-        return (rank, request.priority, request.arrival_s, number)
-    return (rank, 0, 0.0, number)
+        return (rank, request.priority, request.arrival_s, number, 0)
+    return (rank, 0, 0.0, number, 0)
 
 
 class ClassCounts:

@@ -202,6 +202,40 @@ def test_others_get_tokens_while_questions_are_left() -> None:
     assert {output.id for output in outputs} == {"other"}
 
 
+def test_a_request_waits_in_line_once() -> None:
+    engine, _ = make_engine(num_blocks=400, max_num_seqs=4, max_model_len=128)
+    others = iter(make_request(f"o{number}", make_prompt(5, seed=number), max_tokens=12) for number in range(200))
+
+    def keep_waiting(_step: int) -> None:
+        while len(engine_ids) < 8:
+            engine_ids.add((other := next(others)).id)
+            engine.add(other)
+
+    engine_ids: set[str] = set()
+    keep_waiting(0)
+    engine.score(_request("s", num_questions=20))
+    for step in range(130):
+        outputs = engine.step().outputs
+        engine_ids -= {output.id for output in outputs if output.finish_reason is not None}
+        if any(output.id == "s" for output in outputs):
+            break
+        keep_waiting(step)
+    else:
+        raise AssertionError("the request waits for others again and again")
+
+
+@pytest.mark.parametrize("service_class", [ServiceClass.BATCH, ServiceClass.BACKGROUND])
+def test_rows_of_lesser_classes_do_not_hold_up_a_request(service_class: ServiceClass) -> None:
+    engine, _ = make_engine(num_blocks=1000, max_num_seqs=64, max_num_batched_tokens=64, max_model_len=128)
+    for number in range(4):
+        engine.score(_request(f"b{number}", num_state=60, num_questions=20, service_class=service_class))
+    for _ in range(4):
+        engine.step()
+    engine.score(_request("s", num_questions=30))
+    outputs = [output for _ in range(20) for output in engine.step().outputs]
+    assert "s" in {output.id for output in outputs}
+
+
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
 def test_an_abort_ends_all_of_it(num_steps: int) -> None:
     engine, runner = make_engine(num_blocks=400, max_num_seqs=8, max_num_batched_tokens=16, max_model_len=128)

@@ -25,7 +25,7 @@ class Line:
         number = len(self.all)
         request = make_request(f"{name}{number}", [1], service_class=service_class, adapter=make_adapter(name))
         sequence = Sequence(request=request, seed=0, tokens=[1], num_prompt=1, account=TenantAccount("a"))
-        sequence.order = (sequence.service.rank, 0, 0.0, number)
+        sequence.order = (sequence.service.rank, 0, 0.0, number, 0)
         self.queue.add(sequence)
         self.waiters.join(sequence)
         self.all.append(sequence)

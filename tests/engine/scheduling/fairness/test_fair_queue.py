@@ -24,7 +24,7 @@ def sequence(
 ) -> Sequence:
     request = make_request(str(number), [1], service_class=service_class)
     each = Sequence(request=request, seed=0, tokens=[1], num_prompt=1, account=account, grammar=grammar)
-    each.order = (each.service.rank, 0, 0.0, number)
+    each.order = (each.service.rank, 0, 0.0, number, 0)
     return each
 
 

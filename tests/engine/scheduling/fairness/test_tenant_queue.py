@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fast
 
 def sequence(number: int, num_to_compute: int) -> Sequence:
     each = Sequence(request=make_request(str(number), [1]), seed=0, tokens=[1], num_prompt=1)
-    each.order = (1, 0, 0.0, number)
+    each.order = (1, 0, 0.0, number, 0)
     each.num_to_compute = num_to_compute
     return each
 
@@ -115,7 +115,7 @@ def test_it_agrees_with_a_list(operations: list[tuple[str, int, int]], order: in
         queue.check()
     assert set(queue) == {*line, *aside}
     assert len(queue) == len(line) + len(aside)
-    place: Order | None = None if order is None else (1, 0, 0.0, order)
+    place: Order | None = None if order is None else (1, 0, 0.0, order, 0)
     behind = [
         each
         for each in sorted(line, key=lambda each: each.order)

@@ -46,7 +46,7 @@ def sequence_of(number: int, length: int, *, num_computed: int = 0) -> Sequence:
     sequence = Sequence(
         request=request, seed=0, tokens=[1] * length, num_prompt=length, account=TenantAccount(str(number % 3))
     )
-    sequence.order = (sequence.service.rank, 0, 0.0, number)
+    sequence.order = (sequence.service.rank, 0, 0.0, number, 0)
     sequence.num_computed = num_computed
     return sequence
 

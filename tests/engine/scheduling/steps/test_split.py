@@ -26,7 +26,7 @@ def prompt_of(
     """A sequence whose prompt is to be computed, or, with output, is computed."""
     request = make_request(str(number), [1] * length, service_class=service_class)
     sequence = Sequence(request=request, seed=0, tokens=[1] * (length + num_output), num_prompt=length, account=account)
-    sequence.order = (sequence.service.rank, priority, 0.0, number)
+    sequence.order = (sequence.service.rank, priority, 0.0, number, 0)
     sequence.num_computed = len(sequence.tokens) - 1 if num_output else 0
     return sequence
 
