@@ -113,7 +113,8 @@ def _part(
     overall = fit_to_others(answers)
     own = {name: fit_to_others(known) for name, known in by_name.items()}
     held_out = [answer for answer in answers if folds[answer.input_id] == fold]
-    return [(answer, own.get(answer.name or "", overall).apply(answer.probabilities)) for answer in held_out]
+    fits = [overall if answer.name is None else own.get(answer.name, overall) for answer in held_out]
+    return [(answer, each.apply(answer.probabilities)) for answer, each in zip(held_out, fits, strict=True)]
 
 
 def _fit_platt(answers: Sequence[KnownAnswer]) -> Platt:
@@ -162,12 +163,18 @@ def _platt_loss(logits: Sequence[float], targets: Sequence[float], slope: float,
 
 
 def _fit_temperature(answers: Sequence[KnownAnswer]) -> Temperature:
-    """Fit by Newton's method within an interval that shrinks: the log loss is convex in 1 / temperature."""
-    rows = [([log_probability(each) for each in answer.probabilities], answer.right) for answer in answers]
+    """Fit by Newton's method within an interval that shrinks: the log loss is convex in 1 / temperature. The targets
+    are a little inside of 0 and 1, as Platt's: answers that are all right do not make the model certain."""
+    high_target = (len(answers) + 1) / (len(answers) + 2)
+    rows = []
+    for answer in answers:
+        logs = [log_probability(each) for each in answer.probabilities]
+        mean_of_others = (math.fsum(logs) - logs[answer.right]) / max(len(logs) - 1, 1)
+        rows.append((logs, high_target * logs[answer.right] + (1 - high_target) * mean_of_others))
     low, high = 1 / MAX_TEMPERATURE, 1 / _MIN_TEMPERATURE
     inverse = 1.0
     while high - low > _PRECISION * high:
-        slopes = [_slope(logs, right, inverse) for logs, right in rows]
+        slopes = [_slope(logs, target, inverse) for logs, target in rows]
         gain, curve = math.fsum(each for each, _ in slopes), math.fsum(each for _, each in slopes)
         low, high = (inverse, high) if gain > 0 else (low, inverse)
         step = gain / (curve + _RIDGE)
@@ -177,11 +184,12 @@ def _fit_temperature(answers: Sequence[KnownAnswer]) -> Temperature:
     return Temperature(1 / inverse)
 
 
-def _slope(logs: Sequence[float], right: int, inverse: float) -> tuple[float, float]:
-    """Return the first derivative of the right label's log probability by 1 / temperature, and minus the second."""
+def _slope(logs: Sequence[float], target: float, inverse: float) -> tuple[float, float]:
+    """Return the first derivative of the targets' log likelihood by 1 / temperature, and minus the second. target: the
+    logarithms' mean, weighted with the targets."""
     most = max(logs)
     powers = [math.exp(inverse * (each - most)) for each in logs]
     total = sum(powers)
     mean = sum(map(operator.mul, powers, logs)) / total
     square = sum(power * (each - mean) ** 2 for power, each in zip(powers, logs, strict=True))
-    return logs[right] - mean, square / total
+    return target - mean, square / total

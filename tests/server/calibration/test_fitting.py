@@ -1,5 +1,6 @@
 """Fits of probabilities to known answers: they find the numbers behind them, and are measured on held-out inputs."""
 
+import dataclasses
 import math
 import random
 from collections.abc import Sequence
@@ -63,6 +64,23 @@ def test_platts_numbers_have_the_least_loss() -> None:
     assert gradient([log_odds(answer.probabilities[0]) for answer in answers]) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 0.5, 1.0, 3.0, 20.0])
+def test_the_temperature_has_the_least_loss(temperature: float) -> None:
+    answers = _choices(300, temperature)
+    found = fit(answers, is_predicate=False)
+    assert isinstance(found, Temperature)
+
+    def loss(fitted: Temperature) -> float:
+        losses = []
+        for answer in answers:
+            logs = [math.log(each) for each in fitted.apply(answer.probabilities)]
+            others = math.fsum(logs) - logs[answer.right]
+            losses.append(-(301 * logs[answer.right] + others / 4) / 302)
+        return math.fsum(losses)
+
+    assert all(loss(found) < loss(Temperature(found.temperature * by)) for by in (0.2, 0.99, 1.01, 5.0))
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_temperature_is_found(temperature: float) -> None:
     found = calibrate_kind(_choices(1000, temperature), is_predicate=False).overall
@@ -70,6 +88,27 @@ def test_the_temperature_is_found(temperature: float) -> None:
     assert found.fit.temperature == pytest.approx(temperature, rel=0.1)
     assert found.after.calibration_error < 0.05
     assert found.after.accuracy == found.before.accuracy
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.5, 0.9), (0.95, 0.999), (0.9999, 1.0)])
+def test_choices_that_are_all_right_stay_about_as_sure_as_their_number_says(least: float, most: float) -> None:
+    draw = random.Random(2)
+    sure = [draw.uniform(least, most) for _ in range(60)]
+    answers = [KnownAnswer(str(n), None, [(1 - p) * 0.7, p, (1 - p) * 0.3], 1) for n, p in enumerate(sure)]
+    found = fit(answers, is_predicate=False)
+    after = [found.apply(answer.probabilities) for answer in answers]
+    assert math.fsum(each[1] for each in after) / 60 == pytest.approx(61 / 62, abs=0.03)
+    assert found.apply([0.45, 0.40, 0.15])[0] < 0.8
+
+
+def test_choices_that_are_all_wrong_become_even() -> None:
+    answers = [KnownAnswer(str(n), None, [0.6, 0.3, 0.1], 2) for n in range(60)]
+    assert fit(answers, is_predicate=False).apply([0.6, 0.3, 0.1]) == pytest.approx([1 / 3] * 3, abs=0.01)
+
+
+def test_choices_that_are_all_even_keep_their_probabilities() -> None:
+    answers = [KnownAnswer(str(n), None, [0.5, 0.5], n % 2) for n in range(60)]
+    assert fit(answers, is_predicate=False) == Temperature(1.0)
 
 
 def test_answers_that_are_told_apart_perfectly_have_finite_numbers() -> None:
@@ -114,6 +153,17 @@ def test_a_name_has_its_own_numbers_from_200_answers_on() -> None:
     assert isinstance(own, Platt)
     assert own.slope == pytest.approx(2.0, abs=0.5)
     assert other == found.fit(None) == found.overall.fit != own
+
+
+def test_an_answer_without_a_name_is_not_measured_with_the_numbers_of_an_empty_name() -> None:
+    unnamed = _predicates(60, slope=-1.0, intercept=1.0, seed=3)
+    named = _predicates(200, slope=2.0, intercept=0.0, seed=1)
+    empty, full = (
+        calibrate_kind([*(dataclasses.replace(each, name=name) for each in named), *unnamed], is_predicate=True)
+        for name in ("", "often")
+    )
+    assert [*empty.by_name] == [""]
+    assert empty.overall == full.overall
 
 
 @pytest.mark.parametrize(
