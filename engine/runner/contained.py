@@ -41,11 +41,16 @@ def _execute_apart(runner: Runner[Any], plan: StepPlan, error: Exception) -> Ste
     """Run a failed plan again item by item, so that only sequences that fail on their own end.
 
     Rerunning writes the same keys and values. A model with recurrent states cannot rerun the step, which may have
-    overwritten the states that it started from: then every sequence ends with `error`.
+    overwritten the states that it started from: then every sequence ends with `error`. So do sequences with blocks that
+    the plan copies: the copies may be missing, and their sources overwritten.
     """
     rows = [_failed(error)] * len(plan.items)
     if len(plan.items) > 1 and not any(group.is_state for group in runner.kv_groups):
-        rows = [_execute_alone(runner, item) for item in plan.items]
+        targets = {copy.target for copy in plan.copies}
+        rows = [
+            _execute_alone(runner, item) if targets.isdisjoint(*item.sequence.tables) else _failed(error)
+            for item in plan.items
+        ]
     return StepResult(rows, is_representative=False)
 
 

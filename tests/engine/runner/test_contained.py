@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.protocol import FinishReason
+from engine.protocol import FinishReason, ScoredQuestion, ScoringRequest
 from engine.scheduling.plan import StepPlan, StepResult
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner, LedgerStep
@@ -61,6 +61,17 @@ def test_a_step_that_may_have_overwritten_states_ends_all_its_sequences() -> Non
     requests = [make_request(f"r{i}", make_prompt(5, seed=i), ignore_eos=True) for i in range(2)]
     outputs = LocalClient(engine).generate(requests)
     assert [outputs[r.id].finish_reason for r in requests] == [FinishReason.ERROR] * 2
+
+
+def test_a_step_that_may_have_lost_copies_ends_the_sequences_that_need_them() -> None:
+    engine, ledger = make_engine(num_blocks=96)
+    engine._runner = FaultyRunner(ledger, lambda plan: bool(plan.copies), RuntimeError("a kernel failed"))
+    questions = [ScoredQuestion([number, 1], [[(1,)], [(2,)]]) for number in range(3)]
+    scoring = ScoringRequest(id="s", prompt_ids=make_prompt(9), questions=questions, arrival_s=0.0)
+    other = make_request("other", make_prompt(5), max_tokens=4, ignore_eos=True)
+    outputs = LocalClient(engine).generate([scoring, other])
+    assert outputs["other"].new_ids == expected_ids(other)
+    assert outputs["s"].finish_reason is FinishReason.ERROR
 
 
 @pytest.mark.parametrize("most_tokens", [1, 3, 20])
