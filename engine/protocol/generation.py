@@ -89,6 +89,11 @@ class ScoringRequest(QueuedRequest, frozen=True, kw_only=True):
         """Tokens of the state, once, and of each question."""
         return len(self.prompt_ids) + sum(len(question.ids) for question in self.questions)
 
+    @property
+    def num_tokens_apart(self) -> int:
+        """Tokens to compute without a prefix cache: the state again for each question."""
+        return self.num_tokens + (len(self.questions) - 1) * len(self.prompt_ids)
+
 
 SubmittedRequest = EngineRequest | ScoringRequest
 

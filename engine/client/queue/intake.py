@@ -7,7 +7,15 @@ from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.client.queue.first_token import FirstToken, FirstTokenPredictor
 from engine.client.queue.queue_limit import QueueLimit
-from engine.protocol import AbortReason, EngineInfo, RequestOutput, ServiceClass, StepStats, SubmittedRequest
+from engine.protocol import (
+    AbortReason,
+    EngineInfo,
+    RequestOutput,
+    ScoringRequest,
+    ServiceClass,
+    StepStats,
+    SubmittedRequest,
+)
 
 
 class Intake:
@@ -76,7 +84,9 @@ class Intake:
             self._queue.begin(time.monotonic())
         if num_new_tokens is None and not is_batch:
             self._predictor.expect(request.id, len(request.prompt_ids), request.service_class)
-        if num_new_tokens is None or not self._shares_prefixes:
+        if not self._shares_prefixes and isinstance(request, ScoringRequest):
+            num_new_tokens = request.num_tokens_apart
+        elif num_new_tokens is None or not self._shares_prefixes:
             num_new_tokens = len(request.prompt_ids)
         return self._streams.open(request, num_new_tokens=num_new_tokens, on_abort=on_abort)
 

@@ -7,7 +7,7 @@ from engine.client.queue.first_token import FirstToken
 from engine.client.queue.intake import Intake
 from engine.client.queue.queue_limit import QueueLimit
 from engine.errors import QueueFull
-from engine.protocol import FinishReason, RequestOutput, ServiceClass, StepStats
+from engine.protocol import FinishReason, RequestOutput, ScoredQuestion, ScoringRequest, ServiceClass, StepStats
 from tests.helpers.engines import make_request
 from tests.helpers.fake_client import engine_info
 
@@ -19,13 +19,13 @@ LIMIT, PLACES = 2, 3
 class Door:
     """An intake with its streams, and what it told of first tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shares_prefixes: bool = True) -> None:
         self.streams = OpenStreams(on_discarded=lambda _: None)
         self.first_tokens: list[FirstToken] = []
         self.intake = Intake(
             self.streams,
             QueueLimit(LIMIT, 50),
-            shares_prefixes=True,
+            shares_prefixes=shares_prefixes,
             on_first_token=lambda predicted, _: self.first_tokens.append(predicted),
         )
         self.intake.on_ready(engine_info(max_num_seqs=PLACES))
@@ -71,3 +71,14 @@ async def test_a_client_beside_a_batch_is_followed_as_ever() -> None:
     assert len(door.first_tokens) == 1
     assert len(door.intake._queue._ends) == 0  # it rests: no client has work
     assert (door.streams.num_batch, door.streams.num_clients) == (1, 0)
+
+
+@pytest.mark.parametrize(("shares_prefixes", "num_tokens"), [(True, 13), (False, 33)])
+async def test_without_a_prefix_cache_each_question_counts_with_its_state(
+    shares_prefixes: bool, num_tokens: int
+) -> None:
+    door = Door(shares_prefixes=shares_prefixes)
+    questions = [ScoredQuestion([number], [[(1,)], [(2,)]]) for number in range(3)]
+    request = ScoringRequest(id="s", prompt_ids=[1] * 10, questions=questions, arrival_s=0.0)
+    door.intake.open(request, request.num_tokens, lambda _: None)
+    assert door.streams.backlog.num_tokens == num_tokens
