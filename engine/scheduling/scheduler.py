@@ -202,6 +202,10 @@ class Scheduler:
         self._limits.add(sequence)
         return sequence
 
+    def forget_tail(self, sequence: Sequence) -> None:
+        """Free the end of a sequence, which has ended, from the prefix cache: no other will continue it."""
+        self._kv.tails.forget(sequence)
+
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""
         if request_id in self._lifecycle.sequences:

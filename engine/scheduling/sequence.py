@@ -45,13 +45,7 @@ class Sequence:
     grammar: OutputGrammar | None = None  # the output must match it
     adapter_slot: int = -1  # slot of its adapter, while it runs; -1 without an adapter
     closed_gates: set[Gate] = field(default_factory=set)  # the sequence is set aside while any is closed
-    order: Order = (
-        0,
-        0,
-        0.0,
-        0,
-        0,
-    )  # position among running sequences, and waiting ones of its tenant; the lowest is first
+    order: Order = (0, 0, 0.0, 0, 0)  # place among running sequences, and its tenant's waiting ones; lower goes first
     account: TenantAccount = field(default_factory=TenantAccount)  # account of its tenant in its service class
     num_to_compute: int = 1  # tokens that were not in the prefix cache when last counted
     num_charged: int = 0  # prompt tokens charged to `account`: those that were not cached

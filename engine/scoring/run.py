@@ -58,12 +58,18 @@ class ScoringRun:
         self._first_sequence: Sequence | None = None
         # Of each question that goes on, by path: the sequences whose blocks the next rows continue.
         self._sequences: list[dict[Path, Sequence]] = [{} for _ in request.questions]
+        self._left: list[Sequence] = []
         self._preempted_s: list[float] = []
         self._put_due(0)
 
     @property
     def has_due(self) -> bool:
         return bool(self._due)
+
+    @property
+    def num_due_tokens(self) -> int:
+        """Tokens to compute for the rows that are due, if the state is cached."""
+        return sum(1 if each.node.path else len(self.request.questions[each.question].ids) for each in self._due)
 
     @property
     def has_first(self) -> bool:
@@ -114,6 +120,11 @@ class ScoringRun:
         self.has_ended = True
         return self._terminal(FinishReason.STOP, scores=[walk.masses() for walk in self._walks])
 
+    def take_left(self) -> list[Sequence]:
+        """Return the sequences since the last call that no row will continue; never the leader."""
+        left, self._left = self._left, []
+        return left
+
     def refuse(self, error: str) -> RequestOutput:
         """End the run because one of its requests can never be served; return its output."""
         return self._failed(RequestOutput(id="", finish_reason=FinishReason.ERROR, error=error, is_refused=True), None)
@@ -129,6 +140,7 @@ class ScoringRun:
             for node in nodes
         ]
         if not nodes:
+            self._left += [each for each in sequences.values() if each is not self.leader]
             sequences.clear()
         if nodes and nodes[0].path:
             self._due.extendleft(reversed(lookups))

@@ -53,10 +53,13 @@ class ScoringRuns:
             run, sequence = self._open.pop(output.id)
             if not run.has_ended and (whole := run.receive(output, sequence)) is not None:
                 collected.append(self._end(run, whole))
+            for each in run.take_left():
+                self._scheduler.forget_tail(each)
         return collected + self._add_due()
 
     def count_once(self, stats: StepStats) -> StepStats:
-        """Return the stats with each request counted once among those that run and wait."""
+        """Return the stats with each request counted once among those that run and wait, and with the tokens of the
+        questions that started requests have left."""
         if not self._open:
             return stats
         statuses: dict[ScoringRun, set[SequenceStatus]] = {}
@@ -65,6 +68,10 @@ class ScoringRuns:
             statuses.setdefault(run, set()).add(sequence.status)
             changes.subtract(_gauges(run.request.service_class, sequence.status))
         for run, of_run in statuses.items():
+            if run.has_ended:  # its aborted sequences are left for a step
+                continue
+            if run.has_first and SERVICE_RULES[run.request.service_class].is_counted:
+                changes["pending_prompt_tokens"] += run.num_due_tokens
             changes.update(_gauges(run.request.service_class, _status(run, of_run)))
         return msgspec.structs.replace(stats, **{name: getattr(stats, name) + each for name, each in changes.items()})
 
@@ -104,6 +111,8 @@ class ScoringRuns:
     def _end(self, run: ScoringRun, output: RequestOutput) -> RequestOutput:
         del self._runs[run.request.id]
         self._abort_open(run, AbortReason.CLIENT_GONE)
+        if run.leader is not None:
+            self._scheduler.forget_tail(run.leader)
         return output
 
     def _abort_open(self, run: ScoringRun, reason: AbortReason) -> None:

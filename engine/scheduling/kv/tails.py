@@ -60,6 +60,17 @@ class BlockTails:
                 if block != NO_BLOCK:
                     self._pool.register(block, group_key(index, digest, part))
 
+    def forget(self, sequence: Sequence) -> None:
+        """Unregister what `register` has registered of a sequence that no other will continue."""
+        num_tokens, unit = sequence.num_prompt, self._prefixes.unit
+        if not self._is_enabled or num_tokens % unit == 0:
+            return
+        digest = _digest(sequence, num_tokens // unit, unit)
+        for index, parts in enumerate(self._prefixes.blocks_per_unit):
+            for part in range(parts):
+                if (block := self._pool.find(group_key(index, digest, part))) is not None:
+                    self._pool.unregister(block)
+
     def restore(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Extend the tables of a sequence, which has just been admitted with a match, by copies of the next unit. The
         next step must compute tokens of the sequence."""
@@ -94,6 +105,8 @@ class BlockTails:
             table += [NO_BLOCK] * (entry - len(table))
             table.append(target)
             self._copies.append((sequence, TailCopy(index, source, target)))
+        for group, table in zip(self._prefixes.groups, sequence.tables, strict=True):
+            table += [NO_BLOCK] * (group.num_entries(end) - len(table))  # of a chunk that ends here
         self._free_before(sequence, end)
         sequence.num_computed = end
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.engine import Engine
@@ -79,6 +80,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "windows": {"windows": (None, 6)},
     "only windows": {"windows": (5,)},
     "chunks": {"windows": (None, -7)},
+    "chunks of small blocks": {"windows": (None, -4), "ratios": (2, 1)},
     "blocks of two sizes": {"windows": (6, None), "ratios": (1, 2)},
     "states": {"num_states": 12},
     "few states": {"num_states": 3},
@@ -178,6 +180,34 @@ def test_a_request_counts_as_one() -> None:
     assert max(each.running + each.waiting for each in steps) == 2
     assert max(each.waiting_background for each in steps) <= 1
     assert {each.running_batch + each.waiting_batch + each.paused_batch for each in steps} == {0, 1}
+
+
+def test_a_request_that_has_failed_does_not_count() -> None:
+    engine, runner = make_engine(num_blocks=400, max_model_len=128, max_num_seqs=8, max_num_batched_tokens=12)
+    runner.fail_ids.add("s/1")
+    engine.score(_request("s", num_questions=20))
+    while not (last := engine.step()).outputs:
+        pass
+    assert (last.stats.running, last.stats.waiting) == (0, 0)
+
+
+def test_questions_that_are_left_count_as_pending() -> None:
+    engine, _ = make_engine(num_blocks=400, max_model_len=128, max_num_seqs=4)
+    request = _request("s", num_questions=20)
+    engine.score(request)
+    pending = [engine.step().stats.pending_prompt_tokens for _ in range(8)]
+    num_tokens = sum(len(question.ids) for question in request.questions)
+    assert num_tokens - 40 < pending[0] < num_tokens
+    assert pending[-1] < pending[0]
+
+
+def test_only_the_state_stays_cached_of_short_questions() -> None:
+    engine, _ = make_engine(num_blocks=400, max_model_len=128)
+    request = _request("s", num_state=33)
+    questions = [ScoredQuestion([number, 1], [[(1,)], [(2,)]]) for number in range(20)]
+    engine.score(msgspec.structs.replace(request, questions=questions))
+    _, steps = _run(engine)
+    assert steps[-1].blocks_cached == 8
 
 
 def test_others_start_while_questions_are_left() -> None:
