@@ -14,6 +14,7 @@ _FOLDERS = {EntryKind.KERNELS: "kernels", EntryKind.TOKENIZERS: "tokenizers", En
 _LOCK = ".lock"
 _WEIGHTS = (".gguf", ".safetensors")
 _PARTIAL = ".partial"
+_MAX_CALIBRATION_BYTES = 16 << 20  # as server/calibration/files.py reads
 
 
 def wheel_entries(cache: Path) -> Iterator[CacheEntry]:
@@ -57,10 +58,13 @@ def calibrations(cache: Path) -> Iterator[CacheEntry]:
 def _calibrated(path: Path) -> str:
     """Return the name of the calibrated adapter or model, "unknown" if the file does not say it."""
     try:
-        fields = json.loads(path.read_bytes())
-        return str(fields["adapter"] or fields["model"])
-    except (OSError, ValueError, KeyError, TypeError):
+        with path.open("rb") as file:
+            content = file.read(_MAX_CALIBRATION_BYTES + 1)
+        fields = json.loads(content) if len(content) <= _MAX_CALIBRATION_BYTES else {}
+        name = str(fields["adapter"] or fields["model"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "unknown"
+    return name if name.isprintable() else "unknown"  # a tab or newline would break the listing
 
 
 def packed_weights(cache: Path) -> Iterator[tuple[CacheEntry, frozenset[str]]]:

@@ -42,19 +42,24 @@ class Calibrations:
         if self._given is not None and self._given.identity == identity:
             return self._given
         if identity not in self._found:
-            self._found[identity] = None if folder is None else await asyncio.to_thread(_cached, identity, folder)
+            self._found[identity] = (
+                None if folder is None else await asyncio.to_thread(cached_calibration, identity, folder)
+            )
         return self._found[identity]
 
     def check(self, identities: Sequence[Identity]) -> None:
-        """Warn if the given file fits none of a model and its adapters, the model first."""
+        """Warn if the given file fits none of a model and its adapters, the model first. An adapter that is read
+        later may still fit."""
         if self._given is None or self._given.identity in identities:
             return
         given = self._given.adapter or self._given.model
         why = "the served model answers no decisions that could be calibrated"
         if identities:
             nearest = min((self._given.identity.differences(each) for each in identities), key=len)
-            why = f"{' and '.join(_PARTS[part] for part in nearest)} differ from those that are served"
-        logger.warning("--calibration %s is not used: it was made for %s, and %s", self._path, given, why)
+            why = f"{' and '.join(_PARTS[part] for part in nearest)} differ from those that are loaded"
+        logger.warning(
+            "--calibration %s is not used for what is loaded so far: it was made for %s, and %s", self._path, given, why
+        )
 
 
 def write_calibration(calibration: ModelCalibration, folder: Path) -> Path:
@@ -88,6 +93,8 @@ def read_calibration(path: Path) -> ModelCalibration:
 def _given(path: str) -> ModelCalibration:
     try:
         return read_calibration(Path(path).expanduser())
+    except RuntimeError as error:
+        raise OptionError(f"--calibration {path} cannot be read: {error}") from error
     except OSError as error:
         raise OptionError(f"--calibration {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -96,7 +103,7 @@ def _given(path: str) -> ModelCalibration:
         ) from error
 
 
-def _cached(identity: Identity, folder: str) -> ModelCalibration | None:
+def cached_calibration(identity: Identity, folder: str) -> ModelCalibration | None:
     """Read a calibration from the cache; None, with a warning, if it cannot be used."""
     path = Path(folder, f"{identity.fingerprint}{SUFFIX}")
     try:
@@ -104,11 +111,11 @@ def _cached(identity: Identity, folder: str) -> ModelCalibration | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        logger.warning("%s is not used: %s; run headrace calibrate again", path, error)
+        logger.warning("%s is not used: %s; headrace calibrate replaces it", path, error)
         return None
     if found.identity != identity:
         logger.warning(
-            "%s is not used: it was made for another model or adapter (%s); run headrace calibrate again",
+            "%s is not used: it was made for another model or adapter (%s); headrace calibrate replaces it",
             path,
             ", ".join(_PARTS[part] for part in found.identity.differences(identity)),
         )

@@ -51,12 +51,12 @@ async def run_alone(
     metrics = Metrics(name)
     engines = OneEngine(name, server, engine, metrics, began_s)
     await engines.start()
-    templates.begin()
-    from server.app import create_app
-
-    context = create_app(engines.clients, server, engine, metrics, templates=templates).state.context
-    engines.context = context
     try:
+        templates.begin()
+        from server.app import create_app
+
+        context = create_app(engines.clients, server, engine, metrics, templates=templates).state.context
+        engines.context = context
         if await unless(stop, engines.wait_loaded()) is None:
             raise Interrupted(stop.result())
         result = await unless(stop, _until_dead(engines, work(context), remedy))
@@ -65,7 +65,8 @@ async def run_alone(
         return result
     finally:
         await engines.stop()
-        context.workers.close()
+        if engines.context is not None:
+            engines.context.workers.close()
 
 
 async def _until_dead(engines: OneEngine, work: Coroutine[Any, Any, T], remedy: str) -> T:

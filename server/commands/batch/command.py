@@ -13,6 +13,7 @@ from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.wording import counted
+from server.calibration.files import Calibrations
 from server.commands.alone import Interrupted, LineProgress, run_alone, say
 from server.commands.batch.arguments import batch_parser
 from server.commands.batch.output_file import OutputFile
@@ -63,6 +64,7 @@ def run(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         templates = stack.enter_context(contextlib.closing(TemplateProcesses()))
         load_chat_template(server.chat_template, None, {}, frozenset(), templates)  # to report an error now
+        Calibrations(server.calibration)  # likewise
         job = stack.enter_context(_job(namespace, server))
         if not job.left:
             failed = f", {job.num_failed:,} of them errors" if job.num_failed else ""

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import os
 import sys
 import time
@@ -10,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.wording import counted
 from server.calibration.calibration import Identity, ModelCalibration
-from server.calibration.files import write_calibration
+from server.calibration.files import cached_calibration, write_calibration
 from server.calibration.fitting import TooFewAnswers, calibrate_kind
 from server.commands.alone import Interrupted, LineProgress, run_alone, say
 from server.commands.calibrate.arguments import calibrate_parser
@@ -54,7 +57,7 @@ def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]
     server, engine = resolve_options(flags, os.environ, options_file(namespace.config))
     if len(server.lora.modules) > 1:
         raise OptionError("--lora-modules has several adapters; name the one to calibrate")
-    return server, engine
+    return dataclasses.replace(server, calibration=None), engine  # raw probabilities are what it needs
 
 
 async def _calibrate(
@@ -103,6 +106,10 @@ def _finish(results: "RowResults", identity: Identity, folder: Path, model: str,
     sys.stdout.write(f"{report_text(calibration, too_few, results)}\n")
     if not kinds:
         raise StartupError("there is nothing to calibrate: too few answers are known")
-    path = write_calibration(calibration, folder)
+    before = cached_calibration(identity, str(folder))
+    kept = {} if before is None else {kind: each for kind, each in before.kinds.items() if kind not in kinds}
+    if kept:
+        sys.stdout.write(f"kept from the calibration before: {', '.join(kept)}\n")
+    path = write_calibration(msgspec.structs.replace(calibration, kinds={**kept, **kinds}), folder)
     sys.stdout.write(f"written to {path}\n")
     return _SOME_FAILED if results.failures else 0

@@ -18,6 +18,7 @@ from engine.child_processes.fault_plan import VARIABLE, FaultPlan
 from engine.child_processes.log_format import configure_logging
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
+from server.calibration.files import Calibrations
 from server.commands.options.in_force import settings_in_force
 from server.commands.serve.activity_log import ActivityLog
 from server.commands.serve.announcement import announce, announce_loading
@@ -236,7 +237,8 @@ def _preparing(context: "ServerContext", text_model: "TextModel") -> Iterator[No
 
 def check_paths(server: ServerConfig, engine: EngineConfig) -> None:
     """Raise StartupError for the first model or adapter path that does not exist, before the slow start of a process
-    that imports torch. The messages equal those in models/sources/resolve.py."""
+    that imports torch. The messages equal those in models/sources/resolve.py. Raise OptionError for a calibration that
+    cannot be used."""
     entries = server.models.entries
     for config, prefix in [(entry.engine, f"{entry.name}: ") for entry in entries] or [(engine, "")]:
         if (path := _missing(config.model)) is not None:
@@ -247,6 +249,8 @@ def check_paths(server: ServerConfig, engine: EngineConfig) -> None:
         for module in server.lora.modules:
             if not Path(module.path).exists():
                 raise StartupError(f"--lora-modules {module.name}: {module.path!r} does not exist; check the spelling")
+    for entry in server.model_entries(engine):
+        Calibrations(entry.overrides.get("calibration", server.calibration))
 
 
 def _missing(model: str) -> str | None:

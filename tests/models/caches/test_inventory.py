@@ -232,6 +232,14 @@ def test_removing_a_model_keeps_calibrations_of_it_which_are_entries_of_their_ow
     assert [each.exists() for each in names] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"adapter": "a\\tb\\n"}', b'{"adapter": "a"}' + b" " * (16 << 20)], ids=[*"abc"]
+)
+def test_a_foreign_file_among_calibrations_has_no_name(caches: Caches, content: bytes) -> None:
+    caches.add_calibration("0123456789", {}).write_bytes(content)
+    assert list(caches.entries()) == ["calibration:unknown:01234567"]
+
+
 def test_removing_twice_frees_nothing_the_second_time(caches: Caches) -> None:
     caches.add_kernels()
     entry = caches.entries()["kernels"]

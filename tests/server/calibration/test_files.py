@@ -50,7 +50,7 @@ async def test_a_file_in_the_cache_that_does_not_fit_is_reported_once(
         assert await found.find(IDENTITY, str(tmp_path)) is None
     (record,) = caplog.records
     assert "is not used" in record.getMessage()
-    assert "run headrace calibrate again" in record.getMessage()
+    assert "headrace calibrate replaces it" in record.getMessage()
 
 
 async def test_a_given_file_comes_before_the_cache_if_it_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -63,7 +63,8 @@ async def test_a_given_file_comes_before_the_cache_if_it_fits(tmp_path: Path, ca
     other = Calibrations(str(write_calibration(calibration(OTHER), tmp_path)))
     assert await other.find(IDENTITY, str(tmp_path / "cache")) == calibration()
     other.check([IDENTITY])
-    assert "is not used: it was made for tiny, and the weights or their format and the wording of" in caplog.text
+    assert "is not used for what is loaded so far: it was made for tiny, and the weights or their" in caplog.text
+    assert "and the wording of questions differ from those that are loaded" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,11 @@ def test_a_given_file_that_cannot_be_used_is_refused(
         path.write_bytes(msgspec.json.encode({**msgspec.to_builtins(calibration()), **change}))
     with pytest.raises(OptionError, match=f"--calibration .*{message}"):
         Calibrations(str(path))
+
+
+def test_a_home_folder_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"--calibration ~nosuchuser/x\.json cannot be read: .*home"):
+        Calibrations("~nosuchuser/x.json")
 
 
 def test_fits_must_have_the_form_of_their_kind() -> None:

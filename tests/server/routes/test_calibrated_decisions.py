@@ -125,7 +125,7 @@ async def test_a_given_calibration_for_another_prompt_is_not_used(
     await check_given(await _model(_client(), calibration=path), [])
     assert not caplog.records
     await check_given(await _model(_client(), calibration=path, **{option: changed}), [])
-    assert "is not used: it was made for tiny, and the chat template differ" in caplog.text
+    assert "is not used for what is loaded so far: it was made for tiny, and the chat template differ" in caplog.text
     assert _predicate(await _post(_client(), BODY, calibration=path)) > 0.8
     response = await _post(_client(), BODY, calibration=path, **{option: changed})
     assert _predicate(response) == pytest.approx(RAW, abs=1e-5)

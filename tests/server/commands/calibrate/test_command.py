@@ -6,17 +6,22 @@ import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
+import msgspec
 import pytest
 
 from engine.child_processes.log_format import FORM_VARIABLE
+from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
 from server.calibration.calibration import Platt, Temperature
-from server.calibration.files import read_calibration
+from server.calibration.files import read_calibration, write_calibration
+from server.commands.alone import run_alone
 from server.commands.calibrate.answering import RowResults
 from server.commands.calibrate.command import run
 from server.commands.calibrate.report import report_text
+from server.config.server import ServerConfig
 from server.context import ServerContext
 from tests.helpers.calibrations import calibration
 from tests.helpers.fake_client import MODEL, FakeClient, Step, engine_info, make_app, pooling_client
@@ -109,6 +114,37 @@ def test_lines_that_cannot_be_answered_are_left_out_and_reported(
     shown = capsys.readouterr().out
     assert re.search(r"1 line left out, since there is no answer:\n  line 61: .*the model takes 1000", shown)
     assert fake.requests
+
+
+def test_a_second_run_keeps_the_kinds_that_it_does_not_fit(
+    rows: Callable[..., str],
+    fake: FakeClient,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run([MODEL, rows(60)]) == 0
+    assert "kept" not in capsys.readouterr().out
+    (path,) = (tmp_path / "cache").iterdir()
+    first = read_calibration(path)
+    more = msgspec.structs.replace(first, kinds={**first.kinds, **calibration(score=Temperature(3.0)).kinds})
+    write_calibration(more, path.parent)
+    _use(FakeClient(_sure, fake.info), monkeypatch)
+    assert run([MODEL, rows(80)]) == 0
+    assert "kept from the calibration before: score\n" in capsys.readouterr().out
+    second = read_calibration(path)
+    assert second.kinds["score"] == more.kinds["score"]
+    assert second.kinds["predicate"].overall.num_answers == 80
+
+
+async def test_no_engine_is_left_if_the_application_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = AsyncMock(context=None, clients={})
+    monkeypatch.setattr("server.commands.alone.OneEngine", lambda *_: engines)
+    monkeypatch.setattr("server.commands.alone.catch_signals", lambda: None)
+    monkeypatch.setattr("server.app.create_app", Mock(side_effect=OptionError("no")))
+    with pytest.raises(OptionError):
+        await run_alone(ServerConfig(), EngineConfig(MODEL), Mock(), 0.0, AsyncMock(), remedy="")
+    engines.stop.assert_awaited_once()
 
 
 @pytest.mark.usefixtures("fake")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import EngineConfig
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from server.commands.serve.command import check_paths
 from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig
@@ -43,6 +43,14 @@ def test_the_one_of_several_models_is_named() -> None:
     entries = tuple(ModelEntry((name,), EngineConfig(model=path)) for name, path in [("a", "demo"), ("b", "/no/such")])
     with pytest.raises(StartupError, match=r"^b: model path '/no/such' does not exist"):
         check_paths(ServerConfig(models=ModelsConfig(entries=entries)), EngineConfig())
+
+
+def test_a_calibration_is_named() -> None:
+    entries = (ModelEntry(("a",), EngineConfig(model="demo"), {"calibration": "/no/such.json"}),)
+    several = ServerConfig(models=ModelsConfig(entries=entries))
+    for server in (ServerConfig(calibration="/no/such.json"), several):
+        with pytest.raises(OptionError, match=r"--calibration /no/such\.json cannot be read: No such file"):
+            check_paths(server, EngineConfig(model="demo"))
 
 
 def test_an_adapter_is_named(tmp_path: Path) -> None:
