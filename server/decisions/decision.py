@@ -77,13 +77,14 @@ class Decision:
     """Questions about one state.
 
     min_mass: the least probability that a question's labels must have together; below it the question is refused.
-    permutations: how many rotations of a choice's options are averaged.
+    permutations: how many rotations of a choice's options are averaged. state_path: the state's place in the request.
     """
 
     state: str
     questions: Sequence[Question]
     min_mass: float
     permutations: int = 1
+    state_path: str = "input"
 
     @property
     def num_characters(self) -> int:

@@ -36,11 +36,11 @@ def decision_prompt(decision: Decision, text_model: TextModel, info: EngineInfo,
     """Render and tokenize a decision on the calling thread. Raises InvalidRequest if the chat template cannot show it,
     and ContextLengthExceeded."""
     text = STATE_BEGIN + decision.state + QUESTION_BEGIN
-    with refusing_long_prompts(info.max_model_len, "input"):
+    with refusing_long_prompts(info.max_model_len, decision.state_path):
         if text_model.chat is None:
             frame = _plain_frame(text, text_model.tokenizer, info)
         else:
-            frame = _chat_frame(text, text_model.chat, text_model.tokenizer, info, cache_salt)
+            frame = _chat_frame(text, decision.state_path, text_model.chat, text_model.tokenizer, info, cache_salt)
     questions: list[ScoredQuestion] = []
     num_tokens = num_spelling = 0
     for question in decision.questions:
@@ -83,14 +83,17 @@ def _plain_frame(text: str, tokenizer: Tokenizer, info: EngineInfo) -> _Frame:
     )
 
 
-def _chat_frame(text: str, chat: ChatModel, tokenizer: Tokenizer, info: EngineInfo, cache_salt: str) -> _Frame:
-    """Return the frame that the chat template makes, cut where a placeholder shows the question's place."""
+def _chat_frame(
+    text: str, path: str, chat: ChatModel, tokenizer: Tokenizer, info: EngineInfo, cache_salt: str
+) -> _Frame:
+    """Return the frame that the chat template makes, cut where a placeholder shows the question's place. path: the
+    text's place in the request."""
     mark = f"{secrets.randbelow(10**36):036}"
     kwargs, _ = chat.effort.kwargs(ReasoningEffort.NONE)
     try:
         rendered = chat.template.render([{"role": "user", "content": text + mark}], kwargs=kwargs)
     except InvalidRequest as error:
-        error.param = "input"  # the client sent no messages
+        error.param = path  # the client sent no messages
         raise
     before, found, after = rendered.prompt.partition(mark)
     if not found or mark in after:

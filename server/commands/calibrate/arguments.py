@@ -43,6 +43,11 @@ def calibrate_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="Folder, .gguf file or hub id, as for headrace serve.")
     parser.add_argument("rows", metavar="ROWS", help="File of rows, one JSON object on each line.")
     parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
+    parser.add_argument(
+        "--store-doubtful",
+        action="store_true",
+        help="Store fits too that turn answers around or make all options alike (default: report them only).",
+    )
     add_options(parser, [each for each in options_of(EngineConfig) if each.name != "model"], many="append")
     add_options(parser, [OPTIONS[name] for name in _OF_SERVER], many="append")
     return parser

@@ -49,7 +49,8 @@ def run(argv: Sequence[str]) -> int:
         rows = read_known_rows(
             namespace.rows, min_mass=server.decision_min_mass, max_line_bytes=server.max_request_bytes
         )
-        return asyncio.run(_calibrate(rows, server, engine, templates, began_s))
+        work = _calibrate(rows, server, engine, templates, began_s, stores_doubtful=namespace.store_doubtful)
+        return asyncio.run(work)
 
 
 def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]:
@@ -61,7 +62,13 @@ def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]
 
 
 async def _calibrate(
-    rows: "list[KnownRow]", server: ServerConfig, engine: EngineConfig, templates: TemplateProcesses, began_s: float
+    rows: "list[KnownRow]",
+    server: ServerConfig,
+    engine: EngineConfig,
+    templates: TemplateProcesses,
+    began_s: float,
+    *,
+    stores_doubtful: bool,
 ) -> int:
     name = server.model_entries(engine)[0].name
     adapter = server.lora.modules[0].name if server.lora.modules else None
@@ -85,12 +92,14 @@ async def _calibrate(
     except Interrupted as interrupted:
         say(f"interrupted after {progress.num_answered:,} of {counted(len(rows), 'line')}; nothing was written")
         return interrupted.exit_code
-    return _finish(results, identity, folder, name, adapter)
+    return _finish(results, identity, folder, name, adapter, stores_doubtful=stores_doubtful)
 
 
-def _finish(results: "RowResults", identity: Identity, folder: Path, model: str, adapter: str | None) -> int:
-    """Fit, write and report; return the exit code. Raises StartupError if nothing can be fitted."""
-    from server.commands.calibrate.report import report_text
+def _finish(
+    results: "RowResults", identity: Identity, folder: Path, model: str, adapter: str | None, *, stores_doubtful: bool
+) -> int:
+    """Fit, write and report; return the exit code. Raises StartupError if there is nothing to store."""
+    from server.commands.calibrate.report import doubts_of, report_text
     from server.decisions.decision import Kind
 
     kinds, too_few = {}, {}
@@ -103,9 +112,13 @@ def _finish(results: "RowResults", identity: Identity, folder: Path, model: str,
     calibration = ModelCalibration(
         identity=identity, model=model, adapter=adapter, created_s=int(time.time()), kinds=kinds
     )
-    sys.stdout.write(f"{report_text(calibration, too_few, results)}\n")
+    doubtful = () if stores_doubtful else tuple(doubts_of(calibration))
+    sys.stdout.write(f"{report_text(calibration, too_few, results, not_stored=doubtful)}\n")
     if not kinds:
         raise StartupError("there is nothing to calibrate: too few answers are known")
+    kinds = {kind: each for kind, each in kinds.items() if kind not in doubtful}
+    if not kinds:
+        raise StartupError("nothing was stored: probabilities of this model do not tell right answers from wrong ones")
     before = cached_calibration(identity, str(folder))
     kept = {} if before is None else {kind: each for kind, each in before.kinds.items() if kind not in kinds}
     if kept:

@@ -1,6 +1,6 @@
 """The report of `headrace calibrate`: a table of measures before and after, and the rows that were left out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from engine.wording import counted
 from server.calibration.calibration import Fitted, ModelCalibration, Platt, Temperature
@@ -12,9 +12,14 @@ _NEAR_LIMIT = 0.99
 _COLUMNS = ("", "answers", "accuracy", "Brier score", "log loss", "calibration error", "fit")
 
 
-def report_text(calibration: ModelCalibration, too_few: Mapping[str, str], results: RowResults) -> str:
-    """Return the report. too_few: the reasons why kinds of questions are not calibrated, by kind."""
-    lines = [*_table(calibration), *_doubts(calibration)]
+def report_text(
+    calibration: ModelCalibration, too_few: Mapping[str, str], results: RowResults, *, not_stored: Collection[str] = ()
+) -> str:
+    """Return the report. too_few: the reasons why kinds of questions are not calibrated, by kind. not_stored: the kinds
+    whose doubtful fits are only reported."""
+    lines = [*_table(calibration)]
+    for kind, doubt in doubts_of(calibration).items():
+        lines.append(f"{kind}: {doubt}" + ("; not stored (--store-doubtful)" if kind in not_stored else ""))
     lines += [f"{kind}: not calibrated: {why}" for kind, why in too_few.items()]
     if results.num_refused:
         lines.append(f"{counted(results.num_refused, 'answer')} left out: the model refuses (--decision-min-mass)")
@@ -37,14 +42,16 @@ def _table(calibration: ModelCalibration) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _doubts(calibration: ModelCalibration) -> Iterator[str]:
-    """Yield a line for each kind whose probabilities tell nothing of the answers, or the opposite."""
+def doubts_of(calibration: ModelCalibration) -> dict[str, str]:
+    """Return the doubt about each kind whose probabilities tell nothing of the answers, or the opposite."""
+    doubts = {}
     for kind, each in calibration.kinds.items():
         fit = each.overall.fit
         if isinstance(fit, Platt) and fit.slope <= 0:
-            yield f"{kind}: the slope is not above 0: the likelier the model finds it true, the seldomer it is"
+            doubts[kind] = "the slope is not above 0: the likelier the model finds it true, the seldomer it is"
         elif isinstance(fit, Temperature) and fit.temperature > _NEAR_LIMIT * MAX_TEMPERATURE:
-            yield f"{kind}: the temperature is at its limit: the model's likeliest answer is no better than chance"
+            doubts[kind] = "the temperature is at its limit: the model's likeliest answer is no better than chance"
+    return doubts
 
 
 def _row(name: str, fitted: Fitted) -> tuple[str, ...]:

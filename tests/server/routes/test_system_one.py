@@ -213,3 +213,10 @@ async def test_fields_without_effect_are_listed() -> None:
     questions = {"a": {**NOUL, "unknown": 1, "criteria": {"maybe": "x"}}}
     listed = (await _post(decision_client(), {"questions": questions, "user": "u"})).headers["x-ignored-parameters"]
     assert {*listed.split(", ")} == {"questions.a.unknown", "questions.a.criteria.maybe", "user"}
+
+
+async def test_a_state_beyond_the_context_is_named() -> None:
+    response = await _post(decision_client(), {"state": "x " * 50_000})
+    assert response.status_code == 422
+    assert (response.json()["error"]["param"], response.json()["error"]["code"]) == ("state", "context_length_exceeded")
+    assert response.json()["detail"][0]["loc"] == ["body", "state"]

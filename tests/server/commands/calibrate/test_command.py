@@ -183,3 +183,29 @@ def test_fits_that_tell_nothing_are_reported() -> None:
     assert "predicate: the slope is not above 0" in shown
     assert "choice: the temperature is at its limit" in shown
     assert "score: the" not in shown
+    assert "not stored" not in shown
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_fit_that_turns_answers_around_is_stored_only_if_told_to(
+    is_stored: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [
+        {
+            "body": {"input": f"A {'raft' if number % 2 else 'stone'} {number}.", "questions": [PREDICATE]},
+            "answers": [not number % 2],
+        }
+        for number in range(60)
+    ]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if is_stored:
+        assert run([MODEL, str(rows), "--store-doubtful"]) == 0
+    else:
+        with pytest.raises(StartupError, match="nothing was stored"):
+            run([MODEL, str(rows)])
+    shown = capsys.readouterr().out
+    assert "predicate: the slope is not above 0" in shown
+    assert ("not stored (--store-doubtful)" in shown) is not is_stored
+    assert len(list(tmp_path.glob("cache/*"))) == is_stored
