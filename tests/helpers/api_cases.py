@@ -30,8 +30,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from engine.protocol import EngineRequest, PoolingTask
-from tests.helpers.fake_client import FakeClient, Step, make_app, pooling_client, says
+from engine.protocol import PoolingTask
+from tests.helpers.fake_client import FakeClient, make_app, pooling_client, says_or_scores
 from tests.helpers.openapi import POOLING, fim_info
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
@@ -53,13 +53,8 @@ def _timed_out(case: Any, response: Any) -> bool:
     return response.status_code == 504 and isinstance(case.body, dict) and "timeout" in case.body
 
 
-def _text(request: EngineRequest) -> list[Step]:
-    """What the model says: a token where only one is asked for, as behind the questions of a decision."""
-    return says("B" if request.sampling.max_tokens == 1 else "Because. 🙂")(request)
-
-
 def fake_app() -> FastAPI:
-    client = FakeClient(_text, fim_info(max_model_len=4000))
+    client = FakeClient(says_or_scores("Because. 🙂"), fim_info(max_model_len=4000))
     app = make_app(client, enable_lora=True, data_dir=mkdtemp(prefix="headrace-cases-"))
     finalize(app, shutil.rmtree, app.state.context.config.data_dir)
     return app

@@ -350,6 +350,15 @@ def says(text: str | bytes, *, per_step: int = 1, finish: FinishReason = FinishR
     return says_ids(ids + [IM_END] * (finish is FinishReason.STOP), per_step=per_step, finish=finish)
 
 
+def says_or_scores(text: str) -> Script:
+    """A script of `text`, and of one token where only one is asked for, as behind the questions of a decision."""
+
+    def script(request: EngineRequest) -> list[Step]:
+        return says("B" if request.sampling.max_tokens == 1 else text)(request)
+
+    return script
+
+
 def says_ids(ids: list[int], *, per_step: int = 1, finish: FinishReason = FinishReason.LENGTH) -> Script:
     """A script of these ids. A STOP is put down to the last one."""
 

@@ -114,7 +114,7 @@ async def test_a_file_that_is_no_batch_fails(data: bytes, code: str, line: int |
     ("change", "param"),
     [
         ({"input_file_id": "file-none"}, "input_file_id"),
-        ({"endpoint": "/v1/moderations"}, "endpoint"),
+        ({"endpoint": "/v1/images/generations"}, "endpoint"),
         ({"completion_window": "soon"}, "completion_window"),
         ({"completion_window": "31d"}, "completion_window"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
