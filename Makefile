@@ -10,7 +10,9 @@ INDEX    ?=
 SBOM     ?= sbom.json
 
 BIN := $(VENV)/bin
-# Python compiles the modules that it imports; pip would compile all of torch and transformers, for most of a minute.
+# Python keeps the modules that it has compiled, also where the environment says otherwise: each process would compile torch
+# and all that it imports again, for two seconds. pip would compile what nobody imports, too, for most of a minute.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python deploy/pip_with_progress.py --disable-pip-version-check --no-compile $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
