@@ -79,7 +79,7 @@ class Server:
         return seconds, answer["usage"]["input_tokens"], self.num_computed() - before
 
     def prefill(self, num_tokens: int, draw: random.Random) -> float:
-        """Return the seconds for prompts that have so many tokens together."""
+        """Return the seconds for prompts of `num_tokens` tokens in all."""
         seconds = 0.0
         while num_tokens > 0:
             ids = [draw.randrange(1000, 10000) for _ in range(min(num_tokens, self.max_model_len - 1))]
@@ -108,7 +108,7 @@ def main() -> None:
             for _ in range(args.rounds):
                 seconds, num_tokens, num_computed = server.decide(num_questions, num_input, draw)
                 decisions.append(seconds)
-                # Labels have two or three tokens each, of which a question's prompt shows all.
+                # Labels have two or three tokens each; a question's prompt shows all of its labels.
                 prompts.append(server.prefill(num_tokens + 8 * num_questions, draw))
             decision_s, prompt_s = statistics.median(decisions), statistics.median(prompts)
             ratio = decision_s / prompt_s

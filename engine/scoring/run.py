@@ -56,7 +56,7 @@ class ScoringRun:
         self._num_cached = [0] * len(request.questions)  # tokens that the first row of each question found cached
         self._first: RequestOutput | None = None
         self._first_sequence: Sequence | None = None
-        # Of each question that goes on, by path: the sequences whose blocks the next rows continue.
+        # For each question that has not ended, by path: the sequences whose blocks the next rows continue.
         self._sequences: list[dict[Path, Sequence]] = [{} for _ in request.questions]
         self._left: list[Sequence] = []
         self._preempted_s: list[float] = []
@@ -130,8 +130,8 @@ class ScoringRun:
         return self._failed(RequestOutput(id="", finish_reason=FinishReason.ERROR, error=error, is_refused=True), None)
 
     def _put_due(self, question: int) -> None:
-        """Queue the rows that a question needs next, before those of later questions, whose beginnings are cached no
-        longer than its own."""
+        """Queue the rows that a question needs next, before the rows of later questions: its beginning is cached, and
+        may not be for long."""
         nodes = self._walks[question].due()
         self._num_awaited[question] = len(nodes)
         sequences = self._sequences[question]

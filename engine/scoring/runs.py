@@ -41,8 +41,8 @@ class ScoringRuns:
         return run is not None
 
     def collect(self, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        """Return a step's outputs with those of sequences replaced by their requests'. Add the sequences that are
-        needed next. Call after `Scheduler.update`."""
+        """Return a step's outputs, with the outputs of sequences replaced by one for each request that ends. Add the
+        sequences that are needed next. Call after `Scheduler.update`."""
         if not self._open:
             return outputs
         collected = []

@@ -72,8 +72,8 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A fit to a number of answers. before: measures of the raw probabilities. after: those of calibrated ones, by fits
-    to other answers."""
+    """A fit to a number of answers. before: measures of the raw probabilities. after: measures of calibrated ones,
+    by fits to other answers."""
 
     fit: Fit
     num_answers: int

@@ -13,17 +13,18 @@ from server.calibration.calibration import (
     Fit,
     Fitted,
     KindCalibration,
+    Measures,
     Platt,
     Temperature,
     log_odds,
     log_probability,
     sigmoid,
 )
-from server.calibration.measures import measure
 
 MIN_ANSWERS = 50  # of a kind
 MIN_OF_NAME = 200  # of a question's name, for numbers of its own
 NUM_FOLDS = 5
+NUM_BINS = 10  # of the calibration error
 _MAX_STEPS = 100  # of Newton's method, which takes about ten
 _RIDGE = 1e-9  # keeps the Hessian regular if all probabilities are the same
 _MIN_TEMPERATURE = 0.02
@@ -86,7 +87,7 @@ def _check(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> None:
 
 
 def _can_have_own(answers: Sequence[KnownAnswer], folds: Mapping[str, int], *, is_predicate: bool) -> bool:
-    """Return whether a name's answers suffice for numbers of its own, also without those of any fold."""
+    """Return whether a name's answers suffice for numbers of its own, even if one fold is left out."""
     if len(answers) < MIN_OF_NAME or (is_predicate and _is_one_sided(answers)):
         return False
     largest = max(sum(folds[answer.input_id] == fold for answer in answers) for fold in range(NUM_FOLDS))
@@ -193,3 +194,37 @@ def _slope(logs: Sequence[float], target: float, inverse: float) -> tuple[float,
     mean = sum(map(operator.mul, powers, logs)) / total
     square = sum(power * (each - mean) ** 2 for power, each in zip(powers, logs, strict=True))
     return target - mean, square / total
+
+
+def measure(probabilities: Sequence[Sequence[float]], right: Sequence[int], *, is_predicate: bool) -> Measures:
+    """Return accuracy, Brier score, log loss and expected calibration error of one or more answers.
+
+    A predicate's probability is that it is true, in all four. For a choice or score, the Brier score is summed over the
+    labels, and the calibration error is that of the likeliest label's probability. right: the index of each one's right
+    label; 0 is a predicate's `true`.
+    """
+    pairs = list(zip(probabilities, right, strict=True))
+    best = [max(range(len(each)), key=each.__getitem__) for each in probabilities]
+    hits = [index == label for index, label in zip(best, right, strict=True)]
+    if is_predicate:
+        brier = [(each[0] - (label == 0)) ** 2 for each, label in pairs]
+        claims = [(each[0], label == 0) for each, label in pairs]
+    else:
+        brier = [math.fsum((p - (index == label)) ** 2 for index, p in enumerate(each)) for each, label in pairs]
+        claims = [(max(each), hit) for each, hit in zip(probabilities, hits, strict=True)]
+    return Measures(
+        accuracy=sum(hits) / len(pairs),
+        brier_score=math.fsum(brier) / len(pairs),
+        log_loss=-math.fsum(log_probability(each[label]) for each, label in pairs) / len(pairs),
+        calibration_error=_calibration_error(claims),
+    )
+
+
+def _calibration_error(claims: Sequence[tuple[float, bool]]) -> float:
+    """Return the mean distance between probability and share of true claims, over bins of equal width. claims: each
+    with its probability."""
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(NUM_BINS)]
+    for probability, is_true in claims:
+        bins[min(int(probability * NUM_BINS), NUM_BINS - 1)].append((probability, is_true))
+    distances = [abs(math.fsum(p for p, _ in each) - sum(is_true for _, is_true in each)) for each in bins]
+    return math.fsum(distances) / len(claims)

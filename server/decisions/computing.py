@@ -32,9 +32,9 @@ class Decided:
 async def decide(
     model: ServedModel, decision: Decision, prompt: DecisionPrompt, terms: RequestTerms, *, is_first: bool = True
 ) -> Decided:
-    """Compute a decision; one without questions costs nothing. Cancellation ends it. prompt: that of all rotations.
+    """Compute a decision; one without questions costs nothing. Cancellation ends it. prompt: with all rotations.
 
-    is_first: False if its request has begun with another decision.
+    is_first: False if another decision of the same request came before.
 
     Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
     QueueTimeout, RequestFailed and InvalidRequest after.

@@ -26,7 +26,7 @@ class DecisionMeter:
     ) -> None:
         """Reserve the tokens of state and questions. Raises RateLimited if the key's limits do not allow it.
 
-        num_questions: those of the client; `prompt` has all rotations of each.
+        num_questions: without rotations, which `prompt` has.
         """
         self._metrics = metrics
         self.record = record

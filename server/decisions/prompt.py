@@ -18,7 +18,7 @@ from server.text_model import ChatModel, TextModel
 
 MAX_LABEL_TOKENS = 256
 MAX_QUESTION_TOKENS = 1 << 20  # of all questions, in each rotation
-MAX_SPELLING_TOKENS = 1 << 18  # of all spellings of their labels, for each of which the engine makes an object
+MAX_SPELLING_TOKENS = 1 << 18  # of all spellings of their labels; the engine makes an object for each
 
 
 @dataclass(frozen=True, slots=True)

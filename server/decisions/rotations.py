@@ -48,7 +48,7 @@ def unrolled(decision: Decision) -> Decision:
 
 
 def averaged(decision: Decision, masses: Sequence[LabelMasses]) -> list[LabelMasses]:
-    """Return the masses of the decision's questions. masses: those of all rotations, in order."""
+    """Return the masses of the decision's questions. masses: of all rotations, in order."""
     if decision.permutations == 1:
         return [*masses]
     pending = iter(masses)

@@ -1,4 +1,4 @@
-"""moderation_prompt: the questions about one text that give its scores: those of a guard, or a statement for each
+"""moderation_prompt: makes the questions about one text that give its scores: a guard's own, or a statement for each
 category."""
 
 import contextlib

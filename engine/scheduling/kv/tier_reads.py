@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class BlockRead:
     """Blocks that are read for one or more sequences. contents: the intact ones by key; None until they are read.
 
-    is_late: the sequence that it was begun for computes the blocks instead.
+    is_late: the sequence that started it computes the blocks instead.
     """
 
     keys: list[bytes]
@@ -222,8 +222,8 @@ class TierReads:
         return all(read.contents is not None for read in self._reads[sequence])
 
     def _give_up(self, sequence: Sequence) -> None:
-        """Drop the reads of a sequence that are still running. A read is late if it was begun for this sequence: others
-        may need fewer of its blocks, and so wait less long."""
+        """Drop the reads of a sequence that are still running. A read is late if this sequence started it: others may
+        need fewer of its blocks, and so wait less long."""
         for read in [read for read in self._reads[sequence] if read.contents is None]:
             if next(iter(read.sequences)) is sequence and not read.is_late:
                 self._num_late += 1

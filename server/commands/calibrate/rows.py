@@ -1,4 +1,4 @@
-"""read_known_rows: decisions with known answers, all of which are validated before the first is computed."""
+"""read_known_rows: reads decisions with known answers, and validates all before the first is computed."""
 
 import hashlib
 from collections.abc import Sequence

@@ -127,7 +127,7 @@ class DecisionProtocol(Generic[B]):
 
 
 def decision_endpoint(protocol: DecisionProtocol[Any], **fields: Any) -> Endpoint[Any]:
-    """Return the endpoint of a protocol. fields: those of Endpoint that differ between protocols."""
+    """Return the endpoint of a protocol. fields: of Endpoint, where protocols differ."""
     return Endpoint(
         tag="Decisions",
         capability=Capability.GENERATES,

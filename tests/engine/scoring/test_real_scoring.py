@@ -61,7 +61,7 @@ def _ids(length: int) -> list[int]:
 
 
 def _labels(lengths: list[int]) -> list[list[LabelPath]]:
-    """Labels of so many tokens, each longer one with the beginning of the one before it; the last has two spellings."""
+    """Return labels of these lengths; each longer one begins with the one before it, and the last has two spellings."""
     labels: list[list[LabelPath]] = []
     begin: list[int] = []
     for length in lengths:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from server.calibration.calibration import Platt, Temperature, log_odds, sigmoid
-from server.calibration.fitting import KnownAnswer, TooFewAnswers, calibrate_kind, fit
-from server.calibration.measures import measure
+from server.calibration.fitting import KnownAnswer, TooFewAnswers, calibrate_kind, fit, measure
 
 pytestmark = pytest.mark.fast
 
