@@ -43,6 +43,11 @@ class ModelImpl(enum.StrEnum):
     TRANSFORMERS = "transformers"
 
 
+class LoadFormat(enum.StrEnum):
+    AUTO = "auto"
+    DUMMY = "dummy"
+
+
 class Task(enum.StrEnum):
     AUTO = "auto"
     GENERATE = "generate"
@@ -128,6 +133,14 @@ class EngineConfig:
         ModelImpl.AUTO,
         "Implementation of the model: 'headrace', 'transformers' (slower), or 'auto', which uses transformers for "
         "architectures that headrace does not implement.",
+    )
+    load_format: LoadFormat = _model(
+        LoadFormat.AUTO,
+        "Source of the weights: the model's files, or 'dummy': random numbers, for which a config.json is enough, to "
+        "measure speed and memory of a model that is not here. Its answers mean nothing.",
+    )
+    dummy_seed: int | None = _model(
+        None, "With --load-format dummy: seed of the random weights (default: 0).", minimum=0
     )
     task: Task = _model(
         Task.AUTO, "Use of the model: 'generate' text, or 'embed' texts; 'auto' is what the model was made for."
@@ -299,6 +312,7 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
+        self._check_load_format()
         if self.quantize_head and self.quantization in (Quantization.AUTO, Quantization.NONE):
             raise StartupError(
                 f"--quantize-head quantizes embeddings and output layer as the other weights, but --quantization is "
@@ -330,6 +344,26 @@ class EngineConfig:
             raise StartupError(
                 "--kv-offload-dir keeps cached prefixes, which --no-enable-prefix-caching does without; leave one out"
             )
+
+    def _check_load_format(self) -> None:
+        if self.load_format is not LoadFormat.DUMMY:
+            if self.dummy_seed is not None:
+                raise StartupError(
+                    f"--dummy-seed is {self.dummy_seed}, but --load-format is {self.load_format.value}; add "
+                    "--load-format dummy, or leave --dummy-seed out"
+                )
+            return
+        if self.quality_report or self.max_quality_loss is not None:
+            given = "--quality-report" if self.quality_report else f"--max-quality-loss {self.max_quality_loss:g}"
+            raise StartupError(
+                f"--load-format dummy makes weights of random numbers, which have no quality for {given} to measure; "
+                "leave one out"
+            )
+
+    @property
+    def dummy_weights_seed(self) -> int | None:
+        """Seed of random weights; None if the weights are the model's own."""
+        return None if self.load_format is LoadFormat.AUTO else self.dummy_seed or 0
 
     def generating_options(self) -> list[str]:
         """Return the names of set options that only apply to generation, and so not to a pooling model."""

@@ -12,7 +12,7 @@ import msgspec
 from engine.child_processes.lifetime import end_with_parent
 from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.commands.weighed import weigh_files
-from engine.config import EngineConfig
+from engine.config import EngineConfig, LoadFormat
 from engine.draft_model.load import resolve_draft
 from engine.errors import HeadraceError, OptionError
 from engine.speculation.settings import speculation_settings
@@ -48,6 +48,7 @@ def _weighed(config: EngineConfig) -> Weighed:
         config.revision,
         _Reporter(config.model),
         check=lambda files: check_config(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl]),
+        needs_weights=config.load_format is not LoadFormat.DUMMY,
     )
     spec = speculation_settings(config)
     draft_files = None if spec.draft_model is None else resolve_draft(spec, _Reporter(spec.draft_model))

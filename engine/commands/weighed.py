@@ -48,7 +48,12 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
 def open_as_served(files: ModelFiles, config: EngineConfig) -> "OpenedModel | OpenedTransformersModel":
     """Open a model with the options that it would be served with. Raises a ModelError."""
     overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
-    return open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
+    return open_with_either(
+        files,
+        overrides,
+        use_transformers=USE_TRANSFORMERS[config.model_impl],
+        dummy_seed=config.dummy_weights_seed,
+    )
 
 
 def weigh_opened(
@@ -58,7 +63,10 @@ def weigh_opened(
     config: EngineConfig,
 ) -> Weighed:
     """Estimate the memory that an opened model needs. Raises a ModelError if it cannot be served."""
-    weights = _weight_bytes(files, _checkpoint_of(opened), config)
+    if isinstance(opened, OpenedModel) and opened.is_dummy:
+        weights = Decoder(opened.spec, compute_by_torch(config)).weight_bytes()
+    else:
+        weights = _weight_bytes(files, _checkpoint_of(opened), config)
     layout = _cache_layout(opened, config)
     groups = kv_groups(layout, config.block_size)
     block_bytes, per_token = layout.block_bytes(config.block_size), layout.unshared_block_bytes(1)

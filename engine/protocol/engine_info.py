@@ -64,6 +64,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
     notes: list[str]  # lines for the operator: the chosen settings, with reasons
     warnings: list[str] = []  # lines for the operator: settings that are probably not meant
+    load_format: str = "auto"  # "dummy": the weights are random numbers
     weight_formats: dict[str, int] = {}  # number of tensors by format, such as "int4 g32"
     quality: Quality | None = None  # quality loss from quantization, if requested or known
     pooling: PoolingInfo | None = None  # capabilities of a pooling model; None if the engine generates text

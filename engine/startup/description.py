@@ -5,7 +5,7 @@ from collections import Counter
 import msgspec
 import torch
 
-from engine.config import EngineConfig, SpeculativeMethod
+from engine.config import EngineConfig, LoadFormat, SpeculativeMethod
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
@@ -67,12 +67,23 @@ def describe_model(
             *model.notes,
             *([] if quality is None else [describe_quality(quality)]),
         ],
-        warnings=[*budget.warnings],
+        warnings=[*dummy_warning(config), *budget.warnings],
+        load_format=config.load_format.value,
         weight_formats=model.weight_formats,
         prefill_seconds_per_token=times.prefill_token_s,
         decode_step_s=times.decode_s,
         quality=quality,
     )
+
+
+def dummy_warning(config: EngineConfig) -> list[str]:
+    """Return the warning about random weights; [] for a model's own."""
+    if config.load_format is not LoadFormat.DUMMY:
+        return []
+    return [
+        "the weights are random numbers (--load-format dummy), good for measuring speed and memory; every answer is "
+        "noise; leave --load-format out to serve the model"
+    ]
 
 
 def describe_speculation(

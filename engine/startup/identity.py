@@ -61,6 +61,8 @@ def compute_identity(config: EngineConfig, models: EngineModels, *, weights: str
             f"the files of {config.model} cannot be identified, since they cannot be read again or have changed since "
             "they were loaded; start again when they are complete"
         )
+    if (seed := config.dummy_weights_seed) is not None:
+        weights = f"dummy {seed} {weights}"
     storage = weight_options(
         config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
     )
@@ -91,7 +93,8 @@ def kv_fingerprint(identity: ComputeIdentity, model: LoadedModel, block_size: in
 def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
     """Return mode/version/weights/kernels/KV dtype of a loaded model after `serve_context`.
 
-    Each part changes by itself, so that a difference of two fingerprints has a name. LoRA adapters are not included.
+    Each part changes by itself, so that a difference of two fingerprints has a name. The weights' part begins with
+    "dummy-" if they are random. LoRA adapters are not included.
     The weights are known by samples, since a start should not wait until all of them are read.
 
     Raises StartupError if the files can no longer be read.
@@ -102,6 +105,7 @@ def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
     except OSError as error:
         raise StartupError(f"the files of {config.model} cannot be read again ({error}); start again") from error
     identity = compute_identity(config, models, weights=samples)
+    source = "" if config.dummy_weights_seed is None else "dummy-"
     weights = hash_texts([identity.weights, identity.storage, identity.overrides, identity.rotary, identity.dtype])
     code = hash_texts([identity.version, identity.kernels, identity.attention])
     level = model.compute.ops.level if is_host(model.device) else identity.device
@@ -110,7 +114,7 @@ def system_fingerprint(config: EngineConfig, models: EngineModels) -> str:
         (
             identity.mode,
             identity.version.split()[0],
-            weights[:12],
+            source + weights[:12],
             f"{level}-{code[:6]}",
             identity.kv_dtype if has_keys else "no-kv",
         )

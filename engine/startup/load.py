@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.config import EngineConfig, ModelImpl, Quantization
+from engine.config import EngineConfig, LoadFormat, ModelImpl, Quantization
 from engine.draft_model.load import load_draft, resolve_draft
 from engine.errors import ModelUnusable, OptionError, StartupError
 from engine.protocol import Quality, TokenizerInfo
@@ -71,6 +71,11 @@ def load_models(
     Raises StartupError if a model cannot be found or loaded (ModelUnusable if its files are the cause), OptionError
     for an option that is invalid or does not fit.
     """
+    if spec.draft_model is not None and config.load_format is LoadFormat.DUMMY:
+        raise OptionError(
+            f"--load-format dummy makes weights of random numbers, whose answers {spec.draft_model} cannot predict; "
+            "leave the draft model out"
+        )
     draft_files = resolve_draft(spec, report)  # first: a misspelled name should not wait for the model
     try:
         files = resolve_model(
@@ -80,6 +85,7 @@ def load_models(
             check=lambda files: check_config(
                 files, overrides_of(config), use_transformers=USE_TRANSFORMERS[config.model_impl]
             ),
+            needs_weights=config.load_format is not LoadFormat.DUMMY,
         )
         quality_report = QualityReport(config, files, device, report)
         quality_report.before_loading()
@@ -91,7 +97,8 @@ def load_models(
             lambda assets: on_tokenizer(tokenizer_info(assets)),
             lambda traits, max_position: check_served_options(config, traits, max_position),
         )
-        record_use(files.weight_files)
+        if config.load_format is not LoadFormat.DUMMY:
+            record_use(files.weight_files)
         quality = quality_report.after_loading(target)
     except SettingError as error:
         raise OptionError(str(error)) from error
@@ -164,6 +171,7 @@ def load_options(config: EngineConfig, device: str) -> LoadOptions:
         overrides=overrides_of(config),
         use_transformers=USE_TRANSFORMERS[config.model_impl],
         weight_cache=_weight_cache(config),
+        dummy_seed=config.dummy_weights_seed,
     )
 
 

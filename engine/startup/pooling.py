@@ -14,7 +14,7 @@ from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
 from engine.protocol import EngineInfo, PoolingInfo, PoolingParams, PoolingRequest, PoolingTask, StepStats
 from engine.runner.kv_budget import check_context, format_bytes
-from engine.startup.description import tokenizer_info
+from engine.startup.description import dummy_warning, tokenizer_info
 from engine.startup.task import pooling_tasks, pools
 from models.architecture.pooling import TokenPooling
 from models.decoder import Decoder
@@ -194,6 +194,8 @@ def _engine_info(config: EngineConfig, model: LoadedModel, info: PoolingInfo, st
             f"Memory: {format_bytes(model.weight_bytes)} of weights, and no KV cache",
             *model.notes,
         ],
+        warnings=dummy_warning(config),
+        load_format=config.load_format.value,
         weight_formats=model.weight_formats,
         pooling=info,
     )

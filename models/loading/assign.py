@@ -32,7 +32,7 @@ _MAX_LISTED = 8  # tensors named in one message
 _CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
 
 
-_LOG_RATE = ".A_log"  # parameters of recurrences that are logarithms of decays' rates
+LOG_RATE = ".A_log"  # parameters of recurrences that are logarithms of decays' rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class _Assigner:
         self._decoder = decoder
         self._parameters = dict(decoder.named_parameters())  # a tied head is not among them
         self._shared_names = _shared_names(decoder)
-        self._unfilled = dict.fromkeys(part for name in self._parameters for part in _parts(decoder, name))
+        self._unfilled = dict.fromkeys(part for name in self._parameters for part in parameter_parts(decoder, name))
         self.assignments: list[Assignment] = []
         self.problems: list[str] = []
 
@@ -91,9 +91,9 @@ class _Assigner:
                 self.problems.append(_is_unused(tensor))
             return
         module = self._decoder.get_submodule(destination.module)
-        dim = 1 if isinstance(module, ConvTaps) else 0  # channels of a convolution are the columns of its weights
-        assignment = Assignment(tensor, destination, _rows(module, destination), dim)
-        filled = [(name, destination.shard)] if destination.shard else _parts(self._decoder, name)
+        assert destination.shard is None or isinstance(module, _SHARDED), f"{destination.module} has no shards"
+        assignment = Assignment(tensor, destination, *filled_rows(module, destination.shard))
+        filled = [(name, destination.shard)] if destination.shard else parameter_parts(self._decoder, name)
         if any(part not in self._unfilled for part in filled):
             self.problems.append(f"{tensor.name!r} repeats another tensor")
         elif tensor.read is None:
@@ -152,7 +152,7 @@ def _fill(parameter: torch.Tensor, assignment: Assignment, rearrange: Rearrange)
     values = rearrange(_read_finite(assignment.tensor, parameter.dtype))
     if assignment.destination.transform is not None:  # such as a logarithm
         check_finite(assignment.tensor, values)
-    if assignment.parameter.endswith(_LOG_RATE) and not bool(values.exp().isfinite().all()):
+    if assignment.parameter.endswith(LOG_RATE) and not bool(values.exp().isfinite().all()):
         raise CheckpointError(
             f"{assignment.tensor.file}: {assignment.tensor.name!r} has logarithms of decays that are not finite, such "
             f"as {values.max().item():g}; fetch the checkpoint again"
@@ -244,18 +244,20 @@ def _shared_names(decoder: Decoder) -> dict[str, str]:
     return {name: names[id(parameter)] for name, parameter in all_names if names[id(parameter)] != name}
 
 
-def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
+def parameter_parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
     """Return a parameter's parts: one for each shard, or a single one without shards."""
     module = decoder.get_submodule(parameter.rpartition(".")[0])
     shards = module.shards if isinstance(module, _SHARDED) else {}
     return [(parameter, shard) for shard in shards] or [(parameter, None)]
 
 
-def _rows(module: nn.Module, destination: Destination) -> tuple[int, int] | None:
-    if destination.shard is None:
-        return None
-    assert isinstance(module, _SHARDED), f"{destination.module} has no shards"
-    return module.shards.get(destination.shard)
+def filled_rows(module: nn.Module, shard: str | None) -> tuple[tuple[int, int] | None, int]:
+    """Return (first, count) of the rows that a shard fills, None for all, and the dimension along which they lie."""
+    if shard is None:
+        return None, 0
+    assert isinstance(module, _SHARDED)
+    # Channels of a convolution are the columns of its weights.
+    return module.shards.get(shard), 1 if isinstance(module, ConvTaps) else 0
 
 
 def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from models.architecture.kv_layout import KV_DTYPES
 from models.attention.base import AttentionBackend
 from models.attention.select import select_backend
+from models.checkpoints.dummy import DummyCheckpoint
 from models.compute import ComputeConfig
 from models.config.generation import generation_defaults, sampling_note
 from models.decoder import Decoder
@@ -18,6 +19,7 @@ from models.kernels.ops import select_operations
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel, LoadedWeights
 from models.loading.assign import Assignment, assign, load_weights
+from models.loading.dummy import assign_dummies
 from models.loading.methods import StoragePlan, choose_methods
 from models.loading.open import OpenedModel, open_with_either
 from models.loading.weights_note import format_of, weights_note
@@ -26,6 +28,7 @@ from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.memory import is_host, not_enough_memory, obtainable_memory_bytes, require_memory
 from models.tokenizer.assets import TokenizerAssets
+from models.tokenizer.bytes import byte_tokenizer
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import CachedWeights, cached_weights, files_state
 
@@ -55,6 +58,7 @@ class LoadOptions:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     use_transformers: bool | None = None
     weight_cache: WeightCache | None = None
+    dummy_seed: int | None = None
 
 
 def load_model(
@@ -72,14 +76,14 @@ def load_model(
     and check_options how the model pools texts (None if transformers' code runs it) and its longest context.
     Raises a ModelError, which names the file, tensor or field.
     """
-    from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds
-
     # Taken before anything is read, since weights are cached only if the files are still the same after loading.
     state = None if options.weight_cache is None else files_state(files)
-    opened = open_with_either(files, options.overrides, use_transformers=options.use_transformers)
+    opened = open_with_either(
+        files, options.overrides, use_transformers=options.use_transformers, dummy_seed=options.dummy_seed
+    )
     compute, refusals = compute_config(opened, options, progress)
     progress("read tokenizer", 0, 0, "")
-    tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
+    tokenizer, tokenizer_note = _tokenizer(files, opened)
     traits = traits_of(opened, files)
     check_options(traits, opened.max_position)
     opened.overridden.refuse_unread(opened.config.architecture())
@@ -93,7 +97,7 @@ def load_model(
         from models.loading.foreign import build_foreign_decoder  # imports transformers' models
 
         decoder, weights = build_foreign_decoder(opened, compute, options.weights, progress)
-    own = [attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
+    own = [attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults), tokenizer_note]
     notes = [opened.note, weights.note, *own]
     return LoadedModel(
         decoder=decoder,
@@ -111,6 +115,16 @@ def load_model(
         pooling=traits,
         adapter_targets=None if isinstance(decoder, Decoder) else decoder.adapter_targets,
     )
+
+
+def _tokenizer(files: ModelFiles, opened: "OpenedModel | OpenedTransformersModel") -> tuple[TokenizerAssets, str]:
+    """Return the model's tokenizer, and a start-up note: with random weights it may be missing."""
+    if isinstance(opened, OpenedModel) and opened.is_dummy and not files.tokenizer_files:
+        assets = byte_tokenizer(opened.vocab_size, opened.config)
+        return assets, f"Tokenizer: none in {files.root}; each byte of a text is a token (--load-format dummy)"
+    from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds
+
+    return load_tokenizer_assets(files, opened.config, opened.gguf_metadata), ""
 
 
 def compute_config(
@@ -164,7 +178,8 @@ def cache_entry(
 
     state: the result of `files_state` before the files were opened; None if a file was missing.
     """
-    if options.weight_cache is None or state is None or compute.ops.packing_refusal is not None:
+    has_files = state is not None and options.dummy_seed is None
+    if options.weight_cache is None or not has_files or compute.ops.packing_refusal is not None:
         return None
     return cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
 
@@ -197,6 +212,8 @@ def build_decoder(
         ) from None
     formats = Counter(format_of(decoder, assignment) for assignment in assignments)
     note = weights_note(decoder.weight_bytes(), formats, storage_plan)
+    if isinstance(opened.checkpoint, DummyCheckpoint):
+        note += f"; {opened.checkpoint.description}"
     if cached is not None and not mapped_bytes:
         cached.save(decoder, progress)
     elif cached is not None:
@@ -218,4 +235,6 @@ def assigned_decoder(opened: OpenedModel, compute: ComputeConfig) -> tuple[Decod
     Reads no weights. Raises MisfitError if tensors' names or shapes do not fit the configuration.
     """
     decoder = Decoder(opened.spec, compute)
+    if isinstance(opened.checkpoint, DummyCheckpoint):
+        return decoder, assign_dummies(decoder, opened.checkpoint, compute.device, opened.config.source)
     return decoder, assign(decoder, opened.checkpoint, opened.names)

@@ -10,13 +10,14 @@ from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.recurrence import StateSpec
 from models.checkpoints.base import Checkpoint
+from models.checkpoints.dummy import DummyCheckpoint, dummy_checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
 from models.checkpoints.quantized.registry import QuantizedReader, find_quantization_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig
 from models.config.overrides import OverriddenConfig, override
-from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.errors import CheckpointError, ModelError, SettingError, UnsupportedModelError
 from models.families.gguf_config import gguf_config
 from models.families.multimodal import find_family, language_model_of
 from models.families.name_map import Rules
@@ -57,6 +58,11 @@ class OpenedModel:
         return self.family.note
 
     @property
+    def is_dummy(self) -> bool:
+        """Whether the weights are random numbers."""
+        return isinstance(self.checkpoint, DummyCheckpoint)
+
+    @property
     def attention_specs(self) -> list[AttentionSpec]:
         return self.spec.attention_specs
 
@@ -81,31 +87,44 @@ class OpenedModel:
         return self.checkpoint.metadata if isinstance(self.checkpoint, GGUFCheckpoint) else None
 
 
-def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) -> OpenedModel:
-    """Open the model in `files` by its family. overrides: replace fields of the configuration.
+def open_model(
+    files: ModelFiles, overrides: Mapping[str, Any] | None = None, *, dummy_seed: int | None = None
+) -> OpenedModel:
+    """Open the model in `files` by its family. overrides: replace fields of the configuration. dummy_seed: seed of
+    random weights; None: the weights are in the files.
 
     Raises a ModelError if files are missing or malformed, or the model is not supported.
     """
-    family, overridden, checkpoint = _open_checkpoint(files, overrides or {})
+    family, overridden, checkpoint = _open_checkpoint(files, overrides or {}, dummy_seed)
     return OpenedModel(overridden, checkpoint, _describe(family, overridden.config), family)
 
 
 def open_with_either(
-    files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None
+    files: ModelFiles,
+    overrides: Mapping[str, Any],
+    *,
+    use_transformers: bool | None = None,
+    dummy_seed: int | None = None,
 ) -> "OpenedModel | OpenedTransformersModel":
     """Open the model in `files` by its family or by transformers' code.
 
-    use_transformers: whether transformers' code computes the model; None: only if there is no family. Raises a
-    ModelError if files are missing or malformed, or the model is not supported.
+    use_transformers: whether transformers' code computes the model; None: only if there is no family. dummy_seed: as in
+    `open_model`. Raises a ModelError if files are missing or malformed, or the model is not supported.
     """
     if not files.gguf:
-        return _open_with_transformers(files, overrides, use_transformers) or open_model(files, overrides)
+        foreign = _open_with_transformers(files, overrides, use_transformers)
+        if foreign is not None and dummy_seed is not None:
+            raise UnsupportedModelError(
+                f"{files.config.architecture()} runs in transformers' code, and --load-format dummy draws weights for "
+                "headrace's own families only; leave --load-format out"
+            )
+        return foreign or open_model(files, overrides, dummy_seed=dummy_seed)
     if use_transformers:
         raise ModelError(
             f"{files.origin} is a GGUF file, which only headrace's own families read; leave --model-impl at auto, or "
             "serve the model's safetensors"
         )
-    return open_model(files, overrides)
+    return open_model(files, overrides, dummy_seed=dummy_seed)
 
 
 def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None) -> None:
@@ -160,11 +179,21 @@ def _refused(files: ModelFiles, reason: str) -> UnsupportedModelError:
     return refused(files.config, reason, tensors)
 
 
-def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Family, OverriddenConfig, Checkpoint]:
+def _open_checkpoint(
+    files: ModelFiles, overrides: Mapping[str, Any], dummy_seed: int | None
+) -> tuple[Family, OverriddenConfig, Checkpoint]:
+    if files.gguf and dummy_seed is not None:
+        raise SettingError(
+            f"--load-format is dummy, but {files.origin} is a GGUF file, which contains its weights; give a folder "
+            "with a config.json, or leave --load-format out"
+        )
     if files.gguf:
         gguf = GGUFCheckpoint(files.gguf)
         config = gguf_config(gguf)
         return find_family(config)[0], override(config, overrides), gguf
+    if dummy_seed is not None:
+        family, overridden, section = _described_config(files, overrides)
+        return family, overridden, dummy_checkpoint(overridden.config, section, dummy_seed)
     family, overridden, reader = _overridden_config(files, overrides)
     checkpoint = SafetensorsCheckpoint(files.folder)
     if not family.is_wrapped and any(name.startswith("model.language_model.") for name in checkpoint.tensors):
@@ -185,7 +214,14 @@ def _overridden_config(
     files: ModelFiles, overrides: Mapping[str, Any]
 ) -> tuple[Family, OverriddenConfig, QuantizedReader | None]:
     """Return a folder's family and configuration, and a reader of its weights if they are quantized."""
+    family, overridden, section = _described_config(files, overrides)
+    return family, overridden, None if section is None else reader_for(section)
+
+
+def _described_config(
+    files: ModelFiles, overrides: Mapping[str, Any]
+) -> tuple[Family, OverriddenConfig, HFConfig | None]:
+    """Return a folder's family and configuration, and its quantization_config if the weights are quantized."""
     family, config = find_family(files.config)  # an unknown architecture is the first error
     overridden = override(config, overrides)
-    section = find_quantization_config(overridden.config, files.folder)
-    return family, overridden, None if section is None else reader_for(section)
+    return family, overridden, find_quantization_config(overridden.config, files.folder)

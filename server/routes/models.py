@@ -122,6 +122,7 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
         **({"system_fingerprint": info.system_fingerprint} if info.system_fingerprint else {}),
         "dtype": info.dtype,
         "device": info.device,
+        **({"load_format": info.load_format} if info.load_format != "auto" else {}),
         "weight_bytes": info.weight_bytes,
         **({"adapter_memory_bytes": info.adapter_bytes} if info.adapter_bytes else {}),
         "weight_formats": info.weight_formats,

@@ -89,6 +89,7 @@ class ModelExtras(ModelLoad, kw_only=True):
     system_fingerprint: str | UnsetType = UNSET
     dtype: str | UnsetType = UNSET
     device: str | UnsetType = UNSET
+    load_format: str | UnsetType = UNSET
     weight_bytes: int | UnsetType = UNSET
     adapter_memory_bytes: int | UnsetType = UNSET
     weight_formats: dict[str, int] | UnsetType = UNSET

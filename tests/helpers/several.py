@@ -1,13 +1,14 @@
 """An application with several models that come and go, whose engines are fakes that say their model's name."""
 
 import asyncio
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 
 from engine.client.interface import EngineState
-from engine.config import EngineConfig
+from engine.config import EngineConfig, LoadFormat
 from engine.errors import StartupError
 from engine.protocol import EngineInfo
 from server.app import create_app
@@ -82,12 +83,12 @@ def make_several(
     pinned: tuple[str, ...] = (),
     load_timeout_s: float = 30.0,
     enable_lora: bool = False,
+    load_format: LoadFormat = LoadFormat.AUTO,
     **options: object,
 ) -> Several:
     """Return a server of models that need the given memory, none of them loaded. options: of ServerConfig."""
-    entries = tuple(
-        ModelEntry((name,), EngineConfig(model=f"/models/{name}", enable_lora=enable_lora)) for name in needs
-    )
+    shared = EngineConfig(enable_lora=enable_lora, load_format=load_format)
+    entries = tuple(ModelEntry((name,), dataclasses.replace(shared, model=f"/models/{name}")) for name in needs)
     config = ServerConfig(models=ModelsConfig(entries, load_on_demand=True), **options)  # type: ignore[arg-type]
     slots = {name: EngineSlot() for name in needs}
     app = create_app(slots, config, entries[0].engine, Metrics(entries[0].name))

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.config import LoadFormat
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ModelNotFound
@@ -76,6 +77,12 @@ def _model(context: ServerContext, name: str) -> ServedModel:
     if model.info is not None and not model.info.generates:
         raise InvalidRequest(
             f"the model {quote(name)} pools texts; only models that generate text can be fine-tuned", param="model"
+        )
+    if model.engine.load_format is LoadFormat.DUMMY:
+        raise InvalidRequest(
+            f"the weights of {quote(name)} are random numbers (--load-format dummy), so there is nothing to fine-tune; "
+            "name another model",
+            param="model",
         )
     missing = {
         "--data-dir FOLDER (for jobs and adapters)": context.config.data_dir is None,

@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 
+from engine.config import LoadFormat
 from tests.helpers.finetuning import Runner, create, official
 from tests.helpers.several import Several, make_several
 
@@ -37,3 +38,9 @@ async def test_layers_that_a_model_does_not_have_are_refused_before_it_is_loaded
 async def test_layers_are_taken_where_the_model_has_them_or_is_not_known(several: Several) -> None:
     assert (await _create(several, "beta", LAYERS)).model == "beta"
     assert (await _create(several, "alpha", ["qproj"])).model == "alpha"
+
+
+async def test_random_weights_are_refused(tmp_path: Path) -> None:
+    made = make_several({"alpha": 1}, 10, enable_lora=True, data_dir=str(tmp_path), load_format=LoadFormat.DUMMY)
+    with pytest.raises(openai.BadRequestError, match=r"'alpha' are random numbers \(--load-format dummy\).*nothing to"):
+        await _create(made, "alpha", LAYERS)
