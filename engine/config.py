@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ class SchedulingPolicy(enum.StrEnum):
 
 
 class Device(enum.StrEnum):
+    """Devices without a number; CUDA is the first one, and "cuda:N" is another."""
+
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
@@ -83,6 +86,7 @@ _GENERATING = (
     "kv_persist",
     "draft_model",
 )
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?", re.ASCII)
 _GROUPED = (Quantization.INT4, Quantization.INT8, Quantization.NF4)  # quantized on load by groups of columns
 
 
@@ -153,7 +157,12 @@ class EngineConfig:
     generation_config: str = _model(
         "auto", "Source of default sampling values: 'auto' (the model's), 'vllm' (neutral: 1 / 1 / off), or a folder."
     )
-    device: Device = _model(Device.AUTO, "Device to run on.")
+    device: str = _model(
+        Device.AUTO.value,
+        "Device to run on; cuda:N is the CUDA device N, and auto the first if it can be used, else the CPU. Each of "
+        "several models may name its own.",
+        metavar="{auto,cpu,cuda,cuda:N}",
+    )
     dtype: DType = _model(DType.AUTO, "Precision of activations and unquantized weights; auto is at most 16 bits.")
     quantization: Quantization = _model(
         Quantization.AUTO,
@@ -312,6 +321,8 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
+        if _DEVICE.fullmatch(self.device) is None:
+            raise StartupError(f"--device is {self.device!r}; it must be auto, cpu, cuda or cuda:N, such as cuda:1")
         self._check_load_format()
         if self.quantize_head and self.quantization in (Quantization.AUTO, Quantization.NONE):
             raise StartupError(

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.command_io.weighing import USUAL_CONTEXT, Weighed
-from engine.config import Device, DType, EngineConfig, Quantization
+from engine.config import DType, EngineConfig, Quantization
 from engine.draft_model.load import draft_block_bytes
 from engine.protocol.pooling import capabilities_of
 from engine.runner.kv_budget import STATES_PER_SEQUENCE, CacheDemand
 from engine.runner.kv_groups import kv_groups
 from engine.speculation.settings import speculation_settings
 from engine.startup.adapter_memory import adapter_memory
+from engine.startup.device import planned_device
 from engine.startup.load import USE_TRANSFORMERS
 from engine.startup.task import pooling_tasks, pools
 from models.architecture.kv_layout import KV_DTYPES, KVLayout
@@ -28,7 +29,7 @@ from models.kv.cache import CacheLayout
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles
-from models.system.memory import free_memory_bytes
+from models.system.memory import free_memory_bytes, is_host
 from models.training.trainable_layers import layer_kinds, trainable_layers
 
 if TYPE_CHECKING:
@@ -93,10 +94,9 @@ def weigh_opened(
         least_kv = demand.sequence_bytes(least)
         usual_kv = demand.sequence_bytes(min(USUAL_CONTEXT, longest))
         most_kv = demand.sequence_bytes(longest, STATES_PER_SEQUENCE) * config.max_num_seqs
-    on_cuda = config.device is not Device.CPU and torch.cuda.is_available()
-    device = torch.device("cuda" if on_cuda else "cpu")
+    device = planned_device(config.device)
     return Weighed(
-        is_on_cpu=not on_cuda,
+        is_on_cpu=is_host(device),
         weight_bytes=weights,
         least_kv_bytes=least_kv,
         most_kv_bytes=most_kv,

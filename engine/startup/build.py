@@ -13,7 +13,7 @@ from engine.adapters.service import AdapterService
 from engine.child_processes.allocator import retain_freed_memory
 from engine.child_processes.fault_plan import FaultPlan
 from engine.client.interface import ignore
-from engine.config import Device, EngineConfig
+from engine.config import EngineConfig
 from engine.draft_model.load import draft_block_bytes, make_drafter
 from engine.draft_model.model import DraftModel
 from engine.engine import Engine
@@ -36,6 +36,7 @@ from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
 from engine.startup.determinism import describe_exactness, prepare_determinism
+from engine.startup.device import choose_device
 from engine.startup.early import compute_threads
 from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
@@ -149,21 +150,10 @@ def build_served_engine(
 
 def _prepare_device(config: EngineConfig) -> torch.device:
     """Return the device, and set the number of threads if it is the host's."""
-    device = _choose_device(config.device)
+    device = choose_device(config.device)
     if is_host(device):
         set_num_threads(compute_threads(config.threads))
     return device
-
-
-def _choose_device(option: Device) -> torch.device:
-    if option is Device.AUTO:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if option is Device.CUDA and not torch.cuda.is_available():
-        raise StartupError(
-            "--device is cuda, but this torch finds no CUDA device; install a CUDA build of torch, check the driver "
-            "with nvidia-smi, or use --device cpu"
-        )
-    return torch.device(option.value)
 
 
 def _plan_memory(

@@ -20,7 +20,7 @@ def check_options(config: EngineConfig) -> None:
         parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     except SettingError as error:
         raise OptionError(str(error)) from error
-    if config.device is Device.CPU:
+    if config.device == Device.CPU:
         compute_threads(config.threads)
 
 

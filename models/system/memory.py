@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from models.errors import ModelError
+from models.system import cuda
 from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_cgroup_folders
 
 
@@ -33,8 +34,7 @@ def is_host(device: torch.device) -> bool:
 def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
     """Return the bytes that can be allocated on `device` now. The system's file cache counts as free."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
+        return cuda.memory_bytes(device)[0]
     return min(_free_bytes(files), _address_space_left(files.status))
 
 

@@ -12,11 +12,13 @@ from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
 from engine.runner.kv_budget import format_bytes
+from engine.startup.device import device_refusal, planned_device
 from engine.startup.early import compute_threads, offload_folder
 from engine.wording import counted
 from models.errors import SettingError
 from models.kernels.cpu import build
 from models.kernels.cpu.library import LEVEL_VARIABLE, chosen_level
+from models.system import cuda
 from models.system.cache_folder import cache_folder
 from models.system.cores import allowed_cpus, cpu_quota
 
@@ -37,18 +39,19 @@ def machine_findings(config: EngineConfig) -> Iterator[Finding]:
         yield offload_finding(config.kv_offload_dir)
 
 
-def device_finding(device: Device) -> Finding:
-    if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-        if device is Device.CPU:
-            return warning("device", f"{names} would not be used: --device is cpu; leave it out to use it")
-        return ok("device", names)
-    if device is Device.CUDA:
-        return problem(
-            "device",
-            f"--device is cuda, and torch {torch.__version__} finds none; install a CUDA build of torch, check the "
-            "driver with nvidia-smi, or use --device cpu",
-        )
+def device_finding(option: str) -> Finding:
+    """Check the device that --device names, in the words of a start."""
+    refusal, device = device_refusal(option), planned_device(option)
+    if refusal is not None and option != Device.AUTO:
+        return problem("device", f"--device is {option}, but {refusal}, or use --device cpu")
+    if refusal is not None:
+        return warning("device", f"the CPU computes: {refusal}")
+    if device.index is not None:
+        found = cuda.describe(device.index)
+        more = f" of {counted(cuda.device_count(), 'device')}" if cuda.device_count() > 1 else ""
+        return ok("device", f"{device}{more}: {found.name}, {format_bytes(found.total_bytes)}")
+    if planned_device(Device.AUTO).index is not None:
+        return warning("device", f"{cuda.describe(0).name} is not used: --device is cpu; leave it out to use it")
     if _NVIDIA.exists():
         return warning(
             "device", f"there is an NVIDIA driver, but torch {torch.__version__} cannot use it: a CPU build?"

@@ -13,6 +13,7 @@ from engine.errors import HeadraceError
 from engine.kv_tiers.tier import most_moving_bytes
 from engine.runner.kv_budget import format_bytes
 from engine.speculation.settings import speculation_settings
+from engine.startup.device import planned_device
 from engine.startup.tier import check_states
 from models.errors import MisfitError, ModelError
 from models.sources.resolve import ModelFiles, find_local
@@ -26,7 +27,7 @@ class _NotHere(Exception):
 def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
     """Check each model; a single one must also fit into memory. Without models, report only the free memory."""
     config = models[0].config if models else EngineConfig()
-    device = torch.device("cuda" if config.device is not Device.CPU and torch.cuda.is_available() else "cpu")
+    device = planned_device(config.device)
     free, most = free_memory_bytes(device), obtainable_memory_bytes(device)
     findings, weighed = [ok("memory", f"{format_bytes(free)} free on {device}")], []
     for model in models:
@@ -95,7 +96,7 @@ def memory_finding(files: ModelFiles) -> Finding:
 
 def default_device() -> torch.device:
     """Return the device that models run on by default."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return planned_device(Device.AUTO)
 
 
 def _compare(needs: Weighed, config: EngineConfig, free: int, most: int, how: str) -> Finding:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine.command_io.findings import Finding, ModelToCheck, Severity, warning
 from engine.commands.doctor import machine, model
@@ -14,6 +13,8 @@ from engine.config import Device, EngineConfig, Task
 from engine.runner.kv_budget import format_bytes
 from models.kernels.cpu import build, library
 from models.kernels.cpu.library import LEVEL_VARIABLE
+from models.system.cuda import CudaDevice
+from tests.helpers.fake_cuda import H100, T4, install_devices
 from tests.helpers.model_folders import write_model_folder
 
 
@@ -24,9 +25,22 @@ def test_this_machine_has_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each for each in found.values() if each.severity is Severity.PROBLEM] == []
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
-def test_a_device_that_is_not_there_is_a_problem() -> None:
-    assert machine.device_finding(Device.CUDA).severity is Severity.PROBLEM
+@pytest.mark.parametrize(
+    ("option", "devices", "severity", "message"),
+    [
+        ("cuda:1", [H100], Severity.PROBLEM, "--device is cuda:1, but there is no such device: cuda:0 (NVIDIA H100"),
+        ("auto", [T4], Severity.WARNING, "the CPU computes: Tesla T4 has compute capability 7.5"),
+        ("cuda:1", [T4, H100], Severity.OK, "cuda:1 of 2 devices: NVIDIA H100 80GB HBM3, 80.0 GiB"),
+        ("cpu", [H100], Severity.WARNING, "NVIDIA H100 80GB HBM3 is not used: --device is cpu"),
+    ],
+)
+def test_the_device_is_checked_as_at_a_start(
+    monkeypatch: pytest.MonkeyPatch, option: str, devices: list[CudaDevice], severity: Severity, message: str
+) -> None:
+    install_devices(monkeypatch, devices)
+    found = machine.device_finding(option)
+    assert found.severity is severity
+    assert found.message.startswith(message)
 
 
 def test_without_kernels_and_compiler_steps_are_slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Questions about CUDA devices, which torch answers: their number, memory and compute capability.
+
+All of headrace asks here, so that tests can answer for devices that are not there (tests/helpers/fake_cuda.py).
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDevice:
+    """A device's fixed properties."""
+
+    name: str
+    capability: tuple[int, int]
+    total_bytes: int
+    num_processors: int  # streaming multiprocessors
+
+
+def cuda_build() -> str | None:
+    """Return the version of CUDA that torch was built for; None for a build without CUDA."""
+    return torch.version.cuda
+
+
+def start_error() -> str | None:
+    """Return torch's message if it cannot use any CUDA device, such as one about the driver; None if it can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the same, on the standard error
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:  # the latter from builds without CUDA
+            return " ".join(str(error).split())
+    return None
+
+
+def device_count() -> int:
+    return torch.cuda.device_count()
+
+
+def describe(index: int) -> CudaDevice:
+    properties = torch.cuda.get_device_properties(index)
+    capability = (properties.major, properties.minor)
+    return CudaDevice(properties.name, capability, properties.total_memory, properties.multi_processor_count)
+
+
+def make_current(index: int) -> None:
+    """Make a device the one of calls that name none."""
+    torch.cuda.set_device(index)
+
+
+def memory_bytes(device: torch.device) -> tuple[int, int]:
+    """Return the free and the total bytes of a device, for all processes."""
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free), int(total)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Return cached memory to the device, and measure the peak from now on."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> tuple[int, int]:
+    """Return the most bytes that tensors of this process took since `reset_peak`, and the bytes that they take now."""
+    return torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has computed everything. Raises what failed there."""
+    torch.cuda.synchronize(device)
