@@ -38,12 +38,13 @@ from engine.protocol import (
 )
 from engine.protocol.served_engine import ServedEngine
 from engine.startup.early import check_options
-from models.errors import is_out_of_memory
+from models.errors import DeviceLostError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
 _MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or choose a smaller model"
+_DEVICE_LOST_EXIT = 75  # EX_TEMPFAIL
 _REPORT_INTERVAL_S = 0.05
 _PULSE_INTERVAL_S = 1.0
 
@@ -90,7 +91,11 @@ def main() -> None:
         _send(sock, Failed(f"the engine could not start: {type(error).__name__}: {error}"))
         return
     _send(sock, Ready(info))
-    _serve(engine, inbox, sock if faults is None else _faulty(sock, faults), pulse)
+    try:
+        _serve(engine, inbox, sock if faults is None else _faulty(sock, faults), pulse)
+    except DeviceLostError as error:
+        logger.critical("the device has failed for good (%s); this process ends, and another one goes on", error)
+        os._exit(_DEVICE_LOST_EXIT)  # without destructors, which would call the device
     engine.close()
 
 

@@ -6,6 +6,7 @@ seventh visit alone, `*7` every seventh. Points and their actions:
     step     raise          the runner fails after it has computed the step
              memory         as if memory had run out within the step
              hang=S         the step takes S seconds more, without a sign of progress
+             lost           as if the GPU had failed for good: the engine ends by itself
              exit, kill     the engine exits, or kills itself as the system's out-of-memory killer would
     request  raise          every step with this step's first request fails, from this step on
     logits   nan            the step's first row of logits, or first vector of a text, is not finite
@@ -25,7 +26,7 @@ from engine.errors import OptionError
 VARIABLE = "HEADRACE_FAULTS"
 
 _ACTIONS = {
-    "step": ("raise", "memory", "hang", "exit", "kill"),
+    "step": ("raise", "memory", "lost", "hang", "exit", "kill"),
     "request": ("raise",),
     "logits": ("nan",),
     "output": ("delay", "corrupt"),

@@ -119,6 +119,8 @@ def _break_step(fault: PlannedFault) -> None:
             raise RuntimeError("an injected fault of the runner")
         case "memory":
             raise MemoryError("an injected shortage of memory")
+        case "lost":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered (injected)")
         case "hang":
             time.sleep(fault.seconds)
         case "exit":

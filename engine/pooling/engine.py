@@ -25,7 +25,7 @@ from engine.protocol import (
 from engine.protocol.adapters import NO_ADAPTERS
 from engine.protocol.pooling import MAX_TOKEN_VALUES
 from engine.protocol.sampling_params import check_range
-from models.errors import is_out_of_memory
+from models.errors import is_out_of_memory, raise_if_lost
 
 if TYPE_CHECKING:  # the process that runs this reports its progress before torch is there
     import torch
@@ -174,6 +174,7 @@ class PoolingEngine:
         try:
             results: list[torch.Tensor | str] = list(self._pooler.compute(batch))
         except Exception as error:
+            raise_if_lost(error)
             if is_out_of_memory(error) and len(batch) > 1 and self._step_size.shrink(num_tokens):
                 logger.warning(
                     "memory ran out for %d texts of %d tokens together; smaller batches follow", len(batch), num_tokens
@@ -188,6 +189,7 @@ class PoolingEngine:
         try:
             return self._pooler.compute([request])[0]
         except Exception as error:
+            raise_if_lost(error)
             logger.exception("text %s fails alone, too, and ends", request.id)
             return _failed(error)
 

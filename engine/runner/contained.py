@@ -7,17 +7,21 @@ from typing import Any
 from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult, run_step
 from engine.scheduling.steps.budget import StepBudget
 from engine.wording import counted
-from models.errors import is_out_of_memory
+from models.errors import is_out_of_memory, raise_if_lost
 
 logger = logging.getLogger(__name__)
 
 
 def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -> StepResult | None:
-    """Run a plan. If memory runs out, shrink the budget and return None; smaller steps must then be scheduled."""
+    """Run a plan. If memory runs out, shrink the budget and return None; smaller steps must then be scheduled.
+
+    Raises DeviceLostError if the device has failed for good: no request is the cause, and none can be computed.
+    """
     start_s = time.perf_counter()
     try:
         result = run_step(runner, plan)
     except Exception as error:
+        raise_if_lost(error)
         if is_out_of_memory(error) and budget.shrink(plan.num_tokens):
             logger.warning(
                 "memory ran out in a step of %s (%s); %s computed again, in smaller steps",
@@ -58,6 +62,7 @@ def _execute_alone(runner: Runner[Any], item: PlanItem) -> RowResult:
     try:
         (row,) = run_step(runner, StepPlan([item])).rows
     except Exception as error:
+        raise_if_lost(error)
         logger.exception("request %s fails alone, too, and ends", item.sequence.id)
         return _failed(error)
     return row

@@ -1,6 +1,5 @@
 """TorchRunner: runs step plans on a loaded model, on a CPU or a CUDA device."""
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -23,10 +22,11 @@ from engine.scheduling.kv.moves import BlockLoad, BlockSave
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
-from models.errors import ModelError, is_out_of_memory
+from models.errors import ModelError
 from models.kv.block_copy import BlockCopy
 from models.kv.layer import LayerState
 from models.loaded_model import LoadedModel, ModelDecoder
+from models.system.cuda import naming_faults
 
 _DECAY = 0.99  # of the load, a step: a few hundred steps count
 
@@ -121,17 +121,25 @@ class TorchRunner:
             return False
 
     def save(self, saves: list[BlockSave]) -> list[bytes]:
-        with _naming_memory_shortage():
+        with naming_faults(self._model.device):
             return [self._copy.read(group, block) for group, block, _ in saves]
 
     @torch.inference_mode()
     def load(self, loads: list[BlockLoad]) -> None:
-        with _naming_memory_shortage():
+        with naming_faults(self._model.device):
             for group, block, content in loads:
                 self._copy.write(group, block, content)
 
-    @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingStep:
+        with naming_faults(self._model.device):
+            return self._launch(plan)
+
+    def collect(self, pending: PendingStep) -> StepResult:
+        with naming_faults(self._model.device):
+            return self._collect(pending)
+
+    @torch.inference_mode()
+    def _launch(self, plan: StepPlan) -> PendingStep:
         if plan.copies:
             self._copy.copy(plan.copies)
         batch = build_batch(plan, self.kv_groups, self._model.device, self._executor.buffers)
@@ -155,7 +163,7 @@ class TorchRunner:
         return PendingStep(plan, forward, rows, logits, masks, prompts, spans, unseen, work)
 
     @torch.inference_mode()
-    def collect(self, pending: PendingStep) -> StepResult:
+    def _collect(self, pending: PendingStep) -> StepResult:
         sampled: Iterator[RowResult] = iter(())
         sample_s = 0.0
         try:
@@ -244,17 +252,6 @@ class TorchRunner:
             num_top = [prompt.num_top] * len(targets)
             result += token_logprobs(self._sampler.logit_ops, logits, targets, num_top, with_ranks=True)
         return result
-
-
-@contextlib.contextmanager
-def _naming_memory_shortage() -> Iterator[None]:
-    """Convert torch's errors about memory to MemoryError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise MemoryError(str(error)) from error
-        raise
 
 
 def _prompts(plan: StepPlan, batch: ForwardBatch) -> list[_PromptRows]:

@@ -67,9 +67,9 @@ def _cuda_refusal(index: int) -> str | None:
         return f"torch cannot use CUDA ({error}); {_start_remedy(error, build)}"
     count = cuda.device_count()
     if index >= count:
-        names = ", ".join(f"cuda:{each} ({cuda.describe(each).name})" for each in range(count))
+        names = ", ".join(f"cuda:{each} ({cuda.device_properties(each).name})" for each in range(count))
         return f"there is no such device: {names or 'none'}; name one of these, check CUDA_VISIBLE_DEVICES"
-    device = cuda.describe(index)
+    device = cuda.device_properties(index)
     if device.capability < LEAST_CAPABILITY:
         capability, least = (f"{major}.{minor}" for major, minor in (device.capability, LEAST_CAPABILITY))
         return (

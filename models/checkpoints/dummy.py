@@ -16,7 +16,7 @@ _MASK = 0xFFFFFFFF
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DummyCheckpoint:
     """Weights that depend on a seed and their own names only. They have no tensors: the decoder says what it needs."""
 
@@ -52,7 +52,7 @@ def draw_weights(
     device: torch.device,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Return numbers drawn uniformly from [center - reach, center + reach), as `dtype` on `device`.
+    """Return numbers drawn uniformly from [center - reach, center + reach], as `dtype` on `device`.
 
     They are the same on every device: a hash of seed, name and index in integers, then one rounding to fp32.
     """

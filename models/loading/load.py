@@ -89,7 +89,7 @@ def load_model(
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)
-    cached = cache_entry(files, state, compute, options)
+    cached = None if options.dummy_seed is not None else cache_entry(files, state, compute, options)
     decoder: Decoder | TransformersDecoder
     if isinstance(opened, OpenedModel):
         decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
@@ -178,8 +178,7 @@ def cache_entry(
 
     state: the result of `files_state` before the files were opened; None if a file was missing.
     """
-    has_files = state is not None and options.dummy_seed is None
-    if options.weight_cache is None or not has_files or compute.ops.packing_refusal is not None:
+    if options.weight_cache is None or state is None or compute.ops.packing_refusal is not None:
         return None
     return cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
 

@@ -3,10 +3,14 @@
 All of headrace asks here, so that tests can answer for devices that are not there (tests/helpers/fake_cuda.py).
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+
+from models.errors import DeviceLostError, is_device_error, is_out_of_memory, shorten_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ def device_count() -> int:
     return torch.cuda.device_count()
 
 
-def describe(index: int) -> CudaDevice:
+def device_properties(index: int) -> CudaDevice:
     properties = torch.cuda.get_device_properties(index)
     capability = (properties.major, properties.minor)
     return CudaDevice(properties.name, capability, properties.total_memory, properties.multi_processor_count)
@@ -67,6 +71,24 @@ def peak_bytes(device: torch.device) -> tuple[int, int]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has computed everything. Raises what failed there."""
-    torch.cuda.synchronize(device)
+@contextlib.contextmanager
+def naming_faults(device: torch.device) -> Iterator[None]:
+    """Convert torch's errors about memory to MemoryError, and those after which the device no longer answers to
+    DeviceLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        if device.type == "cuda" and is_device_error(error) and not answers(device):
+            raise DeviceLostError(shorten_error(error)) from error
+        raise
+
+
+def answers(device: torch.device) -> bool:
+    """Whether the device still computes for this process. After an error that stays, every call repeats it."""
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """byte_tokenizer: a tokenizer for random weights, for configurations that come without one."""
 
 import json
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -24,7 +25,7 @@ def byte_tokenizer(vocab_size: int, config: HFConfig) -> TokenizerAssets:
         )
     vocabulary = {text: index for index, text in enumerate(_byte_texts())}
     vocabulary |= {f"Ġ{index}": index for index in range(_NUM_BYTES, vocab_size)}  # Ġ is a space
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

@@ -30,7 +30,7 @@ def install_devices(
     monkeypatch.setattr(cuda, "cuda_build", lambda: "13.0")
     monkeypatch.setattr(cuda, "start_error", lambda: error)
     monkeypatch.setattr(cuda, "device_count", lambda: len(devices))
-    monkeypatch.setattr(cuda, "describe", devices.__getitem__)
+    monkeypatch.setattr(cuda, "device_properties", devices.__getitem__)
     monkeypatch.setattr(cuda, "make_current", current.append)
     monkeypatch.setattr(cuda, "memory_bytes", memory_bytes)
     return current

@@ -47,11 +47,13 @@ def device_finding(option: str) -> Finding:
     if refusal is not None:
         return warning("device", f"the CPU computes: {refusal}")
     if device.index is not None:
-        found = cuda.describe(device.index)
+        found = cuda.device_properties(device.index)
         more = f" of {counted(cuda.device_count(), 'device')}" if cuda.device_count() > 1 else ""
         return ok("device", f"{device}{more}: {found.name}, {format_bytes(found.total_bytes)}")
     if planned_device(Device.AUTO).index is not None:
-        return warning("device", f"{cuda.describe(0).name} is not used: --device is cpu; leave it out to use it")
+        return warning(
+            "device", f"{cuda.device_properties(0).name} is not used: --device is cpu; leave it out to use it"
+        )
     if _NVIDIA.exists():
         return warning(
             "device", f"there is an NVIDIA driver, but torch {torch.__version__} cannot use it: a CPU build?"

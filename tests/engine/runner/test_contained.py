@@ -7,6 +7,7 @@ import pytest
 
 from engine.protocol import FinishReason, ScoredQuestion, ScoringRequest
 from engine.scheduling.plan import StepPlan, StepResult
+from models.errors import DeviceLostError
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner, LedgerStep
 from tests.helpers.local_client import LocalClient
@@ -53,6 +54,36 @@ def test_a_fault_of_the_runner_ends_the_sequences_that_cause_it(caplog: pytest.L
     assert "request r1 fails alone" in caplog.text
     assert client.steps[-1].blocks_used == 0
     assert sorted(ledger.released) == ["r0", "r1", "r2", "r3"]
+
+
+STICKY = "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress' in ..."
+
+
+def test_a_device_that_has_failed_for_good_ends_the_engine_and_no_request() -> None:
+    """Requests computed one by one would all fail, and so would those after them."""
+    engine, ledger = make_engine(max_num_seqs=3)
+    engine._runner = FaultyRunner(ledger, _has("r1"), RuntimeError(STICKY))
+    for number in range(3):
+        engine.add(make_request(f"r{number}", make_prompt(5, seed=number)))
+    with pytest.raises(DeviceLostError, match="an illegal memory access"):
+        engine.step()
+
+
+def test_a_device_that_fails_for_good_while_requests_are_computed_apart_ends_the_engine() -> None:
+    engine, ledger = make_engine(max_num_seqs=3)
+    errors = iter([RuntimeError("CUDA error: invalid argument"), RuntimeError(STICKY)])
+    runner = FaultyRunner(ledger, _has("r1"), RuntimeError())
+
+    def fail(_: StepPlan) -> bool:
+        runner._error = next(errors)
+        return True
+
+    runner._fails = fail
+    engine._runner = runner
+    for number in range(2):
+        engine.add(make_request(f"r{number}", make_prompt(5, seed=number)))
+    with pytest.raises(DeviceLostError, match="an illegal memory access"):
+        engine.step()
 
 
 def test_a_step_that_may_have_overwritten_states_ends_all_its_sequences() -> None:

@@ -20,7 +20,7 @@ def test_numbers_are_uniform_around_the_center() -> None:
 
     assert numbers.shape == (64, 1024)
     assert 0.25 <= float(numbers.min()) < 0.2501
-    assert 0.7499 < float(numbers.max()) < 0.75
+    assert 0.7499 < float(numbers.max()) <= 0.75  # rounded
     assert torch.histc(numbers, 16, 0.25, 0.75).sub(4096).abs().max() < 256  # four standard deviations
     assert torch.corrcoef(numbers).fill_diagonal_(0).abs().max() < 0.2  # rows are unlike
     assert abs(float(torch.corrcoef(torch.stack([numbers.flatten()[1:], numbers.flatten()[:-1]]))[0, 1])) < 0.02
