@@ -35,7 +35,8 @@ layer = Fields(rope=Fields(rotary_dim=4), attention=Fields(num_heads=4, num_kv_h
 assert unpermute_q(torch.empty(32, 3, device="meta"), layer).shape == (32, 3)
 assert ungroup_qkv(torch.empty(64, 3, device="meta"), layer).shape == (64, 3)
 assert record(lambda: torch.empty(4, dtype=torch.int8), Workspace(), None) is not None
-print(json.dumps(sorted({"sympy", "torch._dynamo", "transformers", "matplotlib", "pandas"} & set(sys.modules))))
+compilers = {"sympy", "torch._dynamo", "triton"}
+print(json.dumps(sorted({*compilers, "transformers", "matplotlib", "pandas"} & set(sys.modules))))
 """
 
 _ENGINE = """
