@@ -129,10 +129,9 @@ def create_app(
     for kind in JOB_KINDS:
         kind.table.attach(context.files)
     app.state.context = context
-    # The application's own list has routers, not routes.
-    app.state.description = description_of([r for router in ROUTERS for r in router.routes], config.root_path)
-    for router in ROUTERS:
-        app.include_router(router)
+    routes = [route for router in ROUTERS for route in router.routes]
+    app.state.description = description_of(routes, config.root_path)
+    app.router.routes.extend(routes)  # app.include_router would make each anew for this application
     return app
 
 
