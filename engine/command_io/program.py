@@ -29,6 +29,7 @@ COMMAND_NAMES = (
     "quantize",
     "calibrate",
     "finetune",
+    "data",
     "bench",
     "completion",
 )

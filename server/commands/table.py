@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "calibrate.arguments",
         ),
         Command("finetune", "train an adapter of a model on examples", "finetune:run", "finetune"),
+        Command("data", "prepare files for training", "data.command:run", "data.arguments"),
     ),
     "Operate": (
         Command("keys", "create API keys, and check a file of keys", "keys:run", "keys"),

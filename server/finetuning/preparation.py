@@ -1,17 +1,15 @@
 """prepare: turns training and validation files into examples, and reports the lines that were dropped."""
 
 import codecs
-import hashlib
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from engine.command_io.finetuning.job import TrainingMethod
 from engine.wording import counted
+from server.data.duplicates import line_key
 from server.finetuning.examples import Example, ExampleMaker, chats_of
 from server.finetuning.faults import FileFault, InvalidLine
 from server.finetuning.lines import TrainingChat, read_training_line
@@ -141,7 +139,7 @@ def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
             if len(faults) >= _MAX_FAULTS:
                 break
             continue
-        found.items.append((number, _key(value), items))
+        found.items.append((number, line_key(value), items))
         if len(found.chats) < _NUM_CHATS:
             found.chats += chats_of(content)
     if faults:
@@ -169,8 +167,3 @@ def _lines(data: bytes, method: TrainingMethod) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             yield number, line
-
-
-def _key(value: dict[str, Any]) -> bytes:
-    text = unicodedata.normalize("NFKC", json.dumps(value, ensure_ascii=False, sort_keys=True)).casefold()
-    return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()

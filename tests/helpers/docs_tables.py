@@ -8,6 +8,7 @@ from models.families.registry import FAMILIES, MULTIMODAL, POOLING_FAMILIES, Arc
 from server.app import ROUTERS
 from server.commands.options.arguments import show_default
 from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, Option
+from server.data.quality import RULES
 from server.metrics.table import METRICS
 from server.openapi.document import operations
 from tests.helpers.api_docs import api_text
@@ -60,6 +61,13 @@ def endpoint_table() -> Table:
     rows: Table = [("endpoint", "what it does")]
     for method, path, route in operations(route for router in ROUTERS for route in router.routes):
         rows.append((f"`{method} {path}`", route.summary or route.description.partition("\n")[0]))
+    return rows
+
+
+def quality_table() -> Table:
+    rows: Table = [("rule", "measure", "bounds", "source")]
+    for rule in RULES:
+        rows.append((f"`{rule.name}`", rule.meaning, "none" if rule.group == "chat" else rule.bounds, rule.source))
     return rows
 
 
@@ -150,6 +158,7 @@ def parts() -> list[tuple[str, Path, str]]:
         ("options", docs / "options.md", option_table()),
         ("variables", docs / "options.md", variable_table()),
         ("metrics", docs / "metrics.md", metric_table()),
+        ("rules of quality", docs / "data.md", quality_table()),
         ("models", docs / "models.md", model_table()),
         ("most served models", docs / "models.md", most_served_table()),
         ("multimodal models", docs / "models.md", multimodal_table()),

@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "server": (
         "config paths errors schemas text loadtest pages",
-        "metrics structured_outputs reasoning drain store",
+        "metrics structured_outputs reasoning drain store data",
         "runs live tracing tools keys files pulling",
         "text_model prefixes calibration",
         "served chat",

@@ -1,0 +1,1 @@
+"""`headrace data`: prepares training files, and shows the report of a preparation."""

@@ -1,0 +1,216 @@
+"""`headrace data`: the command, from its options to its exit code."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
+from engine.command_io.progress import foreground_progress
+from engine.errors import InvalidRequest, OptionError, StartupError
+from engine.wording import counted
+from server.commands.data.arguments import data_parser
+from server.data.formats import check_suffix, read_lines
+from server.data.lines import FaultyData, LineKind, parse_line
+from server.data.options import PreparationOptions, check_preparation
+from server.data.preparation import FaultyLines, KeptLine, Preparation, TooManyRemoved
+from server.data.quality import RULES
+from server.data.report import DataReport
+from server.data.report_page import html_report, text_report
+from server.data.splitting import draw_keys, mixed, validation_lines
+
+_MAX_SHOWN = 10  # faults
+_EVERY = 256  # lines from one report of progress to the next
+_DEFAULT_SHARE = 0.1  # of validation
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the action in `argv`; return the exit code. Raises OptionError or StartupError; exits for --help."""
+    arguments = data_parser().parse_args(argv)
+    match arguments.action:
+        case "prepare":
+            return _prepare(arguments)
+        case "report":
+            _show_report(arguments.report, arguments.out)
+        case "rules":
+            for rule in RULES:
+                sys.stdout.write(f"{rule.name:24} {rule.meaning:46} {rule.bounds:26} {rule.source}\n")
+        case _:
+            raise OptionError(
+                "no action given; usage: headrace data ACTION, such as headrace data prepare IN --out OUT"
+            )
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    files: list[str] = arguments.files
+    preparation = Preparation(options, _short_names(files), arguments.seed, drops_fields=arguments.drop_fields)
+    try:
+        with contextlib.closing(foreground_progress()) as progress:
+            for path in options.decontaminate_against:
+                preparation.add_evaluation(Path(path).name, _lines_of(path))
+            total = sum(Path(path).expanduser().stat().st_size for path in files)
+            done = 0
+            for file, path in enumerate(files):
+                for count, (number, data) in enumerate(_lines_of(path)):
+                    preparation.add(file, number, data)
+                    done += len(data)
+                    if count % _EVERY == 0:
+                        progress("prepare lines", min(done, total - 1), total, "B")
+            progress("prepare lines", total, total, "B")
+        report = preparation.finish()
+        train, valid = _divided(preparation, report, arguments)
+        if arguments.model is not None:
+            from server.commands.data.tokens import count_tokens
+
+            report.tokens, report.num_trained_tokens = count_tokens(arguments.model, [*train, *valid])
+    except FaultyLines as error:
+        shown = "".join(f"\n  {place}: {message}" for place, message in error.faults[:_MAX_SHOWN])
+        more = f"\n  and {len(error.faults) - _MAX_SHOWN} more" if len(error.faults) > _MAX_SHOWN else ""
+        raise StartupError(f"the lines cannot be prepared:{shown}{more}") from None
+    except OSError as error:
+        raise OptionError(f"cannot read {error.filename}: {error.strerror}; give another file") from error
+    _write(arguments, report, train, valid)
+    sys.stdout.write(_summary(report))
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> PreparationOptions:
+    """Return the checked options. Raises OptionError."""
+    for path in (*arguments.files, *arguments.decontaminate_against):
+        check_suffix(path)
+    for path in filter(None, (arguments.out, arguments.validation)):
+        if Path(path).suffix not in (".jsonl", ".txt"):
+            raise OptionError(f"{path} is neither a .jsonl nor a .txt file; name the output with one of these suffixes")
+    outputs = [path for path in (arguments.out, arguments.validation, arguments.report) if path]
+    taken = {Path(path).resolve() for path in (*arguments.files, *arguments.decontaminate_against)}
+    for path in outputs:
+        if Path(path).resolve() in taken:
+            raise OptionError(f"{path} would be overwritten; name another file")
+        taken.add(Path(path).resolve())
+    if arguments.validation is None and arguments.validation_share is not None:
+        raise OptionError("--validation-share needs --validation, the file for these lines; give both")
+    _check_weights(arguments.weights, arguments.files)
+    names = set(PreparationOptions.__struct_fields__)
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    if arguments.validation is not None:
+        given.setdefault("validation_share", _DEFAULT_SHARE)
+    options = PreparationOptions(**given)
+    try:
+        check_preparation(options)
+    except InvalidRequest as error:
+        flag = f"--{(error.param or '').replace('_', '-')}"
+        raise OptionError(f"{flag}{str(error).removeprefix(error.param or '')}") from None
+    return options
+
+
+def _check_weights(weights: list[float] | None, files: list[str]) -> None:
+    if weights is None:
+        return
+    if len(weights) != len(files):
+        raise OptionError(f"--weights has {len(weights)} values for {counted(len(files), 'file')}; give one for each")
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise OptionError("--weights must be positive numbers; leave a file out instead of giving it no weight")
+
+
+def _lines_of(path: str) -> Iterator[tuple[int, bytes]]:
+    try:
+        yield from read_lines(path)
+    except FaultyData as error:
+        raise StartupError(f"{path}: {error}") from None
+
+
+def _divided(
+    preparation: Preparation, report: DataReport, arguments: argparse.Namespace
+) -> tuple[list[KeptLine], list[KeptLine]]:
+    """Check the number of removed lines; mix and split the rest. Raises StartupError."""
+    try:
+        preparation.check_removed()
+    except TooManyRemoved as error:
+        _write_report(arguments.report, report)
+        raise StartupError(str(error)) from None
+    kept = preparation.kept
+    lines, keys = list(range(len(kept))), draw_keys(kept, arguments.seed)
+    if arguments.weights is not None:
+        lines = mixed(lines, [line.file for line in kept], arguments.weights, keys)
+        report.left_out = len(kept) - len(lines)
+    share = preparation.options.validation_share
+    valid = validation_lines(lines, preparation.groups(), share, keys) if share else set()
+    if share and not valid:
+        raise StartupError(f"--validation-share {share:g} of {counted(len(lines), 'line')} is no line; raise it")
+    report.num_validation = len(valid)
+    return [kept[line] for line in lines if line not in valid], [kept[line] for line in lines if line in valid]
+
+
+def _write(
+    arguments: argparse.Namespace,
+    report: DataReport,
+    train: Sequence[KeptLine],
+    valid: Sequence[KeptLine],
+) -> None:
+    try:
+        write_parts_atomically(Path(arguments.out).expanduser(), _output(arguments.out, train))
+        if arguments.validation is not None:
+            write_parts_atomically(Path(arguments.validation).expanduser(), _output(arguments.validation, valid))
+        _write_report(arguments.report, report)
+    except OSError as error:
+        raise StartupError(f"cannot write {error.filename}: {error.strerror}; name another file") from error
+
+
+def _output(path: str, lines: Sequence[KeptLine]) -> Iterable[bytes]:
+    """Yield the lines as JSON, or as plain text with a blank line between two. Raises OptionError."""
+    if Path(path).suffix == ".jsonl":
+        return (line.data + b"\n" for line in lines)
+    texts = []
+    for kept in lines:
+        line, _ = parse_line(kept.data, kept.number)
+        if line.kind is not LineKind.TEXT:
+            raise OptionError(f"{path} is a .txt file, and line {kept.number} is a {line.kind}; name a .jsonl file")
+        texts.append(line.value["text"])
+    return ["\n\n".join(texts).encode() + b"\n"]
+
+
+def _write_report(path: str | None, report: DataReport) -> None:
+    if path is not None:
+        content = msgspec.json.format(msgspec.json.encode(report), indent=1)
+        write_atomically(Path(path).expanduser(), content + b"\n")
+
+
+def _show_report(path: str, out: str | None) -> None:
+    try:
+        report = msgspec.json.decode(Path(path).expanduser().read_bytes(), type=DataReport)
+        if out is None:
+            sys.stdout.write(text_report(report))
+        else:
+            write_atomically(Path(out).expanduser(), html_report(report).encode())
+    except OSError as error:
+        raise OptionError(f"cannot open {error.filename}: {error.strerror}; give another file") from error
+    except msgspec.DecodeError as error:
+        raise OptionError(
+            f"{path} is not the report of a preparation ({error}); give one that --report wrote"
+        ) from None
+
+
+def _short_names(files: Sequence[str]) -> list[str]:
+    """Return the files' names; whole paths if two have the same name."""
+    names = [Path(path).name for path in files]
+    return names if len(set(names)) == len(names) else list(files)
+
+
+def _summary(report: DataReport) -> str:
+    removed = ", ".join(f"{name} {each.num:,}" for name, each in report.removed.items()) or "none"
+    lines = [f"{counted(report.num_lines, 'line')}; removed {report.num_removed:,}: {removed}"]
+    if report.masked:
+        lines.append("masked: " + ", ".join(f"{name} {count:,}" for name, count in report.masked.items()))
+    if report.left_out:
+        lines.append(f"left out by the weights: {report.left_out:,}")
+    train = report.num_kept - report.left_out - report.num_validation
+    lines.append(f"written: {train:,}" + (f", validation {report.num_validation:,}" if report.num_validation else ""))
+    if report.tokens is not None:
+        lines.append(f"tokens: {report.tokens.total:,}, of which {report.num_trained_tokens:,} are learned")
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,70 @@
+"""count_tokens: tokens of lines as a model's tokenizer and chat template make them in a fine-tuning job."""
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.command_io.finetuning.items import TrainingItem
+from engine.command_io.finetuning.job import JobFolder, TrainingMethod
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.protocol import TokenizerInfo
+from server.commands.child_process import run_module
+from server.config.server import ServerConfig
+from server.data.lines import LineKind, parse_line
+from server.data.preparation import MAX_FAULTS, FaultyLines, KeptLine
+from server.data.report import NumberSpread, spread_of
+from server.finetuning.examples import ExampleMaker
+from server.finetuning.faults import InvalidLine
+from server.finetuning.lines import Line, read_training_line
+from server.finetuning.prompt_lines import PromptLine
+from server.finetuning.rendering import Renderer
+from server.text.chat_templates.processes import TemplateProcesses
+from server.text.workers import TextWorkers
+from server.text_model import build_text_model
+
+_METHODS = {
+    LineKind.CHAT: TrainingMethod.SUPERVISED,
+    LineKind.COMPLETION: TrainingMethod.SUPERVISED,
+    LineKind.PREFERENCE: TrainingMethod.DPO,
+    LineKind.PROMPT: TrainingMethod.REINFORCEMENT,
+    LineKind.TEXT: TrainingMethod.PRETRAINING,
+}
+_NO_LIMIT = 1 << 30  # tokens
+
+
+def count_tokens(model: str, lines: Sequence[KeptLine]) -> tuple[NumberSpread, int]:
+    """Return the tokens of the lines, and the number of those that are learned. Raises FaultyLines for lines that a
+    job would refuse, and StartupError for a model that cannot be read."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = JobFolder(Path(path))
+        engine = msgspec.json.encode(EngineConfig(model=model)).decode()
+        if run_module("engine.finetuning.describe", path, engine):
+            raise StartupError(f"the tokens of {model} cannot be counted; give another --model, or none")
+        info = msgspec.msgpack.decode(folder.tokenizer_info.read_bytes(), type=TokenizerInfo)
+    with contextlib.closing(TemplateProcesses()) as templates, contextlib.closing(TextWorkers()) as workers:
+        maker = ExampleMaker(Renderer(build_text_model(info, ServerConfig(), workers, templates), _NO_LIMIT), None)
+        counts, num_trained, faults = [], 0, []
+        for kept in lines:
+            method = _METHODS[parse_line(kept.data, kept.number)[0].kind]
+            try:
+                content, _ = read_training_line(kept.data, method)
+                num_tokens, trained = _counted(maker, content, kept.number)
+            except InvalidLine as error:
+                faults.append((f"line {kept.number}", str(error)))
+                continue
+            counts.append(num_tokens)
+            num_trained += trained
+    if faults:
+        raise FaultyLines(faults[:MAX_FAULTS])
+    return spread_of(counts), num_trained
+
+
+def _counted(maker: ExampleMaker, content: Line, number: int) -> tuple[int, int]:
+    if isinstance(content, PromptLine):
+        return len(maker.renderer.prompt(content.fields, len(content.fields.messages)).ids), 0
+    items = [item for item in maker.examples(content, number) if isinstance(item, TrainingItem)]
+    return sum(item.num_tokens for item in items), sum(item.num_trained for item in items)

