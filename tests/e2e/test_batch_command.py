@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.conftest import FAST_START
 
@@ -21,10 +23,9 @@ def _command(folder: Path) -> list[str]:
 
 
 def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
-    bodies = [{"prompt": f"{number} is", "max_tokens": 30, "ignore_eos": True} for number in range(NUM_LINES)]
     lines = [
-        {"custom_id": str(number), "method": "POST", "url": "/v1/completions", "body": body}
-        for number, body in enumerate(bodies)
+        {"custom_id": str(number), "method": "POST", "url": url, "body": body}
+        for number, (url, body) in enumerate(_bodies())
     ]
     (tmp_path / "in").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
@@ -39,11 +40,23 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert code == 0, shown
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert sorted(int(answer["custom_id"]) for answer in answers) == list(range(NUM_LINES))
-    assert all(answer["response"]["body"]["usage"]["completion_tokens"] == 30 for answer in answers)
+    assert all(answer["response"]["status_code"] == 200 for answer in answers)
+    bodies = [answer["response"]["body"] for answer in answers]
+    generated = [body["usage"]["completion_tokens"] for body in bodies if "choices" in body]
+    assert generated == [30] * (NUM_LINES - 2)
+    assert sorted(len(body["usage"]) for body in bodies if "answers" in body or "results" in body) == [5, 5]
     assert 0 < num_before <= NUM_LINES
     if num_before < NUM_LINES:
         assert "continuing with the rest" in shown
         assert re.search("✓ answer lines +━+ 24 lines", shown), shown
+
+
+def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+    question = {"type": "predicate", "instructions": "It floats."}
+    yield "/v1/decisions", {"input": "A raft.", "questions": [question], "min_mass": 0}
+    yield "/v1/moderations", {"input": "A raft.", "min_mass": 0}
+    for number in range(2, NUM_LINES):
+        yield "/v1/completions", {"prompt": f"{number} is", "max_tokens": 30, "ignore_eos": True}
 
 
 def _on_terminal(command: list[str]) -> tuple[str, int]:

@@ -3,8 +3,9 @@
     python -m tests.soak --minutes 60
 
 It asserts that every request ends in exactly one way, that the counters are the clients' sums, that texts do not depend
-on what happens beside them, and that memory, descriptors and threads of both processes stay flat. Of a process that ran
-too short for that it says so: the engine is killed in the first half of the run alone, and lives on through the second.
+on what happens beside them, that each line of a batch of decisions is answered once, and that memory, descriptors and
+threads of both processes stay flat. Of a process that ran too short for that it says so: the engine is killed in the
+first half of the run alone, and lives on through the second. The batch runs on when the users have gone.
 Linux alone.
 """
 
@@ -24,6 +25,7 @@ import httpx
 from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import API_KEY, ServerProcess
 from tests.soak.checks import MAX_DISK_BYTES, Watch, faults_of_run, report, unknowns_of_run
+from tests.soak.decision_batch import begin_decisions, wrong_decisions
 from tests.soak.samples import take_sample
 from tests.soak.scenarios import SCENARIOS
 from tests.soak.tally import Tally
@@ -85,7 +87,9 @@ def _engine(server: ServerProcess) -> int | None:
         return None
 
 
-async def _load(server: ServerProcess, watch: Watch, tally: Tally, *, minutes: float, num_users: int) -> None:
+async def _load(
+    server: ServerProcess, watch: Watch, tally: Tally, *, minutes: float, num_users: int, num_decisions: int
+) -> None:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=num_users)
     headers = {"authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(
@@ -94,7 +98,9 @@ async def _load(server: ServerProcess, watch: Watch, tally: Tally, *, minutes: f
         beside = [asyncio.create_task(_sample(server, watch)), asyncio.create_task(_disturb(server, watch, minutes))]
         until_s = time.monotonic() + minutes * 60
         try:
+            batch_id = await begin_decisions(http, num_decisions)
             await asyncio.gather(*(_use(User(http, tally, seed), until_s) for seed in range(num_users)))
+            tally.wrong += await wrong_decisions(http, batch_id, num_decisions)
         finally:
             for task in beside:
                 task.cancel()
@@ -108,6 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--users", type=int, default=8)
+    parser.add_argument("--decisions", type=int, default=10_000, help="lines of the batch beside the users")
     parser.add_argument("--log", type=Path, help="file for the server's log (default: a temporary one)")
     parser.add_argument("--faults", default=FAULTS, help="HEADRACE_FAULTS of the server (default: some of each kind)")
     arguments = parser.parse_args()
@@ -121,7 +128,8 @@ def main() -> int:
             server.wait_ready()
             watch, tally = Watch(), Tally()
             watch.begin(server)
-            asyncio.run(_load(server, watch, tally, minutes=arguments.minutes, num_users=arguments.users))
+            load = {"minutes": arguments.minutes, "num_users": arguments.users, "num_decisions": arguments.decisions}
+            asyncio.run(_load(server, watch, tally, **load))
             server.wait_ready()
             gauges = ("headrace_num_requests_running", "headrace_num_requests_waiting", "headrace_stream_runs")
             wait_until(lambda: all(server.metric(name) == 0 for name in gauges), "the server is idle")
