@@ -221,7 +221,7 @@ class KVManager:
     def free(self, sequence: Sequence, *, is_saved: bool = True) -> None:
         """Free all blocks of a sequence. Registered blocks stay in the prefix cache until they are evicted. is_saved:
         save them now if the tier is written through."""
-        if self._writes is not None and is_saved:
+        if self._writes is not None and is_saved and sequence.tables:  # a sequence that waits has no tables
             self._writes.on_freed(sequence, self._pools)
         for pool in (self.pool, self.states):
             pool.free(self.capacity.blocks_of(sequence.tables, pool))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.engine import Engine
-from engine.protocol import EngineRequest, ServiceClass, StepStats
+from engine.protocol import AbortReason, EngineRequest, FinishReason, ServiceClass, StepStats
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
 from tests.helpers.ledger import LedgerRunner
 from tests.helpers.memory_tier import MemoryTier
@@ -97,3 +97,15 @@ def test_a_step_without_memory_copies_no_blocks_for_the_tier() -> None:
     scheduler.withdraw(scheduler.schedule())
     assert scheduler.has_work
     assert scheduler.take_moves() is None
+
+
+def test_a_request_that_ends_before_it_is_computed_has_nothing_to_write() -> None:
+    tier = MemoryTier()
+    engine, _ = persisting(tier, max_num_seqs=1)
+    engine.add(make_request("a", make_prompt(18), max_tokens=9))
+    engine.step()
+    engine.add(make_request("b", make_prompt(9)))
+    engine.abort("b", AbortReason.CLIENT_GONE)
+    ends = [output for _ in range(12) for output in engine.step().outputs if output.finish_reason is not None]
+    assert [(each.id, each.finish_reason) for each in ends] == [("b", FinishReason.ABORT), ("a", FinishReason.LENGTH)]
+    assert len(tier.blocks) == (18 + 9 - 1) // BLOCK_SIZE
