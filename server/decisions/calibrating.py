@@ -18,19 +18,20 @@ CALIBRATION_HEADER = "x-decision-calibration"
 _WEIGHTS_PART = 2  # of system_fingerprint: hash of weights, their format and the positions' frequencies
 
 
-async def calibration_of(model: ServedModel) -> ModelCalibration | None:
-    """Return the calibration that fits a model or adapter that has been loaded. Raises EngineUnavailable and
-    ModelFailed."""
-    identity = decision_identity(model, await model.text_model())
+async def calibration_of(model: ServedModel, text_model: TextModel) -> ModelCalibration | None:
+    """Return the calibration that fits a model that has been loaded, or the version of its adapter that requests are
+    submitted with."""
+    identity = decision_identity(model, text_model)
     info = model.info
     return await model.calibrations.find(identity, None if info is None else info.calibration_folder)
 
 
 async def known_calibration(model: ServedModel) -> ModelCalibration | None:
-    """Return the calibration that fits, or None for a model that has not been loaded or answers no decisions."""
+    """Return the calibration that fits, or None for a model that has not been loaded or answers no decisions. Raises
+    EngineUnavailable and ModelFailed."""
     if model.info is None or not model.info.generates or model.text_problem is not None:
         return None
-    return await calibration_of(model)
+    return await calibration_of(model, await model.text_model())
 
 
 def calibration_fields(calibration: ModelCalibration | None) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def calibration_fields(calibration: ModelCalibration | None) -> dict[str, Any]:
 
 def decision_identity(model: ServedModel, text_model: TextModel) -> Identity | None:
     """Return all that decides the probabilities of the model's decisions; None if some of it is not known."""
-    return _identity(model, model.adapter, text_model)
+    return _identity(model, model.used_adapter, text_model)
 
 
 def _identity(model: ServedModel, adapter: ServedAdapter | None, text_model: TextModel) -> Identity | None:

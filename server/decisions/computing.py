@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from engine.errors import InvalidRequest
 from engine.protocol import AbortReason, FinishReason, LabelMasses, RequestOutput, ScoringRequest
 from server.decisions.decision import Decision
-from server.decisions.metering import DecisionMeter
+from server.decisions.metering import DecisionMeter, count_end
 from server.decisions.prompt import DecisionPrompt
 from server.decisions.rotations import averaged, unrolled
 from server.generation.outcomes import failure_of, metered
@@ -30,28 +30,40 @@ class Decided:
 
 
 async def decide(
-    model: ServedModel, decision: Decision, prompt: DecisionPrompt, terms: RequestTerms, *, is_first: bool = True
+    model: ServedModel,
+    decision: Decision,
+    prompt: DecisionPrompt,
+    terms: RequestTerms,
+    *,
+    is_first: bool = True,
+    is_whole: bool = True,
 ) -> Decided:
     """Compute a decision; one without questions costs nothing. Cancellation ends it. prompt: with all rotations.
 
-    is_first: False if another decision of the same request came before.
+    is_first: False if another decision of the same request came before. is_whole: False if the request may have more
+    decisions; its caller then counts its end, if this decision does not fail.
 
     Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
     QueueTimeout, RequestFailed and InvalidRequest after.
     """
     model.check_engine()  # a drain that started while the prompt was made waits for this request
+    num_new_tokens = prompt.num_tokens if model.engine.enable_prefix_caching else prompt.num_tokens_apart
     if is_first:
-        check_first_token(model, terms, prompt.num_tokens)
+        check_first_token(model, terms, num_new_tokens)
     if not decision.questions:
         return Decided([], [], 0, 0)
     account, num_questions = current_caller().account, len(decision.questions)
-    meter = DecisionMeter(model.metrics, current_record(), account, prompt, terms, num_questions=num_questions)
+    meter = DecisionMeter(
+        model.metrics, current_record(), account, prompt, terms, num_questions=num_questions, is_first=is_first
+    )
     with metered(model, meter):
         if is_first:
-            model.client.check_capacity(1, prompt.num_tokens, terms.service_class)
+            model.client.check_capacity(1, num_new_tokens, terms.service_class)
         async with terms.in_time():
             output = await _scored(model, decision, prompt, terms, meter)
     meter.take(output)
+    if is_whole:
+        count_end(model.metrics, meter.record, terms)
     assert output.scores is not None
     raw = averaged(decision, output.scores)
     return Decided(_judged(decision, raw, model.metrics), raw, prompt.num_tokens, output.num_cached_tokens)

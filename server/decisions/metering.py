@@ -23,15 +23,18 @@ class DecisionMeter:
         terms: RequestTerms,
         *,
         num_questions: int,
+        is_first: bool = True,
     ) -> None:
         """Reserve the tokens of state and questions. Raises RateLimited if the key's limits do not allow it.
 
-        num_questions: without rotations, which `prompt` has.
+        num_questions: without rotations, which `prompt` has. is_first: False if another decision of the same request
+        came before.
         """
         self._metrics = metrics
         self.record = record
         self._account = account
         self._terms = terms
+        self._is_first = is_first
         self._num_tokens = prompt.num_tokens
         self.num_cached_tokens = 0
         metrics.observe("decision_questions", num_questions)
@@ -47,7 +50,8 @@ class DecisionMeter:
 
     def begin(self, request_id: str) -> None:
         """Record that the decision is submitted to the engine. request_id: of the engine request."""
-        self._metrics.add("service_tier_requests_total", 1, self._terms.service_tier)
+        if self._is_first:
+            self._metrics.add("service_tier_requests_total", 1, self._terms.service_tier)
         if self.record is not None:
             self.record.has_started = True
             self.record.sequence_ids.append(request_id)
@@ -61,11 +65,11 @@ class DecisionMeter:
     def end(self, reason: FinishReason) -> None:
         """Record an end without answers. After an abort or a timeout, the key is charged for the whole prompt: how much
         of it was computed is unknown, and clients could avoid all charges by disconnecting, or a short timeout."""
-        self._count_end(reason)
+        count_end(self._metrics, self.record, self._terms, reason)
         self._settle(self._num_tokens if reason in (FinishReason.ABORT, FinishReason.TIMEOUT) else 0)
 
     def take(self, output: RequestOutput) -> None:
-        """Record a finished decision. output: that of the engine."""
+        """Record a finished decision, but not the end of its request. output: that of the engine."""
         self.num_cached_tokens = num_cached = output.num_cached_tokens
         self._metrics.add("prompt_tokens_total", self._num_tokens)
         self._metrics.count_prompt_sources(self._num_tokens, num_cached)
@@ -78,16 +82,19 @@ class DecisionMeter:
             self.record.counted_prompt_tokens += self._num_tokens
             self.record.cached_tokens += num_cached
             self.record.queue_s = queue_s
-        self._count_end(FinishReason.STOP)
         self._settle(self._num_tokens)
-
-    def _count_end(self, reason: FinishReason) -> None:
-        self._metrics.add("request_success_total", 1, reason.value)
-        if not self._terms.is_batch:
-            self._metrics.observe("e2e_request_latency_seconds", time.monotonic() - self._terms.arrival_s)
-        if self.record is not None:
-            self.record.note_ends([reason])
 
     def _settle(self, num_tokens: int) -> None:
         if self._account is not None and self._reserved is not None:
             self._account.settle(self._reserved, num_tokens)
+
+
+def count_end(
+    metrics: Metrics, record: RequestRecord | None, terms: RequestTerms, reason: FinishReason = FinishReason.STOP
+) -> None:
+    """Record the end of a request, however many decisions it had."""
+    metrics.add("request_success_total", 1, reason.value)
+    if not terms.is_batch:
+        metrics.observe("e2e_request_latency_seconds", time.monotonic() - terms.arrival_s)
+    if record is not None:
+        record.note_ends([reason])

@@ -50,7 +50,7 @@ def decision_of(body: DecisionRequest, default_min_mass: float) -> Decision:
     call."""
     questions = [_question(question, f"questions[{index}]") for index, question in enumerate(body.questions)]
     min_mass = default_min_mass if body.min_mass is None else body.min_mass
-    return Decision(_state(body.input), questions, min_mass, body.permutations)
+    return Decision(_state(body.input), questions, min_mass, body.permutations or 1)
 
 
 def _state(items: Sequence[DecisionItem]) -> str:

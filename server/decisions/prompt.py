@@ -31,6 +31,11 @@ class DecisionPrompt:
         """Tokens of the state, once, and of each question."""
         return len(self.state_ids) + sum(len(question.ids) for question in self.questions)
 
+    @property
+    def num_tokens_apart(self) -> int:
+        """Tokens to compute without a prefix cache: the state again for each question."""
+        return self.num_tokens + max(0, len(self.questions) - 1) * len(self.state_ids)
+
 
 def decision_prompt(decision: Decision, text_model: TextModel, info: EngineInfo, *, cache_salt: str) -> DecisionPrompt:
     """Render and tokenize a decision on the calling thread. Raises InvalidRequest if the chat template cannot show it,

@@ -38,7 +38,7 @@ def system_one_decision(body: SystemOneRequest, default_min_mass: float) -> Deci
         raise InvalidRequest("state is empty; give a text to decide about", param="state")
     questions = [_question(name, question) for name, question in _open_questions(body)]
     min_mass = default_min_mass if body.min_mass is None else body.min_mass
-    return Decision(state, questions, min_mass, body.permutations, state_path="state")
+    return Decision(state, questions, min_mass, body.permutations or 1, state_path="state")
 
 
 def _open_questions(body: SystemOneRequest) -> Iterator[tuple[str, SystemOneQuestion]]:

@@ -80,6 +80,12 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
         step_by={"running": lambda s: s.tenants_running, "waiting": lambda s: s.tenants_waiting},
     ),
     counter(
+        "computed_prompt_tokens_total",
+        "Tokens of prompts, of sequences computed again, and of a pooling model's texts that the engine computed, "
+        "counted after each step; also those of batches.",
+        lambda s: s.read_tokens,
+    ),
+    counter(
         "corrupted_requests_total",
         "Requests that ended with an error because the model's output was not finite (NaN or infinity).",
         lambda s: s.corrupted,

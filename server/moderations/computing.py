@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
 from server.decisions.computing import decide
+from server.decisions.metering import count_end
 from server.generation.terms import RequestTerms
 from server.keys.caller import current_caller
+from server.metrics.request_record import current_record
 from server.moderations.categories import Category, ModerationPrompt, category_scores_of
 from server.served.model import ServedModel
 
@@ -30,9 +32,12 @@ async def moderate(model: ServedModel, prompts: Sequence[ModerationPrompt], term
     scores = []
     num_tokens = num_cached_tokens = 0
     for number, each in enumerate(prompts):
-        decided = await decide(model, each.decision, each.prompt, terms, is_first=number == 0)
+        decided = await decide(model, each.decision, each.prompt, terms, is_first=number == 0, is_whole=False)
         masses = [found for found in decided.masses if found is not None]
-        if len(masses) < len(decided.masses):
+        is_undecided = len(masses) < len(decided.masses)
+        if is_undecided or number == len(prompts) - 1:
+            count_end(model.metrics, current_record(), terms)
+        if is_undecided:
             raise _undecided(each)
         scores.append(category_scores_of(each.findings, masses))
         num_tokens += decided.num_tokens

@@ -19,7 +19,7 @@ V = TypeVar("V")
 
 
 class LabelFields(StrictModel):
-    """Fields of every body whose answer is read from the probabilities of labels.
+    """Fields of every body whose answer is read from the probabilities of labels. A null field counts as left out.
 
     min_mass: the least probability that a question's labels must have together.
     """
@@ -42,8 +42,8 @@ class DecisionFields(LabelFields):
     otherwise they are calibrated where a calibration fits the model.
     """
 
-    permutations: Annotated[int, Field(ge=1, le=MAX_PERMUTATIONS)] = 1
-    details: bool = False
+    permutations: Annotated[int, Field(ge=1, le=MAX_PERMUTATIONS)] | None = None  # one
+    details: bool | None = None
     calibrated: bool | None = None
 
 

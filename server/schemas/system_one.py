@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import TEXT_ONLY, StrictModel, by_type
+from server.schemas.base import TEXT_ONLY, StrictModel, by_type, quote
 from server.schemas.decision_fields import (
     MAX_OPTIONS,
     MAX_QUESTIONS,
@@ -57,7 +57,9 @@ class NoulQuestion(_Question):
 
 def _labels(labels: dict[str, Any]) -> dict[str, Any]:
     for label in labels:
-        not_blank(label)
+        if not label.strip():
+            fields = {"label": quote(label)}
+            raise PydanticCustomError("blank", "its label {label} must have a character other than spaces", fields)
     return labels
 
 

@@ -11,7 +11,7 @@ import msgspec
 from engine.client.interface import EngineClient, EngineState, RequestStream
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable, ModelUnusable, OptionError, StartupError, TextUnusable
-from engine.protocol import AdapterRef, EngineInfo, SubmittedRequest, TokenizerInfo
+from engine.protocol import EngineInfo, SubmittedRequest, TokenizerInfo
 from server.calibration.files import Calibrations
 from server.config.server import ServerConfig
 from server.drain import Drain
@@ -76,7 +76,7 @@ class ServedModel:
     has_adapters: bool = False  # whether adapters can be served (--enable-lora)
     adapter: ServedAdapter | None = None
     _adapter_version: Callable[[], ServedAdapter] | None = None  # returns the adapter's current version
-    _adapter_ref: AdapterRef | None = None  # version that the view's first request to the engine used
+    _used_adapter: ServedAdapter | None = None  # version that the view's first request to the engine used
     _shared: _Shared = field(default_factory=_Shared)
 
     @property
@@ -104,9 +104,15 @@ class ServedModel:
         the adapter version of the first one. num_new_tokens: prompt tokens, without those that another choice of the
         same API request computes; default: all. Raises ModelNotFound if the adapter is not served at the first."""
         if self._adapter_version is not None:
-            self._adapter_ref = self._adapter_ref or self._adapter_version().ref
-            request = msgspec.structs.replace(request, adapter=self._adapter_ref)
+            adapter = self._used_adapter or self._adapter_version()
+            request = msgspec.structs.replace(request, adapter=adapter.ref)
+            self._used_adapter = adapter
         return self.client.submit(request, num_new_tokens=num_new_tokens)
+
+    @property
+    def used_adapter(self) -> ServedAdapter | None:
+        """Version of the adapter that requests are submitted with. Before the first one, it may still be replaced."""
+        return self._used_adapter or self.adapter
 
     @property
     def prefixes(self) -> NamedPrefixes:

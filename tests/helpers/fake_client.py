@@ -174,6 +174,7 @@ class FakeClient:
         self.seconds_since_progress = 0.0
         self.capacity = 1000
         self.first_token_s = self.seconds_per_token = 0.0  # of predictions
+        self.checked_tokens: list[int] = []  # of each call of check_capacity
         self.num_open = 0
         self.num_waiting = 0
         self.num_running: int | None = None  # None: all that are open
@@ -215,9 +216,10 @@ class FakeClient:
     def check_capacity(
         self,
         num_requests: int,
-        num_new_tokens: int = 1,  # noqa: ARG002
+        num_new_tokens: int = 1,
         service_class: ServiceClass = ServiceClass.INTERACTIVE,
     ) -> None:
+        self.checked_tokens.append(num_new_tokens)
         if self.state is not EngineState.READY:
             raise EngineUnavailable(self.reason)
         if service_class is not ServiceClass.BATCH and self.num_open + num_requests > self.capacity:
@@ -410,12 +412,18 @@ def make_app(
     *,
     priority: bool = False,
     enable_lora: bool = False,
+    enable_prefix_caching: bool = True,
     templates: TemplateRunner | None = None,
     served_model_name: tuple[str, ...] = (MODEL,),
     **options: object,
 ) -> FastAPI:
     policy = SchedulingPolicy.PRIORITY if priority else SchedulingPolicy.FCFS
-    engine_config = EngineConfig(model=MODEL, scheduling_policy=policy, enable_lora=enable_lora)
+    engine_config = EngineConfig(
+        model=MODEL,
+        scheduling_policy=policy,
+        enable_lora=enable_lora,
+        enable_prefix_caching=enable_prefix_caching,
+    )
     config = ServerConfig(served_model_name=served_model_name, **options)  # type: ignore[arg-type]
     return create_app(client, config, engine_config, Metrics(MODEL), templates=templates or DirectTemplates())
 

@@ -41,7 +41,7 @@ class ActivityLog:
         fields: dict[str, float | str | None] = {
             "running": running,
             "waiting": waiting,
-            "prompt_tokens_per_s": round(changes["prompt_tokens_total"] / seconds, 1),
+            "prompt_tokens_per_s": round(changes["computed_prompt_tokens_total"] / seconds, 1),
             "output_tokens_per_s": round(changes["generation_tokens_total"] / seconds, 1),
             "kv_cache_usage": round(self._metrics.value("kv_cache_usage_perc"), 4),
             "prefix_hit_rate": round(changes["prefix_cache_hits_total"] / queries, 4) if queries else None,
@@ -60,5 +60,5 @@ class ActivityLog:
         )
 
     def _read_totals(self) -> dict[str, float]:
-        names = ("prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits")
+        names = ("computed_prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits")
         return {f"{name}_total": self._metrics.value(f"{name}_total") for name in names}

@@ -23,7 +23,7 @@ from server.http.disconnect import until_disconnect
 from server.schemas.decision_fields import DecisionFields
 from server.schemas.parameters import DECISION_PARAMETERS, ignored_header, ignored_parameters
 from server.served.model import ServedModel
-from server.text.workers import TextWorkers
+from server.text_model import TextModel
 
 B = TypeVar("B", bound=DecisionFields)
 
@@ -33,32 +33,37 @@ _QUESTION_SIZE = 1 << 10  # of a question with many options, as TextWorkers coun
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionWork:
-    """A tokenized decision. write: builds the protocol's answer from the results and the model's name. workers: for
-    answers about many questions."""
+    """A tokenized decision. write: builds the protocol's answer from the results and the model's name."""
 
     model: ServedModel
-    workers: TextWorkers
+    text_model: TextModel
     decision: Decision
     prompt: DecisionPrompt
     terms: RequestTerms
     write: Callable[[Decision, Decided, str], Any]
     headers: dict[str, str]
-    calibration: ModelCalibration | None
+    is_calibrated: bool
 
     async def respond(self, request: Request) -> Response:
-        return json_response(await until_disconnect(self._answer(), request.receive), self.headers)
+        answer, calibration = await until_disconnect(self._answer(), request.receive)
+        return json_response(answer, {**self.headers, **calibration_header(calibration, self.decision.questions)})
 
     async def collect(self) -> Any:
         async with self.model.client.batch_lane.room(1):
-            return await self._answer()
+            answer, _ = await self._answer()
+        return answer
 
-    async def _answer(self) -> Any:
+    async def _answer(self) -> tuple[Any, ModelCalibration | None]:
+        """Return the answer and its calibration: that of the adapter's version that the engine used, since an adapter
+        may be replaced while its request waits."""
         decided = await decide(self.model, self.decision, self.prompt, self.terms)
+        calibration = await calibration_of(self.model, self.text_model) if self.is_calibrated else None
         size = _QUESTION_SIZE * len(self.decision.questions)
-        return await self.workers.run_unless_short(partial(self._written, decided), size=size)
+        write = partial(self._written, decided, calibration)
+        return await self.text_model.workers.run_unless_short(write, size=size), calibration
 
-    def _written(self, decided: Decided) -> Any:
-        decided = calibrated(self.decision, decided, self.calibration)
+    def _written(self, decided: Decided, calibration: ModelCalibration | None) -> Any:
+        decided = calibrated(self.decision, decided, calibration)
         return self.write(self.decision, decided, self.model.name)
 
 
@@ -90,21 +95,19 @@ class DecisionProtocol(Generic[B]):
                 every = unrolled(decision)
                 render = partial(decision_prompt, every, text_model, model.client.info, cache_salt=terms.cache_salt)
                 prompt = await text_model.workers.run(render, size=size * decision.permutations)
-                calibration = None if body.calibrated is False else await calibration_of(model)
-        calibration_headers = calibration_header(calibration, decision.questions)
-        headers = {_WORDING_HEADER: VERSION, **calibration_headers, **ignored_header(ignored)}
+        headers = {_WORDING_HEADER: VERSION, **ignored_header(ignored)}
         if self.id_header is not None:
             headers[self.id_header] = request.id
         write = partial(self.write, body)
         return DecisionWork(
             model=model,
-            workers=text_model.workers,
+            text_model=text_model,
             decision=decision,
             prompt=prompt,
             terms=terms,
             write=write,
             headers=headers,
-            calibration=calibration,
+            is_calibrated=body.calibrated is not False,
         )
 
     async def _checked(self, body: B, request: EndpointRequest) -> tuple[Decision, int, list[str]]:

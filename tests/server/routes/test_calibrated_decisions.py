@@ -1,6 +1,8 @@
 """POST /v1/decisions with a calibration: where it fits, probabilities change, and header and model card show it."""
 
+import contextlib
 import math
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,14 @@ import httpx
 import msgspec
 import pytest
 
-from engine.protocol import AdapterInfo, EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from engine.client.queue.batch_lane import BatchLane
+from engine.protocol import AdapterInfo, AdapterRef, EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from server.batches.running import run_body
 from server.calibration.calibration import Identity, ModelCalibration, Platt, Temperature, sigmoid
 from server.calibration.files import Calibrations, write_calibration
 from server.config.lora import LoraConfig
 from server.decisions.calibrating import check_given, decision_identity
+from server.keys.caller import ANYBODY
 from server.served.model import ServedModel
 from tests.helpers.calibrations import IDENTITY, calibration
 from tests.helpers.fake_client import MODEL, FakeClient, Step, engine_info, http, make_app, pooling_client
@@ -164,6 +169,31 @@ async def test_an_adapter_has_a_calibration_of_its_own(tmp_path: Path, caplog: p
     assert _predicate(pirate) > _predicate(plain)
     await check_given(models.find(MODEL), models.adapters)
     assert "--calibration" not in caplog.text
+
+
+async def test_an_adapter_that_is_replaced_while_its_line_waits_has_the_new_ones_calibration(tmp_path: Path) -> None:
+    client = _client(tmp_path)
+    client.adapters["other"] = AdapterInfo(digest=b"\x03\x04", rank=2, num_bytes=8)
+    base = (await _own()).identity
+    write_calibration(calibration(msgspec.structs.replace(base, adapter="0304"), predicate=FIT), tmp_path)
+    options = {"lora": LoraConfig(lora_modules=("pirate=/adapters/pirate",))}
+    context = make_app(client, enable_lora=True, **options).state.context
+    model = context.models.find(MODEL)
+    await context.models.adapters.read("pirate", model)
+
+    class Replacing(BatchLane):
+        @contextlib.asynccontextmanager
+        async def room(self, num_requests: int = 1) -> AsyncIterator[None]:
+            await context.models.adapters.load("pirate", "/adapters/other", model, in_place=True)
+            async with super().room(num_requests):
+                yield
+
+    client.batch_lane = Replacing()
+    answer = await run_body(context, ANYBODY, URL, {**BODY, "model": "pirate"})
+    assert client.requests[0].adapter == AdapterRef("pirate", "/adapters/other", b"\x03\x04")
+    assert msgspec.json.decode(answer.body)["answers"][0]["probability"] == pytest.approx(
+        FIT.apply([RAW, 1 - RAW])[0], abs=1e-5
+    )
 
 
 async def test_a_model_that_answers_no_decisions_uses_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

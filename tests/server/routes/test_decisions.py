@@ -363,6 +363,20 @@ async def test_fields_without_effect_are_listed_or_refused() -> None:
     assert error["code"] == "unknown_parameter"
 
 
+async def test_a_null_field_counts_as_left_out() -> None:
+    optional = ("model", "min_mass", "timeout", "service_tier", "priority", "cache_salt", "permutations", "details")
+    body = {name: value for name, value in BODY.items() if name not in optional}
+    nulls = {**dict.fromkeys(optional), "calibrated": None, "prompt_cache_key": None}
+    assert await _answer(decision_client(), {**body, **nulls}) == await _answer(decision_client(), body)
+
+
+async def test_without_a_prefix_cache_each_question_counts_the_input() -> None:
+    for caches, most in ((True, 1), (False, 3)):
+        client = decision_client()
+        await _post(client, {**BODY, "input": "x" * 1000}, enable_prefix_caching=caches)
+        assert most * 1000 < max(client.checked_tokens) < (most + 1) * 1000
+
+
 def _ends(**output: Any) -> FakeClient:
     return FakeClient(lambda request: [RequestOutput(id=request.id, **output)], engine_info(max_model_len=4096))
 

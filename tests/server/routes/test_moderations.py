@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from server.moderations.categories import Category
-from tests.helpers.fake_client import FakeClient, engine_info, http, make_app, pooling_client, prompt_text, says
+from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, pooling_client, prompt_text, says
 from tests.helpers.key_site import Site
 from tests.helpers.keys import entry
 
@@ -146,3 +146,14 @@ async def test_moderations_are_counted() -> None:
     assert 'headrace_moderation_results_total{model_name="org/tiny",outcome="passed"} 2.0' in metrics
     assert 'headrace_decision_answers_total{kind="predicate",model_name="org/tiny",outcome="answer"} 26.0' in metrics
     assert f'headrace_prompt_tokens_total{{model_name="org/tiny"}} {answer["usage"]["input_tokens"]}.0' in metrics
+
+
+@pytest.mark.parametrize(("min_mass", "status"), [(0, 200), (0.5, 400)])
+async def test_a_moderation_of_several_texts_counts_as_one_request(min_mass: float, status: int) -> None:
+    async with http(make_app(_client())) as api:
+        response = await api.post(URL, json={"input": ["A raft.", "A boat.", "A ship."], "min_mass": min_mass})
+        metrics = (await api.get("/metrics")).text
+    assert response.status_code == status
+    assert f'headrace_request_success_total{{finished_reason="stop",model_name="{MODEL}"}} 1.0' in metrics
+    assert f'headrace_service_tier_requests_total{{model_name="{MODEL}",service_tier="default"}} 1.0' in metrics
+    assert f'headrace_e2e_request_latency_seconds_count{{model_name="{MODEL}"}} 1.0' in metrics

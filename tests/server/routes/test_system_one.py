@@ -138,7 +138,7 @@ BAD: list[tuple[dict[str, Any], list[str | int], str]] = [
     (_one(type="noul", instructions=1), ["questions", "q", "instructions"], "a string, an object or a list"),
     (_one(type="choice"), ["questions", "q", "criteria"], "is missing"),
     (_one(type="choice", criteria={}), ["questions", "q", "criteria"], "at least 1"),
-    (_one(type="choice", criteria={" ": None, "a": None}), ["questions", "q", "criteria"], "other than spaces"),
+    (_one(type="choice", criteria={" ": None, "a": None}), ["questions", "q", "criteria"], "its label ' ' must have"),
     (
         _one(type="choice", criteria=dict.fromkeys(map(str, range(256)))),
         ["questions", "q", "criteria"],

@@ -29,8 +29,8 @@ def test_a_busy_one_tells_rates_since_the_last_look(caplog: pytest.LogCaptureFix
     log = ActivityLog(metrics)
     now = time.monotonic()
     log.log(now)
-    metrics.on_step(StepStats(running=2, waiting=1, blocks_total=8, blocks_used=2, prefix_queries=300, prefix_hits=100))
-    metrics.add("prompt_tokens_total", 300)
+    counts = {"prefill_tokens": 200, "batch_prefill_tokens": 100, "prefix_queries": 300, "prefix_hits": 100}
+    metrics.on_step(StepStats(running=2, waiting=1, blocks_total=8, blocks_used=2, **counts))
     metrics.add("generation_tokens_total", 45)
     log.log(now + 10)
     assert caplog.messages == [
