@@ -44,9 +44,9 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
                 case ".json":
                     yield from _members(file.read())
                 case ".csv":
-                    yield from _rows(_decoded(file.read()))
+                    yield from _rows(decoded(file.read()))
                 case _:
-                    yield from paragraphs(_decoded(file.read()))
+                    yield from paragraphs(decoded(file.read()))
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}; give another file") from error
 
@@ -94,7 +94,8 @@ def _cell(name: str, cell: str) -> Any:
         return cell  # the check of the line says what it must be
 
 
-def _decoded(data: bytes) -> str:
+def decoded(data: bytes) -> str:
+    """Decode a text without its byte order mark. Raises FaultyData with the line of a byte that is not UTF-8."""
     try:
         return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:

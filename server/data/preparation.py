@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
+from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from server.data.contamination import EvaluationIndex
 from server.data.duplicates import NearDuplicates, line_key
 from server.data.languages import LanguageDetector
 from server.data.lines import DataLine, FaultyData, parse_line
-from server.data.options import Dedup, PreparationOptions
 from server.data.personal_data import mask_value
 from server.data.quality import failed_rule, select_rules
 from server.data.report import Cluster, ContaminatedLine, DataReport, RemovedByRule, RemovedLine, spread_of
@@ -21,11 +22,19 @@ _MAX_LINES = 100  # line numbers of a rule, and contaminated lines, in the repor
 _MAX_CLUSTERS = 20
 
 
-class FaultyLines(Exception):
-    """Lines that are of no kind that jobs take. faults: at most a hundred, each with its place, such as "line 3"."""
+class DataFault(NamedTuple):
+    """A fault of a line. place: for messages, such as "a.jsonl, line 3"."""
 
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{place}: {message}" for place, message in faults[:3]))
+    place: str
+    number: int
+    message: str
+
+
+class FaultyLines(Exception):
+    """Lines that are of no kind that jobs take. faults: at most a hundred."""
+
+    def __init__(self, faults: list[DataFault]) -> None:
+        super().__init__("; ".join(f"{fault.place}: {fault.message}" for fault in faults[:3]))
         self.faults = faults
 
 
@@ -53,7 +62,7 @@ class Preparation:
     seed: int = 0
     drops_fields: bool = False
     kept: list[KeptLine] = field(default_factory=list)
-    faults: list[tuple[str, str]] = field(default_factory=list)
+    faults: list[DataFault] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         options = self.options
@@ -80,7 +89,7 @@ class Preparation:
             try:
                 line, _ = parse_line(data, number, drops_fields=True)
             except FaultyData as error:
-                faults.append((f"{name}, line {number}", str(error)))
+                faults.append(DataFault(f"{name}, line {number}", number, str(error)))
                 continue
             if self.options.mask_pii:
                 line = DataLine(number, mask_value(line.value, Counter()), line.kind)
@@ -94,7 +103,8 @@ class Preparation:
         try:
             line, dropped = parse_line(data, number, file, drops_fields=self.drops_fields)
         except FaultyData as error:
-            self.faults.append((f"{f'{self.files[file]}, ' if len(self.files) > 1 else ''}line {number}", str(error)))
+            file_name = f"{self.files[file]}, " if len(self.files) > 1 else ""
+            self.faults.append(DataFault(f"{file_name}line {number}", number, str(error)))
             if len(self.faults) >= MAX_FAULTS:
                 raise FaultyLines(self.faults) from None
             return

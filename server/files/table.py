@@ -6,12 +6,13 @@ from dataclasses import astuple, dataclass, replace
 from sqlite3 import Connection
 from typing import Any
 
-_COLUMNS = "id, owner, purpose, filename, bytes, created_s, expires_s"
+_COLUMNS = "id, owner, purpose, filename, bytes, created_s, expires_s, derived_from"
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file. Times are in seconds since 1970. expires_s: None if it never expires."""
+    """One file. Times are in seconds since 1970. expires_s: None if it never expires. derived_from: id of the file that
+    it was made of."""
 
     id: str
     owner: str
@@ -20,6 +21,7 @@ class File:
     bytes: int
     created_s: int
     expires_s: int | None
+    derived_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class FilePage:
 
 def insert(connection: Connection, file: File) -> None:
     connection.execute(
-        f"INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         astuple(file),
     )
 

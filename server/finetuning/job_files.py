@@ -1,6 +1,7 @@
 """write_job: prepares a job folder for the trainer from training files and options, for the command and the server."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.protocol import TokenizerInfo
 from server.config.server import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
 from server.finetuning.preparation import PreparationReport, PreparedFiles, prepare
+from server.finetuning.prepared_data import VALIDATION_FILE, EvaluationFile, prepare_data
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
 from server.text.chat_templates.processes import TemplateProcesses
@@ -51,14 +53,25 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_parser: str | None = None
 
 
-def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | None) -> PreparationReport:
+def write_job(
+    folder: JobFolder,
+    order: JobOrder,
+    train: bytes,
+    valid: bytes | None,
+    evaluations: Sequence[EvaluationFile] = (),
+) -> PreparationReport:
     """Write all of the trainer's input to a folder that already has the tokenizer_info file; write job.json last. The
-    output is deterministic, so that an interrupted job can be prepared again and continue.
+    output is deterministic, so that an interrupted job can be prepared again and continue. evaluations: files that the
+    data_preparation compares with, besides the validation file.
 
-    Raises FaultyFile, StartupError for options that do not fit the model, and OSError.
+    Raises FaultyFile, InvalidRequest, StartupError for options that do not fit the model, and OSError.
     """
     info = msgspec.msgpack.decode(folder.tokenizer_info.read_bytes(), type=TokenizerInfo)
     write_atomically(folder.tokenizer, info.tokenizer_json)
+    options, summary = order.hyperparameters.data_preparation, ""
+    if options is not None:
+        known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
+        train, summary = prepare_data(folder, options, order.method, train, known, order.seed)
     templates, workers = TemplateProcesses(), TextWorkers()
     try:
         config = ServerConfig(
@@ -76,6 +89,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
         length = given.max_length or min(DEFAULT_LENGTH, max_model_len or DEFAULT_LENGTH)
         renderer = Renderer(text_model, length)
         prepared = prepare(train, valid, order.method, renderer, prompts)
+        prepared.report.data_summary = summary
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
         write_rows(folder.samples, _samples(prepared, renderer))

@@ -24,7 +24,8 @@ _REMOVED = {"in_validation_file": "are in the validation file", "duplicate": "re
 
 
 class PreparationReport(msgspec.Struct, kw_only=True):
-    """Counts from preparing the files. removed: line numbers of dropped lines, by the rule that dropped them."""
+    """Counts from preparing the files. removed: line numbers of dropped lines, by the rule that dropped them.
+    data_summary: counts of the data_preparation before; "" without one."""
 
     num_lines: int = 0
     num_items: int = 0
@@ -32,13 +33,15 @@ class PreparationReport(msgspec.Struct, kw_only=True):
     num_tokens: int = 0
     num_cut: int = 0  # to max_length
     removed: dict[str, list[int]] = {}
+    data_summary: str = ""
 
 
 def report_notes(report: PreparationReport) -> list[str]:
     """Format the report as sentences."""
     notes = [
+        *([report.data_summary] if report.data_summary else []),
         f"{counted(report.num_lines, 'line')}: {counted(report.num_items, 'example')} of "
-        f"{counted(report.num_tokens, 'token')}"
+        f"{counted(report.num_tokens, 'token')}",
     ]
     for rule, numbers in report.removed.items():
         named = ", ".join(map(str, numbers[:_MAX_SHOWN])) + (", ..." if len(numbers) > _MAX_SHOWN else "")

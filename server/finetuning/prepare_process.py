@@ -25,12 +25,13 @@ _START = "start"  # of a job's folder
 
 
 class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
-    """The input of the process. train, valid: paths of the files. The adapter at order.start is copied into the job's
-    folder, since it may be deleted during the job."""
+    """The input of the process. train, valid: paths of the files. against: names and paths of evaluation files. The
+    adapter at order.start is copied into the job's folder, since it may be deleted during the job."""
 
     order: JobOrder
     train: str
     valid: str | None = None
+    against: list[tuple[str, str]] = []
 
 
 class Made(msgspec.Struct, frozen=True, tag=True):
@@ -79,7 +80,8 @@ def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
         order = _with_own_start(folder, task.order)
         train = Path(task.train).read_bytes()
         valid = None if task.valid is None else Path(task.valid).read_bytes()
-        return Made(write_job(folder, order, train, valid))
+        evaluations = [(name, Path(path).read_bytes()) for name, path in task.against]
+        return Made(write_job(folder, order, train, valid, evaluations))
     except FaultyFile as error:
         return Faulty(error.faults, error.is_validation)
     except InvalidRequest as error:

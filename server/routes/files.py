@@ -4,6 +4,7 @@ import re
 from typing import Any
 from urllib.parse import quote as percent_encoded
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
@@ -103,6 +104,7 @@ def file_object(file: File) -> FileObject:
         expires_at=file.expires_s,
         filename=file.filename,
         purpose=file.purpose,
+        derived_from=msgspec.UNSET if file.derived_from is None else file.derived_from,
     )
 
 

@@ -37,7 +37,7 @@ class FileListQuery(StrictModel):
 
 
 class FileObject(msgspec.Struct, kw_only=True):
-    """A file. Its status is always "processed"."""
+    """A file. Its status is always "processed". derived_from: id of the file that it was prepared from, if any."""
 
     id: str
     object: Literal["file"] = "file"
@@ -48,6 +48,7 @@ class FileObject(msgspec.Struct, kw_only=True):
     purpose: str
     status: Literal["processed"] = "processed"
     status_details: None = None
+    derived_from: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class FileList(ListPage, frozen=True, kw_only=True):

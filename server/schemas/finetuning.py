@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from engine.command_io.finetuning.data_preparation import Dedup
 from engine.command_io.finetuning.job import Order, Pacing, ScaleRewards, Schedule
 from server.schemas.auto import Named, Names, Number, Whole
 from server.schemas.base import StrictModel
@@ -27,6 +28,20 @@ class TrainedEffort(enum.StrEnum):
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
+
+
+class GivenDataPreparation(StrictModel):
+    """The steps that prepare the training file: its duplicates, quality, languages, personal data, and text of the
+    validation file and of other files."""
+
+    dedup: Annotated[Dedup | None, Named(Dedup)] = None
+    dedup_threshold: Annotated[float | None, Number(0.5, 1)] = None
+    decontaminate_against: Annotated[list[str] | None, Names()] = None
+    ngram: Annotated[int | None, Whole(8, 50)] = None
+    quality: Annotated[list[str] | None, Names()] = None
+    languages: Annotated[list[str] | None, Names()] = None
+    mask_pii: bool | None = None
+    max_removed: Annotated[float | None, Number(0, 1)] = None
 
 
 class GivenHyperparameters(StrictModel):
@@ -58,6 +73,7 @@ class GivenHyperparameters(StrictModel):
     max_completion_tokens: Annotated[int | None, Whole(1, _MAX_COUNT)] = None
     kl_weight: Annotated[float | None, Number(0, 100)] = None
     scale_rewards: Annotated[ScaleRewards | None, Named(ScaleRewards)] = None
+    data_preparation: GivenDataPreparation | None = None
 
 
 class GivenSettings(StrictModel):

@@ -65,6 +65,7 @@ class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defa
     max_completion_tokens: int | None = None
     kl_weight: float | None = None
     scale_rewards: str | None = None
+    data_preparation: dict[str, Any] | None = None
 
 
 class MethodSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,6 +86,8 @@ class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class FinetuningJobObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A fine-tuning job. prepared_file: the training file after data_preparation."""
+
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
@@ -98,6 +101,7 @@ class FinetuningJobObject(msgspec.Struct, frozen=True, kw_only=True):
     hyperparameters: HyperparametersObject
     method: MethodObject
     result_files: list[str]
+    prepared_file: str | None = None
     trained_tokens: int | None
     error: FinetuningError | None
     seed: int

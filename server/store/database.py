@@ -136,6 +136,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX upload_parts_by_upload ON upload_parts (upload)",
     ),
+    ("ALTER TABLE files ADD COLUMN derived_from TEXT",),
 )
 
 

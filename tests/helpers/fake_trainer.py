@@ -138,6 +138,9 @@ class FakeChild:
         if bad:
             outcome = Faulty(bad, is_validation=False)
         else:
+            if task.order.hyperparameters.data_preparation is not None:
+                self.folder.prepared.write_bytes(lines[0])
+                self.folder.data_report.write_text("{}")
             self.folder.job.write_bytes(msgspec.json.encode(task.order))
         self._output = msgspec.json.encode(outcome)
         return 0

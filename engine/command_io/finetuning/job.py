@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 from engine.errors import StartupError
@@ -85,6 +86,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_completion_tokens: int | None = None  # most tokens of an answer
     kl_weight: float | None = None  # weight of the KL divergence from the base model
     scale_rewards: ScaleRewards | None = None
+    data_preparation: PreparationOptions | None = None  # before training, of the training file
 
 
 class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +121,8 @@ class JobFolder:
         self.samples = path / "samples.jsonl"  # SamplePrompts, answered after each epoch; may be missing
         self.prompts = path / "prompts.jsonl"  # everyday questions to replay, as Passages; may be missing
         self.report = path / "report.json"
+        self.prepared = path / "prepared.jsonl"  # the training file after its data_preparation; may be missing
+        self.data_report = path / "data_report.json"  # of that preparation; may be missing
         self.job = path / "job.json"  # the FinetuningJob, written last
         # Written while the job is trained.
         self.replay = path / "replay.json"  # the base's answers to `prompts`

@@ -2,8 +2,8 @@
 
 import argparse
 
+from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from server.commands.options.arguments import Parser, action_examples
-from server.data.options import Dedup, PreparationOptions
 
 _EPILOG = """\
 examples:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
 from engine.command_io.progress import foreground_progress
 from engine.errors import InvalidRequest, OptionError, StartupError
@@ -15,7 +16,7 @@ from engine.wording import counted
 from server.commands.data.arguments import data_parser
 from server.data.formats import check_suffix, read_lines
 from server.data.lines import FaultyData, LineKind, parse_line
-from server.data.options import PreparationOptions, check_preparation
+from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, KeptLine, Preparation, TooManyRemoved
 from server.data.quality import RULES
 from server.data.report import DataReport
@@ -69,7 +70,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
             report.tokens, report.num_trained_tokens = count_tokens(arguments.model, [*train, *valid])
     except FaultyLines as error:
-        shown = "".join(f"\n  {place}: {message}" for place, message in error.faults[:_MAX_SHOWN])
+        shown = "".join(f"\n  {fault.place}: {fault.message}" for fault in error.faults[:_MAX_SHOWN])
         more = f"\n  and {len(error.faults) - _MAX_SHOWN} more" if len(error.faults) > _MAX_SHOWN else ""
         raise StartupError(f"the lines cannot be prepared:{shown}{more}") from None
     except OSError as error:

@@ -15,7 +15,7 @@ from engine.protocol import TokenizerInfo
 from server.commands.child_process import run_module
 from server.config.server import ServerConfig
 from server.data.lines import LineKind, parse_line
-from server.data.preparation import MAX_FAULTS, FaultyLines, KeptLine
+from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine
 from server.data.report import NumberSpread, spread_of
 from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import InvalidLine
@@ -54,7 +54,7 @@ def count_tokens(model: str, lines: Sequence[KeptLine]) -> tuple[NumberSpread, i
                 content, _ = read_training_line(kept.data, method)
                 num_tokens, trained = _counted(maker, content, kept.number)
             except InvalidLine as error:
-                faults.append((f"line {kept.number}", str(error)))
+                faults.append(DataFault(f"line {kept.number}", kept.number, str(error)))
                 continue
             counts.append(num_tokens)
             num_trained += trained

@@ -1,21 +1,18 @@
 """finish: ends a job whose adapter is complete: serves the adapter, and stores the metrics as a results file."""
 
-import asyncio
 import logging
 from sqlite3 import Connection
 
 from engine.command_io.finetuning.events import JobEvent
 from server.errors import StorageFull
 from server.files import table as file_table
-from server.files.disk import Disk
-from server.files.store import new_file_id
 from server.files.table import File
 from server.finetuning.jobs.folders import job_folder
 from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuningRecord
+from server.finetuning.jobs.stored_files import new_names, remove_unknown, store_copy
 from server.finetuning.jobs.table import FinetuningJournal
 from server.jobs.environment import JobEnvironment
-from server.jobs.persistence import persist, shielded
 from server.schemas.files import FINE_TUNE_RESULTS
 from server.schemas.finetuning_answers import FinetuningStatus
 
@@ -31,56 +28,28 @@ async def finish(journal: FinetuningJournal, env: JobEnvironment, publisher: Pub
     Raises EngineStopped if the server is shutting down.
     """
     record = journal.record
-    name = new_file_id()
-    env.files.writing.add(name)  # until it has a row
-    try:
-        if (reason := await publisher.publish(record)) is None:
-            events = [journal.event(f"New fine-tuned model created: {record.name}")]
-        else:
-            events = [journal.event(f"The adapter {record.name} is not served: {reason}", level="warn")]
-        path = job_folder(env.data_dir, record.id).results
-        results = await asyncio.to_thread(path.read_bytes) if path.exists() else b""
-        stored = await _store(env, name, results)
-        file = None
-        if isinstance(stored, StorageFull):  # an adapter is worth more than its curves
-            events.append(journal.event(f"There is no results file: {stored}", level="warn"))
-        else:
-            file = File(name, record.owner, FINE_TUNE_RESULTS, _RESULTS_NAME, len(results), int(journal.now_s), None)
-        await _succeed(journal, events, file)
-    finally:
-        if journal.record.status is not FinetuningStatus.SUCCEEDED:
-            publisher.withdraw(record)
-        if name not in journal.record.result_files:
-            await shielded(env.files.remove([name]))
-        env.files.writing.discard(name)
-
-
-async def _store(env: JobEnvironment, name: str, results: bytes) -> StorageFull | None:
-    """Write the results file, and retry while the disk fails; return the error if it is full."""
-    files = env.files
-
-    async def write() -> StorageFull | None:
+    with new_names(env, 1) as names:
         try:
-            await files.database.run(lambda connection: files.check_room(connection, len(results)))
-            await files.on_disk(_write, files.disk, name, results)
-        except StorageFull as error:
-            return error
-        return None
-
-    return await persist(write, "the results file of a fine-tuning job", sleep=env.sleep)
-
-
-def _write(disk: Disk, name: str, content: bytes) -> None:
-    """Write and sync a file, so that it survives a power cut. Raises OSError."""
-    disk.create(name)
-    disk.write(name, 0, content)
-    disk.sync(name)
-    disk.sync_names()
+            if (reason := await publisher.publish(record)) is None:
+                events = [journal.event(f"New fine-tuned model created: {record.name}")]
+            else:
+                events = [journal.event(f"The adapter {record.name} is not served: {reason}", level="warn")]
+            stored = await store_copy(env, names[0], job_folder(env.data_dir, record.id).results)
+            file = None
+            if isinstance(stored, StorageFull):  # an adapter is worth more than its curves
+                events.append(journal.event(f"There is no results file: {stored}", level="warn"))
+            else:
+                file = File(names[0], record.owner, FINE_TUNE_RESULTS, _RESULTS_NAME, stored, int(journal.now_s), None)
+            await _succeed(journal, events, file)
+        finally:
+            if journal.record.status is not FinetuningStatus.SUCCEEDED:
+                publisher.withdraw(record)
+            await remove_unknown(env, journal, names)
 
 
 async def _succeed(journal: FinetuningJournal, events: list[JobEvent], file: File | None) -> None:
     def edit(record: FinetuningRecord) -> None:
-        record.result_files = [] if file is None else [file.id]
+        record.result_files = [*record.result_files, *([] if file is None else [file.id])]
         record.enter(FinetuningStatus.SUCCEEDED, journal.now_s)
 
     def beside(connection: Connection) -> None:

@@ -48,6 +48,9 @@ async def new_record(
         layers=model.trainable_layers,
         start=await _shape(start),
     )
+    if hyperparameters.data_preparation is not None:
+        for file_id in hyperparameters.data_preparation.decontaminate_against:
+            await _check_file(context, owner, "decontaminate_against", file_id)
     return FinetuningRecord(
         id=new_job_id(),
         owner=owner,

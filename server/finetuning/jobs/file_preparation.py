@@ -3,23 +3,30 @@
 import asyncio
 import logging
 from dataclasses import replace
+from sqlite3 import Connection
 
 import msgspec
 
 from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, REASON_PREFIX, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
+from engine.command_io.finetuning.events import JobEvent
 from engine.command_io.finetuning.job import JobFolder, write_atomically
 from engine.config import EngineConfig
 from engine.protocol import EngineInfo
+from server.errors import StorageFull
+from server.files import table as file_table
+from server.files.table import File
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder
 from server.finetuning.jobs.folders import found_path
 from server.finetuning.jobs.objects import for_clients
 from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
 from server.finetuning.jobs.record import FinetuningRecord
+from server.finetuning.jobs.stored_files import new_names, remove_unknown, store_copy
 from server.finetuning.preparation import report_notes
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, task_file
 from server.jobs.child import Child, read_log
 from server.jobs.environment import JobEnvironment
+from server.schemas.files import FINE_TUNE, FINE_TUNE_RESULTS
 from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 from server.served.model import ServedModel
 
@@ -125,7 +132,9 @@ class FilePreparation(ProcessWork):
             reasoning_parser=model.config.reasoning_parser,
         )
         valid = None if record.validation_file is None else str(disk.path(record.validation_file))
-        return PrepareTask(order=order, train=str(disk.path(record.training_file)), valid=valid)
+        steps = record.hyperparameters.data_preparation
+        against = [] if steps is None else [(name, str(disk.path(name))) for name in steps.decontaminate_against]
+        return PrepareTask(order=order, train=str(disk.path(record.training_file)), valid=valid, against=against)
 
     async def _run_process(self, module: str, *arguments: str) -> bytes:
         """Run a module as a child process, and return its stdout. Raises _EndedEarly if its exit status is not 0."""
@@ -158,14 +167,7 @@ class FilePreparation(ProcessWork):
         record = self._journal.record
         match outcome:
             case Made(report=report):
-
-                def edit(record: FinetuningRecord) -> None:
-                    record.is_prepared = True
-                    record.enter(FinetuningStatus.QUEUED, self._journal.now_s)
-
-                events = [self._journal.event(for_clients(note)) for note in report_notes(report)]
-                last = self._journal.event("Files validated, moving job to queued state")
-                await self._journal.change(edit, [*events, last], status=self.status)
+                await self._store_made([self._journal.event(for_clients(note)) for note in report_notes(report)])
             case Faulty(faults=faults, is_validation=is_validation):
                 param = "validation_file" if is_validation else "training_file"
                 events = [
@@ -178,6 +180,41 @@ class FilePreparation(ProcessWork):
                 await self._journal.fail(self.status, FinetuningError(f"invalid_{param}", reason, param), events)
             case Refused(message=message, param=param):
                 await self._journal.fail(self.status, FinetuningError("invalid_request", for_clients(message), param))
+
+    async def _store_made(self, events: list[JobEvent]) -> None:
+        """Store the prepared file and its report as files of the job's key, and set the job to QUEUED."""
+        env, journal, folder, files = self._env, self._journal, self._folder, list[File]()
+        record = journal.record
+        copies = [
+            (folder.data_report, FINE_TUNE_RESULTS, folder.data_report.name),
+            (folder.prepared, FINE_TUNE, f"{record.training_file}-prepared.jsonl"),
+        ]
+        if record.hyperparameters.data_preparation is None:
+            copies = []
+
+        def edit(record: FinetuningRecord) -> None:
+            record.is_prepared = True
+            record.result_files = [file.id for file in files if file.purpose == FINE_TUNE_RESULTS]
+            record.prepared_file = next((file.id for file in files if file.purpose == FINE_TUNE), None)
+            record.enter(FinetuningStatus.QUEUED, journal.now_s)
+
+        def insert_all(connection: Connection) -> None:
+            for file in files:
+                file_table.insert(connection, file)
+
+        with new_names(env, len(copies)) as names:
+            try:
+                for name, (path, purpose, filename) in zip(names, copies, strict=True):
+                    size = await store_copy(env, name, path)
+                    if isinstance(size, StorageFull):  # the trainer has its input
+                        events.append(journal.event(f"{filename} is not stored: {size}", level="warn"))
+                        continue
+                    origin = record.training_file
+                    files.append(File(name, record.owner, purpose, filename, size, int(journal.now_s), None, origin))
+                events.append(journal.event("Files validated, moving job to queued state"))
+                await journal.change(edit, events, status=self.status, beside=insert_all)
+            finally:
+                await remove_unknown(env, journal, names)
 
 
 def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> None:

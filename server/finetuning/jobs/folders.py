@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _ROOT = "fine-tuning"
 # Files of a JobFolder that are kept. The examples are their owner's, and the state is large.
-_KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.svg", "reward.svg", "lock"})
+_KEPT = frozenset({"report.json", "data_report.json", "results.csv", "events.jsonl", "loss.svg", "reward.svg", "lock"})
 
 
 def root_folder(data_dir: str) -> Path:

@@ -9,12 +9,20 @@ from engine.command_io.finetuning.config import DEFAULT_LENGTH
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from engine.command_io.finetuning.method_fields import fields_of, misplaced
 from engine.errors import InvalidRequest, UnsupportedParameter
+from server.data.options import check_preparation
 from server.finetuning.adapter_files import AdapterShape
 from server.schemas.base import quote
-from server.schemas.finetuning import FinetuningRequest, GivenHyperparameters, GivenMethod, TrainedEffort
+from server.schemas.finetuning import (
+    FinetuningRequest,
+    GivenDataPreparation,
+    GivenHyperparameters,
+    GivenMethod,
+    TrainedEffort,
+)
 
 _OLD_PLACE = "hyperparameters"
 _EFFORT = "reasoning_effort"
+_DATA = "data_preparation"
 _SUPPORTED = ", ".join(TrainingMethod)
 
 
@@ -41,6 +49,8 @@ def hyperparameters_of(
     chosen = msgspec.convert(values, Hyperparameters)
     for name, reason in misplaced(chosen, method, has_validation=body.validation_file is not None):
         raise InvalidRequest.of(paths[name], f"is {quote(values[name])}; {reason}")
+    if chosen.data_preparation is not None:
+        check_preparation(chosen.data_preparation, f"{paths[_DATA]}.")
     _check_limits(chosen, paths, max_rank, max_length)
     _check_layers(chosen, paths, layers, start)
     is_cut = method is not TrainingMethod.REINFORCEMENT
@@ -78,7 +88,14 @@ def _values(given: GivenHyperparameters | None, path: str, method: TrainingMetho
             f"{path}.{name}", f"is not a hyperparameter of this server; {method} has {_known(method)}"
         )
     named = ((name, getattr(given, name)) for name in GivenHyperparameters.model_fields if name != _EFFORT)
-    return {name: value for name, value in named if value is not None}
+    values: dict[str, object] = {name: value for name, value in named if value is not None}
+    if (steps := given.data_preparation) is not None:
+        for name in steps.extra:
+            raise UnsupportedParameter.of(
+                f"{path}.{_DATA}.{name}", f"is not a step; there are {', '.join(GivenDataPreparation.model_fields)}"
+            )
+        values[_DATA] = steps.model_dump(exclude_none=True)
+    return values
 
 
 def _known(method: TrainingMethod) -> str:

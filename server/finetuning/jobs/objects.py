@@ -72,7 +72,10 @@ def _further(given: Hyperparameters) -> dict[str, Any]:
     """Return the hyperparameters beyond OpenAI's that differ from their defaults."""
     plain, names = Hyperparameters(), Hyperparameters.__struct_fields__
     changed = {name: value for name in names if (value := getattr(given, name)) != getattr(plain, name)}
-    return {name: value for name, value in changed.items() if name not in _OPENAIS}
+    further = {name: value for name, value in changed.items() if name not in _OPENAIS}
+    if given.data_preparation is not None:
+        further["data_preparation"] = msgspec.to_builtins(given.data_preparation)
+    return further
 
 
 def event_object(job_id: str, numbered: NumberedEvent) -> FinetuningEventObject:

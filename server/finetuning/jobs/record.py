@@ -45,9 +45,10 @@ class FinetuningRecord(msgspec.Struct, kw_only=True):
     model: the name in the client's request. base_model: canonical name of the base model. start: path of the adapter
     that training continues from, relative to --data-dir if inside. name: the adapter's name, reserved at creation and
     served once the job has succeeded. hyperparameters: as requested, None where the trainer chooses. resolved: final
-    hyperparameters. grader: JSON of the grader for reinforcement. is_prepared: the JobFolder has all trainer input.
-    events_bytes: how much of the trainer's events.jsonl has been read into the table of events; steps that a restarted
-    trainer reports again are skipped. step: the last step in that table. is_deleted: the finished adapter was deleted.
+    hyperparameters. prepared_file: the file after data_preparation. grader: JSON of the grader for reinforcement.
+    is_prepared: the JobFolder has all trainer input. events_bytes: how much of the trainer's events.jsonl has been
+    read into the table of events; steps that a restarted trainer reports again are skipped. step: the last step in that
+    table. is_deleted: the finished adapter was deleted.
 
     The status is also the command channel: routes set `paused`, `queued` and `cancelled`, and the runner follows. Code
     that edits a record must first check that its status is still the expected one.
@@ -74,6 +75,7 @@ class FinetuningRecord(msgspec.Struct, kw_only=True):
     checkpoints: list[FinetuningCheckpoint] = []
     error: FinetuningError | None = None
     result_files: list[str] = []
+    prepared_file: str | None = None
     trained_tokens: int | None = None
     estimated_finish: int | None = None
     started_at: int | None = None

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from engine.errors import InvalidRequest
-from server.data.options import Dedup, PreparationOptions, check_preparation
+from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report

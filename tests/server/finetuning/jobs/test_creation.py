@@ -44,3 +44,18 @@ async def test_random_weights_are_refused(tmp_path: Path) -> None:
     made = make_several({"alpha": 1}, 10, enable_lora=True, data_dir=str(tmp_path), load_format=LoadFormat.DUMMY)
     with pytest.raises(openai.BadRequestError, match=r"'alpha' are random numbers \(--load-format dummy\).*nothing to"):
         await _create(made, "alpha", LAYERS)
+
+
+async def test_evaluation_files_must_exist_and_are_shown_with_the_steps(several: Several) -> None:
+    def steps(*names: str) -> dict[str, Any]:
+        settings = {"data_preparation": {"dedup": "exact", "decontaminate_against": [*names]}}
+        return {"type": "supervised", "supervised": {"hyperparameters": settings}}
+
+    async with official(several.app, "none", Runner(several.app)) as client:
+        with pytest.raises(openai.BadRequestError, match="decontaminate_against is 'file-x'; there is no such file"):
+            await create(client, model="beta", method=steps("file-x"))
+        file = await client.files.create(file=("eval.jsonl", b"{}"), purpose="fine-tune")
+        job = await create(client, model="beta", method=steps(file.id))
+    shown = job.method.supervised.hyperparameters.data_preparation
+    assert (shown["decontaminate_against"], shown["dedup"]) == ([file.id], "exact")
+    assert job.prepared_file is None

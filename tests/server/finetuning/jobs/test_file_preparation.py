@@ -1,9 +1,13 @@
 """The preparation of a job's files: it waits for what will pass, and fails with the reason."""
 
+from dataclasses import replace
+
 import pytest
 from fastapi import FastAPI
 
 from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
+from engine.command_io.finetuning.data_preparation import PreparationOptions
+from engine.command_io.finetuning.job import Hyperparameters
 from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.fake_trainer import (
     PREPARE,
@@ -62,3 +66,32 @@ async def test_what_will_pass_is_waited_for_and_told_once(app: FastAPI) -> None:
         "The server's disk is full; the files are tried again until there is room",
         "Another process works in the job's folder; the files are tried again when it has ended",
     ]
+
+
+PREPARED = Hyperparameters(data_preparation=PreparationOptions())
+
+
+async def test_what_is_prepared_and_its_report_are_files_of_the_key_after_the_job(app: FastAPI) -> None:
+    async with finetuning_runs(app, FakeChildren()):
+        job = await add_job(app, 1, hyperparameters=PREPARED)
+        record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
+    files = app.state.context.files
+    assert record.prepared_file is not None
+    prepared = await files.find(record.prepared_file, "")
+    report, _ = [await files.find(name, "") for name in record.result_files]
+    assert (prepared.purpose, prepared.derived_from) == ("fine-tune", job.training_file)
+    assert (report.purpose, report.filename) == ("fine-tune-results", "data_report.json")
+    assert files.disk.read(prepared.id, 0, 100) == b"{}"
+    assert set(files.disk.names()) == {job.training_file, prepared.id, *record.result_files}
+
+
+async def test_a_job_without_room_for_its_prepared_file_trains_and_says_so(app: FastAPI) -> None:
+    files = app.state.context.files
+    async with finetuning_runs(app, FakeChildren()):
+        job = await add_job(app, 1, hyperparameters=PREPARED)
+        files.config = replace(files.config, max_files=1)
+        record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
+        events = await events_of(app, job.id)
+    assert (record.prepared_file, record.result_files) == (None, [])
+    assert any("data_report.json is not stored: " in event for event in events)
+    assert files.disk.names() == [job.training_file]

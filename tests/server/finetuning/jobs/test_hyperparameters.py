@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.command_io.finetuning.auto import resolve_hyperparameters
+from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, Schedule, TrainingMethod
 from engine.errors import InvalidRequest
 from server.finetuning.adapter_files import AdapterShape
@@ -214,3 +215,27 @@ def _is_refused(method: TrainingMethod, name: str) -> bool:
     value = {"reasoning_effort": "low", "group_size": 4, "beta": 0.1, "max_length": 64}[name]
     found = _read_or_refuse({"method": {"type": method.value, method.value: {"hyperparameters": {name: value}}}})
     return isinstance(found, InvalidRequest)
+
+
+@pytest.mark.parametrize("method", [*TrainingMethod])
+def test_data_is_prepared_in_every_method(method: TrainingMethod) -> None:
+    steps = {"dedup": "exact", "quality": ["gopher"], "max_removed": 0.2, "ngram": "auto", "mask_pii": True}
+    settings = {"hyperparameters": {"data_preparation": steps}}
+    options = _read({"method": {"type": method.value, method.value: settings}})[1].data_preparation
+    assert options == PreparationOptions(dedup=Dedup.EXACT, quality=("gopher",), max_removed=0.2, mask_pii=True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "param", "message"),
+    [
+        ({"dedup": "fuzzy"}, "dedup", 'it must be "auto" or one of near, exact, none'),
+        ({"max_removed": 2}, "max_removed", "of at least 0 and at most 1"),
+        ({"quality": ["best"]}, "quality", "has 'best', which is not a rule; there are the groups gopher, c4"),
+        ({"split": 1}, "split", "is not a step; there are dedup, dedup_threshold, decontaminate_against, ngram"),
+    ],
+)
+def test_unknown_steps_and_values_are_refused(steps: dict[str, Any], param: str, message: str) -> None:
+    found = _read_or_refuse(_supervised({"data_preparation": steps}))
+    assert isinstance(found, InvalidRequest)
+    assert found.param == f"method.supervised.hyperparameters.data_preparation.{param}"
+    assert message in str(found)

@@ -1,0 +1,96 @@
+"""prepare_data: the lines of a job's training file that pass the steps of its data_preparation."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from engine.command_io.finetuning.data_preparation import PreparationOptions
+from engine.command_io.finetuning.job import JobFolder, TrainingMethod, write_atomically
+from engine.errors import InvalidRequest
+from server.data.formats import decoded, paragraphs
+from server.data.lines import FaultyData, parse_line
+from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
+from server.data.report import DataReport
+from server.finetuning.faults import FileFault
+from server.finetuning.preparation import FaultyFile
+
+VALIDATION_FILE = "validation_file"
+EvaluationFile = tuple[str, bytes]  # the file's name in messages, and its content
+
+
+def prepare_data(
+    folder: JobFolder,
+    options: PreparationOptions,
+    method: TrainingMethod,
+    train: bytes,
+    evaluations: Sequence[EvaluationFile],
+    seed: int,
+) -> tuple[bytes, str]:
+    """Return the training file with blank lines in place of removed ones, so that later faults name its own lines, and
+    a summary. Write the report and the prepared file to the folder; the report also if too many lines are removed.
+
+    Raises FaultyFile, InvalidRequest if too many lines are removed, and OSError.
+    """
+    preparation = Preparation(options, ["training_file"], seed)
+    is_text = is_plain_text(train) and method is TrainingMethod.PRETRAINING
+    for name, content in evaluations:
+        try:
+            preparation.add_evaluation(name, _numbered(content, is_text=is_plain_text(content)))
+        except FaultyLines as error:
+            raise _faulty_evaluation(name, error) from None
+    try:
+        for number, line in _numbered(train, is_text=is_text):
+            preparation.add(0, number, line)
+        report = preparation.finish()
+    except FaultyLines as error:
+        raise FaultyFile([FileFault(message, number) for _, number, message in error.faults]) from None
+    write_atomically(folder.data_report, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    try:
+        preparation.check_removed()
+    except TooManyRemoved as error:
+        raise InvalidRequest(f"training_file: {error}", param="training_file") from None
+    if is_text:
+        texts = [parse_line(line.data, line.number)[0].value["text"] for line in preparation.kept]
+        prepared = "\n\n".join(texts).encode() + b"\n"
+        write_atomically(folder.prepared, prepared)
+        return prepared, summary_of(report)
+    write_atomically(folder.prepared, b"".join(line.data + b"\n" for line in preparation.kept))
+    lines = [b""] * (preparation.kept[-1].number)
+    for kept in preparation.kept:
+        lines[kept.number - 1] = kept.data
+    return b"\n".join(lines) + b"\n", summary_of(report)
+
+
+def is_plain_text(data: bytes) -> bool:
+    """Whether a file is a plain text, and not JSON lines."""
+    start = data.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    return bool(start) and start != b"{"
+
+
+def _numbered(data: bytes, *, is_text: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number, JSON of the line). Raises FaultyFile for plain text that is not UTF-8."""
+    if is_text:
+        try:
+            yield from paragraphs(decoded(data))
+        except FaultyData as error:
+            raise FaultyFile([FileFault(str(error))]) from None
+        return
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def _faulty_evaluation(name: str, error: FaultyLines) -> FaultyFile | InvalidRequest:
+    if name != VALIDATION_FILE:
+        return InvalidRequest(f"decontaminate_against: {error}", param="decontaminate_against")
+    fault = FaultyFile([FileFault(message, number) for _, number, message in error.faults])
+    fault.is_validation = True
+    return fault
+
+
+def summary_of(report: DataReport) -> str:
+    """Return a sentence with the counts of a preparation."""
+    removed = ", ".join(f"{name} {each.num:,}" for name, each in report.removed.items()) or "none"
+    masked = "".join(f"; masked {name} {count:,}" for name, count in report.masked.items())
+    return f"data preparation: {report.num_lines:,} lines, removed {report.num_removed:,} ({removed}){masked}"

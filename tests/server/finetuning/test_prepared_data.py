@@ -1,0 +1,126 @@
+"""The data_preparation of a job: which lines are trained on, the numbers of faults, and the files that it leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.command_io.finetuning.data_preparation import PreparationOptions
+from engine.command_io.finetuning.items import TrainingItem, read_rows
+from engine.command_io.finetuning.job import Hyperparameters, JobFolder, TrainingMethod
+from engine.config import EngineConfig
+from server.finetuning.job_files import JobOrder
+from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, prepare_files
+from tests.helpers.data_lines import encoded, random_text, with_changes
+from tests.helpers.tokenizers import byte_level_info
+
+pytest.importorskip("rensa", reason="the extra 'data' is not installed")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    made = JobFolder(tmp_path / "out" / "job")
+    made.path.mkdir(parents=True)
+    made.tokenizer_info.write_bytes(msgspec.msgpack.encode(byte_level_info()))
+    return made
+
+
+def _prepare(
+    folder: JobFolder,
+    train: bytes,
+    valid: bytes | None = None,
+    against: bytes | None = None,
+    method: TrainingMethod = TrainingMethod.SUPERVISED,
+    **options: Any,
+) -> Outcome:
+    contents = {"train": train, "valid": valid, "against": against}
+    paths = {name: folder.out / name for name in contents}
+    for name, content in contents.items():
+        if content is not None:
+            paths[name].write_bytes(content)
+    order = JobOrder(
+        engine=EngineConfig(model="tiny"),
+        method=method,
+        hyperparameters=Hyperparameters(max_length=4096, data_preparation=PreparationOptions(**options)),
+    )
+    task = PrepareTask(
+        order=order,
+        train=str(paths["train"]),
+        valid=None if valid is None else str(paths["valid"]),
+        against=[] if against is None else [("file-1", str(paths["against"]))],
+    )
+    return prepare_files(folder, task)
+
+
+def _row(seed: int, **fields: str) -> dict[str, str]:
+    return {"prompt": f"question {seed}", "completion": random_text(seed), **fields}
+
+
+ROWS = [_row(seed) for seed in range(12)]
+
+
+def test_lines_that_fail_a_step_are_not_trained_on_and_the_rest_is_a_file(folder: JobFolder) -> None:
+    near, leak, other = _row(3, completion=with_changes(random_text(3), 0.05)), _row(90), _row(91)
+    train = encoded(*ROWS[:6], near, leak, _row(50, completion=" "), other, *ROWS[6:])
+    outcome = _prepare(folder, train, encoded(leak), encoded(other))
+
+    assert isinstance(outcome, Made)
+    items = read_rows(folder.train, TrainingItem)
+    assert [item.line for item in items] == [1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16]
+    assert folder.prepared.read_bytes() == encoded(*ROWS)
+    counts = "near_duplicate 1, contaminated 2, chat_empty 1"
+    assert outcome.report.data_summary == f"data preparation: 16 lines, removed 4 ({counts})"
+    report = json.loads(folder.data_report.read_text())
+    leaks = [(each["file"], each["line"]) for each in report["contaminated"]]
+    assert leaks == [("validation_file", "8"), ("file-1", "10")]
+
+
+def test_a_fault_after_removed_lines_has_the_number_of_its_own_line(folder: JobFolder) -> None:
+    outcome = _prepare(folder, encoded(_row(1, completion=""), *ROWS, {"text": "for pretraining"}))
+    assert isinstance(outcome, Faulty)
+    assert [fault.line for fault in outcome.faults] == [14]
+    outcome = _prepare(folder, encoded(*ROWS) + b"{\n")
+    assert isinstance(outcome, Faulty)
+    assert [fault.text for fault in outcome.faults] == [
+        "line 13: this line is not valid JSON; each line must be a JSON object"
+    ]
+
+
+def test_faults_of_evaluation_files_name_them(folder: JobFolder) -> None:
+    outcome = _prepare(folder, encoded(*ROWS), b"{\n")
+    assert isinstance(outcome, Faulty)
+    assert outcome.is_validation
+    outcome = _prepare(folder, encoded(*ROWS), against=b"{\n")
+    assert isinstance(outcome, Refused)
+    assert outcome.param == "decontaminate_against"
+    assert outcome.message.startswith("decontaminate_against: file-1, line 1: this line")
+    outcome = _prepare(folder, b"[]\n" + encoded(*ROWS))
+    assert isinstance(outcome, Faulty)
+    assert [fault.line for fault in outcome.faults] == [1]
+
+
+def test_too_many_removed_lines_fail_the_job_with_the_counts(folder: JobFolder) -> None:
+    outcome = _prepare(folder, encoded(*ROWS[:5], *ROWS[:5]), max_removed=0.3)
+    assert isinstance(outcome, Refused)
+    assert outcome.param == "training_file"
+    assert "5 of 10 lines were removed (duplicate 5); at most 30% may be" in outcome.message
+    assert json.loads(folder.data_report.read_text())["num_lines"] == 10
+    assert not folder.job.exists()
+
+
+def test_a_plain_text_loses_its_paragraphs_and_stays_one_text(folder: JobFolder) -> None:
+    parts = [random_text(seed) for seed in range(4)]
+    text = "\n\n".join([*parts, parts[1]]) + "\n"
+    outcome = _prepare(folder, text.encode(), method=TrainingMethod.PRETRAINING)
+    assert isinstance(outcome, Made)
+    assert folder.prepared.read_text() == "\n\n".join(parts) + "\n"
+    assert outcome.report.num_lines == 1
+
+
+def test_masked_data_is_not_trained_on(folder: JobFolder) -> None:
+    outcome = _prepare(folder, encoded(*ROWS, _row(60, completion="Ask ann@example.com.")), mask_pii=True)
+    assert isinstance(outcome, Made)
+    assert outcome.report.data_summary.endswith("; masked mail 1")
+    assert "ann@" not in folder.prepared.read_text() + folder.data_report.read_text()
