@@ -243,6 +243,13 @@ class EngineConfig:
         type="bytes",
         minimum=1,
     )
+    gpu_memory_utilization: float = _kv(
+        0.92,
+        "Share of a GPU's memory for weights, KV cache and steps together; the rest is for fragmentation. The KV cache "
+        "gets what a full step, computed at the start, leaves of it, unless --kv-cache-memory-bytes says its size.",
+        minimum=0.05,
+        maximum=1,
+    )
     enable_prefix_caching: bool = _kv(True, "Reuse the KV cache of shared prompt prefixes.")
     kv_pin_fraction: float = _kv(
         0.25,

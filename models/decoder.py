@@ -116,7 +116,7 @@ class Decoder(nn.Module):
     def serve_context(self, max_len: int) -> None:
         """Prepare for contexts of up to `max_len` tokens.
 
-        Must precede the first forward, since keys in a cache keep the rotation that they were written with.
+        Must precede the first forward over a cache, since keys keep the rotation that they were written with.
         """
         self.rotary.serve_context(max_len, self._device)
         self._center_keys()

@@ -3,18 +3,13 @@
 from bisect import bisect_right
 from dataclasses import dataclass
 
-import torch
-
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
-from models.system.memory import is_host
 
 # On a CPU other programs use the same memory, and few can use a larger pool than this.
 _CPU_SHARE = 0.4
 _CPU_LIMIT_BYTES = 4 << 30
-# A device's memory is for the engine alone, except for activations and the allocator's fragmentation.
-_CUDA_SHARE = 0.85
 # The division of memory between keys and values, which grow with a sequence, and recurrent states, which do not: a
 # sequence of the usual length needs the state with which it runs, one at the end of its prompt and one at its own end.
 _USUAL_LEN = 8192
@@ -46,18 +41,19 @@ def plan_kv_budget(
     model_max_len: int,
     free_bytes: int,
     reserved_bytes: int = 0,
-    device: torch.device,
+    default_bytes: int | None = None,
 ) -> KVBudget:
     """Choose the number of KV blocks and recurrent states, and the longest request that fits.
 
     bytes_per_block: 0 without attention. bytes_per_state: over all recurrent layers; 0 without such layers.
-    reserved_bytes: free memory that the cache must leave for other uses, unless --kv-cache-memory-bytes is set. Raises
+    reserved_bytes: free memory that the cache must leave for other uses, unless --kv-cache-memory-bytes is set.
+    default_bytes: what --gpu-memory-utilization leaves for the cache and other uses; None on a CPU. Raises
     StartupError if not even one block fits, or if the model or the pool cannot hold the requested context.
     """
     check_context(config, model_max_len)
     requested_len = config.max_model_len or model_max_len
     demand = CacheDemand(groups, bytes_per_block, bytes_per_state)
-    num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, reserved_bytes, device)
+    num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, reserved_bytes, default_bytes)
     num_states = demand.num_states(num_bytes, config.max_num_seqs, requested_len, min_len=config.max_model_len or 1)
     num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block if bytes_per_block else 0
     served_len = _served_len(config, demand, num_bytes, num_blocks, requested_len)
@@ -151,7 +147,7 @@ def _total_bytes(
     requested_len: int,
     free_bytes: int,
     reserved_bytes: int,
-    device: torch.device,
+    default_bytes: int | None,
 ) -> tuple[int, str]:
     """Return the cache's size, and the reason for it as a log text."""
     if config.kv_cache_memory_bytes is not None:
@@ -162,7 +158,11 @@ def _total_bytes(
                 "after loading the weights; lower it"
             )
         return num_bytes, "as set for this model"
-    num_bytes, reason = _default_bytes(free_bytes - reserved_bytes, device)
+    if default_bytes is None:
+        num_bytes, reason = _share_of_host(free_bytes - reserved_bytes)
+    else:
+        num_bytes = max(0, default_bytes - reserved_bytes)
+        reason = f"what --gpu-memory-utilization {config.gpu_memory_utilization:g} leaves beside a full step"
     useful = demand.sequence_bytes(requested_len, STATES_PER_SEQUENCE) * config.max_num_seqs
     if useful < num_bytes:
         return useful, f"all that {config.max_num_seqs} requests of {requested_len:,} tokens can use"
@@ -179,9 +179,7 @@ def format_bytes(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
-    if not is_host(device):
-        return int(free_bytes * _CUDA_SHARE), f"{_CUDA_SHARE:.0%} of the device's free memory"
+def _share_of_host(free_bytes: int) -> tuple[int, str]:
     share = int(free_bytes * _CPU_SHARE)
     if share > _CPU_LIMIT_BYTES:
         return _CPU_LIMIT_BYTES, f"the default's bound, {format_bytes(_CPU_LIMIT_BYTES)}"

@@ -9,7 +9,7 @@ from engine.scheduling.kv.groups import KVGroup, standalone_tables
 from engine.scheduling.plan import PlanItem, Runner, StepPlan, run_step
 from engine.scheduling.sequence import Sequence
 
-_FIRST_TRIAL_TOKENS, _MAX_TRIAL_TOKENS = 32, 256
+_FIRST_TRIAL_TOKENS = 32
 _TRIAL_S = 0.15  # long enough to measure a step, and no longer: a start waits for it
 
 
@@ -18,15 +18,17 @@ class WarmUpTimes(NamedTuple):
     decode_s: float  # seconds of a step of one generating sequence
 
 
-def warm_up(runner: Runner[Any], *, num_blocks: int, report: Callable[[int, int], None]) -> WarmUpTimes:
+def warm_up(
+    runner: Runner[Any], *, num_blocks: int, report: Callable[[int, int], None], most_tokens: int = 256
+) -> WarmUpTimes:
     """Run two prefills and two decode steps of a throw-away sequence; return the durations of the second of each.
 
     The first prefill is short: it absorbs one-time costs, and its duration determines the length of the second, which
     is measured. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
-    (done, total).
+    (done, total). most_tokens: of the second prefill.
     """
     sizes = [group.block_size for group in runner.kv_groups if not group.is_state]
-    most_tokens = min(_MAX_TRIAL_TOKENS, num_blocks // len(sizes) * min(sizes)) if sizes else _MAX_TRIAL_TOKENS
+    most_tokens = min(most_tokens, num_blocks // len(sizes) * min(sizes)) if sizes else most_tokens
     trial = _throw_away_sequence(most_tokens, runner.kv_groups)
     num_tokens = min(_FIRST_TRIAL_TOKENS, most_tokens)
     for run in range(2):

@@ -29,7 +29,7 @@ from engine.runner.runner import TorchRunner
 from engine.runner.warmup import WarmUpTimes, warm_up
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.kv.moves import AttachedTier
-from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.budget import CPU_STEPS, GPU_STEPS, StepBudget, StepTargets
 from engine.speculation.ngram import NgramProposer
 from engine.speculation.settings import SpeculationSettings, speculation_settings
 from engine.speculation.speculator import Speculator
@@ -37,6 +37,7 @@ from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
 from engine.startup.determinism import describe_exactness, prepare_determinism
 from engine.startup.device import choose_device
+from engine.startup.device_memory import DeviceMemory, measure_device
 from engine.startup.early import compute_threads
 from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models
@@ -111,12 +112,17 @@ def build_served_engine(
     prepare_determinism(config, models.target)
     groups = kv_groups(models.target.cache_layout, config.block_size)
     adapters = _enable_adapters(config, models.target) if config.enable_lora else None
-    budget = _plan_memory(config, models, groups, adapters)
+    device_memory = None
+    if not is_host(device):
+        report("measure memory", 0, 0, "")
+        models.serve_context(config.max_model_len or models.target.max_position)
+        device_memory = measure_device(config, models.target, groups, _most_tokens(config, device))
+    budget = _plan_memory(config, models, groups, adapters, device_memory)
     models.serve_context(budget.max_model_len)
     models.on_progress(on_progress)
     drafter = make_drafter(spec, models.target, models.draft, num_blocks=budget.num_blocks, groups=groups)
     runner, times = _warm_runner(config, models.target, budget, drafter, report)
-    step_budget = _step_budget(config, runner, times)
+    step_budget = _step_budget(config, runner, times, device)
     engine_config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
     )
@@ -143,6 +149,8 @@ def build_served_engine(
         kv_folder=None if tier is None else str(tier.folder),
         kv_folder_bytes=None if tier is None else tier.max_bytes,
     )
+    if device_memory is not None:
+        info.notes.append(device_memory.describe(device))
     info.notes.extend([*describe_exactness(config, models.target), *describe_tier(config, models.target, tier)])
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
@@ -157,14 +165,24 @@ def _prepare_device(config: EngineConfig) -> torch.device:
 
 
 def _plan_memory(
-    config: EngineConfig, models: EngineModels, groups: tuple[KVGroup, ...], adapters: AdapterMemory | None
+    config: EngineConfig,
+    models: EngineModels,
+    groups: tuple[KVGroup, ...],
+    adapters: AdapterMemory | None,
+    device_memory: DeviceMemory | None,
 ) -> KVBudget:
-    """Divide the memory that weights and adapters leave between KV blocks and recurrent states."""
+    """Divide the memory that weights and adapters leave between KV blocks and recurrent states. device_memory: None on
+    a CPU."""
     target, draft = models.target, models.draft
     draft_bytes = 0 if draft is None else draft_block_bytes(draft.cache_layout, groups)
     # The system counts mapped weights as free, since it can read them again, but every step uses them. (In a container,
     # if another one has read the file, they are not counted as free: the KV cache is smaller than it could be.)
-    free_bytes = max(0, free_memory_bytes(target.device) - models.mapped_bytes)
+    if device_memory is None:
+        free_bytes, default_bytes = max(0, free_memory_bytes(target.device) - models.mapped_bytes), None
+    else:
+        free_bytes = device_memory.free_bytes
+        has_size = config.kv_cache_memory_bytes is not None
+        default_bytes = None if has_size else device_memory.kv_bytes(config.gpu_memory_utilization)
     budget = plan_kv_budget(
         config,
         groups=groups,
@@ -174,7 +192,7 @@ def _plan_memory(
         free_bytes=free_bytes,
         reserved_bytes=reserved_bytes(config, target.device)
         + (0 if adapters is None else adapters.reserved_bytes(free_bytes)),
-        device=target.device,
+        default_bytes=default_bytes,
     )
     cache_bytes = budget.kv_bytes + budget.state_bytes
     warnings = [memory_warning(config, target.device, cache_bytes, free_bytes)]
@@ -205,19 +223,30 @@ def _warm_runner(
     times = warm_up(
         runner,
         num_blocks=budget.num_blocks,
+        most_tokens=min(_targets(model.device).trial_tokens, budget.max_model_len),
         report=lambda done, total: report("warm up", done, total, "steps"),
     )
     runner.end_warm_up()
     return runner, times
 
 
-def _step_budget(config: EngineConfig, runner: TorchRunner, times: WarmUpTimes) -> StepBudget:
+def _most_tokens(config: EngineConfig, device: torch.device) -> int:
+    """Return the most tokens of a step."""
+    return StepBudget(config.max_num_batched_tokens, targets=_targets(device)).max_tokens
+
+
+def _targets(device: torch.device) -> StepTargets:
+    return CPU_STEPS if is_host(device) else GPU_STEPS
+
+
+def _step_budget(config: EngineConfig, runner: TorchRunner, times: WarmUpTimes, device: torch.device) -> StepBudget:
     return StepBudget(
         config.max_num_batched_tokens,
         times.prefill_token_s,
         runner.position_cost,
         decode_s=times.decode_s,
         batch_step_s=config.batch_step_ms / 1000,
+        targets=_targets(device),
     )
 
 

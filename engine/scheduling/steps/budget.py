@@ -1,23 +1,40 @@
 """StepBudget: how many tokens a step may compute, so that it takes its target time and fits in memory."""
 
 from collections import abc
+from dataclasses import dataclass
 
 from engine.scheduling.steps.batch_budget import BatchBudget
 from engine.scheduling.steps.cost import PromptCost, StepCost, StepSample
 
 _FULL_STEPS = 16  # steps at the limit before larger ones are tried
-
-_PREFILL_TARGET_S = 0.5  # while no sequence generates: long steps read the weights less often
-# While sequences generate, a step is a gap in their streams. It should be too short to be seen as a pause, but prompts
-# must progress where a step that only generates takes as long by itself.
-_MIXED_TARGET_S, _MIXED_TARGET_STEPS = 0.07, 2.5
-# Somewhat longer where a prompt would otherwise have less than about half of the rate that it has alone.
-_MIXED_MOST_S, _MIXED_MOST_STEPS = 0.095, 2.75
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
-# Of a step without streams, though it may exceed the target: with fewer rows, kernels read and dequantize all weights
-# for little, which makes the rate so low that the target never allows more.
-_MIN_PREFILL_TOKENS = 128
-_TOKENS_MULTIPLE = 16  # steps with several times as many tokens are a multiple: kernels work on whole tiles
+
+
+@dataclass(frozen=True, slots=True)
+class StepTargets:
+    """Durations and sizes of steps on one kind of device.
+
+    While sequences generate, a step is a gap in their streams. It should be too short to be seen as a pause, but
+    prompts must progress where a step that only generates takes as long by itself.
+    """
+
+    prefill_s: float  # while no sequence generates: long steps read the weights less often
+    mixed_s: float  # while sequences generate, or
+    mixed_steps: float  # this many times a step that only generates
+    # Somewhat longer where a prompt would otherwise have less than about half of the rate that it has alone.
+    most_s: float
+    most_steps: float
+    # Tokens of a step without streams, though it may exceed the target: with fewer rows, kernels read and dequantize
+    # all weights for little, which makes the rate so low that the target never allows more.
+    least_tokens: int
+    multiple: int  # steps with several times as many tokens are a multiple: kernels work on whole tiles
+    trial_tokens: int  # most tokens of the step that is measured at the start
+
+
+CPU_STEPS = StepTargets(0.5, 0.07, 2.5, 0.095, 2.75, least_tokens=128, multiple=16, trial_tokens=256)
+# By arithmetic for an H100, not measured on a GPU: an 8B model in bf16 computes 57,000 prompt tokens a second, so the
+# most tokens of a step take 0.15 s, and one beside streams computes 2,800, which fill the device, in 50 ms.
+GPU_STEPS = StepTargets(0.15, 0.05, 2.5, 0.08, 2.75, least_tokens=256, multiple=128, trial_tokens=2048)
 
 
 class StepBudget:
@@ -31,13 +48,15 @@ class StepBudget:
         *,
         decode_s: float = 0.0,
         batch_step_s: float | None = None,
+        targets: StepTargets = CPU_STEPS,
     ) -> None:
         """num_tokens: fixed limit of every step; None learns it, starting from `seconds_per_token` and `position_cost`
         (StepCost).
 
         batch_step_s: target time of a step of batch jobs, starting from `decode_s`, the time of a step of one sequence;
-        None limits such steps like any other.
+        None limits such steps like any other. targets: of the device.
         """
+        self._targets = targets
         self._num_tokens = num_tokens
         self._cost = StepCost(seconds_per_token, position_cost)
         self._batch = None if batch_step_s is None else BatchBudget(batch_step_s, self._cost, decode_s)
@@ -48,13 +67,14 @@ class StepBudget:
         return self._num_tokens or _MAX_TOKENS
 
     def target_s(self, num_generating: int) -> float:
-        return max(_MIXED_TARGET_S, _MIXED_TARGET_STEPS * self._cost.decode_s) if num_generating else _PREFILL_TARGET_S
+        targets = self._targets
+        return max(targets.mixed_s, targets.mixed_steps * self._cost.decode_s) if num_generating else targets.prefill_s
 
     @property
     def most_s(self) -> float:
         """Maximum seconds of a step in which other sequences generate, for prompts that would otherwise run at less
         than half the speed that they have alone."""
-        return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
+        return max(self._targets.most_s, self._targets.most_steps * self._cost.decode_s)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
         """Return the maximum number of tokens in the next step, in which `num_generating` sequences continue their
@@ -108,9 +128,9 @@ class StepBudget:
             return self._num_tokens
         decode_s = self._cost.decode_s if num_generating else 0.0
         num_prompt_tokens = int((self.target_s(num_generating) - decode_s) / self._cost.prompt_token_s(0))
-        if num_prompt_tokens >= 4 * _TOKENS_MULTIPLE:
-            num_prompt_tokens -= num_prompt_tokens % _TOKENS_MULTIPLE
-        least = _MIN_PROMPT_TOKENS if num_generating else _MIN_PREFILL_TOKENS
+        if num_prompt_tokens >= 4 * self._targets.multiple:
+            num_prompt_tokens -= num_prompt_tokens % self._targets.multiple
+        least = _MIN_PROMPT_TOKENS if num_generating else self._targets.least_tokens
         return min(_MAX_TOKENS, num_generating + max(least, num_prompt_tokens))
 
     def observe(self, sample: StepSample) -> None:

@@ -1,7 +1,6 @@
 """plan_kv_budget: the pool's size, and the refusals."""
 
 import pytest
-import torch
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
@@ -9,7 +8,6 @@ from engine.runner.kv_budget import KVBudget, format_bytes, plan_kv_budget
 from engine.scheduling.kv.groups import KVGroup
 
 MIB = 1 << 20
-CPU = torch.device("cpu")
 
 
 def _plan(
@@ -18,6 +16,7 @@ def _plan(
     groups: tuple[KVGroup, ...] = (KVGroup(16),),
     bytes_per_state: int = 0,
     reserved_bytes: int = 0,
+    default_bytes: int | None = None,
     **options: object,
 ) -> KVBudget:
     config = EngineConfig(**options)  # type: ignore[arg-type]
@@ -29,7 +28,7 @@ def _plan(
         model_max_len=model_max_len,
         free_bytes=free_bytes,
         reserved_bytes=reserved_bytes,
-        device=CPU,
+        default_bytes=default_bytes,
     )
 
 
@@ -45,6 +44,12 @@ def test_the_default_is_a_share_of_free_memory() -> None:
 def test_the_default_is_a_share_of_what_is_not_reserved() -> None:
     assert _plan(reserved_bytes=500 * MIB).num_blocks == 200
     assert _plan(reserved_bytes=500 * MIB, kv_cache_memory_bytes=900 * MIB).num_blocks == 900
+
+
+def test_a_device_gives_what_utilization_leaves() -> None:
+    budget = _plan(default_bytes=700 * MIB, reserved_bytes=100 * MIB, gpu_memory_utilization=0.8)
+    assert (budget.num_blocks, budget.reason) == (600, "what --gpu-memory-utilization 0.8 leaves beside a full step")
+    assert _plan(default_bytes=700 * MIB, kv_cache_memory_bytes=900 * MIB).num_blocks == 900
 
 
 def test_the_default_is_bounded_by_what_requests_can_use() -> None:

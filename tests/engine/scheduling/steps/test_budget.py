@@ -6,7 +6,7 @@ import pytest
 
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.budget import GPU_STEPS, StepBudget
 from engine.scheduling.steps.cost import PromptCost, StepSample
 from tests.helpers.engines import make_request
 
@@ -42,6 +42,21 @@ def test_steps_are_shorter_while_sequences_generate(tokens_per_second: float, al
 
     assert (budget.tokens(0), budget.tokens(1)) == (alone, beside)
     assert budget.tokens(0) <= budget.max_tokens
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_second", "alone", "beside"),
+    [
+        (57_000, 8192, 2817),  # an 8B model on an H100: 50 ms, down to a whole 128, and a token
+        (10_000, 1408, 501),  # fewer than four times 128 are no multiple
+        (1_000, 256, 51),
+    ],
+)
+def test_steps_of_a_gpu_are_shorter_and_whole_tiles(tokens_per_second: float, alone: int, beside: int) -> None:
+    budget = StepBudget(None, 1 / tokens_per_second, targets=GPU_STEPS)
+
+    assert (budget.tokens(0), budget.tokens(1)) == (alone, beside)
+    assert budget.most_s < 0.1
 
 
 @pytest.mark.parametrize("num_generating", [1, 1000])

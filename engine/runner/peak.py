@@ -1,0 +1,66 @@
+"""measure_peak: the memory of the largest steps on a CUDA device beside the KV cache, found by computing them."""
+
+import gc
+import math
+from collections.abc import Sequence as SequenceOf
+
+from engine.protocol import EngineRequest, SamplingParams
+from engine.runner.runner import TorchRunner
+from engine.scheduling.kv.groups import KVGroup, standalone_tables
+from engine.scheduling.plan import PlanItem, StepPlan, run_step
+from engine.scheduling.sequence import Sequence
+from models.loaded_model import LoadedModel
+from models.system import cuda
+
+_NUM_TOP = 20  # log probabilities of each row, the most that a request may ask for
+
+
+def measure_peak(
+    model: LoadedModel, groups: tuple[KVGroup, ...], *, block_size: int, max_tokens: int, max_num_seqs: int
+) -> int:
+    """Return the most bytes that this process's tensors take in a step without KV cache and states; with the weights.
+
+    Computes two steps over a pool just large enough: one prompt of `max_tokens` tokens (or the longest context), and
+    one token of each of `max_num_seqs` sequences, which share blocks: what they compute means nothing.
+    """
+    longest = min(max_tokens, model.max_position)
+    tables = standalone_tables(groups, longest)
+    num_blocks = sum(len(table) for group, table in zip(groups, tables, strict=True) if not group.is_state)
+    num_states = int(any(group.is_state for group in groups))
+    cuda.reset_peak(model.device)
+    runner = TorchRunner(model, num_blocks=num_blocks, block_size=block_size, num_states=num_states)
+    pool_bytes = num_blocks * model.cache_layout.block_bytes(block_size) + num_states * model.cache_layout.state_bytes
+    for plan in full_steps(groups, longest, max_num_seqs):
+        run_step(runner, plan)
+        for item in plan.items:
+            runner.release(item.sequence)
+    peak, _ = cuda.peak_bytes(model.device)
+    runner.end_warm_up()
+    del runner
+    gc.collect()  # modules refer to one another
+    cuda.reset_peak(model.device)
+    return peak - pool_bytes
+
+
+def full_steps(groups: tuple[KVGroup, ...], num_tokens: int, num_sequences: int) -> SequenceOf[StepPlan]:
+    """Return the plans of a long prompt, and of a token of each of many sequences that sample and want log
+    probabilities."""
+    prompt = _sequence("peak-prompt", groups, num_tokens)
+    others = [_sequence(f"peak-{number}", groups, 1) for number in range(num_sequences)]
+    return (
+        StepPlan([PlanItem(prompt, 0, num_tokens, num_draft=0, needs_logits=True)]),
+        StepPlan([PlanItem(each, 0, 1, num_draft=0, needs_logits=True) for each in others]),
+    )
+
+
+def _sequence(name: str, groups: tuple[KVGroup, ...], num_tokens: int) -> Sequence:
+    sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9, logprobs=_NUM_TOP)
+    tokens = [0] * num_tokens
+    request = EngineRequest(id=name, prompt_ids=tokens, sampling=sampling, arrival_s=0.0)
+    tables = standalone_tables(groups, num_tokens)
+    return Sequence(request=request, seed=0, tokens=tokens, num_prompt=num_tokens, tables=tables)
+
+
+def left_by_utilization(total_bytes: int, utilization: float, used_bytes: int) -> int:
+    """Return what a share of a device's memory leaves beside `used_bytes`; below 0 if that is more than the share."""
+    return math.floor(total_bytes * utilization) - used_bytes
