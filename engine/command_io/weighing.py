@@ -10,7 +10,7 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
 
     failure: str | None = None
     is_option: bool = False  # the failure is a wrong option, not the model
-    is_on_cpu: bool = True
+    device: str = "cpu"  # that the model runs on; "cuda:0" is another memory than the host's
     weight_bytes: int = 0  # expected bytes of the weights, with a draft model's
     adapter_bytes: int = 0  # bytes that adapters may take
     least_kv_bytes: int = 0  # KV cache of the requested context length, or else of the shortest that makes sense
@@ -21,8 +21,13 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
     longest: int = 0  # tokens of the longest sequence
     has_kv_cache: bool = True  # False: the kv_bytes are the memory of a batch of texts to pool
     free_bytes: int = 0  # bytes free on the model's device now
+    host_free_bytes: int = 0  # bytes free in the host's memory now, if that is not the device's
     capabilities: list[str] = []  # as in a model card, without those that depend on chat template and vocabulary
     trainable_layers: list[str] = []  # kinds of linear layers, such as "q_proj", that an adapter can be trained for
+
+    @property
+    def is_on_host(self) -> bool:
+        return self.device == "cpu"
 
 
 class Weighing(msgspec.Struct, frozen=True, tag=True):

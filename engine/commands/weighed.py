@@ -96,7 +96,7 @@ def weigh_opened(
         most_kv = demand.sequence_bytes(longest, STATES_PER_SEQUENCE) * config.max_num_seqs
     device = planned_device(config.device)
     return Weighed(
-        is_on_cpu=is_host(device),
+        device=str(device),
         weight_bytes=weights,
         least_kv_bytes=least_kv,
         most_kv_bytes=most_kv,
@@ -106,6 +106,7 @@ def weigh_opened(
         longest=longest,
         has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
+        host_free_bytes=0 if is_host(device) else free_memory_bytes(torch.device("cpu")),
         capabilities=capabilities,
         **_adapter_fields(opened, config, device, is_pooling=is_pooling),
     )

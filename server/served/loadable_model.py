@@ -41,6 +41,7 @@ class LoadableModel:
     need_bytes: int  # weights, KV cache and process, while it is loading, loaded or unloading
     max_waiting: int
     is_pinned: bool = False  # only an operator unloads it
+    device: str = "cpu"  # whose memory it takes
     idle_s: float | None = None  # time without a request after which it is unloaded; None is never
     load_s: float = 5.0  # duration of the last load
     state: ModelState = ModelState.UNLOADED

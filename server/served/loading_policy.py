@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from engine.errors import EngineStopped, EngineUnavailable, QueueFull
@@ -35,13 +35,13 @@ class LoadingPolicy:
     def __init__(
         self,
         models: Iterable[LoadableModel],
-        limit_bytes: float,
+        limits: Mapping[str, float],
         loader: Loader,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._models = {each.name: each for each in models}
-        self._budget = MemoryBudget(self._models.values(), limit_bytes)
+        self._budget = MemoryBudget(self._models.values(), limits)
         self._loader = loader
         self._now = now
         self._numbers = itertools.count()
@@ -52,12 +52,9 @@ class LoadingPolicy:
         return self._models[name]
 
     @property
-    def limit_bytes(self) -> float:
-        return self._budget.limit_bytes
-
-    @property
-    def used_bytes(self) -> int:
-        return self._budget.used_bytes
+    def budget(self) -> MemoryBudget:
+        """The memory of all models."""
+        return self._budget
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -238,8 +235,7 @@ class LoadingPolicy:
             return None
         failed = [each for each in self._models.values() if each.state is ModelState.FAILED]
         if len(failed) < len(self._models):
-            room = self._budget.free_bytes
-            failed = [each for each in failed if not each.has_failed_for_good and each.need_bytes <= room]
+            failed = [each for each in failed if not each.has_failed_for_good and self._budget.fits(each)]
         return min(failed, key=lambda each: each.own_retry_s, default=None)
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -299,7 +295,7 @@ class LoadingPolicy:
             self._refuse(model, lambda: self._budget.refusal(model))
             refuse(model.load_requests, lambda: self._budget.refusal(model))
             return True
-        if model.need_bytes <= self._budget.free_bytes:
+        if self._budget.fits(model):
             model.state = ModelState.LOADING
             model.is_load_requested = False
             model.load_started_s = self._now()
@@ -334,7 +330,8 @@ class LoadingPolicy:
 
     def check(self) -> None:
         """Assert the invariants."""
-        assert self._budget.free_bytes >= 0, "models use more memory than the limit"
+        for device in self._budget.limits:
+            assert self._budget.free_bytes(device) >= 0, f"models use more memory than the limit of {device}"
         for each in self._models.values():
             assert 0 <= each.num_clients <= each.num_users
             assert not any(waiter.is_done for waiter in each.waiters)

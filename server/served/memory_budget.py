@@ -1,6 +1,6 @@
 """MemoryBudget: the memory that on-demand models share, and the choice of models to unload for another."""
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Mapping, Set
 
 from server.errors import ModelNotLoaded
 from server.served.loadable_model import LoadableModel, ModelState
@@ -9,23 +9,28 @@ _OCCUPYING = frozenset({ModelState.LOADING, ModelState.LOADED, ModelState.UNLOAD
 
 
 class MemoryBudget:
-    """The memory limit of models that are loaded on demand. Reads the models' states, but changes none."""
+    """The memory limits of models that are loaded on demand, one of each device. Reads the models' states, but changes
+    none. A model takes memory of its own device only."""
 
-    def __init__(self, models: Collection[LoadableModel], limit_bytes: float) -> None:
+    def __init__(self, models: Collection[LoadableModel], limits: Mapping[str, float]) -> None:
+        """limits: bytes by device, of all devices that models run on."""
         self._models = models
-        self.limit_bytes = limit_bytes
+        self.limits = limits
 
-    @property
-    def used_bytes(self) -> int:
-        return sum(each.need_bytes for each in self._models if each.state in _OCCUPYING)
+    def used_bytes(self, device: str) -> int:
+        """Return the bytes that models take on a device."""
+        return sum(each.need_bytes for each in self._models if each.state in _OCCUPYING and each.device == device)
 
-    @property
-    def free_bytes(self) -> float:
-        return self.limit_bytes - self.used_bytes
+    def free_bytes(self, device: str) -> float:
+        return self.limits[device] - self.used_bytes(device)
+
+    def fits(self, model: LoadableModel) -> bool:
+        """Whether the model can be loaded now."""
+        return model.need_bytes <= self.free_bytes(model.device)
 
     def obtainable_bytes(self, model: LoadableModel) -> float:
         """Return the memory that the model can have if all other models except the pinned ones are unloaded."""
-        return self.limit_bytes - sum(each.need_bytes for each in self._other_pinned(model))
+        return self.limits[model.device] - sum(each.need_bytes for each in self._other_pinned(model))
 
     def refusal(self, model: LoadableModel) -> ModelNotLoaded:
         """Return the error for a model that does not fit even if all models that may be unloaded are unloaded."""
@@ -41,9 +46,9 @@ class MemoryBudget:
         draining: names of the models to prefer among models in use. is_batch: spare models that clients use or have
         just used, and return None if unloading all other models does not free enough.
         """
-        lacking = model.need_bytes - self.free_bytes
-        lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING))
-        candidates = [each for each in self._with_state(ModelState.LOADED) if not each.is_pinned]
+        lacking = model.need_bytes - self.free_bytes(model.device)
+        lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING, model.device))
+        candidates = [each for each in self._with_state(ModelState.LOADED, model.device) if not each.is_pinned]
         if is_batch:
             candidates = [each for each in candidates if each.protected_until_s <= now_s]
             if lacking > sum(each.need_bytes for each in candidates):
@@ -58,8 +63,8 @@ class MemoryBudget:
         return chosen
 
     def _other_pinned(self, model: LoadableModel) -> list[LoadableModel]:
-        others = (each for each in self._models if each is not model)
+        others = (each for each in self._models if each is not model and each.device == model.device)
         return [each for each in others if each.is_pinned and each.state in _OCCUPYING]
 
-    def _with_state(self, state: ModelState) -> list[LoadableModel]:
-        return [each for each in self._models if each.state is state]
+    def _with_state(self, state: ModelState, device: str) -> list[LoadableModel]:
+        return [each for each in self._models if each.state is state and each.device == device]

@@ -1,6 +1,6 @@
-"""plan_memory: divides the memory limit between models, first for weights, then for KV caches."""
+"""plan_memory: divides the memory of the host and of each GPU between models, first for weights, then for KV caches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.command_io.weighing import Weighed
@@ -10,6 +10,10 @@ from engine.wording import gib
 from server.config.models import ModelEntry
 
 PROCESS_BYTES = 512 << 20  # of an engine process without weights and KV cache: libraries, buffers of a step
+# An engine on a GPU, in the host's memory, where CUDA's libraries and its context take more, and on the GPU, where the
+# context, libraries and a step do. Estimates, not measured.
+_GPU_HOST_BYTES, _GPU_STEP_BYTES = 2 << 30, 2 << 30
+HOST = "cpu"
 _FREE_SHARE = 0.8  # of the free memory at the start; the rest is for this process, the system and its cache
 _KV_SHARE = 0.4  # of what the weights leave, for KV caches; as an engine chooses that is alone
 _CPU_KV_LIMIT_BYTES = 4 << 30
@@ -25,14 +29,22 @@ class MemoryNeed:
     kv_share: float = 1.0
     is_pinned: bool = False
     offloads: bool = False  # blocks of the KV cache move to and from disk, through host memory
+    gpu_share: float = 1.0  # the option --gpu-memory-utilization
 
     @property
     def fixed_bytes(self) -> int:
-        return self.weighed.weight_bytes + self.weighed.adapter_bytes + PROCESS_BYTES
+        return self.weighed.weight_bytes + self.weighed.adapter_bytes + process_bytes(self.weighed.device)
 
     def moving_bytes(self, kv_bytes: int) -> int:
-        """Return the memory of blocks on their way to and from disk, beside a KV cache of `kv_bytes`."""
-        return most_moving_bytes(kv_bytes) if self.offloads else 0
+        """Return the memory of blocks on their way to and from disk, beside a KV cache of `kv_bytes` on the host."""
+        return most_moving_bytes(kv_bytes) if self.offloads and self.weighed.is_on_host else 0
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of host memory that a model on a GPU takes; 0 for one on the host."""
+        if self.weighed.is_on_host:
+            return 0
+        return _GPU_HOST_BYTES + (most_moving_bytes(self.wanted_kv_bytes) if self.offloads else 0)
 
     def total_bytes(self, kv_bytes: int) -> int:
         return self.fixed_bytes + kv_bytes + self.moving_bytes(kv_bytes)
@@ -46,33 +58,43 @@ class MemoryNeed:
         if self.kv_bytes is not None:
             return self.kv_bytes
         most = self.weighed.most_kv_bytes
-        return min(most, _CPU_KV_LIMIT_BYTES) if self.weighed.is_on_cpu else most
+        return min(most, _CPU_KV_LIMIT_BYTES) if self.weighed.is_on_host else most
+
+
+def process_bytes(device: str) -> int:
+    """Return the memory of an engine on its device besides weights, adapters and KV cache."""
+    return PROCESS_BYTES if device == HOST else _GPU_STEP_BYTES
 
 
 def memory_need(entry: ModelEntry, weighed: Weighed) -> MemoryNeed:
     offloads = entry.engine.kv_offload_dir is not None and weighed.has_kv_cache
-    kv_bytes = entry.engine.kv_cache_memory_bytes
-    return MemoryNeed(entry.name, weighed, kv_bytes, entry.kv_share, entry.is_pinned, offloads)
+    kv_bytes, share = entry.engine.kv_cache_memory_bytes, entry.engine.gpu_memory_utilization
+    return MemoryNeed(entry.name, weighed, kv_bytes, entry.kv_share, entry.is_pinned, offloads, share)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryGrant:
-    """The memory that a model may use. need_bytes: the total, which includes kv_bytes for the KV cache."""
+    """The memory that a model may use on its device. need_bytes: the total, with kv_bytes for the KV cache."""
 
     name: str
     kv_bytes: int
     need_bytes: int
     has_kv_cache: bool = True  # False: a pooling model, which uses kv_bytes for batches of texts
+    device: str = HOST
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    limit_bytes: int
+    """The limit of all models together on each device that has any, and each model's part."""
+
+    limits: Mapping[str, int]
     grants: tuple[MemoryGrant, ...]
 
 
 def plan_memory(needs: Sequence[MemoryNeed], limit_bytes: int | None, *, loads_on_demand: bool) -> MemoryPlan:
-    """Divide the memory limit between models. limit_bytes: by default most of the free memory.
+    """Divide the memory of each device between its models. limit_bytes: of the host's memory; by default most of what
+    is free. Of a GPU's free memory, its models get the least share that one of them names; engines of GPUs also take
+    host memory, which the host's models do not get.
 
     Models that are loaded at the same time (all, or only the pinned ones with loads_on_demand) share the memory that
     their weights leave for KV caches: each gets its minimum, and the rest is divided by kv_share, up to the size that
@@ -80,20 +102,59 @@ def plan_memory(needs: Sequence[MemoryNeed], limit_bytes: int | None, *, loads_o
 
     Raises StartupError, with the memory needed, if the models do not fit.
     """
-    limit = limit_bytes or int(min(need.weighed.free_bytes for need in needs) * _FREE_SHARE)
+    limits: dict[str, int] = {}
+    grants: dict[str, MemoryGrant] = {}
+    for device in dict.fromkeys(need.weighed.device for need in needs):
+        of_device = [need for need in needs if need.weighed.device == device]
+        if device != HOST:
+            limits[device] = int(min(need.weighed.free_bytes * need.gpu_share for need in of_device))
+        else:
+            limit = limit_bytes or int(min(need.weighed.free_bytes for need in of_device) * _FREE_SHARE)
+            limits[device] = limit - sum(need.host_bytes for need in needs)
+        plan = _plan_device(
+            of_device, limits[device], is_given=limit_bytes is not None, loads_on_demand=loads_on_demand
+        )
+        grants.update({grant.name: grant for grant in plan})
+    _check_host(needs, limit_bytes)
+    return MemoryPlan(limits, tuple(grants[need.name] for need in needs))
+
+
+def _check_host(needs: Sequence[MemoryNeed], limit_bytes: int | None) -> None:
+    """Raise StartupError if engines of GPUs find too little host memory. (Beside models on the host, these are
+    refused.)"""
+    on_gpu = [need for need in needs if not need.weighed.is_on_host]
+    if not on_gpu or len(on_gpu) < len(needs):
+        return
+    needed = sum(need.host_bytes for need in on_gpu)
+    limit = limit_bytes or int(min(need.weighed.host_free_bytes for need in on_gpu) * _FREE_SHARE)
+    if needed > limit:
+        raise StartupError(
+            f"the engines of {len(on_gpu)} models on GPUs need {gib(needed)} of host memory and may have {gib(limit)}; "
+            "serve fewer models, or free memory"
+        )
+
+
+def _plan_device(
+    needs: Sequence[MemoryNeed], limit: int, *, is_given: bool, loads_on_demand: bool
+) -> list[MemoryGrant]:
+    """Return the parts of models that share one memory. is_given: whether an option sets the limit."""
     together = [need for need in needs if need.is_pinned or not loads_on_demand]
     apart = [need for need in needs if need not in together]
     largest = max(apart, key=_least_bytes, default=None)
     beside = 0 if largest is None else _least_bytes(largest)
-    _check(together, largest, limit, is_given=limit_bytes is not None, loads_on_demand=loads_on_demand)
+    _check(together, largest, limit, is_given=is_given, loads_on_demand=loads_on_demand)
     kv_sizes = _shared(together, limit - beside)
     grants = {name: _grant(need, kv) for need, (name, kv) in zip(together, kv_sizes.items(), strict=True)}
     left = limit - sum(grant.need_bytes for grant in grants.values())
     for need in apart:
         room = left - need.total_bytes(0)
-        kv = max(need.least_kv_bytes, min(need.wanted_kv_bytes, int(room * _KV_SHARE)))
+        kv = max(need.least_kv_bytes, min(need.wanted_kv_bytes, int(room * _kv_share(need))))
         grants[need.name] = _grant(need, min(kv, room))
-    return MemoryPlan(limit, tuple(grants[need.name] for need in needs))
+    return [grants[need.name] for need in needs]
+
+
+def _kv_share(need: MemoryNeed) -> float:
+    return _KV_SHARE if need.weighed.is_on_host else 1.0  # a GPU's memory is for engines alone
 
 
 def _least_moving(need: MemoryNeed) -> int:
@@ -105,13 +166,14 @@ def _least_bytes(need: MemoryNeed) -> int:
 
 
 def _grant(need: MemoryNeed, kv_bytes: int) -> MemoryGrant:
-    return MemoryGrant(need.name, kv_bytes, need.total_bytes(kv_bytes), need.weighed.has_kv_cache)
+    return MemoryGrant(need.name, kv_bytes, need.total_bytes(kv_bytes), need.weighed.has_kv_cache, need.weighed.device)
 
 
 def _shared(needs: Sequence[MemoryNeed], limit: int) -> dict[str, int]:
     """Return the size of each model's KV cache: its minimum, plus its share of the rest up to the wanted size."""
     sizes = {need.name: need.least_kv_bytes for need in needs}
-    room = int((limit - sum(need.total_bytes(0) for need in needs)) * _KV_SHARE)
+    share = min(map(_kv_share, needs), default=_KV_SHARE)
+    room = int((limit - sum(need.total_bytes(0) for need in needs)) * share)
     room -= sum(sizes.values())
     open_needs = [need for need in needs if sizes[need.name] < need.wanted_kv_bytes]
     while open_needs and room > 0:
@@ -141,10 +203,13 @@ def _check(
         f"{need.name}: {gib(need.weighed.weight_bytes)} of weights + {gib(need.least_kv_bytes)} of KV cache + "
         + (f"{gib(need.weighed.adapter_bytes)} for adapters + " if need.weighed.adapter_bytes else "")
         + (f"{gib(moving)} for blocks on their way to and from disk + " if (moving := _least_moving(need)) else "")
-        + f"{gib(PROCESS_BYTES)} for its process"
+        + f"{gib(process_bytes(need.weighed.device))} for its process"
         for need in counted
     )
+    device = counted[0].weighed.device
     limited = "--models-memory" if is_given else f"{_FREE_SHARE:.0%} of what is free"
+    if device != HOST:
+        limited = f"what --gpu-memory-utilization leaves of what is free on {device}"
     remedy = "choose fewer or smaller models or fewer bits (quantization), or a shorter --max-model-len"
     if not loads_on_demand and max(map(_least_bytes, counted)) <= limit:
         remedy += ", or load models on demand (--load-on-demand)"

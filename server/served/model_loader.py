@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -15,7 +15,7 @@ from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
 from server.served.loadable_model import LoadableModel
 from server.served.loading_policy import LoadingPolicy
-from server.served.memory_plan import PROCESS_BYTES
+from server.served.memory_plan import HOST, process_bytes
 from server.served.pending_requests import OperatorRequest
 
 logger = logging.getLogger(__name__)
@@ -46,12 +46,14 @@ class ManagedEngine:
 class ModelLoader:
     """Loads and unloads models on demand. All methods run on one event loop."""
 
-    def __init__(self, engines: dict[str, ManagedEngine], limit_bytes: float, *, load_timeout_s: float) -> None:
+    def __init__(
+        self, engines: dict[str, ManagedEngine], limits: Mapping[str, float], *, load_timeout_s: float
+    ) -> None:
         self._engines = engines
         for managed in engines.values():
             managed.slot.empty()
         self._load_timeout_s = load_timeout_s
-        self._policy = LoadingPolicy([managed.model for managed in engines.values()], limit_bytes, self)
+        self._policy = LoadingPolicy([managed.model for managed in engines.values()], limits, self)
         self._timer: asyncio.TimerHandle | None = None
         self._unloads: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -62,12 +64,10 @@ class ModelLoader:
         return self._policy[name]
 
     @property
-    def limit_bytes(self) -> float:
-        return self._policy.limit_bytes
-
-    @property
-    def used_bytes(self) -> int:
-        return self._policy.used_bytes
+    def used_bytes(self) -> dict[str, int]:
+        """Bytes that models take, by device."""
+        budget = self._policy.budget
+        return {device: budget.used_bytes(device) for device in budget.limits}
 
     async def acquire(self, name: str, *, is_batch: bool = False) -> None:
         """Wait until the model is loaded, and keep it loaded until `release`. is_batch: for a line of a batch.
@@ -169,8 +169,11 @@ class ModelLoader:
         except Exception as error:  # noqa: BLE001 - of this model alone, and logged by _fail
             await self._fail(name, managed, engine, error)
             return
-        need_bytes = info.weight_bytes + info.adapter_bytes + info.kv_bytes + PROCESS_BYTES
-        need_bytes += most_moving_bytes(info.kv_bytes) if info.kv_folder is not None else 0
+        need_bytes = info.weight_bytes + info.adapter_bytes + info.kv_bytes
+        need_bytes += process_bytes(managed.model.device)
+        need_bytes += (
+            most_moving_bytes(info.kv_bytes) if info.kv_folder is not None and managed.model.device == HOST else 0
+        )
         if 0 < managed.model.need_bytes < need_bytes:
             expected = managed.model.need_bytes
             logger.warning("the model %s takes %d MiB, where %d were expected", name, need_bytes >> 20, expected >> 20)

@@ -26,10 +26,12 @@ class FakeLoader:
 class PolicyServer:
     """A policy with a clock and a loader of the test's own."""
 
-    def __init__(self, limit_bytes: int, *models: LoadableModel) -> None:
+    def __init__(self, limit_bytes: int | dict[str, float], *models: LoadableModel) -> None:
+        """limit_bytes: of the host, or of each device."""
         self.loader = FakeLoader()
         self.now_s = 1000.0
-        self.policy = LoadingPolicy(models, limit_bytes, self.loader, now=lambda: self.now_s)
+        limits = limit_bytes if isinstance(limit_bytes, dict) else {"cpu": limit_bytes}
+        self.policy = LoadingPolicy(models, limits, self.loader, now=lambda: self.now_s)
 
     def acquire(self, name: str) -> Waiter:
         return self.policy.acquire(name, lambda: None)

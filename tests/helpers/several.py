@@ -99,7 +99,7 @@ def make_several(
         loadable = LoadableModel(name, needs[name], config.max_num_waiting, is_pinned=name in pinned)
         return ManagedEngine(loadable, slots[name], lambda: several.make_engine(name), models[name].prepare_text)
 
-    loader = ModelLoader({name: managed(name) for name in needs}, limit, load_timeout_s=load_timeout_s)
+    loader = ModelLoader({name: managed(name) for name in needs}, {"cpu": limit}, load_timeout_s=load_timeout_s)
     several = Several(app, loader)
     for model in models.values():
         model.loader = loader

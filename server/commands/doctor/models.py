@@ -9,7 +9,7 @@ from engine.errors import StartupError
 from engine.wording import gib
 from server.commands.options.definitions import OPTIONS
 from server.config.models import ModelEntry, ModelsConfig
-from server.served.memory_plan import MemoryPlan, memory_need, plan_memory
+from server.served.memory_plan import HOST, MemoryPlan, memory_need, plan_memory
 
 
 def models_findings(config: ModelsConfig, alone: EngineConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
@@ -53,8 +53,13 @@ def _together(config: ModelsConfig, weighed: Sequence[Weighed | None]) -> Iterat
 
 
 def _description(config: ModelsConfig, plan: MemoryPlan, entries: Sequence[ModelEntry]) -> str:
-    each = ", ".join(f"{entry.name} {gib(grant.need_bytes)}" for entry, grant in zip(entries, plan.grants, strict=True))
-    limit = gib(plan.limit_bytes)
+    each = ", ".join(
+        f"{entry.name} {gib(grant.need_bytes)}{'' if grant.device == HOST else f' on {grant.device}'}"
+        for entry, grant in zip(entries, plan.grants, strict=True)
+    )
+    limit = " and ".join(
+        f"{gib(num_bytes)}{'' if name == HOST else f' on {name}'}" for name, num_bytes in plan.limits.items()
+    )
     if config.loads_on_demand:
         return f"loaded on demand within {limit}: {each}"
     total = sum(grant.need_bytes for grant in plan.grants)

@@ -25,7 +25,7 @@ from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 from server.served.engine_slot import EngineSlot
 from server.served.loadable_model import LoadableModel
-from server.served.memory_plan import MemoryGrant, memory_need, plan_memory
+from server.served.memory_plan import HOST, MemoryGrant, memory_need, plan_memory
 from server.served.model_loader import ManagedEngine, ModelLoader
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class SeveralEngines:
     async def wait_loaded(self) -> "TextModel":
         assert self.context is not None
         try:
-            grants, limit_bytes = await self._plan()
-            self._loader = self._make_loader(grants, limit_bytes)
+            grants, limits = await self._plan()
+            self._loader = self._make_loader(grants, limits)
             await self._load_first(self._loader)
         finally:
             self._display.close()
@@ -83,11 +83,12 @@ class SeveralEngines:
         if self._loader is not None:
             await self._loader.close()
 
-    async def _plan(self) -> tuple[Mapping[str, MemoryGrant], float]:
-        """Return a memory grant for each model, and the limit for all, in bytes. Raises StartupError or OptionError."""
+    async def _plan(self) -> tuple[Mapping[str, MemoryGrant], Mapping[str, float]]:
+        """Return a memory grant for each model, and the limit for all on each device, in bytes. Raises StartupError or
+        OptionError."""
         config, entries = self._server.models, self._entries
         if len(entries) == 1:
-            return {}, float("inf")
+            return {}, {HOST: float("inf")}
         weighed = await _weigh([entry.engine for entry in entries], self._display.show)
         for entry, each in zip(entries, weighed, strict=True):
             if each.failure is not None:
@@ -105,9 +106,12 @@ class SeveralEngines:
         for grant in plan.grants:
             need, kv = grant.need_bytes >> 20, grant.kv_bytes >> 20
             use = "its KV cache" if grant.has_kv_cache else "batches of texts"
-            logger.info("memory for %s: %d MiB, with %d MiB for %s", grant.name, need, kv, use)
-        logger.info("the limit for all models together: %d MiB (--models-memory)", plan.limit_bytes >> 20)
-        return {grant.name: grant for grant in plan.grants}, plan.limit_bytes
+            where = "" if grant.device == HOST else f" on {grant.device}"
+            logger.info("memory for %s%s: %d MiB, with %d MiB for %s", grant.name, where, need, kv, use)
+        for device, limit_bytes in plan.limits.items():
+            option = "--models-memory" if device == HOST else f"--gpu-memory-utilization, on {device}"
+            logger.info("the limit for all models together: %d MiB (%s)", limit_bytes >> 20, option)
+        return {grant.name: grant for grant in plan.grants}, plan.limits
 
     def _model(self, name: str) -> "ServedModel":
         assert self.context is not None
@@ -122,7 +126,7 @@ class SeveralEngines:
             model.has_adapters = can_have[model.name]
         models.add_configured_adapters(self._server.lora)
 
-    def _make_loader(self, grants: Mapping[str, MemoryGrant], limit_bytes: float) -> ModelLoader:
+    def _make_loader(self, grants: Mapping[str, MemoryGrant], limits: Mapping[str, float]) -> ModelLoader:
         """Create the loader and give it to the served models."""
         assert self.context is not None
         idle_s = self._server.models.idle_unload
@@ -135,6 +139,7 @@ class SeveralEngines:
                 0 if grant is None else grant.need_bytes,
                 model.config.max_num_waiting,
                 is_pinned=entry.is_pinned,
+                device=HOST if grant is None else grant.device,
                 idle_s=idle_s if entry.idle_unload is None else entry.idle_unload,
             )
             kv_bytes = grant.kv_bytes if grant is not None and grant.has_kv_cache else None
@@ -142,7 +147,7 @@ class SeveralEngines:
             engines[entry.name] = ManagedEngine(
                 loadable, self._slots[entry.name], make_engine, partial(_prepare, self.context.models.adapters, model)
             )
-        loader = ModelLoader(engines, limit_bytes, load_timeout_s=self._server.models.load_timeout)
+        loader = ModelLoader(engines, limits, load_timeout_s=self._server.models.load_timeout)
         for model in models.values():
             model.loader = loader
         return loader

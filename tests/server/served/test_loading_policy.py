@@ -36,6 +36,18 @@ def test_the_least_recently_used_makes_room() -> None:
     assert waiter.is_admitted
 
 
+def test_a_model_makes_room_on_its_own_device_only() -> None:
+    models = [loadable("a"), loadable("b", device="cuda:0"), loadable("c", device="cuda:0")]
+    server = PolicyServer({"cpu": 6, "cuda:0": 7}, *models)
+    for name in ("a", "b"):
+        server.serve(name)
+    server.acquire("c")
+    assert server.loader.unloading == {"b"}
+    server.unloaded("b")
+    server.loaded("c")
+    assert [server.state(name) for name in "abc"] == [ModelState.LOADED, ModelState.UNLOADED, ModelState.LOADED]
+
+
 def test_a_model_in_use_finishes_first_while_new_requests_of_it_wait_behind() -> None:
     server = PolicyServer(6, *map(loadable, "ab"))
     server.serve("a")

@@ -15,8 +15,9 @@ from tests.helpers.loading_policy import PolicyServer, loadable
 
 pytestmark = pytest.mark.fast
 
-LIMIT = 10
-NEEDS = {"a": 6, "b": 6, "c": 3, "d": 9}
+LIMITS = {"cpu": 10.0, "cuda:0": 10.0}
+NEEDS = {"a": 6, "b": 6, "c": 3, "d": 9, "e": 6, "f": 9}
+ON_GPU = ("e", "f")
 
 
 class Requests(RuleBasedStateMachine):
@@ -24,8 +25,11 @@ class Requests(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        models = [loadable(name, need, idle_s=5.0 if name == "c" else None) for name, need in NEEDS.items()]
-        self.server = PolicyServer(LIMIT, *models)
+        models = [
+            loadable(name, need, idle_s=5.0 if name == "c" else None, device="cuda:0" if name in ON_GPU else "cpu")
+            for name, need in NEEDS.items()
+        ]
+        self.server = PolicyServer(LIMITS, *models)
         self.waiting: list[tuple[str, Waiter, list[None]]] = []  # the last has an item for each notification
         self.running: list[tuple[str, bool]] = []  # and whether it is a batch's
         self.requests: list[tuple[OperatorRequest, list[None]]] = []
@@ -82,7 +86,7 @@ class Requests(RuleBasedStateMachine):
     @rule(data=st.data(), measured=st.sampled_from([None, -1, 1]))
     def end_load(self, data: st.DataObject, measured: int | None) -> None:
         name = data.draw(st.sampled_from(sorted(self.server.loader.loading)))
-        self.server.loaded(name, None if measured is None else min(LIMIT, NEEDS[name] + measured))
+        self.server.loaded(name, None if measured is None else min(10, NEEDS[name] + measured))
         self._sort()
 
     @precondition(lambda self: self.server.loader.loading)

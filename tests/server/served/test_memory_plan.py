@@ -46,7 +46,7 @@ def test_a_size_that_was_asked_for_is_given() -> None:
 
 
 def test_by_default_most_of_what_is_free_may_be_used() -> None:
-    assert plan_memory([_claim("a", 1)], None, loads_on_demand=False).limit_bytes == 16 * GIB
+    assert plan_memory([_claim("a", 1)], None, loads_on_demand=False).limits == {"cpu": 16 * GIB}
 
 
 def test_adapters_are_planned_beside_the_weights() -> None:
@@ -85,6 +85,63 @@ def test_one_that_comes_and_goes_fits_beside_those_that_stay() -> None:
     assert "--load-on-demand" not in str(refused.value)
     plan = plan_memory(claims, 11 * GIB, loads_on_demand=True)
     assert sum(grant.need_bytes for grant in plan.grants) <= 11 * GIB
+
+
+def _on(device: str, claim: MemoryNeed, free: int = 80) -> MemoryNeed:
+    """A model on a GPU, whose engine also takes 2 GiB of host memory."""
+    weighed = msgspec.structs.replace(
+        claim.weighed, device=device, free_bytes=free * GIB, host_free_bytes=20 * GIB, adapter_bytes=0
+    )
+    return replace(claim, weighed=weighed, gpu_share=0.9)
+
+
+def test_each_device_has_a_plan_of_its_own() -> None:
+    claims = [_claim("a", 1), _on("cuda:0", _claim("b", 16)), _on("cuda:1", _claim("c", 60, most=5.0))]
+    plan = plan_memory(claims, None, loads_on_demand=False)
+
+    assert plan.limits == {"cpu": (16 - 2 * 2) * GIB, "cuda:0": 72 * GIB, "cuda:1": 72 * GIB}
+    assert [(grant.name, grant.device) for grant in plan.grants] == [("a", "cpu"), ("b", "cuda:0"), ("c", "cuda:1")]
+    assert [grant.kv_bytes // GIB for grant in plan.grants[1:]] == [72 - 16 - 2, 5]  # all that is left, or can be used
+
+
+def test_models_of_one_gpu_share_its_memory() -> None:
+    claims = [_on("cuda:0", _claim("a", 10, kv_share=3.0)), _on("cuda:0", _claim("b", 20))]
+    first, second = plan_memory(claims, None, loads_on_demand=False).grants
+
+    room = (72 - 30 - 2 * 2) * GIB - GIB // 2
+    assert first.kv_bytes - GIB // 4 == pytest.approx(room * 3 / 4, abs=2)
+    assert second.kv_bytes - GIB // 4 == pytest.approx(room / 4, abs=2)
+
+
+def test_a_gpu_that_is_too_small_is_named() -> None:
+    with pytest.raises(StartupError, match=r"may have 21.60 GiB \(what --gpu-memory-utilization leaves .* on cuda:1\)"):
+        plan_memory([_on("cuda:1", _claim("a", 30), free=24)], 4 * GIB, loads_on_demand=False)
+
+
+def test_engines_of_gpus_need_host_memory() -> None:
+    claims = [_on("cuda:0", _claim(name, 1)) for name in "abc"]
+    with pytest.raises(StartupError, match=r"engines of 3 models on GPUs need 6.00 GiB of host memory .* 5.00 GiB"):
+        plan_memory(claims, 5 * GIB, loads_on_demand=False)
+    assert plan_memory(claims, 6 * GIB, loads_on_demand=False).limits == {"cuda:0": 72 * GIB}
+
+
+@given(
+    models=st.lists(st.tuples(st.floats(0, 8), st.sampled_from(["cpu", "cuda:0", "cuda:1"])), min_size=1, max_size=5),
+    limit=st.floats(1, 40),
+)
+def test_no_device_promises_more_than_it_has(models: list[tuple[float, str]], limit: float) -> None:
+    claims = [
+        claim if device == "cpu" else _on(device, claim, free=24)
+        for claim, device in ((_claim(str(number), size), device) for number, (size, device) in enumerate(models))
+    ]
+    try:
+        plan = plan_memory(claims, int(limit * GIB), loads_on_demand=False)
+    except StartupError:
+        return
+    for device, limit_bytes in plan.limits.items():
+        assert sum(grant.need_bytes for grant in plan.grants if grant.device == device) <= limit_bytes
+    on_gpus = sum(claim.host_bytes for claim in claims)
+    assert plan.limits.get("cpu", 0) + on_gpus <= limit * GIB
 
 
 SIZES = st.floats(0, 8, allow_nan=False)

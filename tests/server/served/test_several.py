@@ -49,7 +49,7 @@ async def test_a_loaded_model_counts_blocks_on_their_way_to_disk(folder: str | N
     info = several.infos["a"] = engine_info(kv_bytes=8 << 20, kv_folder=folder)
     await ask(several, "a")
     moving_bytes = 0 if folder is None else (256 << 20) + (2 << 20)
-    assert several.loader.used_bytes == info.weight_bytes + (8 << 20) + PROCESS_BYTES + moving_bytes
+    assert several.loader.used_bytes["cpu"] == info.weight_bytes + (8 << 20) + PROCESS_BYTES + moving_bytes
 
 
 async def test_a_swap_between_two_that_do_not_fit_together_loses_no_request() -> None:
@@ -58,7 +58,7 @@ async def test_a_swap_between_two_that_do_not_fit_together_loses_no_request() ->
     names = [rng.choice(["alpha", "beta", "gamma"]) for _ in range(60)]
     answers = await asyncio.gather(*(ask(several, name) for name in names))
     assert list(answers) == names
-    assert several.loader.used_bytes <= 10
+    assert several.loader.used_bytes["cpu"] <= 10
     running = [engine for each in several.engines.values() for engine in each if not engine.has_stopped]
     assert len(running) <= 2
 
