@@ -1,0 +1,1 @@
+"""gpu_check: one command that checks and measures headrace on a GPU, for few minutes on a borrowed machine."""
