@@ -13,7 +13,7 @@ from models.errors import ModelError
 # Device type -> back ends, best first; imported only when tried, since one may compile or load a library.
 PREFERENCE: Mapping[str, Sequence[str]] = {
     "cpu": ("models.attention.cpu:CpuAttention", "models.attention.reference:ReferenceAttention"),
-    "cuda": ("models.attention.reference:ReferenceAttention",),
+    "cuda": ("models.attention.triton:TritonAttention", "models.attention.reference:ReferenceAttention"),
 }
 
 

@@ -1,0 +1,171 @@
+"""TritonAttention: the whole batch in one to three launches, on CUDA devices from compute capability 8.0 on."""
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+
+from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import CachePart, KVLayout, kv_dtype_name
+from models.attention.base import AttentionBackend
+from models.batch import ForwardBatch, KVGroupBatch
+from models.kernels.triton.attend_shape import SLOTS, AttendShape, attend_shape
+from models.kernels.triton.launch import launch
+from models.kernels.triton.tuned import Tiles, tiles_for
+from models.kv.layer import LayerKV
+
+_PART = "kv"
+_MAX_COLUMNS = 256
+_LEAST_ROWS = 16  # of a tile
+_MAX_SPLITS = 32
+_PROGRAMS = 2  # to a multiprocessor, which splits are to make
+
+
+class TritonAttention(AttentionBackend):
+    """Attention by the Triton kernels.
+
+    KV layout: one part, a tile of 16 slots with keys [num_kv_heads, 16, head_dim], then values [num_kv_heads, 16,
+    value_dim]: [blocks, 2, num_kv_heads, 16, head_dim] for blocks of 16 positions and values as large as keys. Values
+    that are a part of the keys have no room of their own.
+    """
+
+    name = "triton"
+
+    def __init__(self, sm: int | None = None, num_processors: int | None = None) -> None:
+        """sm, num_processors: compute capability times 10 and multiprocessors of the device, by default those of the
+        tensors'. With them, any device is taken: for kernels that are interpreted or only compiled."""
+        self._device = None if sm is None else (sm, num_processors or 1)
+
+    def unsupported(
+        self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+    ) -> str | None:
+        if self._device is None and (reason := _device_refusal(device)) is not None:
+            return reason
+        if dtype not in (torch.bfloat16, torch.float32):
+            return f"takes bfloat16 and float32, not {dtype}"
+        if kv_dtype not in (torch.bfloat16, torch.float32):
+            return f"stores keys and values as bfloat16 or float32, not as {kv_dtype_name(kv_dtype)} yet"
+        if spec.indexer is not None or spec.reuses_choice:
+            return "has no kernel for layers where an indexer chooses the positions"
+        if spec.values_from is not None:
+            return "has no kernel for values that are a part of the keys yet"
+        if (columns := max(spec.head_dim, spec.value_dim)) > _MAX_COLUMNS:
+            return f"takes heads with up to {_MAX_COLUMNS} numbers, not {columns}"
+        return None
+
+    def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
+        return KVLayout((CachePart(_PART, (SLOTS * spec.num_kv_heads * spec.stored_size,), kv_dtype),), SLOTS, dtype)
+
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        stored, slots = kv.parts[_PART], group.slot_mapping
+        tiles, offsets = slots // SLOTS, slots % SLOTS
+        start = 0
+        for rows in (k,) if v is None else (k, v):
+            _, num_heads, size = rows.shape
+            numbers = stored[:, start : start + SLOTS * num_heads * size].unflatten(1, (num_heads, SLOTS, size))
+            numbers[tiles, :, offsets] = rows.to(stored.dtype)
+            start += SLOTS * num_heads * size
+
+    def forward(
+        self,
+        q: torch.Tensor,
+        kv: LayerKV,
+        batch: ForwardBatch,
+        group: KVGroupBatch,
+        spec: AttentionSpec,
+        *,
+        alibi_slopes: torch.Tensor | None = None,
+        sinks: torch.Tensor | None = None,
+        chosen: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        assert chosen is None
+        assert q.stride(1) == spec.head_dim
+        from models.kernels.triton import attend  # slow to import
+
+        sm, num_processors = self._device or _device(q.device)
+        shape_class, num_sequences = _shape_class(spec, q.dtype), len(batch.query_lens)
+        tiles = tiles_for("decode", sm, shape_class)
+        longest, few = max(batch.query_lens), _few_rows(max(batch.query_lens), spec, tiles)
+        out = q.new_empty((*q.shape[:2], spec.value_dim))
+        sink_logits = None if sinks is None else sinks.to(torch.float32)
+        bias = batch.distance_bias
+        tables = group.block_tables
+        context = q, q.stride(0), kv.parts[_PART], tables, tables.stride(0), batch.cu_seqlens_q, batch.seq_lens
+        factors = spec.scale, spec.value_scale, None if alibi_slopes is None else alibi_slopes.to(torch.float32)
+        by_distance = (None, 0, 0) if bias is None else (bias.table, bias.table.stride(0), bias.zero_column)
+        if min(batch.query_lens) <= few:
+            shape = attend_shape(spec, q.dtype, group.block_size, tiles, few)
+            splits = _num_splits(shape, num_sequences, tables.shape[1], num_processors)
+            parts = levels = None
+            if splits > 1:
+                levels = q.new_empty((num_sequences, few, spec.num_heads, splits), dtype=torch.float32)
+                parts = levels.new_empty((*levels.shape, spec.value_dim))
+            launch(
+                attend.split_decode,
+                (num_sequences, spec.num_kv_heads * shape.blocks, splits),
+                *(*context, *factors, sink_logits if splits == 1 else None, *by_distance, out, parts, levels),
+                **_meta(shape, tiles.num_warps, tiles.num_stages, SPLITS=splits),
+            )
+            if splits > 1:
+                launch(
+                    attend.merge_splits,
+                    (num_sequences * few, spec.num_heads),
+                    *(parts, levels, batch.cu_seqlens_q, sink_logits, spec.value_scale, out),
+                    **_meta(shape, num_warps=4, num_stages=1, SPLITS=splits),
+                )
+        if longest > few:
+            tiles = tiles_for("prefill", sm, shape_class)
+            shape = attend_shape(spec, q.dtype, group.block_size, tiles, 0)
+            launch(
+                attend.mixed_prefill,
+                (-(-len(q) // shape.tokens) + num_sequences, spec.num_kv_heads * shape.blocks),
+                *(*context, num_sequences, few + 1, *factors, sink_logits, *by_distance, out),
+                **_meta(shape, tiles.num_warps, tiles.num_stages),
+            )
+        return out
+
+
+def _few_rows(longest: int, spec: AttentionSpec, tiles: Tiles) -> int:
+    """Return the most rows of a sequence that decode takes: all, if the longest sequence fits into a tile, or else as
+    many as the smallest tile has room for. longest: rows of a sequence of the batch."""
+    heads = min(spec.num_heads // spec.num_kv_heads, tiles.rows)
+    return longest if longest * heads <= tiles.rows else max(1, _LEAST_ROWS // heads)
+
+
+def _num_splits(shape: AttendShape, num_sequences: int, num_blocks: int, num_processors: int) -> int:
+    """Return how many programs share a sequence's positions: a power of two that keeps all processors busy.
+
+    num_blocks: columns of the block tables.
+    """
+    programs = num_sequences * shape.kv_heads * shape.blocks
+    steps = -(-num_blocks * shape.block_size // shape.positions)
+    wanted = min(steps, -(-_PROGRAMS * num_processors // programs))
+    return min(_MAX_SPLITS, 1 << max(0, wanted - 1).bit_length())
+
+
+def _shape_class(spec: AttentionSpec, dtype: torch.dtype) -> str:
+    """Return the class of heads in the table of tiles."""
+    if dtype == torch.float32:
+        return "fp32"
+    columns = max(spec.head_dim, spec.value_dim)
+    return next(str(size) for size in (64, 128, 256) if columns <= size)
+
+
+def _meta(shape: AttendShape, num_warps: int, num_stages: int, **constants: int) -> dict[str, Any]:
+    return {"S": shape, "num_warps": num_warps, "num_stages": num_stages, **constants}
+
+
+@functools.cache
+def _device(device: torch.device) -> tuple[int, int]:
+    """Return a CUDA device's compute capability times 10, and its number of multiprocessors."""
+    properties = torch.cuda.get_device_properties(device)
+    return 10 * properties.major + properties.minor, properties.multi_processor_count
+
+
+def _device_refusal(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"runs on CUDA devices, not on {device}"
+    if importlib.util.find_spec("triton") is None:
+        return "needs the package triton, which PyTorch for CUDA installs"
+    return None

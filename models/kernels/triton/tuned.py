@@ -1,0 +1,41 @@
+"""Tiles of the Triton kernels by device and shape: a table, since nothing is tuned while a server runs."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Tiles(NamedTuple):
+    """rows: of queries, the most for decode. positions: keys in a step of the loop."""
+
+    rows: int
+    positions: int
+    num_warps: int
+    num_stages: int
+
+
+# (kernel, compute capability times 10, shape class) -> tiles, which have not been timed on a GPU. Classes of attention:
+# columns of the wider of a head's key and value; "fp32"; and "latent" for values in keys of more than 256 columns.
+TABLE: Mapping[tuple[str, int, str], Tiles] = {
+    ("decode", 80, "64"): Tiles(64, 64, 4, 3),
+    ("decode", 80, "128"): Tiles(64, 32, 4, 3),
+    ("decode", 80, "256"): Tiles(64, 32, 8, 2),
+    ("decode", 80, "fp32"): Tiles(32, 16, 4, 2),
+    ("decode", 90, "64"): Tiles(64, 64, 4, 3),
+    ("decode", 90, "128"): Tiles(64, 64, 4, 3),
+    ("decode", 90, "256"): Tiles(64, 32, 4, 3),
+    ("decode", 90, "fp32"): Tiles(32, 16, 4, 2),
+    ("prefill", 80, "64"): Tiles(64, 64, 4, 2),
+    ("prefill", 80, "128"): Tiles(64, 64, 8, 2),
+    ("prefill", 80, "256"): Tiles(64, 32, 8, 2),
+    ("prefill", 80, "fp32"): Tiles(32, 16, 4, 2),
+    ("prefill", 90, "64"): Tiles(128, 64, 8, 3),
+    ("prefill", 90, "128"): Tiles(128, 64, 8, 3),
+    ("prefill", 90, "256"): Tiles(64, 64, 8, 2),
+    ("prefill", 90, "fp32"): Tiles(32, 16, 4, 2),
+}
+
+
+def tiles_for(kernel: str, sm: int, shape_class: str) -> Tiles:
+    """Return the tiles of the newest listed device that is not newer than `sm`."""
+    listed = max(each for name, each, shape in TABLE if (name, shape) == (kernel, shape_class) and each <= sm)
+    return TABLE[kernel, listed, shape_class]

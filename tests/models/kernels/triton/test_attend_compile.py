@@ -1,0 +1,44 @@
+"""Machine code of the attention kernels: no spilled registers, tensor cores, and copies by 16 bytes."""
+
+import pytest
+import torch
+
+from models.architecture.attention import AttentionSpec
+from models.attention.triton import TritonAttention
+from models.batch import forward_batch
+from models.kv.layer import allocate_layer_kv
+from tests.helpers.gpu.compile import Launch, MachineCode, compiled, launches
+
+META = torch.device("meta")
+
+
+def _launches(
+    spec: AttentionSpec, sm: int, rows: int, sequences: int, dtype: torch.dtype = torch.bfloat16
+) -> dict[str, Launch]:
+    """Launches of a step of equal sequences, by name."""
+    backend = TritonAttention(sm, 132)
+    tables = [torch.zeros(sequences, 256, dtype=torch.int32)]
+    batch = forward_batch([0] * rows * sequences, [rows] * sequences, tables, block_size=16, device=META)
+    kv = allocate_layer_kv(backend.layout(spec, dtype, dtype), 4, 16, META)
+    q = torch.empty(rows * sequences, spec.num_heads, spec.head_dim, dtype=dtype, device=META)
+    found = launches(lambda: backend.forward(q, kv, batch, batch.groups[0], spec))
+    return {each.kernel.__name__: each for each in found}
+
+
+def _check(code: MachineCode) -> None:
+    code.check()
+    assert code.count(r"LDGSTS\.E.*\.128") >= 16
+    if code.name == "mixed_prefill":
+        assert code.count("HGMMA" if code.sm == 90 else "HMMA") > 0
+    else:
+        assert code.count("HMMA") > 0
+
+
+@pytest.mark.parametrize("sm", [80, 90])
+@pytest.mark.parametrize(("name", "rows", "sequences"), [("split_decode", 1, 4), ("mixed_prefill", 300, 1)])
+def test_heads_of_128_stay_in_registers(name: str, rows: int, sequences: int, sm: int) -> None:
+    _check(compiled(_launches(AttentionSpec(32, 8, 128, 0.1), sm, rows, sequences)[name], sm))
+
+
+def test_merge_stays_in_registers() -> None:
+    compiled(_launches(AttentionSpec(32, 8, 128, 0.1), 90, 1, 4)["merge_splits"], 90).check()
