@@ -1,6 +1,7 @@
 """The C++ attention kernel gives a row the same numbers, to the bit, whatever rows and sequences a step computes."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,6 +21,14 @@ SPECS = {
     "soft cap": dataclasses.replace(PLAIN, logit_softcap=20.0),
     "values in keys": AttentionSpec(6, 1, 48, 48**-0.5, values_from=16),
 }
+
+
+@pytest.fixture(autouse=True)
+def without_tiles(kernels: KernelLibrary) -> Iterator[None]:
+    """Compute as `--deterministic` does: AMX tiles of many rows add up in another order."""
+    kernels.allow_amx(False)
+    yield
+    kernels.allow_amx(True)
 
 
 class Sequence:

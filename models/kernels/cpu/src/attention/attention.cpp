@@ -6,7 +6,7 @@
 // query heads share a KV head. A sink is one more logit in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
 //
 // Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
-// kRowTile rows. One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
+// rows (attention_plan.h). One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
 // (a small matrix product), online softmax in base 2, then the product with the values. The context of a sequence with
 // a single row tile or a single query (a decode, a verified draft) is split into an item for each segment, so that one
 // long sequence occupies every core; whoever finishes the last item of a tile merges them all (no barrier). Where an indexer
@@ -25,12 +25,14 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "attention/attention_integers.h"
 #include "attention/attention_plan.h"
 #include "attention/attention_products.h"
 #include "attention/attention_softmax.h"
+#include "attention/attention_tiles.h"
 #include "attention/kv_codes.h"
 #include "attention/kv_layout.h"
 #include "runtime/parallel.h"
@@ -44,18 +46,18 @@ using namespace hr;
 constexpr int kMaxDim = 576;  // of a head
 
 struct Scratch {
-  alignas(64) float q[kRowTile * kMaxDim];
-  alignas(64) float scores[kRowTile * kChunk];
-  alignas(64) float out[kRowTile * kMaxDim];
+  alignas(64) float q[kMostRows * kMaxDim];
+  alignas(64) float scores[kRowTile * kChunk];  // and what becomes of them
+  alignas(64) float out[kMostRows * kMaxDim];
   alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
   alignas(64) float keys[kPieces * kTile * kMaxDim];    // what gather_pieces() or read_codes() copies
   alignas(64) uint8_t unpacked[kTile * 2 * kMaxDim];  // 4-bit codes of a head as int8
-  alignas(64) int8_t q_bytes[kRowTile * 2 * kMaxDim], weight_bytes[kRowTile * 2 * kChunk];
+  alignas(64) int8_t q_bytes[kMostRows * 2 * kMaxDim], weight_bytes[kRowTile * 2 * kChunk];
   alignas(64) float key_scales[kChunk], value_scales[kChunk];  // of codes
-  float max[kRowTile], sum[kRowTile];
+  float max[kMostRows], sum[kMostRows];
   // sums of the segments before the one that is walked over, if there are any
-  alignas(64) float earlier_out[kRowTile * kMaxDim];
-  float earlier_max[kRowTile], earlier_sum[kRowTile];
+  alignas(64) float earlier_out[kMostRows * kMaxDim];
+  float earlier_max[kMostRows], earlier_sum[kMostRows];
   bool has_earlier;
 
   void begin(int num_rows, int value_dim) {
@@ -182,14 +184,28 @@ void read_codes(const Problem& p, const Item& item, const Piece& piece, int i, S
   read_scales(p, piece, i, head, s);
 }
 
-// Whether every row of the item sees every lane of the pieces, which end before position `end`.
-bool sees_all(const Problem& p, const Item& item, const std::vector<Piece>& pieces, int end) {
-  const int group = p.num_heads / p.num_kv_heads;
-  const int first = query_position(p, item.seq, item.first_row / group);
-  const int last = query_position(p, item.seq, (item.first_row + item.num_rows - 1) / group);
-  return std::all_of(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.count == kTile; }) &&
-         pieces[0].position >= p.first_seen(last) && end <= p.seen_end(first, p.seq_lens[item.seq]);
-}
+// Rows of an item that are multiplied together, and the chunk's pieces from `first_piece` on that any of them sees.
+struct TileRows {
+  int first, count, first_piece, num_pieces;
+  bool see_all;  // every lane of these pieces
+
+  TileRows(const Problem& p, const Item& item, const std::vector<Piece>& pieces, int first_row)
+      : first(first_row), count(std::min(kRowTile, item.num_rows - first_row)) {
+    const int group = p.num_heads / p.num_kv_heads;
+    const int head = query_position(p, item.seq, (item.first_row + first) / group);
+    const int last = query_position(p, item.seq, (item.first_row + first + count - 1) / group);
+    const int begin = p.first_seen(head), end = p.seen_end(last, p.seq_lens[item.seq]);
+    int from = 0, to = static_cast<int>(pieces.size());
+    while (from < to && pieces[from].position + pieces[from].count <= begin) ++from;
+    while (to > from && pieces[to - 1].position >= end) --to;
+    first_piece = from / 4 * 4;  // what a register holds of values
+    num_pieces = to > from ? to - first_piece : 0;
+    const auto is_whole = [](const Piece& piece) { return piece.count == kTile; };
+    see_all = num_pieces > 0 && std::all_of(pieces.begin() + first_piece, pieces.begin() + to, is_whole) &&
+              pieces[first_piece].position >= p.first_seen(last) &&
+              pieces[to - 1].position + kTile <= p.seen_end(head, p.seq_lens[item.seq]);
+  }
+};
 
 template <class Element, class Weight>
 auto softmax_of(bool sees_all, bool is_coded) {
@@ -197,20 +213,36 @@ auto softmax_of(bool sees_all, bool is_coded) {
   return sees_all ? softmax_row<Element, Weight, true, false> : softmax_row<Element, Weight, false, false>;
 }
 
+// Turns the rows' scores into weights; rescale: what each row's sums so far must be scaled by.
+template <class Element, class Weight>
+void softmax_rows(const Problem& p, const Item& item, const TileRows& rows, const std::vector<Piece>& pieces, Scratch& s,
+                  float* rescale) {
+  const int group = p.num_heads / p.num_kv_heads, lane = rows.first_piece * kTile;
+  const auto softmax = softmax_of<Element, Weight>(rows.see_all, p.code != kNoCode);
+  for (int r = 0; r < rows.count; ++r) {
+    const int row = item.first_row + rows.first + r, own = rows.first + r;
+    rescale[r] = softmax(p, pieces.data() + rows.first_piece, rows.num_pieces, item.kv_head * group + row % group,
+                         query_position(p, item.seq, row / group), p.seq_lens[item.seq], s.scores + r * kChunk,
+                         s.key_scales + lane, s.value_scales + lane, s.max[own], s.sum[own]);
+  }
+}
+
 // Unnormalized attention of one item's rows in its last segment: s.out, s.max (base 2), s.sum. Source: of q. Element: of the
-// products, float for keys that were spread, since a query that is spread must not be rounded to bf16 again.
+// products; float for keys that were spread, since a query that is spread is not rounded to bf16 again but for tiles.
 template <class Source, class Element>
-void walk_context(const Problem& p, const Item& item, Scratch& s) {
+void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim;
   Element* q_tile = reinterpret_cast<Element*>(s.q);
   for (int r = 0; r < item.num_rows; ++r) {
     const int row = item.first_row + r;
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
     const Source* q = static_cast<const Source*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
-    if (!has_spread_keys(p.code, p.has_values()))
+    if (!has_spread_keys(p.code, p.has_values())) {
       std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
-    else if constexpr (sizeof(Element) == 4)
-      hadamard_head(q, dim, q_tile + r * dim);
+      continue;
+    }
+    hadamard_head(q, dim, s.scores);
+    for (int d = 0; d < dim; d += 16) store_lanes(q_tile + r * dim + d, load<F32x16>(s.scores + d));
   }
   s.begin(item.num_rows, value_dim);
 
@@ -237,14 +269,16 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
                                      keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, p.stored_dim());
       values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
     }
-    all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
-    const auto softmax = softmax_of<Element, Element>(sees_all(p, item, pieces, begin), p.code != kNoCode);
-    for (int r = 0; r < item.num_rows; ++r) {
-      const int row = item.first_row + r;
-      rescale[r] = softmax(p, pieces, item.kv_head * group + row % group, query_position(p, item.seq, row / group),
-                           p.seq_lens[item.seq], s.scores + r * kChunk, s.key_scales, s.value_scales, s.max[r], s.sum[r]);
+    Element *joined = reinterpret_cast<Element*>(s.values), *weights = reinterpret_cast<Element*>(s.scores);
+    if (in_tiles) join_pieces(values, num_pieces, value_dim, joined);
+    for (int first = 0; first < item.num_rows; first += kRowTile) {
+      const TileRows rows(p, item, pieces, first);
+      if (rows.num_pieces == 0) continue;
+      multiply_keys(in_tiles, q_tile + first * dim, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores);
+      softmax_rows<Element, Element>(p, item, rows, pieces, s, rescale);
+      multiply_values(in_tiles, weights, rows.count, values + rows.first_piece, joined + rows.first_piece * kTile * value_dim,
+                      rows.num_pieces, value_dim, rescale, s.out + first * value_dim);
     }
-    add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, value_dim, rescale, s.out);
   }
 }
 
@@ -252,7 +286,7 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
 template <class Element>
 void walk_codes(const Problem& p, const Item& item, Scratch& s) {
   const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim;
-  WholeRow queries[kRowTile], weights[kRowTile];
+  WholeRow queries[kMostRows], weights[kRowTile];
   for (int r = 0; r < item.num_rows; ++r) {
     const int row = item.first_row + r;
     const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
@@ -279,15 +313,16 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
       values[i] = keys[i] + kTile * dim;
       read_scales(p, pieces[i], i, head, s);
     }
-    whole_scores(s.q_bytes, queries, item.num_rows, keys, num_pieces, dim, s.scores);
-    const auto softmax = softmax_of<Element, float>(sees_all(p, item, pieces, begin), true);
-    for (int r = 0; r < item.num_rows; ++r) {
-      const int row = item.first_row + r;
-      rescale[r] = softmax(p, pieces, item.kv_head * group + row % group, query_position(p, item.seq, row / group),
-                           p.seq_lens[item.seq], s.scores + r * kChunk, s.key_scales, s.value_scales, s.max[r], s.sum[r]);
-      weights[r] = to_whole(s.scores + r * kChunk, num_pieces * kTile, s.weight_bytes + r * 2 * kChunk, kChunk);
+    for (int first = 0; first < item.num_rows; first += kRowTile) {
+      const TileRows rows(p, item, pieces, first);
+      if (rows.num_pieces == 0) continue;
+      whole_scores(s.q_bytes + first * 2 * dim, queries + first, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores);
+      softmax_rows<Element, float>(p, item, rows, pieces, s, rescale);
+      for (int r = 0; r < rows.count; ++r)
+        weights[r] = to_whole(s.scores + r * kChunk, rows.num_pieces * kTile, s.weight_bytes + r * 2 * kChunk, kChunk);
+      add_whole_values(s.weight_bytes, weights, rows.count, values + rows.first_piece, rows.num_pieces, p.value_dim, rescale,
+                       s.out + first * p.value_dim);
     }
-    add_whole_values(s.weight_bytes, weights, item.num_rows, values, num_pieces, p.value_dim, rescale, s.out);
   }
 }
 
@@ -329,13 +364,17 @@ void merge_splits(const Problem& p, const Item& item, const Partials& partials, 
 
 template <class Element>
 void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
-  // fp32 is for numbers that are as near as they can be
-  if (kHasByteProducts && sizeof(Element) == 2 && has_spread_keys(p.code, p.has_values()))
+  const bool in_tiles = fits_tiles<Element>(p, item.num_rows);
+#if HR_AMX
+  std::optional<AmxTiles> registers;
+  if (in_tiles) registers.emplace();
+#endif
+  if (in_tiles || !has_spread_keys(p.code, p.has_values()))
+    walk_context<Element, Element>(p, item, in_tiles, s);
+  else if (kHasByteProducts && sizeof(Element) == 2)  // fp32 is for numbers that are as near as they can be
     walk_codes<Element>(p, item, s);
-  else if (has_spread_keys(p.code, p.has_values()))
-    walk_context<Element, float>(p, item, s);
   else
-    walk_context<Element, Element>(p, item, s);
+    walk_context<Element, float>(p, item, false, s);
   if (s.has_earlier) end_segment(item.num_rows, p.value_dim, s);
   if (item.num_splits == 1) {
     const float *out = s.has_earlier ? s.earlier_out : s.out, *max = s.has_earlier ? s.earlier_max : s.max;

@@ -7,10 +7,14 @@
 
 #include "attention/attention_softmax.h"
 #include "attention/kv_layout.h"
+#include "linear/amx.h"
+#include "runtime/parallel.h"
 
 namespace hr {
 
-constexpr int kRowTile = 24;
+// Rows of an item, at most. A long context costs its reading, which they share; but every thread needs an item.
+constexpr int kMostRows = 128;
+constexpr int kRowTile = HR_AMX ? 32 : 24;  // rows that are multiplied together, and of items of one segment
 constexpr int kSegment = 512;  // positions; of whole chunks
 static_assert(kSegment % kChunk == 0);
 
@@ -30,6 +34,7 @@ inline int query_position(const Problem& p, int seq, int query) {
 // All work items of a step.
 struct Plan {
   std::vector<Item>& items;
+  int most_rows = kRowTile;  // of an item that walks over all of its context
   int64_t num_partials = 0;
   int num_split_tiles = 0;
 
@@ -52,9 +57,9 @@ struct Plan {
 
   // Adds rows first .. end_row - 1 of a sequence, those with the longest context first.
   void add_rows(const Problem& p, int seq, int first, int end_row, bool can_split) {
-    const int group = p.num_heads / p.num_kv_heads;
-    for (int row = first + (end_row - first - 1) / kRowTile * kRowTile; row >= first; row -= kRowTile) {
-      const int rows = std::min(kRowTile, end_row - row);
+    const int group = p.num_heads / p.num_kv_heads, most = can_split ? kRowTile : most_rows;
+    for (int row = first + (end_row - first - 1) / most * most; row >= first; row -= most) {
+      const int rows = std::min(most, end_row - row);
       const int end = p.seen_end(query_position(p, seq, (row + rows - 1) / group), p.seq_lens[seq]);
       const int seen = p.first_seen(query_position(p, seq, row / group));
       // as far back as makes whole tiles, but within the block: earlier ones may be given back
@@ -65,6 +70,9 @@ struct Plan {
 
 inline void plan(const Problem& p, Plan& plan) {
   plan.items.clear();
+  constexpr int kItemsPerThread = 4;
+  const int64_t rows = static_cast<int64_t>(p.cu_seqlens_q[p.num_seqs]) * p.num_heads, items = kItemsPerThread * num_threads();
+  plan.most_rows = static_cast<int>(std::clamp<int64_t>(rows / items / kRowTile * kRowTile, kRowTile, kMostRows));
   const int group = p.num_heads / p.num_kv_heads;
   for (int seq = 0; seq < p.num_seqs; ++seq) {
     const int num_queries = p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq], num_rows = num_queries * group;

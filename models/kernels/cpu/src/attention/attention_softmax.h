@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <vector>
 
 #include "attention/attention_products.h"
 #include "attention/kv_layout.h"
@@ -89,12 +88,11 @@ inline F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, i
 // scaled by. kSeesAll: every lane of every piece. kIsCoded: scores are multiplied by `key_scales` before, and weights by
 // `value_scales` after; both [kChunk].
 template <class Element, class Weight, bool kSeesAll, bool kIsCoded>
-float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, int context, float* scores,
+float softmax_row(const Problem& p, const Piece* pieces, int num_pieces, int head, int position, int context, float* scores,
                   const float* key_scales, const float* value_scales, float& max_so_far, float& sum) {
   const bool is_plain = p.softcap == 0 && !p.has_bias();  // scaled on the way to weights, which the maximum commutes with
   const float factor = is_plain ? p.scale * kLog2e : 1.0f;
   F32x16 best = broadcast(-kInfinity);
-  const int num_pieces = static_cast<int>(pieces.size());
   for (int i = 0; i < num_pieces; ++i) {
     F32x16 s = load<F32x16>(scores + i * kTile);
     if constexpr (kIsCoded) s = s * load<F32x16>(key_scales + i * kTile);

@@ -72,25 +72,37 @@ inline void prepare_amx_row(const InputSpec& input, const void* x, bool x_is_bf1
     store(amx_activation(tiles, row, k, columns), load<Bits>(rounded.data() + k));
 }
 
-// kA * 16 rows times kB * 16 outputs over num_steps * 32 columns. Strides in bytes: between tiles of rows, blocks of
-// outputs, rows of sums.
-template <int kA, int kB>
-void amx_tile(const char* a, int64_t a_stride, const char* b, int64_t b_stride, int64_t num_steps, char* sums, int64_t sums_stride) {
-  char* lower_sums = sums + kAmxTileRows * sums_stride;
-  _tile_loadd(0, sums, sums_stride);
-  if constexpr (kB == 2) _tile_loadd(1, sums + 64, sums_stride);
-  if constexpr (kA == 2) _tile_loadd(2, lower_sums, sums_stride);
-  if constexpr (kA == 2 && kB == 2) _tile_loadd(3, lower_sums + 64, sums_stride);
-  for (int64_t step = 0; step < num_steps; ++step) {
-    _tile_loadd(6, b + step * kAmxTileBytes, 64);
-    _tile_loadd(4, a + step * kAmxTileBytes, 64);
+// Where an operand of a product lies, in bytes: tiles of rows or of outputs, steps of 32 columns that are added up, and the
+// rows of a tile register.
+struct AmxOperand {
+  const void* data;
+  int64_t tile, step, row;
+  const char* at(int64_t index, int64_t k) const { return static_cast<const char*>(data) + index * tile + k * step; }
+};
+
+// kA * 16 rows times kB * 16 outputs over num_steps * 32 columns. kAdds: to `sums`, else they are written. sums_stride: bytes
+// between rows of sums.
+#define HR_AMX_BEGIN(tile, from)                                                        \
+  do {                                                                                  \
+    if constexpr (kAdds) _tile_loadd(tile, from, sums_stride); else _tile_zero(tile);   \
+  } while (0)
+template <int kA, int kB, bool kAdds = true>
+void amx_tile(const AmxOperand& a, const AmxOperand& b, int64_t num_steps, void* to, int64_t sums_stride) {
+  char *sums = static_cast<char*>(to), *lower_sums = sums + kAmxTileRows * sums_stride;
+  HR_AMX_BEGIN(0, sums);
+  if constexpr (kB == 2) HR_AMX_BEGIN(1, sums + 64);
+  if constexpr (kA == 2) HR_AMX_BEGIN(2, lower_sums);
+  if constexpr (kA == 2 && kB == 2) HR_AMX_BEGIN(3, lower_sums + 64);
+  for (int64_t k = 0; k < num_steps; ++k) {
+    _tile_loadd(6, b.at(0, k), b.row);
+    _tile_loadd(4, a.at(0, k), a.row);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kB == 2) {
-      _tile_loadd(7, b + b_stride + step * kAmxTileBytes, 64);
+      _tile_loadd(7, b.at(1, k), b.row);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (kA == 2) {
-      _tile_loadd(5, a + a_stride + step * kAmxTileBytes, 64);
+      _tile_loadd(5, a.at(1, k), a.row);
       _tile_dpbf16ps(2, 5, 6);
     }
     if constexpr (kA == 2 && kB == 2) _tile_dpbf16ps(3, 5, 7);
@@ -100,18 +112,22 @@ void amx_tile(const char* a, int64_t a_stride, const char* b, int64_t b_stride, 
   if constexpr (kA == 2) _tile_stored(2, lower_sums, sums_stride);
   if constexpr (kA == 2 && kB == 2) _tile_stored(3, lower_sums + 64, sums_stride);
 }
+#undef HR_AMX_BEGIN
+
+// The amx_tile of 16 or 32 rows and outputs.
+template <bool kAdds = true>
+auto amx_tile_of(bool two_rows, bool two_outputs) {
+  if (two_rows) return two_outputs ? amx_tile<2, 2, kAdds> : amx_tile<2, 1, kAdds>;
+  return two_outputs ? amx_tile<1, 2, kAdds> : amx_tile<1, 1, kAdds>;
+}
 
 // sums [num_rows rounded up to 16, sums_stride floats] += activations * num_blocks (1 or 2) blocks of 16 outputs, b_stride
 // bytes apart, over num_steps * 32 columns. a: tiles of the first row at the first column; rows have `columns` columns.
 inline void amx_multiply(const Bf16* a, int64_t columns, int num_rows, const void* b, int64_t b_stride, int num_blocks,
                          int64_t num_steps, float* sums, int64_t sums_stride) {
-  const int64_t a_stride = kAmxTileRows * columns * 2, sums_bytes = sums_stride * 4;
   for (int row = 0; row < num_rows; row += 2 * kAmxTileRows) {
-    const char* rows = reinterpret_cast<const char*>(a) + row / kAmxTileRows * a_stride;
-    char* out = reinterpret_cast<char*>(sums) + row * sums_bytes;
-    const bool two = num_rows - row > kAmxTileRows;
-    const auto tile = num_blocks == 2 ? (two ? amx_tile<2, 2> : amx_tile<1, 2>) : (two ? amx_tile<2, 1> : amx_tile<1, 1>);
-    tile(rows, a_stride, static_cast<const char*>(b), b_stride, num_steps, out, sums_bytes);
+    const AmxOperand rows{a + row * columns, kAmxTileRows * columns * 2, kAmxTileBytes, 64}, outputs{b, b_stride, kAmxTileBytes, 64};
+    amx_tile_of(num_rows - row > kAmxTileRows, num_blocks == 2)(rows, outputs, num_steps, sums + row * sums_stride, sums_stride * 4);
   }
 }
 
