@@ -53,7 +53,7 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: DecoderSpec, compute: ComputeConfig) -> None:
         super().__init__()
-        method = DenseLinearMethod(compute.dtype)  # of all linear layers at first
+        method = DenseLinearMethod(compute.dtype, compute.ops.linear())  # of all linear layers at first
         self.spec = spec
         self.compute_dtype = compute.dtype
         self.residual_dtype = compute.dtype  # of the residual stream

@@ -68,11 +68,15 @@ class AttentionBackend(ABC):
         v: torch.Tensor | None,
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
+        norms: tuple[Prologue, Prologue] | None = None,
     ) -> torch.Tensor:
         """Rotate q ([T, H, D]) and k by the rows' angles, and store k and v. Returns q, rotated and scaled.
 
-        May change q and k in place. A back end with a fused kernel overrides this.
+        norms: of the heads of q and k, applied first. May change q and k in place. A back end with a fused kernel
+        overrides this.
         """
+        if norms is not None:
+            q, k = self.norm_heads(q, norms[0]), self.norm_heads(k, norms[1])
         q, k = self.rotate_heads(q, k, rotary)
         self.write(kv, k, v, group)
         return scale_queries(q, rotary)

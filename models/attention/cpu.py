@@ -98,7 +98,10 @@ class CpuAttention(AttentionBackend):
         v: torch.Tensor | None,
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
+        norms: tuple[Prologue, Prologue] | None = None,
     ) -> torch.Tensor:
+        if norms is not None:
+            q, k = self.norm_heads(q, norms[0]), self.norm_heads(k, norms[1])
         self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype, kv.key_center)
         return q
 

@@ -1,9 +1,10 @@
 """Operations: the arithmetic of decoder layers besides attention and linear layers, by device.
 
 The class Operations computes in torch, by functions in `models/kernels/torch/`, and runs anywhere. Subclasses override
-the methods that they have kernels for, such as CpuOperations in `models/kernels/cpu/operations.py`. `select_operations`
-chooses a class once for a model. Layers bind their operations when they are built, with the sizes that decide whether a
-kernel supports them, so that a call decides nothing.
+the methods that they have kernels for: CpuOperations in `models/kernels/cpu/operations.py`, and TritonOperations, for
+GPUs, in `models/kernels/triton/operations.py`. `select_operations` chooses a class once for a model. Layers bind their
+operations when they are built, with the sizes that decide whether a kernel supports them, so that a call decides
+nothing.
 """
 
 import functools
@@ -42,13 +43,17 @@ from models.kernels.torch import (
     state_space,
     token_shift,
 )
+from models.kernels.torch.linear import LinearOperations
 from models.kernels.torch.logits import LogitOperations
 
 OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
 
 # Device type -> the function that makes its operations, (dtype, device, on_compiled) -> Operations. Imported only when
 # needed, since it may compile or load a library. Other devices use those of torch.
-COLUMNS: Mapping[str, str] = {"cpu": "models.kernels.cpu.operations:cpu_operations"}
+COLUMNS: Mapping[str, str] = {
+    "cpu": "models.kernels.cpu.operations:cpu_operations",
+    "cuda": "models.kernels.triton.operations:triton_operations",
+}
 
 # (x, prologue) -> what the prologue makes of x: [T, K] fp32.
 PrepareRows = Callable[[torch.Tensor, Prologue], torch.Tensor]
@@ -275,6 +280,10 @@ class Operations:
 
     def generalized_delta(self, spec: GeneralizedDeltaSpec) -> RunGeneralizedDelta:
         return functools.partial(generalized_delta.run_generalized_delta, spec=spec)
+
+    def linear(self) -> LinearOperations:
+        """Return the operations of linear layers whose weights are not packed."""
+        return LinearOperations()
 
     def logits(self) -> LogitOperations:
         """Return the operations on logits, for the sampler."""

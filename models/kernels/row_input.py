@@ -38,17 +38,30 @@ _GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is
 
 @dataclass(frozen=True, slots=True)
 class RowInput:
-    """A prologue as an argument of native kernels. weight, bias: the parameters of a norm ([K] fp32, contiguous)."""
+    """A prologue as an argument of native kernels. weight, bias: the parameters of a norm ([K] fp32, contiguous).
+
+    has_weight: False for a weight that is all ones, on the CPU, for kernels that cannot do without.
+    """
 
     kind: InputKind = InputKind.PLAIN
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     eps: float = 0.0
+    has_weight: bool = True
 
     @property
     def is_gated(self) -> bool:
         """Whether input rows are twice as wide as the rows that are multiplied: [gate | up]."""
         return self.kind in _GATED
+
+    @property
+    def numbers(self) -> tuple[float, float]:
+        """The two numbers of an activation that has them in a weight on the CPU; zeros for others."""
+        if self.kind not in (InputKind.SWIGLU_CLAMPED, InputKind.SILU_GATED_SCALED):
+            return 0.0, 0.0
+        assert self.weight is not None
+        first, second = self.weight.tolist()
+        return first, second
 
     def arguments(self) -> tuple[int | float | None, ...]:
         """Return the kernels' arguments: kind, addresses of weight and bias, eps."""

@@ -31,7 +31,7 @@ class Norm(nn.Module):
     def row_input(self) -> RowInput:
         # Native kernels always multiply by a weight.
         weight = torch.ones(self.shape, dtype=torch.float32) if self.weight is None else self.weight
-        return RowInput(_INPUT_KINDS[self.kind], weight, self.bias, self.eps)
+        return RowInput(_INPUT_KINDS[self.kind], weight, self.bias, self.eps, has_weight=self.weight is not None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.to(torch.float32)

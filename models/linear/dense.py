@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from models.checkpoints.base import StoredTensor
 from models.kernels.row_input import Prologue
+from models.kernels.torch.linear import LinearOperations
 from models.linear.method import LinearLayer, LinearMethod, ParameterSpec, Rearrange
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
@@ -15,8 +16,10 @@ class DenseLinearMethod(LinearMethod):
 
     name = "dense"
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, operations: LinearOperations | None = None) -> None:
+        """operations: those of the device; torch's by default."""
         self.dtype = self.bias_dtype = dtype
+        self._operations = operations or LinearOperations()
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
         return (ParameterSpec("weight", (out_features, in_features), self.dtype),)
@@ -33,10 +36,8 @@ class DenseLinearMethod(LinearMethod):
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        y = F.linear(prologue(x).to(self.dtype), layer.weight, layer.bias)
-        if residual is not None:
-            y = residual.add_(y)
-        return y if out_dtype is None else y.to(out_dtype)
+        rows = self._operations.prepare(x, prologue, self.dtype)
+        return self._operations.multiply(rows, layer.weight, layer.bias, residual, out_dtype)
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
         return F.embedding(ids, layer.weight)

@@ -11,6 +11,7 @@ from models.checkpoints.gguf.blocks import GGUFRows
 from models.errors import CheckpointError
 from models.kernels.formats import WeightFormat
 from models.kernels.row_input import Prologue
+from models.kernels.torch.linear import LinearOperations
 from models.linear.dense import DTYPE_NAMES
 from models.linear.method import LinearLayer, LinearMethod, Rearrange, rows_of_shards
 from models.linear.storage import QuantizedStorage, WeightStorage
@@ -30,11 +31,15 @@ class DequantizingLinearMethod(LinearMethod):
     name = "dequantizing"
 
     def __init__(
-        self, storages: Mapping[str | None, WeightStorage | None], dtype: torch.dtype, device: torch.device
+        self,
+        storages: Mapping[str | None, WeightStorage | None],
+        dtype: torch.dtype,
+        device: torch.device,
+        operations: LinearOperations,
     ) -> None:
         """storages: each shard's storage, in the order of rows. Key None: no shards; value None: a dense weight."""
         self.dtype = self.bias_dtype = dtype
-        self._device = device
+        self._device, self._operations = device, operations
         self._storages = dict(storages)
         self._weights: dict[str | None, QuantTensor | GGUFRows | torch.Tensor] = {}
 
@@ -74,13 +79,11 @@ class DequantizingLinearMethod(LinearMethod):
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        rows = prologue(x).to(self.dtype)
+        rows = self._operations.prepare(x, prologue, self.dtype)
         y = torch.cat([self._multiply(rows, self._weights[shard]) for shard in self._storages], dim=-1)
         if layer.bias is not None:
             y += layer.bias
-        if residual is not None:
-            y = residual.add_(y)
-        return y if out_dtype is None else y.to(out_dtype)
+        return self._operations.finish(y, residual, out_dtype)
 
     def _multiply(self, rows: torch.Tensor, weight: QuantTensor | GGUFRows | torch.Tensor) -> torch.Tensor:
         if isinstance(weight, torch.Tensor):

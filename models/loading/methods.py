@@ -120,7 +120,7 @@ class _MethodChooser:
         self._head = head
         # Small, and their errors affect answers directly: quantized only with `includes_head`.
         self._outer = {head, *outer}
-        self._dtype, self._device = compute.dtype, compute.device
+        self._dtype, self._device, self._linear = compute.dtype, compute.device, compute.ops.linear()
         self._options = options
         self.arena = HugePageArena()
         self._packs_fp32 = packs_fp32
@@ -141,7 +141,7 @@ class _MethodChooser:
                 for shard, storage in storages.items()
             }
             if any(storage is not None for storage in storages.values()):
-                layer.set_method(DequantizingLinearMethod(storages, self._dtype, self._device))
+                layer.set_method(DequantizingLinearMethod(storages, self._dtype, self._device, self._linear))
                 self.plan.in_torch[refusal] += sum(storage is not None for storage in storages.values())
             elif self._packs_fp32 and self._dense_refusal(layer) is None:
                 packed = dict.fromkeys(storages, WeightFormat.F32)

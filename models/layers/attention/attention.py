@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from models.architecture.attention import QKNormScope
 from models.architecture.layer import LayerSpec
 from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import ForwardBatch, KVGroupBatch
@@ -56,13 +57,14 @@ class Attention(nn.Module):
         self._alibi_slopes = spec.alibi_slopes
         self._key_center: torch.Tensor | None = None  # [K, D], once center_keys was called
         self._norms: list[Callable[[torch.Tensor], torch.Tensor]] = []  # of q and k, if they have norms
-        self._norms_rotated = False
+        self._norms_rotated = self._norms_heads = False
         if spec.qk_norm is not None:
             assert not spec.qk_norm.is_after_rope or spec.query_temperature is None, "the norm would undo it"
             self.q_norm = make_qk_norm(spec.qk_norm, num_heads, head_dim)
             self.k_norm = make_qk_norm(spec.qk_norm, num_kv_heads, head_dim)
             self._norms = [qk_norm_function(spec.qk_norm, norm, self.backend) for norm in (self.q_norm, self.k_norm)]
             self._norms_rotated = spec.qk_norm.is_after_rope
+            self._norms_heads = spec.qk_norm.scope is not QKNormScope.PROJECTION and not self._norms_rotated
 
     def make_constants(self, device: torch.device) -> None:
         """Make constant tensors that are not in the checkpoint (ALiBi slopes); called when memory is allocated."""
@@ -107,7 +109,8 @@ class Attention(nn.Module):
         v, *gate = rest if self._has_value_matrix else (self._copied(k), *rest)
         if self._value_norm is not None:
             v = self.backend.norm_heads(v, self._value_norm)
-        if self._norms and not self._norms_rotated:
+        norms = (self.q_norm, self.k_norm) if self._norms_heads and rotary is not None else None
+        if self._norms and not self._norms_rotated and norms is None:
             q, k = self._normed(q, k)
         kv.key_center = self._key_center
         if rotary is None:
@@ -116,7 +119,7 @@ class Attention(nn.Module):
             q, k = self._normed(*self.backend.rotate_heads(q, k, rotary))
             self.backend.write(kv, k, v, group)
         else:
-            q = self.backend.rotate_and_write(kv, q, k, v, rotary, group)
+            q = self.backend.rotate_and_write(kv, q, k, v, rotary, group, norms)
         attended = self.backend.forward(
             q, kv, batch, group, self.spec, alibi_slopes=self.alibi_slopes, sinks=self.sinks
         )

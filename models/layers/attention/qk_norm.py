@@ -28,7 +28,7 @@ class OwnWeightsNorm(nn.Module):
 
     @cached_property
     def row_input(self) -> RowInput:
-        return dataclasses.replace(self._normalize.row_input, weight=self.weight)
+        return dataclasses.replace(self._normalize.row_input, weight=self.weight, has_weight=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self._normalize(x.to(torch.float32)) * self.weight).to(x.dtype)
