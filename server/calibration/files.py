@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -62,6 +63,32 @@ class Calibrations:
         )
 
 
+def merge_calibration(calibration: ModelCalibration, folder: Path) -> tuple[Path, list[str]]:
+    """Write a calibration into the cache, together with the kinds that only the one before it has; return its path and
+    these kinds. Of several processes, each keeps what the others have written. Raises StartupError."""
+    with _locked(folder):
+        before = cached_calibration(calibration.identity, str(folder))
+        kinds = {} if before is None else before.kinds
+        kept = {kind: each for kind, each in kinds.items() if kind not in calibration.kinds}
+        path = write_calibration(msgspec.structs.replace(calibration, kinds={**kept, **calibration.kinds}), folder)
+        return path, [*kept]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder, and hold a lock on it that other processes wait for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
 def write_calibration(calibration: ModelCalibration, folder: Path) -> Path:
     """Write a calibration into the cache, in place of an older one for the same; return its path. Raises
     StartupError."""
@@ -76,10 +103,14 @@ def write_calibration(calibration: ModelCalibration, folder: Path) -> Path:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
     except OSError as error:
-        raise StartupError(
-            f"cannot write the calibration to {folder}: {error.strerror}; set HEADRACE_CACHE to a writable folder"
-        ) from error
+        raise _not_writable(folder, error) from error
     return path
+
+
+def _not_writable(folder: Path, error: OSError) -> StartupError:
+    return StartupError(
+        f"cannot write the calibration to {folder}: {error.strerror}; set HEADRACE_CACHE to a writable folder"
+    )
 
 
 def read_calibration(path: Path) -> ModelCalibration:

@@ -48,7 +48,7 @@ class TooFewAnswers(Exception):
 
 def calibrate_kind(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> KindCalibration:
     """Fit and measure one kind of question. Raises TooFewAnswers."""
-    _check(answers, is_predicate=is_predicate)
+    check_answers(answers, is_predicate=is_predicate)
     folds = {each: number % NUM_FOLDS for number, each in enumerate(sorted({answer.input_id for answer in answers}))}
     names = {answer.name for answer in answers if answer.name is not None}
     by_name = {name: [answer for answer in answers if answer.name == name] for name in sorted(names)}
@@ -75,8 +75,8 @@ def fit(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> Fit:
     return _fit_platt(answers) if is_predicate else _fit_temperature(answers)
 
 
-def _check(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> None:
-    """Raise TooFewAnswers unless there is something to fit, and to hold out."""
+def check_answers(answers: Sequence[KnownAnswer], *, is_predicate: bool) -> None:
+    """Raise TooFewAnswers unless there is something to fit, and to hold out, whatever the probabilities are."""
     if len(answers) < MIN_ANSWERS:
         raise TooFewAnswers(f"{len(answers):,} known answers are too few; at least {MIN_ANSWERS} are needed")
     if (num := len({answer.input_id for answer in answers})) < NUM_FOLDS:

@@ -18,7 +18,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.wording import counted
 from server.calibration.calibration import Identity, ModelCalibration
-from server.calibration.files import cached_calibration, write_calibration
+from server.calibration.files import merge_calibration
 from server.calibration.fitting import TooFewAnswers, calibrate_kind
 from server.commands.alone import Interrupted, LineProgress, run_alone, say
 from server.commands.calibrate.arguments import calibrate_parser
@@ -44,11 +44,13 @@ def run(argv: Sequence[str]) -> int:
     configure_logging(server.log_level, server.log_format)
     with contextlib.closing(TemplateProcesses()) as templates:
         load_chat_template(server.chat_template, None, {}, frozenset(), templates)  # to report an error now
-        from server.commands.calibrate.rows import read_known_rows
+        from server.commands.calibrate.rows import check_known_rows, read_known_rows
 
         rows = read_known_rows(
             namespace.rows, min_mass=server.decision_min_mass, max_line_bytes=server.max_request_bytes
         )
+        for kind, why in check_known_rows(rows).items():
+            say(f"{kind} will not be calibrated: {why}")
         work = _calibrate(rows, server, engine, templates, began_s, stores_doubtful=namespace.store_doubtful)
         return asyncio.run(work)
 
@@ -119,10 +121,8 @@ def _finish(
     kinds = {kind: each for kind, each in kinds.items() if kind not in doubtful}
     if not kinds:
         raise StartupError("nothing was stored: probabilities of this model do not tell right answers from wrong ones")
-    before = cached_calibration(identity, str(folder))
-    kept = {} if before is None else {kind: each for kind, each in before.kinds.items() if kind not in kinds}
+    path, kept = merge_calibration(msgspec.structs.replace(calibration, kinds=kinds), folder)
     if kept:
         sys.stdout.write(f"kept from the calibration before: {', '.join(kept)}\n")
-    path = write_calibration(msgspec.structs.replace(calibration, kinds={**kept, **kinds}), folder)
     sys.stdout.write(f"written to {path}\n")
     return _SOME_FAILED if results.failures else 0

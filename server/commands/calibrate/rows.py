@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import InvalidRequest, StartupError
+from server.calibration.fitting import KnownAnswer, TooFewAnswers, check_answers
 from server.decisions.decision import Kind, Question
 from server.decisions.openai_form import decision_of
 from server.endpoints.decisions import DECISIONS
@@ -58,6 +59,26 @@ def read_known_rows(path: str, *, min_mass: float, max_line_bytes: int) -> list[
     if not rows:
         raise StartupError(f'{path} has no rows; write a JSON object with "body" and "answers" on each line')
     return rows
+
+
+def check_known_rows(rows: Sequence[KnownRow]) -> dict[str, str]:
+    """Return the kinds of questions that have too few known answers, with the reasons. Raises StartupError if no kind
+    has enough: nothing need be computed to know that."""
+    known: dict[Kind, list[KnownAnswer]] = {}
+    for row in rows:
+        for (kind, name), right in zip(row.questions, row.right, strict=True):
+            if right is not None:
+                known.setdefault(kind, []).append(KnownAnswer(row.input_id, name, (), right))
+    too_few = {}
+    for kind, answers in known.items():
+        try:
+            check_answers(answers, is_predicate=kind is Kind.PREDICATE)
+        except TooFewAnswers as error:
+            too_few[str(kind)] = str(error)
+    if len(too_few) == len(known):
+        reasons = "".join(f"\n  {kind}: {why}" for kind, why in too_few.items()) or " all answers are null"
+        raise StartupError(f"there is nothing to calibrate; nothing was computed:{reasons}")
+    return too_few
 
 
 def _row(number: int, data: bytes, min_mass: float, max_line_bytes: int) -> KnownRow:

@@ -1,5 +1,7 @@
 """Files of calibrations: only one that fits is used, and others with a warning."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from engine.errors import OptionError, StartupError
 from server.calibration.calibration import ModelCalibration, Platt, Temperature
-from server.calibration.files import Calibrations, read_calibration, write_calibration
+from server.calibration.files import Calibrations, merge_calibration, read_calibration, write_calibration
 from tests.helpers.calibrations import IDENTITY, calibration
 
 pytestmark = pytest.mark.fast
@@ -99,7 +101,25 @@ def test_fits_must_have_the_form_of_their_kind() -> None:
         msgspec.json.decode(encoded, type=ModelCalibration)
 
 
-def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write_calibration, merge_calibration])
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path, write: Callable[..., Any]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartupError, match="set HEADRACE_CACHE to a writable folder"):
-        write_calibration(calibration(), tmp_path / "file" / "x")
+        write(calibration(), tmp_path / "file" / "x")
+
+
+def test_runs_side_by_side_keep_each_others_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice, score = calibration(choice=Temperature(2.0)), calibration(score=Temperature(3.0))
+    second = threading.Thread(target=merge_calibration, args=(score, tmp_path))
+
+    def write(merged: ModelCalibration, folder: Path) -> Path:
+        monkeypatch.setattr("server.calibration.files.write_calibration", write_calibration)
+        second.start()
+        second.join(0.05)  # it reads now, if nothing holds it back
+        return write_calibration(merged, folder)
+
+    monkeypatch.setattr("server.calibration.files.write_calibration", write)
+    path, kept = merge_calibration(choice, tmp_path)
+    second.join()
+    assert kept == []
+    assert read_calibration(path).kinds == {**choice.kinds, **score.kinds}

@@ -147,12 +147,37 @@ async def test_no_engine_is_left_if_the_application_cannot_be_built(monkeypatch:
     engines.stop.assert_awaited_once()
 
 
-@pytest.mark.usefixtures("fake")
-def test_too_few_answers_are_reported_and_nothing_is_written(
-    rows: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("num", "answer", "reason"),
+    [(49, True, "predicate: 49 known answers are too few"), (1, None, "all answers are null")],
+)
+def test_too_few_answers_are_refused_before_any_is_computed(
+    rows: Callable[..., str], fake: FakeClient, num: int, answer: bool | None, reason: str
 ) -> None:
-    with pytest.raises(StartupError, match="nothing to calibrate"):
-        run([MODEL, rows(49)])
+    more = {"body": {"input": "A mill.", "questions": [PREDICATE]}, "answers": [answer]}
+    with pytest.raises(StartupError, match=rf"nothing was computed:\s+{reason}"):
+        run([MODEL, rows(num - 1, more)])
+    assert not fake.requests
+
+
+def test_too_few_answers_of_one_kind_are_reported_before_and_after(
+    rows: Callable[..., str], fake: FakeClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored = {"body": {"input": "A mill.", "questions": [SCORE]}, "answers": [1]}
+    assert run([MODEL, rows(60, scored)]) == 0
+    shown = capsys.readouterr()
+    assert "score will not be calibrated: 1 known answers are too few" in shown.err
+    assert "left out: the model refuses" in shown.out
+    assert fake.requests
+
+
+def test_answers_that_the_model_refuses_may_leave_too_few(
+    rows: Callable[..., str], fake: FakeClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {"body": {"input": "A mill.", "questions": [PREDICATE]}, "answers": [True]}
+    with pytest.raises(StartupError, match="too few answers are known"):
+        run([MODEL, rows(49, refused)])
+    assert fake.requests
     assert "predicate: not calibrated: 49 known answers are too few" in capsys.readouterr().out
     assert not (tmp_path / "cache").exists()
 
