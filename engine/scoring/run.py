@@ -12,6 +12,7 @@ from typing import NamedTuple
 from engine.protocol import (
     EngineRequest,
     FinishReason,
+    LabelMasses,
     RequestOutput,
     SamplingParams,
     ScoringRequest,
@@ -25,16 +26,22 @@ from engine.scoring.walk import LabelWalk
 class _Lookup(NamedTuple):
     """A row to read: that of the token behind a question and the first tokens of a label.
 
-    continues: the sequence of the row before it, or of the first question; None if it is not known."""
+    node: None until the trie of the question's labels is made. continues: the sequence of the row before it, or of the
+    first question; None if it is not known."""
 
     question: int
-    node: LabelNode
+    node: LabelNode | None = None
     continues: Sequence | None = None
+
+    @property
+    def path(self) -> Path:
+        """The first tokens of a label, none for the first row of a question."""
+        return () if self.node is None else self.node.path
 
     @property
     def is_first(self) -> bool:
         """Whether the row is the first of the request."""
-        return self.question == 0 and not self.node.path
+        return self.question == 0 and not self.path
 
 
 class ScoringRun:
@@ -42,25 +49,28 @@ class ScoringRun:
 
     leader: the first sequence, whose place in the order of service all others have; None until it is added.
 
-    Invariants: until the run has ended, a row is open or due; the first is open or due alone.
+    The labels of each question are turned into a trie when its first row is taken, and forgotten when its walk ends:
+    all together may have so many tokens that no step could wait for it.
+
+    Invariants: until the run has ended, a row is open or due; the first is open or due alone; a question has a walk
+    while one of its rows is open, or due behind another one.
     """
 
     def __init__(self, request: ScoringRequest) -> None:
         self.request = request
         self.has_ended = False
         self.leader: Sequence | None = None
-        self._walks = [LabelWalk(LabelTrie(question.labels)) for question in request.questions]
-        self._due: deque[_Lookup] = deque()
+        self._walks: dict[int, LabelWalk] = {}
+        self._masses: dict[int, LabelMasses] = {}
+        self._due = deque([_Lookup(0)])
         self._open: dict[str, _Lookup] = {}
-        self._num_awaited = [0] * len(request.questions)  # rows of each question that are open or due
+        self._num_awaited = [1] * len(request.questions)  # rows of each question that are open or due
         self._num_cached = [0] * len(request.questions)  # tokens that the first row of each question found cached
         self._first: RequestOutput | None = None
-        self._first_sequence: Sequence | None = None
         # For each question that has not ended, by path: the sequences whose blocks the next rows continue.
         self._sequences: list[dict[Path, Sequence]] = [{} for _ in request.questions]
         self._left: list[Sequence] = []
         self._preempted_s: list[float] = []
-        self._put_due(0)
 
     @property
     def has_due(self) -> bool:
@@ -69,7 +79,7 @@ class ScoringRun:
     @property
     def num_due_tokens(self) -> int:
         """Tokens to compute for the rows that are due, if the state is cached."""
-        return sum(1 if each.node.path else len(self.request.questions[each.question].ids) for each in self._due)
+        return sum(1 if each.path else len(self.request.questions[each.question].ids) for each in self._due)
 
     @property
     def has_first(self) -> bool:
@@ -88,6 +98,10 @@ class ScoringRun:
     def take_next(self) -> tuple[EngineRequest, Sequence | None]:
         """Return the next request to compute, and a sequence that it continues; there must be one."""
         lookup = self._due.popleft()
+        if lookup.node is None:
+            trie = LabelTrie(self.request.questions[lookup.question].labels)
+            self._walks[lookup.question] = LabelWalk(trie)
+            lookup = lookup._replace(node=trie.root)
         request = self._request_of(lookup)
         self._open[request.id] = lookup
         return request, lookup.continues
@@ -98,27 +112,26 @@ class ScoringRun:
         lookup = self._open.pop(output.id)
         self._preempted_s += output.preempted_s
         if lookup.is_first:
-            self._first, self._first_sequence = output, sequence
+            self._first = output
         if output.finish_reason is not FinishReason.LENGTH:
             return self._failed(output, lookup.question)
         assert output.logprobs is not None
-        if not lookup.node.path:
+        assert lookup.node is not None
+        if not lookup.path:
             self._num_cached[lookup.question] = output.num_cached_tokens
         walk = self._walks[lookup.question]
         if sequence is not None:
-            self._sequences[lookup.question][lookup.node.path] = sequence
+            self._sequences[lookup.question][lookup.path] = sequence
         walk.expand(lookup.node, [logprob for _, logprob in output.logprobs[0].top])
         self._num_awaited[lookup.question] -= 1
         if not self._num_awaited[lookup.question]:
             self._put_due(lookup.question)
         if lookup.is_first:
-            for question in range(1, len(self._walks)):
-                self._put_due(question)
-            self._first_sequence = None
+            self._due += [_Lookup(each, None, sequence) for each in range(1, len(self.request.questions))]
         if self._open or self._due:
             return None
         self.has_ended = True
-        return self._terminal(FinishReason.STOP, scores=[walk.masses() for walk in self._walks])
+        return self._terminal(FinishReason.STOP, scores=[each for _, each in sorted(self._masses.items())])
 
     def take_left(self) -> list[Sequence]:
         """Return the sequences since the last call that no row will continue; never the leader."""
@@ -135,20 +148,15 @@ class ScoringRun:
         nodes = self._walks[question].due()
         self._num_awaited[question] = len(nodes)
         sequences = self._sequences[question]
-        lookups = [
-            _Lookup(question, node, sequences.get(node.path[:-1]) if node.path else self._first_sequence)
-            for node in nodes
-        ]
+        self._due.extendleft(_Lookup(question, node, sequences.get(node.path[:-1])) for node in reversed(nodes))
         if not nodes:
+            self._masses[question] = self._walks.pop(question).masses()
             self._left += [each for each in sequences.values() if each is not self.leader]
             sequences.clear()
-        if nodes and nodes[0].path:
-            self._due.extendleft(reversed(lookups))
-        else:
-            self._due += lookups
 
     def _request_of(self, lookup: _Lookup) -> EngineRequest:
-        whole, path = self.request, lookup.node.path
+        whole, path = self.request, lookup.path
+        assert lookup.node is not None
         question = whole.questions[lookup.question]
         # The first has the request's own id, so that its events and its start are those of the request.
         id = whole.id if lookup.is_first else "/".join(map(str, (whole.id, lookup.question, *path)))

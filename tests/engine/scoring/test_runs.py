@@ -18,6 +18,7 @@ from engine.protocol import (
     ServiceClass,
     StepStats,
 )
+from engine.protocol.scoring import Path
 from engine.scoring.labels import LabelTrie
 from engine.scoring.walk import LabelWalk
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
@@ -324,3 +325,27 @@ def test_the_start_is_reported_under_the_requests_id() -> None:
 
 def test_ids_are_within_the_ledgers_vocabulary() -> None:
     assert max(token for paths in LABELS for path in paths for token in path) < VOCAB_SIZE
+
+
+def test_a_questions_trie_is_made_when_its_first_row_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(LabelTrie):
+        def __init__(self, labels: list[list[Path]]) -> None:
+            made.append(len(labels))
+            super().__init__(labels)
+
+    monkeypatch.setattr("engine.scoring.run.LabelTrie", Counted)
+    engine, _ = make_engine(max_num_seqs=4, max_num_batched_tokens=16)
+    request = _request("s", num_questions=20)
+    engine.score(request)
+    assert len(made) == 1
+    most = num_before = 0
+
+    def count(_: int) -> None:
+        nonlocal most, num_before
+        most, num_before = max(most, len(made) - num_before), len(made)
+
+    ended, _ = _run(engine, count)
+    assert _probabilities(ended["s"]) == [pytest.approx(each) for each in _expected(request)]
+    assert (len(made), most <= 4) == (20, True)
