@@ -92,7 +92,7 @@ def decode_step_s(engine: Engine, maker: RequestMaker, streams: int, *, is_tiny:
 
 
 def nano_rate(engine: Engine, info: EngineInfo, *, is_tiny: bool) -> float:
-    """Return tokens generated a second by the load of nano-vllm's bench.py."""
+    """Return tokens generated a second by the load of nano-vllm's own benchmark."""
     count, low, high = (4, 10, 40) if is_tiny else (_NANO_REQUESTS, 100, 1024)
     rng, maker = random.Random(0), RequestMaker(info.vocab_size, seed=1)
     requests = [maker.request(maker.ids(rng.randint(low, high)), rng.randint(low, high)) for _ in range(count)]

@@ -64,7 +64,8 @@ def _explaining_memory_shortage() -> Iterator[None]:
             raise
         raise StartupError(
             "memory ran out after the weights were loaded; make the KV cache smaller (--kv-cache-memory-bytes), choose "
-            "a smaller model or fewer bits (--quantization int4), or raise the limit of this process (ulimit -v)"
+            "a smaller model or fewer bits (--quantization int4), lower --max-num-batched-tokens (the steps of a GPU's "
+            "start are the largest), or raise the limit of this process (ulimit -v)"
         ) from error
 
 
