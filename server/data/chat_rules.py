@@ -39,7 +39,7 @@ _MOJIBAKE = re.compile(
     "\ufffd|[ÃÂ][\u0080-\u00bf]|Ã[ŒŸœž„…]|â€[\u0080-\u00bfœ™˜“”¦¢]|â\u0080[\u0080-\u00bf]|ï»¿"
     "|[ãåæçèé][\u0080-\u009f‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ¡-¿][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 )
-_OPEN_END = re.compile(r"[\w,、，(（\[「『–&]")
+_OPEN_END = re.compile(r"[\w,、，(（\[「『–&=+/<]")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•・|#>]|\d+[.)]|[A-Za-z][.)])")
 _LEAST_CUT = 30  # words of an answer whose end says something
 _LEAST_LAST_LINE = 8  # words; a shorter line is a signature, a title or a result

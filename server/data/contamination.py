@@ -9,7 +9,7 @@ from server.data.lines import DataLine
 from server.data.words import window, words_of
 
 COVERED = 8  # words of the n-grams whose coverage counts
-_COVERAGE = 0.5  # share of a text's n-grams that makes a leak of it
+_COVERAGE = 0.5  # share of a text's n-grams that makes a leak of it; all of them in a text without a long n-gram
 _LEAST_WHOLE = 3  # words of a question that is compared whole
 _MAX_LINES = 10  # of the evaluation: an n-gram in more of them is an instruction that all share
 
@@ -27,7 +27,7 @@ class Leak:
 class _Text:
     name: str
     line: int
-    num_grams: int  # of COVERED words
+    least_grams: float  # of COVERED words, that make a leak of it
 
 
 class EvaluationIndex:
@@ -64,7 +64,8 @@ class EvaluationIndex:
             seen |= grams
             if is_question and window(words, _LEAST_WHOLE) <= len(words) < short:
                 self._whole.setdefault(" ".join(words), text)
-            self._texts.append(_Text(name, line.number, len(grams)))
+            share = _COVERAGE if len(words) >= width else 1.0
+            self._texts.append(_Text(name, line.number, share * len(grams)))
         self._num_lines.update(seen)
 
     def leak(self, line: DataLine) -> Leak | None:
@@ -88,7 +89,7 @@ class EvaluationIndex:
         grams = [gram for gram in dict.fromkeys(_grams(words, width)) if gram in texts]
         counts = Counter(text for gram in grams if self._num_lines[gram] <= _MAX_LINES for text in texts[gram])
         for text, count in counts.items():
-            if count >= _COVERAGE * self._texts[text].num_grams:
+            if count >= self._texts[text].least_grams:
                 return self._found(text, next(gram for gram in grams if text in texts[gram]))
         return None
 

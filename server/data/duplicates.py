@@ -3,11 +3,10 @@
 import hashlib
 import itertools
 import json
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from server.data.words import shared_in_order, window
+from server.data.words import normalized, shared_in_order, window
 
 _NUM_PERM = 128
 _NUM_BANDS = (
@@ -19,8 +18,16 @@ _LEAST_WORDS = 20  # of a text that can be a near duplicate: one word more or le
 
 def line_key(value: dict[str, Any]) -> bytes:
     """Return a digest that is the same for lines that differ only in case, character width or whitespace."""
-    text = unicodedata.normalize("NFKC", json.dumps(value, ensure_ascii=False, sort_keys=True)).casefold()
-    return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    text = json.dumps(_plain(value), ensure_ascii=False, sort_keys=True)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return " ".join(normalized(value).split())
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 class NearDuplicates:

@@ -40,35 +40,45 @@ def is_iban(text: str) -> bool:
     return 15 <= len(code) <= 34 and int("".join(str(int(each, 36)) for each in code[4:] + code[:4])) % 97 == 1
 
 
-def _is_phone(text: str) -> bool:
-    return _LEAST_PHONE <= sum(map(str.isdigit, text)) <= _MOST_PHONE
+def _iban_length(text: str) -> int:
+    """Return the length of the account number that the text begins with: words after it may look like its end."""
+    lengths = [len(text), *(match.start() for match in reversed([*re.finditer(" ", text)]))]
+    return next((length for length in lengths if is_iban(text[:length])), 0)
+
+
+def _phone_length(text: str) -> int:
+    return len(text) if _LEAST_PHONE <= sum(map(str.isdigit, text)) <= _MOST_PHONE else 0
+
+
+def _card_length(text: str) -> int:
+    return len(text) if is_card(text) else 0
 
 
 _DIGITS = re.compile("[0-9]")
 _KEY_HINTS = ("sk-", "AKIA", "ASIA", "gh", "glpat-", "hf_", "AIza", "xox", "_live_", "_test_", "eyJ", "PRIVATE KEY")
-# Kind, whether a text can have it (None: if it has digits), expression, check of a match. In this order: an account
-# number has parts that look like phone numbers.
+# Kind, whether a text can have it (None: if it has digits), expression, length of what is right in a match. In this
+# order: an account number has parts that look like phone numbers.
 _KINDS = (
-    ("key", lambda text: any(hint in text for hint in _KEY_HINTS), _KEY, bool),
-    ("mail", lambda text: "@" in text, _MAIL, bool),
-    ("iban", None, _IBAN, is_iban),
-    ("card", None, _CARD, is_card),
-    ("phone", None, _PHONE, _is_phone),
+    ("key", lambda text: any(hint in text for hint in _KEY_HINTS), _KEY, len),
+    ("mail", lambda text: "@" in text, _MAIL, len),
+    ("iban", None, _IBAN, _iban_length),
+    ("card", None, _CARD, _card_length),
+    ("phone", None, _PHONE, _phone_length),
 )
 
 
 def mask_text(text: str, counts: Counter[str]) -> str:
     """Replace personal data by [MAIL], [PHONE], [IBAN], [CARD] and [KEY], and count them by kind."""
     has_digits = _DIGITS.search(text) is not None
-    for kind, is_possible, pattern, is_right in _KINDS:
+    for kind, is_possible, pattern, right_length in _KINDS:
         if not (has_digits if is_possible is None else is_possible(text)):
             continue
 
-        def masked(match: re.Match[str], kind: str = kind, is_right: Any = is_right) -> str:
-            if not is_right(match[0]):
+        def masked(match: re.Match[str], kind: str = kind, right_length: Any = right_length) -> str:
+            if not (length := right_length(match[0])):
                 return match[0]
             counts[kind] += 1
-            return f"[{kind.upper()}]"
+            return f"[{kind.upper()}]{match[0][length:]}"
 
         text = pattern.sub(masked, text)
     return text

@@ -79,7 +79,7 @@ class Preparation:
         self._languages: Counter[str] = Counter()
         self._duplicates: dict[int, list[str]] = {}  # near ones, by the kept line
         self._num_words: list[int] = []
-        self._report = DataReport(files=list(self.files), seed=self.seed)
+        self.report = DataReport(files=list(self.files), seed=self.seed)
         self._dropped: Counter[str] = Counter()
 
     def add_evaluation(self, name: str, lines: Iterable[tuple[int, bytes]]) -> None:
@@ -116,7 +116,7 @@ class Preparation:
             has_changed |= self._masked.total() > before
         if has_changed:
             data = json.dumps(line.value, ensure_ascii=False).encode()
-        self._report.num_lines += 1
+        self.report.num_lines += 1
         self._num_words.append(len(line.words))
         key = line_key(line.value)
         removed = self._exact(key) or self._quality(line) or self._language(line) or self._leak(line)
@@ -140,7 +140,7 @@ class Preparation:
         """Return the report. Raises FaultyLines, and TooManyRemoved with the counts."""
         if self.faults:
             raise FaultyLines(self.faults)
-        report = self._report
+        report = self.report
         report.options = {name: getattr(self.options, name) for name in PreparationOptions.__struct_fields__}
         report.num_kept = len(self.kept)
         for rule in self._rules:
@@ -165,7 +165,7 @@ class Preparation:
 
     def check_removed(self) -> None:
         """Raise TooManyRemoved if fewer lines are left than `max_removed` demands, or none."""
-        report = self._report
+        report = self.report
         if report.num_lines and report.num_removed <= self.options.max_removed * report.num_lines and self.kept:
             return
         counts = ", ".join(f"{name} {each.num:,}" for name, each in report.removed.items())
@@ -204,15 +204,15 @@ class Preparation:
         leak = self._evaluation.leak(line) if self._has_evaluation else None
         if leak is None:
             return None
-        if len(self._report.contaminated) < _MAX_LINES:
+        if len(self.report.contaminated) < _MAX_LINES:
             place = self._place_of(line)
-            self._report.contaminated.append(
+            self.report.contaminated.append(
                 ContaminatedLine(line=place, file=leak.name, file_line=leak.line, ngram=leak.ngram)
             )
         return "contaminated", f"{leak.name}, line {leak.line}: {leak.ngram}"
 
     def _remove(self, line: DataLine, rule: str, detail: str) -> None:
-        found = self._report.removed.setdefault(rule, RemovedByRule())
+        found = self.report.removed.setdefault(rule, RemovedByRule())
         found.num += 1
         place = self._place_of(line)
         if len(found.lines) < _MAX_LINES:

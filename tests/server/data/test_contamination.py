@@ -30,11 +30,17 @@ def test_thirteen_words_in_a_row_are_a_leak_without_case_and_punctuation() -> No
     assert _leak(chat("Say", f"{random_text(2)} {' '.join(WORDS[10:22])} x {random_text(3)}"), chat("Q?", LONG)) is None
 
 
-def test_half_of_a_texts_eight_grams_are_a_leak() -> None:
-    question = " ".join(WORDS[:12])
-    changed = " ".join([*WORDS[:10], "x", "y"])
+def test_half_of_a_long_texts_eight_grams_are_a_leak() -> None:
+    question = " ".join(WORDS[:24])
+    changed = " ".join([*WORDS[:12], "x", *WORDS[13:24]])
     assert _leak(chat(changed, random_text(4)), chat(question, "Yes")) is not None
-    assert _leak(chat(" ".join([*WORDS[:8], *"abcd"]), random_text(4)), chat(question, "Yes")) is None
+    assert _leak(chat(" ".join([*WORDS[:12], *"abcd"]), random_text(4)), chat(question, "Yes")) is None
+
+
+def test_a_shorter_question_leaks_as_a_whole() -> None:
+    question = " ".join(WORDS[:12])
+    assert _leak(chat(f"Say: {question}", random_text(4)), chat(question, "Yes")) is not None
+    assert _leak(chat(" ".join([*WORDS[:11], "x"]), random_text(4)), chat(question, "Yes")) is None
 
 
 def test_a_short_question_is_compared_whole() -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.fast
         ("電話は 03-1234-5678 です", "電話は [PHONE] です"),
         ("pay to DE89 3704 0044 0532 0130 00 today", "pay to [IBAN] today"),
         ("or GB82WEST12345698765432", "or [IBAN]"),
+        ("DE89 3704 0044 0532 0130 00 ALSO 12", "[IBAN] ALSO 12"),
         ("card 4111 1111 1111 1111, 378282246310005", "card [CARD], [CARD]"),
         ("key sk-proj-abcdefghijklmnopqrstuvwx", "key [KEY]"),
         ("AKIAIOSFODNN7EXAMPLE and ghp_" + "a1" * 18, "[KEY] and [KEY]"),
