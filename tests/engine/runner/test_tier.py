@@ -24,7 +24,8 @@ def test_torchs_errors_of_memory_are_memory_errors_when_blocks_are_moved(
     def fail(*_: object) -> bytes:
         raise error
 
-    runner: Any = SimpleNamespace(_copy=SimpleNamespace(read=fail, write=fail))
+    model = SimpleNamespace(device=torch.device("cpu"))
+    runner: Any = SimpleNamespace(_model=model, _copy=SimpleNamespace(read=fail, write=fail))
     for move in (
         lambda: TorchRunner.save(runner, [BlockSave(0, 0, b"")]),
         lambda: TorchRunner.load(runner, [BlockLoad(0, 0, b"")]),
