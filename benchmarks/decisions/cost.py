@@ -99,8 +99,8 @@ def main() -> None:
     args = parser.parse_args()
     server, draw = Server(args.url, args.process), random.Random(args.seed)
     server.decide(3, 50, draw)
-    _write("| questions | input | tokens | computed | decision s | prompt s | ratio |")
-    _write("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    write("| questions | input | tokens | computed | decision s | prompt s | ratio |")
+    write("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for num_input in args.tokens:
         for num_questions in args.questions:
             decisions, prompts = [], []
@@ -112,13 +112,13 @@ def main() -> None:
                 prompts.append(server.prefill(num_tokens + 8 * num_questions, draw))
             decision_s, prompt_s = statistics.median(decisions), statistics.median(prompts)
             ratio = decision_s / prompt_s
-            _write(
+            write(
                 f"| {num_questions} | {num_input:,} | {num_tokens:,} | {num_computed:,} | {decision_s:.2f} "
                 f"| {prompt_s:.2f} | {ratio:.2f} |"
             )
 
 
-def _write(line: str) -> None:
+def write(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
