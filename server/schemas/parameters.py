@@ -39,6 +39,7 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 
 # Fields that cannot change the text, with the values that have no effect
 _IGNORED: Mapping[str, tuple[object, ...]] = {
+    "messages.content.prompt_cache_breakpoint": _NEVER,  # every prefix is cached
     "metadata": ({},),
     "parallel_tool_calls": (True, False),  # on completions
     "prompt_cache_key": _NEVER,

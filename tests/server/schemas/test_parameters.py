@@ -261,6 +261,15 @@ async def test_unknown_fields_of_messages_go_to_the_template() -> None:
     assert "x-ignored-parameters" not in response.headers
 
 
+async def test_a_breakpoint_of_a_part_is_listed_and_known() -> None:
+    part = {"type": "text", "text": "Hi", "prompt_cache_breakpoint": {"mode": "explicit"}}
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    async with http(make_app(FakeClient(says("x")), strict_parameters=True)) as api:
+        response = await api.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200
+    assert response.headers["x-ignored-parameters"] == "messages[0].content[0].prompt_cache_breakpoint"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
