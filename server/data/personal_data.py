@@ -1,26 +1,44 @@
 """Masks of personal data: mail addresses, phone, card and account numbers, and keys of APIs."""
 
+import json
 import re
 from collections import Counter
 from typing import Any
 
-_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}\b")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?![A-Za-z0-9])")
-_CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
+import msgspec
+
+from server.data.words import UNSPACED
+
+# Letters, digits and underscores, without those of scripts that stand beside a number or an address without a blank:
+# scripts without blanks, and Korean, whose particles follow a word.
+_LETTER = rf"[^\W{UNSPACED}\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]"
+_MAIL = re.compile(
+    rf"(?<!{_LETTER})(?<![.+-])(?:{_LETTER}|[.+-])++@(?:{_LETTER}|-)+(?:\.(?:{_LETTER}|-)+)*"
+    rf"\.(?:(?![\d_]){_LETTER}){{2,}}(?!{_LETTER})"
+)
+_IBAN = re.compile(rf"(?<!{_LETTER})[A-Z]{{2}}\d{{2}}(?: ?[A-Z0-9]{{4}}){{2,7}}(?: ?[A-Z0-9]{{1,4}})?(?![A-Za-z0-9])")
+_CARD = re.compile(rf"(?<!{_LETTER})(?<![.,-])\d(?:[ -]?\d){{12,18}}(?!{_LETTER}|-|[.,]\d)")
 # With a country's code, or a national number with a trunk's 0 or an area in brackets, and divided by signs.
 _PHONE = re.compile(
-    r"(?<![\w.+/-])(?:\+\d{1,3}[ ./-]?(?:\(\d{1,4}\)[ ./-]?)?\d(?:[ ./-]?\d){5,12}"
+    rf"(?<!{_LETTER})(?<![.+/-])"
+    r"(?:\+\d{1,3}[ ./-]?(?:\(\d{1,4}\)[ ./-]?)?\d(?:[ ./-]?\d){5,12}"
     r"|\(\d{2,5}\)[ ./-]?\d{2,4}(?:[ ./-]\d{2,5}){1,3}"
     r"|0\d{1,4}(?:[ /-]\d{2,8}){1,4}"
-    r"|[2-9]\d{2}[.-]\d{3}[.-]\d{4})(?![\w-]|[.,]\d)"
+    rf"|[2-9]\d{{2}}[.-]\d{{3}}[.-]\d{{4}})(?!{_LETTER}|-|[.,]\d)"
 )
+# A key of any length ends where its characters do: a demand for what follows would take quadratic time.
 _KEY = re.compile(
-    r"\b(?:sk-(?:[A-Za-z]+-)*[A-Za-z0-9_-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36,}"
-    r"|github_pat_\w{30,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{30,}|AIza[\w-]{35}|xox[abprs]-[A-Za-z0-9-]{10,}"
-    r"|(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{16,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})(?![\w-])"
+    rf"(?<!{_LETTER})(?:sk-[A-Za-z0-9_-]{{20,}}|(?:AKIA|ASIA)[A-Z0-9]{{16}}(?!{_LETTER}|-)|gh[pousr]_[A-Za-z0-9]{{36,}}"
+    rf"|github_pat_[A-Za-z0-9_]{{30,}}|glpat-[A-Za-z0-9_-]{{20,}}|hf_[A-Za-z0-9]{{30,}}"
+    rf"|AIza[A-Za-z0-9_-]{{35}}(?!{_LETTER}|-)|xox[abprs]-[A-Za-z0-9-]{{10,}}"
+    rf"|(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{{16,}}"
+    r"|(?<!-)eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
+# Wide forms, and hyphens and blanks that look the same, each as one character of ASCII.
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_NARROW |= dict.fromkeys((0x2010, 0x2011, 0x2212), ord("-")) | dict.fromkeys((0xA0, 0x202F, 0x3000), ord(" "))
 _ISSUERS = re.compile(r"(?:4\d{12}(?:\d{3})?|(?:5[1-5]|2[2-7]|35|6\d)\d{14}|3[47]\d{13}|3[068]\d{12}|6\d{16,18})$")
 _LEAST_PHONE, _MOST_PHONE = 8, 15  # digits
 
@@ -69,27 +87,51 @@ _KINDS = (
 
 def mask_text(text: str, counts: Counter[str]) -> str:
     """Replace personal data by [MAIL], [PHONE], [IBAN], [CARD] and [KEY], and count them by kind."""
-    has_digits = _DIGITS.search(text) is not None
+    narrow = _narrowed(text)
+    has_digits = _DIGITS.search(narrow) is not None
     for kind, is_possible, pattern, right_length in _KINDS:
-        if not (has_digits if is_possible is None else is_possible(text)):
+        if not (has_digits if is_possible is None else is_possible(narrow)):
             continue
-
-        def masked(match: re.Match[str], kind: str = kind, right_length: Any = right_length) -> str:
-            if not (length := right_length(match[0])):
-                return match[0]
-            counts[kind] += 1
-            return f"[{kind.upper()}]{match[0][length:]}"
-
-        text = pattern.sub(masked, text)
+        parts, end = [], 0
+        for match in pattern.finditer(narrow):
+            if length := right_length(match[0]):
+                parts += [text[end : match.start()], f"[{kind.upper()}]"]
+                end = match.start() + length
+                counts[kind] += 1
+        if parts:
+            text = "".join([*parts, text[end:]])
+            narrow = _narrowed(text)
     return text
 
 
+def _narrowed(text: str) -> str:
+    return text if text.isascii() else text.translate(_NARROW)
+
+
 def mask_value(value: Any, counts: Counter[str]) -> Any:
-    """Return a JSON value with personal data masked in all of its strings, except the names of fields."""
+    """Return a JSON value with personal data masked in all of its strings and numbers, except the names of fields. The
+    arguments of a call stay valid JSON. A number with personal data becomes a string."""
     if isinstance(value, str):
         return mask_text(value, counts)
+    if isinstance(value, int) and not isinstance(value, bool):
+        masked = mask_text(str(value), counts)
+        return value if masked == str(value) else masked
     if isinstance(value, list):
         return [mask_value(each, counts) for each in value]
     if isinstance(value, dict):
-        return {name: mask_value(each, counts) for name, each in value.items()}
+        return {
+            name: _mask_arguments(each, counts)
+            if name == "arguments" and isinstance(each, str)
+            else mask_value(each, counts)
+            for name, each in value.items()
+        }
     return value
+
+
+def _mask_arguments(text: str, counts: Counter[str]) -> str:
+    try:
+        arguments = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return mask_text(text, counts)
+    masked = mask_value(arguments, counts)
+    return text if masked == arguments else json.dumps(masked, ensure_ascii=False)

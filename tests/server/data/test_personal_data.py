@@ -1,5 +1,6 @@
 """Personal data: what is masked, and which like texts are not."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -16,6 +17,10 @@ pytestmark = pytest.mark.fast
         ("Call +49 30 1234 5678 or (030) 1234-5678.", "Call [PHONE] or [PHONE]."),
         ("Ruf 030/12345678 an, or 212-555-0147", "Ruf [PHONE] an, or [PHONE]"),
         ("電話は 03-1234-5678 です", "電話は [PHONE] です"),
+        ("電話番号は090-1234-5678です。０９０－１２３４－５６７８も", "電話番号は[PHONE]です。[PHONE]も"),
+        ("お問い合わせはtaro@example.comまで、鍵はAKIAIOSFODNN7EXAMPLEです", "お問い合わせは[MAIL]まで、鍵は[KEY]です"),
+        ("번호는 010-1234-5678입니다, kim@example.com으로", "번호는 [PHONE]입니다, [MAIL]으로"),
+        ("卡号4111 1111 1111 1111吗，DE89370400440532013000吗", "卡号[CARD]吗，[IBAN]吗"),
         ("pay to DE89 3704 0044 0532 0130 00 today", "pay to [IBAN] today"),
         ("or GB82WEST12345698765432", "or [IBAN]"),
         ("DE89 3704 0044 0532 0130 00 ALSO 12", "[IBAN] ALSO 12"),
@@ -48,3 +53,13 @@ def test_all_strings_of_a_line_are_masked_and_counted() -> None:
     value = {"a@b.de": ["a@b.de", {"x": "c@d.de"}, 1]}
     assert mask_value(value, counts) == {"a@b.de": ["[MAIL]", {"x": "[MAIL]"}, 1]}
     assert counts == {"mail": 2}
+
+
+def test_arguments_of_a_call_stay_json() -> None:
+    arguments = '{"text": "line\\nann@b.de", "card": 4111111111111111, "n": 1}'
+    value = {"arguments": arguments, "other": '{"n":  1}', "card": 4111111111111111}
+
+    masked = mask_value(value, Counter())
+
+    assert json.loads(masked.pop("arguments")) == {"text": "line\n[MAIL]", "card": "[CARD]", "n": 1}
+    assert masked == {"other": '{"n":  1}', "card": "[CARD]"}
