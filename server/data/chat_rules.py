@@ -90,23 +90,26 @@ def has_wrong_calls(line: DataLine) -> bool:
     """Whether a call has no name or no JSON object of arguments, names no given tool, or a result answers no call."""
     tools = [each.get("function", each) for each in line.value.get("tools") or [] if isinstance(each, dict)]
     tools += [each for each in line.value.get("functions") or [] if isinstance(each, dict)]
-    names = {each.get("name") for each in tools if isinstance(each, dict)}
-    called: set[object] = set()
+    names = {name for each in tools if isinstance(each, dict) and isinstance(name := each.get("name"), str)}
+    called: set[str | None] = set()
     for message in [*line.messages, *(line.outputs if line.kind is LineKind.PREFERENCE else [])]:
         for function in called_functions(message):
             name = function.get("name")
             if not isinstance(name, str) or (names and name not in names) or not _is_object(function.get("arguments")):
                 return True
-        called |= {each.get("id") for each in message.get("tool_calls") or [] if isinstance(each, dict)}
-        if message["role"] == "tool" and message.get("tool_call_id") not in called:
-            return True
+        ids = (each.get("id") for each in message.get("tool_calls") or [] if isinstance(each, dict))
+        called |= {call_id for call_id in ids if isinstance(call_id, str | None)}
+        if message["role"] == "tool":
+            answered = message.get("tool_call_id")
+            if not isinstance(answered, str | None) or answered not in called:
+                return True
     return False
 
 
 def _is_object(arguments: object) -> bool:
     try:
         return isinstance(msgspec.json.decode(arguments), dict) if isinstance(arguments, str) else False
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
 
 

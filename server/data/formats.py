@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,8 @@ def paragraphs(text: str) -> Iterator[tuple[int, bytes]]:
     part: list[str] = []
     for number, line in enumerate([*text.split("\n"), ""], 1):
         if line.strip():
-            start, part = (start if part else number), [*part, line.rstrip("\r")]
+            start = start if part else number
+            part.append(line.rstrip("\r"))
         elif part:
             yield start, _dumped({"text": "\n".join(part)})
             part = []
@@ -66,7 +68,7 @@ def paragraphs(text: str) -> Iterator[tuple[int, bytes]]:
 def _members(data: bytes) -> Iterator[tuple[int, bytes]]:
     try:
         found = json.loads(data.removeprefix(codecs.BOM_UTF8))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FaultyData("the file is not valid JSON; a .json file is a list of objects") from None
     if not isinstance(found, list):
         raise FaultyData("the file is not a list; a .json file is a list of objects, a .jsonl file has one per line")
@@ -75,7 +77,8 @@ def _members(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _rows(text: str) -> Iterator[tuple[int, bytes]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be a long document
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             if None in row or None in row.values():
@@ -90,7 +93,7 @@ def _cell(name: str, cell: str) -> Any:
         return cell
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return cell  # the check of the line says what it must be
 
 

@@ -137,6 +137,8 @@ def parse_line(data: bytes, number: int, file: int = 0, *, drops_fields: bool = 
         )
     for name in unknown:
         del value[name]
+    for name in ("tools", "functions"):
+        _check_list(value.get(name), name)
     return DataLine(number, value, kind, file), unknown
 
 
@@ -168,7 +170,13 @@ def _checked_messages(messages: Any, path: str) -> list[dict[str, Any]]:
         parts = content if isinstance(content, list) else []
         if not isinstance(content, str | list | None) or not all(isinstance(part, dict) for part in parts):
             raise FaultyData(f"{path}[{index}].content must be a string, or a list of parts")
+        _check_list(message.get("tool_calls"), f"{path}[{index}].tool_calls")
     return messages
+
+
+def _check_list(value: Any, path: str) -> None:
+    if not isinstance(value, list | None):
+        raise FaultyData(f"{path} must be a list")
 
 
 def _turn(message: dict[str, Any]) -> TurnText:
@@ -182,7 +190,7 @@ def _turn(message: dict[str, Any]) -> TurnText:
 def called_functions(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the functions that a message calls; an empty one for each call without a function."""
     calls = message.get("tool_calls")
-    found = [each.get("function") if isinstance(each, dict) else None for each in calls or []] if calls else []
+    found = [each.get("function") if isinstance(each, dict) else None for each in calls or []]
     if message.get("function_call") is not None:
         found.append(message["function_call"])
     return [each if isinstance(each, dict) else {} for each in found]

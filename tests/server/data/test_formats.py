@@ -86,6 +86,8 @@ def test_each_kind_of_line_has_its_texts(value: object, kind: LineKind, segments
         ('{"messages": []}', "messages must be a list of at least one message"),
         ('{"messages": [{"role": 1}]}', r"messages\[0\] must be an object with a role"),
         ('{"messages": [{"role": "user", "content": 1}]}', r"messages\[0\].content must be a string"),
+        ('{"messages": [{"role": "user", "tool_calls": 5}]}', r"messages\[0\].tool_calls must be a list"),
+        ('{"messages": [{"role": "user", "content": "a"}], "tools": 5}', "tools must be a list"),
         ('{"text": "secret", "url": "x"}', r"url is not known; a line of this kind \(text\) has text: remove it"),
         ('{"input": {"messages": [{"role": "user"}]}, "preferred_output": []}', "preferred_output must be a list of"),
     ],
@@ -99,3 +101,16 @@ def test_other_lines_are_faulty_and_their_content_is_not_shown(data: str, messag
 def test_unknown_fields_can_be_dropped() -> None:
     line, dropped = parse_line(b'{"text": "a", "url": "x"}', 1, drops_fields=True)
     assert (line.value, dropped) == ({"text": "a"}, ["url"])
+
+
+def test_a_row_of_csv_ends_at_line_ends_alone_and_may_be_long(tmp_path: Path) -> None:
+    long = "a" * 200_000
+    assert _read(tmp_path, "a.csv", f"text\na\x0cb\u2028c\n{long}\n") == [
+        (2, {"text": "a\x0cb\u2028c"}),
+        (3, {"text": long}),
+    ]
+
+
+def test_json_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FaultyData, match="not valid JSON"):
+        _read(tmp_path, "a.json", "[" * 100_000)

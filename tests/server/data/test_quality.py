@@ -35,6 +35,12 @@ def _call(arguments: object, name: str = "look") -> dict[str, Any]:
     }
 
 
+def _with_result(call_id: object) -> dict[str, Any]:
+    given = _call("{}")
+    result = {"role": "tool", "tool_call_id": call_id, "content": "a"}
+    return {**given, "messages": [*given["messages"], result, {"role": "assistant", "content": "Done."}]}
+
+
 def _roles(*roles: str) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": f"text {place}"} for place, role in enumerate(roles)]}
 
@@ -50,6 +56,8 @@ def _roles(*roles: str) -> dict[str, Any]:
         ("chat_roles", _roles("user", "system", "assistant"), _roles("developer", "user")),
         ("chat_tool_calls", _call("{"), _call("{}")),
         ("chat_tool_calls", _call("{}", "other"), _call('{"a": 1}')),
+        ("chat_tool_calls", _call("[" * 100_000), {**_call("{}"), "functions": [{"name": ["no"]}]}),
+        ("chat_tool_calls", _with_result({}), _with_result("1")),
         ("chat_tool_calls", _call({"a": 1}), chat("Hi", "Yes")),
         ("chat_refusal", chat("Hi", "I'm sorry, but I can't help with that."), chat("Hi", "I’m sorry, we close at 5.")),
         ("chat_refusal", chat("Hi", "As an AI language model, I have no taste."), chat("Hi", "An AI is a program.")),
