@@ -8,6 +8,7 @@ import pytest
 
 from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from engine.errors import InvalidRequest
+from server.data import duplicates
 from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
@@ -65,6 +66,23 @@ def test_the_share_in_order_is_that_of_the_longest_common_subsequence() -> None:
     assert shared_in_order("abcbdab", "bdcaba", 0.5) == pytest.approx(4 / 7)
     assert shared_in_order("abcd", "abcd", 0.5) == 1
     assert shared_in_order("abcd", "a", 0.5) == 0
+
+
+def test_lines_that_share_an_instruction_are_not_compared_word_by_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(duplicates, "shared_in_order", lambda one, *_: compared.append(one) or 0.0)
+    instruction = " ".join(f"rule{place}" for place in range(140))
+    own = [" ".join(f"own{line}x{place}" for place in range(60)) for line in range(20)]
+    _prepared([chat(f"{instruction} {text}", "Yes.") for text in own])
+    assert not compared
+
+
+def test_word_sets_never_rule_out_texts_that_share_enough() -> None:
+    for seed in range(200):
+        one = random_text(seed).split()
+        other = with_changes(random_text(seed), seed % 50 / 100, seed).split()[seed % 7 :]
+        share = shared_in_order(one, other, 0.5)
+        assert duplicates._WordSet.of(one).may_share(duplicates._WordSet.of(other), share)
 
 
 def test_short_lines_are_no_near_duplicates() -> None:
