@@ -1,6 +1,7 @@
 """prepare_data: the lines of a job's training file that pass the steps of its data_preparation."""
 
 import codecs
+import json
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -53,6 +54,8 @@ def prepare_data(
     if is_text:
         texts = [parse_line(line.data, line.number)[0].value["text"] for line in preparation.kept]
         prepared = "\n\n".join(texts).encode() + b"\n"
+        if not is_plain_text(prepared):  # its first text starts with a bracket, so it would be read as JSON lines
+            prepared = json.dumps({"text": "\n\n".join(texts)}, ensure_ascii=False).encode() + b"\n"
         write_atomically(folder.prepared, prepared)
         return prepared, summary_of(report)
     write_atomically(folder.prepared, b"".join(line.data + b"\n" for line in preparation.kept))

@@ -119,6 +119,15 @@ def test_a_plain_text_loses_its_paragraphs_and_stays_one_text(folder: JobFolder)
     assert outcome.report.num_lines == 1
 
 
+def test_a_plain_text_that_then_starts_with_a_bracket_stays_a_text(folder: JobFolder) -> None:
+    text = "short\n\n{" + random_text(2) + "\n\n" + random_text(3)
+    options = {"quality": ("gopher_words",), "max_removed": 0.9}
+
+    assert isinstance(_prepare(folder, text.encode(), method=TrainingMethod.PRETRAINING, **options), Made)
+
+    assert json.loads(folder.prepared.read_bytes()) == {"text": text.removeprefix("short\n\n")}
+
+
 def test_masked_data_is_not_trained_on(folder: JobFolder) -> None:
     outcome = _prepare(folder, encoded(*ROWS, _row(60, completion="Ask ann@example.com.")), mask_pii=True)
     assert isinstance(outcome, Made)
