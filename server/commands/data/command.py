@@ -138,6 +138,11 @@ def _divided(
     kept = preparation.kept
     lines, keys = list(range(len(kept))), draw_keys(kept, arguments.seed)
     if arguments.weights is not None:
+        left = {line.file for line in kept}
+        for file, path in enumerate(arguments.files):
+            if file not in left:
+                _write_report(arguments.report, report)
+                raise StartupError(f"no line of {path} is left, and --weights demands some; leave the file out")
         lines = mixed(lines, [line.file for line in kept], arguments.weights, keys)
         report.left_out = len(kept) - len(lines)
     share = preparation.options.validation_share

@@ -59,6 +59,13 @@ def test_files_are_mixed_by_weights(folder: Path) -> None:
     assert (len(values), sum("text" in value for value in values)) == (8, 4)
 
 
+def test_weights_need_a_line_of_each_file(folder: Path) -> None:
+    (folder / "b.jsonl").write_bytes((folder / "in.jsonl").read_bytes())
+    with pytest.raises(StartupError, match=r"no line of b.jsonl is left, and --weights demands some"):
+        run(["prepare", "in.jsonl", "b.jsonl", "--weights", "1", "1", "--out", "out.jsonl", "--max-removed", "0.9"])
+    assert not (folder / "out.jsonl").exists()
+
+
 def test_plain_text_can_stay_plain_text(folder: Path) -> None:
     text = f"{random_text(1)}\n{random_text(2)}\n\n{random_text(3)}\n"
     (folder / "a.txt").write_text(text + "\n" + random_text(3))
