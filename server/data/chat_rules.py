@@ -15,9 +15,11 @@ _HELP = (
     r"|complete|writ)"
 )
 _REFUSAL = re.compile(
-    rf"(?:i (?:can(?:no|')t|can not|won't|am (?:not able|unable) to)|i'm (?:not able|unable) to|unable to) {_HELP}"
-    r"|as an? (?:ai|artificial intelligence|(?:large )?language)[ -]?(?:language )?(?:model|assistant)\b"
-    r"|(?:against|violates?) (?:my|our|the) (?:programming|guidelines|polic)"
+    rf"(?:\bi (?:can(?:no|')t|can not|won't|am (?:not able|unable) to)|\bi'm (?:not able|unable) to"
+    rf"|\A\W*(?:sorry\W+(?:but )?)?unable to) {_HELP}"
+    r"|\bas an? (?:ai|artificial intelligence|(?:large )?language)[ -]?(?:language )?(?:model|assistant)\b"
+    r"(?=[^.!?]{0,40}\b(?:i|my)\b)"
+    r"|(?:against|violates?) (?:my|our) (?:programming|guidelines|polic(?:y|ies)\b)"
     r"|als (?:eine? )?(?:ki|künstliche intelligenz|sprachmodell)\b"
     r"|(?:dabei|damit|hierbei) kann ich (?:dir|ihnen|euch)?.{0,20}nicht (?:helfen|weiterhelfen|dienen)"
     r"|(?:dies|diese|das|ihre)\w*(?: \w+)? kann ich (?:leider )?nicht (?:beantworten|erfüllen|bearbeiten)"
@@ -37,7 +39,7 @@ _REFUSAL_START = 200  # characters of an answer that are searched
 # UTF-8 that was read as Latin-1 or Windows-1252, and the sign of a character that was lost.
 _MOJIBAKE = re.compile(
     "\ufffd|[ÃÂ][\u0080-\u00bf]|Ã[ŒŸœž„…]|â€[\u0080-\u00bfœ™˜“”¦¢]|â\u0080[\u0080-\u00bf]|ï»¿"
-    "|[ãåæçèé][\u0080-\u009f‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ¡-¿][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+    "|[ãåæçèé](?![‘’“”–—…]{2})[\u0080-\u009f‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ¡-¿][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 )
 _OPEN_END = re.compile(r"[\w,、，(（\[「『–&=+/<]")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•・|#>]|\d+[.)]|[A-Za-z][.)])")
@@ -127,6 +129,8 @@ def is_cut_off(line: DataLine) -> bool:
     answer = line.answers[0 if line.kind is LineKind.PREFERENCE else -1].rstrip()
     if answer.count("```") % 2:
         return True
+    if "\u0e00" <= answer[-1:] <= "\u0eff":  # Thai and Lao have no sign for the end of a sentence
+        return False
     if not _OPEN_END.match(answer[-1:]) or called_functions(line.messages[-1] if line.messages else {}):
         return False
     last = answer.rpartition("\n")[2]

@@ -63,6 +63,10 @@ def _roles(*roles: str) -> dict[str, Any]:
         ("chat_refusal", chat("Hi", "As an AI language model, I have no taste."), chat("Hi", "An AI is a program.")),
         ("chat_refusal", chat("Hi", "Es tut mir leid, dabei kann ich nicht helfen."), chat("Hi", "Das tut mir leid.")),
         ("chat_refusal", chat("Hi", "申し訳ありませんが、お答えできません。"), chat("Hi", "申し訳ない気持ちになる。")),
+        ("chat_refusal", chat("Hi", "Sorry, unable to help."), chat("Hi", "Call us if you are unable to complete it.")),
+        ("chat_refusal", chat("Hi", "As an AI model, I do not."), chat("Hi", "GPT-2 began as a language model.")),
+        ("chat_refusal", chat("Hi", "It is against my policy."), chat("Hi", "They marched against the police.")),
+        ("chat_cut_off", chat("Hi", "The river is wide and " * 9 + "the"), chat("Hi", "แม่น้ำกว้างและเรือเก่า " * 9)),
         ("chat_cut_off", chat("Hi", "The river is wide and " * 9 + "the"), chat("Hi", "The river is wide. " * 9)),
         ("chat_cut_off", chat("Hi", "```python\nprint(1)"), chat("Hi", "```python\nprint(1)\n```")),
         (
@@ -78,6 +82,7 @@ def _roles(*roles: str) -> dict[str, Any]:
         ("chat_repetition", chat("Hi", _LOOP), chat("Hi", _PROSE.partition("\n")[0])),
         ("chat_echo", chat("What is it?", "what is it"), chat("What is it?", "It is a map.")),
         ("chat_mojibake", chat("Hi", "SchÃ¶n"), chat("Hi", "Schön, são, Ärger, 日本語, naïve, “so”")),
+        ("chat_mojibake", chat("Hi", "Ã©tÃ©"), chat("Hi", "“J'ai oublié…” dit-elle, puis “café”— et ‘thé’”")),
         ("chat_mojibake", chat("Hi", "a \ufffd"), chat("Hi", "a")),
         ("chat_mojibake", chat("Hi", "日本語".encode().decode("cp1252", "replace")), chat("Hi", "être à Ångström")),
         ("gopher_words", {"text": "Too short."}, {"text": _PROSE}),
