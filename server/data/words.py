@@ -8,7 +8,14 @@ from collections.abc import Sequence
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W_{UNSPACED}]+)*")
+# Vowel signs of Indic scripts, points of Arabic and Hebrew, accents, joiners: within a word, and no letters for `re`.
+_MARKS = "".join(
+    chr(code)
+    for code in (*range(0x300, 0xE00), *range(0xF00, 0x1000), *range(0x1700, 0x1780), *range(0x1800, 0x2110))
+    if unicodedata.category(chr(code)).startswith("M") or code in (0x200C, 0x200D)
+)
+_LETTER = rf"[^\W_{UNSPACED}]"
+_WORD = re.compile(rf"[{UNSPACED}]|{_LETTER}+(?:[{_MARKS}]{_LETTER}*|['’]{_LETTER}+)*")
 
 
 def normalized(text: str) -> str:

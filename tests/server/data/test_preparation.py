@@ -14,7 +14,7 @@ from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
 from server.data.splitting import draw_keys, mixed, validation_lines
-from server.data.words import shared_in_order
+from server.data.words import shared_in_order, words_of
 from tests.helpers.data_lines import chat, encoded, random_text, with_changes
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
@@ -83,6 +83,11 @@ def test_word_sets_never_rule_out_texts_that_share_enough() -> None:
         other = with_changes(random_text(seed), seed % 50 / 100, seed).split()[seed % 7 :]
         share = shared_in_order(one, other, 0.5)
         assert duplicates._WordSet.of(one).may_share(duplicates._WordSet.of(other), share)
+
+
+def test_words_have_their_vowel_signs_and_points() -> None:
+    assert words_of("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
+    assert words_of("كِتَابٌ don't été 川が") == ["كِتَابٌ", "don't", "été", "川", "が"]
 
 
 def test_short_lines_are_no_near_duplicates() -> None:
