@@ -9,7 +9,9 @@ import torch
 from models.architecture.attention import AttentionSpec
 from models.architecture.kv_layout import CachePart, KVLayout, kv_dtype_name
 from models.attention.base import AttentionBackend
+from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kernels.row_input import Prologue
 from models.kernels.triton.attend_shape import SLOTS, AttendShape, attend_shape
 from models.kernels.triton.launch import launch
 from models.kernels.triton.tuned import Tiles, tiles_for
@@ -36,6 +38,40 @@ class TritonAttention(AttentionBackend):
         """sm, num_processors: compute capability times 10 and multiprocessors of the device, by default those of the
         tensors'. With them, any device is taken: for kernels that are interpreted or only compiled."""
         self._device = None if sm is None else (sm, num_processors or 1)
+
+    def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        from models.kernels.triton.norm import norm_heads  # slow to import
+
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        norm_heads(x, norm.row_input, out)
+        return out
+
+    def rotate_and_write(
+        self,
+        kv: LayerKV,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor | None,
+        rotary: RotaryEmbedding,
+        group: KVGroupBatch,
+        norms: tuple[Prologue, Prologue] | None = None,
+    ) -> torch.Tensor:
+        if kv.layout.code_dtype is not None:
+            return super().rotate_and_write(kv, q, k, v, rotary, group, norms)
+        from models.kernels.triton.rope_write import rope_write  # slow to import
+
+        stored, values = kv.parts[_PART], None
+        end = SLOTS * k.shape[1] * k.shape[2]
+        keys = stored[:, :end].unflatten(1, (k.shape[1], SLOTS, k.shape[2]))
+        if v is not None:
+            values = stored[:, end : end + SLOTS * v.shape[1] * v.shape[2]].unflatten(
+                1, (v.shape[1], SLOTS, v.shape[2])
+            )
+        inputs = None if norms is None else (norms[0].row_input, norms[1].row_input)
+        angles = rotary.cos, rotary.sin
+        rotated = rope_write(q, k, v, keys, values, group.slot_mapping, angles, rotary.q_scale, inputs)
+        assert rotated is not None
+        return rotated
 
     def unsupported(
         self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device

@@ -13,12 +13,15 @@ from models.compute import ComputeConfig
 from models.decoder import Decoder
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.formats import WeightFormat
+from models.linear.coded import CodedLinearMethod
+from models.linear.coding import coded_refusal
 from models.linear.dense import DenseLinearMethod
 from models.linear.dequantizing import DequantizingLinearMethod
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.native import NativeLinearMethod
 from models.linear.per_head import PerHeadLinear
+from models.linear.scaled import ScaledLinearMethod, scaled_fp8_refusal
 from models.linear.storage import QuantizedStorage, WeightOptions, WeightStorage
 from models.loading.assign import Assignment
 from models.quant.round_to_nearest import kind_on_load
@@ -141,8 +144,7 @@ class _MethodChooser:
                 for shard, storage in storages.items()
             }
             if any(storage is not None for storage in storages.values()):
-                layer.set_method(DequantizingLinearMethod(storages, self._dtype, self._device, self._linear))
-                self.plan.in_torch[refusal] += sum(storage is not None for storage in storages.values())
+                self._set_quantized_method(layer, storages, refusal)
             elif self._packs_fp32 and self._dense_refusal(layer) is None:
                 packed = dict.fromkeys(storages, WeightFormat.F32)
                 layer.set_method(NativeLinearMethod(packed, self.arena))
@@ -151,6 +153,25 @@ class _MethodChooser:
             self.plan.min_bytes += sum(_min_bytes(layer, shard, storage) for shard, storage in storages.items())
         for shard, storage in storages.items():
             self.plan.count(tensors[shard], storage)
+
+    def _set_quantized_method(
+        self, layer: Linear, storages: Mapping[str | None, WeightStorage | None], refusal: str
+    ) -> None:
+        """Set the method of a layer that the native kernels refuse, some of whose shards stay quantized."""
+        columns, arguments = layer.in_features, (self._dtype, self._device, self._linear)
+        kept = {shard: storage for shard, storage in storages.items() if storage is not None}
+        if self._linear.has_codes:
+            fp8 = [scaled_fp8_refusal(storage, layer.rows(shard)[1], columns) for shard, storage in storages.items()]
+            if self._linear.multiplies_fp8 and self._dtype == torch.bfloat16 and not any(fp8):
+                layer.set_method(ScaledLinearMethod(kept, *arguments))
+                return
+            found = next(filter(None, (coded_refusal(storage, columns) for storage in storages.values())), None)
+            if found is None:
+                layer.set_method(CodedLinearMethod(kept, *arguments))
+                return
+            refusal = found
+        layer.set_method(DequantizingLinearMethod(storages, *arguments))
+        self.plan.in_torch[refusal] += len(kept)
 
     def _wanted_storage(self, layer: Linear, tensor: StoredTensor) -> WeightStorage | None:
         """Return the storage that the options ask for, whether or not a kernel supports it; None for dense."""

@@ -16,7 +16,7 @@ def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
             return x
         case ActivationQuantization.STATIC:
             assert weight.input_scale is not None
-            scale = torch.tensor(weight.input_scale, device=x.device)
+            scale = torch.full((), weight.input_scale, dtype=torch.float32, device=x.device)  # copies nothing
             return _rounded(x.to(torch.float32), scale, weight.encoding).to(x.dtype)
         case ActivationQuantization.DYNAMIC_PER_TOKEN:
             return round_by_token(x.to(torch.float32), weight.encoding).to(x.dtype)

@@ -3,11 +3,19 @@
 import torch
 import torch.nn.functional as F
 
+from models.kernels.coded_weight import CodedWeight
 from models.kernels.row_input import Prologue
 
 
 class LinearOperations:
-    """Operations of linear layers in torch; the base class of implementations by kernels."""
+    """Operations of linear layers in torch; the base class of implementations by kernels.
+
+    has_codes: whether `multiply_codes` and `dequantize_codes` exist. multiplies_fp8: whether torch multiplies rows and
+    weights in fp8, with a scale for each row of both.
+    """
+
+    has_codes = False
+    multiplies_fp8 = False
 
     def prepare(self, x: torch.Tensor, prologue: Prologue, dtype: torch.dtype) -> torch.Tensor:
         """Return what `prologue` makes of the rows x [T, n], in `dtype`: [T, in]. It may be x."""
@@ -32,3 +40,26 @@ class LinearOperations:
         if residual is not None:
             y = residual.add_(y)
         return y if out_dtype is None else y.to(out_dtype)
+
+    def multiply_codes(
+        self,
+        rows: torch.Tensor,
+        weight: CodedWeight,
+        out: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor | None,
+    ) -> None:
+        """Write rows W^T + b + residual to `out`, which may be the residual. [T, out] each; rows may be strided."""
+        raise NotImplementedError
+
+    def dequantize_codes(
+        self,
+        weight: CodedWeight,
+        dtype: torch.dtype,
+        *,
+        ids: torch.Tensor | None = None,
+        first: int = 0,
+        count: int = 0,
+    ) -> torch.Tensor:
+        """Return rows `ids` [n] of the weight, or rows first .. first + count - 1, in `dtype`."""
+        raise NotImplementedError

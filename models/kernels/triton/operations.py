@@ -5,13 +5,16 @@ from collections.abc import Callable
 import torch
 import triton
 
+from models.kernels.coded_weight import CodedWeight
 from models.kernels.ops import GateRows, JoinRows, OnCompiled, Operations, PrepareRows
 from models.kernels.row_input import InputKind, Prologue
 from models.kernels.torch.linear import LinearOperations
 from models.kernels.triton.activation import activate_rows, gate_rows
+from models.kernels.triton.codes import dequantize_codes, multiply_codes
 from models.kernels.triton.norm import MAX_COLUMNS, join_rows, norm_rows
 
 _NORMS = (InputKind.RMS_NORM, InputKind.LAYER_NORM)
+_FP8_CAPABILITY = (8, 9)
 _HALVES = (torch.bfloat16, torch.float16)
 
 # (rows [T, in], weight [out, in]), in 16 bits -> rows W^T [T, out] in fp32.
@@ -32,7 +35,12 @@ class TritonOperations(Operations):
         super().__init__(f"the native kernels run on the CPU, not on {device}", f"Kernels: Triton {triton.__version__}")
         self.version = f"triton {triton.__version__}"
         # Only CUDA's product can return its fp32 sums.
-        self._linear = TritonLinearOperations(wide_product if device.type == "cuda" else emulated_wide_product)
+        is_cuda = device.type == "cuda"
+        is_new = is_cuda and torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY
+        self._linear = TritonLinearOperations(
+            wide_product if is_cuda else emulated_wide_product,
+            multiplies_fp8=not is_cuda or is_new,
+        )
 
     def join_rows(self, columns: int) -> JoinRows:
         return _join_rows if columns <= MAX_COLUMNS else super().join_rows(columns)
@@ -50,8 +58,10 @@ class TritonOperations(Operations):
 class TritonLinearOperations(LinearOperations):
     """Operations of linear layers on a GPU: norms and activations in one kernel each, dense products by torch."""
 
-    def __init__(self, wide_product: WideProduct) -> None:
-        self._wide_product = wide_product
+    has_codes = True
+
+    def __init__(self, wide_product: WideProduct, *, multiplies_fp8: bool) -> None:
+        self._wide_product, self.multiplies_fp8 = wide_product, multiplies_fp8
 
     def prepare(self, x: torch.Tensor, prologue: Prologue, dtype: torch.dtype) -> torch.Tensor:
         row_input = prologue.row_input
@@ -77,6 +87,27 @@ class TritonLinearOperations(LinearOperations):
         if residual is not None and residual.dtype == rows.dtype and bias is None:
             return self.finish(residual.addmm_(rows, weight.t()), None, out_dtype)
         return super().multiply(rows, weight, bias, residual, out_dtype)
+
+    def multiply_codes(
+        self,
+        rows: torch.Tensor,
+        weight: CodedWeight,
+        out: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor | None,
+    ) -> None:
+        multiply_codes(rows, weight, out, bias, residual)
+
+    def dequantize_codes(
+        self,
+        weight: CodedWeight,
+        dtype: torch.dtype,
+        *,
+        ids: torch.Tensor | None = None,
+        first: int = 0,
+        count: int = 0,
+    ) -> torch.Tensor:
+        return dequantize_codes(weight, dtype, ids=ids, first=first, count=count)
 
 
 def wide_product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

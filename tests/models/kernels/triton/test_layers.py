@@ -14,21 +14,20 @@ from models.architecture.feed_forward import Activation, MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.norm import NormKind, NormSpec
 from models.architecture.positions import RopeSpec
+from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
-from models.attention.rotary import RotaryEmbedding
-from models.batch import KVGroupBatch
+from models.attention.triton import TritonAttention
 from models.compute import ComputeConfig
 from models.decoder import Decoder
 from models.kernels.ops import Operations
-from models.kernels.row_input import Prologue
+from models.kernels.triton import attend, norm, rope_write
 from models.kernels.triton.launch import launching_with
 from models.kernels.triton.operations import TritonOperations
-from models.kernels.triton.rope_write import rope_write
-from models.kv.layer import LayerKV
 from tests.helpers.gpu.interpreter import interpreting
 from tests.helpers.paged import PagedRun, PagedSequence
 
 CPU = torch.device("cpu")
+_ = attend, norm, rope_write  # imported by the back end when it is used: kernels must not be defined while interpreted
 HIDDEN, VOCAB = 64, 50
 NORM = NormSpec(NormKind.RMS, 1e-5)
 LLAMA = LayerSpec(
@@ -57,30 +56,8 @@ MOST_LAUNCHES = {"llama": 11, "norms of heads": 11}
 ATTENTION = 2  # launches of a decode step: splits, and their merge
 
 
-class FusedWrites(ReferenceAttention):
-    """The reference, with heads normed, rotated and written by the Triton kernel."""
-
-    def rotate_and_write(
-        self,
-        kv: LayerKV,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor | None,
-        rotary: RotaryEmbedding,
-        group: KVGroupBatch,
-        norms: tuple[Prologue, Prologue] | None = None,
-    ) -> torch.Tensor:
-        keys, values = (kv.parts[name].unsqueeze(2) for name in ("k", "v"))  # blocks of one slot
-        row_inputs = None if norms is None else (norms[0].row_input, norms[1].row_input)
-        out = rope_write(
-            q, k, v, keys, values, group.slot_mapping, (rotary.cos, rotary.sin), rotary.q_scale, row_inputs
-        )
-        assert out is not None
-        return out
-
-
-class NoAttention(FusedWrites):
-    """Attention without its kernels, for counting the others."""
+class NoAttention(TritonAttention):
+    """The back end without the kernels of attention, for counting the others."""
 
     def forward(self, q: torch.Tensor, *_args: Any, **_options: Any) -> torch.Tensor:
         return q
@@ -101,7 +78,7 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def decoder_of(layer: LayerSpec, ops: Operations, backend: ReferenceAttention, dtype: torch.dtype) -> Decoder:
+def decoder_of(layer: LayerSpec, ops: Operations, backend: AttentionBackend, dtype: torch.dtype) -> Decoder:
     spec = DecoderSpec(VOCAB, HIDDEN, 64, (layer,), final_norm=NORM, has_tied_head=True)
     decoder = Decoder(spec, ComputeConfig(backend, ops, dtype, dtype, CPU))
     decoder.allocate(CPU)
@@ -115,7 +92,7 @@ def decoder_of(layer: LayerSpec, ops: Operations, backend: ReferenceAttention, d
 
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_logits_equal_those_of_torch(name: str) -> None:
-    columns = [(Operations(), ReferenceAttention()), (TritonOperations(CPU), FusedWrites())]
+    columns = [(Operations(), ReferenceAttention()), (TritonOperations(CPU), TritonAttention(90))]
     logits = []
     for ops, backend in columns:
         run = PagedRun(decoder_of(LAYERS[name], ops, backend, torch.float32))
@@ -128,7 +105,7 @@ def test_logits_equal_those_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(MOST_LAUNCHES))
 def test_layers_launch_few_kernels(name: str) -> None:
-    run = PagedRun(decoder_of(LAYERS[name], TritonOperations(CPU), NoAttention(), torch.bfloat16))
+    run = PagedRun(decoder_of(LAYERS[name], TritonOperations(CPU), NoAttention(90), torch.bfloat16))
     counted = Counted()
 
     def note(kernel: Any, *_rest: Any) -> None:
