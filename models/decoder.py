@@ -127,8 +127,17 @@ class Decoder(nn.Module):
         embeddings = self.rotary.embeddings(positions)
         for index, layer in enumerate(self.layers):
             for module in layer.modules():
-                if isinstance(module, Attention) and module.qkv.bias is not None and not module.qkv.bias.is_meta:
+                if not isinstance(module, Attention):
+                    continue
+                module.rotated_center = None  # of other frequencies
+                if module.qkv.bias is not None and not module.qkv.bias.is_meta:
                     module.center_keys(self.rotary.of_layer(index, embeddings))
+
+    @property
+    def rotated_centers(self) -> list[torch.Tensor]:
+        """The centers of keys in 4 bits, [2, K, D] each, of the layers that have them."""
+        centers = (module.rotated_center for module in self.modules() if isinstance(module, Attention))
+        return [center.heads for center in centers if center is not None]
 
     def weight_bytes(self) -> int:
         """Return the bytes that parameters and packed weights take, or will take once allocated."""

@@ -20,6 +20,7 @@ from benchmarks.tables import markdown
 from models.architecture.kv_layout import KV_DTYPES
 from models.errors import ModelError
 from models.forward.chunk_batches import BLOCK_SIZE, step_batches
+from models.forward.key_centers import center_keys
 from models.kernels.cpu.library import set_num_threads
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
@@ -47,6 +48,8 @@ def main() -> int:
         for name in options.models:
             model = load_model(resolve_model(name, None, _ignore), LoadOptions(dtype="bfloat16"), _ignore)
             model.decoder.serve_context(model.max_position)
+            if "int4" in options.dtypes:
+                center_keys(model.decoder, dataclasses.replace(model.compute, kv_dtype=torch.int4), model.max_position)
             chunks = chunks_of(text, model.tokenizer, options.chunk_len)[: options.max_chunks]
             lines += [[Path(name).name, *line] for line in compare(model, chunks, options.dtypes)]
     except (ModelError, OSError) as error:

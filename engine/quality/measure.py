@@ -15,6 +15,7 @@ import torch
 from engine.protocol import Quality
 from engine.quality.eval_chunks import EvalChunks, chunk_targets
 from models.forward.chunk_batches import BLOCK_SIZE, step_batches
+from models.forward.key_centers import center_keys
 from models.forward.layer_stream import LayerStream
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
@@ -98,6 +99,7 @@ def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress:
 def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: ProgressReport) -> Iterator[torch.Tensor]:
     groups = model.cache_layout.groups
     longest = max(map(len, eval_chunks))
+    center_keys(model.decoder, model.compute, longest)
     num_blocks = -(-longest // BLOCK_SIZE)
     kv = model.cache_layout.allocate_unshared(num_blocks, BLOCK_SIZE, model.device, num_states=1)
     for index, chunk in enumerate(eval_chunks):

@@ -34,7 +34,7 @@ class ComputeIdentity:
     weights: str  # hash of the contents of the model's files
     storage: str  # how weights are stored: the options of quantization
     overrides: str  # of config.json
-    rotary: str  # hash of the rotary frequencies, some of which depend on the served context
+    rotary: str  # hash of the rotary frequencies, some of which depend on the served context, and of centers of keys
     kernels: str
     attention: str
     device: str
@@ -132,10 +132,11 @@ def _foreign_version(model: LoadedModel) -> str:
 
 
 def _rotary_hash(model: LoadedModel) -> str:
-    """Return a hash of the frequencies; "" for transformers' code, whose frequencies do not depend on the context."""
+    """Return a hash of the frequencies, and of the centers of keys in 4 bits; "" for transformers' code, which has no
+    centers, and whose frequencies do not depend on the context."""
     if not isinstance(model.decoder, Decoder):
         return ""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for frequencies in model.decoder.rotary.frequencies:
-        digest.update(frequencies.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for numbers in (*model.decoder.rotary.frequencies, *model.decoder.rotated_centers):
+        digest.update(numbers.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from engine.startup.pooling import check_served_options
 from engine.startup.task import pools
 from models.caches.uses import record_use
 from models.errors import CheckpointError, ModelError, SettingError, UnsupportedModelError
+from models.forward.key_centers import center_keys
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
@@ -56,7 +57,9 @@ class EngineModels:
         """Prepare the models for contexts of up to `max_model_len` tokens."""
         for model in (self.target, self.draft):
             if model is not None:
-                model.decoder.serve_context(min(max_model_len, model.max_position))
+                served = min(max_model_len, model.max_position)
+                model.decoder.serve_context(served)
+                center_keys(model.decoder, model.compute, served)
 
 
 def load_models(

@@ -72,11 +72,13 @@ class AttentionBackend(ABC):
     ) -> torch.Tensor:
         """Rotate q ([T, H, D]) and k by the rows' angles, and store k and v. Returns q, rotated and scaled.
 
-        norms: of the heads of q and k, applied first. May change q and k in place. A back end with a fused kernel
-        overrides this.
+        norms: of the heads of q and k, applied first. `kv.rotated_center` is subtracted from k before rotation. May
+        change q and k in place. A back end with a fused kernel overrides this.
         """
         if norms is not None:
             q, k = self.norm_heads(q, norms[0]), self.norm_heads(k, norms[1])
+        if kv.rotated_center is not None:
+            k = kv.rotated_center.subtracted_from(k, rotary.sin)
         q, k = self.rotate_heads(q, k, rotary)
         self.write(kv, k, v, group)
         return scale_queries(q, rotary)
@@ -121,6 +123,7 @@ class AttentionBackend(ABC):
     ) -> torch.Tensor:
         """Attend from q ([T, H, D]) to the written context. Returns [T, H, value_dim] in q's dtype.
 
-        chosen: the positions that each row sees, as `choose` returns them; None: all that the spec says. The batch's
+        chosen: the positions that each row sees, as `choose` returns them; None: all that the spec says. Keys without
+        `kv.rotated_center` are attended to as if they had it. The batch's
         `distance_bias` is added to the scores, if there is one.
         """

@@ -1,5 +1,7 @@
 """CpuAttention: one call of the C++ kernel for the whole batch, on x86-64 and ARM64, in bf16 and fp32."""
 
+from collections.abc import Sequence
+
 import torch
 
 from models.architecture.attention import AttentionSpec, IndexerSpec
@@ -10,6 +12,7 @@ from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, address, kernel_library
 from models.kernels.row_input import Prologue
+from models.kv.key_center import RotatedCenter
 from models.kv.layer import LayerKV
 
 _TILE = 16  # slots; kTile of kv_layout.h
@@ -102,7 +105,8 @@ class CpuAttention(AttentionBackend):
     ) -> torch.Tensor:
         if norms is not None:
             q, k = self.norm_heads(q, norms[0]), self.norm_heads(k, norms[1])
-        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype, kv.key_center)
+        early = None if kv.rotated_center is None else kv.rotated_center.heads
+        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group, kv.layout.code_dtype, kv.key_center, early)
         return q
 
     def rotate_and_write_index(
@@ -143,14 +147,17 @@ class CpuAttention(AttentionBackend):
         group: KVGroupBatch | None,
         code_dtype: torch.dtype | None = None,
         key_center: torch.Tensor | None = None,
+        early_centers: torch.Tensor | None = None,
     ) -> None:
         """Rotate q and k in place if `rotary` is given, and store k and v if `kv` is given, as codes if it has a dtype.
 
-        q, k and v may be strided views of a fused projection.
+        early_centers: [2, K, D], subtracted before rotation, from rows at position 0 and from others. q, k and v may be
+        strided views of a fused projection.
         """
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
         assert key_center is None or (key_center.shape == k.shape[1:] and key_center.is_contiguous())
+        assert early_centers is None or (early_centers.shape[1:] == k.shape[1:] and early_centers.is_contiguous())
         value_dim = 0 if v is None else v.shape[2]
         if kv is not None and code_dtype is None:
             assert (kv.dtype, kv.shape[2]) == (k.dtype, _TILE * (head_dim + value_dim))
@@ -171,6 +178,7 @@ class CpuAttention(AttentionBackend):
                 value_dim,
                 _CODES[code_dtype],
                 address(key_center),
+                address(early_centers),
             ),
         )
 
@@ -206,12 +214,24 @@ class CpuAttention(AttentionBackend):
             *((None, 0, 0) if bias is None else (bias.table.data_ptr(), bias.table.stride(0), bias.zero_column)),
             *((None, 0) if chosen is None else (chosen.data_ptr(), chosen.shape[1])),
             _CODES[kv.layout.code_dtype],
+            *_center_arguments(kv.rotated_center, batch.context_lens),
         )
         return out
 
 
 def _coded_bytes(size: int, code_dtype: torch.dtype, *, is_key: bool) -> int:
     return sum(code_bytes(size, code_dtype, is_key=is_key)) + SCALE_DTYPE.itemsize * scale_slots(size)
+
+
+def _center_arguments(
+    center: RotatedCenter | None, context_lens: Sequence[int]
+) -> tuple[int | None, int | None, int | None, int]:
+    """Return centers, tables of bases and of offsets, and rotary_dim as the kernel takes them."""
+    if center is None:
+        return None, None, None, 0
+    rotation = center.rotation
+    assert max(context_lens) <= rotation.max_len
+    return center.heads.data_ptr(), rotation.bases.data_ptr(), rotation.offsets.data_ptr(), len(rotation.offsets)
 
 
 def _rotary_arguments(rotary: RotaryEmbedding | None) -> tuple[int | None, int | None, int, int | None]:

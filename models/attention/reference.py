@@ -19,8 +19,9 @@ from models.attention.kv_codes import (
     quantize_heads,
     quantized_kv_refusal,
 )
-from models.attention.rotary import RotaryEmbedding, rotate
+from models.attention.rotary import RotaryEmbedding, rotary_embedding, rotate
 from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
+from models.kv.key_center import RotatedCenter
 from models.kv.layer import LayerKV
 
 # Bounds of the fp32 temporaries, in elements: K (and V) of a tile of the context, padded, and a tile's scores.
@@ -139,6 +140,8 @@ class ReferenceAttention(AttentionBackend):
             )
             for first, last in _tiles(part, spec, group.block_size):
                 k = _gather(kv, "k", tables, first, last, group.block_size)
+                if kv.rotated_center is not None:
+                    k = k + hadamard_heads(_centers(kv.rotated_center, first, last))
                 if spec.values_from is None:
                     v = _gather(kv, "v", tables, first, last, group.block_size)
                 else:
@@ -228,6 +231,13 @@ def _gather(kv: LayerKV, name: str, tables: torch.Tensor, first: int, last: int,
         return read(kv.parts[name]).to(torch.float32)
     codes = Codes(read(kv.parts[name]), read(scales[..., :1]), None if steps is None else read(steps))
     return codes.numbers() * codes.scales.to(torch.float32)
+
+
+def _centers(center: RotatedCenter, first: int, last: int) -> torch.Tensor:
+    """Return the centers of keys at positions first .. last - 1, rotated: [last - first, K, D]."""
+    positions = torch.arange(first, last, device=center.heads.device)
+    heads = center.heads[(positions > 0).long()]
+    return rotate(heads, rotary_embedding(positions, center.rotation.frequencies, center.rotation.factor))
 
 
 def _best(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from models.architecture.kv_layout import KVLayout, StateLayout
+from models.kv.key_center import RotatedCenter
 
 
 @dataclass(slots=True, eq=False)
@@ -14,17 +15,19 @@ class LayerKV:
 
     key_center: [K, D] fp32, contiguous; a constant that keys are stored without if they are codes, which adds the same
     to all scores of a query. The layer sets it before it writes, always to the same. Only for attention without sinks
-    and soft cap.
+    and soft cap. rotated_center: in its place, a center of keys before rotation, whose scores attention adds; the layer
+    sets it, too.
     """
 
     layout: KVLayout
     parts: Mapping[str, torch.Tensor]
     key_center: torch.Tensor | None = None
+    rotated_center: RotatedCenter | None = None
 
     def viewed(self, layout: KVLayout, num_blocks: int, block_size: int) -> "LayerKV":
-        """Return the same memory in another layout, whose blocks must have as many bytes in each part."""
+        """Return the same memory for another layer, whose blocks must have as many bytes in each part."""
         if layout == self.layout:
-            return self
+            return LayerKV(layout, self.parts)
         num_tiles = layout.num_tiles(num_blocks, block_size)
         parts = {part.name: self.parts[part.name].view(num_tiles, *part.shape) for part in layout.parts}
         return LayerKV(layout, parts)

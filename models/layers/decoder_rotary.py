@@ -1,12 +1,15 @@
 """DecoderRotary: the rotary embeddings of a decoder's layers, computed once a step for all layers that share one."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
 from models.architecture.layer import LayerSpec
 from models.attention.rotary import RotaryEmbedding, rotary_embedding
 from models.layers.rotary_frequencies import attention_factor, inverse_frequencies
+
+_Each = TypeVar("_Each")
 
 
 class DecoderRotary:
@@ -32,7 +35,7 @@ class DecoderRotary:
             for frequencies, (rope, temperature) in zip(self.frequencies, self.specs, strict=True)
         ]
 
-    def of_layer(self, index: int, embeddings: Sequence[RotaryEmbedding]) -> RotaryEmbedding | None:
-        """Return the one of `embeddings` that layer `index` uses, or None if the layer uses none."""
+    def of_layer(self, index: int, of_specs: Sequence[_Each]) -> _Each | None:
+        """Return the one of `of_specs`, such as a step's embeddings, that layer `index` uses; None without rotation."""
         spec = self._spec_of_layer[index]
-        return None if spec is None else embeddings[spec]
+        return None if spec is None else of_specs[spec]

@@ -11,6 +11,7 @@ from models.attention.rotary import RotaryEmbedding, rotate
 from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import IDENTITY, Prologue
+from models.kv.key_center import RotatedCenter
 from models.kv.layer import LayerKV
 from models.layers.attention.qk_norm import make_qk_norm, qk_norm_function
 from models.layers.norm import Norm
@@ -56,6 +57,8 @@ class Attention(nn.Module):
         self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
         self._alibi_slopes = spec.alibi_slopes
         self._key_center: torch.Tensor | None = None  # [K, D], once center_keys was called
+        self.rotated_center: RotatedCenter | None = None  # for keys in 4 bits
+        self.recorded_keys: list[torch.Tensor] | None = None  # [T, K, D] fp32 each, before rotation
         self._norms: list[Callable[[torch.Tensor], torch.Tensor]] = []  # of q and k, if they have norms
         self._norms_rotated = self._norms_heads = False
         if spec.qk_norm is not None:
@@ -65,6 +68,11 @@ class Attention(nn.Module):
             self._norms = [qk_norm_function(spec.qk_norm, norm, self.backend) for norm in (self.q_norm, self.k_norm)]
             self._norms_rotated = spec.qk_norm.is_after_rope
             self._norms_heads = spec.qk_norm.scope is not QKNormScope.PROJECTION and not self._norms_rotated
+
+    @property
+    def rotates_keys_last(self) -> bool:
+        """Whether nothing but rotation is done to keys before they are stored."""
+        return not self._norms_rotated
 
     def make_constants(self, device: torch.device) -> None:
         """Make constant tensors that are not in the checkpoint (ALiBi slopes); called when memory is allocated."""
@@ -109,10 +117,14 @@ class Attention(nn.Module):
         v, *gate = rest if self._has_value_matrix else (self._copied(k), *rest)
         if self._value_norm is not None:
             v = self.backend.norm_heads(v, self._value_norm)
-        norms = (self.q_norm, self.k_norm) if self._norms_heads and rotary is not None else None
+        is_fused = self._norms_heads and rotary is not None and self.recorded_keys is None
+        norms = (self.q_norm, self.k_norm) if is_fused else None
         if self._norms and not self._norms_rotated and norms is None:
             q, k = self._normed(q, k)
-        kv.key_center = self._key_center
+        if self.recorded_keys is not None:
+            self.recorded_keys.append(k.to(torch.float32, copy=True))
+        kv.rotated_center = self.rotated_center if kv.layout.code_dtype == torch.int4 else None
+        kv.key_center = self._key_center if kv.rotated_center is None else None
         if rotary is None:
             self.backend.write(kv, k, v, group)
         elif self._norms_rotated:

@@ -20,6 +20,7 @@ from engine.runner.runner import TorchRunner
 from engine.scheduling.kv.groups import peak_blocks
 from engine.scheduling.kv.moves import AttachedTier
 from engine.speculation.proposers import DraftSource
+from models.forward.key_centers import center_keys
 from models.loaded_model import LoadedModel
 from tests.helpers.amx import without_amx
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, qwen2_config, random_model
@@ -63,7 +64,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module", params=KV_DTYPES)
 def model(request: pytest.FixtureRequest, folder: Path) -> LoadedModel:
-    return load_random(folder, torch.bfloat16, kv_dtype=KV_DTYPES[request.param])
+    model = load_random(folder, torch.bfloat16, kv_dtype=KV_DTYPES[request.param])
+    center_keys(model.decoder, model.compute, LONGEST)
+    return model
 
 
 def client_of(

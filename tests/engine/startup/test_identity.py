@@ -69,6 +69,7 @@ def test_one_changed_bit_in_the_weights_changes_the_identity(folder: Path) -> No
     [
         ("storage", {"quantization": Quantization.INT8}),
         ("kv_dtype", {"kv_cache_dtype": KVCacheDType.INT8}),
+        ("rotary", {"kv_cache_dtype": KVCacheDType.INT4}),  # centers of keys
         ("overrides", {"rope_theta": 500.0}),
         ("mode", {"deterministic": True}),
         ("rotary", {"served": 128, "hf_overrides": '{"max_position_embeddings": 64}'}),

@@ -28,6 +28,7 @@
 #include <optional>
 #include <vector>
 
+#include "attention/attention_center.h"
 #include "attention/attention_integers.h"
 #include "attention/attention_plan.h"
 #include "attention/attention_products.h"
@@ -54,6 +55,7 @@ struct Scratch {
   alignas(64) uint8_t unpacked[kTile * 2 * kMaxDim];  // 4-bit codes of a head as int8
   alignas(64) int8_t q_bytes[kMostRows * 2 * kMaxDim], weight_bytes[kRowTile * 2 * kChunk];
   alignas(64) float key_scales[kChunk], value_scales[kChunk];  // of codes
+  CenterScores center;
   float max[kMostRows], sum[kMostRows];
   // sums of the segments before the one that is walked over, if there are any
   alignas(64) float earlier_out[kMostRows * kMaxDim];
@@ -219,11 +221,12 @@ void softmax_rows(const Problem& p, const Item& item, const TileRows& rows, cons
                   float* rescale) {
   const int group = p.num_heads / p.num_kv_heads, lane = rows.first_piece * kTile;
   const auto softmax = softmax_of<Element, Weight>(rows.see_all, p.code != kNoCode);
+  const float* key_scales = p.key_centers ? kOnes.values : s.key_scales + lane;
   for (int r = 0; r < rows.count; ++r) {
     const int row = item.first_row + rows.first + r, own = rows.first + r;
     rescale[r] = softmax(p, pieces.data() + rows.first_piece, rows.num_pieces, item.kv_head * group + row % group,
                          query_position(p, item.seq, row / group), p.seq_lens[item.seq], s.scores + r * kChunk,
-                         s.key_scales + lane, s.value_scales + lane, s.max[own], s.sum[own]);
+                         key_scales, s.value_scales + lane, s.max[own], s.sum[own]);
   }
 }
 
@@ -239,10 +242,11 @@ void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s)
     const Source* q = static_cast<const Source*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
     if (!has_spread_keys(p.code, p.has_values())) {
       std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
-      continue;
+    } else {
+      hadamard_head(q, dim, s.scores);
+      for (int d = 0; d < dim; d += 16) store_lanes(q_tile + r * dim + d, load<F32x16>(s.scores + d));
     }
-    hadamard_head(q, dim, s.scores);
-    for (int d = 0; d < dim; d += 16) store_lanes(q_tile + r * dim + d, load<F32x16>(s.scores + d));
+    if (p.key_centers) s.center.set_row(p, item.kv_head, r, q);
   }
   s.begin(item.num_rows, value_dim);
 
@@ -275,6 +279,8 @@ void walk_context(const Problem& p, const Item& item, bool in_tiles, Scratch& s)
       const TileRows rows(p, item, pieces, first);
       if (rows.num_pieces == 0) continue;
       multiply_keys(in_tiles, q_tile + first * dim, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores);
+      if (p.key_centers) s.center.add(p, first, rows.count, pieces.data() + rows.first_piece, rows.num_pieces,
+                                        s.key_scales + rows.first_piece * kTile, s.scores);
       softmax_rows<Element, Element>(p, item, rows, pieces, s, rescale);
       multiply_values(in_tiles, weights, rows.count, values + rows.first_piece, joined + rows.first_piece * kTile * value_dim,
                       rows.num_pieces, value_dim, rescale, s.out + first * value_dim);
@@ -293,6 +299,7 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
     const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
     hadamard_head(q, dim, s.scores);
     queries[r] = to_whole(s.scores, dim, s.q_bytes + r * 2 * dim, dim);
+    if (p.key_centers) s.center.set_row(p, item.kv_head, r, q);
   }
   s.begin(item.num_rows, p.value_dim);
 
@@ -317,6 +324,8 @@ void walk_codes(const Problem& p, const Item& item, Scratch& s) {
       const TileRows rows(p, item, pieces, first);
       if (rows.num_pieces == 0) continue;
       whole_scores(s.q_bytes + first * 2 * dim, queries + first, rows.count, keys + rows.first_piece, rows.num_pieces, dim, s.scores);
+      if (p.key_centers) s.center.add(p, first, rows.count, pieces.data() + rows.first_piece, rows.num_pieces,
+                                        s.key_scales + rows.first_piece * kTile, s.scores);
       softmax_rows<Element, float>(p, item, rows, pieces, s, rescale);
       for (int r = 0; r < rows.count; ++r)
         weights[r] = to_whole(s.scores + r * kChunk, rows.num_pieces * kTile, s.weight_bytes + r * 2 * kChunk, kChunk);
@@ -416,15 +425,18 @@ void attend(const Problem& p) {
 // are stored beside the keys, else a multiple of 16, head_dim - value_dim. window 0, chunk 0, softcap 0: none. is_causal: 0
 // only without a chunk; a window then reaches as far ahead as back. distance_bias: null or as Problem has it, for all distances in the batch.
 // chosen: null, or [T, topk] as hr_choose_positions writes it; only without a window, chunk, bias or code, with values in the keys.
+// key_centers: null, or what keys with a code were stored without, as Problem has it, with tables for all positions.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
                                    int value_dim, int values_from, int block_size, float value_scale, float scale, int window,
                                    int chunk, int is_causal, float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
-                                   int64_t bias_stride, int64_t bias_zero, const int32_t* chosen, int topk, int code) {
-  const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias, chosen,
+                                   int64_t bias_stride, int64_t bias_zero, const int32_t* chosen, int topk, int code, const float* key_centers,
+                                   const float* rotary_bases, const float* rotary_offsets, int rotary_dim) {
+  const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias,
+                  key_centers, rotary_bases, rotary_offsets, chosen,
                   q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads, num_kv_heads, head_dim, value_dim,
-                  block_size, values_from, topk, code, window, chunk, is_causal != 0, value_scale, scale, softcap};
+                  block_size, values_from, topk, code, rotary_dim, window, chunk, is_causal != 0, value_scale, scale, softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

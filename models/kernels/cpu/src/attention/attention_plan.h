@@ -12,9 +12,9 @@
 
 namespace hr {
 
-// Rows of an item, at most. A long context costs its reading, which they share; but every thread needs an item.
-constexpr int kMostRows = 128;
 constexpr int kRowTile = HR_AMX ? 32 : 24;  // rows that are multiplied together, and of items of one segment
+// Rows of an item, at most. A long context costs its reading, which they share; but every thread needs an item.
+constexpr int kMostRows = 4 * kRowTile;
 constexpr int kSegment = 512;  // positions; of whole chunks
 static_assert(kSegment % kChunk == 0);
 

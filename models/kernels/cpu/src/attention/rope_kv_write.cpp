@@ -6,7 +6,10 @@
 // over the first R dimensions of each head, with cos and sin [T, R / 2] in fp32. q and k rows are rotated in
 // place (they are views of one fused projection, hence the row strides), v is only copied, where there is one beside k. One
 // thread takes whole rows: a row's stores into a tile's lanes never share an element with another row's. A negative slot is
-// not stored. Where the tensor has codes (kv_codes.h), rows are quantized when they are stored.
+// not stored. A center of keys may be subtracted before they are rotated: one for rows without rotation, which are at position 0,
+// and one for the others (attention_center.h). Where the tensor has codes (kv_codes.h), rows are quantized when they are stored.
+#include <algorithm>
+
 #include "attention/kv_codes.h"
 #include "attention/kv_layout.h"
 #include "runtime/parallel.h"
@@ -60,6 +63,13 @@ void store_codes_of_token(int code, const Element* k, const Element* v, int64_t 
   });
 }
 
+// Subtracts the centers of a token's keys, [2, heads, D]; sin: of the token's angles.
+template <class Element>
+void subtract_centers(Element* k, int size, const float* centers, const float* sin, int num_pairs) {
+  if (std::any_of(sin, sin + num_pairs, [](float x) { return x != 0; })) centers += size;
+  for (int d = 0; d < size; d += 16) store_lanes(k + d, load_lanes(k + d) - load<F32x16>(centers + d));
+}
+
 template <class Element>
 void scale_row(Element* x, int size, float factor) {
   for (int i = 0; i < size; i += 16) store_lanes(x + i, load_lanes(x + i) * broadcast(factor));
@@ -70,7 +80,7 @@ struct Rows {
   const void* v;
   int64_t q_stride, k_stride, v_stride;
   const int64_t* slots;
-  const float *cos, *sin, *q_scale, *key_centers;
+  const float *cos, *sin, *q_scale, *key_centers, *early_centers;
   void* kv;
   int num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code;
 };
@@ -83,6 +93,7 @@ void process(const Rows& rows) {
     if (rows.cos) {
       const int num_pairs = rows.rotary_dim / 2;
       const float *cos = rows.cos + t * static_cast<int64_t>(num_pairs), *sin = rows.sin + t * static_cast<int64_t>(num_pairs);
+      if (rows.early_centers) subtract_centers(k, rows.num_kv_heads * rows.head_dim, rows.early_centers, sin, num_pairs);
       Element* q = static_cast<Element*>(rows.q) + t * rows.q_stride;
       for (int head = 0; head < rows.num_heads; ++head) rotate_head(q + head * rows.head_dim, cos, sin, num_pairs);
       for (int head = 0; head < rows.num_kv_heads; ++head) rotate_head(k + head * rows.head_dim, cos, sin, num_pairs);
@@ -105,13 +116,14 @@ void process(const Rows& rows) {
 // is_bf16: q, k, v and kv without a code are bf16, else fp32. code: the KvCode of kv. cos null: no rotation. q_scale: null, or [T]; q is unused without both. slots
 // null: nothing is stored, and kv and v are unused. v null: values are part of the keys, and value_dim is 0. Strides in
 // elements between rows; the heads of a row are contiguous, head_dim and value_dim are multiples of 16. key_centers: null, or
-// [num_kv_heads, head_dim], subtracted from keys that become codes.
+// [num_kv_heads, head_dim], subtracted from keys that become codes. early_centers: null, or [2, num_kv_heads, head_dim], subtracted
+// before rotation.
 HR_API void hr_rope_kv_write(int is_bf16, void* q, int64_t q_stride, void* k, int64_t k_stride, const void* v, int64_t v_stride,
                              const float* cos, const float* sin, int rotary_dim, const float* q_scale, const int64_t* slots,
                              void* kv, int num_tokens, int num_heads, int num_kv_heads, int head_dim, int value_dim,
-                             int code, const float* key_centers) {
+                             int code, const float* key_centers, const float* early_centers) {
   const Rows rows{q,       k,  v,          q_stride,  k_stride,     v_stride, slots,     cos,        sin,
-                  q_scale, key_centers, kv, num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code};
+                  q_scale, key_centers, early_centers, kv, num_tokens, num_heads, num_kv_heads, head_dim, value_dim, rotary_dim, code};
   if (is_bf16)
     process<Bf16>(rows);
   else
