@@ -104,9 +104,10 @@ def rotate_and_write_cost(
     v: torch.Tensor | None,
     by: object,
     group: KVGroupBatch,
+    norms: object = None,
 ) -> Cost:
-    """Return the cost of `kv_write_cost`, and of rotating the queries."""
-    del by
+    """Return the cost of `kv_write_cost`, and of rotating the queries. Norms cost no more bytes."""
+    del by, norms
     return kv_write_cost(kv, k, v, group) + Cost(2 * q.numel() * q.element_size())
 
 

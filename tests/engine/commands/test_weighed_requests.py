@@ -80,7 +80,6 @@ def test_requests_take_what_was_said_before(name: str, tmp_path: Path) -> None:
         bytes_per_state=layout.state_bytes,
         model_max_len=config.max_position_embeddings,
         free_bytes=said,
-        device=torch.device("cpu"),
     )
     steps = filled(groups, budget)
     assert said / MIB == pytest.approx(NUM_SEQS * by_hand, rel=0.02)
