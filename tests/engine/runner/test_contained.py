@@ -1,5 +1,6 @@
 """A fault of the runner ends the sequences that cause it; steps without memory are computed in smaller ones."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,36 @@ def test_a_fault_of_the_runner_ends_the_sequences_that_cause_it(caplog: pytest.L
     assert "request r1 fails alone" in caplog.text
     assert client.steps[-1].blocks_used == 0
     assert sorted(ledger.released) == ["r0", "r1", "r2", "r3"]
+
+
+class Tensor:
+    """A stand-in for the memory of a step, which a reference can watch."""
+
+
+def test_what_a_failed_step_holds_is_freed_before_its_requests_are_computed_again() -> None:
+    engine, ledger = make_engine(max_num_seqs=3)
+    held: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+
+    def fail(tensor: Tensor) -> None:
+        held.append(weakref.ref(tensor))
+        try:
+            raise RuntimeError("CUDA error: invalid argument")
+        except RuntimeError as error:
+            raise ValueError("a kernel failed") from error
+
+    def fails(plan: StepPlan) -> bool:
+        alive.append(any(each() is not None for each in held))
+        if len(plan.items) > 1 or plan.items[0].sequence.id == "r0":
+            fail(Tensor())
+        return False
+
+    engine._runner = FaultyRunner(ledger, fails, RuntimeError())
+    requests = [make_request(f"r{i}", make_prompt(5, seed=i), max_tokens=1, ignore_eos=True) for i in range(3)]
+    outputs = LocalClient(engine).generate(requests)
+    reasons = [outputs[r.id].finish_reason for r in requests]
+    assert reasons == [FinishReason.ERROR, FinishReason.LENGTH, FinishReason.LENGTH]
+    assert alive == [False] * 4  # together, and each alone
 
 
 STICKY = "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress' in ..."
