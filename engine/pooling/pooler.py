@@ -11,6 +11,7 @@ from models.decoder import Decoder
 from models.forward.packed import PackedForward
 from models.pooling.scheme import PoolingScheme, pool_tokens
 from models.pooling.traits import ScoreActivation
+from models.system.cuda import naming_faults
 
 _SCORES = (PoolingTask.CLASSIFY, PoolingTask.SCORE)
 
@@ -31,7 +32,14 @@ class Pooler:
         self._activation = activation
 
     def compute(self, requests: Sequence[PoolingRequest]) -> list[torch.Tensor]:
-        """Return each text's vector [D], vectors [T, D] or scores [labels]: fp32, on the CPU."""
+        """Return each text's vector [D], vectors [T, D] or scores [labels]: fp32, on the CPU.
+
+        Raises MemoryError if memory runs out, and DeviceLostError if the device has failed for good.
+        """
+        with naming_faults(self._forward.device):
+            return self._compute(requests)
+
+    def _compute(self, requests: Sequence[PoolingRequest]) -> list[torch.Tensor]:
         lengths = [len(request.prompt_ids) for request in requests]
         ids = [each for request in requests for each in request.prompt_ids]
         rows = self._only_rows(requests, lengths)

@@ -23,7 +23,7 @@ class PackedForward:
     def __init__(self, decoder: Decoder, device: torch.device) -> None:
         assert not decoder.cache_layout.has_states
         self._decoder = decoder
-        self._device = device
+        self.device = device
         self._num_blocks = 0
         self._kv: list[LayerKV] = []  # one a layer
 
@@ -38,7 +38,7 @@ class PackedForward:
             assert isinstance(layout, KVLayout)
             kv = None if mixer in self._decoder.shared_mixers else by_layout.get(layout)
             if kv is None:
-                kv = allocate_layer_kv(layout, self._num_blocks, BLOCK_SIZE, self._device)
+                kv = allocate_layer_kv(layout, self._num_blocks, BLOCK_SIZE, self.device)
             if mixer not in self._decoder.shared_mixers:
                 by_layout[layout] = kv
             self._kv.append(kv)
@@ -55,7 +55,7 @@ class PackedForward:
         token_ids, token_type_ids: of all texts, concatenated. lengths: the tokens of each text, at least 1.
         """
         self.reserve(num_blocks_of(lengths))
-        all_rows = torch.arange(len(token_ids), device=self._device) if rows is None else rows
+        all_rows = torch.arange(len(token_ids), device=self.device) if rows is None else rows
         batch = self._batch(token_ids, lengths, token_type_ids, all_rows)
         with torch.inference_mode():
             return self._decoder.final_states(self._decoder(batch, self._kv, rows))
@@ -77,7 +77,7 @@ class PackedForward:
             lengths,
             (table,) * len(self._decoder.cache_layout.groups),
             block_size=BLOCK_SIZE,
-            device=self._device,
+            device=self.device,
             logit_rows=rows,
             token_type_ids=token_type_ids,
         )
