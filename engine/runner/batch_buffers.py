@@ -8,6 +8,7 @@ import torch
 
 from engine.runner.block_tables import BlockTables
 from models.batch import ForwardBatch, KVGroupBatch
+from models.system.memory import is_host
 
 
 class BatchShape(NamedTuple):
@@ -67,8 +68,11 @@ class BatchBuffers:
     def tensors(self, shape: BatchShape, device: torch.device) -> BatchTensors:
         """Return the written inputs as tensors: views on a CPU, copies on other devices.
 
-        The views are reused while consecutive steps have the same shape, as most do.
+        The views are reused while consecutive steps have the same shape, as most do. Copies are not, since they would
+        be of the inputs of the step before.
         """
+        if not is_host(device):
+            return self._views(shape, device)
         if self._last is None or self._last[0] != shape:
             self._last = shape, self._views(shape, device)
         return self._last[1]

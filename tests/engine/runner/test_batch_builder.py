@@ -3,7 +3,7 @@
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.runner.batch_buffers import BatchBuffers
+from engine.runner.batch_buffers import BatchBuffers, BatchShape
 from engine.runner.batch_builder import build_batch
 from engine.runner.block_tables import BlockTables
 from engine.runner.state_batch import accepted_states, state_spans
@@ -62,6 +62,17 @@ def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_las
         addresses.add(_addresses(reused))
         assert _numbers(reused) == _numbers(fresh)
     assert len(addresses) == 1
+
+
+def test_copies_on_another_device_are_made_for_each_step() -> None:
+    """Tensors of the device "meta" hold no numbers: that they are others is all that can be seen."""
+    buffers = BatchBuffers(8, BlockTables([KVGroup(4)], 4, 6))
+    shape, meta = BatchShape(rows=1, sequences=1, logit_rows=1, width=2), torch.device("meta")
+    assert buffers.tensors(shape, CPU).token_ids is buffers.tensors(shape, CPU).token_ids
+    first, second = buffers.tensors(shape, meta), buffers.tensors(shape, meta)
+    assert first.token_ids is not second.token_ids
+    assert first.groups[0].block_tables is not second.groups[0].block_tables
+    assert second.token_ids.device == meta
 
 
 def test_rows_have_the_adapter_slots_of_their_sequences() -> None:
