@@ -141,14 +141,15 @@ class TritonAttention(AttentionBackend):
                 attend.split_decode,
                 (num_sequences, spec.num_kv_heads * shape.blocks, splits),
                 *(*context, *factors, sink_logits if splits == 1 else None, *by_distance, out, parts, levels),
-                **_meta(shape, tiles.num_warps, tiles.num_stages, SPLITS=splits),
+                **_meta(shape, tiles.num_warps, tiles.num_stages),
             )
             if splits > 1:
                 launch(
                     attend.merge_splits,
-                    (num_sequences * few, spec.num_heads),
-                    *(parts, levels, batch.cu_seqlens_q, sink_logits, spec.value_scale, out),
-                    **_meta(shape, num_warps=4, num_stages=1, SPLITS=splits),
+                    (num_sequences, spec.num_heads, few),
+                    *(parts, levels, splits, batch.cu_seqlens_q, sink_logits, spec.value_scale, out),
+                    **{"MOST_SPLITS": _MAX_SPLITS, "SIZE": shape.value_size, "COLUMNS": shape.value_columns},
+                    **{"num_warps": 4, "num_stages": 1},
                 )
         if longest > few:
             tiles = tiles_for("prefill", sm, shape_class)
@@ -164,9 +165,13 @@ class TritonAttention(AttentionBackend):
 
 def _few_rows(longest: int, spec: AttentionSpec, tiles: Tiles) -> int:
     """Return the most rows of a sequence that decode takes: all, if the longest sequence fits into a tile, or else as
-    many as the smallest tile has room for. longest: rows of a sequence of the batch."""
+    many as the smallest tile has room for. A power of two or a full tile, as each number compiles a kernel. longest:
+    rows of a sequence of the batch."""
     heads = min(spec.num_heads // spec.num_kv_heads, tiles.rows)
-    return longest if longest * heads <= tiles.rows else max(1, _LEAST_ROWS // heads)
+    most = tiles.rows // heads
+    if longest <= most:
+        return min(most, 1 << (longest - 1).bit_length())
+    return 1 << max(1, _LEAST_ROWS // heads).bit_length() - 1
 
 
 def _num_splits(shape: AttendShape, num_sequences: int, num_blocks: int, num_processors: int) -> int:
@@ -188,8 +193,8 @@ def _shape_class(spec: AttentionSpec, dtype: torch.dtype) -> str:
     return next(str(size) for size in (64, 128, 256) if columns <= size)
 
 
-def _meta(shape: AttendShape, num_warps: int, num_stages: int, **constants: int) -> dict[str, Any]:
-    return {"S": shape, "num_warps": num_warps, "num_stages": num_stages, **constants}
+def _meta(shape: AttendShape, num_warps: int, num_stages: int) -> dict[str, Any]:
+    return {"S": shape, "num_warps": num_warps, "num_stages": num_stages}
 
 
 @functools.cache

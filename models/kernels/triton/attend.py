@@ -8,7 +8,7 @@ is read once for all of them. Grids depend on shapes alone, and lengths are read
 launch stays right:
 
     split_decode   (sequences, key heads * blocks, splits)   one tile a sequence, whose positions are split
-    merge_splits   (sequences * tokens, heads)               sums the splits
+    merge_splits   (sequences, heads, tokens)                sums the splits
     mixed_prefill  (tiles, key heads * blocks)               tile i belongs to the sequence s with
              cu_seqlens[s] / tokens + s <= i < cu_seqlens[s + 1] / tokens + s + 1; some have no rows
 
@@ -150,15 +150,15 @@ def _store(out, weighted, total, rows, heads, is_row, value_scale, S: tl.constex
 @triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=_UNALIGNED)
 def split_decode(
     q, q_stride, kv, tables, table_stride, cu_seqlens, seq_lens,
-    scale, value_scale, slopes, sinks, bias, bias_stride, bias_zero, out, parts, levels,
-    SPLITS: tl.constexpr, S: tl.constexpr
+    scale, value_scale, slopes, sinks, bias, bias_stride, bias_zero, out, parts, levels, S: tl.constexpr
 ):  # fmt: skip
     """Attend from sequences with at most `S.tokens` rows. A program computes a split of the positions.
 
-    parts: [S, tokens, H, SPLITS, V], outputs of the splits. levels: [S, tokens, H, SPLITS], log 2 of their sums of
-    exponentials, -inf where a split is empty. With one split, the result goes to `out`, and both are None.
+    parts: [S, tokens, H, splits, V], outputs of the splits. levels: [S, tokens, H, splits], log 2 of their sums of
+    exponentials, -inf where a split is empty. With one split, the result goes to `out`, and both are None. The number
+    of splits is no constant, as it changes with contexts and sequences.
     """
-    sequence, split = tl.program_id(0), tl.program_id(2)
+    sequence, split, num_splits = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
     row = tl.load(cu_seqlens + sequence)
     count = tl.load(cu_seqlens + sequence + 1) - row
     if count > S.tokens:
@@ -166,14 +166,14 @@ def split_decode(
     length = tl.load(seq_lens + sequence)
     table = tables + sequence.to(tl.int64) * table_stride
     rows, heads, is_row, total, largest, weighted = _attend(
-        q, q_stride, kv, table, row, length - count, count, length, split, SPLITS,
+        q, q_stride, kv, table, row, length - count, count, length, split, num_splits,
         scale, slopes, sinks, bias, bias_stride, bias_zero, S
     )  # fmt: skip
-    if SPLITS == 1:
+    if parts is None:
         _store(out, weighted, total, rows, heads, is_row, value_scale, S)
     else:
         place = (sequence * S.tokens + rows - row).to(tl.int64) * (S.kv_heads * S.group) + heads
-        place = place * SPLITS + split
+        place = place * num_splits + split
         divisor = tl.where(total == 0.0, 1.0, total)
         tl.store(levels + place, largest + tl.log2(divisor), mask=is_row)
         columns = tl.arange(0, S.value_columns)
@@ -182,20 +182,21 @@ def split_decode(
         tl.store(parts + place[:, None] * S.value_size + columns[None, :], weighted, mask=mask)
 
 
-@triton.jit(do_not_specialize_on_alignment=_UNALIGNED)
+@triton.jit(do_not_specialize=["num_splits"], do_not_specialize_on_alignment=_UNALIGNED)
 def merge_splits(
-    parts, levels, cu_seqlens, sinks, value_scale, out, SPLITS: tl.constexpr, S: tl.constexpr
+    parts, levels, num_splits, cu_seqlens, sinks, value_scale, out,
+    MOST_SPLITS: tl.constexpr, SIZE: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """Sum the splits of a row and head, and its sink."""
-    sequence, token, head = tl.program_id(0) // S.tokens, tl.program_id(0) % S.tokens, tl.program_id(1)
+    """Sum the splits of a row and head, and its sink. SIZE: of a value, in COLUMNS columns."""
+    sequence, head, token = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    num_heads, num_tokens = tl.num_programs(1), tl.num_programs(2)
     row = tl.load(cu_seqlens + sequence)
     count = tl.load(cu_seqlens + sequence + 1) - row
-    if (count > S.tokens) | (token >= count):
+    if (count > num_tokens) | (token >= count):
         return
-    num_heads: tl.constexpr = S.kv_heads * S.group
-    splits, columns = tl.arange(0, SPLITS), tl.arange(0, S.value_columns)
-    place = (tl.program_id(0).to(tl.int64) * num_heads + head) * SPLITS + splits
-    level = tl.load(levels + place)  # [SPLITS]
+    splits, columns = tl.arange(0, MOST_SPLITS), tl.arange(0, COLUMNS)
+    place = ((sequence * num_tokens + token).to(tl.int64) * num_heads + head) * num_splits + splits
+    level = tl.load(levels + place, mask=splits < num_splits, other=float("-inf"))  # [MOST_SPLITS]
     best = tl.max(level, 0)
     if sinks is not None:
         sink = tl.load(sinks + head) * LOG2_E
@@ -205,11 +206,11 @@ def merge_splits(
     total = tl.sum(weights, 0)
     if sinks is not None:
         total += tl.exp2(sink - base)
-    mask = (level > float("-inf"))[:, None] & (columns < S.value_size)[None, :]
-    part = tl.load(parts + place[:, None] * S.value_size + columns[None, :], mask=mask, other=0.0)
+    mask = (level > float("-inf"))[:, None] & (columns < SIZE)[None, :]
+    part = tl.load(parts + place[:, None] * SIZE + columns[None, :], mask=mask, other=0.0)
     result = tl.sum(part * weights[:, None], 0) * (value_scale / tl.where(total == 0.0, 1.0, total))
-    to = out + ((row + token).to(tl.int64) * num_heads + head) * S.value_size
-    tl.store(to + columns, result, mask=columns < S.value_size)
+    to = out + ((row + token).to(tl.int64) * num_heads + head) * SIZE
+    tl.store(to + columns, result, mask=columns < SIZE)
 
 
 @triton.jit(do_not_specialize=["table_stride", "num_sequences"], do_not_specialize_on_alignment=_UNALIGNED)

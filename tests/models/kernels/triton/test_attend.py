@@ -1,6 +1,7 @@
 """The attention back end for CUDA devices against the reference, by Triton's interpreter."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.attention.select import PREFERENCE, select_backend
 from models.attention.triton import TritonAttention
-from models.batch import DistanceBias, KVGroupBatch
+from models.batch import DistanceBias, KVGroupBatch, forward_batch
+from models.kv.layer import allocate_layer_kv
 from tests.helpers.gpu.compile import launches
 from tests.helpers.gpu.interpreter import interpreting
 from tests.models.kernels.paged_batches import Lengths, filled_kv, full_kv, paged_batch
@@ -171,6 +173,24 @@ def _num_launches(sequences: int) -> int:
     batch, _ = paged_batch([Lengths(1, 500)] * sequences, 16, torch.Generator())
     kv = full_kv(backend, spec, 1, 16)
     return len(launches(lambda: backend.forward(torch.empty(sequences, 4, 64), kv, batch, batch.groups[0], spec)))
+
+
+@pytest.mark.parametrize("heads", [32, 40])
+def test_few_kernels_serve_all_contexts_sequences_and_drafts(heads: int) -> None:
+    """Each compiles for seconds, while requests wait."""
+    spec, backend, meta = AttentionSpec(heads, 8, 128, 0.1), TritonAttention(90, 132), torch.device("meta")
+    kv = allocate_layer_kv(backend.layout(spec, torch.bfloat16, torch.bfloat16), 4, 16, meta)
+    variants = set()
+    sizes = itertools.product([*range(1, 10), 13, 17], [1, 5, 64], [[], [300]], [19, 1875])
+    for rows, sequences, prompts, blocks in sizes:
+        lengths = [rows] * sequences + prompts
+        tables = [torch.zeros(len(lengths), blocks, dtype=torch.int32)]
+        batch = forward_batch([0] * sum(lengths), lengths, tables, block_size=16, device=meta)
+        q = torch.empty(sum(lengths), heads, 128, dtype=torch.bfloat16, device=meta)
+        for kernel, _, args, constants in launches(lambda q=q, b=batch: backend.forward(q, kv, b, b.groups[0], spec)):
+            if kernel.__name__ != "mixed_prefill":
+                variants.add((kernel, *(arg is None for arg in args), *constants.items()))
+    assert len(variants) <= 12
 
 
 def test_a_block_has_keys_of_all_heads_and_then_values() -> None:
