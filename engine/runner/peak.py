@@ -20,8 +20,9 @@ def measure_peak(
 ) -> int:
     """Return the most bytes that this process's tensors take in a step without KV cache and states; with the weights.
 
-    Computes two steps over a pool just large enough: one prompt of `max_tokens` tokens (or the longest context), and
-    one token of each of `max_num_seqs` sequences, which share blocks: what they compute means nothing.
+    Computes two steps over a pool just large enough: prompts of `max_tokens` tokens together, as few as the longest
+    context allows, and one token of each of `max_num_seqs` sequences. They share blocks: what they compute means
+    nothing.
     """
     longest = min(max_tokens, model.max_position)
     tables = standalone_tables(groups, longest)
@@ -30,7 +31,7 @@ def measure_peak(
     cuda.reset_peak(model.device)
     runner = TorchRunner(model, num_blocks=num_blocks, block_size=block_size, num_states=num_states)
     pool_bytes = num_blocks * model.cache_layout.block_bytes(block_size) + num_states * model.cache_layout.state_bytes
-    for plan in full_steps(groups, longest, max_num_seqs):
+    for plan in full_steps(groups, max_tokens, longest, max_num_seqs):
         run_step(runner, plan)
         for item in plan.items:
             runner.release(item.sequence)
@@ -42,15 +43,16 @@ def measure_peak(
     return peak - pool_bytes
 
 
-def full_steps(groups: tuple[KVGroup, ...], num_tokens: int, num_sequences: int) -> SequenceOf[StepPlan]:
-    """Return the plans of a long prompt, and of a token of each of many sequences that sample and want log
-    probabilities."""
-    prompt = _sequence("peak-prompt", groups, num_tokens)
-    others = [_sequence(f"peak-{number}", groups, 1) for number in range(num_sequences)]
-    return (
-        StepPlan([PlanItem(prompt, 0, num_tokens, num_draft=0, needs_logits=True)]),
-        StepPlan([PlanItem(each, 0, 1, num_draft=0, needs_logits=True) for each in others]),
-    )
+def full_steps(groups: tuple[KVGroup, ...], num_tokens: int, longest: int, num_sequences: int) -> SequenceOf[StepPlan]:
+    """Return the plans of `num_tokens` tokens of prompts of up to `longest`, and of a token of each of `num_sequences`
+    sequences that sample and want log probabilities."""
+    sizes = [min(longest, num_tokens - start) for start in range(0, num_tokens, longest)][:num_sequences]
+    return _plan("peak-prompt", groups, sizes), _plan("peak", groups, [1] * num_sequences)
+
+
+def _plan(name: str, groups: tuple[KVGroup, ...], sizes: SequenceOf[int]) -> StepPlan:
+    sequences = [_sequence(f"{name}-{number}", groups, size) for number, size in enumerate(sizes)]
+    return StepPlan([PlanItem(each, 0, each.num_prompt, num_draft=0, needs_logits=True) for each in sequences])
 
 
 def _sequence(name: str, groups: tuple[KVGroup, ...], num_tokens: int) -> Sequence:

@@ -37,12 +37,17 @@ def test_a_share_that_leaves_nothing_is_a_start_error() -> None:
         H100.kv_bytes(0.25)
 
 
-def test_full_steps_are_a_long_prompt_and_a_token_of_each_sequence() -> None:
-    prompt, decode = peak.full_steps((KVGroup(16),), 40, 3)
+def test_full_steps_are_long_prompts_and_a_token_of_each_sequence() -> None:
+    prompts, decode = peak.full_steps((KVGroup(16),), 100, 40, 5)
 
-    assert [(item.num_new, len(item.sequence.tables[0])) for item in prompt.items] == [(40, 3)]
-    assert [(item.num_new, item.sequence.tables, item.needs_logits) for item in decode.items] == [(1, [[0]], True)] * 3
-    assert len({item.sequence.id for item in decode.items}) == 3
+    assert [(item.num_new, len(item.sequence.tables[0])) for item in prompts.items] == [(40, 3), (40, 3), (20, 2)]
+    assert [(item.num_new, item.sequence.tables, item.needs_logits) for item in decode.items] == [(1, [[0]], True)] * 5
+    assert len({item.sequence.id for item in (*prompts.items, *decode.items)}) == 8
+
+
+def test_a_full_step_has_no_more_prompts_than_sequences() -> None:
+    prompts, _ = peak.full_steps((KVGroup(16),), 100, 40, 2)
+    assert [item.num_new for item in prompts.items] == [40, 40]
 
 
 class Measured:
@@ -58,7 +63,7 @@ class Measured:
                 return super().launch(plan)
 
         def peak_bytes(_: torch.device) -> tuple[int, int]:
-            tokens = 0 if not plans else max(plan.num_tokens for plan in plans)
+            tokens = max((item.num_new for plan in plans for item in plan.items), default=0)
             blocks = -(-tokens // 16)
             return own + step + blocks * BLOCK_BYTES, own
 
@@ -85,7 +90,8 @@ def test_an_engine_is_planned_by_its_measured_peak(monkeypatch: pytest.MonkeyPat
     measured = Measured(monkeypatch, total=4 * MIB, others=MIB, own=MIB, step=MIB // 2)
     _, info = build_engine(config(folder, gpu_memory_utilization=0.75), lambda *_: None)
 
-    assert [plan.num_tokens for plan in measured.plans] == [256, 16]  # the longest context, and all sequences
+    assert [len(plan.items) for plan in measured.plans] == [16, 16]  # of the longest context, and of a token
+    assert {item.num_new for item in measured.plans[0].items} == {256}
     assert info.kv_bytes == (3 * MIB - 2 * MIB - MIB // 2) // BLOCK_BYTES * BLOCK_BYTES
     notes = "\n".join(info.notes)
     assert "4.0 MiB on cpu; weights and the largest step take 1.5 MiB, others 1.0 MiB" in notes
