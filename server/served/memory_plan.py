@@ -1,5 +1,6 @@
 """plan_memory: divides the memory of the host and of each GPU between models, first for weights, then for KV caches."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ class MemoryPlan:
 def plan_memory(needs: Sequence[MemoryNeed], limit_bytes: int | None, *, loads_on_demand: bool) -> MemoryPlan:
     """Divide the memory of each device between its models. limit_bytes: of the host's memory; by default most of what
     is free. Of a GPU's free memory, its models get the least share that one of them names; engines of GPUs also take
-    host memory, which the host's models do not get.
+    host memory, which the host's models do not get: that of all that may be loaded at the same time.
 
     Models that are loaded at the same time (all, or only the pinned ones with loads_on_demand) share the memory that
     their weights leave for KV caches: each gets its minimum, and the rest is divided by kv_share, up to the size that
@@ -104,28 +105,48 @@ def plan_memory(needs: Sequence[MemoryNeed], limit_bytes: int | None, *, loads_o
     """
     limits: dict[str, int] = {}
     grants: dict[str, MemoryGrant] = {}
+    engines_bytes = _host_bytes_of_gpus(needs, loads_on_demand=loads_on_demand)
     for device in dict.fromkeys(need.weighed.device for need in needs):
         of_device = [need for need in needs if need.weighed.device == device]
         if device != HOST:
-            limits[device] = int(min(need.weighed.free_bytes * need.gpu_share for need in of_device))
+            limits[device] = _gpu_limit(of_device)
         else:
             limit = limit_bytes or int(min(need.weighed.free_bytes for need in of_device) * _FREE_SHARE)
-            limits[device] = limit - sum(need.host_bytes for need in needs)
+            limits[device] = limit - engines_bytes
         plan = _plan_device(
             of_device, limits[device], is_given=limit_bytes is not None, loads_on_demand=loads_on_demand
         )
         grants.update({grant.name: grant for grant in plan})
-    _check_host(needs, limit_bytes)
+    _check_host(needs, engines_bytes, limit_bytes)
     return MemoryPlan(limits, tuple(grants[need.name] for need in needs))
 
 
-def _check_host(needs: Sequence[MemoryNeed], limit_bytes: int | None) -> None:
+def _gpu_limit(needs: Sequence[MemoryNeed]) -> int:
+    return int(min(need.weighed.free_bytes * need.gpu_share for need in needs))
+
+
+def _host_bytes_of_gpus(needs: Sequence[MemoryNeed], *, loads_on_demand: bool) -> int:
+    """Return the host memory of the engines on GPUs: of those that stay loaded, and of as many on-demand models as one
+    GPU has memory for at a time."""
+    total = 0
+    for device in dict.fromkeys(need.weighed.device for need in needs if not need.weighed.is_on_host):
+        of_device = [need for need in needs if need.weighed.device == device]
+        stay = [need for need in of_device if need.is_pinned or not loads_on_demand]
+        others = [need for need in of_device if need not in stay]
+        left = _gpu_limit(of_device) - sum(map(_least_bytes, stay))
+        taken = itertools.accumulate(sorted(map(_least_bytes, others)))
+        num_loaded = max(1, sum(each <= left for each in taken))
+        total += sum(need.host_bytes for need in stay)
+        total += sum(sorted((need.host_bytes for need in others), reverse=True)[:num_loaded])
+    return total
+
+
+def _check_host(needs: Sequence[MemoryNeed], needed: int, limit_bytes: int | None) -> None:
     """Raise StartupError if engines of GPUs find too little host memory. (Beside models on the host, these are
     refused.)"""
     on_gpu = [need for need in needs if not need.weighed.is_on_host]
     if not on_gpu or len(on_gpu) < len(needs):
         return
-    needed = sum(need.host_bytes for need in on_gpu)
     limit = limit_bytes or int(min(need.weighed.host_free_bytes for need in on_gpu) * _FREE_SHARE)
     if needed > limit:
         raise StartupError(

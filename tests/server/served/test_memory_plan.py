@@ -125,6 +125,17 @@ def test_engines_of_gpus_need_host_memory() -> None:
     assert plan_memory(claims, 6 * GIB, loads_on_demand=False).limits == {"cuda:0": 72 * GIB}
 
 
+def test_on_demand_models_of_a_gpu_take_the_host_memory_of_those_that_it_can_hold() -> None:
+    host, pinned = _claim("host", 1), _on("cuda:0", _claim("pinned", 10, is_pinned=True))
+    large = [_on("cuda:0", _claim(name, 40)) for name in "abc"]  # of which 72 GiB hold one beside the pinned model
+    small = [_on("cuda:1", _claim(name, 20)) for name in "def"]  # of which 72 GiB hold three
+    plan = plan_memory([host, pinned, *large, *small], None, loads_on_demand=True)
+    assert plan.limits["cpu"] == (16 - 2 * (1 + 1 + 3)) * GIB
+    assert plan_memory([pinned, *large], 4 * GIB, loads_on_demand=True).limits == {"cuda:0": 72 * GIB}
+    with pytest.raises(StartupError, match=r"need 4.00 GiB of host memory .* 3.00 GiB"):
+        plan_memory([pinned, *large], 3 * GIB, loads_on_demand=True)
+
+
 @given(
     models=st.lists(st.tuples(st.floats(0, 8), st.sampled_from(["cpu", "cuda:0", "cuda:1"])), min_size=1, max_size=5),
     limit=st.floats(1, 40),
