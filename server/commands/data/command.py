@@ -98,10 +98,9 @@ def _options(arguments: argparse.Namespace) -> PreparationOptions:
     _check_weights(arguments.weights, arguments.files)
     names = set(PreparationOptions.__struct_fields__)
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if arguments.validation is not None:
         given.setdefault("validation_share", _DEFAULT_SHARE)
-    options = PreparationOptions(**given)
+    options = msgspec.convert(given, PreparationOptions)
     try:
         check_preparation(options)
     except InvalidRequest as error:

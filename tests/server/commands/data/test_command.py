@@ -12,7 +12,7 @@ from engine.command_io.finetuning.job import JobFolder
 from engine.errors import OptionError, StartupError
 from server.commands.data import tokens
 from server.commands.data.command import run
-from tests.helpers.data_lines import chat, encoded, random_text
+from tests.helpers.data_lines import chat, encoded, random_text, with_changes
 from tests.helpers.tokenizers import byte_level_info
 
 pytest.importorskip("rensa", reason="the extra 'data' is not installed")
@@ -50,6 +50,14 @@ def test_a_file_is_prepared_split_and_reported(folder: Path, capsys: pytest.Capt
     assert "in.jsonl: 21 lines, 2 removed, 17 for training, 2 for validation" in capsys.readouterr().out
     assert run(["report", "report.json", "--out", "page.html"]) == 0
     assert "<td>duplicate<td>1<td>21<td>21" in (folder / "page.html").read_text()
+
+
+@pytest.mark.parametrize(("kind", "num_left"), [("near", 20), ("exact", 21), ("none", 22)])
+def test_given_kinds_of_duplicates_are_removed(folder: Path, kind: str, num_left: int) -> None:
+    near = chat("Question 3?", with_changes(random_text(3), 0.05))
+    (folder / "in.jsonl").write_bytes(encoded(*LINES, LINES[3], near))
+    assert run(["prepare", "in.jsonl", "--out", "out.jsonl", "--dedup", kind]) == 0
+    assert len(_values(folder / "out.jsonl")) == num_left
 
 
 def test_files_are_mixed_by_weights(folder: Path) -> None:
