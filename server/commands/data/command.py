@@ -187,6 +187,8 @@ def _write_report(path: str | None, report: DataReport) -> None:
 
 
 def _show_report(path: str, out: str | None) -> None:
+    if out is not None and Path(out).expanduser().resolve() == Path(path).expanduser().resolve():
+        raise OptionError(f"{out} would be overwritten; name another file")
     try:
         report = msgspec.json.decode(Path(path).expanduser().read_bytes(), type=DataReport)
         if out is None:

@@ -51,6 +51,10 @@ def test_a_file_is_prepared_split_and_reported(folder: Path, capsys: pytest.Capt
     assert run(["report", "report.json", "--out", "page.html"]) == 0
     assert "<td>duplicate<td>1<td>21<td>21" in (folder / "page.html").read_text()
 
+    with pytest.raises(OptionError, match=r"report.json would be overwritten; name another file"):
+        run(["report", "report.json", "--out", str(folder / "report.json")])
+    assert (folder / "report.json").read_bytes() == before["report.json"]
+
 
 @pytest.mark.parametrize(("kind", "num_left"), [("near", 20), ("exact", 21), ("none", 22)])
 def test_given_kinds_of_duplicates_are_removed(folder: Path, kind: str, num_left: int) -> None:
