@@ -17,6 +17,22 @@ _MAIL = re.compile(
     rf"\.(?:(?![\d_]){_LETTER}){{2,}}(?!{_LETTER})"
 )
 _IBAN = re.compile(rf"(?<!{_LETTER})[A-Z]{{2}}\d{{2}}(?: ?[A-Z0-9]{{4}}){{2,7}}(?: ?[A-Z0-9]{{1,4}})?(?![A-Za-z0-9])")
+# Account numbers in lower case or with hyphens: words look like them too, so their country and length count.
+_LOOSE_IBAN = re.compile(
+    rf"(?<!{_LETTER})[A-Za-z]{{2}}\d{{2}}([ -]?)[A-Za-z0-9]{{4}}(?:\1[A-Za-z0-9]{{4}}){{1,6}}(?:\1[A-Za-z0-9]{{1,4}})?"
+    r"(?![A-Za-z0-9])"
+)
+_IBAN_LENGTHS = {  # ISO 13616's registry
+    code: length
+    for length, codes in (
+        (15, "NO"), (16, "BE"), (18, "DK FI FK FO GL NL SD"), (19, "MK SI"), (20, "AT BA EE KZ LT LU MN XK"),
+        (21, "CH HR LI LV"), (22, "BG BH CR DE GB GE IE ME RS VA"), (23, "AE GI IL IQ OM SO TL"),
+        (24, "AD CZ ES MD PK RO SA SE SK TN VG"), (25, "LY PT ST"), (26, "IS TR"), (27, "BI DJ FR GR IT MC MR SM"),
+        (28, "AL AZ BY CY DO GT HN HU LB NI PL SV"), (29, "BR EG PS QA UA"), (30, "JO KW MU YE"), (31, "MT SC"),
+        (32, "LC"), (33, "RU"),
+    )
+    for code in codes.split()
+}  # fmt: skip
 _CARD = re.compile(rf"(?<!{_LETTER})(?<![.,-])\d(?:[ -]?\d){{12,18}}(?!{_LETTER}|-|[.,]\d)")
 # With a country's code, or a national number with a trunk's 0 or an area in brackets, and divided by signs.
 _PHONE = re.compile(
@@ -54,7 +70,7 @@ def is_card(text: str) -> bool:
 
 def is_iban(text: str) -> bool:
     """Whether an account number has the right check digits (ISO 13616: modulo 97)."""
-    code = text.replace(" ", "")
+    code = text.replace(" ", "").replace("-", "")
     return 15 <= len(code) <= 34 and int("".join(str(int(each, 36)) for each in code[4:] + code[:4])) % 97 == 1
 
 
@@ -62,6 +78,17 @@ def _iban_length(text: str) -> int:
     """Return the length of the account number that the text begins with: words after it may look like its end."""
     lengths = [len(text), *(match.start() for match in reversed([*re.finditer(" ", text)]))]
     return next((length for length in lengths if is_iban(text[:length])), 0)
+
+
+def _loose_iban_length(text: str) -> int:
+    """Return the length of the account number that the text begins with: one in lower case or with hyphens, or one with
+    wrong check digits, if a part of it would be masked as a phone number."""
+    length = _IBAN_LENGTHS.get(text[:2].upper(), 0)
+    ends = [place for place, sign in enumerate(text, 1) if sign.isalnum()]
+    if not length or len(ends) < length or text[ends[length - 1] :][:1].isalnum():
+        return 0
+    code = text[: ends[length - 1]]
+    return len(code) if is_iban(code) or _PHONE.search(code) else 0
 
 
 def _phone_length(text: str) -> int:
@@ -80,6 +107,7 @@ _KINDS = (
     ("key", lambda text: any(hint in text for hint in _KEY_HINTS), _KEY, len),
     ("mail", lambda text: "@" in text, _MAIL, len),
     ("iban", None, _IBAN, _iban_length),
+    ("iban", None, _LOOSE_IBAN, _loose_iban_length),
     ("card", None, _CARD, _card_length),
     ("phone", None, _PHONE, _phone_length),
 )

@@ -24,6 +24,10 @@ pytestmark = pytest.mark.fast
         ("pay to DE89 3704 0044 0532 0130 00 today", "pay to [IBAN] today"),
         ("or GB82WEST12345698765432", "or [IBAN]"),
         ("DE89 3704 0044 0532 0130 00 ALSO 12", "[IBAN] ALSO 12"),
+        ("de89370400440532013000, gb82 west 1234 5698 7654 32 also", "[IBAN], [IBAN] also"),
+        ("DE89-3704-0044-0532-0130-00, nl91-abna-0417-1643-00", "[IBAN], [IBAN]"),
+        ("wrong: DE89 3704 0044 0532 0130 01 and de89 3704 0044 0532 0130 01 too", "wrong: [IBAN] and [IBAN] too"),
+        ("ab12 call 0301 2345 6789 or de42 have 0301 2345 678", "ab12 call [PHONE] or de42 have [PHONE]"),
         ("card 4111 1111 1111 1111, 378282246310005", "card [CARD], [CARD]"),
         ("key sk-proj-abcdefghijklmnopqrstuvwx", "key [KEY]"),
         ("AKIAIOSFODNN7EXAMPLE and ghp_" + "a1" * 18, "[KEY] and [KEY]"),
@@ -42,6 +46,8 @@ def test_personal_data_is_masked(text: str, masked: str) -> None:
         "version 1.2.3-4, pages 100-200, 3.14159265358979, 192.168.0.1, 0.5",
         "x@y and @ann, a sk-id, 978-3-16-148410-0",
         "INT8 AB12 matrices 1000 2000 3000",
+        "de89370400440532013001, DE89-3704-0044-0532-0130-01, de89cafe-1234-5678-9abc-def012345678",
+        "be71 said that they will come here soon",
     ],
 )
 def test_other_numbers_stay(text: str) -> None:
