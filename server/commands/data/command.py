@@ -191,6 +191,8 @@ def _show_report(path: str, out: str | None) -> None:
         raise OptionError(f"{out} would be overwritten; name another file")
     try:
         report = msgspec.json.decode(Path(path).expanduser().read_bytes(), type=DataReport)
+        if not report.files:
+            raise msgspec.ValidationError("it names no files")
         if out is None:
             sys.stdout.write(text_report(report))
         else:

@@ -124,6 +124,13 @@ def test_too_many_removed_lines_write_the_report_alone(folder: Path) -> None:
     assert json.loads((folder / "report.json").read_text())["num_lines"] == 4
 
 
+@pytest.mark.parametrize("content", ["{}", '{"num_lines": 3}'])
+def test_json_that_is_no_report_is_refused(folder: Path, content: str) -> None:
+    (folder / "report.json").write_text(content)
+    with pytest.raises(OptionError, match=r"report.json is not the report of a preparation \(it names no files\)"):
+        run(["report", "report.json"])
+
+
 def test_rules_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["rules"]) == 0
     assert "chat_refusal" in capsys.readouterr().out
