@@ -120,6 +120,7 @@ class Preparation:
         self._num_words.append(len(line.words))
         key = line_key(line.value)
         removed = self._exact(key) or self._quality(line) or self._language(line) or self._leak(line)
+        self._judged["near_duplicate"] += not removed
         matches = [] if removed or self._near is None else self._near.matches(line.words)
         if matches and self.options.dedup is Dedup.NEAR:
             of, share = matches[0]
@@ -143,9 +144,8 @@ class Preparation:
         report = self.report
         report.options = {name: getattr(self.options, name) for name in PreparationOptions.__struct_fields__}
         report.num_kept = len(self.kept)
-        for rule in self._rules:
-            if rule.name in report.removed:
-                report.removed[rule.name].num_judged = self._judged[rule.name]
+        for name, each in report.removed.items():
+            each.num_judged = self._judged[name]
         largest = sorted(self._duplicates.items(), key=lambda each: (-len(each[1]), each[0]))
         report.num_clusters = len(largest)
         report.clusters = [
@@ -180,6 +180,7 @@ class Preparation:
         return [self._root(index) for index in range(len(self.kept))]
 
     def _exact(self, key: bytes) -> tuple[str, str] | None:
+        self._judged["duplicate"] += 1
         first = self._keys.get(key)
         if first is None or self.options.dedup is Dedup.NONE:
             return None
@@ -195,12 +196,14 @@ class Preparation:
     def _language(self, line: DataLine) -> tuple[str, str] | None:
         if self._detector is None:
             return None
+        self._judged["language"] += 1
         language = self._detector.language(line)
         self._languages[language] += 1
         is_kept = language == "unknown" or language in self.options.languages
         return None if is_kept else ("language", language)
 
     def _leak(self, line: DataLine) -> tuple[str, str] | None:
+        self._judged["contaminated"] += 1
         leak = self._evaluation.leak(line) if self._has_evaluation else None
         if leak is None:
             return None

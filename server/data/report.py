@@ -14,7 +14,8 @@ class RemovedLine(msgspec.Struct, kw_only=True):
 
 
 class RemovedByRule(msgspec.Struct, kw_only=True):
-    """Lines that a rule removed. num_judged: lines that the rule could judge. lines: the first hundred."""
+    """Lines that a rule removed. num_judged: lines that reached the rule and that it could judge. lines: the first
+    hundred."""
 
     num: int = 0
     num_judged: int | None = None

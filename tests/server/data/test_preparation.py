@@ -50,7 +50,8 @@ def test_each_step_counts_its_lines() -> None:
     assert (report.num_lines, report.num_kept, report.num_removed) == (12, 8, 4)
     assert [(each.line, each.duplicates) for each in report.clusters] == [("2", ["10"])]
     assert [(each.line, each.file, each.file_line) for each in report.contaminated] == [("12", "eval.jsonl", 1)]
-    assert report.removed["chat_empty"].num_judged == 11
+    judged = {name: each.num_judged for name, each in report.removed.items()}
+    assert judged == {"duplicate": 12, "chat_empty": 11, "contaminated": 10, "near_duplicate": 9}
     assert report.removed["near_duplicate"].examples[0].detail == "90% of the words of 2"
 
 
