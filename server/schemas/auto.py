@@ -102,3 +102,16 @@ class Names(_Checked):
 
     def described(self) -> dict[str, Any]:
         return {"type": "array", "items": {"type": "string", "minLength": 1}}
+
+
+class OrAuto:
+    """An annotation of an optional field with a type of its own, to take "auto" as well."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: None if value == AUTO else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        described = handler(schema)
+        return {**described, "anyOf": [*described["anyOf"], {"const": AUTO}]}

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.command_io.finetuning.data_preparation import Dedup
 from engine.command_io.finetuning.job import Order, Pacing, ScaleRewards, Schedule
-from server.schemas.auto import Named, Names, Number, Whole
+from server.schemas.auto import Named, Names, Number, OrAuto, Whole
 from server.schemas.base import StrictModel
 from server.schemas.responses import Metadata
 
@@ -73,7 +73,7 @@ class GivenHyperparameters(StrictModel):
     max_completion_tokens: Annotated[int | None, Whole(1, _MAX_COUNT)] = None
     kl_weight: Annotated[float | None, Number(0, 100)] = None
     scale_rewards: Annotated[ScaleRewards | None, Named(ScaleRewards)] = None
-    data_preparation: GivenDataPreparation | None = None
+    data_preparation: Annotated[GivenDataPreparation | None, OrAuto()] = None
 
 
 class GivenSettings(StrictModel):

@@ -225,6 +225,13 @@ def test_data_is_prepared_in_every_method(method: TrainingMethod) -> None:
     assert options == PreparationOptions(dedup=Dedup.EXACT, quality=("gopher",), max_removed=0.2, mask_pii=True)
 
 
+def test_data_is_not_prepared_by_default() -> None:
+    assert _read(_supervised({"data_preparation": "auto"})) == _read(_supervised({}))
+    assert {"const": "auto"} in FinetuningRequest.model_json_schema()["$defs"]["GivenHyperparameters"]["properties"][
+        "data_preparation"
+    ]["anyOf"]
+
+
 @pytest.mark.parametrize(
     ("steps", "param", "message"),
     [
