@@ -93,6 +93,9 @@ def _options(arguments: argparse.Namespace) -> PreparationOptions:
         if Path(path).resolve() in taken:
             raise OptionError(f"{path} would be overwritten; name another file")
         taken.add(Path(path).resolve())
+    for path in outputs:
+        if not Path(path).expanduser().parent.is_dir():
+            raise OptionError(f"the folder of {path} does not exist; create it, or name another file")
     if arguments.validation is None and arguments.validation_share is not None:
         raise OptionError("--validation-share needs --validation, the file for these lines; give both")
     _check_weights(arguments.weights, arguments.files)

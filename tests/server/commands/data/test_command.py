@@ -93,6 +93,7 @@ def test_plain_text_can_stay_plain_text(folder: Path) -> None:
         ("prepare in.parquet --out out.jsonl", "in.parquet is a .parquet file"),
         ("prepare no.jsonl --out out.jsonl", "cannot read no.jsonl: No such file"),
         ("prepare in.jsonl --out in.jsonl", "in.jsonl would be overwritten"),
+        ("prepare in.jsonl --out out.jsonl --report no/r.json", "the folder of no/r.json does not exist; create it"),
         ("prepare in.jsonl --out out.csv", "neither a .jsonl nor a .txt file"),
         ("prepare in.jsonl --out out.jsonl --ngram 2", "--ngram is 2; it must be from 8 to 50"),
         ("prepare in.jsonl --out out.jsonl --quality best", "--quality has 'best', which is not a rule"),
