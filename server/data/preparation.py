@@ -168,9 +168,11 @@ class Preparation:
         report = self.report
         if report.num_lines and report.num_removed <= self.options.max_removed * report.num_lines and self.kept:
             return
+        if not report.num_lines:
+            raise TooManyRemoved("the file has no lines; give another one")
         counts = ", ".join(f"{name} {each.num:,}" for name, each in report.removed.items())
         raise TooManyRemoved(
-            f"{report.num_removed:,} of {report.num_lines:,} lines were removed ({counts or 'the file is empty'}); at "
+            f"{report.num_removed:,} of {report.num_lines:,} lines were removed ({counts}); at "
             f"most {self.options.max_removed:.0%} may be (max_removed), and one must be left: look at the examples in "
             "the report, and change the rules, the file or the bound"
         )

@@ -122,10 +122,15 @@ def _check_weights(weights: list[float] | None, files: list[str]) -> None:
 
 
 def _lines_of(path: str) -> Iterator[tuple[int, bytes]]:
+    is_empty = True
     try:
-        yield from read_lines(path)
+        for line in read_lines(path):
+            is_empty = False
+            yield line
     except FaultyData as error:
         raise StartupError(f"{path}: {error}") from None
+    if is_empty:
+        raise StartupError(f"{path} has no lines; leave it out, or give another file")
 
 
 def _divided(

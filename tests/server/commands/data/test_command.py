@@ -117,6 +117,14 @@ def test_faulty_lines_are_listed_and_nothing_is_written(folder: Path) -> None:
     assert not (folder / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize("arguments", ["empty.jsonl", "in.jsonl empty.jsonl", "in.jsonl --against empty.jsonl"])
+def test_a_file_without_lines_is_refused(folder: Path, arguments: str) -> None:
+    (folder / "empty.jsonl").write_text("\n")
+    with pytest.raises(StartupError, match=r"^empty.jsonl has no lines; leave it out, or give another file$"):
+        run(["prepare", *arguments.split(), "--out", "out.jsonl"])
+    assert not (folder / "out.jsonl").exists()
+
+
 def test_too_many_removed_lines_write_the_report_alone(folder: Path) -> None:
     (folder / "in.jsonl").write_bytes(encoded(LINES[0], *[chat("x", "")] * 3))
     with pytest.raises(StartupError, match=r"3 of 4 lines were removed \(chat_empty 1, duplicate 2\)|chat_empty 3"):
