@@ -11,7 +11,7 @@ from engine.command_io.finetuning.data_preparation import Dedup, PreparationOpti
 from server.data.contamination import EvaluationIndex
 from server.data.duplicates import NearDuplicates, line_key
 from server.data.languages import LanguageDetector
-from server.data.lines import DataLine, FaultyData, parse_line
+from server.data.lines import DataLine, FaultyData, LineKind, parse_line
 from server.data.personal_data import mask_value
 from server.data.quality import failed_rule, select_rules
 from server.data.report import Cluster, ContaminatedLine, DataReport, RemovedByRule, RemovedLine, spread_of
@@ -51,6 +51,7 @@ class KeptLine:
     data: bytes
     num_words: int
     group: int
+    kind: LineKind
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Preparation:
             self._remove(line, *removed)
             return
         index = len(self.kept)
-        self.kept.append(KeptLine(file, number, data.strip(), len(line.words), index))
+        self.kept.append(KeptLine(file, number, data.strip(), len(line.words), index, line.kind))
         if self._near is not None:
             self._near.add(index, line.words)
         for other in (self._keys.setdefault(key, index), *(of for of, _ in matches)):

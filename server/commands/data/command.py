@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def _divided(
         _write_report(arguments.report, report)
         raise StartupError(str(error)) from None
     kept = preparation.kept
+    _check_kinds(arguments.files, kept)
     lines, keys = list(range(len(kept))), draw_keys(kept, arguments.seed)
     if arguments.weights is not None:
         left = {line.file for line in kept}
@@ -158,6 +160,19 @@ def _divided(
         raise StartupError(f"--validation-share {share:g} of {counted(len(lines), 'line')} is no line; raise it")
     report.num_validation = len(valid)
     return [kept[line] for line in lines if line not in valid], [kept[line] for line in lines if line in valid]
+
+
+def _check_kinds(files: Sequence[str], kept: Sequence[KeptLine]) -> None:
+    """Raise StartupError for lines that no job takes together. Supervised jobs take chats with completions."""
+    counts = Counter((line.file, line.kind) for line in kept)
+    if len({LineKind.CHAT if kind is LineKind.COMPLETION else kind for _, kind in counts}) < 2:
+        return
+    first = {(line.file, line.kind): line.number for line in reversed(kept)}
+    shown = "".join(
+        f"\n  {files[file]}: {counted(count, 'line')} of the kind {kind}, the first is line {first[file, kind]}"
+        for (file, kind), count in counts.items()
+    )
+    raise StartupError(f"the lines are of kinds that no job takes together; prepare each kind on its own:{shown}")
 
 
 def _write(
@@ -181,10 +196,9 @@ def _output(path: str, lines: Sequence[KeptLine]) -> Iterable[bytes]:
         return (line.data + b"\n" for line in lines)
     texts = []
     for kept in lines:
-        line, _ = parse_line(kept.data, kept.number)
-        if line.kind is not LineKind.TEXT:
-            raise OptionError(f"{path} is a .txt file, and line {kept.number} is a {line.kind}; name a .jsonl file")
-        texts.append(line.value["text"])
+        if kept.kind is not LineKind.TEXT:
+            raise OptionError(f"{path} is a .txt file, and line {kept.number} is a {kept.kind}; name a .jsonl file")
+        texts.append(parse_line(kept.data, kept.number)[0].value["text"])
     return ["\n\n".join(texts).encode() + b"\n"]
 
 

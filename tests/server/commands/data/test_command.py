@@ -65,10 +65,21 @@ def test_given_kinds_of_duplicates_are_removed(folder: Path, kind: str, num_left
 
 
 def test_files_are_mixed_by_weights(folder: Path) -> None:
-    (folder / "b.txt").write_text("\n\n".join(random_text(seed) for seed in range(100, 104)))
-    assert run(["prepare", "in.jsonl", "b.txt", "--weights", "1", "1", "--out", "out.jsonl", "--quality"]) == 0
+    rows = [{"prompt": f"Question {seed}?", "completion": random_text(seed)} for seed in range(100, 104)]
+    (folder / "b.jsonl").write_bytes(encoded(*rows))
+    assert run(["prepare", "in.jsonl", "b.jsonl", "--weights", "1", "1", "--out", "out.jsonl"]) == 0
     values = _values(folder / "out.jsonl")
-    assert (len(values), sum("text" in value for value in values)) == (8, 4)
+    assert (len(values), sum("prompt" in value for value in values)) == (8, 4)
+
+
+@pytest.mark.parametrize("files", [["in.jsonl"], ["in.jsonl", "b.txt"]])
+def test_kinds_that_no_job_takes_together_are_refused(folder: Path, files: list[str]) -> None:
+    (folder / "b.txt").write_text(random_text(100))
+    (folder / "in.jsonl").write_bytes(encoded(*LINES, *([] if len(files) == 2 else [{"text": random_text(100)}])))
+    expected = f"  in.jsonl: 20 lines of the kind chat, the first is line 1\n  {files[-1]}: 1 line of the kind text"
+    with pytest.raises(StartupError, match=expected):
+        run(["prepare", *files, "--out", "out.jsonl"])
+    assert not (folder / "out.jsonl").exists()
 
 
 def test_weights_need_a_line_of_each_file(folder: Path) -> None:
