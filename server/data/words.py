@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+_BLOCK = 8192  # words of a text whose places are bits of one number: memory is quadratic within a block alone
 # Scripts without blanks between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer): each character is a word.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -44,17 +45,26 @@ def shared_in_order(one: Sequence[str], other: Sequence[str], least: float) -> f
     """Return the longest common subsequence's share of the longer text; 0 if it cannot reach `least`.
 
     The bit-parallel algorithm (Hyyrö 2004): bit i of `row` is 0 where a common subsequence grows at word i of `one`.
+    Blocks of `one` are taken one after the other; the sum at each word of `other` carries into the next block.
     """
     longest = max(len(one), len(other))
     if min(len(one), len(other)) < least * longest or not longest:
         return 0.0
-    masks: dict[str, int] = {}
-    for place, word in enumerate(one):
-        masks[word] = masks.get(word, 0) | 1 << place
-    full = (1 << len(one)) - 1
-    row = full
-    for word in other:
-        if mask := masks.get(word):
-            common = row & mask
-            row = ((row + common) | (row - common)) & full
-    return (len(one) - row.bit_count()) / longest
+    num_common = 0
+    carries = bytearray(len(other))
+    for start in range(0, len(one), _BLOCK):
+        block = one[start : start + _BLOCK]
+        masks: dict[str, int] = {}
+        for place, word in enumerate(block):
+            masks[word] = masks.get(word, 0) | 1 << place
+        full = (1 << len(block)) - 1
+        row = full
+        for place, word in enumerate(other):
+            carry = carries[place]
+            if (mask := masks.get(word, 0)) or carry:
+                common = row & mask
+                total = row + common + carry
+                carries[place] = total > full
+                row = (total | (row - common)) & full
+        num_common += len(block) - row.bit_count()
+    return num_common / longest

@@ -1,5 +1,6 @@
 """A preparation: lines go through all steps in turn, each removed one is counted, and the result is the same again."""
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from engine.errors import InvalidRequest
-from server.data import duplicates
+from server.data import duplicates, words
 from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
@@ -67,6 +68,25 @@ def test_the_share_in_order_is_that_of_the_longest_common_subsequence() -> None:
     assert shared_in_order("abcbdab", "bdcaba", 0.5) == pytest.approx(4 / 7)
     assert shared_in_order("abcd", "abcd", 0.5) == 1
     assert shared_in_order("abcd", "a", 0.5) == 0
+
+
+def test_the_share_in_order_takes_little_memory_and_is_the_same_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+    for seed in range(60):
+        one = random_text(seed, 90).split()
+        pairs.append((one, with_changes(random_text(seed, 90), seed % 5 / 10, seed).split()[seed % 9 :]))
+    whole = [shared_in_order(one, other, 0.5) for one, other in pairs]
+    monkeypatch.setattr(words, "_BLOCK", 7)
+    assert [shared_in_order(one, other, 0.5) for one, other in pairs] == whole
+    monkeypatch.undo()
+
+    numbers = [str(number) for number in range(30_000)]
+    tracemalloc.start()
+    try:
+        assert shared_in_order(numbers, numbers[8190:8200], 0.0) == pytest.approx(10 / 30_000)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_lines_that_share_an_instruction_are_not_compared_word_by_word(monkeypatch: pytest.MonkeyPatch) -> None:
