@@ -2,16 +2,18 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from server.data.duplicates import line_key
 from server.data.lines import DataLine
 from server.data.words import window, words_of
 
 COVERED = 8  # words of the n-grams whose coverage counts
 _COVERAGE = 0.5  # share of a text's n-grams that makes a leak of it; all of them in a text without a long n-gram
 _LEAST_WHOLE = 3  # words of a question that is compared whole
-_MAX_LINES = 10  # of the evaluation: an n-gram in more of them is an instruction that all share
+_MAX_LINES = 10  # of the evaluation: an n-gram at the edge of a text in more of them is an instruction that all share
+_EDGE = 32  # first and last words of a text, where instructions stand: in the middle are passages that questions share
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +43,32 @@ class EvaluationIndex:
         self._whole: dict[str, int] = {}
         self._any: dict[int, set[str]] = {}  # width -> all n-grams of COVERED words: a line without one has no leak
         self._texts: list[_Text] = []
-        self._num_lines: Counter[str] = Counter()
+        self._num_lines: Counter[str] = Counter()  # at whose edges an n-gram stands
+        self._keys: set[bytes] = set()  # of lines
 
     def add(self, name: str, line: DataLine) -> None:
-        """Index a line of the evaluation file `name`."""
+        """Index a line of the evaluation file `name`, unless an earlier one has the same texts."""
+        if (key := line_key({"segments": line.segments})) in self._keys:
+            return
+        self._keys.add(key)
         seen: set[str] = set()
         questions = {line.question} if line.question else {each for each in line.segments if line.kind == "text"}
         for segment, words in zip(line.segments, line.segment_words, strict=True):
             text = len(self._texts)
             width = window(words, self._ngram)
-            for gram in _grams(words, width):
+            edge = window(words, _EDGE)
+            for gram in (long := _grams(words, width)):
                 self._long.setdefault(width, {}).setdefault(gram, text)
-                seen.add(gram)
+            seen.update(_at_edges(long, edge - width))
             short = window(words, COVERED)
             is_question = segment in questions
             # A short answer says nothing: many questions have the same one.
-            all_grams = set(_grams(words, short))
+            all_grams = set(listed := _grams(words, short))
             self._any.setdefault(short, set()).update(all_grams)
             grams = all_grams if is_question or len(words) >= width else set()
             for gram in grams:
                 self._short.setdefault(short, {}).setdefault(gram, []).append(text)
-            seen |= grams
+            seen |= grams.intersection(_at_edges(listed, edge - short))
             if is_question and window(words, _LEAST_WHOLE) <= len(words) < short:
                 self._whole.setdefault(" ".join(words), text)
             share = _COVERAGE if len(words) >= width else 1.0
@@ -95,6 +102,11 @@ class EvaluationIndex:
 
     def _found(self, text: int, gram: str) -> Leak:
         return Leak(self._texts[text].name, self._texts[text].line, gram)
+
+
+def _at_edges(grams: Sequence[str], last: int) -> Iterable[str]:
+    """Return the n-grams up to place `last` from the beginning, and from the end."""
+    return (gram for place, gram in enumerate(grams) if min(place, len(grams) - 1 - place) <= last)
 
 
 def _grams(words: Sequence[str], width: int) -> list[str]:

@@ -62,6 +62,25 @@ def test_instructions_of_many_lines_are_no_leak() -> None:
     assert _leak(evaluation[3], *evaluation) is not None
 
 
+@pytest.mark.parametrize("form", ["{passage} {question}", "{question} {passage}", "Read this. {passage} {question}"])
+def test_a_passage_of_many_questions_leaks(form: str) -> None:
+    passage = random_text(8, 80)
+    evaluation = [chat(form.format(passage=passage, question=f"What is {seed}?"), "Yes") for seed in range(11)]
+    assert _leak({"text": passage}, *evaluation) is not None
+
+
+def test_the_same_line_again_does_not_make_an_instruction_of_it() -> None:
+    line = chat(random_text(9, 20), "Yes")
+    spaced = chat(f" {random_text(9, 20)}", "yes")
+    assert _leak(line, *[line, spaced] * 6) is not None
+
+
+def test_an_instruction_may_stand_at_the_end() -> None:
+    instruction = random_text(6, 20)
+    evaluation = [chat(f"{random_text(seed, 30)} {instruction}", "Yes") for seed in range(20, 32)]
+    assert _leak(chat(f"{random_text(7, 30)} {instruction}", "No"), *evaluation) is None
+
+
 def test_japanese_counts_characters_twice() -> None:
     text = "川の向こうにある古い町では毎年春になると大きな祭りが開かれて多くの人が船で集まる"
     assert _leak(chat("言って", f"はい、{text[3:29]}。"), chat("何？", text)) is not None
