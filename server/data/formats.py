@@ -80,6 +80,10 @@ def _rows(text: str) -> Iterator[tuple[int, bytes]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be a long document
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        numbers: dict[str, int] = {}
+        for number, name in enumerate(reader.fieldnames or (), 1):
+            if name and (first := numbers.setdefault(name, number)) != number:
+                raise FaultyData(f"line 1: columns {first} and {number} have the same name; rename or remove one")
         for row in reader:
             if None in row or None in row.values():
                 raise FaultyData(f"line {reader.line_num}: it has more or fewer columns than the first line")

@@ -41,6 +41,7 @@ def test_each_format_is_lines_with_numbers(tmp_path: Path, name: str, content: s
         ("a.json", "{", "not valid JSON; a .json file is a list"),
         ("a.json", "{}", "the file is not a list"),
         ("a.csv", "text\na,b\n", "line 2: it has more or fewer columns"),
+        ("a.csv", "text,,,text\na,,,b\n", "line 1: columns 1 and 4 have the same name; rename or remove one"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
