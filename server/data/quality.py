@@ -12,8 +12,8 @@ from server.data.lines import DataLine, LineKind
 from server.data.words import is_unspaced
 
 _BULLETS = ("-", "*", "•", "‣", "▪", "●", "○", "–", "・")
-_ENDS = (".", "!", "?", '"', "'", "”", "’", ":", ";", "。", "！", "？", "」", "』", ")", "）", "…", "।")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$|[\"'”’)])|[。！？।]")
+_ENDS = tuple(".!?\"'”’:;。！？」』)）…।॥۔؟။។།።")
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$|[\"'”’)])|[。！？।॥۔؟။។།።]")
 _CODE_LINE = re.compile(
     r"^\s{4,}\S|^\t|[{};]\s*$|^\s*(?:def|class|import|from|return|if|for|#include|func|fn|let|var)\b.*[:(){;]"
 )
@@ -36,6 +36,8 @@ class MeasuredText:
         self.text = line.value["text"]
         self.words = line.words
         self.is_unspaced = is_unspaced(self.words)
+        # Thai and Lao have no sign for the end of a sentence.
+        self.has_ends = 2 * sum("\u0e00" <= word[:1] <= "\u0eff" for word in self.words) <= len(self.words)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -132,12 +134,12 @@ def _repeated_grams(size: int) -> Callable[[MeasuredText], float]:
     return measure
 
 
-def _sentences(text: MeasuredText) -> float:
-    return len(_SENTENCE_END.findall(text.text))
+def _sentences(text: MeasuredText) -> float | None:
+    return None if not text.has_ends else len(_SENTENCE_END.findall(text.text))
 
 
-def _ended_lines(text: MeasuredText) -> float:
-    return _share(line.endswith(_ENDS) for line in text.lines)
+def _ended_lines(text: MeasuredText) -> float | None:
+    return None if not text.has_ends else _share(line.endswith(_ENDS) for line in text.lines)
 
 
 def _short_lines(text: MeasuredText) -> float | None:
