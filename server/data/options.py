@@ -21,6 +21,10 @@ def check_preparation(options: PreparationOptions, path: str = "") -> None:
             raise InvalidRequest.of(f"{path}{name}", f"is {value:g}; it must be from {least:g} to {most:g}")
     select_rules(options.quality, f"{path}quality")
     if options.needs_near and importlib.util.find_spec("rensa") is None:
+        if options.validation_share:
+            raise InvalidRequest.of(
+                f"{path}validation_share", f"keeps near duplicates on one side, which needs rensa: {INSTALL}"
+            )
         raise InvalidRequest.of(
             f"{path}dedup", f"is {options.dedup}, and near duplicates need rensa: {INSTALL}, or give exact or none"
         )

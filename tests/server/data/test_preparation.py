@@ -216,3 +216,9 @@ def test_a_missing_library_is_refused_with_its_command(library: str, monkeypatch
     with pytest.raises(InvalidRequest, match=r"pip install 'headrace\[data\]'"):
         check_preparation(PreparationOptions(languages=("en",)))
     check_preparation(PreparationOptions(dedup=Dedup.EXACT))
+
+
+def test_a_split_without_its_library_is_refused_with_the_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InvalidRequest, match=r"validation_share keeps .* needs rensa: pip install 'headrace\[data\]'$"):
+        check_preparation(PreparationOptions(dedup=Dedup.EXACT, validation_share=0.1))
