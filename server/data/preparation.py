@@ -173,9 +173,9 @@ class Preparation:
             raise TooManyRemoved("the file has no lines; give another one")
         counts = ", ".join(f"{name} {each.num:,}" for name, each in report.removed.items())
         raise TooManyRemoved(
-            f"{report.num_removed:,} of {report.num_lines:,} lines were removed ({counts}); at "
-            f"most {self.options.max_removed:.0%} may be (max_removed), and one must be left: look at the examples in "
-            "the report, and change the rules, the file or the bound"
+            f"{report.num_removed:,} of {report.num_lines:,} lines were removed ({counts}); at most "
+            f"{self.options.max_removed:.0%} may be (max_removed), and one must be left; change the rules, the file or "
+            "the bound"
         )
 
     def groups(self) -> list[int]:

@@ -142,7 +142,8 @@ def _divided(
         preparation.check_removed()
     except TooManyRemoved as error:
         _write_report(arguments.report, report)
-        raise StartupError(str(error)) from None
+        shown = ": look at the examples in the report" if arguments.report else "; --report FILE writes examples"
+        raise StartupError(f"{error}{shown}") from None
     kept = preparation.kept
     _check_kinds(arguments.files, kept)
     lines, keys = list(range(len(kept))), draw_keys(kept, arguments.seed)

@@ -106,6 +106,7 @@ def test_too_many_removed_lines_fail_the_job_with_the_counts(folder: JobFolder) 
     assert isinstance(outcome, Refused)
     assert outcome.param == "training_file"
     assert "5 of 10 lines were removed (duplicate 5); at most 30% may be" in outcome.message
+    assert "report" not in outcome.message  # only jobs that train store theirs
     assert json.loads(folder.data_report.read_text())["num_lines"] == 10
     assert not folder.job.exists()
 
