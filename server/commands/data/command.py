@@ -182,13 +182,14 @@ def _write(
     train: Sequence[KeptLine],
     valid: Sequence[KeptLine],
 ) -> None:
+    pairs = [(arguments.out, train), *([] if arguments.validation is None else [(arguments.validation, valid)])]
+    outputs = [(Path(path).expanduser(), _output(path, lines)) for path, lines in pairs]  # both, before writing
     try:
-        write_parts_atomically(Path(arguments.out).expanduser(), _output(arguments.out, train))
-        if arguments.validation is not None:
-            write_parts_atomically(Path(arguments.validation).expanduser(), _output(arguments.validation, valid))
-        _write_report(arguments.report, report)
+        for path, parts in outputs:
+            write_parts_atomically(path, parts)
     except OSError as error:
         raise StartupError(f"cannot write {error.filename}: {error.strerror}; name another file") from error
+    _write_report(arguments.report, report)
 
 
 def _output(path: str, lines: Sequence[KeptLine]) -> Iterable[bytes]:
@@ -204,9 +205,13 @@ def _output(path: str, lines: Sequence[KeptLine]) -> Iterable[bytes]:
 
 
 def _write_report(path: str | None, report: DataReport) -> None:
-    if path is not None:
-        content = msgspec.json.format(msgspec.json.encode(report), indent=1)
+    if path is None:
+        return
+    content = msgspec.json.format(msgspec.json.encode(report), indent=1)
+    try:
         write_atomically(Path(path).expanduser(), content + b"\n")
+    except OSError as error:
+        raise StartupError(f"cannot write {path}: {error.strerror}; name another file for --report") from error
 
 
 def _show_report(path: str, out: str | None) -> None:

@@ -142,6 +142,21 @@ def test_too_many_removed_lines_write_the_report_alone(folder: Path) -> None:
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--report", "report.json"])
     assert not (folder / "out.jsonl").exists()
     assert json.loads((folder / "report.json").read_text())["num_lines"] == 4
+    with pytest.raises(StartupError, match=r"or the bound; --report FILE writes examples$"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl"])
+
+
+def test_both_outputs_are_checked_before_one_is_written(folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"valid.txt is a .txt file, and line \d+ is a chat; name a .jsonl file"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--validation", "valid.txt"])
+    assert not (folder / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("lines", [LINES, [chat("x", "")]])
+def test_a_report_that_cannot_be_written_is_named(folder: Path, lines: list[Any]) -> None:
+    (folder / "in.jsonl").write_bytes(encoded(*lines))
+    with pytest.raises(StartupError, match=r"cannot write no/report.json: No such file.*; name another file for --rep"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--report", "no/report.json"])
 
 
 @pytest.mark.parametrize("content", ["{}", '{"num_lines": 3}'])
