@@ -2,16 +2,20 @@
 
 import enum
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from engine.errors import InvalidRequest
+from server.data.personal_data import mask_text
 from server.data.words import words_of
 from server.schemas.strict_json import parse_json
 
 _CHAT_FIELDS = {"messages", "tools", "functions", "parallel_tool_calls"}
 _OUTPUTS = (("preferred_output", "preferred_completion"), ("non_preferred_output", "non_preferred_completion"))
+_MAX_NAME, _MAX_NAMES = 60, 10  # characters of a field's name, and names, in messages and reports
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 
@@ -33,7 +37,7 @@ _FORMS = "{messages}, {input, preferred_output, non_preferred_output}, {prompt, 
 
 
 class FaultyData(InvalidRequest):
-    """A line that is of no kind that jobs take. Messages have names of fields, and never their content."""
+    """A line that is of no kind that jobs take. Messages have names of fields, shortened, and never their content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,30 +123,44 @@ class DataLine:
         return text if len(text) <= length else text[:length] + " ..."
 
 
-def parse_line(data: bytes, number: int, file: int = 0, *, drops_fields: bool = False) -> tuple[DataLine, list[str]]:
-    """Parse a line; return it with the names of dropped fields. drops_fields: drop fields that jobs would refuse,
-    instead of raising FaultyData for them."""
+def parse_line(
+    data: bytes, number: int, file: int = 0, *, drops_fields: bool = False, masks_names: bool = False
+) -> tuple[DataLine, list[str]]:
+    """Parse a line; return it with the names of dropped fields, shortened. drops_fields: drop fields that jobs would
+    refuse, instead of raising FaultyData for them. masks_names: mask personal data in names of fields."""
     try:
         value = parse_json(data, "this line")
     except InvalidRequest as error:
-        where = f" (in {error.param})" if error.param else ""
+        # Its names are cut already, and a part of an address would not be masked.
+        where = f" (in {_shown_name(error.param, False)})" if error.param and not masks_names else ""
         raise FaultyData(f"this line is not valid JSON{where}; each line must be a JSON object") from None
     if not isinstance(value, dict):
         raise FaultyData("this line is not a JSON object; each line must be one")
-    kind = _kind_of(value)
+    kind = _kind_of(value, masks_names)
     unknown = [] if kind is LineKind.PROMPT else sorted(value.keys() - _FIELDS[kind])
     if unknown and not drops_fields:
         raise FaultyData(
-            f"{unknown[0]} is not known; a line of this kind ({kind}) has {', '.join(sorted(_FIELDS[kind]))}: remove it"
+            f"{_shown_name(unknown[0], masks_names)} is not known; a line of this kind ({kind}) has "
+            f"{', '.join(sorted(_FIELDS[kind]))}: remove it"
         )
     for name in unknown:
         del value[name]
     for name in ("tools", "functions"):
         _check_list(value.get(name), name)
-    return DataLine(number, value, kind, file), unknown
+    return DataLine(number, value, kind, file), [_shown_name(name, masks_names) for name in unknown]
 
 
-def _kind_of(value: dict[str, Any]) -> LineKind:
+def _shown_name(name: str, is_masked: bool) -> str:
+    name = mask_text(name, Counter()) if is_masked else name
+    return name if len(name) <= _MAX_NAME else name[:_MAX_NAME] + "..."
+
+
+def _shown_names(names: Iterable[str], is_masked: bool) -> str:
+    shown = [_shown_name(name, is_masked) for name in sorted(names)]
+    return ", ".join(shown[:_MAX_NAMES] + ["..."] * (len(shown) > _MAX_NAMES)) or "(none)"
+
+
+def _kind_of(value: dict[str, Any], masks_names: bool) -> LineKind:
     if "messages" in value:
         last = _checked_messages(value["messages"], "messages")[-1]
         return LineKind.CHAT if last["role"] == "assistant" else LineKind.PROMPT
@@ -157,7 +175,7 @@ def _kind_of(value: dict[str, Any]) -> LineKind:
     for kind in (LineKind.COMPLETION, LineKind.TEXT):
         if all(isinstance(value.get(name), str) for name in _FIELDS[kind]):
             return kind
-    raise FaultyData(f"the line has the fields {', '.join(sorted(value)) or '(none)'}; give one of the forms {_FORMS}")
+    raise FaultyData(f"the line has the fields {_shown_names(value, masks_names)}; give one of the forms {_FORMS}")
 
 
 def _checked_messages(messages: Any, path: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from server.data.report import Cluster, ContaminatedLine, DataReport, RemovedByR
 
 MAX_FAULTS = 100  # after which the rest is not read
 _MAX_EXAMPLES = 3
-_MAX_LINES = 100  # line numbers of a rule, and contaminated lines, in the report
+_MAX_LINES = 100  # line numbers of a rule, contaminated lines, and dropped fields, in the report
 _MAX_CLUSTERS = 20
 
 
@@ -88,7 +88,7 @@ class Preparation:
         faults = []
         for number, data in lines:
             try:
-                line, _ = parse_line(data, number, drops_fields=True)
+                line, _ = parse_line(data, number, drops_fields=True, masks_names=self.options.mask_pii)
             except FaultyData as error:
                 faults.append(DataFault(f"{name}, line {number}", number, str(error)))
                 continue
@@ -102,7 +102,9 @@ class Preparation:
     def add(self, file: int, number: int, data: bytes) -> None:
         """Take a line through all steps. Raises FaultyLines after a hundred faulty lines."""
         try:
-            line, dropped = parse_line(data, number, file, drops_fields=self.drops_fields)
+            line, dropped = parse_line(
+                data, number, file, drops_fields=self.drops_fields, masks_names=self.options.mask_pii
+            )
         except FaultyData as error:
             file_name = f"{self.files[file]}, " if len(self.files) > 1 else ""
             self.faults.append(DataFault(f"{file_name}line {number}", number, str(error)))
@@ -158,7 +160,7 @@ class Preparation:
             for of, lines in largest[:_MAX_CLUSTERS]
         ]
         report.masked = dict(sorted(self._masked.items()))
-        report.dropped_fields = dict(sorted(self._dropped.items()))
+        report.dropped_fields = dict(sorted(self._dropped.most_common(_MAX_LINES)))
         report.languages = None if self._detector is None else dict(self._languages.most_common())
         report.words_before = spread_of(self._num_words)
         report.words_after = spread_of([line.num_words for line in self.kept])

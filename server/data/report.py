@@ -63,7 +63,7 @@ class DataReport(msgspec.Struct, kw_only=True):
     num_clusters: int = 0
     clusters: list[Cluster] = []  # the largest twenty
     contaminated: list[ContaminatedLine] = []  # the first hundred
-    dropped_fields: dict[str, int] = {}
+    dropped_fields: dict[str, int] = {}  # the most frequent hundred
     masked: dict[str, int] = {}
     languages: dict[str, int] | None = None
     words_before: NumberSpread = msgspec.field(default_factory=NumberSpread)

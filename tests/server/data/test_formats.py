@@ -104,6 +104,35 @@ def test_unknown_fields_can_be_dropped() -> None:
     assert (line.value, dropped) == ({"text": "a"}, ["url"])
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('{"text": "a", "%s": 1}', "%s is not known; a line of this kind"),
+        ('{"%s": 1}', "the line has the fields %s; give one of"),
+    ],
+)
+def test_names_of_fields_are_masked_and_short(data: str, message: str) -> None:
+    for name, masks, shown in (("ann@example.com", True, r"\[MAIL\]"), ("n" * 5000, False, "n{60}[.]{3}")):
+        with pytest.raises(FaultyData, match=message.replace("%s", shown)):
+            parse_line(data.replace("%s", name).encode(), 1, masks_names=masks)
+
+
+def test_the_place_of_an_error_in_json_is_short_and_with_masks_not_named() -> None:
+    data = b'{"text": "a", "%s": NaN}' % (b"n" * 5000)
+    with pytest.raises(FaultyData, match=r"not valid JSON \(in n{1,60}\); each"):
+        parse_line(data, 1)
+    with pytest.raises(FaultyData, match="not valid JSON; each"):
+        parse_line(data, 1, masks_names=True)
+
+
+def test_dropped_fields_are_named_masked_and_short_and_many_fields_are_not_all_named() -> None:
+    line = json.dumps({"text": "a", "ann@example.com": 1, "n" * 5000: 2}).encode()
+    _, dropped = parse_line(line, 1, drops_fields=True, masks_names=True)
+    assert dropped == ["[MAIL]", "n" * 60 + "..."]
+    with pytest.raises(FaultyData, match=r"the fields 0, 1, 10, 11, 12, 13, 14, 15, 16, 17, [.]{3}; give"):
+        parse_line(json.dumps({str(number): 1 for number in range(50)}).encode(), 1)
+
+
 def test_a_row_of_csv_ends_at_line_ends_alone_and_may_be_long(tmp_path: Path) -> None:
     long = "a" * 200_000
     assert _read(tmp_path, "a.csv", f"text\na\x0cb\u2028c\n{long}\n") == [

@@ -145,6 +145,18 @@ def test_masked_data_is_in_no_line_and_not_in_the_report() -> None:
     assert report.masked == {"mail": 2}
 
 
+def test_names_of_dropped_fields_are_masked_and_at_most_a_hundred() -> None:
+    preparation = Preparation(PreparationOptions(mask_pii=True), ["a"], drops_fields=True)
+    many = {f"field{number}": 1 for number in range(200)}
+    for number in (1, 2):
+        preparation.add(
+            0, number, encoded({"text": f"a {number}", "ann@example.com": 1, **(many if number < 2 else {})})
+        )
+    dropped = preparation.finish().dropped_fields
+    assert len(dropped) == 100
+    assert dropped["[MAIL]"] == 2
+
+
 def test_lines_without_changes_keep_their_bytes() -> None:
     preparation = Preparation(PreparationOptions(mask_pii=True), ["a"])
     preparation.add(0, 1, b'{"text":  "a\\u0062"} \n')
