@@ -155,8 +155,9 @@ def test_both_outputs_are_checked_before_one_is_written(folder: Path) -> None:
 @pytest.mark.parametrize("lines", [LINES, [chat("x", "")]])
 def test_a_report_that_cannot_be_written_is_named(folder: Path, lines: list[Any]) -> None:
     (folder / "in.jsonl").write_bytes(encoded(*lines))
-    with pytest.raises(StartupError, match=r"cannot write no/report.json: No such file.*; name another file for --rep"):
-        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--report", "no/report.json"])
+    (folder / "report").mkdir()
+    with pytest.raises(StartupError, match=r"cannot write report: Is a directory; name another file for --report"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--report", "report"])
 
 
 @pytest.mark.parametrize("content", ["{}", '{"num_lines": 3}'])
