@@ -17,7 +17,7 @@ class Tiles(NamedTuple):
 # columns of the wider of a head's key and value; "fp32"; and "latent" for values in keys of more than 256 columns.
 TABLE: Mapping[tuple[str, int, str], Tiles] = {
     ("decode", 80, "64"): Tiles(64, 64, 4, 3),
-    ("decode", 80, "128"): Tiles(64, 32, 4, 3),
+    ("decode", 80, "128"): Tiles(64, 32, 8, 3),
     ("decode", 80, "256"): Tiles(64, 32, 8, 2),
     ("decode", 80, "fp32"): Tiles(32, 16, 4, 2),
     ("decode", 90, "64"): Tiles(64, 64, 4, 3),

@@ -11,8 +11,6 @@ from engine.protocol import PoolingParams, PoolingRequest, PoolingTask
 from models.errors import DeviceLostError
 from models.system import cuda
 
-pytestmark = pytest.mark.fast
-
 TEXT = PoolingRequest(id="a", prompt_ids=[1], params=PoolingParams(task=PoolingTask.EMBED), arrival_s=time.monotonic())
 
 
