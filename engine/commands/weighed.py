@@ -115,7 +115,7 @@ def weigh_opened(
 def _adapter_fields(
     opened: "OpenedModel | OpenedTransformersModel", config: EngineConfig, device: torch.device, *, is_pooling: bool
 ) -> dict[str, Any]:
-    """Return Weighed's fields about adapters. Those of transformers' code cannot be trained."""
+    """Return Weighed's fields about adapters. Models in transformers' code cannot train them."""
     if not config.enable_lora or is_pooling:
         return {}
     dtype = _dtype(config)

@@ -84,7 +84,7 @@ def _triangle(number: int) -> int:
 class _Modules:
     """Cost of modules that compute the same rows, without attention."""
 
-    num_bytes: int  # bytes of all weights but those of experts
+    num_bytes: int  # bytes of all weights but the experts'
     flops_per_row: int
     experts: list[_Experts]
 

@@ -62,7 +62,7 @@ class Sequence:
     num_computed_at_preemption: int = 0  # the largest over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()
     preempted_s: list[float] = field(default_factory=list)  # time.monotonic() of preemptions not yet in an output
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # those of prompt tokens 1.., as far as computed
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
     is_started: bool = False  # a step has computed something for it
     num_admitted: int = 0  # number of admissions; a new one makes void all that was known about its blocks

@@ -50,7 +50,7 @@ class ScoringRun:
     leader: the first sequence, whose place in the order of service all others have; None until it is added.
 
     The labels of each question are turned into a trie when its first row is taken, and forgotten when its walk ends:
-    all together may have so many tokens that no step could wait for it.
+    all together may have hundreds of thousands of tokens, too many for a step to wait for.
 
     Invariants: until the run has ended, a row is open or due; the first is open or due alone; a question has a walk
     while one of its rows is open, or due behind another one.

@@ -23,6 +23,7 @@ from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
 from engine.protocol import AdapterLoaded, AdapterRefused, EngineInfo, TokenizerInfo
 from engine.protocol.served_engine import ServedEngine
+from engine.runner.device_memory import DeviceMemory, measure_device
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
@@ -37,7 +38,6 @@ from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe_model, describe_speculation, describe_steps
 from engine.startup.determinism import describe_exactness, prepare_determinism
 from engine.startup.device import choose_device
-from engine.startup.device_memory import DeviceMemory, measure_device
 from engine.startup.early import compute_threads
 from engine.startup.identity import system_fingerprint
 from engine.startup.load import EngineModels, load_models

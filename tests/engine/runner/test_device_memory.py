@@ -9,13 +9,13 @@ import torch
 
 from engine.config import Device, DType, EngineConfig, LoadFormat
 from engine.errors import StartupError
-from engine.runner import peak
+from engine.runner import device_memory
+from engine.runner.device_memory import DeviceMemory, full_steps
 from engine.runner.runner import PendingStep, TorchRunner
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import StepPlan
 from engine.startup import build
 from engine.startup.build import build_engine
-from engine.startup.device_memory import DeviceMemory
 from models.system import cuda
 from tests.helpers.checkpoints import llama_config
 
@@ -38,7 +38,7 @@ def test_a_share_that_leaves_nothing_is_a_start_error() -> None:
 
 
 def test_full_steps_are_long_prompts_and_a_token_of_each_sequence() -> None:
-    prompts, decode = peak.full_steps((KVGroup(16),), 100, 40, 5)
+    prompts, decode = full_steps((KVGroup(16),), 100, 40, 5)
 
     assert [(item.num_new, len(item.sequence.tables[0])) for item in prompts.items] == [(40, 3), (40, 3), (20, 2)]
     assert [(item.num_new, item.sequence.tables, item.needs_logits) for item in decode.items] == [(1, [[0]], True)] * 5
@@ -46,7 +46,7 @@ def test_full_steps_are_long_prompts_and_a_token_of_each_sequence() -> None:
 
 
 def test_a_full_step_has_no_more_prompts_than_sequences() -> None:
-    prompts, _ = peak.full_steps((KVGroup(16),), 100, 40, 2)
+    prompts, _ = full_steps((KVGroup(16),), 100, 40, 2)
     assert [item.num_new for item in prompts.items] == [40, 40]
 
 
@@ -68,7 +68,7 @@ class Measured:
             return own + step + blocks * BLOCK_BYTES, own
 
         monkeypatch.setattr(build, "is_host", lambda _: False)
-        monkeypatch.setattr(peak, "TorchRunner", SpyingRunner)
+        monkeypatch.setattr(device_memory, "TorchRunner", SpyingRunner)
         monkeypatch.setattr(cuda, "reset_peak", lambda _: None)
         monkeypatch.setattr(cuda, "peak_bytes", peak_bytes)
         monkeypatch.setattr(cuda, "memory_bytes", lambda _: (total - others - own, total))
