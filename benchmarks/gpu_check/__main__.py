@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def chosen_stages(only: Sequence[str] | None, *, is_tiny: bool) -> list[Stage]:
-    """Return the stages to run: those of --only, without --only all; with --tiny none that needs a GPU."""
+    """Return the stages to run: the ones that --only names, or all; with --tiny none that needs a GPU."""
     chosen = [stage for stage in STAGES if only is None or stage.name in only]
     return [stage for stage in chosen if not (is_tiny and stage.needs_gpu)]
 

@@ -69,7 +69,7 @@ def hadamard_heads(x: torch.Tensor) -> torch.Tensor:
 class Codes(NamedTuple):
     """Heads as codes: x [T, K, D] ~ codes * scales [T, K, 1]. steps: of int4 keys, [T, K, D / 16] uint8.
 
-    Codes of int4 are uint8, [T, K, D / 2]: those of a head's second half are the high four bits.
+    Codes of int4 are uint8, [T, K, D / 2]: the high four bits belong to a head's second half.
     """
 
     codes: torch.Tensor

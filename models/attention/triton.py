@@ -35,8 +35,8 @@ class TritonAttention(AttentionBackend):
     name = "triton"
 
     def __init__(self, sm: int | None = None, num_processors: int | None = None) -> None:
-        """sm, num_processors: compute capability times 10 and multiprocessors of the device, by default those of the
-        tensors'. With them, any device is taken: for kernels that are interpreted or only compiled."""
+        """sm, num_processors: compute capability times 10 and multiprocessors; by default, the tensors' device is asked.
+        With them, any device is taken: for kernels that are interpreted or only compiled."""
         self._device = None if sm is None else (sm, num_processors or 1)
 
     def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:

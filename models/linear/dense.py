@@ -17,7 +17,7 @@ class DenseLinearMethod(LinearMethod):
     name = "dense"
 
     def __init__(self, dtype: torch.dtype, operations: LinearOperations | None = None) -> None:
-        """operations: those of the device; torch's by default."""
+        """operations: the device's; torch's by default."""
         self.dtype = self.bias_dtype = dtype
         self._operations = operations or LinearOperations()
 

@@ -1,7 +1,7 @@
 """ScaledWeight: a quantized matrix, codes with scales, packed for the native kernels (C++).
 
 Layouts are in kernels/cpu/src/scaled/scaled_codes.h, the arithmetic in scaled_linear.cpp. Codes, scales and zeros stay
-those of the checkpoint, so that a looked-up row has exactly the values of the format.
+as the checkpoint has them, so that a looked-up row has exactly the values of the format.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Judgments of chats, preferences and completions: whether a line is to be removed."""
+"""Judgments of chats, preferences and completions: whether a line must be removed."""
 
 import itertools
 import re

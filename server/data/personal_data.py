@@ -9,8 +9,8 @@ import msgspec
 
 from server.data.words import UNSPACED
 
-# Letters, digits and underscores, without those of scripts that stand beside a number or an address without a blank:
-# scripts without blanks, and Korean, whose particles follow a word.
+# Letters, digits and underscores, except in scripts that need no blank between a word and a number or an address: scripts
+# without blanks, and Korean, whose particles follow a word.
 _LETTER = rf"[^\W{UNSPACED}\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]"
 _MAIL = re.compile(
     rf"(?<!{_LETTER})(?<![.+-])(?:{_LETTER}|[.+-])++@(?:{_LETTER}|-)+(?:\.(?:{_LETTER}|-)+)*"

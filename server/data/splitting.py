@@ -8,7 +8,7 @@ from server.data.preparation import KeptLine
 
 
 def mixed(lines: Sequence[int], files: Sequence[int], weights: Sequence[float], keys: Sequence[bytes]) -> list[int]:
-    """Return as many of the lines as the weights allow without repeating one, those of all files evenly mixed.
+    """Return as many of the lines as the weights allow without repeating one, with the files evenly mixed.
 
     lines: indices into `files`, which has the file of each line, and `keys`, by which lines are drawn.
     """

@@ -30,7 +30,7 @@ def words_of(text: str) -> list[str]:
 
 
 def is_unspaced(words: Sequence[str]) -> bool:
-    """Whether most words are characters of a script without blanks, of which a word has about two."""
+    """Whether most words are characters of a script without blanks, where a word has about two."""
     if "".join(words).isascii():
         return False
     return 2 * len([word for word in words if len(word) == 1 and word >= "\u0e00"]) > len(words)

@@ -2,11 +2,11 @@
 
 A weight is value[n, k] = (number(code[n, k]) - zero[n, g]) * scale[n, g] - minimum[n, g], with g = k // group. Codes
 are multiplied without their scales, which is exact in 16 bits, and the sums of each group are scaled in fp32: results
-are those of dequantization in fp32. Numbers of a table that 16 bits do not hold are multiplied in two parts.
+equal dequantization in fp32. Numbers of a table that 16 bits do not hold are multiplied in two parts.
 
 4-bit codes have 16 bytes for 32 columns: byte j has column j in its low bits, and column j + 16 in the others. 6-bit
-codes have their upper two bits in 8 more bytes: the low half of byte j those of columns j (bits 0-1) and j + 16 (bits
-2-3), and the upper half those of columns j + 8 and j + 24.
+codes have their upper two bits in 8 more bytes: byte j has columns j (bits 0-1), j + 16 (2-3), j + 8 (4-5) and j + 24
+(6-7).
 """
 
 import torch
@@ -46,7 +46,7 @@ def _wide_numbers(codes, KIND: tl.constexpr):
     """Return the fp32 numbers of codes with a byte each."""
     if KIND == _E4M3:
         bits = codes.to(tl.int32)
-        # Exponent and mantissa at the low end of those of fp32, whose exponent is larger by 120; subnormals fit, too.
+        # Exponent and mantissa at the low end of fp32's, whose exponent is larger by 120; subnormals fit, too.
         size = ((bits & 127) << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36
         size = tl.where((bits & 127) == 127, float("nan"), size)
         numbers = tl.where(bits > 127, -size, size)
@@ -240,7 +240,7 @@ def multiply_codes(
     divided = weight.columns if weight.group >= weight.columns else weight.group | weight.columns
     tile = CODE_COLUMNS if weight.group == 16 else min(divided & -divided, _TILE)
     block_m = 16 if num_rows <= 16 else 32 if num_rows <= 32 else 64
-    # Sums of 16 rows may take more registers than those of 64.
+    # With 16 rows, more groups' sums fit into registers than with 64.
     groups = max(1, (128 if is_wide else 256) * 16 // block_m // tile)
     launch(
         multiply_kernel,
