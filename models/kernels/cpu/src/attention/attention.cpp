@@ -5,9 +5,10 @@
 // over positions p <= pos(t), or all of the sequence if attention is not causal, that a window or a chunk leaves visible; G
 // query heads share a KV head. A sink is one more logit in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
 //
-// Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
-// rows (attention_plan.h). One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
-// (a small matrix product), online softmax in base 2, then the product with the values. The context of a sequence with
+// Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into
+// items of up to kMostRows rows. An item walks over its context in chunks of kPieces * 16 positions, whose keys and values all of its
+// rows share. kRowTile rows at a time, it computes scores of the chunk (a small matrix product, in AMX tiles for many rows:
+// attention_tiles.h), the online softmax in base 2, then the product with the values. The context of a sequence with
 // a single row tile or a single query (a decode, a verified draft) is split into an item for each segment, so that one
 // long sequence occupies every core; whoever finishes the last item of a tile merges them all (no barrier). Where an indexer
 // chose the positions that a query sees, a tile has rows of that query alone, and walks its list: the keys of a chunk are
@@ -16,7 +17,7 @@
 // Exactness. Segments of kSegment positions and their chunks lie at multiples of their lengths, and every segment is summed from
 // nothing, then added to those before it (add_segment), whether one item walks all of them or each has its own. A position that
 // one row sees and another row of its tile does not adds nothing to the latter. So a row's result is the same to the bit whatever
-// rows a step computes, where blocks hold whole tiles.
+// rows a step computes, where blocks hold whole tiles, except that AMX tiles add up in another order.
 //
 // Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of a value; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
 // are fp32; in bf16 the probabilities are rounded to bf16 for the product with the values. Values that are part of the
@@ -30,6 +31,7 @@
 
 #include "attention/attention_center.h"
 #include "attention/attention_integers.h"
+#include "attention/attention_pieces.h"
 #include "attention/attention_plan.h"
 #include "attention/attention_products.h"
 #include "attention/attention_softmax.h"
@@ -98,67 +100,6 @@ void end_segment(int num_rows, int value_dim, Scratch& s) {
     add_segment(s.out + r * value_dim, s.max[r], s.sum[r], value_dim, s.earlier_out + r * value_dim, s.earlier_max[r], s.earlier_sum[r]);
 }
 
-// Copies the keys of the positions that an indexer chose, from the list's index `begin` on, to pieces of their own, whose
-// positions are indices of the list; fills `pieces` and returns the next index.
-template <class Element>
-int gather_pieces(const Problem& p, const Item& item, const int32_t* table, int begin, Element* copies,
-                  std::vector<Piece>& pieces) {
-  const int64_t token = p.cu_seqlens_q[item.seq] + item.first_row / (p.num_heads / p.num_kv_heads);
-  const int32_t* chosen = p.chosen + token * p.topk;
-  pieces.clear();
-  for (; begin < item.end && pieces.size() < kPieces; copies += kTile * p.head_dim) {
-    const int count = std::min(kTile, item.end - begin);
-    for (int lane = 0; lane < count; ++lane) {
-      const int position = chosen[begin + lane];
-      const int64_t slot = static_cast<int64_t>(table[position / p.block_size]) * p.block_size + position % p.block_size;
-      const Element* keys = static_cast<const Element*>(p.kv) +
-                            keys_offset(slot / kTile, p.num_kv_heads, item.kv_head, p.stored_dim());
-      const int from = static_cast<int>(slot % kTile);
-      for (int d = 0; d < p.head_dim; d += kPack<Element>)
-        std::memcpy(copies + key_index<Element>(lane, d), keys + key_index<Element>(from, d), 4);  // one pack
-    }
-    pieces.push_back({0, begin, 0, count});
-    begin += count;
-  }
-  return begin;
-}
-
-// The values of a piece, whose keys are given, in the layout of values: where they are stored, or copied to `copy`.
-template <class Element>
-const Element* piece_values(const Problem& p, const Piece& piece, const Element* keys, Element* copy) {
-  const int dim = p.value_dim;
-  const Element* stored = keys + kTile * (p.has_values() ? p.head_dim : p.values_from);
-  if (piece.count == kTile) {
-    if (p.has_values()) return stored;
-    keys_to_values(stored, dim, copy);
-    return copy;
-  }
-  // zeros where no position is: memory that none was written to may hold NaN, and 0 * NaN is NaN
-  std::memset(copy, 0, sizeof(Element) * kTile * dim);
-  for (int lane = piece.first_lane; lane < piece.first_lane + piece.count; ++lane)
-    for (int d = 0; d < dim; ++d) {
-      const int at = value_index<Element>(lane, d, dim);
-      copy[at] = stored[p.has_values() ? at : key_index<Element>(lane, d)];
-    }
-  return copy;
-}
-
-// The size of the values that are stored beside the keys.
-int stored_values(const Problem& p) { return p.has_values() ? p.value_dim : 0; }
-
-// The codes of a piece's keys, which its values and scales follow.
-const uint8_t* coded_head(const Problem& p, const Item& item, const Piece& piece) {
-  const int64_t head = piece.tile * p.num_kv_heads + item.kv_head;
-  return static_cast<const uint8_t*>(p.kv) + head * coded_head_bytes(p.code, p.head_dim, stored_values(p));
-}
-
-// The same in 8 bits: as stored, or, for 4 bits, copied to `copy`.
-const uint8_t* bytes_of_head(const Problem& p, const uint8_t* head, uint8_t* copy) {
-  if (p.code != kInt4) return head;
-  unpack_head(head, p.head_dim, stored_values(p), copy);
-  return copy;
-}
-
 // Reads the scales of the chunk's piece `i`; those of values are 0 where no position is.
 void read_scales(const Problem& p, const Piece& piece, int i, const uint8_t* head, Scratch& s) {
   const Bf16* scales = reinterpret_cast<const Bf16*>(head + scales_offset(p.code, p.head_dim, stored_values(p)));
@@ -185,29 +126,6 @@ void read_codes(const Problem& p, const Item& item, const Piece& piece, int i, S
     values[i] = piece_values(p, piece, wide_keys, wide_values);
   read_scales(p, piece, i, head, s);
 }
-
-// Rows of an item that are multiplied together, and the chunk's pieces from `first_piece` on that any of them sees.
-struct TileRows {
-  int first, count, first_piece, num_pieces;
-  bool see_all;  // every lane of these pieces
-
-  TileRows(const Problem& p, const Item& item, const std::vector<Piece>& pieces, int first_row)
-      : first(first_row), count(std::min(kRowTile, item.num_rows - first_row)) {
-    const int group = p.num_heads / p.num_kv_heads;
-    const int head = query_position(p, item.seq, (item.first_row + first) / group);
-    const int last = query_position(p, item.seq, (item.first_row + first + count - 1) / group);
-    const int begin = p.first_seen(head), end = p.seen_end(last, p.seq_lens[item.seq]);
-    int from = 0, to = static_cast<int>(pieces.size());
-    while (from < to && pieces[from].position + pieces[from].count <= begin) ++from;
-    while (to > from && pieces[to - 1].position >= end) --to;
-    first_piece = from / 4 * 4;  // what a register holds of values
-    num_pieces = to > from ? to - first_piece : 0;
-    const auto is_whole = [](const Piece& piece) { return piece.count == kTile; };
-    see_all = num_pieces > 0 && std::all_of(pieces.begin() + first_piece, pieces.begin() + to, is_whole) &&
-              pieces[first_piece].position >= p.first_seen(last) &&
-              pieces[to - 1].position + kTile <= p.seen_end(head, p.seq_lens[item.seq]);
-  }
-};
 
 template <class Element, class Weight>
 auto softmax_of(bool sees_all, bool is_coded) {

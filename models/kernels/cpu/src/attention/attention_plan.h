@@ -94,4 +94,27 @@ inline void plan(const Problem& p, Plan& plan) {
   }
 }
 
+// Rows of an item that are multiplied together, and the chunk's pieces from `first_piece` on that any of them sees.
+struct TileRows {
+  int first, count, first_piece, num_pieces;
+  bool see_all;  // every lane of these pieces
+
+  TileRows(const Problem& p, const Item& item, const std::vector<Piece>& pieces, int first_row)
+      : first(first_row), count(std::min(kRowTile, item.num_rows - first_row)) {
+    const int group = p.num_heads / p.num_kv_heads;
+    const int head = query_position(p, item.seq, (item.first_row + first) / group);
+    const int last = query_position(p, item.seq, (item.first_row + first + count - 1) / group);
+    const int begin = p.first_seen(head), end = p.seen_end(last, p.seq_lens[item.seq]);
+    int from = 0, to = static_cast<int>(pieces.size());
+    while (from < to && pieces[from].position + pieces[from].count <= begin) ++from;
+    while (to > from && pieces[to - 1].position >= end) --to;
+    first_piece = from / 4 * 4;  // what a register holds of values
+    num_pieces = to > from ? to - first_piece : 0;
+    const auto is_whole = [](const Piece& piece) { return piece.count == kTile; };
+    see_all = num_pieces > 0 && std::all_of(pieces.begin() + first_piece, pieces.begin() + to, is_whole) &&
+              pieces[first_piece].position >= p.first_seen(last) &&
+              pieces[to - 1].position + kTile <= p.seen_end(head, p.seq_lens[item.seq]);
+  }
+};
+
 }  // namespace hr
