@@ -5,9 +5,9 @@
     python -m benchmarks.decisions.rivals http://127.0.0.1:8000 --llama-server http://127.0.0.1:8080
 
 Each round has an input of its own, which every server has computed before the clock starts. Chats are sent together,
-and a JSON schema lets each answer with one of its question's options only. llama-server gets one question after the other
-in one slot (`cache_prompt`), and returns the likeliest tokens with their probabilities (`n_probs`): of first tokens, not
-of options. The order of the three changes from round to round.
+and a JSON schema lets each answer with one of its question's options only. llama-server gets one question after another
+in one slot (`cache_prompt`), and returns the likeliest tokens with their probabilities (`n_probs`), which are of first
+tokens, not of options. The order of the three changes from round to round.
 """
 
 import argparse

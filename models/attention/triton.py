@@ -35,7 +35,7 @@ class TritonAttention(AttentionBackend):
     name = "triton"
 
     def __init__(self, sm: int | None = None, num_processors: int | None = None) -> None:
-        """sm, num_processors: compute capability times 10 and multiprocessors; by default, the tensors' device is asked.
+        """sm, num_processors: compute capability times 10 and multiprocessors; by default, torch is asked.
         With them, any device is taken: for kernels that are interpreted or only compiled."""
         self._device = None if sm is None else (sm, num_processors or 1)
 

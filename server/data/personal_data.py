@@ -9,7 +9,7 @@ import msgspec
 
 from server.data.words import UNSPACED
 
-# Letters, digits and underscores, except in scripts that need no blank between a word and a number or an address: scripts
+# Letters, digits and underscores, except in scripts that need no blank between a word and a number or an address: those
 # without blanks, and Korean, whose particles follow a word.
 _LETTER = rf"[^\W{UNSPACED}\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]"
 _MAIL = re.compile(
