@@ -80,15 +80,13 @@ def naming_faults(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
-        if is_device_error(error) and not answers(device):
+        if device.type == "cuda" and is_device_error(error) and not answers(device):
             raise DeviceLostError(shorten_error(error)) from error
         raise
 
 
 def answers(device: torch.device) -> bool:
     """Whether the device still computes for this process. After an error that stays, every call repeats it."""
-    if device.type != "cuda":
-        return True
     try:
         torch.cuda.synchronize(device)
     except RuntimeError:
