@@ -31,6 +31,11 @@ class Server:
         self.url = url
         self.start_s = start_s  # until it answered
 
+    @property
+    def pid(self) -> int:
+        """The id of the process that the command started."""
+        return self._process.pid
+
     def pids(self) -> set[int]:
         """Return the ids of the server's processes."""
         return _family(self._process.pid)

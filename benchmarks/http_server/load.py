@@ -8,8 +8,8 @@ _BODY = b'{"prompt": "' + b"a" * 200 + b'"}'
 
 
 def post(path: str, body: bytes = _BODY) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Client(asyncio.Protocol):
