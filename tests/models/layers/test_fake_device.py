@@ -1,0 +1,170 @@
+"""Steps of every decoder on a GPU without memory: nothing waits for the device, and nothing mixes devices."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.attention.base import AttentionBackend
+from models.attention.triton import TritonAttention
+from models.compute import ComputeConfig
+from models.decoder import Decoder
+from models.forward.packed import PackedForward
+from models.kernels.triton.launch import launch
+from models.kernels.triton.operations import TritonOperations
+from models.layers.attention.relative_bias import RelativeBias
+from models.layers.residual import OutputScale
+from tests.helpers.gpu.fake_device import FakeGPU, NoSynchronization, Synchronization, allocate_fake, fake_gpu
+from tests.helpers.gpu.uncomputed import UncomputedAttention
+from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.techniques import described, described_as, techniques_of
+from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.pooling_models import POOLING_MODELS
+
+BF16 = torch.bfloat16
+
+
+@pytest.fixture
+def gpu() -> Iterator[FakeGPU]:
+    with fake_gpu() as gpu, torch.inference_mode():
+        yield gpu
+
+
+def backend_for(spec: DecoderSpec) -> AttentionBackend:
+    """The kernels' back end, or one that computes nothing where it refuses a layer."""
+    backend = TritonAttention(90)
+    refusals = [backend.unsupported(each, BF16, BF16, torch.device("gpu")) for each in spec.attention_specs]
+    return UncomputedAttention() if any(refusals) else backend
+
+
+def make_decoder(spec: DecoderSpec, gpu: FakeGPU) -> Decoder:
+    with patch("models.decoder.allocate_module", allocate_fake):
+        decoder = Decoder(spec, ComputeConfig(backend_for(spec), TritonOperations(gpu.device), BF16, BF16, gpu.device))
+        decoder.allocate(gpu.device)
+    for module in decoder.modules():  # constants that the first step makes, once
+        if isinstance(module, OutputScale):
+            module.factor = 1.0
+        elif isinstance(module, RelativeBias):
+            module.by_distance()
+    return decoder
+
+
+def run_steps(decoder: Decoder, gpu: FakeGPU) -> None:
+    """Compute a step of chunks and one of decodes, without the copy of their inputs."""
+    run = PagedRun(decoder)
+    run.device = torch.device("cpu")  # where it makes batches
+    sequences = [PagedSequence() for _ in range(3)]
+    for lengths in ((5, 1, 7), (1, 1, 1)):
+        with unset_fake_temporarily():
+            batch = run.batch([(each, [3] * length) for each, length in zip(sequences, lengths, strict=True)])
+        for sequence, length in zip(sequences, lengths, strict=True):
+            sequence.num_computed += length
+        batch = gpu.copy(batch)
+        with NoSynchronization():
+            logits = decoder.logits(decoder(batch, run.kv, batch.logit_rows))
+        assert logits.shape == (sum(lengths), decoder.spec.vocab_size)
+
+
+def run_texts(decoder: Decoder, gpu: FakeGPU) -> None:
+    """Compute the states of two texts, without the copy of their inputs."""
+    forward = PackedForward(decoder, gpu.device)
+    forward.reserve(2)
+    with unset_fake_temporarily():
+        batch = PackedForward(decoder, torch.device("cpu"))._batch([3] * 12, (5, 7), [0] * 12, torch.arange(12))
+    batch = gpu.copy(batch)
+    with NoSynchronization():
+        states = decoder.final_states(decoder(batch, forward._kv))
+    assert states.shape == (12, decoder.spec.hidden_size)
+
+
+@contextmanager
+def refused_for(reasons: list[str]) -> Iterator[None]:
+    if not reasons:
+        yield
+    else:
+        with pytest.raises(Synchronization, match="|".join(reasons)):
+            yield
+
+
+def reasons_of(spec: DecoderSpec) -> list[str]:
+    """Reasons for which a decoder cannot run yet without waiting for the device; a step meets the first one."""
+    reasons = {
+        "aten.bincount": any(layer.experts is not None for layer in spec.layers),  # rows of each expert
+        "copies between cpu and gpu": not all(isinstance(each, AttentionSpec) for each in spec.mixers),  # lengths
+        "aten._local_scalar_dense": spec.layers[-1].kv_layer is not None,  # output rows, for layers without a cache
+    }
+    return [reason for reason, is_met in reasons.items() if is_met]
+
+
+def distinct(specs: Mapping[str, DecoderSpec]) -> list[object]:
+    """The decoders by name. One of each set of techniques is in `make test`, the others in `make test-long`."""
+    seen: set[tuple[str, ...]] = set()
+    parameters: list[object] = []
+    for name, spec in specs.items():
+        techniques = tuple(techniques_of(spec))
+        parameters.append(pytest.param(spec, id=name, marks=[pytest.mark.long] if techniques in seen else []))
+        seen.add(techniques)
+    return parameters
+
+
+@pytest.mark.parametrize("spec", distinct({name: described(make())[1] for name, make in ALL_VARIANTS.items()}))
+def test_no_step_waits_for_the_device(spec: DecoderSpec, gpu: FakeGPU) -> None:
+    decoder = make_decoder(spec, gpu)
+    with refused_for(reasons_of(spec)):
+        run_steps(decoder, gpu)
+
+
+@pytest.mark.parametrize(
+    "spec", distinct({"-".join(name): described_as(name[0], make()) for name, make in POOLING_MODELS.items()})
+)
+def test_no_text_waits_for_the_device(spec: DecoderSpec, gpu: FakeGPU) -> None:
+    run_texts(make_decoder(spec, gpu), gpu)
+
+
+def test_reads_by_the_host_are_refused(gpu: FakeGPU) -> None:
+    x = torch.empty(3, device=gpu.device)
+    with NoSynchronization():
+        for read in (lambda: x[0].item(), lambda: bool(x[0] > 0), x.tolist, x.nonzero, lambda: x[x > 0]):
+            with pytest.raises(Synchronization, match=r"waits for the device|copies between"):
+                read()
+
+
+def test_copies_to_and_from_the_host_are_refused(gpu: FakeGPU) -> None:
+    x, host = torch.empty(3, device=gpu.device), torch.empty(3)
+    with NoSynchronization():
+        copies = (x.cpu, lambda: host.copy_(x), lambda: torch.tensor([1, 2], device=gpu.device))
+        for copy in copies:
+            with pytest.raises(Synchronization, match="copies between cpu and gpu"):
+                copy()
+        assert (x * torch.tensor(2.0)).device.type == "gpu"  # an argument by value
+
+
+def test_sizes_that_depend_on_numbers_are_refused(gpu: FakeGPU) -> None:
+    ids = torch.zeros(3, dtype=torch.int64, device=gpu.device)
+    with NoSynchronization():
+        for count in (lambda: ids.bincount(minlength=4), ids.unique, lambda: ids.repeat_interleave(ids)):
+            with pytest.raises(Synchronization, match="waits for the device"):
+                count()
+        assert ids.repeat_interleave(ids, output_size=5).shape == (5,)
+
+
+def test_operands_on_two_devices_are_refused(gpu: FakeGPU) -> None:
+    with pytest.raises(RuntimeError, match="on the same device, but found at least two"):
+        torch.empty(3, device=gpu.device) + torch.empty(3)
+
+
+def test_kernels_get_no_tensor_of_the_host(gpu: FakeGPU) -> None:
+    kernel = {(1,): lambda *_: None}
+    launch(kernel, (1,), torch.empty(3, device=gpu.device))
+    with pytest.raises(AssertionError, match="gets a tensor on cpu"):
+        launch(kernel, (1,), torch.empty(3))
+
+
+def test_torch_saves_random_states_though_the_device_stays(gpu: FakeGPU) -> None:
+    with torch.random.fork_rng(), torch.random.fork_rng(device_type=gpu.device.type):
+        pass
