@@ -64,7 +64,7 @@ class AdmissionRound:
             if self._waits_for_tier(sequence):
                 continue
             match = self._kv.match(sequence)
-            demand = self._split.demand(sequence, sequence.num_pending - match.num_tokens)
+            demand = self._split.demand(sequence, self._kv.num_uncached(sequence, match))
             if not self._gets_tokens(demand):
                 self._lifecycle.note_wait(sequence, WaitReason.TOKENS)
                 self._lifecycle.waiting.correct_length(sequence, demand.num_pending)

@@ -84,9 +84,11 @@ class KVManager:
         is_looked_up = self._enable_prefix_caching and not sequence.needs_prompt_rows
         return sequence.unit_hashes[: self._num_matchable_units(sequence) if is_looked_up else 0]
 
-    def num_uncached(self, sequence: Sequence) -> int:
-        """Return how many tokens a waiting sequence would have to compute if it started now."""
-        return sequence.num_pending - self.match(sequence).num_tokens
+    def num_uncached(self, sequence: Sequence, match: PrefixMatch | None = None) -> int:
+        """Return how many tokens a waiting sequence would have to compute if it started now. match: its cached prefix,
+        if known."""
+        match = match or self.match(sequence)
+        return sequence.num_pending - match.num_tokens - self.tails.num_copied(sequence, match)
 
     def num_shareable_units(
         self, waiting: Sequence, match: PrefixMatch | None, other: Sequence, *, num_computed: int

@@ -71,28 +71,16 @@ class BlockTails:
                 if (block := self._pool.find(group_key(index, digest, part))) is not None:
                     self._pool.unregister(block)
 
+    def num_copied(self, sequence: Sequence, match: PrefixMatch) -> int:
+        """Return how many tokens `restore` adds to a match if there are blocks for the copies."""
+        return self._find(sequence, match)[0] - match.num_tokens
+
     def restore(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Extend the tables of a sequence, which has just been admitted with a match, by copies of the next unit. The
         next step must compute tokens of the sequence."""
-        earlier, unit = sequence.continues, self._prefixes.unit
-        start, number = match.num_tokens, match.num_units
-        if not self._is_enabled or earlier is None:
+        end, sources = self._find(sequence, match)
+        if end == match.num_tokens:
             return
-        if earlier.unit_hashes[:number][-1:] != sequence.unit_hashes[:number][-1:]:
-            return
-        end, limit = start, min(start + unit, len(sequence.tokens) - 1, earlier.num_prompt)
-        while end < limit and sequence.tokens[end] == earlier.tokens[end]:
-            end += 1
-        if end == start:
-            return
-        digest = _digest(earlier, number, unit)
-        sources: list[tuple[int, int, int]] = []
-        for index, (group, parts) in enumerate(zip(self._prefixes.groups, self._prefixes.blocks_per_unit, strict=True)):
-            for entry in range(max(number * parts, group.first_needed_entry(end)), group.num_entries(end)):
-                block = self._pool.find(group_key(index, digest, entry - number * parts))
-                if block is None:
-                    return
-                sources.append((index, entry, block))
         blocks = [block for _, _, block in sources]
         if self._pool.num_free - sum(map(self._pool.is_free, blocks)) < len(blocks):
             return
@@ -109,6 +97,30 @@ class BlockTails:
             table += [NO_BLOCK] * (group.num_entries(end) - len(table))  # of a chunk that ends here
         self._free_before(sequence, end)
         sequence.num_computed = end
+
+    def _find(self, sequence: Sequence, match: PrefixMatch) -> tuple[int, list[tuple[int, int, int]]]:
+        """Return the position up to which a sequence can have copies behind a match, and for each block to copy its
+        group, its entry in the sequence's table, and the block."""
+        earlier, unit = sequence.continues, self._prefixes.unit
+        start, number = match.num_tokens, match.num_units
+        if not self._is_enabled or earlier is None:
+            return start, []
+        if earlier.unit_hashes[:number][-1:] != sequence.unit_hashes[:number][-1:]:
+            return start, []
+        end, limit = start, min(start + unit, len(sequence.tokens) - 1, earlier.num_prompt)
+        while end < limit and sequence.tokens[end] == earlier.tokens[end]:
+            end += 1
+        if end == start:
+            return start, []
+        digest = _digest(earlier, number, unit)
+        sources: list[tuple[int, int, int]] = []
+        for index, (group, parts) in enumerate(zip(self._prefixes.groups, self._prefixes.blocks_per_unit, strict=True)):
+            for entry in range(max(number * parts, group.first_needed_entry(end)), group.num_entries(end)):
+                block = self._pool.find(group_key(index, digest, entry - number * parts))
+                if block is None:
+                    return start, []
+                sources.append((index, entry, block))
+        return end, sources
 
     def take(self) -> list[TailCopy]:
         """Return the copies that the next step needs."""

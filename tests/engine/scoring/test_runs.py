@@ -152,6 +152,15 @@ def test_each_token_is_computed_once(num_state: int) -> None:
     assert runner.num_tokens - before < request.num_tokens - num_state + 4 + _num_deeper_rows(request)
 
 
+def test_rows_that_copy_a_block_fill_steps() -> None:
+    engine, _ = make_engine(block_size=16, num_blocks=60, max_num_batched_tokens=16)
+    labels = [[(first, 30)] for first in range(8)]
+    question = ScoredQuestion(make_prompt(12, seed=1), labels)
+    engine.score(ScoringRequest(id="s", prompt_ids=make_prompt(3), questions=[question], arrival_s=0.0))
+    _, steps = _run(engine)
+    assert [step.prefill_tokens for step in steps if step.prefill_tokens] == [15, 8]
+
+
 def _num_deeper_rows(request: ScoringRequest) -> int:
     """The rows of all tries behind their roots."""
     paths = [
