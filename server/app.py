@@ -35,6 +35,7 @@ from server.files.store import Files
 from server.finetuning.jobs.kind import FinetuningJobs
 from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import AuthMiddleware
+from server.http.middleware.load_headers import LOAD_HEADER, STARTED_HEADER
 from server.http.middleware.queue_check import QueueMiddleware
 from server.http.middleware.requests import RequestMiddleware
 from server.jobs.kind import JobKind
@@ -199,6 +200,8 @@ def _middleware(context: ServerContext) -> list[Middleware]:
                 REQUEST_ID_HEADER,
                 "x-tool-call-format",
                 "x-stream-id",
+                LOAD_HEADER,
+                STARTED_HEADER,
                 "retry-after",
                 "x-should-retry",
                 "traceresponse",

@@ -61,6 +61,9 @@ class EngineStatus:
     num_running: int = 0  # clients' requests; num_waiting counts only clients' requests too
     num_waiting: int = 0
     num_waiting_tokens: int = 0  # tokens of prompts whose computation has not started
+    num_cached_tokens: int = 0  # num_waiting_tokens that were in the prefix cache when last looked up
+    num_pending_tokens: int = 0  # uncomputed tokens of prompts whose computation has started
+    kv_usage: float = 0.0  # share of the KV cache's blocks in use
     seconds_since_progress: float = 0.0  # since a sign of progress, or since an idle engine got work; 0 when idle
     num_restarts: int = 0
     num_batch: int = 0  # open requests that are lines of batches

@@ -135,7 +135,8 @@ class ProcessClient:
     def status(self) -> EngineStatus:
         life = self._life
         stage, progress = life.stage()
-        num_open = self._num_open
+        num_open, stats = self._num_open, self._intake.stats
+        num_waiting_tokens = self._streams.backlog.num_tokens + self._pooling.num_waiting_tokens
         return EngineStatus(
             state=life.state,
             reason=life.reason if stage is None else f"{life.reason}: {stage}{_percent(progress)}",
@@ -143,9 +144,12 @@ class ProcessClient:
             progress=progress,
             num_open=num_open,
             num_batch=self._num_batch,
-            num_running=self._intake.stats.running + self._pooling.num_running,
+            num_running=stats.running + self._pooling.num_running,
             num_waiting=self._intake.num_waiting + self._pooling.num_waiting,
-            num_waiting_tokens=self._streams.backlog.num_tokens + self._pooling.num_waiting_tokens,
+            num_waiting_tokens=num_waiting_tokens,
+            num_cached_tokens=min(stats.waiting_cached_tokens, num_waiting_tokens),
+            num_pending_tokens=stats.pending_prompt_tokens,
+            kv_usage=stats.kv_usage,
             seconds_since_progress=self._clock.silent_s(time.monotonic()) if num_open else 0.0,
             num_restarts=life.num_restarts,
         )

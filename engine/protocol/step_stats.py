@@ -13,6 +13,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_beginning: bool = False  # only the gauges, at the beginning of a step
     running: int = 0
     waiting: int = 0
+    waiting_tokens: int = 0  # tokens of waiting requests
+    waiting_cached_tokens: int = 0  # waiting_tokens that the prefix cache had when last looked up
     waiting_urgent: int = 0  # waiting requests of each class; the remaining ones are interactive
     waiting_background: int = 0
     running_batch: int = 0  # lines of batches, which `running` and `waiting` do not count
@@ -87,6 +89,11 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pooled_requests: int = 0  # texts in that forward pass
     adapters: AdapterStats | None = None  # None in an engine without adapters
     events: list[SequenceEvent] = []  # events of clients' sequences and batches' sequences, in order
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache's blocks that live requests use or pinned prefixes hold; 1 is all."""
+        return self.blocks_used / self.blocks_total if self.blocks_total else 0.0
 
     @property
     def num_computed(self) -> int:

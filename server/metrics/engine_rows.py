@@ -11,7 +11,7 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
     gauge(
         "kv_cache_usage_perc",
         "Share of KV cache blocks that live requests use or pinned prefixes hold; 1 is all.",
-        lambda s: s.blocks_used / s.blocks_total if s.blocks_total else 0.0,
+        lambda s: s.kv_usage,
         is_vllm=True,
     ),
     gauge(

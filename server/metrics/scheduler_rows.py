@@ -28,6 +28,18 @@ SCHEDULER_ROWS: tuple[MetricSpec, ...] = (
         },
     ),
     gauge(
+        "queued_prompt_tokens",
+        "Tokens of clients' requests before their first token, by state: waiting (to be computed before the answer "
+        "starts), cached (the prefix cache had them when the waiting request was last looked at), running (left of "
+        "prompts that are being computed).",
+        labels=(MODEL, "state"),
+        step_by={
+            "waiting": lambda s: s.waiting_tokens - s.waiting_cached_tokens,
+            "cached": lambda s: s.waiting_cached_tokens,
+            "running": lambda s: s.pending_prompt_tokens,
+        },
+    ),
+    gauge(
         "num_batch_requests",
         "Requests of batches in the engine, by state: running, paused (with their blocks in the KV cache, while "
         "clients' requests run), waiting. num_requests_running and num_requests_waiting do not count them.",

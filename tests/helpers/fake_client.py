@@ -177,6 +177,7 @@ class FakeClient:
         self.checked_tokens: list[int] = []  # of each call of check_capacity
         self.num_open = 0
         self.num_waiting = 0
+        self.num_waiting_tokens = 0
         self.num_running: int | None = None  # None: all that are open
         self.streams: list[FakeStream] = []
         self.log_level: str | None = None  # that was set
@@ -208,7 +209,10 @@ class FakeClient:
             num_open=self.num_open,
             num_running=self.num_open if self.num_running is None else self.num_running,
             num_waiting=self.num_waiting,
-            num_waiting_tokens=0,
+            num_waiting_tokens=self.num_waiting_tokens,
+            num_cached_tokens=self.num_waiting_tokens // 4,
+            num_pending_tokens=self.num_waiting_tokens // 2,
+            kv_usage=self.num_waiting_tokens / 1000,
             seconds_since_progress=self.seconds_since_progress,
             num_restarts=0,
         )

@@ -10,7 +10,11 @@ from engine.scheduling.sequence import Sequence
 
 class FairQueue(ClassCounts):
     """The queue of waiting sequences. Each is either in line or set aside, because it is not ready or a caller set it
-    aside. The cost of a step does not grow with the number of waiting sequences."""
+    aside. The cost of a step does not grow with the number of waiting sequences.
+
+    num_tokens: tokens of the waiting sequences whose service class counts in metrics. num_to_compute: those not in the
+    prefix cache when last looked up.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -18,6 +22,9 @@ class FairQueue(ClassCounts):
         self._unready: set[Sequence] = set()
         self._names: Counter[str] = Counter()  # tenants, by their queues with sequences that count
         self._num_waiting = 0
+        self._lengths: dict[Sequence, tuple[int, int]] = {}  # as summed in num_tokens and num_to_compute
+        self.num_tokens = 0
+        self.num_to_compute = 0
 
     def __len__(self) -> int:
         return self._num_waiting
@@ -75,6 +82,7 @@ class FairQueue(ClassCounts):
             self._names[sequence.account.name] += 1
         self._num_waiting += 1
         self._count(sequence, 1)
+        self._measure(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         self._unready.discard(sequence)
@@ -86,6 +94,7 @@ class FairQueue(ClassCounts):
                 del self._names[name]
         self._num_waiting -= 1
         self._count(sequence, -1)
+        self._add_lengths(self._lengths.pop(sequence, (0, 0)), -1)
 
     def set_aside(self, sequence: Sequence) -> None:
         """Take a sequence out of the line; it stays in the queue."""
@@ -99,6 +108,7 @@ class FairQueue(ClassCounts):
         if queue is not None and queue.is_aside(sequence):
             self._unready.discard(sequence)
             queue.put_back(sequence)
+            self._measure(sequence)
             self.advance(sequence)
 
     def is_aside(self, sequence: Sequence) -> bool:
@@ -108,6 +118,7 @@ class FairQueue(ClassCounts):
         """Update how many tokens a sequence in line has to compute, after the prefix cache has changed."""
         if sequence.num_to_compute != num_to_compute:
             self._turns(sequence).queues[sequence.account].correct_length(sequence, num_to_compute)
+            self._measure(sequence)
 
     def advance(self, sequence: Sequence) -> None:
         """Update the tenant's turn after a refund, which may move it forward."""
@@ -117,6 +128,17 @@ class FairQueue(ClassCounts):
         """Drop all tenants' state. Only when no sequence waits: later arrivals start even."""
         assert not self._num_waiting
         self._ranks.clear()
+
+    def _measure(self, sequence: Sequence) -> None:
+        """Sum up a waiting sequence's tokens as they are now."""
+        if sequence.service.is_counted:
+            self._add_lengths(self._lengths.get(sequence, (0, 0)), -1)
+            self._lengths[sequence] = len(sequence.tokens), sequence.num_to_compute
+            self._add_lengths(self._lengths[sequence], 1)
+
+    def _add_lengths(self, lengths: tuple[int, int], sign: int) -> None:
+        self.num_tokens += sign * lengths[0]
+        self.num_to_compute += sign * lengths[1]
 
     def _turns(self, sequence: Sequence) -> TenantTurns:
         if (turns := self._ranks.get(sequence.service.rank)) is None:
@@ -129,4 +151,8 @@ class FairQueue(ClassCounts):
         waiting = list(self)
         assert len(waiting) == self._num_waiting
         assert self._unready == {each for each in waiting if not each.is_ready}
+        counted = [each for each in waiting if each.service.is_counted]
+        assert self._lengths.keys() == set(counted)
+        assert self.num_tokens == sum(len(each.tokens) for each in counted)
+        assert self.num_to_compute == sum(lengths[1] for lengths in self._lengths.values())
         assert set(self._names) == {each.account.name for each in waiting if each.service.is_counted}

@@ -19,6 +19,8 @@ def take_step_stats(lifecycle: Lifecycle, kv: KVManager, known: Mapping[str, Any
     return StepStats(
         running=lifecycle.running.num_counted,
         waiting=waiting.num_counted,
+        waiting_tokens=waiting.num_tokens,
+        waiting_cached_tokens=max(0, waiting.num_tokens - waiting.num_to_compute),
         waiting_urgent=waiting.num_of(ServiceClass.URGENT),
         waiting_background=waiting.num_of(ServiceClass.BACKGROUND),
         running_batch=lifecycle.running.num_of(ServiceClass.BATCH),

@@ -7,17 +7,20 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.context import ServerContext
+from server.endpoints.binding.registry import WAITING_PATHS
 from server.errors import AmbiguousRequest, ClientGone, HeadersTooLarge, TooManyConnections
 from server.http.connections.certificates import SUBJECT_STATE
 from server.http.connections.open_connections import REFUSED_STATE
 from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import COUNTED_STATE, set_caller
+from server.http.middleware.load_headers import STARTED_HEADER, load_headers
 from server.http.middleware.rate_headers import rate_headers
 from server.http.middleware.request_log import RequestLog
 from server.http.waiting_stream import WaitingStream
@@ -159,6 +162,12 @@ class _Exchange:
                 self._settle_rate()
             for name, value in rate_headers(self._scope).items():
                 headers[name] = value
+            if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+                has_begun = self._record.has_started and not self._record.was_not_taken
+                headers[STARTED_HEADER] = str(has_begun).lower()
+            if self._record.route in WAITING_PATHS:
+                model = self._context.models.get_or_default(self._record.model_name)
+                headers.update(load_headers(model.client.status(), Headers(scope=self._scope)))
             if self._context.drain.is_active:
                 headers["connection"] = "close"  # the client's next request should find another server
         await self._send(message)

@@ -203,6 +203,9 @@ def test_what_a_step_knows_by_kind_is_told_by_label() -> None:
     metrics = Metrics(MODEL)
     stats = StepStats(
         waiting=9,
+        waiting_tokens=90,
+        waiting_cached_tokens=30,
+        pending_prompt_tokens=7,
         waiting_urgent=1,
         waiting_background=5,
         waiting_for_grammar=2,
@@ -223,6 +226,7 @@ def test_what_a_step_knows_by_kind_is_told_by_label() -> None:
     expected: dict[str, tuple[str, dict[str, float]]] = {
         "num_requests_waiting_by_class": ("service_class", {"urgent": 1, "interactive": 3, "background": 5}),
         "num_requests_waiting_by_reason": ("reason", {"capacity": 7, "deferred": 2}),
+        "queued_prompt_tokens": ("state", {"waiting": 60, "cached": 30, "running": 7}),
         "num_preemptions_by_reason_total": (
             "reason",
             {"memory": 2, "service_class": 0, "priority": 0, "fairness": 4},
