@@ -27,14 +27,19 @@ class StepTargets:
     # Tokens of a step without streams, though it may exceed the target: with fewer rows, kernels read and dequantize
     # all weights for little, which makes the rate so low that the target never allows more.
     least_tokens: int
+    least_far_tokens: int  # the same far into a prompt, where a step reads the weights and all of the context
     multiple: int  # steps with several times as many tokens are a multiple: kernels work on whole tiles
     trial_tokens: int  # most tokens of the step that is measured at the start
 
 
-CPU_STEPS = StepTargets(0.5, 0.07, 2.5, 0.095, 2.75, least_tokens=128, multiple=16, trial_tokens=256)
+CPU_STEPS = StepTargets(
+    0.5, 0.07, 2.5, 0.095, 2.75, least_tokens=128, least_far_tokens=32, multiple=16, trial_tokens=256
+)
 # By arithmetic for an H100, not measured on a GPU: an 8B model in bf16 computes 57,000 prompt tokens a second, so the
 # most tokens of a step take 0.15 s, and one beside streams computes 2,800, which fill the device, in 50 ms.
-GPU_STEPS = StepTargets(0.15, 0.05, 2.5, 0.08, 2.75, least_tokens=256, multiple=128, trial_tokens=2048)
+GPU_STEPS = StepTargets(
+    0.15, 0.05, 2.5, 0.08, 2.75, least_tokens=256, least_far_tokens=128, multiple=128, trial_tokens=2048
+)
 
 
 class StepBudget:
@@ -97,7 +102,7 @@ class StepBudget:
         if self._num_tokens is not None:
             return lambda _: PromptCost()
         if not num_generating:
-            return self._cost_of
+            return self._cost_alone
         num_prompt_tokens = self._tokens_in_time(num_generating) - num_generating
         return lambda position: self._cost_beside_streams(position, num_prompt_tokens)
 
@@ -105,6 +110,14 @@ class StepBudget:
         first_s = self._cost.prompt_token_s(0)
         token_s, prompt_s = self._cost.prompt_token_s(position), self._cost.prompt_s(position)
         return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
+
+    def _cost_alone(self, position: int) -> PromptCost:
+        """Return the cost of prompt tokens at a position while no sequence generates: lower if fewer than
+        `least_far_tokens` would fit in the target time."""
+        cost, num_tokens, least = self._cost_of(position), self._tokens_in_time(0), self._targets.least_far_tokens
+        if least * cost.token + cost.context <= num_tokens:
+            return cost
+        return PromptCost(max(1.0, num_tokens / least))
 
     def _cost_beside_streams(self, position: int, num_prompt_tokens: int) -> PromptCost:
         """Return the cost of prompt tokens at a position while sequences generate: lower if the step may take up to

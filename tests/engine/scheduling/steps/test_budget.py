@@ -68,6 +68,21 @@ def test_steps_without_streams_have_enough_rows_for_the_kernels() -> None:
     assert StepBudget(None, seconds_per_token=1.0).tokens(0) == 128
 
 
+@pytest.mark.parametrize("position", [0, 8_000, 67_000, 1_000_000])
+def test_far_into_a_prompt_a_step_without_streams_still_has_rows_for_the_kernels(position: int) -> None:
+    budget = StepBudget(None, 1 / 250, 1 / 8192)
+    limit = budget.tokens(0)
+
+    def fits(costs: PromptCost, num_tokens: int) -> bool:
+        return num_tokens * costs.token + costs.context <= limit
+
+    alone, beside = budget.costs(0)(position), budget.costs(1)(position)
+    assert fits(alone, 32)
+    assert fits(alone, 33) == (position < 20_000)
+    assert not fits(alone, limit + 1)
+    assert fits(beside, 32) == (position < 20_000)
+
+
 def test_speed_is_learned_from_steps_with_prompts() -> None:
     budget = StepBudget(None, seconds_per_token=1e-2)
 
