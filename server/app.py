@@ -49,6 +49,7 @@ from server.paths import route_path
 from server.protocols.system_one_errors import REQUEST_ID_HEADER
 from server.pulling.pulls import Pulls
 from server.routes.docs import description_of
+from server.runs.keyed_answers import KeyedAnswers
 from server.runs.registry import Runs
 from server.schemas.base import quote
 from server.served.model import ServedModel
@@ -109,6 +110,7 @@ def create_app(
         config=config,
         metrics=metrics,
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
+        answers=KeyedAnswers(metrics),
         store=store,
         files=Files(store.database, disk_of(config.data_dir), config.storage),
         keys=KeyManager(config, metrics, store.database, models.aliases),
@@ -180,7 +182,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
     """Return the middleware, outermost first: CORS, since preflights have no key and errors need CORS headers."""
     config = context.config
     layers = [
-        Middleware(RequestMiddleware, context=context),
+        Middleware(RequestMiddleware, context=context, loaded_paths=WAITING_PATHS),
         Middleware(AuthMiddleware, ring=context.keys.ring, known_paths=_KNOWN_PATHS),
         Middleware(QueueMiddleware, context=context, paths=WAITING_PATHS),
     ]
@@ -200,6 +202,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
                 REQUEST_ID_HEADER,
                 "x-tool-call-format",
                 "x-stream-id",
+                "idempotent-replayed",
                 LOAD_HEADER,
                 STARTED_HEADER,
                 "retry-after",

@@ -15,6 +15,7 @@ from server.live.log_tail import LogTail
 from server.live.machine import MachineSampler
 from server.metrics.values import Metrics
 from server.pulling.pulls import Pulls
+from server.runs.keyed_answers import KeyedAnswers
 from server.runs.registry import Runs
 from server.schemas.dashboard_server import Setting
 from server.served.models import ServedModels
@@ -33,6 +34,7 @@ class ServerContext:
     config: ServerConfig
     metrics: Metrics
     runs: Runs
+    answers: KeyedAnswers
     store: Entries
     files: Files
     keys: KeyManager

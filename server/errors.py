@@ -176,6 +176,10 @@ class StreamStopped(HeadraceError):
     """The stream was deleted while it was being read."""
 
 
+class RequestInProgress(HeadraceError):
+    """The first request with the same Idempotency-Key is not answered yet."""
+
+
 class StorageFailed(HeadraceError):
     """The storage under --data-dir cannot be read or written."""
 
@@ -219,6 +223,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     RequestTimeout: _Kind(408, _INVALID, "request_timeout"),
     AlreadyStopping: _Kind(409, _INVALID, "already_stopping"),
     PinLimitExceeded: _Kind(409, _INVALID, "pin_limit_exceeded"),
+    RequestInProgress: _Kind(409, _INVALID, "request_in_progress"),
     StreamStopped: _Kind(409, _INVALID, "stream_deleted"),
     EventsDropped: _Kind(410, _INVALID, "events_dropped"),
     RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),
@@ -300,6 +305,8 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"retry-after": _seconds(error.retry_after_s)}
         case RateLimited():
             return _rate_limit_headers(error)
+        case RequestInProgress():
+            return {"retry-after": "1"}
         case ModelNotLoaded():
             return {"retry-after": _seconds(error.retry_after_s)}
         case ModelFailed(retry_after_s=None):

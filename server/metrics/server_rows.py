@@ -89,6 +89,13 @@ _SERVER: tuple[MetricSpec, ...] = (
     ),
     gauge("stream_log_bytes", "Memory of the events that are kept for clients that reconnect."),
     counter("streams_resumed_total", "Times that a client reconnected to a stream."),
+    counter(
+        "idempotency_keys_total",
+        "Requests with an Idempotency-Key that was sent before, by outcome: repeated (the first one's answer or stream "
+        "is sent again), in_progress (refused: the first has no answer yet), reused (refused: it had another body).",
+        labels=("outcome",),
+    ),
+    gauge("idempotency_bytes", "Memory of the answers that are kept for requests with an Idempotency-Key."),
     gauge("engine_ready", "1 while the engine accepts requests; 0 while it loads, and when it is dead."),
     counter(
         "engine_restarts_total",

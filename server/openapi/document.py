@@ -16,6 +16,7 @@ from server.errors import (
     HeadersTooLarge,
     InvalidApiKey,
     RateLimited,
+    RequestInProgress,
     RequestTimeout,
     RequestTooLarge,
     TooManyConnections,
@@ -111,7 +112,7 @@ class _Described:
             "summary": (self.route.description or self.route.name).partition("\n")[0],
             "responses": self._responses(answers, is_open=is_open),
         }
-        if parameters := [*_path_parameters(self.path), *_query_parameters(self.operation)]:
+        if parameters := [*_path_parameters(self.path), *_query_parameters(self.operation), *_headers(self.operation)]:
             described["parameters"] = parameters
         if body := self._request_body(bodies):
             described["requestBody"] = {"required": True, "content": body}
@@ -186,3 +187,12 @@ def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
         {"name": query.name, "in": "query", "description": query.description, "schema": dict(query.schema)}
         for query in operation.query
     ]
+
+
+def _headers(operation: Operation) -> list[dict[str, Any]]:
+    """Return the parameter Idempotency-Key of operations that refuse a repeated request while the first one runs."""
+    if RequestInProgress not in operation.errors:
+        return []
+    schema = {"type": "string", "minLength": 1, "maxLength": 255}
+    description = "A repeated request with the same key and body gets the first one's answer, for an hour."
+    return [{"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}]

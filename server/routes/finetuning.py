@@ -1,11 +1,9 @@
 """/v1/fine_tuning/jobs: adapters of served models, trained on clients' files."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from sqlite3 import Connection
 
-import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -19,6 +17,7 @@ from server.finetuning.jobs.objects import job_object
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.requested_grader import requested_grader
 from server.http.body import Context, Json, json_response
+from server.http.idempotency import body_digest, idempotency_key
 from server.http.query import ignored_query, page_query
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuningPageQuery, FinetuningRequest
@@ -29,7 +28,6 @@ router = APIRouter(tags=["Fine-tuning"])
 
 _MAX_PAIRS = 16  # of metadata, at most
 _MAX_ACTIVE = 100  # jobs of one owner that have not ended
-_MAX_KEY = 255  # characters of an Idempotency-Key
 _PAIR = "metadata["
 
 
@@ -54,13 +52,8 @@ async def create_fine_tuning_job(request: Request, context: Context, body: Json[
 
 def _request_key(request: Request, body: FinetuningRequest) -> tuple[str, str] | None:
     """Return the client's Idempotency-Key and a digest of the request's body; None if the client sent no key."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= _MAX_KEY:
-        raise InvalidRequest(f"the Idempotency-Key has {len(key)} characters; it must have 1 to {_MAX_KEY}")
-    encoded = msgspec.json.encode(body.model_dump(mode="json"), order="sorted")
-    return key, hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    key = idempotency_key(request)
+    return None if key is None else (key, body_digest(body.model_dump(mode="json")).hex())
 
 
 def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None) -> FinetuningRecord | None:

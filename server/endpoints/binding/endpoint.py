@@ -19,7 +19,15 @@ from engine.protocol import PoolingTask
 from server.context import ServerContext
 from server.endpoints.binding.suitability import SuitablePaths
 from server.endpoints.binding.work import Work
-from server.errors import AnswerTimeout, BudgetSpent, ModelFailed, ModelNotFound, ModelNotLoaded, TokensLimited
+from server.errors import (
+    AnswerTimeout,
+    BudgetSpent,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotLoaded,
+    RequestInProgress,
+    TokensLimited,
+)
 from server.keys.caller import current_caller
 from server.openapi.operation import RESUMING_ERRORS, Operation
 from server.pooling.checks import pooling_info
@@ -39,13 +47,20 @@ class Capability(enum.Enum):
 
 
 _ENGINE = (EngineUnavailable, ModelNotLoaded, ModelFailed, EngineDied, EngineStopped)
-_LIMITS = (QueueFull, QueueTimeout, TokensLimited, BudgetSpent, RequestFailed, AnswerTimeout)
+_LIMITS = (QueueFull, QueueTimeout, TokensLimited, BudgetSpent, RequestFailed, AnswerTimeout, RequestInProgress)
 
 # Errors of every endpoint with the capability, in addition to those of every route with a body.
 ERRORS: Mapping[Capability, Sequence[type[Exception]]] = {
     Capability.GENERATES: (ModelNotFound, WaitTooLong, *_LIMITS, *_ENGINE),
     Capability.POOLS: (ModelNotFound, *_LIMITS, *_ENGINE),
-    Capability.TOKENIZES: (ModelNotFound, ModelNotLoaded, ModelFailed, EngineUnavailable, EngineStopped),
+    Capability.TOKENIZES: (
+        ModelNotFound,
+        ModelNotLoaded,
+        ModelFailed,
+        EngineUnavailable,
+        EngineStopped,
+        RequestInProgress,
+    ),
 }
 
 

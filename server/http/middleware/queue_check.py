@@ -7,6 +7,8 @@ from server.context import ServerContext
 from server.metrics.request_record import current_record
 from server.paths import route_path
 
+_ANSWERED_BEFORE = frozenset({"last-event-id", "idempotency-key"})  # headers of requests that may need no engine
+
 
 class QueueMiddleware:
     """Refuses requests before routing while the queue is full, at less than half the cost of a refusal by the route."""
@@ -24,7 +26,7 @@ class QueueMiddleware:
         await self._app(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
-        if "last-event-id" in headers:  # for the rest of a stream that is running
+        if not _ANSWERED_BEFORE.isdisjoint(headers.keys()):  # perhaps; checked again before anything is computed
             return
         if (record := current_record()) is not None:
             record.route = path

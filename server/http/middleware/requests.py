@@ -14,7 +14,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.context import ServerContext
-from server.endpoints.binding.registry import WAITING_PATHS
 from server.errors import AmbiguousRequest, ClientGone, HeadersTooLarge, TooManyConnections
 from server.http.connections.certificates import SUBJECT_STATE
 from server.http.connections.open_connections import REFUSED_STATE
@@ -46,9 +45,11 @@ _STREAMS = ("text/event-stream", "application/x-ndjson")
 class RequestMiddleware:
     """Gives each request its id, arrival time and record, and turns exceptions into error responses."""
 
-    def __init__(self, app: ASGIApp, context: ServerContext) -> None:
+    def __init__(self, app: ASGIApp, context: ServerContext, loaded_paths: frozenset[str]) -> None:
+        """loaded_paths: paths whose responses tell the load of the engine."""
         self._app = app
         self._context = context
+        self._loaded_paths = loaded_paths
         self._log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +59,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._context, self._log)
+        exchange = _Exchange(scope, receive, send, self._context, self._log, self._loaded_paths)
         try:
             exchange.begin()
             _check_connection(scope)
@@ -79,13 +80,20 @@ class _Exchange:
     """One request and the state of its response."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, context: ServerContext, request_log: RequestLog
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        context: ServerContext,
+        request_log: RequestLog,
+        loaded_paths: frozenset[str],
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._context = context
         self._log = request_log
+        self._loaded_paths = loaded_paths
         given = Headers(scope=scope).get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         self.status: int | None = None
@@ -163,9 +171,9 @@ class _Exchange:
             for name, value in rate_headers(self._scope).items():
                 headers[name] = value
             if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-                has_begun = self._record.has_started and not self._record.was_not_taken
-                headers[STARTED_HEADER] = str(has_begun).lower()
-            if self._record.route in WAITING_PATHS:
+                is_started = self._record.has_started and not self._record.was_not_taken
+                headers[STARTED_HEADER] = str(is_started).lower()
+            if self._record.route in self._loaded_paths:
                 model = self._context.models.get_or_default(self._record.model_name)
                 headers.update(load_headers(model.client.status(), Headers(scope=self._scope)))
             if self._context.drain.is_active:
