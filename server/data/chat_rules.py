@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import string
+import unicodedata
 from collections.abc import Sequence
 
 import msgspec
@@ -43,6 +45,7 @@ _MOJIBAKE = re.compile(
 )
 _OPEN_END = re.compile(r"[\w,、，(（\[「『–&=+/<]")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•・|#>]|\d+[.)]|[A-Za-z][.)])")
+_SIGNS = string.punctuation + string.whitespace + "“”„‘’«»…–—。、！？「」『』¿¡"
 _LEAST_CUT = 30  # words of an answer whose end says something
 _LEAST_LAST_LINE = 8  # words; a shorter line is a signature, a title or a result
 _LEAST_LOOP = 24  # words
@@ -166,7 +169,8 @@ def repeated_share(words: Sequence[str], width: int) -> float:
 
 
 def is_echo(line: DataLine) -> bool:
-    """Whether an answer has the words of the user's message before it."""
+    """Whether an answer is the user's message before it, except for width, blanks and signs at both ends. One that only
+    corrects case or signs within is an answer."""
     turns = line.turns
     if line.kind is LineKind.PREFERENCE:
         pairs = [(turns[-1].text, answer) for answer in line.answers]
@@ -174,8 +178,13 @@ def is_echo(line: DataLine) -> bool:
         follows = itertools.pairwise(turns)
         pairs = [(turn.text, answer.text) for turn, answer in follows if (turn.role, answer.role) == _ANSWERED]
     return any(
-        3 * len(one) < 4 * len(other) < 6 * len(one) and words_of(one) == words_of(other) != [] for one, other in pairs
+        3 * len(one) < 4 * len(other) < 6 * len(one) and _bare(one) == _bare(other) != "" for one, other in pairs
     )
+
+
+def _bare(text: str) -> str:
+    words = unicodedata.normalize("NFKC", text).split()
+    return " ".join(words).strip(_SIGNS)
 
 
 def is_mojibake(line: DataLine) -> bool:

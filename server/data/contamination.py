@@ -14,6 +14,8 @@ _COVERAGE = 0.5  # share of a text's n-grams that makes a leak of it; all of the
 _LEAST_WHOLE = 3  # words of a question that is compared whole
 _MAX_LINES = 10  # of the evaluation: an n-gram at the edge of a text in more of them is an instruction that all share
 _EDGE = 32  # first and last words of a text, where instructions stand: in the middle are passages that questions share
+_SHARED = 0.5  # of a file's lines, and more than _MANY of them, make an instruction of an n-gram wherever it stands
+_MANY = 50  # a passage has fewer questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Leak:
 class _Text:
     name: str
     line: int
-    least_grams: float  # of COVERED words, that make a leak of it
+    num_grams: int  # of COVERED words, besides instructions
+    share: float  # of these n-grams that makes a leak of it
 
 
 class EvaluationIndex:
@@ -45,12 +48,16 @@ class EvaluationIndex:
         self._texts: list[_Text] = []
         self._num_lines: Counter[str] = Counter()  # at whose edges an n-gram stands
         self._keys: set[bytes] = set()  # of lines
+        self._file_lines: Counter[str] = Counter()
+        self._is_complete = True  # whether instructions were dropped since the last line was added
 
     def add(self, name: str, line: DataLine) -> None:
         """Index a line of the evaluation file `name`, unless an earlier one has the same texts."""
         if (key := line_key({"segments": line.segments})) in self._keys:
             return
         self._keys.add(key)
+        self._file_lines[name] += 1
+        self._is_complete = False
         seen: set[str] = set()
         questions = {line.question} if line.question else {each for each in line.segments if line.kind == "text"}
         for segment, words in zip(line.segments, line.segment_words, strict=True):
@@ -72,11 +79,13 @@ class EvaluationIndex:
             if is_question and window(words, _LEAST_WHOLE) <= len(words) < short:
                 self._whole.setdefault(" ".join(words), text)
             share = _COVERAGE if len(words) >= width else 1.0
-            self._texts.append(_Text(name, line.number, share * len(grams)))
+            self._texts.append(_Text(name, line.number, len(grams), share))
         self._num_lines.update(seen)
 
     def leak(self, line: DataLine) -> Leak | None:
         """Return the first match of a training line, or None."""
+        if not self._is_complete:
+            self._drop_instructions()
         question = line.question or (line.segments[0] if line.segments else "")
         if self._whole and (text := self._whole.get(whole := " ".join(words_of(question)))) is not None:
             return self._found(text, whole)
@@ -92,11 +101,33 @@ class EvaluationIndex:
                     return found
         return None
 
+    def _drop_instructions(self) -> None:
+        """Drop the n-grams of instructions that more than half of a file's lines, and fifty, have, however long the
+        instructions are, so that what a text has besides decides whether it leaks."""
+        self._is_complete = True
+        for width, texts in self._short.items():
+            size = width // COVERED * self._ngram
+            shared = {gram for gram, found in texts.items() if len(found) > _MANY and self._is_shared(found)}
+            for gram in shared:
+                for text in texts.pop(gram):
+                    each = self._texts[text]
+                    each.num_grams -= 1
+                    if each.num_grams < size:  # a question shorter than an n-gram leaks as a whole, as without them
+                        each.share = 1.0
+            if shared and (long := self._long.get(size)):
+                self._long[size] = {
+                    gram: text for gram, text in long.items() if shared.isdisjoint(_grams(gram.split(" "), width))
+                }
+
+    def _is_shared(self, texts: Sequence[int]) -> bool:
+        counts = Counter(name for name, _ in {(self._texts[text].name, self._texts[text].line) for text in texts})
+        return any(count > max(_MANY, _SHARED * self._file_lines[name]) for name, count in counts.items())
+
     def _covered(self, words: Sequence[str], width: int, texts: dict[str, list[int]]) -> Leak | None:
         grams = [gram for gram in dict.fromkeys(_grams(words, width)) if gram in texts]
         counts = Counter(text for gram in grams if self._num_lines[gram] <= _MAX_LINES for text in texts[gram])
         for text, count in counts.items():
-            if count >= self._texts[text].least_grams:
+            if count >= self._texts[text].share * self._texts[text].num_grams:
                 return self._found(text, next(gram for gram in grams if text in texts[gram]))
         return None
 

@@ -12,6 +12,7 @@ from server.data.contamination import EvaluationIndex
 from server.data.duplicates import NearDuplicates, line_key
 from server.data.languages import LanguageDetector
 from server.data.lines import DataLine, FaultyData, LineKind, parse_line
+from server.data.memory import LINE_BYTES, NEAR_BYTES, LineMemory
 from server.data.personal_data import mask_value
 from server.data.quality import failed_rule, select_rules
 from server.data.report import Cluster, ContaminatedLine, DataReport, RemovedByRule, RemovedLine, spread_of
@@ -62,6 +63,7 @@ class Preparation:
     files: Sequence[str]
     seed: int = 0
     drops_fields: bool = False
+    budget: LineMemory | None = None  # of the kept lines; None: no limit
     kept: list[KeptLine] = field(default_factory=list)
     faults: list[DataFault] = field(default_factory=list)
 
@@ -100,7 +102,15 @@ class Preparation:
             raise FaultyLines(faults[:MAX_FAULTS])
 
     def add(self, file: int, number: int, data: bytes) -> None:
-        """Take a line through all steps. Raises FaultyLines after a hundred faulty lines."""
+        """Take a line through all steps. Raises FaultyLines after a hundred faulty lines, and TooManyLines."""
+        num_kept, num_bytes = len(self.kept), len(data)
+        self._add(file, number, data)
+        if self.budget is not None:
+            is_kept = len(self.kept) > num_kept
+            held = len(self.kept[-1].data) + LINE_BYTES + (self._near is not None) * NEAR_BYTES if is_kept else 0
+            self.budget.add(num_bytes, held)
+
+    def _add(self, file: int, number: int, data: bytes) -> None:
         try:
             line, dropped = parse_line(
                 data, number, file, drops_fields=self.drops_fields, masks_names=self.options.mask_pii

@@ -37,6 +37,9 @@ MODEL_OPTIONS = (
 )
 
 
+MAX_BYTES = 4 << 30  # of memory for the preparation of files, besides that of the program itself
+
+
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a job, without its files. engine: options with which the model is served. start: folder of the
     adapter that training continues from. grader: JSON of the grader for reinforcement. chat_template, tool_call_parser,
@@ -59,10 +62,11 @@ def write_job(
     train: bytes,
     valid: bytes | None,
     evaluations: Sequence[EvaluationFile] = (),
+    max_bytes: int = MAX_BYTES,
 ) -> PreparationReport:
     """Write all of the trainer's input to a folder that already has the tokenizer_info file; write job.json last. The
     output is deterministic, so that an interrupted job can be prepared again and continue. evaluations: files that the
-    data_preparation compares with, besides the validation file.
+    data_preparation compares with, besides the validation file. max_bytes: memory that it may take.
 
     Raises FaultyFile, InvalidRequest, StartupError for options that do not fit the model, and OSError.
     """
@@ -71,7 +75,7 @@ def write_job(
     options, summary = order.hyperparameters.data_preparation, ""
     if options is not None:
         known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
-        train, summary = prepare_data(folder, options, order.method, train, known, order.seed)
+        train, summary = prepare_data(folder, options, order.method, train, known, order.seed, max_bytes)
     templates, workers = TemplateProcesses(), TextWorkers()
     try:
         config = ServerConfig(

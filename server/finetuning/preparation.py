@@ -142,6 +142,10 @@ def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
             if len(faults) >= _MAX_FAULTS:
                 break
             continue
+        except MemoryError:
+            num_lines, found = found.num_lines, _File()
+            message = f"the memory is full; about {num_lines:,} lines like these fit: divide the file"
+            raise FaultyFile([FileFault(message, number)]) from None
         found.items.append((number, line_key(value), items))
         if len(found.chats) < _NUM_CHATS:
             found.chats += chats_of(content)

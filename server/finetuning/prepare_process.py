@@ -17,10 +17,9 @@ from engine.command_io.finetuning.job import JobFolder
 from engine.errors import HeadraceError, InvalidRequest
 from server.finetuning.adapter_files import ADAPTER_FILES
 from server.finetuning.faults import FileFault
-from server.finetuning.job_files import JobOrder, write_job
+from server.finetuning.job_files import MAX_BYTES, JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport
 
-_MAX_BYTES = 4 << 30  # of memory, besides that of the program itself
 _START = "start"  # of a job's folder
 
 
@@ -93,7 +92,7 @@ def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
     except OSError as error:
         return Refused(f"the files cannot be prepared: {error.strerror}", is_passing=True)
     except MemoryError:
-        return Refused(f"the files need more than {_MAX_BYTES >> 30} GiB of memory to be prepared; divide them")
+        return Refused(f"the files need more than {MAX_BYTES >> 30} GiB of memory to be prepared; divide them")
 
 
 def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
@@ -116,7 +115,7 @@ def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
 def _limit_memory() -> None:
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + _MAX_BYTES, used + _MAX_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (used + MAX_BYTES, used + MAX_BYTES))
 
 
 if __name__ == "__main__":

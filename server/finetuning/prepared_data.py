@@ -1,16 +1,18 @@
 """prepare_data: the lines of a job's training file that pass the steps of its data_preparation."""
 
 import codecs
+import io
 import json
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from engine.command_io.finetuning.data_preparation import PreparationOptions
-from engine.command_io.finetuning.job import JobFolder, TrainingMethod, write_atomically
+from engine.command_io.finetuning.job import JobFolder, TrainingMethod, write_atomically, write_parts_atomically
 from engine.errors import InvalidRequest
 from server.data.formats import decoded, paragraphs
 from server.data.lines import FaultyData, parse_line
+from server.data.memory import LineMemory, TooManyLines
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
 from server.finetuning.faults import FileFault
@@ -27,13 +29,17 @@ def prepare_data(
     train: bytes,
     evaluations: Sequence[EvaluationFile],
     seed: int,
+    max_bytes: int,
 ) -> tuple[bytes, str]:
     """Return the training file with blank lines in place of removed ones, so that later faults name its own lines, and
     a summary. Write the report and the prepared file to the folder; the report also if too many lines are removed.
 
-    Raises FaultyFile, InvalidRequest if too many lines are removed, and OSError.
+    max_bytes: memory that this may take. Raises FaultyFile, also for a file with more lines than fit into the memory,
+    InvalidRequest if too many lines are removed, and OSError.
     """
-    preparation = Preparation(options, ["training_file"], seed)
+    # The file itself is in memory, and at the end what is left of it once more.
+    budget = LineMemory(max_bytes - 2 * len(train), len(train))
+    preparation = Preparation(options, ["training_file"], seed, budget=budget)
     is_text = is_plain_text(train) and method is TrainingMethod.PRETRAINING
     for name, content in evaluations:
         try:
@@ -46,6 +52,8 @@ def prepare_data(
         report = preparation.finish()
     except FaultyLines as error:
         raise FaultyFile([FileFault(message, number) for _, number, message in error.faults]) from None
+    except TooManyLines as error:
+        raise FaultyFile([FileFault(str(error))]) from None
     write_atomically(folder.data_report, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     try:
         preparation.check_removed()
@@ -58,7 +66,7 @@ def prepare_data(
             prepared = json.dumps({"text": "\n\n".join(texts)}, ensure_ascii=False).encode() + b"\n"
         write_atomically(folder.prepared, prepared)
         return prepared, summary_of(report)
-    write_atomically(folder.prepared, b"".join(line.data + b"\n" for line in preparation.kept))
+    write_parts_atomically(folder.prepared, (line.data + b"\n" for line in preparation.kept))
     lines = [b""] * (preparation.kept[-1].number)
     for kept in preparation.kept:
         lines[kept.number - 1] = kept.data
@@ -79,9 +87,10 @@ def _numbered(data: bytes, *, is_text: bool) -> Iterator[tuple[int, bytes]]:
         except FaultyData as error:
             raise FaultyFile([FileFault(str(error))]) from None
         return
-    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
-        if line.strip():
-            yield number, line
+    with io.BytesIO(data.removeprefix(codecs.BOM_UTF8)) as lines:  # a list of all lines would be a second copy
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, line
 
 
 def _faulty_evaluation(name: str, error: FaultyLines) -> FaultyFile | InvalidRequest:

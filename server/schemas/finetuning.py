@@ -40,7 +40,7 @@ class GivenDataPreparation(StrictModel):
     ngram: Annotated[int | None, Whole(8, 50)] = None
     quality: Annotated[list[str] | None, Names()] = None
     languages: Annotated[list[str] | None, Names()] = None
-    mask_pii: bool | None = None
+    mask_pii: Annotated[bool | None, OrAuto()] = None
     max_removed: Annotated[float | None, Number(0, 1)] = None
 
 

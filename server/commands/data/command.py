@@ -17,12 +17,14 @@ from engine.wording import counted
 from server.commands.data.arguments import data_parser
 from server.data.formats import check_suffix, read_lines
 from server.data.lines import FaultyData, LineKind, parse_line
+from server.data.memory import LineMemory, TooManyLines
 from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, KeptLine, Preparation, TooManyRemoved
 from server.data.quality import RULES
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
 from server.data.splitting import draw_keys, mixed, validation_lines
+from server.live.machine import MachineSampler
 
 _MAX_SHOWN = 10  # faults
 _EVERY = 256  # lines from one report of progress to the next
@@ -56,6 +58,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
             for path in options.decontaminate_against:
                 preparation.add_evaluation(Path(path).name, _lines_of(path))
             total = sum(Path(path).expanduser().stat().st_size for path in files)
+            preparation.budget = _budget(total)
             done = 0
             for file, path in enumerate(files):
                 for count, (number, data) in enumerate(_lines_of(path)):
@@ -74,11 +77,19 @@ def _prepare(arguments: argparse.Namespace) -> int:
         shown = "".join(f"\n  {fault.place}: {fault.message}" for fault in error.faults[:_MAX_SHOWN])
         more = f"\n  and {len(error.faults) - _MAX_SHOWN} more" if len(error.faults) > _MAX_SHOWN else ""
         raise StartupError(f"the lines cannot be prepared:{shown}{more}") from None
+    except TooManyLines as error:
+        raise StartupError(f"{', '.join(files)}: {error}, or with --dedup exact, which needs less") from None
     except OSError as error:
         raise OptionError(f"cannot read {error.filename}: {error.strerror}; give another file") from error
     _write(arguments, report, train, valid)
     sys.stdout.write(_summary(report))
     return 0
+
+
+def _budget(input_bytes: int) -> LineMemory | None:
+    """Return a budget of the memory that is free now; None where the system does not tell."""
+    free = MachineSampler({}).sample().memory_free
+    return None if free is None else LineMemory(free, input_bytes)
 
 
 def _options(arguments: argparse.Namespace) -> PreparationOptions:
@@ -201,7 +212,13 @@ def _output(path: str, lines: Sequence[KeptLine]) -> Iterable[bytes]:
         if kept.kind is not LineKind.TEXT:
             raise OptionError(f"{path} is a .txt file, and line {kept.number} is a {kept.kind}; name a .jsonl file")
         texts.append(parse_line(kept.data, kept.number)[0].value["text"])
-    return ["\n\n".join(texts).encode() + b"\n"]
+    content = "\n\n".join(texts).encode() + b"\n"
+    if content.lstrip().startswith(b"{"):
+        raise OptionError(
+            f"{path} is a .txt file whose text would start with a curly bracket, so jobs would read it as JSON lines; "
+            "name a .jsonl file"
+        )
+    return [content]
 
 
 def _write_report(path: str | None, report: DataReport) -> None:

@@ -62,6 +62,19 @@ def test_instructions_of_many_lines_are_no_leak() -> None:
     assert _leak(evaluation[3], *evaluation) is not None
 
 
+@pytest.mark.parametrize("num_words", [10, 30])
+@pytest.mark.parametrize("form", ["{instruction} {question}", "{question} {instruction}"])
+def test_a_long_instruction_is_no_leak_and_questions_beside_it_are(form: str, num_words: int) -> None:
+    def asked(seed: int) -> dict[str, Any]:
+        return chat(form.format(instruction=random_text(6, 120), question=random_text(seed, num_words)), "Yes")
+
+    evaluation = [asked(seed) for seed in range(20, 72)]
+    assert _leak(asked(7), *evaluation) is None
+    assert _leak(evaluation[3], *evaluation) is not None
+    is_found = _leak(chat(random_text(23, num_words), "No"), *evaluation) is not None
+    assert is_found == (num_words > 13)
+
+
 @pytest.mark.parametrize("form", ["{passage} {question}", "{question} {passage}", "Read this. {passage} {question}"])
 def test_a_passage_of_many_questions_leaks(form: str) -> None:
     passage = random_text(8, 80)

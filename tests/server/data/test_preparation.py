@@ -10,6 +10,8 @@ import pytest
 from engine.command_io.finetuning.data_preparation import Dedup, PreparationOptions
 from engine.errors import InvalidRequest
 from server.data import duplicates, words
+from server.data.duplicates import BandIndex
+from server.data.memory import LineMemory, TooManyLines
 from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
@@ -62,6 +64,44 @@ def test_near_duplicates_are_found_up_to_the_threshold(share: float, is_removed:
     changed = [chat("Question?", with_changes(random_text(seed, 200), share, seed) + " ") for seed in range(30)]
     _, report = _prepared([*values, *changed], quality=())
     assert report.num_removed == (30 if is_removed else 0)
+
+
+def test_bands_find_the_texts_that_share_one_also_after_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_LEAST_SLOTS", 2)
+    index = BandIndex(2)
+    texts = {3 * number: [number % 5, number % 3, 7, number] for number in range(40)}
+    for key, values in texts.items():
+        index.add(key, index.hashes_of(values))
+    for values in ([1, 2, 7, 30], [7, 30, 1, 2], [4, 0, 0, 0]):
+        shared = [key for key, each in texts.items() if each[:2] == values[:2] or each[2:] == values[2:]]
+        assert index.query(index.hashes_of(values)) == shared
+
+
+def _filled(budget: LineMemory, num_lines: int, held_bytes: int) -> LineMemory:
+    for _ in range(num_lines):
+        budget.add(100, held_bytes)
+    return budget
+
+
+def test_lines_that_do_not_fit_are_refused_with_the_number_that_does() -> None:
+    budget = _filled(LineMemory(limit_bytes=100_000, input_bytes=10_000), 50, 2000)
+    with pytest.raises(TooManyLines, match=r"take 2,000 bytes each, so about 50 lines fit"):
+        budget.add(10, 2000)
+
+
+def test_an_input_is_refused_from_its_first_lines_if_all_of_it_is_far_too_much() -> None:
+    _filled(LineMemory(limit_bytes=1_000_000, input_bytes=1_000_000), 1024, 100)
+    with pytest.raises(TooManyLines, match=r"about 10,000 lines fit"):
+        _filled(LineMemory(limit_bytes=1_000_000, input_bytes=2_000_000), 1024, 100)
+
+
+def test_kept_lines_alone_count_to_the_memory() -> None:
+    preparation = Preparation(PreparationOptions(), ["a.jsonl"], budget=LineMemory(1 << 20, 1))
+    sizes = []
+    for number in (1, 2):
+        preparation.add(0, number, encoded(LINES[0]))
+        sizes.append(preparation.budget.held_bytes if preparation.budget else 0)
+    assert sizes[0] == sizes[1] > len(encoded(LINES[0]))
 
 
 def test_the_share_in_order_is_that_of_the_longest_common_subsequence() -> None:

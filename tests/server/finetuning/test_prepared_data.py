@@ -11,6 +11,7 @@ from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.items import TrainingItem, read_rows
 from engine.command_io.finetuning.job import Hyperparameters, JobFolder, TrainingMethod
 from engine.config import EngineConfig
+from server.finetuning import job_files
 from server.finetuning.job_files import JobOrder
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, prepare_files
 from tests.helpers.data_lines import encoded, random_text, with_changes
@@ -86,6 +87,15 @@ def test_a_fault_after_removed_lines_has_the_number_of_its_own_line(folder: JobF
     assert [fault.text for fault in outcome.faults] == [
         "line 13: this line is not valid JSON; each line must be a JSON object"
     ]
+
+
+def test_a_file_that_needs_more_memory_than_there_is_fails_with_the_number_of_lines_that_fit(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_files.write_job, "__defaults__", ((), 20_000))
+    outcome = _prepare(folder, encoded(*ROWS))
+    assert isinstance(outcome, Faulty)
+    assert "so about 6 lines fit" in outcome.faults[0].text
 
 
 def test_faults_of_evaluation_files_name_them(folder: JobFolder) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from engine.command_io.finetuning.job import JobFolder
 from engine.errors import OptionError, StartupError
-from server.commands.data import tokens
+from server.commands.data import command, tokens
 from server.commands.data.command import run
+from server.data.memory import LineMemory
 from tests.helpers.data_lines import chat, encoded, random_text, with_changes
 from tests.helpers.tokenizers import byte_level_info
 
@@ -96,6 +97,20 @@ def test_plain_text_can_stay_plain_text(folder: Path) -> None:
     assert (folder / "out.txt").read_text() == text
     with pytest.raises(OptionError, match=r"line 1 is a chat; name a .jsonl file"):
         run(["prepare", "in.jsonl", "--out", "out.txt"])
+
+
+def test_a_text_that_jobs_would_read_as_json_is_refused(folder: Path) -> None:
+    (folder / "a.txt").write_text(f"{{{random_text(1)}")
+    with pytest.raises(OptionError, match=r"start with a curly bracket, so jobs would read it as JSON lines; name"):
+        run(["prepare", "a.txt", "--out", "out.txt"])
+    assert run(["prepare", "a.txt", "--out", "out.jsonl"]) == 0
+
+
+def test_lines_that_need_more_memory_than_is_free_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_budget", lambda total: LineMemory(5000, total))
+    with pytest.raises(StartupError, match=r"in.jsonl: the lines need .* so about 2 lines fit; .* --dedup exact"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl"])
+    assert not (folder / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize(
