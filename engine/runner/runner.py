@@ -100,6 +100,11 @@ class TorchRunner:
         """FLOPs that each context position adds to a prompt token, over the token's other FLOPs; 0 if unknown."""
         return 0.0 if self._work is None else self._work.position_cost
 
+    @property
+    def row_cost(self) -> float:
+        """FLOPs of a row of logits, over the FLOPs of a prompt token; 0 if unknown."""
+        return 0.0 if self._work is None else self._work.row_cost
+
     def release(self, sequence: Sequence) -> None:
         self._sampler.release(sequence.id)
 

@@ -126,6 +126,11 @@ class ModelWork:
         """FLOPs that each context position adds to a row, relative to the row's other FLOPs."""
         return sum(attention.flops_per_position for attention in self._full) / max(1, self._every.flops_per_row)
 
+    @property
+    def row_cost(self) -> float:
+        """FLOPs of a row of logits, with what is computed for such rows alone, relative to a row's FLOPs in general."""
+        return (self._late.flops_per_row + self._head_flops) / max(1, self._every.flops_per_row)
+
     def of(self, plan: StepPlan) -> StepWork:
         """Estimate the work of a plan's forward pass."""
         num_rows = num_logits = num_read = num_seen = 0

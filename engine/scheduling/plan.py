@@ -37,8 +37,9 @@ class PlanItem(NamedTuple):
 
     @property
     def is_prompt(self) -> bool:
-        """Whether the item is a prefill: part of a prompt, or tokens that a preemption lost."""
-        return self.num_new - self.num_draft > 1 or not self.needs_logits
+        """Whether the item is a prefill: part of a prompt, be it the last token alone, or tokens that a preemption
+        lost."""
+        return self.num_new - self.num_draft > 1 or not self.needs_logits or self.start < self.sequence.num_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class StepPlan:
             return StepSample(self.num_tokens, 0, 0.0, step_s, is_batch=is_batch)
         num_prompt = sum(item.num_new for item in prompts)
         distance = sum(item.num_new * (item.start + item.num_new / 2) for item in prompts)
-        return StepSample(self.num_tokens, num_prompt, distance / num_prompt, step_s, len(prompts), is_batch=is_batch)
+        num_rows = sum(item.needs_logits for item in prompts)
+        position = distance / num_prompt
+        return StepSample(self.num_tokens, num_prompt, position, step_s, len(prompts), num_rows, is_batch)
 
     @property
     def is_decoding(self) -> bool:

@@ -50,20 +50,21 @@ class StepBudget:
         num_tokens: int | None,
         seconds_per_token: float = 0.0,
         position_cost: float = 0.0,
+        row_cost: float = 0.0,
         *,
         decode_s: float = 0.0,
         batch_step_s: float | None = None,
         targets: StepTargets = CPU_STEPS,
     ) -> None:
-        """num_tokens: fixed limit of every step; None learns it, starting from `seconds_per_token` and `position_cost`
-        (StepCost).
+        """num_tokens: fixed limit of every step; None learns it, starting from `seconds_per_token`, `position_cost` and
+        `row_cost` (StepCost).
 
         batch_step_s: target time of a step of batch jobs, starting from `decode_s`, the time of a step of one sequence;
         None limits such steps like any other. targets: of the device.
         """
         self._targets = targets
         self._num_tokens = num_tokens
-        self._cost = StepCost(seconds_per_token, position_cost)
+        self._cost = StepCost(seconds_per_token, position_cost, row_cost)
         self._batch = None if batch_step_s is None else BatchBudget(batch_step_s, self._cost, decode_s)
         self._memory = StepMemory(self.max_tokens)
 
@@ -109,7 +110,7 @@ class StepBudget:
     def _cost_of(self, position: int) -> PromptCost:
         first_s = self._cost.prompt_token_s(0)
         token_s, prompt_s = self._cost.prompt_token_s(position), self._cost.prompt_s(position)
-        return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
+        return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s, self._cost.row_cost)
 
     def _cost_alone(self, position: int) -> PromptCost:
         """Return the cost of prompt tokens at a position while no sequence generates: lower if fewer than
@@ -130,7 +131,7 @@ class StepBudget:
         if num_for_half < 1 or not 0 < num_prompt_tokens < price:
             return cost
         scale = num_prompt_tokens / price
-        return PromptCost(max(1.0, cost.token * scale), cost.context * scale)
+        return PromptCost(max(1.0, cost.token * scale), cost.context * scale, cost.row)
 
     def prefill_s(self, start: int, num_tokens: int) -> float:
         """Return the seconds that prompt tokens from position `start` on are likely to take."""

@@ -18,36 +18,41 @@ class PromptCost(NamedTuple):
 
     token: float = 1.0  # cost of each token
     context: float = 0.0  # cost of reading the earlier context, once for all tokens
+    row: float = 0.0  # cost of a row of logits at the prompt's end
 
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
     """A measured step. position: mean position of its prompt tokens. num_prompts: number of prompts with tokens in
-    it."""
+    it. num_rows: number of prompts that end in it, with a row of logits each."""
 
     num_tokens: int
     num_prompt_tokens: int
     position: float
     step_s: float
     num_prompts: int = 1
+    num_rows: int = 0
     is_batch: bool = False  # the step had no client's sequence
 
 
 class StepCost:
     """Model of a step's time. A step that only generates takes `decode_s`. A prompt token adds a constant part, and a
     part that grows with its position, since it attends to all tokens before it. Each prompt in the step also adds the
-    time of reading its earlier context once, which is about twice the position part of one token:
+    time of reading its earlier context once, which is about twice the position part of one token, and at its end that
+    of a row of logits, a known multiple of the constant part:
 
-        step_s = decode_s + num_prompt_tokens * token_s + (num_prompt_tokens + 2 num_prompts) * position * position_s
+        step_s = decode_s + (num_prompt_tokens + num_rows * row_cost) * token_s
+            + (num_prompt_tokens + 2 num_prompts) * position * position_s
 
     Both parts are fitted online by normalized least mean squares: short prompts determine the first, long prompts the
     second. A step that mostly generates has little weight, since any disturbance would be ascribed to its prompts.
     """
 
-    def __init__(self, token_s: float, position_cost: float = 0.0) -> None:
+    def __init__(self, token_s: float, position_cost: float = 0.0, row_cost: float = 0.0) -> None:
         """token_s: seconds per prompt token, measured at warm-up. position_cost: operations that each position before a
-        token adds, relative to the token's own operations; 0: unknown."""
+        token adds, relative to the token's own operations; 0: unknown. row_cost: the same of a row of logits."""
         self._token_s = token_s
+        self.row_cost = row_cost
         self._far = 1 / position_cost if position_cost else _FAR
         self._far_s = _ATTENTION_FACTOR * token_s if position_cost else 0.0  # seconds that these positions add
         self._num_far_steps = 0
@@ -74,7 +79,8 @@ class StepCost:
     def _parts(self, sample: StepSample) -> tuple[float, float]:
         """Return the factors of `_token_s` and `_far_s` in the time of a step's prompts."""
         distance = sample.position / self._far
-        return sample.num_prompt_tokens, (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance
+        num_near = sample.num_prompt_tokens + self.row_cost * sample.num_rows
+        return num_near, (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance
 
     def observe(self, sample: StepSample, *, others_s: float | None = None) -> None:
         """Learn from a step that did not fail.

@@ -35,10 +35,10 @@ class Demand(NamedTuple):
 
     @property
     def is_prompt(self) -> bool:
-        """Whether more than one token of the prompt, or of those lost by a preemption, is still to be computed."""
+        """Whether a token of the prompt, or more than one that a preemption lost, is still to be computed."""
         sequence = self.sequence
         num_computed = sequence.num_with_draft - self.num_pending
-        return max(sequence.num_prompt, sequence.num_computed_at_preemption) - num_computed > 1
+        return sequence.num_prompt > num_computed or sequence.num_computed_at_preemption - num_computed > 1
 
     def price(self, num_tokens: int) -> float:
         """Return the cost of `num_tokens` tokens. The unit is one token at the beginning of a prompt."""
@@ -85,7 +85,10 @@ class StepSplit:
         if not demand.is_prompt:
             return demand
         num_tokens = min(num_pending, self._threshold or num_pending)
-        return Demand(sequence, num_tokens, num_pending, *self._cost(sequence.num_with_draft - num_pending))
+        cost = self._cost(sequence.num_with_draft - num_pending)
+        # Of longer prompts the row is a small part, and counting it would cut chunks that are whole tiles.
+        context_cost = cost.context + cost.row if num_pending == 1 else cost.context
+        return Demand(sequence, num_tokens, num_pending, cost.token, context_cost)
 
     def add(self, demand: Demand) -> None:
         insort(self.demands, demand, key=_order)

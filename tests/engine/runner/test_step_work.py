@@ -105,6 +105,11 @@ def test_a_decoding_step_reads_all_weights_once_and_each_sequence_its_keys_and_v
     assert step.flops == 2 * 2 * weights + 2 * (21 + 10) * SEEN_FLOPS
 
 
+def test_a_row_of_logits_costs_the_head_and_the_last_feed_forward() -> None:
+    work, _ = _work(LayerSpec(FULL, MLP, NORM), LayerSpec(FULL, MLP, NORM))
+    assert work.row_cost == (MLP_WEIGHTS + VOCAB * HIDDEN) / (2 * ATTENTION_WEIGHTS + MLP_WEIGHTS)
+
+
 def test_a_prompt_s_chunk_computes_every_row_and_no_logits() -> None:
     work, decoder = _work(LayerSpec(FULL, MLP, NORM), LayerSpec(WINDOW, MLP, NORM))
     step = work.of(StepPlan([_item(8, 4, needs_logits=False)]))

@@ -127,6 +127,26 @@ def test_a_step_with_one_token_of_a_prompt_is_none_that_only_generates() -> None
     assert StepPlan([PlanItem(sequence, 50, 1, 0, needs_logits=False)]).sample(0.1) == StepSample(1, 1, 50.5, 0.1)
 
 
+def test_the_last_token_of_a_prompt_is_none_of_an_answer() -> None:
+    """As the rows of a decision's labels are, hundreds a step."""
+    sequence = Sequence(request=make_request("a", [1] * 100), seed=0, tokens=[1] * 100, num_prompt=100)
+
+    sample = StepPlan([PlanItem(sequence, 99, 1, 0, needs_logits=True)]).sample(0.1)
+
+    assert sample == StepSample(1, 1, 99.5, 0.1, num_rows=1)
+
+
+def test_rows_of_logits_are_known_to_take_time() -> None:
+    budget = StepBudget(None, 1e-3, row_cost=0.5)
+    num_tokens = budget.tokens(0)
+
+    for _ in range(20):
+        budget.observe(StepSample(64, 64, 0.0, 64 * 1.5e-3, num_prompts=64, num_rows=64))
+
+    assert budget.tokens(0) == num_tokens
+    assert budget.costs(0)(0).row == 0.5
+
+
 def test_a_token_far_into_a_prompt_teaches_what_it_costs() -> None:
     """One a step is all there is room for, and an estimate that is too high would stay."""
     budget = StepBudget(None, seconds_per_token=1e-3, position_cost=1e-2)

@@ -45,6 +45,17 @@ def of_tenants(lengths: list[tuple[TenantAccount, int]]) -> list[Sequence]:
     return [prompt_of(number, length, account) for number, (account, length) in enumerate(lengths)]
 
 
+def test_rows_of_labels_cost_their_context_and_logits() -> None:
+    sequences = of_one_tenant([100] * 5)
+    for sequence in sequences:
+        sequence.num_computed = 99
+    parts = StepSplit([], 10, threshold=0, cost=lambda position: PromptCost(1.0, position / 99, 0.5))
+    for sequence in sequences:
+        parts.add(parts.demand(sequence, 1))
+
+    assert list(parts.tokens().values()) == [1, 1, 1, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("lengths", "expected"),
     [
