@@ -111,6 +111,7 @@ class Decoder(nn.Module):
             if module is not self.layers:
                 allocate_module(module, device)
         self._device = device
+        self._expert_counts.allocate(device)
         self.serve_context(self.spec.max_position)
 
     def serve_context(self, max_len: int) -> None:
@@ -313,7 +314,8 @@ class Decoder(nn.Module):
         return self._expert_counts.num_experts
 
     def take_rows_per_expert(self) -> torch.Tensor:
-        """Return how many rows each expert has computed since the last call: [MoE layers, most experts], int64."""
+        """Return how many rows each expert has computed since the last call: [MoE layers, most experts], int64 on
+        the CPU."""
         return self._expert_counts.take()
 
 

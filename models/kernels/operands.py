@@ -108,6 +108,13 @@ class RouterWeights(NamedTuple):
     expert_scale: torch.Tensor | None = None  # [E]
 
 
+class DenseMatrix(NamedTuple):
+    """A linear layer's weight [out, in] in the dtype of activations, and its bias [out]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
 class Expert(Protocol):
     """An expert of an MoE layer: an MLP."""
 
@@ -117,6 +124,10 @@ class Expert(Protocol):
     def packed(self) -> tuple[object | None, object | None]:
         """The packed weights of the layers before and after the activation; None for a layer that torch multiplies."""
 
+    @property
+    def dense(self) -> tuple[DenseMatrix, DenseMatrix] | None:
+        """The layers before and after the activation, if their weights are neither packed nor quantized."""
+
     def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor: ...
 
 
@@ -124,7 +135,7 @@ class Expert(Protocol):
 class ExpertLayer:
     """An MoE layer's router and experts, with weights that are loaded and do not move.
 
-    rows_per_expert: [E] int64, on the CPU; each call adds the number of rows that each expert computed. router_norm: of
+    rows_per_expert: [E] int64; each call adds the number of rows that each expert computed. router_norm: of
     the router's input, if it differs from the experts'.
     """
 

@@ -40,7 +40,8 @@ _GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is
 class RowInput:
     """A prologue as an argument of native kernels. weight, bias: the parameters of a norm ([K] fp32, contiguous).
 
-    has_weight: False for a weight that is all ones, on the CPU, for kernels that cannot do without.
+    has_weight: False for a weight that is all ones, on the CPU, for kernels that cannot do without. numbers: the two
+    numbers of an activation that has them in its weight, for kernels that take them by value.
     """
 
     kind: InputKind = InputKind.PLAIN
@@ -48,20 +49,17 @@ class RowInput:
     bias: torch.Tensor | None = None
     eps: float = 0.0
     has_weight: bool = True
+    numbers: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def with_numbers(cls, kind: InputKind, first: float, second: float) -> "RowInput":
+        weight = torch.tensor([first, second], dtype=torch.float32, device="cpu")
+        return cls(kind, weight, numbers=(first, second))
 
     @property
     def is_gated(self) -> bool:
         """Whether input rows are twice as wide as the rows that are multiplied: [gate | up]."""
         return self.kind in _GATED
-
-    @property
-    def numbers(self) -> tuple[float, float]:
-        """The two numbers of an activation that has them in a weight on the CPU; zeros for others."""
-        if self.kind not in (InputKind.SWIGLU_CLAMPED, InputKind.SILU_GATED_SCALED):
-            return 0.0, 0.0
-        assert self.weight is not None
-        first, second = self.weight.tolist()
-        return first, second
 
     def arguments(self) -> tuple[int | float | None, ...]:
         """Return the kernels' arguments: kind, addresses of weight and bias, eps."""

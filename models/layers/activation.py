@@ -102,13 +102,13 @@ def activation_of(spec: MLPSpec) -> Prologue:
         assert not spec.is_gated
         return Xielu()
     if (clamp := spec.clamp) is not None:
-        bounds = torch.tensor([clamp.alpha, clamp.limit], dtype=torch.float32, device="cpu")
-        return Elementwise(RowInput(InputKind.SWIGLU_CLAMPED, bounds), _clamped_swiglu(clamp))
+        bounds = RowInput.with_numbers(InputKind.SWIGLU_CLAMPED, clamp.alpha, clamp.limit)
+        return Elementwise(bounds, _clamped_swiglu(clamp))
     if (scales := spec.scales) is not None:
         assert spec.is_gated
         assert spec.activation is Activation.SILU
-        factors = torch.tensor([scales.gate, scales.out], dtype=torch.float32, device="cpu")
-        return Elementwise(RowInput(InputKind.SILU_GATED_SCALED, factors), _scaled_swiglu(scales))
+        factors = RowInput.with_numbers(InputKind.SILU_GATED_SCALED, scales.gate, scales.out)
+        return Elementwise(factors, _scaled_swiglu(scales))
     function, kind, gated_kind = _ACTIVATIONS[spec.activation]
     if spec.is_gated:
         return Elementwise(RowInput(gated_kind), _gated(function))

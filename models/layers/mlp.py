@@ -7,9 +7,11 @@ from torch import nn
 
 from models.architecture.feed_forward import MLPSpec
 from models.compute import ComputeConfig
+from models.kernels.operands import DenseMatrix
 from models.kernels.row_input import Prologue
 from models.layers.activation import activation_of
 from models.layers.norm import Norm
+from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 
@@ -44,6 +46,13 @@ class MLP(nn.Module):
     def packed(self) -> tuple[object | None, object | None]:
         first, second = self.linears
         return first.method.packed, second.method.packed
+
+    @property
+    def dense(self) -> tuple[DenseMatrix, DenseMatrix] | None:
+        first, second = self.linears
+        if not all(isinstance(each.method, DenseLinearMethod) for each in self.linears):
+            return None
+        return DenseMatrix(first.weight, first.bias), DenseMatrix(second.weight, second.bias)
 
     def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Apply norm and the first linear layer to x [T, hidden]. Returns the intermediate rows for `contract`, [T, n].

@@ -44,7 +44,7 @@ class Router(nn.Module):
 class MoE(nn.Module):
     """A router, its experts, and possibly a shared expert, which computes every row.
 
-    rows_per_expert: counts of the rows that each expert computed, [E] int64, on the CPU; reset by ExpertCounts.
+    rows_per_expert: counts of the rows that each expert computed, [E] int64; reset by ExpertCounts.
     """
 
     def __init__(self, spec: MoESpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
@@ -115,13 +115,20 @@ class ExpertCounts:
 
     def __init__(self, layers: Sequence[MoE]) -> None:
         self.num_experts = [len(moe.rows_per_expert) for moe in layers]  # of each layer with experts
-        self._rows = torch.zeros(len(layers), max(self.num_experts, default=0), dtype=torch.int64)
-        for moe, rows, num_experts in zip(layers, self._rows, self.num_experts, strict=True):
+        self._layers = layers
+        self.allocate(torch.device("cpu"))
+
+    def allocate(self, device: torch.device) -> None:
+        """Begin to count on `device`, before the first forward."""
+        shape = len(self._layers), max(self.num_experts, default=0)
+        self._rows = torch.zeros(shape, dtype=torch.int64, device=device)
+        for moe, rows, num_experts in zip(self._layers, self._rows, self.num_experts, strict=True):
             moe.rows_per_expert = rows[:num_experts]
 
     def take(self) -> torch.Tensor:
-        """Return the counts since the last call, [MoE layers, largest number of experts] int64, and reset them."""
-        taken = self._rows.clone()
+        """Return the counts since the last call, [MoE layers, largest number of experts] int64 on the CPU, and reset
+        them. Waits for the device."""
+        taken = self._rows.to("cpu", copy=True)
         self._rows.zero_()
         return taken
 

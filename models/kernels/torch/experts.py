@@ -1,5 +1,7 @@
 """Mixture of experts in torch: the rows of each chosen expert are computed together."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -57,6 +59,32 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
     return chosen.unsqueeze(-1).expand_as(groups).flatten(-2)
 
 
+def mix_experts(
+    layer: ExpertLayer,
+    prepare: Callable[[torch.Tensor, Prologue], torch.Tensor],
+    routed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    norm: Prologue,
+    residual: torch.Tensor | None,
+    shared: SharedExpert | None,
+    latent: LatentExperts | None,
+) -> torch.Tensor:
+    """Compute an MoE layer; Experts in ops.py has the details.
+
+    prepare: applies a norm. routed: (rows that choose experts, the experts' inputs) -> the weighted sum of the chosen
+    experts' outputs, in the inputs' shape, fp32.
+    """
+    rows, router_norm = prepare(x, norm), layer.router_norm
+    router_rows = rows if router_norm is None else prepare(x, router_norm)
+    total = routed(router_rows, rows if latent is None else latent.enter(rows))
+    if latent is not None:
+        total = latent.leave(total.to(rows.dtype), None, torch.float32)
+    if shared is not None:
+        output, gate = shared(rows, None).to(torch.float32), layer.router.shared_gate
+        total += output if gate is None else output * F.linear(rows.to(torch.float32), gate).sigmoid()
+    return total.to(x.dtype) if residual is None else (residual + total).to(residual.dtype)
+
+
 class RoutedExperts:
     """A mixture of experts in torch. Computes the experts in turn, each for all rows that are routed to it."""
 
@@ -71,15 +99,7 @@ class RoutedExperts:
         shared: SharedExpert | None,
         latent: LatentExperts | None = None,
     ) -> torch.Tensor:
-        rows, router_norm = norm(x), self._layer.router_norm
-        router_rows = rows if router_norm is None else router_norm(x)
-        total = self._routed(router_rows, rows if latent is None else latent.enter(rows))
-        if latent is not None:
-            total = latent.leave(total.to(rows.dtype), None, torch.float32)
-        if shared is not None:
-            output, gate = shared(rows, None).to(torch.float32), self._layer.router.shared_gate
-            total += output if gate is None else output * F.linear(rows.to(torch.float32), gate).sigmoid()
-        return total.to(x.dtype) if residual is None else (residual + total).to(residual.dtype)
+        return mix_experts(self._layer, lambda rows, norm: norm(rows), self._routed, x, norm, residual, shared, latent)
 
     def _routed(self, rows: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Return the weighted sum of the chosen experts' outputs for `inputs`: of their shape, fp32. The rows [T, K]
@@ -87,7 +107,7 @@ class RoutedExperts:
         layer = self._layer
         experts, weights = route(layer.spec, layer.router, rows)  # [T, chosen]
         order = experts.flatten().argsort(stable=True)  # pairs of row and expert, expert by expert
-        counts = experts.flatten().bincount(minlength=len(layer.experts)).cpu()
+        counts = experts.flatten().bincount(minlength=len(layer.experts))
         layer.rows_per_expert.add_(counts)
         row_of_pair = order // experts.shape[1]
         weight_of_pair = weights.flatten()[order].unsqueeze(-1)  # [T * chosen, 1]

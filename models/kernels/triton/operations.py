@@ -6,11 +6,13 @@ import torch
 import triton
 
 from models.kernels.coded_weight import CodedWeight
-from models.kernels.ops import GateRows, JoinRows, OnCompiled, Operations, PrepareRows
+from models.kernels.operands import ExpertLayer
+from models.kernels.ops import Experts, GateRows, JoinRows, OnCompiled, Operations, PrepareRows
 from models.kernels.row_input import InputKind, Prologue
 from models.kernels.torch.linear import LinearOperations
 from models.kernels.triton.activation import activate_rows, gate_rows
 from models.kernels.triton.codes import dequantize_codes, multiply_codes
+from models.kernels.triton.experts import GroupedExperts, takes_grouped
 from models.kernels.triton.norm import MAX_COLUMNS, join_rows, norm_rows
 
 _NORMS = (InputKind.RMS_NORM, InputKind.LAYER_NORM)
@@ -50,6 +52,9 @@ class TritonOperations(Operations):
 
     def gate_rows(self, columns: int) -> GateRows:  # noqa: ARG002
         return gate_rows
+
+    def experts(self, layer: ExpertLayer) -> Experts:
+        return GroupedExperts(layer, self._linear) if takes_grouped(layer) else super().experts(layer)
 
     def linear(self) -> LinearOperations:
         return self._linear

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
+
 
 class Tiles(NamedTuple):
     """rows: of queries, the most for decode. positions: keys in a step of the loop."""
@@ -33,6 +35,32 @@ TABLE: Mapping[tuple[str, int, str], Tiles] = {
     ("prefill", 90, "256"): Tiles(64, 64, 8, 2),
     ("prefill", 90, "fp32"): Tiles(32, 16, 4, 2),
 }
+
+
+class GroupedTiles(NamedTuple):
+    """Tile of a product of routed rows. rows: pairs of a row and an expert. columns: of the weight, in a step."""
+
+    rows: int
+    outputs: int
+    columns: int
+    num_warps: int
+    num_stages: int
+
+
+# (fewest pairs for each expert on average, tiles) in order; none was timed on a GPU.
+_GROUPED = (
+    (0, GroupedTiles(16, 64, 128, 4, 3)),
+    (16, GroupedTiles(64, 128, 64, 4, 3)),
+    (128, GroupedTiles(128, 128, 64, 8, 3)),
+)
+_GROUPED_FP32 = GroupedTiles(16, 32, 32, 4, 2)
+
+
+def grouped_tiles(pairs_per_expert: float, dtype: torch.dtype) -> GroupedTiles:
+    """Return the tiles of a product of routed rows in `dtype`."""
+    if dtype == torch.float32:
+        return _GROUPED_FP32
+    return next(tiles for fewest, tiles in reversed(_GROUPED) if pairs_per_expert >= fewest)
 
 
 def tiles_for(kernel: str, sm: int, shape_class: str) -> Tiles:

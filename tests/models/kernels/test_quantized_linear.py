@@ -192,10 +192,8 @@ def prepared_rows(kind: InputKind, x: torch.Tensor, scale: torch.Tensor, shift: 
 
 
 def row_input(kind: InputKind, scale: torch.Tensor, shift: torch.Tensor) -> RowInput:
-    if kind is InputKind.SWIGLU_CLAMPED:
-        return RowInput(kind, torch.tensor([_ALPHA, _LIMIT]))
-    if kind is InputKind.SILU_GATED_SCALED:
-        return RowInput(kind, torch.tensor([_ALPHA, _LIMIT]))
+    if kind in (InputKind.SWIGLU_CLAMPED, InputKind.SILU_GATED_SCALED):
+        return RowInput.with_numbers(kind, _ALPHA, _LIMIT)
     if kind is InputKind.XIELU:
         return RowInput(kind, _XIELU)
     is_norm = kind in (InputKind.RMS_NORM, InputKind.LAYER_NORM)

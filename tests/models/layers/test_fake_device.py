@@ -94,7 +94,6 @@ def refused_for(reasons: list[str]) -> Iterator[None]:
 def reasons_of(spec: DecoderSpec) -> list[str]:
     """Reasons for which a decoder cannot run yet without waiting for the device; a step meets the first one."""
     reasons = {
-        "aten.bincount": any(layer.experts is not None for layer in spec.layers),  # rows of each expert
         "copies between cpu and gpu": not all(isinstance(each, AttentionSpec) for each in spec.mixers),  # lengths
         "aten._local_scalar_dense": spec.layers[-1].kv_layer is not None,  # output rows, for layers without a cache
     }
