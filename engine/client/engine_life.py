@@ -40,10 +40,20 @@ class EngineLife:
             raise EngineUnavailable(self.reason)
         return self._info
 
+    @property
+    def is_restarting(self) -> bool:
+        """Whether a process that was ready has ended, or hangs, and the next one is not ready yet."""
+        return self.state is EngineState.LOADING and self._info is not None
+
     def check_ready(self) -> None:
         """Raise EngineUnavailable unless the engine is ready."""
         if self.state is not EngineState.READY:
             raise EngineUnavailable(self.reason)
+
+    def check_accepting(self) -> None:
+        """Raise EngineUnavailable unless the engine is ready or restarting, when requests wait for the next process."""
+        if not self.is_restarting:
+            self.check_ready()
 
     async def wait_ready(self) -> EngineInfo:
         """Wait until the engine is ready; return its description. Raises StartupError, ModelUnusable or OptionError on

@@ -67,6 +67,7 @@ class EngineStatus:
     seconds_since_progress: float = 0.0  # since a sign of progress, or since an idle engine got work; 0 when idle
     num_restarts: int = 0
     num_batch: int = 0  # open requests that are lines of batches
+    is_restarting: bool = False  # LOADING after it was READY: requests are accepted, and wait for the next process
 
 
 class RequestStream(Protocol):

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from engine.child_processes.frames import FrameTooLong
 from engine.client.engine_calls import EngineCalls
 from engine.client.engine_life import EngineLife
-from engine.client.interface import EngineCallbacks, EngineStatus
+from engine.client.interface import EngineCallbacks, EngineState, EngineStatus
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.client.pooling_calls import PoolingCalls, message_slices
@@ -152,6 +152,7 @@ class ProcessClient:
             kv_usage=stats.kv_usage,
             seconds_since_progress=self._clock.silent_s(time.monotonic()) if num_open else 0.0,
             num_restarts=life.num_restarts,
+            is_restarting=life.is_restarting,
         )
 
     @property
@@ -169,7 +170,7 @@ class ProcessClient:
     def check_capacity(
         self, num_requests: int, num_new_tokens: int = 1, service_class: ServiceClass = ServiceClass.INTERACTIVE
     ) -> None:
-        self._life.check_ready()
+        self._life.check_accepting()
         if service_class is ServiceClass.BATCH:
             return
         self._queue.check(num_requests, num_new_tokens)
@@ -190,18 +191,22 @@ class ProcessClient:
         return self._queue.drain_s()
 
     def submit(self, request: SubmittedRequest, *, num_new_tokens: int | None = None) -> OutputStream:
-        self._life.check_ready()
+        self._life.check_accepting()
         if request.service_class is not ServiceClass.BATCH:
             self._intake.check_requests(1)
         self._leave_idleness()
         stream = self._intake.open(request, num_new_tokens, lambda reason: self._abort(request.id, reason))
+        if self._life.is_restarting:
+            self._expire_in_time([request])
         self._send_requests()
         return stream
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
-        self._life.check_ready()
+        self._life.check_accepting()
         assert not self.info.generates
         self._leave_idleness()
+        if self._life.is_restarting:
+            self._expire_in_time(requests)
         return await self._pooling.run(
             requests, send=self._send_requests, on_abort=lambda ids: self._supervisor.send(AbortPooling(ids))
         )
@@ -226,6 +231,9 @@ class ProcessClient:
         self._supervisor.send(SetLogLevel(level))
 
     def _send_requests(self) -> None:
+        """Send what is not sent yet, unless no process is ready; the next one gets it when it is."""
+        if self._life.state is not EngineState.READY:
+            return
         for request in self._streams.take_unsent():
             try:
                 match request:
@@ -256,14 +264,18 @@ class ProcessClient:
         self._prefix_calls.fail_all(lambda: EngineDied(_ENDED))
         if requests:
             logger.info("%s in the next engine", counted(len(requests), "request continues", "requests continue"))
+        self._expire_in_time(requests)
+        num_batch = self._num_batch
+        self._callbacks.on_step(StepStats(waiting=self._num_open - num_batch, waiting_batch=num_batch))
+        return len(requests), self._num_failed - num_failed_before
+
+    def _expire_in_time(self, requests: Iterable[SubmittedRequest | PoolingRequest]) -> None:
+        """End the requests at their time limits if they are not sent by then: no engine does it."""
         loop = asyncio.get_running_loop()
         for request in requests:
             for limit_s in (request.deadline_s, request.start_by_s):
                 if limit_s is not None:
                     loop.call_later(limit_s - time.monotonic() + _TIMER_SLACK_S, self._expire)
-        num_batch = self._num_batch
-        self._callbacks.on_step(StepStats(waiting=self._num_open - num_batch, waiting_batch=num_batch))
-        return len(requests), self._num_failed - num_failed_before
 
     def _expire(self) -> None:
         self._streams.expire_unsent(time.monotonic())

@@ -176,14 +176,14 @@ class ServedModel:
         self._shared.expected_capabilities, self._shared.expected_layers = capabilities, trainable_layers
 
     def check_admission(self) -> None:
-        """Raise EngineUnavailable if the server drains or no engine is ready."""
+        """Raise EngineUnavailable if the server drains or no engine is ready or restarting."""
         self.drain.check()
         self.check_engine()
 
     def check_engine(self) -> None:
-        """Raise EngineUnavailable if no engine is ready, without regard to a drain."""
+        """Raise EngineUnavailable if no engine is ready or restarting, without regard to a drain."""
         status = self.client.status()
-        if status.state is not EngineState.READY:
+        if status.state is not EngineState.READY and not status.is_restarting:
             raise EngineUnavailable(status.reason)
 
     @property

@@ -14,7 +14,7 @@ from tests.e2e.conftest import FAST_START
 from tests.helpers.deadline import DEADLINE_S, wait_until
 from tests.helpers.server_process import ServerProcess
 
-NUM_STREAMING, NUM_WAITING = 2, 8
+NUM_STREAMING, NUM_WAITING, NUM_LATE = 2, 8, 2
 NUM_TOKENS = 112  # of a stream: it must not end while the others are sent
 HANG_TIMEOUT_S = 8.0  # a step takes less, also on a machine that has other work
 
@@ -80,7 +80,7 @@ def test_no_request_is_lost(
         name: server.metric("headrace_request_success_total", finished_reason=name) for name in ("length", "error")
     }
     engine = server.engine_pid()
-    with ThreadPoolExecutor(NUM_STREAMING + NUM_WAITING) as threads:
+    with ThreadPoolExecutor(NUM_STREAMING + NUM_WAITING + NUM_LATE) as threads:
         streaming = [threads.submit(_stream, server, began) for _ in range(NUM_STREAMING)]
         for _ in range(NUM_STREAMING):
             assert began.acquire(timeout=DEADLINE_S)
@@ -94,19 +94,21 @@ def test_no_request_is_lost(
         has_restarted = lambda: server.metric("headrace_engine_restarts_total", reason=reason) > restarts  # noqa: E731
         with server.client() as client:
             wait_until(lambda: client.get("/health").status_code == 503 or has_restarted(), "the server is unwell")
+        late = [threads.submit(_complete, server, n, stream=bool(n % 2)) for n in range(NUM_LATE)]
         stream_alone, completed_alone = alone
         assert [_text(each.result(180)) for each in streaming] == [stream_alone] * NUM_STREAMING
         assert [each.result(180) for each in waiting] == completed_alone
+        assert [each.result(180) for each in late] == completed_alone[:NUM_LATE]
     assert server.metric("headrace_engine_restarts_total", reason=reason) == restarts + 1
     assert server.engine_pid() != engine
     # Each request counts once, and so does its prompt.
     assert server.metric("headrace_request_success_total", finished_reason="length") == (
-        ended["length"] + NUM_WAITING + NUM_STREAMING
+        ended["length"] + NUM_WAITING + NUM_STREAMING + NUM_LATE
     )
     assert server.metric("headrace_request_success_total", finished_reason="error") == ended["error"]
     counted = server.metric("headrace_prompt_tokens_total") - prompt_tokens
     assert counted == NUM_STREAMING * _num_tokens(server, "The engine") + sum(
-        _num_tokens(server, f"Number {number} is") for number in range(NUM_WAITING)
+        _num_tokens(server, f"Number {number} is") for number in (*range(NUM_WAITING), *range(NUM_LATE))
     )
     assert server.metric("headrace_num_requests_waiting") == 0
     if fault is signal.SIGSTOP:

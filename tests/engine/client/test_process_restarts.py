@@ -32,6 +32,20 @@ async def test_a_dead_engine_is_started_again_and_goes_on_with_its_streams() -> 
         assert client.status().num_restarts == 1
 
 
+async def test_requests_that_come_between_two_engines_wait_for_the_next_one() -> None:
+    async with scripted_client() as client:
+        await client.wait_ready()
+        os.kill(scripted_pid(), signal.SIGKILL)
+        await until(lambda: client.status().is_restarting)
+        client.check_capacity(1)
+        stream = client.submit(scripted_request("late", 1))
+        hurried = client.submit(msgspec.structs.replace(scripted_request("hurried", 1), deadline_s=time.monotonic()))
+        assert (await read_all(hurried))[-1].finish_reason is FinishReason.TIMEOUT
+        assert client.status().is_restarting
+        assert [token_id for output in await read_all(stream) for token_id in output.new_ids] == [0]
+        assert client.status().state is EngineState.READY
+
+
 async def test_each_start_and_end_of_the_engine_is_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     pids: list[int | None] = []
