@@ -10,6 +10,23 @@ from server.data.quality import select_rules
 
 INSTALL = "pip install 'headrace[data]'"
 RANGES = {"dedup_threshold": (0.5, 1), "ngram": (8, 50), "max_removed": (0, 1), "validation_share": (0, 0.5)}
+# By score: the option, the rule that removes lines beyond it, and whether it is the most.
+SCORE_BOUNDS = {
+    "perplexity": (("max_perplexity", "perplexity", True),),
+    "ifd": (("min_ifd", "ifd_low", False), ("max_ifd", "ifd_high", True)),
+}
+
+
+def read_bound(text: str, param: str) -> tuple[float, bool]:
+    """Return the number of a bound of scores, and whether it is a percentile. Raises InvalidRequest."""
+    is_percentile = text.startswith("p")
+    try:
+        number = float(text.removeprefix("p"))
+    except ValueError:
+        number = math.nan
+    if not 0 < number < (100 if is_percentile else math.inf):
+        raise InvalidRequest.of(param, f"is {text!r}; it must be a number above 0, or a percentile such as p95")
+    return number, is_percentile
 
 
 def check_preparation(options: PreparationOptions, path: str = "") -> None:
@@ -19,6 +36,10 @@ def check_preparation(options: PreparationOptions, path: str = "") -> None:
         value = getattr(options, name)
         if not least <= value <= most or not math.isfinite(value):
             raise InvalidRequest.of(f"{path}{name}", f"is {value:g}; it must be from {least:g} to {most:g}")
+    for bounds in SCORE_BOUNDS.values():
+        for name, _, _ in bounds:
+            if (bound := getattr(options, name)) is not None:
+                read_bound(bound, f"{path}{name}")
     select_rules(options.quality, f"{path}quality")
     if options.needs_near and importlib.util.find_spec("rensa") is None:
         if options.validation_share:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -175,6 +175,23 @@ class Preparation:
         report.words_before = spread_of(self._num_words)
         report.words_after = spread_of([line.num_words for line in self.kept])
         return report
+
+    def remove_kept(self, removed: Mapping[int, tuple[str, str]], judged: Mapping[str, int]) -> None:
+        """Remove kept lines after `finish`, and count them. removed: rule and detail, by the line's index. judged:
+        number of judged lines, by rule."""
+        roots = self.groups()
+        for index, (rule, detail) in sorted(removed.items()):
+            kept = self.kept[index]
+            self._remove(parse_line(kept.data, kept.number, kept.file)[0], rule, detail)
+        for rule in judged.keys() & self.report.removed.keys():
+            self.report.removed[rule].num_judged = judged[rule]
+        left = [index for index in range(len(self.kept)) if index not in removed]
+        first: dict[int, int] = {}  # of those that are left, by the root before
+        for place, index in enumerate(left):
+            self.kept[index].group = first.setdefault(roots[index], place)
+        self.kept = [self.kept[index] for index in left]
+        self.report.num_kept = len(self.kept)
+        self.report.words_after = spread_of([line.num_words for line in self.kept])
 
     def check_removed(self) -> None:
         """Raise TooManyRemoved if fewer lines are left than `max_removed` demands, or none."""

@@ -48,9 +48,20 @@ class NumberSpread(msgspec.Struct, kw_only=True):
     most: int = 0
 
 
+class ScoreSpread(msgspec.Struct, kw_only=True):
+    """Distribution of a score over lines. num: lines that have it."""
+
+    num: int
+    least: float
+    median: float
+    p95: float
+    most: float
+
+
 class DataReport(msgspec.Struct, kw_only=True):
     """Report of a preparation. removed: by rule, in the order of the steps. masked: personal data by kind. languages:
-    detected languages of all lines; None without detection. left_out: lines that the mixture's weights left out."""
+    detected languages of all lines; None without detection. left_out: lines that the mixture's weights left out.
+    scores: of the lines that a model scored, by the score's name."""
 
     files: list[str] = []
     options: dict[str, object] = {}
@@ -68,6 +79,7 @@ class DataReport(msgspec.Struct, kw_only=True):
     languages: dict[str, int] | None = None
     words_before: NumberSpread = msgspec.field(default_factory=NumberSpread)
     words_after: NumberSpread = msgspec.field(default_factory=NumberSpread)
+    scores: dict[str, ScoreSpread] = {}
     tokens: NumberSpread | None = None
     num_trained_tokens: int | None = None
 

@@ -83,6 +83,14 @@ def _tables(report: DataReport) -> Iterator[Table]:
             [(each.line, each.file, str(each.file_line), each.ngram) for each in report.contaminated],
         ),
         ("Lengths", ("of a line", "total", "least", "median", "95 %", "most"), [_row(*each) for each in spreads]),
+        (
+            "Scores by the model",
+            ("of a line", "lines", "least", "median", "95 %", "most"),
+            [
+                (name, f"{each.num:,}", *(f"{value:g}" for value in (each.least, each.median, each.p95, each.most)))
+                for name, each in report.scores.items()
+            ],
+        ),
         ("Languages", ("code", "lines"), _counts(report.languages or {})),
         ("Masked personal data", ("kind", "number"), _counts(report.masked)),
         ("Dropped fields", ("field", "lines"), _counts(report.dropped_fields)),

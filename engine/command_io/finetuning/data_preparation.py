@@ -17,7 +17,8 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Options of a preparation. dedup_threshold: least share of equal words of near duplicates. decontaminate_against:
     evaluation files. quality: groups and names of rules. languages: those to keep; all if empty. max_removed: largest
     share of lines that may be removed. validation_share: share of the kept lines that become a validation file; only of
-    the command, since a job has a validation file of its own."""
+    the command, since a job has a validation file of its own. max_perplexity, min_ifd, max_ifd: bounds of the scores
+    by a model, as numbers or percentiles such as "p95"; only of the command."""
 
     dedup: Dedup = Dedup.NEAR
     dedup_threshold: float = 0.8
@@ -26,6 +27,9 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     quality: tuple[str, ...] = ("chat",)
     languages: tuple[str, ...] = ()
     mask_pii: bool = False
+    max_perplexity: str | None = None
+    min_ifd: str | None = None
+    max_ifd: str | None = None
     max_removed: float = 0.5
     validation_share: float = 0.0
 

@@ -11,6 +11,7 @@ examples:
   headrace data prepare chats.jsonl --out train.jsonl --against eval.jsonl --report report.json --languages en de
   headrace data prepare a.jsonl b.csv --weights 2 1 --out train.jsonl --validation valid.jsonl --mask-pii
   headrace data prepare pages.txt --quality gopher c4 fineweb --dedup exact --out pages.jsonl
+  headrace data prepare chats.jsonl --out train.jsonl --model /path/to/model --max-perplexity p95 --order difficulty
   headrace data report report.json
   headrace data report report.json --out report.html
   headrace data rules | grep chat
@@ -100,6 +101,21 @@ def _add_prepare(parser: Parser) -> None:
         default=defaults.max_removed,
         metavar="SHARE",
         help="Fail if a larger share of the lines is removed (default: 0.5).",
+    )
+    scores = parser.add_argument_group("Scores by the model of --model, which is loaded for them")
+    add = scores.add_argument
+    for name, what in (
+        ("max-perplexity", "Largest perplexity of what is learned from a line"),
+        ("min-ifd", "Least instruction-following difficulty: the answer's loss with its prompt by that without"),
+        ("max-ifd", "Largest instruction-following difficulty; answers above 1 do not follow from their prompts"),
+    ):
+        add(f"--{name}", metavar="N|pN", help=f"{what}: a number, or a percentile such as p95 (default: any).")
+    add(
+        "--order",
+        choices=("file", "difficulty"),
+        default="file",
+        metavar="ORDER",
+        help="Order of the lines in --out: file, or difficulty, the smallest perplexity first (default: file).",
     )
     outputs = parser.add_argument_group("Split, mixture and tokens")
     add = outputs.add_argument

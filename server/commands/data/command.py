@@ -24,6 +24,7 @@ from server.data.quality import RULES
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
 from server.data.splitting import draw_keys, mixed, validation_lines
+from server.finetuning.scores.bounds import by_difficulty, needs_scores, remove_beyond
 from server.live.machine import MachineSampler
 
 _MAX_SHOWN = 10  # faults
@@ -68,7 +69,17 @@ def _prepare(arguments: argparse.Namespace) -> int:
                         progress("prepare lines", min(done, total - 1), total, "B")
             progress("prepare lines", total, total, "B")
         report = preparation.finish()
+        _check_removed(preparation, report, arguments)
+        scores = None
+        if needs_scores(options) or arguments.order == "difficulty":
+            from server.commands.data.scoring import score_lines
+
+            scores = score_lines(arguments.model, preparation.kept, files)
+            remove_beyond(preparation, scores)
+            _check_removed(preparation, report, arguments)
         train, valid = _divided(preparation, report, arguments)
+        if scores is not None and arguments.order == "difficulty":
+            train = by_difficulty(train, scores)
         if arguments.model is not None:
             from server.commands.data.tokens import count_tokens
 
@@ -111,6 +122,14 @@ def _options(arguments: argparse.Namespace) -> PreparationOptions:
     if arguments.validation is None and arguments.validation_share is not None:
         raise OptionError("--validation-share needs --validation, the file for these lines; give both")
     _check_weights(arguments.weights, arguments.files)
+    if arguments.model is None:
+        for flag in ("max_perplexity", "min_ifd", "max_ifd"):
+            if getattr(arguments, flag) is not None:
+                raise OptionError(
+                    f"--{flag.replace('_', '-')} needs --model, the model that scores the lines; give both"
+                )
+        if arguments.order == "difficulty":
+            raise OptionError("--order difficulty needs --model, the model that scores the lines; give both")
     names = set(PreparationOptions.__struct_fields__)
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     if arguments.validation is not None:
@@ -145,16 +164,20 @@ def _lines_of(path: str) -> Iterator[tuple[int, bytes]]:
         raise StartupError(f"{path} has no lines; leave it out, or give another file")
 
 
-def _divided(
-    preparation: Preparation, report: DataReport, arguments: argparse.Namespace
-) -> tuple[list[KeptLine], list[KeptLine]]:
-    """Check the number of removed lines; mix and split the rest. Raises StartupError."""
+def _check_removed(preparation: Preparation, report: DataReport, arguments: argparse.Namespace) -> None:
+    """Check the number of removed lines; write the report if there are too many. Raises StartupError."""
     try:
         preparation.check_removed()
     except TooManyRemoved as error:
         _write_report(arguments.report, report)
         shown = ": look at the examples in the report" if arguments.report else "; --report FILE writes examples"
         raise StartupError(f"{error}{shown}") from None
+
+
+def _divided(
+    preparation: Preparation, report: DataReport, arguments: argparse.Namespace
+) -> tuple[list[KeptLine], list[KeptLine]]:
+    """Mix and split the lines. Raises StartupError."""
     kept = preparation.kept
     _check_kinds(arguments.files, kept)
     lines, keys = list(range(len(kept))), draw_keys(kept, arguments.seed)

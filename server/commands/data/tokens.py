@@ -8,13 +8,12 @@ from pathlib import Path
 import msgspec
 
 from engine.command_io.finetuning.items import TrainingItem
-from engine.command_io.finetuning.job import JobFolder, TrainingMethod
+from engine.command_io.finetuning.job import JobFolder
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import TokenizerInfo
 from server.commands.child_process import run_module
 from server.config.server import ServerConfig
-from server.data.lines import LineKind, parse_line
 from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine
 from server.data.report import NumberSpread, spread_of
 from server.finetuning.examples import ExampleMaker
@@ -22,17 +21,11 @@ from server.finetuning.faults import InvalidLine
 from server.finetuning.lines import Line, read_training_line
 from server.finetuning.prompt_lines import PromptLine
 from server.finetuning.rendering import Renderer
+from server.finetuning.scores.line_scores import METHODS
 from server.text.chat_templates.processes import TemplateProcesses
 from server.text.workers import TextWorkers
 from server.text_model import build_text_model
 
-_METHODS = {
-    LineKind.CHAT: TrainingMethod.SUPERVISED,
-    LineKind.COMPLETION: TrainingMethod.SUPERVISED,
-    LineKind.PREFERENCE: TrainingMethod.DPO,
-    LineKind.PROMPT: TrainingMethod.REINFORCEMENT,
-    LineKind.TEXT: TrainingMethod.PRETRAINING,
-}
 _NO_LIMIT = 1 << 30  # tokens
 
 
@@ -49,7 +42,7 @@ def count_tokens(model: str, lines: Sequence[KeptLine]) -> tuple[NumberSpread, i
         maker = ExampleMaker(Renderer(build_text_model(info, ServerConfig(), workers, templates), _NO_LIMIT), None)
         counts, num_trained, faults = [], 0, []
         for kept in lines:
-            method = _METHODS[parse_line(kept.data, kept.number)[0].kind]
+            method = METHODS[kept.kind]
             try:
                 content, _ = read_training_line(kept.data, method)
                 num_tokens, trained = _counted(maker, content, kept.number)

@@ -1,0 +1,1 @@
+"""Scores of lines by a model, and the removal and order of lines by them."""

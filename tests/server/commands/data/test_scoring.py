@@ -1,0 +1,132 @@
+"""`headrace data prepare` with scores by a model: bounds, order, and what cannot be scored."""
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import OptionError, StartupError
+from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from server.commands.data import scoring
+from server.commands.data.command import run
+from server.context import ServerContext
+from server.data.report import NumberSpread
+from tests.helpers.data_lines import encoded
+from tests.helpers.fake_client import FakeClient, Step, engine_info, make_app, pooling_client
+
+pytest.importorskip("rensa", reason="the extra 'data' is not installed")
+pytestmark = pytest.mark.fast
+
+
+def _predicts(request: EngineRequest) -> list[Step]:
+    """A model that expects a letter by its place in the alphabet, and twice as much after a question mark."""
+    factor, scores = 2, [None]
+    for before, token in zip(request.prompt_ids, request.prompt_ids[1:], strict=False):
+        factor = 1 if before == ord("?") else factor
+        scores.append(TokenLogprobs(token, -factor * (token % 32) / 10, [], 1))
+    return [RequestOutput(id=request.id, prompt_logprobs=scores, finish_reason=FinishReason.LENGTH)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ten lines: the answers "aaaa" to "jjjj". The engine of the command is a fake."""
+    _use(lambda: FakeClient(_predicts, engine_info(max_model_len=100)), monkeypatch)
+    monkeypatch.setattr("server.commands.data.tokens.count_tokens", lambda *_: (NumberSpread(), 0))
+    monkeypatch.chdir(tmp_path)
+    lines = [{"prompt": f"{letter}?", "completion": 4 * letter} for letter in "jdbacefghi"]
+    (tmp_path / "in.jsonl").write_bytes(encoded(*lines))
+    return tmp_path
+
+
+def _use(client: Callable[[], FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_alone(*arguments: Any, remedy: str) -> Any:
+        assert remedy
+        work: Callable[[ServerContext], Coroutine[Any, Any, Any]] = arguments[-1]
+        return await work(make_app(client(), served_model_name=("tiny",)).state.context)
+
+    monkeypatch.setattr(scoring, "run_alone", run_alone)
+
+
+def _kept(folder: Path, options: str) -> str:
+    """Return the letters of the lines that are kept, in their order."""
+    command = "prepare in.jsonl --out out.jsonl --model m --report report.json --max-removed 0.9 --quality"
+    assert run([*command.split(), *options.split()]) == 0
+    return "".join(json.loads(line)["completion"][0] for line in (folder / "out.jsonl").read_text().splitlines())
+
+
+def _removed(folder: Path) -> dict[str, tuple[int, int, str]]:
+    report = json.loads((folder / "report.json").read_text())
+    return {
+        name: (each["num"], each["num_judged"], each["examples"][0]["detail"])
+        for name, each in report["removed"].items()
+    }
+
+
+def test_lines_of_too_much_perplexity_are_removed_by_number_or_percentile(folder: Path) -> None:
+    assert _kept(folder, "--max-perplexity p80") == "dbacefgh"
+    # "jjjj" and the token of the end: (4 * 1.0 + 258 % 32 / 10) / 5.
+    assert _removed(folder) == {"perplexity": (2, 10, "perplexity 2.3164; at most 1.9739 (p80)")}
+    report = json.loads((folder / "report.json").read_text())
+    assert report["scores"]["perplexity"]["num"] == 10
+    assert report["options"]["max_perplexity"] == "p80"
+    assert run(["report", "report.json"]) == 0
+
+    assert _kept(folder, "--max-perplexity 1.5") == "dbac"
+
+
+def test_difficulty_of_an_instruction_is_the_loss_with_it_by_that_without(folder: Path) -> None:
+    pairs = {"Which?": "easy", "No sign.": "hard", "Sign?": "known"}
+    lines = [{"prompt": prompt, "completion": completion} for prompt, completion in pairs.items()]
+    (folder / "in.jsonl").write_bytes(encoded(*lines))
+    assert _kept(folder, "--min-ifd 0.6") == "h"
+    assert _removed(folder) == {"ifd_low": (2, 3, "ifd 0.5; at least 0.6")}
+    assert _kept(folder, "--max-ifd 0.9") == "ek"
+    assert _removed(folder) == {"ifd_high": (1, 3, "ifd 1; at most 0.9")}
+
+
+def test_plain_text_has_a_perplexity_alone(folder: Path) -> None:
+    (folder / "in.jsonl").write_bytes(encoded({"text": "aaaaaa"}, {"text": "zzzzzz"}, {"text": "bbbb"}))
+    command = "prepare in.jsonl --out out.jsonl --quality --model m --max-perplexity p60 --max-ifd 0.1"
+    assert run(command.split()) == 0
+    assert [json.loads(line)["text"] for line in (folder / "out.jsonl").read_text().splitlines()] == ["aaaaaa", "bbbb"]
+
+
+def test_lines_can_be_ordered_by_difficulty_and_the_same_command_gives_the_same_bytes(folder: Path) -> None:
+    assert _kept(folder, "--order difficulty") == "abcdefghij"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    _kept(folder, "--order difficulty")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_too_many_removed_lines_fail_and_lines_that_a_job_refuses_are_named(folder: Path) -> None:
+    with pytest.raises(StartupError, match=r"8 of 10 lines were removed \(perplexity 8\)"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--quality", "--model", "m", "--max-perplexity", "p20"])
+    (folder / "in.jsonl").write_bytes(encoded({"prompt": "x" * 200, "completion": "y"}))
+    with pytest.raises(StartupError, match=r"line 1: it has 20. tokens, and the text to learn starts after 99"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--quality", "--model", "m", "--max-perplexity", "p20"])
+    assert not (folder / "out.jsonl").exists()
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--max-perplexity p95", "--max-perplexity needs --model, the model that scores the lines"),
+        ("--order difficulty", "--order difficulty needs --model"),
+        ("--model m --min-ifd p100", "--min-ifd is 'p100'; it must be a number above 0, or a percentile such as p95"),
+        ("--model m --max-ifd much", "--max-ifd is 'much'; it must be"),
+    ],
+)
+def test_wrong_bounds_are_refused(options: str, message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", *options.split()])
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_model_that_generates_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(pooling_client, monkeypatch)
+    with pytest.raises(StartupError, match="pools texts; --model must generate text to score lines"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m", "--quality", "--max-perplexity", "p20"])
