@@ -8,6 +8,7 @@ import torch
 
 from engine.runner.block_tables import BlockTables
 from models.batch import ForwardBatch, KVGroupBatch
+from models.system.cuda import staged
 from models.system.memory import is_host
 
 
@@ -65,6 +66,10 @@ class BatchBuffers:
         """Write the adapter slot of each row; -1 for rows without an adapter."""
         self._ints[self._num_lengths : self._num_lengths + len(slots)] = array("i", slots)
 
+    def of_rows(self, max_rows: int) -> "BatchBuffers":
+        """Make larger buffers with the same tables, for one step."""
+        return BatchBuffers(max_rows, self.tables)
+
     def tensors(self, shape: BatchShape, device: torch.device) -> BatchTensors:
         """Return the written inputs as tensors: views on a CPU, copies on other devices.
 
@@ -72,17 +77,18 @@ class BatchBuffers:
         be of the inputs of the step before.
         """
         if not is_host(device):
-            return self._views(shape, device)
+            return self._views(shape, *(_sent(each, device) for each in self._on_host()))
         if self._last is None or self._last[0] != shape:
-            self._last = shape, self._views(shape, device)
+            self._last = shape, self._views(shape, *self._on_host())
         return self._last[1]
 
-    def _views(self, shape: BatchShape, device: torch.device) -> BatchTensors:
-        longs = torch.frombuffer(self._longs, dtype=torch.int64).to(device).view(-1, self.max_rows)
-        ints = torch.frombuffer(self._ints, dtype=torch.int32).to(device)
+    def _on_host(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        longs = torch.frombuffer(self._longs, dtype=torch.int64)
+        return longs, torch.frombuffer(self._ints, dtype=torch.int32), self.tables.tensor()
+
+    def _views(self, shape: BatchShape, longs: torch.Tensor, ints: torch.Tensor, tables: torch.Tensor) -> BatchTensors:
         starts, lengths, slots_of_adapters = ints.tensor_split([self.tables.max_sequences + 1, self._num_lengths])
-        tables = self.tables.tensor(device)
-        token_ids, positions, logit_rows, *slots = longs
+        token_ids, positions, logit_rows, *slots = longs.view(-1, self.max_rows)
         return BatchTensors(
             token_ids[: shape.rows],
             positions[: shape.rows],
@@ -97,3 +103,7 @@ class BatchBuffers:
                 for index, group in enumerate(self.tables.groups)
             ],
         )
+
+
+def _sent(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return staged(host, device).to(device, non_blocking=True)

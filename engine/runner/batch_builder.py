@@ -107,10 +107,11 @@ def _write(
     num_rows = len(rows.token_ids)
     width = -(-max(rows.context_lens) // min(group.block_size for group in groups))
     if buffers is None or num_rows > buffers.max_rows:
-        tables = None if buffers is None or len(items) > buffers.tables.max_sequences else buffers.tables
-        if tables is None:
+        if buffers is None or len(items) > buffers.tables.max_sequences:
             tables = BlockTables([group for group in groups if not group.is_state], len(items), width)
-        buffers = BatchBuffers(num_rows, tables)
+            buffers = BatchBuffers(num_rows, tables)
+        else:
+            buffers = buffers.of_rows(num_rows)
     buffers.write_rows(rows.token_ids, rows.positions, rows.logit_rows, *rows.slots)
     buffers.write_lengths(rows.row_ends, rows.context_lens)
     if rows.adapter_slots is not None:

@@ -36,7 +36,7 @@ class BlockTables:
         """groups: those with keys and values. max_blocks: most entries of a table."""
         self.groups = groups
         self.max_sequences = max_sequences
-        self._max_blocks = max_blocks
+        self.max_blocks = max_blocks
         self._ints = array("i", bytes(4 * len(groups) * max_sequences * max_blocks))
         self._rows = [[_Row() for _ in range(max_sequences)] for _ in groups]
 
@@ -44,26 +44,29 @@ class BlockTables:
         """Write the blocks of a sequence's first `end` tokens for the group `index`. num_computed: of these tokens,
         those that are in the cache for good."""
         group, row = self.groups[index], self._rows[index][place]
-        size, base = group.block_size, (index * self.max_sequences + place) * self._max_blocks
+        size, base = group.block_size, (index * self.max_sequences + place) * self.max_blocks
         first = 0 if group.window is None else group.first_needed_entry(num_computed)
         num_entries = -(-end // size)
-        assert num_entries <= min(len(table), self._max_blocks)
+        assert num_entries <= min(len(table), self.max_blocks)
         is_same = row.table is table and row.first <= first
         changed = max(first, row.num_kept) if is_same else first
         if row.first < first:
             self._clear(base + row.first, base + first)
         if changed < num_entries:
-            self._ints[base + changed : base + num_entries] = array("i", table[changed:num_entries])
+            self._store(base + changed, array("i", table[changed:num_entries]))
         if num_entries < row.end:
             self._clear(base + num_entries, base + row.end)
         row.table, row.first, row.end, row.num_kept = table, first, num_entries, -(-num_computed // size)
 
     def _clear(self, start: int, end: int) -> None:
-        self._ints[start:end] = array("i", bytes(4 * (end - start)))
+        self._store(start, array("i", bytes(4 * (end - start))))
 
-    def tensor(self, device: torch.device) -> torch.Tensor:
-        """Return the tables, [groups, max_sequences, max_blocks] int32: a view on a CPU, a copy on other devices."""
-        shape = len(self.groups), self.max_sequences, self._max_blocks
+    def _store(self, start: int, entries: "array[int]") -> None:
+        self._ints[start : start + len(entries)] = entries
+
+    def tensor(self) -> torch.Tensor:
+        """Return a view of the tables, [groups, max_sequences, max_blocks] int32."""
+        shape = len(self.groups), self.max_sequences, self.max_blocks
         if not self._ints:
-            return torch.empty(shape, dtype=torch.int32, device=device)
-        return torch.frombuffer(self._ints, dtype=torch.int32).to(device).view(shape)
+            return torch.empty(shape, dtype=torch.int32)
+        return torch.frombuffer(self._ints, dtype=torch.int32).view(shape)

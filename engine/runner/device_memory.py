@@ -17,6 +17,7 @@ from engine.scheduling.plan import PlanItem, StepPlan, run_step
 from engine.scheduling.sequence import Sequence
 from models.loaded_model import LoadedModel
 from models.system import cuda
+from models.system.cuda_graphs import graphs_of
 
 _NUM_TOP = 20  # log probabilities of each row, the most that a request may ask for
 
@@ -74,14 +75,15 @@ def measure_peak(
 
     Computes two steps over a pool just large enough: prompts of `max_tokens` tokens together, as few as the longest
     context allows, and one token of each of `max_num_seqs` sequences. They share blocks: what they compute means
-    nothing.
+    nothing. Graphs keep memory that no other step may use; the largest graph's counts, as smaller ones share it.
     """
     longest = min(max_tokens, model.max_position)
     tables = standalone_tables(groups, longest)
     num_blocks = sum(len(table) for group, table in zip(groups, tables, strict=True) if not group.is_state)
     num_states = int(any(group.is_state for group in groups))
     cuda.reset_peak(model.device)
-    runner = TorchRunner(model, num_blocks=num_blocks, block_size=block_size, num_states=num_states)
+    graphs = graphs_of(model.device)
+    runner = TorchRunner(model, num_blocks=num_blocks, block_size=block_size, num_states=num_states, graphs=graphs)
     pool_bytes = num_blocks * model.cache_layout.block_bytes(block_size) + num_states * model.cache_layout.state_bytes
     for plan in full_steps(groups, max_tokens, longest, max_num_seqs):
         run_step(runner, plan)
@@ -92,7 +94,7 @@ def measure_peak(
     del runner
     gc.collect()  # modules refer to one another
     cuda.reset_peak(model.device)
-    return peak - pool_bytes
+    return peak - pool_bytes + (0 if graphs is None else graphs.pool_bytes)
 
 
 def full_steps(groups: tuple[KVGroup, ...], num_tokens: int, longest: int, num_sequences: int) -> SequenceOf[StepPlan]:

@@ -27,6 +27,7 @@ from models.kv.block_copy import BlockCopy
 from models.kv.layer import LayerState
 from models.loaded_model import LoadedModel, ModelDecoder
 from models.system.cuda import naming_faults
+from models.system.cuda_graphs import CudaGraphs
 
 _DECAY = 0.99  # of the load, a step: a few hundred steps count
 
@@ -76,8 +77,10 @@ class TorchRunner:
         block_size: int,
         num_states: int = 0,
         draft_probs: Mapping[str, torch.Tensor] | None = None,
+        graphs: CudaGraphs | None = None,
     ) -> None:
-        """draft_probs: the distributions of the step's drafts, [k, V], by sequence id; updated by the caller."""
+        """draft_probs: the distributions of the step's drafts, [k, V], by sequence id; updated by the caller. graphs:
+        of the device, if it has any."""
         self._model = model
         self.kv_groups = kv_groups(model.cache_layout, block_size)
         self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
@@ -85,7 +88,7 @@ class TorchRunner:
         self._block_size = block_size
         self._block_copy: BlockCopy | None = None
         self.copies_blocks = self._can_copy()
-        self._executor = make_executor(model, self._kv, self.kv_groups)
+        self._executor = make_executor(model, self._kv, self.kv_groups, graphs)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._work = model_work(model)
@@ -104,6 +107,11 @@ class TorchRunner:
     def row_cost(self) -> float:
         """FLOPs of a row of logits, over the FLOPs of a prompt token; 0 if unknown."""
         return 0.0 if self._work is None else self._work.row_cost
+
+    def decode_sizes(self, max_sequences: int) -> list[int]:
+        """Return the sizes of decode steps that the warm-up should run, the largest first."""
+        sizes = self._executor.decode_sizes
+        return [size for size, smaller in zip(sizes, (0, *sizes), strict=False) if smaller < max_sequences][::-1]
 
     def release(self, sequence: Sequence) -> None:
         self._sampler.release(sequence.id)

@@ -1,7 +1,7 @@
 """Warm-up before READY: fills caches, records tapes, and measures the speed of prefill and decoding."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from engine.protocol import EngineRequest, SamplingParams
@@ -19,13 +19,18 @@ class WarmUpTimes(NamedTuple):
 
 
 def warm_up(
-    runner: Runner[Any], *, num_blocks: int, report: Callable[[int, int], None], most_tokens: int = 256
+    runner: Runner[Any],
+    *,
+    num_blocks: int,
+    report: Callable[[int, int], None],
+    most_tokens: int = 256,
+    decode_sizes: Iterable[int] = (),
 ) -> WarmUpTimes:
     """Run two prefills and two decode steps of a throw-away sequence; return the durations of the second of each.
 
     The first prefill is short: it absorbs one-time costs, and its duration determines the length of the second, which
     is measured. The runs overwrite the pool's first blocks, so call this before anything is cached. report: called with
-    (done, total). most_tokens: of the second prefill.
+    (done, total). most_tokens: of the second prefill. decode_sizes: rows of further decode steps, to run once.
     """
     sizes = [group.block_size for group in runner.kv_groups if not group.is_state]
     most_tokens = min(most_tokens, num_blocks // len(sizes) * min(sizes)) if sizes else most_tokens
@@ -37,11 +42,14 @@ def warm_up(
         run_step(runner, StepPlan([PlanItem(trial, 0, num_tokens, num_draft=0, needs_logits=True)]))
         seconds_per_token = (time.perf_counter() - start_s) / num_tokens
         num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
+    decode = PlanItem(trial, num_tokens - 1, 1, num_draft=0, needs_logits=True)
+    for size in decode_sizes:  # before the step that is measured
+        run_step(runner, StepPlan([decode] * size))
     decode_s = 0.0
     for run in range(2, 4):
         report(run, 4)
         start_s = time.perf_counter()
-        run_step(runner, StepPlan([PlanItem(trial, num_tokens - 1, 1, num_draft=0, needs_logits=True)]))
+        run_step(runner, StepPlan([decode]))
         decode_s = time.perf_counter() - start_s
     runner.release(trial)
     report(4, 4)

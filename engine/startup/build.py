@@ -24,6 +24,7 @@ from engine.grammar.vocabulary import TokenizerSource
 from engine.protocol import AdapterLoaded, AdapterRefused, EngineInfo, TokenizerInfo
 from engine.protocol.served_engine import ServedEngine
 from engine.runner.device_memory import DeviceMemory, measure_device
+from engine.runner.executors.graphs import describe_capture
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
@@ -50,6 +51,7 @@ from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
 from models.system.cache_folder import CALIBRATION_FOLDER, cache_folder
+from models.system.cuda_graphs import graphs_of
 from models.system.memory import free_memory_bytes, is_host
 
 
@@ -151,7 +153,7 @@ def build_served_engine(
         kv_folder_bytes=None if tier is None else tier.max_bytes,
     )
     if device_memory is not None:
-        info.notes.append(device_memory.describe(device))
+        info.notes.extend([device_memory.describe(device), describe_capture(models.target, groups)])
     info.notes.extend([*describe_exactness(config, models.target), *describe_tier(config, models.target, tier)])
     info.notes.extend(describe_speculation(spec, models.draft, takes_drafts=models.target.decoder.takes_drafts))
     return engine, info
@@ -218,6 +220,7 @@ def _warm_runner(
         block_size=config.block_size,
         num_states=budget.num_states,
         draft_probs=None if drafter is None else drafter.probabilities,
+        graphs=graphs_of(model.device),
     )
     if is_host(model.device):
         retain_freed_memory()
@@ -226,6 +229,7 @@ def _warm_runner(
         num_blocks=budget.num_blocks,
         most_tokens=min(_targets(model.device).trial_tokens, budget.max_model_len),
         report=lambda done, total: report("warm up", done, total, "steps"),
+        decode_sizes=runner.decode_sizes(config.max_num_seqs),
     )
     runner.end_warm_up()
     return runner, times

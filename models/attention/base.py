@@ -19,6 +19,9 @@ class AttentionBackend(ABC):
 
     name: str
     takes_any_rows = True  # whether `forward` takes fewer rows of a sequence than were written in the step
+    # Whether a captured step of one row a sequence stays right when its inputs change: no length is read on the host, a
+    # row with a slot of -1 is not written, and a context may have a length of 0.
+    is_capturable = False
 
     @abstractmethod
     def unsupported(

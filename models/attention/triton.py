@@ -33,6 +33,7 @@ class TritonAttention(AttentionBackend):
     """
 
     name = "triton"
+    is_capturable = True
 
     def __init__(self, sm: int | None = None, num_processors: int | None = None) -> None:
         """sm, num_processors: compute capability times 10 and multiprocessors; by default, torch is asked.
@@ -94,13 +95,15 @@ class TritonAttention(AttentionBackend):
         return KVLayout((CachePart(_PART, (SLOTS * spec.num_kv_heads * spec.stored_size,), kv_dtype),), SLOTS, dtype)
 
     def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        stored, slots = kv.parts[_PART], group.slot_mapping
+        # A row of padding writes what the first row does.
+        sources = torch.arange(len(k), device=k.device).where(group.slot_mapping >= 0, 0)
+        stored, slots = kv.parts[_PART], group.slot_mapping[sources]
         tiles, offsets = slots // SLOTS, slots % SLOTS
         start = 0
         for rows in (k,) if v is None else (k, v):
             _, num_heads, size = rows.shape
             numbers = stored[:, start : start + SLOTS * num_heads * size].unflatten(1, (num_heads, SLOTS, size))
-            numbers[tiles, :, offsets] = rows.to(stored.dtype)
+            numbers[tiles, :, offsets] = rows[sources].to(stored.dtype)
             start += SLOTS * num_heads * size
 
     def forward(

@@ -1,4 +1,4 @@
-"""Questions about CUDA devices, which torch answers: their number, memory and compute capability.
+"""Questions about CUDA devices, which torch answers: their number, memory and compute capability; and copies to them.
 
 All of headrace asks here, so that tests can answer for devices that are not there (tests/helpers/fake_cuda.py).
 """
@@ -58,6 +58,14 @@ def memory_bytes(device: torch.device) -> tuple[int, int]:
     """Return the free and the total bytes of a device, for all processes."""
     free, total = torch.cuda.mem_get_info(device)
     return int(free), int(total)
+
+
+def staged(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to host memory from which `device` copies without making the host wait (`non_blocking`).
+
+    `host` may change as soon as this returns; torch keeps the copy until the device has read it.
+    """
+    return host.pin_memory() if device.type == "cuda" else host.clone()
 
 
 def reset_peak(device: torch.device) -> None:

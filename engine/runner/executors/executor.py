@@ -30,6 +30,10 @@ class Executor(Protocol):
         """Buffers to build batches in, if the executor needs inputs at fixed addresses; else None. A batch in them is
         valid until the next one is built."""
 
+    @property
+    def decode_sizes(self) -> tuple[int, ...]:
+        """Rows of decode steps that take longer the first time, in ascending order, for the warm-up."""
+
     def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
         """Launch a pass without waiting. output_rows: rows whose hidden states are returned; None: all."""
 
@@ -40,11 +44,12 @@ class Executor(Protocol):
 class EagerExecutor:
     """Runs a decoder operator by operator. On a device, torch's stream keeps the order, so `collect` need not wait."""
 
-    buffers = None
+    decode_sizes = ()
 
-    def __init__(self, decoder: ModelDecoder, kv: Sequence[LayerCache]) -> None:
+    def __init__(self, decoder: ModelDecoder, kv: Sequence[LayerCache], buffers: BatchBuffers | None = None) -> None:
         self._decoder = decoder
         self._kv = kv
+        self.buffers = buffers
 
     def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
         return PendingForward(self._decoder(batch, self._kv, output_rows))

@@ -68,6 +68,8 @@ class RecordedExecutor:
     one step can run at a time; `launch` returns when the step is computed.
     """
 
+    decode_sizes = ()  # a tape is recorded in a step that takes hardly longer
+
     def __init__(
         self,
         decoder: Decoder,

@@ -12,10 +12,11 @@ from engine.protocol import EngineRequest
 from engine.runner.batch_buffers import BatchBuffers
 from engine.runner.batch_builder import build_batch
 from engine.runner.block_tables import BlockTables
+from engine.runner.device_buffers import DeviceBuffers, DeviceTables
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import Runner, StepPlan, StepResult
 from engine.speculation.proposers import DraftSource
-from models.batch import KVGroupBatch
+from models.batch import ForwardBatch, KVGroupBatch
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules, workloads
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle
 from tests.helpers.engines import expected_ids, make_engine
@@ -32,12 +33,18 @@ class KeptTables:
         self.groups = groups
         attended = [group for group in groups if not group.is_state]
         tables = BlockTables(attended, MAX_SEQUENCES, -(-MAX_LEN // min(group.block_size for group in groups)))
-        self._buffers = BatchBuffers(8, tables)
+        on_device = DeviceTables(attended, tables.max_sequences, tables.max_blocks, CPU)
+        self._buffers = BatchBuffers(8, tables), DeviceBuffers(8, on_device, CPU)
 
     def check(self, plan: StepPlan) -> None:
-        batch = build_batch(plan, self.groups, CPU, self._buffers)
+        for buffers in self._buffers:
+            batch = build_batch(plan, self.groups, CPU, buffers)
+            width = -(-max(batch.context_lens) // min(group.block_size for group in self.groups))
+            is_device = isinstance(buffers, DeviceBuffers)
+            self._check_tables(plan, batch, buffers.tables.max_blocks if is_device else width)
+
+    def _check_tables(self, plan: StepPlan, batch: ForwardBatch, width: int) -> None:
         attended = iter([group for group in batch.groups if isinstance(group, KVGroupBatch)])
-        width = -(-max(batch.context_lens) // min(group.block_size for group in self.groups))
         for index, group in enumerate(self.groups):
             if not group.is_state:
                 expected = [_rebuilt(item.sequence.tables[index], item.end, group, width) for item in plan.items]
@@ -128,17 +135,17 @@ def test_a_step_writes_only_new_entries(window: int | None) -> None:
         tables.write(0, 0, table, start, start + 1)
     assert 25 <= table.num_copied <= 60  # each new entry at most twice
     first = 0 if window is None else (3099 - 39) // 4
-    row = tables.tensor(CPU)[0, 0].tolist()
+    row = tables.tensor()[0, 0].tolist()
     assert row == [0] * first + list(range(first + 1, 776)) + [0] * 225
     tables.write(0, 1, table, 3099, 3100)  # at another place
-    assert tables.tensor(CPU)[0, 1].tolist() == row
+    assert tables.tensor()[0, 1].tolist() == row
 
 
 def test_rows_of_another_sequence_leave_nothing() -> None:
     tables = BlockTables([KVGroup(4)], max_sequences=1, max_blocks=8)
     tables.write(0, 0, list(range(1, 8)), 24, 28)
     tables.write(0, 0, [9, 8], 4, 5)
-    assert tables.tensor(CPU).tolist() == [[[9, 8, 0, 0, 0, 0, 0, 0]]]
+    assert tables.tensor().tolist() == [[[9, 8, 0, 0, 0, 0, 0, 0]]]
 
 
 def test_entries_of_tokens_that_were_not_computed_are_written_again() -> None:
@@ -148,4 +155,4 @@ def test_entries_of_tokens_that_were_not_computed_are_written_again() -> None:
     tables.write(0, 0, table, 3, 12)
     table[1:] = [7]
     tables.write(0, 0, table, 4, 8)
-    assert tables.tensor(CPU).tolist() == [[[1, 7, 0, 0]]]
+    assert tables.tensor().tolist() == [[[1, 7, 0, 0]]]

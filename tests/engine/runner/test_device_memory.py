@@ -17,6 +17,7 @@ from engine.scheduling.plan import StepPlan
 from engine.startup import build
 from engine.startup.build import build_engine
 from models.system import cuda
+from models.system.cuda_graphs import CudaGraphs
 from tests.helpers.checkpoints import llama_config
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -104,6 +105,17 @@ def test_a_size_that_was_set_may_take_more_than_the_share(monkeypatch: pytest.Mo
     assert build_engine(sized, lambda *_: None)[1].kv_bytes == MIB
     with pytest.raises(StartupError, match=r"--kv-cache-memory-bytes is 2.0 MiB; 1.5 MiB of memory are free"):
         build_engine(config(folder, kv_cache_memory_bytes=2 * MIB), lambda *_: None)
+
+
+def test_memory_that_only_graphs_use_is_part_of_the_peak(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    Measured(monkeypatch, total=4 * MIB, others=MIB, own=MIB, step=MIB // 2)
+    graphs = CudaGraphs(torch.device("cpu"))
+    graphs.pool_bytes = MIB // 4
+    for module in (build, device_memory):
+        monkeypatch.setattr(module, "graphs_of", lambda _: graphs)
+    notes = "\n".join(build_engine(config(folder), lambda *_: None)[1].notes)
+    assert "weights and the largest step take 1.8 MiB" in notes
+    assert "Steps: none are captured as graphs (attention by" in notes
 
 
 def test_steps_of_a_device_are_those_of_a_device(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

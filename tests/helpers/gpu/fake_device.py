@@ -117,7 +117,7 @@ class NoSynchronization(TorchDispatchMode):
         if is_aten and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             with self:  # torch.inference_mode leaves it whole
                 return func.decompose(*args, **kwargs)
-        if func.overloadpacket in _WAITING or _has_unknown_size(func, args, kwargs):
+        if waits_for_device(func, args, kwargs):
             raise Synchronization(f"{func} waits for the device")
         result = func(*args, **kwargs)
         devices = {tensor.device.type for tensor in _tensors((args, kwargs, result)) if not _is_number(tensor)}
@@ -126,7 +126,10 @@ class NoSynchronization(TorchDispatchMode):
         return result
 
 
-def _has_unknown_size(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def waits_for_device(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator of torch makes the host wait for numbers of the device."""
+    if func.overloadpacket in _WAITING:
+        return True
     if func.overloadpacket is aten.index:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None

@@ -1,0 +1,235 @@
+"""Graphs of decode steps, captured by a simulation: what they replay, and that faulty captures are refused."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.protocol import EngineRequest, RequestOutput, SamplingParams
+from engine.runner.batch_builder import build_batch
+from engine.runner.executors.graphs import BUCKETS, MAX_ROWS, GraphExecutor, describe_capture, device_executor
+from engine.runner.runner import TorchRunner
+from engine.runner.warmup import warm_up
+from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.plan import PlanItem, StepPlan
+from engine.scheduling.sequence import Sequence
+from models.attention.base import AttentionBackend
+from models.attention.reference import ReferenceAttention
+from models.attention.triton import TritonAttention
+from models.kernels.ops import Operations
+from models.kernels.triton.operations import TritonOperations
+from models.loaded_model import LoadedModel
+from models.system.cuda_graphs import CudaGraphs, Graph
+from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.gpu.capture import CaptureError, SimulatedGraph, simulated_graphs
+from tests.helpers.gpu.interpreter import interpret, interpreting
+from tests.helpers.gpu.torch_attention import TorchAttention
+from tests.helpers.loaded import as_loaded
+from tests.helpers.local_client import LocalClient
+from tests.models.kernels.triton.test_layers import LLAMA, VOCAB, decoder_of
+
+CPU = torch.device("cpu")
+BLOCK_SIZE, NUM_BLOCKS = 16, 80
+WINDOW = dataclasses.replace(LLAMA, mixer=dataclasses.replace(LLAMA.mixer, sliding_window=10))
+
+
+@pytest.fixture
+def graphs() -> Iterator[list[SimulatedGraph]]:
+    with simulated_graphs(interpret) as graphs, torch.inference_mode():
+        yield graphs
+
+
+def make_model(backend: AttentionBackend, ops: Operations | None = None, layer: object = LLAMA) -> LoadedModel:
+    decoder = decoder_of(layer, ops or Operations(), backend, torch.float32)  # type: ignore[arg-type]
+    return dataclasses.replace(as_loaded(decoder, backend=backend), max_position=32)
+
+
+def make_executor(model: LoadedModel) -> tuple[GraphExecutor, tuple[KVGroup, ...]]:
+    groups = (KVGroup(BLOCK_SIZE),)
+    kv = model.cache_layout.allocate(NUM_BLOCKS, BLOCK_SIZE, CPU)
+    for cache in kv:
+        cache.parts["kv"].normal_(generator=torch.Generator().manual_seed(1))  # type: ignore[call-overload]
+    executor = device_executor(model, kv, groups, CudaGraphs(CPU))
+    assert isinstance(executor, GraphExecutor)
+    return executor, groups
+
+
+def decode_plan(num_sequences: int, seed: int) -> StepPlan:
+    """Steps of sequences that share blocks, at random positions."""
+    rng = random.Random(seed)
+    items = []
+    for _ in range(num_sequences):
+        length = rng.randint(1, 32)
+        tokens = [rng.randrange(VOCAB) for _ in range(length)]
+        table = [rng.randrange(NUM_BLOCKS) for _ in range(-(-length // BLOCK_SIZE))]
+        request = EngineRequest(id="a", prompt_ids=tokens, sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
+        sequence = Sequence(request=request, seed=0, tokens=tokens, num_prompt=length, tables=[table])
+        items.append(PlanItem(sequence, length - 1, 1, 0, needs_logits=True))
+    return StepPlan(items)
+
+
+def replay_and_compute(executor: GraphExecutor, plan: StepPlan, groups: tuple[KVGroup, ...]) -> None:
+    """Check that a graph gives bitwise what the same step gives without, padding included."""
+    batch = build_batch(plan, groups, CPU, executor.buffers)
+    hidden = executor.collect(executor.launch(batch, batch.logit_rows)).clone()
+    bucket = next(size for size in BUCKETS if size >= len(plan.items))
+    plain = executor._decoder(executor.padded_batch(bucket), executor._kv, None)
+    assert torch.isfinite(hidden).all()
+    assert torch.equal(hidden, plain[: len(plan.items)])
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_every_bucket_replays_bitwise_what_is_computed_without(graphs: list[SimulatedGraph], bucket: int) -> None:
+    executor, groups = make_executor(make_model(TorchAttention()))
+    smallest = max((size + 1 for size in BUCKETS if size < bucket), default=1)
+    for number, size in enumerate((smallest, bucket)):
+        replay_and_compute(executor, decode_plan(size, seed=number), groups)
+    assert len(graphs) == 1
+    assert graphs[0].num_calls > 20
+
+
+@pytest.mark.parametrize("size", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_kernels_replay_while_contexts_grow(graphs: list[SimulatedGraph], size: int) -> None:
+    executor, groups = make_executor(make_model(TritonAttention(90, 1), TritonOperations(CPU)))
+    with interpreting():
+        for number in range(2):
+            replay_and_compute(executor, decode_plan(size, seed=number), groups)
+    assert len(graphs) == 1
+
+
+def test_other_steps_run_without_graphs(graphs: list[SimulatedGraph]) -> None:
+    executor, groups = make_executor(make_model(TorchAttention()))
+    chunk, decode = decode_plan(1, 0).items[0], decode_plan(1, 1).items[0]
+    chunk = chunk._replace(start=0, num_new=chunk.end)
+    too_many = StepPlan(decode_plan(MAX_ROWS + 1, 2).items)
+    adapted = decode_plan(1, 3)
+    adapted.items[0].sequence.adapter_slot = 0
+    for plan in (StepPlan([chunk, decode]), too_many, adapted):
+        batch = build_batch(plan, groups, CPU, executor.buffers)
+        pending = executor.launch(batch, batch.logit_rows)
+        assert pending.is_representative
+        assert torch.equal(pending.hidden, executor._decoder(batch, executor._kv, batch.logit_rows))
+    assert graphs == []
+
+
+def make_engine(model: LoadedModel, graphs: CudaGraphs | None) -> tuple[Engine, TorchRunner]:
+    config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=32, max_num_batched_tokens=64, max_num_seqs=9)
+    runner = TorchRunner(model, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, graphs=graphs)
+    return Engine(config, runner, num_blocks=NUM_BLOCKS, eos_token_ids=[2]), runner
+
+
+@pytest.mark.parametrize("layer", [LLAMA, WINDOW], ids=["full", "window"])
+def test_requests_get_the_same_tokens_with_graphs(graphs: list[SimulatedGraph], layer: object) -> None:
+    """While contexts grow over blocks and windows, and requests come and go, so that buckets change."""
+    requests = [
+        make_request(
+            f"r{n}",
+            [token % VOCAB for token in make_prompt(1 + n, seed=n)],
+            max_tokens=5 + 5 * (n % 4),
+            seed=n,
+            temperature=n % 2,
+            ignore_eos=True,
+        )
+        for n in range(9)
+    ]
+    outputs: list[dict[str, RequestOutput]] = []
+    model = make_model(TorchAttention(), layer=layer)
+    for captures in (None, CudaGraphs(CPU)):
+        engine, runner = make_engine(model, captures)
+        sizes = runner.decode_sizes(9)
+        warm_up(runner, num_blocks=NUM_BLOCKS, report=lambda *_: None, most_tokens=16, decode_sizes=sizes)
+        num_captured = len(graphs)
+        outputs.append(LocalClient(engine).generate(requests))
+        assert len(graphs) == num_captured == len(sizes)  # all in the warm-up
+    assert sizes == [16, 8, 4, 2, 1]
+    assert {id: output.new_ids for id, output in outputs[1].items()} == {
+        id: output.new_ids for id, output in outputs[0].items()
+    }
+    assert captures is not None
+    assert captures.pool_bytes > 0
+
+
+def test_the_start_says_which_models_have_no_graphs() -> None:
+    groups = (KVGroup(BLOCK_SIZE),)
+    assert "up to 256 sequences" in describe_capture(make_model(TorchAttention()), groups)
+    reason = describe_capture(make_model(ReferenceAttention()), groups)
+    assert reason == "Steps: none are captured as graphs (attention by reference reads lengths on the host)"
+
+
+X = torch.arange(6.0)
+
+
+def host_number() -> torch.Tensor:
+    return X * int(X.sum())
+
+
+def host_list() -> torch.Tensor:
+    return X + torch.tensor([1.0] * 6)
+
+
+def unknown_size() -> torch.Tensor:
+    return X[X > 2]
+
+
+def foreign_memory() -> torch.Tensor:
+    """Allocate where the graph does not know it."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        copy = X + 1
+    return copy * 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (host_number, "_local_scalar_dense.default waits"),
+        (host_list, "host's numbers"),
+        (unknown_size, "waits"),
+        (foreign_memory, "freed or has moved"),
+    ],
+)
+@pytest.mark.usefixtures("graphs")
+def test_faulty_captures_are_refused(fault: Callable[[], torch.Tensor], message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        CudaGraphs(CPU).capture(fault).replay()
+
+
+@pytest.mark.usefixtures("graphs")
+def test_inputs_that_moved_are_refused() -> None:
+    inputs = [X.clone()]
+    graph = CudaGraphs(CPU).capture(lambda: inputs[0] + 1)
+    inputs[0].fill_(5.0)
+    graph.replay()
+    assert graph.result.tolist() == [6.0] * 6
+    inputs[0] = X.clone()
+    with pytest.raises(CaptureError, match="freed or has moved"):
+        graph.replay()
+
+
+@pytest.mark.usefixtures("graphs")
+def test_a_number_of_the_host_would_be_seen() -> None:
+    """A decoder that computes with lengths of the host, which a graph would freeze."""
+    executor, groups = make_executor(make_model(TorchAttention()))
+    decoder = executor._decoder
+    executor._decoder = lambda batch, *rest: decoder(batch, *rest) * batch.context_lens[0]  # type: ignore[assignment,misc,operator]
+    with pytest.raises(IndexError):
+        replay_and_compute(executor, decode_plan(2, 0), groups)
+
+
+@pytest.mark.usefixtures("graphs")
+def test_a_step_that_the_device_refuses_to_capture_is_computed(caplog: pytest.LogCaptureFixture) -> None:
+    executor, groups = make_executor(make_model(TorchAttention()))
+
+    class Refusing(CudaGraphs):
+        def capture(self, _run: Callable[[], torch.Tensor]) -> Graph:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    executor._captures = Refusing(CPU)
+    for _ in range(2):
+        replay_and_compute(executor, decode_plan(1, 0), groups)
+    assert caplog.messages == [
+        "steps of 1 rows are not captured, and take longer: operation not permitted when stream is capturing"
+    ]
