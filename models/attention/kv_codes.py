@@ -98,14 +98,43 @@ def quantize_heads(x: torch.Tensor, dtype: torch.dtype, *, is_key: bool = False)
     if dtype == torch.int4:
         return _int4_keys(x) if is_key else _int4_values(x)
     largest = LARGEST_CODES[dtype]
-    scales = _rounded_scales(x.abs().amax(dim=-1, keepdim=True) / largest)
-    scaled = x * _inverse(scales)
-    scaled = scaled.clamp(-largest, largest)  # the scale was rounded, too
-    if dtype.is_floating_point:
-        scaled = torch.where(scaled.abs() < torch.finfo(dtype).smallest_normal, 0.0, scaled)
-    else:
-        scaled = scaled.round()
+    amax = x.abs().amax(dim=-1, keepdim=True)
+    if is_key and dtype.is_floating_point:
+        return _float_keys(x, amax, dtype)
+    scales = _rounded_scales(amax / largest)
+    scaled = (x * _inverse(scales)).clamp(-largest, largest)  # the scale was rounded, too
+    scaled = _as_codes(scaled, dtype) if dtype.is_floating_point else scaled.round()
     return Codes(scaled.to(dtype), scales.to(SCALE_DTYPE))
+
+
+def _float_keys(x: torch.Tensor, amax: torch.Tensor, dtype: torch.dtype) -> Codes:
+    """Return codes with the one of four scales that has the least squared error, the first of equal ones.
+
+    The largest number becomes 7, 6, 5 or 4 quarters of a power of two. Errors are rounded to at most 2^10 units of the
+    code 1, so that sums are exact, and the choice is the kernels'.
+    """
+    largest = LARGEST_CODES[dtype]
+    units = 2.0**10 / (torch.finfo(dtype).eps * largest / 3.5)
+    best = None
+    for quarters in (7, 6, 5, 4):
+        scales = _rounded_scales(amax / (largest / 7 * quarters))
+        scaled = x * _inverse(scales)
+        codes = _as_codes(scaled.clamp(-largest, largest), dtype)
+        squares = ((scaled - codes) * units).round().to(torch.int32).square().sum(dim=-1, keepdim=True)
+        errors = squares.to(torch.float32) * (1.0 / quarters**2)
+        if best is None:
+            best = errors, scales, codes
+            continue
+        is_better = errors < best[0]
+        best = tuple(torch.where(is_better, new, old) for new, old in zip((errors, scales, codes), best, strict=True))
+    assert best is not None
+    return Codes(best[2].to(dtype), best[1].to(SCALE_DTYPE))
+
+
+def _as_codes(scaled: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the nearest 8-bit floats in fp32; 0 in place of subnormal ones."""
+    scaled = torch.where(scaled.abs() < torch.finfo(dtype).smallest_normal, 0.0, scaled)
+    return scaled.to(dtype).to(torch.float32)
 
 
 def _int4_values(x: torch.Tensor) -> Codes:

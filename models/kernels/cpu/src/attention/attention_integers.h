@@ -44,13 +44,6 @@ HR_INLINE void store_bytes(int8_t* target, const I32x16& v) {
 #endif
 }
 
-HR_INLINE int32_t sum_lanes(const I32x16& v) {
-  int32_t lanes[16], sum = 0;
-  store(lanes, v);
-  for (int i = 0; i < 16; ++i) sum += lanes[i];
-  return sum;
-}
-
 // Rounds `size` numbers to high bytes, and to low bytes `stride` behind them. A number that is not finite makes the factor so.
 template <class Element>
 WholeRow to_whole(const Element* x, int size, int8_t* bytes, int stride) {

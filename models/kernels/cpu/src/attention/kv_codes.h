@@ -105,29 +105,6 @@ void hadamard_head(const Element* x, int dim, float* out) {
   for (int d = 0; d < dim; d += 16) store(out + d, load<F32x16>(out + d) * factor);
 }
 
-// ---- quantization
-
-// Numbers over the scale, whose inverse is given, to 16 codes.
-template <KvCode kCode>
-HR_INLINE void store_codes(const F32x16& x, float inverse, uint8_t* codes) {
-  const F32x16 scaled = min(max(x * broadcast(inverse), broadcast(-kLargestCode<kCode>)), broadcast(kLargestCode<kCode>));
-  if constexpr (kCode == kInt8) {
-    store_int8(reinterpret_cast<int8_t*>(codes), scaled);
-    for (int i = 0; i < 16; ++i) codes[i] ^= 0x80;  // plus 128
-  } else {
-    constexpr int kShift = 23 - Fp8<kCode>::kMantissa;
-    const Bits bits = bits_of(scaled), size = bits & broadcast(0x7fffffffu);
-    Bits rounded = shift_right<kShift>(size) & broadcast(1u);
-    HR_EACH(rounded.r[i] = ((size.r[i] + (rounded.r[i] + ((1u << (kShift - 1)) - 1))) >> kShift) -
-                           (static_cast<uint32_t>(127 - Fp8<kCode>::kBias) << Fp8<kCode>::kMantissa))
-    const F32x16 absolute = floats_of(size);
-    HR_EACH(rounded.r[i] = absolute.r[i] < Fp8<kCode>::kSmallest ? NativeU{} : rounded.r[i] | (bits.r[i] >> 24 & 0x80u))
-    alignas(64) uint32_t lanes[16];
-    store(lanes, rounded);
-    for (int i = 0; i < 16; ++i) codes[i] = static_cast<uint8_t>(lanes[i]);
-  }
-}
-
 // The largest of |x|; if a number is NaN, so is this.
 template <class Element>
 float largest_of(const Element* x, int size) {
@@ -136,138 +113,10 @@ float largest_of(const Element* x, int size) {
     const I32x16 bits = integers_of(bits_of(load_lanes(x + d)) & broadcast(0x7fffffffu));
     HR_EACH(largest.r[i] = bits.r[i] > largest.r[i] ? bits.r[i] : largest.r[i])
   }
-  int32_t lanes[16];
-  store(lanes, largest);
-  const int32_t bits = *std::max_element(lanes, lanes + 16);
+  const int32_t bits = max_lanes(largest);
   float most;
   std::memcpy(&most, &bits, 4);
   return most;
-}
-
-// The codes of one head, and their scale.
-template <KvCode kCode, class Element>
-Bf16 quantize_head(const Element* x, int size, uint8_t* codes) {
-  Bf16 scale = to_bf16(largest_of(x, size) / kLargestCode<kCode>);
-  if (to_float(scale) < 1e-30f) scale = 0;  // its inverse would not be finite
-  const float inverse = scale == 0 ? 0.0f : 1.0f / to_float(scale);
-  for (int d = 0; d < size; d += 16) store_codes<kCode>(load_lanes(x + d), inverse, codes + d);
-  return scale;
-}
-
-constexpr int kStepNumbers = 8;  // of a key
-
-struct Extent {
-  float low, high;
-  float size() const { return std::max(-low, high); }
-  bool is_lowest_largest() const { return -low >= high; }
-};
-
-inline Extent extent_of(const float* x, int size) {
-  Extent extent{x[0], x[0]};
-  for (int i = 1; i < size; ++i) {
-    extent.low = std::min(extent.low, x[i]);
-    extent.high = std::max(extent.high, x[i]);
-  }
-  return extent;
-}
-
-inline float inverse_of(float x) { return x == 0 ? 0.0f : 1.0f / x; }
-
-// Units from 0 to 15 of 16 numbers over their steps, whose inverses are given; zeros: the unit of 0.
-HR_INLINE void store_units(const F32x16& x, const F32x16& inverses, const F32x16& zeros, uint8_t* units) {
-  int8_t codes[16];
-  store_int8(codes, min(max(x * inverses, broadcast(0.0f) - zeros), broadcast(15.0f) - zeros));
-  float lanes[16];
-  store(lanes, zeros);
-  for (int i = 0; i < 16; ++i) units[i] = static_cast<uint8_t>(codes[i] + static_cast<int>(lanes[i])) & 15;
-}
-
-inline Bf16 rounded_scale(float scale) {
-  const Bf16 rounded = to_bf16(scale);
-  return to_float(rounded) < 1e-30f ? Bf16{0} : rounded;  // its inverse would not be finite; NaN stays
-}
-
-// The units of a value's 4-bit codes, and their scale.
-inline Bf16 quantize_int4_value(const float* x, int size, uint8_t* units) {
-  Bf16 scale = rounded_scale(largest_of(x, size) / 8);
-  if (!extent_of(x, size).is_lowest_largest()) scale ^= 0x8000;
-  const F32x16 inverse = broadcast(inverse_of(to_float(scale)));
-  for (int d = 0; d < size; d += 16) store_units(load<F32x16>(x + d), inverse, broadcast(8.0f), units + d);
-  return scale;
-}
-
-// The units of a key's 4-bit codes, the codes of its groups' steps, and its scale.
-inline Bf16 quantize_int4_key(const float* x, int size, uint8_t* units, uint8_t* steps) {
-  const Bf16 scale = rounded_scale(largest_of(x, size) / 64);
-  const float step = to_float(scale), inverse = inverse_of(step * 8);
-  for (int d = 0; d < size; d += 16) {
-    alignas(64) float inverses[16], zeros[16];
-    for (int i = 0; i < 16; i += kStepNumbers) {
-      const Extent extent = extent_of(x + d + i, kStepNumbers);
-      const float largest = extent.size() * inverse;  // NaN where numbers are not finite
-      const float count = std::ceil(std::min(largest > 1.0f ? largest : 1.0f, 8.0f));
-      const bool reaches_low = extent.is_lowest_largest();
-      std::fill_n(inverses + i, kStepNumbers, inverse_of(step * count));
-      std::fill_n(zeros + i, kStepNumbers, reaches_low ? 8.0f : 7.0f);
-      steps[(d + i) / kStepNumbers] = static_cast<uint8_t>(static_cast<int>(count) - 1 + (reaches_low ? 0 : 8));
-    }
-    store_units(load<F32x16>(x + d), load<F32x16>(inverses), load<F32x16>(zeros), units + d);
-  }
-  return scale;
-}
-
-// As store_coded, in 4 bits. key, value: spread if they are to be.
-inline void store_int4(const float* key, const float* value, int lane, uint8_t* head, int head_dim, int value_dim) {
-  uint8_t units[kMaxCodedDim], steps[kMaxCodedDim / kStepNumbers];
-  Bf16* scales = reinterpret_cast<Bf16*>(head + scales_offset(kInt4, head_dim, value_dim));
-  scales[lane] = quantize_int4_key(key, head_dim, units, steps);
-  uint8_t* stored_steps = head + kTile * (head_dim + value_dim) / 2;
-  for (int d = 0; d < head_dim; d += 8)
-    for (int i = 0; i < 4; ++i)
-      head[d / 2 * kTile + lane * 4 + i] = static_cast<uint8_t>(units[d + i] | units[d + 4 + i] << 4);
-  for (int d = 0; d < head_dim / 16; ++d)
-    stored_steps[d * kTile + lane] = static_cast<uint8_t>(steps[2 * d] | steps[2 * d + 1] << 4);
-  if (!value) return;
-  scales[scale_room(head_dim) / 2 + lane] = quantize_int4_value(value, value_dim, units);
-  uint8_t* values = head + kTile * head_dim / 2;
-  for (int d = 0, half = value_dim / 2; d < half; ++d)
-    values[(lane / 4 * half + d) * 4 + lane % 4] = static_cast<uint8_t>(units[d] | units[d + half] << 4);
-}
-
-// A head in fp32: less `center`, which may be null, and multiplied by the Hadamard matrix if `is_spread`.
-template <class Element>
-void prepare_head(const Element* x, int dim, const float* center, bool is_spread, float* out) {
-  alignas(64) float less[kMaxCodedDim];
-  float* target = is_spread ? less : out;
-  for (int d = 0; d < dim; d += 16)
-    store(target + d, center ? load_lanes(x + d) - load<F32x16>(center + d) : load_lanes(x + d));
-  if (is_spread) hadamard_head(less, dim, out);
-}
-
-// Stores a position's key and value (null where it is part of the key) of one head, whose tile begins at `head`. center: of the
-// head's keys, or null.
-template <KvCode kCode, class Element>
-void store_coded(const Element* key, const Element* value, const float* center, int lane, uint8_t* head, int head_dim,
-                 int value_dim) {
-  alignas(64) uint8_t codes[kMaxCodedDim];
-  alignas(64) float prepared[kMaxCodedDim];
-  const bool is_spread = has_spread_keys(kCode, value != nullptr), is_prepared = is_spread || center || kCode == kInt4;
-  if (is_prepared) prepare_head(key, head_dim, center, is_spread, prepared);
-  if constexpr (kCode == kInt4) {
-    alignas(64) float spread_value[kMaxCodedDim];
-    if (value) prepare_head(value, value_dim, nullptr, is_spread, spread_value);
-    store_int4(prepared, value ? spread_value : nullptr, lane, head, head_dim, value_dim);
-  } else {
-    Bf16* scales = reinterpret_cast<Bf16*>(head + scales_offset(kCode, head_dim, value_dim));
-    scales[lane] =
-        is_prepared ? quantize_head<kCode>(prepared, head_dim, codes) : quantize_head<kCode>(key, head_dim, codes);
-    constexpr int kPacked = kCodePack<kCode>;
-    for (int d = 0; d < head_dim; d += kPacked) std::memcpy(head + d * kTile + lane * kPacked, codes + d, kPacked);
-    if (!value) return;
-    scales[scale_room(head_dim) / 2 + lane] = quantize_head<kCode>(value, value_dim, codes);
-    uint8_t* values = head + kTile * head_dim;
-    for (int d = 0; d < value_dim; ++d) values[(lane / kPacked * value_dim + d) * kPacked + lane % kPacked] = codes[d];
-  }
 }
 
 // ---- reading

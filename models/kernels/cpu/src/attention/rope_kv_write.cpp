@@ -12,6 +12,7 @@
 
 #include "attention/kv_codes.h"
 #include "attention/kv_layout.h"
+#include "attention/kv_quantize.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
 #include "simd/simd.h"

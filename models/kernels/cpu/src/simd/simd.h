@@ -174,6 +174,29 @@ HR_INLINE float sum_lanes(const F32x16& a) {
 #endif
 }
 
+HR_INLINE int32_t sum_lanes(const I32x16& v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v.r[0]);
+#else
+  int32_t lanes[16], sum = 0;
+  store(lanes, v);
+  for (int i = 0; i < 16; ++i) sum += lanes[i];
+  return sum;
+#endif
+}
+
+HR_INLINE int32_t max_lanes(const I32x16& v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)v.r[0]);
+#else
+  int32_t lanes[16];
+  store(lanes, v);
+  int32_t best = lanes[0];
+  for (int i = 1; i < 16; ++i) best = best > lanes[i] ? best : lanes[i];
+  return best;
+#endif
+}
+
 HR_INLINE float max_lanes(const F32x16& a) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)a.r[0]);
