@@ -31,6 +31,7 @@ COMMAND_NAMES = (
     "finetune",
     "data",
     "bench",
+    "simulate",
     "completion",
 )
 _SHOWN = re.compile(rf"(?<![\w/.-]){NAME}(?= (?:{'|'.join(COMMAND_NAMES)}|COMMAND|--help)\b)")

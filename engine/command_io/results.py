@@ -11,18 +11,19 @@ import msgspec
 from engine.errors import OptionError, StartupError
 
 
-def check_results_file(path: str | None) -> None:
-    """Raise OptionError if no results can be written to `path`; to be called before a long measurement."""
+def check_results_file(path: str | None, flag: str = "--json") -> None:
+    """Raise OptionError if no results can be written to `path`, which `flag` names; to be called before a long
+    measurement."""
     if path is None:
         return
     file = Path(path)
     folder = file.resolve().parent
     if file.is_dir():
-        raise OptionError(f"--json is {path}, a folder; name a file in it")
+        raise OptionError(f"{flag} is {path}, a folder; name a file in it")
     if not folder.is_dir():
-        raise OptionError(f"--json is {path}; its folder does not exist; create it")
+        raise OptionError(f"{flag} is {path}; its folder does not exist; create it")
     if not os.access(file if file.exists() else folder, os.W_OK):
-        raise OptionError(f"--json is {path}, which may not be written; name another file")
+        raise OptionError(f"{flag} is {path}, which may not be written; name another file")
 
 
 def write_results(path: str, results: Mapping[str, Any]) -> None:

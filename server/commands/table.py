@@ -48,6 +48,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("keys", "create API keys, and check a file of keys", "keys:run", "keys"),
         Command("doctor", "check this machine and the options for problems", "doctor.command:run", "doctor.command"),
         Command("bench", "measure a server, or the engine without one", "bench:run", "bench"),
+        Command(
+            "simulate",
+            "play a load to a fleet of servers on a virtual clock",
+            "simulate.command:run",
+            "simulate.arguments",
+        ),
         Command("completion", "print a script that lets your shell complete commands", "completion:run", "completion"),
     ),
 }

@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "errors wording",
         "protocol config child_processes kv_tiers",
         "client command_io scheduling quality",
-        "grammar sampling speculation adapters pooling scoring",
+        "grammar sampling speculation adapters pooling scoring simulation",
         "runner",
         "engine draft_model faults",
         "startup",
@@ -68,6 +68,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
             "client",
             "command_io",
             "kv_tiers",
+            "simulation",
         }
     },
     "engine": {"models": None},
@@ -89,6 +90,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.grammar": {"llguidance", "msgspec"},
     "engine.speculation": {"msgspec"},
     "engine.scoring": {"msgspec"},
+    "engine.simulation": {"msgspec", "rich", "matplotlib", "rapidfuzz"},  # what command_io needs
 }
 
 # What each package leaves to others.

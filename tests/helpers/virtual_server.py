@@ -1,6 +1,7 @@
-"""A server under load in virtual time: the real scheduler, client's bookkeeping and predictor, and steps that take what
-a line says. Minutes of overload pass in a second, and every run is the same."""
+"""A server under load in virtual time: a replica of engine/simulation, the client's bookkeeping and predictor, and
+steps that take what a line says. Minutes of overload pass in a second, and every run is the same."""
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from dataclasses import dataclass
 from engine.client.open_streams import OpenStreams
 from engine.client.queue.first_token import FirstToken, FirstTokenPredictor
 from engine.protocol import ServiceClass
-from engine.scheduling.plan import RowResult, StepPlan, StepResult
-from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.steps.budget import StepBudget
+from engine.simulation.replica import Replica
+from engine.simulation.trace import poisson_arrivals
 from tests.helpers.engines import make_config, make_request
 from tests.helpers.fake_client import engine_info
 from tests.helpers.ledger import EOS_ID
@@ -59,7 +61,13 @@ class VirtualServer:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
         )
-        self._scheduler = Scheduler(config, budget=StepBudget(max_num_batched_tokens), clock=lambda: self.now_s)
+        self._replica = Replica(
+            config,
+            StepBudget(max_num_batched_tokens),
+            self._step_s,
+            next_token=self._next_token,
+            on_started=lambda ids: self._predictor.on_started(self._streams.start(ids)),
+        )
         self._streams = OpenStreams(on_discarded=lambda _: None)
         self._predictor = FirstTokenPredictor(
             self._streams.backlog, self._streams.running, on_known=self._note, clock=lambda: self.now_s
@@ -82,12 +90,12 @@ class VirtualServer:
         """The fates of all, which come in order. is_accepted: decides by the predicted time and the work."""
         coming = sorted(works, key=lambda work: work.arrival_s)[::-1]
         fates: list[Fate] = []
-        while coming or self._scheduler.has_work or len(self._streams):
+        while coming or self._replica.scheduler.has_work or len(self._streams):
             if not len(self._streams):
                 self.now_s = max(self.now_s, coming[-1].arrival_s)
             self._take(coming, fates, is_accepted)
             for request in self._streams.take_unsent():
-                self._scheduler.add(request)
+                self._replica.add(request)
             self._step(coming, fates, is_accepted)
         return fates
 
@@ -117,23 +125,15 @@ class VirtualServer:
 
     def _step(self, coming: list[Work], fates: list[Fate], is_accepted: Callable[[FirstToken, Work], bool]) -> None:
         """One step, while which others come."""
-        plan = self._scheduler.schedule()
-        if not plan.items:
-            assert not self._scheduler.has_work
+        end_s = self._replica.begin_step(self.now_s)
+        if end_s is None:
             return
-        started = [item.sequence for item in plan.items if not item.sequence.is_started]
-        for sequence in started:
-            sequence.is_started = True
-        self._predictor.on_started(self._streams.start([sequence.id for sequence in started]))
-        step_s = self._overhead_s + self._seconds_per_token * plan.num_tokens
-        step_s *= 1 + self._noise * (2 * self._random.random() - 1)
-        end_s = self.now_s + step_s
         while coming and coming[-1].arrival_s <= end_s:
             self.now_s = coming[-1].arrival_s
             self._take(coming, fates, is_accepted)
         self.now_s = end_s
-        outputs = self._scheduler.update(plan, self._result(plan))
-        self._predictor.on_step(self._scheduler.take_stats(step_s=step_s), outputs)
+        outputs = self._replica.end_step()
+        self._predictor.on_step(self._replica.stats, outputs)
         for output in outputs:
             fate = self._fates[output.id]
             if output.new_ids and fate.first_token_s is None:
@@ -141,18 +141,17 @@ class VirtualServer:
             if (num_output := self._streams.deliver(output)) is not None:
                 self._predictor.on_ended(num_output)
 
-    def _result(self, plan: StepPlan) -> StepResult:
-        rows = []
-        for item in plan.items:
-            is_last = item.sequence.num_output + 1 == self._lengths[item.sequence.id]
-            rows.append(RowResult([EOS_ID if is_last else EOS_ID + 1] if item.needs_logits else []))
-        return StepResult(rows)
+    def _step_s(self, plan: StepPlan) -> float:
+        step_s = self._overhead_s + self._seconds_per_token * plan.num_tokens
+        return step_s * (1 + self._noise * (2 * self._random.random() - 1))
+
+    def _next_token(self, item: PlanItem) -> int:
+        is_last = item.sequence.num_output + 1 == self._lengths[item.sequence.id]
+        return EOS_ID if is_last else EOS_ID + 1
 
 
 def poisson(rate: float, seconds: float, make: Callable[[random.Random, float], Work], seed: int = 0) -> list[Work]:
     """Works that come at random, `rate` a second."""
     source = random.Random(seed)
-    works, now_s = [], 0.0
-    while (now_s := now_s + source.expovariate(rate)) < seconds:
-        works.append(make(source, now_s))
-    return works
+    arrivals = itertools.takewhile(lambda now_s: now_s < seconds, poisson_arrivals(rate, source))
+    return [make(source, now_s) for now_s in arrivals]

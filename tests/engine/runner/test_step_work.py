@@ -11,9 +11,10 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from engine.commands.bench.costs import attention_cost, linear_cost
-from engine.runner.step_work import ModelWork, _Attention, _Experts, model_work, num_bytes
+from engine.runner.step_work import model_work, num_bytes
 from engine.scheduling.plan import PlanItem, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.steps.work import AttentionSizes, ExpertSizes, ModelWork
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
@@ -88,7 +89,7 @@ def test_positions_that_rows_see_are_the_sum_over_rows(seed: int) -> None:
     is_chunked = draw.random() < 0.5
     kind: dict[str, Any] = {"chunk" if is_chunked else "sliding_window": window}
     spec = AttentionSpec(1, 1, 8, 1.0, **kind)
-    attention = _Attention(window, is_chunked, 1, 1)
+    attention = AttentionSizes(window, is_chunked, 1, 1)
     start, num_new = draw.randrange(60), draw.randrange(1, 40)
     rows = range(start, start + num_new)
     assert attention.num_seen(start, start + num_new) == sum(row + 1 - spec.first_seen(row) for row in rows)
@@ -197,7 +198,7 @@ def test_weights_that_only_output_rows_need_are_read_for_these() -> None:
     prompt, last = (work.of(StepPlan([_item(0, 4, needs_logits=needs)])) for needs in (False, True))
 
     def read(layers: nn.Module, num_rows: int) -> float:
-        idle = [_Experts(5, 2, num_bytes([moe.experts[0]])) for moe in layers.modules() if isinstance(moe, MoE)]
+        idle = [ExpertSizes(5, 2, num_bytes([moe.experts[0]])) for moe in layers.modules() if isinstance(moe, MoE)]
         whole = num_bytes([layers]) - sum(num_bytes([moe.experts]) for moe in layers.modules() if isinstance(moe, MoE))
         return whole + sum(each.read_bytes(num_rows) for each in idle)
 
@@ -230,7 +231,7 @@ def test_experts_are_read_as_even_routing_would_choose_them() -> None:
 
 def test_the_expected_number_of_experts_is_that_of_draws() -> None:
     draw = random.Random(0)
-    experts = _Experts(num_experts=16, num_chosen=3, num_bytes=1)
+    experts = ExpertSizes(num_experts=16, num_chosen=3, num_bytes=1)
     for num_rows in (1, 2, 7):
         drawn = [len({i for _ in range(num_rows) for i in draw.sample(range(16), 3)}) for _ in range(4000)]
         assert experts.read_bytes(num_rows) == pytest.approx(sum(drawn) / len(drawn), rel=0.01)

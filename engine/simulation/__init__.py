@@ -1,0 +1,1 @@
+"""A fleet of servers on a virtual clock: real schedulers, modelled step times."""

@@ -1,0 +1,132 @@
+"""Fleet: several replicas behind one front, through which the requests of a trace come."""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.errors import InvalidRequest
+from engine.protocol import EngineRequest, RequestOutput, SamplingParams
+from engine.scheduling.config import SchedulerConfig
+from engine.simulation.hardware import SimulatedModel
+from engine.simulation.policies import Policy
+from engine.simulation.replica import Replica
+from engine.simulation.trace import TraceRequest
+
+
+@dataclass(slots=True)
+class RequestFate:
+    """The course of one request. Times are of the trace."""
+
+    request: TraceRequest
+    replica: int
+    refusal: str | None = None
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    num_cached: int = 0
+
+    @property
+    def ttft_s(self) -> float | None:
+        return None if self.first_token_s is None else self.first_token_s - self.request.arrival_s
+
+    @property
+    def token_s(self) -> float | None:
+        """Mean seconds between two tokens; None for an answer of one token."""
+        if self.first_token_s is None or self.ended_s is None or self.request.num_output < 2:
+            return None
+        return (self.ended_s - self.first_token_s) / (self.request.num_output - 1)
+
+
+class FleetReplica:
+    """A replica as the front sees it."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.engine = replica
+        self.num_open = 0
+
+
+class Fleet:
+    """Replicas of one model, on one virtual clock. At one moment, steps end before requests come, and steps begin
+    last."""
+
+    def __init__(self, replicas: Sequence[Replica], policy: Policy) -> None:
+        self.replicas = [FleetReplica(each) for each in replicas]
+        self._policy = policy
+        self._ends: list[tuple[float, int]] = []  # when a replica's step ends, and its number
+        self._fates: list[RequestFate] = []
+
+    def run(self, trace: Sequence[TraceRequest]) -> list[RequestFate]:
+        """Play a trace, which is in order of arrival, until all requests have ended; return their courses."""
+        position = 0
+        while position < len(trace) or self._ends:
+            ends_s = self._ends[0][0] if self._ends else None
+            if ends_s is not None and (position == len(trace) or ends_s <= trace[position].arrival_s):
+                self._end_step()
+                continue
+            now_s, chosen = trace[position].arrival_s, set()
+            while position < len(trace) and trace[position].arrival_s == now_s:
+                chosen.add(self._submit(trace[position]))
+                position += 1
+            for number in sorted(chosen):
+                if self.replicas[number].engine.ends_s is None:
+                    self._begin_step(number, now_s)
+        return self._fates
+
+    def _submit(self, request: TraceRequest) -> int:
+        number = self._policy(request, self.replicas)
+        fate = RequestFate(request, number)
+        index = len(self._fates)
+        self._fates.append(fate)
+        sampling = SamplingParams(max_tokens=request.num_output, ignore_eos=True, seed=0)
+        prompt = request.prompt(-1 - index)
+        try:
+            self.replicas[number].engine.add(
+                EngineRequest(id=str(index), prompt_ids=prompt, sampling=sampling, arrival_s=request.arrival_s)
+            )
+        except InvalidRequest as error:
+            fate.refusal = str(error)
+        else:
+            self.replicas[number].num_open += 1
+        return number
+
+    def _begin_step(self, number: int, now_s: float) -> None:
+        if (ends_s := self.replicas[number].engine.begin_step(now_s)) is not None:
+            heapq.heappush(self._ends, (ends_s, number))
+
+    def _end_step(self) -> None:
+        now_s, number = heapq.heappop(self._ends)
+        for output in self.replicas[number].engine.end_step():
+            self._note(output, now_s)
+        self._begin_step(number, now_s)
+
+    def _note(self, output: RequestOutput, now_s: float) -> None:
+        fate = self._fates[int(output.id)]
+        if output.new_ids and fate.first_token_s is None:
+            fate.first_token_s = now_s
+            fate.num_cached = output.num_cached_tokens
+        if output.finish_reason is not None:
+            fate.ended_s = now_s
+            self.replicas[fate.replica].num_open -= 1
+
+
+def make_replica(
+    model: SimulatedModel,
+    *,
+    max_num_seqs: int,
+    max_num_batched_tokens: int | None,
+    long_prefill_token_threshold: int,
+    enable_prefix_caching: bool,
+    batch_step_ms: float,
+) -> Replica:
+    """Make a replica that starts as an engine with these options would."""
+    budget, times, work = model.budget(max_num_batched_tokens, batch_step_ms / 1000), model.times(), model.work
+    config = SchedulerConfig(
+        num_blocks=model.num_blocks,
+        num_states=model.num_states,
+        kv_groups=model.kv_groups,
+        max_model_len=model.max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=budget.max_tokens,
+        long_prefill_token_threshold=long_prefill_token_threshold,
+        enable_prefix_caching=enable_prefix_caching,
+    )
+    return Replica(config, budget, lambda plan: times.step_s(work.demand(plan)))

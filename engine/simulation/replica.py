@@ -1,0 +1,96 @@
+"""Replica: one engine on a virtual clock, with the real scheduler and no model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.protocol import EngineRequest, RequestOutput, StepStats
+from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
+from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.steps.budget import StepBudget
+
+
+@dataclass(slots=True)
+class ReplicaTally:
+    """Sums over all steps of a replica."""
+
+    busy_s: float = 0.0
+    num_steps: int = 0
+    prompt_tokens: int = 0  # computed, with those that a preemption lost
+    output_tokens: int = 0
+    recomputed_tokens: int = 0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+    def add(self, stats: StepStats, step_s: float) -> None:
+        self.busy_s += step_s
+        self.num_steps += 1
+        self.prompt_tokens += stats.prefill_tokens
+        self.recomputed_tokens += stats.recomputed_tokens
+        self.preemptions += stats.preemptions
+        self.prefix_queries += stats.prefix_queries
+        self.prefix_hits += stats.prefix_hits
+
+
+class Replica:
+    """A scheduler whose steps take the time that `step_s` says. A step starts, and ends when its time has come;
+    requests may come in between.
+
+    next_token: returns the token that a plan's item generates. on_started: called with the ids of requests before the
+    first step that computes them.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        budget: StepBudget,
+        step_s: Callable[[StepPlan], float],
+        *,
+        next_token: Callable[[PlanItem], int] = lambda _: 0,
+        on_started: Callable[[list[str]], None] = lambda _: None,
+    ) -> None:
+        self.now_s = 0.0
+        self.tally = ReplicaTally()
+        self.scheduler = Scheduler(config, budget=budget, clock=lambda: self.now_s)
+        self.stats = StepStats()  # of the last step
+        self._budget = budget
+        self._step_s = step_s
+        self._next_token = next_token
+        self._on_started = on_started
+        self._plan: StepPlan | None = None
+        self.ends_s: float | None = None  # when the running step ends
+
+    def add(self, request: EngineRequest) -> None:
+        """Accept a request. Raises InvalidRequest if it can never be served."""
+        self.scheduler.add(request)
+
+    def begin_step(self, now_s: float) -> float | None:
+        """Plan a step at `now_s`; return when it ends, or None if there is nothing to compute."""
+        assert self.ends_s is None
+        self.now_s = now_s
+        if not self.scheduler.has_work:
+            return None
+        plan = self.scheduler.schedule()
+        assert plan.items, "a step without work"
+        if started := [item.sequence for item in plan.items if not item.sequence.is_started]:
+            for sequence in started:
+                sequence.is_started = True
+            self._on_started([sequence.id for sequence in started])
+        self._plan, self.ends_s = plan, now_s + self._step_s(plan)
+        return self.ends_s
+
+    def end_step(self) -> list[RequestOutput]:
+        """End the running step at its time; return the outputs."""
+        assert self._plan is not None
+        assert self.ends_s is not None
+        plan, step_s, self.now_s = self._plan, self.ends_s - self.now_s, self.ends_s
+        self._plan = self.ends_s = None
+        self._budget.observe(plan.sample(step_s))
+        rows = [RowResult([self._next_token(item)] if item.needs_logits else []) for item in plan.items]
+        outputs = self.scheduler.update(plan, StepResult(rows))
+        self.scheduler.take_finished()
+        self.stats = self.scheduler.take_stats(step_s=step_s)
+        self.tally.add(self.stats, step_s)
+        self.tally.output_tokens += sum(len(output.new_ids) for output in outputs)
+        return outputs

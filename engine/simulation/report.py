@@ -1,0 +1,86 @@
+"""Tables of a simulation. The last column says where a figure comes from."""
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from engine.simulation.hardware import SimulatedModel
+from engine.simulation.results import GIVEN, MODELLED, Percentiles, SimulationResult
+
+_MAX_REPLICAS = 16  # rows of the table of replicas
+
+
+def result_tables(result: SimulationResult, model: SimulatedModel, policy: str, price: float | None) -> Group:
+    """Return the tables of a simulation. price: of a replica for an hour."""
+    tables = [_hardware_table(model), _figure_table(result, policy, price), _time_table(result)]
+    if 1 < len(result.replicas) <= _MAX_REPLICAS:
+        tables.append(_replica_table(result))
+    return Group(*tables)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", show_header=any(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index in (0, len(columns) - 1) else "right")
+    return table
+
+
+def _hardware_table(model: SimulatedModel) -> Table:
+    table = _table(f"{model.model} on {model.hardware}", "", "", "from")
+    kv_tokens = model.num_blocks * min((each.block_size for each in model.kv_groups if not each.is_state), default=0)
+    table.add_row("figures of the hardware", model.hardware, f"{model.origin}: {model.source}")
+    table.add_row("weights", f"{model.weight_bytes / 2**30:,.2f} GiB", "the model's files")
+    table.add_row("KV cache", f"{kv_tokens:,} tokens", "the model's files, and the hardware's memory")
+    table.add_row("longest request", f"{model.max_model_len:,} tokens", "the model's files, and the KV cache")
+    return table
+
+
+def _figure_table(result: SimulationResult, policy: str, price: float | None) -> Table:
+    table = _table(f"{len(result.replicas):,} x, {policy}", "", "", "from")
+    table.add_row("requests", f"{result.requests:,}", GIVEN)
+    if result.first_refusal is not None:
+        table.add_row("refused requests", f"{result.refused:,}", f"{MODELLED}; the first: {result.first_refusal}")
+    rows = (
+        ("duration", f"{result.duration_s:,.1f} s"),
+        ("output tokens", f"{result.output_tokens_per_s:,.1f} /s"),
+        ("prompt tokens from the prefix cache", f"{result.prefix_hits:.1%}"),
+        ("utilization", f"{result.utilization:.1%}"),
+        ("preemptions", f"{result.preemptions:,}"),
+        ("tokens computed again", f"{result.recomputed_tokens:,}"),
+        ("steps", f"{result.steps:,}"),
+    )
+    for name, value in rows:
+        table.add_row(name, value, MODELLED)
+    if result.cost is not None and result.cost_per_million_output_tokens is not None:
+        priced = f"{MODELLED}, at a price of {price:g} an hour"
+        table.add_row("cost", f"{result.cost:,.4f}", priced)
+        table.add_row("cost of 1,000,000 output tokens", f"{result.cost_per_million_output_tokens:,.4f}", priced)
+    return table
+
+
+def _time_table(result: SimulationResult) -> Table:
+    table = _table("times", "", "mean", "p50", "p95", "p99", "from")
+    _add_times(table, "first token, ms", result.ttft_s)
+    _add_times(table, "each further token, ms", result.token_s)
+    _add_times(table, "request, ms", result.request_s)
+    return table
+
+
+def _add_times(table: Table, name: str, times: Percentiles | None) -> None:
+    if times is not None:
+        values = (f"{value * 1e3:,.1f}" for value in (times.mean, times.p50, times.p95, times.p99))
+        table.add_row(name, *values, MODELLED)
+
+
+def _replica_table(result: SimulationResult) -> Table:
+    table = _table("replicas", "", "requests", "utilization", "from the prefix cache", "preemptions", "from")
+    for number, each in enumerate(result.replicas):
+        table.add_row(
+            str(number),
+            f"{each.requests:,}",
+            f"{each.utilization:.1%}",
+            f"{each.prefix_hits:.1%}",
+            f"{each.preemptions:,}",
+            MODELLED,
+        )
+    return table

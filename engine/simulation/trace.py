@@ -1,0 +1,148 @@
+"""Traces of requests: read from files in the formats of Mooncake and Azure, or drawn at random."""
+
+import csv
+import datetime
+import math
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine.command_io.lengths import parse_lengths
+from engine.errors import OptionError
+
+MOONCAKE_BLOCK = 512  # tokens for each hash id
+_AZURE_COLUMNS = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """A request of a trace. block_ids: numbers of its prompt's blocks of `block_tokens` tokens; equal numbers are equal
+    tokens. Tokens behind the last block are the request's own."""
+
+    arrival_s: float  # from the first request of the trace
+    num_prompt: int
+    num_output: int
+    block_ids: tuple[int, ...] = ()
+    block_tokens: int = MOONCAKE_BLOCK
+
+    def prompt(self, own: int) -> list[int]:
+        """Return the prompt's tokens. own: the token of all positions that it shares with no other request."""
+        tokens: list[int] = []
+        for block_id in self.block_ids:
+            tokens += [block_id] * self.block_tokens
+        del tokens[self.num_prompt :]
+        return tokens + [own] * (self.num_prompt - len(tokens))
+
+
+class _MooncakeLine(msgspec.Struct):
+    timestamp: float  # milliseconds
+    input_length: int
+    output_length: int
+    hash_ids: list[int]
+
+
+def read_trace(path: str, *, rate_factor: float = 1.0, limit: int | None = None) -> list[TraceRequest]:
+    """Read a trace, in order of arrival. Lines of JSON are Mooncake's format, and CSV is Azure's.
+
+    rate_factor: how many times as fast the requests come. limit: read only the first requests. Raises OptionError with
+    the number of a line that cannot be read.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise OptionError(f"cannot read the trace {path}: {reason}") from error
+    if not lines:
+        raise OptionError(f"the trace {path} is empty; it needs one request on each line")
+    is_json = lines[0].lstrip().startswith("{")
+    requests: list[TraceRequest] = []
+    for number, request in _mooncake(path, lines) if is_json else _azure(path, lines):
+        if requests and request.arrival_s < requests[-1].arrival_s:
+            raise _unreadable(path, number, "it comes before the request of the line above; sort the trace by time")
+        requests.append(request)
+        if len(requests) == limit:
+            break
+    if not requests:
+        raise OptionError(f"the trace {path} has no requests")
+    first_s = requests[0].arrival_s
+    return [
+        TraceRequest((each.arrival_s - first_s) / rate_factor, each.num_prompt, each.num_output, each.block_ids)
+        for each in requests
+    ]
+
+
+def _unreadable(path: str, number: int, reason: str) -> OptionError:
+    return OptionError(f"line {number:,} of the trace {path} cannot be used: {reason}")
+
+
+def _mooncake(path: str, lines: list[str]) -> Iterator[tuple[int, TraceRequest]]:
+    decoder = msgspec.json.Decoder(_MooncakeLine)
+    for number, text in enumerate(lines, 1):
+        try:
+            line = decoder.decode(text)
+        except msgspec.MsgspecError as error:
+            raise _unreadable(path, number, str(error)) from error
+        if len(line.hash_ids) * MOONCAKE_BLOCK < line.input_length:
+            held = len(line.hash_ids) * MOONCAKE_BLOCK
+            raise _unreadable(
+                path, number, f"its hash_ids are {held:,} tokens, and input_length is {line.input_length:,}"
+            )
+        if min(line.hash_ids, default=0) < 0:
+            raise _unreadable(path, number, f"{min(line.hash_ids)} in hash_ids is negative")
+        lengths = (line.input_length, line.output_length)
+        yield number, _checked(path, number, line.timestamp / 1000, *lengths, tuple(line.hash_ids))
+
+
+def _azure(path: str, lines: list[str]) -> Iterator[tuple[int, TraceRequest]]:
+    rows = csv.reader(lines)
+    if (header := next(rows)) != _AZURE_COLUMNS:
+        columns, given = ",".join(_AZURE_COLUMNS), ",".join(header)
+        raise _unreadable(path, 1, f"it is {given[:80]!r}; it must be {columns}, or a JSON object of Mooncake's format")
+    for number, row in enumerate(rows, 2):
+        try:
+            time, num_prompt, num_output = row
+            moment = datetime.datetime.fromisoformat(time[:26]).replace(tzinfo=datetime.UTC)
+            lengths = (int(num_prompt), int(num_output))
+        except ValueError as error:
+            raise _unreadable(path, number, f"{','.join(row)[:80]!r}: {error}") from error
+        yield number, _checked(path, number, moment.timestamp(), *lengths)
+
+
+def _checked(
+    path: str, number: int, arrival_s: float, num_prompt: int, num_output: int, block_ids: tuple[int, ...] = ()
+) -> TraceRequest:
+    if not math.isfinite(arrival_s):
+        raise _unreadable(path, number, f"its time is {arrival_s}")
+    if num_prompt < 1 or num_output < 1:
+        raise _unreadable(
+            path, number, f"it has {num_prompt:,} prompt and {num_output:,} output tokens; both must be at least 1"
+        )
+    return TraceRequest(arrival_s, num_prompt, num_output, block_ids)
+
+
+def poisson_arrivals(rate: float, source: random.Random) -> Iterator[float]:
+    """Yield times in seconds at which requests come at random, `rate` a second."""
+    now_s = 0.0
+    while True:
+        now_s += source.expovariate(rate)
+        yield now_s
+
+
+def draw_trace(
+    *, rate: float, num_requests: int, input_len: str, output_len: str, prefix_len: int, num_prefixes: int, seed: int
+) -> list[TraceRequest]:
+    """Draw requests that come at random, `rate` a second. input_len, output_len: distributions, as parse_lengths reads
+    them. prefix_len: first tokens that a request shares with about one in `num_prefixes` others, besides input_len.
+    Raises OptionError."""
+    source = random.Random(seed)
+    inputs, outputs = parse_lengths(input_len, "--input-len"), parse_lengths(output_len, "--output-len")
+    arrivals: Iterable[float] = poisson_arrivals(rate, source)
+    requests = []
+    for _, arrival_s in zip(range(num_requests), arrivals, strict=False):
+        prefix = (source.randrange(num_prefixes),) if prefix_len else ()
+        num_prompt = prefix_len + inputs.draw(source)
+        requests.append(TraceRequest(arrival_s, num_prompt, outputs.draw(source), prefix, prefix_len))
+    return requests

@@ -1,0 +1,137 @@
+"""`headrace simulate`: the command, from its options to its tables."""
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from engine.child_processes.environment import compute_environment
+from engine.command_io.results import check_results_file, write_results
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from engine.simulation.config import SimulateConfig
+from engine.simulation.fleet import Fleet, make_replica
+from engine.simulation.hardware import SimulatedModel, find_card
+from engine.simulation.policies import make_policy
+from engine.simulation.replica import Replica
+from engine.simulation.report import result_tables
+from engine.simulation.results import GIVEN, MODELLED, simulation_result
+from engine.simulation.trace import TraceRequest, draw_trace, read_trace
+from server.commands.options.arguments import build_config
+from server.commands.options.definitions import OPTIONS
+from server.commands.options.sources import options_file, resolve_options
+from server.commands.simulate.arguments import SIZES, simulate_parser
+
+_THIS = "this"
+_NUM_SYNTHETIC = 1000
+_FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
+# Options that only one kind of load has.
+_SYNTHETIC_ONLY = ("rate", "input_len", "output_len", "prefix_len", "num_prefixes")
+_TRACE_ONLY = ("rate_factor",)
+# Options of a file or of variables that would change the results, and that the simulator does not follow.
+_UNSIMULATED = ("speculative_method", "draft_model", "speculative_config", "kv_offload_dir", "enable_lora")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Simulate the load that `argv` describes; return the exit code. Raises OptionError or StartupError."""
+    namespace = simulate_parser().parse_args(argv)
+    config: SimulateConfig = build_config(SimulateConfig, namespace)
+    flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
+    _, engine = resolve_options(flags, os.environ, options_file(namespace.config))
+    if followed := [name for name in _UNSIMULATED if getattr(engine, name) != OPTIONS[name].default]:
+        raise OptionError(f"{OPTIONS[followed[0]].flag} is not simulated; leave it out")
+    check_results_file(config.json)
+    check_results_file(config.save_hardware, "--save-hardware")
+    policy = make_policy(config.policy, config.seed)
+    trace = _load(namespace, config)
+    model = _simulated_model(config, engine, given=flags)
+    if config.save_hardware is not None:
+        _save(config.save_hardware, model)
+    began_s = time.perf_counter()
+    fleet = Fleet([_replica(model, engine) for _ in range(config.replicas)], policy)
+    result = simulation_result(fleet, fleet.run(trace), config.price)
+    run_s = time.perf_counter() - began_s
+    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
+    console.print(result_tables(result, model, config.policy, config.price))
+    if config.json is not None:
+        write_results(
+            config.json,
+            {
+                "config": dataclasses.asdict(config),
+                "engine_config": dataclasses.asdict(engine),
+                "hardware": {"origin": model.origin, **msgspec.to_builtins(model)},
+                "origins": {"requests": GIVEN, "*": MODELLED},
+                "results": result,
+                "simulated_replica_s_per_cpu_s": result.duration_s * config.replicas / run_s,
+            },
+        )
+    return 0
+
+
+def _load(namespace: argparse.Namespace, config: SimulateConfig) -> list[TraceRequest]:
+    if config.synthetic == (namespace.trace is not None):
+        raise OptionError("give either a TRACE or --synthetic")
+    others = _TRACE_ONLY if config.synthetic else _SYNTHETIC_ONLY
+    if given := [name for name in others if name in vars(namespace)]:
+        flag = "--" + given[0].replace("_", "-")
+        raise OptionError(f"{flag} is for {'a trace' if config.synthetic else '--synthetic'}; leave it out")
+    if not config.synthetic:
+        return read_trace(namespace.trace, rate_factor=config.rate_factor, limit=config.num_requests)
+    return draw_trace(
+        rate=config.rate,
+        num_requests=config.num_requests or _NUM_SYNTHETIC,
+        input_len=config.input_len,
+        output_len=config.output_len,
+        prefix_len=config.prefix_len,
+        num_prefixes=config.num_prefixes,
+        seed=config.seed,
+    )
+
+
+def _replica(model: SimulatedModel, engine: EngineConfig) -> Replica:
+    return make_replica(
+        model,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        long_prefill_token_threshold=engine.long_prefill_token_threshold,
+        enable_prefix_caching=engine.enable_prefix_caching,
+        batch_step_ms=engine.batch_step_ms,
+    )
+
+
+def _simulated_model(config: SimulateConfig, engine: EngineConfig, given: Mapping[str, object]) -> SimulatedModel:
+    """Return the model on the hardware that --hardware names."""
+    if Path(config.hardware).is_file():
+        if unusable := [name for name in ("model", *SIZES) if name in given]:
+            flag = OPTIONS[unusable[0]].flag
+            raise OptionError(f"{flag} was decided when {config.hardware} was saved; leave it out, or save another")
+        return _read_saved(config.hardware)
+    card = None if config.hardware == _THIS else find_card(config.hardware).name
+    command = [sys.executable, "-P", "-m", "engine.commands.simulated", msgspec.json.encode((engine, card)).decode()]
+    process = subprocess.run(
+        command, env=compute_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
+    )
+    if process.returncode != 0:
+        sys.exit(process.returncode if process.returncode > 0 else 1)  # the process has said why
+    return msgspec.json.decode(process.stdout, type=SimulatedModel)
+
+
+def _read_saved(path: str) -> SimulatedModel:
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=SimulatedModel)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise OptionError(f"--hardware is {path}, which is not a file of --save-hardware: {error}") from error
+
+
+def _save(path: str, model: SimulatedModel) -> None:
+    try:
+        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(model)) + b"\n")
+    except OSError as error:
+        raise StartupError(f"cannot write {path}: {error.strerror}") from error

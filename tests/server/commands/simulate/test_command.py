@@ -1,0 +1,92 @@
+"""`headrace simulate`: its tables and JSON from a saved hardware file, the sizes of a model on a card, and refusals."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.errors import OptionError, StartupError
+from engine.simulation.hardware import SimulatedModel
+from server.commands.simulate.command import run
+from tests.engine.simulation.test_fleet import MODEL
+
+pytestmark = pytest.mark.fast
+
+LOAD = ("--synthetic", "--num-requests", "20", "--input-len", "4:20", "--output-len", "3")
+
+
+@pytest.fixture
+def hardware(tmp_path: Path) -> str:
+    path = tmp_path / "hardware.json"
+    path.write_bytes(msgspec.json.encode(MODEL))
+    return str(path)
+
+
+def test_tables_say_where_each_figure_comes_from(hardware: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*LOAD, "--hardware", hardware, "--replicas", "2", "--price", "2"]) == 0
+    rows = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    for name, origin in {
+        "figures of the hardware": "measured: made up",
+        "requests": "given",
+        "utilization": "modelled",
+        "first token, ms": "modelled",
+        "cost of 1,000,000 output tokens": "modelled, at a price of 2 an hour",
+        "1 ": "modelled",
+    }.items():
+        assert any(row.strip().startswith(name) and row.endswith(origin) for row in rows), name
+
+
+def test_the_results_repeat_by_the_seed(hardware: str, tmp_path: Path) -> None:
+    def results(seed: str) -> object:
+        path = tmp_path / "results.json"
+        assert run([*LOAD, "--hardware", hardware, "--seed", seed, "--json", str(path)]) == 0
+        written = json.loads(path.read_text())
+        assert written["origins"] == {"requests": "given", "*": "modelled"}
+        assert written["hardware"]["origin"] == "measured"
+        return written["results"]
+
+    assert results("1") == results("1") != results("2")
+
+
+def test_a_saved_file_gives_the_model_back(hardware: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.json"
+    run([*LOAD, "--hardware", hardware, "--save-hardware", str(copy)])
+    assert msgspec.json.decode(copy.read_bytes(), type=SimulatedModel) == MODEL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give either a TRACE or --synthetic"),
+        (["trace", "--synthetic"], "give either a TRACE or --synthetic"),
+        (["trace", "--rate", "2"], "--rate is for --synthetic"),
+        (["--synthetic", "--rate-factor", "2"], "--rate-factor is for a trace"),
+        (["--synthetic", "--policy", "magic"], "there is no policy 'magic'; choose one of round_robin"),
+        (["--synthetic", "--hardware", "magic"], "there is no hardware 'magic'; choose this"),
+        (["--synthetic", "--input-len", "many"], "--input-len is 'many'"),
+        (["none.jsonl"], "cannot read the trace none.jsonl"),
+        (["--synthetic", "--save-hardware", "/none/here"], "--save-hardware is /none/here"),
+    ],
+)
+def test_wrong_options_are_named(arguments: list[str], reason: str) -> None:
+    with pytest.raises(OptionError, match=reason):
+        run(arguments)
+
+
+def test_what_a_saved_file_decides_is_refused_beside_it(hardware: str) -> None:
+    with pytest.raises(OptionError, match="--block-size was decided when"):
+        run([*LOAD, "--hardware", hardware, "--block-size", "32"])
+
+
+def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+    with pytest.raises(OptionError, match="which is not a file of --save-hardware"):
+        run([*LOAD, "--hardware", str(path)])
+
+
+def test_options_that_are_not_simulated_are_refused(hardware: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_DRAFT_MODEL", "small")
+    with pytest.raises((OptionError, StartupError), match="--draft-model is not simulated"):
+        run([*LOAD, "--hardware", hardware])
