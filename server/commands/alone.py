@@ -88,10 +88,11 @@ class LineProgress:
     """Progress of lines: a bar on a terminal, log lines elsewhere. Must be created before the engine, since loading
     replaces stderr by a pipe."""
 
-    def __init__(self, server: ServerConfig, num_lines: int, num_before: int = 0) -> None:
+    def __init__(self, server: ServerConfig, num_lines: int, num_before: int = 0, stage: str = "answer lines") -> None:
         """num_before: lines that have been answered before."""
         self._num_lines = num_lines
         self._num_before = num_before
+        self._stage = stage
         self._is_logged = server.log_level in (LogLevel.DEBUG, LogLevel.INFO)
         self._is_drawn = can_draw(server.log_format)
         self._show: StageBars | StageLines | None = None
@@ -108,7 +109,7 @@ class LineProgress:
     def show(self, num_answered: int) -> None:
         self.num_answered = num_answered
         if self._show is not None:
-            self._show("answer lines", self._num_before + num_answered, self._num_lines, "lines")
+            self._show(self._stage, self._num_before + num_answered, self._num_lines, "lines")
 
     def __exit__(self, *_: object) -> None:
         if self._show is not None:

@@ -43,6 +43,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ),
         Command("finetune", "train an adapter of a model on examples", "finetune:run", "finetune"),
         Command("data", "prepare files for training", "data.command:run", "data.arguments"),
+        Command("synthesize", "make lines for training by a recipe", "synthesize.command:run", "synthesize.arguments"),
     ),
     "Operate": (
         Command("keys", "create API keys, and check a file of keys", "keys:run", "keys"),

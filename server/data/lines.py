@@ -14,6 +14,7 @@ from server.data.words import words_of
 from server.schemas.strict_json import parse_json
 
 _CHAT_FIELDS = {"messages", "tools", "functions", "parallel_tool_calls"}
+_METADATA = "metadata"  # of a line's origin
 _OUTPUTS = (("preferred_output", "preferred_completion"), ("non_preferred_output", "non_preferred_completion"))
 _MAX_NAME, _MAX_NAMES = 60, 10  # characters of a field's name, and names, in messages and reports
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
@@ -137,7 +138,7 @@ def parse_line(
     if not isinstance(value, dict):
         raise FaultyData("this line is not a JSON object; each line must be one")
     kind = _kind_of(value, masks_names)
-    unknown = [] if kind is LineKind.PROMPT else sorted(value.keys() - _FIELDS[kind])
+    unknown = [] if kind is LineKind.PROMPT else sorted(value.keys() - _FIELDS[kind] - {_METADATA})
     if unknown and not drops_fields:
         raise FaultyData(
             f"{_shown_name(unknown[0], masks_names)} is not known; a line of this kind ({kind}) has "
@@ -148,6 +149,11 @@ def parse_line(
     for name in ("tools", "functions"):
         _check_list(value.get(name), name)
     return DataLine(number, value, kind, file), [_shown_name(name, masks_names) for name in unknown]
+
+
+def without_metadata(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a line without its `metadata`, which has no effect, except for graders of prompts."""
+    return {name: each for name, each in value.items() if name != _METADATA}
 
 
 def _shown_name(name: str, is_masked: bool) -> str:

@@ -11,7 +11,7 @@ from engine.command_io.finetuning.data_preparation import Dedup, PreparationOpti
 from server.data.contamination import EvaluationIndex
 from server.data.duplicates import NearDuplicates, line_key
 from server.data.languages import LanguageDetector
-from server.data.lines import DataLine, FaultyData, LineKind, parse_line
+from server.data.lines import DataLine, FaultyData, LineKind, parse_line, without_metadata
 from server.data.memory import LINE_BYTES, NEAR_BYTES, LineMemory
 from server.data.personal_data import mask_value
 from server.data.quality import failed_rule, select_rules
@@ -131,7 +131,7 @@ class Preparation:
             data = json.dumps(line.value, ensure_ascii=False).encode()
         self.report.num_lines += 1
         self._num_words.append(len(line.words))
-        key = line_key(line.value)
+        key = line_key(line.value if line.kind is LineKind.PROMPT else without_metadata(line.value))
         removed = self._exact(key) or self._quality(line) or self._language(line) or self._leak(line)
         self._judged["near_duplicate"] += not removed
         matches = [] if removed or self._near is None else self._near.matches(line.words)

@@ -5,6 +5,7 @@ from typing import Any
 
 from engine.command_io.finetuning.job import TrainingMethod
 from engine.errors import InvalidRequest
+from server.data.lines import without_metadata
 from server.finetuning.faults import InvalidLine
 from server.finetuning.prompt_lines import CHAT_FIELDS, PromptLine, message_list, read_prompt
 from server.schemas.base import quote, validate
@@ -47,25 +48,26 @@ Line = TrainingChat | Preference | Completion | Document | PromptLine
 
 
 def read_training_line(data: bytes, method: TrainingMethod) -> tuple[Line, dict[str, Any]]:
-    """Parse a line in the format of `method`; return its content and its JSON. Raises InvalidLine for another
-    format."""
+    """Parse a line in the format of `method`; return its content, and its JSON without `metadata`, which has no
+    effect; only the graders of reinforcement may read it. Raises InvalidLine for another format."""
     try:
         value = parse_json(data, "this line")
         if not isinstance(value, dict):
             raise InvalidLine(f"this is {quote(value)}; each line must be a JSON object")
+        fields = without_metadata(value)
         is_prompt = method is TrainingMethod.REINFORCEMENT and "messages" in value
-        if (other := _method_of(value)) not in (method, None) and not is_prompt:
+        if (other := _method_of(fields)) not in (method, None) and not is_prompt:
             raise InvalidLine(
                 f"this is a line for the method {other}, and the method is {method}: give the other method"
             )
         match method:
             case TrainingMethod.SUPERVISED:
-                return (_completion(value) if "prompt" in value else _chat(value)), value
+                return (_completion(fields) if "prompt" in fields else _chat(fields)), fields
             case TrainingMethod.DPO:
-                return _preference(value), value
+                return _preference(fields), fields
             case TrainingMethod.PRETRAINING:
-                _refuse_others(value, {"text"})
-                return Document(_text(value, "text")), value
+                _refuse_others(fields, {"text"})
+                return Document(_text(fields, "text")), fields
             case TrainingMethod.REINFORCEMENT:
                 return read_prompt(value), value
     except InvalidRequest as error:

@@ -44,7 +44,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "served chat",
         "context generation",
         "jobs protocols pooling decisions",
-        "finetuning http openapi moderations",
+        "finetuning http openapi moderations synthesis",
         "state",
         "endpoints",
         "batches",

@@ -41,11 +41,11 @@ def connect(namespace: argparse.Namespace) -> ChatClient:
 
 
 def _client(url: str, namespace: argparse.Namespace) -> ChatClient:
-    key, source = _key(namespace.key_file)
-    return ChatClient(url, key, key_source=source, authorities=_authorities(namespace.ca_file))
+    key, source = client_key(namespace.key_file)
+    return ChatClient(url, key, key_source=source, authorities=trusted_authorities(namespace.ca_file))
 
 
-def _key(file: str | None) -> tuple[str | None, str]:
+def client_key(file: str | None) -> tuple[str | None, str]:
     """Return the key, and the name of its source for error messages. Raises OptionError if the file is not readable
     text."""
     if file is None:
@@ -56,7 +56,7 @@ def _key(file: str | None) -> tuple[str | None, str]:
         raise OptionError(f"--key-file {file}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
 
 
-def _authorities(option: str | None) -> ssl.SSLContext | None:
+def trusted_authorities(option: str | None) -> ssl.SSLContext | None:
     """Return an SSL context with the CAs of --ca-file or SSL_CERT_FILE; None for the public CAs. Raises OptionError if
     the file cannot be used."""
     file = option or os.environ.get(CA_VARIABLE)

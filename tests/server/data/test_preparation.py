@@ -1,5 +1,6 @@
 """A preparation: lines go through all steps in turn, each removed one is counted, and the result is the same again."""
 
+import json
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -195,6 +196,13 @@ def test_names_of_dropped_fields_are_masked_and_at_most_a_hundred() -> None:
     dropped = preparation.finish().dropped_fields
     assert len(dropped) == 100
     assert dropped["[MAIL]"] == 2
+
+
+def test_metadata_is_kept_and_makes_no_line_another() -> None:
+    lines = [chat("Q?", random_text(1), metadata={"seed": seed}) for seed in (1, 2)]
+    prompts = [{"messages": [{"role": "user", "content": "Q?"}], "metadata": {"answer": n}} for n in (1, 2)]
+    assert [json.loads(line.data) for line in _prepared(lines)[0].kept] == lines[:1]
+    assert len(_prepared(prompts)[0].kept) == 2
 
 
 def test_lines_without_changes_keep_their_bytes() -> None:

@@ -81,6 +81,20 @@ def test_a_faulty_line_is_refused_by_its_field(value: object, method: TrainingMe
         _read(value, method)
 
 
+@pytest.mark.parametrize(
+    ("line", "method"),
+    [
+        ({"messages": [USER, ANSWER]}, TrainingMethod.SUPERVISED),
+        ({"prompt": "a", "completion": "b"}, TrainingMethod.SUPERVISED),
+        (PAIR, TrainingMethod.DPO),
+        ({"text": "a"}, TrainingMethod.PRETRAINING),
+    ],
+)
+def test_metadata_has_no_effect(line: dict[str, object], method: TrainingMethod) -> None:
+    marked = json.dumps({**line, "metadata": {"recipe": "a"}}).encode()
+    assert read_training_line(marked, method) == read_training_line(json.dumps(line).encode(), method)
+
+
 def test_what_is_no_json_is_refused() -> None:
     with pytest.raises(InvalidLine, match=r"^this line is not valid (JSON|UTF-8)"):
         read_training_line(b'{"messages": [', TrainingMethod.SUPERVISED)

@@ -1,0 +1,184 @@
+"""Answerers of a synthesis: an engine of its own, a running server by batches, or a teacher request by request."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from engine.errors import StartupError
+from server.batches.running import run_body
+from server.commands.synthesize.http_client import SynthesisClient
+from server.commands.synthesize.journal import AnswerJournal, read_answer_line
+from server.context import ServerContext
+from server.jobs.answers import BodyAnswer
+from server.keys.caller import ANYBODY
+from server.synthesis.requests import CHAT_PATH, StepRequest
+
+_PER_SLOT = 2  # requests for each slot of the engine, so that a finished one is immediately followed by another
+_POLL_S = 1.0
+_WINDOW = "7d"
+_LABEL = "synthesis"  # in a batch's metadata
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_AGAIN = "run the same command to continue"
+
+Store = Callable[[str, BodyAnswer], None]  # custom_id, answer; may raise to stop the run
+
+
+class Answerer(Protocol):
+    async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+        """Answer all requests, and store each answer when it is there."""
+        ...
+
+
+class TokensSpent(Exception):
+    """The answers have more tokens than --max-tokens."""
+
+
+class JournaledAnswers:
+    """Answers from the journal, and from an answerer for what the journal lacks. num_tokens: read and written, for
+    all answers that the run used, so that a resumed run has the budget of one."""
+
+    def __init__(self, journal: AnswerJournal, answerer: Answerer, max_tokens: int | None) -> None:
+        self._journal = journal
+        self._answerer = answerer
+        self._max_tokens = max_tokens
+        self.num_tokens = 0
+        self.num_computed = 0
+
+    async def __call__(self, requests: Sequence[StepRequest]) -> Mapping[str, BodyAnswer]:
+        """Return the answers by custom_id. Raises TokensSpent, and StartupError."""
+        answers: dict[str, BodyAnswer] = {}
+        for request in requests:
+            if (known := self._journal.get(request.custom_id)) is not None:
+                answers[request.custom_id] = known
+                self._count(known)
+
+        def store(custom_id: str, answer: BodyAnswer) -> None:
+            if answer.is_completed:
+                self._journal.add(custom_id, answer)
+            answers[custom_id] = answer
+            self.num_computed += 1
+            self._count(answer)
+
+        if left := [request for request in requests if request.custom_id not in answers]:
+            await self._answerer.answer(left, store)
+        return answers
+
+    def _count(self, answer: BodyAnswer) -> None:
+        self.num_tokens += answer.usage.input_tokens + answer.usage.output_tokens
+        if self._max_tokens is not None and self.num_tokens > self._max_tokens:
+            raise TokensSpent
+
+
+class EngineAnswerer:
+    """Runs requests at batch priority on the engine of this process."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+        async def one(request: StepRequest) -> None:
+            store(request.custom_id, await run_body(self._context, ANYBODY, CHAT_PATH, request.body))
+
+        await _in_parallel(requests, one, _PER_SLOT * self._context.models.default.client.info.max_num_seqs)
+
+
+class TeacherAnswerer:
+    """Sends requests to another OpenAI endpoint, a few at a time."""
+
+    def __init__(self, client: SynthesisClient, num_parallel: int) -> None:
+        self._client = client
+        self._num_parallel = num_parallel
+
+    async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+        async def one(request: StepRequest) -> None:
+            response = await self._client.send("POST", CHAT_PATH, json=request.body, may_refuse=True)
+            store(request.custom_id, BodyAnswer("", response.status_code, response.content))
+
+        await _in_parallel(requests, one, self._num_parallel)
+
+
+class BatchAnswerer:
+    """Sends the requests of a step to a running server as one batch. A batch that a killed run left there is found by
+    its metadata, and its answers are used."""
+
+    def __init__(self, client: SynthesisClient, run: str) -> None:
+        """run: names recipe, seed, model and output."""
+        self._client = client
+        self._run = run
+        self._has_resumed = False
+
+    async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+        left = {request.custom_id: request for request in requests}
+        if not self._has_resumed:
+            self._has_resumed = True
+            if (batch := await self._newest()) is not None:  # the only one that may have answers without a line here
+                await self._collect(batch["id"], left, store)
+        if left:
+            batch_id = await self._create(list(left.values()))
+            status, errors = await self._collect(batch_id, left, store)
+            if left:
+                reason = "; ".join(str(each.get("message")) for each in errors[:3])
+                raise StartupError(
+                    f"the batch {batch_id} of {self._client.url} ended as {status} without {len(left):,} answers"
+                    f"{f' ({reason})' if reason else ''}; {_AGAIN}"
+                )
+
+    async def _newest(self) -> dict[str, Any] | None:
+        batches = (await self._client.json("GET", "/v1/batches?limit=100"))["data"]
+        own = (each for each in batches if (each.get("metadata") or {}).get(_LABEL) == self._run)
+        return next(own, None)
+
+    async def _create(self, requests: Sequence[StepRequest]) -> str:
+        lines = [
+            {"custom_id": each.custom_id, "method": "POST", "url": CHAT_PATH, "body": each.body} for each in requests
+        ]
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("synthesis.jsonl", data, "application/jsonl")}}
+        file = await self._client.json("POST", "/v1/files", **form)
+        body = {
+            "input_file_id": file["id"],
+            "endpoint": CHAT_PATH,
+            "completion_window": _WINDOW,
+            "metadata": {_LABEL: self._run},
+        }
+        return str((await self._client.json("POST", "/v1/batches", json=body))["id"])
+
+    async def _collect(
+        self, batch_id: str, left: dict[str, StepRequest], store: Store
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Wait for a batch, store the answers that are in `left`, and take them from it; delete the batch's files.
+        Return its status and errors."""
+        while (batch := await self._client.json("GET", f"/v1/batches/{batch_id}"))["status"] not in _ENDED:
+            await self._client.pause(_POLL_S)
+        for name in ("output_file_id", "error_file_id"):
+            if (file_id := batch.get(name)) is None:
+                continue
+            response = await self._client.send("GET", f"/v1/files/{file_id}/content", may_refuse=True)
+            for line in response.content.splitlines() if response.is_success else ():  # an old batch's are deleted
+                custom_id, answer = read_answer_line(line)
+                if answer is not None and left.pop(custom_id, None) is not None:
+                    store(custom_id, answer)
+        for name in ("input_file_id", "output_file_id", "error_file_id"):
+            if (file_id := batch.get(name)) is not None:
+                await self._client.send("DELETE", f"/v1/files/{file_id}", may_refuse=True)
+        return str(batch["status"]), (batch.get("errors") or {}).get("data") or []
+
+
+async def _in_parallel(
+    requests: Sequence[StepRequest], one: Callable[[StepRequest], Awaitable[None]], num_parallel: int
+) -> None:
+    """Await `one` for each request, `num_parallel` at a time; the first exception ends all."""
+    left = iter(requests)
+
+    async def some() -> None:
+        for request in left:
+            await one(request)
+
+    tasks = [asyncio.create_task(some()) for _ in range(min(num_parallel, len(requests)))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

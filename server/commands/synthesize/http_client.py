@@ -1,0 +1,108 @@
+"""SynthesisClient: requests to a running server or a teacher, which wait and try again where that may help."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from engine.errors import OptionError, StartupError
+
+_ATTEMPTS = 6
+_MAX_WAIT_S = 60.0
+_MAX_RETRY_AFTER_S = 600.0  # a longer one ends the run instead
+_TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504}
+_FATAL = {401, 402, 403}  # all requests would be refused
+_TIMEOUT = httpx.Timeout(connect=10.0, read=600.0, write=60.0, pool=None)
+
+
+class SynthesisClient:
+    """An asynchronous client of one address. Errors that may pass are tried again after their Retry-After."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        *,
+        key_source: str,
+        authorities: ssl.SSLContext | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """key_source: where the key comes from, for errors."""
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._key_source = key_source
+        self._sleep = sleep
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={} if key is None else {"authorization": f"Bearer {key}"},
+            timeout=_TIMEOUT,
+            trust_env=False,
+            verify=True if authorities is None else authorities,
+            transport=transport,
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def only_model(self) -> str:
+        """Return the name of the server's model. Raises OptionError if there are several."""
+        names = [str(each["id"]) for each in (await self.json("GET", "/v1/models"))["data"]]
+        if len(names) != 1:
+            raise OptionError(f"{self.url} has {len(names)} models; choose one with --model: {', '.join(names[:20])}")
+        return names[0]
+
+    async def pause(self, seconds: float) -> None:
+        await self._sleep(seconds)
+
+    async def json(self, method: str, path: str, **given: Any) -> Any:
+        """Return the JSON of an answer. Raises StartupError."""
+        return (await self.send(method, path, **given)).json()
+
+    async def send(self, method: str, path: str, *, may_refuse: bool = False, **given: Any) -> httpx.Response:
+        """Return the answer. Raises StartupError if the server cannot be reached or remains unavailable, and for a
+        refusal unless `may_refuse`; one that all requests would get raises it also then."""
+        wait_s, problem = 0.0, ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await self._sleep(wait_s)
+            wait_s = min(_MAX_WAIT_S, 2.0**attempt)
+            try:
+                response = await self._http.request(method, path, **given)
+            except httpx.TransportError as error:
+                problem = f"cannot be reached ({error or type(error).__name__})"
+                continue
+            if response.status_code not in _TEMPORARY:
+                self._check(response, may_refuse)
+                return response
+            problem = f"answers {response.status_code} ({_message(response)})"
+            if (named_s := _retry_after_s(response)) is not None:
+                if named_s > _MAX_RETRY_AFTER_S:
+                    problem += f" and wants to be asked again in {named_s:,.0f} s"
+                    break
+                wait_s = named_s
+        raise StartupError(f"{self.url} {problem}; what is done is stored: run the same command later to continue")
+
+    def _check(self, response: httpx.Response, may_refuse: bool) -> None:
+        if response.is_success or (
+            may_refuse and (response.status_code not in _FATAL or "/files/" in response.url.path)
+        ):
+            return
+        remedy = f"; check the key in {self._key_source}" if response.status_code in (401, 403) else ""
+        raise StartupError(f"{self.url} answers {response.status_code}: {_message(response)}{remedy}")
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Return the header's seconds; None if it is missing or a date."""
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]

@@ -1,0 +1,155 @@
+"""Items of a recipe's source: each gives a line its first variables. The same files and seed give the same items."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.errors import OptionError, StartupError
+from server.data.formats import SUFFIXES, decoded, paragraphs, read_lines
+from server.data.lines import FaultyData, parse_line
+from server.data.words import words_of
+from server.schemas.strict_json import parse_json
+from server.synthesis.recipe import AnySource, Documents, Seeds
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+_PLAIN = (".md", ".rst")  # read like .txt
+
+
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """One attempt to make a line. number: from 0. origin: the text's file and line, or ""."""
+
+    number: int
+    values: dict[str, Any]
+    origin: str = ""
+
+
+class Items(Protocol):
+    """Items of a source. texts: those from which new ones are kept apart."""
+
+    texts: Sequence[str]
+
+    def take(self, first: int, count: int, accepted: Sequence[str], /) -> list[SourceItem]:
+        """Return items from the number `first`; fewer if the source ends. accepted: questions of accepted lines."""
+        ...
+
+
+def open_source(source: AnySource, files: Sequence[str], seed: int) -> Items:
+    """Read the files of a source. Raises OptionError and StartupError."""
+    if not files:
+        raise OptionError("the recipe needs files; give --input FILE, or write them into its source")
+    match source:
+        case Seeds():
+            return _SeedItems(source, files, seed)
+        case Documents():
+            return _DocumentItems(source, files, seed)
+
+
+class _SeedItems:
+    def __init__(self, source: Seeds, files: Sequence[str], seed: int) -> None:
+        self.texts: Sequence[str] = [text for path in files for text in _questions(path)]
+        self._source = source
+        self._seed = seed
+        if len(self.texts) < source.examples:
+            raise StartupError(
+                f"the seeds have {len(self.texts)} tasks, and {source.examples} examples are drawn of them; give more"
+            )
+
+    def take(self, first: int, count: int, accepted: Sequence[str], /) -> list[SourceItem]:
+        return [
+            SourceItem(number, {"examples": self._examples(number, accepted)}) for number in range(first, first + count)
+        ]
+
+    def _examples(self, number: int, accepted: Sequence[str]) -> str:
+        draw = random.Random(f"{self._seed}:{number}")
+        num_accepted = min(self._source.accepted, len(accepted), self._source.examples)
+        drawn = draw.sample(self.texts, self._source.examples - num_accepted) + draw.sample(accepted, num_accepted)
+        draw.shuffle(drawn)
+        return "\n".join(f"{index}. {' '.join(text.split())}" for index, text in enumerate(drawn, 1))
+
+
+class _DocumentItems:
+    texts: Sequence[str] = ()
+
+    def __init__(self, source: Documents, files: Sequence[str], seed: int) -> None:
+        self._parts = [(path, *part) for path in files for part in _parts_of(path, source.words)]
+        self._passes = source.passes
+        self._seed = seed
+
+    def take(self, first: int, count: int, _accepted: Sequence[str], /) -> list[SourceItem]:
+        end = min(first + count, self._passes * len(self._parts))
+        return [self._item(number) for number in range(first, end)]
+
+    def _item(self, number: int) -> SourceItem:
+        pass_number, place = divmod(number, len(self._parts))
+        order = list(range(len(self._parts)))
+        random.Random(f"{self._seed}:{pass_number}").shuffle(order)
+        path, line, text = self._parts[order[place]]
+        return SourceItem(number, {"document": text, "file": Path(path).name}, f"{Path(path).name}:{line}")
+
+
+def _questions(path: str) -> Iterator[str]:
+    """Yield the first question of each chat, or each paragraph of a text."""
+    for number, data in _lines(path):
+        try:
+            line, _ = parse_line(data, number, drops_fields=True)
+        except FaultyData as error:
+            raise StartupError(f"{path}, line {number}: {error}") from None
+        if text := (line.question or line.segments[0]).strip():
+            yield text
+
+
+def _parts_of(path: str, num_words: int) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) of parts of about `num_words` words, of whole paragraphs or sentences."""
+    start, part, count = 0, list[str](), 0
+    for number, text in _paragraphs(path):
+        length = len(words_of(text))
+        pieces = [text] if length <= num_words else [each for each in _SENTENCE_END.split(text) if each.strip()]
+        for piece in pieces:
+            length = len(words_of(piece))
+            if part and count + length > num_words:
+                yield start, "".join(part).strip()
+                part, count = [], 0
+            start = start if part else number
+            part.append(piece + (" " if len(pieces) > 1 else ""))
+            count += length
+        if part:
+            part.append("\n\n")
+    if part:
+        yield start, "".join(part).strip()
+
+
+def _paragraphs(path: str) -> Iterator[tuple[int, str]]:
+    for number, data in _lines(path):
+        value = parse_json(data, "this line")
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, str):
+            raise StartupError(
+                f'{path}, line {number}: it has no text; documents are .txt or .md, or lines {{"text": ...}}'
+            )
+        yield number, text
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file as JSON. Raises StartupError for a faulty or empty file, OptionError for its format."""
+    is_empty = True
+    suffix = Path(path).suffix.lower()
+    if suffix not in (*SUFFIXES, *_PLAIN):
+        raise OptionError(f"{path} has the suffix {suffix or '(none)'}; {', '.join((*SUFFIXES, *_PLAIN))} are read")
+    try:
+        if suffix in _PLAIN:
+            lines = paragraphs(decoded(Path(path).expanduser().read_bytes()))
+        else:
+            lines = read_lines(path)
+        for line in lines:
+            is_empty = False
+            yield line
+    except FaultyData as error:
+        raise StartupError(f"{path}: {error}") from None
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror}; give another file") from error
+    if is_empty:
+        raise StartupError(f"{path} has no lines; leave it out, or give another file")

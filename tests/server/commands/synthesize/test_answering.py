@@ -1,0 +1,218 @@
+"""Answers of a synthesis: from the journal first, then from an engine, a server's batches or a teacher."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.errors import StartupError
+from engine.protocol import ServiceClass
+from server.commands.synthesize.answering import (
+    BatchAnswerer,
+    EngineAnswerer,
+    JournaledAnswers,
+    TeacherAnswerer,
+    TokensSpent,
+)
+from server.commands.synthesize.http_client import SynthesisClient
+from server.commands.synthesize.journal import AnswerJournal
+from server.synthesis.recipe import Step
+from server.synthesis.requests import StepRequest, step_request
+from tests.helpers.batches import batches_run
+from tests.helpers.deadline import DEADLINE_S
+from tests.helpers.fake_client import MODEL, FakeClient, make_app, says
+from tests.helpers.synthesis import completion
+
+pytestmark = pytest.mark.fast
+
+STEP = Step(name="reply", prompt="{task}", max_tokens=50)
+REQUESTS = [step_request(STEP, {"task": f"Do {n}."}, f"{n:06}-reply", MODEL, 0) for n in range(6)]
+IDS = [each.custom_id for each in REQUESTS]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[AnswerJournal]:
+    opened = AnswerJournal(str(tmp_path / "out.jsonl.journal"))
+    yield opened
+    opened.close()
+
+
+class _Killed(Exception):
+    pass
+
+
+class Teacher:
+    """A fake endpoint. replies: (status, headers) of its first answers; then it answers all."""
+
+    def __init__(self, *replies: tuple[int, dict[str, str]]) -> None:
+        self.replies = list(replies)
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.waits: list[float] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.bodies.append(json.loads(request.content))
+        self.keys.append(request.headers.get("authorization"))
+        if self.replies:
+            status, headers = self.replies.pop(0)
+            return httpx.Response(status, headers=headers, json={"error": {"message": "too much"}})
+        return httpx.Response(200, json=completion("Done."))
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def client(self) -> SynthesisClient:
+        return SynthesisClient(
+            "http://teacher/v1",
+            "secret",
+            key_source="OPENAI_API_KEY",
+            sleep=self.sleep,
+            transport=httpx.MockTransport(self),
+        )
+
+
+async def test_an_engine_answers_at_batch_priority(journal: AnswerJournal) -> None:
+    client = FakeClient(says("Done."))
+    answers = JournaledAnswers(journal, EngineAnswerer(make_app(client).state.context), None)
+    async with asyncio.timeout(DEADLINE_S):
+        found = await answers(REQUESTS)
+    assert sorted(found) == IDS
+    assert {request.service_class for request in client.requests} == {ServiceClass.BATCH}
+    assert answers.num_computed == 6
+    assert answers.num_tokens == sum(each.usage.input_tokens + each.usage.output_tokens for each in found.values())
+
+
+async def test_nothing_is_computed_twice_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl.journal"
+    teacher = Teacher()
+
+    class Kills(TeacherAnswerer):
+        async def answer(self, requests: Any, store: Any) -> None:
+            await super().answer(requests[:4], store)
+            raise _Killed
+
+    journal = AnswerJournal(str(path))
+    async with aclosing(teacher.client()) as client:
+        with pytest.raises(_Killed):
+            await JournaledAnswers(journal, Kills(client, 1), None)(REQUESTS)
+        journal.close()
+        path.write_bytes(path.read_bytes()[:-20])  # the last line was not written whole
+        journal = AnswerJournal(str(path))
+        assert len(journal) == 3
+        answers = JournaledAnswers(journal, TeacherAnswerer(client, 1), None)
+        found = await answers(REQUESTS)
+    journal.close()
+    assert list(found) == IDS
+    assert answers.num_computed == 3
+    assert answers.num_tokens == 6 * 15
+    asked = [body["messages"][0]["content"] for body in teacher.bodies]
+    assert asked == [f"Do {n}." for n in (0, 1, 2, 3, 3, 4, 5)]
+    assert [json.loads(line)["custom_id"] for line in path.read_bytes().splitlines()] == IDS
+
+
+async def test_a_budget_stops_the_run_and_a_larger_one_continues(journal: AnswerJournal) -> None:
+    teacher = Teacher()
+    async with aclosing(teacher.client()) as client:
+        with pytest.raises(TokensSpent):
+            await JournaledAnswers(journal, TeacherAnswerer(client, 1), 40)(REQUESTS)
+        assert len(teacher.bodies) == 3
+        await JournaledAnswers(journal, TeacherAnswerer(client, 1), 100)(REQUESTS)
+    assert len(teacher.bodies) == 6
+
+
+async def test_refusals_are_answers_that_the_journal_does_not_keep(journal: AnswerJournal) -> None:
+    teacher = Teacher((400, {}))
+    async with aclosing(teacher.client()) as client:
+        answers = JournaledAnswers(journal, TeacherAnswerer(client, 1), None)
+        assert (await answers(REQUESTS[:1]))[IDS[0]].status_code == 400
+        assert len(journal) == 0
+        assert (await answers(REQUESTS[:1]))[IDS[0]].status_code == 200
+
+
+async def test_a_teacher_that_is_busy_is_asked_again_after_its_time(journal: AnswerJournal) -> None:
+    teacher = Teacher((429, {"retry-after": "7"}), (503, {}), (500, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}))
+    async with aclosing(teacher.client()) as client:
+        found = await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:1])
+    assert found[IDS[0]].is_completed
+    assert teacher.waits == [7, 2, 4]
+    assert set(teacher.keys) == {"Bearer secret"}
+
+
+@pytest.mark.parametrize(
+    ("replies", "message", "num_asked"),
+    [
+        ([(429, {"retry-after": "0"})] * 9, r"http://teacher answers 429 \(too much\); what is done is stored", 6),
+        ([(429, {"retry-after": "3600"})], r"wants to be asked again in 3,600 s; what is done is stored", 1),
+        ([(401, {})], r"answers 401: too much; check the key in OPENAI_API_KEY", 1),
+    ],
+)
+async def test_a_teacher_that_stays_away_ends_the_run(
+    journal: AnswerJournal, replies: list[tuple[int, dict[str, str]]], message: str, num_asked: int
+) -> None:
+    teacher = Teacher(*replies)
+    async with aclosing(teacher.client()) as client:
+        with pytest.raises(StartupError, match=message):
+            await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:2])
+    assert len(teacher.bodies) == num_asked
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[tuple[FakeClient, SynthesisClient]]:
+    """A server that runs batches, and a client of it that does not sleep long."""
+    fake = FakeClient(says("Done."))
+    app = make_app(fake)
+    client = SynthesisClient(
+        "http://server", None, key_source="", sleep=lambda _: asyncio.sleep(0.01), transport=httpx.ASGITransport(app)
+    )
+    async with batches_run(app), asyncio.timeout(DEADLINE_S), aclosing(client):
+        yield fake, client
+
+
+async def test_a_server_answers_by_batches_and_its_files_are_deleted(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient]
+) -> None:
+    fake, client = server
+    answers = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)
+    refused = StepRequest("000009-reply-x", {**REQUESTS[0].body, "max_completion_tokens": -1})
+    found = await answers([*REQUESTS[:3], refused])
+    assert [found[custom_id].status_code for custom_id in (*IDS[:3], refused.custom_id)] == [200, 200, 200, 400]
+    await answers(REQUESTS[3:])
+    assert {request.service_class for request in fake.requests} == {ServiceClass.BATCH}
+    assert len(fake.requests) == len(journal) == 6
+    batches = (await client.json("GET", "/v1/batches"))["data"]
+    assert [batch["metadata"] for batch in batches] == [{"synthesis": "run"}] * 2
+    assert (await client.json("GET", "/v1/files"))["data"] == []
+
+
+async def test_answers_of_a_batch_that_a_killed_run_left_are_used(
+    journal: AnswerJournal, server: tuple[FakeClient, SynthesisClient]
+) -> None:
+    fake, client = server
+
+    class Killed(SynthesisClient):
+        async def json(self, method: str, path: str, **given: Any) -> Any:
+            if path.startswith("/v1/batches/"):
+                raise _Killed
+            return await client.json(method, path, **given)
+
+    killed = Killed("http://server", None, key_source="")
+    async with aclosing(killed):
+        with pytest.raises(_Killed):
+            await JournaledAnswers(journal, BatchAnswerer(killed, "run"), None)(REQUESTS)
+    answers = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)
+    assert len(await answers(REQUESTS)) == len(fake.requests) == 6
+    again = JournaledAnswers(journal, BatchAnswerer(client, "run"), None)  # whose old batch has no files any more
+    await again([*REQUESTS, step_request(STEP, {"task": "More."}, "000007-reply", MODEL, 0)])
+    assert len(fake.requests) == 7
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("text\n")
+    with pytest.raises(StartupError, match="is not the journal of a synthesis"):
+        AnswerJournal(str(tmp_path / "a"))
+    assert (tmp_path / "a").read_text() == "text\n"

@@ -1,0 +1,145 @@
+"""`headrace synthesize`: its options, what it writes, and its exit codes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.errors import OptionError, StartupError
+from server.commands.synthesize import http_client
+from server.commands.synthesize.command import run
+from server.synthesis.recipe import built_in_recipes
+from tests.helpers.data_lines import chat, encoded, random_text
+from tests.helpers.synthesis import RECIPE, SEEDS, completion
+
+pytest.importorskip("rensa", reason="the extra 'data' is not installed")
+pytestmark = pytest.mark.fast
+
+TEACHER = ["--teacher-url", "http://teacher/v1", "--model", "wise", "--teacher-may-read", "seeds.txt"]
+
+
+class _Teacher:
+    """Answers like a model that invents another task each time; refuses the rest when `left` is 0."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+        self.left = 10_000
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        if not self.left:
+            return httpx.Response(429, headers={"retry-after": "9999"}, json={"error": {"message": "busy"}})
+        self.left -= 1
+        self.num_asked += 1
+        text = random_text(body["seed"], 8 if "response_format" in body else 30)
+        return httpx.Response(200, json=completion(json.dumps({"task": text}) if "response_format" in body else text))
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> _Teacher:
+    found = _Teacher()
+    client = httpx.AsyncClient
+
+    def connected(**given: Any) -> httpx.AsyncClient:
+        return client(**{**given, "transport": httpx.MockTransport(found)})
+
+    monkeypatch.setattr(http_client.httpx, "AsyncClient", connected)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    (tmp_path / "seeds.txt").write_text(SEEDS)
+    return tmp_path
+
+
+def _run(*more: str) -> int:
+    return run(["mine.yaml", "--input", "seeds.txt", "--out", "out.jsonl", *TEACHER, *more])
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(built_in_recipes())
+    assert run(["--show", "documents"]) == 0
+    assert capsys.readouterr().out == built_in_recipes()["documents"].read_text()
+    with pytest.raises(OptionError, match="no built-in recipe 'none'; there is documents"):
+        run(["--show", "none"])
+
+
+def test_a_stopped_run_continues_where_it_was(
+    folder: Path, teacher: _Teacher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher.left = 7
+    with pytest.raises(StartupError, match="what is done is stored"):
+        _run("--lines", "6", "--wave", "2")
+    partial = (folder / "out.jsonl").read_bytes()
+    teacher.left = 10_000
+    assert _run("--lines", "6", "--wave", "2", "--report", "report.json") == 0
+    resumed, num_asked = (folder / "out.jsonl").read_bytes(), teacher.num_asked
+    captured = capsys.readouterr()
+    assert "has 7 answers, which are not computed again" in captured.err
+    assert "no --against file" in captured.err
+    assert "written: 6 lines of 6 items; 180 tokens in 5 new answers" in captured.out
+    assert resumed.startswith(partial)
+    assert partial.count(b"\n") == 2
+
+    assert _run("--lines", "6", "--wave", "2") == 0  # once more computes nothing
+    assert teacher.num_asked == num_asked == 12
+    (folder / "out.jsonl.journal").unlink()
+    (folder / "out.jsonl").unlink()
+    assert _run("--lines", "6", "--wave", "2") == 0
+    assert (folder / "out.jsonl").read_bytes() == resumed
+    assert json.loads((folder / "report.json").read_bytes())["num_kept"] == 6
+
+
+@pytest.mark.usefixtures("teacher")
+def test_budgets_and_acceptance_stop_a_run_with_its_own_exit_code(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("--lines", "6", "--max-tokens", "100") == 3
+    assert "stopped: --max-tokens 100 are spent" in capsys.readouterr().err
+    (folder / "eval.jsonl").write_bytes(encoded(chat("Q?", "nothing of this")))
+    (folder / "mine.yaml").write_text(RECIPE.replace("check: new, field: task", "check: length, field: task, least: 9"))
+    assert _run("--against", "eval.jsonl") == 3
+    captured = capsys.readouterr()
+    assert "stopped: 0 of 32 items became lines, less than --min-acceptance 5%" in captured.err
+    assert "task is too short 32" in captured.out
+    assert "no --against" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mine.yaml"], "RECIPE or --out is missing"),
+        (["mine.yaml", "--out", "a.txt", "--input", "seeds.txt"], "a.txt is not a .jsonl file"),
+        (["mine.yaml", "--out", "a.jsonl", "--input", "a.jsonl"], "a.jsonl would be overwritten"),
+        (["mine.yaml", "--out", "no/a.jsonl", "--input", "seeds.txt"], "folder of no/a.jsonl does not exist"),
+        (["mine.yaml", "--out", "a.jsonl"], "needs files; give --input"),
+        (["mine.yaml", "--out", "mine.jsonl", "--input", "seeds.txt"], "mine.jsonl exists and has no journal"),
+        (["mine.yaml", "--out", "a.jsonl", "--set", "tone=kind"], "no variable 'tone' to set; there is language"),
+        (["mine.yaml", "--out", "a.jsonl", "--set", "tone"], "--set 'tone' must be NAME=VALUE"),
+        (["mine.yaml", "--out", "a.jsonl", "--server", "host"], "--server must begin with http"),
+        (["mine.yaml", "--out", "a.jsonl", "--server", "http://a", "--teacher-url", "http://b"], "both given"),
+        (["mine.yaml", "--out", "a.jsonl", "--teacher-may-read", "a"], "needs --teacher-url"),
+        (
+            ["mine.yaml", "--out", "a.jsonl", "--input", "seeds.txt", "--teacher-url", "http://b"],
+            "text of seeds.txt would be sent to http://b; allow it with --teacher-may-read seeds.txt",
+        ),
+        (["mine.yaml", "--out", "a.jsonl", "--min-acceptance", "2"], "it must be a number from 0 to 1"),
+    ],
+)
+def test_wrong_options_are_refused(folder: Path, arguments: list[str], message: str) -> None:
+    (folder / "mine.jsonl").touch()
+    with pytest.raises(OptionError, match=message):
+        run(arguments)
+
+
+@pytest.mark.usefixtures("folder")
+def test_near_duplicates_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(OptionError, match=r"near duplicates need rensa: pip install 'headrace\[data\]'"):
+        _run()

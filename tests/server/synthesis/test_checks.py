@@ -1,0 +1,53 @@
+"""Checks: which answers pass, and the reasons of the others."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from server.synthesis.checks import AnyCheck, Pool, first_fault
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize(
+    ("check", "values", "fault"),
+    [
+        ({"check": "occurs", "field": "q", "within": "d"}, {"q": "The “Red”  Fox", "d": "x the “red” fox y"}, None),
+        ({"check": "occurs", "field": "q", "within": "d"}, {"q": "a red dog", "d": "a red fox"}, "q is not in d"),
+        ({"check": "occurs", "field": "q", "within": "d"}, {"q": "red", "d": "red"}, "q is too short"),
+        ({"check": "least", "field": "n", "value": 4}, {"n": 4}, None),
+        ({"check": "least", "field": "n", "value": 4}, {"n": 3}, "n is too low"),
+        ({"check": "least", "field": "n", "value": 4}, {"n": "5"}, "n is too low"),
+        ({"check": "equals", "field": "b", "value": True}, {"b": True}, None),
+        ({"check": "equals", "field": "b", "value": True}, {"b": False}, "b is another"),
+        (
+            {"check": "differs", "field": "a", "other": "b"},
+            {"a": "one two three", "b": "One, two, three!"},
+            "a is as b",
+        ),
+        ({"check": "differs", "field": "a", "other": "b"}, {"a": "one two three", "b": "four two three"}, None),
+        ({"check": "length", "field": "a", "least": 2, "most": 3}, {"a": "one"}, "a is too short"),
+        ({"check": "length", "field": "a", "least": 2, "most": 3}, {"a": "one two"}, None),
+        ({"check": "length", "field": "a", "least": 2, "most": 3}, {"a": "1 2 3 4"}, "a is too long"),
+        ({"check": "lacks", "field": "a", "phrases": ["The Text"]}, {"a": "see the  text"}, "a has 'The Text'"),
+        ({"check": "lacks", "field": "a", "phrases": ["The Text"]}, {"a": "the textbook"}, None),
+    ],
+)
+def test_checks(check: dict[str, Any], values: dict[str, Any], fault: str | None) -> None:
+    assert first_fault([msgspec.convert(check, AnyCheck)], values, Pool()) == fault
+
+
+def test_new_texts_are_kept_apart_from_all_before() -> None:
+    check, pool = msgspec.convert({"check": "new", "field": "a"}, AnyCheck), Pool()
+    faults = [
+        first_fault([check], {"a": text}, pool)
+        for text in (
+            "name ten big red fruits",
+            "Name ten big, red trees!",
+            "name two of our oceans",
+            "",
+            "name ten trees",
+        )
+    ]
+    assert faults == [None, "a is not new", None, "a is empty", None]

@@ -1,0 +1,74 @@
+"""Recipes: built-in ones are valid, and faults of others are refused with what there is."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import OptionError
+from server.synthesis.recipe import built_in_recipes, filled, load_recipe
+from tests.helpers.synthesis import RECIPE
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("name", list(built_in_recipes()))
+def test_built_in_recipes_are_valid(name: str) -> None:
+    recipe, path = load_recipe(name, {})
+    assert recipe.name == name == path.stem
+    assert recipe.description
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: seeds,", "kind: seed,", r"source.kind: Invalid value 'seed'; there is seeds, documents"),
+        (
+            "examples: 2",
+            "exmples: 2",
+            r"source: it has the unknown field exmples; there is examples, accepted, files, words, passes",
+        ),
+        ("check: new", "check: fresh", r"steps.0..checks.0..check: .*'fresh'; there is new, occurs, least"),
+        ("- {name: reply", "- {nam: reply", r"steps.1.: it .*; there is name, prompt, system"),
+        (
+            '{task}"}\noutput',
+            '{tusk}"}\noutput',
+            r"step reply: prompt reads \{tusk\}; at this place there is examples, ",
+        ),
+        ('user: "{task}"', 'user: "{question}"', r"output: user reads \{question\}"),
+        ("field: task}", "field: reply}", r"step invent: the check new reads \{reply\}"),
+        (
+            "fields: {task: string}",
+            "fields: {task: text}",
+            r"step invent: field task has the type 'text'; there is str",
+        ),
+        ("fields: {task: string}", "fields: {language: string}", r"step invent: 'language' is taken or no name"),
+        ("- {name: reply", "- {temperature: 3, name: reply", r"step reply: temperature is 3; it must be from 0 to 2"),
+        ("output: {kind: chat", "output: {kind: chat, best: stars", r"output: best reads \{stars\}"),
+        ("variables:", "quality: [nice]\nvariables:", r"quality has 'nice'.*there are the groups gopher"),
+        ("source:", "source: [", r"line \d+: not valid YAML"),
+        ("output:", "outputs:", r"the file: it has the unknown field outputs; there is source, steps, output"),
+    ],
+)
+def test_faults_are_refused_with_what_there_is(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in RECIPE
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE.replace(old, new))
+    with pytest.raises(OptionError, match=f"recipe {path}: {message}"):
+        load_recipe(str(path), {})
+
+
+def test_a_recipe_that_is_not_there_is_refused_with_the_built_in_ones() -> None:
+    with pytest.raises(OptionError, match=r"cannot read the recipe nothing: .*one of documents"):
+        load_recipe("nothing", {})
+
+
+def test_variables_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(RECIPE)
+    assert load_recipe(str(path), {"language": "German"})[0].variables == {"language": "German"}
+    with pytest.raises(OptionError, match="no variable 'tone' to set; there is language"):
+        load_recipe(str(path), {"tone": "kind"})
+
+
+def test_other_braces_of_a_prompt_stay() -> None:
+    assert filled('{a} {"b": {c}} {d e}', {"a": 1, "c": "x"}) == '1 {"b": x} {d e}'

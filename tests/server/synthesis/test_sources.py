@@ -1,0 +1,64 @@
+"""Sources: the items of files, the same for the same seed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import OptionError, StartupError
+from server.synthesis.recipe import Documents, Seeds
+from server.synthesis.sources import open_source
+
+pytestmark = pytest.mark.fast
+
+
+def _written(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_examples_are_drawn_from_seeds_and_accepted_tasks(tmp_path: Path) -> None:
+    chats = [
+        {"messages": [{"role": "user", "content": f"seed {n}"}, {"role": "assistant", "content": "x"}]} for n in (1, 2)
+    ]
+    path = _written(tmp_path / "a.jsonl", "".join(f"{json.dumps(chat)}\n" for chat in chats))
+    source = Seeds(examples=2, accepted=1)
+    items = open_source(source, [path], 1)
+    assert items.texts == ["seed 1", "seed 2"]
+    (item,) = items.take(0, 1, [])
+    assert sorted(item.values["examples"].splitlines()) == sorted(item.values["examples"].splitlines())
+    assert {line[3:] for line in item.values["examples"].splitlines()} == {"seed 1", "seed 2"}
+    taken = items.take(0, 8, ["accepted"])
+    assert all("accepted" in each.values["examples"] for each in taken)
+    assert taken == open_source(source, [path], 1).take(0, 8, ["accepted"])
+    assert taken[3:5] == items.take(3, 2, ["accepted"])
+    assert taken != open_source(source, [path], 2).take(0, 8, ["accepted"])
+
+
+def test_documents_are_divided_at_paragraphs_and_sentences(tmp_path: Path) -> None:
+    text = "One two three.\n\nFour five.\n\nSix seven eight nine. Ten eleven twelve. Thirteen.\n"
+    path = _written(tmp_path / "a.md", text)
+    items = open_source(Documents(words=5, passes=2), [path], 0).take(0, 100, [])
+    parts = {item.values["document"]: item.origin for item in items}
+    assert parts == {
+        "One two three.\n\nFour five.": "a.md:1",
+        "Six seven eight nine.": "a.md:5",
+        "Ten eleven twelve. Thirteen.": "a.md:5",
+    }
+    assert len(items) == 6
+    assert open_source(Documents(words=5), [path], 0).take(3, 5, []) == []
+
+
+def test_faulty_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="needs files; give --input"):
+        open_source(Seeds(), [], 0)
+    with pytest.raises(StartupError, match="the seeds have 1 tasks, and 3 examples"):
+        open_source(Seeds(), [_written(tmp_path / "a.txt", "one\n")], 0)
+    with pytest.raises(OptionError, match=r"has the suffix \.pdf; \.jsonl, .* are read"):
+        open_source(Documents(), ["a.pdf"], 0)
+    with pytest.raises(OptionError, match=r"cannot read .*b\.md"):
+        open_source(Documents(), [str(tmp_path / "b.md")], 0)
+    with pytest.raises(StartupError, match="line 2: it has no text"):
+        open_source(Documents(), [_written(tmp_path / "c.jsonl", '{"text": "a"}\n{"messages": []}\n')], 0)
+    with pytest.raises(StartupError, match="has no lines"):
+        open_source(Documents(), [_written(tmp_path / "d.txt", "\n")], 0)

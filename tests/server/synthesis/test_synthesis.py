@@ -1,0 +1,149 @@
+"""Synthesis: items become lines step by step, and each that does not is counted with its reason."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.command_io.finetuning.job import TrainingMethod
+from server.finetuning.lines import read_training_line
+from server.jobs.answers import BodyAnswer
+from server.synthesis.counts import acceptance_table
+from server.synthesis.recipe import Step
+from server.synthesis.requests import StepRequest, Unusable, read_step_answer
+from server.synthesis.synthesis import Bounds
+from tests.helpers.data_lines import chat, encoded, random_text
+from tests.helpers.synthesis import RECIPE, completion, invents, lines_of, synthesis_of
+
+pytest.importorskip("rensa", reason="the extra 'data' is not installed")
+pytestmark = pytest.mark.fast
+
+
+async def test_lines_are_made_and_name_their_origin(tmp_path: Path) -> None:
+    synthesis, answers = synthesis_of(tmp_path, invents)
+    assert await synthesis.run() is None
+    lines = lines_of(synthesis)
+    assert len(lines) == 5
+    for line in lines:
+        assert line["metadata"].keys() == {"recipe", "seed", "item", "model", "fingerprint"}
+        assert (line["metadata"]["recipe"], line["metadata"]["fingerprint"]) == ("recipe", "print")
+        content, _ = read_training_line(json.dumps(line).encode(), TrainingMethod.SUPERVISED)
+        del line["metadata"]
+        assert read_training_line(json.dumps(line).encode(), TrainingMethod.SUPERVISED)[0] == content
+    first = answers.requests[0].body
+    assert first["messages"][0]["content"].startswith("In English: 1. ")
+    assert first["response_format"]["json_schema"]["schema"]["required"] == ["task"]
+    reply = next(each for each in answers.requests if "-reply-" in each.custom_id)
+    assert reply.body["messages"] == [{"role": "user", "content": random_text(0, 8)}]
+    assert "response_format" not in reply.body
+
+
+async def test_the_same_seed_makes_the_same_requests(tmp_path: Path) -> None:
+    runs = []
+    for seed in (1, 1, 2):
+        synthesis, answers = synthesis_of(tmp_path, invents, seed=seed)
+        await synthesis.run()
+        runs.append((answers.requests, lines_of(synthesis)))
+    assert runs[0] == runs[1]
+    assert not {each.custom_id for each in runs[0][0]} & {each.custom_id for each in runs[2][0]}
+
+
+async def test_answers_that_do_not_pass_are_counted_with_their_reasons(tmp_path: Path) -> None:
+    faulty = {0: "no JSON", 1: '{"other": 1}', 2: json.dumps({"task": "First old task of mine"}), 3: 400, 4: "[]"}
+
+    def script(request: StepRequest) -> str | int:
+        number = int(request.custom_id[:6])
+        if "-reply-" in request.custom_id and number in (6, 7):
+            return "" if number == 6 else random_text(8, 8)  # the task itself
+        return (
+            faulty.get(number, json.dumps({"task": random_text(number + 1, 8)}))
+            if "-inv" in request.custom_id
+            else invents(request)
+        )
+
+    synthesis, _ = synthesis_of(tmp_path, script)
+    assert await synthesis.run() is None
+    counts = synthesis.counts
+    assert counts["invent"].faults == {
+        "not valid JSON": 1,
+        "lacks a field": 2,
+        "task is not new": 1,
+        "refused by the server": 1,
+    }
+    assert counts["reply"].faults == {"empty": 1}
+    assert counts["filters"].faults == {"chat_echo": 1}
+    assert (counts["filters"].passed, synthesis.num_lines) == (5, 5)
+    assert "filters        6        5    83%  chat_echo 1" in acceptance_table(counts)
+
+
+async def test_lines_of_the_evaluation_and_near_duplicates_are_dropped(tmp_path: Path) -> None:
+    leak = random_text(900)
+    replies = {0: leak, 1: random_text(901), 2: random_text(901), 3: random_text(903)}
+    recipe = RECIPE.replace("    checks: [{check: new, field: task}]\n", "")
+
+    def script(request: StepRequest) -> str:
+        number = int(request.custom_id[:6])
+        return json.dumps({"task": f"Say it {number}."}) if "-invent-" in request.custom_id else replies[number]
+
+    bounds = Bounds(num_lines=4, min_acceptance=0, wave=4)
+    synthesis, _ = synthesis_of(tmp_path, script, recipe, bounds=bounds, evaluation=[(1, encoded(chat("Q?", leak)))])
+    with pytest.raises(KeyError):  # the script has four items
+        await synthesis.run()
+    assert synthesis.counts["filters"].faults == {"contaminated": 1, "near_duplicate": 1}
+    assert synthesis.num_lines == 2
+
+
+async def test_the_best_of_several_samples_is_chosen(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("{name: reply, ", "{name: reply, samples: 3, ").replace(
+        "output: {kind: chat,",
+        "  - {name: judge, prompt: '{reply}', fields: {score: integer}}\noutput: {kind: chat, best: score,",
+    )
+    texts = [random_text(n) for n in (1, 2, 3)]
+
+    def script(request: StepRequest) -> str:
+        if "-invent-" in request.custom_id:
+            return json.dumps({"task": "Do it."})
+        sample = int(request.custom_id[7])
+        return texts[sample] if "-reply-" in request.custom_id else json.dumps({"score": [2, 5, 3][sample]})
+
+    synthesis, answers = synthesis_of(tmp_path, script, recipe, bounds=Bounds(1, 0, 4))
+    assert await synthesis.run() is None
+    assert lines_of(synthesis)[0]["messages"][1]["content"] == texts[1]
+    seeds = {each.body["seed"] for each in answers.requests if "-reply-" in each.custom_id}
+    assert len(seeds) == 3
+
+
+async def test_a_run_stops_if_too_few_items_become_lines(tmp_path: Path) -> None:
+    bounds = Bounds(num_lines=100, min_acceptance=0.5, wave=7)
+    synthesis, _ = synthesis_of(tmp_path, lambda _: json.dumps({"task": "Always the same task."}), bounds=bounds)
+    assert (await synthesis.run() or "").startswith("1 of 21 items became lines, less than --min-acceptance 50%")
+
+
+async def test_a_run_stops_if_the_server_refuses_all_requests(tmp_path: Path) -> None:
+    synthesis, answers = synthesis_of(tmp_path, lambda _: 400)
+    assert await synthesis.run() == "the server refuses the requests: it is too long"
+    assert len(answers.requests) == 4
+
+
+async def test_a_run_ends_with_its_source(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("{kind: seeds, examples: 2}", "{kind: documents, words: 3}").replace(
+        "{examples}", "{document}"
+    )
+    synthesis, _ = synthesis_of(tmp_path, invents, recipe)
+    assert (await synthesis.run() or "").startswith("the source has no more items than 3")
+    assert synthesis.is_exhausted
+    assert {line["metadata"]["origin"] for line in lines_of(synthesis)} == {"in.txt:1", "in.txt:3", "in.txt:5"}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (completion("a b", "length"), "cut off"),
+        ({"choices": []}, "not a chat completion"),
+        ({}, "not a chat completion"),
+    ],
+)
+def test_answers_that_are_no_whole_texts_are_dropped(body: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Unusable, match=reason):
+        read_step_answer(Step(name="reply", prompt="x"), BodyAnswer("", 200, json.dumps(body).encode()))
