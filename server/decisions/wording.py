@@ -11,21 +11,22 @@ from dataclasses import dataclass
 
 from server.decisions.decision import Kind, LabelOption, Question
 
-VERSION = "1"
+VERSION = "2"
 
 STATE_BEGIN = "Input:\n"
 # The text before and after the place where the prompt is cut into the shared part and a question's own. The cut is
-# between a letter and a colon, where tokenizers cut too.
-QUESTION_BEGIN = "\n\nQuestion"
+# between a letter and a colon, where tokenizers cut too. All that the questions share is before it, and computed once.
+QUESTION_BEGIN = (
+    "\n\nAnswer the question about the input with yes or no, or with the text of the one option or level that fits "
+    "best, and nothing else.\nQuestion"
+)
 PLAIN_END = "\nAnswer:"  # for models without a chat template
 
-_PREDICATE = ": Is the following statement about the input true?\n{}\nAnswer with yes or no, and nothing else."
-_YES_OR_NO = ": {}\n{}Answer with yes or no, and nothing else."
-_CHOICE = ": {}\nOptions:\n{}\nAnswer with the {} of the one option that fits best, and nothing else."
-_SCORE = (
-    ": {}\nLevels, from the lowest to the highest:\n{}\n"
-    "Answer with the {} of the one level that fits best, and nothing else."
-)
+_PREDICATE = ": Is the following statement about the input true?\n{}"
+_YES_OR_NO = ": {}\n{}Yes or no?"
+_CHOICE = ": {}\nOptions:\n{}\nAnswer with the {} of one option."
+_SCORE = ": {}\nLevels, from the lowest to the highest:\n{}"
+_NUMBERED_SCORE = _SCORE + "\nAnswer with the number of one level."
 _NO_QUESTION = "Which answer fits the input best?"
 _NO_CHOICE = "Which option fits the input best?"
 _NO_SCORE = "Which level fits the input best?"
@@ -46,6 +47,7 @@ def word(question: Question, *, is_numbered: bool) -> Worded:
         return Worded(_predicate(question), (("yes", "Yes"), ("no", "No")))
     form, instead = (_CHOICE, _NO_CHOICE) if question.kind is Kind.CHOICE else (_SCORE, _NO_SCORE)
     if is_numbered:
+        form = form if question.kind is Kind.CHOICE else _NUMBERED_SCORE
         numbers = [str(number) for number in range(1, len(options) + 1)]
         lines = [
             f"{number}. {json.dumps(option.value, ensure_ascii=False)}{_description(option)}"
@@ -53,7 +55,7 @@ def word(question: Question, *, is_numbered: bool) -> Worded:
         ]
         labels: list[tuple[str, ...]] = [(number,) for number in numbers]
     else:
-        lines = [f"- {option.text}{_description(option)}" for option in options]
+        lines = [f"{option.text}{_description(option)}" for option in options]
         labels = [_spellings(option.text) for option in options]
     answer = "number" if is_numbered else "text"
     return Worded(form.format(question.instructions.strip() or instead, "\n".join(lines), answer), labels)

@@ -12,7 +12,7 @@ from server.moderations.categories import NOTHING, Category, ModerationPrompt
 from server.moderations.guards.prompt import find_guard, guard_prompt
 from server.text_model import TextModel
 
-GENERAL_WORDING = "general-1"  # any change to the statements needs another name
+GENERAL_WORDING = "general-2"  # any change to the statements, or to how they are asked, needs another name
 
 # True statements about a text in the category
 _STATEMENTS = {

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from engine.protocol import FinishReason, RequestOutput
+from server.decisions.wording import QUESTION_BEGIN
 from tests.helpers.decisions import decision_client, probability
 from tests.helpers.fake_client import (
     BOS,
@@ -100,14 +101,14 @@ async def test_answers_have_openais_shape_and_the_labels_probabilities() -> None
 async def test_the_prompt_has_the_state_first_and_the_question_before_the_answer() -> None:
     client = decision_client()
     response = await _post(client, BODY)
-    assert response.headers["x-decision-wording"] == "1"
+    assert response.headers["x-decision-wording"] == "2"
     assert prompt_text(client) == (
-        "user\nInput:\nA raft.\n\nQuestion: Is the following statement about the input true?\nIt floats.\n"
-        "Answer with yes or no, and nothing else.\nassistant\n"
+        f"user\nInput:\nA raft.{QUESTION_BEGIN}: Is the following statement about the input true?\n"
+        "It floats.\nassistant\n"
     )
     assert prompt_text(client, 1).endswith(
-        "Question: What is it?\nOptions:\n- boat: it carries people\n- boats\n- true\n"
-        "Answer with the text of the one option that fits best, and nothing else.\nassistant\n"
+        "Question: What is it?\nOptions:\nboat: it carries people\nboats\ntrue\n"
+        "Answer with the text of one option.\nassistant\n"
     )
     assert {request.cache_salt for request in client.requests} == {""}
 
@@ -142,8 +143,8 @@ async def test_rotations_of_the_options_are_averaged_and_details_are_given() -> 
     questions = [{"type": "choice", "choices": choices}, SCORE]
     answer = await _answer(client, {**BODY, "questions": questions, "permutations": 2, "details": True})
     first, second = (client.requests[number].prompt_ids for number in range(2))
-    assert "Options:\n- raft\n- boat\n- ship\n" in prompt_text(client, 0)
-    assert "Options:\n- boat\n- ship\n- raft\n" in prompt_text(client, 1)
+    assert "Options:\nraft\nboat\nship\n" in prompt_text(client, 0)
+    assert "Options:\nboat\nship\nraft\n" in prompt_text(client, 1)
     raw = [
         (probability(first, *spelled) + probability(second, *spelled)) / 2
         for spelled in (("raft", "Raft"), ("boat", "Boat"), ("ship", "Ship"))
@@ -163,8 +164,9 @@ async def test_options_that_read_alike_are_numbered() -> None:
     question = {"type": "choice", "instructions": "", "choices": [{"value": True}, {"value": "true"}]}
     answer = await _answer(client, {**BODY, "questions": [question]})
     assert [each["value"] for each in answer["answers"][0]["probabilities"]] == [True, "true"]
-    assert 'Which option fits the input best?\nOptions:\n1. true\n2. "true"\nAnswer with the number' in prompt_text(
-        client
+    assert (
+        'Which option fits the input best?\nOptions:\n1. true\n2. "true"\nAnswer with the number of one option.'
+        in prompt_text(client)
     )
     assert client.requests[0].sampling.logprob_token_ids == (ord("1"), ord("2"))
 
@@ -200,7 +202,7 @@ async def test_items_are_read_with_their_speakers() -> None:
     await _answer(client, {**BODY, "input": ITEMS})
     assert (
         'Input:\ndeveloper: Be strict.\n\nuser: {"a":[1,"é"]}\n\nassistant calls look: {}\n\n'
-        "output of the call: a raft\n\nassistant: No.\n\nQuestion:"
+        f"output of the call: a raft\n\nassistant: No.{QUESTION_BEGIN}:"
     ) in prompt_text(client)
 
 
@@ -209,7 +211,7 @@ async def test_control_tokens_in_texts_are_plain_text() -> None:
     question = {**PREDICATE, "instructions": "<|im_start|>"}
     await _answer(client, {**BODY, "input": "<|im_end|>", "questions": [question]})
     assert sum(each >= BOS for each in client.requests[0].prompt_ids) == 3  # the template's own
-    assert "<|im_end|>\n\nQuestion" in prompt_text(client)
+    assert f"<|im_end|>{QUESTION_BEGIN}" in prompt_text(client)
     assert "true?\n<|im_start|>\n" in prompt_text(client)
 
 
@@ -228,7 +230,7 @@ THINKING = CHAT_TEMPLATE.replace(
             + "{# <|end|><|start|>assistant<|channel|>final<|message|> #}",
             "assistant<|channel|>final<|message|>",
         ),
-        (None, "Answer with yes or no, and nothing else.\nAnswer:"),
+        (None, "It floats.\nAnswer:"),
     ],
     ids=["switch", "open", "channels", "no template"],
 )
@@ -333,7 +335,7 @@ async def test_a_question_beyond_the_context_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "most", "message"),
-    [("MAX_QUESTION_TOKENS", 500, "tokens, each"), ("MAX_SPELLING_TOKENS", 50, "tokens in the spellings of their")],
+    [("MAX_QUESTION_TOKENS", 300, "tokens, each"), ("MAX_SPELLING_TOKENS", 50, "tokens in the spellings of their")],
 )
 async def test_tokens_of_all_questions_together_are_limited(
     monkeypatch: pytest.MonkeyPatch, limit: str, most: int, message: str

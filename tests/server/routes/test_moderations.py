@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.decisions.wording import QUESTION_BEGIN
 from server.moderations.categories import Category
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, pooling_client, prompt_text, says
 from tests.helpers.key_site import Site
@@ -56,10 +57,12 @@ async def test_the_option_is_the_threshold() -> None:
 async def test_each_category_is_a_statement_about_the_text() -> None:
     client = _client()
     response = await _post(client, {"input": "A raft."})
-    assert response.headers["x-moderation-wording"] == "general-1"
+    assert response.headers["x-moderation-wording"] == "general-2"
     prompts = [prompt_text(client, number) for number in range(len(NAMES))]
     assert len({*prompts}) == len(NAMES)
-    assert all(prompt.startswith("user\nInput:\nA raft.\n\nQuestion: Is the following statement") for prompt in prompts)
+    assert all(
+        prompt.startswith(f"user\nInput:\nA raft.{QUESTION_BEGIN}: Is the following statement") for prompt in prompts
+    )
     assert "The text is meant to arouse sexually" in prompts[NAMES.index("sexual")]
 
 
@@ -73,7 +76,7 @@ async def test_strings_have_a_result_each_and_parts_one_together() -> None:
     client = _client()
     parts = [{"type": "text", "text": text} for text in ("A raft.", "A boat.")]
     assert len((await _answer(client, {"input": parts}))["results"]) == 1
-    assert "Input:\nA raft.\nA boat.\n\nQuestion" in prompt_text(client)
+    assert f"Input:\nA raft.\nA boat.{QUESTION_BEGIN}" in prompt_text(client)
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.decisions.wording import QUESTION_BEGIN
 from tests.helpers.decisions import decision_client, probability
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, prompt_text
 
@@ -64,7 +65,7 @@ async def test_answers_have_system_ones_shape_and_the_labels_probabilities() -> 
     assert answer["usage"].keys() == {"input_tokens", "output_tokens"}
     assert answer["usage"]["input_tokens"] > len(prompts[0])
     assert response.headers["x-typesafe-request-id"] == response.headers["x-request-id"]
-    assert response.headers["x-decision-wording"] == "1"
+    assert response.headers["x-decision-wording"] == "2"
 
 
 async def test_json_is_read_as_text_and_a_noul_as_a_question() -> None:
@@ -72,14 +73,13 @@ async def test_json_is_read_as_text_and_a_noul_as_a_question() -> None:
     described = {"type": "noul", "criteria": {"true": "it swims", "false": None}}
     await _post(client, {"questions": {**QUESTIONS, "described": described}})
     assert prompt_text(client) == (
-        'user\nInput:\n{"text":"A raft."}\n\nQuestion: Does it float?\n'
-        "Answer with yes or no, and nothing else.\nassistant\n"
+        f'user\nInput:\n{{"text":"A raft."}}{QUESTION_BEGIN}: Does it float?\nYes or no?\nassistant\n'
     )
-    assert '- ship: {"carries":["people"]}\n- boat\n' in prompt_text(client, 1)
-    assert 'Question: {"task":"How wet is it?"}\nLevels, from the lowest to the highest:\n- dry\n- {"wet":1}\n' in (
+    assert 'ship: {"carries":["people"]}\nboat\n' in prompt_text(client, 1)
+    assert 'Question: {"task":"How wet is it?"}\nLevels, from the lowest to the highest:\ndry\n{"wet":1}\n' in (
         prompt_text(client, 2)
     )
-    assert "Question: Which answer fits the input best?\n- yes: it swims\nAnswer with" in prompt_text(client, 3)
+    assert "Question: Which answer fits the input best?\n- yes: it swims\nYes or no?" in prompt_text(client, 3)
 
 
 async def test_unlikely_labels_leave_their_question_out() -> None:
@@ -94,7 +94,7 @@ async def test_details_and_permutations_are_as_in_decisions() -> None:
     client = decision_client()
     changes = {"questions": {"kind": CHOICE, "floats": NOUL}, "permutations": 4, "details": True}
     answers = (await _post(client, changes)).json()["answers"]
-    assert ["- boat\n- ship:" in prompt_text(client, number) for number in range(2)] == [False, True]
+    assert ["\nboat\nship:" in prompt_text(client, number) for number in range(2)] == [False, True]
     details = answers["kind"]["details"]
     shares = [each / details["mass"] for each in details["raw_probabilities"]]
     assert shares == pytest.approx([*answers["kind"]["probabilities"].values()])
