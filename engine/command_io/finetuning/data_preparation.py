@@ -1,6 +1,7 @@
 """PreparationOptions: the steps that prepare training files before they are trained on."""
 
 import enum
+from typing import Any
 
 import msgspec
 
@@ -18,7 +19,8 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     evaluation files. quality: groups and names of rules. languages: those to keep; all if empty. max_removed: largest
     share of lines that may be removed. validation_share: share of the kept lines that become a validation file; only of
     the command, since a job has a validation file of its own. max_perplexity, min_ifd, max_ifd: bounds of the scores
-    by a model, as numbers or percentiles such as "p95"; only of the command."""
+    by a model, as numbers or percentiles such as "p95". judge: a grader in OpenAI's form, with min_score. These
+    are only of the command."""
 
     dedup: Dedup = Dedup.NEAR
     dedup_threshold: float = 0.8
@@ -30,6 +32,8 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     max_perplexity: str | None = None
     min_ifd: str | None = None
     max_ifd: str | None = None
+    judge: dict[str, Any] | None = None
+    min_score: float | None = None
     max_removed: float = 0.5
     validation_share: float = 0.0
 

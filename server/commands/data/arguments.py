@@ -117,6 +117,8 @@ def _add_prepare(parser: Parser) -> None:
         metavar="ORDER",
         help="Order of the lines in --out: file, or difficulty, the smallest perplexity first (default: file).",
     )
+    add("--judge", metavar="FILE", help="JSON file of a grader; lines whose answers it scores too low are removed.")
+    add("--min-score", type=float, metavar="N", help="Least score by --judge.")
     outputs = parser.add_argument_group("Split, mixture and tokens")
     add = outputs.add_argument
     add("--validation", metavar="FILE", help="File for validation lines, of which no near duplicate is in --out.")

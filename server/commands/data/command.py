@@ -2,14 +2,18 @@
 
 import argparse
 import contextlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from engine.command_io.finetuning.data_preparation import PreparationOptions
+from engine.command_io.finetuning.graders.definitions import needed_models
+from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
 from engine.command_io.progress import foreground_progress
 from engine.errors import InvalidRequest, OptionError, StartupError
@@ -24,7 +28,8 @@ from server.data.quality import RULES
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
 from server.data.splitting import draw_keys, mixed, validation_lines
-from server.finetuning.scores.bounds import by_difficulty, needs_scores, remove_beyond
+from server.finetuning.jobs.requested_grader import check_samples
+from server.finetuning.scores.bounds import by_difficulty, needs_scores
 from server.live.machine import MachineSampler
 
 _MAX_SHOWN = 10  # faults
@@ -71,12 +76,16 @@ def _prepare(arguments: argparse.Namespace) -> int:
         report = preparation.finish()
         _check_removed(preparation, report, arguments)
         scores = None
-        if needs_scores(options) or arguments.order == "difficulty":
-            from server.commands.data.scoring import score_lines
+        needs_perplexity = needs_scores(options) or arguments.order == "difficulty"
+        if needs_perplexity or options.judge is not None:
+            from server.commands.data.scoring import apply_scores
 
-            scores = score_lines(arguments.model, preparation.kept, files)
-            remove_beyond(preparation, scores)
-            _check_removed(preparation, report, arguments)
+            scores = apply_scores(
+                arguments.model,
+                preparation,
+                has_bounds=needs_perplexity,
+                check_removed=lambda: _check_removed(preparation, report, arguments),
+            )
         train, valid = _divided(preparation, report, arguments)
         if scores is not None and arguments.order == "difficulty":
             train = by_difficulty(train, scores)
@@ -132,6 +141,8 @@ def _options(arguments: argparse.Namespace) -> PreparationOptions:
             raise OptionError("--order difficulty needs --model, the model that scores the lines; give both")
     names = set(PreparationOptions.__struct_fields__)
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    if arguments.judge is not None or arguments.min_score is not None:
+        given["judge"] = _judge(arguments)
     if arguments.validation is not None:
         given.setdefault("validation_share", _DEFAULT_SHARE)
     options = msgspec.convert(given, PreparationOptions)
@@ -141,6 +152,29 @@ def _options(arguments: argparse.Namespace) -> PreparationOptions:
         flag = f"--{(error.param or '').replace('_', '-')}"
         raise OptionError(f"{flag}{str(error).removeprefix(error.param or '')}") from None
     return options
+
+
+def _judge(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the JSON of the grader that judges. Raises OptionError."""
+    path: str | None = arguments.judge
+    if path is None or arguments.min_score is None:
+        raise OptionError("--judge, a file with a grader, and --min-score, its least score, need each other; give both")
+    if not math.isfinite(arguments.min_score):
+        raise OptionError(f"--min-score is {arguments.min_score}; give a number")
+    try:
+        body = msgspec.json.decode(Path(path).expanduser().read_bytes(), type=dict[str, Any])
+        grader = parse_grader(body, "the grader")
+        check_samples(grader, "the grader")
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror}; give another file for --judge") from error
+    except (msgspec.DecodeError, InvalidRequest) as error:
+        raise OptionError(f"--judge {path}: {error}") from None
+    models = needed_models(grader)
+    if models and arguments.model is None:
+        raise OptionError(f"--judge {path} asks {models[0]}; name with --model the model that answers as {models[0]}")
+    if len(models) > 1:
+        raise OptionError(f"--judge {path} asks the models {', '.join(models)}, and one is loaded; let it ask one")
+    return body
 
 
 def _check_weights(weights: list[float] | None, files: list[str]) -> None:

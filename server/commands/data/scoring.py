@@ -1,22 +1,28 @@
-"""score_lines: scores of lines by a model that is loaded for them, at the priority of batch lines."""
+"""apply_scores: the steps of a preparation that need a model, which is loaded for them, or a judge."""
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from engine.command_io.finetuning.items import Passage
+from engine.command_io.finetuning.graders.definitions import Grader, needed_models
+from engine.command_io.finetuning.graders.grading import Grade
+from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.errors import EngineStopped, StartupError
 from server.commands.alone import Interrupted, LineProgress, run_alone
 from server.commands.options.sources import resolve_options
-from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine
+from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine, Preparation
 from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import InvalidLine
 from server.finetuning.rendering import Renderer
-from server.finetuning.scores.bounds import Scores
+from server.finetuning.scores.bounds import Scores, remove_beyond
+from server.finetuning.scores.judge import AskChat, grade_line, remove_below
 from server.finetuning.scores.line_scores import COMPLETIONS, LineScore, LineScorer
+from server.finetuning.scoring import ENDPOINT
+from server.jobs.answers import BodyAnswer
 from server.text.chat_templates.processes import TemplateProcesses
 
 if TYPE_CHECKING:
@@ -25,15 +31,41 @@ if TYPE_CHECKING:
 _LINES_PER_SLOT = 2  # of the engine, so that a finished line is immediately followed by another
 
 
-def score_lines(model: str, lines: Sequence[KeptLine], files: Sequence[str]) -> Scores:
-    """Load the model and return the scores of the lines. Raises StartupError for a model that cannot be loaded, and
-    FaultyLines for lines that a job would refuse."""
+def apply_scores(
+    model: str | None, preparation: Preparation, *, has_bounds: bool, check_removed: Callable[[], None]
+) -> Scores:
+    """Load the model, unless no step needs it; remove the lines beyond the bounds of its scores, and then those that
+    the judge scores too low. Return the scores, without bounds none.
+
+    check_removed: called after each step. Raises StartupError for a model that cannot be loaded, and FaultyLines for
+    lines that a job would refuse.
+    """
+    judge = preparation.options.judge
+    grader = None if judge is None else parse_grader(judge, "judge")
+    models = [] if grader is None else needed_models(grader)
+    if grader is not None and not has_bounds and not models:
+        asyncio.run(_judge(preparation, grader, _answer_nothing, 1, lambda _: None))
+        check_removed()
+        return {}
+    assert model is not None
     server, engine = resolve_options({"model": model}, os.environ, None)
-    progress = LineProgress(server, len(lines))
+    if models:
+        server = dataclasses.replace(server, served_model_name=tuple(models))
+    scoring, judging = (LineProgress(server, len(preparation.kept)) for _ in range(2))
 
     async def work(context: "ServerContext") -> Scores:
-        with progress:
-            return await _scored(context, lines, files, progress)
+        num_parallel = _LINES_PER_SLOT * context.models.default.client.info.max_num_seqs
+        scores: Scores = {}
+        if has_bounds:
+            with scoring:
+                scores = await _scored(context, preparation, num_parallel, scoring.show)
+            remove_beyond(preparation, scores)
+            check_removed()
+        if grader is not None:
+            with judging:
+                await _judge(preparation, grader, _asker(context, ENDPOINT), num_parallel, judging.show)
+            check_removed()
+        return scores
 
     async def run(templates: TemplateProcesses) -> Scores:
         remedy = "nothing was written; run the same command again"
@@ -44,50 +76,84 @@ def score_lines(model: str, lines: Sequence[KeptLine], files: Sequence[str]) -> 
             return asyncio.run(run(templates))
         except Interrupted as interrupted:
             raise SystemExit(interrupted.exit_code) from None
+        except EngineStopped as error:
+            raise StartupError("the engine was stopped; nothing was written") from error
 
 
-async def _scored(
-    context: "ServerContext", lines: Sequence[KeptLine], files: Sequence[str], progress: LineProgress
-) -> Scores:
+def _asker(context: "ServerContext", path: str) -> AskChat:
+    """Return a function that answers bodies at the priority of batch lines."""
     from server.batches.running import run_body
     from server.keys.caller import ANYBODY
 
-    model = context.models.default
+    return lambda body: run_body(context, ANYBODY, path, body)
+
+
+async def _answer_nothing(_: dict[str, Any]) -> BodyAnswer:
+    raise AssertionError("a grader without models asks nothing")
+
+
+async def _judge(
+    preparation: Preparation, grader: Grader, ask: AskChat, num_parallel: int, show: Callable[[int], None]
+) -> None:
+    """Grade the kept lines, and remove those with a score below `min_score`."""
+    least = preparation.options.min_score
+    assert least is not None
+    grades: dict[tuple[int, int], Grade | None] = {}
+
+    async def grade(line: KeptLine) -> None:
+        grades[line.file, line.number] = await grade_line(grader, line, ask)
+        show(len(grades))
+
+    await _in_parallel(preparation.kept, grade, num_parallel)
+    remove_below(preparation, grades, least)
+
+
+async def _scored(
+    context: "ServerContext", preparation: Preparation, num_parallel: int, show: Callable[[int], None]
+) -> Scores:
+    model, files = context.models.default, preparation.files
     info = model.client.info
     if not info.generates:
         raise StartupError(f"{model.name} pools texts; --model must generate text to score lines")
     maker = ExampleMaker(Renderer(await model.text_model(), info.max_model_len - 1), None)
-    scorer = LineScorer(lambda body: run_body(context, ANYBODY, COMPLETIONS, body), model.name, maker)
+    scorer = LineScorer(_asker(context, COMPLETIONS), model.name, maker)
     scores: dict[tuple[int, int], LineScore | None] = {}
     faults: list[DataFault] = []
     tokenizing = asyncio.Lock()  # the maker is for one thread at a time
 
-    async def score_some(left: Iterator[KeptLine]) -> None:
-        for line in left:
-            passages: list[Passage] = []
-            try:
-                async with tokenizing:
-                    passages = await asyncio.to_thread(scorer.passages, line)
-            except InvalidLine as error:
-                name = f"{files[line.file]}, " if len(files) > 1 else ""
-                faults.append(DataFault(f"{name}line {line.number}", line.number, str(error)))
+    async def score(line: KeptLine) -> None:
+        try:
+            async with tokenizing:
+                passages = await asyncio.to_thread(scorer.passages, line)
+        except InvalidLine as error:
+            name = f"{files[line.file]}, " if len(files) > 1 else ""
+            faults.append(DataFault(f"{name}line {line.number}", line.number, str(error)))
             if len(faults) >= MAX_FAULTS:
-                return
-            scores[line.file, line.number] = await scorer.score(line, passages)
-            progress.show(len(scores))
+                raise FaultyLines(faults) from None
+            return
+        scores[line.file, line.number] = await scorer.score(line, passages)
+        show(len(scores))
 
-    left = iter(lines)
-    workers = [
-        asyncio.create_task(score_some(left)) for _ in range(min(_LINES_PER_SLOT * info.max_num_seqs, len(lines)))
-    ]
-    try:
-        await asyncio.gather(*workers)
-    except EngineStopped as error:
-        raise StartupError("the engine was stopped; nothing was written") from error
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+    await _in_parallel(preparation.kept, score, num_parallel)
     if faults:
         raise FaultyLines(faults)
     return scores
+
+
+async def _in_parallel(
+    lines: Sequence[KeptLine], one: Callable[[KeptLine], Awaitable[None]], num_parallel: int
+) -> None:
+    """Await `one` for each line, `num_parallel` at a time; the first exception ends all."""
+    left = iter(lines)
+
+    async def some() -> None:
+        for line in left:
+            await one(line)
+
+    tasks = [asyncio.create_task(some()) for _ in range(min(num_parallel, len(lines)))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

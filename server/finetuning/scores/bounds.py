@@ -26,7 +26,7 @@ def remove_beyond(preparation: Preparation, scores: Scores) -> None:
                 values[index] = value
         ordered = sorted(values.values())
         if ordered:
-            report.scores[name] = _spread(ordered)
+            report.scores[name] = score_spread(ordered)
         for field, rule, is_most in SCORE_BOUNDS[name]:
             given = getattr(options, field)
             if given is None or not ordered:
@@ -58,12 +58,8 @@ def needs_scores(options: PreparationOptions) -> bool:
     return any(getattr(options, field) is not None for bounds in SCORE_BOUNDS.values() for field, _, _ in bounds)
 
 
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest value that `share` percent of the values do not exceed."""
-    return ordered[max(0, math.ceil(share / 100 * len(ordered)) - 1)]
-
-
-def _spread(ordered: Sequence[float]) -> ScoreSpread:
+def score_spread(ordered: Sequence[float]) -> ScoreSpread:
+    """Return the distribution of sorted values, at least one."""
     return ScoreSpread(
         num=len(ordered),
         least=ordered[0],
@@ -71,3 +67,8 @@ def _spread(ordered: Sequence[float]) -> ScoreSpread:
         p95=_percentile(ordered, 95),
         most=ordered[-1],
     )
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the smallest value that `share` percent of the values do not exceed."""
+    return ordered[max(0, math.ceil(share / 100 * len(ordered)) - 1)]

@@ -130,3 +130,71 @@ def test_a_model_that_generates_no_text_is_refused(monkeypatch: pytest.MonkeyPat
     _use(pooling_client, monkeypatch)
     with pytest.raises(StartupError, match="pools texts; --model must generate text to score lines"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m", "--quality", "--max-perplexity", "p20"])
+
+
+_CHECK = {"type": "string_check", "name": "rhymes", "operation": "like", "input": "{{sample.output_text}}"}
+
+
+def test_a_judge_without_a_model_needs_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "run_alone", None)
+    lines = [
+        {"prompt": "a", "completion": "ab"},
+        {"prompt": "b", "completion": "a"},
+        {"prompt": "c", "completion": "c"},
+    ]
+    (folder / "in.jsonl").write_bytes(encoded(*lines))
+    (folder / "judge.json").write_text(json.dumps({**_CHECK, "reference": "{{item.question}}"}))
+    command = "prepare in.jsonl --out out.jsonl --quality --judge judge.json --min-score 0.5 --report report.json"
+    assert run(command.split()) == 0
+    assert _removed(folder) == {"judge": (1, 3, "score 0; at least 0.5")}
+    assert json.loads((folder / "report.json").read_text())["scores"]["judge"]["num"] == 3
+
+
+def test_a_model_judges_the_lines_that_its_perplexity_leaves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def scored(request: EngineRequest) -> list[Step]:
+        if request.sampling.prompt_logprobs is not None:
+            return _predicts(request)
+        prompt = bytes(each for each in request.prompt_ids if each < 256).decode()
+        asked.append(prompt)
+        score = b"1" if "aa" in prompt else b"7" if "bb" in prompt else b"9"
+        return [RequestOutput(id=request.id, new_ids=list(score), finish_reason=FinishReason.STOP)]
+
+    _use(lambda: FakeClient(scored, engine_info(max_model_len=200)), monkeypatch)
+    judge = {
+        "type": "score_model",
+        "name": "good",
+        "model": "tiny",
+        "input": [{"role": "user", "content": "{{item.question}} {{sample.output_text}}"}],
+        "range": [0, 9],
+    }
+    (folder / "judge.json").write_text(json.dumps(judge))
+    assert _kept(folder, "--max-perplexity p30 --judge judge.json --min-score 5") == "bc"
+    assert len(asked) == 3
+    assert _removed(folder)["judge"] == (1, 3, "score 1; at least 5")
+    with pytest.raises(StartupError, match=r"10 of 10 lines were removed \(perplexity 7, judge 3\)"):
+        _kept(folder, "--max-perplexity p30 --judge judge.json --min-score 9.5")
+    with pytest.raises(OptionError, match=r"asks tiny; name with --model the model"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--judge", "judge.json", "--min-score", "1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (
+            "{}",
+            "--judge judge.json",
+            "--judge, a file with a grader, and --min-score, its least score, need",
+        ),
+        ("{}", "--min-score 1", "need each other"),
+        ("{}", "--judge judge.json --min-score nan", "--min-score is nan"),
+        ("[]", "--judge judge.json --min-score 1", "--judge judge.json: Expected `object`"),
+        ('{"type": "magic"}', "--judge judge.json --min-score 1", "--judge judge.json: the grader"),
+        ("{}", "--judge no.json --min-score 1", "cannot read no.json: No such file"),
+    ],
+)
+def test_wrong_judges_are_refused(folder: Path, content: str, options: str, message: str) -> None:
+    (folder / "judge.json").write_text(content)
+    with pytest.raises(OptionError, match=re.escape(message)):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", *options.split()])
