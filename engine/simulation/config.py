@@ -29,7 +29,11 @@ class SimulateConfig:
     rate_factor: float = _load(1.0, "With a trace: how many times as fast its requests come.", minimum=0.000001)
     seed: int = _load(0, "Seed of the load and of the policy; the same seed gives the same results.", minimum=0)
     replicas: int = _fleet(1, "Number of servers behind one front.", minimum=1)
-    policy: str = _fleet("round_robin", "How the front chooses a server; POLICIES.", metavar="NAME")
+    policy: str = _fleet(
+        "round_robin",
+        "How the front chooses a server: POLICIES, or a Python file of your own.",
+        metavar="{NAME,FILE.py}",
+    )
     hardware: str = _fleet(
         "this",
         "Hardware of each server: 'this' machine, measured now; a file of --save-hardware; or a card by its published "

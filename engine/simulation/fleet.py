@@ -1,7 +1,7 @@
 """Fleet: several replicas behind one front, through which the requests of a trace come."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
@@ -37,19 +37,58 @@ class RequestFate:
 
 
 class FleetReplica:
-    """A replica as the front sees it."""
+    """A replica as the front sees it: by the requests that it has sent there, and the answers that came back.
 
-    def __init__(self, replica: Replica) -> None:
+    The prefixes of the last requests count as cached, as many blocks as the KV cache holds.
+    """
+
+    def __init__(self, replica: Replica, kv_tokens: int) -> None:
         self.engine = replica
         self.num_open = 0
+        self.queued_tokens = 0
+        self._kv_tokens = kv_tokens
+        self._blocks: dict[int, int] = {}  # tokens of blocks by the hash of their prefix; the least recent first
+        self._num_block_tokens = 0
+        self._uncached: dict[int, int] = {}  # of requests without a token, by number
+
+    def num_cached(self, request: TraceRequest) -> int:
+        """Return the tokens of a prompt that the replica probably has."""
+        num_blocks = 0
+        for prefix in _prefix_hashes(request):
+            if prefix not in self._blocks:
+                break
+            num_blocks += 1
+        return min(num_blocks * request.block_tokens, request.num_prompt - 1)
+
+    def note_sent(self, index: int, request: TraceRequest) -> None:
+        self.num_open += 1
+        self._uncached[index] = request.num_prompt - self.num_cached(request)
+        self.queued_tokens += self._uncached[index]
+        for prefix in _prefix_hashes(request):
+            self._num_block_tokens += request.block_tokens - self._blocks.pop(prefix, 0)
+            self._blocks[prefix] = request.block_tokens
+        while self._num_block_tokens > self._kv_tokens:
+            self._num_block_tokens -= self._blocks.pop(next(iter(self._blocks)))
+
+    def note_first_token(self, index: int) -> None:
+        self.queued_tokens -= self._uncached.pop(index)
+
+
+def _prefix_hashes(request: TraceRequest) -> Iterator[int]:
+    """Yield a number for each full block of a prompt and all blocks before it."""
+    prefix = 0
+    for block_id in request.block_ids[: request.num_prompt // request.block_tokens]:
+        prefix = hash((prefix, block_id))
+        yield prefix
 
 
 class Fleet:
     """Replicas of one model, on one virtual clock. At one moment, steps end before requests come, and steps begin
     last."""
 
-    def __init__(self, replicas: Sequence[Replica], policy: Policy) -> None:
-        self.replicas = [FleetReplica(each) for each in replicas]
+    def __init__(self, replicas: Sequence[Replica], policy: Policy, kv_tokens: int) -> None:
+        """kv_tokens: tokens that the KV cache of a replica holds."""
+        self.replicas = [FleetReplica(each, kv_tokens) for each in replicas]
         self._policy = policy
         self._ends: list[tuple[float, int]] = []  # when a replica's step ends, and its number
         self._fates: list[RequestFate] = []
@@ -85,7 +124,7 @@ class Fleet:
         except InvalidRequest as error:
             fate.refusal = str(error)
         else:
-            self.replicas[number].num_open += 1
+            self.replicas[number].note_sent(index, request)
         return number
 
     def _begin_step(self, number: int, now_s: float) -> None:
@@ -103,6 +142,7 @@ class Fleet:
         if output.new_ids and fate.first_token_s is None:
             fate.first_token_s = now_s
             fate.num_cached = output.num_cached_tokens
+            self.replicas[fate.replica].note_first_token(int(output.id))
         if output.finish_reason is not None:
             fate.ended_s = now_s
             self.replicas[fate.replica].num_open -= 1

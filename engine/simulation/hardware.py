@@ -39,6 +39,11 @@ class SimulatedModel:
         """Origin of the hardware's figures, as results are marked with it."""
         return "measured" if self.measured is not None else "published"
 
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds in the group of layers with the smallest blocks."""
+        return self.num_blocks * min((each.block_size for each in self.kv_groups if not each.is_state), default=0)
+
     def times(self) -> StepSeconds:
         return self.measured or CardTimes(find_card(self.hardware), self.work)
 

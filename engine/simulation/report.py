@@ -27,10 +27,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _hardware_table(model: SimulatedModel) -> Table:
     table = _table(f"{model.model} on {model.hardware}", "", "", "from")
-    kv_tokens = model.num_blocks * min((each.block_size for each in model.kv_groups if not each.is_state), default=0)
     table.add_row("figures of the hardware", model.hardware, f"{model.origin}: {model.source}")
     table.add_row("weights", f"{model.weight_bytes / 2**30:,.2f} GiB", "the model's files")
-    table.add_row("KV cache", f"{kv_tokens:,} tokens", "the model's files, and the hardware's memory")
+    table.add_row("KV cache", f"{model.kv_tokens:,} tokens", "the model's files, and the hardware's memory")
     table.add_row("longest request", f"{model.max_model_len:,} tokens", "the model's files, and the KV cache")
     return table
 

@@ -144,5 +144,5 @@ def draw_trace(
     for _, arrival_s in zip(range(num_requests), arrivals, strict=False):
         prefix = (source.randrange(num_prefixes),) if prefix_len else ()
         num_prompt = prefix_len + inputs.draw(source)
-        requests.append(TraceRequest(arrival_s, num_prompt, outputs.draw(source), prefix, prefix_len))
+        requests.append(TraceRequest(arrival_s, num_prompt, outputs.draw(source), prefix, prefix_len or MOONCAKE_BLOCK))
     return requests

@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     if config.save_hardware is not None:
         _save(config.save_hardware, model)
     began_s = time.perf_counter()
-    fleet = Fleet([_replica(model, engine) for _ in range(config.replicas)], policy)
+    fleet = Fleet([_replica(model, engine) for _ in range(config.replicas)], policy, model.kv_tokens)
     result = simulation_result(fleet, fleet.run(trace), config.price)
     run_s = time.perf_counter() - began_s
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)

@@ -9,7 +9,7 @@ from engine.scheduling.steps.work import ModelWork, ModuleSizes
 from engine.simulation.costs import MeasuredTimes
 from engine.simulation.fleet import Fleet, RequestFate, make_replica
 from engine.simulation.hardware import SimulatedModel
-from engine.simulation.policies import make_policy
+from engine.simulation.policies import POLICIES, make_policy
 from engine.simulation.results import Percentiles, SimulationResult, simulation_result
 from engine.simulation.trace import TraceRequest, draw_trace
 
@@ -33,7 +33,12 @@ MODEL = SimulatedModel(
 
 
 def play(
-    trace: list[TraceRequest], *, replicas: int = 1, model: SimulatedModel = MODEL, **limits: int
+    trace: list[TraceRequest],
+    *,
+    replicas: int = 1,
+    model: SimulatedModel = MODEL,
+    policy: str = "round_robin",
+    **limits: int,
 ) -> tuple[Fleet, list[RequestFate]]:
     options = {"max_num_seqs": 8, "max_num_batched_tokens": 64, **limits}
     fleet = Fleet(
@@ -47,13 +52,14 @@ def play(
             )
             for _ in range(replicas)
         ],
-        make_policy("round_robin", 0),
+        make_policy(policy, 0),
+        model.kv_tokens,
     )
     fates = fleet.run(trace)
     for replica in fleet.replicas:
         replica.engine.scheduler.check()
         assert not replica.engine.scheduler.has_work
-        assert replica.num_open == 0
+        assert (replica.num_open, replica.queued_tokens) == (0, 0)
     return fleet, fates
 
 
@@ -117,6 +123,17 @@ def test_the_figures_are_sums_over_requests_and_replicas() -> None:
     assert computed == result.prompt_tokens + result.recomputed_tokens - sum(each.num_cached for each in fates)
     assert result.cost == pytest.approx(3 * 36.0 * result.duration_s / 3600)
     assert result == simulation_result(*play(load, replicas=3), 36.0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_answers_all_and_repeats(policy: str) -> None:
+    load = draw_trace(
+        rate=0.5, num_requests=40, input_len="4:40", output_len="1:20", prefix_len=32, num_prefixes=4, seed=3
+    )
+    fates = play(load, replicas=3, policy=policy)[1]
+    assert all(fate.ended_s is not None for fate in fates)
+    assert {fate.replica for fate in fates} == {0, 1, 2}
+    assert fates == play(load, replicas=3, policy=policy)[1]
 
 
 def test_percentiles_are_values_of_the_nearest_rank() -> None:

@@ -62,7 +62,7 @@ def test_a_saved_file_gives_the_model_back(hardware: str, tmp_path: Path) -> Non
         (["trace", "--synthetic"], "give either a TRACE or --synthetic"),
         (["trace", "--rate", "2"], "--rate is for --synthetic"),
         (["--synthetic", "--rate-factor", "2"], "--rate-factor is for a trace"),
-        (["--synthetic", "--policy", "magic"], "there is no policy 'magic'; choose one of round_robin"),
+        (["--synthetic", "--policy", "magic"], "there is no policy 'magic'; choose one of round_robin, power_of_two"),
         (["--synthetic", "--hardware", "magic"], "there is no hardware 'magic'; choose this"),
         (["--synthetic", "--input-len", "many"], "--input-len is 'many'"),
         (["none.jsonl"], "cannot read the trace none.jsonl"),
