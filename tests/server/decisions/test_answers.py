@@ -61,7 +61,7 @@ def test_options_that_read_alike_are_found(values: tuple[str | bool, ...], expec
 def test_labels_are_the_options_texts_with_either_case_of_the_first_letter() -> None:
     worded = word(_choice("billing", "Sales team", "7", True), is_numbered=False)
     assert worded.labels == [("billing", "Billing"), ("Sales team", "sales team"), ("7",), ("true", "True")]
-    assert "- billing\n- Sales team\n- 7\n- true\n" in worded.text
+    assert "billing\nSales team\n7\ntrue\n" in worded.text
 
 
 def test_numbered_options_show_their_types() -> None:
