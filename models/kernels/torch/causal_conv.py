@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from models.batch import StateGroupBatch
+from models.kernels.torch.scan import indices_of, sequences_of_rows
 
 
 def convolve(
@@ -40,10 +41,9 @@ def prepend_states(
     Returns the extended rows [T + S * (K - 1), C], and the indices [T] of the original rows in them.
     """
     width = state.shape[1]
-    lengths = torch.tensor(group.query_lens, device=rows.device)
-    sequences = torch.arange(len(lengths), device=rows.device)
-    indices = torch.arange(len(rows), device=rows.device) + (sequences.repeat_interleave(lengths) + 1) * width
-    extended = rows.new_empty(len(rows) + len(lengths) * width, rows.shape[1])
+    sequences = torch.arange(len(group.sources), device=rows.device)
+    indices = torch.arange(len(rows), device=rows.device) + (sequences_of_rows(group) + 1) * width
+    extended = rows.new_empty(len(rows) + len(sequences) * width, rows.shape[1])
     extended[indices] = rows
     starts = group.cu_seqlens[:-1].long() + sequences * width
     before = state[group.sources.long().clamp_min(0)]
@@ -54,8 +54,8 @@ def prepend_states(
 
 def store_inputs(extended: torch.Tensor, ends: torch.Tensor, state: torch.Tensor, group: StateGroupBatch) -> None:
     """Write the K - 1 last inputs after each row that has a target. extended, ends: of `prepend_states`."""
-    written = [(row, block) for row, block in enumerate(group.target_blocks) if block >= 0]
-    if written:
-        rows, blocks = torch.tensor(written, device=extended.device).unbind(1)
+    num_written = sum(block >= 0 for block in group.target_blocks)
+    if num_written:
+        rows = indices_of(group.targets >= 0, num_written)
         window = torch.arange(1 - state.shape[1], 1, device=extended.device)
-        state[blocks] = extended[ends[rows].unsqueeze(1) + window]
+        state[group.targets[rows].long()] = extended[ends[rows].unsqueeze(1) + window]

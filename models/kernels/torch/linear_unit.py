@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from models.batch import StateGroupBatch
 from models.kernels.operands import UnitInputs, UnitWeights
-from models.kernels.torch.scan import ChunkedScan, scan_sequences
+from models.kernels.torch.scan import ChunkedScan, scan_sequences, sequences_of_rows
 
 DECAY_SCALE = 8.0
 
@@ -30,12 +30,9 @@ def run_linear_unit(
     x, input_gate, decay_gate, z = (tensor.to(torch.float32) for tensor in inputs)
     log_decay = -DECAY_SCALE * F.softplus(weights.rate) * torch.sigmoid(decay_gate + weights.decay_bias)
     factor = (-torch.expm1(2 * log_decay)).sqrt()
-    begins = [
-        length > 0 and index == 0 and source < 0
-        for length, source in zip(group.query_lens, group.source_blocks, strict=True)
-        for index in range(length)
-    ]
-    factor = torch.where(torch.tensor(begins, device=x.device).unsqueeze(1), 1.0, factor)
+    sequences = sequences_of_rows(group)
+    is_first = group.cu_seqlens[sequences] == torch.arange(len(x), device=x.device)
+    factor = torch.where((is_first & (group.sources[sequences] < 0)).unsqueeze(1), 1.0, factor)
     rows = UnitRows(log_decay.exp(), factor * torch.sigmoid(input_gate + weights.input_bias) * x)
     return (linear_unit(rows, state, group) * F.gelu(z, approximate="tanh")).to(inputs.z.dtype)
 

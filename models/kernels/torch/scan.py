@@ -1,6 +1,6 @@
 """scan_sequences: runs a recurrence over the rows of several sequences, which continue from states and store states."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -28,17 +28,31 @@ def scan_sequences(
     recurrence: ChunkedScan, rows: Rows, state: torch.Tensor, group: StateGroupBatch, out: torch.Tensor
 ) -> torch.Tensor:
     """Write y of all rows to `out` [T, ...] and return it. Reads `state` [blocks, ...] at sources, writes targets."""
-    singles: list[tuple[int, int, int]] = []  # (row, source, target)
+    single_targets: list[int] = []
     end = 0
     for length, source in zip(group.query_lens, group.source_blocks, strict=True):
         start, end = end, end + length
         if length == 1:
-            singles.append((start, source, group.target_blocks[start]))
+            single_targets.append(group.target_blocks[start])
         else:
             _scan_sequence(recurrence, rows, range(start, end), source, state, group.target_blocks, out)
-    if singles:
-        _scan_singles(recurrence, rows, singles, state, out)
+    if single_targets:
+        _scan_singles(recurrence, rows, single_targets, state, group, out)
     return out
+
+
+def sequences_of_rows(group: StateGroupBatch) -> torch.Tensor:
+    """Return the index of each row's sequence, [T] int64, without waiting for the device."""
+    sequences = torch.arange(len(group.query_lens), device=group.sources.device)
+    return sequences.repeat_interleave(group.cu_seqlens.diff(), output_size=len(group.target_blocks))
+
+
+def indices_of(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the indices [count] int64 of the true elements of a mask, without waiting for the device.
+
+    count: how many there are, which the host knows.
+    """
+    return mask.logical_not().to(torch.uint8).argsort(stable=True)[:count]
 
 
 def decays(total: torch.Tensor) -> torch.Tensor:
@@ -95,16 +109,19 @@ def _scan_sequence(
 def _scan_singles(
     recurrence: ChunkedScan,
     rows: Rows,
-    singles: list[tuple[int, int, int]],
+    target_blocks: Sequence[int],
     state: torch.Tensor,
+    group: StateGroupBatch,
     out: torch.Tensor,
 ) -> None:
-    """Compute the sequences with a single row together. singles: (row, source block, target block); -1 for no block."""
-    at, sources, targets = torch.tensor(singles, device=state.device).unbind(1)
+    """Compute the sequences with a single row together. target_blocks: theirs, -1 for no block."""
+    singles = indices_of(group.cu_seqlens.diff() == 1, len(target_blocks))
+    at, sources = group.cu_seqlens[singles].long(), group.sources[singles].long()
+    targets = group.targets[at].long()
     before = state[sources.clamp_min(0)]
     is_new = sources.view(-1, *(1,) * (state.dim() - 1)) < 0
     out[at], after = recurrence.single(
         type(rows)(*(tensor[at] for tensor in rows)), torch.where(is_new, torch.zeros_like(before), before)
     )
-    is_stored = targets >= 0
-    state[targets[is_stored]] = after[is_stored]
+    stored = indices_of(targets >= 0, sum(block >= 0 for block in target_blocks))
+    state[targets[stored]] = after[stored]

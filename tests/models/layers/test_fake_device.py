@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
 from models.attention.base import AttentionBackend
 from models.attention.triton import TritonAttention
@@ -18,6 +17,7 @@ from models.forward.packed import PackedForward
 from models.kernels.triton.launch import launch
 from models.kernels.triton.operations import TritonOperations
 from models.layers.attention.relative_bias import RelativeBias
+from models.layers.recurrence.state_space import StateSpace
 from models.layers.residual import OutputScale
 from tests.helpers.gpu.fake_device import FakeGPU, NoSynchronization, Synchronization, allocate_fake, fake_gpu
 from tests.helpers.gpu.uncomputed import UncomputedAttention
@@ -51,6 +51,8 @@ def make_decoder(spec: DecoderSpec, gpu: FakeGPU) -> Decoder:
             module.factor = 1.0
         elif isinstance(module, RelativeBias):
             module.by_distance()
+        elif isinstance(module, StateSpace):
+            _ = module._log_rates, module.conv_weight is None or module._scaled_conv
     return decoder
 
 
@@ -94,7 +96,6 @@ def refused_for(reasons: list[str]) -> Iterator[None]:
 def reasons_of(spec: DecoderSpec) -> list[str]:
     """Reasons for which a decoder cannot run yet without waiting for the device; a step meets the first one."""
     reasons = {
-        "copies between cpu and gpu": not all(isinstance(each, AttentionSpec) for each in spec.mixers),  # lengths
         "aten._local_scalar_dense": spec.layers[-1].kv_layer is not None,  # output rows, for layers without a cache
     }
     return [reason for reason, is_met in reasons.items() if is_met]
