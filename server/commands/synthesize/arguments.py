@@ -30,9 +30,9 @@ examples:
   headrace synthesize --list
   headrace synthesize --show self-instruct > mine.yaml
   headrace synthesize mine.yaml --model /path/to/model --input seeds.jsonl --out tasks.jsonl
-  headrace synthesize documents --server http://127.0.0.1:8000 --input guide.md --against eval.jsonl --out qa.jsonl
+  headrace synthesize documents --server http://127.0.0.1:8000 --input guide.txt --against eval.jsonl --out qa.jsonl
   {TEACHER_KEY_VARIABLE}=... headrace synthesize documents --teacher-url https://api.example.com/v1 --model NAME \\
-    --input guide.md --teacher-may-read guide.md --out qa.jsonl
+    --input guide.txt --teacher-may-read guide.txt --out qa.jsonl
 """
 
 
