@@ -14,6 +14,7 @@ from engine.runner.executors.executor import PendingForward
 from engine.runner.kv_groups import kv_groups
 from engine.runner.state_batch import StateSpan, accepted_states, state_spans
 from engine.runner.step_work import model_work
+from engine.sampling.device import DeviceSampler, PendingTokens
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.masks_ahead import PendingMasks
 from engine.sampling.rows import LogitsRow, rows_of_plan
@@ -51,14 +52,15 @@ class _PromptRows(NamedTuple):
 class PendingStep(NamedTuple):
     """A step whose forward pass was launched. logits: [L, V] fp32, one for each of `rows`; None without rows.
 
-    unseen_states: plan items without logits, which would show states that are not finite, and each one's blocks of
-    states after the step, by state group.
+    tokens: of the rows, if the device samples them. unseen_states: plan items without logits, which would show states
+    that are not finite, and each one's blocks of states after the step, by state group.
     """
 
     plan: StepPlan
     forward: PendingForward
     rows: list[LogitsRow]
     logits: torch.Tensor | None
+    tokens: PendingTokens | None
     masks: PendingMasks
     prompts: list[_PromptRows] | None
     state_spans: list[list[StateSpan]]
@@ -93,6 +95,9 @@ class TorchRunner:
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._work = model_work(model)
         self._sampler = Sampler(model.tokenizer.eos_token_ids, model.device)
+        self._device_sampler = (
+            None if graphs is None else DeviceSampler(model.vocab_size, model.device, self._sampler.logit_ops)
+        )
 
     @property
     def decoder(self) -> ModelDecoder:
@@ -115,6 +120,8 @@ class TorchRunner:
 
     def release(self, sequence: Sequence) -> None:
         self._sampler.release(sequence.id)
+        if self._device_sampler is not None:
+            self._device_sampler.release(sequence.id)
 
     @property
     def block_bytes(self) -> tuple[int, ...]:
@@ -162,18 +169,19 @@ class TorchRunner:
         masks = self._sampler.masks.start(rows, self._model.vocab_size)
         try:
             forward = self._executor.launch(batch, None if needs_all_rows else batch.logit_rows)
-            logits = None
+            logits = tokens = None
             if rows:
                 slots = None if batch.adapter_slots is None else batch.adapter_slots[batch.logit_rows]
                 hidden = forward.hidden[batch.logit_rows] if needs_all_rows else forward.hidden
                 logits = self._model.decoder.logits(hidden, slots)
+                tokens = None if self._device_sampler is None else self._device_sampler.launch(logits, rows)
         except BaseException:
             masks.wait()  # the grammars are used again
             raise
         prompts = _prompts(plan, batch) if needs_all_rows else None
         work = None if self._work is None else self._work.of(plan)
         spans, unseen = self._speculative_spans(plan), self._unseen_states(plan)
-        return PendingStep(plan, forward, rows, logits, masks, prompts, spans, unseen, work)
+        return PendingStep(plan, forward, rows, logits, tokens, masks, prompts, spans, unseen, work)
 
     @torch.inference_mode()
     def _collect(self, pending: PendingStep) -> StepResult:
@@ -183,7 +191,10 @@ class TorchRunner:
             hidden = self._executor.collect(pending.forward)
             if pending.logits is not None:
                 began_s = time.perf_counter()
-                sampled = iter(self._sampler.sample(pending.logits, pending.rows, self._draft_probs, pending.masks))
+                results = None if pending.tokens is None else pending.tokens.read()
+                if results is None:
+                    results = self._sampler.sample(pending.logits, pending.rows, self._draft_probs, pending.masks)
+                sampled = iter(results)
                 sample_s = time.perf_counter() - began_s
         finally:
             pending.masks.wait()

@@ -7,7 +7,7 @@ from engine.protocol import TokenLogprobs
 from models.kernels.torch.logits import LogitOperations
 
 # Reported for a token that the model excludes (-inf): JSON has no infinity.
-_FLOOR = -9999.0
+LOGPROB_FLOOR = -9999.0
 
 
 def token_logprobs(
@@ -26,7 +26,7 @@ def token_logprobs(
     device = logits.device
     log_total = ops.log_sums(logits).unsqueeze(-1)
     chosen_logits = logits.gather(-1, torch.tensor(token_ids, device=device).unsqueeze(-1))
-    chosen_list = (chosen_logits - log_total).squeeze(-1).clamp(min=_FLOOR).tolist()
+    chosen_list = (chosen_logits - log_total).squeeze(-1).clamp(min=LOGPROB_FLOOR).tolist()
     ranks: list[int | None] = [None] * len(token_ids)
     if with_ranks:
         ranks = ((logits > chosen_logits).sum(dim=-1) + 1).tolist()
@@ -37,7 +37,7 @@ def token_logprobs(
             for token_id, lp, rank in zip(token_ids, chosen_list, ranks, strict=True)
         ]
     top_values, top_ids = ops.top_ids(logits, widest)
-    values_list = (top_values - log_total).clamp(min=_FLOOR).tolist()
+    values_list = (top_values - log_total).clamp(min=LOGPROB_FLOOR).tolist()
     ids_list = top_ids.tolist()
     return [
         TokenLogprobs(
@@ -61,7 +61,7 @@ def with_requested_tokens(
     log_total = ops.log_sums(logits)
     rows = torch.tensor([row for row, ids in enumerate(requested) for _ in ids], device=logits.device)
     columns = torch.tensor([token_id for ids in requested for token_id in ids], device=logits.device)
-    values = iter((logits[rows, columns] - log_total[rows]).clamp(min=_FLOOR).tolist())
+    values = iter((logits[rows, columns] - log_total[rows]).clamp(min=LOGPROB_FLOOR).tolist())
     return [
         msgspec.structs.replace(entry, top=[(token_id, next(values)) for token_id in ids]) if ids else entry
         for entry, ids in zip(entries, requested, strict=True)

@@ -1,0 +1,186 @@
+"""DeviceSampler: samples a step's tokens on a GPU while the host does not wait, and reads all of them in one copy.
+
+The numbers that a step needs of the host (parameters, random numbers, tokens that penalties count) go to the device in
+one copy. The result is that of Sampler, which samples the steps that have a row with other parameters.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from engine.protocol import TokenLogprobs
+from engine.sampling.draw import uniform
+from engine.sampling.logprobs import LOGPROB_FLOOR
+from engine.sampling.rows import LogitsRow
+from engine.scheduling.plan import RowResult
+from models.kernels.torch.draw import draw
+from models.kernels.torch.logits import LogitOperations
+from models.kernels.torch.truncation import TruncationParams, all_weights
+from models.system.cuda import staged
+
+_PARAMS = 7  # numbers of a row: see _Inputs.params
+
+
+class _Inputs(NamedTuple):
+    """The host's numbers for a step. numbers: [7 * L + 4 * n] fp64, parameters of the rows, then of n penalized or
+    biased logits: their indices, biases, repetition penalties and numbers of occurrences in the output."""
+
+    numbers: torch.Tensor
+    num_rows: int
+    is_sampled: bool  # whether any row is drawn
+    is_truncated: bool
+    num_top: int | None  # most top tokens of a row with log probabilities; None: no row has any
+
+    @property
+    def params(self) -> torch.Tensor:
+        """[7, L]: temperature (0 is greedy), top-k, top-p, min-p, the uniform number, and the presence and frequency
+        penalties."""
+        return self.numbers[: _PARAMS * self.num_rows].view(self.num_rows, _PARAMS).T
+
+
+class PendingTokens(NamedTuple):
+    """Tokens that a device samples. numbers: [L, 2 or 3 + 2 * num_top] fp64: whether the row is finite, its token, the
+    log probability of the token, and those and the ids of the top tokens."""
+
+    rows: list[LogitsRow]
+    numbers: torch.Tensor
+    num_top: int | None
+
+    def read(self) -> list[RowResult] | None:
+        """Wait for the device, and return each row's result; None if a row is not finite."""
+        numbers = self.numbers.tolist()
+        if not all(finite for finite, *_ in numbers):
+            return None
+        return [self._result(row, *rest) for row, (_, *rest) in zip(self.rows, numbers, strict=True)]
+
+    def _result(self, row: LogitsRow, token: float, *logprobs: float) -> RowResult:
+        token_id, wanted = int(token), row.sampling.logprobs
+        if wanted is None or self.num_top is None:
+            return RowResult([token_id])
+        own, *top = logprobs
+        values, ids = top[:wanted], top[self.num_top : self.num_top + wanted]
+        best = [(int(id), value) for id, value in zip(ids, values, strict=True)]
+        return RowResult([token_id], [TokenLogprobs(token_id, own, best, None)])
+
+
+class DeviceSampler:
+    """Samples rows with temperature, top-k, top-p, min-p, penalties, biases and log probabilities. Keeps the tokens
+    that each sequence's penalties count until `release`."""
+
+    def __init__(self, vocab_size: int, device: torch.device, ops: LogitOperations) -> None:
+        self._vocab_size, self._device, self._ops = vocab_size, device, ops
+        self._edits: dict[str, _Edits] = {}
+
+    def release(self, sequence_id: str) -> None:
+        self._edits.pop(sequence_id, None)
+
+    def launch(self, logits: torch.Tensor, rows: list[LogitsRow]) -> PendingTokens | None:
+        """Start sampling a token for each row of logits [L, V] fp32, which stay as they are. Return None if a row has
+        parameters that Sampler alone takes."""
+        if not all(map(_is_taken, rows)):
+            return None
+        inputs = self.inputs(rows)
+        inputs = inputs._replace(numbers=staged(inputs.numbers, self._device).to(self._device, non_blocking=True))
+        return PendingTokens(rows, self.sampled(logits, inputs), inputs.num_top)
+
+    def inputs(self, rows: Sequence[LogitsRow]) -> _Inputs:
+        """Collect the host's numbers for the rows."""
+        numbers, edits = array("d"), [array("d") for _ in range(4)]
+        is_sampled = is_truncated = False
+        num_top = None
+        for index, row in enumerate(rows):
+            p = row.sampling
+            temperature = 0.0 if p.is_greedy else p.temperature
+            number = 0.0
+            if temperature:
+                is_sampled, number = True, uniform(row.seed, row.position)
+                is_truncated |= p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0
+            penalties = p.presence_penalty, p.frequency_penalty
+            numbers.extend((temperature, min(p.top_k, self._vocab_size), p.top_p, p.min_p, number, *penalties))
+            if p.logprobs is not None:
+                num_top = max(num_top or 0, min(p.logprobs, self._vocab_size))
+            if p.has_penalties or p.logit_bias:
+                self._edits.setdefault(row.sequence_id, _Edits()).append_to(edits, row, index * self._vocab_size)
+        for column in edits:
+            numbers.extend(column)
+        host = torch.frombuffer(numbers, dtype=torch.float64)
+        return _Inputs(host, len(rows), is_sampled, is_truncated, num_top)
+
+    def sampled(self, logits: torch.Tensor, inputs: _Inputs) -> torch.Tensor:
+        """Launch the operators that sample; returns PendingTokens.numbers. Nothing is read."""
+        temperature, top_k, top_p, min_p, uniforms, presence, frequency = inputs.params
+        best_values, chosen = self._ops.best_ids(logits)
+        is_finite = best_values.isfinite()
+        edited = logits
+        if len(inputs.numbers) > _PARAMS * inputs.num_rows:
+            edited = self._edited(logits, inputs, presence.float(), frequency.float())
+            _, chosen = self._ops.best_ids(edited)
+        if inputs.is_sampled:
+            is_drawn = temperature > 0.0
+            scaled = edited / torch.where(is_drawn, temperature, 1.0).float().unsqueeze(-1)
+            limits = TruncationParams(top_k.long(), top_p, min_p) if inputs.is_truncated else None
+            chosen = torch.where(is_drawn, draw(all_weights(scaled, limits), uniforms), chosen)
+        columns = [is_finite.double().unsqueeze(-1), chosen.double().unsqueeze(-1)]
+        if inputs.num_top is not None:
+            log_total = self._ops.log_sums(logits).unsqueeze(-1)
+            top_values, top_ids = self._ops.top_ids(logits, inputs.num_top)
+            for values in (logits.gather(-1, chosen.unsqueeze(-1)), top_values):
+                columns.append((values - log_total).clamp(min=LOGPROB_FLOOR).double())
+            columns.append(top_ids.double())
+        return torch.cat(columns, dim=-1)
+
+    def _edited(
+        self, logits: torch.Tensor, inputs: _Inputs, presence: torch.Tensor, frequency: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the logits after biases and penalties, rounded as by the steps of Sampler."""
+        indices, biases, repetition, occurrences = inputs.numbers[_PARAMS * inputs.num_rows :].view(4, -1)
+        indices = indices.long()
+        rows = indices // self._vocab_size
+        values = logits.flatten()[indices] + biases.float()
+        factors = repetition.float()
+        values = torch.where(values > 0, values / factors, values * factors)
+        counts = occurrences.float()
+        values -= torch.where(counts > 0, presence[rows] + frequency[rows] * counts, 0.0)
+        return logits.flatten().index_copy(0, indices, values).view_as(logits)
+
+
+class _Edits:
+    """Tokens of a sequence with a bias or penalty, with their biases, repetition penalties, and occurrences in the
+    output. A step counts only new tokens."""
+
+    def __init__(self) -> None:
+        self._order: dict[int, int] = {}
+        self._biases, self._factors, self._counts = self._columns = [array("d") for _ in range(3)]
+        self._num_seen = 0
+
+    def append_to(self, columns: Sequence["array[float]"], row: LogitsRow, offset: int) -> None:
+        """Append the row's numbers, with `offset` added to the ids."""
+        p = row.sampling
+        if not self._num_seen:
+            for token_id, bias in p.logit_bias.items():
+                self._biases[self._place(token_id)] = bias
+        if p.has_penalties:
+            for position, token_id in enumerate(row.known_from(self._num_seen), self._num_seen):
+                place = self._place(token_id)
+                self._factors[place] = p.repetition_penalty
+                self._counts[place] += position >= row.num_prompt
+        self._num_seen = row.num_known
+        columns[0].extend([token_id + offset for token_id in self._order])
+        for column, own in zip(columns[1:], self._columns, strict=True):
+            column.extend(own)
+
+    def _place(self, token_id: int) -> int:
+        place = self._order.setdefault(token_id, len(self._order))
+        if place == len(self._biases):
+            for column, value in zip(self._columns, (0.0, 1.0, 0.0), strict=True):
+                column.append(value)
+        return place
+
+
+def _is_taken(row: LogitsRow) -> bool:
+    p = row.sampling
+    others = p.dry, p.bad_words, p.min_tokens, p.xtc, p.mirostat, p.top_n_sigma, p.logprob_token_ids
+    is_plain = p.allowed_token_ids is None and p.typical_p == 1.0 and not any(others)
+    return is_plain and not row.draft and row.grammar is None and row.thinking is None

@@ -1,0 +1,145 @@
+"""DeviceSampler: the tokens and log probabilities of Sampler, without a read of the device before the last."""
+
+import random
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from engine.protocol import EngineRequest, SamplingParams
+from engine.protocol.sampling_params import DryParams, MirostatParams, XtcParams
+from engine.sampling.device import DeviceSampler
+from engine.sampling.rows import LogitsRow
+from engine.sampling.sampler import Sampler
+from engine.scheduling.plan import RowResult
+from engine.scheduling.sequence import Sequence
+from models.kernels.torch.logits import LogitOperations
+from tests.helpers.gpu.fake_device import NoSynchronization, fake_gpu
+from tests.helpers.logits_rows import rows_of
+
+CPU = torch.device("cpu")
+VOCAB = 150
+BATCHES, ROWS = 40, 250
+
+
+def make_row(name: str, sampling: SamplingParams, tokens: list[int], num_prompt: int, seed: int = 0) -> LogitsRow:
+    request = EngineRequest(id=name, prompt_ids=tokens[:num_prompt], sampling=sampling, arrival_s=0.0)
+    sequence = Sequence(request=request, seed=seed, tokens=tokens, num_prompt=num_prompt, tables=[])
+    return rows_of(sequence)[0]
+
+
+def random_row(rng: random.Random, name: str) -> LogitsRow:
+    def maybe(value: float, otherwise: float = 0.0) -> float:
+        return value if rng.random() < 0.4 else otherwise
+
+    sampling = SamplingParams(
+        max_tokens=1,
+        temperature=rng.choice([0.0, 0.3, 1.0, 1.7]),
+        top_k=int(maybe(rng.choice([1, 2, 40, VOCAB, 10_000]))),
+        top_p=maybe(rng.choice([0.05, 0.5, 0.9, 0.999]), 1.0),
+        min_p=maybe(rng.choice([0.02, 0.3, 1.0])),
+        repetition_penalty=maybe(rng.choice([0.8, 1.3]), 1.0),
+        presence_penalty=maybe(rng.uniform(-2.0, 2.0)),
+        frequency_penalty=maybe(rng.uniform(-2.0, 2.0)),
+        logit_bias={rng.randrange(VOCAB): rng.uniform(-9.0, 9.0) for _ in range(int(maybe(3.0)))},
+        logprobs=int(maybe(rng.choice([0, 1, 5]))) if rng.random() < 0.3 else None,
+    )
+    tokens = [rng.randrange(VOCAB) for _ in range(rng.randint(2, 20))]
+    return make_row(name, sampling, tokens, rng.randint(1, len(tokens)), rng.randrange(1 << 40))
+
+
+def random_logits(rng: random.Random, num_rows: int) -> torch.Tensor:
+    """Flat and peaked rows, and rows of few different values, so that there are ties."""
+    generator = torch.Generator().manual_seed(rng.randrange(1 << 30))
+    logits = torch.randn(num_rows, VOCAB, generator=generator) * torch.rand(num_rows, 1, generator=generator) * 9
+    logits[::7] = logits[::7].round()
+    return logits
+
+
+def test_ten_thousand_rows_have_the_tokens_of_the_host() -> None:
+    rng = random.Random(0)
+    host, device = Sampler([2]), DeviceSampler(VOCAB, CPU, LogitOperations())
+    seen: set[int] = set()
+    for batch in range(BATCHES):
+        rows = [random_row(rng, f"{batch}-{number}") for number in range(ROWS)]
+        logits = random_logits(rng, ROWS)
+        pending = device.launch(logits, rows)
+        assert pending is not None
+        results = pending.read()
+        expected = host.sample(logits, rows)
+        assert results is not None
+        assert [result.token_ids for result in results] == [result.token_ids for result in expected]
+        check_logprobs(results, expected)
+        seen.update(result.token_ids[0] for result in results)
+    assert len(seen) == VOCAB
+
+
+def check_logprobs(results: list[RowResult], expected: list[RowResult]) -> None:
+    for result, other in zip(results, expected, strict=True):
+        assert (result.logprobs is None) == (other.logprobs is None)
+        for one, same in zip(result.logprobs or (), other.logprobs or (), strict=True):
+            assert one.token_id == same.token_id
+            assert one.logprob == pytest.approx(same.logprob, abs=1e-4)
+            assert [token for token, _ in one.top] == [token for token, _ in same.top]
+            assert [value for _, value in one.top] == pytest.approx([value for _, value in same.top], abs=1e-4)
+
+
+def test_penalties_count_the_tokens_of_a_growing_sequence() -> None:
+    """Also after a release, as when another request has the id."""
+    sampling = SamplingParams(max_tokens=9, temperature=1.0, repetition_penalty=1.5, frequency_penalty=1.0)
+    host, device = Sampler([2]), DeviceSampler(VOCAB, CPU, LogitOperations())
+    for seed in range(2):
+        tokens = [7, 8, 7]
+        for step in range(30):
+            row = make_row("a", sampling, list(tokens), 2, seed)
+            logits = random_logits(random.Random(step), 1)
+            pending = device.launch(logits, [row])
+            assert pending is not None
+            assert pending.read() == host.sample(logits, [row])
+            tokens.append(random.Random(step + seed).choice([7, 8, 9]))
+        device.release("a")
+        host.release("a")
+
+
+def test_a_step_with_a_row_that_is_not_finite_is_left_to_the_host() -> None:
+    rows = [make_row(name, SamplingParams(max_tokens=1), [1, 2], 1) for name in "ab"]
+    logits = torch.zeros(2, VOCAB)
+    logits[1, 3] = float("nan")
+    pending = DeviceSampler(VOCAB, CPU, LogitOperations()).launch(logits, rows)
+    assert pending is not None
+    assert pending.read() is None
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"typical_p": 0.5},
+        {"top_n_sigma": 1.0},
+        {"xtc": XtcParams(probability=0.5, threshold=0.1)},
+        {"mirostat": MirostatParams(version=2, tau=3.0)},
+        {"dry": DryParams(multiplier=1.0)},
+        {"bad_words": ((1,),)},
+        {"allowed_token_ids": (1,)},
+        {"min_tokens": 1},
+        {"logprobs": 1, "logprob_token_ids": (1,)},
+    ],
+    ids=lambda parameters: next(iter(parameters)),
+)
+def test_other_parameters_are_left_to_the_host(parameters: dict[str, object]) -> None:
+    row = make_row("a", SamplingParams(max_tokens=1, **parameters), [1, 2], 1)  # type: ignore[arg-type]
+    assert DeviceSampler(VOCAB, CPU, LogitOperations()).launch(torch.zeros(1, VOCAB), [row]) is None
+
+
+def test_nothing_waits_for_the_device() -> None:
+    rng = random.Random(1)
+    rows = [random_row(rng, str(number)) for number in range(40)]
+    with fake_gpu() as gpu:
+        device = DeviceSampler(VOCAB, gpu.device, LogitOperations())
+        with unset_fake_temporarily():
+            inputs = device.inputs(rows)
+            logits = random_logits(rng, len(rows))
+        inputs = inputs._replace(numbers=gpu.copy(inputs.numbers))
+        logits = gpu.copy(logits)
+        with NoSynchronization():
+            numbers = device.sampled(logits, inputs)
+    assert numbers.shape == (40, 3 + 2 * (inputs.num_top or 0))
