@@ -30,6 +30,7 @@ COMMAND_NAMES = (
     "calibrate",
     "finetune",
     "data",
+    "synthesize",
     "bench",
     "simulate",
     "completion",

@@ -137,11 +137,13 @@ def _roofline_config(info: EngineInfo, groups: tuple[KVGroup, ...]) -> RooflineC
     """Return the lengths and batch sizes to measure: as many of the usual ones as fit the engine."""
     longest = info.max_model_len - 1
     prefills = tuple(each for each in _PREFILLS if each <= longest) or (longest,)
-    context = max(1, min(_CONTEXT, longest // 2))
-    tokens_each = context + (2 * _NUM_STEPS + 1) * len(_BATCHES)
-    most = min(info.max_num_seqs, info.num_blocks // max(1, peak_blocks(groups, min(tokens_each, longest))))
+    context = max(1, min(_CONTEXT, longest // 4))
+    # The first sequences of the batch decode in every step in which later ones' prompts are computed.
+    most_tokens = min(4 * context + (2 * _NUM_STEPS + 1) * len(_BATCHES), longest)
+    most = min(info.max_num_seqs, info.num_blocks // max(1, peak_blocks(groups, most_tokens)))
     most = min(most, info.num_states) if info.num_states else most
-    batches = tuple(each for each in _BATCHES if each <= most) or (1,)
+    num_sizes = max(1, (longest - context) // (4 * (2 * _NUM_STEPS + 1)))
+    batches = tuple(each for each in _BATCHES[:num_sizes] if each <= most) or (1,)
     return RooflineConfig(prefills, batches, context, _NUM_STEPS, _NUM_ITERS)
 
 

@@ -1,1 +1,1 @@
-"""A fleet of servers on a virtual clock: real schedulers, modelled step times."""
+"""A fleet of servers on a virtual clock: real schedulers, modeled step times."""

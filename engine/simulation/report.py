@@ -5,7 +5,7 @@ from rich.console import Group
 from rich.table import Table
 
 from engine.simulation.hardware import SimulatedModel
-from engine.simulation.results import GIVEN, MODELLED, Percentiles, SimulationResult
+from engine.simulation.results import GIVEN, MODELED, Percentiles, SimulationResult
 
 _MAX_REPLICAS = 16  # rows of the table of replicas
 
@@ -38,7 +38,7 @@ def _figure_table(result: SimulationResult, policy: str, price: float | None) ->
     table = _table(f"{len(result.replicas):,} x, {policy}", "", "", "from")
     table.add_row("requests", f"{result.requests:,}", GIVEN)
     if result.first_refusal is not None:
-        table.add_row("refused requests", f"{result.refused:,}", f"{MODELLED}; the first: {result.first_refusal}")
+        table.add_row("refused requests", f"{result.refused:,}", f"{MODELED}; the first: {result.first_refusal}")
     rows = (
         ("duration", f"{result.duration_s:,.1f} s"),
         ("output tokens", f"{result.output_tokens_per_s:,.1f} /s"),
@@ -49,9 +49,9 @@ def _figure_table(result: SimulationResult, policy: str, price: float | None) ->
         ("steps", f"{result.steps:,}"),
     )
     for name, value in rows:
-        table.add_row(name, value, MODELLED)
+        table.add_row(name, value, MODELED)
     if result.cost is not None and result.cost_per_million_output_tokens is not None:
-        priced = f"{MODELLED}, at a price of {price:g} an hour"
+        priced = f"{MODELED}, at a price of {price:g} an hour"
         table.add_row("cost", f"{result.cost:,.4f}", priced)
         table.add_row("cost of 1,000,000 output tokens", f"{result.cost_per_million_output_tokens:,.4f}", priced)
     return table
@@ -68,7 +68,7 @@ def _time_table(result: SimulationResult) -> Table:
 def _add_times(table: Table, name: str, times: Percentiles | None) -> None:
     if times is not None:
         values = (f"{value * 1e3:,.1f}" for value in (times.mean, times.p50, times.p95, times.p99))
-        table.add_row(name, *values, MODELLED)
+        table.add_row(name, *values, MODELED)
 
 
 def _replica_table(result: SimulationResult) -> Table:
@@ -80,6 +80,6 @@ def _replica_table(result: SimulationResult) -> Table:
             f"{each.utilization:.1%}",
             f"{each.prefix_hits:.1%}",
             f"{each.preemptions:,}",
-            MODELLED,
+            MODELED,
         )
     return table

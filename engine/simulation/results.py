@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engine.simulation.fleet import Fleet, RequestFate
 
-MODELLED = "modelled"  # from the scheduler's decisions and modelled step times
+MODELED = "modeled"  # from the scheduler's decisions and modeled step times
 GIVEN = "given"  # by the trace or an option
 
 
@@ -41,7 +41,7 @@ class ReplicaResult:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """Figures of a whole simulation; all are modelled but `requests`, which the load gives. Seconds are virtual."""
+    """Figures of a whole simulation; all are modeled but `requests`, which the load gives. Seconds are virtual."""
 
     requests: int
     answered: int

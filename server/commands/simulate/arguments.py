@@ -40,7 +40,7 @@ def simulate_parser() -> argparse.ArgumentParser:
         prog="headrace simulate",
         usage="headrace simulate TRACE|--synthetic [--model MODEL] [options]",
         description="Play a load to a fleet of servers on a virtual clock: the scheduler, KV cache and step budget are "
-        "the real ones, and the time of a step is modelled. No weights are read for a card.",
+        "the real ones, and the time of a step is modeled. No weights are read for a card.",
         epilog=_EPILOG,
     )
     parser.add_argument("trace", nargs="?", metavar="TRACE", help="File of requests; or --synthetic.")

@@ -22,7 +22,7 @@ from engine.simulation.hardware import SimulatedModel, find_card
 from engine.simulation.policies import make_policy
 from engine.simulation.replica import Replica
 from engine.simulation.report import result_tables
-from engine.simulation.results import GIVEN, MODELLED, simulation_result
+from engine.simulation.results import GIVEN, MODELED, simulation_result
 from engine.simulation.trace import TraceRequest, draw_trace, read_trace
 from server.commands.options.arguments import build_config
 from server.commands.options.definitions import OPTIONS
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
                 "config": dataclasses.asdict(config),
                 "engine_config": dataclasses.asdict(engine),
                 "hardware": {"origin": model.origin, **msgspec.to_builtins(model)},
-                "origins": {"requests": GIVEN, "*": MODELLED},
+                "origins": {"requests": GIVEN, "*": MODELED},
                 "results": result,
                 "simulated_replica_s_per_cpu_s": result.duration_s * config.replicas / run_s,
             },

@@ -29,10 +29,10 @@ def test_tables_say_where_each_figure_comes_from(hardware: str, capsys: pytest.C
     for name, origin in {
         "figures of the hardware": "measured: made up",
         "requests": "given",
-        "utilization": "modelled",
-        "first token, ms": "modelled",
-        "cost of 1,000,000 output tokens": "modelled, at a price of 2 an hour",
-        "1 ": "modelled",
+        "utilization": "modeled",
+        "first token, ms": "modeled",
+        "cost of 1,000,000 output tokens": "modeled, at a price of 2 an hour",
+        "1 ": "modeled",
     }.items():
         assert any(row.strip().startswith(name) and row.endswith(origin) for row in rows), name
 
@@ -42,7 +42,7 @@ def test_the_results_repeat_by_the_seed(hardware: str, tmp_path: Path) -> None:
         path = tmp_path / "results.json"
         assert run([*LOAD, "--hardware", hardware, "--seed", seed, "--json", str(path)]) == 0
         written = json.loads(path.read_text())
-        assert written["origins"] == {"requests": "given", "*": "modelled"}
+        assert written["origins"] == {"requests": "given", "*": "modeled"}
         assert written["hardware"]["origin"] == "measured"
         return written["results"]
 
