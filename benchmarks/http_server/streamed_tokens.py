@@ -22,7 +22,7 @@ import msgspec
 
 from benchmarks.http_server.load import post
 from benchmarks.http_server.paced_engine import PACE_VARIABLE, TOKEN
-from benchmarks.servers import free_port, started
+from benchmarks.servers import CompareError, free_port, started
 
 _FIRST_TOKENS, _LAST_TOKENS = 5, 5  # of a stream, that are not measured
 _SEND_S = re.compile(r'^headrace_step_phase_seconds_total\{.*phase="send".*\} (\S+)$', re.MULTILINE)
@@ -90,6 +90,8 @@ async def _measure(port: int, pid: int, num_streams: int, num_tokens: int, field
     after = _Counts.now(port, pid, streams)
     await asyncio.gather(*(each.ended for each in streams))
     num_measured = after.tokens - before.tokens
+    if not num_measured:
+        raise CompareError("the streams ended before they were measured; choose a lower --rate, or more --tokens")
     return Figures(
         (after.cpu_s - before.cpu_s) / num_measured * 1e6,
         (after.send_s - before.send_s) / num_measured * num_streams * 1e6,

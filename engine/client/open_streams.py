@@ -155,22 +155,24 @@ class OpenStreams:
         if output.new_ids:
             each.output_ids += output.new_ids
             each.last = output
-            each.is_started = each.was_started = True
-            self.backlog.remove(output.id)
-            each.num_predicted = output.num_predicted[-1] if output.num_predicted else each.num_predicted
+            if not each.is_started:
+                each.is_started = each.was_started = True
+                self.backlog.remove(output.id)
+            if output.num_predicted:
+                each.num_predicted = output.num_predicted[-1]
         if output.num_prompt_computed is not None:
             is_further = output.num_prompt_computed > each.num_prompt_computed
             each.num_prompt_computed = max(each.num_prompt_computed, output.num_prompt_computed)
             if not is_further and not output.new_ids and output.finish_reason is None:
                 return None  # an earlier engine had computed as much
+        if output.finish_reason is None:
+            each.stream.put(output)
+            return None
         was_running = output.id not in self.backlog
-        if output.finish_reason is not None:
-            self._forget(each)
+        self._forget(each)
         each.stream.put(output)
         is_generating = was_running and not isinstance(each.request, ScoringRequest)
-        if output.finish_reason is None or not is_generating or each.is_batch:
-            return None
-        return len(each.output_ids)
+        return len(each.output_ids) if is_generating and not each.is_batch else None
 
     def drop_unsent(self, request_id: str) -> bool:
         """Remove an aborted request that no engine has; return False if an engine has it, or it has ended."""

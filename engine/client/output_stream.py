@@ -14,7 +14,7 @@ class OutputStream:
     abort's reason; `on_discarded` with the number of tokens that arrived and will not be read.
     """
 
-    __slots__ = ("_error", "_on_abort", "_on_discarded", "_pending", "_wakeup", "is_aborted")
+    __slots__ = ("_error", "_has_ended", "_on_abort", "_on_discarded", "_pending", "_reader", "is_aborted")
 
     def __init__(self, *, on_abort: Callable[[AbortReason], None], on_discarded: Callable[[int], None]) -> None:
         self._on_abort = on_abort
@@ -22,21 +22,31 @@ class OutputStream:
         self._pending: RequestOutput | None = None
         self._error: EngineDied | None = None
         self.is_aborted = False
-        self._wakeup = asyncio.Event()
+        self._has_ended = False  # the reader has the terminal output
+        self._reader: asyncio.Future[None] | None = None  # of a reader that waits
 
-    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+    def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        return self
+
+    async def __anext__(self) -> RequestOutput:
         while True:
-            await self._wakeup.wait()
-            self._wakeup.clear()
             output, self._pending = self._pending, None
             if output is not None:
-                yield output
-                if output.finish_reason is not None:
-                    return
+                self._has_ended = output.finish_reason is not None
+                return output
+            if self._has_ended:
+                raise StopAsyncIteration
             if self._error is not None:
                 raise self._error
             if self.is_aborted:
-                return
+                raise StopAsyncIteration
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+
+    def _wake(self) -> None:
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def abort(self, reason: AbortReason) -> None:
         """End the request. Buffered and later outputs are discarded."""
@@ -47,7 +57,7 @@ class OutputStream:
             self._on_discarded(len(self._pending.new_ids))
             self._pending = None
         self._on_abort(reason)
-        self._wakeup.set()
+        self._wake()
 
     def put(self, output: RequestOutput) -> None:
         if self.is_aborted:
@@ -55,13 +65,13 @@ class OutputStream:
                 self._on_discarded(len(output.new_ids))
             return
         self._pending = output if self._pending is None else merge_outputs(self._pending, output)
-        self._wakeup.set()
+        self._wake()
 
     def fail(self, error: EngineDied) -> None:
         """Raise `error` in the reader, after the buffered output, unless the reader has aborted."""
         if not self.is_aborted:
             self._error = error
-            self._wakeup.set()
+            self._wake()
 
 
 def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:

@@ -108,7 +108,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     rank: int | None = None  # rank of a prompt token in the vocabulary, from 1
 
 
-class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """New output of one request after a step. `finish_reason` is set only on the request's last output."""
 
     id: str

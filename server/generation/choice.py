@@ -1,5 +1,6 @@
 """Choice: turns the outputs of one engine request into deltas of text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.errors import EngineUnavailable, InvalidRequest, RequestFailed
@@ -60,10 +61,10 @@ class ChoiceDelta:
 
     index: int
     text: str = ""  # if the text is not parsed
-    pieces: list[ChoicePiece] = field(default_factory=list)  # if the text is parsed for reasoning and calls
+    pieces: Sequence[ChoicePiece] = ()  # if the text is parsed for reasoning and calls
     token_ids: list[int] = field(default_factory=list)  # ids that count as output, EOS included
     may_be_call: bool = False  # some of its ids belong to a tool call, or may turn out to
-    tokens: list[ScoredToken] = field(default_factory=list)  # if the request has logprobs
+    tokens: Sequence[ScoredToken] = ()  # if the request has logprobs
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, if requested
     num_prompt_computed: int | None = None  # before the first token, if the request asks for progress
     finish: Finish | None = None  # in the last delta
@@ -107,6 +108,7 @@ class Choice:
         self._text = ChoiceText(
             self._detokenizer, StopStringMatcher(options.stop, include_in_output=options.include_stop)
         )
+        self._is_free = not options.stop  # no string ends the text
         self._echo_due = options.echo
         self._lines = options.lines.limits()
         self._offsets: Detokenizer | None = None  # measures the text before each token, for logprobs
@@ -118,15 +120,17 @@ class Choice:
         """Return the delta for one engine output. Raises RequestFailed or EngineUnavailable if the engine ended the
         request, and InvalidRequest if it refused the grammar."""
         self.num_cached_tokens = output.num_cached_tokens
-        self.num_drafted = max(self.num_drafted, output.num_drafted)
-        self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
-        self.queue_s = self.queue_s if output.queue_s is None else output.queue_s
-        delta = ChoiceDelta(self.index, num_prompt_computed=output.num_prompt_computed)
+        if output.num_drafted:  # a terminal output from outside has none
+            self.num_drafted = max(self.num_drafted, output.num_drafted)
+            self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
+        if output.queue_s is not None:
+            self.queue_s = output.queue_s
+        delta = ChoiceDelta(self.index)
         if output.num_prompt_computed is not None:
-            self.num_prompt_computed = output.num_prompt_computed
-        if output.num_prompt_computed is not None and not output.new_ids and output.finish_reason is None:
-            self.meter.count(output, 0)
-            return delta
+            delta.num_prompt_computed = self.num_prompt_computed = output.num_prompt_computed
+            if not output.new_ids and output.finish_reason is None:
+                self.meter.count(output, 0)
+                return delta
         if self._echo_due:
             self._echo_due = False
             self._push_prompt(output, delta)
@@ -135,10 +139,12 @@ class Choice:
             delta.text += text if self._lines is None else self._lines.push(text)
         else:
             num_counted, stop = self._read(self._reader, output, delta)
-        if self._offsets is not None and output.logprobs is not None:
-            delta.tokens += [self._scored(scores) for scores in output.logprobs[:num_counted]]
+        if output.logprobs is not None:
+            counted = output.logprobs[:num_counted]
+            self.total_logprob += sum(scores.logprob for scores in counted)
+            if self._offsets is not None:
+                delta.tokens = [*delta.tokens, *(self._scored(scores) for scores in counted)]
         delta.token_ids = output.new_ids[:num_counted]
-        self.total_logprob += sum(scores.logprob for scores in (output.logprobs or [])[:num_counted])
         delta.prompt_logprobs = output.prompt_logprobs
         self.num_tokens += num_counted
         if num_counted and output.num_predicted:
@@ -146,7 +152,7 @@ class Choice:
         self.meter.count(output, num_counted)
         if self._lines is not None and self._lines.is_reached:
             delta.finish = Finish(FinishReason.LENGTH, None)
-        else:
+        elif stop is not None or output.finish_reason is not None:
             delta.finish = self._finish(output, stop)
         if delta.finish is not None:
             self.meter.end(FinishReason.TIMEOUT if delta.finish.is_timeout else delta.finish.reason)
@@ -159,28 +165,30 @@ class Choice:
         if self._offsets is None:
             return
         scores = output.prompt_logprobs or [None] * len(self.prompt.ids)
+        tokens = delta.tokens = []
         num_top = self._options.echo_top
         for token_id, score in zip(self.prompt.ids, scores, strict=True):
             top = [] if score is None else score.top[:num_top]
             logprob = 0.0 if score is None else score.logprob
-            delta.tokens.append(self._scored(TokenLogprobs(token_id, logprob, top), is_first=score is None))
+            tokens.append(self._scored(TokenLogprobs(token_id, logprob, top), is_first=score is None))
 
     def _read(self, reader: ChoiceReader, output: RequestOutput, delta: ChoiceDelta) -> tuple[int, str | None]:
         """Push ids one by one, so that reasoning tokens can be counted, and add the reader's pieces to the delta.
         Returns the number of ids that count as output, and a stop string if found."""
         num_counted, stop = 0, None
         ids = output.new_ids
+        pieces: list[ChoicePiece] = []
         for position in range(max(1, len(ids))):
             is_last = position + 1 >= len(ids)
             text, num, stop = self._push_ids(ids[position : position + 1], output if is_last else None, num_counted)
             has_ended = stop is not None or (is_last and output.finish_reason is not None)
-            delta.pieces += reader.push(text, is_last=has_ended)
+            pieces += reader.push(text, is_last=has_ended)
             delta.may_be_call |= reader.may_be_calling
             num_counted += num
             self.num_reasoning += num if reader.is_thinking else 0
             if has_ended:
                 break
-        delta.pieces = join_pieces(delta.pieces)
+        delta.pieces = join_pieces(pieces) if len(pieces) > 1 else pieces
         return num_counted, stop
 
     def _push_ids(
@@ -192,6 +200,8 @@ class Choice:
         its earlier ids that count.
         """
         ended = output is not None and output.finish_reason is not None
+        if self._is_free and not ended:
+            return self._detokenizer.push(ids), len(ids), None
         is_hidden = output is not None and output.stop_token_id is not None and not self._options.include_stop
         hidden = 1 if is_hidden else 0
         visible = ids[: len(ids) - hidden]
@@ -208,12 +218,12 @@ class Choice:
             return ScoredToken(scores.token_id, None, None, offset)
         return ScoredToken(scores.token_id, scores.logprob, scores.top, offset)
 
-    def _finish(self, output: RequestOutput, stop: str | None) -> Finish | None:
+    def _finish(self, output: RequestOutput, stop: str | None) -> Finish:
+        """Return the end of an output that has one, or of a text with a stop string."""
         if stop is not None:
             return Finish(FinishReason.STOP, stop)
+        assert output.finish_reason is not None
         match output.finish_reason:
-            case None:
-                return None
             case FinishReason.ERROR if output.is_refused:
                 self.meter.end(FinishReason.ERROR)
                 param = output.refused_param or self._grammar_param

@@ -155,6 +155,9 @@ class Generation:
                         self.choices[index].meter.end(FinishReason.QUEUE_TIMEOUT)
                         raise waited_too_long(self.params.terms, self._model.client)
                     delta = self.choices[index].push(output)
+                    if delta.finish is None and not withheld:  # the common case
+                        yield delta
+                        continue
                     if delta.finish is not None:
                         num_open -= 1
                         if self._beams is None:

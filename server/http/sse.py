@@ -46,6 +46,8 @@ async def generated(generation: Generation, formatter: AnswerFormatter) -> Async
 
 def escape_line_breaks(events: bytes) -> bytes:
     """Return streamed JSON with U+0085, U+2028 and U+2029 as JSON escapes, which leave its values the same."""
+    if events.isascii():
+        return events
     for char, escape in _LINE_BREAKS:
         events = events.replace(char, escape)
     return events
@@ -109,23 +111,25 @@ class EventStream(Response):
     async def _send_all(self, first: asyncio.Future[bytes], events: AsyncIterator[bytes], send: Send) -> None:
         self._last_sent_s = time.monotonic()
         pings = asyncio.create_task(self._ping(send))
+        coming: Awaitable[bytes] = first
         try:
-            async for event in self._with_end(_chain(first, events)):
-                await self._send(event, send)
+            while True:  # this loop runs once per token: no generator stands between it and the source
+                try:
+                    event = await coming
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # noqa: BLE001 - the route boundary, inside a stream
+                    await self._send(self._broken(error), send)
+                    break
+                if event:
+                    await self._send(event, send)
+                coming = anext(events)
+            if self._form.end:
+                await self._send(self._form.end, send)
         finally:
             pings.cancel()
             await asyncio.gather(pings, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _with_end(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Yield the events, then an error event if the source raises, and the end mark."""
-        try:
-            async for event in events:
-                yield event
-        except Exception as error:  # noqa: BLE001 - the route boundary, inside a stream
-            yield self._broken(error)
-        if self._form.end:
-            yield self._form.end
 
     async def _send(self, body: bytes, send: Send) -> None:
         await send({"type": "http.response.body", "body": escape_line_breaks(body), "more_body": True})
@@ -139,10 +143,3 @@ class EventStream(Response):
                 await self._send(self._form.ping, send)
                 silent_s = 0.0
             await asyncio.sleep(self._ping_interval_s - silent_s)
-
-
-async def _chain(first: asyncio.Future[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if event := await first:
-        yield event
-    async for event in rest:
-        yield event

@@ -53,6 +53,9 @@ class Metrics:
         for name, values in _AT_ZERO.items():
             for value in values:
                 self.add(name, 0, value)
+        # Bound, since each token calls them. No exemplar: it would cost more than the rest.
+        self.count_tokens: Callable[[float], None] = self._counters["generation_tokens_total"].inc
+        self.observe_gap: Callable[[float], None] = self._histograms["inter_token_latency_seconds"].observe
 
     def for_model(self, model_name: str) -> "Metrics":
         """Return the Metrics of another model of the same server."""

@@ -10,7 +10,7 @@ from engine.protocol import FinishReason, TokenLogprobs
 from server.generation.choice import ChoiceDelta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
-from server.protocols.frame import OPENAI_STREAM, frame, openai_error
+from server.protocols.frame import OPENAI_STREAM, TextFrames, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
 from server.schemas.answers import (
@@ -110,8 +110,18 @@ class ChatFormatter:
         with_content: set[int] = set()  # choices with content
         unsent_ids: dict[int, list[int]] = {}  # token ids of each choice, if requested
         unsent_scores: dict[int, list[ScoredToken]] = {}  # log probabilities of tokens without a chunk
+        is_plain = not self._has_logprobs and not self._has_ids and self._reports.are_constant
+        texts = TextFrames(
+            lambda index, text: ChatChunk(
+                choices=[ChatChunkChoice(index, ChatDelta(content=text))], **self._reports.of_chunk(generation)
+            )
+        )
         async for delta in generation:
             index = delta.index
+            if is_plain and index in started and (text := _only_text(delta)):  # the common case, once per token
+                with_content.add(index)
+                yield texts.frame(index, text)
+                continue
             deltas = list(self._deltas(delta, has_content=index in with_content))
             is_visible = bool(deltas) or delta.num_prompt_computed is not None or delta.finish is not None
             if index not in started and is_visible:
@@ -194,3 +204,15 @@ class ChatFormatter:
 
     def _logprobs(self, tokens: list[ScoredToken]) -> ChatLogprobs | None:
         return self._format.of_chat(tokens) if self._has_logprobs else None
+
+
+def _only_text(delta: ChoiceDelta) -> str:
+    """Return the content of a delta that has nothing else to report; "" if it has more, or no content."""
+    if delta.finish is not None or delta.num_prompt_computed is not None:
+        return ""
+    match delta.pieces:
+        case []:
+            return delta.text
+        case [Content(text=text)] if not delta.text:
+            return text
+    return ""

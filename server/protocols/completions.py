@@ -1,11 +1,11 @@
 """CompletionFormatter: formats a generation as OpenAI's text completion."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from server.generation.choice import ChoiceDelta, ScoredToken
 from server.generation.generation import Generation
-from server.protocols.frame import OPENAI_STREAM, frame, openai_error
+from server.protocols.frame import OPENAI_STREAM, TextFrames, frame, openai_error
 from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
 from server.schemas.answers import TextChoice, TextCompletion, TextLogprobs
@@ -66,7 +66,14 @@ class CompletionFormatter:
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         started: set[int] = set()  # choices whose first chunk is sent
+        is_plain = not self._has_logprobs and not self._has_ids and self._reports.are_constant
+        frames = TextFrames(
+            lambda index, text: TextCompletion(choices=[TextChoice(index, text)], **self._reports.of_chunk(generation))
+        )
         async for delta in generation:
+            if is_plain and delta.text and delta.finish is None and delta.num_prompt_computed is None:
+                yield frames.frame(delta.index, delta.text)
+                continue
             if delta.num_prompt_computed is not None:
                 yield self._chunk([TextChoice(delta.index, "")], self._reports.of_progress(generation, delta))
             has_tokens = delta.token_ids and (delta.finish is None or self._has_ids)  # the last chunk stands for others
@@ -87,5 +94,5 @@ class CompletionFormatter:
     def _chunk(self, choices: list[TextChoice], reports: dict[str, Any]) -> bytes:
         return frame(TextCompletion(choices=choices, **reports))
 
-    def _logprobs(self, tokens: list[ScoredToken]) -> TextLogprobs | None:
+    def _logprobs(self, tokens: Sequence[ScoredToken]) -> TextLogprobs | None:
         return self._format.of_text(tokens) if self._has_logprobs else None

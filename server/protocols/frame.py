@@ -1,6 +1,7 @@
 """Framing of streamed events, and AnswerFormatter, the interface of each protocol's formatter."""
 
-from collections.abc import AsyncGenerator
+import uuid
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,11 +11,28 @@ from server.errors import ErrorReply
 from server.generation.generation import Generation
 
 _encode = msgspec.json.Encoder().encode
+_MARK = uuid.uuid4().hex  # a text that no message has
 
 
 def frame(message: Any) -> bytes:
     """Return the message as one server-sent event. JSON escapes line breaks, so it is always one data line."""
     return b"data: " + _encode(message) + b"\n\n"
+
+
+class TextFrames:
+    """Frames of one choice's messages that differ only in a text, which is all that is encoded for each of them."""
+
+    def __init__(self, make: Callable[[int, str], Any]) -> None:
+        """make: returns the message for a choice and a text. The text is a value of it, perhaps several times."""
+        self._make = make
+        self._around: dict[int, list[bytes]] = {}  # the bytes before, between and after the text, by choice
+
+    def frame(self, index: int, text: str) -> bytes:
+        """Return `frame(make(index, text))`."""
+        around = self._around.get(index)
+        if around is None:
+            around = self._around[index] = frame(self._make(index, _MARK)).split(_encode(_MARK))
+        return _encode(text).join(around)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Formats of log probabilities in OpenAI's APIs and in vLLM's extensions."""
 
+from collections.abc import Sequence
+
 from engine.protocol import TokenLogprobs
 from server.generation.choice import ScoredToken
 from server.schemas.answers import (
@@ -36,7 +38,7 @@ class LogprobsFormat:
     def _named(self, token_id: int, logprob: float) -> tuple[str, float, list[int]]:
         return self.name(token_id), logprob, list(self._tokenizer.token_bytes(token_id))
 
-    def of_text(self, tokens: list[ScoredToken]) -> TextLogprobs:
+    def of_text(self, tokens: Sequence[ScoredToken]) -> TextLogprobs:
         """Return a text completion's logprobs: parallel lists, with a map of the likeliest tokens for each token."""
         return TextLogprobs(
             tokens=[self.name(token.token_id) for token in tokens],

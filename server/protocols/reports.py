@@ -36,9 +36,14 @@ class Reports:
         self._has_chunk_usage = body.include_usage and body.has_continuous_usage
         self._of_chunk = {**self._common, "usage": None if body.include_usage else UNSET}
 
+    @property
+    def are_constant(self) -> bool:
+        """Whether `of_chunk` always returns the same fields."""
+        return not (self._has_timings or self._has_chunk_usage)
+
     def of_chunk(self, generation: Generation) -> dict[str, Any]:
         """Return the fields of a chunk with choices."""
-        if not (self._has_timings or self._has_chunk_usage):  # the common case, once per token
+        if self.are_constant:  # the common case, once per token
             return self._of_chunk
         fields: dict[str, Any] = dict(self._of_chunk)
         if self._has_chunk_usage:

@@ -1,6 +1,6 @@
 """Detokenizer: converts token ids to text incrementally, in deltas of whole characters."""
 
-import codecs
+from codecs import utf_8_decode
 from collections.abc import Iterable
 
 from server.text.tokenizer import Tokenizer
@@ -25,20 +25,25 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._skipped_ids = tokenizer.special_ids - kept_ids if skip_special_tokens else frozenset[int]()
         self._strips_space = tokenizer.strips_space and not continues
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._pending = b""  # bytes that may start a character
 
     def push(self, ids: Iterable[int]) -> str:
         """Return the text of the characters that `ids` complete."""
-        return "".join(map(self.push_one, ids))
+        return "".join([self.push_one(token_id) for token_id in ids])
 
     def push_one(self, token_id: int) -> str:
         if token_id in self._skipped_ids:
             return ""
-        return self._strip(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
+        data = self._tokenizer.token_bytes(token_id)
+        if self._pending:
+            data = self._pending + data
+        text, num_decoded = utf_8_decode(data, "replace", False)
+        self._pending = data[num_decoded:]
+        return self._strip(text) if self._strips_space else text
 
     def finish(self) -> str:
         """Return pending bytes as U+FFFD. Nothing may be pushed after this call."""
-        return self._strip(self._utf8.decode(b"", final=True))
+        return self._strip(utf_8_decode(self._pending, "replace", True)[0])
 
     def _strip(self, text: str) -> str:
         if self._strips_space and text:

@@ -95,7 +95,7 @@ class FirstTokenPredictor:
         self._stepped_s = self._clock()
         self._started_tokens = 0
         self._curves = {}
-        for output in outputs:
+        for output in outputs if self._open else ():
             if output.new_ids or output.finish_reason is not None:
                 self._learn(output)
 

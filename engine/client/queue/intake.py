@@ -98,6 +98,9 @@ class Intake:
         self.stats = stats
         self._predictor.on_step(stats, outputs)
         for output in outputs:
+            if output.finish_reason is None:  # most outputs
+                self._streams.deliver(output)
+                continue
             num_clients = self._streams.num_clients
             num_output = self._streams.deliver(output)
             if num_output is not None:

@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TRACES_TIMEOUT_S = 3.0  # for sending the rest of the traces
+_GARBAGE = 20_000  # objects made since the last look for garbage; one engine step makes a thousand, all short-lived
 _STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
 
 
@@ -229,6 +230,7 @@ def _preparing(context: "ServerContext", text_model: "TextModel") -> Iterator[No
     tokenizer = text_model.tokenizer
     preparing = asyncio.ensure_future(context.workers.run(tokenizer.prepare_for_long_texts, size=tokenizer.vocab_size))
     gc.freeze()  # existing objects stay; scanning them for garbage would delay streams
+    gc.set_threshold(_GARBAGE, *gc.get_threshold()[1:])
     try:
         yield
     finally:

@@ -84,7 +84,7 @@ class ChoiceMeter:
 
     def _observe_tokens(self, num_tokens: int, first_token_s: float | None) -> None:
         """Observe token latencies. The tokens of one output share the time since the previous output evenly."""
-        self._metrics.add("generation_tokens_total", num_tokens)
+        self._metrics.count_tokens(num_tokens)
         self.num_tokens += num_tokens
         now = time.monotonic()
         if self.last_token_s is None:
@@ -93,9 +93,10 @@ class ChoiceMeter:
             is_grouped = not self._is_timed and first_token_s is not None  # a batch's line: many tokens an output
             self.first_token_s = first_token_s if is_grouped else now
             self.last_token_s = now
-        for _ in range(num_tokens if self._is_timed else 0):
-            # Without an exemplar, which would cost more than the rest: there is one observation per token.
-            self._metrics.observe("inter_token_latency_seconds", (now - self.last_token_s) / num_tokens)
+        if self._is_timed and num_tokens:
+            gap_s = (now - self.last_token_s) / num_tokens
+            for _ in range(num_tokens):
+                self._metrics.observe_gap(gap_s)
         self.last_token_s = now
 
     def end(self, reason: FinishReason) -> None:

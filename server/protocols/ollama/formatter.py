@@ -110,7 +110,7 @@ class OllamaFormatter:
         async for delta in generation:
             if self._first_token_s is None:
                 self._first_token_s = time.monotonic()
-            part = Part(content=delta.text, tokens=delta.tokens)
+            part = Part(content=delta.text, tokens=list(delta.tokens))
             for piece in delta.pieces:
                 self._add(piece, part)
             if delta.finish is not None:

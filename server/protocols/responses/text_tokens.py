@@ -1,5 +1,7 @@
 """TextTokens: the tokens of an answer's message, without those of thoughts and calls."""
 
+from collections.abc import Sequence
+
 from server.generation.choice import ScoredToken
 from server.text.tokenizer import Tokenizer
 
@@ -11,7 +13,7 @@ class TextTokens:
         self._tokenizer = tokenizer
         self._pending: list[ScoredToken] = []
 
-    def add(self, tokens: list[ScoredToken]) -> None:
+    def add(self, tokens: Sequence[ScoredToken]) -> None:
         self._pending += tokens
 
     def pass_over(self, text: str) -> None:

@@ -1,11 +1,14 @@
 """The exact shape of a streamed chat completion."""
 
+import re
 from typing import Any
 
 import pytest
 
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from server.protocols.frame import TextFrames
+from server.protocols.reports import Reports
 from tests.helpers.chat_templates import TOOL_TEMPLATE
 from tests.helpers.fake_client import FINGERPRINT, IM_END, FakeClient, Step, http, make_app, says, says_ids
 from tests.helpers.sse import contents, events
@@ -160,3 +163,39 @@ async def test_each_counted_token_has_a_chunk_even_without_text(url: str, fields
         chunks = events((await api.post(url, json=body)).text)[:-1]
     counted = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk["choices"]]
     assert set(counted) - {0} == {1, 2, 3, 4, 5, 6, 7, 8}
+
+
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [
+        ("/v1/chat/completions", {**STREAM, "n": 2, "stream_options": {"include_usage": True}}),
+        ("/v1/chat/completions", {**STREAM, "stop": ["zz"]}),
+        ("/v1/chat/completions", {**STREAM, **TOOLS}),
+        ("/v1/completions", {"prompt": "hi", "n": 2, "stream": True}),
+    ],
+)
+async def test_a_text_put_into_an_encoded_chunk_is_as_if_the_chunk_were_encoded(
+    url: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = FakeClient(says('a "quoted"\nline, \u00e9\u2028\U0001f600'))
+    app = make_app(client, chat_template=TOOL_TEMPLATE)
+    put: list[str] = []
+    whole = TextFrames.frame
+
+    def noted(self: TextFrames, index: int, text: str) -> bytes:
+        put.append(text)
+        return whole(self, index, text)
+
+    monkeypatch.setattr(TextFrames, "frame", noted)
+    async with http(app) as api:
+        got = (await api.post(url, json=body)).text
+        assert len(put) >= 10
+        put.clear()
+        monkeypatch.setattr(Reports, "are_constant", False)
+        encoded = (await api.post(url, json=body)).text
+    assert not put
+    assert _without_id(got) == _without_id(encoded)
+
+
+def _without_id(stream: str) -> str:
+    return re.sub(r'"id":"[^"]*"|"created":[0-9]+', "", stream)
