@@ -124,7 +124,7 @@ def built_in_recipes() -> dict[str, Path]:
 def load_recipe(given: str, variables: Mapping[str, str]) -> tuple[SynthesisRecipe, Path]:
     """Return the recipe in a file, or a built-in one by its name, and its path. Raises OptionError.
 
-    variables: replace those of the recipe.
+    variables: replace the recipe's own.
     """
     path = built_in_recipes().get(given) or Path(given).expanduser()
     try:

@@ -44,14 +44,18 @@ def data_parser() -> argparse.ArgumentParser:
 
 
 def _add_prepare(parser: Parser) -> None:
-    defaults = PreparationOptions()
     add = parser.add_argument
     add("files", metavar="IN", nargs="+", help="Files of lines: .jsonl, .json, .csv or .txt.")
     add("--out", metavar="FILE", required=True, help="File for the lines that are kept: .jsonl, or .txt of plain text.")
     add("--report", metavar="FILE", help="JSON file for the report (default: none).")
     add("--seed", type=int, default=0, metavar="N", help="Seed of the split and the mixture (default: 0).")
-    steps = parser.add_argument_group("Steps")
-    add = steps.add_argument
+    _add_steps(parser.add_argument_group("Steps"), PreparationOptions())
+    _add_scores(parser.add_argument_group("Scores by the model of --model, which is loaded for them"))
+    _add_outputs(parser.add_argument_group("Split, mixture and tokens"))
+
+
+def _add_steps(group: argparse._ArgumentGroup, defaults: PreparationOptions) -> None:
+    add = group.add_argument
     add(
         "--dedup",
         choices=list(Dedup),
@@ -102,8 +106,10 @@ def _add_prepare(parser: Parser) -> None:
         metavar="SHARE",
         help="Fail if a larger share of the lines is removed (default: 0.5).",
     )
-    scores = parser.add_argument_group("Scores by the model of --model, which is loaded for them")
-    add = scores.add_argument
+
+
+def _add_scores(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     for name, what in (
         ("max-perplexity", "Largest perplexity of what is learned from a line"),
         ("min-ifd", "Least instruction-following difficulty: the answer's loss with its prompt by that without"),
@@ -119,8 +125,10 @@ def _add_prepare(parser: Parser) -> None:
     )
     add("--judge", metavar="FILE", help="JSON file of a grader; lines whose answers it scores too low are removed.")
     add("--min-score", type=float, metavar="N", help="Least score by --judge.")
-    outputs = parser.add_argument_group("Split, mixture and tokens")
-    add = outputs.add_argument
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--validation", metavar="FILE", help="File for validation lines, of which no near duplicate is in --out.")
     add("--validation-share", type=float, metavar="SHARE", help="Share of the lines in it (default: 0.1).")
     add(

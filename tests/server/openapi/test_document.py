@@ -113,7 +113,7 @@ async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
     if name in POOLING:
         client = pooling_client(tasks=[*PoolingTask])
     else:
-        client = FakeClient(says_or_scores("Because."), fim_info(max_model_len=400, kv_folder=str(tmp_path / "kv")))
+        client = FakeClient(says_or_scores("Because."), fim_info(max_model_len=600, kv_folder=str(tmp_path / "kv")))
     (tmp_path / "FOLDER").mkdir()
     client.adapters["FOLDER"] = AdapterInfo(digest=b"x", rank=8, num_bytes=1)
     lora = LoraConfig(adapter_dir=str(tmp_path))
