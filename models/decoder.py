@@ -95,8 +95,8 @@ class Decoder(nn.Module):
         self.num_caching = len(spec.layers)  # layers up to the last with a cache; the others run for output rows alone
         while spec.layers[self.num_caching - 1].kv_layer is not None and compute.backend.takes_any_rows:
             self.num_caching -= 1
-        self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
+        self._expert_counts = self._count_experts(torch.device("cpu"))
         self._adapters: DecoderAdapters | None = None
         self.on_progress: StepProgress = ignore_progress  # called before each layer
 
@@ -111,8 +111,11 @@ class Decoder(nn.Module):
             if module is not self.layers:
                 allocate_module(module, device)
         self._device = device
-        self._expert_counts.allocate(device)
+        self._expert_counts = self._count_experts(device)
         self.serve_context(self.spec.max_position)
+
+    def _count_experts(self, device: torch.device) -> ExpertCounts:
+        return ExpertCounts([module for module in self.modules() if isinstance(module, MoE)], device)
 
     def serve_context(self, max_len: int) -> None:
         """Prepare for contexts of up to `max_len` tokens.

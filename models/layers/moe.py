@@ -113,16 +113,12 @@ class MoE(nn.Module):
 class ExpertCounts:
     """Counts of the rows that each expert computed, in one tensor; the layers' `rows_per_expert` are views of it."""
 
-    def __init__(self, layers: Sequence[MoE]) -> None:
+    def __init__(self, layers: Sequence[MoE], device: torch.device) -> None:
+        """layers: before their first forward; they are not kept. device: where they compute."""
         self.num_experts = [len(moe.rows_per_expert) for moe in layers]  # of each layer with experts
-        self._layers = layers
-        self.allocate(torch.device("cpu"))
-
-    def allocate(self, device: torch.device) -> None:
-        """Begin to count on `device`, before the first forward."""
-        shape = len(self._layers), max(self.num_experts, default=0)
+        shape = len(layers), max(self.num_experts, default=0)
         self._rows = torch.zeros(shape, dtype=torch.int64, device=device)
-        for moe, rows, num_experts in zip(self._layers, self._rows, self.num_experts, strict=True):
+        for moe, rows, num_experts in zip(layers, self._rows, self.num_experts, strict=True):
             moe.rows_per_expert = rows[:num_experts]
 
     def take(self) -> torch.Tensor:
