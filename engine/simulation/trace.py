@@ -14,6 +14,7 @@ from engine.command_io.lengths import parse_lengths
 from engine.errors import OptionError
 
 MOONCAKE_BLOCK = 512  # tokens for each hash id
+_MAX_TOKENS = 2**31 - 1  # of a prompt or an answer
 _AZURE_COLUMNS = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
 
 
@@ -119,6 +120,10 @@ def _checked(
     if num_prompt < 1 or num_output < 1:
         raise _unreadable(
             path, number, f"it has {num_prompt:,} prompt and {num_output:,} output tokens; both must be at least 1"
+        )
+    if max(num_prompt, num_output) > _MAX_TOKENS:
+        raise _unreadable(
+            path, number, f"it has {num_prompt:,} prompt and {num_output:,} output tokens; at most {_MAX_TOKENS:,} each"
         )
     return TraceRequest(arrival_s, num_prompt, num_output, block_ids)
 

@@ -69,14 +69,18 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 def _read_usage(body: bytes) -> AnswerUsage:
-    usage = _decode_answer(body).usage
+    """Return the usage of an answer; none for a body that has none or is not an answer, as other servers may send."""
+    try:
+        usage = _decode_answer(body).usage
+    except msgspec.DecodeError:
+        usage = None
     if usage is None:
         return AnswerUsage()
     cached = usage.prompt_tokens_details or usage.input_tokens_details or _Cached()
     reasoning = usage.completion_tokens_details or usage.output_tokens_details or _Reasoning()
     return AnswerUsage(
-        input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
-        cached_tokens=cached.cached_tokens or 0,
-        output_tokens=usage.completion_tokens or usage.output_tokens or 0,
-        reasoning_tokens=reasoning.reasoning_tokens or 0,
+        input_tokens=max(0, usage.prompt_tokens or usage.input_tokens or 0),
+        cached_tokens=max(0, cached.cached_tokens or 0),
+        output_tokens=max(0, usage.completion_tokens or usage.output_tokens or 0),
+        reasoning_tokens=max(0, reasoning.reasoning_tokens or 0),
     )

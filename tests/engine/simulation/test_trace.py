@@ -54,6 +54,7 @@ def test_a_trace_comes_faster_by_a_factor_and_ends_at_a_limit(tmp_path: Path) ->
         ("{", "Input data was truncated"),
         (mooncake(input_length="many"), "Expected `int`, got `str`"),
         (json.dumps({"timestamp": 1}), "missing required field"),
+        (mooncake(output_length=5_000_000_000), "5,000,000,000 output tokens; at most 2,147,483,647 each"),
         (mooncake(input_length=1025), r"its hash_ids are 1,024 tokens, and input_length is 1,025"),
         (mooncake(hash_ids=[7, -1]), "-1 in hash_ids is negative"),
         (mooncake(output_length=0), "0 output tokens; both must be at least 1"),

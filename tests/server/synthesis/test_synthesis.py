@@ -8,7 +8,7 @@ import pytest
 
 from engine.command_io.finetuning.job import TrainingMethod
 from server.finetuning.lines import read_training_line
-from server.jobs.answers import BodyAnswer
+from server.jobs.answers import AnswerUsage, BodyAnswer
 from server.synthesis.counts import acceptance_table
 from server.synthesis.recipe import Step
 from server.synthesis.requests import StepRequest, Unusable, read_step_answer
@@ -37,6 +37,19 @@ async def test_lines_are_made_and_name_their_origin(tmp_path: Path) -> None:
     reply = next(each for each in answers.requests if "-reply-" in each.custom_id)
     assert reply.body["messages"] == [{"role": "user", "content": random_text(0, 8)}]
     assert "response_format" not in reply.body
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[1, 2]", b'{"choices": [], "usage": "much"}'])
+def test_what_another_server_sends_in_place_of_an_answer_is_unusable_and_costs_nothing(body: bytes) -> None:
+    answer = BodyAnswer("", 200, body)
+    assert answer.usage == AnswerUsage()
+    with pytest.raises(Unusable, match="not a chat completion"):
+        read_step_answer(Step(name="a", prompt="Say a."), answer)
+
+
+def test_a_usage_below_zero_counts_as_none() -> None:
+    usage = BodyAnswer("", 200, b'{"usage": {"prompt_tokens": -5, "completion_tokens": 3}}').usage
+    assert (usage.input_tokens, usage.output_tokens) == (0, 3)
 
 
 async def test_the_same_seed_makes_the_same_requests(tmp_path: Path) -> None:
