@@ -1,9 +1,9 @@
-"""An engine that a command has for itself: started, given work, and stopped with it; and the progress of the work."""
+"""An engine that a command has for itself, from its start to its end; and work in parallel, with its progress."""
 
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
@@ -21,6 +21,8 @@ from server.text.chat_templates.processes import TemplateProcesses
 
 if TYPE_CHECKING:
     from server.context import ServerContext
+
+REQUESTS_PER_SLOT = 2  # of the engine, so that a finished request is immediately followed by another
 
 T = TypeVar("T")
 
@@ -82,6 +84,23 @@ async def _until_dead(engines: OneEngine, work: Coroutine[Any, Any, T], remedy: 
         for task in (working, dead):
             task.cancel()
         await asyncio.gather(working, dead, return_exceptions=True)
+
+
+async def in_parallel(items: Sequence[T], one: Callable[[T], Awaitable[None]], num_parallel: int) -> None:
+    """Await `one` for each item, `num_parallel` at a time; the first exception ends all."""
+    left = iter(items)
+
+    async def some() -> None:
+        for item in left:
+            await one(item)
+
+    tasks = [asyncio.create_task(some()) for _ in range(min(num_parallel, len(items)))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class LineProgress:

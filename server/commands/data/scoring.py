@@ -5,14 +5,14 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.command_io.finetuning.graders.definitions import Grader, needed_models
 from engine.command_io.finetuning.graders.grading import Grade
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.errors import EngineStopped, StartupError
-from server.commands.alone import Interrupted, LineProgress, run_alone
+from server.commands.alone import REQUESTS_PER_SLOT, Interrupted, LineProgress, in_parallel, run_alone
 from server.commands.options.sources import resolve_options
 from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine, Preparation
 from server.finetuning.examples import ExampleMaker
@@ -27,8 +27,6 @@ from server.text.chat_templates.processes import TemplateProcesses
 
 if TYPE_CHECKING:
     from server.context import ServerContext
-
-_LINES_PER_SLOT = 2  # of the engine, so that a finished line is immediately followed by another
 
 
 def apply_scores(
@@ -54,7 +52,7 @@ def apply_scores(
     scoring, judging = (LineProgress(server, len(preparation.kept)) for _ in range(2))
 
     async def work(context: "ServerContext") -> Scores:
-        num_parallel = _LINES_PER_SLOT * context.models.default.client.info.max_num_seqs
+        num_parallel = REQUESTS_PER_SLOT * context.models.default.client.info.max_num_seqs
         scores: Scores = {}
         if has_bounds:
             with scoring:
@@ -104,7 +102,7 @@ async def _judge(
         grades[line.file, line.number] = await grade_line(grader, line, ask)
         show(len(grades))
 
-    await _in_parallel(preparation.kept, grade, num_parallel)
+    await in_parallel(preparation.kept, grade, num_parallel)
     remove_below(preparation, grades, least)
 
 
@@ -134,26 +132,7 @@ async def _scored(
         scores[line.file, line.number] = await scorer.score(line, passages)
         show(len(scores))
 
-    await _in_parallel(preparation.kept, score, num_parallel)
+    await in_parallel(preparation.kept, score, num_parallel)
     if faults:
         raise FaultyLines(faults)
     return scores
-
-
-async def _in_parallel(
-    lines: Sequence[KeptLine], one: Callable[[KeptLine], Awaitable[None]], num_parallel: int
-) -> None:
-    """Await `one` for each line, `num_parallel` at a time; the first exception ends all."""
-    left = iter(lines)
-
-    async def some() -> None:
-        for line in left:
-            await one(line)
-
-    tasks = [asyncio.create_task(some()) for _ in range(min(num_parallel, len(lines)))]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

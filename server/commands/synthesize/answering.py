@@ -1,12 +1,12 @@
 """Answerers of a synthesis: an engine of its own, a running server by batches, or a teacher request by request."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from engine.errors import StartupError
 from server.batches.running import run_body
+from server.commands.alone import REQUESTS_PER_SLOT, in_parallel
 from server.commands.synthesize.http_client import SynthesisClient
 from server.commands.synthesize.journal import AnswerJournal, read_answer_line
 from server.context import ServerContext
@@ -14,7 +14,6 @@ from server.jobs.answers import BodyAnswer
 from server.keys.caller import ANYBODY
 from server.synthesis.requests import CHAT_PATH, StepRequest
 
-_PER_SLOT = 2  # requests for each slot of the engine, so that a finished one is immediately followed by another
 _POLL_S = 1.0
 _WINDOW = "7d"
 _LABEL = "synthesis"  # in a batch's metadata
@@ -80,7 +79,7 @@ class EngineAnswerer:
         async def one(request: StepRequest) -> None:
             store(request.custom_id, await run_body(self._context, ANYBODY, CHAT_PATH, request.body))
 
-        await _in_parallel(requests, one, _PER_SLOT * self._context.models.default.client.info.max_num_seqs)
+        await in_parallel(requests, one, REQUESTS_PER_SLOT * self._context.models.default.client.info.max_num_seqs)
 
 
 class TeacherAnswerer:
@@ -95,7 +94,7 @@ class TeacherAnswerer:
             response = await self._client.send("POST", CHAT_PATH, json=request.body, may_refuse=True)
             store(request.custom_id, BodyAnswer("", response.status_code, response.content))
 
-        await _in_parallel(requests, one, self._num_parallel)
+        await in_parallel(requests, one, self._num_parallel)
 
 
 class BatchAnswerer:
@@ -163,22 +162,3 @@ class BatchAnswerer:
             if (file_id := batch.get(name)) is not None:
                 await self._client.send("DELETE", f"/v1/files/{file_id}", may_refuse=True)
         return str(batch["status"]), (batch.get("errors") or {}).get("data") or []
-
-
-async def _in_parallel(
-    requests: Sequence[StepRequest], one: Callable[[StepRequest], Awaitable[None]], num_parallel: int
-) -> None:
-    """Await `one` for each request, `num_parallel` at a time; the first exception ends all."""
-    left = iter(requests)
-
-    async def some() -> None:
-        for request in left:
-            await one(request)
-
-    tasks = [asyncio.create_task(some()) for _ in range(min(num_parallel, len(requests)))]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
