@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,8 @@ from engine.errors import OptionError
 MOONCAKE_BLOCK = 512  # tokens for each hash id
 _MAX_TOKENS = 2**31 - 1  # of a prompt or an answer
 _AZURE_COLUMNS = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
+_EMPTY = "it is empty; remove it"
+_MAX_SHOWN = 80  # characters of a line in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,14 @@ class _MooncakeLine(msgspec.Struct):
     hash_ids: list[int]
 
 
+_MOONCAKE_FIELDS: dict[str, tuple[Any, str]] = {
+    "timestamp": (float, "a number of milliseconds"),
+    "input_length": (int, "a whole number"),
+    "output_length": (int, "a whole number"),
+    "hash_ids": (list[int], "a list of whole numbers"),
+}
+
+
 def read_trace(path: str, *, rate_factor: float = 1.0, limit: int | None = None) -> list[TraceRequest]:
     """Read a trace, in order of arrival. Lines of JSON are Mooncake's format, and CSV is Azure's.
 
@@ -52,12 +63,14 @@ def read_trace(path: str, *, rate_factor: float = 1.0, limit: int | None = None)
     the number of a line that cannot be read.
     """
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise OptionError(f"cannot read the trace {path}: {reason}") from error
     if not lines:
         raise OptionError(f"the trace {path} is empty; it needs one request on each line")
+    if not lines[0].strip():
+        raise _unreadable(path, 1, _EMPTY)
     is_json = lines[0].lstrip().startswith("{")
     requests: list[TraceRequest] = []
     for number, request in _mooncake(path, lines) if is_json else _azure(path, lines):
@@ -85,7 +98,7 @@ def _mooncake(path: str, lines: list[str]) -> Iterator[tuple[int, TraceRequest]]
         try:
             line = decoder.decode(text)
         except msgspec.MsgspecError as error:
-            raise _unreadable(path, number, str(error)) from error
+            raise _unreadable(path, number, _mooncake_fault(text)) from error
         if len(line.hash_ids) * MOONCAKE_BLOCK < line.input_length:
             held = len(line.hash_ids) * MOONCAKE_BLOCK
             raise _unreadable(
@@ -97,19 +110,62 @@ def _mooncake(path: str, lines: list[str]) -> Iterator[tuple[int, TraceRequest]]
         yield number, _checked(path, number, line.timestamp / 1000, *lengths, tuple(line.hash_ids))
 
 
-def _azure(path: str, lines: list[str]) -> Iterator[tuple[int, TraceRequest]]:
-    rows = csv.reader(lines)
-    if (header := next(rows)) != _AZURE_COLUMNS:
-        columns, given = ",".join(_AZURE_COLUMNS), ",".join(header)
-        raise _unreadable(path, 1, f"it is {given[:80]!r}; it must be {columns}, or a JSON object of Mooncake's format")
-    for number, row in enumerate(rows, 2):
+def _mooncake_fault(text: str) -> str:
+    """Describe the first fault of a line that is not a request in Mooncake's format."""
+    if not text.strip():
+        return _EMPTY
+    try:
+        line = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        line = None
+    if not isinstance(line, dict):
+        return f"{text[:_MAX_SHOWN]!r} is not a whole JSON object; it must have {', '.join(_MOONCAKE_FIELDS)}"
+    for name, (kind, description) in _MOONCAKE_FIELDS.items():
+        if name not in line:
+            return f"it has no {name}, which must be {description}"
         try:
-            time, num_prompt, num_output = row
-            moment = datetime.datetime.fromisoformat(time[:26]).replace(tzinfo=datetime.UTC)
-            lengths = (int(num_prompt), int(num_output))
-        except ValueError as error:
-            raise _unreadable(path, number, f"{','.join(row)[:80]!r}: {error}") from error
-        yield number, _checked(path, number, moment.timestamp(), *lengths)
+            msgspec.convert(line[name], kind)
+        except msgspec.ValidationError:
+            return f"{name} is {line[name]!r:.{_MAX_SHOWN}}; it must be {description}"
+    return "a field is given twice"  # the second value hides the first, which was at fault
+
+
+def _azure(path: str, lines: list[str]) -> Iterator[tuple[int, TraceRequest]]:
+    if (header := _split(path, 1, lines[0])) != _AZURE_COLUMNS:
+        columns, given = ",".join(_AZURE_COLUMNS), ",".join(header)[:_MAX_SHOWN]
+        raise _unreadable(path, 1, f"it is {given!r}; it must be {columns}, or a JSON object of Mooncake's format")
+    for number, text in enumerate(lines[1:], 2):
+        row = _split(path, number, text)
+        if len(row) != len(_AZURE_COLUMNS):
+            columns, given = ",".join(_AZURE_COLUMNS), text[:_MAX_SHOWN]
+            raise _unreadable(path, number, f"{given!r} has {len(row)} of the 3 columns {columns}" if row else _EMPTY)
+        lengths = (_whole(path, number, 1, row[1]), _whole(path, number, 2, row[2]))
+        yield number, _checked(path, number, _moment_s(path, number, row[0]), *lengths)
+
+
+def _split(path: str, number: int, text: str) -> list[str]:
+    try:
+        return next(csv.reader([text]))
+    except csv.Error as error:
+        raise _unreadable(path, number, f"{text[:_MAX_SHOWN]!r} is not CSV") from error
+
+
+def _moment_s(path: str, number: int, text: str) -> float:
+    try:
+        return datetime.datetime.fromisoformat(text[:26]).replace(tzinfo=datetime.UTC).timestamp()
+    except ValueError as error:
+        shown = text[:_MAX_SHOWN]
+        reason = f"{_AZURE_COLUMNS[0]} is {shown!r}; it must be a time such as 2023-11-16 18:17:03.97996"
+        raise _unreadable(path, number, reason) from error
+
+
+def _whole(path: str, number: int, column: int, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        shown = text[:_MAX_SHOWN]
+        reason = f"{_AZURE_COLUMNS[column]} is {shown!r}; it must be a whole number"
+        raise _unreadable(path, number, reason) from error
 
 
 def _checked(

@@ -51,9 +51,14 @@ def test_a_trace_comes_faster_by_a_factor_and_ends_at_a_limit(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("{", "Input data was truncated"),
-        (mooncake(input_length="many"), "Expected `int`, got `str`"),
-        (json.dumps({"timestamp": 1}), "missing required field"),
+        ("{", "'{' is not a whole JSON object; it must have timestamp, input_length, output_length, hash_ids"),
+        ("[1]", "is not a whole JSON object"),
+        (" ", "it is empty; remove it"),
+        ('{"timestamp": "x", ' + mooncake()[1:], "a field is given twice"),
+        (mooncake(timestamp="now"), "timestamp is 'now'; it must be a number of milliseconds"),
+        (mooncake(input_length="many"), "input_length is 'many'; it must be a whole number"),
+        (mooncake(hash_ids=[7, None]), r"hash_ids is \[7, None\]; it must be a list of whole numbers"),
+        (json.dumps({"timestamp": 1}), "it has no input_length"),
         (mooncake(output_length=5_000_000_000), "5,000,000,000 output tokens; at most 2,147,483,647 each"),
         (mooncake(input_length=1025), r"its hash_ids are 1,024 tokens, and input_length is 1,025"),
         (mooncake(hash_ids=[7, -1]), "-1 in hash_ids is negative"),
@@ -66,15 +71,38 @@ def test_an_unreadable_line_is_named_with_what_is_wrong(tmp_path: Path, bad: str
         read_trace(written(tmp_path, mooncake(), bad))
 
 
-@pytest.mark.parametrize("bad", ["2023-11-16 18:17:03.9,x,10", "yesterday,1,1", "2023-11-16 18:17:03.9,1", ""])
-def test_an_unreadable_row_is_named_with_what_is_wrong(tmp_path: Path, bad: str) -> None:
-    with pytest.raises(OptionError, match="line 3 of the trace"):
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("2023-11-16 18:17:03.9,x,10", "ContextTokens is 'x'; it must be a whole number"),
+        ("2023-11-16 18:17:03.9,10,", "GeneratedTokens is ''; it must be a whole number"),
+        ("yesterday,1,1", "TIMESTAMP is 'yesterday'; it must be a time such as"),
+        ("2023-11-16 18:17:03.9,1", "has 2 of the 3 columns TIMESTAMP,ContextTokens"),
+        ("", "it is empty; remove it"),
+        ("x" * 200_000, "is not CSV"),
+    ],
+)
+def test_an_unreadable_row_is_named_with_what_is_wrong(tmp_path: Path, bad: str, reason: str) -> None:
+    with pytest.raises(OptionError, match=f"line 3 of the trace .*: .*{reason}"):
         read_trace(written(tmp_path, AZURE, "2023-11-16 18:17:03.9799600,4808,10", bad, "next"))
+
+
+@pytest.mark.parametrize("lines", [(AZURE, "2023-11-16 18:17:03.9799600,600,5"), (mooncake(),)])
+def test_a_byte_order_mark_is_skipped(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    path = Path(written(tmp_path, *lines))
+    expected = read_trace(str(path))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_trace(str(path)) == expected
 
 
 @pytest.mark.parametrize(
     ("lines", "reason"),
-    [([], "is empty"), ([AZURE], "has no requests"), (["a,b", "1,2"], "it must be TIMESTAMP,ContextTokens")],
+    [
+        ([], "is empty"),
+        (["", AZURE], "line 1 .* is empty"),
+        ([AZURE], "has no requests"),
+        (["a,b", "1,2"], "it must be TIMESTAMP,ContextTokens"),
+    ],
 )
 def test_a_file_without_requests_is_refused(tmp_path: Path, lines: list[str], reason: str) -> None:
     with pytest.raises(OptionError, match=reason):
