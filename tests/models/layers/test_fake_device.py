@@ -17,6 +17,7 @@ from models.forward.packed import PackedForward
 from models.kernels.triton.launch import launch
 from models.kernels.triton.operations import TritonOperations
 from models.layers.attention.relative_bias import RelativeBias
+from models.layers.recurrence.selective_scan import SelectiveScan
 from models.layers.recurrence.state_space import StateSpace
 from models.layers.residual import OutputScale
 from tests.helpers.gpu.fake_device import FakeGPU, NoSynchronization, Synchronization, allocate_fake, fake_gpu
@@ -51,6 +52,8 @@ def make_decoder(spec: DecoderSpec, gpu: FakeGPU) -> Decoder:
             module.factor = 1.0
         elif isinstance(module, RelativeBias):
             module.by_distance()
+        elif isinstance(module, SelectiveScan):
+            _ = module._weights
         elif isinstance(module, StateSpace):
             _ = module._log_rates, module.conv_weight is None or module._scaled_conv
     return decoder
