@@ -14,6 +14,7 @@ from engine.errors import InvalidRequest
 from server.errors import StreamNotFound
 from server.http.body import context_of
 from server.http.resume import resumed
+from server.http.sse import EventStream
 from server.metrics.request_record import current_record
 from server.runs.keyed_answers import MAX_ANSWER_BYTES, KeyedAnswers, KeyedRequest, WholeAnswer
 
@@ -40,7 +41,7 @@ async def answered_once(
     """Return `respond()`, or if the key was sent before, the answer of the first request with it.
 
     Only whole answers of status 200 are kept. A client that leaves ends its request, whose key is free again then,
-    unless its stream is resumable. Raises InvalidRequest and RequestInProgress.
+    unless its stream is a run, which continues and is joined. Raises InvalidRequest and RequestInProgress.
     """
     answers, owner, path = context_of(request).answers, request.state.owner, request.scope["route"].path
     first, is_new = answers.begin(owner, path, key, digest)
@@ -57,7 +58,7 @@ async def answered_once(
     except BaseException:
         answers.release(first)
         raise
-    first.stream_id = response.headers.get("x-stream-id")
+    first.stream_id = response.run_id if isinstance(response, EventStream) else None
     return response if first.stream_id is not None else _RecordedAnswer(response, first, answers)
 
 

@@ -41,8 +41,9 @@ async def resumable(
     )
     events = await source.enter_async_context(generated(generation, formatter))
     run = runs.start(options, events, source)
-    # A client that leaves before it knows the stream's id cannot come back to it.
-    return stream_run(request, run, after=0, on_unseen=lambda: runs.delete(run))
+    # A client that leaves before it knows the stream's id can come back to it only by its Idempotency-Key.
+    is_keyed = "idempotency-key" in request.headers
+    return stream_run(request, run, after=0, on_unseen=None if is_keyed else lambda: runs.delete(run))
 
 
 def resumed_by_header(request: Request) -> Response | None:
@@ -76,7 +77,8 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
         return Response(status_code=204)  # browsers' EventSource reconnects until it gets this status
     run.log.after(after or 0, 0)  # raises EventsDropped while it can still become a status
     ignored = ignored_query(request, "starting_after")
-    return stream_run(request, run, after=after or 0, headers=ignored)
+    with_ids = "x-stream-id" in run.options.headers  # a background response's events have numbers of their own
+    return stream_run(request, run, after=after or 0, with_ids=with_ids, headers=ignored)
 
 
 def stream_run(
@@ -98,6 +100,7 @@ def stream_run(
         context_of(request).config,
         headers={**run.options.headers, **(headers or {})},
         on_unseen=on_unseen,
+        run_id=run.id,
     )
 
 

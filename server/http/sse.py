@@ -70,13 +70,15 @@ class EventStream(Response):
         headers: dict[str, str],
         late_headers: Callable[[], Mapping[str, str]] = dict,
         on_unseen: Callable[[], Awaitable[None]] | None = None,
+        run_id: str | None = None,
     ) -> None:
         """late_headers: returns the headers that are known only after the source's context is entered. on_unseen:
-        called if the client disconnects before the headers are sent."""
+        called if the client disconnects before the headers are sent. run_id: the source's run, if it is one."""
         self.status_code = 200
         self.media_type = form.media_type
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+        self.run_id = run_id
         self._late_headers = late_headers
         self._on_unseen = on_unseen
         self._source = source

@@ -30,7 +30,11 @@ class KeyedRequest:
     digest: bytes  # of the body
     since_s: float
     answer: WholeAnswer | None = None
-    stream_id: str | None = None  # of its resumable stream
+    stream_id: str | None = None  # of its resumable stream, or background response that is streamed
+
+    @property
+    def is_running(self) -> bool:
+        return self.answer is None and self.stream_id is None
 
     @property
     def num_bytes(self) -> int:
@@ -39,6 +43,7 @@ class KeyedRequest:
 
 class KeyedAnswers:
     """The requests with an Idempotency-Key of the last hour and their answers, 64 MiB in all, oldest forgotten first.
+    A request that runs is not forgotten, lest a repetition run beside it.
 
     Invariant: `_num_bytes` is the sum over all entries, which are in order of `since_s`.
     """
@@ -67,7 +72,7 @@ class KeyedAnswers:
                 "the Idempotency-Key was sent before with another body; send a new key with each new request",
                 code="idempotency_key_reused",
             )
-        if found.answer is None and found.stream_id is None:
+        if found.is_running:
             self._count("in_progress")
             raise RequestInProgress(
                 "the first request with this Idempotency-Key is still being answered; send it again in a moment"
@@ -76,12 +81,11 @@ class KeyedAnswers:
         return found, False
 
     def keep(self, request: KeyedRequest, answer: WholeAnswer) -> None:
-        """Keep the whole answer of a request, unless it was forgotten meanwhile."""
-        if self._requests.get(request.key) is request:
-            self._count_bytes(-request.num_bytes)
-            request.answer = answer
-            self._count_bytes(request.num_bytes)
-            self._forget_old()
+        """Keep the whole answer of a request that runs."""
+        self._count_bytes(-request.num_bytes)
+        request.answer = answer
+        self._count_bytes(request.num_bytes)
+        self._forget_old()
 
     def release(self, request: KeyedRequest) -> None:
         """Forget a request, so that the next one with its key is computed."""
@@ -90,10 +94,15 @@ class KeyedAnswers:
             self._count_bytes(-request.num_bytes)
 
     def _forget_old(self) -> None:
-        oldest_s = self._clock() - _KEEP_S
-        for request in list(self._requests.values()):
-            if request.since_s > oldest_s and self._num_bytes <= _MAX_BYTES:
+        oldest_s, num_bytes = self._clock() - _KEEP_S, self._num_bytes
+        forgotten = []
+        for request in self._requests.values():
+            if request.since_s > oldest_s and num_bytes <= _MAX_BYTES:
                 break
+            if not request.is_running:
+                forgotten.append(request)
+                num_bytes -= request.num_bytes
+        for request in forgotten:
             self.release(request)
 
     def _count(self, outcome: str) -> None:

@@ -1,5 +1,6 @@
 """Requests that are sent again with the same Idempotency-Key: computed once, per key and owner, for a bounded time."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -7,6 +8,7 @@ import pytest
 
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from server.errors import RequestInProgress
 from server.metrics.values import Metrics
 from server.runs import keyed_answers
 from server.runs.keyed_answers import KeyedAnswers, WholeAnswer
@@ -150,3 +152,59 @@ async def test_an_answer_that_is_too_long_is_computed_again(monkeypatch: pytest.
         answers: list[httpx.Response] = [await api.post(PATH, json=CHAT, headers=KEY) for _ in range(2)]
     assert [each.status_code for each in answers] == [200, 200]
     assert len(client.requests) == 2
+
+
+async def test_a_client_that_leaves_before_the_first_event_comes_back_to_its_resumable_stream_by_its_key() -> None:
+    is_free = asyncio.Event()
+    client = FakeClient(lambda request: [is_free, *says("Hello!")(request)])
+    app = make_app(client)
+    body = {**CHAT, "stream": True, "resumable": True}
+    headers = (*DEFAULT_HEADERS, (b"idempotency-key", b"once"))
+    async with RawRequest(app, PATH, body, headers=headers) as first:
+        await first.until(lambda: bool(client.requests))
+        async with RawRequest(app, PATH, body, headers=headers) as second:
+            first.disconnect()
+            await first.ended()
+            is_free.set()
+            await second.ended()
+    async with http(app) as api:
+        third = await api.post(PATH, json=body, headers=KEY)
+    assert second.status == third.status_code == 200
+    assert b"[DONE]" in second.body
+    assert second.body == third.content
+    assert len(client.requests) == 1
+
+
+async def test_a_background_stream_is_joined_and_runs_once() -> None:
+    is_free = asyncio.Event()
+    client = FakeClient(
+        lambda request: [_hangs(request)[0], is_free, *says("ello!", finish=FinishReason.STOP)(request)]
+    )
+    app = make_app(client)
+    body = {"input": "hi", "background": True, "stream": True}
+    headers = (*DEFAULT_HEADERS, (b"idempotency-key", b"once"))
+    async with RawRequest(app, "/v1/responses", body, headers=headers) as first:
+        await first.until(lambda: b"response.created" in first.body)
+        first.disconnect()
+        await first.ended()
+    is_free.set()
+    async with http(app) as api:
+        again = await api.post("/v1/responses", json=body, headers=KEY)
+    assert again.content.startswith(first.body)
+    assert b"response.completed" in again.content
+    assert len(client.requests) == 1
+
+
+def test_a_request_that_runs_is_not_forgotten() -> None:
+    now_s = 0.0
+    answers = KeyedAnswers(Metrics(MODEL), clock=lambda: now_s)
+    running, _ = answers.begin("owner", PATH, "running", b"")
+    for number in range(9):
+        _kept(answers, str(number), keyed_answers.MAX_ANSWER_BYTES)
+    with pytest.raises(RequestInProgress):
+        answers.begin("owner", PATH, "running", b"")
+    now_s = 3601.0
+    with pytest.raises(RequestInProgress):
+        answers.begin("owner", PATH, "running", b"")
+    answers.release(running)
+    assert answers.begin("owner", PATH, "running", b"")[1] is True
