@@ -1,5 +1,7 @@
 """Tables of a simulation. The last column says where a figure comes from."""
 
+import math
+
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -8,6 +10,7 @@ from engine.simulation.hardware import SimulatedModel
 from engine.simulation.results import GIVEN, MODELED, Percentiles, SimulationResult
 
 _MAX_REPLICAS = 16  # rows of the table of replicas
+_SHORT_STEP_S = 1e-3  # of a card: most of a real step is then the launch of kernels (an estimate, not measured)
 
 
 def result_tables(result: SimulationResult, model: SimulatedModel, policy: str, price: float | None) -> Group:
@@ -15,7 +18,24 @@ def result_tables(result: SimulationResult, model: SimulatedModel, policy: str, 
     tables = [_hardware_table(model), _figure_table(result, policy, price), _time_table(result)]
     if 1 < len(result.replicas) <= _MAX_REPLICAS:
         tables.append(_replica_table(result))
-    return Group(*tables)
+    step_s = result.utilization * result.duration_s * len(result.replicas) / max(1, result.steps)
+    if model.measured is not None or not 0 < step_s < _SHORT_STEP_S:
+        return Group(*tables)
+    return Group(
+        *tables,
+        f"Steps take {_figure(step_s * 1e3)} ms on average. Such short steps are bound by the launch of their kernels, "
+        "which is not modeled: the times above are far too short, and the utilization is too low.",
+    )
+
+
+def _figure(value: float, decimals: int = 1) -> str:
+    """Return a figure of at least 0 with `decimals` decimals, and with more where it needs them for three digits."""
+    needed = 2 - math.floor(math.log10(value)) if value else 0
+    return f"{value:,.{max(decimals, needed)}f}"
+
+
+def _percent(share: float) -> str:
+    return f"{_figure(100 * share)} %"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -28,7 +48,7 @@ def _table(title: str, *columns: str) -> Table:
 def _hardware_table(model: SimulatedModel) -> Table:
     table = _table(f"{model.model} on {model.hardware}", "", "", "from")
     table.add_row("figures of the hardware", model.hardware, f"{model.origin}: {model.source}")
-    table.add_row("weights", f"{model.weight_bytes / 2**30:,.2f} GiB", "the model's files")
+    table.add_row("weights", f"{_figure(model.weight_bytes / 2**30, 2)} GiB", "the model's files")
     table.add_row("KV cache", f"{model.kv_tokens:,} tokens", "the model's files, and the hardware's memory")
     table.add_row("longest request", f"{model.max_model_len:,} tokens", "the model's files, and the KV cache")
     return table
@@ -40,10 +60,10 @@ def _figure_table(result: SimulationResult, policy: str, price: float | None) ->
     if result.first_refusal is not None:
         table.add_row("refused requests", f"{result.refused:,}", f"{MODELED}; the first: {result.first_refusal}")
     rows = (
-        ("duration", f"{result.duration_s:,.1f} s"),
-        ("output tokens", f"{result.output_tokens_per_s:,.1f} /s"),
-        ("prompt tokens from the prefix cache", f"{result.prefix_hits:.1%}"),
-        ("utilization", f"{result.utilization:.1%}"),
+        ("duration", f"{_figure(result.duration_s)} s"),
+        ("output tokens", f"{_figure(result.output_tokens_per_s)} /s"),
+        ("prompt tokens from the prefix cache", _percent(result.prefix_hits)),
+        ("utilization", _percent(result.utilization)),
         ("preemptions", f"{result.preemptions:,}"),
         ("tokens computed again", f"{result.recomputed_tokens:,}"),
         ("steps", f"{result.steps:,}"),
@@ -52,8 +72,8 @@ def _figure_table(result: SimulationResult, policy: str, price: float | None) ->
         table.add_row(name, value, MODELED)
     if result.cost is not None and result.cost_per_million_output_tokens is not None:
         priced = f"{MODELED}, at a price of {price:g} an hour"
-        table.add_row("cost", f"{result.cost:,.4f}", priced)
-        table.add_row("cost of 1,000,000 output tokens", f"{result.cost_per_million_output_tokens:,.4f}", priced)
+        table.add_row("cost", _figure(result.cost, 4), priced)
+        table.add_row("cost of 1,000,000 output tokens", _figure(result.cost_per_million_output_tokens, 4), priced)
     return table
 
 
@@ -67,7 +87,7 @@ def _time_table(result: SimulationResult) -> Table:
 
 def _add_times(table: Table, name: str, times: Percentiles | None) -> None:
     if times is not None:
-        values = (f"{value * 1e3:,.1f}" for value in (times.mean, times.p50, times.p95, times.p99))
+        values = (_figure(value * 1e3) for value in (times.mean, times.p50, times.p95, times.p99))
         table.add_row(name, *values, MODELED)
 
 
@@ -77,8 +97,8 @@ def _replica_table(result: SimulationResult) -> Table:
         table.add_row(
             str(number),
             f"{each.requests:,}",
-            f"{each.utilization:.1%}",
-            f"{each.prefix_hits:.1%}",
+            _percent(each.utilization),
+            _percent(each.prefix_hits),
             f"{each.preemptions:,}",
             MODELED,
         )

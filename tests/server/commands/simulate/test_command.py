@@ -1,6 +1,8 @@
 """`headrace simulate`: its tables and JSON from a saved hardware file, the sizes of a model on a card, and refusals."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -35,6 +37,27 @@ def test_tables_say_where_each_figure_comes_from(hardware: str, capsys: pytest.C
         "1 ": "modeled",
     }.items():
         assert any(row.strip().startswith(name) and row.endswith(origin) for row in rows), name
+
+
+def test_small_figures_keep_three_digits_and_short_steps_of_a_card_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = dataclasses.replace(MODEL, hardware="h100", measured=None)
+    path = tmp_path / "card.json"
+    path.write_bytes(msgspec.json.encode(card))
+    assert run([*LOAD, "--hardware", str(path), "--price", "2"]) == 0
+    shown = capsys.readouterr().out
+    rows = {
+        cells[0]: cells[1:] for line in shown.splitlines() if (cells := re.split("  +", line.strip()))[-1] == "modeled"
+    }
+    figures = [rows["utilization"][0].removesuffix(" %"), *rows["first token, ms"][:-1], *rows["request, ms"][:-1]]
+    assert all(re.fullmatch(r"0\.0*[1-9]\d\d", each) for each in figures), figures
+    assert "Such short steps are bound by the launch of their kernels" in shown
+
+
+def test_a_measured_machine_is_not_warned_of(hardware: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run([*LOAD, "--hardware", hardware])
+    assert "short steps" not in capsys.readouterr().out
 
 
 def test_the_results_repeat_by_the_seed(hardware: str, tmp_path: Path) -> None:
