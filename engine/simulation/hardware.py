@@ -9,7 +9,7 @@ from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.steps.budget import CPU_STEPS, GPU_STEPS, StepBudget
 from engine.scheduling.steps.work import ModelWork
-from engine.simulation.costs import CARDS, EFFICIENCY_SOURCE, Card, CardTimes, MeasuredTimes, StepSeconds
+from engine.simulation.costs import CARDS, CARDS_CHECKED, EFFICIENCY_SOURCE, Card, CardTimes, MeasuredTimes, StepSeconds
 
 _TRIAL_TOKENS = 256  # of the prefill that an engine measures at its start
 
@@ -23,7 +23,7 @@ class SimulatedModel:
 
     model: str
     hardware: str
-    source: str  # of the hardware's figures, with its date
+    source: str  # of the hardware's figures, with the date of its check or measurement
     work: ModelWork
     kv_groups: tuple[KVGroup, ...]
     num_blocks: int
@@ -80,4 +80,4 @@ def find_card(name: str) -> Card:
 
 
 def card_source(card: Card) -> str:
-    return f"{card.source} ({card.date}); efficiency: {EFFICIENCY_SOURCE}"
+    return f"{card.source} (checked {CARDS_CHECKED}); efficiency: {EFFICIENCY_SOURCE}"

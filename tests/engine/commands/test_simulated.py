@@ -1,6 +1,7 @@
 """The sizes of a model on a card, from its configuration, and the parts of a measured step."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from engine.config import EngineConfig, LoadFormat, Quantization
 from engine.errors import OptionError, StartupError
 from engine.scheduling.kv.groups import KVGroup
 from engine.simulation.costs import CARDS
+from models.errors import CheckpointError
 from tests.helpers.fake_client import engine_info
 
 VOCAB, HIDDEN, INNER, LAYERS = 64, 32, 48, 2
@@ -60,6 +62,31 @@ def test_quantizing_for_a_card_is_refused(config: EngineConfig) -> None:
 def test_a_model_that_is_not_here_is_refused() -> None:
     with pytest.raises(StartupError, match="fetch it first: headrace pull some/model"):
         model_on_card(EngineConfig(model="some/model"), CARDS["l4"])
+
+
+REQUIRED = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "vocab_size": VOCAB,
+    "hidden_act": "silu",
+}
+
+
+def test_the_documented_fields_of_a_configuration_are_enough(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(REQUIRED))
+    model = model_on_card(EngineConfig(model=str(tmp_path), load_format=LoadFormat.DUMMY), CARDS["l4"])
+    assert model.work.written_per_row == LAYERS * 2 * HIDDEN * 2
+    assert model.max_model_len == 2048
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_documented_field_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({each: REQUIRED[each] for each in REQUIRED if each != name}))
+    with pytest.raises(CheckpointError, match=name):
+        model_on_card(EngineConfig(model=str(tmp_path), load_format=LoadFormat.DUMMY), CARDS["l4"])
 
 
 def test_the_parts_of_a_measured_step_add_up_to_its_time_without_clocks() -> None:

@@ -1,11 +1,14 @@
 """Seconds of steps: rooflines of cards, interpolation of measured steps, and the fit of both kinds of attention."""
 
+from pathlib import Path
+
 import pytest
 
 from engine.errors import OptionError
 from engine.scheduling.steps.work import AttentionSizes, ModelWork, ModuleSizes, StepDemand
 from engine.simulation.costs import (
     CARDS,
+    CARDS_CHECKED,
     COMPUTE_EFFICIENCY,
     READ_EFFICIENCY,
     CardTimes,
@@ -79,5 +82,9 @@ def test_an_unknown_card_is_refused_with_those_that_there_are() -> None:
         find_card("h1000")
 
 
-def test_every_card_has_its_source_and_date() -> None:
-    assert all(card.source and card.date and card.name == name for name, card in CARDS.items())
+def test_the_documented_table_of_cards_is_the_simulator_s() -> None:
+    documented = (Path(__file__).parents[3] / "docs" / "simulation.md").read_text()
+    for card in CARDS.values():
+        sizes = f"{card.memory_bytes / 1e9:g} GB | {card.read_bytes_per_s / 1e12:g} TB | {card.flops_per_s / 1e12:g} T"
+        assert f"| `{card.name}` | {sizes} | {card.source} |" in documented
+    assert f"checked {CARDS_CHECKED}" in documented
