@@ -75,7 +75,8 @@ def measure_peak(
 
     Computes two steps over a pool just large enough: prompts of `max_tokens` tokens together, as few as the longest
     context allows, and one token of each of `max_num_seqs` sequences. They share blocks: what they compute means
-    nothing. Graphs keep memory that no other step may use; the largest graph's counts, as smaller ones share it.
+    nothing. Graphs keep memory that no other step may use; the largest graph's counts, as smaller ones share it. If
+    `max_num_seqs` is more than that graph's rows, a third step captures it.
     """
     longest = min(max_tokens, model.max_position)
     tables = standalone_tables(groups, longest)
@@ -85,7 +86,10 @@ def measure_peak(
     graphs = graphs_of(model.device)
     runner = TorchRunner(model, num_blocks=num_blocks, block_size=block_size, num_states=num_states, graphs=graphs)
     pool_bytes = num_blocks * model.cache_layout.block_bytes(block_size) + num_states * model.cache_layout.state_bytes
-    for plan in full_steps(groups, max_tokens, longest, max_num_seqs):
+    plans = full_steps(groups, max_tokens, longest, max_num_seqs)
+    if (captured := max(runner.decode_sizes(max_num_seqs), default=max_num_seqs)) < max_num_seqs:
+        plans = *plans, _plan("peak-graph", groups, [1] * captured)
+    for plan in plans:
         run_step(runner, plan)
         for item in plan.items:
             runner.release(item.sequence)
@@ -97,9 +101,9 @@ def measure_peak(
     return peak - pool_bytes + (0 if graphs is None else graphs.pool_bytes)
 
 
-def full_steps(groups: tuple[KVGroup, ...], num_tokens: int, longest: int, num_sequences: int) -> SequenceOf[StepPlan]:
+def full_steps(groups: tuple[KVGroup, ...], num_tokens: int, longest: int, num_sequences: int) -> tuple[StepPlan, ...]:
     """Return the plans of `num_tokens` tokens of prompts of up to `longest`, and of a token of each of `num_sequences`
-    sequences that sample and want log probabilities."""
+    sequences that sample, have penalties and want log probabilities."""
     sizes = [min(longest, num_tokens - start) for start in range(0, num_tokens, longest)][:num_sequences]
     return _plan("peak-prompt", groups, sizes), _plan("peak", groups, [1] * num_sequences)
 
@@ -110,7 +114,7 @@ def _plan(name: str, groups: tuple[KVGroup, ...], sizes: SequenceOf[int]) -> Ste
 
 
 def _sequence(name: str, groups: tuple[KVGroup, ...], num_tokens: int) -> Sequence:
-    sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9, logprobs=_NUM_TOP)
+    sampling = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.9, frequency_penalty=1.0, logprobs=_NUM_TOP)
     tokens = [0] * num_tokens
     request = EngineRequest(id=name, prompt_ids=tokens, sampling=sampling, arrival_s=0.0)
     tables = standalone_tables(groups, num_tokens)

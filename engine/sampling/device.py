@@ -39,6 +39,11 @@ class _Inputs(NamedTuple):
         penalties."""
         return self.numbers[: _PARAMS * self.num_rows].view(self.num_rows, _PARAMS).T
 
+    @property
+    def has_edits(self) -> bool:
+        """Whether any logit is penalized or biased."""
+        return len(self.numbers) > _PARAMS * self.num_rows
+
 
 class PendingTokens(NamedTuple):
     """Tokens that a device samples. numbers: [L, 2 or 3 + 2 * num_top] fp64: whether the row is finite, its token, the
@@ -114,7 +119,7 @@ class DeviceSampler:
         best_values, chosen = self._ops.best_ids(logits)
         is_finite = best_values.isfinite()
         edited = logits
-        if len(inputs.numbers) > _PARAMS * inputs.num_rows:
+        if inputs.has_edits:
             edited = self._edited(logits, inputs, presence.float(), frequency.float())
             _, chosen = self._ops.best_ids(edited)
         if inputs.is_sampled:

@@ -12,10 +12,13 @@ from engine.errors import StartupError
 from engine.runner import device_memory
 from engine.runner.device_memory import DeviceMemory, full_steps
 from engine.runner.runner import PendingStep, TorchRunner
+from engine.sampling.device import DeviceSampler
+from engine.sampling.rows import rows_of_plan
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import StepPlan
 from engine.startup import build
 from engine.startup.build import build_engine
+from models.kernels.torch.logits import LogitOperations
 from models.system import cuda
 from models.system.cuda_graphs import CudaGraphs
 from tests.helpers.checkpoints import llama_config
@@ -49,6 +52,15 @@ def test_full_steps_are_long_prompts_and_a_token_of_each_sequence() -> None:
 def test_a_full_step_has_no_more_prompts_than_sequences() -> None:
     prompts, _ = full_steps((KVGroup(16),), 100, 40, 2)
     assert [item.num_new for item in prompts.items] == [40, 40]
+
+
+def test_a_full_step_samples_with_all_that_takes_memory_on_a_device() -> None:
+    _, decode = full_steps((KVGroup(16),), 100, 40, 5)
+    inputs = DeviceSampler(300, torch.device("cpu"), LogitOperations()).inputs(rows_of_plan(decode))
+    assert inputs.is_sampled
+    assert inputs.is_truncated
+    assert inputs.has_edits
+    assert inputs.num_top == 20
 
 
 class Measured:

@@ -10,6 +10,7 @@ import torch
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.protocol import EngineRequest, RequestOutput, SamplingParams
+from engine.runner import device_memory
 from engine.runner.batch_builder import build_batch
 from engine.runner.executors.graphs import BUCKETS, MAX_ROWS, GraphExecutor, describe_capture, device_executor
 from engine.runner.runner import TorchRunner
@@ -23,6 +24,7 @@ from models.attention.triton import TritonAttention
 from models.kernels.ops import Operations
 from models.kernels.triton.operations import TritonOperations
 from models.loaded_model import LoadedModel
+from models.system import cuda
 from models.system.cuda_graphs import CudaGraphs, Graph
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.gpu.capture import CaptureError, SimulatedGraph, simulated_graphs
@@ -151,6 +153,22 @@ def test_requests_get_the_same_tokens_with_graphs(graphs: list[SimulatedGraph], 
     }
     assert captures is not None
     assert captures.pool_bytes > 0
+
+
+def test_the_largest_graph_is_in_the_peak_though_steps_may_have_more_rows(
+    graphs: list[SimulatedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures = CudaGraphs(CPU)
+    monkeypatch.setattr(device_memory, "graphs_of", lambda _: captures)
+    monkeypatch.setattr(cuda, "reset_peak", lambda _: None)
+    monkeypatch.setattr(cuda, "peak_bytes", lambda _: (0, 0))
+    model, groups = make_model(TorchAttention()), (KVGroup(BLOCK_SIZE),)
+    sizes = {"block_size": BLOCK_SIZE, "max_tokens": 32}
+    device_memory.measure_peak(model, groups, **sizes, max_num_seqs=MAX_ROWS + 1)
+    assert len(graphs) == 1
+    of_more = captures.pool_bytes
+    device_memory.measure_peak(model, groups, **sizes, max_num_seqs=MAX_ROWS)
+    assert captures.pool_bytes == 2 * of_more > 0
 
 
 def test_the_start_says_which_models_have_no_graphs() -> None:
