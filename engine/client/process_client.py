@@ -256,9 +256,8 @@ class ProcessClient:
         """Keep the requests that the next engine can run again or continue; end the other streams. Return the numbers
         of both."""
         num_failed_before = self._num_failed
-        self._intake.stats = StepStats()
         requests: list[SubmittedRequest | PoolingRequest] = []
-        requests += self._streams.engine_ended(_ENDED)
+        requests += self._intake.engine_ended(_ENDED)
         requests += self._pooling.engine_ended()
         self._adapter_loads.fail_all(lambda: EngineDied(_ENDED))
         self._prefix_calls.fail_all(lambda: EngineDied(_ENDED))

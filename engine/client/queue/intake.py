@@ -94,6 +94,12 @@ class Intake:
         """Record that the engine starts to compute these requests."""
         self._predictor.on_started(self._streams.start(request_ids))
 
+    def engine_ended(self, reason: str) -> list[SubmittedRequest]:
+        """Return the requests that wait for the next engine, and end the others; nothing runs until it is ready."""
+        requests = self._streams.engine_ended(reason)
+        self.take_step((), StepStats())
+        return requests
+
     def take_step(self, outputs: Sequence[RequestOutput], stats: StepStats) -> None:
         self.stats = stats
         self._predictor.on_step(stats, outputs)

@@ -28,7 +28,8 @@ class Door:
             shares_prefixes=shares_prefixes,
             on_first_token=lambda predicted, _: self.first_tokens.append(predicted),
         )
-        self.intake.on_ready(engine_info(max_num_seqs=PLACES))
+        info = engine_info(max_num_seqs=PLACES, prefill_seconds_per_token=0.01, decode_step_s=0.01)
+        self.intake.on_ready(info)
 
     def open(self, name: str, service_class: ServiceClass = ServiceClass.INTERACTIVE, length: int = 4) -> None:
         self.intake.open(make_request(name, [1] * length, service_class=service_class), None, lambda _: None)
@@ -82,3 +83,17 @@ async def test_without_a_prefix_cache_each_question_counts_with_its_state(
     request = ScoringRequest(id="s", prompt_ids=[1] * 10, questions=questions, arrival_s=0.0)
     door.intake.open(request, request.num_tokens, lambda _: None)
     assert door.streams.backlog.num_tokens == num_tokens
+
+
+async def test_between_two_engines_no_prediction_counts_on_what_the_first_one_ran() -> None:
+    door, idle = Door(), Door()
+    for each in (door, idle):
+        each.open("a")
+        each.open("b")
+    door.streams.take_unsent()
+    door.intake.start(["a", "b"])
+    door.intake.take_step((), StepStats(running=2, pending_prompt_tokens=500))
+    ran = door.intake.predict(4, ServiceClass.INTERACTIVE)
+    assert [each.id for each in door.intake.engine_ended("it was killed")] == ["a", "b"]
+    assert door.intake.predict(4, ServiceClass.INTERACTIVE) == idle.intake.predict(4, ServiceClass.INTERACTIVE) != ran
+    assert door.intake.stats.running == 0
