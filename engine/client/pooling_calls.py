@@ -50,6 +50,7 @@ class PoolingCalls:
         self.num_waiting_tokens = 0
         self.num_batch = 0  # open texts of batches
         self.num_failed = 0  # texts that the end of an engine has failed, in all
+        self._num_client_tokens = 0  # of open texts that are not of batches
         self._num_waiting_calls = 0
         self._queue = queue
         self._open: dict[str, _Open] = {}
@@ -61,6 +62,10 @@ class PoolingCalls:
     @property
     def num_running(self) -> int:
         return self._num_clients - self.num_waiting
+
+    @property
+    def num_running_tokens(self) -> int:
+        return self._num_client_tokens - self.num_waiting_tokens
 
     @property
     def _num_clients(self) -> int:
@@ -99,6 +104,7 @@ class PoolingCalls:
             assert request.id not in self._open
             self._open[request.id] = self._unsent[request.id] = each = _Open(request, call)
             self.num_batch += is_batch
+            self._num_client_tokens += 0 if is_batch else len(request.prompt_ids)
             self._wait(each)
         send()
         try:
@@ -185,6 +191,7 @@ class PoolingCalls:
         del self._open[each.request.id]
         self._unsent.pop(each.request.id, None)
         self.num_batch -= each.call.is_batch
+        self._num_client_tokens -= 0 if each.call.is_batch else len(each.request.prompt_ids)
         if not each.is_started:
             self._wait_no_more(each)
 
@@ -208,6 +215,8 @@ class PoolingCalls:
         assert self.num_batch == sum(each.call.is_batch for each in self._open.values())
         waiting = [each for each in self._open.values() if not each.is_started and not each.call.is_batch]
         assert self.num_waiting == len(waiting)
+        clients = [each for each in self._open.values() if not each.call.is_batch]
+        assert self._num_client_tokens == sum(len(each.request.prompt_ids) for each in clients)
         assert self.num_waiting_tokens == sum(len(each.request.prompt_ids) for each in waiting)
         assert self._num_waiting_calls == len({id(each.call) for each in waiting})
         assert self._unsent == {name: each for name, each in self._open.items() if not each.is_sent}

@@ -148,7 +148,7 @@ class ProcessClient:
             num_waiting=self._intake.num_waiting + self._pooling.num_waiting,
             num_waiting_tokens=num_waiting_tokens,
             num_cached_tokens=min(stats.waiting_cached_tokens, num_waiting_tokens),
-            num_pending_tokens=stats.pending_prompt_tokens,
+            num_pending_tokens=stats.pending_prompt_tokens + self._pooling.num_running_tokens,
             kv_usage=stats.kv_usage,
             seconds_since_progress=self._clock.silent_s(time.monotonic()) if num_open else 0.0,
             num_restarts=life.num_restarts,

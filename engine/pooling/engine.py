@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import InvalidRequest
-from engine.pooling.queue import PoolingQueue
+from engine.pooling.queue import PoolingQueue, num_client_tokens
 from engine.pooling.step_size import PoolingStepSize
 from engine.protocol import (
     AbortPooling,
@@ -139,7 +139,12 @@ class PoolingEngine:
         batch = self._queue.take(self._step_size.tokens(service_class), self._max_num_seqs, max_vectors)
         if self._on_started is not None:
             num_batch = sum(request.service_class is ServiceClass.BATCH for request in batch)
-            gauges = self._stats(is_beginning=True, running=len(batch) - num_batch, running_batch=num_batch)
+            gauges = self._stats(
+                is_beginning=True,
+                running=len(batch) - num_batch,
+                running_batch=num_batch,
+                pending_prompt_tokens=num_client_tokens(batch),
+            )
             self._on_started([request.id for request in batch], gauges)
         num_tokens = sum(len(request.prompt_ids) for request in batch)
         now_s, start_s = time.monotonic(), time.perf_counter()
@@ -161,6 +166,7 @@ class PoolingEngine:
     def _stats(self, **fields: float) -> StepStats:
         return StepStats(
             waiting=len(self._queue) - self._queue.num_of(ServiceClass.BATCH),
+            waiting_tokens=self._queue.num_tokens,
             waiting_urgent=self._queue.num_of(ServiceClass.URGENT),
             waiting_background=self._queue.num_of(ServiceClass.BACKGROUND),
             waiting_batch=self._queue.num_of(ServiceClass.BATCH),

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from engine.protocol import FinishReason, PoolingRequest, PoolingTask, ServiceClass
 from engine.scheduling.fairness.service_rules import SERVICE_RULES
@@ -31,6 +31,7 @@ class PoolingQueue:
         self._now = 0.0  # the turn of the text that was taken last
         self._num_of_tenant: dict[str, int] = {}
         self._num_of_class = dict.fromkeys(ServiceClass, 0)
+        self.num_tokens = 0  # of waiting texts that are not of batches
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -70,12 +71,12 @@ class PoolingQueue:
             if limit_s is not None:
                 heapq.heappush(self._limits, (limit_s, request.id, reason))
         self._num_of_tenant[request.tenant] = self._num_of_tenant.get(request.tenant, 0) + 1
-        self._num_of_class[request.service_class] += 1
+        self._count(request, 1)
 
     def remove(self, request_id: str) -> None:
         if (request := self._waiting.pop(request_id, None)) is None:
             return
-        self._num_of_class[request.service_class] -= 1
+        self._count(request, -1)
         self._num_of_tenant[request.tenant] -= 1
         if not self._num_of_tenant[request.tenant]:
             del self._num_of_tenant[request.tenant], self._turns[request.tenant]
@@ -119,6 +120,10 @@ class PoolingQueue:
             taken.append(request)
         return taken
 
+    def _count(self, request: PoolingRequest, sign: int) -> None:
+        self._num_of_class[request.service_class] += sign
+        self.num_tokens += sign * num_client_tokens([request])
+
     def _drop_gone(self) -> None:
         while self._order and self._order[0][1] not in self._waiting:
             heapq.heappop(self._order)
@@ -127,7 +132,13 @@ class PoolingQueue:
         names = [name for _, name in self._order if name in self._waiting]
         assert sorted(names) == sorted(self._waiting)
         assert self._num_of_tenant.keys() == self._turns.keys() == {each.tenant for each in self._waiting.values()}
+        assert self.num_tokens == num_client_tokens(self._waiting.values())
         assert sum(self._num_of_class.values()) == len(self._waiting) == sum(self._num_of_tenant.values())
+
+
+def num_client_tokens(requests: Iterable[PoolingRequest]) -> int:
+    """Return the number of tokens of the texts that are not of batches."""
+    return sum(len(each.prompt_ids) for each in requests if each.service_class is not ServiceClass.BATCH)
 
 
 def _yields_at_once(request: PoolingRequest) -> bool:

@@ -42,6 +42,8 @@ async def test_a_canceled_call_is_aborted_in_the_engine_and_leaves_nothing() -> 
         call = asyncio.create_task(client.pool([_request("a", -2)]))
         await until(lambda: client.status().num_open == 1)
         assert (client.status().num_waiting, client.status().num_waiting_tokens) == (1, 2)
+        client._pooling.start(["a"])
+        assert (client.status().num_waiting_tokens, client.status().num_pending_tokens) == (0, 2)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         assert client.status().num_open == 0

@@ -87,6 +87,7 @@ def test_what_does_not_fit_waits_and_is_counted_by_class() -> None:
     engine.add([_text("a", 1, 1, 1), _text("b", 2, 2, 2), _text("c", 3, service_class=ServiceClass.BACKGROUND)])
     _, stats = _run(engine)
     assert [(each.pooled_requests, each.waiting, each.waiting_background) for each in stats] == [(1, 2, 1), (2, 0, 0)]
+    assert [each.waiting_tokens for each in stats] == [4, 0]
 
 
 def test_texts_run_while_their_batch_is_computed_and_no_longer() -> None:
@@ -96,6 +97,7 @@ def test_texts_run_while_their_batch_is_computed_and_no_longer() -> None:
     engine.add([_text("a", 1), _text("b", 2), _text("c", 1, 1, 1), _text("l", 1, 1, **line), _text("m", 1, 1, **line)])
     _, after = _run(engine)
     assert [(each.running, each.waiting) for each in gauges if each.running] == [(2, 1), (1, 0)]
+    assert [(each.pending_prompt_tokens, each.waiting_tokens) for each in gauges if each.running] == [(2, 3), (3, 0)]
     assert sum(each.running_batch for each in gauges) == 2
     assert all(each.is_beginning for each in gauges)
     assert all((each.running, each.running_batch, each.is_beginning) == (0, 0, False) for each in after)
