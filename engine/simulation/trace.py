@@ -15,7 +15,8 @@ from engine.command_io.lengths import parse_lengths
 from engine.errors import OptionError
 
 MOONCAKE_BLOCK = 512  # tokens for each hash id
-_MAX_TOKENS = 2**31 - 1  # of a prompt or an answer
+_MAX_TOKENS = 2**24  # of a prompt or an answer; each is a list in memory
+_MAX_BLOCK_ID = 2**63 - 1  # tokens are 64-bit integers
 _AZURE_COLUMNS = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
 _EMPTY = "it is empty; remove it"
 _MAX_SHOWN = 80  # characters of a line in a message
@@ -106,6 +107,8 @@ def _mooncake(path: str, lines: list[str]) -> Iterator[tuple[int, TraceRequest]]
             )
         if min(line.hash_ids, default=0) < 0:
             raise _unreadable(path, number, f"{min(line.hash_ids)} in hash_ids is negative")
+        if max(line.hash_ids, default=0) > _MAX_BLOCK_ID:
+            raise _unreadable(path, number, f"{max(line.hash_ids)} in hash_ids is above {_MAX_BLOCK_ID}")
         lengths = (line.input_length, line.output_length)
         yield number, _checked(path, number, line.timestamp / 1000, *lengths, tuple(line.hash_ids))
 
@@ -204,6 +207,11 @@ def draw_trace(
     requests = []
     for _, arrival_s in zip(range(num_requests), arrivals, strict=False):
         prefix = (source.randrange(num_prefixes),) if prefix_len else ()
-        num_prompt = prefix_len + inputs.draw(source)
-        requests.append(TraceRequest(arrival_s, num_prompt, outputs.draw(source), prefix, prefix_len or MOONCAKE_BLOCK))
+        num_prompt, num_output = prefix_len + inputs.draw(source), outputs.draw(source)
+        if max(num_prompt, num_output) > _MAX_TOKENS:
+            raise OptionError(
+                f"a request of {num_prompt:,} prompt and {num_output:,} output tokens was drawn; at most "
+                f"{_MAX_TOKENS:,} each; lower --input-len, --prefix-len or --output-len"
+            )
+        requests.append(TraceRequest(arrival_s, num_prompt, num_output, prefix, prefix_len or MOONCAKE_BLOCK))
     return requests

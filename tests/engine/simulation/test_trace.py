@@ -59,9 +59,10 @@ def test_a_trace_comes_faster_by_a_factor_and_ends_at_a_limit(tmp_path: Path) ->
         (mooncake(input_length="many"), "input_length is 'many'; it must be a whole number"),
         (mooncake(hash_ids=[7, None]), r"hash_ids is \[7, None\]; it must be a list of whole numbers"),
         (json.dumps({"timestamp": 1}), "it has no input_length"),
-        (mooncake(output_length=5_000_000_000), "5,000,000,000 output tokens; at most 2,147,483,647 each"),
+        (mooncake(output_length=5_000_000_000), "5,000,000,000 output tokens; at most 16,777,216 each"),
         (mooncake(input_length=1025), r"its hash_ids are 1,024 tokens, and input_length is 1,025"),
         (mooncake(hash_ids=[7, -1]), "-1 in hash_ids is negative"),
+        (mooncake(hash_ids=[7, 2**63]), "9223372036854775808 in hash_ids is above 9223372036854775807"),
         (mooncake(output_length=0), "0 output tokens; both must be at least 1"),
         (mooncake(timestamp=1999), "it comes before the request of the line above"),
     ],
@@ -133,3 +134,12 @@ def test_a_drawn_load_repeats_by_its_seed_and_shares_prefixes() -> None:
     assert all(74 <= each.num_prompt <= 84 and each.num_output == 5 for each in load)
     assert load[-1].arrival_s == pytest.approx(200, rel=0.2)
     assert load[0].prompt(-1)[:64] == [load[0].block_ids[0]] * 64
+
+
+def test_a_drawn_request_too_long_for_memory_is_refused() -> None:
+    with pytest.raises(
+        OptionError, match=r"5,000,000,001 prompt and 1 output tokens was drawn; at most 16,777,216 each"
+    ):
+        draw_trace(
+            rate=1.0, num_requests=1, input_len="1", output_len="1", prefix_len=5 * 10**9, num_prefixes=1, seed=0
+        )
