@@ -88,7 +88,7 @@ class Fleet:
 
     def __init__(self, replicas: Sequence[Replica], policy: Policy, kv_tokens: int) -> None:
         """kv_tokens: tokens that the KV cache of a replica holds."""
-        self.replicas = [FleetReplica(each, kv_tokens) for each in replicas]
+        self.replicas = tuple(FleetReplica(each, kv_tokens) for each in replicas)  # no policy can change it
         self._policy = policy
         self._ends: list[tuple[float, int]] = []  # when a replica's step ends, and its number
         self._fates: list[RequestFate] = []

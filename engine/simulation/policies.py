@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import operator
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,7 +140,7 @@ def _from_file(path: str) -> Policy:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the boundary to a user's file
+    except (Exception, SystemExit) as error:  # the boundary to a user's file
         raise OptionError(f"--policy is {path}, which cannot be run: {error!r}") from error
     own = getattr(module, "choose", None)
     if not callable(own):
@@ -148,10 +149,12 @@ def _from_file(path: str) -> Policy:
     def choose(request: TraceRequest, replicas: Sequence[ReplicaView]) -> int:
         try:
             number = own(request, replicas)
-        except Exception as error:  # the boundary to a user's function
+        except (Exception, SystemExit) as error:  # the boundary to a user's function
             raise OptionError(f"choose() of {path} failed: {error!r}") from error
-        if type(number) is not int or not 0 <= number < len(replicas):
-            raise OptionError(f"choose() of {path} returned {number!r}; it must be 0 to {len(replicas) - 1}")
-        return number
+        if not hasattr(number, "__index__") or not 0 <= number < len(replicas):
+            raise OptionError(
+                f"choose() of {path} returned {number!r}; it must be a whole number from 0 to {len(replicas) - 1}"
+            )
+        return operator.index(number)
 
     return choose

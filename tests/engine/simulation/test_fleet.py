@@ -1,9 +1,11 @@
 """A fleet in virtual time: exact times of small loads, repetition, refusals and the sums of its figures."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from engine.errors import OptionError
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.steps.work import ModelWork, ModuleSizes
 from engine.simulation.costs import MeasuredTimes
@@ -134,6 +136,13 @@ def test_every_policy_answers_all_and_repeats(policy: str) -> None:
     assert all(fate.ended_s is not None for fate in fates)
     assert {fate.replica for fate in fates} == {0, 1, 2}
     assert fates == play(load, replicas=3, policy=policy)[1]
+
+
+def test_a_policy_cannot_change_the_fleet(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("def choose(request, replicas):\n    replicas.clear()\n    return 0\n")
+    with pytest.raises(OptionError, match="failed: AttributeError"):
+        play([TraceRequest(0.0, 4, 1)], policy=str(path))
 
 
 def test_percentiles_are_values_of_the_nearest_rank() -> None:

@@ -58,9 +58,21 @@ def test_a_policy_of_a_file_is_used(tmp_path: Path) -> None:
     assert make_policy(str(path), 0)(REQUEST, [Seen() for _ in range(7)]) == 1500 % 7
 
 
+def test_a_number_of_numpy_is_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("import numpy\n\ndef choose(request, replicas):\n    return numpy.int64(1)\n")
+    number = make_policy(str(path), 0)(REQUEST, [Seen(), Seen()])
+    assert (number, type(number)) == (1, int)
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("x = ", "cannot be run: SyntaxError"), ("x = 1", "defines no function choose"), (None, "FileNotFoundError")],
+    [
+        ("exit(3)", "cannot be run: SystemExit"),
+        ("x = ", "cannot be run: SyntaxError"),
+        ("x = 1", "defines no function choose"),
+        (None, "FileNotFoundError"),
+    ],
 )
 def test_a_file_without_a_policy_is_refused(tmp_path: Path, source: str | None, reason: str) -> None:
     path = tmp_path / "own.py"
@@ -71,7 +83,15 @@ def test_a_file_without_a_policy_is_refused(tmp_path: Path, source: str | None, 
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"), [("2", "returned 2; it must be 0 to 1"), ("None", "returned None"), ("1 / 0", "failed: Zero")]
+    ("answer", "reason"),
+    [
+        ("2", "returned 2; it must be a whole number from 0 to 1"),
+        ("-1", "returned -1"),
+        ("1.0", "returned 1.0"),
+        ("None", "returned None"),
+        ("1 / 0", "failed: Zero"),
+        ("exit(3)", "failed: SystemExit"),
+    ],
 )
 def test_a_wrong_answer_of_a_file_is_named(tmp_path: Path, answer: str, reason: str) -> None:
     path = tmp_path / "own.py"
