@@ -1,16 +1,22 @@
 """SimulatedModel: a model on one kind of hardware, as the simulator needs it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
 
 from engine.errors import OptionError
 from engine.protocol import EngineRequest, SamplingParams
-from engine.scheduling.kv.groups import KVGroup
+from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.steps.budget import CPU_STEPS, GPU_STEPS, StepBudget
 from engine.scheduling.steps.work import ModelWork
 from engine.simulation.costs import CARDS, CARDS_CHECKED, EFFICIENCY_SOURCE, Card, CardTimes, MeasuredTimes, StepSeconds
 
+_MOST = 2**53  # of any number in a file
+_LIMITS = {"num_blocks": (1, 2**27), "num_states": (0, 2**27), "max_model_len": (1, _MOST), "block_size": (1, _MOST)}
 _TRIAL_TOKENS = 256  # of the prefill that an engine measures at its start
 
 
@@ -68,6 +74,41 @@ def _trial_plan(start: int, num_new: int) -> StepPlan:
     request = EngineRequest(id="trial", prompt_ids=[0], sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
     trial = Sequence(request=request, seed=0, tokens=[0], num_prompt=1)
     return StepPlan([PlanItem(trial, start, num_new, num_draft=0, needs_logits=True)])
+
+
+def model_faults(model: SimulatedModel) -> Iterator[str]:
+    """Yield the faults of a model from a file, which may have been edited by hand."""
+    for path, number in _numbers(msgspec.to_builtins(model)):
+        low, high = _LIMITS.get(path.rpartition(".")[2], (0, _MOST))
+        if not low <= number <= high:
+            yield f"{path} is {number}; it must be {low} to {high}"
+    if model.measured is None and model.hardware not in CARDS:
+        yield f"measured is null, and hardware is {model.hardware!r}; it must be one of {', '.join(CARDS)}"
+    for name in ("rows_s", "sequences_s") if model.measured is not None else ():
+        numbers = [point[0] for point in getattr(model.measured, name)]
+        if not numbers or any(low >= high for low, high in pairwise(numbers)):
+            yield f"the numbers of measured.{name} are {numbers}; they must rise, and there must be one"
+    for experts in (*model.work.every.experts, *model.work.late.experts, *model.work.head.experts):
+        if not 1 <= experts.num_chosen <= experts.num_experts:
+            yield f"num_chosen is {experts.num_chosen} of {experts.num_experts} experts; it must be at least 1 of them"
+    if not model.kv_groups or any(each.window == 0 for each in model.kv_groups):
+        yield "kv_groups must have at least one group, and no window of 0"
+    elif (needed := peak_blocks(model.kv_groups, model.max_model_len)) > model.num_blocks:
+        yield f"num_blocks is {model.num_blocks}; a request of max_model_len {model.max_model_len} needs {needed}"
+    if not model.num_states and any(each.is_state for each in model.kv_groups):
+        yield "num_states is 0; kv_groups with is_state need at least 1"
+
+
+def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield all numbers of nested builtins, with their paths."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _numbers(each, f"{path}.{name}".removeprefix("."))
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _numbers(each, f"{path}[{index}]")
+    elif isinstance(value, int | float):
+        yield path, value
 
 
 def find_card(name: str) -> Card:

@@ -18,7 +18,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.simulation.config import SimulateConfig
 from engine.simulation.fleet import Fleet, make_replica
-from engine.simulation.hardware import SimulatedModel, find_card
+from engine.simulation.hardware import SimulatedModel, find_card, model_faults
 from engine.simulation.policies import make_policy
 from engine.simulation.replica import Replica
 from engine.simulation.report import result_tables
@@ -49,6 +49,8 @@ def run(argv: Sequence[str]) -> int:
         raise OptionError(f"{OPTIONS[followed[0]].flag} is not simulated; leave it out")
     check_results_file(config.json)
     check_results_file(config.save_hardware, "--save-hardware")
+    if config.json is not None and config.json == config.save_hardware:
+        raise OptionError(f"--json and --save-hardware are both {config.json}; name two files")
     policy = make_policy(config.policy, config.seed)
     trace = _load(namespace, config)
     model = _simulated_model(config, engine, given=flags)
@@ -84,6 +86,8 @@ def _load(namespace: argparse.Namespace, config: SimulateConfig) -> list[TraceRe
         raise OptionError(f"{flag} is for {'a trace' if config.synthetic else '--synthetic'}; leave it out")
     if not config.synthetic:
         return read_trace(namespace.trace, rate_factor=config.rate_factor, limit=config.num_requests)
+    if config.num_prefixes > 1 and not config.prefix_len:
+        raise OptionError(f"--num-prefixes is {config.num_prefixes}, and no prefix is drawn; give --prefix-len too")
     return draw_trace(
         rate=config.rate,
         num_requests=config.num_requests or _NUM_SYNTHETIC,
@@ -124,10 +128,19 @@ def _simulated_model(config: SimulateConfig, engine: EngineConfig, given: Mappin
 
 
 def _read_saved(path: str) -> SimulatedModel:
+    """Read a file of --save-hardware. Raises OptionError for another file, and for values that cannot be."""
+    refusal = f"--hardware is {path}, which is not a file of --save-hardware"
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=SimulatedModel)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise OptionError(f"--hardware is {path}, which is not a file of --save-hardware: {error}") from error
+        model = msgspec.json.decode(Path(path).read_bytes(), type=SimulatedModel)
+    except OSError as error:
+        raise OptionError(f"cannot read {path} of --hardware: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise OptionError(f"{refusal}: {error}") from error
+    except msgspec.DecodeError as error:
+        raise OptionError(f"{refusal}: it is not a whole JSON object") from error
+    if (fault := next(model_faults(model), None)) is not None:
+        raise OptionError(f"{refusal}: {fault}")
+    return model
 
 
 def _save(path: str, model: SimulatedModel) -> None:

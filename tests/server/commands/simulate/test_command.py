@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -88,6 +89,8 @@ def test_a_saved_file_gives_the_model_back(hardware: str, tmp_path: Path) -> Non
         (["--synthetic", "--policy", "magic"], "there is no policy 'magic'; choose one of round_robin, power_of_two"),
         (["--synthetic", "--hardware", "magic"], "there is no hardware 'magic'; choose this"),
         (["--synthetic", "--input-len", "many"], "--input-len is 'many'"),
+        (["--synthetic", "--num-prefixes", "3"], "--num-prefixes is 3, and no prefix is drawn"),
+        (["--synthetic", "--json", "x.json", "--save-hardware", "x.json"], "are both x.json; name two files"),
         (["none.jsonl"], "cannot read the trace none.jsonl"),
         (["--synthetic", "--save-hardware", "/none/here"], "--save-hardware is /none/here"),
     ],
@@ -102,11 +105,50 @@ def test_what_a_saved_file_decides_is_refused_beside_it(hardware: str) -> None:
         run([*LOAD, "--hardware", hardware, "--block-size", "32"])
 
 
-def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("{}", "missing required field"), ('{"model":', "it is not a whole JSON object"), ("[]", "array")],
+)
+def test_a_file_that_is_none_of_ours_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
-    path.write_text("{}")
-    with pytest.raises(OptionError, match="which is not a file of --save-hardware"):
+    path.write_text(text)
+    with pytest.raises(OptionError, match=f"which is not a file of --save-hardware: .*{reason}"):
         run([*LOAD, "--hardware", str(path)])
+
+
+EXPERTS = {"num_experts": 2, "num_chosen": 3, "num_bytes": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("num_blocks",), 0, "num_blocks is 0; it must be 1 to 134217728"),
+        (("num_blocks",), 2**60, "num_blocks is 1152921504606846976; it must be"),
+        (("num_blocks",), 9, "num_blocks is 9; a request of max_model_len 1024 needs 64"),
+        (("max_model_len",), 0, "max_model_len is 0; it must be 1 to"),
+        (("kv_groups",), [], "kv_groups must have at least one group"),
+        (("kv_groups", 0, "window"), 0, "no window of 0"),
+        (("kv_groups", 0, "is_state"), True, "num_states is 0; kv_groups with is_state need at least 1"),
+        (("kv_groups", 0, "block_size"), -16, r"kv_groups\[0\].block_size is -16; it must be 1 to"),
+        (("measured",), None, 'measured is null, and hardware is "a test\'s"; it must be one of a100, h100'),
+        (("measured", "rows_s"), [], r"measured.rows_s are \[\]; they must rise"),
+        (("measured", "sequences_s"), [[2, 0.1], [2, 0.1]], r"measured.sequences_s are \[2, 2\]; they must rise"),
+        (("measured", "kv_byte_s"), -1.0, "measured.kv_byte_s is -1.0; it must be 0 to"),
+        (("work", "every", "num_bytes"), -5, "work.every.num_bytes is -5; it must be 0 to"),
+        (("work", "every", "experts"), [EXPERTS], "num_chosen is 3 of 2 experts"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(
+    path: tuple[str | int, ...], value: object, reason: str, hardware: str
+) -> None:
+    edited: Any = json.loads(Path(hardware).read_text())
+    holder = edited
+    for name in path[:-1]:
+        holder = holder[name]
+    holder[path[-1]] = value
+    Path(hardware).write_text(json.dumps(edited))
+    with pytest.raises(OptionError, match=f"which is not a file of --save-hardware: .*{reason}"):
+        run([*LOAD, "--hardware", hardware])
 
 
 def test_options_that_are_not_simulated_are_refused(hardware: str, monkeypatch: pytest.MonkeyPatch) -> None:
