@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from models.kernels.triton.launch import Grid, Kernel, Launcher, launching_with
+from models.system.cuda_graphs import capture_stream
 from tests.helpers.gpu.fake_device import waits_for_device
 
 aten = torch.ops.aten
@@ -92,10 +93,27 @@ class SimulatedGraph:
         )
 
 
+class _Stream:
+    """Stands for torch.cuda.Stream. ran: operators and kernels that were computed on it, and not only captured."""
+
+    def __init__(self) -> None:
+        self.ran: set[object] = set()
+
+    def wait_stream(self, other: "_Stream") -> None:
+        """Do nothing: a CPU computes in order."""
+
+    def check(self, call: object) -> None:
+        """Refuse a capture of what did not run before: it is not compiled, or a library has no memory for it."""
+        if call not in self.ran:
+            raise CaptureError(f"{call} runs for the first time in a capture")
+
+
 class _Recorder(TorchDispatchMode):
-    def __init__(self, graph: SimulatedGraph) -> None:
+    """Records a graph's operators; without a graph, notes that the stream ran them."""
+
+    def __init__(self, stream: _Stream, graph: SimulatedGraph | None = None) -> None:
         super().__init__()
-        self._graph = graph
+        self._stream, self._graph = stream, graph
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -103,10 +121,15 @@ class _Recorder(TorchDispatchMode):
         if func.namespace == "aten" and is_composite:
             with self:  # torch.inference_mode leaves it whole
                 return func.decompose(*args, **kwargs)
+        if self._graph is None:
+            self._stream.ran.add(func)
+            return func(*args, **kwargs)
         if func.overloadpacket is aten.lift_fresh:
             raise CaptureError("a tensor of the host's numbers is made during a capture, which freezes them")
         if waits_for_device(func, args, kwargs):
             raise CaptureError(f"{func} waits for the device during a capture")
+        if not func.is_view:
+            self._stream.check(func)
         result = func(*args, **kwargs)
         self._graph.operator(func, args, kwargs, result)
         return result
@@ -117,34 +140,58 @@ def simulated_graphs(launcher: Launcher) -> Iterator[list[SimulatedGraph]]:
     """Answer in place of torch.cuda about graphs and streams inside the context, with tensors on the CPU. Returns the
     captured graphs as they come. launcher: runs Triton kernels."""
     graphs: list[SimulatedGraph] = []
+    current = _Stream()
+
+    def compute(kernel: Kernel, grid: Grid, args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+        with _disable_current_modes():
+            launcher(kernel, grid, args, meta)
 
     @contextlib.contextmanager
-    def capture(graph: SimulatedGraph, **_options: Any) -> Iterator[None]:
+    def on_stream(stream: _Stream) -> Iterator[None]:
+        def run(kernel: Kernel, grid: Grid, args: tuple[Any, ...], meta: dict[str, Any]) -> None:
+            compute(kernel, grid, args, meta)
+            stream.ran.add(_compiled(kernel, meta))
+
+        nonlocal current
+        before, current = current, stream
+        try:
+            with launching_with(run), _Recorder(stream):
+                yield
+        finally:
+            current = before
+
+    @contextlib.contextmanager
+    def capture(graph: SimulatedGraph, *, stream: _Stream, **_options: Any) -> Iterator[None]:
         def record(kernel: Kernel, grid: Grid, args: tuple[Any, ...], meta: dict[str, Any]) -> None:
-            with _disable_current_modes():
-                launcher(kernel, grid, args, meta)
+            stream.check(_compiled(kernel, meta))
+            compute(kernel, grid, args, meta)
             graph.launch(launcher, kernel, grid, args, meta)
 
+        nonlocal current
+        before, current = current, stream
         graphs.append(graph)
-        with launching_with(record), _Recorder(graph):
+        with _disable_current_modes(), launching_with(record), _Recorder(stream, graph):
             yield
+        current = before  # not after an error, as in torch if a capture cannot be ended
 
     def reserved(_device: torch.device) -> int:
         return sum(each.untyped_storage().nbytes() for graph in graphs for each in graph._kept)
 
+    capture_stream.cache_clear()
     with pytest.MonkeyPatch.context() as patch, launching_with(launcher):
         patch.setattr(torch.cuda, "CUDAGraph", SimulatedGraph)
         patch.setattr(torch.cuda, "graph", capture)
         patch.setattr(torch.cuda, "Stream", lambda _device: _Stream())
-        patch.setattr(torch.cuda, "current_stream", lambda _device: _Stream())
-        patch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+        patch.setattr(torch.cuda, "current_stream", lambda _device: current)
+        patch.setattr(torch.cuda, "stream", on_stream)
         patch.setattr(torch.cuda, "memory_reserved", reserved)
         yield graphs
+    capture_stream.cache_clear()
 
 
-class _Stream:
-    def wait_stream(self, other: "_Stream") -> None:
-        """Do nothing: a CPU computes in order."""
+def _compiled(kernel: Kernel, meta: dict[str, Any]) -> object:
+    """Return what distinguishes a kernel's compilations: itself and its constants."""
+    return kernel, repr(sorted(meta.items()))
 
 
 def _same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -216,6 +216,30 @@ def test_faulty_captures_are_refused(fault: Callable[[], torch.Tensor], message:
 
 
 @pytest.mark.usefixtures("graphs")
+def test_what_runs_for_the_first_time_in_a_capture_is_refused() -> None:
+    runs = iter([lambda: X + 1, lambda: X - 1])
+    with pytest.raises(CaptureError, match=r"aten.sub.Tensor runs for the first time in a capture"):
+        CudaGraphs(CPU).capture(lambda: next(runs)())
+
+
+@pytest.mark.usefixtures("graphs")
+def test_all_captures_use_one_stream_and_leave_it_even_if_they_fail() -> None:
+    """A library keeps memory for each stream. Torch stays on the stream of a capture whose end fails."""
+    own, used = torch.cuda.current_stream(CPU), []
+
+    def run() -> torch.Tensor:
+        used.append(torch.cuda.current_stream(CPU))
+        return X + 1 if len(used) < 6 else X - 1
+
+    for _ in range(2):
+        CudaGraphs(CPU).capture(run)
+    with pytest.raises(CaptureError):
+        CudaGraphs(CPU).capture(run)
+    assert set(used) == {used[0]} != {own}
+    assert torch.cuda.current_stream(CPU) is own
+
+
+@pytest.mark.usefixtures("graphs")
 def test_inputs_that_moved_are_refused() -> None:
     inputs = [X.clone()]
     graph = CudaGraphs(CPU).capture(lambda: inputs[0] + 1)
