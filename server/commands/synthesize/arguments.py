@@ -1,13 +1,13 @@
 """The options and the parser of `headrace synthesize`."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from engine.config import EngineConfig, option
 from engine.errors import StartupError
 from server.commands.options.arguments import Parser, add_options
-from server.commands.options.definitions import CLIENT_KEY_VARIABLE, CONFIG_VARIABLE, OPTIONS, options_of
+from server.commands.options.definitions import CLIENT_KEY_VARIABLE, CONFIG_VARIABLE, OPTIONS, Option, options_of
 
 TEACHER_KEY_VARIABLE = "OPENAI_API_KEY"  # of OpenAI's clients
 _option = partial(option, group="Synthesis")
@@ -90,7 +90,7 @@ class SynthesisConfig:
 def synthesize_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="headrace synthesize",
-        usage="headrace synthesize RECIPE (--model MODEL | --server URL | --teacher-url URL) --out FILE [options]",
+        usage="headrace synthesize RECIPE [--model MODEL | --server URL | --teacher-url URL] --out FILE [options]",
         description="Make training lines by a recipe: a model answers its prompts, step by step, and the lines that "
         "pass its checks and the filters of headrace data are written. If it is interrupted, the same command "
         "continues where it stopped.",
@@ -106,6 +106,14 @@ def synthesize_parser() -> argparse.ArgumentParser:
         "--ca-file", metavar="FILE", help="CA certificates to trust for https (default: SSL_CERT_FILE, or public ones)."
     )
     add_options(parser, options_of(SynthesisConfig), many="extend")
-    add_options(parser, options_of(EngineConfig), many="append")
+    add_options(parser, map(_named_for_synthesis, options_of(EngineConfig)), many="append")
     add_options(parser, [OPTIONS[name] for name in _OF_SERVER], many="append")
     return parser
+
+
+def _named_for_synthesis(each: Option) -> Option:
+    """Return the option with the help that is true here: a server or teacher has models of its own."""
+    if each.name != "model":
+        return each
+    text = f"{each.help.removesuffix(' to serve.')} to load (default: {each.default}), or a name of a model"
+    return replace(each, help=f"{text} of --server or --teacher-url (default: its only one).")

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from engine.errors import OptionError, StartupError
+from server.commands.alone import say
 
 _ATTEMPTS = 6
 _MAX_WAIT_S = 60.0
@@ -18,7 +19,9 @@ _TIMEOUT = httpx.Timeout(connect=10.0, read=600.0, write=60.0, pool=None)
 
 
 class SynthesisClient:
-    """An asynchronous client of one address. Errors that may pass are tried again after their Retry-After."""
+    """An asynchronous client of one address. Errors that may pass are tried again after their Retry-After, and each is
+    reported on stderr. An address that cannot be connected to and never answered is more likely wrong than
+    restarting, so it is not tried again."""
 
     def __init__(
         self,
@@ -34,6 +37,8 @@ class SynthesisClient:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key_source = key_source
         self._sleep = sleep
+        self._has_answered = False
+        self._last_said = ""  # since parallel requests meet the same problem
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers={} if key is None else {"authorization": f"Bearer {key}"},
@@ -66,14 +71,21 @@ class SynthesisClient:
         wait_s, problem = 0.0, ""
         for attempt in range(_ATTEMPTS):
             if attempt:
+                self._say(f"{self.url} {problem}; attempt {attempt + 1} of {_ATTEMPTS} follows in {wait_s:,.0f} s")
                 await self._sleep(wait_s)
             wait_s = min(_MAX_WAIT_S, 2.0**attempt)
             try:
                 response = await self._http.request(method, path, **given)
             except httpx.TransportError as error:
-                problem = f"cannot be reached ({error or type(error).__name__})"
+                problem = f"cannot be reached ({_cause(error)})"
+                if isinstance(error, httpx.ConnectError) and not self._has_answered:
+                    raise StartupError(
+                        f"{self.url} {problem}; check the address, and that a server runs there"
+                    ) from None
                 continue
+            self._has_answered = True
             if response.status_code not in _TEMPORARY:
+                self._last_said = ""
                 self._check(response, may_refuse)
                 return response
             problem = f"answers {response.status_code} ({_message(response)})"
@@ -84,7 +96,17 @@ class SynthesisClient:
                 wait_s = named_s
         raise StartupError(f"{self.url} {problem}; what is done is stored: run the same command later to continue")
 
+    def _say(self, line: str) -> None:
+        if line != self._last_said:
+            say(line)
+            self._last_said = line
+
     def _check(self, response: httpx.Response, may_refuse: bool) -> None:
+        if response.has_redirect_location:
+            raise StartupError(
+                f"{self.url} answers {response.status_code} and redirects to {response.headers['location']}, which is "
+                "not followed with your key and texts; give the address that answers itself"
+            )
         if response.is_success or (
             may_refuse and (response.status_code not in _FATAL or "/files/" in response.url.path)
         ):
@@ -99,6 +121,15 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return max(0.0, float(response.headers["retry-after"]))
     except (KeyError, ValueError):
         return None
+
+
+def _cause(error: httpx.TransportError) -> str:
+    """Return the first cause that has a text, such as a refused connection; the error's own text is only general."""
+    text, cause = str(error) or type(error).__name__, error.__cause__ or error.__context__
+    while cause is not None:
+        text = str(cause) or text
+        cause = cause.__cause__ or cause.__context__
+    return text
 
 
 def _message(response: httpx.Response) -> str:

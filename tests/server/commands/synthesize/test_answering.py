@@ -47,7 +47,8 @@ class _Killed(Exception):
 
 
 class Teacher:
-    """A fake endpoint. replies: (status, headers) of its first answers; then it answers all."""
+    """A fake endpoint. replies: (status, headers) of its first answers; 0: the connection is refused. Then it answers
+    all."""
 
     def __init__(self, *replies: tuple[int, dict[str, str]]) -> None:
         self.replies = list(replies)
@@ -60,11 +61,14 @@ class Teacher:
         self.keys.append(request.headers.get("authorization"))
         if self.replies:
             status, headers = self.replies.pop(0)
+            if not status:
+                raise httpx.ConnectError("All connection attempts failed") from ConnectionRefusedError("refused")
             return httpx.Response(status, headers=headers, json={"error": {"message": "too much"}})
         return httpx.Response(200, json=completion("Done."))
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
+        await asyncio.sleep(0)
 
     def client(self) -> SynthesisClient:
         return SynthesisClient(
@@ -134,13 +138,32 @@ async def test_refusals_are_answers_that_the_journal_does_not_keep(journal: Answ
         assert (await answers(REQUESTS[:1]))[IDS[0]].status_code == 200
 
 
-async def test_a_teacher_that_is_busy_is_asked_again_after_its_time(journal: AnswerJournal) -> None:
+async def test_a_teacher_that_is_busy_is_asked_again_after_its_time(
+    journal: AnswerJournal, capsys: pytest.CaptureFixture[str]
+) -> None:
     teacher = Teacher((429, {"retry-after": "7"}), (503, {}), (500, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}))
     async with aclosing(teacher.client()) as client:
         found = await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:1])
     assert found[IDS[0]].is_completed
     assert teacher.waits == [7, 2, 4]
     assert set(teacher.keys) == {"Bearer secret"}
+    assert capsys.readouterr().err.splitlines() == [
+        "http://teacher answers 429 (too much); attempt 2 of 6 follows in 7 s",
+        "http://teacher answers 503 (too much); attempt 3 of 6 follows in 2 s",
+        "http://teacher answers 500 (too much); attempt 4 of 6 follows in 4 s",
+    ]
+
+
+async def test_a_teacher_that_restarts_is_asked_again_and_reported_once(
+    journal: AnswerJournal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = Teacher((429, {}), (0, {}), (0, {}))
+    async with aclosing(teacher.client()) as client:
+        await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:1])
+        assert "http://teacher cannot be reached (refused); attempt 3 of 6 follows in 2 s" in capsys.readouterr().err
+        teacher.replies = [(0, {}), (0, {})]
+        await JournaledAnswers(journal, TeacherAnswerer(client, 2), None)(REQUESTS[1:3])
+    assert capsys.readouterr().err == "http://teacher cannot be reached (refused); attempt 2 of 6 follows in 1 s\n"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +172,8 @@ async def test_a_teacher_that_is_busy_is_asked_again_after_its_time(journal: Ans
         ([(429, {"retry-after": "0"})] * 9, r"http://teacher answers 429 \(too much\); what is done is stored", 6),
         ([(429, {"retry-after": "3600"})], r"wants to be asked again in 3,600 s; what is done is stored", 1),
         ([(401, {})], r"answers 401: too much; check the key in OPENAI_API_KEY", 1),
+        ([(301, {"location": "https://b/"})], r"http://teacher answers 301 and redirects to https://b/, which", 1),
+        ([(0, {})], r"http://teacher cannot be reached \(refused\); check the address", 1),
     ],
 )
 async def test_a_teacher_that_stays_away_ends_the_run(

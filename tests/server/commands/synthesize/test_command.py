@@ -70,6 +70,13 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
         run(["--show", "none"])
 
 
+def test_the_help_of_model_says_what_is_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "to load (default: demo), or a name of a model of --server or --teacher-url (default: its only one)" in text
+
+
 def test_a_stopped_run_continues_where_it_was(
     folder: Path, teacher: _Teacher, capsys: pytest.CaptureFixture[str]
 ) -> None:
