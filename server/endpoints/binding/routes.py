@@ -39,6 +39,8 @@ def _route(endpoint: Endpoint[Any]) -> Callable[[Request], Awaitable[Response]]:
         if key is None:
             return await _answer(endpoint, request, await read_body(request, endpoint.body))
         body, digest = await read_body(request, lambda given: (endpoint.body(given), body_digest(given)))
+        if record is not None:  # an answer that is repeated never comes to acquire_model
+            record.model_name = endpoint.model(body, context_of(request).models).name
         return await answered_once(request, key, digest, lambda: _answer(endpoint, request, body))
 
     return respond

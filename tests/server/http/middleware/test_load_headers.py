@@ -7,6 +7,8 @@ import pytest
 from engine.client.interface import EngineState
 from engine.errors import EngineDied
 from tests.helpers.fake_client import FakeClient, http, make_app, says
+from tests.helpers.several import make_several
+from tests.helpers.several_requests import BIG
 
 pytestmark = pytest.mark.fast
 
@@ -70,3 +72,14 @@ async def test_a_request_whose_engine_died_had_begun() -> None:
         fine = await api.post("/v1/chat/completions", json=CHAT)
     assert (died.status_code, died.headers["x-request-started"]) == (503, "true")
     assert "x-request-started" not in fine.headers
+
+
+async def test_a_repeated_answer_tells_the_load_of_its_own_model() -> None:
+    several = make_several({"alpha": 1, "beta": 1}, BIG)
+    key = {"idempotency-key": "once"}
+    async with http(several.app) as api:
+        await api.post("/v1/chat/completions", json={**CHAT, "model": "beta"}, headers=key)
+        several.engine("beta").num_running = 3
+        again = await api.post("/v1/chat/completions", json={**CHAT, "model": "beta"}, headers=key)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "num_requests_running=3" in again.headers["x-headrace-load"]
