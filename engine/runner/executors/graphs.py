@@ -117,5 +117,5 @@ def _refusal(model: LoadedModel, groups: tuple[KVGroup, ...]) -> str | None:
     if any(group.is_state for group in groups):
         return "recurrent layers read lengths on the host"
     if model.decoder.num_experts:
-        return "experts read their numbers of rows on the host"
+        return "rows of padding would choose experts, and count"
     return None

@@ -12,12 +12,14 @@ from engine.engine import Engine
 from engine.protocol import EngineRequest, RequestOutput, SamplingParams
 from engine.runner import device_memory
 from engine.runner.batch_builder import build_batch
+from engine.runner.executors.executor import EagerExecutor
 from engine.runner.executors.graphs import BUCKETS, MAX_ROWS, GraphExecutor, describe_capture, device_executor
 from engine.runner.runner import TorchRunner
 from engine.runner.warmup import warm_up
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
 from models.attention.triton import TritonAttention
@@ -36,6 +38,7 @@ from tests.models.kernels.triton.test_layers import LLAMA, VOCAB, decoder_of
 
 CPU = torch.device("cpu")
 BLOCK_SIZE, NUM_BLOCKS = 16, 80
+EXPERTS = MoESpec(4, LLAMA.mlp, RouterSpec(RouterScore.SOFTMAX, 2, renormalizes=True))
 WINDOW = dataclasses.replace(LLAMA, mixer=dataclasses.replace(LLAMA.mixer, sliding_window=10))
 
 
@@ -173,9 +176,15 @@ def test_the_largest_graph_is_in_the_peak_though_steps_may_have_more_rows(
 
 def test_the_start_says_which_models_have_no_graphs() -> None:
     groups = (KVGroup(BLOCK_SIZE),)
+    experts = dataclasses.replace(LLAMA, mlp=EXPERTS)
     assert "up to 256 sequences" in describe_capture(make_model(TorchAttention()), groups)
-    reason = describe_capture(make_model(ReferenceAttention()), groups)
-    assert reason == "Steps: none are captured as graphs (attention by reference reads lengths on the host)"
+    for model, reason in (
+        (make_model(ReferenceAttention()), "attention by reference reads lengths on the host"),
+        (make_model(TorchAttention(), layer=experts), "rows of padding would choose experts, and count"),
+    ):
+        assert describe_capture(model, groups) == f"Steps: none are captured as graphs ({reason})"
+        kv = model.cache_layout.allocate(1, BLOCK_SIZE, CPU)
+        assert isinstance(device_executor(model, kv, groups, CudaGraphs(CPU)), EagerExecutor)
 
 
 X = torch.arange(6.0)
