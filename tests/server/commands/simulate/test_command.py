@@ -73,6 +73,16 @@ def test_the_results_repeat_by_the_seed(hardware: str, tmp_path: Path) -> None:
     assert results("1") == results("1") != results("2")
 
 
+def test_the_rate_of_the_simulation_is_by_its_cpu_time(
+    hardware: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock = tmp_path / "results.json", iter((5.0, 7.0))
+    monkeypatch.setattr("server.commands.simulate.command.time.process_time", lambda: next(clock))
+    run([*LOAD, "--hardware", hardware, "--replicas", "3", "--json", str(path)])
+    written = json.loads(path.read_text())
+    assert written["simulated_replica_s_per_cpu_s"] == 3 * written["results"]["duration_s"] / 2
+
+
 def test_a_saved_file_gives_the_model_back(hardware: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.json"
     run([*LOAD, "--hardware", hardware, "--save-hardware", str(copy)])
