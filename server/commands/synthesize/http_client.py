@@ -33,15 +33,19 @@ class SynthesisClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """key_source: where the key comes from, for errors."""
+        """key_source: where the key comes from, for errors. Raises OptionError for an address or a key that no request
+        can have."""
         self.url = url.rstrip("/").removesuffix("/v1")
+        _check_address(self.url)
+        if key and not (key.isascii() and key.isprintable()):
+            raise OptionError(f"the key in {key_source} has a line break or a letter beyond ASCII; copy the key again")
         self._key_source = key_source
         self._sleep = sleep
         self._has_answered = False
         self._last_said = ""  # since parallel requests meet the same problem
         self._http = httpx.AsyncClient(
             base_url=self.url,
-            headers={} if key is None else {"authorization": f"Bearer {key}"},
+            headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=_TIMEOUT,
             trust_env=False,
             verify=True if authorities is None else authorities,
@@ -53,7 +57,11 @@ class SynthesisClient:
 
     async def only_model(self) -> str:
         """Return the name of the server's model. Raises OptionError if there are several."""
-        names = [str(each["id"]) for each in (await self.json("GET", "/v1/models"))["data"]]
+        models = await self.json("GET", "/v1/models")
+        try:
+            names = [str(each["id"]) for each in models["data"]]
+        except (KeyError, TypeError):
+            raise StartupError(f"{self.url}/v1/models is no list of models; check the address") from None
         if len(names) != 1:
             raise OptionError(f"{self.url} has {len(names)} models; choose one with --model: {', '.join(names[:20])}")
         return names[0]
@@ -63,7 +71,11 @@ class SynthesisClient:
 
     async def json(self, method: str, path: str, **given: Any) -> Any:
         """Return the JSON of an answer. Raises StartupError."""
-        return (await self.send(method, path, **given)).json()
+        response = await self.send(method, path, **given)
+        try:
+            return response.json()
+        except ValueError:
+            raise StartupError(f"{self.url}{path} answers without JSON; check that this is a model server") from None
 
     async def send(self, method: str, path: str, *, may_refuse: bool = False, **given: Any) -> httpx.Response:
         """Return the answer. Raises StartupError if the server cannot be reached or remains unavailable, and for a
@@ -76,7 +88,7 @@ class SynthesisClient:
             wait_s = min(_MAX_WAIT_S, 2.0**attempt)
             try:
                 response = await self._http.request(method, path, **given)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 problem = f"cannot be reached ({_cause(error)})"
                 if isinstance(error, httpx.ConnectError) and not self._has_answered:
                     raise StartupError(
@@ -115,6 +127,15 @@ class SynthesisClient:
         raise StartupError(f"{self.url} answers {response.status_code}: {_message(response)}{remedy}")
 
 
+def _check_address(url: str) -> None:
+    try:
+        has_host = bool(httpx.URL(url).host)
+    except httpx.InvalidURL as error:
+        raise OptionError(f"{url} is no address: {error}; give one such as http://127.0.0.1:8000") from None
+    if not has_host:
+        raise OptionError(f"{url} names no host; give an address such as http://127.0.0.1:8000")
+
+
 def _retry_after_s(response: httpx.Response) -> float | None:
     """Return the header's seconds; None if it is missing or a date."""
     try:
@@ -123,7 +144,7 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
-def _cause(error: httpx.TransportError) -> str:
+def _cause(error: httpx.RequestError) -> str:
     """Return the first cause that has a text, such as a refused connection; the error's own text is only general."""
     text, cause = str(error) or type(error).__name__, error.__cause__ or error.__context__
     while cause is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.errors import StartupError
+from engine.errors import OptionError, StartupError
 from engine.protocol import ServiceClass
 from server.commands.synthesize.answering import (
     BatchAnswerer,
@@ -184,6 +184,30 @@ async def test_a_teacher_that_stays_away_ends_the_run(
         with pytest.raises(StartupError, match=message):
             await JournaledAnswers(journal, TeacherAnswerer(client, 1), None)(REQUESTS[:2])
     assert len(teacher.bodies) == num_asked
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "message"),
+    [
+        ("http://a b:x", None, "http://a b:x is no address: Invalid"),
+        ("http://", None, "http: names no host"),
+        ("http://teacher", "a\nb", "the key in OPENAI_API_KEY has a line break"),
+        ("http://teacher", "sk\u00e4", "or a letter beyond ASCII; copy"),
+    ],
+)
+def test_wrong_addresses_and_keys_are_refused(url: str, key: str | None, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        SynthesisClient(url, key, key_source="OPENAI_API_KEY")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"<html>", "answers without JSON"), (b'{"a": 1}', "is no list"), (b"[]", "is no list")]
+)
+async def test_an_address_of_another_kind_is_named(content: bytes, message: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+    async with aclosing(SynthesisClient("http://page", "", key_source="", transport=transport)) as client:
+        with pytest.raises(StartupError, match=f"http://page/v1/models {message}"):
+            await client.only_model()
 
 
 @pytest.fixture
