@@ -155,4 +155,5 @@ class FairQueue(ClassCounts):
         assert self._lengths.keys() == set(counted)
         assert self.num_tokens == sum(len(each.tokens) for each in counted)
         assert self.num_to_compute == sum(lengths[1] for lengths in self._lengths.values())
+        assert all(self._lengths[each][1] == each.num_to_compute for each in counted if each.is_ready)
         assert set(self._names) == {each.account.name for each in waiting if each.service.is_counted}
