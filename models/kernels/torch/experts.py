@@ -1,6 +1,6 @@
 """Mixture of experts in torch: the rows of each chosen expert are computed together."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -59,34 +59,8 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
     return chosen.unsqueeze(-1).expand_as(groups).flatten(-2)
 
 
-def mix_experts(
-    layer: ExpertLayer,
-    prepare: Callable[[torch.Tensor, Prologue], torch.Tensor],
-    routed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    norm: Prologue,
-    residual: torch.Tensor | None,
-    shared: SharedExpert | None,
-    latent: LatentExperts | None,
-) -> torch.Tensor:
-    """Compute an MoE layer; Experts in ops.py has the details.
-
-    prepare: applies a norm. routed: (rows that choose experts, the experts' inputs) -> the weighted sum of the chosen
-    experts' outputs, in the inputs' shape, fp32.
-    """
-    rows, router_norm = prepare(x, norm), layer.router_norm
-    router_rows = rows if router_norm is None else prepare(x, router_norm)
-    total = routed(router_rows, rows if latent is None else latent.enter(rows))
-    if latent is not None:
-        total = latent.leave(total.to(rows.dtype), None, torch.float32)
-    if shared is not None:
-        output, gate = shared(rows, None).to(torch.float32), layer.router.shared_gate
-        total += output if gate is None else output * F.linear(rows.to(torch.float32), gate).sigmoid()
-    return total.to(x.dtype) if residual is None else (residual + total).to(residual.dtype)
-
-
-class RoutedExperts:
-    """A mixture of experts in torch. Computes the experts in turn, each for all rows that are routed to it."""
+class MixedExperts(ABC):
+    """A mixture of experts; Experts in ops.py has the details. Norms and experts are left to the implementation."""
 
     def __init__(self, layer: ExpertLayer) -> None:
         self._layer = layer
@@ -99,11 +73,33 @@ class RoutedExperts:
         shared: SharedExpert | None,
         latent: LatentExperts | None = None,
     ) -> torch.Tensor:
-        return mix_experts(self._layer, lambda rows, norm: norm(rows), self._routed, x, norm, residual, shared, latent)
+        rows, router_norm = self._prepare(x, norm), self._layer.router_norm
+        router_rows = rows if router_norm is None else self._prepare(x, router_norm)
+        total = self._routed(router_rows, rows if latent is None else latent.enter(rows))
+        if latent is not None:
+            total = latent.leave(total.to(rows.dtype), None, torch.float32)
+        if shared is not None:
+            output, gate = shared(rows, None).to(torch.float32), self._layer.router.shared_gate
+            total += output if gate is None else output * F.linear(rows.to(torch.float32), gate).sigmoid()
+        return total.to(x.dtype) if residual is None else (residual + total).to(residual.dtype)
 
+    @abstractmethod
+    def _prepare(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        """Apply a norm to rows."""
+
+    @abstractmethod
     def _routed(self, rows: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Return the weighted sum of the chosen experts' outputs for `inputs`: of their shape, fp32. The rows [T, K]
         choose the experts."""
+
+
+class RoutedExperts(MixedExperts):
+    """A mixture of experts in torch. Computes the experts in turn, each for all rows that are routed to it."""
+
+    def _prepare(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        return norm(x)
+
+    def _routed(self, rows: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         layer = self._layer
         experts, weights = route(layer.spec, layer.router, rows)  # [T, chosen]
         order = experts.flatten().argsort(stable=True)  # pairs of row and expert, expert by expert

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from models.kernels.operands import DenseMatrix, ExpertLayer, LatentExperts, SharedExpert
+from models.kernels.operands import DenseMatrix, ExpertLayer
 from models.kernels.row_input import InputKind, Prologue
-from models.kernels.torch.experts import mix_experts, route
+from models.kernels.torch.experts import MixedExperts, route
 from models.kernels.torch.linear import LinearOperations
 from models.kernels.triton.moe import SortedPairs, multiply_grouped, sort_pairs
 from models.kernels.triton.tuned import GroupedTiles, grouped_tiles
@@ -20,7 +20,7 @@ class _Stack(NamedTuple):
     biases: torch.Tensor | None  # [E, N]
 
 
-class GroupedExperts:
+class GroupedExperts(MixedExperts):
     """A mixture of experts, in one product for the first matrices of all experts, and one for the second.
 
     The experts' weights become views of one tensor for each product.
@@ -28,25 +28,15 @@ class GroupedExperts:
 
     def __init__(self, layer: ExpertLayer, linear: LinearOperations) -> None:
         """layer: one that `takes_grouped` accepts."""
-        self._layer, self._linear = layer, linear
+        super().__init__(layer)
+        self._linear = linear
         dense = [expert.dense for expert in layer.experts if expert.dense is not None]
         self._first, self._second = (_stacked([each[place] for each in dense]) for place in (0, 1))
-
-    def __call__(
-        self,
-        x: torch.Tensor,
-        norm: Prologue,
-        residual: torch.Tensor | None,
-        shared: SharedExpert | None,
-        latent: LatentExperts | None = None,
-    ) -> torch.Tensor:
-        return mix_experts(self._layer, self._prepare, self._routed, x, norm, residual, shared, latent)
 
     def _prepare(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         return self._linear.prepare(x, norm, torch.float32)
 
     def _routed(self, rows: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sum of the chosen experts' outputs for `inputs`, as RoutedExperts does."""
         layer, dtype = self._layer, self._first.weights.dtype
         if not len(rows):
             return torch.zeros(inputs.shape, dtype=torch.float32, device=inputs.device)
