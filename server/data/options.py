@@ -36,10 +36,17 @@ def check_preparation(options: PreparationOptions, path: str = "") -> None:
         value = getattr(options, name)
         if not least <= value <= most or not math.isfinite(value):
             raise InvalidRequest.of(f"{path}{name}", f"is {value:g}; it must be from {least:g} to {most:g}")
-    for bounds in SCORE_BOUNDS.values():
-        for name, _, _ in bounds:
-            if (bound := getattr(options, name)) is not None:
-                read_bound(bound, f"{path}{name}")
+    bounds = {
+        name: read_bound(bound, f"{path}{name}")
+        for each in SCORE_BOUNDS.values()
+        for name, _, _ in each
+        if (bound := getattr(options, name)) is not None
+    }
+    low, high = bounds.get("min_ifd"), bounds.get("max_ifd")
+    if low and high and low[1] == high[1] and low > high:
+        raise InvalidRequest.of(
+            f"{path}min_ifd", f"is {options.min_ifd}, above max_ifd, {options.max_ifd}, so no line is between them"
+        )
     select_rules(options.quality, f"{path}quality")
     if options.needs_near and importlib.util.find_spec("rensa") is None:
         if options.validation_share:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.command_io.finetuning.data_preparation import PreparationOptions
-from engine.command_io.finetuning.graders.definitions import needed_models
+from engine.command_io.finetuning.graders.definitions import ScoreModel, needed_models
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.job import write_atomically, write_parts_atomically
 from engine.command_io.progress import foreground_progress
@@ -169,6 +169,11 @@ def _judge(arguments: argparse.Namespace) -> dict[str, Any]:
         raise OptionError(f"cannot read {path}: {error.strerror}; give another file for --judge") from error
     except (msgspec.DecodeError, InvalidRequest) as error:
         raise OptionError(f"--judge {path}: {error}") from None
+    if isinstance(grader, ScoreModel) and arguments.min_score > grader.high:
+        raise OptionError(
+            f"--min-score {arguments.min_score:g} is above {grader.high:g}, the most of the range in --judge {path}; "
+            "give a smaller one"
+        )
     models = needed_models(grader)
     if models and arguments.model is None:
         raise OptionError(f"--judge {path} asks {models[0]}; name with --model the model that answers as {models[0]}")
@@ -205,7 +210,7 @@ def _check_removed(preparation: Preparation, report: DataReport, arguments: argp
     except TooManyRemoved as error:
         _write_report(arguments.report, report)
         shown = ": look at the examples in the report" if arguments.report else "; --report FILE writes examples"
-        raise StartupError(f"{error}{shown}") from None
+        raise StartupError(f"{str(error).replace('(max_removed)', '(--max-removed)')}{shown}") from None
 
 
 def _divided(

@@ -12,7 +12,7 @@ from engine.command_io.finetuning.graders.definitions import Grader, needed_mode
 from engine.command_io.finetuning.graders.grading import Grade
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.errors import EngineStopped, StartupError
-from server.commands.alone import REQUESTS_PER_SLOT, Interrupted, LineProgress, in_parallel, run_alone
+from server.commands.alone import REQUESTS_PER_SLOT, Interrupted, LineProgress, in_parallel, run_alone, say
 from server.commands.options.sources import resolve_options
 from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine, Preparation
 from server.finetuning.examples import ExampleMaker
@@ -49,7 +49,9 @@ def apply_scores(
     server, engine = resolve_options({"model": model}, os.environ, None)
     if models:
         server = dataclasses.replace(server, served_model_name=tuple(models))
-    scoring, judging = (LineProgress(server, len(preparation.kept)) for _ in range(2))
+    scoring, judging = (
+        LineProgress(server, len(preparation.kept), stage=stage) for stage in ("score lines", "judge lines")
+    )
 
     async def work(context: "ServerContext") -> Scores:
         num_parallel = REQUESTS_PER_SLOT * context.models.default.client.info.max_num_seqs
@@ -73,6 +75,7 @@ def apply_scores(
         try:
             return asyncio.run(run(templates))
         except Interrupted as interrupted:
+            say("interrupted; nothing was written")
             raise SystemExit(interrupted.exit_code) from None
         except EngineStopped as error:
             raise StartupError("the engine was stopped; nothing was written") from error

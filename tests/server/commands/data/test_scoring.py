@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from engine.errors import OptionError, StartupError
 from engine.protocol import EngineRequest, FinishReason, RequestOutput, TokenLogprobs
+from server.commands.alone import Interrupted
 from server.commands.data import scoring
 from server.commands.data.command import run
 from server.context import ServerContext
@@ -102,7 +104,7 @@ def test_lines_can_be_ordered_by_difficulty_and_the_same_command_gives_the_same_
 
 
 def test_too_many_removed_lines_fail_and_lines_that_a_job_refuses_are_named(folder: Path) -> None:
-    with pytest.raises(StartupError, match=r"8 of 10 lines were removed \(perplexity 8\)"):
+    with pytest.raises(StartupError, match=r"8 of 10 lines .* \(perplexity 8\); at most 50% may be \(--max-removed\)"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--quality", "--model", "m", "--max-perplexity", "p20"])
     (folder / "in.jsonl").write_bytes(encoded({"prompt": "x" * 200, "completion": "y"}))
     with pytest.raises(StartupError, match=r"line 1: it has 20. tokens, and the text to learn starts after 99"):
@@ -118,11 +120,26 @@ def test_too_many_removed_lines_fail_and_lines_that_a_job_refuses_are_named(fold
         ("--order difficulty", "--order difficulty needs --model"),
         ("--model m --min-ifd p100", "--min-ifd is 'p100'; it must be a number above 0, or a percentile such as p95"),
         ("--model m --max-ifd much", "--max-ifd is 'much'; it must be"),
+        ("--model m --min-ifd 2 --max-ifd 1", "--min-ifd is 2, above max_ifd, 1, so no line is between them"),
+        ("--model m --min-ifd p90 --max-ifd p10", "--min-ifd is p90, above max_ifd, p10"),
     ],
 )
 def test_wrong_bounds_are_refused(options: str, message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", *options.split()])
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interrupted_scoring_says_that_nothing_was_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(*_: Any, **__: Any) -> Any:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(scoring, "run_alone", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        run(["prepare", "in.jsonl", "--out", "out.jsonl", "--model", "m", "--quality", "--max-perplexity", "p20"])
+    assert capsys.readouterr().err.endswith("interrupted; nothing was written\n")
 
 
 @pytest.mark.usefixtures("folder")
@@ -158,7 +175,7 @@ def test_a_model_judges_the_lines_that_its_perplexity_leaves(folder: Path, monke
             return _predicts(request)
         prompt = bytes(each for each in request.prompt_ids if each < 256).decode()
         asked.append(prompt)
-        score = b"1" if "aa" in prompt else b"7" if "bb" in prompt else b"9"
+        score = b"1" if "aa" in prompt else b"7" if "bb" in prompt else b"8"
         return [RequestOutput(id=request.id, new_ids=list(score), finish_reason=FinishReason.STOP)]
 
     _use(lambda: FakeClient(scored, engine_info(max_model_len=200)), monkeypatch)
@@ -174,7 +191,9 @@ def test_a_model_judges_the_lines_that_its_perplexity_leaves(folder: Path, monke
     assert len(asked) == 3
     assert _removed(folder)["judge"] == (1, 3, "score 1; at least 5")
     with pytest.raises(StartupError, match=r"10 of 10 lines were removed \(perplexity 7, judge 3\)"):
-        _kept(folder, "--max-perplexity p30 --judge judge.json --min-score 9.5")
+        _kept(folder, "--max-perplexity p30 --judge judge.json --min-score 9")
+    with pytest.raises(OptionError, match=r"--min-score 9.5 is above 9, the most of the range in --judge judge.json"):
+        _kept(folder, "--judge judge.json --min-score 9.5")
     with pytest.raises(OptionError, match=r"asks tiny; name with --model the model"):
         run(["prepare", "in.jsonl", "--out", "out.jsonl", "--judge", "judge.json", "--min-score", "1"])
 
