@@ -88,6 +88,15 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         _running.pop()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Take back threads that a test gave torch, as commands and benchmarks do that run in this process: with several,
+    its products are slower here, and repeat no bits."""
+    num_threads = int(os.environ["OMP_NUM_THREADS"])
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != num_threads:
+        torch.set_num_threads(num_threads)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     if not _is_fast_run(config):
         return None

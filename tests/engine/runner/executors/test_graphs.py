@@ -42,6 +42,15 @@ EXPERTS = MoESpec(4, LLAMA.mlp, RouterSpec(RouterScore.SOFTMAX, 2, renormalizes=
 WINDOW = dataclasses.replace(LLAMA, mixer=dataclasses.replace(LLAMA.mixer, sliding_window=10))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """With several threads, torch's products of many rows do not repeat their bits."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture
 def graphs() -> Iterator[list[SimulatedGraph]]:
     with simulated_graphs(interpret) as graphs, torch.inference_mode():
