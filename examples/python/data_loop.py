@@ -1,0 +1,173 @@
+"""From seeds or documents to a measured adapter: a model makes lines, they are prepared, a job trains on them, and a
+grader measures the model before and after on prompts that were held out.
+
+The server needs --enable-lora and --data-dir, and `headrace` must be on the PATH. After an interruption, the same
+command continues with the lines that were made.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from openai import OpenAI
+
+LEAST_LINES = 10  # of a job
+
+
+def main() -> None:
+    given = arguments()
+    client = OpenAI(
+        base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
+        api_key=os.environ.get("OPENAI_API_KEY", "none"),
+    )
+    model = given.model or client.models.list().data[0].id
+    folder: Path = given.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = read_lines(given.held_out)
+    grader = json.loads(given.grader.read_text(encoding="utf-8"))
+    client.fine_tuning.alpha.graders.validate(grader=grader)
+
+    made = given.lines_from or synthesize(client, model, given, folder / "made.jsonl")
+    prepared = prepare(made, folder, given.held_out, given.prepare)
+    report: dict[str, Any] = {"grader": grader["name"], "lines": {}}
+    report["before"] = measure(client, model, held_out, grader, given.max_tokens)
+    files = {"after": prepared, **({"unprepared": made} if given.compare_unprepared else {})}
+    for name, path in files.items():
+        report["lines"][name] = len(read_lines(path))
+        adapter = train(client, model, path, name, given.hyperparameters)
+        report[name] = measure(client, adapter, held_out, grader, given.max_tokens)
+        report[name]["gain"] = gain(report["before"]["rewards"], report[name]["rewards"])
+    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    print_report(report)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--recipe", help="recipe of headrace synthesize: a name or a file; needs --input")
+    source.add_argument("--lines-from", type=Path, help="lines that exist, instead of a recipe")
+    add("--input", nargs="+", default=[], help="seeds or documents of the recipe")
+    add("--lines", type=int, default=40, help="lines to make (40)")
+    add("--held-out", type=Path, required=True, help="chats or prompts to measure with; nothing of them is trained on")
+    add("--grader", type=Path, required=True, help="JSON of a grader; it may read {{item.answer}}, the last of a chat")
+    add("--folder", type=Path, default=Path("loop"), help="for all files that are made (loop)")
+    add("--model", help="the first one that the server lists")
+    add("--max-tokens", type=int, default=128, help="of an answer that is measured (128)")
+    add("--hyperparameters", type=json.loads, default={}, help="of the job, as JSON")
+    add("--compare-unprepared", action="store_true", help="train on the unprepared lines as well")
+    add("prepare", nargs="*", help="after --: options of headrace data prepare")
+    return parser.parse_args()
+
+
+def synthesize(client: OpenAI, model: str, given: argparse.Namespace, out: Path) -> Path:
+    """Make lines with the served model as batches, which give way to clients."""
+    server = str(client.base_url).rstrip("/").removesuffix("/v1")
+    key = {"HEADRACE_CLIENT_KEY": client.api_key} if client.api_key != "none" else {}
+    wanted = ("--model", model, "--lines", str(given.lines), "--input", *given.input)
+    # 3: it stopped before it had all lines, and has said why. Those that there are may be enough.
+    headrace(
+        "synthesize", given.recipe, "--server", server, *wanted, *against(given.held_out), out=out, env=key, also=3
+    )
+    return out
+
+
+def prepare(lines: Path, folder: Path, held_out: Path, options: Sequence[str]) -> Path:
+    """Remove duplicates, low quality and what the held-out prompts contain."""
+    report = folder / "prepared.json"
+    out = folder / "prepared.jsonl"
+    headrace("data", "prepare", str(lines), "--report", str(report), *against(held_out), *options, out=out)
+    return with_enough_lines(out)
+
+
+def with_enough_lines(path: Path) -> Path:
+    if (num := len(read_lines(path))) < LEAST_LINES:
+        raise SystemExit(f"{path} has {num} lines, and a job needs {LEAST_LINES}; make more")
+    return path
+
+
+def against(held_out: Path) -> tuple[str, str]:
+    return "--against", str(held_out)
+
+
+def headrace(*command: str, out: Path, env: dict[str, str] | None = None, also: int = 0) -> None:
+    program = shutil.which("headrace")
+    if program is None:
+        raise SystemExit("headrace is not on the PATH; activate the environment in which it is installed")
+    line = [program, *command, "--out", str(out)]
+    print("$", *line)
+    code = subprocess.run(line, env={**os.environ, **(env or {})}, check=False).returncode
+    if code not in (0, also):
+        raise SystemExit(f"headrace ended with {code}")
+
+
+def train(client: OpenAI, model: str, lines: Path, suffix: str, hyperparameters: dict[str, Any]) -> str:
+    """Train an adapter; return its name. Pairs of a better and a worse answer are for DPO."""
+    method = "dpo" if "input" in read_lines(lines)[0] else "supervised"
+    file = client.files.create(file=lines, purpose="fine-tune")
+    settings: Any = {"type": method, method: {"hyperparameters": hyperparameters}}
+    job = client.fine_tuning.jobs.create(model=model, training_file=file.id, method=settings, suffix=suffix, seed=1)
+    print(f"{job.id}: {method} on {lines}")
+    while job.finished_at is None:
+        time.sleep(1)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    if job.status != "succeeded" or job.fine_tuned_model is None:
+        raise SystemExit(f"the job has {job.status}: {job.error}")
+    return job.fine_tuned_model
+
+
+def measure(
+    client: OpenAI, model: str, lines: Sequence[dict[str, Any]], grader: dict[str, Any], max_tokens: int
+) -> dict[str, Any]:
+    """Return the model's greedy answers to the lines, and their rewards."""
+
+    def one(line: dict[str, Any]) -> tuple[str, float]:
+        *messages, last = line["messages"]
+        if last["role"] != "assistant":  # a prompt, not a chat
+            messages.append(last)
+        completion = client.chat.completions.create(
+            model=model, messages=messages, temperature=0, max_completion_tokens=max_tokens
+        )
+        answer = completion.choices[0].message.content or ""
+        item = {**line, "answer": last["content"]}
+        return answer, client.fine_tuning.alpha.graders.run(grader=grader, item=item, model_sample=answer).reward  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(one, lines))
+    answers, rewards = zip(*found, strict=True)
+    return {"model": model, "mean": fmean(rewards), "rewards": rewards, "answers": answers}
+
+
+def gain(before: Sequence[float], after: Sequence[float]) -> dict[str, float]:
+    """Return the mean difference of the rewards, and its standard error."""
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("inf")
+    return {"mean": fmean(differences), "standard_error": error}
+
+
+def print_report(report: dict[str, Any]) -> None:
+    before = report["before"]
+    print(f"\nreward by {report['grader']} on {len(before['rewards'])} held-out prompts")
+    print(f"before      {before['mean']:.3f}  {before['model']}")
+    for name, num_lines in report["lines"].items():
+        found, more = report[name], report[name]["gain"]
+        # Twice the standard error is about the border of what could be chance.
+        verdict = "" if abs(more["mean"]) > 2 * more["standard_error"] else ", which may be chance"
+        difference = f"{more['mean']:+.3f} ± {more['standard_error']:.3f}{verdict}"
+        print(f"{name:11} {found['mean']:.3f}  {found['model']}, {num_lines} lines: {difference}")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+if __name__ == "__main__":
+    main()
