@@ -1,14 +1,12 @@
 """Checks of a step's answers, each with the reason for which an answer is dropped."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
 from server.data.words import normalized, shared_in_order, words_of
-
-Values = Mapping[str, Any]  # variables of an item, by name
+from server.synthesis.variables import Values, variable_text
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="check"):
@@ -138,11 +136,6 @@ def first_fault(checks: Sequence[AnyCheck], values: Values, pool: Pool) -> str |
         if fault is not None:
             return fault
     return None
-
-
-def variable_text(value: object) -> str:
-    """Return a variable as text: JSON unless it is a string."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _words(text: str) -> str:

@@ -1,21 +1,11 @@
-"""SynthesisRecipe: the parsed file of a synthesis, with everything that can be checked before a model is asked."""
+"""SynthesisRecipe: the source, steps and output of a synthesis."""
 
-import re
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
-from engine.errors import InvalidRequest, OptionError
-from server.data.quality import select_rules
-from server.synthesis.checks import CHECKS, AnyCheck, Values, variable_text
-
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_INDEX = re.compile(r"\[\d+\]")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_TYPES = ("string", "integer", "number", "boolean", "array", "object")
+from server.synthesis.checks import AnyCheck
+from server.synthesis.outputs import AnyOutput
 
 
 class ItemSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -38,7 +28,7 @@ class Documents(ItemSource, tag="documents", frozen=True):
     passes: int = 1
 
 
-_SOURCES = (Seeds, Documents)
+SOURCES = (Seeds, Documents)
 AnySource = Seeds | Documents
 SOURCE_VARIABLES: dict[type, tuple[str, ...]] = {Seeds: ("examples",), Documents: ("document", "file")}
 
@@ -76,33 +66,6 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         }
 
 
-class LineOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """The line made of an item's variables: a chat. best: number by which one of several samples is chosen."""
-
-    user: str
-    system: str | None = None
-    best: str | None = None  # the largest
-
-
-class ChatOutput(LineOutput, tag="chat", frozen=True):
-    """A chat of one question and its answer."""
-
-    assistant: str
-
-    @property
-    def texts(self) -> dict[str, str | None]:
-        return {"user": self.user, "system": self.system, "assistant": self.assistant}
-
-    def line(self, values: Values) -> dict[str, Any]:
-        roles = ("system", "user", "assistant")
-        texts = [(role, self.texts[role]) for role in roles]
-        return {"messages": [{"role": role, "content": filled(text, values)} for role, text in texts if text]}
-
-
-_OUTPUTS = (ChatOutput,)
-AnyOutput = ChatOutput
-
-
 class SynthesisRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A synthesis. variables: values for prompts, which `--set` replaces. quality: rules that lines must pass."""
 
@@ -114,125 +77,3 @@ class SynthesisRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     variables: dict[str, str] = {}
     quality: tuple[str, ...] = ("chat",)
     lines: int = 100
-
-
-def built_in_recipes() -> dict[str, Path]:
-    """Return the files of the built-in recipes by name."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
-
-
-def load_recipe(given: str, variables: Mapping[str, str]) -> tuple[SynthesisRecipe, Path]:
-    """Return the recipe in a file, or a built-in one by its name, and its path. Raises OptionError.
-
-    variables: replace the recipe's own.
-    """
-    path = built_in_recipes().get(given) or Path(given).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"cannot read the recipe {given}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}; give a "
-            f"file, or one of {', '.join(built_in_recipes())}"
-        ) from None
-    try:
-        return _checked(_parsed(text), path.stem, variables), path
-    except OptionError as error:
-        raise OptionError(f"recipe {given}: {error}") from None
-
-
-def _parsed(text: str) -> SynthesisRecipe:
-    try:
-        return msgspec.convert(yaml.safe_load(text), SynthesisRecipe)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise OptionError(f"{line}not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
-        if isinstance(error, msgspec.ValidationError):
-            raise OptionError(_error_text(str(error))) from None
-        raise OptionError(f"not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _error_text(fault: str) -> str:
-    """Return msgspec's message with the path first, and what there is in place of an unknown field or kind."""
-    what, _, where = fault.partition(" - at ")
-    path = where.strip("`").removeprefix("$").removeprefix(".")
-    structs: tuple[Any, ...] = {
-        "": (SynthesisRecipe,),
-        "source": _SOURCES,
-        "output": _OUTPUTS,
-        "steps": (Step,),
-        "steps.checks": CHECKS,
-    }.get(_INDEX.sub("", path).removesuffix(".kind").removesuffix(".check"), ())
-    known: Iterable[str] = ()
-    if what.startswith("Object contains unknown field"):
-        known = dict.fromkeys(name for struct in structs for name in struct.__struct_fields__)
-    elif what.startswith("Invalid value"):
-        known = [str(struct.__struct_config__.tag) for struct in structs]
-    there_is = f"; there is {', '.join(known)}" if known else ""
-    what = (
-        what.replace("`", "")
-        .replace("Object missing required", "it lacks the")
-        .replace("Object contains", "it has the")
-    )
-    return f"{path or 'the file'}: {what}{there_is}"
-
-
-def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -> SynthesisRecipe:
-    """Return the recipe with a name and replaced variables. Raises OptionError for what its schema does not express."""
-    if unknown := sorted(variables.keys() - recipe.variables.keys()):
-        there = ", ".join(recipe.variables) or "none"
-        raise OptionError(f"it has no variable {unknown[0]!r} to set; there is {there}")
-    if not recipe.steps:
-        raise OptionError("steps is empty; give at least one")
-    try:
-        select_rules(recipe.quality, "quality")
-    except InvalidRequest as error:
-        raise OptionError(str(error)) from None
-    known = {*recipe.variables, *SOURCE_VARIABLES[type(recipe.source)]}
-    for step in recipe.steps:
-        where = f"step {step.name}"
-        _check_step(step, where)
-        _check_texts({"prompt": step.prompt, "system": step.system}, known, where)
-        for name in step.variables:
-            if name in known or not _NAME.fullmatch(name):
-                raise OptionError(f"{where}: {name!r} is taken or no name; names are of a-z, 0-9 and _, each used once")
-            known.add(name)
-        for check in step.checks:
-            _check_names(check.names, known, f"{where}: the check {check.__struct_config__.tag}")
-    output = recipe.output
-    _check_texts(output.texts, known, "output")
-    if output.best is not None:
-        _check_names((output.best,), known, "output: best")
-    return msgspec.structs.replace(recipe, name=recipe.name or stem, variables={**recipe.variables, **variables})
-
-
-def _check_step(step: Step, where: str) -> None:
-    bounds = {
-        "samples": (step.samples, 1, 64),
-        "temperature": (step.temperature, 0, 2),
-        "top_p": (step.top_p, 0.01, 1),
-        "max_tokens": (step.max_tokens, 1, 1_000_000),
-    }
-    for name, (value, least, most) in bounds.items():
-        if not least <= value <= most:
-            raise OptionError(f"{where}: {name} is {value:g}; it must be from {least:g} to {most:g}")
-    for name, schema in step.fields.items():
-        kind = schema if isinstance(schema, str) else schema.get("type", schema.get("enum"))
-        if kind is None or (isinstance(kind, str) and kind not in _TYPES):
-            raise OptionError(f"{where}: field {name} has the type {kind!r}; there is {', '.join(_TYPES)}, or enum")
-
-
-def _check_texts(texts: Mapping[str, str | None], known: Collection[str], where: str) -> None:
-    for place, text in texts.items():
-        _check_names(_PLACEHOLDER.findall(text or ""), known, f"{where}: {place}")
-
-
-def _check_names(names: Iterable[str], known: Collection[str], where: str) -> None:
-    for name in names:
-        if name not in known:
-            raise OptionError(f"{where} reads {{{name}}}; at this place there is {', '.join(sorted(known))}")
-
-
-def filled(template: str, values: Values) -> str:
-    """Replace each {name} of a prompt by the variable's text. Other braces stay."""
-    return _PLACEHOLDER.sub(lambda found: variable_text(values[found[1]]), template).strip()

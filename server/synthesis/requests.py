@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from server.jobs.answers import BodyAnswer
-from server.synthesis.checks import Values
-from server.synthesis.recipe import Step, filled
+from server.synthesis.recipe import Step
+from server.synthesis.variables import Values, filled
 
 CHAT_PATH = "/v1/chat/completions"
 REFUSED = "refused by the server"

@@ -11,9 +11,10 @@ from server.data.words import words_of
 from server.jobs.answers import BodyAnswer
 from server.synthesis.checks import Pool, first_fault
 from server.synthesis.counts import StepCounts
-from server.synthesis.recipe import Step, SynthesisRecipe, filled
+from server.synthesis.recipe import Step, SynthesisRecipe
 from server.synthesis.requests import REFUSED, StepRequest, Unusable, error_message, read_step_answer, step_request
 from server.synthesis.sources import Items, SourceItem
+from server.synthesis.variables import filled
 
 FILTERS = "filters"  # the last row of the counts
 _LEAST_ITEMS = 20  # before the share of accepted ones says something

@@ -8,7 +8,7 @@ from typing import Any
 from engine.command_io.finetuning.data_preparation import PreparationOptions
 from server.data.preparation import Preparation
 from server.jobs.answers import BodyAnswer
-from server.synthesis.recipe import load_recipe
+from server.synthesis.recipe_file import load_recipe
 from server.synthesis.requests import StepRequest
 from server.synthesis.sources import open_source
 from server.synthesis.synthesis import Bounds, Synthesis

@@ -32,7 +32,8 @@ from server.data.formats import check_suffix, read_lines
 from server.data.options import check_preparation
 from server.data.preparation import FaultyLines, Preparation
 from server.synthesis.counts import acceptance_table
-from server.synthesis.recipe import SynthesisRecipe, built_in_recipes, load_recipe
+from server.synthesis.recipe import SynthesisRecipe
+from server.synthesis.recipe_file import built_in_recipes, load_recipe
 from server.synthesis.sources import Items, open_source
 from server.synthesis.synthesis import Bounds, Synthesis
 from server.text.chat_templates.processes import TemplateProcesses

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import OptionError, StartupError
 from server.commands.synthesize import http_client
 from server.commands.synthesize.command import run
-from server.synthesis.recipe import built_in_recipes
+from server.synthesis.recipe_file import built_in_recipes
 from tests.helpers.data_lines import chat, encoded, random_text
 from tests.helpers.synthesis import RECIPE, SEEDS, completion
 

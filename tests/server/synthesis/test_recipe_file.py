@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import OptionError
-from server.synthesis.recipe import built_in_recipes, filled, load_recipe
+from server.synthesis.recipe_file import built_in_recipes, load_recipe
+from server.synthesis.variables import filled
 from tests.helpers.synthesis import RECIPE
 
 pytestmark = pytest.mark.fast
