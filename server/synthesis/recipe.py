@@ -21,6 +21,12 @@ class Seeds(ItemSource, tag="seeds", frozen=True):
     accepted: int = 1
 
 
+class Prompts(ItemSource, tag="prompts", frozen=True):
+    """Prompts to answer. Variables: prompt, file. passes: items of a prompt."""
+
+    passes: int = 1
+
+
 class Documents(ItemSource, tag="documents", frozen=True):
     """Parts of texts, of about `words` words. Variables: document, file. passes: items of a part."""
 
@@ -28,9 +34,13 @@ class Documents(ItemSource, tag="documents", frozen=True):
     passes: int = 1
 
 
-SOURCES = (Seeds, Documents)
-AnySource = Seeds | Documents
-SOURCE_VARIABLES: dict[type, tuple[str, ...]] = {Seeds: ("examples",), Documents: ("document", "file")}
+SOURCES = (Seeds, Prompts, Documents)
+AnySource = Seeds | Prompts | Documents
+SOURCE_VARIABLES: dict[type, tuple[str, ...]] = {
+    Seeds: ("examples",),
+    Prompts: ("prompt", "file"),
+    Documents: ("document", "file"),
+}
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +64,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def variables(self) -> tuple[str, ...]:
         """Names that an answer gives values to."""
         return tuple(self.fields) or (self.name,)
+
+    @property
+    def numbers(self) -> list[str]:
+        """Fields that are numbers."""
+        types = {name: given if isinstance(given, str) else given.get("type") for name, given in self.fields.items()}
+        return [name for name, given in types.items() if given in ("integer", "number")]
 
     @property
     def schema(self) -> dict[str, Any]:

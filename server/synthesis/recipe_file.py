@@ -1,7 +1,7 @@
 """load_recipe: reads the file of a recipe, with every check that needs no model."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from engine.errors import InvalidRequest, OptionError
 from server.data.quality import select_rules
 from server.synthesis.checks import CHECKS
-from server.synthesis.outputs import OUTPUTS
+from server.synthesis.outputs import OUTPUTS, PreferenceOutput
 from server.synthesis.recipe import SOURCE_VARIABLES, SOURCES, Step, SynthesisRecipe
 from server.synthesis.variables import placeholders
 
@@ -107,7 +107,28 @@ def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -
     _check_texts(output.texts, known, "output")
     if output.best is not None:
         _check_names((output.best,), known, "output: best")
+        if not any(output.best in step.numbers for step in recipe.steps):
+            raise OptionError(f"output: best is {output.best}, which is no field of a type integer or number")
+    if isinstance(output, PreferenceOutput):
+        _check_preference(output, recipe.steps)
     return msgspec.structs.replace(recipe, name=recipe.name or stem, variables={**recipe.variables, **variables})
+
+
+def _check_preference(output: PreferenceOutput, steps: Sequence[Step]) -> None:
+    """Raise OptionError for answers that are not samples of one prompt."""
+    if output.gap <= 0:
+        raise OptionError(f"output: gap is {output.gap:g}; it must be more than 0")
+    sampling = next((index for index, step in enumerate(steps) if step.samples > 1), None)
+    if sampling is None:
+        raise OptionError("output: a preference compares samples, and no step has several; give one samples: 4")
+    of_samples = {name for step in steps[sampling:] for name in step.variables}
+    for place, text in output.prompt_texts.items():
+        for name in placeholders(text or ""):
+            if name in of_samples:
+                raise OptionError(
+                    f"output: {place} reads {{{name}}}, which samples have each of their own; both answers of a "
+                    "preference need one prompt"
+                )
 
 
 def _check_step(step: Step, where: str) -> None:

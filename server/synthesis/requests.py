@@ -84,6 +84,9 @@ def read_step_answer(step: Step, answer: BodyAnswer) -> tuple[dict[str, Any], st
         raise Unusable("not valid JSON") from None
     if not isinstance(values, dict) or not values.keys() >= step.fields.keys():
         raise Unusable("lacks a field")
+    for name in step.numbers:
+        if not isinstance(values[name], int | float) or isinstance(values[name], bool):
+            raise Unusable(f"{name} is not a number")
     return {name: _stripped(values[name]) for name in step.fields}, fingerprint
 
 

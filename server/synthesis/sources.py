@@ -12,7 +12,7 @@ from server.data.formats import SUFFIXES, decoded, paragraphs, read_lines
 from server.data.lines import FaultyData, parse_line
 from server.data.words import words_of
 from server.schemas.strict_json import parse_json
-from server.synthesis.recipe import AnySource, Documents, Seeds
+from server.synthesis.recipe import AnySource, Documents, Prompts, Seeds
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _PLAIN = (".md", ".rst")  # read like .txt
@@ -44,13 +44,17 @@ def open_source(source: AnySource, files: Sequence[str], seed: int) -> Items:
     match source:
         case Seeds():
             return _SeedItems(source, files, seed)
+        case Prompts():
+            prompts = [({"prompt": text}, path, line) for path in files for line, text in _questions(path)]
+            return _ListedItems(prompts, source.passes, seed, texts=[values["prompt"] for values, _, _ in prompts])
         case Documents():
-            return _DocumentItems(source, files, seed)
+            parts = [({"document": text}, path, line) for path in files for line, text in _parts_of(path, source.words)]
+            return _ListedItems(parts, source.passes, seed)
 
 
 class _SeedItems:
     def __init__(self, source: Seeds, files: Sequence[str], seed: int) -> None:
-        self.texts: Sequence[str] = [text for path in files for text in _questions(path)]
+        self.texts: Sequence[str] = [text for path in files for _, text in _questions(path)]
         self._source = source
         self._seed = seed
         if len(self.texts) < source.examples:
@@ -71,12 +75,16 @@ class _SeedItems:
         return "\n".join(f"{index}. {' '.join(text.split())}" for index, text in enumerate(drawn, 1))
 
 
-class _DocumentItems:
-    texts: Sequence[str] = ()
+class _ListedItems:
+    """Each part of the files in an order that is drawn, `passes` times."""
 
-    def __init__(self, source: Documents, files: Sequence[str], seed: int) -> None:
-        self._parts = [(path, *part) for path in files for part in _parts_of(path, source.words)]
-        self._passes = source.passes
+    def __init__(
+        self, parts: Sequence[tuple[dict[str, str], str, int]], passes: int, seed: int, texts: Sequence[str] = ()
+    ) -> None:
+        """parts: values, file and line of each."""
+        self.texts = texts
+        self._parts = parts
+        self._passes = passes
         self._seed = seed
 
     def take(self, first: int, count: int, _accepted: Sequence[str], /) -> list[SourceItem]:
@@ -87,19 +95,19 @@ class _DocumentItems:
         pass_number, place = divmod(number, len(self._parts))
         order = list(range(len(self._parts)))
         random.Random(f"{self._seed}:{pass_number}").shuffle(order)
-        path, line, text = self._parts[order[place]]
-        return SourceItem(number, {"document": text, "file": Path(path).name}, f"{Path(path).name}:{line}")
+        values, path, line = self._parts[order[place]]
+        return SourceItem(number, {**values, "file": Path(path).name}, f"{Path(path).name}:{line}")
 
 
-def _questions(path: str) -> Iterator[str]:
-    """Yield the first question of each chat, or each paragraph of a text."""
+def _questions(path: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) of the first question of each chat, or of each paragraph of a text."""
     for number, data in _lines(path):
         try:
             line, _ = parse_line(data, number, drops_fields=True)
         except FaultyData as error:
             raise StartupError(f"{path}, line {number}: {error}") from None
         if text := (line.question or line.segments[0]).strip():
-            yield text
+            yield number, text
 
 
 def _parts_of(path: str, num_words: int) -> Iterator[tuple[int, str]]:

@@ -142,10 +142,11 @@ class Synthesis:
         for number, own in by_item.items():
             if self.num_lines >= self.bounds.num_lines:
                 return
-            best = self.recipe.output.best
-            chosen = own[0] if best is None else max(own, key=lambda branch: branch.values[best])
-            line = {**self.recipe.output.line(chosen.values), "metadata": self._metadata(chosen)}
-            self._keep(line, number, chosen)
+            line = self.recipe.output.line([branch.values for branch in own])
+            if isinstance(line, str):
+                self.counts[FILTERS].faults[line] += 1
+                continue
+            self._keep({**line, "metadata": self._metadata(own[0])}, number, own[0])
             self.on_progress(self.num_lines)
 
     def _keep(self, line: dict[str, Any], number: int, branch: _Branch) -> None:

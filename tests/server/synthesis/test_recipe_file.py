@@ -22,11 +22,11 @@ def test_built_in_recipes_are_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: seeds,", "kind: seed,", r"source.kind: Invalid value 'seed'; there is seeds, documents"),
+        ("kind: seeds,", "kind: seed,", r"source.kind: Invalid value 'seed'; there is seeds, prompts, documents"),
         (
             "examples: 2",
             "exmples: 2",
-            r"source: it has the unknown field exmples; there is examples, accepted, files, words, passes",
+            r"source: it has the unknown field exmples; there is examples, accepted, files, passes, words",
         ),
         ("check: new", "check: fresh", r"steps.0..checks.0..check: .*'fresh'; there is new, occurs, least"),
         ("- {name: reply", "- {nam: reply", r"steps.1.: it .*; there is name, prompt, system"),
@@ -45,6 +45,16 @@ def test_built_in_recipes_are_valid(name: str) -> None:
         ("fields: {task: string}", "fields: {language: string}", r"step invent: 'language' is taken or no name"),
         ("- {name: reply", "- {temperature: 3, name: reply", r"step reply: temperature is 3; it must be from 0 to 2"),
         ("output: {kind: chat", "output: {kind: chat, best: stars", r"output: best reads \{stars\}"),
+        (
+            "output: {kind: chat",
+            "output: {kind: chat, best: reply",
+            r"output: best is reply, which is no field of a type integer or number",
+        ),
+        (
+            "output: {kind: chat",
+            "output: {kind: preference",
+            r"output: it lacks the field best",
+        ),
         ("variables:", "quality: [nice]\nvariables:", r"quality has 'nice'.*there are the groups gopher"),
         ("source:", "source: [", r"line \d+: not valid YAML"),
         ("output:", "outputs:", r"the file: it has the unknown field outputs; there is source, steps, output"),
@@ -56,6 +66,22 @@ def test_faults_are_refused_with_what_there_is(tmp_path: Path, old: str, new: st
     path.write_text(RECIPE.replace(old, new))
     with pytest.raises(OptionError, match=f"recipe {path}: {message}"):
         load_recipe(str(path), {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("samples: 4", "samples: 1", "output: a preference compares samples, and no step has several"),
+        ("gap: 1 ", "gap: 0 ", "output: gap is 0; it must be more than 0"),
+        ('user: "{prompt}"', 'user: "{reply}"', r"output: user reads \{reply\}, which samples have each of their own"),
+    ],
+)
+def test_preferences_need_samples_of_one_prompt(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = built_in_recipes()["preferences"].read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new))
+    with pytest.raises(OptionError, match=message):
+        load_recipe(str(tmp_path / "mine.yaml"), {})
 
 
 def test_a_recipe_that_is_not_there_is_refused_with_the_built_in_ones() -> None:

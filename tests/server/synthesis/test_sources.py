@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import OptionError, StartupError
-from server.synthesis.recipe import Documents, Seeds
+from server.synthesis.recipe import Documents, Prompts, Seeds
 from server.synthesis.sources import open_source
 
 pytestmark = pytest.mark.fast
@@ -47,6 +47,21 @@ def test_documents_are_divided_at_paragraphs_and_sentences(tmp_path: Path) -> No
     }
     assert len(items) == 6
     assert open_source(Documents(words=5), [path], 0).take(3, 5, []) == []
+
+
+def test_prompts_are_the_first_questions_of_lines(tmp_path: Path) -> None:
+    prompt = {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "One?"}]}
+    lines = _written(tmp_path / "a.jsonl", f"{json.dumps(prompt)}\n")
+    text = _written(tmp_path / "b.txt", "Two?\n\nThree?\n")
+    items = open_source(Prompts(passes=2), [lines, text], 0)
+    taken = items.take(0, 100, [])
+    assert sorted((item.values["prompt"], item.origin) for item in taken[:3]) == [
+        ("One?", "a.jsonl:1"),
+        ("Three?", "b.txt:3"),
+        ("Two?", "b.txt:1"),
+    ]
+    assert len(taken) == 6
+    assert items.texts == ["One?", "Two?", "Three?"]
 
 
 def test_faulty_files_are_refused(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from engine.command_io.finetuning.job import TrainingMethod
-from server.finetuning.lines import read_training_line
+from server.finetuning.lines import Preference, read_training_line
 from server.jobs.answers import AnswerUsage, BodyAnswer
 from server.synthesis.counts import acceptance_table
 from server.synthesis.recipe import Step
+from server.synthesis.recipe_file import built_in_recipes
 from server.synthesis.requests import StepRequest, Unusable, read_step_answer
 from server.synthesis.synthesis import Bounds
 from tests.helpers.data_lines import chat, encoded, random_text
@@ -125,6 +126,46 @@ async def test_the_best_of_several_samples_is_chosen(tmp_path: Path) -> None:
     assert lines_of(synthesis)[0]["messages"][1]["content"] == texts[1]
     seeds = {each.body["seed"] for each in answers.requests if "-reply-" in each.custom_id}
     assert len(seeds) == 3
+
+
+async def test_the_best_and_the_worst_of_samples_make_a_pair(tmp_path: Path) -> None:
+    scores = {0: [2, 5, 1, 3], 1: [4, 4, 4, 4], 2: [5, 0, 0, 0]}  # by item; 0: not a number
+
+    def script(request: StepRequest) -> str:
+        item, sample = int(request.custom_id[:6]), int(request.custom_id[7])
+        if "-reply-" in request.custom_id:
+            return random_text(10 * item + sample)
+        return json.dumps({"reason": "So.", "score": scores[item][sample] or "many"})
+
+    recipe = built_in_recipes()["preferences"].read_text()
+    synthesis, answers = synthesis_of(tmp_path, script, recipe, bounds=Bounds(3, 0, 3))
+    assert "no more items than 3" in (await synthesis.run() or "")
+    assert synthesis.counts["judge"].faults == {"score is not a number": 3}
+    assert synthesis.counts["filters"].faults == {"the samples' score is too close": 1, "one sample is left": 1}
+    (line,) = lines_of(synthesis)
+    sent = {each.custom_id[:8]: each.body for each in answers.requests if "-reply-" in each.custom_id}
+    assert len({body["seed"] for body in sent.values()}) == 12
+    prompt = sent["000000.0"]["messages"]
+    content, _ = read_training_line(json.dumps(line).encode(), TrainingMethod.DPO)
+    assert isinstance(content, Preference)
+    assert line.pop("metadata")["origin"].startswith("in.txt:")
+    assert line == {
+        "input": {"messages": prompt},
+        "preferred_output": [{"role": "assistant", "content": random_text(1)}],
+        "non_preferred_output": [{"role": "assistant", "content": random_text(2)}],
+    }
+
+
+async def test_equal_answers_make_no_pair(tmp_path: Path) -> None:
+    def script(request: StepRequest) -> str:
+        return (
+            "The same." if "-reply-" in request.custom_id else json.dumps({"reason": "", "score": request.body["seed"]})
+        )
+
+    recipe = built_in_recipes()["preferences"].read_text()
+    synthesis, _ = synthesis_of(tmp_path, script, recipe, bounds=Bounds(3, 0, 3))
+    await synthesis.run()
+    assert synthesis.counts["filters"].faults == {"the samples' score is too close": 3}
 
 
 async def test_a_run_stops_if_too_few_items_become_lines(tmp_path: Path) -> None:
