@@ -83,7 +83,8 @@ class EngineAnswerer:
 
 
 class TeacherAnswerer:
-    """Sends requests to another OpenAI endpoint, a few at a time."""
+    """Sends requests to another OpenAI endpoint, a few at a time. A refusal ends the run: its cause, such as a wrong
+    path, model or field, is mostly that of all requests, and each may cost."""
 
     def __init__(self, client: SynthesisClient, num_parallel: int) -> None:
         self._client = client
@@ -91,7 +92,7 @@ class TeacherAnswerer:
 
     async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
         async def one(request: StepRequest) -> None:
-            response = await self._client.send("POST", CHAT_PATH, json=request.body, may_refuse=True)
+            response = await self._client.send("POST", CHAT_PATH, json=request.body)
             store(request.custom_id, BodyAnswer("", response.status_code, response.content))
 
         await in_parallel(requests, one, self._num_parallel)

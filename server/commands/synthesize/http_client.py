@@ -14,7 +14,6 @@ _ATTEMPTS = 6
 _MAX_WAIT_S = 60.0
 _MAX_RETRY_AFTER_S = 600.0  # a longer one ends the run instead
 _TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504}
-_FATAL = {401, 402, 403}  # all requests would be refused
 _TIMEOUT = httpx.Timeout(connect=10.0, read=600.0, write=60.0, pool=None)
 
 
@@ -79,7 +78,7 @@ class SynthesisClient:
 
     async def send(self, method: str, path: str, *, may_refuse: bool = False, **given: Any) -> httpx.Response:
         """Return the answer. Raises StartupError if the server cannot be reached or remains unavailable, and for a
-        refusal unless `may_refuse`; one that all requests would get raises it also then."""
+        refusal unless `may_refuse`."""
         wait_s, problem = 0.0, ""
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -119,12 +118,10 @@ class SynthesisClient:
                 f"{self.url} answers {response.status_code} and redirects to {response.headers['location']}, which is "
                 "not followed with your key and texts; give the address that answers itself"
             )
-        if response.is_success or (
-            may_refuse and (response.status_code not in _FATAL or "/files/" in response.url.path)
-        ):
+        if response.is_success or may_refuse:
             return
         remedy = f"; check the key in {self._key_source}" if response.status_code in (401, 403) else ""
-        raise StartupError(f"{self.url} answers {response.status_code}: {_message(response)}{remedy}")
+        raise StartupError(f"{response.url} answers {response.status_code}: {_message(response)}{remedy}")
 
 
 def _check_address(url: str) -> None:

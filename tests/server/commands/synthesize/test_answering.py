@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from server.commands.synthesize.answering import (
     BatchAnswerer,
     EngineAnswerer,
     JournaledAnswers,
+    Store,
     TeacherAnswerer,
     TokensSpent,
 )
 from server.commands.synthesize.http_client import SynthesisClient
 from server.commands.synthesize.journal import AnswerJournal
+from server.jobs.answers import BodyAnswer
 from server.synthesis.recipe import Step
 from server.synthesis.requests import StepRequest, step_request
 from tests.helpers.batches import batches_run
@@ -130,12 +132,17 @@ async def test_a_budget_stops_the_run_and_a_larger_one_continues(journal: Answer
 
 
 async def test_refusals_are_answers_that_the_journal_does_not_keep(journal: AnswerJournal) -> None:
-    teacher = Teacher((400, {}))
-    async with aclosing(teacher.client()) as client:
-        answers = JournaledAnswers(journal, TeacherAnswerer(client, 1), None)
-        assert (await answers(REQUESTS[:1]))[IDS[0]].status_code == 400
-        assert len(journal) == 0
-        assert (await answers(REQUESTS[:1]))[IDS[0]].status_code == 200
+    statuses = [400, 200]
+
+    class Refuses:
+        async def answer(self, requests: Sequence[StepRequest], store: Store) -> None:
+            store(requests[0].custom_id, BodyAnswer("", statuses.pop(0), b"{}"))
+
+    answers = JournaledAnswers(journal, Refuses(), None)
+    assert (await answers(REQUESTS[:1]))[IDS[0]].status_code == 400
+    assert len(journal) == 0
+    assert (await answers(REQUESTS[:1]))[IDS[0]].status_code == 200
+    assert len(journal) == 1
 
 
 async def test_a_teacher_that_is_busy_is_asked_again_after_its_time(
@@ -171,7 +178,9 @@ async def test_a_teacher_that_restarts_is_asked_again_and_reported_once(
     [
         ([(429, {"retry-after": "0"})] * 9, r"http://teacher answers 429 \(too much\); what is done is stored", 6),
         ([(429, {"retry-after": "3600"})], r"wants to be asked again in 3,600 s; what is done is stored", 1),
-        ([(401, {})], r"answers 401: too much; check the key in OPENAI_API_KEY", 1),
+        ([(400, {})], r"^http://teacher/v1/chat/completions answers 400: too much$", 1),
+        ([(401, {})], r"http://teacher/v1/chat/completions answers 401: too much; check the key in OPENAI_API_KEY", 1),
+        ([(404, {})], r"http://teacher/v1/chat/completions answers 404: too much", 1),
         ([(301, {"location": "https://b/"})], r"http://teacher answers 301 and redirects to https://b/, which", 1),
         ([(0, {})], r"http://teacher cannot be reached \(refused\); check the address", 1),
     ],
