@@ -27,6 +27,12 @@ class Prompts(ItemSource, tag="prompts", frozen=True):
     passes: int = 1
 
 
+class Chats(ItemSource, tag="chats", frozen=True):
+    """Chats to write anew. Variables: prompt and answer, the first of each; file. passes: items of a chat."""
+
+    passes: int = 1
+
+
 class Documents(ItemSource, tag="documents", frozen=True):
     """Parts of texts, of about `words` words. Variables: document, file. passes: items of a part."""
 
@@ -34,11 +40,12 @@ class Documents(ItemSource, tag="documents", frozen=True):
     passes: int = 1
 
 
-SOURCES = (Seeds, Prompts, Documents)
-AnySource = Seeds | Prompts | Documents
+SOURCES = (Seeds, Prompts, Chats, Documents)
+AnySource = Seeds | Prompts | Chats | Documents
 SOURCE_VARIABLES: dict[type, tuple[str, ...]] = {
     Seeds: ("examples",),
     Prompts: ("prompt", "file"),
+    Chats: ("prompt", "answer", "file"),
     Documents: ("document", "file"),
 }
 
@@ -83,13 +90,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class SynthesisRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A synthesis. variables: values for prompts, which `--set` replaces. quality: rules that lines must pass."""
+    """A synthesis. variables: values for prompts, which `--set` replaces; of a list, each item draws one. quality:
+    rules that lines must pass."""
 
     source: AnySource
     steps: tuple[Step, ...]
     output: AnyOutput
     name: str = ""
     description: str = ""
-    variables: dict[str, str] = {}
+    variables: dict[str, str | tuple[str, ...]] = {}
     quality: tuple[str, ...] = ("chat",)
     lines: int = 100

@@ -86,6 +86,8 @@ def _checked(recipe: SynthesisRecipe, stem: str, variables: Mapping[str, str]) -
     if unknown := sorted(variables.keys() - recipe.variables.keys()):
         there = ", ".join(recipe.variables) or "none"
         raise OptionError(f"it has no variable {unknown[0]!r} to set; there is {there}")
+    if empty := [name for name, value in recipe.variables.items() if value == ()]:
+        raise OptionError(f"variables.{empty[0]} is an empty list; give values to draw from")
     if not recipe.steps:
         raise OptionError("steps is empty; give at least one")
     try:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from engine.errors import OptionError, StartupError
 from server.data.formats import SUFFIXES, decoded, paragraphs, read_lines
-from server.data.lines import FaultyData, parse_line
+from server.data.lines import DataLine, FaultyData, parse_line
 from server.data.words import words_of
 from server.schemas.strict_json import parse_json
-from server.synthesis.recipe import AnySource, Documents, Prompts, Seeds
+from server.synthesis.recipe import AnySource, Chats, Documents, Prompts, Seeds
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _PLAIN = (".md", ".rst")  # read like .txt
@@ -47,6 +47,9 @@ def open_source(source: AnySource, files: Sequence[str], seed: int) -> Items:
         case Prompts():
             prompts = [({"prompt": text}, path, line) for path in files for line, text in _questions(path)]
             return _ListedItems(prompts, source.passes, seed, texts=[values["prompt"] for values, _, _ in prompts])
+        case Chats():
+            chats = [(chat, path, line) for path in files for line, chat in _chats(path)]
+            return _ListedItems(chats, source.passes, seed, texts=[values["prompt"] for values, _, _ in chats])
         case Documents():
             parts = [({"document": text}, path, line) for path in files for line, text in _parts_of(path, source.words)]
             return _ListedItems(parts, source.passes, seed)
@@ -101,13 +104,30 @@ class _ListedItems:
 
 def _questions(path: str) -> Iterator[tuple[int, str]]:
     """Yield (line number, text) of the first question of each chat, or of each paragraph of a text."""
+    for line in _data_lines(path):
+        if text := (line.question or line.segments[0]).strip():
+            yield line.number, text
+
+
+def _chats(path: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, variables) of each chat; of a preference, its preferred answer. Raises StartupError for a
+    line without a question or an answer."""
+    for line in _data_lines(path):
+        prompt, answer = line.question.strip(), next(iter(line.answers), "").strip()
+        if not prompt or not answer:
+            raise StartupError(
+                f"{path}, line {line.number}: it has no {'answer' if prompt else 'question'}; chats have both"
+            )
+        yield line.number, {"prompt": prompt, "answer": answer}
+
+
+def _data_lines(path: str) -> Iterator[DataLine]:
     for number, data in _lines(path):
         try:
             line, _ = parse_line(data, number, drops_fields=True)
         except FaultyData as error:
             raise StartupError(f"{path}, line {number}: {error}") from None
-        if text := (line.question or line.segments[0]).strip():
-            yield number, text
+        yield line
 
 
 def _parts_of(path: str, num_words: int) -> Iterator[tuple[int, str]]:

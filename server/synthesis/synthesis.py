@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,7 @@ class Synthesis:
                 self.is_exhausted = True
                 return f"the source has no more items than {self.num_items:,}; raise its passes, or give more files"
             num_refused = self._num_refused()
-            branches = [_Branch(item, f"{item.number:06}", {**self.recipe.variables, **item.values}) for item in items]
+            branches = [_Branch(item, f"{item.number:06}", self._values(item)) for item in items]
             for step in self.recipe.steps:
                 branches = await self._take_step(step, branches)
             self._finish(branches)
@@ -95,6 +96,12 @@ class Synthesis:
                     "stronger model"
                 )
         return None
+
+    def _values(self, item: SourceItem) -> dict[str, Any]:
+        """Return an item's first variables; of a list in the recipe, the value that is drawn."""
+        draw = random.Random(f"{self.seed}:{item.number}")
+        given = self.recipe.variables.items()
+        return {name: each if isinstance(each, str) else draw.choice(each) for name, each in given} | item.values
 
     def _next_wave(self) -> int:
         """Return a number of items that gives the lines that are left, at the acceptance so far."""

@@ -22,7 +22,11 @@ def test_built_in_recipes_are_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: seeds,", "kind: seed,", r"source.kind: Invalid value 'seed'; there is seeds, prompts, documents"),
+        (
+            "kind: seeds,",
+            "kind: seed,",
+            r"source.kind: Invalid value 'seed'; there is seeds, prompts, chats, documents",
+        ),
         (
             "examples: 2",
             "exmples: 2",
@@ -55,6 +59,7 @@ def test_built_in_recipes_are_valid(name: str) -> None:
             "output: {kind: preference",
             r"output: it lacks the field best",
         ),
+        ("language: English", "language: []", r"variables.language is an empty list; give values to draw from"),
         ("variables:", "quality: [nice]\nvariables:", r"quality has 'nice'.*there are the groups gopher"),
         ("source:", "source: [", r"line \d+: not valid YAML"),
         ("output:", "outputs:", r"the file: it has the unknown field outputs; there is source, steps, output"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import OptionError, StartupError
-from server.synthesis.recipe import Documents, Prompts, Seeds
+from server.synthesis.recipe import Chats, Documents, Prompts, Seeds
 from server.synthesis.sources import open_source
 
 pytestmark = pytest.mark.fast
@@ -62,6 +62,23 @@ def test_prompts_are_the_first_questions_of_lines(tmp_path: Path) -> None:
     ]
     assert len(taken) == 6
     assert items.texts == ["One?", "Two?", "Three?"]
+
+
+def test_chats_give_a_question_and_its_answer(tmp_path: Path) -> None:
+    question, first, second = (
+        {"role": role, "content": text} for role, text in (("user", "Q?"), ("assistant", "A."), ("assistant", "B."))
+    )
+    pair = {"input": {"messages": [question]}, "non_preferred_output": [second], "preferred_output": [first]}
+    lines = [{"messages": [question, first]}, pair, {"prompt": "Q?", "completion": "A."}]
+    path = _written(tmp_path / "a.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+    taken = open_source(Chats(), [path], 0).take(0, 9, [])
+    assert [item.values for item in taken] == [{"prompt": "Q?", "answer": "A.", "file": "a.jsonl"}] * 3
+    for text, missing in (
+        ('{"messages": [{"role": "user", "content": "Q?"}]}', "answer"),
+        ('{"text": "A."}', "question"),
+    ):
+        with pytest.raises(StartupError, match=f"line 1: it has no {missing}; chats have both"):
+            open_source(Chats(), [_written(tmp_path / "b.jsonl", f"{text}\n")], 0)
 
 
 def test_faulty_files_are_refused(tmp_path: Path) -> None:

@@ -53,6 +53,18 @@ def test_a_usage_below_zero_counts_as_none() -> None:
     assert (usage.input_tokens, usage.output_tokens) == (0, 3)
 
 
+async def test_of_a_list_of_values_each_item_draws_one_by_the_seed(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("language: English", "language: [English, German, Thai]")
+    drawn = []
+    for seed in (1, 1, 2):
+        synthesis, answers = synthesis_of(tmp_path, invents, recipe, seed=seed, bounds=Bounds(20, 0, 20))
+        await synthesis.run()
+        contents = (each.body["messages"][0]["content"] for each in answers.requests if "-invent-" in each.custom_id)
+        drawn.append([content.split(":")[0] for content in contents])
+    assert set(drawn[0]) == {"In English", "In German", "In Thai"}
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 async def test_the_same_seed_makes_the_same_requests(tmp_path: Path) -> None:
     runs = []
     for seed in (1, 1, 2):
