@@ -81,6 +81,7 @@ class ScoringRequest(QueuedRequest, frozen=True, kw_only=True):
     """
 
     questions: list[ScoredQuestion]  # one or more
+    branch_points: list[int] = []  # numbers of first tokens of the state that other requests are likely to share
     cache_salt: str = ""  # this and `adapter` as in EngineRequest
     adapter: AdapterRef | None = None
 

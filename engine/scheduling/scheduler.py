@@ -165,13 +165,14 @@ class Scheduler:
         grammar: OutputGrammar | None = None,
         *,
         num_shared: int = 0,
+        prefix_ends: tuple[int, ...] = (),
         continues: Sequence | None = None,
         part_of: Sequence | None = None,
     ) -> Sequence:
         """Accept a request, and return its sequence. grammar: request.grammar, compiled. num_shared: first tokens of
-        the prompt that requests to come will share. continues: the sequence of an ended request with the same
-        beginning. part_of: an earlier sequence, in whose place of the order this one is served. Raises InvalidRequest
-        if it can never be served."""
+        the prompt that requests to come will share. prefix_ends: numbers of first tokens that others are likely to
+        share. continues: the sequence of an ended request with the same beginning. part_of: an earlier sequence, in
+        whose place of the order this one is served. Raises InvalidRequest if it can never be served."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._config.check_length(request)
         if request.adapter is not None and self.adapters is None:
@@ -183,6 +184,7 @@ class Scheduler:
             tokens=list(request.prompt_ids),
             num_prompt=len(request.prompt_ids),
             num_shared=num_shared,
+            prefix_ends=prefix_ends,
             continues=continues,
             grammar=grammar,
         )

@@ -41,6 +41,7 @@ class Sequence:
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
     num_shared: int = 0  # first tokens of the prompt that sequences to come will share; they may continue this one
+    prefix_ends: tuple[int, ...] = ()  # numbers of first tokens that other requests are likely to share
     continues: "Sequence | None" = None  # an earlier sequence, which has ended, with the same beginning
     grammar: OutputGrammar | None = None  # the output must match it
     adapter_slot: int = -1  # slot of its adapter, while it runs; -1 without an adapter

@@ -103,7 +103,13 @@ class ScoringRuns:
     def _add_next(self, run: ScoringRun) -> Sequence:
         request, continues = run.take_next()
         num_shared = len(run.request.prompt_ids)
-        sequence = self._scheduler.add(request, num_shared=num_shared, continues=continues, part_of=run.leader)
+        sequence = self._scheduler.add(
+            request,
+            num_shared=num_shared,
+            prefix_ends=() if run.leader else tuple(run.request.branch_points),
+            continues=continues,
+            part_of=run.leader,
+        )
         run.leader = run.leader or sequence
         self._open[request.id] = run, sequence
         return sequence

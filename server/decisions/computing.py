@@ -77,6 +77,7 @@ async def _scored(
         id=uuid.uuid4().hex,
         prompt_ids=prompt.state_ids,
         questions=prompt.questions,
+        branch_points=prompt.branch_points,
         **terms.engine_fields(is_first=True),
         cache_salt=terms.cache_salt,
     )

@@ -78,6 +78,7 @@ class Decision:
 
     min_mass: the least probability that a question's labels must have together; below it the question is refused.
     permutations: how many rotations of a choice's options are averaged. state_path: the state's place in the request.
+    breakpoints: numbers of the state's first characters with which other requests are likely to begin too.
     """
 
     state: str
@@ -85,6 +86,7 @@ class Decision:
     min_mass: float
     permutations: int = 1
     state_path: str = "input"
+    breakpoints: Sequence[int] = ()
 
     @property
     def num_characters(self) -> int:

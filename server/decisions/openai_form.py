@@ -1,5 +1,6 @@
 """Translation between OpenAI's decisions API and Decision."""
 
+import itertools
 from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType
@@ -26,9 +27,11 @@ from server.schemas.decisions import (
     InputCallOutput,
     InputCustomCall,
     InputMessage,
+    InputPiece,
     Piece,
     PredicateQuestion,
     ScaleQuestion,
+    TextPiece,
 )
 from server.schemas.decisions_answers import (
     Answer,
@@ -44,37 +47,56 @@ from server.schemas.decisions_answers import (
     ValueProbability,
 )
 
+_MAX_BREAKPOINTS = 4  # the last ones, as in OpenAI's API: for each, its prefix is tokenized, and more may stay cached
+_GAP = "\n\n"  # between items
+
 
 def decision_of(body: DecisionRequest, default_min_mass: float) -> Decision:
     """Return the body as a Decision. Raises InvalidRequest for a blank input or statement, or an output without its
     call."""
     questions = [_question(question, f"questions[{index}]") for index, question in enumerate(body.questions)]
     min_mass = default_min_mass if body.min_mass is None else body.min_mass
-    return Decision(_state(body.input), questions, min_mass, body.permutations or 1)
+    state, breakpoints = _state(body.input)
+    return Decision(state, questions, min_mass, body.permutations or 1, breakpoints=breakpoints[-_MAX_BREAKPOINTS:])
 
 
-def _state(items: Sequence[DecisionItem]) -> str:
-    """Return the items as one text: a single message of the user as it is, else each item with its speaker."""
+def _state(items: Sequence[DecisionItem]) -> tuple[str, list[int]]:
+    """Return the items as one text, and the places in it that are marked as breakpoints: a single message of the user
+    as it is, else each item with its speaker."""
     _check_calls(items)
-    if len(items) == 1 and isinstance(items[0], InputMessage) and items[0].role == "user":
-        state = _text(items[0].content)
-    else:
-        state = "\n\n".join(_written(item) for item in items)
+    is_alone = len(items) == 1 and isinstance(items[0], InputMessage) and items[0].role == "user"
+    texts: list[str] = []
+    breakpoints: list[int] = []
+    num_characters = 0
+    for item in items:
+        begin, pieces = _written(item)
+        begin = "" if is_alone else f"{_GAP if texts else ''}{begin}: "
+        num_before = num_characters + len(begin)
+        texts.append(begin + _text(pieces))
+        num_characters += len(texts[-1])
+        ends = itertools.accumulate(len(piece.written) + 1 for piece in pieces)
+        breakpoints += [num_before + end - 1 for piece, end in zip(pieces, ends, strict=True) if _is_breakpoint(piece)]
+    state = "".join(texts)
     if not state.strip():
         raise InvalidRequest("input is empty; give a text to decide about", param="input")
-    return state
+    return state, breakpoints
 
 
-def _written(item: DecisionItem) -> str:
+def _is_breakpoint(piece: Piece) -> bool:
+    return isinstance(piece, InputPiece) and piece.prompt_cache_breakpoint is not None
+
+
+def _written(item: DecisionItem) -> tuple[str, Sequence[Piece]]:
+    """Return the speaker of an item, and its text."""
     match item:
         case InputMessage():
-            return f"{item.role}: {_text(item.content)}"
+            return item.role, item.content
         case InputCall():
-            return f"assistant calls {item.name}: {item.arguments}"
+            return f"assistant calls {item.name}", [TextPiece(type="output_text", text=item.arguments)]
         case InputCustomCall():
-            return f"assistant calls {item.name}: {item.input}"
+            return f"assistant calls {item.name}", [TextPiece(type="output_text", text=item.input)]
         case InputCallOutput():
-            return f"output of the call: {_text(item.output)}"
+            return "output of the call", item.output
 
 
 def _check_calls(items: Sequence[DecisionItem]) -> None:

@@ -13,6 +13,7 @@ from server.decisions.wording import PLAIN_END, QUESTION_BEGIN, STATE_BEGIN, Wor
 from server.generation.params.prompts import refusing_long_prompts
 from server.reasoning.effort import ReasoningEffort
 from server.reasoning.marks import opens_thought
+from server.text.chat_templates.chat_template import RenderedChat
 from server.text.tokenizer import Tokenizer
 from server.text_model import ChatModel, TextModel
 
@@ -23,8 +24,12 @@ MAX_SPELLING_TOKENS = 1 << 18  # of all spellings of their labels; the engine ma
 
 @dataclass(frozen=True, slots=True)
 class DecisionPrompt:
+    """Token ids of a decision. branch_points: numbers of the state's first tokens with which other requests are likely
+    to begin too."""
+
     state_ids: list[int]
     questions: list[ScoredQuestion]
+    branch_points: list[int] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -46,6 +51,8 @@ def decision_prompt(decision: Decision, text_model: TextModel, info: EngineInfo,
             frame = _plain_frame(text, text_model.tokenizer, info)
         else:
             frame = _chat_frame(text, decision.state_path, text_model.chat, text_model.tokenizer, info, cache_salt)
+        prefixes = (STATE_BEGIN + decision.state[:each] for each in decision.breakpoints)
+        branch_points = [_num_common(frame.state_ids, frame.encode_state(prefix)) for prefix in prefixes]
     questions: list[ScoredQuestion] = []
     num_tokens = num_spelling = 0
     for question in decision.questions:
@@ -56,16 +63,24 @@ def decision_prompt(decision: Decision, text_model: TextModel, info: EngineInfo,
         num_spelling += sum(len(path) for paths in prompt.labels for path in paths)
         _check_sum(num_tokens, MAX_QUESTION_TOKENS, "tokens", question)
         _check_sum(num_spelling, MAX_SPELLING_TOKENS, "tokens in the spellings of their labels", question)
-    return DecisionPrompt(frame.state_ids, questions)
+    return DecisionPrompt(frame.state_ids, questions, branch_points)
+
+
+def _num_common(ids: list[int], others: list[int]) -> int:
+    """Return how many first ids are the same."""
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(ids), len(others)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """The prompt around a question. encode: returns the ids of a question's text and of all that follows it up to the
-    answer. leads: texts that may stand before a label."""
+    """The prompt around a question. encode_state: returns the ids of the prompt up to the end of a text that begins
+    like the whole state. encode: returns the ids of a question's text and of all that follows it up to the answer.
+    leads: texts that may stand before a label."""
 
     tokenizer: Tokenizer
     state_ids: list[int]
+    encode_state: Callable[[str], list[int]]
     encode: Callable[[str], list[int]]
     leads: tuple[str, ...]
     known: dict[str, Path] = field(default_factory=dict)  # labels met so far
@@ -79,10 +94,15 @@ class _Frame:
 def _plain_frame(text: str, tokenizer: Tokenizer, info: EngineInfo) -> _Frame:
     """Return the frame for a model without a chat template."""
     bos = tokenizer.encode("")[:1] if tokenizer.adds_bos else []
-    ids = tokenizer.encode(text, add_special_tokens=False, parse_special=False, at_most=info.max_model_len)
+
+    def encode_state(text: str) -> list[int]:
+        ids = tokenizer.encode(text, add_special_tokens=False, parse_special=False, at_most=info.max_model_len)
+        return [*bos, *ids]
+
     return _Frame(
         tokenizer,
-        [*bos, *ids],
+        encode_state(text),
+        encode_state,
         lambda question: tokenizer.encode_inside(question + PLAIN_END, parse_special=False),
         _leads(PLAIN_END),
     )
@@ -95,12 +115,20 @@ def _chat_frame(
     text's place in the request."""
     mark = f"{secrets.randbelow(10**36):036}"
     kwargs, _ = chat.effort.kwargs(ReasoningEffort.NONE)
+
+    def render(text: str) -> RenderedChat:
+        return chat.template.render([{"role": "user", "content": text + mark}], kwargs=kwargs)
+
+    def encode_before(rendered: RenderedChat) -> list[int]:
+        before = rendered.prompt.partition(mark)[0]
+        return tokenizer.encode_chat(before, rendered.hidden, at_most=info.max_model_len, cache_salt=cache_salt)
+
     try:
-        rendered = chat.template.render([{"role": "user", "content": text + mark}], kwargs=kwargs)
+        rendered = render(text)
     except InvalidRequest as error:
         error.param = path  # the client sent no messages
         raise
-    before, found, after = rendered.prompt.partition(mark)
+    _, found, after = rendered.prompt.partition(mark)
     if not found or mark in after:
         raise InvalidRequest(
             "this model's chat template does not show a user's message exactly once, so it cannot be cut behind the "
@@ -108,10 +136,10 @@ def _chat_frame(
             param="model",
         )
     after = _opened_answer(after, chat)
-    ids = tokenizer.encode_chat(before, rendered.hidden, at_most=info.max_model_len, cache_salt=cache_salt)
     return _Frame(
         tokenizer,
-        ids,
+        encode_before(rendered),
+        lambda text: encode_before(render(text)),
         lambda question: tokenizer.encode_chat_inside(mark + after, {**rendered.hidden, mark: question}),
         _leads(after),
     )

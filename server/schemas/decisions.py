@@ -18,8 +18,12 @@ from server.schemas.decision_fields import (
 )
 
 
+class CacheBreakpoint(StrictModel):
+    mode: Literal["explicit"]
+
+
 class TextPiece(StrictModel):
-    """A part of a text. prompt_cache_breakpoint: ignored, since every prefix is cached."""
+    """A part of a text."""
 
     type: Literal["input_text", "output_text"]
     text: str
@@ -27,6 +31,15 @@ class TextPiece(StrictModel):
     @property
     def written(self) -> str:
         return self.text
+
+
+class InputPiece(TextPiece):
+    """A text of the input. prompt_cache_breakpoint: other requests are likely to begin like this one up to its end."""
+
+    type: Literal["input_text"]
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
+
+    inner_fields = ("prompt_cache_breakpoint",)
 
 
 class RefusalPiece(StrictModel):
@@ -65,7 +78,11 @@ _PIECES: Mapping[str, type[StrictModel]] = {
     "refusal": RefusalPiece,
     "input_json": JsonPiece,
 }
-Piece = Annotated[TextPiece | RefusalPiece | JsonPiece, BeforeValidator(by_type(_PIECES, refused=_IMAGES))]
+_read_piece = by_type(_PIECES, refused=_IMAGES)
+_read_input_piece = by_type({**_PIECES, "input_text": InputPiece}, refused=_IMAGES)
+Piece = TextPiece | RefusalPiece | JsonPiece
+_Piece = Annotated[Piece, BeforeValidator(_read_piece)]
+_InputPiece = Annotated[InputPiece | Piece, BeforeValidator(_read_input_piece)]
 
 
 def _pieces(content: Any) -> Any:
@@ -77,9 +94,10 @@ def _pieces(content: Any) -> Any:
     return content
 
 
-Pieces = Annotated[
-    Annotated[list[Piece], Field(fail_fast=True)], BeforeValidator(_pieces, json_schema_input_type=str | list[Piece])
-]
+_list_of_pieces = BeforeValidator(_pieces, json_schema_input_type=str | list[_Piece])
+_list_of_input = BeforeValidator(_pieces, json_schema_input_type=str | list[_InputPiece])
+Pieces = Annotated[Annotated[list[_Piece], Field(fail_fast=True)], _list_of_pieces]
+InputPieces = Annotated[Annotated[list[_InputPiece], Field(fail_fast=True)], _list_of_input]
 
 
 class _Item(StrictModel):
@@ -90,7 +108,7 @@ class _Item(StrictModel):
 class InputMessage(_Item):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Pieces
+    content: InputPieces
     phase: Literal["commentary", "final_answer"] | None = None
 
     inner_fields = ("content",)
@@ -119,7 +137,7 @@ class InputCallOutput(_Item):
 
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: str
-    output: Pieces
+    output: InputPieces
 
     inner_fields = ("output",)
 

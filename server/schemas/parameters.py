@@ -171,8 +171,6 @@ DECISION_PARAMETERS = ParameterTable(
         "tools": _NEVER,
     },
     ignored={
-        "input.content.prompt_cache_breakpoint": _NEVER,  # every prefix is cached
-        "input.output.prompt_cache_breakpoint": _NEVER,
         "metadata": ({},),
         "prompt_cache_key": _NEVER,
         "prompt_cache_options": _NEVER,

@@ -165,6 +165,7 @@ class FakeClient:
         self.script = script
         self.pool_script = pool_script
         self.pool_requests: list[PoolingRequest] = []
+        self.scoring_requests: list[ScoringRequest] = []
         self.pool_gate: asyncio.Event | None = None  # no call returns before it is set
         self.num_canceled_pools = 0
         self.state = EngineState.READY
@@ -290,6 +291,7 @@ class FakeClient:
         self.check_capacity(1, service_class=request.service_class)
         played: list[EngineRequest] = []
         if isinstance(request, ScoringRequest):
+            self.scoring_requests.append(request)
             steps = self._score(request, played)
         else:
             played.append(request)

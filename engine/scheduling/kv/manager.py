@@ -164,8 +164,8 @@ class KVManager:
         read = sequence.num_read_units
         sequence.num_read_units = match.num_units if read is None else min(read, match.num_units)
         sequence.checkpoint = None
-        ends = (sequence.num_shared // self._unit, sequence.num_prompt // self._unit)
-        branch_points = (match.num_units, match.num_units_of_first_group, *ends)
+        ends = (*sequence.prefix_ends, sequence.num_shared, sequence.num_prompt)
+        branch_points = (match.num_units, match.num_units_of_first_group, *(end // self._unit for end in ends))
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
 
     # --- allocation ---------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def _request(id: str, num_state: int = 30, num_questions: int = 3, **fields: Any
         for number in range(num_questions)
     ]
     state = make_prompt(num_state, seed=len(id))
-    return ScoringRequest(id=id, prompt_ids=state, questions=questions, **{"arrival_s": 0.0, **fields})
+    return ScoringRequest(**{"id": id, "prompt_ids": state, "questions": questions, "arrival_s": 0.0, **fields})
 
 
 def _expected(request: ScoringRequest) -> list[list[float]]:
@@ -178,6 +178,34 @@ def test_questions_continue_from_the_end_of_the_state(kind: str) -> None:
     engine.score(request)
     _run(engine)
     assert runner.num_tokens < 128 + 6 * 40
+
+
+@pytest.mark.parametrize("kind", ["full", "windows", "states"])
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_another_state_continues_from_a_branch_point(kind: str, is_marked: bool) -> None:
+    engine, _ = make_engine(**{"num_blocks": 400, "max_model_len": 256, "max_num_batched_tokens": 256, **KINDS[kind]})
+    first = _request("s", num_state=128, branch_points=[50] if is_marked else [])
+    engine.score(first)
+    _run(engine)
+    state = [*first.prompt_ids[:50], *make_prompt(60, seed=9)]
+    engine.score(_request("t", prompt_ids=state))
+    ended, _ = _run(engine)
+    assert _probabilities(ended["t"])
+    # Without a state at the branch point there is nothing to continue from; other blocks are kept anyway.
+    assert ended["t"].num_cached_tokens == (0 if kind == "states" and not is_marked else 48)
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_blocks_at_a_branch_point_outlive_others_out_of_the_window(is_marked: bool) -> None:
+    engine, _ = make_engine(windows=(None, 6), num_blocks=120, max_model_len=256)
+    first = _request("s", num_state=128, branch_points=[50] if is_marked else [])
+    engine.score(first)
+    for number in range(4):
+        engine.add(make_request(f"o{number}", make_prompt(40, seed=20 + number), max_tokens=2))
+        _run(engine)
+    engine.score(_request("t", prompt_ids=[*first.prompt_ids[:50], *make_prompt(60, seed=9)]))
+    ended, _ = _run(engine)
+    assert ended["t"].num_cached_tokens == (48 if is_marked else 0)
 
 
 def test_a_request_counts_as_one() -> None:

@@ -206,6 +206,36 @@ async def test_items_are_read_with_their_speakers() -> None:
     ) in prompt_text(client)
 
 
+def _marked(text: str) -> dict[str, Any]:
+    return {"type": "input_text", "text": text, "prompt_cache_breakpoint": {"mode": "explicit"}}
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, None], ids=["chat", "plain"])
+async def test_a_breakpoint_is_a_branch_point_behind_its_part(template: str | None) -> None:
+    client = decision_client(chat_template=template)
+    items = [
+        {"role": "developer", "content": [_marked("Be <|im_end|>"), {"type": "input_text", "text": "strict."}]},
+        {"type": "function_call", "call_id": "1", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "1", "output": [_marked("a raft")]},
+        {"role": "user", "content": [_marked("end")]},
+    ]
+    response = await _post(client, {**BODY, "input": items})
+    assert "x-ignored-parameters" not in response.headers, response.text
+    (request,) = client.scoring_requests
+    texts = [bytes(each for each in request.prompt_ids[:end] if each < 256).decode() for end in request.branch_points]
+    first = "Input:\ndeveloper: Be <|im_end|>"
+    second = f"{first}\nstrict.\n\nassistant calls look: {{}}\n\noutput of the call: a raft"
+    begin = "" if template is None else "user\n"
+    assert texts == [begin + first, begin + second, f"{begin}{second}\n\nuser: end"]
+
+
+async def test_the_last_four_breakpoints_are_branch_points() -> None:
+    client = decision_client()
+    await _answer(client, {**BODY, "input": [{"role": "user", "content": [_marked(each) for each in "abcdef"]}]})
+    (request,) = client.scoring_requests
+    assert [request.prompt_ids[end - 1] for end in request.branch_points] == [*b"cdef"]
+
+
 async def test_control_tokens_in_texts_are_plain_text() -> None:
     client = decision_client()
     question = {**PREDICATE, "instructions": "<|im_start|>"}
@@ -293,6 +323,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "questions[0].levels[0].label",
         "the limit is 256",
     ),
+    (
+        {"input": [{"role": "user", "content": [{**_marked("a"), "prompt_cache_breakpoint": {"mode": "implicit"}}]}]},
+        "input[0].content[0].prompt_cache_breakpoint.mode",
+        "'explicit'",
+    ),
     ({"min_mass": 1.5}, "min_mass", "at most 1"),
     ({"permutations": 0}, "permutations", "at least 1"),
     ({"permutations": 17}, "permutations", "at most 16"),
@@ -357,10 +392,9 @@ async def test_a_pooling_model_is_not_suited() -> None:
 
 async def test_fields_without_effect_are_listed_or_refused() -> None:
     fields = {"prompt_cache_key": "k", "safety_identifier": "s", "unknown": 1}
-    text = {"type": "input_text", "text": "A raft.", "prompt_cache_breakpoint": {"mode": "explicit"}}
-    body = {**BODY, **fields, "input": [{"role": "user", "content": [text]}]}
+    body = {**BODY, **fields, "questions": [{**PREDICATE, "instructions": [_marked("It floats.")]}]}
     listed = (await _post(decision_client(), body)).headers["x-ignored-parameters"].split(", ")
-    assert {*listed} == {*fields, "input[0].content[0].prompt_cache_breakpoint"}
+    assert {*listed} == {*fields, "questions[0].instructions[0].prompt_cache_breakpoint"}
     error = await _error(decision_client(), {"unknown": 1}, strict_parameters=True)
     assert error["code"] == "unknown_parameter"
 
