@@ -24,9 +24,11 @@ PLAIN_END = "\nAnswer:"  # for models without a chat template
 
 _PREDICATE = ": Is the following statement about the input true?\n{}"
 _YES_OR_NO = ": {}\n{}Yes or no?"
-_CHOICE = ": {}\nOptions:\n{}\nAnswer with the {} of one option."
+_CHOICE = ": {}\nOptions:\n{}\nAnswer with the text of one option."
+# QUESTION_BEGIN, which all questions share, asks for texts.
+_NUMBERED_CHOICE = ": {}\nOptions:\n{}\nAnswer with the number of one option instead of its text."
 _SCORE = ": {}\nLevels, from the lowest to the highest:\n{}"
-_NUMBERED_SCORE = _SCORE + "\nAnswer with the number of one level."
+_NUMBERED_SCORE = _SCORE + "\nAnswer with the number of one level instead of its text."
 _NO_QUESTION = "Which answer fits the input best?"
 _NO_CHOICE = "Which option fits the input best?"
 _NO_SCORE = "Which level fits the input best?"
@@ -45,9 +47,10 @@ def word(question: Question, *, is_numbered: bool) -> Worded:
     options = question.options
     if question.kind is Kind.PREDICATE:
         return Worded(_predicate(question), (("yes", "Yes"), ("no", "No")))
-    form, instead = (_CHOICE, _NO_CHOICE) if question.kind is Kind.CHOICE else (_SCORE, _NO_SCORE)
+    is_choice = question.kind is Kind.CHOICE
+    instead = _NO_CHOICE if is_choice else _NO_SCORE
     if is_numbered:
-        form = form if question.kind is Kind.CHOICE else _NUMBERED_SCORE
+        form = _NUMBERED_CHOICE if is_choice else _NUMBERED_SCORE
         numbers = [str(number) for number in range(1, len(options) + 1)]
         lines = [
             f"{number}. {json.dumps(option.value, ensure_ascii=False)}{_description(option)}"
@@ -55,10 +58,10 @@ def word(question: Question, *, is_numbered: bool) -> Worded:
         ]
         labels: list[tuple[str, ...]] = [(number,) for number in numbers]
     else:
+        form = _CHOICE if is_choice else _SCORE
         lines = [f"{option.text}{_description(option)}" for option in options]
         labels = [_spellings(option.text) for option in options]
-    answer = "number" if is_numbered else "text"
-    return Worded(form.format(question.instructions.strip() or instead, "\n".join(lines), answer), labels)
+    return Worded(form.format(question.instructions.strip() or instead, "\n".join(lines)), labels)
 
 
 def _predicate(question: Question) -> str:

@@ -165,9 +165,9 @@ async def test_options_that_read_alike_are_numbered() -> None:
     answer = await _answer(client, {**BODY, "questions": [question]})
     assert [each["value"] for each in answer["answers"][0]["probabilities"]] == [True, "true"]
     assert (
-        'Which option fits the input best?\nOptions:\n1. true\n2. "true"\nAnswer with the number of one option.'
-        in prompt_text(client)
-    )
+        'Which option fits the input best?\nOptions:\n1. true\n2. "true"\n'
+        "Answer with the number of one option instead of its text."
+    ) in prompt_text(client)
     assert client.requests[0].sampling.logprob_token_ids == (ord("1"), ord("2"))
 
 
