@@ -15,9 +15,9 @@ from fastapi import FastAPI
 
 from engine.child_processes.background import IDLE, LOW
 from engine.command_io.finetuning.events import JobEventLog
-from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.mailbox import asker
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import FileFault
 from server.finetuning.jobs.kind import FinetuningJobs

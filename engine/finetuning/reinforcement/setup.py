@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.command_io.finetuning.auto import ResolvedHyperparameters, rollout_settings
-from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import Grade, grade_all
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.graders.sample import Sample
 from engine.command_io.finetuning.items import GradedPrompt, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder
+from engine.command_io.finetuning.mailbox import asker
 from engine.command_io.finetuning.results import REWARD
 from engine.errors import StartupError
 from engine.finetuning.memory import GenerationMemory, check_memory, most_tokens

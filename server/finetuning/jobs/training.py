@@ -5,16 +5,9 @@ import logging
 
 from engine.child_processes.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
-from engine.command_io.finetuning.grader_mailbox import (
-    Answers,
-    Questions,
-    forget_questions,
-    read_questions,
-    write_answers,
-)
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
-from engine.errors import EngineStopped
+from engine.command_io.finetuning.mailbox import forget_questions
 from server.finetuning.jobs.completion import finish
 from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
 from server.finetuning.jobs.progress import Progress
@@ -24,6 +17,7 @@ from server.finetuning.jobs.table import FINETUNING_JOBS, FinetuningJournal
 from server.finetuning.scoring import ENDPOINT, chat_body, read_chat_score, unscored
 from server.jobs.child import Child, traceback_of
 from server.jobs.environment import JobEnvironment
+from server.jobs.mailbox import NO_KEY, Mailbox
 from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 
 logger = logging.getLogger(__name__)
@@ -39,7 +33,6 @@ _GRADING = (
     "Waiting: models that grade have not answered yet; their requests give way to clients', and they may have to be "
     "loaded"
 )
-_NO_KEY = "the key that made the job is not accepted any more"
 
 
 class Training(ProcessWork):
@@ -49,7 +42,7 @@ class Training(ProcessWork):
         super().__init__(record, env, is_saving=True)
         self._publisher = publisher
         self._progress = Progress(self._journal, self._folder, env, publisher)
-        self._mailbox: GraderMailbox | None = None  # of the last process
+        self._mailbox: Mailbox[ScoreQuestion] | None = None  # of the last process
 
     async def follow(self, record: FinetuningRecord | None, *, is_canceled: bool) -> bool:
         if record is not None and record.status is FinetuningStatus.QUEUED and not is_canceled:
@@ -106,7 +99,7 @@ class Training(ProcessWork):
         )
         async with process as child:
             exit_status = asyncio.ensure_future(child.wait())
-            mailbox = GraderMailbox(self._folder, self._journal.record.owner, self._env)
+            mailbox = grader_mailbox(self._folder, self._journal.record.owner, self._env)
             self._mailbox = mailbox
             try:
                 while not exit_status.done():
@@ -160,57 +153,13 @@ async def enter_running(env: JobEnvironment, record: FinetuningRecord) -> Finetu
     return journal.record if is_changed else None
 
 
-class GraderMailbox:
-    """Runs the trainer's grading requests on this server's models, and writes the scores back.
+def grader_mailbox(folder: JobFolder, owner: str, env: JobEnvironment) -> Mailbox[ScoreQuestion]:
+    """Return a mailbox for a trainer's questions to grading models. owner: the key that the requests count for."""
 
-    Requests and answers are exchanged as files. The requests of one file, whose number the trainer limits, run in
-    parallel; the trainer writes the next file when it has read the answers.
-    """
-
-    def __init__(self, folder: JobFolder, owner: str, env: JobEnvironment) -> None:
-        self._folder = folder
-        self._owner = owner
-        self._env = env
-        self._task: asyncio.Task[None] | None = None
-        self._last_id: str | None = None  # of questions that are answered, or will be
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether grading requests are running."""
-        return self._task is not None and not self._task.done()
-
-    async def look(self) -> None:
-        """Check for a new file of grading requests, and start to run them. Raises OSError."""
-        if self._task is not None:
-            if not self._task.done():
-                return
-            task, self._task = self._task, None
-            task.result()
-        questions = await asyncio.to_thread(read_questions, self._folder)
-        if questions is not None and questions.id != self._last_id:
-            self._last_id = questions.id
-            self._task = asyncio.create_task(self._answer(questions), name="answers for a trainer")
-
-    async def close(self) -> None:
-        """Cancel running grading requests, after the trainer process has ended."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _answer(self, questions: Questions) -> None:
-        tasks = [asyncio.create_task(self._score(question)) for question in questions.questions]
-        try:
-            answers = await asyncio.gather(*tasks)
-        except EngineStopped:  # with the server, and the trainer; the next trainer asks again
-            return
-        finally:
-            for task in tasks:
-                task.cancel()
-        await asyncio.to_thread(write_answers, self._folder, Answers(questions.id, answers))
-
-    async def _score(self, question: ScoreQuestion) -> ScoreAnswer:
-        """Run one grading request. Must run in its own task, because the current caller is set per task."""
-        caller = self._env.find_caller(self._owner)
+    async def score(question: ScoreQuestion) -> ScoreAnswer:
+        caller = env.find_caller(owner)
         if caller is None:
-            return unscored(_NO_KEY)
-        return read_chat_score(await self._env.answer(caller, ENDPOINT, chat_body(question), asyncio.sleep))
+            return unscored(NO_KEY)
+        return read_chat_score(await env.answer(caller, ENDPOINT, chat_body(question), asyncio.sleep))
+
+    return Mailbox(folder, ScoreQuestion, score)

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.definitions import ScoreSampling
 from engine.command_io.finetuning.graders.faults import FaultKind
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.mailbox import asker
 from engine.errors import EngineStopped
-from server.finetuning.jobs.training import GraderMailbox
+from server.finetuning.jobs.training import grader_mailbox
 from server.jobs.answers import BodyAnswer
 from server.jobs.environment import AnswerBody, Sleep, new_environment
+from server.jobs.mailbox import Mailbox
 from server.keys.caller import ANYBODY, Caller
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, make_app, says
@@ -30,8 +31,8 @@ def _questions(*texts: str) -> list[ScoreQuestion]:
     return [ScoreQuestion("tiny", [{"role": "user", "content": text}], 0, 9, ScoreSampling()) for text in texts]
 
 
-def _mailbox(folder: JobFolder, answer: AnswerBody, owner: str = ANYBODY.owner) -> GraderMailbox:
-    return GraderMailbox(folder, owner, new_environment(make_app(FakeClient(says(""))).state.context, answer))
+def _mailbox(folder: JobFolder, answer: AnswerBody, owner: str = ANYBODY.owner) -> Mailbox[ScoreQuestion]:
+    return grader_mailbox(folder, owner, new_environment(make_app(FakeClient(says(""))).state.context, answer))
 
 
 def _says(requests: Requests) -> AnswerBody:
@@ -45,7 +46,7 @@ def _says(requests: Requests) -> AnswerBody:
     return answer
 
 
-async def _answers(mailbox: GraderMailbox, folder: JobFolder, *texts: str) -> list[ScoreAnswer]:
+async def _answers(mailbox: Mailbox[ScoreQuestion], folder: JobFolder, *texts: str) -> list[ScoreAnswer]:
     """What a trainer in another thread gets, while this one looks."""
     trainer = asyncio.create_task(asyncio.to_thread(asker(folder), _questions(*texts)))
     async with asyncio.timeout(DEADLINE_S):
