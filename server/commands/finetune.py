@@ -23,8 +23,8 @@ from server.commands.options.arguments import Parser, add_options, build_config
 from server.commands.options.definitions import OPTIONS, options_of
 from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
-from server.finetuning.jobs.requested_grader import check_samples
 from server.finetuning.preparation import FaultyFile, PreparationReport, report_notes
+from server.finetuning.scoring import check_samples
 from server.schemas.strict_json import parse_json
 
 _MAX_SHOWN = 10  # faults of a file

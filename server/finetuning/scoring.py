@@ -1,17 +1,36 @@
-"""Conversion of grading requests to chat requests, and of their answers to scores."""
+"""Checks of graders, conversion of grading requests to chat requests, and of their answers to scores."""
 
 from typing import Any
 
 import msgspec
 
+from engine.command_io.finetuning.graders.definitions import Grader, sample_fields
 from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
+from engine.errors import InvalidRequest, UnsupportedParameter
 from server.jobs.answers import BodyAnswer
 
 ENDPOINT = "/v1/chat/completions"
 
 _DECIMALS, _MORE_DECIMALS = 2, 6  # more for a range below 1; small models write all that they may
 _MAX_DIGITS = 15
+
+
+def check_samples(grader: Grader, param: str) -> None:
+    """Raise InvalidRequest if the grader reads no field of the sample, or one that jobs do not provide."""
+    read = sample_fields(grader)
+    if not read:
+        raise InvalidRequest.of(
+            param,
+            "reads nothing of the sample, so that all answers would have the same reward; compare "
+            "{{sample.output_text}} with something",
+        )
+    if "output_tools" in read:
+        raise UnsupportedParameter.of(
+            param,
+            "reads sample.output_tools, and a job does not look for calls in the model's answers; compare "
+            "{{sample.output_text}}",
+        )
 
 
 def chat_body(question: ScoreQuestion) -> dict[str, Any]:

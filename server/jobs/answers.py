@@ -1,6 +1,8 @@
 """BodyAnswer: the response to a request body that did not come over HTTP, such as a batch line, and its token usage."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -38,6 +40,10 @@ class BodyAnswer:
     def usage(self) -> AnswerUsage:
         """Token counts from the response's `usage`, whatever API's field names it has; zeros for an error."""
         return _read_usage(self.body) if self.is_completed else AnswerUsage()
+
+
+# Answers bodies of requests to the endpoint of a path, in their order.
+AnswerBodies = Callable[[str, Sequence[dict[str, Any]]], Awaitable[list[BodyAnswer]]]
 
 
 class _Cached(msgspec.Struct):

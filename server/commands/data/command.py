@@ -28,8 +28,8 @@ from server.data.quality import RULES
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
 from server.data.splitting import draw_keys, mixed, validation_lines
-from server.finetuning.jobs.requested_grader import check_samples
 from server.finetuning.scores.bounds import by_difficulty, needs_scores
+from server.finetuning.scoring import check_samples
 from server.live.machine import MachineSampler
 
 _MAX_SHOWN = 10  # faults

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.command_io.finetuning.graders.definitions import Grader, needed_models, sample_fields
+from engine.command_io.finetuning.graders.definitions import Grader, needed_models
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
 from engine.command_io.finetuning.job import TrainingMethod
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.errors import ModelNotFound
+from server.finetuning.scoring import check_samples
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuningRequest
 from server.served.models import ServedModels
@@ -45,23 +46,6 @@ def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
     grader = parse_grader(settings.grader, _PARAM)
     check_samples(grader, _PARAM)
     return RequestedGrader(grader, settings.grader, ignored_fields(settings.grader, _PARAM))
-
-
-def check_samples(grader: Grader, param: str) -> None:
-    """Raise InvalidRequest if the grader reads no field of the sample, or one that jobs do not provide."""
-    read = sample_fields(grader)
-    if not read:
-        raise InvalidRequest.of(
-            param,
-            "reads nothing of the sample, so that all answers would have the same reward; compare "
-            "{{sample.output_text}} with something",
-        )
-    if "output_tools" in read:
-        raise UnsupportedParameter.of(
-            param,
-            "reads sample.output_tools, and a job does not look for calls in the model's answers; compare "
-            "{{sample.output_text}}",
-        )
 
 
 def check_models(grader: Grader, models: ServedModels, param: str = _PARAM) -> None:

@@ -18,7 +18,7 @@ def remove_beyond(preparation: Preparation, scores: Scores) -> None:
     kept, report, options = preparation.kept, preparation.report, preparation.options
     removed: dict[int, tuple[str, str]] = {}
     judged: dict[str, int] = {}
-    for name in ("perplexity", "ifd"):
+    for name in SCORE_BOUNDS:
         values = {}
         for index, line in enumerate(kept):
             score = scores[line.file, line.number]

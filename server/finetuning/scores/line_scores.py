@@ -1,19 +1,18 @@
-"""LineScorer: asks a model for the log probabilities of a line's tokens, and makes the line's scores of them."""
+"""LineScorer: a line's scores by a model, of the log probabilities of its tokens."""
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from engine.command_io.finetuning.items import Passage, TrainingItem
 from engine.command_io.finetuning.job import TrainingMethod
-from engine.errors import StartupError
 from server.data.lines import LineKind
 from server.data.preparation import KeptLine
 from server.finetuning.examples import ExampleMaker
 from server.finetuning.lines import read_training_line
+from server.finetuning.scores.line_questions import LineQuestion, check_answer
 from server.jobs.answers import BodyAnswer
 
 COMPLETIONS = "/v1/completions"
@@ -25,8 +24,6 @@ METHODS = {
     LineKind.TEXT: TrainingMethod.PRETRAINING,
 }
 _DECIMALS = 4  # of a score, so that reports are the same where computations differ in their last bits
-
-Ask = Callable[[dict[str, Any]], Awaitable[BodyAnswer]]  # answers a body of COMPLETIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,46 +49,61 @@ class _Completion(msgspec.Struct):
 
 
 class LineScorer:
-    """Scores lines. Stateless between lines."""
+    """Makes the requests that score a line, and its scores of the answers. Stateless between lines."""
 
-    def __init__(self, ask: Ask, model: str, maker: ExampleMaker) -> None:
-        self._ask = ask
+    def __init__(self, model: str, maker: ExampleMaker) -> None:
         self._model = model
         self._maker = maker
 
-    def passages(self, line: KeptLine) -> list[Passage]:
-        """Return the texts of a line, tokenized as a job would; of a preference, the preferred one. Raises InvalidLine
-        for a line that a job would refuse."""
-        if line.kind is LineKind.PROMPT:  # nothing is learned from it
-            return []
+    def question(self, line: KeptLine) -> LineQuestion | None:
+        """Return the requests that score the line; None for a prompt, from which nothing is learned. Of a preference,
+        the preferred answer is scored. Raises InvalidLine for a line that a job would refuse."""
+        if line.kind is LineKind.PROMPT:
+            return None
         content, _ = read_training_line(line.data, METHODS[line.kind])
         items = self._maker.examples(content, line.number)
-        return [item.passages[0] for item in items if isinstance(item, TrainingItem)]
+        passages = [item.passages[0] for item in items if isinstance(item, TrainingItem)]
+        is_compared = line.kind is not LineKind.TEXT
+        texts = list(_texts(passages, is_compared))
+        bodies = [{"model": self._model, "prompt": [ids], "max_tokens": 0, "prompt_logprobs": 0} for ids in texts]
 
-    async def score(self, line: KeptLine, passages: Sequence[Passage]) -> LineScore | None:
-        """Return the scores of the passages of a line; None without any. Raises StartupError for a refused request."""
-        losses, given, alone = [], [], []
-        for passage in passages:
-            known = await self._losses(passage.ids, line)
-            for first, last in passage.trained:
-                losses += known[first:last]
-                if line.kind is not LineKind.TEXT and last - first > 1:
-                    # The first token of an answer alone is predicted by nothing, so it counts on neither side.
-                    given += known[first + 1 : last]
-                    alone += (await self._losses(passage.ids[first:last], line))[1:]
-        if not losses:
-            return None
-        without = sum(alone)
-        ifd = round(sum(given) / without, _DECIMALS) if without > 0 else None
-        mean = sum(losses) / len(losses)
-        return LineScore(round(math.exp(min(mean, 700)), _DECIMALS), ifd)
+        def read(answers: Sequence[BodyAnswer]) -> tuple[float, float | None]:
+            pairs = zip(texts, answers, strict=True)
+            return _scores(passages, is_compared, [_losses(ids, answer, line) for ids, answer in pairs])
 
-    async def _losses(self, ids: Sequence[int], line: KeptLine) -> list[float]:
-        """Return the negative log probability of each token, and 0 for the first."""
-        body = {"model": self._model, "prompt": [list(ids)], "max_tokens": 0, "prompt_logprobs": 0}
-        answer = await self._ask(body)
-        if not answer.is_completed:
-            message = msgspec.json.decode(answer.body)["error"]["message"]
-            raise StartupError(f"line {line.number} cannot be scored: {message}")
-        logprobs = msgspec.json.decode(answer.body, type=_Completion).choices[0].prompt_logprobs
-        return [0.0 if each is None else -each[token].logprob for token, each in zip(ids, logprobs, strict=True)]
+        return LineQuestion(bodies, read)
+
+
+def _texts(passages: Sequence[Passage], is_compared: bool) -> Iterator[list[int]]:
+    """Yield each passage, followed by its answers alone if they are compared with it."""
+    for passage in passages:
+        yield passage.ids
+        if is_compared:
+            yield from (passage.ids[first:last] for first, last in passage.trained if last - first > 1)
+
+
+def _scores(
+    passages: Sequence[Passage], is_compared: bool, losses: Sequence[Sequence[float]]
+) -> tuple[float, float | None]:
+    """Return the fields of a LineScore. losses: of each of the `_texts`."""
+    learned, given, alone = list[float](), list[float](), list[float]()
+    left = iter(losses)
+    for passage in passages:
+        known = next(left)
+        for first, last in passage.trained:
+            learned += known[first:last]
+            if is_compared and last - first > 1:
+                # The first token of an answer alone is predicted by nothing, so it counts on neither side.
+                given += known[first + 1 : last]
+                alone += next(left)[1:]
+    without = sum(alone)
+    ifd = round(sum(given) / without, _DECIMALS) if without > 0 else None
+    return round(math.exp(min(sum(learned) / len(learned), 700)), _DECIMALS), ifd
+
+
+def _losses(ids: Sequence[int], answer: BodyAnswer, line: KeptLine) -> list[float]:
+    """Return the negative log probability of each token, and 0 for the first. Raises StartupError for a refused
+    request."""
+    check_answer(answer, line, "scored")
+    logprobs = msgspec.json.decode(answer.body, type=_Completion).choices[0].prompt_logprobs
+    return [0.0 if each is None else -each[token].logprob for token, each in zip(ids, logprobs, strict=True)]

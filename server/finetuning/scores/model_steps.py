@@ -1,0 +1,63 @@
+"""ModelSteps: the steps of a preparation that models answer, in a job and in the command."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.command_io.finetuning.graders.definitions import Grader
+from server.data.preparation import MAX_FAULTS, DataFault, FaultyLines, KeptLine, Preparation
+from server.finetuning.faults import InvalidLine
+from server.finetuning.scores.bounds import Scores, remove_beyond
+from server.finetuning.scores.judge import JUDGE, judge_question, remove_below
+from server.finetuning.scores.line_questions import AnswerLog, LineQuestion, ask_lines
+from server.finetuning.scores.line_scores import COMPLETIONS, LineScore, LineScorer
+from server.finetuning.scoring import ENDPOINT
+from server.jobs.answers import AnswerBodies
+
+Show = Callable[[int], None]  # the number of lines that are done
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSteps:
+    """Scores and removes lines that passed the other steps. answer: sends requests, at the priority of batch lines.
+    check_removed: called after each step; raises an error if too many lines are removed."""
+
+    preparation: Preparation
+    answer: AnswerBodies
+    check_removed: Callable[[], None]
+    log: AnswerLog = field(default_factory=AnswerLog)
+
+    async def score(self, scorer: LineScorer, show: Show = lambda _: None) -> Scores:
+        """Remove the lines beyond the bounds of the scores, and return all scores. Raises FaultyLines for lines that a
+        job would refuse, StartupError if the model fails, and errors of `check_removed`."""
+        faults: list[DataFault] = []
+        files = self.preparation.files
+
+        def ask(line: KeptLine) -> LineQuestion | None:
+            try:
+                return scorer.question(line)
+            except InvalidLine as error:
+                name = f"{files[line.file]}, " if len(files) > 1 else ""
+                faults.append(DataFault(f"{name}line {line.number}", line.number, str(error)))
+                if len(faults) >= MAX_FAULTS:
+                    raise FaultyLines(faults) from None
+                return None
+
+        kept = self.preparation.kept
+        values = await ask_lines("score", COMPLETIONS, kept, ask, self.answer, self.log, show)
+        if faults:
+            raise FaultyLines(faults)
+        scores = {line: None if value is None else LineScore(*value) for line, value in values.items()}
+        remove_beyond(self.preparation, scores)
+        self.check_removed()
+        return scores
+
+    async def judge(self, grader: Grader, show: Show = lambda _: None) -> None:
+        """Remove the lines whose answers the grader scores too low. Raises as `score` does."""
+
+        def ask(line: KeptLine) -> LineQuestion | None:
+            return judge_question(grader, line)
+
+        kept = self.preparation.kept
+        grades = await ask_lines(JUDGE, ENDPOINT, kept, ask, self.answer, self.log, show)
+        remove_below(self.preparation, grades)
+        self.check_removed()
