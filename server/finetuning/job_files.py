@@ -18,8 +18,9 @@ from engine.errors import StartupError
 from engine.protocol import TokenizerInfo
 from server.config.server import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
+from server.finetuning.examples import ExampleMaker
 from server.finetuning.preparation import PreparationReport, PreparedFiles, prepare
-from server.finetuning.prepared_data import VALIDATION_FILE, EvaluationFile, prepare_data
+from server.finetuning.prepared_data import VALIDATION_FILE, EvaluationFile, ServedAnswers, prepare_data
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
 from server.text.chat_templates.processes import TemplateProcesses
@@ -62,20 +63,18 @@ def write_job(
     train: bytes,
     valid: bytes | None,
     evaluations: Sequence[EvaluationFile] = (),
+    served: ServedAnswers | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> PreparationReport:
     """Write all of the trainer's input to a folder that already has the tokenizer_info file; write job.json last. The
     output is deterministic, so that an interrupted job can be prepared again and continue. evaluations: files that the
-    data_preparation compares with, besides the validation file. max_bytes: memory that it may take.
+    data_preparation compares with, besides the validation file. served: models that it may ask. max_bytes: memory that
+    it may take.
 
     Raises FaultyFile, InvalidRequest, StartupError for options that do not fit the model, and OSError.
     """
     info = msgspec.msgpack.decode(folder.tokenizer_info.read_bytes(), type=TokenizerInfo)
     write_atomically(folder.tokenizer, info.tokenizer_json)
-    options, summary = order.hyperparameters.data_preparation, ""
-    if options is not None:
-        known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
-        train, summary = prepare_data(folder, options, order.method, train, known, order.seed, max_bytes)
     templates, workers = TemplateProcesses(), TextWorkers()
     try:
         config = ServerConfig(
@@ -91,6 +90,13 @@ def write_job(
             prompts = _prompt_rules(order, max_model_len)
             given = msgspec.structs.replace(given, max_completion_tokens=prompts.max_completion_tokens)
         length = given.max_length or min(DEFAULT_LENGTH, max_model_len or DEFAULT_LENGTH)
+        options, summary = order.hyperparameters.data_preparation, ""
+        if options is not None:
+            known = [*evaluations, *([] if valid is None else [(VALIDATION_FILE, valid)])]
+            if served is not None:
+                longest = length if max_model_len is None else min(length, max_model_len - 1)
+                served.maker = ExampleMaker(Renderer(text_model, longest), None)
+            train, summary = prepare_data(folder, options, order.method, train, known, order.seed, max_bytes, served)
         renderer = Renderer(text_model, length)
         prepared = prepare(train, valid, order.method, renderer, prompts)
         prepared.report.data_summary = summary

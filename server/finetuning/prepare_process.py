@@ -4,31 +4,38 @@ FOLDER is a JobFolder with the model's tokenizer and a PrepareTask. The process 
 of JSON. Its memory is limited. Its time is not, since large files take long.
 """
 
+import asyncio
 import resource
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.mailbox import BodyQuestion, ask_mail
 from engine.errors import HeadraceError, InvalidRequest
 from server.finetuning.adapter_files import ADAPTER_FILES
 from server.finetuning.faults import FileFault
 from server.finetuning.job_files import MAX_BYTES, JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport
+from server.finetuning.prepared_data import ServedAnswers
+from server.jobs.answers import AnswerBodies, BodyAnswer
 
 _START = "start"  # of a job's folder
 
 
 class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
-    """The input of the process. train, valid: paths of the files. against: names and paths of evaluation files. The
-    adapter at order.start is copied into the job's folder, since it may be deleted during the job."""
+    """The input of the process. train, valid: paths of the files. model: name of the served model that scores lines.
+    against: names and paths of evaluation files. The adapter at order.start is copied into the job's folder, since it
+    may be deleted during the job."""
 
     order: JobOrder
     train: str
+    model: str = ""
     valid: str | None = None
     against: list[tuple[str, str]] = []
 
@@ -73,14 +80,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
-    """Prepare the job's files in its folder, and return the outcome."""
+def prepare_files(folder: JobFolder, task: PrepareTask, answer: AnswerBodies | None = None) -> Outcome:
+    """Prepare the job's files in its folder, and return the outcome. answer: answers requests to served models, by
+    default through the folder's mailbox."""
     try:
         order = _with_own_start(folder, task.order)
         train = Path(task.train).read_bytes()
         valid = None if task.valid is None else Path(task.valid).read_bytes()
         evaluations = [(name, Path(path).read_bytes()) for name, path in task.against]
-        return Made(write_job(folder, order, train, valid, evaluations))
+        served = ServedAnswers(task.model, _mailed(folder) if answer is None else answer)
+        return Made(write_job(folder, order, train, valid, evaluations, served))
     except FaultyFile as error:
         return Faulty(error.faults, error.is_validation)
     except InvalidRequest as error:
@@ -93,6 +102,16 @@ def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
         return Refused(f"the files cannot be prepared: {error.strerror}", is_passing=True)
     except MemoryError:
         return Refused(f"the files need more than {MAX_BYTES >> 30} GiB of memory to be prepared; divide them")
+
+
+def _mailed(folder: JobFolder) -> AnswerBodies:
+    """Return a function that lets the server answer bodies, through the folder's mailbox."""
+
+    async def answer(path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
+        questions = [BodyQuestion(path, body) for body in bodies]
+        return await asyncio.to_thread(ask_mail, folder, questions, BodyAnswer)
+
+    return answer
 
 
 def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:

@@ -1,9 +1,12 @@
 """prepare_data: the lines of a job's training file that pass the steps of its data_preparation."""
 
+import asyncio
 import codecs
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -15,11 +18,36 @@ from server.data.lines import FaultyData, parse_line
 from server.data.memory import LineMemory, TooManyLines
 from server.data.preparation import FaultyLines, Preparation, TooManyRemoved
 from server.data.report import DataReport
+from server.finetuning.examples import ExampleMaker
 from server.finetuning.faults import FileFault
 from server.finetuning.preparation import FaultyFile
+from server.finetuning.scores.judge import judge_of
+from server.finetuning.scores.line_questions import AnswerLog
+from server.finetuning.scores.line_scores import LineScorer
+from server.finetuning.scores.model_steps import ModelSteps
+from server.jobs.answers import AnswerBodies
 
 VALIDATION_FILE = "validation_file"
 EvaluationFile = tuple[str, bytes]  # the file's name in messages, and its content
+
+
+@dataclass(slots=True)
+class ServedAnswers:
+    """The served models that a preparation may ask. model: name of the model that scores lines. maker: tokenizes lines
+    as this model sees them; set before `apply`."""
+
+    model: str
+    answer: AnswerBodies
+    maker: ExampleMaker | None = None
+
+    async def apply(self, steps: ModelSteps) -> None:
+        """Take the lines through the steps that their options demand."""
+        options = steps.preparation.options
+        if options.needs_scores:
+            assert self.maker is not None
+            await steps.score(LineScorer(self.model, self.maker))
+        if (grader := judge_of(options)) is not None:
+            await steps.judge(grader)
 
 
 def prepare_data(
@@ -30,12 +58,14 @@ def prepare_data(
     evaluations: Sequence[EvaluationFile],
     seed: int,
     max_bytes: int,
+    served: "ServedAnswers | None" = None,
 ) -> tuple[bytes, str]:
     """Return the training file with blank lines in place of removed ones, so that later faults name its own lines, and
     a summary. Write the report and the prepared file to the folder; the report also if too many lines are removed.
 
-    max_bytes: memory that this may take. Raises FaultyFile, also for a file with more lines than fit into the memory,
-    InvalidRequest if too many lines are removed, and OSError.
+    max_bytes: memory that this may take. served: models that score lines or judge them. Raises FaultyFile, also for a
+    file with more lines than fit into the memory, InvalidRequest if too many lines are removed, StartupError if a model
+    fails, and OSError.
     """
     # The file itself is in memory, and at the end what is left of it once more.
     budget = LineMemory(max_bytes - 2 * len(train), len(train))
@@ -54,11 +84,13 @@ def prepare_data(
         raise FaultyFile([FileFault(message, number) for _, number, message in error.faults]) from None
     except TooManyLines as error:
         raise FaultyFile([FileFault(str(error))]) from None
-    write_atomically(folder.data_report, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    try:
-        preparation.check_removed()
-    except TooManyRemoved as error:
-        raise InvalidRequest(f"training_file: {error}", param="training_file") from None
+    check = partial(_check_removed, folder, preparation)
+    check()
+    if served is not None:
+        try:
+            asyncio.run(served.apply(ModelSteps(preparation, served.answer, check, AnswerLog(folder.answered))))
+        except FaultyLines as error:
+            raise FaultyFile([FileFault(message, number) for _, number, message in error.faults]) from None
     if is_text:
         texts = [parse_line(line.data, line.number)[0].value["text"] for line in preparation.kept]
         prepared = "\n\n".join(texts).encode() + b"\n"
@@ -71,6 +103,16 @@ def prepare_data(
     for kept in preparation.kept:
         lines[kept.number - 1] = kept.data
     return b"\n".join(lines) + b"\n", summary_of(report)
+
+
+def _check_removed(folder: JobFolder, preparation: Preparation) -> None:
+    """Write the report, and raise InvalidRequest if too many lines are removed."""
+    content = msgspec.json.format(msgspec.json.encode(preparation.report), indent=1)
+    write_atomically(folder.data_report, content + b"\n")
+    try:
+        preparation.check_removed()
+    except TooManyRemoved as error:
+        raise InvalidRequest(f"training_file: {error}", param="training_file") from None
 
 
 def is_plain_text(data: bytes) -> bool:

@@ -21,12 +21,14 @@ class Mailbox(Generic[Q]):
     """
 
     def __init__(self, folder: JobFolder, kind: type[Q], answer: Callable[[Q], Awaitable[Any]]) -> None:
-        """kind: of the questions. answer: answers one, in a task of its own."""
+        """kind: of the questions. answer: answers one, in a task of its own. `num_answered` counts
+        them."""
         self._folder = folder
         self._kind = kind
         self._answer_one = answer
         self._task: asyncio.Task[None] | None = None
         self._last_id: str | None = None  # of questions that are answered, or will be
+        self.num_answered = 0
 
     @property
     def is_busy(self) -> bool:
@@ -52,7 +54,7 @@ class Mailbox(Generic[Q]):
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _answer(self, questions: Mail[Q]) -> None:
-        tasks = [asyncio.ensure_future(self._answer_one(question)) for question in questions.items]
+        tasks = [asyncio.create_task(self._answered(question)) for question in questions.items]
         try:
             answers = await asyncio.gather(*tasks)
         except EngineStopped:  # with the server, and the process; the next process asks again
@@ -61,3 +63,8 @@ class Mailbox(Generic[Q]):
             for task in tasks:
                 task.cancel()
         await asyncio.to_thread(write_answers, self._folder, Mail(questions.id, answers))
+
+    async def _answered(self, question: Q) -> Any:
+        answer = await self._answer_one(question)
+        self.num_answered += 1
+        return answer

@@ -9,7 +9,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 AUTO = "auto"
-_LARGEST = 1e9
+LARGEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Number(_Checked):
     """A type for numbers within limits. is_above: whether `least` itself is excluded."""
 
     least: float
-    most: float = _LARGEST
+    most: float = LARGEST
     is_above: bool = False
 
     def check(self, value: Any) -> float:
@@ -73,6 +73,25 @@ class Number(_Checked):
 
     def described(self) -> dict[str, Any]:
         return {"type": "number", "exclusiveMinimum" if self.is_above else "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True)
+class Bound(_Checked):
+    """A type for bounds of scores, as texts: a number above 0, or a percentile such as "p95"."""
+
+    def check(self, value: Any) -> str:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number and not isinstance(value, str):
+            raise PydanticCustomError("bound", 'it must be "auto", a number above 0, or a percentile such as "p95"')
+        return str(value)
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": r"^p?[0-9]+(\.[0-9]+)?$"},
+            ]
+        }
 
 
 @dataclass(frozen=True)

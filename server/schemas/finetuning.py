@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.command_io.finetuning.data_preparation import Dedup
 from engine.command_io.finetuning.job import Order, Pacing, ScaleRewards, Schedule
-from server.schemas.auto import Named, Names, Number, OrAuto, Whole
+from server.schemas.auto import LARGEST, Bound, Named, Names, Number, OrAuto, Whole
 from server.schemas.base import StrictModel
 from server.schemas.responses import Metadata
 
@@ -31,8 +31,8 @@ class TrainedEffort(enum.StrEnum):
 
 
 class GivenDataPreparation(StrictModel):
-    """The steps that prepare the training file: its duplicates, quality, languages, personal data, and text of the
-    validation file and of other files."""
+    """The steps that prepare the training file: its duplicates, quality, languages, personal data, text of the
+    validation file and of other files, scores by the model that is trained, and a grader that judges."""
 
     dedup: Annotated[Dedup | None, Named(Dedup)] = None
     dedup_threshold: Annotated[float | None, Number(0.5, 1)] = None
@@ -41,6 +41,11 @@ class GivenDataPreparation(StrictModel):
     quality: Annotated[list[str] | None, Names()] = None
     languages: Annotated[list[str] | None, Names()] = None
     mask_pii: Annotated[bool | None, OrAuto()] = None
+    max_perplexity: Annotated[str | None, Bound()] = None
+    min_ifd: Annotated[str | None, Bound()] = None
+    max_ifd: Annotated[str | None, Bound()] = None
+    judge: dict[str, Any] | None = None
+    min_score: Annotated[float | None, Number(-LARGEST)] = None
     max_removed: Annotated[float | None, Number(0, 1)] = None
 
 

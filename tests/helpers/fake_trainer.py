@@ -17,7 +17,7 @@ from engine.child_processes.background import IDLE, LOW
 from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.graders.grading import ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.mailbox import asker
+from engine.command_io.finetuning.mailbox import BodyQuestion, ask_mail, asker
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import FileFault
 from server.finetuning.jobs.kind import FinetuningJobs
@@ -132,6 +132,9 @@ class FakeChild:
             code, text = self._children.preparing_ends.popleft()
             log_of(self.folder.lock).write_text(text)
             return code
+        if self._children.bodies:
+            mail = (self.folder, self._children.bodies, BodyAnswer)
+            self._children.answers += await asyncio.to_thread(ask_mail, *mail, sleep=self._poll)
         lines = Path(task.train).read_bytes().splitlines()
         bad = [FileFault("it is bad", number) for number, line in enumerate(lines, 1) if b"bad" in line]
         outcome: Outcome = Made(PreparationReport(num_lines=len(lines), num_items=len(lines), num_tokens=100))
@@ -182,13 +185,13 @@ class FakeChild:
     async def _asked(self, questions: Sequence[ScoreQuestion]) -> list[str]:
         """What the server's models say, or what is at fault."""
 
-        def sleep(seconds: float) -> None:
-            time.sleep(seconds)
-            if not self.is_alive:
-                raise SystemExit
-
-        answers = await asyncio.to_thread(asker(self.folder, sleep=sleep), questions)
+        answers = await asyncio.to_thread(asker(self.folder, sleep=self._poll), questions)
         return [each.text if each.fault is None else each.fault.message for each in answers]
+
+    def _poll(self, seconds: float) -> None:
+        time.sleep(seconds)
+        if not self.is_alive:
+            raise SystemExit
 
 
 def _write_adapter(folder: Path, chain: list[str]) -> None:
@@ -218,6 +221,8 @@ class FakeChildren:
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
         self.questions: list[ScoreQuestion] = []  # that those that train ask in each step
+        self.bodies: list[BodyQuestion] = []  # that those that prepare ask
+        self.answers: list[BodyAnswer] = []  # to these
         self.held: set[str] = set()  # modules of those that do not get on
         self.processor_use: ProcessorUse | None = None
 

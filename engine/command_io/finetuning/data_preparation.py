@@ -19,8 +19,7 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     evaluation files. quality: groups and names of rules. languages: those to keep; all if empty. max_removed: largest
     share of lines that may be removed. validation_share: share of the kept lines that become a validation file; only of
     the command, since a job has a validation file of its own. max_perplexity, min_ifd, max_ifd: bounds of the scores
-    by a model, as numbers or percentiles such as "p95". judge: a grader in OpenAI's form, with min_score. These
-    are only of the command."""
+    by a model, as numbers or percentiles such as "p95". judge: a grader in OpenAI's form, with min_score."""
 
     dedup: Dedup = Dedup.NEAR
     dedup_threshold: float = 0.8
@@ -36,6 +35,11 @@ class PreparationOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     min_score: float | None = None
     max_removed: float = 0.5
     validation_share: float = 0.0
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a bound needs the scores of a model."""
+        return any(bound is not None for bound in (self.max_perplexity, self.min_ifd, self.max_ifd))
 
     @property
     def needs_near(self) -> bool:

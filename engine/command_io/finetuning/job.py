@@ -122,6 +122,7 @@ class JobFolder:
         self.prompts = path / "prompts.jsonl"  # everyday questions to replay, as Passages; may be missing
         self.report = path / "report.json"
         self.prepared = path / "prepared.jsonl"  # the training file after its data_preparation; may be missing
+        self.answered = path / "answered.jsonl"  # values of lines by models, for that; may be missing
         self.data_report = path / "data_report.json"  # of that preparation; may be missing
         self.job = path / "job.json"  # the FinetuningJob, written last
         # Written while the job is trained.
@@ -130,8 +131,8 @@ class JobFolder:
         self.origin = path / "origin.json"  # the options and examples that the state is trained from
         self.results = path / "results.csv"
         self.state = path / "state.safetensors"  # from which a job continues
-        self.questions = path / "questions.json"  # to grading models, while the trainer waits for their answers
-        self.answers = path / "answers.json"  # of the grading models
+        self.questions = path / "questions.json"  # to served models, while the job's process waits for their answers
+        self.answers = path / "answers.json"  # of the served models
 
     def plot(self, name: str) -> Path:
         """Return the path of the plot of a curve. name: the quantity that the curve shows, such as "loss"."""

@@ -28,7 +28,7 @@ from server.data.quality import RULES
 from server.data.report import DataReport
 from server.data.report_page import html_report, text_report
 from server.data.splitting import draw_keys, mixed, validation_lines
-from server.finetuning.scores.bounds import by_difficulty, needs_scores
+from server.finetuning.scores.bounds import by_difficulty
 from server.finetuning.scoring import check_samples
 from server.live.machine import MachineSampler
 
@@ -76,7 +76,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         report = preparation.finish()
         _check_removed(preparation, report, arguments)
         scores = None
-        needs_perplexity = needs_scores(options) or arguments.order == "difficulty"
+        needs_perplexity = options.needs_scores or arguments.order == "difficulty"
         if needs_perplexity or options.judge is not None:
             from server.commands.data.scoring import apply_scores
 

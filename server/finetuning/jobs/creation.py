@@ -14,6 +14,7 @@ from server.finetuning.jobs.folders import stored_path
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
 from server.finetuning.jobs.record import FinetuningRecord, new_job_id, new_model_name
 from server.finetuning.jobs.requested_grader import RequestedGrader, check_models
+from server.finetuning.scores.judge import JUDGE, judge_of
 from server.schemas.base import quote
 from server.schemas.files import FINE_TUNE
 from server.schemas.finetuning import MAX_SEED, FinetuningRequest
@@ -48,9 +49,11 @@ async def new_record(
         layers=model.trainable_layers,
         start=await _shape(start),
     )
-    if hyperparameters.data_preparation is not None:
-        for file_id in hyperparameters.data_preparation.decontaminate_against:
+    if (steps := hyperparameters.data_preparation) is not None:
+        for file_id in steps.decontaminate_against:
             await _check_file(context, owner, "decontaminate_against", file_id)
+        if (judge := judge_of(steps)) is not None:
+            check_models(judge, context.models, JUDGE)
     return FinetuningRecord(
         id=new_job_id(),
         owner=owner,

@@ -11,6 +11,7 @@ from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, REASON_PRE
 from engine.child_processes.lifetime import describe_exit
 from engine.command_io.finetuning.events import JobEvent
 from engine.command_io.finetuning.job import JobFolder, write_atomically
+from engine.command_io.finetuning.mailbox import BodyQuestion, forget_questions
 from engine.config import EngineConfig
 from engine.protocol import EngineInfo
 from server.errors import StorageFull
@@ -24,16 +25,22 @@ from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.stored_files import new_names, remove_unknown, store_copy
 from server.finetuning.preparation import report_notes
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, task_file
+from server.jobs.answers import BodyAnswer
 from server.jobs.child import Child, read_log
 from server.jobs.environment import JobEnvironment
+from server.jobs.mailbox import NO_KEY, Mailbox
 from server.schemas.files import FINE_TUNE, FINE_TUNE_RESULTS
 from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 from server.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 1.0  # between two looks at whether the process makes progress
+_LOOK_S = 0.25  # between two looks at the process: its questions, and whether it makes progress
 _FAILED = 1  # exit status of a process that has reported why
+_ASKING = (
+    "Waiting: models that score or judge lines have not answered yet; their requests give way to clients', and they "
+    "may have to be loaded"
+)
 _AGAIN = "this is tried again"
 _PASSING = {  # by exit status
     TRY_AGAIN: "The server's disk is full; the files are tried again until there is room",
@@ -58,6 +65,7 @@ class FilePreparation(ProcessWork):
 
     def __init__(self, record: FinetuningRecord, env: JobEnvironment) -> None:
         super().__init__(record, env, is_saving=False)
+        self._mailbox: Mailbox[BodyQuestion] | None = None  # of the last process
 
     async def run(self) -> None:
         record = self._journal.record
@@ -134,7 +142,8 @@ class FilePreparation(ProcessWork):
         valid = None if record.validation_file is None else str(disk.path(record.validation_file))
         steps = record.hyperparameters.data_preparation
         against = [] if steps is None else [(name, str(disk.path(name))) for name in steps.decontaminate_against]
-        return PrepareTask(order=order, train=str(disk.path(record.training_file)), valid=valid, against=against)
+        train = str(disk.path(record.training_file))
+        return PrepareTask(order=order, train=train, valid=valid, against=against, model=record.model)
 
     async def _run_process(self, module: str, *arguments: str) -> bytes:
         """Run a module as a child process, and return its stdout. Raises _EndedEarly if its exit status is not 0."""
@@ -146,10 +155,13 @@ class FilePreparation(ProcessWork):
             priority=LOW if self._env.gives_way else NORMAL,  # not idle: a user waits to hear what is wrong
             look=self._look,
         )
+        await asyncio.to_thread(forget_questions, self._folder)
         async with process as child:
             output = asyncio.ensure_future(child.output())
+            mailbox = self._mailbox = body_mailbox(self._folder, self._journal.record.owner, self._env)
             try:
                 while not output.done():
+                    await mailbox.look()
                     await self._look(child)
                     await asyncio.wait([output], timeout=_LOOK_S)
                 if (code := await child.wait()) != 0:
@@ -157,10 +169,15 @@ class FilePreparation(ProcessWork):
                 return output.result()
             finally:
                 output.cancel()
+                await mailbox.close()
 
     async def _look(self, child: Child | None = None) -> None:
         """Report the reason for a stall as an event of the job, once."""
-        if (reason := self._stalls.reason(self.status, child)) is not None:
+        mailbox = self._mailbox
+        num_answered = 0 if mailbox is None else mailbox.num_answered
+        known_reason = _ASKING if mailbox is not None and mailbox.is_busy else None
+        reason = self._stalls.reason((self.status, num_answered), child, known_reason=known_reason)
+        if reason is not None:
             await self._journal.warn(self.status, reason)
 
     async def _store(self, outcome: Outcome) -> None:
@@ -215,6 +232,18 @@ class FilePreparation(ProcessWork):
                 await journal.change(edit, events, status=self.status, beside=insert_all)
             finally:
                 await remove_unknown(env, journal, names)
+
+
+def body_mailbox(folder: JobFolder, owner: str, env: JobEnvironment) -> Mailbox[BodyQuestion]:
+    """Return a mailbox for the requests of a preparation to served models. owner: the key that they count for."""
+
+    async def answer(question: BodyQuestion) -> BodyAnswer:
+        caller = env.find_caller(owner)
+        if caller is None:
+            return BodyAnswer("", 401, msgspec.json.encode({"error": {"message": NO_KEY}}))
+        return await env.answer(caller, question.path, question.body, asyncio.sleep)
+
+    return Mailbox(folder, BodyQuestion, answer)
 
 
 def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> None:

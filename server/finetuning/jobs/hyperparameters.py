@@ -6,11 +6,13 @@ import msgspec
 
 from engine.command_io.finetuning.auto import default_rank
 from engine.command_io.finetuning.config import DEFAULT_LENGTH
+from engine.command_io.finetuning.data_preparation import PreparationOptions
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from engine.command_io.finetuning.method_fields import fields_of, misplaced
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.data.options import check_preparation
 from server.finetuning.adapter_files import AdapterShape
+from server.finetuning.scores.judge import JUDGE, judge_of
 from server.schemas.base import quote
 from server.schemas.finetuning import (
     FinetuningRequest,
@@ -23,6 +25,11 @@ from server.schemas.finetuning import (
 _OLD_PLACE = "hyperparameters"
 _EFFORT = "reasoning_effort"
 _DATA = "data_preparation"
+# By method: parts that its lines do not have, and the steps that would score them.
+_UNSCORED = {
+    TrainingMethod.REINFORCEMENT: ("answers", ("max_perplexity", "min_ifd", "max_ifd", JUDGE)),
+    TrainingMethod.PRETRAINING: ("instructions", ("min_ifd", "max_ifd")),
+}
 _SUPPORTED = ", ".join(TrainingMethod)
 
 
@@ -50,13 +57,24 @@ def hyperparameters_of(
     for name, reason in misplaced(chosen, method, has_validation=body.validation_file is not None):
         raise InvalidRequest.of(paths[name], f"is {quote(values[name])}; {reason}")
     if chosen.data_preparation is not None:
-        check_preparation(chosen.data_preparation, f"{paths[_DATA]}.")
+        _check_steps(chosen.data_preparation, method, f"{paths[_DATA]}.")
     _check_limits(chosen, paths, max_rank, max_length)
     _check_layers(chosen, paths, layers, start)
     is_cut = method is not TrainingMethod.REINFORCEMENT
     if is_cut and chosen.max_length is None and max_length is not None and max_length < DEFAULT_LENGTH:
         chosen = msgspec.structs.replace(chosen, max_length=max_length)
     return method, _shaped(chosen, method, paths, max_rank, start)
+
+
+def _check_steps(options: PreparationOptions, method: TrainingMethod, path: str) -> None:
+    """Raise InvalidRequest for steps that are invalid, or for which this method's lines have nothing to score."""
+    check_preparation(options, path)
+    judge_of(options, path)
+    missing, names = _UNSCORED.get(method, ("", ()))
+    for name in names:
+        if getattr(options, name) is not None:
+            reason = f"is given, and lines for {method} have no {missing}; leave it out"
+            raise InvalidRequest.of(f"{path}{name}", reason)
 
 
 def _settings(body: FinetuningRequest) -> tuple[TrainingMethod, str, GivenHyperparameters | None]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from engine.command_io.finetuning.data_preparation import PreparationOptions
 from server.data.options import SCORE_BOUNDS, read_bound
 from server.data.preparation import KeptLine, Preparation
 from server.data.report import ScoreSpread
@@ -51,11 +50,6 @@ def by_difficulty(lines: Sequence[KeptLine], scores: Scores) -> list[KeptLine]:
         return math.inf if score is None else score.perplexity
 
     return sorted(lines, key=difficulty)
-
-
-def needs_scores(options: PreparationOptions) -> bool:
-    """Whether a bound needs the scores of a model."""
-    return any(getattr(options, field) is not None for bounds in SCORE_BOUNDS.values() for field, _, _ in bounds)
 
 
 def score_spread(ordered: Sequence[float]) -> ScoreSpread:

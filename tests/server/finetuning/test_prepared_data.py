@@ -1,6 +1,7 @@
 """The data_preparation of a job: which lines are trained on, the numbers of faults, and the files that it leaves."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from engine.config import EngineConfig
 from server.finetuning import job_files
 from server.finetuning.job_files import JobOrder
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, prepare_files
+from server.finetuning.scores import line_questions
+from server.jobs.answers import AnswerBodies, BodyAnswer
 from tests.helpers.data_lines import encoded, random_text, with_changes
 from tests.helpers.tokenizers import byte_level_info
 
@@ -34,6 +37,7 @@ def _prepare(
     valid: bytes | None = None,
     against: bytes | None = None,
     method: TrainingMethod = TrainingMethod.SUPERVISED,
+    answer: AnswerBodies | None = None,
     **options: Any,
 ) -> Outcome:
     contents = {"train": train, "valid": valid, "against": against}
@@ -50,9 +54,10 @@ def _prepare(
         order=order,
         train=str(paths["train"]),
         valid=None if valid is None else str(paths["valid"]),
+        model="tiny",
         against=[] if against is None else [("file-1", str(paths["against"]))],
     )
-    return prepare_files(folder, task)
+    return prepare_files(folder, task, answer)
 
 
 def _row(seed: int, **fields: str) -> dict[str, str]:
@@ -92,7 +97,7 @@ def test_a_fault_after_removed_lines_has_the_number_of_its_own_line(folder: JobF
 def test_a_file_that_needs_more_memory_than_there_is_fails_with_the_number_of_lines_that_fit(
     folder: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_files.write_job, "__defaults__", ((), 20_000))
+    monkeypatch.setattr(job_files.write_job, "__defaults__", ((), None, 20_000))
     outcome = _prepare(folder, encoded(*ROWS))
     assert isinstance(outcome, Faulty)
     assert "so about 6 lines fit" in outcome.faults[0].text
@@ -144,3 +149,95 @@ def test_masked_data_is_not_trained_on(folder: JobFolder) -> None:
     assert isinstance(outcome, Made)
     assert outcome.report.data_summary.endswith("; masked mail 1")
     assert "ann@" not in folder.prepared.read_text() + folder.data_report.read_text()
+
+
+LETTERS = [{"prompt": "Which?", "completion": 6 * letter} for letter in "jdbacefghikm"]
+
+
+class Model:
+    """Finds letters likely by their place in the alphabet. failing: requests after which it fails."""
+
+    def __init__(self, failing: int = 1000) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self._failing = failing
+
+    async def __call__(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
+        if len(self.bodies) >= self._failing:
+            raise OSError(28, "No space left on device")
+        self.bodies += bodies
+        return [BodyAnswer("", 200, msgspec.json.encode(self._answer(path, body))) for body in bodies]
+
+    def _answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert body["model"] == "tiny"
+        if path == "/v1/chat/completions":
+            content = body["messages"][0]["content"]
+            return {"choices": [{"message": {"content": "2" if "aaa" in content else "8"}}]}
+        assert path == "/v1/completions"
+        ids = body["prompt"][0]
+        scores = [None, *({str(token): {"logprob": -(token % 32) / 10}} for token in ids[1:])]
+        return {"choices": [{"prompt_logprobs": scores}]}
+
+
+JUDGE = {
+    "type": "score_model",
+    "name": "good",
+    "model": "tiny",
+    "input": [{"role": "user", "content": "{{item.question}} {{sample.output_text}}"}],
+    "range": [0, 9],
+}
+
+
+def test_lines_are_scored_and_judged_by_the_served_model(folder: JobFolder) -> None:
+    model = Model()
+    options = {"quality": (), "max_perplexity": "p90", "judge": JUDGE, "min_score": 5.0}
+    outcome = _prepare(folder, encoded(*LETTERS), answer=model, **options)
+    assert isinstance(outcome, Made)
+    counts = "perplexity 1, judge 1"
+    assert outcome.report.data_summary == f"data preparation: 12 lines, removed 2 ({counts})"
+    assert [json.loads(line)["completion"][0] for line in folder.prepared.read_text().splitlines()] == [*"jdbcefghik"]
+    report = json.loads(folder.data_report.read_text())
+    assert {name: each["num"] for name, each in report["scores"].items()} == {"perplexity": 12, "ifd": 12, "judge": 11}
+    assert len(model.bodies) == 2 * 12 + 11
+
+
+def test_a_preparation_that_starts_again_asks_only_what_was_not_answered(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_questions, "_MAX_LINES", 5)
+    stopped, model = Model(failing=20), Model()
+    assert _prepare(folder, encoded(*LETTERS), answer=stopped, quality=(), max_ifd="p90") == Refused(
+        "the files cannot be prepared: No space left on device", is_passing=True
+    )
+    with folder.answered.open("ab") as file:
+        file.write(b'\n{"key": "a line that')  # a crash cut it
+    outcome = _prepare(folder, encoded(*LETTERS), answer=model, quality=(), max_ifd="p90")
+    assert isinstance(outcome, Made)
+    assert (len(stopped.bodies), len(model.bodies)) == (20, 4)
+    before = folder.prepared.read_bytes(), folder.data_report.read_bytes()
+    folder.answered.unlink()
+    _prepare(folder, encoded(*LETTERS), answer=Model(), quality=(), max_ifd="p90")
+    assert (folder.prepared.read_bytes(), folder.data_report.read_bytes()) == before
+
+
+def test_models_that_fail_and_lines_that_cannot_be_scored_fail_the_job(folder: JobFolder) -> None:
+    async def refuses(_path: str, bodies: Sequence[dict[str, Any]]) -> list[BodyAnswer]:
+        return [BodyAnswer("", 404, b'{"error": {"message": "there is no model tiny"}}') for _ in bodies]
+
+    outcome = _prepare(folder, encoded(*LETTERS), answer=refuses, quality=(), max_perplexity="2")
+    assert outcome == Refused("line 1 cannot be scored: there is no model tiny")
+    long = {"prompt": "x" * 5000, "completion": "y"}
+    outcome = _prepare(folder, encoded(*LETTERS, long), answer=Model(), quality=(), max_perplexity="p90")
+    assert isinstance(outcome, Faulty)
+    assert [fault.line for fault in outcome.faults] == [13]
+    outcome = _prepare(folder, encoded(*LETTERS), answer=Model(), quality=(), max_perplexity="p10")
+    assert isinstance(outcome, Refused)
+    assert "10 of 12 lines were removed (perplexity 10)" in outcome.message
+    assert json.loads(folder.data_report.read_text())["removed"]["perplexity"]["num"] == 10
+
+
+def test_paragraphs_of_a_plain_text_are_scored(folder: JobFolder) -> None:
+    text = "\n\n".join(6 * letter for letter in "dbjac")
+    options = {"quality": (), "dedup": "none", "max_perplexity": "p80"}
+    outcome = _prepare(folder, text.encode(), method=TrainingMethod.PRETRAINING, answer=Model(), **options)
+    assert isinstance(outcome, Made)
+    assert folder.prepared.read_text().split() == ["dddddd", "bbbbbb", "aaaaaa", "cccccc"]

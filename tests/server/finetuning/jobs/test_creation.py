@@ -59,3 +59,13 @@ async def test_evaluation_files_must_exist_and_are_shown_with_the_steps(several:
     shown = job.method.supervised.hyperparameters.data_preparation
     assert (shown["decontaminate_against"], shown["dedup"]) == ([file.id], "exact")
     assert job.prepared_file is None
+
+
+async def test_a_judge_must_ask_a_served_model(several: Several) -> None:
+    asked = [{"role": "user", "content": "{{sample.output_text}}"}]
+    judge = {"type": "score_model", "name": "good", "model": "no", "input": asked}
+    settings = {"data_preparation": {"judge": judge, "min_score": 0.5}}
+    method = {"type": "supervised", "supervised": {"hyperparameters": settings}}
+    async with official(several.app, "none", Runner(several.app)) as client:
+        with pytest.raises(openai.BadRequestError, match="judge asks 'no': "):
+            await create(client, model="beta", method=method)

@@ -217,12 +217,42 @@ def _is_refused(method: TrainingMethod, name: str) -> bool:
     return isinstance(found, InvalidRequest)
 
 
+JUDGE = {"type": "string_check", "name": "x", "operation": "eq", "input": "{{sample.output_text}}", "reference": "x"}
+SCORED = {
+    "type": "score_model",
+    "name": "good",
+    "model": "tiny",
+    "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+}
+
+
 @pytest.mark.parametrize("method", [*TrainingMethod])
 def test_data_is_prepared_in_every_method(method: TrainingMethod) -> None:
     steps = {"dedup": "exact", "quality": ["gopher"], "max_removed": 0.2, "ngram": "auto", "mask_pii": True}
     settings = {"hyperparameters": {"data_preparation": steps}}
     options = _read({"method": {"type": method.value, method.value: settings}})[1].data_preparation
     assert options == PreparationOptions(dedup=Dedup.EXACT, quality=("gopher",), max_removed=0.2, mask_pii=True)
+
+
+def test_scores_are_bounded_by_numbers_and_percentiles() -> None:
+    steps = {"max_perplexity": 20, "min_ifd": "p20", "max_ifd": "auto", "judge": JUDGE, "min_score": 1}
+    options = _read(_supervised({"data_preparation": steps}))[1].data_preparation
+    assert options == PreparationOptions(max_perplexity="20", min_ifd="p20", judge=JUDGE, min_score=1.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "message"),
+    [
+        ("reinforcement", {"max_perplexity": "p95"}, "lines for reinforcement have no answers"),
+        ("reinforcement", {"judge": JUDGE, "min_score": 1}, "lines for reinforcement have no answers"),
+        ("pretraining", {"max_ifd": 1}, "lines for pretraining have no instructions"),
+    ],
+)
+def test_scores_that_no_line_of_a_method_has_are_refused(method: str, steps: dict[str, Any], message: str) -> None:
+    given = {"hyperparameters": {"data_preparation": steps}}
+    found = _read_or_refuse({"method": {"type": method, method: given}})
+    assert isinstance(found, InvalidRequest)
+    assert message in str(found)
 
 
 def test_data_is_not_prepared_by_default() -> None:
@@ -238,6 +268,14 @@ def test_data_is_not_prepared_by_default() -> None:
         ({"dedup": "fuzzy"}, "dedup", 'it must be "auto" or one of near, exact, none'),
         ({"max_removed": 2}, "max_removed", "of at least 0 and at most 1"),
         ({"quality": ["best"]}, "quality", "has 'best', which is not a rule; there are the groups gopher, c4"),
+        ({"max_perplexity": "p100"}, "max_perplexity", "is 'p100'; it must be a number above 0, or a percentile"),
+        ({"max_perplexity": -1}, "max_perplexity", "is '-1'; it must be a number above 0"),
+        ({"max_ifd": [1]}, "max_ifd", 'it must be "auto", a number above 0, or a percentile such as "p95"'),
+        ({"judge": JUDGE}, "judge", "and min_score, the least score by it, need each other"),
+        ({"min_score": 1}, "judge", "and min_score, the least score by it, need each other"),
+        ({"judge": {"type": "best"}, "min_score": 1}, "judge.type", "best"),
+        ({"judge": {**JUDGE, "input": "x"}, "min_score": 1}, "judge", "reads nothing of the sample"),
+        ({"judge": SCORED, "min_score": 2}, "min_score", "is 2, above 1, the most of the range"),
         ({"split": 1}, "split", "is not a step; there are dedup, dedup_threshold, decontaminate_against, ngram"),
     ],
 )
