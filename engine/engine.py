@@ -33,7 +33,7 @@ from engine.protocol import (
     ToEngine,
 )
 from engine.protocol.adapters import NO_ADAPTERS
-from engine.runner.contained import execute_contained
+from engine.runner.contained import LaunchedStep, collect_contained, discard_step, launch_contained
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.fairness.service_rules import CountedAs
 from engine.scheduling.kv.moves import AttachedTier
@@ -54,6 +54,9 @@ _CLOSE_S = 3.0  # less than EXIT_TIMEOUT_S, after which the process is killed
 
 class Engine:
     """A ServedEngine that generates text. One thread calls `handle`, `add`, `abort` and `step`, in any order.
+
+    Where the runner can feed a step with tokens that only the device has, a call of `step` launches the step after the
+    one that it collects, so that the device computes while the host sends outputs and plans.
 
     Every added request ends with exactly one terminal output, whatever happens.
     """
@@ -106,6 +109,7 @@ class Engine:
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
         self._has_handled = False  # a prefix, since the last step
+        self._ahead: LaunchedStep | None = None  # launched before the step before it was collected
         self._groups = OutputGroups()
         self.send_s = 0.0  # see ServedEngine
 
@@ -115,7 +119,8 @@ class Engine:
         was pinned."""
         has_grammar = self._grammars is not None and self._grammars.has_compiled
         has_adapter = self.adapters is not None and self.adapters.has_work(self._scheduler)
-        return self._scheduler.has_work or bool(self._refused) or has_grammar or has_adapter or self._has_handled
+        has_outputs = bool(self._refused) or self._has_handled or self._ahead is not None
+        return self._scheduler.has_work or has_outputs or has_grammar or has_adapter
 
     @property
     def seconds_to_deadline(self) -> float | None:
@@ -214,20 +219,31 @@ class Engine:
         self._collect_grammars()
         if self.adapters is not None:
             self.adapters.begin_step(self._scheduler)
-        self._draft()
+        step, self._ahead = self._ahead, None
+        if step is None:
+            self._draft()
+        else:
+            self._speculator.begin_step()
         drafted_s = time.perf_counter()
-        plan = self._scheduler.schedule()
+        began_s = drafted_s if step is None else step.began_s
+        plan = self._scheduler.schedule() if step is None else step.plan
         self._report_started(plan)
-        is_loaded = plan.moves is None or self._tier is None or self._tier.move(plan.moves)
+        is_loaded = step is not None or self._move(plan)
         scheduled_s = time.perf_counter()
         result: StepResult | None = StepResult([])
-        if plan.items or not is_loaded:
-            result = execute_contained(self._runner, plan, self._budget) if is_loaded else None
+        if not is_loaded:
+            result = None
+        elif plan.items:
+            step = step or launch_contained(self._runner, plan)
+            self._launch_ahead(step)
+            result = collect_contained(self._runner, step, self._budget, drop_ahead=self._drop_ahead)
         if result is None:
             self._scheduler.withdraw(plan, is_loaded=is_loaded)
             plan, result = StepPlan([]), StepResult([])
         executed_s = time.perf_counter()
-        step_s = executed_s - drafted_s
+        step_s = executed_s - began_s
+        if self._ahead is not None:
+            self._ahead.began_s = executed_s  # it waited for the device
         outputs = self._scheduler.update(plan, result)
         outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.collect(outputs)
@@ -262,6 +278,28 @@ class Engine:
             **self._tier_stats(),
         )
         return StepOutputs(self._groups.pass_on(refused + outputs), self._scoring.count_once(stats))
+
+    def _launch_ahead(self, step: LaunchedStep) -> None:
+        """Launch the step after one that was just launched, if it can be planned without that one's result."""
+        if step.error is not None or not self._runner.can_feed(step.pending):
+            return
+        if self._speculator.may_draft(self._scheduler) or (plan := self._scheduler.schedule_ahead(step.plan)) is None:
+            return
+        assert self._move(plan), "a plan ahead loads nothing"
+        self._ahead = launch_contained(self._runner, plan)
+        if self._ahead.error is not None:
+            self._drop_ahead()
+
+    def _drop_ahead(self) -> None:
+        """Wait for the step launched ahead, if there is one, and plan it anew."""
+        step, self._ahead = self._ahead, None
+        if step is not None:
+            discard_step(self._runner, step)
+            self._scheduler.withdraw_ahead(step.plan)
+
+    def _move(self, plan: StepPlan) -> bool:
+        """Carry out a plan's moves to and from the tier; return whether all blocks have been loaded."""
+        return plan.moves is None or self._tier is None or self._tier.move(plan.moves)
 
     def _phases(
         self,

@@ -42,7 +42,7 @@ _FIRST_STEPS = 16  # of decoding, which are not measured
 @dataclass(frozen=True, slots=True)
 class Case:
     """A kind of requests. windows: of the model's KV groups. num_waiting: longer requests, which wait for blocks.
-    is_shared: these continue the prompt of the first."""
+    is_shared: these continue the prompt of the first. is_ahead: steps are planned ahead, as on a GPU."""
 
     what: str
     windows: tuple[int | None, ...] = (None,)
@@ -50,10 +50,12 @@ class Case:
     is_drafted: bool = False
     num_waiting: int = 0
     is_shared: bool = False
+    is_ahead: bool = False
 
 
 CASES = {
     "plain": Case("full attention"),
+    "ahead": Case("full attention, each step launched before the one before it is collected", is_ahead=True),
     "windows": Case("full attention, and windows of 1,024 tokens", (None, 1024)),
     "penalties": Case(
         "the three penalties", sampling={"repetition_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.5}
@@ -68,8 +70,9 @@ CASES = {
 class LogitsRunner:
     """A Runner that builds batches and samples as TorchRunner does, from logits that do not depend on the batch."""
 
-    def __init__(self, groups: tuple[KVGroup, ...], max_len: int) -> None:
+    def __init__(self, groups: tuple[KVGroup, ...], max_len: int, *, is_ahead: bool = False) -> None:
         self.kv_groups = groups
+        self._is_ahead = is_ahead
         self.copies_blocks = False
         tables = BlockTables(groups, _MAX_ROWS, -(-max_len // _BLOCK_SIZE))
         self._buffers = BatchBuffers(_MAX_ROWS, tables)
@@ -83,6 +86,9 @@ class LogitsRunner:
         build_batch(plan, self.kv_groups, torch.device("cpu"), self._buffers)
         self.batch_s = time.process_time() - began_s
         return plan, rows_of_plan(plan)
+
+    def can_feed(self, _: tuple[StepPlan, list[LogitsRow]]) -> bool:
+        return self._is_ahead
 
     @torch.inference_mode()
     def collect(self, pending: tuple[StepPlan, list[LogitsRow]]) -> StepResult:
@@ -100,7 +106,8 @@ class LogitsRunner:
 
 def measure(case: Case, num_sequences: int, context: int, num_steps: int) -> tuple[float, float]:
     """Return the microseconds of a decode step, and of building its batch."""
-    runner = LogitsRunner(tuple(KVGroup(_BLOCK_SIZE, window) for window in case.windows), context + 2 * _FOREVER)
+    groups = tuple(KVGroup(_BLOCK_SIZE, window) for window in case.windows)
+    runner = LogitsRunner(groups, context + 2 * _FOREVER, is_ahead=case.is_ahead)
     engine = _engine(case, runner, num_sequences, context)
     for number in range(num_sequences):
         engine.add(_request(case, number, context, _FOREVER, seed=number))

@@ -37,6 +37,9 @@ class FaultyRunner:
             self._spoil_next_logits()
         return self._runner.launch(plan)
 
+    def can_feed(self, pending: PendingStep) -> bool:
+        return self._runner.can_feed(pending)
+
     def collect(self, pending: PendingStep) -> StepResult:
         result = self._runner.collect(pending)
         self._faults.inject([item.sequence.id for item in pending.plan.items])

@@ -26,10 +26,13 @@ def build_batch(
 ) -> ForwardBatch:
     """Build the batch of a plan, with rows in the order of the plan's items. groups: the KV group of each block table.
 
-    buffers: reused for the batch, which is then valid until the next one is built; a batch with too many rows gets new
-    buffers. has_adapters: False for a draft model, to which the sequences' adapter slots do not apply.
+    Tokens that the host does not know (`plan.token_rows`) are 0. buffers: reused for the batch, which is then valid
+    until the next one is built; a batch with too many rows gets new buffers. has_adapters: False for a draft model, to
+    which the sequences' adapter slots do not apply.
     """
     rows = _rows(plan.items, groups, has_adapters=has_adapters)
+    if plan.token_rows is not None:  # each item has one token
+        rows = rows._replace(token_ids=[0] * len(plan.items))
     tensors = _write(rows, plan.items, groups, device, buffers)
     kv_groups = iter(tensors.groups)
     return ForwardBatch(

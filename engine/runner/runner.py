@@ -27,7 +27,7 @@ from models.errors import ModelError
 from models.kv.block_copy import BlockCopy
 from models.kv.layer import LayerState
 from models.loaded_model import LoadedModel, ModelDecoder
-from models.system.cuda import naming_faults
+from models.system.cuda import naming_faults, staged
 from models.system.cuda_graphs import CudaGraphs
 
 _DECAY = 0.99  # of the load, a step: a few hundred steps count
@@ -50,10 +50,11 @@ class _PromptRows(NamedTuple):
 
 
 class PendingStep(NamedTuple):
-    """A step whose forward pass was launched. logits: [L, V] fp32, one for each of `rows`; None without rows.
+    """A step whose forward pass was launched. logits: [L, V] fp32, one for each of `rows`; None if the device samples
+    their `tokens`, or without rows.
 
-    tokens: of the rows, if the device samples them. unseen_states: plan items without logits, which would show states
-    that are not finite, and each one's blocks of states after the step, by state group.
+    unseen_states: plan items without logits, which would show states that are not finite, and each one's blocks of
+    states after the step, by state group.
     """
 
     plan: StepPlan
@@ -98,6 +99,8 @@ class TorchRunner:
         self._device_sampler = (
             None if graphs is None else DeviceSampler(model.vocab_size, model.device, self._sampler.logit_ops)
         )
+        self._last_ids: torch.Tensor | None = None  # tokens of the last step launched, [L] int64, on the device
+        self._num_pending = 0  # steps launched and not collected
 
     @property
     def decoder(self) -> ModelDecoder:
@@ -152,9 +155,17 @@ class TorchRunner:
 
     def launch(self, plan: StepPlan) -> PendingStep:
         with naming_faults(self._model.device):
-            return self._launch(plan)
+            pending = self._launch(plan)
+        self._last_ids = None if pending.tokens is None else pending.tokens.ids
+        self._num_pending += 1
+        return pending
+
+    def can_feed(self, pending: PendingStep) -> bool:
+        tokens = pending.tokens
+        return tokens is not None and not tokens.counts_tokens and pending.prompts is None
 
     def collect(self, pending: PendingStep) -> StepResult:
+        self._num_pending -= 1
         with naming_faults(self._model.device):
             return self._collect(pending)
 
@@ -163,6 +174,8 @@ class TorchRunner:
         if plan.copies:
             self._copy.copy(plan.copies)
         batch = build_batch(plan, self.kv_groups, self._model.device, self._executor.buffers)
+        if plan.token_rows is not None:
+            batch.token_ids.copy_(self._tokens_of(plan.token_rows))
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
         rows = rows_of_plan(plan)
@@ -175,6 +188,7 @@ class TorchRunner:
                 hidden = forward.hidden[batch.logit_rows] if needs_all_rows else forward.hidden
                 logits = self._model.decoder.logits(hidden, slots)
                 tokens = None if self._device_sampler is None else self._device_sampler.launch(logits, rows)
+                logits = None if tokens is not None else logits
         except BaseException:
             masks.wait()  # the grammars are used again
             raise
@@ -183,18 +197,23 @@ class TorchRunner:
         spans, unseen = self._speculative_spans(plan), self._unseen_states(plan)
         return PendingStep(plan, forward, rows, logits, tokens, masks, prompts, spans, unseen, work)
 
+    def _tokens_of(self, rows: list[int]) -> torch.Tensor:
+        """Return the tokens that the last step samples in these rows, without reading them: [n] int64."""
+        ids = self._last_ids
+        assert ids is not None, "the host samples the last step's tokens"
+        if len(rows) == len(ids):
+            return ids  # all rows, in order: no sequence has ended
+        return ids[staged(torch.tensor(rows), ids.device).to(ids.device, non_blocking=True)]
+
     @torch.inference_mode()
     def _collect(self, pending: PendingStep) -> StepResult:
         sampled: Iterator[RowResult] = iter(())
         sample_s = 0.0
         try:
             hidden = self._executor.collect(pending.forward)
-            if pending.logits is not None:
+            if pending.rows:
                 began_s = time.perf_counter()
-                results = None if pending.tokens is None else pending.tokens.read()
-                if results is None:
-                    results = self._sampler.sample(pending.logits, pending.rows, self._draft_probs, pending.masks)
-                sampled = iter(results)
+                sampled = iter(self._sampled(pending))
                 sample_s = time.perf_counter() - began_s
         finally:
             pending.masks.wait()
@@ -205,8 +224,17 @@ class TorchRunner:
             if not self._are_finite(blocks):
                 rows[index] = corrupted()
         self._commit_accepted_states(pending.state_spans, rows)
-        counts = (*self._expert_load.take(), *self._sampler.masks.take_tally())
+        # Rows of experts are counted on the device, where a step launched later would be waited for.
+        load = self._expert_load.take() if not self._num_pending else ([], self._expert_load.imbalance)
+        counts = (*load, *self._sampler.masks.take_tally())
         return StepResult(rows, pending.forward.is_representative, *counts, sample_s=sample_s, work=pending.work)
+
+    def _sampled(self, pending: PendingStep) -> list[RowResult]:
+        """Wait for the device; return the results of the step's logits."""
+        if pending.tokens is not None:
+            return pending.tokens.read()
+        assert pending.logits is not None
+        return self._sampler.sample(pending.logits, pending.rows, self._draft_probs, pending.masks)
 
     def _speculative_spans(self, plan: StepPlan) -> list[list[StateSpan]]:
         """Return the plan's state spans for each group of recurrent layers; empty if no sequence has a draft."""
@@ -298,6 +326,7 @@ class ExpertLoad:
         self._decoder = decoder
         self._num_experts = torch.tensor(decoder.num_experts, dtype=torch.float64)  # [layers with experts]
         self._recent = torch.zeros(decoder.take_rows_per_expert().shape, dtype=torch.float64)
+        self.imbalance: float | None = None  # that `take` returned last
 
     def take(self) -> tuple[list[int], float | None]:
         """Return the rows per expert since the last call, summed over layers, and the recent load imbalance: the
@@ -307,8 +336,8 @@ class ExpertLoad:
         rows = self._decoder.take_rows_per_expert()
         self._recent.mul_(_DECAY).add_(rows)
         busiest, all_of_layer = self._recent.amax(dim=1), self._recent.sum(dim=1)
-        imbalance = (busiest * self._num_experts / all_of_layer).mean().item()
-        return rows.sum(dim=0).tolist(), imbalance
+        self.imbalance = (busiest * self._num_experts / all_of_layer).mean().item()
+        return rows.sum(dim=0).tolist(), self.imbalance
 
     def reset(self) -> None:
         self._decoder.take_rows_per_expert()

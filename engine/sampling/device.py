@@ -14,11 +14,12 @@ from engine.protocol import TokenLogprobs
 from engine.sampling.draw import uniform
 from engine.sampling.logprobs import LOGPROB_FLOOR
 from engine.sampling.rows import LogitsRow
+from engine.sampling.sampler import corrupted
 from engine.scheduling.plan import RowResult
 from models.kernels.torch.draw import draw
 from models.kernels.torch.logits import LogitOperations
 from models.kernels.torch.truncation import TruncationParams, all_weights
-from models.system.cuda import staged
+from models.system.cuda import HostCopy, copied_back, staged
 
 _PARAMS = 7  # numbers of a row: see _Inputs.params
 
@@ -46,21 +47,24 @@ class _Inputs(NamedTuple):
 
 
 class PendingTokens(NamedTuple):
-    """Tokens that a device samples. numbers: [L, 2 or 3 + 2 * num_top] fp64: whether the row is finite, its token, the
-    log probability of the token, and those and the ids of the top tokens."""
+    """Tokens that a device samples. ids: [L] int64, on the device. numbers: [L, 2 or 3 + 2 * num_top] fp64, on their
+    way to the host: whether the row is finite, its token, the log probability of the token, and those and the ids of
+    the top tokens. counts_tokens: a row has penalties, whose next step counts its token on the host."""
 
     rows: list[LogitsRow]
-    numbers: torch.Tensor
+    ids: torch.Tensor
+    numbers: HostCopy
     num_top: int | None
+    counts_tokens: bool
 
-    def read(self) -> list[RowResult] | None:
-        """Wait for the device, and return each row's result; None if a row is not finite."""
-        numbers = self.numbers.tolist()
-        if not all(finite for finite, *_ in numbers):
-            return None
-        return [self._result(row, *rest) for row, (_, *rest) in zip(self.rows, numbers, strict=True)]
+    def read(self) -> list[RowResult]:
+        """Wait for the device, and return each row's result."""
+        numbers = self.numbers.read().tolist()
+        return [self._result(row, *values) for row, values in zip(self.rows, numbers, strict=True)]
 
-    def _result(self, row: LogitsRow, token: float, *logprobs: float) -> RowResult:
+    def _result(self, row: LogitsRow, is_finite: float, token: float, *logprobs: float) -> RowResult:
+        if not is_finite:
+            return corrupted()
         token_id, wanted = int(token), row.sampling.logprobs
         if wanted is None or self.num_top is None:
             return RowResult([token_id])
@@ -88,7 +92,9 @@ class DeviceSampler:
             return None
         inputs = self.inputs(rows)
         inputs = inputs._replace(numbers=staged(inputs.numbers, self._device).to(self._device, non_blocking=True))
-        return PendingTokens(rows, self.sampled(logits, inputs), inputs.num_top)
+        ids, numbers = self.sampled(logits, inputs)
+        counts_tokens = any(row.sampling.has_penalties for row in rows)
+        return PendingTokens(rows, ids, copied_back(numbers), inputs.num_top, counts_tokens)
 
     def inputs(self, rows: Sequence[LogitsRow]) -> _Inputs:
         """Collect the host's numbers for the rows."""
@@ -113,8 +119,9 @@ class DeviceSampler:
         host = torch.frombuffer(numbers, dtype=torch.float64)
         return _Inputs(host, len(rows), is_sampled, is_truncated, num_top)
 
-    def sampled(self, logits: torch.Tensor, inputs: _Inputs) -> torch.Tensor:
-        """Launch the operators that sample; returns PendingTokens.numbers. Nothing is read."""
+    def sampled(self, logits: torch.Tensor, inputs: _Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Launch the operators that sample; return the `ids` and `numbers` of PendingTokens, both on the device.
+        Nothing is read."""
         temperature, top_k, top_p, min_p, uniforms, presence, frequency = inputs.params
         best_values, chosen = self._ops.best_ids(logits)
         is_finite = best_values.isfinite()
@@ -127,6 +134,8 @@ class DeviceSampler:
             scaled = edited / torch.where(is_drawn, temperature, 1.0).float().unsqueeze(-1)
             limits = TruncationParams(top_k.long(), top_p, min_p) if inputs.is_truncated else None
             chosen = torch.where(is_drawn, draw(all_weights(scaled, limits), uniforms), chosen)
+        # A row that is not finite may draw any number, and the next step, launched before this is read, looks it up.
+        chosen = chosen.clamp(0, self._vocab_size - 1)
         columns = [is_finite.double().unsqueeze(-1), chosen.double().unsqueeze(-1)]
         if inputs.num_top is not None:
             log_total = self._ops.log_sums(logits).unsqueeze(-1)
@@ -134,7 +143,7 @@ class DeviceSampler:
             for values in (logits.gather(-1, chosen.unsqueeze(-1)), top_values):
                 columns.append((values - log_total).clamp(min=LOGPROB_FLOOR).double())
             columns.append(top_ids.double())
-        return torch.cat(columns, dim=-1)
+        return chosen, torch.cat(columns, dim=-1)
 
     def _edited(
         self, logits: torch.Tensor, inputs: _Inputs, presence: torch.Tensor, frequency: torch.Tensor

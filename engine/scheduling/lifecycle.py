@@ -149,6 +149,7 @@ class Lifecycle:
             sequence.account.num_running -= 1
 
     def _requeue(self, sequence: Sequence, reason: str, *, is_saved: bool = True) -> None:
+        assert not sequence.num_ahead, "a launched step would write to the blocks"
         self._dequeue(sequence)
         self._kv.free(sequence, is_saved=is_saved)
         now_s, num_lost = self._clock(), sequence.num_computed
@@ -164,8 +165,11 @@ class Lifecycle:
             self.adapters.preempt(sequence)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
-        """Remove a sequence and free its blocks. is_failed: its KV may be wrong, and is not kept as a cached prefix."""
+        """Remove a sequence and free its blocks, but for those to which a launched step writes. is_failed: its KV may
+        be wrong, and is not kept as a cached prefix."""
         del self.sequences[sequence.id]
+        if sequence.num_ahead:
+            self._kv.hold(sequence)
         if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)
         else:

@@ -50,6 +50,8 @@ class StepPlan:
     items: list[PlanItem]
     moves: BlockMoves | None = None  # copies of blocks to and from a tier, which precede the step
     copies: list[TailCopy] = field(default_factory=list)  # made when the step is launched: all read, then all written
+    # For each item, the logits row of the step launched before that samples its token; None: the host knows all tokens.
+    token_rows: list[int] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -116,8 +118,9 @@ Pending = TypeVar("Pending")
 class Runner(Protocol[Pending]):
     """Computes plans. TorchRunner uses a model; tests use a fake that checks every KV slot.
 
-    Steps are collected in the order in which they are launched. `launch` reads sequences, `collect` only `pending`: a
-    sequence may have advanced or ended by then. Grammars stay as they are until the step is collected.
+    Steps are collected in the order in which they are launched, and computed in this order. `launch` reads sequences,
+    `collect` only `pending`: a sequence may have advanced or ended by then. Grammars stay as they are until the step is
+    collected. At most one step is launched before the one before it is collected, and only if `can_feed` allows it.
     """
 
     kv_groups: tuple[KVGroup, ...]  # one for each table of a sequence
@@ -125,6 +128,10 @@ class Runner(Protocol[Pending]):
 
     def launch(self, plan: StepPlan) -> Pending:
         """Start computing a plan, without waiting for the device."""
+
+    def can_feed(self, pending: Pending, /) -> bool:
+        """Whether a step can be launched that continues each sequence by the token that `pending`, the last step
+        launched, samples for it: the device must have the token, and the host need not know it."""
 
     def collect(self, pending: Pending, /) -> StepResult:
         """Wait for a step and return its result."""

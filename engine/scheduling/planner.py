@@ -25,6 +25,8 @@ from engine.scheduling.steps.budget import StepBudget
 from engine.scheduling.steps.split import Demand, StepSplit
 from engine.scheduling.steps.tally import PreemptionReason
 
+_MOST_AHEAD = 8  # steps planned ahead in turn while a sequence waits for blocks or a slot
+
 
 class StepPlanner:
     """Plans each step: allocates KV blocks, admits waiting sequences and preempts running ones."""
@@ -46,6 +48,8 @@ class StepPlanner:
         self._pauses = Pauses(kv, lifecycle)
         self._prefix_waits = PrefixWaits(lifecycle.waiting, config.prefix_unit, num_uncached=kv.num_uncached)
         self._claims = Claims(kv.capacity, lifecycle, config)
+        self._num_ahead = 0  # steps planned ahead since the last full plan
+        self._queues: tuple[int, int] = (0, 0)  # numbers of waiting and running sequences after that plan
 
     @property
     def token_budget(self) -> int:
@@ -128,7 +132,69 @@ class StepPlanner:
             items.sort(key=lambda item: item.sequence.adapter_slot)  # rows of one adapter are neighbors
         plan = StepPlan(items, self._kv.take_moves(), self._kv.tails.take())
         lifecycle.tenants.count_step(plan, split.demands)
+        self._num_ahead, self._queues = 0, (len(lifecycle.waiting), len(lifecycle.running))
         return plan
+
+    # --- steps planned ahead ------------------------------------------------------------------------------------------
+
+    def plan_ahead(self, launched: StepPlan) -> StepPlan | None:
+        """Plan the step after a launched one: see Scheduler.schedule_ahead.
+
+        Only if nothing else can happen in it: every running sequence generates, there are blocks for all of them, and
+        no waiting sequence could come in.
+        """
+        lifecycle, kv = self._lifecycle, self._kv
+        if not kv.can_plan_ahead or self._may_admit(launched):
+            return None
+        num_running, items, rows = 0, [], []
+        for row, (sequence, start, num_new, num_draft, needs_logits) in enumerate(launched.items):
+            if sequence.status is SequenceStatus.FINISHED:
+                continue
+            if num_draft or not needs_logits or sequence.grammar is not None or sequence.adapter_slot >= 0:
+                return None
+            num_running += 1
+            end = start + num_new
+            if end + 1 - sequence.num_prompt < sequence.request.sampling.max_tokens:
+                items.append(PlanItem(sequence, end, 1, 0, needs_logits=True))
+                rows.append(row)
+        if not items or num_running < len(lifecycle.running) or len(items) > self.token_budget:
+            return None
+        if not self._allocate_ahead(items):
+            return None
+        for item in items:
+            item.sequence.num_ahead = item.end
+        self._num_ahead += 1
+        plan = StepPlan(items, kv.take_moves(), token_rows=rows)
+        lifecycle.tenants.count_step(plan, ())
+        return plan
+
+    def _may_admit(self, launched: StepPlan) -> bool:
+        """Whether the step after a launched one could admit a waiting sequence.
+
+        It could not if the last full plan did not, and nothing has changed since: no sequence has come or ended, and no
+        prompt was computed. The little that may change anyway, such as tenants' shares, waits for the next full plan.
+        """
+        if not self._has_candidates:
+            return False
+        lifecycle = self._lifecycle
+        queues = (len(lifecycle.waiting), len(lifecycle.running))
+        has_prompt = any(item.is_prompt for item in launched.items)
+        return has_prompt or queues != self._queues or self._num_ahead >= _MOST_AHEAD
+
+    def _allocate_ahead(self, items: list[PlanItem]) -> bool:
+        """Allocate blocks for items, if there are enough without taking any from a running or paused sequence."""
+        kv, pool = self._kv, self._kv.pool
+        lacking = [item for item in items if not kv.is_allocated(item.sequence, item.end)]
+        if not lacking:  # as in most steps
+            return True
+        num_free = pool.num_free - pool.num_protected(is_evicted_first=items[0].sequence.service.is_evicted_first)
+        if self._lifecycle.paused:
+            num_free = min(num_free, pool.num_unprotected)  # else Pauses would spare cached prefixes
+        if sum(kv.num_new_blocks(item.sequence, item.end) for item in lacking) > num_free:
+            return False
+        for item in lacking:
+            kv.allocate(item.sequence, item.end)
+        return True
 
     # --- running sequences --------------------------------------------------------------------------------------------
 

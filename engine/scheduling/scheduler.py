@@ -38,7 +38,7 @@ from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner, grant_drafts
-from engine.scheduling.sequence import Gate, Sequence
+from engine.scheduling.sequence import Gate, Sequence, SequenceStatus
 from engine.scheduling.steps.budget import StepBudget
 from engine.scheduling.steps.stats import take_step_stats
 from engine.scheduling.time_limits import TimeLimits
@@ -54,8 +54,10 @@ _GRAMMAR_FAILED = "the answer could not follow this request's grammar any furthe
 class Scheduler:
     """Owns all sequences. Calls alternate: schedule(), then update() with that plan's result.
 
-    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is waiting, running
-    or paused until its terminal output is emitted; `check` asserts this, and the invariants of Lifecycle and KVManager.
+    Between the two, `schedule_ahead` may plan the step after it. If it does, update() with its result follows the first
+    update(), instead of another schedule(). `add` and `abort` may come at any time. Invariants: each accepted request
+    is waiting, running or paused until its terminal output is emitted; `check` asserts this, and the invariants of
+    Lifecycle and KVManager.
     """
 
     def __init__(
@@ -243,6 +245,19 @@ class Scheduler:
             self._lifecycle.collect_reads(reads)
         return self._planner.plan()
 
+    def schedule_ahead(self, launched: StepPlan) -> StepPlan | None:
+        """Plan the step after a launched one, whose result is not known: each sequence continues by the token that it
+        gets there. Sequences that turn out to have ended are dropped when the step is updated.
+
+        Return None if more than that may have to be decided, or if a token must be known first.
+        """
+        return self._planner.plan_ahead(launched)
+
+    def withdraw_ahead(self, plan: StepPlan) -> None:
+        """Undo `schedule_ahead`, for a step that was not launched, or whose result is not used."""
+        for item in plan.items:
+            item.sequence.num_ahead = 0
+
     def take_moves(self) -> BlockMoves | None:
         """Return blocks to save when no step may follow soon; a step's plan has its own."""
         return self._kv.take_moves()
@@ -250,7 +265,12 @@ class Scheduler:
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
         """Apply the plan's result; return one output for each sequence with something to report."""
         now_s = self._clock()
+        self._kv.free_held()
         for item, row in zip(plan.items, result.rows, strict=True):
+            if item.sequence.status is SequenceStatus.FINISHED:
+                continue  # it ended in the step before, when this one had been launched
+            if item.sequence.num_ahead and item.sequence.num_ahead == item.end:
+                item.sequence.num_ahead = 0
             self._lifecycle.tally.count_computed(item.sequence, item.start, item.num_new, now_s)
             if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
                 self._apply(item, row, now_s)
@@ -264,7 +284,9 @@ class Scheduler:
         has happened too often end with an error. is_loaded: the blocks from a tier have their contents; otherwise they
         are computed."""
         self._lifecycle.tally.memory_shortages += 1
-        sequences = [item.sequence for item in plan.items]
+        self._kv.free_held()
+        self.withdraw_ahead(plan)
+        sequences = [item.sequence for item in plan.items if item.sequence.status is not SequenceStatus.FINISHED]
         if not is_loaded and plan.moves is not None:
             loaded = {load.block for load in plan.moves.loads}
             # A sequence that was admitted for this step may have no tokens in it.

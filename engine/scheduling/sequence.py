@@ -33,7 +33,7 @@ class Sequence:
     """The tokens of one sequence, and how many of them are in the KV cache. There is no prefill or decode state.
 
     Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless the sequence is
-    RUNNING or PAUSED.
+    RUNNING or PAUSED. A sequence in a step that was planned ahead is RUNNING, or FINISHED: it ended meanwhile.
     """
 
     request: EngineRequest
@@ -52,6 +52,7 @@ class Sequence:
     num_charged: int = 0  # prompt tokens charged to `account`: those that were not cached
     has_claimed: bool = False  # it has preempted another tenant's sequence
     num_computed: int = 0  # tokens whose KV is in the cache
+    num_ahead: int = 0  # tokens in the cache after a step that was planned ahead, while it is not collected; else 0
     draft: list[int] = field(default_factory=list)  # proposed, unverified
     tables: list[list[int]] = field(default_factory=list)  # for each KV group its blocks, in order of position
     unit_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full prefix units of `tokens`

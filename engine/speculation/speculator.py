@@ -75,10 +75,7 @@ class Speculator:
 
     def draft(self, scheduler: Scheduler) -> None:
         """Set drafts for the running sequences for which that pays. If this raises, call `record_fault`."""
-        self._draft_sources = {}
-        self._draft_s = 0.0
-        self._report.begin_step()
-        self._candidates.begin_step()
+        self.begin_step()
         if self.is_off or not self.sources:
             return
         start_s = time.perf_counter()
@@ -89,6 +86,21 @@ class Speculator:
             if self._planner.knows_plain(load):
                 self._draft(scheduler, candidates, load)
         self._draft_s = time.perf_counter() - start_s
+
+    def begin_step(self) -> None:
+        """Begin a step without drafts; call in place of `draft`."""
+        self._draft_sources = {}
+        self._draft_s = 0.0
+        self._report.begin_step()
+        self._candidates.begin_step()
+
+    def may_draft(self, scheduler: Scheduler) -> bool:
+        """Whether the next step may have drafts, so that it must be planned by `draft`, with all tokens known."""
+        if self.is_off or not self.sources:
+            return False
+        return self.sources != {DraftSource.PREDICTION} or any(
+            each.request.prediction_ids for each in scheduler.running
+        )
 
     def _draft(self, scheduler: Scheduler, candidates: list[DraftCandidate], load: StepLoad) -> None:
         self._catch_up.compute(candidates, load, scheduler.most_batched_tokens)

@@ -7,6 +7,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -66,6 +67,30 @@ def staged(host: torch.Tensor, device: torch.device) -> torch.Tensor:
     `host` may change as soon as this returns; torch keeps the copy until the device has read it.
     """
     return host.pin_memory() if device.type == "cuda" else host.clone()
+
+
+class HostCopy(NamedTuple):
+    """A device's tensor on its way to the host. copied: after the copy in the device's order; None on the host."""
+
+    tensor: torch.Tensor
+    copied: torch.cuda.Event | None
+
+    def read(self) -> torch.Tensor:
+        """Wait until the tensor is there, but for nothing that was launched later, and return it."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.tensor
+
+
+def copied_back(tensor: torch.Tensor) -> HostCopy:
+    """Launch the copy of a tensor to host memory. The device carries it out before what is launched after it."""
+    if tensor.device.type != "cuda":
+        return HostCopy(tensor, None)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(tensor.device))
+    return HostCopy(host, copied)
 
 
 def reset_peak(device: torch.device) -> None:

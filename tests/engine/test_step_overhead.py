@@ -21,8 +21,14 @@ class ConstantRunner:
     kv_groups = (KVGroup(BLOCK_SIZE),)
     copies_blocks = True
 
+    def __init__(self, *, feeds: bool = False) -> None:
+        self._feeds = feeds
+
     def launch(self, plan: StepPlan) -> StepPlan:
         return plan
+
+    def can_feed(self, _: StepPlan) -> bool:
+        return self._feeds
 
     def collect(self, pending: StepPlan) -> StepResult:
         return StepResult([RowResult([7]) for _ in pending.items])
@@ -31,9 +37,9 @@ class ConstantRunner:
         pass
 
 
-def _num_calls_of_decode_step(num_sequences: int) -> int:
+def _num_calls_of_decode_step(num_sequences: int, *, feeds: bool = False) -> int:
     config = EngineConfig(max_model_len=BLOCK_SIZE, max_num_seqs=64, max_num_batched_tokens=1024, block_size=BLOCK_SIZE)
-    engine = Engine(config, ConstantRunner(), num_blocks=64, eos_token_ids=[])
+    engine = Engine(config, ConstantRunner(feeds=feeds), num_blocks=64, eos_token_ids=[])
     for number in range(num_sequences):
         engine.add(make_request(str(number), make_prompt(8, number), max_tokens=20))
     for _ in range(3):
@@ -44,6 +50,12 @@ def _num_calls_of_decode_step(num_sequences: int) -> int:
 def test_a_decode_step_makes_few_calls_for_each_sequence() -> None:
     few, many = 8, 32
     assert (_num_calls_of_decode_step(many) - _num_calls_of_decode_step(few)) / (many - few) < 52
+
+
+def test_a_decode_step_that_is_planned_ahead_makes_fewer_calls() -> None:
+    few, many = 8, 32
+    calls = [_num_calls_of_decode_step(number, feeds=True) for number in (few, many)]
+    assert (calls[1] - calls[0]) / (many - few) < 43
 
 
 def _num_calls_while_a_request_waits_for_blocks(num_shared: int) -> int:

@@ -39,6 +39,7 @@ from tests.helpers.ledger import (
     EOS_ID,
     VOCAB_SIZE,
     LedgerRunner,
+    LedgerStep,
     adapted_seed,
     allowed_ids,
     next_token,
@@ -122,6 +123,7 @@ def make_engine(
     on_started: Callable[[list[str]], None] | None = None,
     tier: BlockTier | None = None,
     writes_through: bool = False,
+    feeds: bool = False,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
     groups = make_groups(block_size, windows, num_states, ratios)
@@ -138,7 +140,7 @@ def make_engine(
         enable_lora=adapters is not None,
         max_loras=max_loras,
     )
-    runner = LedgerRunner(num_blocks, groups, num_states)
+    runner = LedgerRunner(num_blocks, groups, num_states, feeds=feeds)
     engine = Engine(
         config,
         runner,
@@ -213,7 +215,8 @@ class SchedulerRun:
 
     `propose` returns the draft of a sequence; None is no speculation. fill_steps: how many steps later an adapter is in
     its slot. max_read_blocks: bound of the blocks that are read from the tier and not used yet. read_steps: how many
-    steps lie between the ends of a late tier's reads. prefill_s: estimated time of computing any tokens.
+    steps lie between the ends of a late tier's reads. prefill_s: estimated time of computing any tokens. feeds: steps
+    may be planned ahead.
     """
 
     def __init__(
@@ -227,6 +230,7 @@ class SchedulerRun:
         max_read_blocks: int = 100,
         read_steps: int = 0,
         prefill_s: float = math.inf,
+        feeds: bool = False,
     ) -> None:
         self.now_s = 100.0  # tests set it
         self.tier = tier
@@ -236,7 +240,8 @@ class SchedulerRun:
             sizes = (BLOCK_BYTES,) * len(config.kv_groups)
             options = TierOptions(tier, sizes, max_read_blocks * BLOCK_BYTES, prefill_s=lambda _start, _num: prefill_s)
         self.scheduler = Scheduler(config, budget=budget, tier=options, clock=lambda: self.now_s)
-        self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
+        self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states, feeds=feeds)
+        self._ahead: tuple[StepPlan, LedgerStep] | None = None
         self.transcript = Transcript()
         self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)
         self.stats: list[StepStats] = []
@@ -256,18 +261,20 @@ class SchedulerRun:
         had_work, num_ended = self.scheduler.has_work, len(self.transcript.finish_reasons)
         running = self.scheduler.running
         num_filling = len(self._fills)
-        plan = self.scheduler.schedule()
+        ahead, self._ahead = self._ahead, None
+        plan = self.scheduler.schedule() if ahead is None else ahead[0]
         self._take_fills()
         if running:
             self._check_first(running[0], plan)
         self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
         is_withdrawn = False
-        if plan.moves is not None:
-            assert self.tier is not None
-            if not AttachedTier(self.tier, self.runner).move(plan.moves):
-                self.scheduler.withdraw(plan, is_loaded=False)
-                plan, is_withdrawn = StepPlan([]), True
-        pending = self.runner.launch(plan) if plan.items else None
+        if ahead is None and not self._move(plan):
+            self.scheduler.withdraw(plan, is_loaded=False)
+            plan, is_withdrawn = StepPlan([]), True
+        pending = None if not plan.items else self.runner.launch(plan) if ahead is None else ahead[1]
+        if pending is not None:
+            self._launch_ahead(pending)
+        live = [item for item in plan.items if item.sequence.status is not SequenceStatus.FINISHED]
         if abort_meanwhile is not None:
             self.scheduler.abort(abort_meanwhile, AbortReason.CLIENT_GONE)
         result = StepResult([]) if pending is None else self.runner.collect(pending)
@@ -277,14 +284,25 @@ class SchedulerRun:
         has_progress = plan.items or len(self.transcript.finish_reasons) > num_ended or num_filling < len(self._fills)
         assert has_progress or is_withdrawn or not had_work or not self.scheduler.has_work, "no progress"
         counted = Counter[CountedAs]()
-        for item in plan.items:
+        for item in live:
             counted[item.sequence.service.counted_as] += item.num_new
         assert stats.prefill_tokens + stats.decode_tokens == counted[CountedAs.CLIENTS]
         assert stats.batch_prefill_tokens + stats.batch_decode_tokens == counted[CountedAs.BATCH]
         assert stats.num_computed == counted[CountedAs.CLIENTS] + counted[CountedAs.BATCH]
-        if self._propose is not None:
+        if self._propose is not None and self._ahead is None:
             self._draft(self._propose)
         self.scheduler.check()
+
+    def _move(self, plan: StepPlan) -> bool:
+        if plan.moves is None:
+            return True
+        assert self.tier is not None
+        return AttachedTier(self.tier, self.runner).move(plan.moves)
+
+    def _launch_ahead(self, pending: LedgerStep) -> None:
+        if self.runner.can_feed(pending) and (plan := self.scheduler.schedule_ahead(pending.plan)) is not None:
+            assert self._move(plan), "a plan ahead loads nothing"
+            self._ahead = plan, self.runner.launch(plan)
 
     def _take_fills(self) -> None:
         if self.scheduler.adapters is not None:
@@ -327,7 +345,7 @@ class SchedulerRun:
         for _ in range(max_steps):
             is_filling = self.scheduler.adapters is not None and self.scheduler.adapters.is_filling
             is_reading = self.scheduler.tier_reads is not None and self.scheduler.tier_reads.is_reading
-            if not self.scheduler.has_work and not is_filling and not is_reading:
+            if not self.scheduler.has_work and not is_filling and not is_reading and self._ahead is None:
                 return self.transcript
             self.step()
         raise AssertionError(f"not finished after {max_steps} steps")

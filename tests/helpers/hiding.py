@@ -23,6 +23,9 @@ class HidingRunner:
     def launch(self, plan: StepPlan) -> tuple[StepPlan, Any]:
         return plan, self._runner.launch(plan)
 
+    def can_feed(self, pending: tuple[StepPlan, Any]) -> bool:
+        return self._runner.can_feed(pending[1])
+
     def collect(self, pending: tuple[StepPlan, Any]) -> StepResult:
         plan, of_runner = pending
         with _spoiled([item.sequence for item in plan.items]):

@@ -5,6 +5,7 @@ entry. The next token is a hash of that history. Wrong tables, writes to shared 
 preemptions and off-by-one speculation fail at once, or change an output.
 """
 
+import itertools
 import json
 from array import array
 from collections import abc
@@ -76,22 +77,29 @@ class LedgerRow(NamedTuple):
 
 
 class LedgerStep(NamedTuple):
-    """A step that was launched. Its results are not known yet: `collect` works them out."""
+    """A step that was launched. Its results are not known yet: `collect` works them out. written: the blocks to which
+    it writes, by group, with the sequences."""
 
     plan: StepPlan
     rows: list[LedgerRow]
+    written: dict[int, Sequence]
 
 
 class LedgerRunner:
     """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error.
 
-    What a step needs of the sequences is read when it is launched, and its results exist when it is collected: the
-    seam for steps that are planned before the one before them is read.
+    What a step needs of the sequences is read when it is launched, and its results exist when it is collected. With
+    `feeds` it can launch a step before it collects the one before, like a GPU: it knows the tokens between them, and
+    checks that no step uses blocks of another sequence to which a launched step writes.
 
     adapters: the digests of those in slots, which `fill` puts there and `empty` removes.
     """
 
-    def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0) -> None:
+    def __init__(
+        self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0, *, feeds: bool = False
+    ) -> None:
+        self._feeds = feeds
+        self.num_fed = 0  # steps launched before the one before them was collected
         self.adapters: dict[int, bytes] = {}
         self.kv_groups = groups
         self.copies_blocks = True
@@ -103,20 +111,55 @@ class LedgerRunner:
         self.released: list[str] = []
         self.num_tokens = 0  # rows computed so far
         self.num_copies = 0
-        self._pending: LedgerStep | None = None
+        self._pending: list[LedgerStep] = []  # launched and not collected
 
     def launch(self, plan: StepPlan) -> LedgerStep:
         assert plan.items, "an empty plan is not for the runner"
+        assert len(self._pending) == (plan.token_rows is not None), (
+            "only a step with tokens of another is launched early"
+        )
+        histories = [self._history(plan, index) for index in range(len(plan.items))]
+        written = self._check_pending(plan)
         ids = [item.sequence.id for item in plan.items]
         assert len(set(ids)) == len(ids), f"a sequence is in the plan twice: {ids}"
         self._check_adapters(plan)
         self._copy(plan)
         self._check_writes(plan)
-        for item in plan.items:
-            self._write(item)
+        for item, known in zip(plan.items, histories, strict=True):
+            self._write(item, known)
         self.num_tokens += plan.num_tokens
-        self._pending = LedgerStep(plan, [self._launched(item) for item in plan.items])
-        return self._pending
+        self.num_fed += len(self._pending)
+        rows = [self._launched(item, known) for item, known in zip(plan.items, histories, strict=True)]
+        self._pending.append(LedgerStep(plan, rows, written))
+        return self._pending[-1]
+
+    def _history(self, plan: StepPlan, index: int) -> list[int]:
+        """The sequence's tokens, with its draft, or with the token that the step before samples."""
+        sequence = plan.items[index].sequence
+        if plan.token_rows is None:
+            return sequence.tokens + sequence.draft
+        row = [row for row in self._pending[0].rows if row.item.needs_logits][plan.token_rows[index]]
+        assert row.item.sequence is sequence
+        assert sequence.tokens == row.history, "the host knows what it should not"
+        return [*row.history, self._verify(row)[0]]
+
+    def _check_pending(self, plan: StepPlan) -> dict[int, Sequence]:
+        """Return the blocks that the plan writes. None that a pending step writes is in another sequence's table."""
+        for pending in self._pending:
+            for item in plan.items:
+                for block in itertools.chain(*item.sequence.tables):
+                    owner = pending.written.get(block, item.sequence)
+                    assert owner is item.sequence, f"{item.sequence.id} has a block to which {owner.id} still writes"
+        return {
+            item.sequence.tables[index][position // group.block_size]: item.sequence
+            for item in plan.items
+            for index, group in enumerate(self.kv_groups)
+            for position in range(item.start, item.end)
+            if not group.is_state
+        }
+
+    def can_feed(self, pending: LedgerStep) -> bool:
+        return self._feeds and all(row.request.sampling.prompt_logprobs is None for row in pending.rows)
 
     def _copy(self, plan: StepPlan) -> None:
         """Copy blocks, each to one that a sequence of the plan has in its table; no two to the same."""
@@ -135,16 +178,15 @@ class LedgerRunner:
         self.num_copies += len(targets)
 
     def collect(self, pending: LedgerStep) -> StepResult:
-        assert pending is self._pending, "a step is collected twice, or after another was launched"
-        self._pending = None
+        assert pending is self._pending.pop(0), "a step is collected twice, or before the one before it"
         return StepResult([self._result(row) for row in pending.rows])
 
     def write_unshared(self, plan: StepPlan) -> None:
         """Write and read a draft model's plan, whose sequences may write the same context to a shared block."""
         for item in plan.items:
-            self._write(item)
+            self._write(item, item.sequence.tokens + item.sequence.draft)
         for item in plan.items:
-            self._read(item)
+            self._read(item, item.sequence.tokens + item.sequence.draft)
 
     def release(self, sequence: Sequence) -> None:
         self.released.append(sequence.id)
@@ -203,22 +245,21 @@ class LedgerRunner:
                     ]
                     assert owners == [(sequence.id, index)], f"{sequence.id} writes to block {block} of {owners}"
 
-    def _write(self, item: PlanItem) -> None:
+    def _write(self, item: PlanItem, known: list[int]) -> None:
         sequence = item.sequence
         assert item.num_new > 0
-        assert item.end <= sequence.num_with_draft
-        known = sequence.tokens + sequence.draft
+        assert item.end <= len(known)
         for position in range(item.start, item.end):
             for index, group in enumerate(self.kv_groups):
                 if not group.is_state:
                     entry = (index, known[position], position, origin_of(sequence.request))
                     self._slots[self._slot(sequence, index, position)] = entry
 
-    def _launched(self, item: PlanItem) -> LedgerRow:
+    def _launched(self, item: PlanItem, known: list[int]) -> LedgerRow:
         sequence = item.sequence
         tables = [list(table) for table in sequence.tables]
-        history = self._read(item)
-        assert not item.needs_logits or len(history) == sequence.num_with_draft
+        history = self._read(item, known)
+        assert not item.needs_logits or len(history) == len(known)
         return LedgerRow(
             sequence.id, sequence.request, sequence.seed, sequence.num_prompt, sequence.grammar, item, history, tables
         )
@@ -241,10 +282,9 @@ class LedgerRunner:
             logprobs = [TokenLogprobs(token_id, -1.0, top) for token_id in token_ids]
         return RowResult(token_ids, logprobs, prompt_logprobs)
 
-    def _read(self, item: PlanItem) -> list[int]:
+    def _read(self, item: PlanItem, known: list[int]) -> list[int]:
         """The history, after looking up in each group's table all that this step's tokens see there."""
         sequence = item.sequence
-        known = sequence.tokens + sequence.draft
         for index, group in enumerate(self.kv_groups):
             if group.is_state:
                 self._read_state(item, index)

@@ -64,6 +64,7 @@ class KVManager:
         # A tier would load blocks before the copies are made.
         has_tails = config.copies_blocks and self._enable_prefix_caching and tier is None and not self._state_allocators
         self.tails = BlockTails(self._prefixes, self.pool, self._free_before, is_enabled=has_tails)
+        self._held: list[int] = []  # blocks of ended sequences to which a launched step writes
         # Groups that free blocks while a sequence runs: windows, chunks, and states as windows of one entry.
         self._windowed = [(index, group) for index, group in enumerate(groups) if not group.is_full_attention]
 
@@ -177,6 +178,11 @@ class KVManager:
                 return False
         return not self._state_allocators
 
+    @property
+    def can_plan_ahead(self) -> bool:
+        """Whether a step may be planned before the one before it is collected: a recurrent state is overwritten."""
+        return not self._state_allocators
+
     def max_tokens_that_fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
         """Return how many of the first `num_tokens` tokens fit into `num_free` more blocks and the free states."""
         while num_tokens > sequence.num_computed and not self._can_allocate(sequence, num_tokens, num_free):
@@ -229,6 +235,19 @@ class KVManager:
             pool.free(self.capacity.blocks_of(sequence.tables, pool))
         sequence.tables = []
         self._recent_matches.forget(sequence)
+
+    def hold(self, sequence: Sequence) -> None:
+        """Take from a sequence, which ends, the blocks to which a launched step writes; `free_held` frees them."""
+        for group, table in zip(self._groups, sequence.tables, strict=True):
+            entry = (sequence.num_ahead - 1) // group.block_size
+            assert entry == len(table) - 1
+            self._held.append(table.pop())
+
+    def free_held(self) -> None:
+        """Free the held blocks. Call when the launched step has been collected."""
+        if self._held:
+            self.pool.free(self._held)
+            self._held = []
 
     def discard(self, sequence: Sequence) -> None:
         """Free all blocks of a failed sequence, and unregister its contents so that no sequence reuses them.
@@ -284,7 +303,7 @@ class KVManager:
                             self._writes.on_registered(sequence, self._groups[index], table[entry], key)
         if self._windowed:
             self._free_before(sequence, sequence.num_computed, num_computed_before)
-        self.trim(sequence, sequence.num_computed)
+        self.trim(sequence, sequence.num_ahead or sequence.num_computed)
 
     def _free_before(self, sequence: Sequence, position: int, start: int | None = None) -> None:
         """Free the blocks that tokens from `position` on do not see, and those from `start` on did; by default from the
@@ -354,7 +373,7 @@ class KVManager:
                 block for sequence in running for block in self.capacity.blocks_of(sequence.tables, pool)
             )
             if pool is self.pool:
-                references += self.pins.references
+                references += self.pins.references + Counter(self._held)
             assert [references[block] for block in range(pool.num_blocks)] == [
                 pool.references(block) for block in range(pool.num_blocks)
             ]

@@ -70,6 +70,9 @@ class CheckingRunner:
         self.tables.check(plan)
         return self._runner.launch(plan)
 
+    def can_feed(self, pending: Any) -> bool:
+        return self._runner.can_feed(pending)
+
     def collect(self, pending: Any) -> StepResult:
         return self._runner.collect(pending)
 

@@ -30,6 +30,9 @@ class FaultyRunner:
     def launch(self, plan: StepPlan) -> LedgerStep:
         return self._ledger.launch(plan)
 
+    def can_feed(self, pending: LedgerStep) -> bool:
+        return self._ledger.can_feed(pending)
+
     def collect(self, pending: LedgerStep) -> StepResult:
         result = self._ledger.collect(pending)
         if self._fails(pending.plan):

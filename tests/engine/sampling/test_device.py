@@ -68,7 +68,6 @@ def test_ten_thousand_rows_have_the_tokens_of_the_host() -> None:
             assert pending is not None
             results = pending.read()
             expected = host.sample(logits, rows)
-            assert results is not None
             assert [result.token_ids for result in results] == [result.token_ids for result in expected]
             check_logprobs(results, expected)
             seen.update(result.token_ids[0] for result in results)
@@ -102,13 +101,18 @@ def test_penalties_count_the_tokens_of_a_growing_sequence() -> None:
         host.release("a")
 
 
-def test_a_step_with_a_row_that_is_not_finite_is_left_to_the_host() -> None:
-    rows = [make_row(name, SamplingParams(max_tokens=1), [1, 2], 1) for name in "ab"]
-    logits = torch.zeros(2, VOCAB)
-    logits[1, 3] = float("nan")
+@pytest.mark.parametrize("parameters", [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9}])
+@pytest.mark.parametrize("spoiled", [[3], range(VOCAB)], ids=["one", "all"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_row_that_is_not_finite_fails_alone(number: float, spoiled: list[int], parameters: dict[str, float]) -> None:
+    """As by the host. The token that a following step would look up is one, whatever it is."""
+    rows = [make_row(name, SamplingParams(max_tokens=1, **parameters), [1, 2], 1) for name in "abc"]  # type: ignore[arg-type]
+    logits = random_logits(random.Random(0), 3)
+    logits[1, spoiled] = number
     pending = DeviceSampler(VOCAB, CPU, LogitOperations()).launch(logits, rows)
     assert pending is not None
-    assert pending.read() is None
+    assert ((pending.ids >= 0) & (pending.ids < VOCAB)).all()
+    assert pending.read() == Sampler([2]).sample(logits, rows)
 
 
 @pytest.mark.parametrize(
@@ -142,5 +146,6 @@ def test_nothing_waits_for_the_device() -> None:
         inputs = inputs._replace(numbers=gpu.copy(inputs.numbers))
         logits = gpu.copy(logits)
         with NoSynchronization():
-            numbers = device.sampled(logits, inputs)
+            ids, numbers = device.sampled(logits, inputs)
+    assert ids.shape == (40,)
     assert numbers.shape == (40, 3 + 2 * (inputs.num_top or 0))

@@ -48,6 +48,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_states=st.sampled_from([0, 0, 1, 3, 9, 40]),
         num_slots=st.sampled_from([2, 1]),
         fill_steps=st.sampled_from([0, 0, 2]),
+        feeds=st.booleans(),
     )
     def create(
         self,
@@ -64,6 +65,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_states: int,
         num_slots: int,
         fill_steps: int,
+        feeds: bool,
     ) -> None:
         config = make_config(
             num_blocks=capacity // block_size * len(windows),
@@ -79,7 +81,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             num_adapter_slots=num_slots,
         )
         self.max_len = config.max_model_len
-        self.run = SchedulerRun(config, half_right_draft if drafts else None, fill_steps=fill_steps)
+        self.run = SchedulerRun(config, half_right_draft if drafts else None, fill_steps=fill_steps, feeds=feeds)
 
     @rule(
         shared=st.integers(0, 16),

@@ -80,13 +80,14 @@ def blocks_of_pool(schedule: dict[str, Any], spare: int) -> int:
     schedule=schedules,
     policy=st.sampled_from(SchedulingPolicy),
     spare=st.integers(0, 12),
+    feeds=st.booleans(),
 )
 def test_tokens_do_not_depend_on_the_schedule(
-    requests: list[EngineRequest], schedule: dict[str, Any], policy: SchedulingPolicy, spare: int
+    requests: list[EngineRequest], schedule: dict[str, Any], policy: SchedulingPolicy, spare: int, feeds: bool
 ) -> None:
-    """Also where sequences advance while a step is pending."""
+    """Also where sequences advance while a step is pending, and where steps are planned ahead."""
     num_blocks = blocks_of_pool(schedule, spare)
-    engine, runner = make_engine(num_blocks=num_blocks, max_model_len=50, policy=policy, **schedule)
+    engine, runner = make_engine(num_blocks=num_blocks, max_model_len=50, policy=policy, feeds=feeds, **schedule)
     engine._runner = HidingRunner(runner)
     outputs = LocalClient(engine).generate(requests)
     assert {id: output.new_ids for id, output in outputs.items()} == {r.id: expected_ids(r) for r in requests}

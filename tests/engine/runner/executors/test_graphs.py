@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from engine.runner import device_memory
 from engine.runner.batch_builder import build_batch
 from engine.runner.executors.executor import EagerExecutor
 from engine.runner.executors.graphs import BUCKETS, MAX_ROWS, GraphExecutor, describe_capture, device_executor
-from engine.runner.runner import TorchRunner
+from engine.runner.runner import PendingStep, TorchRunner
 from engine.runner.warmup import warm_up
+from engine.sampling import device
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
@@ -27,6 +29,7 @@ from models.kernels.ops import Operations
 from models.kernels.triton.operations import TritonOperations
 from models.loaded_model import LoadedModel
 from models.system import cuda
+from models.system.cuda import HostCopy
 from models.system.cuda_graphs import CudaGraphs, Graph
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.gpu.capture import CaptureError, SimulatedGraph, simulated_graphs
@@ -39,6 +42,7 @@ from tests.models.kernels.triton.test_layers import LLAMA, VOCAB, decoder_of
 CPU = torch.device("cpu")
 BLOCK_SIZE, NUM_BLOCKS = 16, 80
 EXPERTS = MoESpec(4, LLAMA.mlp, RouterSpec(RouterScore.SOFTMAX, 2, renormalizes=True))
+EXPERT_LAYER = dataclasses.replace(LLAMA, mlp=EXPERTS)
 WINDOW = dataclasses.replace(LLAMA, mixer=dataclasses.replace(LLAMA.mixer, sliding_window=10))
 
 
@@ -167,6 +171,60 @@ def test_requests_get_the_same_tokens_with_graphs(graphs: list[SimulatedGraph], 
     assert captures.pool_bytes > 0
 
 
+@pytest.mark.parametrize("layer", [LLAMA, WINDOW, EXPERT_LAYER], ids=["full", "window", "experts"])
+@pytest.mark.usefixtures("graphs")
+def test_steps_are_launched_before_the_tokens_of_the_last_one_are_read(
+    monkeypatch: pytest.MonkeyPatch, layer: object
+) -> None:
+    """With parameters that the device samples, and stops after which rows are missing. Penalties wait."""
+    order: list[str] = []
+
+    class Ordered(HostCopy):
+        def read(self) -> torch.Tensor:
+            order.append("read")
+            return super().read()
+
+    class OrderedRunner(TorchRunner):
+        def launch(self, plan: StepPlan) -> PendingStep:
+            order.append("full" if plan.token_rows is None else "ahead")
+            return super().launch(plan)
+
+    def make(captures: CudaGraphs | None) -> Engine:
+        config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=32, max_num_batched_tokens=64, max_num_seqs=9)
+        runner = OrderedRunner(model, num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE, graphs=captures)
+        return Engine(config, runner, num_blocks=NUM_BLOCKS, eos_token_ids=[2])
+
+    def requests(**sampling: Any) -> list[EngineRequest]:
+        return [
+            make_request(
+                f"r{n}",
+                [token % VOCAB for token in make_prompt(1 + n, seed=n)],
+                max_tokens=20 - n,
+                seed=n,
+                temperature=2.0 * (n % 2),
+                top_p=1.0 - n / 20,
+                logprobs=n % 3 or None,
+                logit_bias={n: 2.0} if n == 4 else {},
+                stop_token_ids=list(range(n, VOCAB, 9)),
+                **sampling,
+            )
+            for n in range(6)
+        ]
+
+    monkeypatch.setattr(device, "copied_back", lambda tensor: Ordered(tensor, None))
+    model = make_model(TorchAttention(), layer=layer)
+    expected = LocalClient(make(None)).generate(requests())
+    assert set(order) == {"full"}
+    order.clear()
+    outputs = LocalClient(make(CudaGraphs(CPU))).generate(requests())
+    assert {id: each.new_ids for id, each in outputs.items()} == {id: each.new_ids for id, each in expected.items()}
+    assert len({len(each.new_ids) for each in outputs.values()}) > 2
+    assert order == ["full", *["ahead", "read"] * (len(order) // 2 - 1), "read"]
+    order.clear()
+    LocalClient(make(CudaGraphs(CPU))).generate(requests(presence_penalty=0.5))
+    assert order == ["full", "read"] * (len(order) // 2)
+
+
 def test_the_largest_graph_is_in_the_peak_though_steps_may_have_more_rows(
     graphs: list[SimulatedGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,11 +243,10 @@ def test_the_largest_graph_is_in_the_peak_though_steps_may_have_more_rows(
 
 def test_the_start_says_which_models_have_no_graphs() -> None:
     groups = (KVGroup(BLOCK_SIZE),)
-    experts = dataclasses.replace(LLAMA, mlp=EXPERTS)
     assert "up to 256 sequences" in describe_capture(make_model(TorchAttention()), groups)
     for model, reason in (
         (make_model(ReferenceAttention()), "attention by reference reads lengths on the host"),
-        (make_model(TorchAttention(), layer=experts), "rows of padding would choose experts, and count"),
+        (make_model(TorchAttention(), layer=EXPERT_LAYER), "rows of padding would choose experts, and count"),
     ):
         assert describe_capture(model, groups) == f"Steps: none are captured as graphs ({reason})"
         kv = model.cache_layout.allocate(1, BLOCK_SIZE, CPU)

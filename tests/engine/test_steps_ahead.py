@@ -1,0 +1,262 @@
+"""Steps that are launched before the step before them is collected, over a ledger that knows the tokens between."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine.protocol import AbortReason, FinishReason, RequestOutput, ServiceClass
+from engine.scheduling.plan import StepPlan, StepResult
+from engine.speculation.ngram import NgramProposer
+from engine.speculation.speculator import Speculator
+from models.errors import DeviceLostError
+from tests.helpers.engines import (
+    SchedulerRun,
+    expected_ids,
+    make_adapter,
+    make_config,
+    make_engine,
+    make_prompt,
+    make_request,
+)
+from tests.helpers.grammars import GRAMMARS
+from tests.helpers.ledger import LedgerRunner, LedgerStep
+from tests.helpers.local_client import LocalClient
+
+pytestmark = pytest.mark.fast
+
+SHORTAGE = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+
+def requests_of(*lengths: int, **options: Any) -> list[Any]:
+    """Requests for texts of these lengths."""
+    return [
+        make_request(f"r{number}", make_prompt(5, seed=number), max_tokens=length, ignore_eos=True, **options)
+        for number, length in enumerate(lengths)
+    ]
+
+
+def test_all_steps_of_generation_but_the_first_are_launched_ahead() -> None:
+    engine, runner = make_engine(feeds=True)
+    requests = requests_of(20, 20, 20)
+    client = LocalClient(engine)
+    outputs = client.generate(requests)
+    assert [outputs[each.id].new_ids for each in requests] == [expected_ids(each) for each in requests]
+    assert len(client.steps) == 20
+    assert runner.num_fed == 19
+
+
+def test_a_call_returns_the_outputs_of_one_step_while_the_next_runs() -> None:
+    engine, runner = make_engine(feeds=True)
+    (request,) = requests_of(3)
+    engine.add(request)
+    first = engine.step()
+    assert [output.new_ids for output in first.outputs] == [expected_ids(request)[:1]]
+    assert len(runner._pending) == 1
+    assert [len(output.new_ids) for _ in range(2) for output in engine.step().outputs] == [1, 1]
+    assert not engine.has_work
+    assert runner._pending == []
+
+
+def test_lengths_are_known_ahead_so_that_nothing_is_computed_in_vain() -> None:
+    engine, runner = make_engine(feeds=True)
+    LocalClient(engine).generate(requests_of(4, 9, 2))
+    assert runner.num_tokens == 3 * 5 + 3 + 8 + 1
+
+
+def test_a_row_after_a_stop_token_is_dropped_and_its_block_freed_only_after_the_step() -> None:
+    """The stop token ends a block, so that the row after it has a block of its own."""
+    engine, _ = make_engine(feeds=True, block_size=8)
+    prompt = make_prompt(5)
+    third = expected_ids(make_request("x", prompt, max_tokens=3, ignore_eos=True))[2]
+    engine.add(make_request("stops", prompt, max_tokens=20, ignore_eos=True, stop_token_ids=[third]))
+    for _ in range(2):
+        assert engine.step().outputs[0].finish_reason is None
+    end = engine.step()
+    assert [(output.finish_reason, output.stop_token_id) for output in end.outputs] == [(FinishReason.STOP, third)]
+    assert end.stats.blocks_used == 1  # of the row that is computed in vain
+    assert end.stats.running == 0
+    assert engine.has_work
+    last = engine.step()
+    assert (last.outputs, last.stats.blocks_used, last.stats.decode_tokens) == ([], 0, 0)
+    assert not engine.has_work
+
+
+def test_the_row_of_an_aborted_request_is_dropped_and_its_id_free_again() -> None:
+    engine, runner = make_engine(feeds=True)
+    kept, aborted = requests_of(12, 12)
+    engine.add(kept)
+    engine.add(aborted)
+    outputs: list[RequestOutput] = []
+    for _ in range(3):
+        outputs += engine.step().outputs
+    engine.abort(aborted.id, AbortReason.STOP_STRING)
+    outputs += engine.step().outputs
+    assert [each.finish_reason for each in outputs if each.id == aborted.id] == [None] * 3 + [FinishReason.STOP]
+    again = make_request(aborted.id, make_prompt(7, seed=9), max_tokens=4, ignore_eos=True)
+    merged = LocalClient(engine).generate([again])
+    assert merged[again.id].new_ids == expected_ids(again)
+    assert [id for each in outputs if each.id == kept.id for id in each.new_ids] + merged[kept.id].new_ids == (
+        expected_ids(kept)
+    )
+    assert runner.released.count(aborted.id) == 2
+
+
+def test_a_new_request_joins_the_next_step_that_is_planned() -> None:
+    engine, _ = make_engine(feeds=True)
+    running, new = requests_of(20, 20)
+    engine.add(running)
+    for _ in range(3):
+        engine.step()
+    engine.add(new)
+    ids = [[output.id for output in engine.step().outputs] for _ in range(3)]
+    assert ids == [["r0"], ["r0", "r1"], ["r0", "r1"]]
+
+
+def test_a_request_that_waits_for_a_slot_is_looked_at_again_after_a_few_steps() -> None:
+    """And at once when the slot is free."""
+    engine, runner = make_engine(feeds=True, max_num_seqs=1)
+    requests = requests_of(40, 5)
+    client = LocalClient(engine)
+    outputs = client.generate(requests)
+    assert [outputs[each.id].new_ids for each in requests] == [expected_ids(each) for each in requests]
+    assert len(client.steps) == 45
+    assert runner.num_fed == 34 + 4  # of 38 and 5; the second step of the first is the one that finds no slot
+
+
+@pytest.mark.parametrize(
+    ("options", "engine_options"),
+    [
+        ({"prompt_logprobs": 0}, {}),
+        ({"prediction_ids": [1, 2, 3]}, {}),
+        ({"max_tokens": 1}, {}),
+        ({}, {"speculator": Speculator(4, lookups=[NgramProposer()])}),
+        ({}, {"num_states": 8}),
+        ({}, {"feeds": False}),
+    ],
+    ids=str,
+)
+def test_steps_that_need_what_the_host_does_not_have_are_not_launched_ahead(
+    options: dict[str, Any], engine_options: dict[str, Any]
+) -> None:
+    engine, runner = make_engine(**{"feeds": True, **engine_options})
+    request = make_request("r", make_prompt(6), **{"max_tokens": 9, "ignore_eos": True, **options})
+    assert LocalClient(engine).generate([request])["r"].new_ids == expected_ids(request)
+    assert runner.num_fed == 0
+
+
+class FaultyRunner:
+    """A ledger whose launches or collected steps raise if `fails` says so, after they have written."""
+
+    def __init__(self, ledger: LedgerRunner, fails: Callable[[StepPlan], bool], error: Exception, at: str) -> None:
+        self._ledger, self._fails, self._error, self._at = ledger, fails, error, at
+        self.kv_groups, self.copies_blocks = ledger.kv_groups, ledger.copies_blocks
+        self.can_feed, self.release = ledger.can_feed, ledger.release
+
+    def launch(self, plan: StepPlan) -> LedgerStep:
+        pending = self._ledger.launch(plan)
+        if self._at == "launch" and self._fails(plan):
+            self._ledger._pending.remove(pending)
+            raise self._error
+        return pending
+
+    def collect(self, pending: LedgerStep) -> StepResult:
+        result = self._ledger.collect(pending)
+        if self._at == "collect" and self._fails(pending.plan):
+            raise self._error
+        return result
+
+
+@pytest.mark.parametrize("at", ["launch", "collect"])
+def test_a_fault_ends_the_request_that_causes_it_and_no_other(at: str) -> None:
+    """Whose rows begin to fail in the fourth step, while the fifth runs or is launched."""
+    engine, ledger = make_engine(feeds=True)
+
+    def fails(plan: StepPlan) -> bool:
+        return any(item.sequence.id == "r1" and item.start >= 8 for item in plan.items)
+
+    engine._runner = FaultyRunner(ledger, fails, RuntimeError("a kernel failed"), at)
+    requests = requests_of(12, 12, 7)
+    client = LocalClient(engine)
+    outputs = client.generate(requests)
+    assert [outputs[each.id].finish_reason for each in requests] == [
+        FinishReason.LENGTH,
+        FinishReason.ERROR,
+        FinishReason.LENGTH,
+    ]
+    assert all(outputs[each.id].new_ids == expected_ids(each) for each in requests if each.id != "r1")
+    assert outputs["r1"].new_ids == expected_ids(requests[1])[:4]
+    assert client.steps[-1].blocks_used == 0
+    assert ledger.num_fed > 8
+
+
+@pytest.mark.parametrize("at", ["launch", "collect"])
+def test_a_step_without_memory_is_computed_in_smaller_ones(at: str) -> None:
+    engine, ledger = make_engine(feeds=True)
+    engine._runner = FaultyRunner(ledger, lambda plan: plan.num_tokens > 2, SHORTAGE, at)
+    requests = requests_of(9, 5, 9, 9)
+    client = LocalClient(engine)
+    outputs = client.generate(requests)
+    assert [outputs[each.id].new_ids for each in requests] == [expected_ids(each) for each in requests]
+    assert client.steps[-1].blocks_used == 0
+
+
+def test_an_ended_sequence_is_left_out_when_its_step_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """The step was launched before the sequence was known to have ended."""
+    engine, ledger = make_engine(feeds=True)
+    failed: list[int] = []
+
+    def fails(plan: StepPlan) -> bool:
+        if len(plan.items) == 2 and plan.items[0].start == 7:
+            failed.append(plan.items[0].start)
+            return True
+        return False
+
+    engine._runner = FaultyRunner(ledger, fails, RuntimeError("a kernel failed"), "collect")
+    _, goes_on = requests_of(9, 9)
+    stop = expected_ids(make_request("x", make_prompt(5), max_tokens=3, ignore_eos=True))[2]
+    ends = make_request("r0", make_prompt(5), max_tokens=9, ignore_eos=True, stop_token_ids=[stop])
+    outputs = LocalClient(engine).generate([ends, goes_on])
+    assert outputs["r0"].finish_reason is FinishReason.STOP
+    assert outputs["r1"].new_ids == expected_ids(goes_on)
+    assert failed == [7]
+    assert "fails alone" not in caplog.text
+
+
+def test_a_device_that_has_failed_for_good_ends_the_engine() -> None:
+    engine, ledger = make_engine(feeds=True)
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    engine._runner = FaultyRunner(ledger, lambda plan: plan.token_rows is not None, error, "launch")
+    engine.add(requests_of(9)[0])
+    with pytest.raises(DeviceLostError):
+        engine.step()
+
+
+def test_grammars_and_other_requests_share_steps_that_are_not_launched_ahead() -> None:
+    run = SchedulerRun(make_config(), feeds=True)
+    plain = requests_of(12)[0]
+    with_grammar = make_request("g", make_prompt(3), max_tokens=6, grammar=GRAMMARS[0])
+    transcript = run.run([plain, with_grammar])
+    assert transcript.ids["r0"] == expected_ids(plain)
+    assert transcript.ids["g"] == expected_ids(with_grammar)
+    assert 0 < run.runner.num_fed < 11
+
+
+def test_requests_with_adapters_are_not_planned_ahead() -> None:
+    run = SchedulerRun(make_config(num_adapter_slots=1), feeds=True)
+    request = make_request("r", make_prompt(5), adapter=make_adapter("a"), ignore_eos=True)
+    assert run.run([request]).ids["r"] == expected_ids(request)
+    assert run.runner.num_fed == 0
+
+
+def test_batches_are_planned_ahead_and_yield_to_a_client() -> None:
+    engine, runner = make_engine(feeds=True)
+    (batch,) = requests_of(20, service_class=ServiceClass.BATCH)
+    engine.add(batch)
+    for _ in range(4):
+        engine.step()
+    client = make_request("client", make_prompt(4, seed=8), max_tokens=6, ignore_eos=True)
+    outputs = LocalClient(engine).generate([client])
+    assert outputs["client"].new_ids == expected_ids(client)
+    assert outputs["r0"].new_ids == expected_ids(batch)[4:]
+    assert runner.num_fed > 18
