@@ -57,6 +57,11 @@ class StepPlanner:
         return self._budget.tokens(self._num_generating, is_batch=self._is_batch_step)
 
     @property
+    def has_prefix_waits(self) -> bool:
+        """Whether a waiting sequence is set aside until another has computed their shared prefix."""
+        return bool(self._prefix_waits.branch_points)
+
+    @property
     def _is_batch_step(self) -> bool:
         """Whether the next step will have only sequences of batch jobs."""
         running, waiting = self._lifecycle.running, self._lifecycle.waiting

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from engine.scheduling.steps.work import ModelWork, StepDemand
@@ -51,12 +52,15 @@ class CardTimes:
 
     def __init__(self, card: Card, work: ModelWork) -> None:
         self._work = work
+        self._weights_s: dict[tuple[int, int], float] = {}  # by rows and rows of logits, which seldom change
         self._read_s = 1 / (card.read_bytes_per_s * READ_EFFICIENCY)  # of a byte
         self._flop_s = 1 / (card.flops_per_s * COMPUTE_EFFICIENCY)
 
     def step_s(self, demand: StepDemand) -> float:
-        work = self._work
-        weights_s = max(work.weight_bytes(demand) * self._read_s, work.weight_flops(demand) * self._flop_s)
+        work, sizes = self._work, (demand.num_rows, demand.num_logits)
+        if (weights_s := self._weights_s.get(sizes)) is None:
+            weights_s = max(work.weight_bytes(demand) * self._read_s, work.weight_flops(demand) * self._flop_s)
+            self._weights_s[sizes] = weights_s
         attention_s = max(demand.kv_bytes * self._read_s, demand.attention_flops * self._flop_s)
         moved = demand.num_rows * work.written_per_row + 2 * demand.num_sequences * work.state_bytes
         return weights_s + attention_s + moved * self._read_s
@@ -78,11 +82,12 @@ class MeasuredTimes:
 
     def step_s(self, demand: StepDemand) -> float:
         attention_s = demand.kv_bytes * self.kv_byte_s + demand.attention_flops * self.attention_flop_s
-        rows_s, sequences_s = (
-            interpolate(self.rows_s, demand.num_rows),
-            interpolate(self.sequences_s, demand.num_logits),
-        )
-        return rows_s + sequences_s + attention_s
+        return _interpolated(self, demand.num_rows, demand.num_logits) + attention_s
+
+
+@lru_cache(4096)
+def _interpolated(times: MeasuredTimes, num_rows: int, num_logits: int) -> float:
+    return interpolate(times.rows_s, num_rows) + interpolate(times.sequences_s, num_logits)
 
 
 def interpolate(points: tuple[tuple[int, float], ...], number: int) -> float:

@@ -90,14 +90,14 @@ class Fleet:
         """kv_tokens: tokens that the KV cache of a replica holds."""
         self.replicas = tuple(FleetReplica(each, kv_tokens) for each in replicas)  # no policy can change it
         self._policy = policy
-        self._ends: list[tuple[float, int]] = []  # when a replica's step ends, and its number
+        # When a replica's step ends, and its number. A request that comes within a run makes its entry void.
+        self._ends: list[tuple[float, int]] = []
         self._fates: list[RequestFate] = []
 
     def run(self, trace: Sequence[TraceRequest]) -> list[RequestFate]:
         """Play a trace, which is in order of arrival, until all requests have ended; return their courses."""
         position = 0
-        while position < len(trace) or self._ends:
-            ends_s = self._ends[0][0] if self._ends else None
+        while (ends_s := self._next_end_s()) is not None or position < len(trace):
             if ends_s is not None and (position == len(trace) or ends_s <= trace[position].arrival_s):
                 self._end_step()
                 continue
@@ -106,9 +106,16 @@ class Fleet:
                 chosen.add(self._submit(trace[position]))
                 position += 1
             for number in sorted(chosen):
-                if self.replicas[number].engine.ends_s is None:
+                if (cut_s := self.replicas[number].engine.ends_s) is None:
                     self._begin_step(number, now_s)
+                else:
+                    heapq.heappush(self._ends, (cut_s, number))
         return self._fates
+
+    def _next_end_s(self) -> float | None:
+        while self._ends and self.replicas[self._ends[0][1]].engine.ends_s != self._ends[0][0]:
+            heapq.heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
 
     def _submit(self, request: TraceRequest) -> int:
         number = self._policy(request, self.replicas)
@@ -156,8 +163,10 @@ def make_replica(
     long_prefill_token_threshold: int,
     enable_prefix_caching: bool,
     batch_step_ms: float,
+    plays_runs: bool = True,
 ) -> Replica:
-    """Make a replica that starts as an engine with these options would."""
+    """Make a replica that starts as an engine with these options would. plays_runs: play runs of decode steps at once,
+    which changes no result."""
     budget, times, work = model.budget(max_num_batched_tokens, batch_step_ms / 1000), model.times(), model.work
     config = SchedulerConfig(
         num_blocks=model.num_blocks,
@@ -169,4 +178,9 @@ def make_replica(
         long_prefill_token_threshold=long_prefill_token_threshold,
         enable_prefix_caching=enable_prefix_caching,
     )
-    return Replica(config, budget, lambda plan: times.step_s(work.demand(plan)))
+    return Replica(
+        config,
+        budget,
+        lambda plan: times.step_s(work.demand(plan)),
+        decode_s=(lambda ends: map(times.step_s, work.decode_demands(ends))) if plays_runs else None,
+    )

@@ -1,13 +1,19 @@
 """Replica: one engine on a virtual clock, with the real scheduler and no model."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, islice
 
 from engine.protocol import EngineRequest, RequestOutput, StepStats
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.cost import StepSample
+
+_MOST_STEPS = 128  # of a run: a request that comes within it makes the rest void
+_TOKEN = 0  # generated where no `next_token` decides
 
 
 @dataclass(slots=True)
@@ -37,8 +43,10 @@ class Replica:
     """A scheduler whose steps take the time that `step_s` says. A step starts, and ends when its time has come;
     requests may come in between.
 
-    next_token: returns the token that a plan's item generates. on_started: called with the ids of requests before the
-    first step that computes them.
+    decode_s: returns the seconds of decode steps in turn; the sequences have the given lengths after the first. With
+    it, runs of decode steps in which nothing else happens are played at once, with exactly the results of single steps
+    (engine/scheduling/steps/decode_run.py); without, each step is played. next_token: returns the token that a plan's
+    item generates. on_started: called with the ids of requests before the first step that computes them.
     """
 
     def __init__(
@@ -47,7 +55,8 @@ class Replica:
         budget: StepBudget,
         step_s: Callable[[StepPlan], float],
         *,
-        next_token: Callable[[PlanItem], int] = lambda _: 0,
+        decode_s: Callable[[Iterable[int]], Iterator[float]] | None = None,
+        next_token: Callable[[PlanItem], int] = lambda _: _TOKEN,
         on_started: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
         self.now_s = 0.0
@@ -56,17 +65,22 @@ class Replica:
         self.stats = StepStats()  # of the last step
         self._budget = budget
         self._step_s = step_s
+        self._decode_s = decode_s
         self._next_token = next_token
         self._on_started = on_started
         self._plan: StepPlan | None = None
-        self.ends_s: float | None = None  # when the running step ends
+        self._run_s: list[float] = []  # when each step of a run ends; `_plan` is its first step
+        self.ends_s: float | None = None  # when the running step, or the last one of a run, ends
 
     def add(self, request: EngineRequest) -> None:
-        """Accept a request. Raises InvalidRequest if it can never be served."""
+        """Accept a request, which comes now; a run ends with the step that runs. Raises InvalidRequest if the request
+        can never be served."""
+        if self._run_s:
+            self._play(bisect_right(self._run_s, request.arrival_s))
         self.scheduler.add(request)
 
     def begin_step(self, now_s: float) -> float | None:
-        """Plan a step at `now_s`; return when it ends, or None if there is nothing to compute."""
+        """Plan a step, or a run of steps, at `now_s`; return when it ends, or None if there is nothing to compute."""
         assert self.ends_s is None
         self.now_s = now_s
         if not self.scheduler.has_work:
@@ -78,10 +92,32 @@ class Replica:
                 sequence.is_started = True
             self._on_started([sequence.id for sequence in started])
         self._plan, self.ends_s = plan, now_s + self._step_s(plan)
+        if self._decode_s is not None and (num_steps := self.scheduler.runs.longest(plan)):
+            steps_s = islice(self._decode_s([item.end for item in plan.items]), min(num_steps, _MOST_STEPS) + 1)
+            self._run_s = list(accumulate(steps_s, initial=now_s))[1:]
+            self.ends_s = self._run_s[-1]
         return self.ends_s
 
+    def _play(self, num_steps: int) -> None:
+        """End the first steps of the run at their times, and the run with the step after them."""
+        assert self._plan is not None
+        num_rows, ends_s = len(self._plan.items), self._run_s[:num_steps]
+        self.ends_s, self._run_s = self._run_s[num_steps], []
+        if not ends_s:
+            return
+        for end_s in ends_s:
+            step_s = end_s - self.now_s
+            self._budget.observe(StepSample(num_rows, 0, 0.0, step_s))
+            self.tally.busy_s += step_s
+            self.now_s = end_s
+        self.tally.num_steps += num_steps
+        self.tally.output_tokens += num_steps * num_rows
+        self._plan = self.scheduler.runs.play(self._plan, num_steps, _TOKEN)
+
     def end_step(self) -> list[RequestOutput]:
-        """End the running step at its time; return the outputs."""
+        """End the running step, or run, at its time; return the outputs of its last step."""
+        if self._run_s:
+            self._play(len(self._run_s) - 1)
         assert self._plan is not None
         assert self.ends_s is not None
         plan, step_s, self.now_s = self._plan, self.ends_s - self.now_s, self.ends_s

@@ -19,6 +19,10 @@ class Tenants:
         self._accounts: dict[tuple[int, str], TenantAccount] = {}
         self._had_prompts: set[TenantAccount] = set()  # accounts with prompts in recent steps
 
+    @property
+    def num_accounts(self) -> int:
+        return len(self._accounts)
+
     def account(self, sequence: Sequence) -> TenantAccount:
         name, weight = sequence.request.tenant, sequence.request.tenant_weight
         key = (sequence.service.rank, name)

@@ -10,6 +10,7 @@ projections. Time over work shows how well the hardware is used (roofline model:
 2009).
 """
 
+from collections import abc
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -134,6 +135,27 @@ class ModelWork:
             kv_bytes += num_read * attention.bytes_per_position
             flops += num_seen * attention.flops_per_position
         return StepDemand(num_rows, num_logits, len(plan.items), kv_bytes, flops)
+
+    def decode_demands(self, ends: abc.Iterable[int]) -> abc.Iterator[StepDemand]:
+        """Yield the demands of steps that compute one row of each sequence, with logits: first of the rows before the
+        positions `ends`, then of the next ones, and so on without end."""
+        ends = list(ends)
+        num, num_seen = len(ends), sum(ends)
+        layers = (*self.full, *self.windows, *self.late_attention)
+        everywhere = [each for each in layers if not each.window]
+        windows = [each for each in layers if each.window]
+        position_bytes = sum(each.bytes_per_position for each in everywhere)
+        position_flops = sum(each.flops_per_position for each in everywhere)
+        while True:
+            kv_bytes, flops = num_seen * position_bytes, num_seen * position_flops
+            for each in windows:
+                of_rows = [each.of_rows(end - 1, end) for end in ends]
+                kv_bytes += sum([num_bytes for num_bytes, _ in of_rows])
+                flops += sum([num_flops for _, num_flops in of_rows])
+            yield StepDemand(num, num, num, kv_bytes, flops)
+            num_seen += num
+            if windows:
+                ends = [end + 1 for end in ends]
 
     def of(self, plan: StepPlan) -> StepWork:
         """Estimate the work of a plan's forward pass."""
