@@ -134,7 +134,7 @@ def test_a_request_that_waits_for_a_slot_is_looked_at_again_after_a_few_steps() 
         ({}, {"num_states": 8}),
         ({}, {"feeds": False}),
     ],
-    ids=str,
+    ids=["prompt logprobs", "predicted tokens", "one token", "drafts", "states", "a runner that feeds no tokens"],
 )
 def test_steps_that_need_what_the_host_does_not_have_are_not_launched_ahead(
     options: dict[str, Any], engine_options: dict[str, Any]
