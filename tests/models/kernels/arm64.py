@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from models.kernels.cpu import build
+from models.kernels.cpu.adapters import _LayerAdapter, _Pair
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import _Segment
 from models.kernels.cpu.moe import _ExpertLinear, _MoE, _Router
@@ -35,13 +36,17 @@ Array = tuple[type, Callable[[Any], int]]  # what a pointer leads to, and how ma
 # Arguments that point to something else than a tensor, by function and index, and such fields of structures.
 _ARGUMENTS: dict[tuple[str, int], Array] = {
     **{
-        (f"hr_{name}_linear", 9): (_Segment, lambda arguments: arguments[10])
-        for name in ("quantized", "bf16", "scaled")
+        (f"hr_{name}", 9): (_Segment, lambda arguments: arguments[10])
+        for name in ("quantized_linear", "quantized_linear_adapted", "bf16_linear", "f32_linear", "scaled_linear")
     },
+    ("hr_quantized_linear_adapted", 16): (_LayerAdapter, lambda arguments: _num_slots(arguments[17], arguments[3])),
+    ("hr_adapt_rows", 9): (_LayerAdapter, lambda arguments: _num_slots(arguments[10], arguments[3])),
+    ("hr_mask_rows", 3): (ctypes.c_int64, lambda arguments: arguments[4]),
     ("hr_moe_rows", 0): (_MoE, lambda _: 1),
     ("hr_route_rows", 0): (_Router, lambda _: 1),
 }
 _FIELDS: dict[tuple[type, str], Array] = {
+    (_LayerAdapter, "pairs"): (_Pair, lambda adapter: adapter.num_pairs),
     (_MoE, "up"): (_ExpertLinear, lambda moe: moe.router.num_experts),
     (_MoE, "down"): (_ExpertLinear, lambda moe: moe.router.num_experts),
     (_ExpertLinear, "segments"): (_Segment, lambda linear: linear.num_segments),
@@ -55,6 +60,11 @@ _C_TYPES = {"p": "void*", "l": "int64_t", "i": "int", "f": "float"}
 _C_RESULTS = {None: "void", ctypes.c_int: "int", ctypes.c_int64: "int64_t"}
 
 Place = tuple[int, int, int]
+
+
+def _num_slots(slots: int, num_rows: int) -> int:
+    """How many adapters of a table are used. slots: the address of the rows' slots."""
+    return max((ctypes.c_int32 * num_rows).from_address(slots)) + 1
 
 
 def missing_tools() -> str | None:
@@ -86,11 +96,10 @@ def compile_driver(folder: Path, library: KernelLibrary) -> Path:
         return kept
     objects = [folder / f"{index}-{source.stem}.o" for index, source in enumerate(sources)]
     options = [*build._COMMON, f"-I{build.SOURCE_FOLDER}", f"-I{folder}", "-c"]
-    units = [
-        subprocess.Popen([COMPILER, *options, str(source), "-o", str(output)])
-        for source, output in zip(sources, objects, strict=True)
-    ]
-    assert [unit.wait() for unit in units] == [0] * len(units)
+    build._run_all(
+        [[COMPILER, *options, str(source), "-o", str(output)] for source, output in zip(sources, objects, strict=True)],
+        folder,
+    )
     driver = folder / "driver"
     subprocess.run([COMPILER, "-static", "-pthread", "-o", str(driver), *map(str, objects)], check=True)
     kept.parent.mkdir(parents=True, exist_ok=True)

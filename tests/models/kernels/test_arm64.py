@@ -25,9 +25,11 @@ from tests.models.kernels import (
     test_fused_adapters,
     test_generalized_delta,
     test_head_linear,
+    test_key_center,
     test_moe,
     test_norm_heads,
     test_quantize,
+    test_quantized_kv,
     test_quantized_linear,
     test_read,
     test_recurrence,
@@ -44,6 +46,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 FORMATS = test_quantized_linear.FORMATS
 DENSE = test_dense_linear.FORMATS
 KINDS = list(test_scaled_linear.KINDS)
+CODES = test_quantized_kv.CODES
 Comparison = Callable[..., None]  # takes a KernelLibrary, or a Column
 
 
@@ -174,15 +177,25 @@ COMPARISONS: dict[str, list[Comparison]] = {
                 {"has_sinks": True},
             ],
         ),
-    ],
-    "hr_choose_positions": [
         *each(
-            test_choose_positions.test_the_best_positions_are_chosen_the_earlier_of_equal_ones,
-            heads=[5],
-            dim=[32],
-            block_size=[4],
-            dtype=DTYPES,
+            test_quantized_kv.test_attention_over_codes_equals_reference,
+            name=list(test_quantized_kv.SPECS),
+            dtype=[torch.bfloat16],
+            kv_dtype=CODES,
         ),
+        *each(
+            test_quantized_kv.test_attention_over_codes_equals_reference,
+            name=["plain", "window"],
+            dtype=[torch.float32],
+            kv_dtype=CODES,
+        ),
+        *each(
+            test_key_center.test_scores_of_the_center_are_those_of_torch,
+            name=["plain", "window"],
+            dtype=[torch.bfloat16],
+            block_size=[16],
+        ),
+        *each(test_quantized_kv.test_int8_keeps_the_small_numbers_of_a_query_beside_a_large_one),
         *each(
             test_choose_positions.test_attention_to_chosen_positions_equals_reference,
             heads=[8],
@@ -190,17 +203,33 @@ COMPARISONS: dict[str, list[Comparison]] = {
             dtype=DTYPES,
         ),
     ],
+    "hr_choose_positions": each(
+        test_choose_positions.test_the_best_positions_are_chosen_the_earlier_of_equal_ones,
+        heads=[5],
+        dim=[32],
+        block_size=[4],
+        dtype=DTYPES,
+    ),
     "hr_rope_kv_write": [
         *each(
             test_rope_kv_write.test_rotate_and_write_equals_torch,
             heads=[4],
             kv_heads=[2],
             dim=[80],
+            value_size=[48, 80],
             rotary_dim=[40],
             rows=[5],
             dtype=DTYPES,
         ),
         *each(test_rope_kv_write.test_keys_that_hold_values_are_stored_once, dtype=DTYPES),
+        *each(test_quantized_kv.test_codes_and_scales_are_those_of_torch, dtype=DTYPES, kv_dtype=CODES),
+        *each(test_quantized_kv.test_a_center_is_subtracted_from_keys, kv_dtype=CODES),
+        *each(test_quantized_kv.test_keys_are_rotated_before_they_are_quantized, kv_dtype=CODES),
+        *each(
+            test_quantized_kv.test_a_head_with_a_number_that_is_not_finite_has_such_a_scale,
+            kv_dtype=CODES,
+            bad=[float("nan"), float("inf")],
+        ),
     ],
     "hr_norm_heads": each(
         test_norm_heads.test_heads_are_normed_in_place, name=list(test_norm_heads.NORMS), dtype=DTYPES, rows=[65]
@@ -318,6 +347,13 @@ def arm64(driver: Path) -> Iterator[Arm64Library]:
 
 def test_every_exported_function_has_a_comparison() -> None:
     assert set(COMPARISONS) == set(exported_kernels(library.load_level("portable")))
+
+
+def test_comparisons_have_what_their_tests_take() -> None:
+    for comparison in itertools.chain.from_iterable(COMPARISONS.values()):
+        parameters = inspect.signature(comparison).parameters.values()
+        missing = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+        assert missing in ({"kernels"}, {"column"}), comparison
 
 
 @needs_tools
