@@ -89,7 +89,12 @@ find_python() {
 
 cpu_level() {
     if [ "$machine" != x86_64 ]; then
-        say "NEON"
+        features=" $(sed -n 's/^Features[^:]*: //p' /proc/cpuinfo | head -n 1) "
+        case $features in
+            *" i8mm "*" bf16 "*) say "NEON with I8MM and BF16" ;;
+            *" asimddp "*) say "NEON with dot products" ;;
+            *) say "NEON without dot products: it will work, several times as slowly" ;;
+        esac
         return
     fi
     flags=" $(sed -n 's/^flags[^:]*: //p' /proc/cpuinfo | head -n 1) "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from models.kernels.cpu.build import _X86_LEVELS
+from models.kernels.cpu.build import _ARM64_LEVELS, _X86_LEVELS
 from tests.helpers.repository import ROOT
 
 _WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
@@ -49,8 +49,8 @@ def test_only_publishing_may_ask_for_a_token_and_only_tags_publish(workflow: dic
 
 
 def test_released_wheels_are_counted_to_have_all_levels_and_the_probe() -> None:
-    (count,) = re.findall(r'x86_64\) test "\$levels" = (\d+)', _WORKFLOW.read_text(encoding="utf-8"))
-    assert int(count) == len(_X86_LEVELS) + 1
+    counts = dict(re.findall(r'(x86_64|aarch64)\) test "\$levels" = (\d+)', _WORKFLOW.read_text(encoding="utf-8")))
+    assert counts == {"x86_64": str(len(_X86_LEVELS) + 1), "aarch64": str(len(_ARM64_LEVELS) + 1)}
     assert 'HEADRACE_WHEEL_LEVELS = "all"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 

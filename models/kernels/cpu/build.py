@@ -63,19 +63,25 @@ _X86_LEVELS = {
     "avx512_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
     "amx": (*_AVX512, "-mavx512vnni", "-mavx512bf16", *_AMX),
 }
+_ARM64_LEVELS = {
+    **_PORTABLE,
+    "dotprod": ("-march=armv8.2-a+dotprod",),
+    "i8mm_bf16": ("-march=armv8.2-a+dotprod+i8mm+bf16",),
+}
 # Levels of instruction sets that processors of this architecture have, in the order of hr_cpu_level() in cpu_level.cpp,
 # with the compiler options that select each.
-LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else _PORTABLE
+LEVELS = {"x86_64": _X86_LEVELS, "amd64": _X86_LEVELS, "aarch64": _ARM64_LEVELS, "arm64": _ARM64_LEVELS}.get(
+    platform.machine().lower(), _PORTABLE
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Sources and compiler options of a kernel library. processor: the processor it is compiled for; "" for any."""
+    """Sources and compiler options of a kernel library."""
 
     name: str
     sources: tuple[Path, ...]
     options: tuple[str, ...]
-    processor: str = ""
 
 
 PROBE = Recipe("headrace-cpu-level", (_PROBE_SOURCE,), ("-O1", "-fPIC"))  # has only hr_cpu_level()
@@ -143,7 +149,7 @@ def is_compiled(recipe: Recipe, folder: Path) -> bool:
 
     Raises KernelBuildError if this machine has no compiler.
     """
-    return os.path.exists(folder / _file_name(_for_this_processor(recipe), find_compiler()))
+    return os.path.exists(folder / _file_name(recipe, find_compiler()))
 
 
 def ensure_library(recipe: Recipe, folder: Path) -> Path:
@@ -151,7 +157,7 @@ def ensure_library(recipe: Recipe, folder: Path) -> Path:
 
     Raises KernelBuildError without a compiler or if compilation fails, FolderNotWritable if `folder` cannot be written.
     """
-    compiler, recipe = find_compiler(), _for_this_processor(recipe)
+    compiler = find_compiler()
     target = folder / _file_name(recipe, compiler)
     if not os.path.exists(target):  # unlike Path.exists it returns False for a path without permission
         try:
@@ -176,28 +182,12 @@ def best_level(probe: Path) -> str:
     return list(LEVELS)[ctypes.CDLL(str(probe)).hr_cpu_level()]
 
 
-def _for_this_processor(recipe: Recipe) -> Recipe:
-    """Add -mcpu=native and the processor to the recipe on ARM64, which has no instruction-set levels here."""
-    if platform.machine().lower() not in ("aarch64", "arm64"):
-        return recipe
-    return Recipe(recipe.name, recipe.sources, (*recipe.options, "-mcpu=native"), _processor())
-
-
-def _processor() -> str:
-    """Return a text that identifies this processor's model, since different machines may share a cache."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("Features", "CPU implementer", "CPU part"))}))
-
-
 def _file_name(recipe: Recipe, compiler: str | None = None) -> str:
     digest = hashlib.blake2b(digest_size=10)
     if compiler is not None:
         digest.update(_run([compiler, "--version"]).encode())
         digest.update(_run([compiler, "-dumpmachine"]).encode())
-    digest.update("\0".join([platform.machine(), platform.system(), recipe.processor, *recipe.options]).encode())
+    digest.update("\0".join([platform.machine(), platform.system(), *recipe.options]).encode())
     for path in [*recipe.sources, *kernel_headers()]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{recipe.name}-{digest.hexdigest()}.so"

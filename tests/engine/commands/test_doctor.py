@@ -59,11 +59,16 @@ def test_a_lower_level_than_the_processors_is_told(monkeypatch: pytest.MonkeyPat
     assert "HEADRACE_CPU_LEVEL is portable" in found.message
 
 
-def test_a_processor_without_vectors_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("levels", "lacks"), [(build._X86_LEVELS, "no AVX2"), (build._ARM64_LEVELS, "no dot products of bytes")]
+)
+def test_a_processor_without_vectors_is_told(
+    monkeypatch: pytest.MonkeyPatch, levels: dict[str, tuple[str, ...]], lacks: str
+) -> None:
     monkeypatch.delenv(LEVEL_VARIABLE, raising=False)
-    monkeypatch.setattr(build, "LEVELS", build._X86_LEVELS)
+    monkeypatch.setattr(build, "LEVELS", levels)
     monkeypatch.setattr(library, "detect_level", lambda: "portable")
-    assert "no AVX2" in machine.kernel_finding().message
+    assert lacks in machine.kernel_finding().message
 
 
 def test_cores_say_what_limits_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ from models.kernels.cpu.moe import _ExpertLinear, _MoE, _Router
 from models.kernels.cpu.tape import Kernel
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+# Of each level, a processor that has no more than it needs.
+PROCESSORS = {"portable": "cortex-a72", "dotprod": "neoverse-n1", "i8mm_bf16": "neoverse-v1"}
 
 Array = tuple[type, Callable[[Any], int]]  # what a pointer leads to, and how many: of the arguments or of the structure
 # Arguments that point to something else than a tensor, by function and index, and such fields of structures.
@@ -81,21 +83,22 @@ def exported_kernels(library: KernelLibrary) -> dict[str, Kernel]:
     return {kernel.name: kernel for kernel in kernels if kernel.name not in _OF_THIS_PROCESS}
 
 
-def compile_driver(folder: Path, library: KernelLibrary) -> Path:
-    """The driver with the kernels, for ARM64 and without any other library; kept beside the compiled kernels.
+def compile_driver(folder: Path, library: KernelLibrary, level: str) -> Path:
+    """The driver with the kernels of a level of ARM64, and without any other library; kept beside the compiled kernels.
 
     folder: for what is made on the way. library: this machine's, for the functions' signatures.
     """
     (folder / "kernels.h").write_text(_declarations(exported_kernels(library).values()))
-    sources = [*build.kernel_sources(), Path(__file__).with_name("arm64_driver.cpp")]
-    digest = hashlib.blake2b(" ".join(build._COMMON).encode(), digest_size=10)
+    sources = [*build.kernel_sources(), build._PROBE_SOURCE, Path(__file__).with_name("arm64_driver.cpp")]
+    options = [*build._COMMON, *build._ARM64_LEVELS[level]]
+    digest = hashlib.blake2b(" ".join(options).encode(), digest_size=10)
     for path in [*sources, *build.kernel_headers(), folder / "kernels.h"]:
         digest.update(path.read_bytes())
-    kept = build.kernel_folder() / f"test-arm64-{digest.hexdigest()}"
+    kept = build.kernel_folder() / f"test-arm64-{level}-{digest.hexdigest()}"
     if kept.exists():
         return kept
     objects = [folder / f"{index}-{source.stem}.o" for index, source in enumerate(sources)]
-    options = [*build._COMMON, f"-I{build.SOURCE_FOLDER}", f"-I{folder}", "-c"]
+    options += [f"-I{build.SOURCE_FOLDER}", f"-I{folder}", "-c"]
     build._run_all(
         [[COMPILER, *options, str(source), "-o", str(output)] for source, output in zip(sources, objects, strict=True)],
         folder,
@@ -116,14 +119,20 @@ def _declarations(kernels: Collection[Kernel]) -> str:
     return "\n".join(['extern "C" {', *lines, "}", f"#define KERNELS(X) {names}", ""])
 
 
+def emulated_level(driver: Path, processor: str) -> str:
+    """The level that the probe finds on a processor of the emulator."""
+    run = subprocess.run([EMULATOR, "-cpu", processor, str(driver), "level"], check=False)
+    return list(build._ARM64_LEVELS)[run.returncode]
+
+
 class Arm64Library(KernelLibrary):
     """What the wrappers call."""
 
-    def __init__(self, driver: Path, host: KernelLibrary) -> None:
+    def __init__(self, driver: Path, host: KernelLibrary, level: str) -> None:
         self.called: set[str] = set()  # names of functions
-        self._driver = driver
+        self._command = [EMULATOR, "-cpu", PROCESSORS[level], str(driver)]
         self._storages: dict[int, torch.UntypedStorage] = {}
-        super().__init__(host.path, "portable")
+        super().__init__(host.path, level)
 
     def _bind(self, name: str, arguments: str, returns: type | None = None) -> Kernel:
         kernel = super()._bind(name, arguments, returns)
@@ -158,9 +167,7 @@ class Arm64Library(KernelLibrary):
                 places.append((index, *memory.locate(int(value), array, given)))
         name, words = kernel.name.encode(), kernel.words(given)
         call = struct.pack("<Q", len(name)) + name + struct.pack("<Q", len(words) // 8) + words + _packed(places)
-        run = subprocess.run(
-            [EMULATOR, str(self._driver)], input=call + memory.packed(), capture_output=True, check=False
-        )
+        run = subprocess.run(self._command, input=call + memory.packed(), capture_output=True, check=False)
         assert run.returncode == 0, f"{kernel.name} under {EMULATOR}: status {run.returncode}, {run.stderr.decode()}"
         memory.take_back(run.stdout[8:])
         return int.from_bytes(run.stdout[:8], "little", signed=True)

@@ -1,5 +1,6 @@
-// Runs one kernel call that stands on standard input, and writes the memory it worked on to standard output. Linked with
-// the kernels for ARM64 and run under qemu (arm64.py, which writes the call and describes its form).
+// Runs one kernel call that stands on standard input, and writes the memory it worked on to standard output; with an argument, exits
+// with the processor's level instead. Linked with the kernels for ARM64 and run under qemu (arm64.py, which writes the call and
+// describes its form).
 #include <unistd.h>
 
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include "runtime/replay.h"
 
 extern "C" void hr_set_num_threads(int n);
+extern "C" int hr_cpu_level();
 
 namespace {
 
@@ -57,7 +59,8 @@ int64_t call(Result (*kernel)(Arguments...), const uint64_t* words) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
+  if (argc > 1) return hr_cpu_level();
   char name[64] = {};
   read_all(name, read_word() % sizeof name);
   std::vector<uint64_t> words(read_word());

@@ -3,22 +3,25 @@
 Nothing is timed here. Skipped where the cross-compiler or the emulator is missing.
 """
 
+import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.kernels.cpu import library
+from models.errors import SettingError
+from models.kernels.cpu import build, library
 from models.kernels.formats import WeightFormat
 from models.kernels.row_input import InputKind
 from models.quant.tensor import Encoding
 from tests.models.kernels import (
     test_adapters,
     test_attention,
+    test_attention_schedules,
     test_choose_positions,
     test_dense_linear,
     test_dequantize_gguf,
@@ -38,7 +41,14 @@ from tests.models.kernels import (
     test_sample,
     test_scaled_linear,
 )
-from tests.models.kernels.arm64 import Arm64Library, compile_driver, exported_kernels, missing_tools
+from tests.models.kernels.arm64 import (
+    PROCESSORS,
+    Arm64Library,
+    compile_driver,
+    emulated_level,
+    exported_kernels,
+    missing_tools,
+)
 from tests.models.kernels.conftest import Column
 
 needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=f"ARM64 kernels are not tested: {missing_tools()}")
@@ -98,8 +108,9 @@ COMPARISONS: dict[str, list[Comparison]] = {
     ],
     "hr_quantized_linear": [
         *each(
-            test_quantized_linear.test_product_equals_dequantized_product_over_row_counts, fmt=FORMATS, rows=[1, 3, 17]
+            test_quantized_linear.test_product_equals_dequantized_product_over_row_counts, fmt=FORMATS, rows=[1, 3, 66]
         ),
+        *each(test_quantized_linear.test_a_row_s_product_does_not_depend_on_the_rows_beside_it, fmt=FORMATS),
         *each(test_quantized_linear.test_segments_of_different_formats_stand_side_by_side, rows=[1, 40]),
         *each(test_quantized_linear.test_input_rows_are_prepared, kind=list(InputKind), rows=[30]),
     ],
@@ -113,7 +124,10 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_dense_packed_bytes": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
     "hr_dense_pack_weights": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
     "hr_dense_gather_rows": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
-    "hr_bf16_linear": dense_products(WeightFormat.BF16),
+    "hr_bf16_linear": [
+        *dense_products(WeightFormat.BF16),
+        *each(test_dense_linear.test_a_bf16_row_has_the_same_outputs_alone_as_among_others, columns=[96]),
+    ],
     "hr_f32_linear": dense_products(WeightFormat.F32),
     "hr_scaled_packed_bytes": each(test_scaled_linear.test_packed_bytes_are_near_the_checkpoint_s, name=KINDS[:1]),
     "hr_scaled_pack": each(
@@ -128,9 +142,14 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_scaled_linear.test_input_rows_are_prepared, name=["int4 g32", "fp8 w8a8"], rows=[1]),
         *each(
             test_scaled_linear.test_a_row_s_product_does_not_depend_on_the_rows_beside_it,
-            encoding=[Encoding.FP8_E4M3, Encoding.NF4],
+            encoding=[Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3, Encoding.NF4],
             has_zeros=[False],
             group_size=[96],
+        ),
+        *each(
+            test_scaled_linear.test_rows_are_independent_where_16_columns_have_a_scale,
+            encoding=[Encoding.E2M1],
+            scale_dtype=[torch.float8_e4m3fn],
         ),
     ],
     "hr_quantize": [
@@ -196,6 +215,11 @@ COMPARISONS: dict[str, list[Comparison]] = {
             block_size=[16],
         ),
         *each(test_quantized_kv.test_int8_keeps_the_small_numbers_of_a_query_beside_a_large_one),
+        *each(
+            test_attention_schedules.test_rows_are_the_same_to_the_bit_in_chunks_alone_and_beside_others,
+            name=["full"],
+            dtypes=test_attention_schedules.DTYPES,
+        ),
         *each(
             test_choose_positions.test_attention_to_chosen_positions_equals_reference,
             heads=[8],
@@ -333,16 +357,22 @@ COMPARISONS: dict[str, list[Comparison]] = {
 }
 
 
+# What a level above the portable one computes in its own way. All levels have the other code in common.
+OWN = {
+    *("hr_adapt_rows", "hr_quantized_linear", "hr_quantized_linear_adapted", "hr_scaled_linear", "hr_moe_rows"),
+    *("hr_bf16_linear", "hr_head_linear", "hr_paged_attention", "hr_rope_kv_write", "hr_join_rows"),
+}
+
+
+LEVELS = [(level, name) for level in build._ARM64_LEVELS for name in COMPARISONS if level == "portable" or name in OWN]
+
+
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_driver(tmp_path_factory.mktemp("arm64"), library.load_level("portable"))
-
-
-@pytest.fixture
-def arm64(driver: Path) -> Iterator[Arm64Library]:
-    emulated = Arm64Library(driver, library.load_level("portable"))
-    with emulated.recording():
-        yield emulated
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The driver with the kernels of a level."""
+    return functools.cache(
+        lambda level: compile_driver(tmp_path_factory.mktemp(level), library.load_level("portable"), level)
+    )
 
 
 def test_every_exported_function_has_a_comparison() -> None:
@@ -358,10 +388,37 @@ def test_comparisons_have_what_their_tests_take() -> None:
 
 @needs_tools
 @pytest.mark.parametrize(
-    ("function", "compare"), [(name, compare) for name, comparisons in COMPARISONS.items() for compare in comparisons]
+    ("level", "function", "compare"), [(*key, compare) for key in LEVELS for compare in COMPARISONS[key[1]]]
 )
-def test_function_on_arm64_equals_its_reference(arm64: Arm64Library, function: str, compare: Comparison) -> None:
+def test_function_on_arm64_equals_its_reference(
+    drivers: Callable[[str], Path], level: str, function: str, compare: Comparison
+) -> None:
+    arm64 = Arm64Library(drivers(level), library.load_level("portable"), level)
     takes_column = "column" in inspect.signature(compare).parameters
-    compare(Column(arm64) if takes_column else arm64)
+
+    with arm64.recording():
+        compare(Column(arm64) if takes_column else arm64)
 
     assert function in arm64.called
+
+
+@needs_tools
+@pytest.mark.parametrize(("level", "processor"), [*PROCESSORS.items(), ("i8mm_bf16", "max")])
+def test_the_best_level_of_a_processor_is_found(drivers: Callable[[str], Path], level: str, processor: str) -> None:
+    assert emulated_level(drivers("portable"), processor) == level
+
+
+@needs_tools
+def test_a_level_that_the_processor_lacks_is_refused(
+    drivers: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = drivers("portable")
+    monkeypatch.setattr(build, "LEVELS", build._ARM64_LEVELS)
+    monkeypatch.setattr(library, "detect_level", lambda: emulated_level(driver, "neoverse-n1"))
+    monkeypatch.setenv(library.LEVEL_VARIABLE, "i8mm_bf16")
+
+    with pytest.raises(SettingError, match="i8mm_bf16, which this processor does not run; it runs portable, dotprod"):
+        library.chosen_level()
+
+    monkeypatch.delenv(library.LEVEL_VARIABLE)
+    assert library.chosen_level() == "dotprod"

@@ -117,6 +117,18 @@ def test_product_equals_dequantized_product_over_row_counts(
     assert torch.equal(linear(x, out_dtype=torch.bfloat16), got.bfloat16())
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_row_s_product_does_not_depend_on_the_rows_beside_it(kernels: KernelLibrary, fmt: WeightFormat) -> None:
+    columns = whole_blocks(fmt, 576)
+    weight, _ = _random_weight(fmt, 37, columns, kernels)
+    rows = 31 if kernels.level == "amx" else 67  # AMX multiplies more rows in bf16
+    x = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
+    linear = PackedLinear([weight], library=kernels)
+    together = linear(x)
+    for count in (1, 2, 3, 7, 20):
+        assert torch.equal(linear(x[:count]), together[:count])
+
+
 @pytest.mark.parametrize("fmt", [WeightFormat.Q4_0, WeightFormat.Q4_1, WeightFormat.Q8_0])
 @pytest.mark.parametrize(("outputs", "columns"), [(1, 32), (16, 64), (33, 96), (200, 896), (48, 4864), (4099, 64)])
 @pytest.mark.parametrize("rows", [1, 6, 20])

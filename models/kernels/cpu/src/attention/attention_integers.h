@@ -20,12 +20,12 @@
 
 namespace hr {
 
-#if defined(__AVX512VNNI__)
-constexpr bool kHasByteProducts = true;  // elsewhere widened codes were not slower
+#if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
+constexpr bool kHasByteProducts = true;  // elsewhere on x86 widened codes were not slower
 #else
 constexpr bool kHasByteProducts = false;
 #endif
-constexpr int kWholeRows = 3, kWholeVectors = 4;  // whose sums, of high and of low bytes, fit into the registers
+constexpr int kWholeRows = 3, kWholeVectors = kRegisters == 1 ? 4 : 1;  // whose sums, of high and of low bytes, fit into the registers
 constexpr float kLargestWhole = 127 * 256;
 
 // What a row of bytes is worth. minus_*: what its sums begin with, for the 128 of each code.
@@ -59,7 +59,8 @@ WholeRow to_whole(const Element* x, int size, int8_t* bytes, int stride) {
     sum_high = sum_high + high;
     sum_low = sum_low + low;
   }
-  return {most / kLargestWhole, -128 * sum_lanes(sum_high), -128 * sum_lanes(sum_low)};
+  constexpr int kLess = 128 - kByteZero;
+  return {most / kLargestWhole, -kLess * sum_lanes(sum_high), -kLess * sum_lanes(sum_low)};
 }
 
 // Sums of R rows and C vectors of 16, in whole numbers.

@@ -138,9 +138,10 @@ void panel_sums(const uint8_t* block, const Element* rows, int64_t columns, int 
 
 template <class Element>
 void vector_panel(const uint8_t* block, int num_blocks, const Element* rows, int64_t columns, int num_rows, PanelMemory& memory) {
-  for (int c = 0; c < num_blocks; c += 4, block += 4 * dense_block_bytes<Element>(columns)) {
+  constexpr int kMost = kDenseTileBlocks;
+  for (int c = 0; c < num_blocks; c += kMost, block += kMost * dense_block_bytes<Element>(columns)) {
     float* sums = memory.sums[0] + c * kBlockRows;
-    switch (std::min(4, num_blocks - c)) {
+    switch (std::min(kMost, num_blocks - c)) {
       case 1: panel_sums<1>(block, rows, columns, num_rows, sums); break;
       case 2: panel_sums<2>(block, rows, columns, num_rows, sums); break;
       case 3: panel_sums<3>(block, rows, columns, num_rows, sums); break;

@@ -1,7 +1,8 @@
 // Many rows of int8 times integer weights. Bound by arithmetic: a panel of rows meets two row blocks (32 outputs). Along K in
 // steps of kStepGroups groups, the weights are unpacked once into a buffer that stays in the first-level cache, and register
-// tiles of kTileRows rows x 2 blocks pass over it; sums over steps stay in an fp32 buffer. The rows of a panel are many, since
-// each panel unpacks all weights that it meets, and few enough for their codes of a step to stay in the second-level cache.
+// tiles of kTileRows rows x kTileBlocks blocks pass over it; sums over steps stay in an fp32 buffer. The rows of a panel are
+// many, since each panel unpacks all weights that it meets, and few enough for their codes of a step to stay in the second-level
+// cache.
 //
 // Where weights have one scale for several groups of the rows' columns, the sums over such a run are multiplied by the rows'
 // scales only, and by the weights' scale once at its end (run_end() says where that is).
@@ -12,14 +13,17 @@
 #include "linear/segments.h"
 #include "quantized/integer_rows.h"
 #include "runtime/parallel.h"
+#include "simd/row_pairs.h"
 #include "simd/streaming.h"
 
 namespace hr {
 
 #if defined(__AVX512F__)
-constexpr int kTileRows = 6, kHalfTileRows = 3;
+constexpr int kTileRows = 6, kHalfTileRows = 3, kTileBlocks = 2;
+#elif defined(__aarch64__)
+constexpr int kTileRows = 4, kHalfTileRows = 2, kTileBlocks = 1;
 #else
-constexpr int kTileRows = 2, kHalfTileRows = 1;
+constexpr int kTileRows = 2, kHalfTileRows = 1, kTileBlocks = 2;
 #endif
 constexpr int kStepGroups = 16;  // 512 columns
 constexpr int kPanelRows = 480, kLeastPanelRows = 48;
@@ -50,11 +54,33 @@ HR_INLINE void multiply_part(const Expanded* weights, int offset_bits, const Int
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     I32x16 start = broadcast(0);
-    if constexpr (kHasOffset) start = shift_left(broadcast(rows[r].template minus_sum_of<kScales>(s)), offset_bits);
+    const I32x16 minus_sum = broadcast(rows[r].template minus_sum_of<kScales>(s));
+    if constexpr (kHasOffset) start = shift_left(minus_sum, offset_bits);
+    if constexpr (kByteZero != 0) start = start + minus_sum * -kByteZero;
 #pragma GCC unroll 2
     for (int c = 0; c < C; ++c) products[r][c] = start;
   }
   constexpr int kPart = kVectors / kScales;
+#if HR_ROW_PAIRS  // codes are in pairs of outputs
+  static_assert(R % 2 == 0 && C == 1);
+  RowPair<I32x16> pairs[R / 2];
+#pragma GCC unroll 4
+  for (int v = s * kPart; v < (s + 1) * kPart; v += 2)
+#pragma GCC unroll 4
+    for (int p = 0; p < R / 2; ++p) {
+      const int8x16_t x = (int8x16_t)load_pair(rows[2 * p].codes + 4 * v, rows[2 * p + 1].codes + 4 * v);
+#pragma GCC unroll 8
+      for (int o = 0; o < 2 * kRegisters; ++o)
+        pairs[p].r[o] = (NativeI)vusmmlaq_s32((int32x4_t)pairs[p].r[o], vld1q_u8(weights->codes[i][v] + 16 * o), x);
+    }
+#pragma GCC unroll 4
+  for (int p = 0; p < R / 2; ++p) {
+    I32x16 first, second;
+    pairs[p].split(first, second);
+    products[2 * p][0] = products[2 * p][0] + first;
+    products[2 * p + 1][0] = products[2 * p + 1][0] + second;
+  }
+#else
 #pragma GCC unroll 8
   for (int v = s * kPart; v < (s + 1) * kPart; ++v) {
     Bits w[C];
@@ -67,6 +93,7 @@ HR_INLINE void multiply_part(const Expanded* weights, int offset_bits, const Int
       for (int c = 0; c < C; ++c) products[r][c] = dot_bytes(products[r][c], w[c], x);
     }
   }
+#endif
 }
 
 // sums [R rows][C blocks] += one step of weights with a scale (or two) for each group. rows: the tile's, from the step's first
@@ -150,11 +177,11 @@ void multiply_panel(const Weights& weights, int num_blocks, const IntegerRows& a
   constexpr int kOffsetBits = kHasOffset ? __builtin_ctz(kOffset) : 0;
   static_assert(kOffset == 0 || kOffset == 1 << kOffsetBits);
   const auto multiply = [&](auto rows) {
-    constexpr int R = decltype(rows)::value;
+    constexpr int R = decltype(rows)::value, C = kTileBlocks;
     if constexpr (kScales == 1)
       if (groups_a_scale > 1)
-        return num_blocks == 2 ? multiply_runs<kHasMinimum, kHasOffset, R, 2> : multiply_runs<kHasMinimum, kHasOffset, R, 1>;
-    return num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kHasOffset, R, 2>
+        return num_blocks == 2 ? multiply_runs<kHasMinimum, kHasOffset, R, C> : multiply_runs<kHasMinimum, kHasOffset, R, 1>;
+    return num_blocks == 2 ? multiply_tile<kScales, kHasMinimum, kHasOffset, R, C>
                            : multiply_tile<kScales, kHasMinimum, kHasOffset, R, 1>;
   };
   const auto tile = multiply(std::integral_constant<int, kTileRows>{});
@@ -163,14 +190,24 @@ void multiply_panel(const Weights& weights, int num_blocks, const IntegerRows& a
   for (int64_t group = 0; group < a.groups; group += kStepGroups) {
     const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, a.groups - group));
     for (int c = 0; c < num_blocks; ++c)
-      for (int i = 0; i < num_groups; ++i) weights.expand(c, group + i, i, memory.weights[c]);
+      for (int i = 0; i < num_groups; ++i) {
+        weights.expand(c, group + i, i, memory.weights[c]);
+#if HR_ROW_PAIRS
+        for (int v = 0; v < kVectors; v += 2) {
+          uint8_t* const codes = memory.weights[c].codes[i][v];
+          const RowPair<Bits> pairs = output_pairs(codes);
+          std::memcpy(codes, pairs.r, sizeof(pairs.r));
+        }
+#endif
+      }
     // the next step's memory comes while this one is multiplied
     int64_t prefetched = 0;
     for (int t = 0; t < num_tiles; ++t) {
       const int row = t * kTileRows;
-      (num_rows - row > kHalfTileRows ? tile : half_tile)(memory.weights, kOffsetBits,
-                                                          a.tile(first_row + row) + group * kTileRows, group, num_groups,
-                                                          groups_a_scale, memory.sums[row]);
+      const auto multiply_rows = num_rows - row > kHalfTileRows ? tile : half_tile;
+      for (int c = 0; c < num_blocks; c += kTileBlocks)
+        multiply_rows(memory.weights + c, kOffsetBits, a.tile(first_row + row) + group * kTileRows, group, num_groups,
+                      groups_a_scale, memory.sums[row] + c * kBlockRows);
       for (const int64_t target = (t + 1) * kStepGroups / num_tiles; prefetched < target; ++prefetched)
         for (int c = 0; c < num_blocks; ++c) weights.prefetch(c, group + kStepGroups + prefetched);
     }

@@ -11,6 +11,8 @@ namespace hr {
 
 #if defined(__AVX512F__)
 constexpr int kSharedRows[] = {1, 2, 3, 4, 6, 8};
+#elif defined(__aarch64__)
+constexpr int kSharedRows[] = {1, 2, 4};
 #else
 constexpr int kSharedRows[] = {1, 2};
 #endif
@@ -36,7 +38,7 @@ template <int kOffset, int R, int kChains>
 HR_INLINE void multiply_codes(const Bits (&codes)[kVectors], const IntegerGroup* rows, I32x16 (&sums)[R][kChains]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < kChains; ++c) sums[r][c] = broadcast(rows[r].template minus_sum_of<kChains>(c)) * kOffset;
+    for (int c = 0; c < kChains; ++c) sums[r][c] = broadcast(rows[r].template minus_sum_of<kChains>(c)) * (kOffset - kByteZero);
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v)
 #pragma GCC unroll 8

@@ -12,11 +12,14 @@ static bool has_amx() {
   const unsigned needed = 1u << 22 | 1u << 24 | 1u << 25;
   return (d & needed) == needed && syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #else
 static bool has_amx() { return false; }
 #endif
 
-// Index into LEVELS of models/kernels/cpu/build.py: 0 portable, 1 AVX2, 2 AVX-512, 3 and VNNI, 4 and BF16, 5 and AMX.
+// Index into LEVELS of models/kernels/cpu/build.py: 0 portable, 1 AVX2, 2 AVX-512, 3 and VNNI, 4 and BF16, 5 and AMX; on
+// ARM64 1 dot products, 2 and I8MM and BF16.
 extern "C" __attribute__((visibility("default"))) int hr_cpu_level() {
 #ifdef __x86_64__
   __builtin_cpu_init();
@@ -27,6 +30,11 @@ extern "C" __attribute__((visibility("default"))) int hr_cpu_level() {
   if (!__builtin_cpu_supports("avx512vnni")) return 2;
   if (!__builtin_cpu_supports("avx512bf16")) return 3;
   return has_amx() ? 5 : 4;
+#elif defined(__aarch64__) && defined(__linux__)
+  // HWCAP_ASIMDDP; HWCAP2_I8MM and HWCAP2_BF16, which older headers do not name
+  const unsigned long both = 1ul << 13 | 1ul << 14;
+  if (!(getauxval(AT_HWCAP) & 1ul << 20)) return 0;
+  return (getauxval(AT_HWCAP2) & both) == both ? 2 : 1;
 #else
   return 0;
 #endif

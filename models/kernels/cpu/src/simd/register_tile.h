@@ -7,6 +7,8 @@ namespace hr {
 constexpr int kProductRows = 6, kProductVectors = 4;
 #elif defined(__AVX2__)
 constexpr int kProductRows = 2, kProductVectors = 2;
+#elif defined(__aarch64__)
+constexpr int kProductRows = 4, kProductVectors = 1;
 #else
 constexpr int kProductRows = 2, kProductVectors = 1;
 #endif

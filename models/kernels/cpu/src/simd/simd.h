@@ -302,6 +302,8 @@ HR_INLINE void store_bf16(Bf16* target, const F32x16& v) {
 #if defined(__AVX512BF16__)
   const __m256bh half = _mm512_cvtneps_pbh((__m512)v.r[0]);
   std::memcpy(target, &half, 32);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  HR_EACH(const bfloat16x4_t quarter = vcvt_bf16_f32((float32x4_t)v.r[i]); std::memcpy(target + 4 * i, &quarter, 8))
 #else
   float lanes[16];
   store(lanes, v);
@@ -329,6 +331,10 @@ HR_INLINE F32x16 load_half(const uint16_t* source) {
 #elif defined(__F16C__)
   F32x16 v;
   HR_EACH(v.r[i] = (NativeF)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + 8 * i))))
+  return v;
+#elif defined(__aarch64__)
+  F32x16 v;
+  HR_EACH(v.r[i] = (NativeF)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(source + 4 * i))))
   return v;
 #else
   float lanes[16];
@@ -364,6 +370,10 @@ HR_INLINE F32x16 dot_bf16(const F32x16& sum, uint32_t a, const Bits& b) {
 #if defined(__AVX512BF16__)
   return F32x16{{(NativeF)_mm512_dpbf16_ps((__m512)sum.r[0], (__m512bh)_mm512_set1_epi32(static_cast<int>(a)),
                                            (__m512bh)b.r[0])}};
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  F32x16 v;
+  HR_EACH(v.r[i] = (NativeF)vbfdotq_f32((float32x4_t)sum.r[i], (bfloat16x8_t)b.r[i], (bfloat16x8_t)vdupq_n_u32(a)))
+  return v;
 #else
   const F32x16 low = floats_of(shift_left<16>(b)), high = floats_of(b & broadcast(0xffff0000u));
   return fma(broadcast(to_float(static_cast<Bf16>(a >> 16))), high,
@@ -385,7 +395,14 @@ HR_INLINE F32x16 add_product(const F32x16& sum, uint32_t a, const Bits& b) {
   else return dot_float(sum, a, b);
 }
 
-// sum + sum over j < 4 of uint8 w[lane][j] * int8 a[j]; exact
+// What dot_bytes() takes from each byte of w: where there are only products of signed bytes, the 128 that makes them so.
+#if defined(__ARM_FEATURE_DOTPROD) && !defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr int kByteZero = 128;
+#else
+constexpr int kByteZero = 0;
+#endif
+
+// sum + sum over j < 4 of (uint8 w[lane][j] - kByteZero) * int8 a[j]; exact
 HR_INLINE I32x16 dot_bytes(I32x16 sum, const Bits& w, uint32_t a) {
 #if defined(__AVX512VNNI__)
   sum.r[0] = (NativeI)_mm512_dpbusd_epi32((__m512i)sum.r[0], (__m512i)w.r[0], _mm512_set1_epi32(static_cast<int>(a)));
@@ -403,6 +420,12 @@ HR_INLINE I32x16 dot_bytes(I32x16 sum, const Bits& w, uint32_t a) {
   HR_EACH(const __m256i low = _mm256_madd_epi16(_mm256_and_si256((__m256i)w.r[i], even), a_even);
           const __m256i high = _mm256_madd_epi16(_mm256_srli_epi16((__m256i)w.r[i], 8), a_odd);
           sum.r[i] += (NativeI)_mm256_add_epi32(low, high))
+  return sum;
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+  HR_EACH(sum.r[i] = (NativeI)vusdotq_s32((int32x4_t)sum.r[i], (uint8x16_t)w.r[i], (int8x16_t)vdupq_n_u32(a)))
+  return sum;
+#elif defined(__ARM_FEATURE_DOTPROD)
+  HR_EACH(sum.r[i] = (NativeI)vdotq_s32((int32x4_t)sum.r[i], (int8x16_t)(w.r[i] ^ 0x80808080u), (int8x16_t)vdupq_n_u32(a)))
   return sum;
 #else
   for (int j = 0; j < 4; ++j) {

@@ -15,6 +15,10 @@ HR_INLINE Bits look_up_bytes(const uint8_t* table, const Bits& bytes) {
   Bits out;
   HR_EACH(out.r[i] = (NativeU)_mm256_shuffle_epi8(entries, (__m256i)bytes.r[i]))
   return out;
+#elif defined(__aarch64__)
+  Bits out;
+  HR_EACH(out.r[i] = (NativeU)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)bytes.r[i]))
+  return out;
 #else
   uint8_t lanes[64];
   store(lanes, bytes);
