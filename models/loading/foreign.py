@@ -42,7 +42,7 @@ def build_foreign_decoder(
     plan = choose_layer_methods(
         skeleton, head.linear if isinstance(head, ForeignLinear) else None, assignments, compute, weights
     )
-    needed_bytes = sum(parameter.nbytes for parameter in skeleton.parameters()) + plan.min_bytes
+    needed_bytes = sum(parameter.nbytes for parameter in skeleton.parameters()) + plan.packed_bytes
     require_memory(needed_bytes, compute.device)
     try:
         model = read_model(opened.foreign, placed, compute.dtype, opened.root)

@@ -195,7 +195,7 @@ def build_decoder(
     Raises CheckpointError, or ModelError if memory runs out.
     """
     decoder, assignments, storage_plan = build_skeleton(opened, compute, weights)
-    needed_bytes = decoder.weight_bytes() + storage_plan.min_bytes
+    needed_bytes = decoder.weight_bytes() + storage_plan.packed_bytes
     require_memory(needed_bytes, compute.device)
     try:
         decoder.allocate(compute.device)

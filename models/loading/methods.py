@@ -26,7 +26,7 @@ from models.linear.storage import QuantizedStorage, WeightOptions, WeightStorage
 from models.loading.assign import Assignment
 from models.quant.round_to_nearest import kind_on_load
 from models.quant.scaled_weight import scaled_refusal
-from models.quant.tensor import codes_per_byte
+from models.quant.tensor import WIDE_ENCODINGS, Encoding, QuantKind, codes_per_byte
 from models.system.memory import is_host
 
 _DENSE_COLUMNS = 16  # the bf16 and fp32 kernels take multiples of this
@@ -39,7 +39,7 @@ class StoragePlan:
 
     refusal: str | None  # why no layer can use native kernels; None if layers can
     dequantization_reason: str
-    min_bytes: int = 0  # of weights outside the decoder's parameters; without the scales of codes
+    packed_bytes: int = 0  # of weights outside the decoder's parameters, without the padding of kernels' layouts
     quantized_on_load: Counter[str] = field(default_factory=Counter)
     in_torch: Counter[str] = field(default_factory=Counter)  # quantized weights that torch dequantizes, by the reason
     dequantized: Counter[str] = field(default_factory=Counter)
@@ -150,7 +150,7 @@ class _MethodChooser:
                 layer.set_method(NativeLinearMethod(packed, self.arena))
                 storages = {**packed}
         if not isinstance(layer.method, DenseLinearMethod):
-            self.plan.min_bytes += sum(_min_bytes(layer, shard, storage) for shard, storage in storages.items())
+            self.plan.packed_bytes += sum(_packed_bytes(layer, shard, storage) for shard, storage in storages.items())
         for shard, storage in storages.items():
             self.plan.count(tensors[shard], storage)
 
@@ -212,12 +212,22 @@ def stays_quantized_in_torch(storage: WeightStorage | None, device: torch.device
     return isinstance(storage, QuantizedStorage) or (storage is not None and not is_host(device))
 
 
-def _min_bytes(layer: Linear, shard: str | None, storage: WeightStorage | None) -> int:
-    """Return the bytes of a shard's stored weight; for codes, without their scales."""
-    weights = layer.rows(shard)[1] * layer.in_features
+def _packed_bytes(layer: Linear, shard: str | None, storage: WeightStorage | None) -> int:
+    """Return the bytes of a shard's stored weight, with the scales of codes."""
+    rows = layer.rows(shard)[1]
+    weights = rows * layer.in_features
     if isinstance(storage, QuantizedStorage):
-        return weights // codes_per_byte(storage.kind.encoding)
+        kind = storage.kind
+        num_scales = rows * -(-layer.in_features // kind.group_size)  # packed for each row, also where rows share them
+        return weights // codes_per_byte(kind.encoding) + num_scales * (_scale_bytes(kind) + kind.has_zeros)
     if storage is None or storage is WeightFormat.BF16:
         return weights * 2
     columns, num_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[storage.name]]
     return weights // columns * num_bytes
+
+
+def _scale_bytes(kind: QuantKind) -> int:
+    """Return the bytes of a scale in the formats that are common for these codes."""
+    if kind.encoding in WIDE_ENCODINGS:
+        return 4
+    return 1 if kind.encoding is Encoding.E2M1 else 2

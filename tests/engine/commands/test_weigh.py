@@ -5,9 +5,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.client.interface import ignore
 from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.commands import weigh
-from engine.config import Device, DType, EngineConfig, Task
+from engine.commands.weighed import open_as_served
+from engine.config import Device, DType, EngineConfig, Quantization, Task
+from engine.startup.load import load_options
+from models.loading.load import build_decoder, compute_config
+from models.loading.open import OpenedModel
+from models.sources.resolve import resolve_model
 from tests.helpers.checkpoints import SMALL, llama_config, random_model
 
 
@@ -38,6 +44,19 @@ def test_weights_and_kv_cache_are_told_in_bytes(folder: Path, capfdbinary: pytes
     assert each.most_kv_bytes == 4 * each.least_kv_bytes
     assert each.free_bytes > 0
     assert each.failure is None
+
+
+@pytest.mark.parametrize("quantization", [Quantization.AUTO, Quantization.INT8, Quantization.INT4, Quantization.NF4])
+def test_weights_are_weighed_as_the_loader_stores_them(
+    quantization: Quantization, folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    config = _config(folder, quantization=quantization, weight_cache=False)
+    (each,) = _weighed(capfdbinary, config)
+    options, opened = load_options(config, "cpu"), open_as_served(resolve_model(str(folder), None, ignore), config)
+    assert isinstance(opened, OpenedModel)
+    compute, _ = compute_config(opened, options, ignore)
+    decoder, _ = build_decoder(opened, compute, options.weights, ignore)
+    assert each.weight_bytes == pytest.approx(decoder.weight_bytes(), rel=0.03)  # padding of small matrices
 
 
 def test_options_count(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

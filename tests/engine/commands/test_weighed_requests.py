@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from transformers import (
     Gemma4TextConfig,
     GraniteMoeHybridConfig,
@@ -15,7 +14,7 @@ from transformers import (
 )
 
 from engine.commands.weighed import weigh_files
-from engine.config import EngineConfig
+from engine.config import EngineConfig, LoadFormat
 from engine.protocol import StepStats
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
@@ -66,8 +65,7 @@ def test_requests_take_what_was_said_before(name: str, tmp_path: Path) -> None:
     config = make()
     config.architectures, config.max_position_embeddings = [described(config)[0]], 4 * MAX_LEN
     config.save_pretrained(tmp_path)
-    save_file({"not.read": torch.zeros(1)}, tmp_path / "model.safetensors")
-    options = EngineConfig(max_model_len=MAX_LEN, max_num_seqs=NUM_SEQS)
+    options = EngineConfig(load_format=LoadFormat.DUMMY, max_model_len=MAX_LEN, max_num_seqs=NUM_SEQS)
 
     said = weigh_files(ModelFiles(tmp_path, (), "m"), None, options).most_kv_bytes
 
